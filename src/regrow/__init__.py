@@ -1,0 +1,1 @@
+"""Prune a language model in stages, and regrow what each cut costs."""
