@@ -1,0 +1,175 @@
+"""One safetensors file: its header, checked in full, and reads at byte offsets.
+
+The format is that of https://github.com/huggingface/safetensors (section "Format").
+"""
+
+import errno
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regrow.errors import UserError
+
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+DTYPE_BYTES: Mapping[str, int] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+_PACKED_DTYPES = ("F4", "F6_E2M3", "F6_E3M2")
+UNQUANTISED = "quantised checkpoints cannot be cut, start from the unquantised model"
+_MAX_SIZE = 2**63 - 1
+_MAX_DIMENSIONS = 64  # NumPy's and PyTorch's own limit
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies on disk, row-major and little-endian.
+
+    `dtype` is spelled as safetensors does ("BF16", "F32"); `start` is the absolute offset in
+    `file`, and `nbytes` the length there, both in bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    nbytes: int
+
+
+def read_header(file: Path) -> list[TensorInfo]:
+    """The tensors of one file by offset; they must fill it without holes or overlap."""
+    with os_errors(file):
+        try:
+            status = file.stat()
+        except FileNotFoundError as error:
+            raise UserError(f"{file}: missing; fetch the model again") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{file}: is not a regular file")
+        descriptor = os.open(file, os.O_RDONLY)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < 8:
+            raise UserError(f"{file}: {size:,} bytes are too few for a safetensors file")
+        prefix = bytearray(8)
+        read_into(descriptor, prefix, 0, file)
+        length = int.from_bytes(prefix, "little")
+        if length > MAX_HEADER_BYTES or 8 + length > size:
+            raise UserError(
+                f"{file}: claims a header of {length:,} bytes (file: {size:,} bytes, limit: "
+                f"{MAX_HEADER_BYTES:,}); truncated or not safetensors, fetch it again"
+            )
+        raw = bytearray(length)
+        read_into(descriptor, raw, 8, file)
+    finally:
+        os.close(descriptor)
+
+    entries = parse_object(bytes(raw), f"{file}: the header")
+    _check_metadata(file, entries.pop("__metadata__", {}))
+    infos = [_parse_entry(file, name, entry, 8 + length) for name, entry in entries.items()]
+    infos.sort(key=lambda info: (info.start, info.nbytes))
+    end = 8 + length
+    for info in infos:
+        if info.start != end:
+            fault = "overlaps" if info.start < end else "leaves a hole after"
+            raise UserError(
+                f"{file}: {info.name!r} begins at byte {info.start:,} and {fault} what ends at "
+                f"{end:,}; fetch the file again"
+            )
+        end += info.nbytes
+    if end != size:
+        fault = "truncated" if size < end else "has bytes that no tensor owns"
+        raise UserError(
+            f"{file}: {size:,} bytes where its header needs {end:,} ({fault}); fetch it again"
+        )
+    return infos
+
+
+def _check_metadata(file: Path, metadata: Any) -> None:
+    if not isinstance(metadata, dict) or any(not isinstance(v, str) for v in metadata.values()):
+        raise UserError(f"{file}: __metadata__ in the header must map names to strings")
+
+
+def _parse_entry(file: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    where = f"{file}: {name!r} in the header"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} is not a valid UTF-8 name") from error
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise UserError(f"{where} must have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype in _PACKED_DTYPES:
+        raise UserError(f"{where} has the packed dtype {dtype}; {UNQUANTISED}")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise UserError(f"{where} has the unknown dtype {dtype!r}; known: {', '.join(DTYPE_BYTES)}")
+    if not _is_naturals(shape):
+        raise UserError(f"{where}: shape must be a list of sizes, not {shape!r:.80}")
+    if not _is_naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise UserError(f"{where}: data_offsets must be [begin, end], not {offsets!r:.80}")
+    nbytes = offsets[1] - offsets[0]
+    if math.prod(shape) * DTYPE_BYTES[dtype] != nbytes:
+        raise UserError(
+            f"{where}: {nbytes:,} bytes do not fit dtype {dtype} and shape {shape!r:.80}"
+        )
+    return TensorInfo(name, dtype, tuple(shape), file, data_start + offsets[0], nbytes)
+
+
+def _is_naturals(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
+        return False
+    return all(type(item) is int and 0 <= item <= _MAX_SIZE for item in value)
+
+
+def read_into(descriptor: int, buffer: bytearray | memoryview, offset: int, file: Path) -> None:
+    """Fill `buffer` from `offset` on, whatever the descriptor's position; `file` names it."""
+    view = memoryview(buffer)
+    while view:
+        with os_errors(file):
+            count = os.preadv(descriptor, [view], offset)
+        if count == 0:
+            raise UserError(f"{file}: ends at byte {offset}, before its tensors do; fetch it again")
+        view, offset = view[count:], offset + count
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _DuplicateKeyError(f"key {key!r} occurs twice")
+        result[key] = value
+    return result
+
+
+def parse_object(raw: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object in which no key occurs twice; any fault is a UserError at `where`."""
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_pairs)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid JSON ({error}); fetch the file again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where} must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+@contextmanager
+def os_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise UserError(f"{path}: no such file") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
