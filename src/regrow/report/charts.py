@@ -1,0 +1,323 @@
+"""The charts of the report as inline SVG; colours come from the page's style sheet."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from regrow.report.numbers import change, count
+from regrow.report.svg import (
+    WIDTH,
+    Element,
+    Scale,
+    Svg,
+    add,
+    canvas,
+    number,
+    path,
+    shorten,
+    tick_labels,
+    ticks,
+)
+
+_LEFT, _RIGHT, _BOTTOM = 40.0, WIDTH - 14.0, 28.0
+_PLOT = 168.0
+_CHARACTER = 5.8  # mean width of a character at the size that the style sheet sets
+MOST_POINTS = 240
+MOST_SHADES = 6
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart; `points` as (x, y), held-out lines are drawn with their points."""
+
+    name: str
+    points: Sequence[Point]
+    kind: Literal["train", "heldout"] = "heldout"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage did to one score: a cut, then a recovery; None where not measured (yet)."""
+
+    name: str
+    after_cut: float | None
+    after_recovery: float | None
+
+
+def curves(title: str, lines: Sequence[Line]) -> Svg | None:
+    """Losses over tokens, or None where there is no finite point.
+
+    A point that is not finite is a gap. Long lines are averaged down to MOST_POINTS.
+    """
+    drawn = [(line, _segments(line.points)) for line in lines]
+    drawn = [(line, segments) for line, segments in drawn if segments]
+    if not drawn:
+        return None
+    points = [point for _, segments in drawn for segment in segments for point in segment]
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    names = [line.name for line, _ in drawn]
+    legend, top = _legend_layout(names)
+    root = canvas(title, top + _PLOT + _BOTTOM, f"Lowest {low:.3g}, highest {high:.3g}.")
+    x = Scale(min(0.0, *(x for x, _ in points)), max(x for x, _ in points), _LEFT, _RIGHT)
+    y = _y_axis(root, low, high, top)
+    _x_axis(root, x, top + _PLOT)
+    heldout = 0
+    for (line, segments), (at_x, at_y) in zip(drawn, legend, strict=True):
+        style = "train" if line.kind == "train" else f"heldout h{heldout % 3}"
+        heldout += line.kind == "heldout"
+        for segment in segments:
+            places = [(x(px), y(py)) for px, py in segment]
+            add(root, "path", f"line {style}", d=path(places))
+            if line.kind == "heldout" or len(places) == 1:
+                for cx, cy in places:
+                    add(root, "circle", f"dot {style}", cx=cx, cy=cy, r=2.6)
+        add(root, "path", f"line {style}", d=path([(at_x, at_y - 4), (at_x + 16, at_y - 4)]))
+        if line.kind == "heldout":
+            add(root, "circle", f"dot {style}", cx=at_x + 8, cy=at_y - 4, r=2.6)
+        add(root, "text", "label", shorten(line.name, 24), x=at_x + 21, y=at_y)
+    return Svg(root)
+
+
+def journey(
+    title: str,
+    original: float | None,
+    steps: Sequence[Step],
+    control: float | None = None,
+    digits: int = 2,
+) -> Svg | None:
+    """One score from the original through each cut (dashed) and each recovery (solid).
+
+    None where fewer than two finite values were measured.
+    """
+    values = [original, *itertools.chain(*((s.after_cut, s.after_recovery) for s in steps))]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(known) < 2:
+        return None
+    if control is not None and math.isfinite(control):
+        known.append(control)
+    top = 22.0
+    root = canvas(title, top + _PLOT + _BOTTOM, _in_words(original, steps, digits))
+    y = _y_axis(root, min(known), max(known), top, spare=0.1)
+    x = Scale(0, len(values) - 1, _LEFT + 20, _RIGHT - 14)
+    if control is not None and math.isfinite(control):
+        add(root, "path", "line control", d=path([(_LEFT, y(control)), (_RIGHT, y(control))]))
+        below = y(control) < top + _PLOT / 2
+        place = y(control) + (12 if below else -5)
+        add(root, "text", "label", "control", x=_RIGHT, y=place, text_anchor="end")
+    previous: Point | None = None
+    dots: list[tuple[Point, bool, float]] = []
+    for index, value in enumerate(values):
+        if value is None or not math.isfinite(value):
+            previous = None
+            continue
+        here = (x(index), y(value))
+        cut = index % 2 == 1
+        if previous is not None:
+            add(root, "path", "line cut" if cut else "line regrown", d=path([previous, here]))
+        dots.append((here, cut, value))
+        previous = here
+    for (cx, cy), cut, value in dots:
+        add(root, "circle", "dot cut" if cut else "dot regrown", cx=cx, cy=cy, r=3.4)
+        if len(dots) <= 9:
+            place = cy - 8 if cut else min(cy + 15, top + _PLOT - 2)
+            label = f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
+            style = "value" if cut else "value strong"
+            add(root, "text", style, label, x=cx, y=place, text_anchor="middle")
+    base = top + _PLOT + 15
+    room = max(3, int((x(2) - x(0)) / _CHARACTER)) if len(values) > 2 else 12
+    add(root, "text", "label", shorten("original", room), x=x(0), y=base, text_anchor="middle")
+    for number_, step in enumerate(steps):
+        middle = x(2 * number_ + 1.6)
+        add(root, "text", "label", shorten(step.name, room), x=middle, y=base, text_anchor="middle")
+    return Svg(root)
+
+
+def _in_words(original: float | None, steps: Sequence[Step], digits: int) -> str:
+    def say(value: float | None) -> str:
+        return "not measured" if value is None else f"{value:.{digits}f}"
+
+    parts = [f"original {say(original)}"]
+    parts += [f"{s.name} {say(s.after_cut)} after the cut, {say(s.after_recovery)} after recovery"
+              for s in steps]  # fmt: skip
+    return "; ".join(parts) + "."
+
+
+def bars(title: str, rows: Sequence[tuple[str, int, int]]) -> Svg | None:
+    """For each (part, before, after) a grey bar above an accented one, with both counts."""
+    most = max((max(before, after) for _, before, after in rows), default=0)
+    if most == 0:
+        return None
+    pitch, start, end = 34.0, 68.0, WIDTH - 104.0
+    told = "; ".join(f"{name} {count(a)} before, {count(b)} after" for name, a, b in rows)
+    root = canvas(title, pitch * len(rows) + 2, told + ".")
+    length = Scale(0, most, 0, end - start)
+    for index, (name, before, after) in enumerate(rows):
+        y = index * pitch + 4
+        add(root, "text", "label name", shorten(name, 11), x=0, y=y + 15)
+        add(root, "rect", "bar before", x=start, y=y, width=length(before), height=9, rx=1.5)
+        add(root, "rect", "bar after", x=start, y=y + 12, width=length(after), height=9, rx=1.5)
+        figures = start + length(max(before, after)) + 6
+        add(root, "text", "value", count(before), x=figures, y=y + 8.5)
+        label = f"{count(after)}  {change(before, after)}".rstrip()
+        add(root, "text", "value strong", label, x=figures, y=y + 20.5)
+    return Svg(root)
+
+
+def mixture(title: str, rows: Sequence[tuple[float, Mapping[str, float]]]) -> Svg | None:
+    """The share of each denoiser over tokens, stacked to the whole; None below two points."""
+    kept = sorted(
+        ((x, shares) for x, shares in rows if _is_mixture(x, shares)), key=lambda row: row[0]
+    )
+    kept = kept[:: max(1, math.ceil(len(kept) / MOST_POINTS))]
+    if len(kept) < 2:
+        return None
+    names = list(dict.fromkeys(name for _, shares in kept for name in shares))
+    legend, top = _legend_layout(names)
+    root = canvas(title, top + _PLOT + _BOTTOM, _last_mixture(kept[-1][1]))
+    x = Scale(kept[0][0], kept[-1][0], _LEFT, _RIGHT)
+    y = Scale(0, 1, top + _PLOT, top)
+    bottoms = [0.0] * len(kept)
+    for index, (name, (at_x, at_y)) in enumerate(zip(names, legend, strict=True)):
+        tops = [
+            bottom + shares.get(name, 0.0) / sum(shares.values())
+            for bottom, (_, shares) in zip(bottoms, kept, strict=True)
+        ]
+        upper = [(x(at), y(value)) for (at, _), value in zip(kept, tops, strict=True)]
+        lower = [(x(at), y(value)) for (at, _), value in zip(kept, bottoms, strict=True)]
+        style = f"area s{index % MOST_SHADES}"
+        add(root, "path", style, d=path(upper + lower[::-1]) + "Z")
+        add(root, "rect", style, x=at_x, y=at_y - 9, width=10, height=10, rx=2)
+        add(root, "text", "label", shorten(name, 24), x=at_x + 15, y=at_y)
+        bottoms = tops
+    for share in (0, 0.5, 1):
+        add(root, "text", "tick", f"{share:.0%}", x=_LEFT - 5, y=y(share) + 3.5, text_anchor="end")
+    _x_axis(root, x, top + _PLOT)
+    return Svg(root)
+
+
+def _is_mixture(x: float, shares: Mapping[str, float]) -> bool:
+    total = sum(shares.values())
+    return math.isfinite(x) and 0 < total < math.inf and min(shares.values()) >= 0
+
+
+def _last_mixture(shares: Mapping[str, float]) -> str:
+    total = sum(shares.values())
+    return "At the end " + ", ".join(f"{n} {s / total:.0%}" for n, s in shares.items()) + "."
+
+
+def strip(
+    title: str,
+    before: int,
+    rows: Sequence[tuple[str, Sequence[int]]],
+    most_cells: int = 96,
+) -> Svg | None:
+    """What was kept along an axis of `before` indices, one row of cells for each (label, kept).
+
+    A cell is one index, or where there are more than `most_cells` an equal span of them, shaded
+    by the share that was kept.
+    """
+    if before == 0 or not rows:
+        return None
+    cells = min(before, most_cells)
+    labelled = any(label for label, _ in rows)
+    start = 26.0 if labelled else 0.0
+    height = 18.0 if len(rows) == 1 else max(5.0, min(12.0, 200.0 / len(rows)))
+    kept = sum(len(indices) for _, indices in rows)
+    told = f"{kept / (before * len(rows)):.0%} of {before:,} kept."
+    root = canvas(title, height * len(rows) + 16, told)
+    step = (WIDTH - start) / cells
+    gap = 1.0 if cells <= 48 else 0.0
+    levels: dict[int, list[str]] = {level: [] for level in range(6)}
+    spacing = math.ceil(10 / height)
+    for row, (label, indices) in enumerate(rows):
+        y = row * height
+        for level, run in itertools.groupby(
+            enumerate(_shares(before, indices, cells)), key=lambda item: math.ceil(5 * item[1])
+        ):
+            columns = [column for column, _ in run]
+            if gap:
+                spans = [(start + c * step, step - gap) for c in columns]
+            else:
+                spans = [(start + columns[0] * step, step * len(columns))]
+            for x, width in spans:
+                inner = height - (1.0 if len(rows) > 1 else 0.0)
+                w, h = number(width), number(inner)
+                levels[level].append(f"M{number(x)} {number(y)}h{w}v{h}h-{w}Z")
+        if label and row % spacing == 0:
+            add(root, "text", "tick", label, x=start - 5, y=y + height / 2 + 3, text_anchor="end")
+    for level, pieces in levels.items():
+        if pieces:
+            add(root, "path", f"cell l{level}", d="".join(pieces))
+    base = height * len(rows) + 12
+    add(root, "text", "tick", "0", x=start, y=base)
+    add(root, "text", "tick", f"{before - 1:,}", x=WIDTH, y=base, text_anchor="end")
+    return Svg(root)
+
+
+def _shares(before: int, kept: Sequence[int], cells: int) -> list[float]:
+    found, spans = [0] * cells, [0] * cells
+    for index in kept:
+        found[index * cells // before] += 1
+    for cell in range(cells):
+        spans[cell] = -(-(cell + 1) * before // cells) - (-(-cell * before // cells))
+    return [a / b for a, b in zip(found, spans, strict=True)]
+
+
+def _segments(points: Sequence[Point]) -> list[list[Point]]:
+    """Sorted by x, averaged down, and parted where a value is not finite."""
+    ordered = sorted((p for p in points if math.isfinite(p[0])), key=lambda point: point[0])
+    size = max(1, math.ceil(len(ordered) / MOST_POINTS))
+    averaged = [_mean(ordered[at : at + size]) for at in range(0, len(ordered), size)]
+    groups = itertools.groupby(averaged, key=lambda point: math.isfinite(point[1]))
+    return [list(group) for finite, group in groups if finite]
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    if len(points) == 1:
+        return points[0]
+    n = len(points)
+    return math.fsum(x / n for x, _ in points), math.fsum(_finite(y) / n for _, y in points)
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else math.nan
+
+
+def _y_axis(root: Element, low: float, high: float, top: float, spare: float = 0.04) -> Scale:
+    room = spare * (high - low) if 0 < high - low < math.inf else 0.0
+    scale = Scale(low - room, high + room, top + _PLOT, top)
+    values = ticks(scale.low, scale.high)
+    for value, label in zip(values, tick_labels(values), strict=True):
+        add(root, "path", "grid", d=path([(_LEFT, scale(value)), (_RIGHT, scale(value))]))
+        add(root, "text", "tick", label, x=_LEFT - 5, y=scale(value) + 3.5, text_anchor="end")
+    return scale
+
+
+def _x_axis(root: Element, scale: Scale, base: float) -> None:
+    add(root, "path", "axis", d=path([(_LEFT, base), (_RIGHT, base)]))
+    for value in ticks(scale.low, scale.high):
+        anchor = "end" if scale(value) > _RIGHT - 12 else "middle"
+        add(root, "text", "tick", _tokens(value), x=scale(value), y=base + 14, text_anchor=anchor)
+    add(root, "text", "tick", "tokens", x=_RIGHT, y=base + 25, text_anchor="end")
+
+
+def _tokens(value: float) -> str:
+    text = count(value, 2)
+    return text if "." not in text else text[:-1].rstrip("0").rstrip(".") + text[-1]
+
+
+def _legend_layout(names: Sequence[str]) -> tuple[list[Point], float]:
+    """Where each entry begins, in rows from the left, and where the plot below them begins."""
+    places: list[Point] = []
+    x, y = _LEFT, 11.0
+    for name in names:
+        width = 36 + _CHARACTER * len(shorten(name, 24))
+        if places and x + width > WIDTH:
+            x, y = _LEFT, y + 15
+        places.append((x, y))
+        x += width
+    return places, y + 12

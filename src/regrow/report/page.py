@@ -1,0 +1,215 @@
+"""The report of a run as one self-contained HTML page: no network, no scripts."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from regrow.report import charts, numbers, tables
+from regrow.report.summary import KeptAxis, ModelRow, RunSummary, Score, StageRow
+from regrow.report.svg import Svg
+
+_PARTS = ("embedding", "attention", "ffn", "norms", "head")
+_TEXTS_PER_TABLE = 3
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the few numbers at the top of the page."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept along one axis: boxes for layers, a strip for every other axis."""
+
+    axis: str
+    before: str
+    after: str
+    told: str
+    layers: tuple[bool, ...]
+    strip: Svg | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as the page shows it."""
+
+    row: StageRow
+    number: int
+    kept: tuple[Kept, ...]
+    curve: Svg | None
+    mixture: Svg | None
+
+
+def render_page(summary: RunSummary) -> str:
+    """The whole page. What the summary lacks is left out; every text in it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("regrow", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    original, result = summary.original, summary.result
+    return environment.get_template("page.html").render(
+        run=summary,
+        number=numbers,
+        original=original,
+        result=result,
+        change=_change(original, result),
+        figures=_figures(original, result, summary.measured_texts),
+        done=sum(stage.done for stage in summary.stages),
+        tables=list(tables.model_tables(summary, _TEXTS_PER_TABLE)),
+        note=tables.comparison_note(summary),
+        warnings=[(stage.name, text) for stage in summary.stages for text in stage.warnings],
+        journeys=list(_journeys(summary)),
+        parts=_parts(original, result),
+        stages=[_stage(number, row) for number, row in enumerate(summary.stages, 1)],
+        evaluation=tables.evaluation_rows(summary),
+        times=_times(summary.stages),
+        started=f"{summary.started:%Y-%m-%d %H:%M %Z}".strip(),
+    )
+
+
+def write_page(summary: RunSummary, path: Path) -> None:
+    """Render to `path`, which is replaced as a whole or not at all."""
+    page = render_page(summary).encode()
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _change(original: ModelRow | None, result: ModelRow | None) -> str:
+    if original is None or result is None:
+        return ""
+    return numbers.change(original.parameters, result.parameters)
+
+
+def _figures(
+    original: ModelRow | None, result: ModelRow | None, texts: Iterable[str]
+) -> list[Figure]:
+    if original is None or result is None:
+        return []
+    found = []
+    for text in texts:
+        before = original.after_recovery.get(text, Score()).bits_per_byte
+        after = result.after_recovery.get(text, Score()).bits_per_byte
+        if before is not None and after is not None:
+            shown = numbers.decimal(before, 3), numbers.decimal(after, 3)
+            label = f"bits per byte, {text}"
+            found.append(Figure(label, *shown, numbers.change(before, after, 1)))
+    if original.bytes_on_disk is not None and result.bytes_on_disk is not None:
+        a, b = original.bytes_on_disk, result.bytes_on_disk
+        found.append(Figure("on disk", numbers.size(a), numbers.size(b), numbers.change(a, b)))
+    x, y = original.generation_tokens_per_second, result.generation_tokens_per_second
+    if x is not None and y is not None:
+        times = f"{y / x:.2g}×" if x > 0 else ""  # noqa: RUF001
+        label = "generated tokens per second"
+        found.append(Figure(label, numbers.rate(x), numbers.rate(y), times))
+    return found
+
+
+def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:
+    stages = [row for row in summary.models if row.role == "stage"]
+    control = next((row for row in summary.models if row.role == "control"), None)
+    by_byte = len(summary.vocabularies) > 1 or _all_by_byte(summary)
+
+    def value(row: ModelRow | None, text: str, cut: bool = False) -> float | None:
+        scores = {} if row is None else row.after_cut if cut else row.after_recovery
+        score = scores.get(text, Score())
+        return score.bits_per_byte if by_byte else score.loss
+
+    unit = "bits per byte" if by_byte else "loss, nats per token"
+    for text in summary.measured_texts:
+        steps = [
+            charts.Step(row.name, value(row, text, cut=True), value(row, text)) for row in stages
+        ]
+        svg = charts.journey(
+            f"{text}: {unit} after each cut and each recovery",
+            value(summary.original, text),
+            steps,
+            value(control, text),
+        )
+        if svg is not None:
+            yield f"{text}, {unit}", svg
+
+
+def _all_by_byte(summary: RunSummary) -> bool:
+    scores = [
+        score
+        for row in summary.models
+        for score in (*row.after_cut.values(), *row.after_recovery.values())
+    ]
+    return all(score.bits_per_byte is not None for score in scores)
+
+
+def _parts(original: ModelRow | None, result: ModelRow | None) -> Svg | None:
+    if original is None or result is None:
+        return None
+    before, after = original.parameters_by_part, result.parameters_by_part
+    if not before or not after:
+        return None
+    names = [name for name in dict.fromkeys((*_PARTS, *before, *after))
+             if before.get(name) or after.get(name)]  # fmt: skip
+    rows = [(name, before.get(name, 0), after.get(name, 0)) for name in names]
+    return charts.bars("Parameters by part, before and after", rows)
+
+
+def _stage(number: int, row: StageRow) -> Stage:
+    lines = [charts.Line("training", [(float(x), y) for x, y in row.curve], "train")]
+    for text in dict.fromkeys(name for _, losses in row.heldout_curve for name in losses):
+        points = [(float(x), losses[text]) for x, losses in row.heldout_curve if text in losses]
+        lines.append(charts.Line(text, points))
+    shares = [(float(x), shares) for x, shares in row.mixture]
+    return Stage(
+        row=row,
+        number=number,
+        kept=tuple(_kept(axis) for axis in row.kept),
+        curve=charts.curves(f"Loss during the recovery of {row.name}", lines),
+        mixture=charts.mixture(f"Mixture of denoisers during {row.name}", shares),
+    )
+
+
+def _kept(axis: KeptAxis) -> Kept:
+    fewest, most = axis.sizes
+    after = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    is_layers = axis.axis.rsplit(".", 1)[-1] == "layer" and axis.kept is not None
+    if is_layers:
+        chosen = set(axis.kept or ())
+        layers = tuple(index in chosen for index in range(axis.before))
+        dropped = numbers.ranges(index for index in range(axis.before) if index not in chosen)
+        told = f"Kept {numbers.ranges(axis.kept or ()) or 'none'}; dropped {dropped or 'none'}."
+        return Kept(axis.axis, f"{axis.before:,}", after, told, layers, None)
+    labels = [str(number) for number in axis.layer_numbers] if axis.kept is None else [""]
+    strip = charts.strip(
+        f"Kept along {axis.axis}", axis.before, list(zip(labels, axis.rows, strict=True))
+    )
+    told = "in each layer" if axis.kept is None else ""
+    return Kept(axis.axis, f"{axis.before:,}", after, told, (), strip)
+
+
+def _times(stages: Iterable[StageRow]) -> list[tuple[str, list[str]]]:
+    rows = []
+    for stage in stages:
+        spent = stage.seconds
+        phases = [spent.score, spent.carve, spent.recover, spent.measure]
+        if any(value is not None for value in phases):
+            cells = [numbers.ABSENT if v is None else numbers.duration(v) for v in phases]
+            rows.append((stage.name, cells))
+    return rows

@@ -1,0 +1,208 @@
+"""What the report knows about a run: typed data, no drawing."""
+
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, model_validator
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Machine(_Record):
+    """Where the run took place; `memory` in bytes."""
+
+    cpu: str
+    threads: NonNegativeInt
+    memory: NonNegativeInt
+    accelerator: str | None = None
+
+
+class Text(_Record):
+    """A text that was trained on or measured; `tokens` by the original tokenizer."""
+
+    name: str
+    role: Literal["train", "heldout"]
+    documents: NonNegativeInt | None = None
+    tokens: NonNegativeInt | None = None
+    sha256: str | None = None
+
+
+class Score(_Record):
+    """How well one model predicts one text: `loss` in nats per token, and bits per byte.
+
+    Loss can be compared only between models with one vocabulary, bits per byte always.
+    """
+
+    loss: float | None = None
+    bits_per_byte: float | None = None
+
+
+class ModelRow(_Record):
+    """One model of the run.
+
+    The scores of the original, which was neither cut nor recovered, are in `after_recovery`.
+    `after_cut` and `after_recovery` map the name of a text to its score.
+    """
+
+    name: str
+    role: Literal["original", "stage", "control"]
+    note: str = ""
+    """What the row is, where its name does not say it."""
+    parameters: NonNegativeInt
+    parameters_by_part: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    """embedding, attention, ffn, norms, head, ...; a tied head counts once, as embedding."""
+    vocabulary: NonNegativeInt | None = None
+    bytes_on_disk: NonNegativeInt | None = None
+    generation_tokens_per_second: NonNegativeFloat | None = None
+    after_cut: dict[str, Score] = Field(default_factory=dict)
+    after_recovery: dict[str, Score] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _parts_add_up(self) -> Self:
+        total = sum(self.parameters_by_part.values())
+        if self.parameters_by_part and total != self.parameters:
+            raise ValueError(
+                f"parameters_by_part of {self.name!r} adds up to {total}, not {self.parameters}"
+            )
+        return self
+
+
+class KeptAxis(_Record):
+    """The indices that a cut kept along one axis, in the numbering of the model it was made on.
+
+    `kept` where the choice holds for the whole scope, `kept_by_layer` where each layer has its
+    own; `layers` then numbers these layers (by default 0, 1, 2, ...).
+    """
+
+    axis: str
+    """For example 'layer', 'vocab', 'decoder.ffn'."""
+    before: NonNegativeInt
+    kept: tuple[NonNegativeInt, ...] | None = None
+    kept_by_layer: tuple[tuple[NonNegativeInt, ...], ...] | None = None
+    layers: tuple[NonNegativeInt, ...] | None = None
+
+    @model_validator(mode="after")
+    def _indices_fit(self) -> Self:
+        if (self.kept is None) == (self.kept_by_layer is None):
+            raise ValueError(f"{self.axis}: give kept or kept_by_layer, one of the two")
+        for indices in self.rows:
+            if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+                raise ValueError(f"{self.axis}: kept indices must increase")
+            if indices and indices[-1] >= self.before:
+                raise ValueError(
+                    f"{self.axis}: index {indices[-1]} is outside 0..{self.before - 1}"
+                )
+        if self.layers is not None and len(self.layers) != len(self.kept_by_layer or ()):
+            raise ValueError(f"{self.axis}: layers must number the rows of kept_by_layer")
+        return self
+
+    @property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        """The kept indices, one row per layer, or a single row."""
+        return (self.kept,) if self.kept is not None else self.kept_by_layer or ()
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """The number of the layer that each row of `kept_by_layer` belongs to."""
+        return self.layers or tuple(range(len(self.kept_by_layer or ())))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The fewest and the most indices kept in a row."""
+        counts = [len(row) for row in self.rows] or [0]
+        return min(counts), max(counts)
+
+
+class Seconds(_Record):
+    """Wall-clock seconds by phase; None where the phase has not run."""
+
+    score: NonNegativeFloat | None = None
+    carve: NonNegativeFloat | None = None
+    recover: NonNegativeFloat | None = None
+    measure: NonNegativeFloat | None = None
+
+
+class StageRow(_Record):
+    """One stage: a cut and the training that recovers from it. Losses in nats per token."""
+
+    name: str
+    done: bool = True
+    cut: str = ""
+    """What was cut, in one line: 'layers 30 -> 22, by influence'."""
+    recovery: str = ""
+    """How it was recovered, in one line."""
+    kept: tuple[KeptAxis, ...] = ()
+    curve: tuple[tuple[NonNegativeInt, float], ...] = ()
+    """(tokens trained so far, training loss)"""
+    heldout_curve: tuple[tuple[NonNegativeInt, dict[str, float]], ...] = ()
+    """(tokens trained so far, {text: loss})"""
+    mixture: tuple[tuple[NonNegativeInt, dict[str, NonNegativeFloat]], ...] = ()
+    """(tokens trained so far, {denoiser: share})"""
+    seconds: Seconds = Seconds()
+    warnings: tuple[str, ...] = ()
+
+
+class Sample(_Record):
+    """What the original and the result make of one prompt."""
+
+    prompt: str
+    original: str | None = None
+    result: str | None = None
+
+
+class EvaluationRow(_Record):
+    """One metric of one task, of the original and of the result."""
+
+    task: str
+    metric: str
+    before: float | None = None
+    after: float | None = None
+
+
+class RunSummary(_Record):
+    """All that the report shows. What is absent is left out of the page."""
+
+    name: str
+    command: str
+    started: datetime
+    seconds: NonNegativeFloat
+    recipe_text: str = ""
+    """The recipe as YAML."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    machine: Machine | None = None
+    hashes: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of what went in and came out: {'original model': ..., 'result': ...}"""
+    texts: tuple[Text, ...] = ()
+    models: tuple[ModelRow, ...] = ()
+    stages: tuple[StageRow, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    evaluation: tuple[EvaluationRow, ...] = ()
+
+    @property
+    def original(self) -> ModelRow | None:
+        """The model that the run began with."""
+        return next((row for row in self.models if row.role == "original"), None)
+
+    @property
+    def result(self) -> ModelRow | None:
+        """The model of the last stage so far."""
+        return next((row for row in reversed(self.models) if row.role == "stage"), None)
+
+    @property
+    def measured_texts(self) -> tuple[str, ...]:
+        """The texts that any model has a score for, held-out texts first, in their order."""
+        seen = {
+            name: None
+            for row in self.models
+            for scores in (row.after_cut, row.after_recovery)
+            for name in scores
+        }
+        declared = [text.name for text in self.texts if text.role == "heldout"]
+        return tuple(dict.fromkeys([name for name in declared if name in seen] + list(seen)))
+
+    @property
+    def vocabularies(self) -> tuple[int, ...]:
+        """The distinct vocabulary sizes of the models, in their order."""
+        return tuple(dict.fromkeys(row.vocabulary for row in self.models if row.vocabulary))

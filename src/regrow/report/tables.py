@@ -1,0 +1,107 @@
+"""The tables of the report as strings, the same on the page and in the terminal."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from regrow.report import numbers
+from regrow.report.summary import ModelRow, RunSummary, Score
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One text's score: loss in nats per token, and bits per byte."""
+
+    loss: str
+    bits_per_byte: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model; `scores` holds for each text of the table what came after cut and recovery."""
+
+    name: str
+    note: str
+    role: str
+    parameters: str
+    change: str
+    disk: str
+    speed: str
+    scores: tuple[tuple[Cell, Cell], ...]
+
+
+@dataclass(frozen=True)
+class ModelTable:
+    """The models against some of the texts; sizes and speed are shown in the first table only."""
+
+    texts: tuple[str, ...]
+    first: bool
+    has_disk: bool
+    has_speed: bool
+    rows: tuple[Row, ...]
+
+
+def model_tables(summary: RunSummary, texts_per_table: int) -> Iterator[ModelTable]:
+    """The models' sizes and scores, split so that no table has too many columns."""
+    if not summary.models:
+        return
+    names = summary.measured_texts
+    for start in range(0, max(1, len(names)), texts_per_table):
+        texts = names[start : start + texts_per_table]
+        yield ModelTable(
+            texts=texts,
+            first=start == 0,
+            has_disk=any(row.bytes_on_disk is not None for row in summary.models),
+            has_speed=any(row.generation_tokens_per_second is not None for row in summary.models),
+            rows=tuple(_row(row, summary.original, texts) for row in summary.models),
+        )
+
+
+def _row(row: ModelRow, original: ModelRow | None, texts: tuple[str, ...]) -> Row:
+    smaller = original is not None and row is not original
+    return Row(
+        name=row.name,
+        note=row.note,
+        role=row.role,
+        parameters=numbers.count(row.parameters),
+        change=numbers.change(original.parameters, row.parameters) if smaller and original else "",
+        disk=numbers.ABSENT if row.bytes_on_disk is None else numbers.size(row.bytes_on_disk),
+        speed=numbers.rate(row.generation_tokens_per_second),
+        scores=tuple(_cells(row, text) for text in texts),
+    )
+
+
+def _cells(row: ModelRow, text: str) -> tuple[Cell, Cell]:
+    before_training = Cell("", "") if row.role == "original" else _cell(row.after_cut.get(text))
+    return before_training, _cell(row.after_recovery.get(text))
+
+
+def _cell(score: Score | None) -> Cell:
+    score = score or Score()
+    return Cell(numbers.decimal(score.loss), numbers.decimal(score.bits_per_byte, 3))
+
+
+def comparison_note(summary: RunSummary) -> str:
+    """One sentence on which figures can be compared, where the vocabulary changed, else ''."""
+    sizes = summary.vocabularies
+    if len(sizes) < 2:
+        return ""
+    told = f"{sizes[0]:,} to {sizes[-1]:,} tokens"
+    return (
+        f"The vocabulary changed ({told}), so losses per token cannot be compared between models; "
+        "bits per byte can."
+    )
+
+
+def evaluation_rows(summary: RunSummary) -> list[tuple[str, str, str, str, str]]:
+    """Task, metric, before, after and the difference."""
+    rows = []
+    for row in summary.evaluation:
+        known = [value for value in (row.before, row.after) if value is not None]
+        digits = 3 if all(abs(value) <= 1 for value in known) else 1
+        difference = ""
+        if row.before is not None and row.after is not None and all(map(math.isfinite, known)):
+            difference = numbers.signed(row.after - row.before, digits)
+        before, after = (numbers.decimal(value, digits) for value in (row.before, row.after))
+        rows.append((row.task, row.metric, before, after, difference))
+    return rows

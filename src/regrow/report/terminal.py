@@ -1,0 +1,81 @@
+"""The report in the terminal: the table of models and the samples, within 80 columns."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from regrow.report import tables
+from regrow.report.summary import RunSummary
+
+_TEXTS_PER_TABLE = 2
+
+
+def print_table(summary: RunSummary, console: Console, report: Path | None = None) -> None:
+    """Print the models, the samples and, where given, the path of the report.
+
+    Text from models and recipes is printed as it is: no markup, control characters replaced.
+    """
+    for table in tables.model_tables(summary, _TEXTS_PER_TABLE):
+        console.print(_models(table))
+    if summary.measured_texts:
+        told = (
+            f"Upper: loss, nats per token; lower: bits per byte. {tables.comparison_note(summary)}"
+        )
+        console.print(Text(told.strip(), style="dim"))
+    for stage in summary.stages:
+        for warning in stage.warnings:
+            console.print(_plain(f"Warning, {stage.name}: {warning}", "yellow"))
+    for sample in summary.samples:
+        console.print()
+        console.print(_plain(sample.prompt, "bold"))
+        for label, text in (("original", sample.original), ("result", sample.result)):
+            if text is not None:
+                console.print(Text(label, style="dim"))
+                console.print(Padding(_plain(text), (0, 0, 0, 2)))
+    if report is not None:
+        console.print()
+        console.print(_plain(f"Report: {report}"), soft_wrap=True)
+
+
+def _models(models: tables.ModelTable) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+    table.add_column("model", overflow="fold", max_width=16)
+    if models.first:
+        table.add_column("params", justify="right", no_wrap=True)
+        if models.has_disk:
+            table.add_column("disk", justify="right", no_wrap=True)
+        if models.has_speed:
+            table.add_column("tok/s", justify="right", no_wrap=True)
+    for text in models.texts:
+        table.add_column(_header(text, "cut"), justify="right", no_wrap=True)
+        table.add_column(_header(text, "recov."), justify="right", no_wrap=True)
+    for row in models.rows:
+        cells = [_plain(row.name)]
+        if models.first:
+            cells.append(Text(f"{row.parameters}\n{row.change}".rstrip()))
+            cells += [Text(row.disk)] if models.has_disk else []
+            cells += [Text(row.speed)] if models.has_speed else []
+        for pair in row.scores:
+            cells += [Text(f"{cell.loss}\n{cell.bits_per_byte}".rstrip()) for cell in pair]
+        table.add_row(*cells, style="dim" if row.role == "control" else "")
+    return table
+
+
+def _header(text: str, phase: str) -> Text:
+    name = text if len(text) <= 8 else text[:7] + "…"
+    return Text(f"{_clean(name)}\n{phase}")
+
+
+def _plain(text: str, style: str = "") -> Text:
+    return Text(_clean(text), style=style)
+
+
+def _clean(text: str) -> str:
+    """Control characters could drive the terminal: replace all but tab and newline."""
+    return "".join(
+        c if c in "\t\n" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "\ufffd" for c in text
+    )
