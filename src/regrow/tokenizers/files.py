@@ -1,0 +1,184 @@
+"""The tokenizer files of a Hugging Face directory, kept in step with each other."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from regrow.errors import UserError
+from regrow.tokenizers import prune_tokenizer_json
+from regrow.tokenizers.choice import VocabularyChoice
+from regrow.tokenizers.ids import references_in, remap_ids
+from regrow.tokenizers.surgery import token_ids
+
+Json = dict[str, Any]
+
+# These name tokens by content only.
+_UNCHANGED = ("special_tokens_map.json", "chat_template.jinja")
+_SPECIAL_LISTS = (
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "model_specific_special_tokens",
+)
+_OTHER_VOCABULARIES = (
+    "*.model",
+    "*.tiktoken",
+    "vocab.txt",
+    "vocab.bpe",
+    "encoder.json",
+    "tekken.json",
+)
+
+
+def read_tokenizer(directory: Path) -> Json:
+    """The contents of ``directory/tokenizer.json``.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    tokenizer = _read_json(directory / "tokenizer.json")
+    if tokenizer is None:
+        raise UserError(
+            f"{directory}: no tokenizer.json; load the tokenizer with transformers and save it"
+        )
+    return tokenizer
+
+
+def named_ids(directory: Path) -> dict[int, str]:
+    """The ids of tokens that files beside ``tokenizer.json`` name, and where.
+
+    transformers adds such a token again when it loads a tokenizer that lacks it, so they must be
+    kept. One that tokenizer.json itself lacks is refused: its id is settled only when it is loaded.
+
+    Raises:
+        UserError: a token or an id that does not agree with ``tokenizer.json``.
+    """
+    ids = token_ids(read_tokenizer(directory))
+    found: dict[int, str] = {}
+    for content, stated, where in _named_tokens(directory):
+        if content not in ids:
+            raise UserError(
+                f"{where} is {content!r}, which tokenizer.json lacks; "
+                "load the tokenizer with transformers and save it"
+            )
+        if stated is not None and stated != ids[content]:
+            raise UserError(
+                f"{where} gives {content!r} the id {stated}, tokenizer.json {ids[content]}; "
+                "make them agree"
+            )
+        found.setdefault(ids[content], where)
+    config = _read_json(directory / "tokenizer_config.json") or {}
+    for reference in references_in(config, "tokenizer_config.json"):
+        found.setdefault(reference.token, reference.where)
+    return found
+
+
+def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes]:
+    """The new contents, by name, of each file in ``directory`` that is part of the tokenizer.
+
+    These are tokenizer.json and, where present, tokenizer_config.json, vocab.json, merges.txt,
+    added_tokens.json, special_tokens_map.json and chat_template.jinja. Nothing is written, and
+    other files are not looked at; see :func:`stale_files`.
+
+    Raises:
+        UserError: a file is malformed or does not agree with tokenizer.json, a named token is not
+            kept, or the tokenizer cannot be pruned so.
+    """
+    old = read_tokenizer(directory)
+    new = prune_tokenizer_json(old, choice.kept)
+    mapping = choice.mapping()
+    for token, where in named_ids(directory).items():
+        if token not in mapping:
+            raise UserError(f"{where} has the id {token}, which is not kept; keep it too")
+
+    planned = {"tokenizer.json": _json_bytes(new)}
+    if (config := _read_json(directory / "tokenizer_config.json")) is not None:
+        config = remap_ids(config, mapping, "tokenizer_config.json")
+        if "added_tokens_decoder" in config:
+            decoder = config["added_tokens_decoder"]
+            config["added_tokens_decoder"] = {str(mapping[int(i)]): t for i, t in decoder.items()}
+        planned["tokenizer_config.json"] = _json_bytes(config)
+    if (added := _read_json(directory / "added_tokens.json")) is not None:
+        planned["added_tokens.json"] = _json_bytes({t: mapping[i] for t, i in added.items()})
+    if (vocab := _read_json(directory / "vocab.json")) is not None:
+        planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, token_ids(old), mapping))
+    if (merges := directory / "merges.txt").is_file():
+        planned["merges.txt"] = _prune_merges(merges, old["model"], new["model"])
+    for name in _UNCHANGED:
+        if (directory / name).is_file():
+            planned[name] = (directory / name).read_bytes()
+    return planned
+
+
+def stale_files(directory: Path) -> list[str]:
+    """Names of files that hold the old vocabulary in another form and must not be passed on."""
+    return sorted({p.name for form in _OTHER_VOCABULARIES for p in directory.glob(form)})
+
+
+def _named_tokens(directory: Path) -> Iterator[tuple[str, int | None, str]]:
+    """Content, id where one is stated, and place of each token that a file names."""
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        for key, value in (_read_json(directory / file) or {}).items():
+            where = f"{file}: {key}"
+            if key == "added_tokens_decoder":
+                for token, entry in value.items():
+                    if not token.isdecimal():
+                        raise UserError(f"{where}: {token!r} is not an id")
+                    yield _content(entry, where), int(token), where
+            elif key in _SPECIAL_LISTS:
+                for entry in value.values() if isinstance(value, dict) else value or []:
+                    yield _content(entry, where), None, where
+            elif key.endswith("_token") and isinstance(value, str | dict):
+                yield _content(value, where), None, where
+    for content, token in (_read_json(directory / "added_tokens.json") or {}).items():
+        yield content, token, "added_tokens.json"
+
+
+def _content(entry: Any, where: str) -> str:
+    content = entry.get("content") if isinstance(entry, dict) else entry
+    if not isinstance(content, str):
+        raise UserError(f"{where}: {entry!r} is not a token")
+    return content
+
+
+def _prune_vocab(
+    vocab: Mapping[str, int], ids: Mapping[str, int], mapping: Mapping[int, int]
+) -> dict[str, int]:
+    for content, token in vocab.items():
+        if ids.get(content) != token:
+            raise UserError(
+                f"vocab.json gives {content!r} the id {token}, tokenizer.json {ids.get(content)}; "
+                "make them agree or delete vocab.json"
+            )
+    return {content: mapping[token] for content, token in vocab.items() if token in mapping}
+
+
+def _prune_merges(path: Path, old: Json, new: Json) -> bytes:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    header = lines[:1] if lines[0].startswith("#version") else []
+    if [line for line in lines[len(header) :] if line] != _merge_lines(old):
+        raise UserError(
+            "merges.txt: the merges are not those of tokenizer.json; "
+            "make them agree or delete merges.txt"
+        )
+    return "\n".join([*header, *_merge_lines(new), ""]).encode()
+
+
+def _merge_lines(model: Json) -> list[str]:
+    return [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+
+
+def _read_json(path: Path) -> Json | None:
+    if not path.is_file():
+        return None
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(contents, dict):
+        raise UserError(f"{path}: a JSON object is expected")
+    return contents
+
+
+def _json_bytes(contents: Json) -> bytes:
+    return (json.dumps(contents, ensure_ascii=False, indent=2) + "\n").encode()

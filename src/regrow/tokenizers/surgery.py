@@ -1,0 +1,134 @@
+"""The parts of ``tokenizer.json`` that hold ids and are the same in every family of tokenizers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from regrow.errors import UserError
+from regrow.tokenizers.choice import Reason
+
+Json = dict[str, Any]
+
+
+def token_ids(tokenizer_json: Json) -> dict[str, int]:
+    """The id of every token, by content: ``model.vocab`` and then the tokens added outside it.
+
+    The tokenizers library ignores the ids stated in ``added_tokens``: a token that ``model.vocab``
+    has keeps its id there, and the others are numbered from the size of the vocabulary on, in file
+    order. A file whose stated ids differ is refused, since its embedding rows cannot be told.
+
+    Raises:
+        UserError: an id is stated twice, or is not the one that the library gives.
+    """
+    vocab: dict[str, int] = tokenizer_json["model"]["vocab"]
+    ids = dict(vocab)
+    if len(set(ids.values())) != len(ids):
+        shared = _first_repeated(ids)
+        raise UserError(f"tokenizer.json: model.vocab gives {shared} the same id; ids are unique")
+    outside = 0
+    for token in tokenizer_json.get("added_tokens") or []:
+        content, stated = token["content"], token["id"]
+        if content in vocab:
+            given = vocab[content]
+        elif content in ids or not content:
+            raise UserError(f"tokenizer.json: added_tokens has {content!r} twice or empty")
+        else:
+            given = len(vocab) + outside
+            outside += 1
+        if stated != given:
+            raise UserError(
+                f"tokenizer.json: added_tokens gives {content!r} the id {stated}, but the "
+                f"tokenizers library reads it as {given}; make them agree"
+            )
+        ids[content] = given
+    if outside and len(vocab) <= max(vocab.values(), default=-1):
+        raise UserError(
+            f"tokenizer.json: model.vocab has {len(vocab)} tokens but ids up to "
+            f"{max(vocab.values())}, so ids of added tokens lie among them; close the holes"
+        )
+    return ids
+
+
+def _first_repeated(ids: Mapping[str, int]) -> str:
+    seen: dict[int, str] = {}
+    for content, token in ids.items():
+        if token in seen:
+            return f"{seen[token]!r} and {content!r}"
+        seen[token] = content
+    raise AssertionError("no id is repeated")
+
+
+def referenced(tokenizer_json: Json) -> dict[int, Reason]:
+    """The ids that the file needs outside its model: added tokens, post-processor, padding.
+
+    Raises:
+        UserError: an id that no token has, or a post-processor of an unknown type.
+    """
+    known = set(token_ids(tokenizer_json).values())
+    reasons: dict[int, Reason] = {}
+    processor = tokenizer_json.get("post_processor")
+    for token in _post_processor_ids(processor) if processor else []:
+        if token not in known:
+            raise UserError(f"tokenizer.json: post_processor uses the id {token}, no token has it")
+        reasons[token] = "special"
+    if padding := tokenizer_json.get("padding"):
+        if padding["pad_id"] not in known:
+            raise UserError(f"tokenizer.json: no token has the padding.pad_id {padding['pad_id']}")
+        reasons[padding["pad_id"]] = "special"
+    for token in tokenizer_json.get("added_tokens") or []:
+        if token["special"]:
+            reasons[token["id"]] = "special"
+        else:
+            reasons.setdefault(token["id"], "added")
+    return reasons
+
+
+def renumber(tokenizer_json: Json, mapping: Mapping[int, int]) -> Json:
+    """``tokenizer_json`` with new ids everywhere but in ``model``, which is left as it is.
+
+    ``mapping`` gives the new id by old id and holds every id of :func:`referenced`.
+    """
+    result = dict(tokenizer_json)
+    if result.get("added_tokens"):
+        result["added_tokens"] = [
+            {**token, "id": mapping[token["id"]]} for token in result["added_tokens"]
+        ]
+    if result.get("post_processor"):
+        result["post_processor"] = _renumber_post_processor(result["post_processor"], mapping)
+    if padding := result.get("padding"):
+        result["padding"] = {**padding, "pad_id": mapping[padding["pad_id"]]}
+    return result
+
+
+def _post_processor_ids(processor: Json) -> list[int]:
+    match processor["type"]:
+        case "Sequence":
+            return [i for part in processor["processors"] for i in _post_processor_ids(part)]
+        case "TemplateProcessing":
+            return [i for token in processor["special_tokens"].values() for i in token["ids"]]
+        case "BertProcessing" | "RobertaProcessing":
+            return [processor["sep"][1], processor["cls"][1]]
+        case "ByteLevel":
+            return []
+        case other:
+            raise UserError(
+                f"tokenizer.json: post_processor of type {other} is not known; known are "
+                "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel and Sequence"
+            )
+
+
+def _renumber_post_processor(processor: Json, mapping: Mapping[int, int]) -> Json:
+    match processor["type"]:
+        case "Sequence":
+            parts = [_renumber_post_processor(part, mapping) for part in processor["processors"]]
+            return {**processor, "processors": parts}
+        case "TemplateProcessing":
+            tokens = {
+                name: {**token, "ids": [mapping[i] for i in token["ids"]]}
+                for name, token in processor["special_tokens"].items()
+            }
+            return {**processor, "special_tokens": tokens}
+        case "BertProcessing" | "RobertaProcessing":
+            ends = {end: [processor[end][0], mapping[processor[end][1]]] for end in ("sep", "cls")}
+            return {**processor, **ends}
+        case _:
+            return processor
