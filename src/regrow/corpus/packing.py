@@ -1,0 +1,155 @@
+"""Documents as token rows of one length, for decoders that predict the next token.
+
+A document of tokens t1 ... tn becomes n + 1 predictions: from ``start t1 ... tn`` to
+``t1 ... tn eos``. The predictions of all documents stand in one line, which is cut into rows. So
+every token, and every end of a document, is predicted once: none is dropped, none doubled, at a
+row's edge neither. Only the last row can be short; it is filled up with positions that predict
+nothing.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.corpus.samples import Batch
+from regrow.errors import UserError
+
+NOT_PREDICTED = -100
+"""The label of a position that predicts nothing; the field's own value."""
+
+Tokenizer = Any
+"""A transformers tokenizer; its package is not imported here."""
+
+_DOCUMENTS_AT_ONCE = 256
+
+
+def start_and_end(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The token before a document's first token, and the token after its last.
+
+    The start is the tokenizer's ``bos`` where the tokenizer itself puts it before a text (Llama,
+    Gemma), and otherwise ``eos``, as in models that were trained on documents with ``eos`` between
+    them (GPT-NeoX, OLMo 2, SmolLM2).
+
+    Raises:
+        UserError: the tokenizer has no ``eos``.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{tokenizer.name_or_path or 'tokenizer'}: no eos_token, which ends each document; "
+            "set eos_token in tokenizer_config.json"
+        )
+    end = int(tokenizer.eos_token_id)
+    before = tokenizer("")["input_ids"]
+    if before and before[0] == tokenizer.bos_token_id:
+        return int(before[0]), end
+    return end, end
+
+
+def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int32]]:
+    """The token ids of each document, with nothing added, [tokens] each."""
+    rest = iter(documents)
+    while group := list(islice(rest, _DOCUMENTS_AT_ONCE)):
+        encoded = tokenizer(group, add_special_tokens=False, verbose=False)
+        for ids in encoded["input_ids"]:
+            yield np.asarray(ids, dtype=np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedText:
+    """Rows of packed documents; a `Samples` for the causal objective.
+
+    Attributes:
+        inputs: Input tokens of all documents in one line, each after its start token,
+            [predictions].
+        starts: Where each document begins in that line, ascending, first 0, [documents].
+        end: The token that ends a document.
+        row_length: Predictions in a row.
+    """
+
+    inputs: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    end: int
+    row_length: int
+
+    def __len__(self) -> int:
+        return -(-len(self.inputs) // self.row_length)
+
+    @cached_property
+    def identity(self) -> str:
+        digest = hashlib.sha256(f"packed {self.row_length} {self.end}\0".encode())
+        digest.update(len(self.inputs).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(self.inputs, dtype="<i4").data)
+        digest.update(np.ascontiguousarray(self.starts, dtype="<i8").data)
+        return digest.hexdigest()
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """``input_ids``, ``labels`` and ``position_ids``, int64, [rows, row_length] each.
+
+        Positions count from 0 in each document, and from 0 again in each row: where a position is
+        0 another document's piece begins, and no attention crosses it.
+        """
+        shape = (len(rows), self.row_length)
+        input_ids, labels, positions = (np.empty(shape, dtype=np.int64) for _ in range(3))
+        for place, row in enumerate(rows):
+            input_ids[place], labels[place], positions[place] = self._row(int(row))
+        return {"input_ids": input_ids, "labels": labels, "position_ids": positions}
+
+    def _row(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        first = row * self.row_length
+        last = min(first + self.row_length, len(self.inputs))
+        count = last - first
+        input_ids = np.full(self.row_length, self.end, dtype=np.int64)
+        input_ids[:count] = self.inputs[first:last]
+
+        # A label is the next input, save that a document's last label is the end token.
+        labels = np.full(self.row_length, NOT_PREDICTED, dtype=np.int64)
+        following = self.inputs[first + 1 : last + 1]
+        labels[: len(following)] = following
+        begins = np.searchsorted(self.starts, [first + 1, last + 1])
+        inside = self.starts[begins[0] : begins[1]]
+        labels[inside - first - 1] = self.end
+        if last == len(self.inputs):
+            labels[count - 1] = self.end
+
+        places = np.arange(self.row_length)
+        pieces = np.zeros(self.row_length, dtype=np.int64)
+        edges = inside[inside < last] - first
+        pieces[edges] = edges
+        if count < self.row_length:
+            pieces[count] = count
+        return input_ids, labels, places - np.maximum.accumulate(pieces)
+
+
+def pack(documents: Iterable[str], tokenizer: Tokenizer, row_length: int) -> PackedText:
+    """Tokenises documents and packs them into rows of ``row_length`` predictions.
+
+    Raises:
+        UserError: the text fills less than one row, or the tokenizer has no ``eos``.
+    """
+    start, end = start_and_end(tokenizer)
+    parts: list[NDArray[np.int32]] = []
+    starts: list[int] = []
+    length = 0
+    for ids in tokenise(documents, tokenizer):
+        starts.append(length)
+        parts += [np.array([start], dtype=np.int32), ids]
+        length += 1 + len(ids)
+    if length < row_length:
+        raise UserError(
+            f"the training text is {length} tokens, less than one row of {row_length}; "
+            "give more text or a smaller row_length"
+        )
+    return PackedText(
+        inputs=np.concatenate(parts),
+        starts=np.array(starts, dtype=np.int64),
+        end=end,
+        row_length=row_length,
+    )

@@ -1,0 +1,111 @@
+"""What a model writes, and how fast."""
+
+import copy
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from regrow.errors import UserError
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    chat: bool | None = None,
+) -> str:
+    """The model's greedy continuation of a prompt, or its answer, without the prompt.
+
+    Args:
+        chat: Put the prompt as a user's turn in the tokenizer's chat template. None does so when
+            there is a template.
+
+    Raises:
+        UserError: ``chat`` without a template, or a prompt without a token.
+    """
+    inputs = _inputs(model, tokenizer, prompt, chat)
+    new = _greedy(model, tokenizer, inputs, max_new_tokens)
+    text: str = tokenizer.decode(new, skip_special_tokens=True)
+    return text
+
+
+def generation_speed(
+    model: nn.Module, tokenizer: Any, prompt: str, *, new_tokens: int = 64, repeats: int = 3
+) -> float:
+    """New tokens a second for one greedy sequence, prompt included; the best of some repeats.
+
+    One more run goes before to warm up. End tokens are suppressed, so exactly ``new_tokens`` are
+    written each time.
+    """
+    inputs = _inputs(model, tokenizer, prompt, chat=None)
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        new = _greedy(model, tokenizer, inputs, new_tokens, exactly=True)
+        # Reading the tokens waits for the device.
+        written = len(new.tolist())
+        seconds.append((time.perf_counter() - began) / written)
+    return 1 / min(seconds[1:])
+
+
+def _inputs(
+    model: nn.Module, tokenizer: Any, prompt: str, chat: bool | None
+) -> dict[str, torch.Tensor]:
+    template = getattr(tokenizer, "chat_template", None)
+    if chat and not template:
+        raise UserError(
+            f"{tokenizer.name_or_path or 'tokenizer'}: no chat_template; ask without chat"
+        )
+    if template and chat is not False:
+        encoded = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+    else:
+        encoded = tokenizer(prompt, return_tensors="pt")
+    ids = encoded["input_ids"].long()
+    if ids.numel() == 0:
+        raise UserError("the prompt holds no token; give some text")
+    device = next(model.parameters()).device
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": torch.ones_like(ids, device=device),
+    }
+
+
+def _greedy(
+    model: Any,
+    tokenizer: Any,
+    inputs: dict[str, torch.Tensor],
+    max_new_tokens: int,
+    *,
+    exactly: bool = False,
+) -> torch.Tensor:
+    """The new token ids, [tokens]. Suppressed ids and end tokens are the model's own."""
+    config = copy.deepcopy(model.generation_config)
+    config.do_sample = False
+    config.num_beams = 1
+    config.temperature = config.top_p = config.top_k = None
+    config.max_length = None
+    config.max_new_tokens = max_new_tokens
+    config.min_new_tokens = max_new_tokens if exactly else None
+    if config.eos_token_id is None:
+        config.eos_token_id = tokenizer.eos_token_id
+    if config.pad_token_id is None:
+        # One sequence is never filled up, but transformers wants to know with what.
+        end = config.eos_token_id
+        config.pad_token_id = end[0] if isinstance(end, list) else end
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output: torch.Tensor = model.generate(**inputs, generation_config=config)
+    finally:
+        model.train(was_training)
+    return output[0, inputs["input_ids"].shape[1] :]

@@ -1,0 +1,87 @@
+"""The last step of a language model, as far as a loss must know it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regrow.errors import UserError
+from regrow.objectives.cross_entropy import summed_cross_entropy
+
+_CHECKED_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Head:
+    """From hidden states to logits: ``cap(scale * (hidden @ weight.T + bias))``.
+
+    Attributes:
+        weight: [vocab, hidden].
+        bias: [vocab], or None.
+        scale: What the logits are multiplied by (Cohere, Granite).
+        softcap: The bound of the logits (Gemma 2), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Summed cross-entropy in nats; hidden [tokens, hidden], targets [tokens]."""
+        return summed_cross_entropy(
+            hidden, self.weight, targets, bias=self.bias, scale=self.scale, softcap=self.softcap
+        )
+
+
+def head_of(model: nn.Module) -> Head:
+    """The head of a transformers causal language model, read from its layers and its config."""
+    layer: Any = model.get_output_embeddings()  # type: ignore[operator]
+    config: Any = model.config
+    scale = getattr(config, "logit_scale", None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+    return Head(
+        weight=layer.weight,
+        bias=getattr(layer, "bias", None),
+        scale=scale / divisor,
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
+    """What the head reads, [batch, tokens, hidden], without any cache."""
+    decoder: Any = model.base_model
+    hidden: Tensor = decoder(use_cache=False, **inputs).last_hidden_state
+    return hidden
+
+
+def check_head(model: nn.Module) -> None:
+    """Compares the loss by `head_of` with the model's own on a few tokens.
+
+    Raises:
+        UserError: they differ, so the model does something between hidden states and logits that
+            `Head` does not know.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(_device(model).type, enabled=False):
+            head = head_of(model)
+            tokens = torch.arange(_CHECKED_TOKENS, device=_device(model))[None] % len(head.weight)
+            ours = head.loss(hidden_states(model, input_ids=tokens)[0], tokens[0])
+            logits = model(input_ids=tokens, use_cache=False).logits[0]
+            own = nn.functional.cross_entropy(logits.float(), tokens[0], reduction="sum")
+    finally:
+        model.train(was_training)
+    # In bfloat16 the model rounds its logits; the wrong head is off by far more than this.
+    tolerance = 1e-3 if logits.dtype == torch.float32 else 3e-2
+    if not torch.isclose(ours.float(), own, rtol=tolerance, atol=tolerance):
+        raise UserError(
+            f"{type(model).__name__}: its loss ({own.item():.4f}) is not that of its last layer "
+            f"({ours.item():.4f}); only heads with a scale, a soft-cap and a bias can be trained"
+        )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

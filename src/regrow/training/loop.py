@@ -1,0 +1,297 @@
+"""The one training loop."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regrow.corpus.samples import DataOrder, Samples, random_stream
+from regrow.errors import UserError
+from regrow.objectives.objective import Objective
+from regrow.training.checkpoint import (
+    Checkpoint,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from regrow.training.environment import environment
+from regrow.training.schedule import learning_rate
+from regrow.training.settings import RecoverySettings
+
+_log = logging.getLogger(__name__)
+
+_NO_EFFECT_ON_WEIGHTS = {"evaluate_every", "save_every"}
+
+Evaluate = Callable[[nn.Module], float]
+"""Held-out loss per token of a model, in nats."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimiser step.
+
+    Attributes:
+        step: 1 for the first.
+        steps: How many there will be.
+        tokens: Trained so far, padding included.
+        loss: Nats per predicted token, before the step's update.
+        gradient_norm: Of the loss per token, before clipping.
+        heldout: Held-out loss per token, where it was measured after this step.
+        seconds: Since training began, in all runs that led here.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    heldout: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training was.
+
+    Attributes:
+        curve: (tokens trained after the step, loss per token before its update), one a step.
+        heldout: (tokens trained, held-out loss per token), as often as it was measured.
+        tokens: Positions trained on, padding included.
+        predicted: Tokens predicted, which the losses are means over.
+        seconds: Wall time of all runs that led here, held-out measurements included.
+        resumed_at: Step after which this call took up the work; 0 for a fresh start.
+    """
+
+    curve: list[tuple[int, float]]
+    heldout: list[tuple[int, float]]
+    tokens: int
+    predicted: int
+    seconds: float
+    resumed_at: int
+
+
+@dataclass
+class _Progress:
+    step: int = 0
+    tokens: int = 0
+    predicted: int = 0
+    seconds: float = 0.0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    heldout: list[tuple[int, float]] = field(default_factory=list)
+
+
+def train(
+    model: nn.Module,
+    samples: Samples,
+    objective: Objective,
+    settings: RecoverySettings,
+    *,
+    seed: int,
+    directory: Path,
+    identity: str = "",
+    evaluate: Evaluate | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> TrainingResult:
+    """Trains a model in place, safe to kill and call again.
+
+    The same call on the same machine kind, thread count and versions ends in the same weights bit
+    for bit, however often it was killed. The last checkpoint in ``directory`` is taken up; when
+    the training is complete it holds the weights alone, and another call only loads them.
+
+    Args:
+        model: Float32 parameters, on the device to train on.
+        seed: Decides the data order, and dropout where the model has any.
+        directory: For checkpoints, which no other training may use.
+        identity: Hash of what the model was before training, as the caller knows it.
+        evaluate: Measured every ``evaluate_every`` tokens and at the end, with the model in
+            evaluation mode.
+        on_step: Called after each step, and after its checkpoint if there is one.
+
+    Raises:
+        UserError: ``directory`` holds the checkpoint of another training, the objective cannot
+            train this model, or the loss is no longer finite.
+    """
+    wrong = {str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"}
+    if wrong:
+        raise ValueError(f"training keeps its weights in float32, not {', '.join(sorted(wrong))}")
+    if samples.row_length != settings.row_length:
+        raise ValueError(f"rows of {samples.row_length}, settings for {settings.row_length}")
+    objective.check(model)
+
+    device = next(model.parameters()).device
+    optimizer = _adamw(model, settings)
+    run = {
+        "model": identity,
+        "data": samples.identity,
+        "objective": objective.identity,
+        "seed": seed,
+        **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
+    }
+    progress = _resume(last_checkpoint(directory), run, model, optimizer, settings, device)
+    resumed_at = progress.step
+    order = DataOrder(seed, len(samples))
+    began = time.monotonic() - progress.seconds
+    saved = time.monotonic()
+    was_training = model.training
+    try:
+        while progress.step < settings.steps:
+            step = progress.step
+            first = step * settings.batch_rows
+            rows = order.rows(first, min(first + settings.batch_rows, settings.rows))
+            rate = learning_rate(step, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+            model.train()
+            with torch.random.fork_rng():
+                # Dropout, too, depends on seed and step alone.
+                torch.manual_seed(int(random_stream(seed, "dropout", step).random_raw()))
+                loss, predicted = _accumulate(model, samples, objective, settings, rows, device)
+            norm = _scale_and_clip(model, predicted, settings.clip)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise UserError(
+                    f"training: the loss is not finite at step {step + 1} of {settings.steps}; "
+                    f"a learning_rate below {settings.learning_rate:g} should be right"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            before = progress.tokens
+            progress.step += 1
+            progress.tokens += len(rows) * settings.row_length
+            progress.predicted += predicted
+            progress.curve.append((progress.tokens, loss))
+            done = progress.step == settings.steps
+            heldout = None
+            if evaluate is not None and (done or _is_due(before, progress.tokens, settings)):
+                model.eval()
+                heldout = evaluate(model)
+                progress.heldout.append((progress.tokens, heldout))
+            progress.seconds = time.monotonic() - began
+            if done or time.monotonic() - saved >= settings.save_every:
+                state = {"run": run, "environment": environment(device), **vars(progress)}
+                save_checkpoint(directory, progress.step, model, None if done else optimizer, state)
+                saved = time.monotonic()
+            if on_step is not None:
+                on_step(
+                    StepReport(
+                        step=progress.step,
+                        steps=settings.steps,
+                        tokens=progress.tokens,
+                        loss=loss,
+                        gradient_norm=norm,
+                        learning_rate=rate,
+                        heldout=heldout,
+                        seconds=progress.seconds,
+                    )
+                )
+    finally:
+        model.train(was_training)
+        optimizer.zero_grad(set_to_none=True)
+    return TrainingResult(
+        curve=progress.curve,
+        heldout=progress.heldout,
+        tokens=progress.tokens,
+        predicted=progress.predicted,
+        seconds=progress.seconds,
+        resumed_at=resumed_at,
+    )
+
+
+def _adamw(model: nn.Module, settings: RecoverySettings) -> torch.optim.AdamW:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        fused=True,
+    )
+
+
+def _accumulate(
+    model: nn.Module,
+    samples: Samples,
+    objective: Objective,
+    settings: RecoverySettings,
+    rows: Any,
+    device: torch.device,
+) -> tuple[float, int]:
+    """Adds up the gradients of the summed loss; returns loss per token and tokens."""
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    predicted = 0
+    for first in range(0, len(rows), settings.micro_batch):
+        arrays = samples.batch(rows[first : first + settings.micro_batch])
+        batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss, tokens = objective(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+        predicted += tokens
+    return total.item() / predicted, predicted
+
+
+def _scale_and_clip(model: nn.Module, predicted: int, clip: float) -> float:
+    """Turns gradients of the sum into gradients of the clipped mean; returns their norm before."""
+    gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients).item() / predicted
+    factor = min(1.0, clip / (norm + 1e-6)) / predicted
+    torch._foreach_mul_(gradients, factor)
+    return norm
+
+
+def _is_due(before: int, after: int, settings: RecoverySettings) -> bool:
+    every = settings.evaluate_every
+    return every is not None and before // every < after // every
+
+
+def _resume(
+    checkpoint: Checkpoint | None,
+    run: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: RecoverySettings,
+    device: torch.device,
+) -> _Progress:
+    if checkpoint is None:
+        return _Progress()
+    state = checkpoint.state
+    for key, value in run.items():
+        theirs = state["run"].get(key)
+        if theirs != value:
+            raise UserError(
+                f"{checkpoint.path}: a checkpoint of another training ({key} was {theirs}, "
+                f"now {value}); remove {checkpoint.path.parent} or name another directory"
+            )
+    now = environment(device)
+    changed = [
+        f"{key} was {state['environment'].get(key)}, now {value}"
+        for key, value in now.items()
+        if state["environment"].get(key) != value
+    ]
+    if changed:
+        _log.warning(
+            "%s: resumed elsewhere than it was written, so the weights may differ in their last "
+            "bits: %s",
+            checkpoint.path,
+            "; ".join(changed),
+        )
+    complete = state["step"] == settings.steps
+    load_checkpoint(checkpoint, model, None if complete else optimizer)
+    return _Progress(
+        step=state["step"],
+        tokens=state["tokens"],
+        predicted=state["predicted"],
+        seconds=state["seconds"],
+        curve=[(tokens, loss) for tokens, loss in state["curve"]],
+        heldout=[(tokens, loss) for tokens, loss in state["heldout"]],
+    )

@@ -1,0 +1,68 @@
+"""How to train back what a cut cost."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class RecoverySettings(BaseModel):
+    """Recovery training; the defaults suit some 10**5 to 10**7 tokens after one cut.
+
+    Attributes:
+        tokens: The budget: positions in the rows trained on. It is met to within one row, by
+            whole steps of which the last takes the rows that remain.
+        row_length: Tokens in a row.
+        batch_tokens: Tokens in an optimiser step; rounded down to whole rows.
+        micro_batch: Rows in one forward and backward pass; changes memory and speed, and the
+            result only by rounding.
+        learning_rate: The peak.
+        warmup: Part of the steps over which the rate rises from 0 to the peak.
+        final_rate: Part of the peak at which the cosine ends.
+        weight_decay: On matrices and embeddings; never on norms, biases and other vectors.
+        betas: AdamW's averages (Loshchilov and Hutter 2019).
+        clip: Bound on the norm of the gradient of the loss per token.
+        precision: Type of the products under autocast; weights and optimiser are float32 always.
+        evaluate_every: Tokens between two held-out measurements; None measures at the end only.
+        save_every: Seconds between two checkpoints; 0 saves after every step.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int = Field(default=200_000, gt=0)
+    row_length: int = Field(default=512, ge=2)
+    batch_tokens: int = Field(default=4096, gt=0)
+    micro_batch: int = Field(default=4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    final_rate: float = Field(default=0.1, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    evaluate_every: int | None = Field(default=None, gt=0)
+    save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.batch_tokens < self.row_length:
+            raise ValueError(
+                f"batch_tokens ({self.batch_tokens}) is less than one row; "
+                f"give at least row_length ({self.row_length})"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas}: each should be at least 0 and less than 1")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Rows that the budget pays for."""
+        return -(-self.tokens // self.row_length)
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows in an optimiser step."""
+        return self.batch_tokens // self.row_length
+
+    @property
+    def steps(self) -> int:
+        return -(-self.rows // self.batch_rows)
