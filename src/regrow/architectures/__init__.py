@@ -1,0 +1,45 @@
+"""Blueprints by family, and the lookup by config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from regrow.architectures.gemma2 import GEMMA2
+from regrow.architectures.gpt_neox import GPT_NEOX
+from regrow.architectures.layout import LabelledTensor, Layout, bind
+from regrow.architectures.llama import LLAMA
+from regrow.architectures.olmo2 import OLMO2
+from regrow.architectures.phi3 import PHI3
+from regrow.architectures.schema import Axis, Blueprint
+from regrow.architectures.t5 import T5
+from regrow.architectures.t5gemma import T5GEMMA
+from regrow.errors import UserError
+
+BLUEPRINTS: tuple[Blueprint, ...] = (LLAMA, GPT_NEOX, GEMMA2, OLMO2, PHI3, T5, T5GEMMA)
+
+__all__ = [
+    "BLUEPRINTS",
+    "Axis",
+    "Blueprint",
+    "LabelledTensor",
+    "Layout",
+    "bind",
+    "blueprint_for",
+]
+
+
+def blueprint_for(config: Mapping[str, Any]) -> Blueprint:
+    """The blueprint of a checkpoint by its config. Raises UserError where there is none."""
+    model_type = config.get("model_type")
+    named = config.get("architectures") or []
+    for blueprint in BLUEPRINTS:
+        if blueprint.model_type == model_type:
+            if named and not set(named) & set(blueprint.architectures):
+                raise UserError(
+                    f"config.json: architectures: {', '.join(map(str, named))}: regrow cuts "
+                    f"{blueprint.architectures[0]}; save the language model itself"
+                )
+            return blueprint
+    known = ", ".join(blueprint.model_type for blueprint in BLUEPRINTS)
+    raise UserError(
+        f"config.json: model_type: {model_type!r} has no blueprint; those that have: {known}"
+    )

@@ -1,0 +1,60 @@
+"""The config.json of a cut model: edited as JSON, only fields that follow an axis change."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from regrow.architectures.layout import Layout, bind_sizes
+from regrow.architectures.schema import Field, read_field
+from regrow.errors import UserError
+
+
+def cut_config(
+    layout: Layout, sizes: Mapping[str, int], layers: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """The config at new sizes.
+
+    `sizes`: new sizes of the axes that are cut. `layers`: kept layers by layer axis, for the
+    lists with one entry a layer. Sizes that the class would derive anew (head_dim from hidden and
+    heads) are written out where the class has a field for them.
+    """
+    blueprint = layout.blueprint
+    config = copy.deepcopy(dict(layout.config))
+    wanted = {**layout.sizes, **sizes}
+    fields = {axis.name: axis.field for axis in blueprint.axes} | dict(blueprint.fixed)
+    for name, field in fields.items():
+        if wanted[name] != layout.sizes[name] or read_field(config, field.path or "") is not None:
+            _write(config, name, field, wanted[name])
+    # Again, now that other sizes are in place: a size left to its default may have moved.
+    for name, size in bind_sizes(blueprint, config).items():
+        if size != wanted[name]:
+            _write(config, name, fields[name], wanted[name])
+    for path, axis in blueprint.lists.items():
+        values = read_field(config, path)
+        if isinstance(values, list) and axis in layers:
+            if len(values) != layout.sizes[axis]:
+                raise UserError(
+                    f"config.json: {path}: {len(values)} entries for {layout.sizes[axis]} layers"
+                )
+            _set(config, path, [values[i] for i in layers[axis]])
+    return config
+
+
+def _write(config: dict[str, Any], name: str, field: Field, size: int) -> None:
+    if field.path is None:
+        return
+    try:
+        value = field.codec.value(size) if field.codec else size
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    _set(config, field.path, value)
+    for path in field.also:
+        if read_field(config, path) is not None:
+            _set(config, path, value)
+
+
+def _set(config: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        config = config[key]
+    config[last] = value

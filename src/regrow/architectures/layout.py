@@ -1,0 +1,363 @@
+"""A blueprint bound to one checkpoint: sizes, labelled tensors, and what a new size would do."""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from regrow.architectures.dims import Dims
+from regrow.architectures.schema import (
+    Blueprint,
+    Divides,
+    Field,
+    Fold,
+    KeepsQuotient,
+    Quotient,
+    read_field,
+)
+from regrow.errors import UserError
+
+_PLACE = re.compile(r"\{([a-z_.]+)\}")
+
+
+@dataclass(frozen=True)
+class LabelledTensor:
+    """A tensor of the checkpoint with the axes of its dimensions.
+
+    `layer`: the layer axis and the index along it, for tensors that belong to a layer.
+    `parameter`: the name of the parameter, where it differs from the name in the file.
+    """
+
+    name: str
+    parameter: str
+    pattern: str
+    dims: Dims
+    shape: tuple[int, ...]
+    layer: tuple[str, int] | None
+
+    def renamed(self, index: int) -> str:
+        """The name in the file for another layer index."""
+        if self.layer is None:
+            return self.name
+        before, _, after = self.pattern.partition("{" + self.layer[0] + "}")
+        return f"{before}{index}{after}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a blueprint says of one checkpoint.
+
+    `sizes`: of all axes and fixed sizes. `tensors`: in the order of the file. `ignored`: names
+    that the class ignores and a cut drops. `tied`: the head reads the embedding.
+    """
+
+    blueprint: Blueprint
+    config: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    tensors: Mapping[str, LabelledTensor]
+    ignored: tuple[str, ...]
+    tied: bool
+
+    @cached_property
+    def _shapes(self) -> list[tuple[Dims, str | None]]:
+        counted = []
+        for pattern, text in self._present.items():
+            places = _PLACE.findall(pattern)
+            counted.append((text, places[0] if places else None))
+        return counted
+
+    @cached_property
+    def _present(self) -> dict[str, Dims]:
+        """Patterns with a tensor in this checkpoint; names of one shared tensor count once."""
+        head = self.blueprint.head
+        shared = {*head.aliases, *((head.weight,) if self.tied else ())}
+        present: dict[str, Dims] = {}
+        for tensor in self.tensors.values():
+            if tensor.parameter in shared and self._holds(head.embedding):
+                continue
+            present.setdefault(tensor.pattern, tensor.dims)
+        return present
+
+    def _holds(self, parameter: str) -> bool:
+        return any(t.parameter == parameter for t in self.tensors.values())
+
+    def parameters(self, sizes: Mapping[str, int] | None = None) -> int:
+        """Number of parameters at the given sizes (absent axes keep theirs), shared ones once."""
+        merged = {**self.sizes, **(sizes or {})}
+        total = 0
+        for dims, layer in self._shapes:
+            count = merged[layer] if layer else 1
+            for dimension in dims.dimensions:
+                count *= dimension.size(merged)
+            total += count
+        return total
+
+    def parameters_by_part(self, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Parameters of embedding, head, attention, ffn, and of norms and biases of hidden."""
+        merged = {**self.sizes, **(sizes or {})}
+        parts = dict.fromkeys(("embedding", "attention", "ffn", "norms", "head"), 0)
+        for (pattern, dims), (_, layer) in zip(self._present.items(), self._shapes, strict=True):
+            count = merged[layer] if layer else 1
+            for dimension in dims.dimensions:
+                count *= dimension.size(merged)
+            parts[self._part(pattern, dims)] += count
+        return {part: count for part, count in parts.items() if count}
+
+    def _part(self, pattern: str, dims: Dims) -> str:
+        kinds = {n.rpartition(".")[2].removeprefix("cross_") for n in dims.names}
+        if "vocab" in kinds:
+            head = self.blueprint.head
+            return "head" if pattern.rstrip("?") in (head.weight, head.bias) else "embedding"
+        if kinds & {"head", "kv_head"}:
+            return "attention"
+        return "ffn" if "ffn" in kinds else "norms"
+
+    def folds(self) -> Iterator[Fold]:
+        """The folds that apply to this checkpoint."""
+        for fold in self.blueprint.folds:
+            if fold.tied is not None and fold.tied is not self.tied:
+                continue
+            if all(condition.holds(self.config) for condition in fold.when):
+                yield fold
+
+    def check_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Raise UserError, one line, at sizes that this architecture does not accept."""
+        problem = self.size_problem(sizes)
+        if problem:
+            raise UserError(problem)
+
+    def size_problem(self, sizes: Mapping[str, int]) -> str | None:
+        """Why sizes (absent axes keep theirs) cannot be, or None where they can."""
+        new = {**self.sizes, **sizes}
+        kind = self.blueprint.model_type
+        for axis in self.blueprint.axes:
+            size, old = new[axis.name], self.sizes[axis.name]
+            if not 1 <= size <= old:
+                return f"{axis.name}: {size:,} is not between 1 and {old:,}, what the model has"
+            if size % axis.multiple:
+                return (
+                    f"{axis.name}: {size:,} is not a multiple of {axis.multiple}, as {kind} needs"
+                )
+            if axis.groups and (problem := self._group_problem(axis.name, axis.groups, new)):
+                return problem
+        for field, names in self._shared_fields().items():
+            if len({new[name] for name in names}) > 1:
+                listed = ", ".join(f"{name} {new[name]:,}" for name in names)
+                return f"{listed}: {kind} has one field for them, {field}; cut them alike"
+        for constraint in self.blueprint.constraints:
+            if problem := self._constraint_problem(constraint, new):
+                return problem
+        for name, field_ in self.blueprint.fixed.items():
+            default = field_.default
+            if field_.path is None and isinstance(default, Quotient):
+                rule = KeepsQuotient(
+                    default.dividend, default.divisor, f"{kind} has no field for {name}"
+                )
+                if problem := self._constraint_problem(rule, new):
+                    return problem
+        return None
+
+    def _group_problem(self, head: str, kv_head: str, new: Mapping[str, int]) -> str | None:
+        group = self.sizes[head] // self.sizes[kv_head]
+        heads, kv_heads = new[head], new[kv_head]
+        if kv_heads == self.sizes[kv_head] and heads % kv_heads == 0:
+            return None
+        if heads == kv_heads * group:
+            return None
+        return (
+            f"{head}: {heads} heads on {kv_heads} key-value heads cannot be cut from "
+            f"{self.sizes[head]} on {self.sizes[kv_head]}; keep a multiple of "
+            f"{self.sizes[kv_head]} heads, or whole groups of {group}"
+        )
+
+    def _constraint_problem(
+        self, rule: Divides | KeepsQuotient, new: Mapping[str, int]
+    ) -> str | None:
+        if rule.when is not None and not rule.when.holds(self.config):
+            return None
+        kind = self.blueprint.model_type
+        if isinstance(rule, Divides):
+            whole, part = new[rule.whole], new[rule.part]
+            if whole % part == 0:
+                return None
+            near = sorted({whole - whole % part, min(self.sizes[rule.whole], whole + part)})
+            near = [n for n in near if n % part == 0 and n > 0]
+            hint = " or ".join(f"{n:,}" for n in near)
+            return (
+                f"{rule.whole}: the {kind} config class refuses {whole:,} with {part} "
+                f"{rule.part}s, not a multiple; {hint} would be right"
+            )
+        dividend, divisor = new[rule.dividend], new[rule.divisor]
+        before = self.sizes[rule.dividend] / self.sizes[rule.divisor]
+        if dividend == before * divisor:
+            return None
+        return (
+            f"{rule.dividend} {dividend:,} with {divisor} {rule.divisor}s: {rule.why}, so cut both "
+            f"together and keep {before:g} to a {rule.divisor}"
+        )
+
+    def _shared_fields(self) -> dict[str, list[str]]:
+        fields: dict[str, list[str]] = {}
+        for axis in self.blueprint.axes:
+            if axis.field.path:
+                fields.setdefault(axis.field.path, []).append(axis.name)
+        return {path: names for path, names in fields.items() if len(names) > 1}
+
+    def axes_of_field(self, axis: str) -> tuple[str, ...]:
+        """The axes that share the config field of this one, itself among them."""
+        path = self.blueprint.axis(axis).field.path
+        return tuple(a.name for a in self.blueprint.axes if a.field.path == path)
+
+
+def bind(
+    blueprint: Blueprint,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    tied: bool | None = None,
+) -> Layout:
+    """Label every dimension of every tensor, or say what does not fit.
+
+    `shapes`: of the tensors in the files, by name. `tied`: whether a head that is stored equals
+    the embedding; None where nobody looked, which counts as the flag in the config.
+
+    Raises UserError where the config and the tensors disagree, or a tensor has no label.
+    """
+    for condition, reason in blueprint.needs:
+        if not condition.holds(config):
+            raise UserError(f"config.json: {condition.field}: {reason}")
+    sizes = bind_sizes(blueprint, config)
+    patterns = [_Pattern(name, blueprint.dims(name)) for name in blueprint.tensors]
+    _check_scopes(blueprint, patterns)
+    ignored = [re.compile(pattern) for pattern in blueprint.ignored]
+    labelled: dict[str, LabelledTensor] = {}
+    dropped: list[str] = []
+    for name, shape in shapes.items():
+        parameter = blueprint.renames.get(name, name)
+        found = next((hit for p in patterns if (hit := p.match(parameter))), None)
+        if found is None:
+            if any(pattern.fullmatch(name) for pattern in ignored):
+                dropped.append(name)
+                continue
+            raise UserError(
+                f"{name}: no tensor of this name in the {blueprint.model_type} blueprint, so "
+                "its dimensions are unknown and it cannot be cut"
+            )
+        pattern, layer = found
+        if layer is not None and layer[1] >= sizes[layer[0]]:
+            raise UserError(
+                f"{name}: config.json says {sizes[layer[0]]} layers "
+                f"({blueprint.axis(layer[0]).field.path})"
+            )
+        expected = pattern.dims.shape(sizes)
+        if shape != expected:
+            raise UserError(
+                f"{name}: shape {list(shape)}, but config.json gives {list(expected)} "
+                f"({pattern.dims})"
+            )
+        labelled[name] = LabelledTensor(name, parameter, pattern.name, pattern.dims, shape, layer)
+    _check_complete(blueprint, sizes, patterns, {t.parameter for t in labelled.values()})
+    has_head = any(t.parameter == blueprint.head.weight for t in labelled.values())
+    flag = read_field(config, "tie_word_embeddings")
+    if not has_head and flag is False and not blueprint.head.ties_when_absent:
+        raise UserError(
+            f"{blueprint.head.weight}: missing, though config.json says that the head is not tied"
+        )
+    return Layout(
+        blueprint,
+        copy.deepcopy(dict(config)),
+        sizes,
+        labelled,
+        tuple(dropped),
+        tied=not has_head or bool(tied),
+    )
+
+
+class _Pattern:
+    """A name pattern of a blueprint, compiled."""
+
+    def __init__(self, text: str, dims: Dims) -> None:
+        self.optional = text.endswith("?")
+        self.name = text.removesuffix("?")
+        self.dims = dims
+        places = _PLACE.findall(self.name)
+        self.layer: str | None = places[0] if places else None
+        before, _, after = self.name.partition("{" + (self.layer or "") + "}")
+        middle = r"(0|[1-9][0-9]*)" if self.layer else ""
+        self._regex = re.compile(re.escape(before) + middle + re.escape(after))
+
+    def match(self, name: str) -> "tuple[_Pattern, tuple[str, int] | None] | None":
+        hit = self._regex.fullmatch(name)
+        if hit is None:
+            return None
+        return self, (self.layer, int(hit[1])) if self.layer else None
+
+    def names(self, sizes: Mapping[str, int]) -> list[str]:
+        if self.layer is None:
+            return [self.name]
+        place = "{" + self.layer + "}"
+        return [self.name.replace(place, str(i)) for i in range(sizes[self.layer])]
+
+
+def _check_scopes(blueprint: Blueprint, patterns: list[_Pattern]) -> None:
+    """What is chosen layer by layer cannot lie in a tensor that serves all layers."""
+    along = {axis.name: axis.along for axis in blueprint.axes if axis.along}
+    for pattern in patterns:
+        for name in pattern.dims.names & along.keys():
+            if along[name] != pattern.layer:
+                raise UserError(
+                    f"blueprint {blueprint.model_type}: {pattern.name} serves more than one layer, "
+                    f"but {name} is chosen layer by layer"
+                )
+
+
+def _check_complete(
+    blueprint: Blueprint, sizes: Mapping[str, int], patterns: list[_Pattern], have: set[str]
+) -> None:
+    for pattern in patterns:
+        names = pattern.names(sizes)
+        missing = [name for name in names if name not in have]
+        if missing and (not pattern.optional or len(missing) < len(names)):
+            raise UserError(
+                f"{missing[0]}: missing, though {blueprint.model_type} with these sizes has it"
+                + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+            )
+
+
+def bind_sizes(blueprint: Blueprint, config: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of all axes and fixed sizes, by the config and the defaults of the class."""
+    fields = {axis.name: axis.field for axis in blueprint.axes} | dict(blueprint.fixed)
+    sizes: dict[str, int] = {}
+
+    def size(name: str) -> int:
+        if name not in sizes:
+            sizes[name] = _size(name, fields[name], config, size)
+        return sizes[name]
+
+    for name in fields:
+        size(name)
+    for axis in blueprint.axes:
+        if axis.groups and sizes[axis.name] % sizes[axis.groups]:
+            raise UserError(
+                f"config.json: {sizes[axis.name]} heads ({axis.name}) are not a multiple of "
+                f"{sizes[axis.groups]} key-value heads ({axis.groups})"
+            )
+    return sizes
+
+
+def _size(name: str, field: Field, config: Mapping[str, Any], size: Any) -> int:
+    value = read_field(config, field.path) if field.path else None
+    if value is None:
+        default = field.default
+        if isinstance(default, Quotient):
+            return int(size(default.dividend)) // int(size(default.divisor))
+        if isinstance(default, str):
+            return int(size(default))
+        if default is None:
+            raise UserError(f"config.json: {field.path}: missing, it gives the size of {name}")
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"config.json: {field.path}: {value!r} is not a size")
+    return field.codec.size(value) if field.codec else value

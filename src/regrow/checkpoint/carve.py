@@ -1,0 +1,301 @@
+"""Carve: write the kept part of a checkpoint, as a stream.
+
+Shapes, offsets, shard names and the config are computed from headers first. Then kept byte ranges
+are copied in source order through a few buffers, one thread reading while another writes, into a
+temporary directory that is renamed at the end. Memory does not grow with the model.
+"""
+
+import errno
+import json
+import os
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regrow.architectures import LabelledTensor, Layout
+from regrow.checkpoint.reader import Checkpoint
+from regrow.checkpoint.select import Scaling, Selection, stream
+from regrow.cuts.cut import Cut
+from regrow.errors import UserError
+
+BUFFER_BYTES = 8 << 20
+_BUFFERS = 3
+_SPARE_BYTES = 64 << 20
+"""Free space that is asked for beyond what is written."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One tensor of the result: its name, and what it is made of."""
+
+    name: str
+    parameter: str
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the result: header bytes, then its tensors in order."""
+
+    name: str
+    header: bytes
+    outputs: tuple[Output, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.header) + sum(o.selection.nbytes for o in self.outputs)
+
+
+@dataclass(frozen=True)
+class CarvePlan:
+    """All that will be written, known before a weight is read."""
+
+    shards: tuple[Shard, ...]
+    config: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    """Further small files by name."""
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        return tuple(output for shard in self.shards for output in shard.outputs)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self.shards) + sum(len(f) for f in self.files.values())
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(output.selection.nbytes for output in self.outputs)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the result by parameter name."""
+        return {o.parameter: o.selection.shape for o in self.outputs}
+
+
+def plan_carve(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    cut: Cut,
+    config: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    max_shard_bytes: int,
+) -> CarvePlan:
+    """What a cut makes of a checkpoint.
+
+    `config`: of the result. `files`: further small files of the result. `max_shard_bytes`: a shard
+    holds no more, unless one tensor alone is larger.
+    """
+    scalings = _scalings(layout, cut)
+    outputs = []
+    for name, info in checkpoint.tensors.items():
+        label = layout.tensors.get(name)
+        if label is None:
+            continue
+        keep = _keep_of(label, layout, cut)
+        if keep is None:
+            continue
+        new_name, by_axis = keep
+        selection = Selection(
+            info, label.dims.indices(layout.sizes, by_axis), scalings.get(label.parameter)
+        )
+        parameter = label.parameter if label.layer is None else new_name
+        outputs.append(Output(new_name, parameter, selection))
+    return CarvePlan(_shards(outputs, max_shard_bytes), config, files)
+
+
+def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+    """Write the plan to `out`, which must not exist or be an empty directory.
+
+    `progress` is told the number of weight bytes written since it was last told. On any failure
+    nothing of the result is left.
+
+    Raises UserError where the disk is or becomes full, or a weight is not finite.
+    """
+    check_free_space(out, plan.nbytes)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        temporary.chmod(0o755)
+        for shard in plan.shards:
+            _write_shard(shard, temporary / shard.name, progress)
+        if len(plan.shards) > 1:
+            _write_index(plan, temporary / "model.safetensors.index.json")
+        for name, data in plan.files.items():
+            (temporary / name).write_bytes(data)
+        # Last, so that a directory without it is not taken for a model.
+        (temporary / "config.json").write_text(
+            json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        temporary.rename(out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{out}: the disk is full; {plan.nbytes:,} bytes are needed") from error
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(out: Path, source: Path) -> None:
+    """Raise UserError where `out` cannot take a result without harm."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UserError(f"{out}: exists and is not a directory; choose another output")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out}: already holds something; choose an empty or new directory")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such directory")
+    inner, outer = out.resolve(), source.resolve()
+    if inner == outer or outer in inner.parents:
+        raise UserError(f"{out}: lies inside the model that is cut; choose a place outside it")
+
+
+def check_free_space(out: Path, nbytes: int) -> None:
+    """Raise UserError unless the disk of `out` has room for `nbytes`."""
+    free = shutil.disk_usage(out.parent).free
+    if free < nbytes + _SPARE_BYTES:
+        raise UserError(
+            f"{out}: {nbytes + _SPARE_BYTES:,} bytes are needed there, {free:,} are free"
+        )
+
+
+def _keep_of(
+    label: LabelledTensor, layout: Layout, cut: Cut
+) -> tuple[str, dict[str, np.ndarray[Any, np.dtype[np.int64]]]] | None:
+    """New name and kept indices by axis of one tensor; None where its layer is dropped."""
+    position, name, layer_axis = 0, label.name, None
+    if label.layer is not None:
+        layer_axis, index = label.layer
+        places = np.flatnonzero(cut.layers(layer_axis, layout.sizes[layer_axis]) == index)
+        if len(places) == 0:
+            return None
+        position = int(places[0])
+        name = label.renamed(position)
+    by_axis = {}
+    for axis in label.dims.names & cut.axes.keys():
+        part = cut.axes[axis]
+        assert part.along is None or part.along == layer_axis
+        by_axis[axis] = part.row(position)
+    return name, by_axis
+
+
+def _scalings(layout: Layout, cut: Cut) -> dict[str, Scaling]:
+    scalings: dict[str, Scaling] = {}
+    for fold in layout.folds():
+        if fold.axis in cut.axes and cut.axes[fold.axis].kept != layout.sizes[fold.axis]:
+            ratio = cut.axes[fold.axis].kept / layout.sizes[fold.axis]
+            if fold.tensor in scalings:
+                raise ValueError(f"{fold.tensor} has two folds")
+            scalings[fold.tensor] = Scaling(ratio**fold.power, fold.offset)
+    return scalings
+
+
+def _shards(outputs: list[Output], max_shard_bytes: int) -> tuple[Shard, ...]:
+    groups: list[list[Output]] = [[]]
+    filled = 0
+    for output in outputs:
+        size = output.selection.nbytes
+        if groups[-1] and filled + size > max_shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(output)
+        filled += size
+    if len(groups) == 1:
+        names = ["model.safetensors"]
+    else:
+        names = [
+            f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)
+        ]
+    return tuple(
+        Shard(name, _header(group), tuple(group)) for name, group in zip(names, groups, strict=True)
+    )
+
+
+def _header(outputs: list[Output]) -> bytes:
+    """Length and header of a safetensors file whose tensors lie in this order."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for output in outputs:
+        end = offset + output.selection.nbytes
+        entries[output.name] = {
+            "dtype": output.selection.info.dtype,
+            "shape": list(output.selection.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_index(plan: CarvePlan, path: Path) -> None:
+    index = {
+        "metadata": {"total_size": plan.weight_bytes},
+        "weight_map": {o.name: shard.name for shard in plan.shards for o in shard.outputs},
+    }
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> None:
+    """Read and check on this thread, write on another; a few buffers go round."""
+    free: queue.Queue[bytearray] = queue.Queue()
+    full: queue.Queue[memoryview | None] = queue.Queue()
+    failures: list[BaseException] = []
+    for _ in range(_BUFFERS):
+        free.put(bytearray(BUFFER_BYTES))
+
+    def write() -> None:
+        with path.open("wb", buffering=0) as file:
+            try:
+                _write_all(file.fileno(), memoryview(shard.header))
+                while (block := full.get()) is not None:
+                    _write_all(file.fileno(), block)
+                    progress(len(block))
+                    _give_back(block, free)
+            except BaseException as error:  # noqa: BLE001 - raised again on the reading thread
+                failures.append(error)
+                while (block := full.get()) is not None:
+                    _give_back(block, free)
+
+    writer = threading.Thread(target=write, name="carve-writer")
+    writer.start()
+    try:
+        for block in _blocks(shard, iter(free.get, None)):
+            full.put(block)
+            if failures:
+                break
+    finally:
+        full.put(None)
+        writer.join()
+    if failures:
+        raise failures[0]
+
+
+def _blocks(shard: Shard, buffers: Iterator[bytearray]) -> Iterator[memoryview]:
+    descriptors: dict[Path, int] = {}
+    try:
+        for output in shard.outputs:
+            file = output.selection.info.file
+            if file not in descriptors:
+                descriptors[file] = os.open(file, os.O_RDONLY)
+            yield from stream(output.selection, descriptors[file], buffers)
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+def _give_back(block: memoryview, free: queue.Queue[bytearray]) -> None:
+    buffer = block.obj
+    if isinstance(buffer, bytearray):
+        block.release()
+        free.put(buffer)
+
+
+def _write_all(descriptor: int, block: memoryview) -> None:
+    while block:
+        block = block[os.write(descriptor, block) :]

@@ -1,0 +1,74 @@
+"""Does the architecture's own class accept a config, and do all shapes match?
+
+The class is built on the meta device. That needs torch and transformers, so where they are not
+loaded yet it happens in a process of its own: a process that carves stays small.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from regrow.errors import UserError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_on_meta(config: Mapping[str, Any], architecture: str, shapes: Shapes) -> None:
+    """Raise UserError unless a model of this config has exactly these parameters.
+
+    `architecture`: name of the class in transformers. `shapes`: by parameter name; tensors that
+    the class ties to another may be absent.
+    """
+    if "transformers" in sys.modules:
+        problem = find_problem(config, architecture, shapes)
+    else:
+        question = json.dumps({"config": config, "architecture": architecture, "shapes": shapes})
+        answer = subprocess.run(
+            [sys.executable, "-m", "regrow.checkpoint.meta_check"],
+            input=question, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if answer.returncode:
+            raise RuntimeError(f"the check of the new config failed:\n{answer.stderr}")
+        problem = json.loads(answer.stdout)
+    if problem:
+        raise UserError(f"config.json of the result: {problem}")
+
+
+def find_problem(config: Mapping[str, Any], architecture: str, shapes: Shapes) -> str | None:
+    """What is wrong, in one line, or None."""
+    import torch
+    import transformers
+
+    values = dict(config)
+    try:
+        config_class = transformers.CONFIG_MAPPING[values.pop("model_type")]
+        built = config_class.from_dict(values)
+        with torch.device("meta"):
+            model = getattr(transformers, architecture)(built)
+    except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
+        return f"{architecture} refuses it: {' '.join(str(error).split())}"
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    for name, shape in wanted.items():
+        if name not in shapes:
+            if name in tied:
+                continue
+            return f"{architecture} wants {name}, which the result does not have"
+        if shape != tuple(shapes[name]):
+            return f"{name}: {architecture} wants shape {list(shape)}, not {list(shapes[name])}"
+    extra = sorted(shapes.keys() - wanted.keys())
+    return f"{architecture} has no {extra[0]}" if extra else None
+
+
+def _main() -> None:
+    import logging
+
+    logging.disable(logging.WARNING)
+    question = json.load(sys.stdin)
+    print(json.dumps(find_problem(**question)))
+
+
+if __name__ == "__main__":
+    _main()

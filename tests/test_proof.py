@@ -1,0 +1,163 @@
+"""Every blueprint is proved, and wrong ones are rejected."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.errors import UserError
+from regrow.proof import ProofError, prove
+from tests.tiny import tiny_layout as bind_tiny
+
+CASES = [
+    pytest.param(blueprint, tiny, id=f"{blueprint.model_type}-{number}")
+    for blueprint in BLUEPRINTS
+    for number, tiny in enumerate(blueprint.tiny)
+]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("blueprint", "tiny"), CASES)
+def test_blueprint_is_proved(blueprint: Blueprint, tiny: Mapping[str, Any], seed: int) -> None:
+    findings = prove(blueprint, tiny, seed)
+    permuted = sum(f.claim.startswith("permute") for f in findings)
+    assert permuted == sum(axis.kind != "layer" for axis in blueprint.axes)
+    assert len(findings) - permuted == len(blueprint.axes)
+
+
+def _labelled(blueprint: Blueprint, changes: Mapping[str, str]) -> Blueprint:
+    assert changes.keys() <= blueprint.tensors.keys()
+    return replace(blueprint, tensors={**blueprint.tensors, **changes})
+
+
+_BY_TYPE = {blueprint.model_type: blueprint for blueprint in BLUEPRINTS}
+_LLAMA = _BY_TYPE["llama"]
+_NEOX = _BY_TYPE["gpt_neox"]
+_GEMMA2 = _BY_TYPE["gemma2"]
+_OLMO2 = _BY_TYPE["olmo2"]
+_PHI3 = _BY_TYPE["phi3"]
+_T5 = _BY_TYPE["t5"]
+_T5GEMMA = _BY_TYPE["t5gemma"]
+_QKV = "gpt_neox.layers.{layer}.attention.query_key_value"
+
+WRONG = {
+    "llama: no rule for hidden and heads": (replace(_LLAMA, constraints=()), 0),
+    "llama: heads inside out": (
+        _labelled(
+            _LLAMA,
+            {"model.layers.{layer}.self_attn.q_proj.weight": "head_dim*head, hidden"},
+        ),
+        0,
+    ),
+    "llama: a norm declared fixed": (
+        _labelled(_LLAMA, {"model.layers.{layer}.input_layernorm.weight": "24"}),
+        0,
+    ),
+    "gpt_neox: query, key, value as blocks": (
+        _labelled(_NEOX, {f"{_QKV}.weight": "3*head*head_dim, hidden"}),
+        0,
+    ),
+    "gpt_neox: only the bias as blocks": (
+        _labelled(_NEOX, {f"{_QKV}.bias?": "3*head*head_dim"}),
+        0,
+    ),
+    "gemma2: nothing folded": (replace(_GEMMA2, folds=()), 0),
+    "gemma2: untied, nothing folded": (replace(_GEMMA2, folds=()), 1),
+    "gemma2: only the embedding folded": (replace(_GEMMA2, folds=_GEMMA2.folds[:1]), 0),
+    "gemma2: norm stored as itself": (
+        replace(
+            _GEMMA2, folds=(_GEMMA2.folds[0], replace(_GEMMA2.folds[1], offset=0.0))
+        ),
+        0,
+    ),
+    "gemma2: attention pattern not sliced": (replace(_GEMMA2, lists={}), 0),
+    "olmo2: query norm inside out": (
+        _labelled(_OLMO2, {"model.layers.{layer}.self_attn.q_norm.weight": "head_dim*head"}),
+        0,
+    ),
+    "olmo2: heads not tied to key-value heads": (
+        replace(
+            _OLMO2,
+            axes=tuple(replace(a, groups=None) if a.name == "head" else a for a in _OLMO2.axes),
+        ),
+        0,
+    ),
+    "phi3: key block first": (
+        _labelled(
+            _PHI3,
+            {
+                "model.layers.{layer}.self_attn.qkv_proj.weight": (
+                    "kv_head*head_dim + head*head_dim + kv_head*head_dim, hidden"
+                )
+            },
+        ),
+        0,
+    ),
+    "phi3: gate and up interleaved": (
+        _labelled(_PHI3, {"model.layers.{layer}.mlp.gate_up_proj.weight": "ffn*2, hidden"}),
+        0,
+    ),
+    "phi3: longrope unnoticed": (replace(_PHI3, constraints=()), 1),
+    "t5: v1.0 not folded": (replace(_T5, folds=()), 1),
+    "t5: v1.1 folded as v1.0": (
+        replace(_T5, folds=tuple(replace(fold, when=()) for fold in _T5.folds)),
+        0,
+    ),
+    "t5: heads chosen layer by layer": (
+        replace(
+            _T5,
+            axes=tuple(
+                replace(a, along="decoder.layer") if a.name == "decoder.head" else a
+                for a in _T5.axes
+            ),
+        ),
+        0,
+    ),
+    "t5gemma: cross-attention reads the decoder": (
+        _labelled(
+            _T5GEMMA,
+            {
+                "model.decoder.layers.{decoder.layer}.cross_attn.k_proj.weight": (
+                    "decoder.cross_kv_head*decoder.head_dim, decoder.hidden"
+                )
+            },
+        ),
+        0,
+    ),
+    "t5gemma: cross-attention shares the choice of self-attention": (
+        _labelled(
+            _T5GEMMA,
+            {
+                "model.decoder.layers.{decoder.layer}.cross_attn.o_proj.weight": (
+                    "decoder.hidden, decoder.head*decoder.head_dim"
+                )
+            },
+        ),
+        0,
+    ),
+    "t5gemma: encoder's scale forgotten": (replace(_T5GEMMA, folds=_T5GEMMA.folds[1:]), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("blueprint", "number"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_blueprint_is_rejected(blueprint: Blueprint, number: int) -> None:
+    with pytest.raises(ProofError):
+        for seed in range(4):
+            prove(blueprint, blueprint.tiny[number], seed)
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda b: b.model_type)
+def test_every_unlabelled_tensor_is_noticed(blueprint: Blueprint) -> None:
+    present = 0
+    for pattern in blueprint.tensors:
+        tensors = {name: dims for name, dims in blueprint.tensors.items() if name != pattern}
+        try:
+            bind_tiny(replace(blueprint, tensors=tensors))
+        except UserError as error:
+            assert "unknown" in str(error)
+            present += 1
+        else:
+            assert pattern.endswith("?")
+    assert present >= len([name for name in blueprint.tensors if not name.endswith("?")])
