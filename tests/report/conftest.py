@@ -52,7 +52,9 @@ def scores(**values: tuple[float, float]) -> dict[str, Score]:
     return {name: Score(loss=a, bits_per_byte=b) for name, (a, b) in values.items()}
 
 
-def model(name: str, role: str, sizes: tuple[int, int, int], speed: float, **rest: object) -> object:
+def model(
+    name: str, role: str, sizes: tuple[int, int, int], speed: float, **rest: object
+) -> object:
     by_part = parts(*sizes)
     total = sum(by_part.values())
     return {
@@ -130,8 +132,8 @@ def smollm2() -> RunSummary:
         machine=Machine(cpu="AMD EPYC 7R13", threads=8, memory=33_285_996_544),
         started=datetime(2026, 3, 14, 9, 26, tzinfo=UTC),
         seconds=9131.4,
-        hashes={"original model": "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c",
-                "result": "0b2a5c1e6f55b0f39b4a6e7b4b79a2d1c2f5e8d6a7b1c3d4e5f60718293a4b5c"},
+        hashes={"original model": "5a" * 32,
+                "result": "0b" * 32},
         texts=(
             Text(name="stories", role="heldout", documents=312, tokens=81_204, sha256="7c" * 32),
             Text(name="prose", role="heldout", documents=8, tokens=5_312, sha256="4e" * 32),
@@ -182,16 +184,16 @@ def smollm2() -> RunSummary:
             Sample(
                 prompt="Once upon a time there was a small boat that",
                 original=" was very old. It had been in the harbor for many years, and nobody "
-                "wanted to sail it any more. One day a girl named Lily came to the harbor with her "
-                "father.\n\n\"Can we take this one?\" she asked.",
-                result=" lived by the sea. The boat loved to sail and to see the fish jump. One day "
-                "a big storm came, and the boat was afraid. A kind whale saw the boat and said, "
-                "\"Do not be afraid. I will help you.\"",
+                "wanted to sail it any more. One day a girl named Lily came to the harbor with "
+                "her father.\n\n\"Can we take this one?\" she asked.",
+                result=" lived by the sea. The boat loved to sail and to see the fish jump. One "
+                "day a big storm came, and the boat was afraid. A kind whale saw the boat "
+                "and said, \"Do not be afraid. I will help you.\"",
             ),
             Sample(
                 prompt="The main reason why bread rises is",
-                original=" that the yeast produces carbon dioxide, which is trapped in the dough by "
-                "the gluten.",
+                original=" that the yeast produces carbon dioxide, which is trapped in the dough "
+                "by the gluten.",
                 result=" that the yeast in the dough makes a gas. The gas makes bubbles and the "
                 "bread grows.",
             ),

@@ -30,6 +30,11 @@ MOST_SHADES = 6
 Point = tuple[float, float]
 
 
+def drawable(value: float) -> bool:
+    """Finite, and small enough for sums of it to be."""
+    return abs(value) < 1e300
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a chart; `points` as (x, y), held-out lines are drawn with their points."""
@@ -94,16 +99,16 @@ def journey(
     None where fewer than two finite values were measured.
     """
     values = [original, *itertools.chain(*((s.after_cut, s.after_recovery) for s in steps))]
-    known = [value for value in values if value is not None and math.isfinite(value)]
+    known = [value for value in values if value is not None and drawable(value)]
     if len(known) < 2:
         return None
-    if control is not None and math.isfinite(control):
+    if control is not None and drawable(control):
         known.append(control)
     top = 22.0
     root = canvas(title, top + _PLOT + _BOTTOM, _in_words(original, steps, digits))
-    y = _y_axis(root, min(known), max(known), top, spare=0.1)
+    y = _y_axis(root, min(known), max(known), top, spare=0.14)
     x = Scale(0, len(values) - 1, _LEFT + 20, _RIGHT - 14)
-    if control is not None and math.isfinite(control):
+    if control is not None and drawable(control):
         add(root, "path", "line control", d=path([(_LEFT, y(control)), (_RIGHT, y(control))]))
         below = y(control) < top + _PLOT / 2
         place = y(control) + (12 if below else -5)
@@ -111,7 +116,7 @@ def journey(
     previous: Point | None = None
     dots: list[tuple[Point, bool, float]] = []
     for index, value in enumerate(values):
-        if value is None or not math.isfinite(value):
+        if value is None or not drawable(value):
             previous = None
             continue
         here = (x(index), y(value))
@@ -123,7 +128,7 @@ def journey(
     for (cx, cy), cut, value in dots:
         add(root, "circle", "dot cut" if cut else "dot regrown", cx=cx, cy=cy, r=3.4)
         if len(dots) <= 9:
-            place = cy - 8 if cut else min(cy + 15, top + _PLOT - 2)
+            place = cy - 8 if cut else min(cy + 17, top + _PLOT)
             label = f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
             style = "value" if cut else "value strong"
             add(root, "text", style, label, x=cx, y=place, text_anchor="middle")
@@ -151,7 +156,7 @@ def bars(title: str, rows: Sequence[tuple[str, int, int]]) -> Svg | None:
     most = max((max(before, after) for _, before, after in rows), default=0)
     if most == 0:
         return None
-    pitch, start, end = 34.0, 68.0, WIDTH - 104.0
+    pitch, start, end = 34.0, 72.0, WIDTH - 92.0
     told = "; ".join(f"{name} {count(a)} before, {count(b)} after" for name, a, b in rows)
     root = canvas(title, pitch * len(rows) + 2, told + ".")
     length = Scale(0, most, 0, end - start)
@@ -162,8 +167,39 @@ def bars(title: str, rows: Sequence[tuple[str, int, int]]) -> Svg | None:
         add(root, "rect", "bar after", x=start, y=y + 12, width=length(after), height=9, rx=1.5)
         figures = start + length(max(before, after)) + 6
         add(root, "text", "value", count(before), x=figures, y=y + 8.5)
-        label = f"{count(after)}  {change(before, after)}".rstrip()
-        add(root, "text", "value strong", label, x=figures, y=y + 20.5)
+        label = count(after) if before == after else f"{count(after)} {change(before, after)}"
+        add(root, "text", "value strong", label.rstrip(), x=figures, y=y + 20.5)
+    return Svg(root)
+
+
+def staircase(
+    title: str, parts: Sequence[str], rows: Sequence[tuple[str, Mapping[str, int]]]
+) -> Svg | None:
+    """For each (model, parameters by part) one bar with its parts in order, and its total."""
+    most = max((sum(by_part.values()) for _, by_part in rows), default=0)
+    if most == 0:
+        return None
+    legend, top = _legend_layout(parts, left=0)
+    pitch, start, end = 28.0, 84.0, WIDTH - 50.0
+    told = "; ".join(f"{name} {count(sum(by_part.values()))}" for name, by_part in rows)
+    root = canvas(title, top + pitch * len(rows), told + ".")
+    for part, (at_x, at_y) in enumerate(legend):
+        style = f"area s{part % MOST_SHADES}"
+        add(root, "rect", style, x=at_x, y=at_y - 9, width=10, height=10, rx=2)
+        add(root, "text", "label", shorten(parts[part], 24), x=at_x + 15, y=at_y)
+    length = Scale(0, most, 0, end - start)
+    for index, (name, by_part) in enumerate(rows):
+        y = top + index * pitch + 2
+        add(root, "text", "label name", shorten(name, 14), x=0, y=y + 13)
+        done = 0
+        for part, part_name in enumerate(parts):
+            size = by_part.get(part_name, 0)
+            x, width = start + length(done), length(done + size) - length(done)
+            style = f"area s{part % MOST_SHADES}"
+            add(root, "rect", style, x=x, y=y, width=width, height=18)
+            done += size
+        figure = start + length(sum(by_part.values())) + 6
+        add(root, "text", "value strong", count(sum(by_part.values())), x=figure, y=y + 13)
     return Svg(root)
 
 
@@ -269,10 +305,10 @@ def _shares(before: int, kept: Sequence[int], cells: int) -> list[float]:
 
 def _segments(points: Sequence[Point]) -> list[list[Point]]:
     """Sorted by x, averaged down, and parted where a value is not finite."""
-    ordered = sorted((p for p in points if math.isfinite(p[0])), key=lambda point: point[0])
+    ordered = sorted((p for p in points if drawable(p[0])), key=lambda point: point[0])
     size = max(1, math.ceil(len(ordered) / MOST_POINTS))
     averaged = [_mean(ordered[at : at + size]) for at in range(0, len(ordered), size)]
-    groups = itertools.groupby(averaged, key=lambda point: math.isfinite(point[1]))
+    groups = itertools.groupby(averaged, key=lambda point: drawable(point[1]))
     return [list(group) for finite, group in groups if finite]
 
 
@@ -280,15 +316,12 @@ def _mean(points: Sequence[Point]) -> Point:
     if len(points) == 1:
         return points[0]
     n = len(points)
-    return math.fsum(x / n for x, _ in points), math.fsum(_finite(y) / n for _, y in points)
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else math.nan
+    known = all(drawable(y) for _, y in points)
+    return points[-1][0], math.fsum(y / n for _, y in points) if known else math.nan
 
 
 def _y_axis(root: Element, low: float, high: float, top: float, spare: float = 0.04) -> Scale:
-    room = spare * (high - low) if 0 < high - low < math.inf else 0.0
+    room = spare * (high - low)
     scale = Scale(low - room, high + room, top + _PLOT, top)
     values = ticks(scale.low, scale.high)
     for value, label in zip(values, tick_labels(values), strict=True):
@@ -310,14 +343,14 @@ def _tokens(value: float) -> str:
     return text if "." not in text else text[:-1].rstrip("0").rstrip(".") + text[-1]
 
 
-def _legend_layout(names: Sequence[str]) -> tuple[list[Point], float]:
+def _legend_layout(names: Sequence[str], left: float = _LEFT) -> tuple[list[Point], float]:
     """Where each entry begins, in rows from the left, and where the plot below them begins."""
     places: list[Point] = []
-    x, y = _LEFT, 11.0
+    x, y = left, 11.0
     for name in names:
         width = 36 + _CHARACTER * len(shorten(name, 24))
         if places and x + width > WIDTH:
-            x, y = _LEFT, y + 15
+            x, y = left, y + 15
         places.append((x, y))
         x += width
     return places, y + 12

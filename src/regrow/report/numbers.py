@@ -5,28 +5,29 @@ from collections.abc import Iterable
 
 ABSENT = "–"  # noqa: RUF001
 MINUS = "−"  # noqa: RUF001
-_UNITS = (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3))
+_COUNTS = (("K", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12))
+_SIZES = (("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
 
 
 def count(value: float, digits: int = 1) -> str:
     """134,515,008 -> '134.5M'; below ten thousand all digits."""
     if value < 10_000:
         return f"{value:,.0f}"
-    for letter, unit in reversed(_UNITS):
-        if round(value / unit, digits) < 1000 or letter == "T":
-            return f"{value / unit:,.{digits}f}{letter}"
-    raise AssertionError
+    name, unit = _unit(value, _COUNTS, digits)
+    return f"{value / unit:,.{digits}f}{name}"
 
 
 def size(value: int) -> str:
     """Bytes in decimal units: 269,060,552 -> '269 MB'."""
     if value < 1000:
         return f"{value} B"
-    for letter, unit in reversed(_UNITS):
-        scaled = value / unit
-        if round(scaled) < 1000 or letter == "T":
-            return f"{scaled:,.{0 if round(scaled, 1) >= 100 else 1}f} {letter.replace('K', 'k')}B"
-    raise AssertionError
+    name, unit = _unit(value, _SIZES, 0)
+    return f"{value / unit:,.{0 if round(value / unit, 1) >= 100 else 1}f} {name}"
+
+
+def _unit(value: float, units: tuple[tuple[str, float], ...], digits: int) -> tuple[str, float]:
+    fitting = (pair for pair in units if round(value / pair[1], digits) < 1000)
+    return next(fitting, units[-1])
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
@@ -61,18 +62,21 @@ def signed(value: float, digits: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """4,332 -> '1 h 12 min'; 8.24 -> '8.2 s'."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if round(seconds) < 60:
-        return f"{seconds:.0f} s"
+    """4,332 -> '1 h 12 min'; 8.24 -> '8.2 s'. No line is broken between a figure and its unit."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}\u00a0s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}\u00a0s"
+    if whole < 600:
+        return _two(whole, 60, "min", "s")
     minutes = round(seconds / 60)
-    if minutes < 10 and round(seconds) < 600:
-        whole = round(seconds)
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60:,} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60:,} h"
+    return f"{minutes}\u00a0min" if minutes < 60 else _two(minutes, 60, "h", "min")
+
+
+def _two(value: int, base: int, large: str, small: str) -> str:
+    first = f"{value // base:,}\u00a0{large}"
+    return f"{first} {value % base}\u00a0{small}" if value % base else first
 
 
 def ranges(indices: Iterable[int]) -> str:

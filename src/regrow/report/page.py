@@ -1,13 +1,12 @@
 """The report of a run as one self-contained HTML page: no network, no scripts."""
 
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from regrow.files import write_atomically
 from regrow.report import charts, numbers, tables
 from regrow.report.summary import KeptAxis, ModelRow, RunSummary, Score, StageRow
 from regrow.report.svg import Svg
@@ -68,10 +67,12 @@ def render_page(summary: RunSummary) -> str:
         figures=_figures(original, result, summary.measured_texts),
         done=sum(stage.done for stage in summary.stages),
         tables=list(tables.model_tables(summary, _TEXTS_PER_TABLE)),
+        legend=tables.legend(summary),
         note=tables.comparison_note(summary),
         warnings=[(stage.name, text) for stage in summary.stages for text in stage.warnings],
         journeys=list(_journeys(summary)),
         parts=_parts(original, result),
+        staircase=_staircase(summary),
         stages=[_stage(number, row) for number, row in enumerate(summary.stages, 1)],
         evaluation=tables.evaluation_rows(summary),
         times=_times(summary.stages),
@@ -81,18 +82,7 @@ def render_page(summary: RunSummary) -> str:
 
 def write_page(summary: RunSummary, path: Path) -> None:
     """Render to `path`, which is replaced as a whole or not at all."""
-    page = render_page(summary).encode()
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, render_page(summary).encode())
 
 
 def _change(original: ModelRow | None, result: ModelRow | None) -> str:
@@ -128,7 +118,9 @@ def _figures(
 def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:
     stages = [row for row in summary.models if row.role == "stage"]
     control = next((row for row in summary.models if row.role == "control"), None)
-    by_byte = len(summary.vocabularies) > 1 or _all_by_byte(summary)
+    by_byte = len(summary.vocabularies) > 1 or all(
+        score.bits_per_byte is not None for score in summary.scores
+    )
 
     def value(row: ModelRow | None, text: str, cut: bool = False) -> float | None:
         scores = {} if row is None else row.after_cut if cut else row.after_recovery
@@ -150,25 +142,30 @@ def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:
             yield f"{text}, {unit}", svg
 
 
-def _all_by_byte(summary: RunSummary) -> bool:
-    scores = [
-        score
-        for row in summary.models
-        for score in (*row.after_cut.values(), *row.after_recovery.values())
-    ]
-    return all(score.bits_per_byte is not None for score in scores)
-
-
 def _parts(original: ModelRow | None, result: ModelRow | None) -> Svg | None:
     if original is None or result is None:
         return None
     before, after = original.parameters_by_part, result.parameters_by_part
     if not before or not after:
         return None
-    names = [name for name in dict.fromkeys((*_PARTS, *before, *after))
-             if before.get(name) or after.get(name)]  # fmt: skip
+    names = _part_names([original, result])
     rows = [(name, before.get(name, 0), after.get(name, 0)) for name in names]
     return charts.bars("Parameters by part, before and after", rows)
+
+
+def _staircase(summary: RunSummary) -> Svg | None:
+    chain = [row for row in summary.models if row.role != "control" and row.parameters_by_part]
+    if len(chain) < 2:
+        return None
+    rows = [("original" if row.role == "original" else row.name, row.parameters_by_part)
+            for row in chain]  # fmt: skip
+    return charts.staircase("Parameters after each stage", _part_names(chain), rows)
+
+
+def _part_names(rows: Iterable[ModelRow]) -> list[str]:
+    """The parts that any of the models has parameters in, in reading order."""
+    found = {name for row in rows for name, size in row.parameters_by_part.items() if size}
+    return [name for name in _PARTS if name in found] + sorted(found.difference(_PARTS))
 
 
 def _stage(number: int, row: StageRow) -> Stage:

@@ -1,6 +1,7 @@
 """What the report knows about a run: typed data, no drawing."""
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, model_validator
@@ -88,7 +89,7 @@ class KeptAxis(_Record):
         if (self.kept is None) == (self.kept_by_layer is None):
             raise ValueError(f"{self.axis}: give kept or kept_by_layer, one of the two")
         for indices in self.rows:
-            if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+            if any(a >= b for a, b in pairwise(indices)):
                 raise ValueError(f"{self.axis}: kept indices must increase")
             if indices and indices[-1] >= self.before:
                 raise ValueError(
@@ -193,14 +194,20 @@ class RunSummary(_Record):
     @property
     def measured_texts(self) -> tuple[str, ...]:
         """The texts that any model has a score for, held-out texts first, in their order."""
-        seen = {
-            name: None
-            for row in self.models
-            for scores in (row.after_cut, row.after_recovery)
-            for name in scores
-        }
+        seen = dict.fromkeys(
+            name for row in self.models for name in (*row.after_cut, *row.after_recovery)
+        )
         declared = [text.name for text in self.texts if text.role == "heldout"]
         return tuple(dict.fromkeys([name for name in declared if name in seen] + list(seen)))
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Every score of every model."""
+        return tuple(
+            score
+            for row in self.models
+            for score in (*row.after_cut.values(), *row.after_recovery.values())
+        )
 
     @property
     def vocabularies(self) -> tuple[int, ...]:

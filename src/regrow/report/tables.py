@@ -38,6 +38,7 @@ class ModelTable:
     first: bool
     has_disk: bool
     has_speed: bool
+    has_bytes: bool
     rows: tuple[Row, ...]
 
 
@@ -53,6 +54,7 @@ def model_tables(summary: RunSummary, texts_per_table: int) -> Iterator[ModelTab
             first=start == 0,
             has_disk=any(row.bytes_on_disk is not None for row in summary.models),
             has_speed=any(row.generation_tokens_per_second is not None for row in summary.models),
+            has_bytes=any(score.bits_per_byte is not None for score in summary.scores),
             rows=tuple(_row(row, summary.original, texts) for row in summary.models),
         )
 
@@ -72,13 +74,20 @@ def _row(row: ModelRow, original: ModelRow | None, texts: tuple[str, ...]) -> Ro
 
 
 def _cells(row: ModelRow, text: str) -> tuple[Cell, Cell]:
-    before_training = Cell("", "") if row.role == "original" else _cell(row.after_cut.get(text))
-    return before_training, _cell(row.after_recovery.get(text))
+    """The cut of a model that was never cut is blank rather than absent."""
+    cut = _cell(row.after_cut.get(text)) if row.role == "stage" or row.after_cut else Cell("", "")
+    return cut, _cell(row.after_recovery.get(text))
 
 
 def _cell(score: Score | None) -> Cell:
     score = score or Score()
     return Cell(numbers.decimal(score.loss), numbers.decimal(score.bits_per_byte, 3))
+
+
+def legend(summary: RunSummary) -> str:
+    """What the figures below a text's name are."""
+    by_byte = any(score.bits_per_byte is not None for score in summary.scores)
+    return "Loss, nats per token" + ("; then bits per byte." if by_byte else ".")
 
 
 def comparison_note(summary: RunSummary) -> str:

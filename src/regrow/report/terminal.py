@@ -22,9 +22,7 @@ def print_table(summary: RunSummary, console: Console, report: Path | None = Non
     for table in tables.model_tables(summary, _TEXTS_PER_TABLE):
         console.print(_models(table))
     if summary.measured_texts:
-        told = (
-            f"Upper: loss, nats per token; lower: bits per byte. {tables.comparison_note(summary)}"
-        )
+        told = f"{tables.legend(summary)} {tables.comparison_note(summary)}"
         console.print(Text(told.strip(), style="dim"))
     for stage in summary.stages:
         for warning in stage.warnings:
@@ -60,9 +58,13 @@ def _models(models: tables.ModelTable) -> Table:
             cells += [Text(row.disk)] if models.has_disk else []
             cells += [Text(row.speed)] if models.has_speed else []
         for pair in row.scores:
-            cells += [Text(f"{cell.loss}\n{cell.bits_per_byte}".rstrip()) for cell in pair]
+            cells += [_score(cell, models.has_bytes) for cell in pair]
         table.add_row(*cells, style="dim" if row.role == "control" else "")
     return table
+
+
+def _score(cell: tables.Cell, by_byte: bool) -> Text:
+    return Text(f"{cell.loss}\n{cell.bits_per_byte}".rstrip() if by_byte else cell.loss)
 
 
 def _header(text: str, phase: str) -> Text:
