@@ -1,21 +1,22 @@
 """A smaller vocabulary for byte-level BPE that encodes what it kept as before.
 
-Two guarantees hold for a set of kept tokens that contains every single-byte token, every special
+Three guarantees hold for a set of kept tokens that contains every single-byte token, every special
 and added token, the unknown token, and, with each token that BPE can build, the tokens on the path
 by which it builds it:
 
 1. A text whose original encoding uses kept tokens only is encoded to the same tokens, renumbered.
 2. The encoding of any other text decodes to the same text as the original encoding did.
+3. No text is encoded to a token that the original never emits, whose embedding was never trained.
 
 Proof. Added tokens, normalizer and pre-tokenizer do not change, so it is enough to look at one
 piece of text between them. BPE starts from its bytes and takes, as long as there is a known pair,
 the one of least (rank, position).
 
-*Paths are nested.* Let ``t`` be a token of the encoding of ``w``, and ``s`` the stretch of ``w``
-that it covers. No merge crosses a border of ``s``, and merges outside ``s`` change nothing in it,
-so the merges inside ``s`` are each the least within ``s``: they are the merges of ``s`` encoded
-alone. So a token that occurs is built alone by the path by which it is built in any text, and
-likewise the path to a part of ``t`` is a piece of the path to ``t``.
+*Paths are nested.* Let ``t`` be a token that occurs while ``w`` is encoded, and ``s`` the stretch
+of ``w`` that it covers. Until ``t`` is there no merge crosses a border of ``s``, and merges outside
+``s`` change nothing in it, so the merges inside ``s`` are each the least within ``s``: they are the
+merges of ``s`` encoded alone. So a token is built by one path, the same in every text; the paths to
+its parts are pieces of it; and a token that is not built alone is built nowhere.
 
 *Guarantee 1.* By the above, all merges that the original takes in ``w`` lie on paths to kept
 tokens, so their parts and products are kept. Let the pruned tokenizer have any subset of the old
@@ -23,12 +24,15 @@ merges, in their old order, that contains those. At each step its known pairs ar
 original's that contains the least one, so it takes the same; at the end the original knows no pair,
 so it knows none either.
 
-Hence a merge may stay whenever its parts and its product are kept, whether or not it is on a path:
-this is the largest possible set, and text that lost tokens is encoded in fewer tokens with it than
-with the paths alone. So all of these stay.
-
 *Guarantee 2.* Merging concatenates, and all that spells a byte, or stands for a missing one, is
 kept, so what the symbols spell is the same at the start and after any merges.
+
+*Which merges stay.* Guarantee 1 allows every merge whose parts and product are kept. One that leads
+off the path to a token that BPE can build stays and never fires: the pruned tokenizer builds that
+token by one path too, and by guarantee 1 it is the old one. One that leads to a token that the
+original BPE cannot build may come to fire when merges that were in its way are gone. Under
+``ignore_merges`` that token was emitted for whole pieces and was trained, and text that lost tokens
+gets shorter by it: the merge stays. Otherwise guarantee 3 forbids it: the merge goes.
 
 *ignore_merges.* A piece that is itself a token is taken whole. If it is kept, it still is. If not,
 guarantee 1 claims nothing, and its bytes are merged as above; a token with a byte that no token
@@ -124,7 +128,8 @@ def prune_tokenizer_json(tokenizer_json: dict[str, Any], kept: NDArray[np.int64]
     """The contents of ``tokenizer.json`` with the ``kept`` tokens only.
 
     New ids are dense, from 0, in ascending order of the old ones. A merge stays if its parts and
-    its product do. Ids are changed in ``added_tokens``, ``post_processor`` and ``padding`` too.
+    its product do and the original can emit the product. Ids are changed in ``added_tokens``,
+    ``post_processor`` and ``padding`` too.
 
     Args:
         tokenizer_json: the contents of the file; it is not changed.
@@ -135,15 +140,16 @@ def prune_tokenizer_json(tokenizer_json: dict[str, Any], kept: NDArray[np.int64]
             which the guarantees of this module do not hold.
     """
     bpe = read_byte_bpe(tokenizer_json)
-    ids = token_ids(tokenizer_json)
-    _check_kept(bpe, tokenizer_json, kept, {token: content for content, token in ids.items()})
+    parts = last_merges(bpe)
+    _check_kept(bpe, parts, tokenizer_json, kept)
     mapping = mapping_of(kept)
-    model = tokenizer_json["model"]
     vocab = {content: mapping[old] for content, old in bpe.vocab.items() if old in mapping}
+    emitted = {c for c, old in bpe.vocab.items() if bpe.ignore_merges or old in parts}
+    model = tokenizer_json["model"]
     merges = [
         merge
         for merge, (left, right) in zip(model["merges"], bpe.merges, strict=True)
-        if left in vocab and right in vocab and left + right in vocab
+        if left in vocab and right in vocab and left + right in vocab and left + right in emitted
     ]
     return {
         **renumber(tokenizer_json, mapping),
@@ -198,23 +204,24 @@ def _by_priority(
 
 
 def _check_kept(
-    bpe: ByteBPE,
-    tokenizer_json: dict[str, Any],
-    kept: NDArray[np.int64],
-    content: Mapping[int, str],
+    bpe: ByteBPE, parts: Parts, tokenizer_json: dict[str, Any], kept: NDArray[np.int64]
 ) -> None:
     if np.any(np.diff(kept) <= 0):
         raise UserError("kept tokens: the ids are not ascending")
+    content = {token: text for text, token in token_ids(tokenizer_json).items()}
     chosen = set(kept.tolist())
     if unknown := chosen - content.keys():
         raise UserError(f"kept tokens: tokenizer.json has no token of id {min(unknown)}")
     for token, reason in _required(bpe, referenced(tokenizer_json), {}).items():
         if token not in chosen:
-            raise UserError(f"kept tokens: {content[token]!r} (id {token}) must stay: {reason}")
-    for token, pair in last_merges(bpe).items():
-        for part in pair:
-            if token in chosen and part not in chosen:
+            raise UserError(
+                f"kept tokens: {content[token]!r} (id {token}) is missing, which must stay "
+                f"({reason})"
+            )
+    for token in kept.tolist():
+        for part in parts.get(token, ()):
+            if part not in chosen:
                 raise UserError(
-                    f"kept tokens: {content[token]!r} (id {token}) cannot be built without "
-                    f"{content[part]!r} (id {part})"
+                    f"kept tokens: {content[part]!r} (id {part}) is missing, without which "
+                    f"{content[token]!r} (id {token}) cannot be built"
                 )
