@@ -1,0 +1,274 @@
+"""GGUF into a plain Hugging Face directory, by transformers' own loader.
+
+The loader restores weights, sizes and vocabulary; it drops the pre-tokenizers it does not know,
+`ignore_merges`, a BOS that goes without saying, and the frequency scaling of the rotary embedding.
+These are put back here from the file's metadata (key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regrow.errors import UserError
+
+SOURCE_FILE = "regrow_source.json"
+
+# What llama.cpp does with a byte-level vocabulary, by `tokenizer.ggml.pre` (src/llama-vocab.cpp). A
+# name that transformers knows arrives as a `Split` already, and needs no entry in the first two.
+_DIGIT_SPLITTING = frozenset(
+    {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
+)
+_GPT2_SPLITTING = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "exaone4"})
+_WHOLE_TOKENS_AND_BOS = frozenset(
+    {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
+    | {"jina-v5-nano", "tekken"}
+)
+
+
+def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> None:
+    """Write the model and tokenizer of `gguf` to a new `directory`, weights in bfloat16.
+
+    The directory appears whole or not at all; `regrow_source.json` in it says where it came from.
+    What the file does not tell for certain is said through `notify`.
+
+    Raises:
+        UserError: not a complete GGUF file, or one that transformers cannot load.
+    """
+    reader = _open(gguf)
+    metadata = {
+        key: field.contents()
+        for key, field in reader.fields.items()
+        if len(field.data) < 64  # leave the vocabulary to transformers
+    }
+    _check_metadata(gguf, metadata)
+    rope = _rope_scaling(gguf, metadata, reader)
+    quantisation = sorted({tensor.tensor_type.name for tensor in reader.tensors})
+    del reader  # it maps the file
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        _save(gguf, temporary, metadata)
+        _repair_config(temporary, rope)
+        _repair_tokenizer(gguf, temporary, metadata, notify)
+        source = {
+            "file": gguf.name,
+            "sha256": file_sha256(gguf),
+            "format": "gguf",
+            "tensor_types": quantisation,
+            "dtype": "bfloat16",
+            "versions": {name: version(name) for name in ("regrow", "transformers", "gguf")},
+        }
+        _write_json(temporary / SOURCE_FILE, source)
+        _publish(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open(gguf: Path) -> Any:
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise UserError(
+            f"{gguf}: reading GGUF needs the gguf package; run: pip install 'regrow[gguf]'"
+        ) from error
+    with gguf.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UserError(f"{gguf}: is not a GGUF file (it does not begin with 'GGUF')")
+    try:
+        return GGUFReader(gguf)
+    except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
+        raise UserError(f"{gguf}: truncated or corrupt GGUF file; fetch it again") from error
+
+
+def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
+    if "general.architecture" not in metadata:
+        raise UserError(f"{gguf}: general.architecture is missing; a model's GGUF was expected")
+    kind = metadata.get("general.type", "model")
+    if kind != "model":
+        raise UserError(f"{gguf}: general.type is {kind!r}; a whole model was expected")
+    if metadata.get("split.count", 1) > 1:
+        raise UserError(
+            f"{gguf}: one of {metadata['split.count']} parts (split.count); join them first: "
+            f"llama-gguf-split --merge FIRST_PART OUT.gguf"
+        )
+
+
+def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> None:
+    import torch
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+        GgufConfig,
+    )
+
+    folder = str(gguf.resolve().parent)
+    file = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(folder, **file)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model, loading = auto.from_pretrained(
+            folder,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+            **file,
+        )
+        bos = {}
+        if (
+            metadata.get("tokenizer.ggml.pre") in _WHOLE_TOKENS_AND_BOS
+            and "tokenizer.ggml.add_bos_token" not in metadata
+        ):
+            bos = {"add_bos_token": True}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
+    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{gguf}: transformers cannot load it: {reason}") from error
+    lost = sorted(loading["missing_keys"] | loading["unexpected_keys"])
+    lost += [str(key) for key in loading["mismatched_keys"]]
+    if lost:
+        raise UserError(f"{gguf}: {len(lost)} tensors do not fit the architecture: {lost[0]}, ...")
+    length = getattr(model.config, "max_position_embeddings", None)
+    if length is not None:
+        tokenizer.model_max_length = length
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _repair_config(directory: Path, rope: dict[str, Any] | None) -> None:
+    path = directory / "config.json"
+    config = _shorten_floats(json.loads(path.read_text()))
+    config.pop("_model_name_or_path", None)
+    if rope is not None:
+        config["rope_parameters"].update(rope)
+    _write_json(path, config)
+
+    path = directory / "generation_config.json"
+    if path.exists():
+        # Marked so, transformers would ignore the file and derive another one from config.json.
+        generation = json.loads(path.read_text())
+        generation.pop("_from_model_config", None)
+        _write_json(path, generation)
+
+
+def _shorten_floats(value: Any) -> Any:
+    """GGUF keeps float32: 9.999999747378752e-06 was 1e-05 before it was stored."""
+    if isinstance(value, dict):
+        return {key: _shorten_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shorten_floats(item) for item in value]
+    if isinstance(value, float) and float(np.float32(value)) == value:
+        return float(str(np.float32(value)))
+    return value
+
+
+def _rope_scaling(gguf: Path, metadata: dict[str, Any], reader: Any) -> dict[str, Any] | None:
+    """The rotary scaling that transformers' loader drops, as `rope_parameters` spells it."""
+    architecture = metadata["general.architecture"]
+    kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    factors = [t.data for t in reader.tensors if t.name == "rope_freqs.weight"]
+    if kind == "linear":
+        return {
+            "rope_type": "linear",
+            "factor": metadata.get(f"{architecture}.rope.scaling.factor", 1.0),
+        }
+    if kind != "none":
+        raise UserError(
+            f"{gguf}: {architecture}.rope.scaling.type is {kind!r}, which transformers does not "
+            f"restore from GGUF; start from the model's own safetensors"
+        )
+    if not factors:
+        return None
+    theta = metadata.get(f"{architecture}.rope.freq_base", 10000.0)
+    llama3 = {
+        "rope_type": "llama3",
+        "factor": float(np.max(factors[0])),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    if not np.allclose(_llama3_factors(len(factors[0]), theta, llama3), factors[0], rtol=1e-4):
+        raise UserError(
+            f"{gguf}: rope_freqs.weight is not the scaling of Llama 3.1, the only one known; start "
+            f"from the model's own safetensors"
+        )
+    return llama3
+
+
+def _llama3_factors(count: int, theta: float, scaling: dict[str, Any]) -> list[float]:
+    """By how much each frequency is divided in Llama 3.1 (its `apply_scaling`)."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    factors = []
+    for index in range(count):
+        wavelength = 2 * math.pi * theta ** (index / count)
+        turns = scaling["original_max_position_embeddings"] / wavelength
+        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
+        factors.append(1 / ((1 - smooth) / scaling["factor"] + smooth))
+    return factors
+
+
+def _repair_tokenizer(
+    gguf: Path, directory: Path, metadata: dict[str, Any], notify: Callable[[str], None]
+) -> None:
+    path = directory / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    name = metadata.get("tokenizer.ggml.pre")
+    pre_tokenizer = tokenizer["pre_tokenizer"]
+    if metadata.get("tokenizer.ggml.model") == "gpt2":
+        if name in _WHOLE_TOKENS_AND_BOS:
+            tokenizer["model"]["ignore_merges"] = True
+        if pre_tokenizer["type"] == "ByteLevel":  # transformers did not know the name
+            if name in _DIGIT_SPLITTING:
+                digits = {"type": "Digits", "individual_digits": True}
+                tokenizer["pre_tokenizer"] = {
+                    "type": "Sequence",
+                    "pretokenizers": [digits, pre_tokenizer],
+                }
+            elif name not in _GPT2_SPLITTING:
+                notify(
+                    f"{gguf.name}: tokenizer.ggml.pre is {name!r}, an unknown pre-tokenizer; text "
+                    f"is split as GPT-2 does, so some ids may differ from the original's"
+                )
+    _write_json(path, tokenizer, indent=None)
+
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("is_local", "local_files_only", "name_or_path"):
+        config.pop(key, None)
+    _write_json(path, config)
+    if not metadata.get("tokenizer.chat_template"):
+        notify(f"{gguf.name}: has no chat template (tokenizer.chat_template)")
+
+
+def _write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
+
+
+def _publish(temporary: Path, directory: Path) -> None:
+    """Sync and rename; a directory that another process put there meanwhile is as good."""
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    temporary.chmod(0o755)  # mkdtemp's is 0700
+    try:
+        temporary.rename(directory)
+    except OSError:
+        if not directory.is_dir():
+            raise

@@ -1,0 +1,259 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from regrow.checkpoint.gguf import convert_gguf, file_sha256
+from regrow.checkpoint.reader import open_checkpoint
+from regrow.errors import UserError
+
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MERGES = ["Ġ Ġ", "Ġ t", "h e", "1 2", "Ġ 1"]
+ALPHABET = [*(chr(c) for c in range(33, 127)), "Ġ", "Ċ"]
+TOKENS = [*SPECIAL, "<tool>", *ALPHABET, *(merge.replace(" ", "") for merge in MERGES), "abc"]
+HEADS, KV_HEADS = 4, 2
+
+
+def tiny_model(*, tied: bool = True) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(TOKENS),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        max_position_embeddings=256,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        tie_word_embeddings=tied,
+    )
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+def interleaved(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """GGUF pairs the rotary dimensions as neighbours, Hugging Face as halves."""
+    rows = weight.shape[0] // heads // 2
+    split = weight.reshape(heads, 2, rows, weight.shape[1])
+    return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(weight.shape)
+
+
+def write(
+    path: Path,
+    model: LlamaForCausalLM,
+    *,
+    pre: str = "smollm",
+    add_bos: bool | None = False,
+    extra: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
+) -> Path:
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([3, 3, 3, 4, *[1] * (len(TOKENS) - 4)])
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
+    writer.add_chat_template(TEMPLATE)
+    extra(writer)
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    state = {name: value.float().numpy() for name, value in model.state_dict().items()}
+    writer.add_tensor("token_embd.weight", state["model.embed_tokens.weight"])
+    writer.add_tensor("output_norm.weight", state["model.norm.weight"])
+    if not config.tie_word_embeddings:
+        writer.add_tensor("output.weight", state["lm_head.weight"])
+    for layer in range(config.num_hidden_layers):
+        for theirs, ours in names.items():
+            value = state[f"model.layers.{layer}.{theirs}.weight"]
+            if ours in ("attn_q", "attn_k"):
+                value = interleaved(value, HEADS if ours == "attn_q" else KV_HEADS)
+            writer.add_tensor(f"blk.{layer}.{ours}.weight", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def convert(path: Path) -> tuple[Path, list[str]]:
+    notes: list[str] = []
+    convert_gguf(path, path.parent / "out", notes.append)
+    return path.parent / "out", notes
+
+
+def test_a_converted_model_is_the_one_that_was_written(tmp_path: Path) -> None:
+    model = tiny_model()
+    source = write(tmp_path / "tiny.gguf", model)
+    directory, notes = convert(source)
+    assert notes == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny.gguf"]
+
+    checkpoint = open_checkpoint(directory)
+    assert "lm_head.weight" not in checkpoint.tensors
+    assert {info.dtype for info in checkpoint.tensors.values()} == {"BF16"}
+    config = checkpoint.config
+    for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        assert config[key] == getattr(model.config, key)
+    assert config["num_key_value_heads"] == KV_HEADS
+    assert config["vocab_size"] == len(TOKENS)
+    assert config["max_position_embeddings"] == 256
+    assert config["rms_norm_eps"] == 1e-5
+    assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 100000.0}
+    assert config["tie_word_embeddings"] is True
+    assert "_model_name_or_path" not in config
+    generation = json.loads((directory / "generation_config.json").read_text())
+    assert "_from_model_config" not in generation
+    for written in (config, generation):
+        ids = {key: written[f"{key}_token_id"] for key in ("bos", "eos", "pad")}
+        assert ids == {"bos": 1, "eos": 2, "pad": 2}
+
+    converted = LlamaForCausalLM.from_pretrained(directory)
+    for name, value in model.state_dict().items():
+        assert torch.equal(converted.state_dict()[name], value), name
+
+    record = json.loads((directory / "regrow_source.json").read_text())
+    assert record["file"] == "tiny.gguf"
+    assert record["sha256"] == file_sha256(source)
+    assert record["tensor_types"] == ["F32"]
+    assert set(record["versions"]) == {"regrow", "transformers", "gguf"}
+
+
+def test_a_converted_tokenizer_splits_as_the_original_did(tmp_path: Path) -> None:
+    directory, _ = convert(write(tmp_path / "tiny.gguf", tiny_model()))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    # Digits alone, before the blanks are given to the words: neither "12" nor "Ġ1" is used.
+    assert tokenizer.tokenize("a  12 the") == ["a", "ĠĠ", "1", "2", "Ġt", "he"]
+    assert tokenizer.tokenize("x<tool>y<|im_end|>") == ["x", "<tool>", "y", "<|im_end|>"]
+    assert tokenizer.decode(tokenizer.encode("the 12  ab\n")) == "the 12  ab\n"
+    assert tokenizer.encode("a") == [TOKENS.index("a")]
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert (tokenizer.pad_token, tokenizer.unk_token) == ("<|im_end|>", "<|endoftext|>")
+    assert tokenizer.chat_template == TEMPLATE
+    assert tokenizer.model_max_length == 256
+    assert len(tokenizer) == len(TOKENS)
+    added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+    assert added == {**dict.fromkeys(SPECIAL, True), "<tool>": False}
+
+
+def test_llama_3_keeps_whole_tokens_its_bos_and_its_rotary_scaling(tmp_path: Path) -> None:
+    model = tiny_model(tied=False)
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_theta": 100000.0,
+    }
+    model.config.rope_parameters = scaling
+    expected = LlamaForCausalLM(model.config)
+    default = 100000.0 ** -(np.arange(0, 8, 2, dtype=np.float32) / 8)
+    factors = (default / expected.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+    assert factors.max() > 7
+    path = write(
+        tmp_path / "tiny.gguf",
+        model,
+        pre="llama-bpe",
+        add_bos=None,
+        extra=lambda writer: writer.add_tensor("rope_freqs.weight", factors),
+    )
+    directory, notes = convert(path)
+    assert notes == []
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    assert tokenizer.encode("abc") == [1, TOKENS.index("abc")]  # no merge leads to it
+    checkpoint = open_checkpoint(directory)
+    assert "lm_head.weight" in checkpoint.tensors
+    assert checkpoint.config["rope_parameters"] == scaling
+    converted = LlamaForCausalLM.from_pretrained(directory)
+    assert torch.equal(converted.lm_head.weight, model.lm_head.weight)
+    assert torch.equal(converted.model.rotary_emb.inv_freq, expected.model.rotary_emb.inv_freq)
+
+
+def test_an_unknown_pre_tokenizer_is_said(tmp_path: Path) -> None:
+    _, notes = convert(write(tmp_path / "tiny.gguf", tiny_model(), pre="klingon"))
+    assert len(notes) == 1
+    assert "tokenizer.ggml.pre is 'klingon'" in notes[0]
+
+
+Extra = Callable[[gguf.GGUFWriter], object]
+REFUSED: list[tuple[Extra, str]] = [
+    (lambda w: w.add_uint16("split.count", 2), "one of 2 parts"),
+    (lambda w: w.add_type("adapter"), "general.type is 'adapter'"),
+    (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), "rope.scaling.type is 'yarn'"),
+    (
+        lambda w: w.add_tensor("rope_freqs.weight", np.array([1, 2, 3, 9], np.float32)),
+        "not the scaling of Llama 3.1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("extra", "message"), REFUSED)
+def test_what_cannot_be_converted_is_refused(tmp_path: Path, extra: Extra, message: str) -> None:
+    path = write(tmp_path / "tiny.gguf", tiny_model(), extra=extra)
+    refuse(path, message)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.02, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path: Path, part: float) -> None:
+    path = write(tmp_path / "tiny.gguf", tiny_model())
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * part)])
+    refuse(path, "not a GGUF|truncated")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_text("no model")
+    refuse(path, "not a GGUF file")
+    writer = gguf.GGUFWriter(path, "no-such-architecture")
+    writer.add_tensor("a", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    refuse(path, "transformers cannot load it")
+
+
+def refuse(path: Path, message: str) -> None:
+    """A one-line error that names the file, and nothing left behind."""
+    with pytest.raises(UserError, match=message) as caught:
+        convert(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert list(path.parent.iterdir()) == [path]

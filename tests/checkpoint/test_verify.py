@@ -1,0 +1,189 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from regrow.checkpoint.verify import VerifyResult, verify, verify_all
+from regrow.errors import UserError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+VOCAB = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *ALPHABET])}
+ROWS = len(VOCAB) + 1  # one more than the tokenizer needs
+
+
+def save_tokenizer(directory: Path) -> None:
+    backend = Tokenizer(models.BPE(vocab=VOCAB, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(directory)
+
+
+def save_llama(directory: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=ROWS,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    save_tokenizer(directory)
+
+
+def save_t5(directory: Path) -> None:
+    config = T5Config(
+        vocab_size=ROWS,
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(directory)
+
+
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def apply(directory: Path) -> None:
+        file = directory / "model.safetensors"
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return apply
+
+
+def edit_json(name: str, **changes: object) -> Callable[[Path], None]:
+    def apply(directory: Path) -> None:
+        path = directory / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return apply
+
+
+def grow_tokenizer(directory: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    tokenizer.add_tokens([f"<extra_{index}>" for index in range(5)])
+    tokenizer.save_pretrained(directory)
+
+
+def lose_letters(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Digits", "individual_digits": True}
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
+    path.write_text(json.dumps(tokenizer))
+
+
+def poison(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = float("nan")
+
+
+# What is broken, how, and the checks that must fail: these and no others.
+BROKEN: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], set[str]]] = {
+    "missing tensor": (
+        save_llama,
+        edit_weights(lambda t: t.pop("model.norm.weight")),
+        {"keys", "no warnings"},
+    ),
+    "extra tensor": (
+        save_llama,
+        edit_weights(lambda t: t.update(extra=torch.ones(2))),
+        {"keys", "no warnings"},
+    ),
+    "wrong shape": (
+        save_llama,
+        edit_weights(lambda t: t.update({"model.norm.weight": torch.ones(3)})),
+        {"model loads"},
+    ),
+    "NaN": (save_llama, edit_weights(poison), {"weights are finite", "forward"}),
+    "eos outside": (
+        save_llama,
+        edit_json("generation_config.json", eos_token_id=[2, ROWS]),
+        {"ids lie in the vocabulary"},
+    ),
+    "eos of another token": (
+        save_llama,
+        edit_json("config.json", eos_token_id=5),
+        {"ids agree with the tokenizer"},
+    ),
+    "tokenizer too large": (save_llama, grow_tokenizer, {"tokenizer fits the embedding"}),
+    "tokenizer loses text": (save_llama, lose_letters, {"tokenizer round trip"}),
+    "no config": (save_llama, lambda d: (d / "config.json").unlink(), {"config loads"}),
+    "forced id outside": (
+        save_t5,
+        edit_json("config.json", decoder_start_token_id=ROWS + 7),
+        {"ids lie in the vocabulary", "no warnings"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VerifyResult]:
+    """All directories in one process: starting it is what costs."""
+    root = tmp_path_factory.mktemp("verify")
+    torch.manual_seed(0)
+    names = ["llama", "t5", *BROKEN]
+    save_llama(root / "llama")
+    save_t5(root / "t5")
+    sources: dict[Callable[[Path], None], Path] = {save_llama: root / "llama", save_t5: root / "t5"}
+    for name, (kind, breakage, _) in BROKEN.items():
+        shutil.copytree(sources[kind], root / name)
+        breakage(root / name)
+    return dict(zip(names, verify_all([root / name for name in names]), strict=True))
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_a_good_directory_passes(results: dict[str, VerifyResult], name: str) -> None:
+    result = results[name]
+    assert [check for check in result.checks if not check.ok] == []
+    assert result.ok
+    assert result.directory.name == name
+    details = {check.name: check.detail for check in result.checks}
+    assert ("no tokenizer" in details["tokenizer loads"]) == (name == "t5")
+    assert ("tokenizer round trip" in details) == (name == "llama")
+    assert ("decoder start" in details) == (name == "t5")
+    assert details["greedy generation"]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_directory_fails_where_it_is_broken(
+    results: dict[str, VerifyResult], name: str
+) -> None:
+    failed = {check.name: check.detail for check in results[name].checks if not check.ok}
+    assert set(failed) == BROKEN[name][2]
+    assert all(failed.values())
+    assert not results[name].ok
+
+
+def test_details_name_the_culprit(results: dict[str, VerifyResult]) -> None:
+    details = {(n, c.name): c.detail for n, r in results.items() for c in r.checks}
+    assert "model.norm.weight" in details["missing tensor", "keys"]
+    assert "extra" in details["extra tensor", "keys"]
+    assert "model.layers.1.mlp.up_proj.weight" in details["NaN", "weights are finite"]
+    assert str(ROWS) in details["eos outside", "ids lie in the vocabulary"]
+    assert "the tokenizer's is 2" in details["eos of another token", "ids agree with the tokenizer"]
+
+
+def test_a_directory_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such directory"):
+        verify(tmp_path / "nowhere")
