@@ -119,8 +119,9 @@ def test_journey(
         dots = [float(e.get("cx", "nan")) for e in svg.root.iter("circle")]
         assert len(dots) == sum(finite)
         assert all(a < b for a, b in pairwise(dots))
-        drawn = sum(a and b for a, b in pairwise(finite))
-        assert len(data_lines(svg, "line cut") + data_lines(svg, "line regrown")) == drawn
+        drawn = [a and b for a, b in pairwise(finite)]  # a cut, a recovery, a cut, ...
+        assert len(data_lines(svg, "line cut")) == sum(drawn[0::2])
+        assert len(data_lines(svg, "line regrown")) == sum(drawn[1::2])
 
 
 @given(st.lists(st.tuples(names, st.integers(0, 10**13), st.integers(0, 10**13)), max_size=8))
@@ -170,6 +171,24 @@ def test_strip_shades_by_the_share_kept(case: tuple[int, list[tuple[str, list[in
         assert cells.get("cell l5", 0) == kept
         assert cells.get("cell l0", 0) == before * len(rows) - kept
         assert set(cells) <= {"cell l0", "cell l5"}
+
+
+def test_strip_puts_each_index_in_its_place() -> None:
+    svg = check(charts.strip("kept", 4, [("0", [1, 2]), ("1", [3])]))
+    assert svg is not None
+    step = (WIDTH - 26) / 4
+    corners = [(round((subpath[0][0] - 26) / step), subpath[0][1]) for subpath in
+               data_lines(svg, "cell l5")]  # fmt: skip
+    assert corners == [(1, 0), (2, 0), (3, 12)]
+
+
+def test_strip_shades_equal_spans_of_a_long_axis() -> None:
+    svg = check(charts.strip("kept", 400, [("", list(range(100, 200)))], most_cells=4))
+    assert svg is not None
+    assert [subpath[0][0] for subpath in data_lines(svg, "cell l5")] == [WIDTH / 4]
+    half = check(charts.strip("kept", 400, [("", list(range(0, 400, 2)))], most_cells=4))
+    assert half is not None
+    assert len(data_lines(half, "cell l3")) == 4
 
 
 def test_strip_of_nothing_is_left_out() -> None:
