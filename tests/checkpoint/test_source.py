@@ -104,7 +104,7 @@ def test_a_gguf_that_cannot_be_converted_is_said(
     monkeypatch.setattr(
         regrow.checkpoint.gguf, "convert_gguf", lambda gguf, out, notify: out.mkdir(parents=True)
     )
-    with pytest.raises(UserError, match="taken.*Not a directory"):
+    with pytest.raises(UserError, match=r"taken.*Not a directory"):
         resolve_model(str(file), tmp_path / "taken")
 
 
