@@ -1,22 +1,98 @@
-"""Prune one model directory: bind, choose, check, carve."""
+"""Prune one model directory: bind, score, choose, check, carve."""
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from regrow.architectures import Blueprint, Layout, bind, blueprint_for
 from regrow.architectures.config import cut_config
-from regrow.checkpoint.carve import CarvePlan, plan_carve
-from regrow.checkpoint.reader import Checkpoint
-from regrow.cuts.cut import Cut, check_cut
+from regrow.architectures.schema import read_field
+from regrow.checkpoint.carve import (
+    CarvePlan,
+    carve,
+    check_free_space,
+    check_output,
+    plan_carve,
+)
+from regrow.checkpoint.meta_check import check_on_meta
+from regrow.checkpoint.reader import Checkpoint, open_checkpoint, read_bytes
+from regrow.cuts.choose import Scores, choose
+from regrow.cuts.cut import FILE_NAME, AxisCut, Cut, check_cut
+from regrow.cuts.request import requested
+from regrow.errors import UserError
+from regrow.recipe import CutSpec
 
 MAX_SHARD_BYTES = 5 * 10**9
+ORIGIN_FILE = "regrow_origin.json"
+"""The cut from the first original, through all stages so far."""
+VOCABULARY_FILE = "regrow_vocabulary.json"
+"""Why each token was kept, where the vocabulary was cut."""
+
+_COPIED = (
+    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template*", "LICENSE*", "NOTICE*",
+    "regrow_source.json",
+)  # fmt: skip
+_LARGEST_COPIED = 256 << 20
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a cut does, or did, to a model."""
+
+    source: Path
+    out: Path
+    cut: Cut
+    parameters_before: int
+    parameters: int
+    parts_before: Mapping[str, int]
+    parts: Mapping[str, int]
+    sizes_before: Mapping[str, int]
+    nbytes: int
+    """Of all files of the result."""
+    notes: tuple[str, ...]
+    """What else happened that a user should know: folds, tensors dropped by name."""
+    seconds: float
+    """From the first byte read to the last rename; 0 in a dry run."""
 
 
 def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) -> Layout:
-    """The layout of a checkpoint, by its own blueprint unless one is given."""
+    """The layout of a checkpoint, by its own blueprint unless one is given.
+
+    Raises UserError where a stored head differs from the embedding that the config ties it to.
+    """
     blueprint = blueprint or blueprint_for(checkpoint.config)
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    return bind(blueprint, checkpoint.config, shapes)
+    flag = read_field(checkpoint.config, "tie_word_embeddings")
+    tied = False
+    if flag is not False:
+        by_parameter = {
+            blueprint.renames.get(name, name): info for name, info in checkpoint.tensors.items()
+        }
+        head = by_parameter.get(blueprint.head.weight)
+        embedding = by_parameter.get(blueprint.head.embedding)
+        if head is not None and embedding is not None:
+            tied = head.shape == embedding.shape and _same_bytes(head, embedding)
+            if flag and not tied:
+                raise UserError(
+                    f"{head.file}: {head.name} differs from {embedding.name}, though config.json "
+                    "says tie_word_embeddings: true; set it to false or drop the head"
+                )
+    return bind(blueprint, checkpoint.config, shapes, tied=tied)
+
+
+def _same_bytes(a: Any, b: Any) -> bool:
+    rows = max(1, (4 << 20) // max(1, a.nbytes // a.shape[0]))
+    return all(
+        read_bytes(a, start, min(rows, a.shape[0] - start))
+        == read_bytes(b, start, min(rows, a.shape[0] - start))
+        for start in range(0, a.shape[0], rows)
+    )
 
 
 def carve_plan(
@@ -28,13 +104,205 @@ def carve_plan(
     files: Mapping[str, bytes] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> CarvePlan:
-    """What will be written, with all checks that need no weights."""
+    """What will be written, with all checks that need no weights.
+
+    `config`: of the model before the cut, where it is not the checkpoint's own.
+    """
     check_cut(cut, layout, checkpoint.fingerprint)
-    if config is None:
-        layers = {
-            axis.name: cut.layers(axis.name, layout.sizes[axis.name]).tolist()
-            for axis in layout.blueprint.axes
-            if axis.kind == "layer"
-        }
-        config = cut_config(layout, cut.sizes, layers)
-    return plan_carve(checkpoint, layout, cut, config, files or {}, max_shard_bytes)
+    layers = {
+        axis.name: cut.layers(axis.name, layout.sizes[axis.name]).tolist()
+        for axis in layout.blueprint.axes
+        if axis.kind == "layer"
+    }
+    new_config = cut_config(layout, cut.sizes, layers, config)
+    return plan_carve(checkpoint, layout, cut, new_config, files or {}, max_shard_bytes)
+
+
+def choose_cut(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    spec: CutSpec,
+    documents: Callable[[], Iterator[str]] | None,
+    *,
+    seed: int,
+    notify: Callable[[str], None] = lambda _: None,
+) -> tuple[Cut, dict[int, str]]:
+    """The cut that a spec asks for, and why each kept token was kept (empty without vocab_size).
+
+    `documents`: the text that scores and token counts come from; None where there is none.
+    """
+    if spec.cut is not None:
+        cut = Cut.load(spec.cut)
+        check_cut(cut, layout, checkpoint.fingerprint)
+        return cut, {}
+    sizes, given = requested(layout, spec.chosen)
+    reasons: dict[int, str] = {}
+    if "vocab" in sizes and sizes["vocab"] < layout.sizes["vocab"]:
+        given["vocab"], reasons = _choose_vocabulary(checkpoint, layout, sizes, documents, notify)
+    scored = [
+        name for name, size in sizes.items() if name not in given and size < layout.sizes[name]
+    ]
+    scores: Scores = {}
+    if scored:
+        from regrow.scoring import score
+
+        scores = score(
+            checkpoint, layout, scored, by=spec.by, documents=documents,
+            tokens=spec.calibration_tokens, seed=seed, notify=notify,
+        )  # fmt: skip
+    return choose(layout, checkpoint.fingerprint, sizes, scores, given), reasons
+
+
+def _choose_vocabulary(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    sizes: Mapping[str, int],
+    documents: Callable[[], Iterator[str]] | None,
+    notify: Callable[[str], None],
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[int, str]]:
+    from regrow.tokenizers import select
+    from regrow.tokenizers.counting import count_tokens
+    from regrow.tokenizers.files import named_ids, read_tokenizer
+    from regrow.tokenizers.ids import check_rows, referenced_ids
+
+    directory = checkpoint.directory
+    tokenizer = read_tokenizer(directory)
+    if documents is None:
+        raise UserError("vocab_size: token counts need a text; give one with --calibration FILE")
+    notify("counting tokens")
+    counts = count_tokens(directory, documents())
+    rows = layout.sizes["vocab"]
+    check_rows(len(counts), rows)
+    must_keep = {
+        **referenced_ids(dict(checkpoint.config), generation_config(directory), rows),
+        **named_ids(directory),
+    }
+    choice = select(tokenizer, counts, sizes["vocab"], must_keep)
+    reasons = {int(i): str(r) for i, r in zip(choice.kept, choice.reasons, strict=True)}
+    return choice.kept, reasons
+
+
+def generation_config(directory: Path) -> dict[str, Any] | None:
+    """The contents of generation_config.json, or None where there is none."""
+    from regrow.files import read_json
+
+    path = directory / "generation_config.json"
+    return read_json(path) if path.is_file() else None
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    cut: Cut,
+    reasons: Mapping[int, str],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> CarvePlan:
+    """All that a cut will write: config, weights, tokenizer, ids. Checked by the class itself."""
+    directory = checkpoint.directory
+    config: Mapping[str, Any] = checkpoint.config
+    files = {path.name: path.read_bytes() for path in _copied_files(directory)}
+    if "vocab" in cut.axes:
+        config, changed = _with_vocabulary(checkpoint, cut.axes["vocab"], files)
+        files = changed
+        files[VOCABULARY_FILE] = _json(
+            {"kept": {str(old): reason for old, reason in reasons.items()}}
+        )
+    files[FILE_NAME] = _json(cut.to_json())
+    files[ORIGIN_FILE] = _json(_origin(directory, cut).to_json())
+    plan = carve_plan(
+        checkpoint, layout, cut, config=config, files=files, max_shard_bytes=max_shard_bytes
+    )
+    check_on_meta(plan.config, layout.blueprint.architectures[0], plan.shapes)
+    return plan
+
+
+def _copied_files(directory: Path) -> list[Path]:
+    found = {path for form in _COPIED for path in directory.glob(form) if path.is_file()}
+    return sorted(path for path in found if path.stat().st_size <= _LARGEST_COPIED)
+
+
+def _with_vocabulary(
+    checkpoint: Checkpoint, axis: AxisCut, files: dict[str, bytes]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Config and files with every id renumbered."""
+    from regrow.tokenizers.choice import VocabularyChoice
+    from regrow.tokenizers.files import plan_tokenizer, stale_files
+    from regrow.tokenizers.ids import remap_ids
+
+    directory = checkpoint.directory
+    mapping = {int(old): new for new, old in enumerate(axis.keep)}
+    files = {name: data for name, data in files.items() if name not in stale_files(directory)}
+    if (directory / "tokenizer.json").is_file():
+        if (np.diff(axis.keep) < 0).any():
+            raise UserError("cut: axis vocab: token ids must stay in ascending order")
+        files.update(plan_tokenizer(directory, VocabularyChoice(axis.keep, ())))
+    config = remap_ids(dict(checkpoint.config), mapping, "config.json")
+    generation = generation_config(directory)
+    if generation is not None:
+        files["generation_config.json"] = _json(
+            remap_ids(generation, mapping, "generation_config.json")
+        )
+    return config, files
+
+
+def _origin(directory: Path, cut: Cut) -> Cut:
+    path = directory / ORIGIN_FILE
+    return Cut.load(path).then(cut) if path.is_file() else cut
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def prune_checkpoint(
+    source: Path,
+    out: Path,
+    spec: CutSpec,
+    *,
+    documents: Callable[[], Iterator[str]] | None = None,
+    seed: int = 0,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    dry_run: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Pruned:
+    """Cut a local model directory and write the result to `out`.
+
+    `documents`: the text for scores and token counts. `progress`: bytes written and in all.
+    Raises UserError, before anything is written, at whatever cannot be.
+    """
+    check_output(out, source)
+    checkpoint = open_checkpoint(source)
+    layout = bind_checkpoint(checkpoint)
+    cut, reasons = choose_cut(checkpoint, layout, spec, documents, seed=seed, notify=notify)
+    plan = prepare(checkpoint, layout, cut, reasons, max_shard_bytes=max_shard_bytes)
+    check_free_space(out, plan.nbytes)
+    seconds = 0.0
+    if not dry_run:
+        done = 0
+
+        def report(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            progress(done, plan.weight_bytes)
+
+        notify(f"carving {plan.weight_bytes:,} bytes to {out}")
+        began = time.perf_counter()
+        carve(plan, out, report)
+        seconds = time.perf_counter() - began
+    return Pruned(
+        source, out, cut,
+        layout.parameters(), layout.parameters(cut.sizes),
+        layout.parameters_by_part(), layout.parameters_by_part(cut.sizes),
+        {name: layout.sizes[name] for name in layout.blueprint.axis_names},
+        plan.nbytes, tuple(_notes(layout, cut)), seconds,
+    )  # fmt: skip
+
+
+def _notes(layout: Layout, cut: Cut) -> Iterator[str]:
+    for name in layout.ignored:
+        yield f"{name}: dropped, {layout.blueprint.model_type} ignores it"
+    for fold in layout.folds():
+        if fold.axis in cut.axes and cut.axes[fold.axis].kept != layout.sizes[fold.axis]:
+            yield f"{fold.tensor}: scaled, since the network scales by the size of {fold.axis}"

@@ -10,16 +10,20 @@ from regrow.errors import UserError
 
 
 def cut_config(
-    layout: Layout, sizes: Mapping[str, int], layers: Mapping[str, Sequence[int]]
+    layout: Layout,
+    sizes: Mapping[str, int],
+    layers: Mapping[str, Sequence[int]],
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The config at new sizes.
 
     `sizes`: new sizes of the axes that are cut. `layers`: kept layers by layer axis, for the
     lists with one entry a layer. Sizes that the class would derive anew (head_dim from hidden and
-    heads) are written out where the class has a field for them.
+    heads) are written out where the class has a field for them. `config`: what is edited, where
+    it is not the layout's own (ids were renumbered, say).
     """
     blueprint = layout.blueprint
-    config = copy.deepcopy(dict(layout.config))
+    config = copy.deepcopy(dict(config or layout.config))
     wanted = {**layout.sizes, **sizes}
     fields = {axis.name: axis.field for axis in blueprint.axes} | dict(blueprint.fixed)
     for name, field in fields.items():

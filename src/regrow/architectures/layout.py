@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -113,6 +113,11 @@ class Layout:
         if kinds & {"head", "kv_head"}:
             return "attention"
         return "ffn" if "ffn" in kinds else "norms"
+
+    def resized(self, sizes: Mapping[str, int]) -> "Layout":
+        """The layout that a cut to these sizes leaves, to plan with: tensors keep their labels,
+        and say nothing of shapes."""
+        return replace(self, sizes={**self.sizes, **sizes})
 
     def folds(self) -> Iterator[Fold]:
         """The folds that apply to this checkpoint."""

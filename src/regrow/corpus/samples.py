@@ -13,8 +13,9 @@ Batch = dict[str, NDArray[Any]]
 class Samples(Protocol):
     """A fixed set of samples; sample ``i`` is the same whoever asks, and whenever."""
 
-    row_length: int
-    """Tokens in a sample, padding included."""
+    @property
+    def row_length(self) -> int:
+        """Tokens in a sample, padding included."""
 
     def __len__(self) -> int: ...
 

