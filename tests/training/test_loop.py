@@ -1,0 +1,303 @@
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from regrow.corpus.packing import PackedText, pack
+from regrow.corpus.samples import DataOrder
+from regrow.errors import UserError
+from regrow.evaluation.heldout import heldout_loss
+from regrow.objectives.causal import Causal
+from regrow.training import loop
+from regrow.training.environment import environment
+from regrow.training.loop import StepReport, TrainingResult, train
+from regrow.training.settings import RecoverySettings
+from tests.training.small import FAMILIES, byte_tokenizer, small_model
+
+TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
+SETTINGS = RecoverySettings(
+    tokens=180,
+    row_length=10,
+    batch_tokens=40,
+    micro_batch=2,
+    learning_rate=0.01,
+    precision="fp32",
+    evaluate_every=80,
+    save_every=0,
+)
+
+
+def data(row_length: int = 10) -> PackedText:
+    return pack(TEXT, byte_tokenizer(), row_length)
+
+
+def run(
+    directory: Path,
+    model: Any = None,
+    settings: RecoverySettings = SETTINGS,
+    **options: Any,
+) -> tuple[dict[str, Tensor], TrainingResult]:
+    model = small_model("llama", attention_dropout=0.1) if model is None else model
+    options = {"seed": 3, "identity": "m", "samples": data(), **options}
+    samples = options.pop("samples")
+    result = train(model, samples, Causal(), settings, directory=directory, **options)
+    return model.state_dict(), result
+
+
+def changed(**values: Any) -> RecoverySettings:
+    return RecoverySettings(**{**SETTINGS.model_dump(), **values})
+
+
+def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.numpy().tobytes() == other[name].numpy().tobytes(), name
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_lowers_the_loss(tmp_path: Path, family: str) -> None:
+    model = small_model(family)
+    before = heldout_loss(model, byte_tokenizer(), TEXT, row_length=10)
+    _, result = run(tmp_path, model, changed(precision="bf16", tokens=600, evaluate_every=None))
+    after = heldout_loss(model, byte_tokenizer(), TEXT, row_length=10)
+    assert after.loss_per_token < before.loss_per_token - 0.3
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert result.curve[-1][1] < result.curve[0][1]
+
+
+def test_the_result_says_what_was_trained(tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    seen: list[bool] = []
+
+    def evaluate(model: Any) -> float:
+        seen.append(model.training)
+        return 7.0 + len(seen)
+
+    _, result = run(tmp_path, evaluate=evaluate, on_step=reports.append)
+    assert [tokens for tokens, _ in result.curve] == [40, 80, 120, 160, 180]
+    assert result.heldout == [(80, 8.0), (160, 9.0), (180, 10.0)]
+    assert seen == [False] * 3
+    assert result.tokens == 180
+    assert [(r.tokens, r.loss) for r in reports] == result.curve
+    assert [r.heldout for r in reports] == [None, 8.0, None, 9.0, 10.0]
+    rows = DataOrder(3, len(data())).rows(0, 18)
+    assert result.predicted == (data().batch(rows)["labels"] >= 0).sum()
+
+
+def test_an_update_is_that_of_the_clipped_mean_loss(tmp_path: Path) -> None:
+    """One step against AdamW by hand, on all rows of the step at once."""
+    model, twin = small_model("gpt_neox"), small_model("gpt_neox")
+    settings = changed(tokens=40, warmup=1, weight_decay=0.5, clip=0.1)
+    after, result = run(tmp_path, model, settings)
+
+    rows = DataOrder(3, len(data())).rows(0, 4)
+    batch = {name: torch.from_numpy(a) for name, a in data().batch(rows).items()}
+    loss, tokens = Causal()(twin, batch)
+    (loss / tokens).backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
+    assert result.curve[0][1] == pytest.approx(loss.item() / tokens, rel=1e-5)
+    for name, parameter in twin.named_parameters():
+        decay = 0.5 if parameter.ndim >= 2 else 0.0
+        # Adam's first step moves by the gradient over its own size.
+        step = parameter.grad / (parameter.grad.abs() + 1e-8)
+        expected = parameter.detach() * (1 - 0.01 * decay) - 0.01 * step
+        sure = parameter.grad.abs() > 1e-5
+        torch.testing.assert_close(after[name][sure], expected[sure], rtol=1e-3, atol=1e-5)
+
+
+def test_the_split_into_micro_batches_does_not_matter(tmp_path: Path) -> None:
+    """The short last row makes the micro-batches unequal in tokens."""
+    settings = {"tokens": 10 * len(data()), "batch_tokens": 10 * len(data()), "learning_rate": 1e-3}
+    found: list[dict[str, Tensor]] = []
+    for micro_batch in (1, 3, len(data())):
+        model = small_model("llama")
+
+        def keep(*_: Any, model: Any = model) -> None:
+            found.append({name: p.grad.clone() for name, p in model.named_parameters()})
+
+        handle = register_optimizer_step_pre_hook(keep)
+        try:
+            run(tmp_path / str(micro_batch), model, changed(micro_batch=micro_batch, **settings))
+        finally:
+            handle.remove()
+    assert len(found) == 3
+    for other in found[1:]:
+        for name, gradient in found[0].items():
+            assert (other[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_stopped_training_ends_in_the_same_bits(tmp_path: Path, step: int) -> None:
+    def stop(report: StepReport) -> None:
+        if report.step == step:
+            raise StopError
+
+    whole, expected = run(tmp_path / "whole", evaluate=_norm)
+    with pytest.raises(StopError):
+        run(tmp_path / "stopped", evaluate=_norm, on_step=stop)
+    resumed, result = run(tmp_path / "stopped", evaluate=_norm)
+    assert_same_bits(whole, resumed)
+    assert result.resumed_at == step
+    assert result.curve == expected.curve
+    assert result.heldout == expected.heldout
+    again, result = run(tmp_path / "stopped", evaluate=_norm)
+    assert_same_bits(whole, again)
+    assert result.resumed_at == 5
+    assert result.curve == expected.curve
+    assert len(list((tmp_path / "stopped").iterdir())) == 1
+
+
+def _norm(model: Any) -> float:
+    return float(sum(parameter.detach().norm() for parameter in model.parameters()))
+
+
+@pytest.mark.parametrize("moment", ["step 3", "rename 3", "write 3", "clean 3"])
+def test_a_killed_training_ends_in_the_same_bits(tmp_path: Path, moment: str) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.training.test_loop", str(tmp_path / "killed"), moment],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    whole, expected = run(tmp_path / "whole")
+    resumed, result = run(tmp_path / "killed")
+    assert_same_bits(whole, resumed)
+    assert result.curve == expected.curve
+    assert result.resumed_at == {"s": 3, "r": 2, "w": 2, "c": 3}[moment[0]]
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["step-00000005"]
+
+
+def _be_killed(directory: Path, moment: str) -> None:
+    """Trains, and is killed: after a step, or before, in or after the write of its checkpoint."""
+    from regrow.training import checkpoint
+
+    kind, number = moment.split()
+    left = {"write": 2, "rename": 1, "clean": 1}.get(kind, 0)
+
+    def kill_at(name: str, owner: Any) -> None:
+        real = getattr(owner, name)
+
+        def dying(*args: Any, **options: Any) -> Any:
+            nonlocal left
+            if any(f"step-{int(number):08d}" in str(arg) for arg in args) or kind == "clean":
+                left -= 1
+                if left <= 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        setattr(owner, name, dying)
+
+    def on_step(report: StepReport) -> None:
+        if kind == "step" and report.step == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "clean" and report.step == int(number) - 1:
+            kill_at("rmtree", shutil)
+
+    if kind == "write":
+        kill_at("save_file", checkpoint)
+    if kind == "rename":
+        kill_at("rename", Path)
+    run(directory, on_step=on_step)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 4}, "seed was 3, now 4"),
+        ({"identity": "other"}, "model was m, now other"),
+        ({"settings": changed(learning_rate=0.02)}, "learning_rate was 0.01, now 0.02"),
+        ({"samples": pack(["other text"] * 9, byte_tokenizer(), 10)}, "data was"),
+        ({"model": small_model("gpt_neox")}, "a checkpoint of another model"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    run(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        run(tmp_path, **options)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_how_often_to_save_and_measure_may_change(tmp_path: Path) -> None:
+    run(tmp_path)
+    _, result = run(tmp_path, settings=changed(save_every=9, evaluate_every=None))
+    assert result.resumed_at == 5
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    path = tmp_path / "step-00000005" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        run(tmp_path)
+    assert str(path) in str(caught.value)
+    (path.parent / "state.json").write_text("{")
+    with pytest.raises(UserError, match=r"state\.json: cannot be read"):
+        run(tmp_path)
+
+
+def test_a_resume_elsewhere_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path)
+    assert not [r for r in caplog.records if r.name.startswith("regrow")]
+    now = {**environment(torch.device("cpu")), "threads": 99}
+    monkeypatch.setattr(loop, "environment", lambda device: now)
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path)
+    assert "now 99" in caplog.text
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    model = small_model("llama")
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("inf")
+    untouched = model.model.embed_tokens.weight.clone()
+    settings = changed(tokens=40)
+    objective = Causal()
+    objective.check = lambda model: None  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"not finite at step 1 of 1; a learning_rate below 0\.01"):
+        train(model, data(), objective, settings, seed=0, directory=tmp_path)
+    assert torch.equal(model.model.embed_tokens.weight, untouched)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_must_be_float32(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bfloat16"):
+        run(tmp_path, small_model("llama").bfloat16())
+
+
+def test_rows_must_be_those_of_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rows of 11"):
+        run(tmp_path, samples=data(11))
+
+
+def test_the_random_state_of_the_caller_is_left_alone(tmp_path: Path) -> None:
+    model = small_model("llama", attention_dropout=0.1)
+    before = torch.get_rng_state().numpy().copy()
+    run(tmp_path, model)
+    assert np.array_equal(torch.get_rng_state().numpy(), before)
+
+
+if __name__ == "__main__":
+    _be_killed(Path(sys.argv[1]), sys.argv[2])
