@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 Json = dict[str, Any]

@@ -232,6 +232,17 @@ def test_what_does_not_fit_is_passed_over() -> None:
     assert vocab["ab"] in two
 
 
+def test_an_ancestor_whose_own_turn_came_is_kept_for_its_count() -> None:
+    contents = tokenizer_json([("a", "b"), ("ab", "c"), ("b", "b")])
+    counts = zeros(contents)
+    vocab = contents["model"]["vocab"]
+    counts[vocab["abc"]], counts[vocab["ab"]] = 9, 5
+    for more, reason in ((2, "merge ancestor"), (3, "count")):
+        choice = select(contents, counts, least_size(contents) + more)
+        reasons = dict(zip(choice.kept.tolist(), choice.reasons, strict=True))
+        assert reasons[vocab["ab"]] == reason
+
+
 def test_equal_counts_are_broken_by_rank_not_by_id() -> None:
     merges = [("a", "b"), ("b", "c"), ("c", "d")]
     ids = [*range(257), 259, 258, 257]

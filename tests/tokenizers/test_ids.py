@@ -80,9 +80,10 @@ def test_named_ids_come_with_their_first_place_and_suppressed_ones_do_not() -> N
 
 @pytest.mark.parametrize("key", ["eos_token_id", "suppress_tokens"])
 def test_an_id_beyond_the_embedding_is_refused(key: str) -> None:
-    value = 50279 if key == "eos_token_id" else [50279]
-    with pytest.raises(UserError, match=rf"config\.json: {key} is 50279, .* 1,000 rows"):
-        referenced_ids({key: value}, None, rows=1000)
+    for beyond in (1000, 50279):
+        value = beyond if key == "eos_token_id" else [beyond]
+        with pytest.raises(UserError, match=rf"config\.json: {key} is {beyond}, .* 1,000 rows"):
+            referenced_ids({key: value}, None, rows=1000)
     assert referenced_ids({"eos_token_id": 999}, None, rows=1000) == {
         999: "config.json: eos_token_id"
     }
