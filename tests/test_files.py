@@ -52,7 +52,9 @@ def test_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.Monk
     assert steps == ["sync", "rename", "sync"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
 def test_reads_json(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "a.json"

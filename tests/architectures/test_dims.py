@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.architectures.dims import Block, Dimension, Dims, Indices, parse_dims
@@ -29,6 +29,7 @@ def sizes_and_keep(draw: st.DrawFn) -> tuple[dict[str, int], dict[str, Indices]]
     return sizes, keep
 
 
+@settings(deadline=None)
 @given(all_dims)
 def test_prints_what_it_reads(dims: Dims) -> None:
     assert parse_dims(str(dims)) == dims
@@ -66,6 +67,7 @@ def _expected(
     return kept
 
 
+@settings(deadline=None)
 @given(all_dims, sizes_and_keep())
 def test_indices_of_fused_dimensions(
     dims: Dims, drawn: tuple[dict[str, int], dict[str, Indices]]

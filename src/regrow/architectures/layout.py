@@ -187,20 +187,20 @@ class Layout:
             whole, part = new[rule.whole], new[rule.part]
             if whole % part == 0:
                 return None
-            near = sorted({whole - whole % part, min(self.sizes[rule.whole], whole + part)})
-            near = [n for n in near if n % part == 0 and n > 0]
-            hint = " or ".join(f"{n:,}" for n in near)
+            below = whole - whole % part
+            near = [n for n in (below, below + part) if 0 < n <= self.sizes[rule.whole]]
+            hint = f"; {' or '.join(f'{n:,}' for n in near)} would be right" if near else ""
             return (
                 f"{rule.whole}: the {kind} config class refuses {whole:,} with {part} "
-                f"{rule.part}s, not a multiple; {hint} would be right"
+                f"{rule.part}s, not a multiple{hint}"
             )
         dividend, divisor = new[rule.dividend], new[rule.divisor]
-        before = self.sizes[rule.dividend] / self.sizes[rule.divisor]
-        if dividend == before * divisor:
+        old_dividend, old_divisor = self.sizes[rule.dividend], self.sizes[rule.divisor]
+        if dividend * old_divisor == old_dividend * divisor:
             return None
         return (
             f"{rule.dividend} {dividend:,} with {divisor} {rule.divisor}s: {rule.why}, so cut both "
-            f"together and keep {before:g} to a {rule.divisor}"
+            f"together and keep {old_dividend / old_divisor:g} to a {rule.divisor}"
         )
 
     def _shared_fields(self) -> dict[str, list[str]]:
@@ -276,7 +276,7 @@ def bind(
         sizes,
         labelled,
         tuple(dropped),
-        tied=not has_head or bool(tied),
+        tied=not has_head or bool(flag if tied is None else tied),
     )
 
 

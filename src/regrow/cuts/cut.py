@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +16,8 @@ from regrow.files import read_json, write_atomically
 
 FORMAT = 1
 FILE_NAME = "regrow_cut.json"
+_LARGEST_SIZE = 1 << 24
+"""Of an axis in a file: an axis is read into memory before it is compared with a model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,9 @@ class Cut:
     model: str
     axes: Mapping[str, AxisCut]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
+
     @property
     def sizes(self) -> dict[str, int]:
         """New sizes of the axes that are cut."""
@@ -128,15 +134,8 @@ class Cut:
         axes: dict[str, AxisCut] = {}
         for name, entry in data["axes"].items():
             try:
-                size, along = entry["size"], entry.get("along")
-                if not isinstance(size, int) or isinstance(size, bool):
-                    raise ValueError("size is not a number")
-                if along is None:
-                    axes[name] = AxisCut(size, parse_ranges(entry["keep"], size))
-                else:
-                    rows = [parse_ranges(row, size) for row in entry["keep"]]
-                    axes[name] = AxisCut(size, np.stack(rows), along)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                axes[name] = _read_axis(entry)
+            except ValueError as error:
                 raise UserError(f"{where}: axes.{name}: {error}") from None
         return cls(data["model"], axes)
 
@@ -201,6 +200,27 @@ def _check_groups(cut: Cut, layout: Layout, head: str, kv_head: str) -> None:
             )
 
 
+def _read_axis(entry: Any) -> AxisCut:
+    """One axis of the file; ValueError, in words, at anything else."""
+    if not isinstance(entry, dict):
+        raise ValueError("an axis has the keys size and keep")
+    size, along, keep = entry.get("size"), entry.get("along"), entry.get("keep")
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _LARGEST_SIZE:
+        raise ValueError(f"size is not a number between 1 and {_LARGEST_SIZE:,}")
+    if along is None:
+        if not isinstance(keep, str):
+            raise ValueError("keep is not a list of ranges such as '0-11,16-29'")
+        return AxisCut(size, parse_ranges(keep, size))
+    if not isinstance(along, str):
+        raise ValueError("along is not the name of a layer axis")
+    if not isinstance(keep, list) or not keep or not all(isinstance(row, str) for row in keep):
+        raise ValueError("keep does not have one list of ranges a kept layer, as along wants")
+    rows = [parse_ranges(row, size) for row in keep]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("keep does not have the same number of indices in each layer")
+    return AxisCut(size, np.stack(rows), along)
+
+
 def _compose(name: str, first: Cut, second: Cut) -> AxisCut:
     a, b = first.axes.get(name), second.axes.get(name)
     along = (a.along if a else None) or (b.along if b else None)
@@ -227,22 +247,24 @@ def _compose(name: str, first: Cut, second: Cut) -> AxisCut:
 
 
 _WORDS = {
-    "layer": ("layers", "layer"),
-    "hidden": ("hidden", "hidden"),
-    "ffn": ("ffn", "ffn"),
-    "head": ("heads", "head"),
-    "kv_head": ("key-value heads", "key-value head"),
-    "cross_head": ("cross-attention heads", "cross-attention head"),
-    "cross_kv_head": ("cross-attention key-value heads", "cross-attention key-value head"),
-    "vocab": ("vocabulary", "token"),
+    "layer": "layers",
+    "hidden": "hidden",
+    "ffn": "ffn",
+    "head": "heads",
+    "kv_head": "key-value heads",
+    "cross_head": "cross-attention heads",
+    "cross_kv_head": "cross-attention key-value heads",
+    "vocab": "vocabulary",
 }
 
 
 def _axis_words(kind: str, axis: AxisCut) -> str:
+    if axis.kept == axis.size:
+        return f"{f'{axis.size} layers' if kind == 'layer' else _WORDS[kind]} in another order"
     if kind == "layer":
         dropped = np.setdiff1d(np.arange(axis.size), axis.keep)
         return f"{axis.size} -> {axis.kept} layers (without {format_ranges(dropped)})"
-    return f"{_WORDS[kind][0]} {axis.size:,} -> {axis.kept:,}"
+    return f"{_WORDS[kind]} {axis.size:,} -> {axis.kept:,}"
 
 
 def _reading_order(name: str) -> tuple[str, int]:

@@ -26,11 +26,13 @@ def format_ranges(indices: Indices) -> str:
 def parse_ranges(text: str, limit: int = 1 << 32) -> Indices:
     """Indices of a list of ranges, both ends included.
 
-    `limit`: indices must lie below it. Raises ValueError, in words, at anything else.
+    `limit`: indices must lie below it, and there are no more of them than that, so that a short
+    text cannot fill the memory. Raises ValueError, in words, at anything else.
     """
     if not text.strip():
         return np.zeros(0, dtype=np.int64)
     parts = []
+    total = 0
     for part in text.split(","):
         hit = _PART.fullmatch(part)
         if hit is None:
@@ -41,5 +43,8 @@ def parse_ranges(text: str, limit: int = 1 << 32) -> Indices:
             raise ValueError(f"{part.strip()!r} runs backwards")
         if last >= limit:
             raise ValueError(f"{part.strip()!r} lies beyond {limit - 1:,}")
+        total += last - first + 1
+        if total > limit:
+            raise ValueError(f"more than {limit:,} indices, so some are named twice")
         parts.append(np.arange(first, last + 1, dtype=np.int64))
     return np.concatenate(parts)
