@@ -27,7 +27,7 @@ def cut_config(
     wanted = {**layout.sizes, **sizes}
     fields = {axis.name: axis.field for axis in blueprint.axes} | dict(blueprint.fixed)
     for name, field in fields.items():
-        if wanted[name] != layout.sizes[name] or read_field(config, field.path or "") is not None:
+        if wanted[name] != layout.sizes[name]:
             _write(config, name, field, wanted[name])
     # Again, now that other sizes are in place: a size left to its default may have moved.
     for name, size in bind_sizes(blueprint, config).items():
