@@ -164,7 +164,7 @@ class _Run:
             if stage.recover is not None:
                 recover = step_after(
                     carve, f"{stage.name}/recover",
-                    {"recover": stage.recover.model_dump(mode="json"),
+                    {"recover": _what_decides(stage.recover),
                      "text": self.text_hashes["train"], "seed": recipe.seed},
                 )  # fmt: skip
                 steps += [recover, step_after(recover, f"{stage.name}/measure", measured)]
@@ -178,7 +178,7 @@ class _Run:
         if self.control and (settings := self._control_settings()) is not None:
             control = step_after(
                 first, "control/recover",
-                {"recover": settings.model_dump(mode="json"), "text": self.text_hashes["train"],
+                {"recover": _what_decides(settings), "text": self.text_hashes["train"],
                  "seed": recipe.seed},
             )  # fmt: skip
             steps += [control, step_after(control, "control/measure", measured)]
@@ -340,7 +340,7 @@ class _Run:
             self._measure(f"{stage.name}/measure", model)
             return model
         self._carve(stage, source, carved)
-        self._measure(f"{stage.name}/measure-cut", carved)
+        self._measure(f"{stage.name}/measure-cut", carved, speed=recover is None)
         if recover is None:
             return carved
         assert stage.recover is not None
@@ -373,8 +373,10 @@ class _Run:
         self._record(step, outputs, began, time.time() - began)
         self.say(f"{stage.name}: {result.cut.words()}, {result.parameters:,} parameters")
 
-    def _measure(self, name: str, directory: Path, *, speak: bool = False) -> None:
-        """Held-out losses and generation speed; with `speak`, answers to the prompts too."""
+    def _measure(
+        self, name: str, directory: Path, *, speed: bool = True, speak: bool = False
+    ) -> None:
+        """Held-out losses; generation speed and answers to the prompts where asked for."""
         step = self.steps[name]
         if self.ledger.done(step) is None:
             from regrow.evaluation.generation import generation_speed
@@ -390,7 +392,7 @@ class _Run:
                 }
             }
             self._spent(name, time.time() - began)
-            if not name.endswith("measure-cut"):
+            if speed:
                 outputs["tokens_per_second"] = generation_speed(
                     model, tokenizer, _SPEED_PROMPT, new_tokens=_SPEED_TOKENS, repeats=2
                 )
@@ -568,6 +570,11 @@ class _Run:
         self, stage: str, doing: str, loss: float | None = None, rate: float | None = None
     ) -> None:
         self.watch(Update(stage, doing, self.clock.share, self.clock.left, loss, rate))
+
+
+def _what_decides(settings: RecoverySettings) -> dict[str, Any]:
+    """All that the weights and curves of a recovery depend on."""
+    return settings.model_dump(mode="json", exclude={"save_every"})
 
 
 def _readable(key: str, path: Path) -> None:

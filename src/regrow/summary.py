@@ -78,6 +78,7 @@ def _model_row(
     name: str, role: Any, made: Entry, cut: Entry | None, recovered: Entry | None, note: str = ""
 ) -> ModelRow:
     facts = made.outputs
+    speeds = [entry.outputs.get("tokens_per_second") for entry in (recovered, cut) if entry]
     return ModelRow(
         name=name,
         role=role,
@@ -86,9 +87,7 @@ def _model_row(
         parameters_by_part=facts["parts"],
         vocabulary=facts["vocabulary"],
         bytes_on_disk=facts["bytes"],
-        generation_tokens_per_second=(
-            recovered.outputs.get("tokens_per_second") if recovered else None
-        ),
+        generation_tokens_per_second=next((s for s in speeds if s is not None), None),
         after_cut=_scores(cut),
         after_recovery=_scores(recovered),
     )
