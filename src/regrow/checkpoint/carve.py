@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from regrow.architectures import LabelledTensor, Layout
+from regrow.checkpoint.header import os_errors
 from regrow.checkpoint.reader import Checkpoint
 from regrow.checkpoint.select import Scaling, Selection, stream
 from regrow.cuts.cut import Cut
@@ -120,8 +121,11 @@ def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _
     Raises UserError where the disk is or becomes full, or a weight is not finite.
     """
     check_free_space(out, plan.nbytes)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    temporary: Path | None = None
     try:
+        temporary = Path(
+            tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
+        )
         temporary.chmod(0o755)
         for shard in plan.shards:
             _write_shard(shard, temporary / shard.name, progress)
@@ -139,7 +143,8 @@ def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _
             raise UserError(f"{out}: the disk is full; {plan.nbytes:,} bytes are needed") from error
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_output(out: Path, source: Path) -> None:
@@ -250,17 +255,18 @@ def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> N
         free.put(bytearray(BUFFER_BYTES))
 
     def write() -> None:
-        with path.open("wb", buffering=0) as file:
-            try:
+        blocks = iter(full.get, None)
+        try:
+            with path.open("wb", buffering=0) as file:
                 _write_all(file.fileno(), memoryview(shard.header))
-                while (block := full.get()) is not None:
+                for block in blocks:
                     _write_all(file.fileno(), block)
                     progress(len(block))
                     _give_back(block, free)
-            except BaseException as error:  # noqa: BLE001 - raised again on the reading thread
-                failures.append(error)
-                while (block := full.get()) is not None:
-                    _give_back(block, free)
+        except BaseException as error:  # noqa: BLE001 - raised again on the reading thread
+            failures.append(error)
+            for block in blocks:
+                _give_back(block, free)
 
     writer = threading.Thread(target=write, name="carve-writer")
     writer.start()
@@ -282,7 +288,8 @@ def _blocks(shard: Shard, buffers: Iterator[bytearray]) -> Iterator[memoryview]:
         for output in shard.outputs:
             file = output.selection.info.file
             if file not in descriptors:
-                descriptors[file] = os.open(file, os.O_RDONLY)
+                with os_errors(file):
+                    descriptors[file] = os.open(file, os.O_RDONLY)
             yield from stream(output.selection, descriptors[file], buffers)
     finally:
         for descriptor in descriptors.values():

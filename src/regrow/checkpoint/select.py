@@ -75,7 +75,8 @@ def stream(
     blocks = _copied if all(keep is None for keep in selection.keep[1:]) else _taken
     for block in blocks(selection, descriptor, buffers):
         if selection.scaling is not None:
-            _scale(selection, block)
+            with np.errstate(over="ignore"):  # what overflows is infinite, and found next
+                _scale(selection, block)
         _check_finite(selection.info, block)
         yield block
 

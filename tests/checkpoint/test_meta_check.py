@@ -1,0 +1,78 @@
+"""The architecture's own class is asked before a weight is read."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from regrow.architectures import Blueprint
+from regrow.architectures.gemma2 import GEMMA2
+from regrow.architectures.llama import LLAMA
+from regrow.checkpoint import meta_check
+from regrow.checkpoint.meta_check import check_on_meta, find_problem
+from regrow.errors import UserError
+from tests.random_cuts import TINY, TINY_IDS
+from tests.tiny import tiny_shapes
+
+NAME = LLAMA.architectures[0]
+SHAPES = tiny_shapes(LLAMA, LLAMA.tiny[0])
+
+
+@pytest.mark.parametrize(("blueprint", "number"), TINY, ids=TINY_IDS)
+def test_accepts_what_fits(blueprint: Blueprint, number: int) -> None:
+    """With a shared head or without its name in the file."""
+    tiny = blueprint.tiny[number]
+    shapes = tiny_shapes(blueprint, tiny)
+    assert find_problem(tiny, blueprint.architectures[0], shapes) is None
+    head = {blueprint.head.weight: shapes[blueprint.head.embedding]}
+    assert find_problem(tiny, blueprint.architectures[0], {**head, **shapes}) is None
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "hidden and heads": ({"hidden_size": 20}, {}, "LlamaForCausalLM refuses it: .*20"),
+    "no such model": ({"model_type": "lama"}, {}, "LlamaForCausalLM refuses it: .*lama"),
+    "missing": (
+        {}, {"model.norm.weight": None},
+        r"LlamaForCausalLM wants model\.norm\.weight, which the result does not have",
+    ),
+    "missing head": ({}, {"lm_head.weight": None}, r"wants lm_head\.weight"),
+    "shape": (
+        {}, {"lm_head.weight": (24, 61)},
+        r"lm_head\.weight: LlamaForCausalLM wants shape \[61, 24\], not \[24, 61\]",
+    ),
+    "extra": ({}, {"model.layers.4.x": (1,)}, r"LlamaForCausalLM has no model\.layers\.4\.x"),
+    "another size": ({"intermediate_size": 8}, {}, r"wants shape \[8, 24\], not \[20, 24\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "edits", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refuses(changes: dict[str, Any], edits: dict[str, Any], message: str) -> None:
+    shapes = {n: s for n, s in {**SHAPES, **edits}.items() if s is not None}
+    with pytest.raises(UserError, match="config.json of the result: .*" + message) as error:
+        check_on_meta({**LLAMA.tiny[0], **changes}, NAME, shapes)
+    assert "\n" not in str(error.value)
+
+
+def test_head_may_be_absent_only_where_it_is_shared() -> None:
+    shapes = tiny_shapes(GEMMA2, GEMMA2.tiny[0])
+    untied = {**GEMMA2.tiny[0], "tie_word_embeddings": False}
+    problem = find_problem(untied, GEMMA2.architectures[0], shapes)
+    assert problem == "Gemma2ForCausalLM wants lm_head.weight, which the result does not have"
+
+
+def test_asks_another_process_where_the_library_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "transformers")
+    monkeypatch.setattr(meta_check, "find_problem", None)  # here it must not be called
+    shapes = {**SHAPES, "lm_head.weight": (60, 24)}
+    with pytest.raises(UserError, match=r"lm_head\.weight: .* wants shape \[61, 24\], not \[60"):
+        check_on_meta(LLAMA.tiny[0], NAME, shapes)
+
+
+def test_module_is_light() -> None:
+    code = "import sys, regrow.checkpoint.carve, regrow.checkpoint.meta_check as m; " \
+           "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"  # fmt: skip
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"

@@ -1,0 +1,150 @@
+"""Kept elements of one stored tensor, in blocks."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from regrow.checkpoint.header import TensorInfo, read_header
+from regrow.checkpoint.select import Scaling, Selection, stream
+from regrow.errors import UserError
+from tests.checkpoint.carving import raw
+
+Keep = tuple[NDArray[np.int64] | None, ...]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("select") / "t.safetensors"
+
+
+def _stored(file: Path, tensor: torch.Tensor) -> TensorInfo:
+    """The tensor behind another one, so that it does not begin where the data does."""
+    save_file({"a": torch.zeros(3, dtype=torch.float64), "t": tensor}, file)
+    return next(info for info in read_header(file) if info.name == "t")
+
+
+def _blocks(selection: Selection, buffer_bytes: int) -> list[bytes]:
+    def buffers() -> Iterator[bytearray]:
+        while True:
+            yield bytearray(b"\xff" * buffer_bytes)
+
+    descriptor = os.open(selection.info.file, os.O_RDONLY)
+    try:
+        return [bytes(block) for block in stream(selection, descriptor, buffers())]
+    finally:
+        os.close(descriptor)
+
+
+DTYPES = [
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int16,
+    torch.uint8, torch.bool,
+]  # fmt: skip
+
+
+@st.composite
+def _selections(draw: st.DrawFn) -> tuple[torch.Tensor, Keep]:
+    shape = draw(st.lists(st.integers(1, 7), max_size=3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = torch.from_numpy(np.array(rng.integers(-90, 90, size=shape)))
+    keep = [
+        rng.permutation(size)[: draw(st.integers(1, size))] if draw(st.booleans()) else None
+        for size in shape
+    ]
+    return values.to(draw(st.sampled_from(DTYPES))), tuple(keep)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_selections(), st.sampled_from([8, 16, 24, 64, 1 << 16]))
+def test_blocks_are_what_indexing_gives(
+    file: Path, drawn: tuple[torch.Tensor, Keep], buffer_bytes: int
+) -> None:
+    tensor, keep = drawn
+    selection = Selection(_stored(file, tensor), keep)
+    want = tensor
+    for dimension, indices in enumerate(keep):
+        if indices is not None:
+            want = want.index_select(dimension, torch.from_numpy(indices))
+    blocks = _blocks(selection, buffer_bytes)
+    assert b"".join(blocks) == raw(want)
+    assert selection.shape == tuple(want.shape)
+    assert selection.nbytes == len(raw(want))
+    row_bytes = tensor.nbytes // tensor.shape[0] if tensor.ndim else 0
+    assert max(map(len, blocks)) <= max(buffer_bytes, row_bytes)
+
+
+def _bfloat16(bits: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(bits, dtype=np.uint16)).view(torch.bfloat16)
+
+
+finite_bits = st.integers(0, 0xFFFF).filter(lambda bits: bits & 0x7F80 != 0x7F80)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(finite_bits, min_size=1, max_size=50),
+    st.floats(0.1, 1.0) | st.sampled_from([2.0**-0.5, 0.5, 1 / 3, 1.0]),
+    st.sampled_from([0.0, 1.0]),
+)
+def test_bfloat16_is_rounded_as_torch_rounds(
+    file: Path, bits: list[int], factor: float, offset: float
+) -> None:
+    """All exponents, subnormal numbers too. Also in numbers: never beyond half a step (1/256)."""
+    tensor = _bfloat16(bits)
+    selection = Selection(_stored(file, tensor), (None,), Scaling(factor, offset))
+    exact = (tensor.double() + offset) * factor - offset
+    assert b"".join(_blocks(selection, 16)) == raw(exact.to(torch.bfloat16))
+    found = exact.to(torch.bfloat16).double()
+    assert ((found - exact).abs() <= exact.abs() * 2.0**-8 * 1.0001 + 2.0**-134).all()
+
+
+def test_half_way_goes_to_even(file: Path) -> None:
+    """1 + 2^-7 and 1 + 3 * 2^-7, times 1.5: 1.51171875 and 1.53515625 lie half-way."""
+    tensor = _bfloat16([0x3F81, 0x3F83])
+    (block,) = _blocks(Selection(_stored(file, tensor), (None,), Scaling(1.5, 0.0)), 64)
+    assert torch.frombuffer(bytearray(block), dtype=torch.bfloat16).tolist() == [1.515625, 1.53125]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_other_types_are_rounded_once(file: Path, dtype: type[Any], offset: float) -> None:
+    values = np.random.default_rng(0).normal(size=(40, 6)).astype(dtype)
+    kept = np.array([3, 0, 5])
+    selection = Selection(
+        _stored(file, torch.from_numpy(values)), (None, kept), Scaling(0.3, offset)
+    )
+    picked = values[:, kept].astype(np.float64)
+    want = ((picked + offset) * 0.3 - offset).astype(dtype)
+    assert b"".join(_blocks(selection, 64)) == want.tobytes()
+
+
+def test_whole_numbers_cannot_be_scaled(file: Path) -> None:
+    info = _stored(file, torch.arange(4))
+    with pytest.raises(UserError, match="t: values of type I64 cannot be scaled"):
+        _blocks(Selection(info, (None,), Scaling(0.5, 0.0)), 64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:4], ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("place", [0, 70_000, 99_999])
+def test_one_bad_value_among_many_is_found(file: Path, dtype: torch.dtype, place: int) -> None:
+    values = torch.ones(100_000, dtype=dtype)
+    largest = torch.finfo(dtype).max
+    values[place] = -largest
+    info = _stored(file, values)
+    assert len(b"".join(_blocks(Selection(info, (None,)), 1 << 20))) == info.nbytes
+    values[place] = torch.inf
+    with pytest.raises(UserError, match=r"t\.safetensors: t: a weight is NaN or infinite"):
+        _blocks(Selection(_stored(file, values), (None,)), 1 << 20)
+
+
+def test_whole_numbers_of_any_bits_pass(file: Path) -> None:
+    tensor = torch.tensor([-1, 0x7FF0_0000_0000_0000])
+    assert b"".join(_blocks(Selection(_stored(file, tensor), (None,)), 64)) == raw(tensor)
