@@ -1,15 +1,17 @@
-"""Tiny checkpoints for tests: a config of a blueprint, and tensors of the right shapes."""
+"""Tiny checkpoints, tokenizers and texts for tests."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from regrow.architectures import Blueprint, Layout, bind
+from regrow.architectures.llama import LLAMA
 
 
 def tiny_shapes(blueprint: Blueprint, tiny: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -52,3 +54,63 @@ def write_tiny(
     name = str(dtype).removeprefix("torch.")
     (out / "config.json").write_text(json.dumps({**tiny, "dtype": name}), encoding="utf-8")
     return out
+
+
+_WORDS = [
+    "river", "stone", "light", "water", "bird", "house", "wind", "tree", "road", "night", "morning",
+    "hand", "door", "garden", "letter", "clock", "winter", "salt", "bridge", "lamp", "field",
+    "boat", "song", "window", "paper", "bread", "hill", "rain",
+]  # fmt: skip
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Documents of made-up sentences, one each; a pure function of the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    documents = []
+    for _ in range(count):
+        drawn = torch.randint(len(_WORDS), (12,), generator=generator).tolist()
+        documents.append("The " + " ".join(_WORDS[i] for i in drawn) + ".")
+    return documents
+
+
+def write_text(path: Path, documents: Sequence[str]) -> Path:
+    lines = [json.dumps({"text": document}) + "\n" for document in documents]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def add_tokenizer(directory: Path, size: int = 320) -> Path:
+    """Train a byte-level BPE on made-up sentences and save it as a user's tokenizer is saved.
+
+    Ids 0 to 2 are <pad>, <bos> and <eos>; `size` counts them and the 256 bytes.
+    """
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<pad>", "<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(sentences(100, seed=9), trainer)
+    assert inner.get_vocab_size() == size
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def write_model(out: Path, **changes: Any) -> Path:
+    """A complete tiny Llama: weights, config, generation config, and a tokenizer of 320 tokens."""
+    config = {
+        "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": 256, "tie_word_embeddings": True,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **changes,
+    }  # fmt: skip
+    write_tiny(LLAMA, out, number=1, **config)
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    (out / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+    return add_tokenizer(out)

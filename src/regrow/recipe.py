@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,12 +14,18 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from regrow.errors import UserError
 from regrow.training.settings import RecoverySettings
+from regrow.wording import Place, dotted, first_error, one_line, said
 
+_TAKEN = ("original", "control", "result")
+"""What the ledger calls its other steps."""
+_MOST_NODES = 10_000
+_DEEPEST = 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
@@ -37,18 +43,37 @@ def _stays_inside(path: Path) -> Path:
     return path
 
 
-def _number(value: Any) -> Any:
-    """YAML reads 60_000 as a number, and 200k as text: refuse the second in words."""
+def _stays_inside_or_hub(model: str) -> str:
+    _stays_inside(Path(model))
+    return model
+
+
+def _no_truth(value: Any) -> Any:
+    """True would pass as 1."""
     if isinstance(value, bool):
-        raise ValueError("a number is wanted")
+        raise ValueError(f"a number is wanted, not {str(value).lower()}")
     return value
+
+
+def _ranges(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _some_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("a prompt without text; write one or leave it out")
+    return text
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
 TextPath = Annotated[Path, AfterValidator(_stays_inside)]
-Size = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+Prompt = Annotated[str, AfterValidator(_some_text)]
+Size = Annotated[int, BeforeValidator(_no_truth), Field(gt=0)]
 SizeByStack = Size | dict[str, Size]
 """What remains: one number, or one by stack (`{encoder: 10, decoder: 30}`)."""
+Layers = Annotated[str, BeforeValidator(_ranges)]
+"""Numbers from 0: `12-15,20`; a single one is a number in YAML."""
+ModelName = Annotated[str, AfterValidator(_stays_inside_or_hub)]
 ScoreName = Literal["random", "activation", "influence"]
 
 
@@ -71,7 +96,7 @@ class CutSpec(_Strict):
     """
 
     layers: SizeByStack | None = None
-    drop_layers: str | dict[str, str] | None = None
+    drop_layers: Layers | dict[str, Layers] | None = None
     hidden: SizeByStack | None = None
     ffn: SizeByStack | None = None
     heads: SizeByStack | None = None
@@ -134,21 +159,22 @@ class Recipe(_Strict):
     """
 
     name: Name
-    model: str
-    seed: int = Field(default=0, ge=0)
+    model: ModelName
+    seed: Annotated[int, BeforeValidator(_no_truth), Field(ge=0)] = 0
     threads: Size | None = None
     data: Data
-    prompts: list[str] = []
+    prompts: list[Prompt] = []
     answer_tokens: Size = 64
     stages: list[Stage] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        names = [stage.name for stage in self.stages]
+    @field_validator("stages")
+    @classmethod
+    def _distinct(cls, stages: list[Stage]) -> list[Stage]:
+        names = [stage.name for stage in stages]
         for name in names:
-            if names.count(name) > 1 or name in ("original", "control"):
-                raise ValueError(f"stages: the name {name!r} is taken; give each its own")
-        return self
+            if names.count(name) > 1 or name in _TAKEN:
+                raise ValueError(f"the name {name!r} is taken; give each stage its own")
+        return stages
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -160,33 +186,31 @@ def load_recipe(path: Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text: {error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as text: {error.strerror or error}") from None
     return parse_recipe(text, path)
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:
     """A recipe from its text; `path` is where it stands."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(values, dict) or root is None:
-        raise UserError(f"{path}: a recipe has the keys {', '.join(Recipe.model_fields)}")
-    lines = dict(_lines(root, (), path))
+    root = _composed(text, path)
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{path}:1: a recipe has the keys {', '.join(Recipe.model_fields)}")
+    lines: dict[Place, int] = {}
+    _find_lines(root, (), lines, path)
+    values = _constructed(root, path)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(_explain(first, values, lines, path)) from None
-    return _resolved(recipe, path.parent)
+        raise UserError(_explained(error, values, lines, path)) from None
+    return _resolved(recipe, path)
 
 
-def _resolved(recipe: Recipe, directory: Path) -> Recipe:
-    """The same with all paths made absolute or relative to the working directory."""
+def _resolved(recipe: Recipe, path: Path) -> Recipe:
+    """The same with all paths taken from the directory of the recipe."""
+    directory = path.parent
     stages = [
         stage.model_copy(
             update={"cut": stage.cut.model_copy(update={"cut": directory / stage.cut.cut})}
@@ -197,63 +221,109 @@ def _resolved(recipe: Recipe, directory: Path) -> Recipe:
     ]
     data = recipe.data.model_copy(
         update={
-            "train": [directory / path for path in recipe.data.train_paths],
-            "heldout": {name: directory / path for name, path in recipe.data.heldout.items()},
+            "train": [directory / text for text in recipe.data.train_paths],
+            "heldout": {name: directory / text for name, text in recipe.data.heldout.items()},
         }
     )
     model = recipe.model
-    if not Path(model).is_absolute() and (directory / model).exists():
+    if not Path(model).expanduser().is_absolute() and (
+        (directory / model).exists() or not _may_be_hub_id(model)
+    ):
         model = str(directory / model)
     return recipe.model_copy(update={"data": data, "stages": stages, "model": model})
 
 
-def _lines(node: Any, at: tuple[Any, ...], path: Path) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """Line of each key; a key that stands twice is an error."""
-    yield at, node.start_mark.line + 1
+def _may_be_hub_id(model: str) -> bool:
+    """As `owner/name[@revision]`, and not as `./name` or `owner/name.gguf`."""
+    owner, slash, name = model.partition("@")[0].partition("/")
+    return bool(slash) and "/" not in name and owner[:1] != "." and not name.endswith(".gguf")
+
+
+# Reading YAML
+
+
+def _composed(text: str, path: Path) -> yaml.Node | None:
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise UserError(f"{path}{line}: not YAML: {one_line(problem)}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply for a recipe") from None
+    return node
+
+
+def _constructed(node: yaml.Node, path: Path) -> Any:
+    """Values of a node. PyYAML raises what it likes at scalars such as the date 2024-13-01."""
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or node.start_mark
+        raise UserError(f"{path}:{mark.line + 1}: {one_line(error.problem or '')}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        if isinstance(node, yaml.CollectionNode):
+            for child in node.value:
+                for part in child if isinstance(child, tuple) else (child,):
+                    _constructed(part, path)
+        raise UserError(
+            f"{path}:{node.start_mark.line + 1}: cannot be read as a value: "
+            f"{one_line(str(error))}; put it in quotes if text is meant"
+        ) from None
+
+
+def _find_lines(node: yaml.Node, at: Place, lines: dict[Place, int], path: Path) -> None:
+    """The line of each key; a key that stands twice is an error."""
+    line = node.start_mark.line + 1
+    lines.setdefault(at, line)
+    if len(at) > _DEEPEST or len(lines) > _MOST_NODES:
+        raise UserError(f"{path}:{line}: nested too deeply, or too much of it, for a recipe")
+    if node.tag == "tag:yaml.org,2002:bool":
+        # It would pass as 0 or 1, and nothing in a recipe is true or false.
+        wanted = f"{node.value!r} is read as true or false; put it in quotes if text is meant"
+        raise UserError(f"{path}:{line}: {dotted(at)}: {wanted}")
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(
+                    f"{path}:{line}: {dotted(at) or 'recipe'}: a key must be plain text"
+                )
             if key.value in seen:
-                raise UserError(f"{path}:{key.start_mark.line + 1}: {key.value}: stands twice")
+                raise UserError(f"{path}:{line}: {dotted((*at, key.value))}: stands twice")
             seen.add(key.value)
-            yield from _lines(value, (*at, key.value), path)
-            yield (*at, key.value), key.start_mark.line + 1
+            lines[(*at, key.value)] = line
+            _find_lines(value, (*at, key.value), lines, path)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
-            yield from _lines(value, (*at, number), path)
+            _find_lines(value, (*at, number), lines, path)
 
 
-def _explain(
-    error: Any, values: Mapping[str, Any], lines: Mapping[tuple[Any, ...], int], path: Path
-) -> str:
-    where = tuple(part for part in error["loc"] if (part,) != ("function-after",))
-    known = where
-    while known and known not in lines:
+# Saying what is wrong
+
+
+def _explained(error: ValidationError, values: Any, lines: Mapping[Place, int], path: Path) -> str:
+    at, wrong = first_error(error, values)
+    known = at
+    while known not in lines:
         known = known[:-1]
-    line = lines.get(known, 1)
-    if error["type"] == "extra_forbidden":
-        key = str(where[-1])
-        near = difflib.get_close_matches(key, _known_keys(where[:-1]), n=1)
+    where = f"{path}:{lines[known]}: "
+    if wrong["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(at[-1]), _known_keys(at[:-1]), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{path}:{line}: {_dotted(where)}: unknown key{hint}"
-    if error["type"] == "missing":
-        return f"{path}:{line}: {_dotted(where)}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
-    shown = f", not {given!r}" if isinstance(given, str | int | float) else ""
-    if error["type"] == "value_error":
-        shown = ""
-    return f"{path}:{line}: {_dotted(known)}: {message[0].lower() + message[1:]}{shown}"
+        return f"{where}{dotted(at)}: unknown key{hint}"
+    if wrong["type"] == "missing":
+        return f"{where}{dotted((*at, wrong['loc'][-1]))}: missing"
+    return f"{where}{dotted(at) or 'recipe'}: {said(wrong)}"
 
 
-def _dotted(where: tuple[Any, ...]) -> str:
-    return ".".join(map(str, where)) or "recipe"
-
-
-def _known_keys(where: tuple[Any, ...]) -> list[str]:
+def _known_keys(at: Place) -> list[str]:
     """Keys of the model at a place in the recipe."""
     models: dict[str, type[BaseModel]] = {
         "data": Data, "stages": Stage, "cut": CutSpec, "recover": RecoverySettings,
     }  # fmt: skip
-    names = [part for part in where if isinstance(part, str)]
+    names = [part for part in at if isinstance(part, str)]
     return list((models.get(names[-1], Recipe) if names else Recipe).model_fields)
