@@ -1,0 +1,194 @@
+"""Which indices of an axis matter: scores, by axis, of which a cut keeps the highest."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.architectures import Axis, Layout
+from regrow.architectures.schema import AXIS_KINDS, AxisKind
+from regrow.checkpoint.reader import Checkpoint
+from regrow.errors import UserError
+from regrow.scoring import activation, influence
+from regrow.scoring.calibration import TOKENS
+from regrow.scoring.random import random_scores
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from regrow.scoring.calibration import Calibration
+    from regrow.scoring.observe import Statistic
+
+__all__ = ["DEFAULT", "SCORERS", "Scorer", "score", "score_model"]
+
+Documents = Callable[[], Iterator[str]]
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A way to score, for some kinds of axes.
+
+    `draw`: from (layout, axis, seed) alone. `statistics`: by kind of axis, what is averaged over
+    calibration text. `kinds` that follow others are included.
+    """
+
+    kinds: tuple[AxisKind, ...]
+    draw: Callable[[Layout, Axis, int], NDArray[np.float64]] | None = None
+    statistics: "Mapping[AxisKind, Statistic]" = field(default_factory=dict)
+
+    @property
+    def needs_text(self) -> bool:
+        return self.draw is None
+
+
+SCORERS: Mapping[str, Scorer] = {
+    "random": Scorer(AXIS_KINDS, draw=random_scores),
+    "activation": Scorer(
+        ("hidden", "ffn", "kv_head", "head"),
+        statistics={
+            "hidden": activation.hidden,
+            "ffn": activation.ffn,
+            "head": activation.head,
+        },
+    ),
+    "influence": Scorer(("layer",), statistics={"layer": influence.layer}),
+}
+
+DEFAULT: Mapping[AxisKind, str] = {
+    "hidden": "activation",
+    "ffn": "activation",
+    "kv_head": "activation",
+    "head": "activation",
+    "layer": "influence",
+}
+"""The score of each kind of axis where none is named: what measured best (benchmarks/scores.py)."""
+
+
+def score(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    axes: Sequence[str],
+    *,
+    by: str | None = None,
+    documents: Documents | None = None,
+    tokens: int = TOKENS,
+    seed: int = 0,
+    notify: Notify = lambda _: None,
+) -> dict[str, NDArray[np.float64]]:
+    """Scores of some axes of a checkpoint, [size] or [layers, size]; what is higher is kept.
+
+    `by`: a name in SCORERS; None takes the default of each axis. `documents`: calibration text,
+    where a score needs it; `tokens` of it are read. `seed`: of random scores, and of which rows
+    of the text are read. Key-value heads score the mean of the query heads that read them, so
+    asking for them gives the scores of their query heads too.
+
+    Raises UserError, before the model is loaded, where a score does not go with an axis or lacks
+    its text, and where the model's activations are not finite.
+    """
+    wanted = _scorers(layout, axes, by)
+    if not any(scorer.needs_text for scorer in wanted.values()):
+        return _scores(layout, wanted, seed, {})
+    if documents is None:
+        named = next(name for name, scorer in wanted.items() if scorer.needs_text)
+        raise UserError(
+            f"{named}: scoring by {_name(wanted[named])} needs a text; give one with "
+            "--calibration FILE, or score by random"
+        )
+    import torch
+    import transformers
+
+    from regrow.scoring.calibration import draw_calibration
+
+    directory = checkpoint.directory
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    calibration = draw_calibration(documents(), tokenizer, tokens=tokens, seed=seed, notify=notify)
+    model_class = getattr(transformers, layout.blueprint.architectures[0])
+    model = model_class.from_pretrained(directory, dtype=torch.float32).eval()
+    notify(f"scoring on {calibration.tokens:,} tokens")
+    return score_model(model, layout, axes, by=by, calibration=calibration, seed=seed)
+
+
+def score_model(
+    model: "nn.Module",
+    layout: Layout,
+    axes: Sequence[str],
+    *,
+    calibration: "Calibration",
+    by: str | None = None,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """`score` of a model in memory, in evaluation mode, in its own dtype and on its device."""
+    from regrow.scoring.observe import observe
+
+    wanted = _scorers(layout, axes, by)
+    statistics = {
+        name: scorer.statistics[layout.blueprint.axis(name).kind]
+        for name, scorer in wanted.items()
+        if scorer.needs_text
+    }
+    return _scores(layout, wanted, seed, observe(model, layout, statistics, calibration))
+
+
+def _scorers(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, Scorer]:
+    """The scorer of each axis whose choice decides; key-value heads are decided by their heads."""
+    if by is not None and by not in SCORERS:
+        raise UserError(f"score {by!r}: no such score; those that are: {', '.join(SCORERS)}")
+    wanted: dict[str, Scorer] = {}
+    for name in axes:
+        axis = layout.blueprint.axis(name)
+        if by is None and axis.kind not in DEFAULT:
+            raise UserError(f"{name}: no score by default; score by random, or name what is kept")
+        chosen = by or DEFAULT[axis.kind]
+        if axis.kind not in SCORERS[chosen].kinds:
+            able = " or ".join(n for n, scorer in SCORERS.items() if axis.kind in scorer.kinds)
+            raise UserError(
+                f"{name}: {chosen} scores {', '.join(SCORERS[chosen].kinds)}; score by {able}, "
+                "or name no score to take the best for each axis"
+            )
+        deciding = next((a.name for a in layout.blueprint.axes if a.groups == name), name)
+        wanted[deciding] = SCORERS[chosen]
+    return wanted
+
+
+def _scores(
+    layout: Layout,
+    wanted: Mapping[str, Scorer],
+    seed: int,
+    observed: Mapping[str, NDArray[np.float64]],
+) -> dict[str, NDArray[np.float64]]:
+    scores: dict[str, NDArray[np.float64]] = {}
+    for name, scorer in wanted.items():
+        axis = layout.blueprint.axis(name)
+        if scorer.draw is not None:
+            scores[name] = scorer.draw(layout, axis, seed)
+        else:
+            _check_finite(name, _name(scorer), observed[name])
+            scores[name] = _over_sites(axis, observed[name])
+        if axis.groups:
+            shape = (layout.sizes[axis.groups], -1)
+            by_group = scores[name].reshape(*scores[name].shape[:-1], *shape)
+            scores[axis.groups] = by_group.mean(axis=-1)
+    return scores
+
+
+def _over_sites(axis: Axis, means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From [sites, size] to the shape of the choice."""
+    if axis.kind == "layer":
+        return means[:, 0]
+    return means if axis.along else means.sum(axis=0)
+
+
+def _check_finite(name: str, scorer: str, means: NDArray[np.float64]) -> None:
+    wrong = np.flatnonzero(~np.isfinite(means).all(axis=1))
+    if len(wrong):
+        raise UserError(
+            f"{name}: the {scorer} is NaN or infinite from place {wrong[0]} of {len(means)} on: "
+            "the model itself overflows or holds such weights; check that it can generate"
+        )
+
+
+def _name(scorer: Scorer) -> str:
+    return next(name for name, known in SCORERS.items() if known is scorer)

@@ -1,0 +1,87 @@
+"""The text that scores are computed on, as token ids."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.corpus.packing import pack
+from regrow.corpus.samples import random_stream
+from regrow.errors import UserError
+
+ROW_LENGTH = 512
+TOKENS = 16_384
+
+Pieces = Sequence[NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Rows of tokens from a text, taken apart where one document ends and the next begins.
+
+    `pieces`: token ids of one document each, [tokens], at most a row long, the longest first.
+    """
+
+    pieces: Pieces
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def batches(self, batch_tokens: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """Ids and where there are any, [pieces, tokens] each, filled up with 0 on the right.
+
+        `batch_tokens`: bound on a batch, filling included; a single piece may pass it.
+        """
+        first = 0
+        while first < len(self.pieces):
+            longest = len(self.pieces[first])
+            group = self.pieces[first : first + max(1, batch_tokens // longest)]
+            ids = np.zeros((len(group), longest), dtype=np.int64)
+            for row, piece in zip(ids, group, strict=True):
+                row[: len(piece)] = piece
+            lengths = np.array([len(piece) for piece in group])
+            yield ids, np.arange(longest) < lengths[:, None]
+            first += len(group)
+
+
+def draw_calibration(
+    documents: Iterable[str],
+    tokenizer: Any,
+    *,
+    tokens: int = TOKENS,
+    seed: int = 0,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Calibration:
+    """Rows drawn by the seed, without replacement, from all rows that the text fills.
+
+    `tokens`: rounded down to whole rows, at least one; where the text has fewer, all its rows are
+    taken and that is said through `notify`.
+
+    Raises UserError where the text is empty or fills less than one row.
+    """
+    documents = iter(documents)
+    opening = next(documents, None)
+    if opening is None:
+        raise UserError("calibration: the text holds no document; give at least one")
+    length = min(ROW_LENGTH, tokens)
+    # Rows of one token first: whether there is a whole row is for this text to say, not for pack.
+    packed = replace(pack(chain([opening], documents), tokenizer, 1), row_length=length)
+    whole = len(packed.inputs) // length
+    if whole == 0:
+        raise UserError(
+            f"calibration: the text is {len(packed.inputs)} tokens, less than one row of {length}; "
+            "give more text"
+        )
+    wanted = max(1, tokens // length)
+    if whole < wanted:
+        notify(f"calibration: the text fills {whole * length:,} tokens of the {tokens:,} asked for")
+    drawn = np.argsort(random_stream(seed, "calibration", 0).random_raw(whole), kind="stable")
+    batch = packed.batch(np.sort(drawn[:wanted]).astype(np.int64))
+    pieces = []
+    for ids, positions in zip(batch["input_ids"], batch["position_ids"], strict=True):
+        pieces += np.split(ids, np.flatnonzero(positions == 0)[1:])
+    return Calibration(tuple(sorted(pieces, key=len, reverse=True)))

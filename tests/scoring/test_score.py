@@ -1,0 +1,193 @@
+"""Scores from text: what is dead scores lowest, in every family, however the text is batched."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.cuts.choose import choose
+from regrow.errors import UserError
+from regrow.scoring import DEFAULT, SCORERS, score, score_model
+from regrow.scoring.observe import observe
+from tests.scoring.models import BY_TYPE, kill, kill_layer, load, text
+from tests.tiny import tiny_layout
+from tests.training.small import VOCAB as BYTES
+from tests.training.small import byte_tokenizer
+
+CASES = [
+    pytest.param(blueprint, number, id=f"{blueprint.model_type}-{number}")
+    for blueprint in BLUEPRINTS
+    for number in range(len(blueprint.tiny))
+]
+LLAMA = BY_TYPE["llama"]
+
+
+@pytest.mark.parametrize(("blueprint", "number"), CASES)
+def test_the_dead_score_lowest(blueprint: Blueprint, number: int, tmp_path: Path) -> None:
+    for axis in blueprint.axes:
+        if axis.kind in ("vocab", "kv_head"):
+            continue
+        model, layout, _ = load(blueprint, tmp_path / axis.name, number)
+        group = 1
+        if axis.kind == "layer":
+            dead = layout.sizes[axis.name] - 2
+            kill_layer(model, layout, axis.name, dead)
+        elif axis.groups:
+            # Heads write nothing when the values that they read are 0.
+            group = layout.sizes[axis.name] // layout.sizes[axis.groups]
+            dead = group
+            kill(model, layout, {axis.groups: 1}, (str(axis.along), 1))
+        else:
+            dead = 3
+            kill(model, layout, {axis.name: dead}, (axis.along, 1) if axis.along else None)
+        scores = score_model(model, layout, [axis.name], calibration=text())[axis.name]
+        row = scores[1] if axis.along else scores
+        lowest = np.sort(np.argsort(row, kind="stable")[:group])
+        assert lowest.tolist() == list(range(dead, dead + group)), axis.name
+        assert row[lowest] == pytest.approx(0, abs=1e-9)
+        assert np.delete(row, lowest).min() > 1e-5
+        if axis.along:
+            assert np.delete(scores, 1, axis=0).min() > 1e-5
+
+
+@pytest.mark.parametrize(("blueprint", "number"), CASES)
+def test_shapes_fit_choose_and_batches_do_not_matter(
+    blueprint: Blueprint, number: int, tmp_path: Path
+) -> None:
+    model, layout, _ = load(blueprint, tmp_path / "m", number)
+    axes = [name for name in blueprint.axis_names if name != "vocab"]
+    scores = score_model(model, layout, axes, calibration=text())
+    assert scores.keys() == set(axes)
+    for name, values in scores.items():
+        along = blueprint.axis(name).along
+        size = layout.sizes[name]
+        assert values.shape == ((layout.sizes[along], size) if along else (size,))
+        assert values.dtype == np.float64
+    sizes = {a.name: layout.sizes[a.name] - 1 for a in blueprint.axes if a.kind in ("ffn", "layer")}
+    assert choose(layout, "m", sizes, scores).sizes == sizes
+
+    statistics = {
+        name: SCORERS[DEFAULT[blueprint.axis(name).kind]].statistics[blueprint.axis(name).kind]
+        for name in axes
+        if blueprint.axis(name).kind != "kv_head"
+    }
+    together = observe(model, layout, statistics, text(), batch_tokens=10_000)
+    apart = observe(model, layout, statistics, text(), batch_tokens=1)
+    for name, values in together.items():
+        np.testing.assert_allclose(apart[name], values, rtol=1e-4, atol=1e-6)
+
+
+def test_influence_is_one_minus_cosine_of_the_hidden_states(tmp_path: Path) -> None:
+    model, layout, _ = load(LLAMA, tmp_path / "m")
+    calibration = text((8, 8, 8))
+    found = score_model(model, layout, ["layer"], calibration=calibration)["layer"]
+    ids = torch.from_numpy(np.stack(calibration.pieces))
+    with torch.no_grad():
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states
+    # The last of them has passed the final norm.
+    for layer in range(layout.sizes["layer"] - 1):
+        cosine = torch.cosine_similarity(states[layer], states[layer + 1], dim=-1)
+        assert found[layer] == pytest.approx(1 - cosine.mean().item(), abs=1e-6)
+
+
+def test_head_and_ffn_and_hidden_are_what_the_next_module_reads(tmp_path: Path) -> None:
+    model, layout, _ = load(LLAMA, tmp_path / "m")
+    seen: dict[str, torch.Tensor] = {}
+
+    def read(name: str) -> None:
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args: seen.__setitem__(name, args[0])
+        )
+
+    names = ("self_attn.o_proj", "mlp.down_proj", "self_attn.q_proj", "mlp.up_proj")
+    for name in names:
+        for layer in range(layout.sizes["layer"]):
+            read(f"model.layers.{layer}.{name}")
+    read("lm_head")
+    calibration = text((8, 8, 8))
+    with torch.no_grad():
+        model(input_ids=torch.from_numpy(np.stack(calibration.pieces)))
+    expected = dict(seen)
+    scores = score_model(model, layout, ["head", "ffn", "hidden"], calibration=calibration)
+    streams = []
+    for layer in range(layout.sizes["layer"]):
+        heads = expected[f"model.layers.{layer}.self_attn.o_proj"].reshape(3, 8, 6, 10)
+        assert scores["head"][layer] == pytest.approx(heads.norm(dim=-1).mean((0, 1)).numpy())
+        ffn = expected[f"model.layers.{layer}.mlp.down_proj"].abs().mean((0, 1))
+        assert scores["ffn"][layer] == pytest.approx(ffn.numpy())
+        streams += [
+            expected[f"model.layers.{layer}.{name}"] for name in ("self_attn.q_proj", "mlp.up_proj")
+        ]
+    streams.append(expected["lm_head"])
+    hidden = sum(stream.abs().mean((0, 1)) for stream in streams)
+    assert scores["hidden"] == pytest.approx(np.asarray(hidden))
+
+
+def test_key_value_heads_score_the_mean_of_their_query_heads(tmp_path: Path) -> None:
+    model, layout, _ = load(LLAMA, tmp_path / "m")
+    for by in (None, "random"):
+        scores = score_model(model, layout, ["kv_head"], by=by, calibration=text())
+        groups = scores["head"].reshape(layout.sizes["layer"], layout.sizes["kv_head"], -1)
+        assert (scores["kv_head"] == groups.mean(-1)).all()
+
+
+def test_no_hook_stays(tmp_path: Path) -> None:
+    model, layout, _ = load(LLAMA, tmp_path / "m")
+    score_model(model, layout, ["hidden", "layer", "ffn", "head"], calibration=text())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_not_finite(tmp_path: Path) -> None:
+    model, layout, _ = load(LLAMA, tmp_path / "m")
+    model.model.layers[2].mlp.up_proj.weight.data[4, 0] = float("inf")
+    with pytest.raises(UserError, match="ffn: the activation is NaN or infinite from place 2 of 4"):
+        score_model(model, layout, ["ffn"], calibration=text())
+
+
+@pytest.mark.parametrize(
+    ("axis", "by", "message"),
+    [
+        ("ffn", "influence", "ffn: influence scores layer; score by random or activation"),
+        ("layer", "activation", "layer: activation scores hidden, ffn, kv_head, head; score by ra"),
+        ("ffn", "gradient", "score 'gradient': no such score; those that are: random, activation"),
+        ("vocab", None, "vocab: no score by default"),
+        ("ffn", None, "ffn: scoring by activation needs a text"),
+    ],
+)
+def test_what_does_not_go_together(axis: str, by: str | None, message: str, tmp_path: Path) -> None:
+    _, layout, checkpoint = load(LLAMA, tmp_path / "m")
+    with pytest.raises(UserError, match=message) as caught:
+        score(checkpoint, layout, [axis], by=by)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_kind_has_a_default_that_can_score_it() -> None:
+    assert all(kind in SCORERS[name].kinds for kind, name in DEFAULT.items())
+    assert DEFAULT.keys() == set(SCORERS["random"].kinds) - {"vocab"}
+
+
+def test_from_a_directory_and_text(tmp_path: Path) -> None:
+    _, layout, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
+    byte_tokenizer().save_pretrained(checkpoint.directory)
+    documents = [f"Document {i} says {i * i} things." for i in range(40)]
+    said: list[str] = []
+
+    def found(seed: int) -> dict[str, object]:
+        scores = score(
+            checkpoint, layout, ["layer", "ffn"],
+            documents=lambda: iter(documents), tokens=100, seed=seed, notify=said.append,
+        )  # fmt: skip
+        return {name: values.tolist() for name, values in scores.items()}
+
+    assert found(1) == found(1)
+    assert json.dumps(found(1)) != json.dumps(found(2))
+    assert said[0] == "scoring on 100 tokens"
+    random = score(checkpoint, layout, ["layer", "ffn"], by="random", seed=1)
+    assert {name: values.shape for name, values in random.items()} == {
+        "layer": (4,),
+        "ffn": (4, 20),
+    }
+    assert tiny_layout(LLAMA).sizes["ffn"] == 20
