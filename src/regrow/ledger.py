@@ -5,10 +5,12 @@ entry carries what went into the step and a key over that and all steps before i
 recipe is noticed, and what it invalidates can be named.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Any, Self
 from regrow.errors import UserError
 
 FILE_NAME = "ledger.jsonl"
+_BEFORE_FIRST_ENTRY = ("original",)
+"""What a run may make before it records anything: a converted or downloaded model."""
+_HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -62,23 +67,25 @@ class Ledger:
         self.path = directory / FILE_NAME
         self._lock_path = directory / "lock"
         self._lock: int | None = None
+        self._made: list[Path] = []
         self._entries: dict[str, Entry] = {}
 
     def __enter__(self) -> Self:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(self._lock, 32, 0).decode() or "unknown"
-            os.close(self._lock)
+            self._made = _make(self.directory)
+            self._refuse_foreign()
+            self._lock = self._take_lock()
+        except OSError as error:
             raise UserError(
-                f"{self.directory}: another run (process {owner}) is using it; wait for it, or "
-                "choose another --out"
+                f"{self.directory}: cannot hold a run: {error.strerror or error}"
             ) from None
         os.truncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-        self._entries = self._read()
+        try:
+            self._entries = read_entries(self.path, repair=True)
+        except UserError:
+            self._release()
+            raise
         return self
 
     def __exit__(
@@ -87,7 +94,44 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and not self.path.exists():
+            # Nothing was done, so nothing stays.
+            self._lock_path.unlink(missing_ok=True)
+            for directory in self._made:
+                if not any(directory.iterdir()):
+                    directory.rmdir()
+        self._release()
+
+    def _refuse_foreign(self) -> None:
+        if self.path.exists():
+            return
+        for path in self.directory.iterdir():
+            if path.name not in (self._lock_path.name, *_BEFORE_FIRST_ENTRY):
+                raise UserError(
+                    f"{self.directory}: holds {path.name} and no {FILE_NAME}, so it is no run; "
+                    "choose a new or empty directory"
+                )
+
+    def _take_lock(self) -> int:
+        while True:
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(lock, 32, 0).decode() or "unknown"
+                os.close(lock)
+                raise UserError(
+                    f"{self.directory}: another run (process {owner}) is using it; wait for it, or "
+                    "choose another --out"
+                ) from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), self._lock_path.stat()):
+                    return lock
+            os.close(lock)  # its holder took it away between the two calls
+
+    def _release(self) -> None:
         if self._lock is not None:
+            os.truncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
@@ -113,13 +157,21 @@ class Ledger:
         """Take entries out, by rewriting the file."""
         from regrow.files import write_atomically
 
-        for name in steps:
-            self._entries.pop(name, None)
-        lines = [json.dumps(asdict(e), sort_keys=True) + "\n" for e in self._entries.values()]
+        kept = {name: entry for name, entry in self._entries.items() if name not in steps}
+        lines = [json.dumps(asdict(entry), sort_keys=True) + "\n" for entry in kept.values()]
         write_atomically(self.path, "".join(lines).encode())
+        self._entries = kept
 
-    def _read(self) -> dict[str, Entry]:
-        return read_entries(self.path, repair=True)
+
+def _make(directory: Path) -> list[Path]:
+    """Make a directory; those that were not there, the innermost first."""
+    made = []
+    for path in (directory, *directory.parents):
+        if path.exists():
+            break
+        made.append(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def read_entries(path: Path, *, repair: bool = False) -> dict[str, Entry]:
@@ -146,15 +198,21 @@ def read_entries(path: Path, *, repair: bool = False) -> dict[str, Entry]:
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """Where two inputs differ, in words: `cut.ffn: 960 -> 896`."""
+    """Where two inputs differ, in words: `cut.ffn: 960 -> 896`, `data.train: changed`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
         for key in dict.fromkeys([*old, *new]):
             found += differences(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
         return found
-    return [] if old == new else [f"{at}: {_short(old)} -> {_short(new)}"]
+    if old == new:
+        return []
+    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
+        return [f"{at}: changed"]
+    return [f"{at}: {_short(old)} -> {_short(new)}"]
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    if value is None:
+        return "nothing"
+    text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:36]}…"
