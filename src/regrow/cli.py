@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sizes = list[str] | None
+_TOLD_EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 _QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
@@ -429,7 +432,10 @@ def _watching() -> Iterator[Any]:
     )  # fmt: skip
     task = bar.add_task("starting", total=1.0, stage="", left="")
 
+    told = time.monotonic()
+
     def watch(update: Any) -> None:
+        nonlocal told
         doing = update.doing
         if update.loss is not None:
             doing += f", loss {update.loss:.3f}"
@@ -439,6 +445,11 @@ def _watching() -> Iterator[Any]:
             task, completed=update.share, description=doing, stage=update.stage,
             left=f"{_duration(update.seconds_left)} left",
         )  # fmt: skip
+        # A log file has no bar, so it gets a line now and then.
+        if not _err.is_terminal and time.monotonic() - told >= _TOLD_EVERY:
+            told = time.monotonic()
+            left = _duration(update.seconds_left)
+            _err.print(f"{update.stage}: {update.share:.0%}, {left} left, {doing}", markup=False)
 
     def say(text: str) -> None:
         bar.console.print(text, markup=False, soft_wrap=True)
