@@ -1,0 +1,214 @@
+"""What each score costs: held-out loss after equal cuts of SmolLM2-135M-Instruct.
+
+Every cut removes as much by one score as by another, and is measured at once and after the same
+short recovery (not with --quick). Losses are nats per token over text that nothing was chosen or
+trained on. The domain is the documentation of Python's own `help()`: every eighth topic is held
+out, the others calibrate and train; off the domain is prose that neither sees. Values are what
+the cut costs: the loss of the cut model less that of the original.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from common import Goal, Result, parser, say, show
+
+from regrow.architectures import Layout
+from regrow.checkpoint.carve import carve
+from regrow.checkpoint.reader import Checkpoint, open_checkpoint
+from regrow.corpus.packing import pack
+from regrow.corpus.text import read_documents
+from regrow.cuts.choose import Scores, choose
+from regrow.cuts.cut import Cut
+from regrow.evaluation.heldout import heldout_loss
+from regrow.objectives.causal import Causal
+from regrow.pruning import bind_checkpoint, carve_plan
+from regrow.scoring import score
+from regrow.training.loop import train
+from regrow.training.settings import RecoverySettings
+
+EVERY = 8
+PROSE = Path(__file__).parent.parent / "recipes" / "prose.txt"
+AXES = ("hidden", "ffn", "head", "layer")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much text a run reads."""
+
+    calibration_tokens: int
+    heldout_characters: int
+    """Of each held-out topic."""
+    prose_characters: int
+    recovery_tokens: int
+
+
+FULL = Scale(16_384, 3_000, 25_000, 20_480)
+QUICK = Scale(4_096, 900, 8_000, 0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cut by one score, and the score that it is compared with."""
+
+    what: str
+    by: str
+    cut: Cut
+    peer: str | None
+    goal: bool = False
+    """Whether it should lose less than its peer, once cut."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Nats per token by text."""
+
+    domain: float
+    prose: float
+
+    def over(self, original: "Losses") -> "Losses":
+        return Losses(self.domain - original.domain, self.prose - original.prose)
+
+
+def by_score(layout: Layout, model: str, scored: Scores, random: Scores) -> Iterator[Case]:
+    """All cuts, each peer before what is compared with it."""
+    sizes = layout.sizes
+    ffn = sizes["ffn"] * 3 // 4
+    heads = sizes["head"] - sizes["kv_head"]
+    hidden = sizes["hidden"] * 7 // 8
+    for axis, size, what in (
+        ("ffn", ffn, f"ffn {sizes['ffn']:,} -> {ffn:,}"),
+        ("head", heads, f"heads {sizes['head']} -> {heads}"),
+        ("hidden", hidden, f"hidden {sizes['hidden']} -> {hidden}"),
+    ):
+        yield Case(what, "random", choose(layout, model, {axis: size}, random), None)
+        cut = choose(layout, model, {axis: size}, scored)
+        yield Case(what, "activation", cut, "random", goal=True)
+
+    count = sizes["layer"]
+    drop = count // 5
+    what = f"layers {count} -> {count - drop}"
+    first = (count - drop) // 2
+    dropped: Mapping[str, Any] = {
+        "contiguous middle": np.arange(first, first + drop),
+        "evenly spaced": (np.arange(drop) * count + count // 2) // drop,
+    }
+    yield Case(what, "random", choose(layout, model, {"layer": count - drop}, random), None)
+    for by, gone in dropped.items():
+        keep = np.setdiff1d(np.arange(count), gone)
+        yield Case(what, by, choose(layout, model, {}, {}, {"layer": keep}), "random")
+    cut = choose(layout, model, {"layer": count - drop}, scored)
+    yield Case(what, "influence", cut, "contiguous middle", goal=True)
+
+
+class Trial:
+    """One model, its texts, and the same measurements for every cut."""
+
+    def __init__(self, model: Path, prose: Path, scale: Scale, work: Path) -> None:
+        self.checkpoint: Checkpoint = open_checkpoint(model)
+        self.layout = bind_checkpoint(self.checkpoint)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        self.scale = scale
+        self.work = work
+        names = sorted(topics)
+        held = names[EVERY // 2 :: EVERY]
+        self.domain = [topics[name][: scale.heldout_characters] for name in held]
+        self.text = [topics[name] for name in names if name not in held]
+        self.prose = [text[: scale.prose_characters] for text in read_documents(prose)]
+
+    def cases(self) -> Iterator[Case]:
+        scored = score(
+            self.checkpoint, self.layout, AXES, documents=lambda: iter(self.text),
+            tokens=self.scale.calibration_tokens, notify=say,
+        )  # fmt: skip
+        random = score(self.checkpoint, self.layout, AXES, by="random")
+        yield from by_score(self.layout, self.checkpoint.fingerprint, scored, random)
+
+    def original(self) -> Losses:
+        return self._losses(_load(self.checkpoint.directory))
+
+    def losses(self, cut: Cut) -> tuple[Losses, Losses | None]:
+        """Once cut, and once recovered where the scale has a recovery."""
+        with tempfile.TemporaryDirectory(dir=self.work) as name:
+            carve(carve_plan(self.checkpoint, self.layout, cut), Path(name) / "cut")
+            model = _load(Path(name) / "cut")
+            shutil.rmtree(Path(name) / "cut")
+            before = self._losses(model)
+            if not self.scale.recovery_tokens:
+                return before, None
+            settings = RecoverySettings(tokens=self.scale.recovery_tokens)
+            samples = pack(self.text, self.tokenizer, settings.row_length)
+            train(model, samples, Causal(), settings, seed=0, directory=Path(name) / "training")
+            return before, self._losses(model)
+
+    def _losses(self, model: Any) -> Losses:
+        return Losses(
+            *(
+                heldout_loss(model, self.tokenizer, text).loss_per_token
+                for text in (self.domain, self.prose)
+            )
+        )
+
+
+def _load(directory: Path) -> Any:
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    return model.eval()
+
+
+def results(trial: Trial) -> Iterator[Result]:
+    original = trial.original()
+    say(f"original: domain {original.domain:.3f}, prose {original.prose:.3f}")
+    yield Result("original, domain", original.domain, "nats/token")
+    yield Result("original, prose", original.prose, "nats/token")
+    known: dict[tuple[str, str], Losses] = {}
+    for case in trial.cases():
+        said = []
+        for when, losses in zip(("cut", "recovered"), trial.losses(case.cut), strict=True):
+            if losses is None:
+                continue
+            said.append(f"{when}: domain {losses.domain:.3f}, prose {losses.prose:.3f}")
+            costs = losses.over(original)
+            known[f"{case.what} {case.by}", when] = costs
+            name = f"{case.what} by {case.by}, {when}"
+            domain = Result(f"{name}, domain", costs.domain, "nats/token")
+            prose = Result(f"{name}, prose", costs.prose, "nats/token")
+            if case.peer:
+                peer = known[f"{case.what} {case.peer}", when]
+                domain = replace(domain, peer=case.peer, peer_value=peer.domain)
+                prose = replace(prose, peer=case.peer, peer_value=peer.prose)
+            if case.goal and when == "cut":
+                domain = replace(domain, goal=Goal("ratio", "<=", 1.0))
+            yield domain
+            yield prose
+        say(f"{case.what} by {case.by}; " + "; ".join(said))
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument(
+        "model", type=Path, help="a directory of SmolLM2-135M-Instruct, or of a model like it"
+    )
+    arguments.add_argument(
+        "--prose", type=Path, default=PROSE, help="text off the domain (default: recipes/prose.txt)"
+    )
+    arguments.add_argument("--threads", type=int, help="threads of the CPU")
+    options: argparse.Namespace = arguments.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    transformers.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory(prefix="scores-") as work:
+        scale = QUICK if options.quick else FULL
+        trial = Trial(options.model, options.prose, scale, Path(work))
+        show(list(results(trial)), as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
