@@ -45,24 +45,27 @@ def plan_directory(model: str, directory: Path, budget: int) -> Plan:
 def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -> str:
     """YAML by hand, so that it carries the counts as comments."""
     before = layout.parameters()
+    # A relative path would be taken from wherever the recipe is put.
+    local = Path(model).expanduser()
     lines = [
         f"# {before:,} -> {stages[-1].parameters:,} parameters",
         "name: pruned",
-        f"model: {_scalar(model)}",
+        f"model: {_scalar(str(local.absolute()) if local.exists() else model)}",
         "data:",
-        "  train: train.jsonl             # your text: .jsonl with a key text, or .txt",
+        "  train: train.jsonl           # your text: .jsonl with a key text, or .txt",
         "  heldout:",
-        "    domain: heldout.jsonl        # measured after every step; not in train",
+        "    domain: heldout.jsonl      # measured after every step; not in train",
         "prompts: []",
         "stages:",
     ]
     for stage in stages:
         share = stage.parameters / before
         cut = ", ".join(f"{option}: {value}" for option, value in _cut(layout, stage).items())
+        name = f"  - name: {stage.name.replace(' ', '-')}"
         lines += [
-            f"  - name: {stage.name.replace(' ', '-')}   # {stage.parameters:,} left, {share:.0%}",
+            f"{name:<30} # {stage.parameters:,} parameters remain, {share:.0%}",
             f"    cut: {{{cut}}}",
-            f"    recover: {{tokens: {_RECOVERY_TOKENS}}}",
+            f"    recover: {{tokens: {_RECOVERY_TOKENS:_}}}",
         ]
     return "\n".join(lines) + "\n"
 

@@ -42,7 +42,12 @@ def plan_sizes(layout: Layout, budget: int) -> dict[str, int]:
     if budget >= whole:
         raise UserError(f"--params {budget:,}: the model has {whole:,} parameters; ask for fewer")
     best: tuple[float, int, dict[str, int]] | None = None
+    least = whole
     for sizes in _width_choices(layout):
+        smallest = layout.parameters(_least(layout, sizes))
+        least = min(least, smallest)
+        if smallest > budget:
+            continue
         rest = _cost(layout, sizes)
         if best is not None and rest >= best[0]:
             continue
@@ -54,7 +59,6 @@ def plan_sizes(layout: Layout, budget: int) -> dict[str, int]:
         if best is None or key < best[:2]:
             best = (*key, found)
     if best is None:
-        least = min(layout.parameters(_least(layout, sizes)) for sizes in _width_choices(layout))
         raise UserError(
             f"--params {budget:,}: too few for this model; the least that keeps a share of every "
             f"axis is {least:,}"
@@ -87,14 +91,17 @@ def _depth_steps(layout: Layout, layers: Mapping[str, int]) -> list[tuple[str, d
         math.ceil(math.log(size / layout.sizes[name]) / math.log(1 - _DEPTH_STEP))
         for name, size in layers.items()
     )
-    steps = []
-    for step in range(1, count + 1):
-        cut = {
+    cuts = [
+        {
             name: round(layout.sizes[name] + (size - layout.sizes[name]) * step / count)
             for name, size in layers.items()
         }
-        steps.append((f"depth {step}" if count > 1 else "depth", cut))
-    return steps
+        for step in range(count + 1)
+    ]
+    # In a model of few layers two steps can round to the same.
+    steps = [after for before, after in itertools.pairwise(cuts) if after != before]
+    names = [f"depth {i}" for i in range(1, len(steps) + 1)] if len(steps) > 1 else ["depth"]
+    return list(zip(names, steps, strict=True))
 
 
 def _width_choices(layout: Layout) -> Iterator[dict[str, int]]:

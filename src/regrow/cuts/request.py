@@ -71,6 +71,8 @@ def _without(layout: Layout, axis: Axis, ranges: str) -> Indices:
         raise UserError(f"--drop-layers {ranges}: {error} (layers 0 to {size - 1})") from None
     if len(np.unique(dropped)) != len(dropped):
         raise UserError(f"--drop-layers {ranges}: a layer is named twice")
+    if len(dropped) == 0:
+        raise UserError("--drop-layers: names no layer; write such as 12-15,20")
     keep = np.setdiff1d(np.arange(size, dtype=np.int64), dropped)
     if len(keep) == 0:
         raise UserError(f"--drop-layers {ranges}: no layer is left")
