@@ -190,6 +190,12 @@ def test_openba_config_follows_a_cut() -> None:
     assert bind_sizes(OPENBA, config)["decoder.ffn"] == 6_912
 
 
+def test_openba_leaves_a_value_whose_size_stays() -> None:
+    layout = _openba(ffn_hidden_size=16_500)
+    assert layout.sizes["encoder.ffn"] == 11_008
+    assert cut_config(layout, {"hidden": 2_560}, {})["ffn_hidden_size"] == 16_500
+
+
 @pytest.mark.parametrize("size", [6_900, 128, 11_007])
 def test_openba_refuses_an_ffn_that_no_config_gives(size: int) -> None:
     ffn = {axis.name: size for axis in OPENBA.axes if axis.kind == "ffn"}
