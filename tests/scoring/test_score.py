@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regrow.architectures import BLUEPRINTS, Blueprint
 from regrow.cuts.choose import choose
 from regrow.errors import UserError
 from regrow.scoring import DEFAULT, SCORERS, score, score_model
+from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import observe
 from tests.scoring.models import BY_TYPE, kill, kill_layer, load, text
 from tests.tiny import tiny_layout
@@ -148,7 +151,7 @@ def test_no_hook_stays(tmp_path: Path) -> None:
 def test_not_finite(tmp_path: Path) -> None:
     model, layout, _ = load(LLAMA, tmp_path / "m")
     model.model.layers[2].mlp.up_proj.weight.data[4, 0] = float("inf")
-    with pytest.raises(UserError, match="ffn: the activation is NaN or infinite from place 2 of 4"):
+    with pytest.raises(UserError, match="ffn: the activation is NaN or infinite at site 2 of 4"):
         score_model(model, layout, ["ffn"], calibration=text())
 
 
@@ -167,6 +170,39 @@ def test_what_does_not_go_together(axis: str, by: str | None, message: str, tmp_
     with pytest.raises(UserError, match=message) as caught:
         score(checkpoint, layout, [axis], by=by)
     assert "\n" not in str(caught.value)
+
+
+def test_no_tokenizer_or_that_of_another_model(tmp_path: Path) -> None:
+    _, layout, checkpoint = load(LLAMA, tmp_path / "m")
+    with pytest.raises(UserError, match="no tokenizer that transformers can read") as caught:
+        score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]))
+    assert "\n" not in str(caught.value)
+    byte_tokenizer().save_pretrained(checkpoint.directory)
+    with pytest.raises(UserError, match="gives the id 257, but the embedding has 61 rows"):
+        score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]))
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_how_the_text_is_batched_does_not_matter(family: str, tmp_path: Path) -> None:
+    model, layout, _ = load(BY_TYPE[family], tmp_path / "m")
+    names = [axis.name for axis in BY_TYPE[family].axes if axis.kind == "ffn"]
+    statistics = dict.fromkeys(names, SCORERS["activation"].statistics["ffn"])
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(1, 80))
+    def check(lengths: list[int], batch_tokens: int) -> None:
+        calibration = text(lengths)
+        alone = [
+            observe(model, layout, statistics, Calibration((piece,)))
+            for piece in calibration.pieces
+        ]
+        together = observe(model, layout, statistics, calibration, batch_tokens=batch_tokens)
+        weights = [len(piece) for piece in calibration.pieces]
+        for name in names:
+            expected = np.average([found[name] for found in alone], axis=0, weights=weights)
+            np.testing.assert_allclose(together[name], expected, rtol=1e-4, atol=1e-6)
+
+    check()
 
 
 def test_every_kind_has_a_default_that_can_score_it() -> None:

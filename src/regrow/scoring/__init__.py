@@ -31,8 +31,8 @@ Notify = Callable[[str], None]
 class Scorer:
     """A way to score, for some kinds of axes.
 
-    `draw`: from (layout, axis, seed) alone. `statistics`: by kind of axis, what is averaged over
-    calibration text. `kinds` that follow others are included.
+    `kinds`: what it scores; key-value heads count where it scores heads. `draw`: scores from
+    (layout, axis, seed) alone. `statistics`: by kind, what is averaged over calibration text.
     """
 
     kinds: tuple[AxisKind, ...]
@@ -89,12 +89,12 @@ def score(
     its text, and where the model's activations are not finite.
     """
     wanted = _scorers(layout, axes, by)
-    if not any(scorer.needs_text for scorer in wanted.values()):
+    needs = [name for name, scorer in wanted.items() if SCORERS[scorer].needs_text]
+    if not needs:
         return _scores(layout, wanted, seed, {})
     if documents is None:
-        named = next(name for name, scorer in wanted.items() if scorer.needs_text)
         raise UserError(
-            f"{named}: scoring by {_name(wanted[named])} needs a text; give one with "
+            f"{needs[0]}: scoring by {wanted[needs[0]]} needs a text; give one with "
             "--calibration FILE, or score by random"
         )
     import torch
@@ -103,8 +103,20 @@ def score(
     from regrow.scoring.calibration import draw_calibration
 
     directory = checkpoint.directory
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{directory}: no tokenizer that transformers can read, which scoring by "
+            f"{wanted[needs[0]]} needs; put the model's own there ({' '.join(str(error).split())})"
+        ) from None
     calibration = draw_calibration(documents(), tokenizer, tokens=tokens, seed=seed, notify=notify)
+    largest, rows = max(int(piece.max()) for piece in calibration.pieces), layout.sizes["vocab"]
+    if largest >= rows:
+        raise UserError(
+            f"{directory}: its tokenizer gives the id {largest:,}, but the embedding has {rows:,} "
+            "rows; put the model's own tokenizer there"
+        )
     model_class = getattr(transformers, layout.blueprint.architectures[0])
     model = model_class.from_pretrained(directory, dtype=torch.float32).eval()
     notify(f"scoring on {calibration.tokens:,} tokens")
@@ -125,18 +137,18 @@ def score_model(
 
     wanted = _scorers(layout, axes, by)
     statistics = {
-        name: scorer.statistics[layout.blueprint.axis(name).kind]
+        name: SCORERS[scorer].statistics[layout.blueprint.axis(name).kind]
         for name, scorer in wanted.items()
-        if scorer.needs_text
+        if SCORERS[scorer].needs_text
     }
     return _scores(layout, wanted, seed, observe(model, layout, statistics, calibration))
 
 
-def _scorers(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, Scorer]:
-    """The scorer of each axis whose choice decides; key-value heads are decided by their heads."""
+def _scorers(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, str]:
+    """The score of each axis whose choice decides; key-value heads are decided by their heads."""
     if by is not None and by not in SCORERS:
         raise UserError(f"score {by!r}: no such score; those that are: {', '.join(SCORERS)}")
-    wanted: dict[str, Scorer] = {}
+    wanted: dict[str, str] = {}
     for name in axes:
         axis = layout.blueprint.axis(name)
         if by is None and axis.kind not in DEFAULT:
@@ -149,23 +161,24 @@ def _scorers(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, S
                 "or name no score to take the best for each axis"
             )
         deciding = next((a.name for a in layout.blueprint.axes if a.groups == name), name)
-        wanted[deciding] = SCORERS[chosen]
+        wanted[deciding] = chosen
     return wanted
 
 
 def _scores(
     layout: Layout,
-    wanted: Mapping[str, Scorer],
+    wanted: Mapping[str, str],
     seed: int,
     observed: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, NDArray[np.float64]]:
     scores: dict[str, NDArray[np.float64]] = {}
     for name, scorer in wanted.items():
         axis = layout.blueprint.axis(name)
-        if scorer.draw is not None:
-            scores[name] = scorer.draw(layout, axis, seed)
+        draw = SCORERS[scorer].draw
+        if draw is not None:
+            scores[name] = draw(layout, axis, seed)
         else:
-            _check_finite(name, _name(scorer), observed[name])
+            _check_finite(name, scorer, observed[name])
             scores[name] = _over_sites(axis, observed[name])
         if axis.groups:
             shape = (layout.sizes[axis.groups], -1)
@@ -185,10 +198,6 @@ def _check_finite(name: str, scorer: str, means: NDArray[np.float64]) -> None:
     wrong = np.flatnonzero(~np.isfinite(means).all(axis=1))
     if len(wrong):
         raise UserError(
-            f"{name}: the {scorer} is NaN or infinite from place {wrong[0]} of {len(means)} on: "
-            "the model itself overflows or holds such weights; check that it can generate"
+            f"{name}: the {scorer} is NaN or infinite at site {wrong[0]} of {len(means)}; the "
+            "model overflows or holds such weights, so repair it first"
         )
-
-
-def _name(scorer: Scorer) -> str:
-    return next(name for name, known in SCORERS.items() if known is scorer)
