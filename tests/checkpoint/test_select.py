@@ -132,17 +132,72 @@ def test_whole_numbers_cannot_be_scaled(file: Path) -> None:
         _blocks(Selection(info, (None,), Scaling(0.5, 0.0)), 64)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:4], ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("keep_inner", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "step"), [((5_000, 3), 2), ((60, 5_000), 3), ((40, 12_000), 7)], ids=str
+)
+def test_many_rows_and_wide_gaps(
+    file: Path, shape: tuple[int, int], step: int, keep_inner: bool
+) -> None:
+    """More ranges than one system call takes, and gaps of many sizes between rows."""
+    rng = np.random.default_rng(0)
+    tensor = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+    info = _stored(file, tensor)
+    inner = rng.permutation(shape[1])[: shape[1] // 2] if keep_inner else None
+    every = np.arange(0, shape[0], step)
+    for rows in (every, every[::-1].copy(), rng.permutation(shape[0])[: shape[0] // 2]):
+        want = tensor[torch.from_numpy(rows)]
+        want = want if inner is None else want[:, torch.from_numpy(inner)]
+        for buffer_bytes in (1 << 12, 1 << 20):
+            assert b"".join(_blocks(Selection(info, (rows, inner)), buffer_bytes)) == raw(want)
+
+
+def test_reads_that_end_early_are_continued(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 9)))
+    info = _stored(file, tensor)
+    preadv = os.preadv
+
+    def short(descriptor: int, buffers: Any, offset: int) -> int:
+        few: list[memoryview] = []
+        for buffer in buffers:
+            few.append(memoryview(buffer)[: 101 - sum(map(len, few))])
+        return preadv(descriptor, few, offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    rows, inner = np.array([0, 1, 4, 9, 30, 2]), np.array([8, 0])
+    for keep in ((None, None), (rows, None), (rows, inner)):
+        want = tensor if keep[0] is None else tensor[torch.from_numpy(keep[0])]
+        want = want if keep[1] is None else want[:, torch.from_numpy(keep[1])]
+        assert b"".join(_blocks(Selection(info, keep), 1 << 12)) == raw(want)
+
+
+BITS: dict[torch.dtype, tuple[type[Any], int]] = {
+    torch.float64: (np.int64, 0x7FF0_0000_0000_0000),
+    torch.float32: (np.int32, 0x7F80_0000),
+    torch.float16: (np.int16, 0x7C00),
+    torch.bfloat16: (np.int16, 0x7F80),
+}
+
+
+@pytest.mark.parametrize("dtype", BITS, ids=lambda d: str(d).removeprefix("torch."))
 @pytest.mark.parametrize("place", [0, 70_000, 99_999])
 def test_one_bad_value_among_many_is_found(file: Path, dtype: torch.dtype, place: int) -> None:
+    """Infinity, and NaN with the lowest and with all of its bits, of either sign."""
+    whole, infinity = BITS[dtype]
     values = torch.ones(100_000, dtype=dtype)
-    largest = torch.finfo(dtype).max
-    values[place] = -largest
+    values[(place + 1) % 100_000] = torch.finfo(dtype).max
+    values[(place + 2) % 100_000] = torch.finfo(dtype).min
+    values[place] = torch.finfo(dtype).smallest_normal
     info = _stored(file, values)
     assert len(b"".join(_blocks(Selection(info, (None,)), 1 << 20))) == info.nbytes
-    values[place] = torch.inf
-    with pytest.raises(UserError, match=r"t\.safetensors: t: a weight is NaN or infinite"):
-        _blocks(Selection(_stored(file, values), (None,)), 1 << 20)
+    bits = values.view(torch.from_numpy(np.zeros(1, whole)).dtype)
+    for magnitude in (infinity, infinity + 1, int(np.iinfo(whole).max)):
+        for sign in (0, int(np.iinfo(whole).min)):
+            bits[place] = magnitude + sign
+            with pytest.raises(UserError, match=r"t\.safetensors: t: a weight is NaN or infinite"):
+                _blocks(Selection(_stored(file, values), (None,)), 1 << 20)
+    kept = np.array([place - 1, (place + 1) % 100_000])
+    assert _blocks(Selection(_stored(file, values), (kept % 100_000,)), 64)
 
 
 def test_whole_numbers_of_any_bits_pass(file: Path) -> None:

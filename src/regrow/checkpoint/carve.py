@@ -61,7 +61,7 @@ class CarvePlan:
     shards: tuple[Shard, ...]
     config: Mapping[str, Any]
     files: Mapping[str, bytes]
-    """Further small files by name."""
+    """Small files by name; `config.json` comes last."""
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -69,6 +69,7 @@ class CarvePlan:
 
     @property
     def nbytes(self) -> int:
+        """Of all files."""
         return sum(s.nbytes for s in self.shards) + sum(len(f) for f in self.files.values())
 
     @property
@@ -109,7 +110,13 @@ def plan_carve(
         )
         parameter = label.parameter if label.layer is None else new_name
         outputs.append(Output(new_name, parameter, selection))
-    return CarvePlan(_shards(outputs, max_shard_bytes), config, files)
+    shards = _shards(outputs, max_shard_bytes)
+    small = dict(files)
+    if len(shards) > 1:
+        small["model.safetensors.index.json"] = _json(_index(shards))
+    # Last, so that a directory without it is not taken for a model.
+    small["config.json"] = _json(config)
+    return CarvePlan(shards, config, small)
 
 
 def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _: None) -> None:
@@ -129,14 +136,8 @@ def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _
         temporary.chmod(0o755)
         for shard in plan.shards:
             _write_shard(shard, temporary / shard.name, progress)
-        if len(plan.shards) > 1:
-            _write_index(plan, temporary / "model.safetensors.index.json")
         for name, data in plan.files.items():
             (temporary / name).write_bytes(data)
-        # Last, so that a directory without it is not taken for a model.
-        (temporary / "config.json").write_text(
-            json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
         temporary.rename(out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -238,12 +239,16 @@ def _header(outputs: list[Output]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_index(plan: CarvePlan, path: Path) -> None:
-    index = {
-        "metadata": {"total_size": plan.weight_bytes},
-        "weight_map": {o.name: shard.name for shard in plan.shards for o in shard.outputs},
+def _index(shards: tuple[Shard, ...]) -> dict[str, Any]:
+    outputs = [(output, shard.name) for shard in shards for output in shard.outputs]
+    return {
+        "metadata": {"total_size": sum(output.selection.nbytes for output, _ in outputs)},
+        "weight_map": {output.name: name for output, name in outputs},
     }
-    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> None:
