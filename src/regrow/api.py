@@ -23,16 +23,16 @@ def _quiet(_: str) -> None:
     pass
 
 
-def inspect(model: str, *, say: Say = _quiet) -> "Inspection":
+def inspect(model: Path | str, *, say: Say = _quiet) -> "Inspection":
     """The axes and parameters of a model (a directory, a GGUF file or a hub id)."""
     from regrow.checkpoint.source import resolve_model
     from regrow.inspection import inspect_directory
 
-    return inspect_directory(resolve_model(model, None, say))
+    return inspect_directory(resolve_model(str(model), None, say))
 
 
 def plan(
-    model: str, *, params: int | None = None, keep: float | None = None, say: Say = _quiet
+    model: Path | str, *, params: int | None = None, keep: float | None = None, say: Say = _quiet
 ) -> "Plan":
     """Stages that bring a model to `params` parameters, or to the share `keep` of what it has."""
     from regrow.checkpoint.source import resolve_model
@@ -41,20 +41,20 @@ def plan(
 
     if (params is None) == (keep is None):
         raise UserError("plan: give --params or --keep, one of the two")
-    directory = resolve_model(model, None, say)
+    if keep is not None and not 0 < keep < 1:
+        raise UserError(f"--keep {keep:g}: a share between 0 and 1 is wanted, such as 0.5")
+    directory = resolve_model(str(model), None, say)
     if params is None:
         assert keep is not None
-        if not 0 < keep < 1:
-            raise UserError(f"--keep {keep:g}: a share between 0 and 1 is wanted, such as 0.5")
         params = int(inspect_directory(directory).parameters * keep)
-    return plan_directory(model, directory, params)
+    return plan_directory(str(model), directory, params)
 
 
 def prune(
-    model: str,
-    out: Path,
+    model: Path | str,
+    out: Path | str,
     *,
-    calibration: Path | None = None,
+    calibration: Path | str | None = None,
     seed: int = 0,
     max_shard_bytes: int = 5 * 10**9,
     dry_run: bool = False,
@@ -73,31 +73,35 @@ def prune(
     from regrow.corpus.text import read_documents
     from regrow.pruning import prune_checkpoint
     from regrow.recipe import CutSpec
+    from regrow.wording import first_error, said
 
     try:
         spec = CutSpec(**cut)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        text = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {text}" if where else text) from None
+        place, wrong = first_error(error, cut)
+        option = "".join(f"--{part}: ".replace("_", "-") for part in place[:1])
+        raise UserError(f"{option}{said(wrong)}") from None
     documents: Callable[[], Iterator[str]] | None = None
     if calibration is not None:
-        next(iter(read_documents(calibration)))
+        text = Path(calibration)
+        try:
+            next(iter(read_documents(text)))
+        except UserError as error:
+            raise UserError(f"--calibration {error}") from None
 
         def documents() -> Iterator[str]:
-            return read_documents(calibration)
+            return read_documents(text)
 
-    source = resolve_model(model, None, say)
+    source = resolve_model(str(model), None, say)
     return prune_checkpoint(
-        source, out, spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
+        source, Path(out), spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
         dry_run=dry_run, notify=say, progress=progress,
     )  # fmt: skip
 
 
 def run(
-    recipe: Path,
-    out: Path,
+    recipe: Path | str,
+    out: Path | str,
     *,
     control: bool = False,
     redo: bool = False,
@@ -107,35 +111,38 @@ def run(
     """Run all stages of a recipe in the directory `out`; see `regrow.pipeline.run`."""
     from regrow.recipe import load_recipe
 
-    loaded = load_recipe(recipe)
+    path = Path(recipe)
+    loaded = load_recipe(path)
     from regrow import pipeline
 
     return pipeline.run(
-        loaded, out, recipe_text=recipe.read_text(encoding="utf-8"), control=control, redo=redo,
+        loaded, Path(out), recipe_text=path.read_text(encoding="utf-8"), control=control, redo=redo,
         say=say, watch=watch,
     )  # fmt: skip
 
 
-def verify(directory: Path) -> "VerifyResult":
+def verify(directory: Path | str) -> "VerifyResult":
     """Reload a model directory in a process of its own, without regrow, and check it."""
     from regrow.checkpoint.verify import verify as verify_directory
 
-    return verify_directory(directory)
+    return verify_directory(Path(directory))
 
 
-def report(directory: Path) -> Path:
+def report(directory: Path | str) -> Path:
     """Write the report of a run again, from its ledger; the path of the page."""
     from regrow.report.page import write_page
     from regrow.summary import summarise
 
-    page = directory / "report.html"
-    write_page(summarise(directory), page)
+    page = Path(directory) / "report.html"
+    write_page(summarise(page.parent), page)
     return page
 
 
-def generate(model: str, prompt: str, *, max_new_tokens: int = 128, say: Say = _quiet) -> str:
+def generate(
+    model: Path | str, prompt: str, *, max_new_tokens: int = 128, say: Say = _quiet
+) -> str:
     """What a model writes after a prompt, greedily."""
     from regrow.checkpoint.source import resolve_model
     from regrow.generating import generate_text
 
-    return generate_text(resolve_model(model, None, say), prompt, max_new_tokens)
+    return generate_text(resolve_model(str(model), None, say), prompt, max_new_tokens)

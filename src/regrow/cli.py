@@ -1,17 +1,19 @@
 """The command line: parse, call, print. Heavy imports stay inside the commands."""
 
+import errno
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from regrow.errors import UserError
 
@@ -20,7 +22,32 @@ if TYPE_CHECKING:
     from regrow.planning import Plan
     from regrow.pruning import Pruned
 
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _refuse(str(error))
+        except KeyboardInterrupt:
+            _refuse("stopped", code=130)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            # A disk or a network that fails is no bug either; transformers wraps in OSError too.
+            where = f"{error.filename}: " if error.filename else ""
+            _refuse(where + " ".join((error.strerror or str(error)).split()))
+
+
+def _refuse(message: str, code: int = 2) -> NoReturn:
+    _err.print(f"regrow: {message}", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Prune a language model in stages, and regrow what each cut costs.",
     no_args_is_help=True,
     add_completion=False,
@@ -45,20 +72,11 @@ def _size_option(what: str) -> Any:
 
 
 def main() -> None:
-    """Run the command line; a `UserError` becomes one line and exit code 2."""
+    """Run the command line; what a user can cause becomes one line and exit code 2."""
     # The libraries' own bars and advice would break into ours.
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    try:
-        app()
-    except UserError as error:
-        _err.print(f"regrow: {error}", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        _err.print("regrow: stopped", markup=False)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
+    app()
 
 
 @app.command()
@@ -91,10 +109,12 @@ def plan(
     from regrow import api
 
     budget = None if params is None else _count("--params", params)
+    if out is not None and out.exists():
+        raise UserError(f"{out}: exists; choose another file")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such directory")
     result = api.plan(model, params=budget, keep=keep, say=_say)
     if out is not None:
-        if out.exists():
-            raise UserError(f"{out}: exists; choose another file")
         from regrow.files import write_atomically
 
         write_atomically(out, result.recipe.encode())
@@ -213,7 +233,8 @@ def verify(
     else:
         for check in result.checks:
             mark = "ok  " if check.ok else "FAIL"
-            _out.print(f"{mark} {check.name}: {check.detail}", markup=False)
+            detail = f": {check.detail}" if check.detail else ""
+            _out.print(f"{mark} {check.name}{detail}", markup=False, soft_wrap=True)
     if not result.ok:
         raise typer.Exit(1)
 
@@ -245,7 +266,9 @@ def generate(
 
 # Reading what was typed
 
-_NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKmMbBtT]?)")
+_NUMBER = re.compile(
+    r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]+)?)\s*([kKmMbBtT]?)", re.ASCII
+)
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgGtT]?)[bB]?")
 _SCALE = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
@@ -254,7 +277,10 @@ def _count(option: str, text: str) -> int:
     hit = _NUMBER.fullmatch(text.strip())
     if hit is None:
         raise UserError(f"{option} {text}: not a number such as 65,400,000, 67M or 3.4B")
-    return int(float(hit[1].replace(",", "").replace("_", "")) * _SCALE[hit[2].upper()])
+    count = Decimal(hit[1].replace(",", "").replace("_", "")) * _SCALE[hit[2].upper()]
+    if count != int(count):
+        raise UserError(f"{option} {text}: not a whole number")
+    return int(count)
 
 
 def _bytes(option: str, text: str) -> int:
@@ -332,6 +358,7 @@ def _print_inspection(found: "Inspection") -> None:
     for part, count in found.parts.items():
         table.add_row(part, f"{count:,}", f"{count / found.parameters:.1%}")
     _out.print(table)
+    _out.print()
     table = _table(
         ("axis", "left"), ("size", "right"), ("choice", "left"), ("parameters", "right"),
         ("each", "right"), ("what can remain", "left"),
