@@ -3,8 +3,8 @@
 Every cut removes as much by one score as by another, and is measured at once and after the same
 short recovery (not with --quick). Losses are nats per token over text that nothing was chosen or
 trained on. The domain is the documentation of Python's own `help()`: every eighth topic is held
-out, the others calibrate and train; off the domain is prose that neither sees. Values are what
-the cut costs: the loss of the cut model less that of the original.
+out, the others calibrate and train; off the domain is prose that neither sees. Values are
+losses and not what a cut adds, since a recovery can end below the original.
 """
 
 import argparse
@@ -64,7 +64,7 @@ class Case:
     cut: Cut
     peer: str | None
     goal: bool = False
-    """Whether it should lose less than its peer, once cut."""
+    """Whether it should be the lower of the two, once cut."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,6 @@ class Losses:
 
     domain: float
     prose: float
-
-    def over(self, original: "Losses") -> "Losses":
-        return Losses(self.domain - original.domain, self.prose - original.prose)
 
 
 def by_score(layout: Layout, model: str, scored: Scores, random: Scores) -> Iterator[Case]:
@@ -175,11 +172,10 @@ def results(trial: Trial) -> Iterator[Result]:
             if losses is None:
                 continue
             said.append(f"{when}: domain {losses.domain:.3f}, prose {losses.prose:.3f}")
-            costs = losses.over(original)
-            known[f"{case.what} {case.by}", when] = costs
+            known[f"{case.what} {case.by}", when] = losses
             name = f"{case.what} by {case.by}, {when}"
-            domain = Result(f"{name}, domain", costs.domain, "nats/token")
-            prose = Result(f"{name}, prose", costs.prose, "nats/token")
+            domain = Result(f"{name}, domain", losses.domain, "nats/token")
+            prose = Result(f"{name}, prose", losses.prose, "nats/token")
             if case.peer:
                 peer = known[f"{case.what} {case.peer}", when]
                 domain = replace(domain, peer=case.peer, peer_value=peer.domain)
