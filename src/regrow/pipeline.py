@@ -5,6 +5,8 @@ on where it stood. The only module that knows all the others.
 """
 
 import datetime
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +21,27 @@ from regrow.checkpoint.source import resolve_model
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
-from regrow.ledger import Entry, Ledger, Step, differences, step_after
+from regrow.files import write_atomically
+from regrow.ledger import FILE_NAME, Entry, Ledger, Step
+from regrow.prechecks import (
+    check_readable,
+    check_training_text,
+    load_tokenizer,
+    parameters_by_stage,
+)
 from regrow.progress import Clock, Piece
-from regrow.pruning import bind_checkpoint, prune_checkpoint
+from regrow.pruning import bind_checkpoint, files_sha256, prune_checkpoint, repeat_cut
 from regrow.recipe import Recipe, Stage
+from regrow.steps import STAGES, TRAINING_FILE, control_settings, find_changes, plan_steps
 from regrow.training.settings import RecoverySettings
 
 if TYPE_CHECKING:
     from regrow.evaluation.heldout import HeldoutLoss
 
-STAGES = "stages"
 _SPEED_PROMPT = "Write a short story about a river."
 _SPEED_TOKENS = 32
 _MEASURE_ROW = 512
+_MOST_REASONS = 4
 
 Say = Callable[[str], None]
 
@@ -108,11 +118,9 @@ class _Run:
         self.control = control
         self.say = say
         self.watch = watch
-        for name, path in (("data.train", p) for p in recipe.data.train_paths):
-            _readable(name, path)
-        for name, path in recipe.data.heldout.items():
-            _readable(f"data.heldout.{name}", path)
+        check_readable(recipe.data)
         self.original = resolve_model(recipe.model, out / "original", say)
+        _check_apart(out, self.original)
         self.source = open_checkpoint(self.original)
         self.layout = bind_checkpoint(self.source)
         if self.layout.blueprint.is_encoder_decoder:
@@ -120,175 +128,99 @@ class _Run:
                 f"model: {self.layout.blueprint.model_type} can be cut (regrow prune) but not yet "
                 "trained, so no recipe can be run with it"
             )
-        self.text_hashes = {
-            "train": documents_sha256(self.train_documents()),
-            **{
-                f"heldout.{name}": documents_sha256(read_documents(path))
-                for name, path in recipe.data.heldout.items()
-            },
+        self.parameters = parameters_by_stage(recipe, self.source, self.layout)
+        check_training_text(recipe, load_tokenizer(self.original), self.train_documents)
+        self.heldout = {
+            name: documents_sha256(read_documents(path))
+            for name, path in recipe.data.heldout.items()
         }
-        self.steps = self._plan()
+        self.steps = plan_steps(
+            recipe,
+            {"weights": self.source.fingerprint, "files": files_sha256(self.original)},
+            documents_sha256(self.train_documents()),
+            self.heldout,
+            hashlib.sha256(recipe_text.encode()).hexdigest(),
+        )
         self.clock = Clock(self._pieces())
-        self._stage_now = ""
-        self._doing = ""
 
     def train_documents(self) -> Iterator[str]:
         for path in self.recipe.data.train_paths:
             yield from read_documents(path)
 
-    # Planning
-
-    def _plan(self) -> dict[str, Step]:
-        """All steps with what goes into them."""
-        recipe = self.recipe
-        heldout = {k: v for k, v in self.text_hashes.items() if k.startswith("heldout.")}
-        measured = {"heldout": heldout}
-        first = step_after(None, "original", {"model": self.source.fingerprint})
-        steps = [
-            first,
-            step_after(
-                first, "original/measure",
-                {**measured, "prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens},
-            ),
-        ]  # fmt: skip
-        last = first
-        for stage in recipe.stages:
-            carve = step_after(
-                last, f"{stage.name}/carve",
-                {"cut": stage.cut.model_dump(mode="json", exclude={"cut"}),
-                 "cut_file": Cut.load(stage.cut.cut).to_json() if stage.cut.cut else None,
-                 "text": self.text_hashes["train"], "seed": recipe.seed},
-            )  # fmt: skip
-            steps += [carve, step_after(carve, f"{stage.name}/measure-cut", measured)]
-            last = carve
-            if stage.recover is not None:
-                recover = step_after(
-                    carve, f"{stage.name}/recover",
-                    {"recover": _what_decides(stage.recover),
-                     "text": self.text_hashes["train"], "seed": recipe.seed},
-                )  # fmt: skip
-                steps += [recover, step_after(recover, f"{stage.name}/measure", measured)]
-                last = recover
-        steps.append(
-            step_after(
-                last, "result/samples",
-                {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens},
-            )
-        )  # fmt: skip
-        if self.control and (settings := self._control_settings()) is not None:
-            control = step_after(
-                first, "control/recover",
-                {"recover": _what_decides(settings), "text": self.text_hashes["train"],
-                 "seed": recipe.seed},
-            )  # fmt: skip
-            steps += [control, step_after(control, "control/measure", measured)]
-        return {step.name: step for step in steps}
-
-    def _control_settings(self) -> RecoverySettings | None:
-        """The settings of the last recovery, with the tokens of all."""
-        settings = [stage.recover for stage in self.recipe.stages if stage.recover is not None]
-        if not settings:
-            return None
-        tokens = sum(each.tokens for each in settings)
-        return settings[-1].model_copy(update={"tokens": tokens})
-
-    def _sizes(self) -> dict[str, int]:
-        """Parameters after each stage by its name; sizes that cannot be are found here."""
-        from regrow.cuts.request import requested
-
-        expected = {"original": self.layout.parameters()}
-        sizes: dict[str, int] = {}
-        layout = self.layout
-        for stage in self.recipe.stages:
-            if stage.cut.cut is not None:
-                sizes |= Cut.load(stage.cut.cut).sizes
-            else:
-                try:
-                    wanted, given = requested(layout, stage.cut.chosen)
-                except UserError as error:
-                    raise UserError(f"stages: {stage.name}: {error}") from None
-                sizes |= wanted | {name: len(keep) for name, keep in given.items()}
-            layout = layout.resized(sizes)
-            expected[stage.name] = layout.parameters()
-        return expected
-
     def _pieces(self) -> list[Piece]:
         """Work of all steps, in operations, bytes or seconds."""
-        parameters = self._sizes()
-        bytes_each = {name: 4.0 * count for name, count in parameters.items()}
         texts = sum(path.stat().st_size for path in self.recipe.data.heldout.values()) / 4
         pieces = []
         for name in self.steps:
             stage, _, what = name.partition("/")
-            count = parameters.get(stage, parameters["original"])
+            count = self.parameters.get(stage, self.parameters["original"])
+            if stage == "control" and not self.control:
+                continue
             if what in ("measure", "measure-cut"):
                 pieces.append(Piece(name, "forward", 2 * count * texts))
             elif what == "carve":
-                pieces.append(Piece(name, "write", bytes_each[stage] * 4))
+                pieces.append(Piece(name, "write", 16.0 * count))
             elif what == "recover":
-                settings = (
-                    self._control_settings()
-                    if stage == "control"
-                    else next(s.recover for s in self.recipe.stages if s.name == stage)
-                )
-                assert settings is not None
-                pieces.append(Piece(name, "train", 6 * count * settings.tokens))
+                pieces.append(Piece(name, "train", 6.0 * count * self._recovery(stage).tokens))
         answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
         pieces += [
             Piece("original/speak", "fixed", answers), Piece("result/samples", "fixed", answers),
         ]  # fmt: skip
         return pieces
 
+    def _recovery(self, stage: str) -> RecoverySettings:
+        settings = (
+            control_settings(self.recipe)
+            if stage == "control"
+            else next(s.recover for s in self.recipe.stages if s.name == stage)
+        )
+        assert settings is not None
+        return settings
+
     # Checks before any work
 
     def check(self, redo: bool) -> None:
         """Raise UserError where the run cannot be done, or an earlier one was another."""
-        for name, text in self.recipe.data.heldout.items():
-            if not any(document.strip() for document in read_documents(text)):
-                raise UserError(f"data.heldout.{name}: {text}: no text")
         self._check_changes(redo)
-        largest = self.layout.parameters()
-        # Weights, gradients of none, two moments, all float32, twice while one is replaced.
-        training = largest * 4 * 3 * 2 if any(s.recover for s in self.recipe.stages) else 0
-        check_free_space(self.out / "run", training + largest * 4)
+        to_do = [
+            name for name, step in self.steps.items()
+            if self.ledger.done(step) is None and (self.control or not name.startswith("control/"))
+        ]  # fmt: skip
+        largest = self.layout.parameters() * 4
+        # Weights and two moments in float32, twice while one checkpoint replaces another.
+        training = largest * 3 * 2 if any(name.endswith("/recover") for name in to_do) else 0
+        carving = largest if any(name.endswith("/carve") for name in to_do) else 0
+        if training or carving:
+            check_free_space(self.out / STAGES, training + carving)
 
     def _check_changes(self, redo: bool) -> None:
-        stale = []
-        reasons = []
-        for name, entry in self.ledger.entries.items():
-            step = self.steps.get(name)
-            if step is None:
-                if name.startswith("control/"):
-                    continue
-                stale.append(name)
-                reasons.append(f"{name.partition('/')[0]} is no longer there")
-            elif step.key != entry.key:
-                stale.append(name)
-                reasons += differences(entry.inputs, step.inputs, name.partition("/")[0])
-        if not stale:
+        changes = find_changes(self.steps, self.ledger.entries, self.out)
+        if not changes.stages:
             return
-        stages = list(dict.fromkeys(name.partition("/")[0] for name in stale))
+        stages = ", ".join(changes.stages)
         if not redo:
+            reasons = list(changes.reasons)
+            if len(reasons) > _MOST_REASONS:
+                reasons[_MOST_REASONS:] = [f"{len(reasons) - _MOST_REASONS} more"]
+            why = "; ".join(reasons) or "stages were added, removed or moved"
             raise UserError(
-                f"{self.out}: the recipe changed ({'; '.join(dict.fromkeys(reasons)) or 'order'}); "
-                f"this invalidates {', '.join(stages)}; add --redo to do them again, or choose "
-                "another --out"
+                f"{self.out}: the recipe changed ({why}); this invalidates {stages}; add --redo to "
+                "do them again, or choose another --out"
             )
-        self.say(f"doing again, since the recipe changed: {', '.join(stages)}")
-        for name in stale:
+        self.say(f"doing again, since the recipe changed: {stages}")
+        self.ledger.forget(changes.steps)
+        for name in changes.steps:
             stage, _, what = name.partition("/")
             if what in ("carve", "recover"):
-                for part in self._parts(stage, what):
-                    shutil.rmtree(self.out / STAGES / stage / part, ignore_errors=True)
-        self.ledger.forget(stale)
-
-    @staticmethod
-    def _parts(stage: str, what: str) -> tuple[str, ...]:
-        return ("carved", "training", "model") if what == "carve" else ("training", "model")
+                parts = ("carved",) if what == "carve" else ("training", "model", TRAINING_FILE)
+                _remove(*(self.out / STAGES / stage / part for part in parts))
+        for stage in changes.trainings:
+            _remove(*(self.out / STAGES / stage / part for part in ("training", TRAINING_FILE)))
 
     # The steps
 
     def all_steps(self) -> None:
+        _sweep(self.out)
         self._record_original()
         last = self.original
         self._measure("original/measure", self.original, speak=True)
@@ -299,17 +231,17 @@ class _Run:
             self._control()
 
     def _record_original(self) -> None:
-        step = self.steps["original"]
-        if self.ledger.done(step) is None:
-            outputs = {
-                **self._facts(self.original),
-                "texts": self._text_facts(),
-                "recipe": self.recipe_text,
-            }
-            self._record(step, outputs, time.time(), 0.0)
+        for name, outputs in (
+            ("original", lambda: self._facts(self.original)),
+            ("recipe", lambda: {"text": self.recipe_text}),
+            ("texts", lambda: {"texts": self._text_facts()}),
+        ):
+            if self.ledger.done(self.steps[name]) is None:
+                began = time.time()
+                self._record(self.steps[name], outputs(), began, time.time() - began)
 
     def _text_facts(self) -> list[dict[str, Any]]:
-        tokenizer = _tokenizer(self.original)
+        tokenizer = load_tokenizer(self.original)
         texts = [("train", "train", list(self.train_documents()))]
         texts += [
             (name, "heldout", list(read_documents(path)))
@@ -330,33 +262,46 @@ class _Run:
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
         carved, model = directory / "carved", directory / "model"
+        measured = f"{stage.name}/measure-cut"
         recover = self.steps.get(f"{stage.name}/recover")
-        if recover is not None and self.ledger.done(recover) is not None:
-            self._check_output(recover, model)
-            for what in ("carve", "measure-cut", "recover"):
-                self.clock.finish(f"{stage.name}/{what}")
-            shutil.rmtree(carved, ignore_errors=True)
-            shutil.rmtree(directory / "training", ignore_errors=True)
-            self._measure(f"{stage.name}/measure", model)
-            return model
-        self._carve(stage, source, carved)
-        self._measure(f"{stage.name}/measure-cut", carved, speed=recover is None)
+        recovered = recover is not None and self.ledger.done(recover) is not None
+        if not recovered or self.ledger.done(self.steps[measured]) is None:
+            self._carve(stage, source, carved)
+        self.clock.finish(f"{stage.name}/carve")
+        self._measure(measured, carved, speed=recover is None)
         if recover is None:
             return carved
-        assert stage.recover is not None
-        self._train(recover, stage.recover, carved, directory / "training", model)
-        shutil.rmtree(directory / "training", ignore_errors=True)
-        shutil.rmtree(carved, ignore_errors=True)
+        self._recover(stage.name, carved, model)
+        _remove(carved)
         self._measure(f"{stage.name}/measure", model)
         return model
 
+    def _recover(self, stage: str, source: Path, model: Path) -> None:
+        step = self.steps[f"{stage}/recover"]
+        training, begun = model.parent / "training", model.parent / TRAINING_FILE
+        if self.ledger.done(step) is None:
+            begun.parent.mkdir(parents=True, exist_ok=True)
+            # Whose checkpoints these are is known before the first is written.
+            text = json.dumps({"key": step.key, "inputs": step.inputs})
+            write_atomically(begun, text.encode())
+            self._train(step, self._recovery(stage), source, training, model)
+        self._check_output(step, model)
+        self.clock.finish(step.name)
+        _remove(training, begun)
+
     def _carve(self, stage: Stage, source: Path, carved: Path) -> None:
         step = self.steps[f"{stage.name}/carve"]
-        if self.ledger.done(step) is not None:
+        entry = self.ledger.done(step)
+        if entry is not None:
+            if not carved.exists():
+                # The recovery after it is done again, and had taken its place.
+                self._tell(stage.name, "cutting again")
+                where = f"{self.out / FILE_NAME}: {step.name}: cut"
+                by_text = None if stage.cut.cut else self.train_documents
+                repeat_cut(source, carved, Cut.from_json(entry.outputs["cut"], where), by_text)
             self._check_output(step, carved)
-            self.clock.finish(step.name)
             return
-        shutil.rmtree(carved, ignore_errors=True)
+        _remove(carved)
         began = time.time()
         self._tell(stage.name, "scoring and cutting")
         result = prune_checkpoint(
@@ -368,6 +313,7 @@ class _Run:
             "words": result.cut.words(),
             "cut": result.cut.to_json(),
             "notes": list(result.notes),
+            "recovers": stage.recover is not None,
             "seconds": {"carve": result.seconds, "score": time.time() - began - result.seconds},
         }
         self._record(step, outputs, began, time.time() - began)
@@ -384,7 +330,7 @@ class _Run:
             began = time.time()
             stage = name.partition("/")[0]
             self._tell(stage, "measuring")
-            model, tokenizer = _model(directory), _tokenizer(directory)
+            model, tokenizer = _model(directory), load_tokenizer(directory)
             outputs: dict[str, Any] = {
                 "heldout": {
                     text: asdict(_loss(model, tokenizer, path))
@@ -420,10 +366,6 @@ class _Run:
     def _train(
         self, step: Step, settings: RecoverySettings, source: Path, training: Path, model_out: Path
     ) -> None:
-        if self.ledger.done(step) is not None:
-            self._check_output(step, model_out)
-            self.clock.finish(step.name)
-            return
         import torch
 
         from regrow.checkpoint.save import save_trained
@@ -431,13 +373,13 @@ class _Run:
         from regrow.objectives.causal import Causal
         from regrow.training.loop import StepReport, train
 
-        shutil.rmtree(model_out, ignore_errors=True)
+        _remove(model_out)
         began = time.time()
         stage = step.name.partition("/")[0]
         self._tell(stage, "recovering")
         checkpoint = open_checkpoint(source)
         layout = bind_checkpoint(checkpoint)
-        tokenizer = _tokenizer(source)
+        tokenizer = load_tokenizer(source)
         samples = pack(self.train_documents(), tokenizer, settings.row_length)
         model = _model(source)
         name, path = next(iter(self.recipe.data.heldout.items()))
@@ -463,18 +405,17 @@ class _Run:
                 identity=checkpoint.fingerprint, on_step=on_step,
                 evaluate=evaluate if settings.evaluate_every else None,
             )  # fmt: skip
-        model_out.parent.mkdir(parents=True, exist_ok=True)
         save_trained(model, checkpoint, layout, model_out)
         outputs = {
             **self._facts(model_out),
             "curve": result.curve,
             "heldout_curve": [(at, {name: loss}) for at, loss in result.heldout],
+            "heldout": self.heldout,
             "tokens": result.tokens,
             "predicted": result.predicted,
             "seconds": {"recover": result.seconds},
         }
         self._record(step, outputs, began, time.time() - began)
-        self.clock.finish(step.name)
         rate = result.tokens / result.seconds if result.seconds else 0.0
         self.say(
             f"{stage}: {result.tokens:,} tokens in {result.seconds:.0f} s, {rate:,.0f} a second"
@@ -485,7 +426,7 @@ class _Run:
         if self.ledger.done(step) is None:
             began = time.time()
             self._tell("result", "answering the prompts")
-            answers = self._answers(_model(directory), _tokenizer(directory))
+            answers = self._answers(_model(directory), load_tokenizer(directory))
             self._record(
                 step, {"answers": answers, "model": str(directory)}, began, time.time() - began
             )
@@ -493,15 +434,11 @@ class _Run:
 
     def _control(self) -> None:
         """The original, trained on as many tokens as all stages together."""
-        settings = self._control_settings()
-        assert settings is not None
         directory = self.out / STAGES / "control"
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
-        training, model = directory / "training", directory / "model"
-        self._train(self.steps["control/recover"], settings, self.original, training, model)
-        shutil.rmtree(training, ignore_errors=True)
-        self._measure("control/measure", model)
+        self._recover("control", self.original, directory / "model")
+        self._measure("control/measure", directory / "model")
 
     def finish(self) -> Result:
         """Write the report; where everything is."""
@@ -523,6 +460,7 @@ class _Run:
         layout = bind_checkpoint(checkpoint)
         return {
             "fingerprint": checkpoint.fingerprint,
+            "files": files_sha256(directory),
             "parameters": layout.parameters(),
             "parts": layout.parameters_by_part(),
             "vocabulary": layout.sizes["vocab"],
@@ -538,7 +476,8 @@ class _Run:
                 f"{directory}: gone, though the ledger says that {step.name} is done; "
                 f"restore it, or remove {self.out} and start again"
             )
-        if open_checkpoint(directory).fingerprint != entry.outputs["fingerprint"]:
+        found = (open_checkpoint(directory).fingerprint, files_sha256(directory))
+        if found != (entry.outputs["fingerprint"], entry.outputs["files"]):
             raise UserError(
                 f"{directory}: not as {step.name} left it; restore it, or remove {self.out} and "
                 "start again"
@@ -572,16 +511,10 @@ class _Run:
         self.watch(Update(stage, doing, self.clock.share, self.clock.left, loss, rate))
 
 
-def _what_decides(settings: RecoverySettings) -> dict[str, Any]:
-    """All that the weights and curves of a recovery depend on."""
-    return settings.model_dump(mode="json", exclude={"save_every"})
-
-
-def _readable(key: str, path: Path) -> None:
-    try:
-        next(iter(read_documents(path)))
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from None
+def _check_apart(out: Path, model: Path) -> None:
+    inner, outer = out.resolve(), model.resolve()
+    if inner == outer or outer in inner.parents:
+        raise UserError(f"{out}: lies inside the model {model}; choose a place outside it")
 
 
 def _loss(model: Any, tokenizer: Any, path: Path) -> "HeldoutLoss":
@@ -591,9 +524,23 @@ def _loss(model: Any, tokenizer: Any, path: Path) -> "HeldoutLoss":
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what a killed write left behind."""
-    for path in directory.glob(".*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what killed writes left behind."""
+    names = (".*.partial", f".{FILE_NAME}.*", f".{TRAINING_FILE}.*", ".report.html.*")
+    _remove(*(path for name in names for path in directory.glob(name)))
+
+
+def _remove(*paths: Path) -> None:
+    """Remove files and directories that may be there; a directory at once, by another name."""
+    for path in paths:
+        if path.is_dir():
+            doomed = path
+            if not path.name.startswith("."):
+                doomed = path.with_name(f".{path.name}.partial")
+                shutil.rmtree(doomed, ignore_errors=True)
+                path.rename(doomed)
+            shutil.rmtree(doomed)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _model(directory: Path) -> Any:
@@ -603,9 +550,3 @@ def _model(directory: Path) -> Any:
 
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     return model.eval()
-
-
-def _tokenizer(directory: Path) -> Any:
-    import transformers
-
-    return transformers.AutoTokenizer.from_pretrained(directory)

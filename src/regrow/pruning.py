@@ -1,11 +1,12 @@
 """Prune one model directory: bind, score, choose, check, carve."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from regrow.cuts.cut import FILE_NAME, AxisCut, Cut, check_cut
 from regrow.cuts.request import requested
 from regrow.errors import UserError
 from regrow.recipe import CutSpec
+
+if TYPE_CHECKING:
+    from regrow.tokenizers import VocabularyChoice
 
 MAX_SHARD_BYTES = 5 * 10**9
 ORIGIN_FILE = "regrow_origin.json"
@@ -138,7 +142,9 @@ def choose_cut(
     sizes, given = requested(layout, spec.chosen)
     reasons: dict[int, str] = {}
     if "vocab" in sizes and sizes["vocab"] < layout.sizes["vocab"]:
-        given["vocab"], reasons = _choose_vocabulary(checkpoint, layout, sizes, documents, notify)
+        given["vocab"], reasons = _choose_vocabulary(
+            checkpoint, layout, sizes["vocab"], documents, notify
+        )
     scored = [
         name for name, size in sizes.items() if name not in given and size < layout.sizes[name]
     ]
@@ -156,10 +162,26 @@ def choose_cut(
 def _choose_vocabulary(
     checkpoint: Checkpoint,
     layout: Layout,
-    sizes: Mapping[str, int],
+    size: int,
     documents: Callable[[], Iterator[str]] | None,
     notify: Callable[[str], None],
 ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[int, str]]:
+    if documents is None:
+        raise UserError("vocab_size: token counts need a text; give one with --calibration FILE")
+    notify("counting tokens")
+    choice = _select(checkpoint, layout, size, documents())
+    reasons = {int(i): str(r) for i, r in zip(choice.kept, choice.reasons, strict=True)}
+    return choice.kept, reasons
+
+
+def check_vocabulary(checkpoint: Checkpoint, layout: Layout, size: int) -> None:
+    """Raise UserError where no text could make `size` tokens of this tokenizer enough."""
+    _select(checkpoint, layout, size, iter(()))
+
+
+def _select(
+    checkpoint: Checkpoint, layout: Layout, size: int, documents: Iterator[str]
+) -> "VocabularyChoice":
     from regrow.tokenizers import select
     from regrow.tokenizers.counting import count_tokens
     from regrow.tokenizers.files import named_ids, read_tokenizer
@@ -167,19 +189,14 @@ def _choose_vocabulary(
 
     directory = checkpoint.directory
     tokenizer = read_tokenizer(directory)
-    if documents is None:
-        raise UserError("vocab_size: token counts need a text; give one with --calibration FILE")
-    notify("counting tokens")
-    counts = count_tokens(directory, documents())
+    counts = count_tokens(directory, documents)
     rows = layout.sizes["vocab"]
     check_rows(len(counts), rows)
     must_keep = {
         **referenced_ids(dict(checkpoint.config), generation_config(directory), rows),
         **named_ids(directory),
     }
-    choice = select(tokenizer, counts, sizes["vocab"], must_keep)
-    reasons = {int(i): str(r) for i, r in zip(choice.kept, choice.reasons, strict=True)}
-    return choice.kept, reasons
+    return select(tokenizer, counts, size, must_keep)
 
 
 def generation_config(directory: Path) -> dict[str, Any] | None:
@@ -298,6 +315,32 @@ def prune_checkpoint(
         {name: layout.sizes[name] for name in layout.blueprint.axis_names},
         plan.nbytes, tuple(_notes(layout, cut)), seconds,
     )  # fmt: skip
+
+
+def repeat_cut(
+    source: Path, out: Path, cut: Cut, documents: Callable[[], Iterator[str]] | None
+) -> None:
+    """Carve again what a cut that was chosen before gives, byte for byte.
+
+    `documents`: the text by which the vocabulary was chosen, or None.
+    """
+    checkpoint = open_checkpoint(source)
+    layout = bind_checkpoint(checkpoint)
+    reasons: dict[int, str] = {}
+    if "vocab" in cut.axes and documents is not None:
+        size = cut.axes["vocab"].kept
+        _, reasons = _choose_vocabulary(checkpoint, layout, size, documents, lambda _: None)
+    carve(prepare(checkpoint, layout, cut, reasons), out)
+
+
+def files_sha256(directory: Path) -> str:
+    """SHA-256 (hex) over config, tokenizer and the other small files of a model directory."""
+    digest = hashlib.sha256()
+    for path in (directory / "config.json", *_copied_files(directory)):
+        data = path.read_bytes()
+        digest.update(f"{path.name}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _notes(layout: Layout, cut: Cut) -> Iterator[str]:

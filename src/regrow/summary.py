@@ -32,7 +32,7 @@ def summarise(directory: Path) -> RunSummary:
     original = entries.get("original")
     if original is None:
         raise UserError(f"{directory}: no run was begun here ({FILE_NAME} has no entry)")
-    last = list(entries.values())[-1]
+    last = max(entries.values(), key=lambda entry: entry.started)
     stages = list(
         dict.fromkeys(
             name.partition("/")[0] for name in entries if name.endswith(("/carve", "/recover"))
@@ -56,11 +56,14 @@ def summarise(directory: Path) -> RunSummary:
         command=last.environment["command"],
         started=datetime.datetime.fromisoformat(original.started),
         seconds=sum(entry.seconds for entry in entries.values()),
-        recipe_text=original.outputs.get("recipe", ""),
+        recipe_text=entries["recipe"].outputs["text"] if "recipe" in entries else "",
         versions=last.environment["versions"],
         machine=Machine(**last.environment["machine"]),
         hashes=hashes,
-        texts=tuple(Text(**text) for text in original.outputs["texts"]),
+        texts=tuple(
+            Text(**text)
+            for text in (entries["texts"].outputs["texts"] if "texts" in entries else ())
+        ),
         models=tuple(rows),
         stages=tuple(_stage_row(name, entries) for name in stages),
         samples=_samples(entries),
@@ -114,14 +117,12 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
     cut = Cut.from_json(carve.outputs["cut"], f"{FILE_NAME}: {name}/carve")
     return StageRow(
         name=name,
-        done=f"{name}/measure" in entries or (recover is None and bool(measured)),
+        done=f"{name}/measure" in entries or (bool(measured) and not carve.outputs["recovers"]),
         cut=f"{carve.outputs['words']}{_chosen_by(carve)}",
         recovery=_recovery(recover),
         kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
-        heldout_curve=(
-            tuple((t, losses) for t, losses in recover.outputs["heldout_curve"]) if recover else ()
-        ),
+        heldout_curve=_heldout_curve(recover, entries.get(f"{name}/measure")),
         seconds=Seconds(
             score=spent["score"],
             carve=spent["carve"],
@@ -129,6 +130,21 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
             measure=sum(measured) if measured else None,
         ),
         warnings=tuple(carve.outputs["notes"]),
+    )
+
+
+def _heldout_curve(
+    recover: Entry | None, measure: Entry | None
+) -> tuple[tuple[int, dict[str, float]], ...]:
+    """Where the text has not changed since: its other losses are of the new one."""
+    if recover is None:
+        return ()
+    now = measure.inputs["heldout"] if measure else recover.outputs["heldout"]
+    curve = recover.outputs["heldout_curve"]
+    return tuple(
+        (tokens, losses)
+        for tokens, losses in curve
+        if all(now.get(text) == recover.outputs["heldout"][text] for text in losses)
     )
 
 

@@ -1,5 +1,6 @@
 """Write trained weights in the form of the checkpoint that they began from."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -8,35 +9,52 @@ from typing import Any
 
 from regrow.architectures import Layout
 from regrow.checkpoint.carve import check_free_space
-from regrow.checkpoint.reader import Checkpoint
+from regrow.checkpoint.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
+from regrow.files import sync_directory
 
 
 def save_trained(model: Any, like: Checkpoint, layout: Layout, out: Path) -> None:
     """A directory as `like`, with the same names, types and files, and the weights of `model`.
 
     `model`: a module of transformers with parameters of any float type; they are rounded to the
-    types of `like`. Names that share a tensor stay equal. Written whole or not at all.
+    types of `like`. Names that share a tensor stay equal, and tensors that the class ignores are
+    left out. Written whole or not at all.
+
+    Raises UserError where the disk has no room.
     """
     from safetensors.torch import save_file
 
-    sizes = sum(info.nbytes for info in like.tensors.values())
+    named = {name: info for name, info in like.tensors.items() if name in layout.tensors}
+    sizes = sum(info.nbytes for info in named.values())
     check_free_space(out, sizes)
     state: Mapping[str, Any] = model.state_dict()
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         temporary.chmod(0o755)
+        written: dict[str, str] = {}
         for file in like.files:
             tensors = {
-                name: state[layout.tensors[name].parameter].detach().to(_dtype(info.dtype))
-                for name, info in like.tensors.items()
+                name: state[layout.tensors[name].parameter]
+                .detach()
+                .to(_dtype(info.dtype), copy=True)
+                .contiguous()
+                for name, info in named.items()
                 if info.file == file
             }
-            copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-            save_file(copies, str(temporary / file.name), metadata={"format": "pt"})
+            if tensors:
+                save_file(tensors, str(temporary / file.name), metadata={"format": "pt"})
+                written |= dict.fromkeys(tensors, file.name)
+        if [file.name for file in like.files] != [SINGLE_FILE]:
+            index = {"metadata": {"total_size": sizes}, "weight_map": written}
+            (temporary / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
         for path in like.directory.iterdir():
-            if path.is_file() and not (temporary / path.name).exists():
+            is_weights = path.suffix in (".safetensors", ".bin") or path.name == INDEX_FILE
+            if path.is_file() and not is_weights:
                 shutil.copyfile(path, temporary / path.name)
+        for path in (*temporary.iterdir(), temporary):
+            sync_directory(path)
         temporary.rename(out)
+        sync_directory(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,0 +1,104 @@
+"""What can be known of a recipe before hours of work."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from regrow.architectures import Layout
+from regrow.checkpoint.reader import Checkpoint
+from regrow.corpus.text import read_documents
+from regrow.cuts.cut import Cut, check_cut
+from regrow.cuts.request import requested
+from regrow.errors import UserError
+from regrow.pruning import check_vocabulary
+from regrow.recipe import Data, Recipe, Stage
+
+_FLAG = re.compile(r"--([a-z-]+)")
+
+
+def check_readable(data: Data) -> None:
+    """Raise UserError, with the key, where a text cannot be read or holds nothing."""
+    named = [("data.train", path) for path in data.train_paths]
+    named += [(f"data.heldout.{name}", path) for name, path in data.heldout.items()]
+    for key, path in named:
+        try:
+            written = any(document.strip() for document in read_documents(path))
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        if not written:
+            raise UserError(f"{key}: {path}: no text")
+
+
+def parameters_by_stage(recipe: Recipe, checkpoint: Checkpoint, layout: Layout) -> dict[str, int]:
+    """Parameters of the original and after each stage.
+
+    Raises UserError, with the stage, at a cut that cannot be made.
+    """
+    parameters = {"original": layout.parameters()}
+    for number, stage in enumerate(recipe.stages):
+        try:
+            sizes = _sizes_after(stage, layout, checkpoint if number == 0 else None)
+            if sizes.get("vocab", layout.sizes["vocab"]) < layout.sizes["vocab"]:
+                check_vocabulary(checkpoint, layout, sizes["vocab"])
+        except UserError as error:
+            message = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), str(error))
+            raise UserError(f"stages: {stage.name}: {message}") from None
+        layout = layout.resized(sizes)
+        parameters[stage.name] = layout.parameters()
+    return parameters
+
+
+def _sizes_after(stage: Stage, layout: Layout, checkpoint: Checkpoint | None) -> dict[str, int]:
+    """`checkpoint`: what is cut, where it exists already."""
+    from regrow.scoring import SCORERS
+
+    if stage.cut.cut is not None:
+        cut = Cut.load(stage.cut.cut)
+        check_cut(cut, layout, checkpoint.fingerprint if checkpoint else cut.model)
+        return cut.sizes
+    sizes, given = requested(layout, stage.cut.chosen)
+    for name, size in sizes.items():
+        axis = layout.blueprint.axis(name)
+        by = stage.cut.by
+        scored = name not in given and size < layout.sizes[name] and axis.kind != "vocab"
+        if scored and by is not None and axis.kind not in SCORERS[by].kinds:
+            raise UserError(
+                f"cut.by: {by} scores {', '.join(SCORERS[by].kinds)}, not {name}; leave it out to "
+                "take the best for each axis"
+            )
+    return sizes | {name: len(keep) for name, keep in given.items()}
+
+
+def check_training_text(
+    recipe: Recipe, tokenizer: Any, documents: Callable[[], Iterator[str]]
+) -> None:
+    """Raise UserError where the text does not fill one row of every recovery."""
+    from regrow.corpus.packing import start_and_end, tokenise
+
+    start_and_end(tokenizer)
+    wanted = {stage.recover.row_length: stage.name for stage in recipe.stages if stage.recover}
+    longest = max(wanted, default=0)
+    tokens = 0
+    for ids in tokenise(documents(), tokenizer):
+        tokens += 1 + len(ids)
+        if tokens >= longest:
+            return
+    raise UserError(
+        f"data.train: {tokens:,} tokens, less than one row of {longest} (stages: "
+        f"{wanted[longest]}: recover.row_length); give more text or a smaller row_length"
+    )
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a model directory. Raises UserError where transformers cannot load it."""
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{directory}: no tokenizer that transformers can load ({reason}); put the model's own "
+            "there"
+        ) from None

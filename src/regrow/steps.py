@@ -1,0 +1,122 @@
+"""The steps of a recipe, what goes into each, and what a changed recipe invalidates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regrow.cuts.cut import Cut
+from regrow.files import read_json
+from regrow.ledger import Entry, Step, differences, step_after
+from regrow.recipe import Recipe
+from regrow.training.settings import RecoverySettings
+
+UNCHAINED = ("recipe", "texts")
+"""Entries that only describe: they are written anew when they change, and invalidate nothing."""
+STAGES = "stages"
+TRAINING_FILE = "training.json"
+"""Which recovery the checkpoints beside it belong to."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What does not fit the recipe any more.
+
+    `steps`: done ones by name. `trainings`: stages whose half-done recovery is of other settings.
+    `reasons`: what changed, in words.
+    """
+
+    steps: tuple[str, ...]
+    trainings: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """All that is to be done again, by stage."""
+        names = [name.partition("/")[0] for name in (*self.steps, *self.trainings)]
+        return tuple(dict.fromkeys(names))
+
+
+def plan_steps(
+    recipe: Recipe, model: Mapping[str, str], train: str, heldout: Mapping[str, str], text: str
+) -> dict[str, Step]:
+    """All steps by name, in order, the control's last.
+
+    `model`: hashes of the original. `train`, `heldout`: hashes of the texts. `text`: of the recipe.
+    """
+    measured = {"heldout": heldout}
+    spoken = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
+    learned = {"train": train, "seed": recipe.seed}
+    first = step_after(None, "original", {"model": model})
+    steps = [
+        step_after(None, "recipe", {"text": text}),
+        step_after(None, "texts", {"train": train, **measured}),
+        first,
+        step_after(first, "original/measure", {**measured, **spoken}),
+    ]
+    last = first
+    for stage in recipe.stages:
+        cut: Any = stage.cut.model_dump(mode="json", exclude={"cut"})
+        if stage.cut.cut is not None:
+            cut = {"cut": Cut.load(stage.cut.cut).to_json()}
+        last = step_after(last, f"{stage.name}/carve", {"cut": cut, **learned})
+        steps += [last, step_after(last, f"{stage.name}/measure-cut", measured)]
+        if stage.recover is not None:
+            last = step_after(
+                last, f"{stage.name}/recover", {"recover": _decisive(stage.recover), **learned}
+            )
+            steps += [last, step_after(last, f"{stage.name}/measure", measured)]
+    steps.append(step_after(last, "result/samples", spoken))
+    settings = control_settings(recipe)
+    if settings is not None:
+        control = step_after(first, "control/recover", {"recover": _decisive(settings), **learned})
+        steps += [control, step_after(control, "control/measure", measured)]
+    return {step.name: step for step in steps}
+
+
+def control_settings(recipe: Recipe) -> RecoverySettings | None:
+    """The settings of the last recovery, with the tokens of all."""
+    settings = [stage.recover for stage in recipe.stages if stage.recover is not None]
+    if not settings:
+        return None
+    tokens = sum(each.tokens for each in settings)
+    return settings[-1].model_copy(update={"tokens": tokens})
+
+
+def _decisive(settings: RecoverySettings) -> dict[str, Any]:
+    """All that the weights and curves of a recovery depend on."""
+    return settings.model_dump(mode="json", exclude={"save_every"})
+
+
+def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: Path) -> Changes:
+    """Compare what was done in `out` with what the recipe asks for now."""
+    stale, trainings = [], []
+    reasons: list[str] = []
+    for name, entry in entries.items():
+        step = steps.get(name)
+        if name in UNCHAINED or (step is not None and step.key == entry.key):
+            continue
+        stale.append(name)
+        stage = name.partition("/")[0]
+        if step is None:
+            reasons.append(f"{stage} is no longer there")
+        else:
+            reasons += _in_words(entry.inputs, step.inputs, stage)
+    for path in sorted((out / STAGES).glob(f"*/{TRAINING_FILE}")):
+        stage = path.parent.name
+        step = steps.get(f"{stage}/recover")
+        begun = read_json(path)
+        if step is not None and step.key != begun["key"]:
+            trainings.append(stage)
+            reasons += _in_words(begun["inputs"], step.inputs, stage)
+    return Changes(tuple(stale), tuple(trainings), tuple(dict.fromkeys(reasons)))
+
+
+def _in_words(old: Mapping[str, Any], new: Mapping[str, Any], stage: str) -> list[str]:
+    """As the keys of a recipe: `depth.cut.layers: 3 -> 2`, `data.train: changed`."""
+    words = []
+    for text in differences(old, new):
+        key = text.partition(".")[0].partition(":")[0]
+        place = {"cut": f"{stage}.", "recover": f"{stage}.", "train": "data.", "heldout": "data."}
+        words.append(place.get(key, "") + text)
+    return words
