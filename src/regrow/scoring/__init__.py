@@ -64,7 +64,12 @@ DEFAULT: Mapping[AxisKind, str] = {
     "head": "activation",
     "layer": "influence",
 }
-"""The score of each kind of axis where none is named: what measured best (benchmarks/scores.py)."""
+"""The score of each kind of axis where none is named, by benchmarks/scores.py on SmolLM2-135M.
+
+Widths lose far less by activation than at random. Layers lose far less by influence than at random
+or evenly spaced, yet six in a row from the middle lost 0.1 nats a token less still: where that is
+wanted, layers are named by number.
+"""
 
 
 def score(
