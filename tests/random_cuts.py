@@ -45,11 +45,11 @@ def accepted_sizes(draw: st.DrawFn, layout: Layout) -> dict[str, int]:
 
 
 def _head_pairs(layout: Layout, axis: Axis) -> list[tuple[int, int]]:
-    """All (query heads, key-value heads): whole groups, or as many fewer in each group."""
+    """All (query heads, key-value heads): fewer groups, as many fewer in each group, or both."""
     assert axis.groups is not None
     kv = layout.sizes[axis.groups]
     group = layout.sizes[axis.name] // kv
-    return [(n * group, n) for n in range(1, kv + 1)] + [(kv * n, kv) for n in range(1, group)]
+    return [(n * g, n) for n in range(1, kv + 1) for g in range(1, group + 1)]
 
 
 @st.composite

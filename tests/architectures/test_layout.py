@@ -347,3 +347,11 @@ def test_folds_follow_the_head() -> None:
     assert [f.tensor for f in tiny_layout(GEMMA2, 1).folds()] == ["model.embed_tokens.weight"]
     assert [f.tensor for f in tiny_layout(T5, 1).folds()] == ["decoder.final_layer_norm.weight"]
     assert list(tiny_layout(T5, 0).folds()) == []
+
+
+def test_one_parameter_under_two_names_is_refused() -> None:
+    blueprint = next(b for b in BLUEPRINTS if b.model_type == "gpt_neox")
+    shapes = tiny_shapes(blueprint, blueprint.tiny[0])
+    shapes["embed_out.weight"] = shapes["lm_head.weight"]
+    with pytest.raises(UserError, match=r"embed_out\.weight: lm_head\.weight holds the same"):
+        bind(blueprint, blueprint.tiny[0], shapes)

@@ -31,6 +31,8 @@ def blueprint_for(config: Mapping[str, Any]) -> Blueprint:
     """The blueprint of a checkpoint by its config. Raises UserError where there is none."""
     model_type = config.get("model_type")
     named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise UserError(f"config.json: architectures: {named!r}: a list of class names is wanted")
     for blueprint in BLUEPRINTS:
         if blueprint.model_type == model_type:
             if named and not set(named) & set(blueprint.architectures):

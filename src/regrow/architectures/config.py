@@ -60,5 +60,5 @@ def _write(config: dict[str, Any], name: str, field: Field, size: int) -> None:
 def _set(config: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for key in parents:
-        config = config[key]
+        config = config.setdefault(key, {})
     config[last] = value

@@ -167,9 +167,8 @@ class Layout:
     def _group_problem(self, head: str, kv_head: str, new: Mapping[str, int]) -> str | None:
         group = self.sizes[head] // self.sizes[kv_head]
         heads, kv_heads = new[head], new[kv_head]
-        if kv_heads == self.sizes[kv_head] and heads % kv_heads == 0:
-            return None
-        if heads == kv_heads * group:
+        # Fewer groups, fewer heads in each, or both: what two cuts after one another can leave.
+        if heads % kv_heads == 0 and heads // kv_heads <= group:
             return None
         return (
             f"{head}: {heads} heads on {kv_heads} key-value heads cannot be cut from "
@@ -238,6 +237,7 @@ def bind(
     _check_scopes(blueprint, patterns)
     ignored = [re.compile(pattern) for pattern in blueprint.ignored]
     labelled: dict[str, LabelledTensor] = {}
+    parameters: dict[str, str] = {}
     dropped: list[str] = []
     for name, shape in shapes.items():
         parameter = blueprint.renames.get(name, name)
@@ -262,6 +262,9 @@ def bind(
                 f"{name}: shape {list(shape)}, but config.json gives {list(expected)} "
                 f"({pattern.dims})"
             )
+        if parameter in parameters:
+            raise UserError(f"{name}: {parameters[parameter]} holds the same parameter; keep one")
+        parameters[parameter] = name
         labelled[name] = LabelledTensor(name, parameter, pattern.name, pattern.dims, shape, layer)
     _check_complete(blueprint, sizes, patterns, {t.parameter for t in labelled.values()})
     has_head = any(t.parameter == blueprint.head.weight for t in labelled.values())

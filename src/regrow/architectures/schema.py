@@ -159,10 +159,10 @@ class Blueprint:
     axis of that name, and is itself a dimension. A pattern that ends in `?` may be absent, in all
     layers at once. `renames`: names in files -> names of parameters, where transformers maps them
     on load; files keep theirs. `fixed`: sizes that cannot be cut. `lists`: config lists with one
-    entry a layer -> the layer axis. `ignored`: patterns (regular expressions) of tensors that old checkpoints
-    carry and the class ignores: dropped by name. `needs`: conditions on config.json without which
-    the blueprint does not describe the checkpoint, with the reason. `embeddings`: modules whose
-    output is the residual stream before the first layer.
+    entry a layer -> the layer axis. `ignored`: patterns (regular expressions) of tensors that old
+    checkpoints carry and the class ignores: dropped by name. `needs`: conditions on config.json
+    without which the blueprint does not describe the checkpoint, with the reason. `embeddings`:
+    modules whose output is the residual stream before the first layer.
     """
 
     model_type: str
