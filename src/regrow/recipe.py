@@ -89,8 +89,8 @@ class CutSpec(_Strict):
         drop_layers: Layers to drop, by number from 0: `12-15,20`.
         hidden, ffn, heads, kv_heads: Sizes that remain.
         vocab_size: Tokens that remain, by count in the text.
-        by: The score; None takes what measures best for each axis (layers by influence, widths by
-            activation).
+        by: The score; None takes influence for layers and activation for widths, the best of
+            these (docs/benchmarks.md).
         calibration_tokens: Tokens of text that scores are computed on.
         cut: A cut file, in place of all of the above.
     """
