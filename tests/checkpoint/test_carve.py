@@ -397,13 +397,13 @@ def test_scaled_weights_are_checked_after_scaling(tmp_path: Path, value: float) 
     _assert_nothing_left(tmp_path, "in")
 
 
-def _fail_after(count: int, code: int) -> Callable[[int, Any], int]:
-    write, calls = os.write, iter(range(1 << 30))
+def _fail_after(count: int, code: int) -> Callable[[int, Any, int], int]:
+    write, calls = os.pwrite, iter(range(1 << 30))
 
-    def failing(descriptor: int, block: Any) -> int:
-        if threading.current_thread().name == "carve-writer" and next(calls) >= count:
+    def failing(descriptor: int, block: Any, offset: int) -> int:
+        if next(calls) >= count:
             raise OSError(code, os.strerror(code))
-        return write(descriptor, block)
+        return write(descriptor, block, offset)
 
     return failing
 
@@ -417,7 +417,7 @@ def test_full_disk(
 ) -> None:
     plan = planned(llama, _narrow())
     monkeypatch.setattr(carving, "BUFFER_BYTES", buffer)
-    monkeypatch.setattr(os, "write", _fail_after(after, errno.ENOSPC))
+    monkeypatch.setattr(os, "pwrite", _fail_after(after, errno.ENOSPC))
     with pytest.raises(UserError, match=f"disk is full; {plan.nbytes:,} bytes are needed"):
         _within(60, lambda: carve(plan, tmp_path / "out"))
     _assert_nothing_left(tmp_path)
@@ -426,15 +426,15 @@ def test_full_disk(
 def test_short_writes_are_continued(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, block: write(fd, memoryview(block)[:37]))
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, block, at: write(fd, memoryview(block)[:37], at))
     assert_same_bytes(tensors(carved(llama, tmp_path / "out", NOTHING)), tensors(llama))
 
 
 def test_shard_that_cannot_be_opened(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails on the writing thread before the first block."""
+    """It fails before the first block."""
     plan = planned(llama, _narrow(), 9_000)
     real = Path.open
 

@@ -81,6 +81,64 @@ def test_blocks_are_what_indexing_gives(
     assert max(map(len, blocks)) <= max(buffer_bytes, row_bytes)
 
 
+def _scattered(count: int, kept: int) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(kept).permutation(count)[:kept])
+
+
+@pytest.mark.parametrize("inner", [None, np.array([4, 0, 1])])
+@pytest.mark.parametrize("kept", [60, 4_000, 20_000])
+def test_scattered_rows(file: Path, kept: int, inner: NDArray[np.int64] | None) -> None:
+    """More pieces than one call takes, and gaps that are too long to read."""
+    tensor = torch.arange(30_000 * 5).reshape(-1, 5)
+    keep = _scattered(len(tensor), kept)
+    want = tensor[keep] if inner is None else tensor[keep][:, inner]
+    selection = Selection(_stored(file, tensor), (keep, inner))
+    assert b"".join(_blocks(selection, 1 << 18)) == raw(want)
+
+
+@pytest.mark.parametrize("inner", [None, np.array([1])])
+def test_short_reads_are_continued(
+    file: Path, monkeypatch: pytest.MonkeyPatch, inner: NDArray[np.int64] | None
+) -> None:
+    tensor = torch.arange(200 * 2).reshape(-1, 2)
+    keep = _scattered(200, 90)
+    read = os.preadv
+
+    def short(descriptor: int, pieces: list[Any], offset: int) -> int:
+        return read(descriptor, [memoryview(pieces[0])[:7]], offset)
+
+    selection = Selection(_stored(file, tensor), (keep, inner))
+    monkeypatch.setattr(os, "preadv", short)
+    want = tensor[keep] if inner is None else tensor[keep][:, inner]
+    assert b"".join(_blocks(selection, 64)) == raw(want)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3),
+    st.integers(0, 2**32 - 1),
+)
+def test_whole_heads(file: Path, axes: list[tuple[int, int]], seed: int) -> None:
+    """Groups of neighbours move as one; their order is free."""
+    rng = np.random.default_rng(seed)
+    tensor = torch.from_numpy(rng.integers(0, 99, size=[3, *(n * size for n, size in axes)]))
+    want, keep = tensor, []
+    for axis, (heads, size) in enumerate(axes, start=1):
+        kept = rng.permutation(heads)[: rng.integers(1, heads + 1)]
+        keep.append((kept[:, None] * size + np.arange(size)).reshape(-1))
+        want = want.index_select(axis, torch.from_numpy(keep[-1]))
+    selection = Selection(_stored(file, tensor), (None, *keep))
+    assert b"".join(_blocks(selection, 64)) == raw(want)
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_index_outside(file: Path, index: int) -> None:
+    info = _stored(file, torch.zeros(4, 4))
+    for keep in ((np.array([0, index]), None), (None, np.array([0, index]))):
+        with pytest.raises(ValueError, match="t: an index lies outside 0 to 3"):
+            Selection(info, keep)
+
+
 def _bfloat16(bits: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(bits, dtype=np.uint16)).view(torch.bfloat16)
 

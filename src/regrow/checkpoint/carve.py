@@ -1,19 +1,20 @@
 """Carve: write the kept part of a checkpoint, as a stream.
 
 Shapes, offsets, shard names and the config are computed from headers first. Then kept byte ranges
-are copied in source order through a few buffers, one thread reading while another writes, into a
-temporary directory that is renamed at the end. Memory does not grow with the model.
+are copied in source order through a small buffer for each of two threads, into a temporary
+directory that is renamed at the end. Memory does not grow with the model.
 """
 
 import errno
 import json
 import os
-import queue
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from regrow.checkpoint.select import Scaling, Selection, stream
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
 
-BUFFER_BYTES = 8 << 20
-_BUFFERS = 3
+BUFFER_BYTES = 1 << 20  # a larger one does not stay in the cache: up to twice the CPU time
+_THREADS = 2
 _SPARE_BYTES = 64 << 20
 """Free space that is asked for beyond what is written."""
 
@@ -51,7 +52,13 @@ class Shard:
 
     @property
     def nbytes(self) -> int:
-        return len(self.header) + sum(o.selection.nbytes for o in self.outputs)
+        return self.offsets[-1] + self.outputs[-1].selection.nbytes
+
+    @property
+    def offsets(self) -> list[int]:
+        """Where each tensor begins in the file."""
+        sizes = (o.selection.nbytes for o in self.outputs[:-1])
+        return list(accumulate(sizes, initial=len(self.header)))
 
 
 @dataclass(frozen=True)
@@ -252,62 +259,61 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> None:
-    """Read and check on this thread, write on another; a few buffers go round."""
-    free: queue.Queue[bytearray] = queue.Queue()
-    full: queue.Queue[memoryview | None] = queue.Queue()
+    """A few threads, this one among them: each reads, checks and writes tensor after tensor.
+
+    A block stays in the cache of one core; one thread that reads and one that writes what it
+    hands over took a fifth more CPU time, and longer on a busy machine.
+    """
+    jobs = zip(shard.outputs, shard.offsets, strict=True)
+    lock = threading.Lock()
     failures: list[BaseException] = []
-    for _ in range(_BUFFERS):
-        free.put(bytearray(BUFFER_BYTES))
+    with _opened({o.selection.info.file for o in shard.outputs}) as sources, path.open("wb") as out:
 
-    def write() -> None:
-        blocks = iter(full.get, None)
-        try:
-            with path.open("wb", buffering=0) as file:
-                _write_all(file.fileno(), memoryview(shard.header))
-                for block in blocks:
-                    _write_all(file.fileno(), block)
-                    progress(len(block))
-                    _give_back(block, free)
-        except BaseException as error:  # noqa: BLE001 - raised again on the reading thread
-            failures.append(error)
-            for block in blocks:
-                _give_back(block, free)
+        def work() -> None:
+            buffers = repeat(bytearray(BUFFER_BYTES))
+            try:
+                while True:
+                    with lock:
+                        output, offset = next(jobs, (None, 0))
+                    if output is None:
+                        return
+                    source = sources[output.selection.info.file]
+                    for block in stream(output.selection, source, buffers):
+                        if failures:
+                            return
+                        _write_at(out.fileno(), block, offset)
+                        offset += len(block)
+                        with lock:
+                            progress(len(block))
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failures.append(error)
 
-    writer = threading.Thread(target=write, name="carve-writer")
-    writer.start()
-    try:
-        for block in _blocks(shard, iter(free.get, None)):
-            full.put(block)
-            if failures:
-                break
-    finally:
-        full.put(None)
-        writer.join()
-    if failures:
-        raise failures[0]
+        _write_at(out.fileno(), memoryview(shard.header), 0)
+        others = [threading.Thread(target=work, name="carve") for _ in range(_THREADS - 1)]
+        for thread in others:
+            thread.start()
+        work()
+        for thread in others:
+            thread.join()
+        if failures:
+            raise failures[0]
 
 
-def _blocks(shard: Shard, buffers: Iterator[bytearray]) -> Iterator[memoryview]:
+@contextmanager
+def _opened(files: set[Path]) -> Iterator[dict[Path, int]]:
+    """Descriptors to read from, by file."""
     descriptors: dict[Path, int] = {}
     try:
-        for output in shard.outputs:
-            file = output.selection.info.file
-            if file not in descriptors:
-                with os_errors(file):
-                    descriptors[file] = os.open(file, os.O_RDONLY)
-            yield from stream(output.selection, descriptors[file], buffers)
+        for file in files:
+            with os_errors(file):
+                descriptors[file] = os.open(file, os.O_RDONLY)
+        yield descriptors
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
 
 
-def _give_back(block: memoryview, free: queue.Queue[bytearray]) -> None:
-    buffer = block.obj
-    if isinstance(buffer, bytearray):
-        block.release()
-        free.put(buffer)
-
-
-def _write_all(descriptor: int, block: memoryview) -> None:
+def _write_at(descriptor: int, block: memoryview, offset: int) -> None:
     while block:
-        block = block[os.write(descriptor, block) :]
+        count = os.pwrite(descriptor, block, offset)
+        block, offset = block[count:], offset + count

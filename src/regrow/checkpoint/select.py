@@ -4,29 +4,33 @@ A plain copy wherever no index is dropped; the only arithmetic is a fold, and th
 values is the check that they are finite.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.checkpoint.header import TensorInfo, read_into
+from regrow.checkpoint.header import TensorInfo, os_errors, read_into
 from regrow.errors import UserError
 
 Indices = NDArray[np.int64]
 
-_EXPONENT: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
-    "F32": (np.uint32, 0x7F80_0000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
+_INFINITY: dict[str, tuple[str, int, int]] = {
+    "F64": ("8", 0x7FF0_0000_0000_0000, 0xFFF0_0000_0000_0000),
+    "F32": ("4", 0x7F80_0000, 0xFF80_0000),
+    "F16": ("2", 0x7C00, 0xFC00),
+    "BF16": ("2", 0x7F80, 0xFF80),
 }
-"""Unsigned type of the same width, and the exponent bits: all set in infinity and NaN."""
+"""Bytes of a value, and the bits of infinity and of minus infinity: only NaN has more."""
+
+_GAP_BYTES = 32 << 10  # takes about as long to read as another call
+_PIECES = os.sysconf("SC_IOV_MAX")
 
 _FLOAT = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
-_CHECK_ELEMENTS = 1 << 16  # stays in the second-level cache
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Selection:
     info: TensorInfo
     keep: tuple[Indices | None, ...]
     scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        for size, keep in zip(self.info.shape, self.keep, strict=True):
+            if keep is not None and len(keep) and (keep.min() < 0 or keep.max() >= size):
+                raise ValueError(f"{self.info.name}: an index lies outside 0 to {size - 1}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,18 +96,20 @@ def _copied(
     """Whole rows: byte ranges as they are, short ones sharing a buffer."""
     info = selection.info
     view: memoryview | None = None
-    filled = 0
+    filled, ranges = 0, list[Range]()
     for offset, length in _byte_runs(selection):
         while length:
             if view is None:
-                view, filled = memoryview(next(buffers)), 0
+                view, filled, ranges = memoryview(next(buffers)), 0, []
             size = min(length, len(view) - filled)
-            read_into(descriptor, view[filled : filled + size], offset, info.file)
+            ranges.append((offset, size))
             filled, offset, length = filled + size, offset + size, length - size
             if filled == len(view):
+                _read_ranges(descriptor, view, ranges, info.file)
                 yield view
                 view = None
     if view is not None:
+        _read_ranges(descriptor, view, ranges, info.file)
         yield view[:filled]
 
 
@@ -115,31 +126,89 @@ def _taken(
     buffer = next(buffers)
     block_rows = max(1, len(buffer) // row_bytes)
     source = bytearray(block_rows * row_bytes)
+    picks = _picks(selection)
     for start in range(0, len(rows), block_rows):
         part = rows[start : start + block_rows]
-        filled = 0
-        for first, count in _runs(part):
-            size = count * row_bytes
-            into = memoryview(source)[filled : filled + size]
-            read_into(descriptor, into, info.start + first * row_bytes, info.file)
-            filled += size
-        words = np.frombuffer(source, dtype=f"u{item}", count=filled // item)
-        block: NDArray[Any] = words.reshape(len(part), *info.shape[1:])
-        for axis, keep in enumerate(selection.keep[1:], start=1):
-            if keep is not None:
-                block = np.take(block, keep, axis=axis)
+        ranges = [
+            (info.start + first * row_bytes, count * row_bytes) for first, count in _runs(part)
+        ]
+        _read_ranges(descriptor, memoryview(source), ranges, info.file)
+        words = np.frombuffer(source, f"u{item}", len(part) * row_bytes // item)
         size = len(part) * out_row_bytes
         if size > len(buffer):
             buffer = bytearray(size)
-        picked = np.frombuffer(buffer, dtype=f"u{item}", count=size // item)
-        picked[:] = block.reshape(-1)
+        _pick(words, info.shape[1:], picks, np.frombuffer(buffer, words.dtype, size // item))
         yield memoryview(buffer)[:size]
         if start + block_rows < len(rows):
             buffer = next(buffers)
 
 
-def _byte_runs(selection: Selection) -> list[tuple[int, int]]:
-    """Kept rows as (absolute offset, length) of neighbours, in order."""
+Pick = tuple[int, Indices, int]
+"""A dimension, the kept groups of neighbours along it, and how many indices make a group."""
+
+
+def _picks(selection: Selection) -> list[Pick]:
+    picks = []
+    for axis, keep in enumerate(selection.keep[1:]):
+        if keep is not None:
+            group = gcd(selection.info.shape[axis + 1], *(n for run in _runs(keep) for n in run))
+            picks.append((axis, keep[::group] // group, group))
+    return picks
+
+
+def _pick(
+    words: NDArray[Any], shape: tuple[int, ...], picks: list[Pick], out: NDArray[Any]
+) -> None:
+    """Write to `out` what is picked along the dimensions of rows of this shape."""
+    for axis, keep, group in picks:
+        inner = prod(shape[axis + 1 :])
+        # Whole heads are 10 times as fast as one index at a time.
+        grouped = words.reshape(-1, shape[axis] // group, group * inner)
+        last = axis == picks[-1][0]
+        # "clip" never clips, Selection has checked; "raise" would buffer `out`.
+        into = out.reshape(-1, len(keep), group * inner) if last else None
+        words = np.take(grouped, keep, axis=1, out=into, mode="clip")
+        shape = (*shape[:axis], len(keep) * group, *shape[axis + 1 :])
+
+
+Range = tuple[int, int]
+"""Absolute offset in a file and length, in bytes."""
+
+
+def _read_ranges(descriptor: int, into: memoryview, ranges: list[Range], file: Path) -> None:
+    """Read byte ranges one behind the other into the start of `into`.
+
+    What lies in a short gap between two of them is read too, and forgotten: one call for some
+    hundred ranges takes half the time of a call for each.
+    """
+    unused = memoryview(bytearray(_GAP_BYTES))
+    pieces: list[memoryview] = []
+    begin = end = filled = 0
+    for offset, length in ranges:
+        gap = offset - end
+        if pieces and (not 0 <= gap <= _GAP_BYTES or len(pieces) > _PIECES - 2):
+            _read_pieces(descriptor, pieces, begin, file)
+            pieces = []
+        if not pieces:
+            begin = offset
+        elif gap:
+            pieces.append(unused[:gap])
+        pieces.append(into[filled : filled + length])
+        filled, end = filled + length, offset + length
+    _read_pieces(descriptor, pieces, begin, file)
+
+
+def _read_pieces(descriptor: int, pieces: list[memoryview], offset: int, file: Path) -> None:
+    with os_errors(file):
+        count = os.preadv(descriptor, pieces, offset)
+    for piece in pieces:
+        if count < len(piece):  # a read may end early; at the end of the file it is an error
+            read_into(descriptor, piece[count:], offset + count, file)
+        count, offset = max(0, count - len(piece)), offset + len(piece)
+
+
+def _byte_runs(selection: Selection) -> list[Range]:
+    """Kept rows as ranges of neighbours, in order."""
     info = selection.info
     if not selection.keep or selection.keep[0] is None:
         return [(info.start, info.nbytes)]
@@ -159,18 +228,16 @@ def _runs(indices: Indices) -> list[tuple[int, int]]:
 
 
 def _check_finite(info: TensorInfo, block: memoryview) -> None:
-    if info.dtype not in _EXPONENT:
+    if info.dtype not in _INFINITY:
         return
-    dtype, exponent = _EXPONENT[info.dtype]
-    words = np.frombuffer(block, dtype=dtype)
-    scratch = np.empty(min(_CHECK_ELEMENTS, len(words)), dtype=dtype)
-    for start in range(0, len(words), _CHECK_ELEMENTS):
-        part = words[start : start + _CHECK_ELEMENTS]
-        bits = np.bitwise_and(part, dtype(exponent), out=scratch[: len(part)])
-        if int(bits.max()) == exponent:
-            raise UserError(
-                f"{info.file}: {info.name}: a weight is NaN or infinite, the model is damaged"
-            )
+    size, infinity, minus_infinity = _INFINITY[info.dtype]
+    # Two maxima need no memory of their own: 2.5 times as fast as masking the exponents.
+    positive = int(np.frombuffer(block, f"i{size}").max(initial=0))
+    negative = int(np.frombuffer(block, f"u{size}").max(initial=0))
+    if positive >= infinity or negative >= minus_infinity:
+        raise UserError(
+            f"{info.file}: {info.name}: a weight is NaN or infinite, the model is damaged"
+        )
 
 
 def _scale(selection: Selection, block: memoryview) -> None:
