@@ -128,7 +128,7 @@ def verify(directory: Path | str) -> "VerifyResult":
     return verify_directory(Path(directory))
 
 
-def report(directory: Path | str) -> Path:
+def write_report(directory: Path | str) -> Path:
     """Write the report of a run again, from its ledger; the path of the page."""
     from regrow.report.page import write_page
     from regrow.summary import summarise

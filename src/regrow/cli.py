@@ -248,7 +248,7 @@ def report(
     from regrow.report.terminal import print_table
     from regrow.summary import summarise
 
-    page = api.report(directory)
+    page = api.write_report(directory)
     print_table(summarise(directory), _out, page)
 
 

@@ -195,19 +195,19 @@ class _Run:
 
     def _check_changes(self, redo: bool) -> None:
         changes = find_changes(self.steps, self.ledger.entries, self.out)
-        if not changes.stages:
+        words = changes.words
+        if not words:
             return
-        stages = ", ".join(changes.stages)
         if not redo:
             reasons = list(changes.reasons)
             if len(reasons) > _MOST_REASONS:
                 reasons[_MOST_REASONS:] = [f"{len(reasons) - _MOST_REASONS} more"]
             why = "; ".join(reasons) or "stages were added, removed or moved"
             raise UserError(
-                f"{self.out}: the recipe changed ({why}); this invalidates {stages}; add --redo to "
+                f"{self.out}: the recipe changed ({why}); this invalidates {words}; add --redo to "
                 "do them again, or choose another --out"
             )
-        self.say(f"doing again, since the recipe changed: {stages}")
+        self.say(f"doing again, since the recipe changed: {words}")
         self.ledger.forget(changes.steps)
         for name in changes.steps:
             stage, _, what = name.partition("/")
@@ -295,10 +295,7 @@ class _Run:
         if entry is not None:
             if not carved.exists():
                 # The recovery after it is done again, and had taken its place.
-                self._tell(stage.name, "cutting again")
-                where = f"{self.out / FILE_NAME}: {step.name}: cut"
-                by_text = None if stage.cut.cut else self.train_documents
-                repeat_cut(source, carved, Cut.from_json(entry.outputs["cut"], where), by_text)
+                self._cut_again(stage, source, carved, entry)
             self._check_output(step, carved)
             return
         _remove(carved)
@@ -318,6 +315,14 @@ class _Run:
         }
         self._record(step, outputs, began, time.time() - began)
         self.say(f"{stage.name}: {result.cut.words()}, {result.parameters:,} parameters")
+
+    def _cut_again(self, stage: Stage, source: Path, carved: Path, entry: Entry) -> None:
+        self._tell(stage.name, "cutting again")
+        if stage.cut.cut is not None:
+            prune_checkpoint(source, carved, stage.cut)
+        else:
+            cut = Cut.from_json(entry.outputs["cut"], f"{self.out / FILE_NAME}: {entry.step}: cut")
+            repeat_cut(source, carved, cut, self.train_documents)
 
     def _measure(
         self, name: str, directory: Path, *, speed: bool = True, speak: bool = False

@@ -317,20 +317,19 @@ def prune_checkpoint(
     )  # fmt: skip
 
 
-def repeat_cut(
-    source: Path, out: Path, cut: Cut, documents: Callable[[], Iterator[str]] | None
-) -> None:
+def repeat_cut(source: Path, out: Path, cut: Cut, documents: Callable[[], Iterator[str]]) -> None:
     """Carve again what a cut that was chosen before gives, byte for byte.
 
-    `documents`: the text by which the vocabulary was chosen, or None.
+    `documents`: the text by which the vocabulary was chosen.
     """
     checkpoint = open_checkpoint(source)
     layout = bind_checkpoint(checkpoint)
+    ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
     reasons: dict[int, str] = {}
-    if "vocab" in cut.axes and documents is not None:
-        size = cut.axes["vocab"].kept
+    if "vocab" in ordered:
+        size = ordered["vocab"].kept
         _, reasons = _choose_vocabulary(checkpoint, layout, size, documents, lambda _: None)
-    carve(prepare(checkpoint, layout, cut, reasons), out)
+    carve(prepare(checkpoint, layout, Cut(cut.model, ordered), reasons), out)
 
 
 def files_sha256(directory: Path) -> str:

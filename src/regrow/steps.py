@@ -31,10 +31,18 @@ class Changes:
     reasons: tuple[str, ...]
 
     @property
-    def stages(self) -> tuple[str, ...]:
-        """All that is to be done again, by stage."""
-        names = [name.partition("/")[0] for name in (*self.steps, *self.trainings)]
-        return tuple(dict.fromkeys(names))
+    def words(self) -> str:
+        """All that is to be done again: `width, original (losses), result (answers)`."""
+        by_stage: dict[str, set[str]] = {stage: {"recover"} for stage in self.trainings}
+        for name in self.steps:
+            stage, _, what = name.partition("/")
+            by_stage.setdefault(stage, set()).add(what)
+        return ", ".join(
+            f"{stage} (losses)" if done <= {"measure", "measure-cut"}
+            else f"{stage} (answers)" if done == {"samples"}
+            else stage
+            for stage, done in by_stage.items()
+        )  # fmt: skip
 
 
 def plan_steps(
