@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class CarvePlan:
         """Of all files."""
         return sum(s.nbytes for s in self.shards) + sum(len(f) for f in self.files.values())
 
-    @property
+    @cached_property  # it is asked for at each step of the progress
     def weight_bytes(self) -> int:
         return sum(output.selection.nbytes for output in self.outputs)
 
