@@ -63,8 +63,10 @@ def find_problem(config: Mapping[str, Any], architecture: str, shapes: Shapes) -
 
 
 def _main() -> None:
+    import gc
     import logging
 
+    gc.disable()  # imports make no garbage, and looking for it takes a fifth of their time
     logging.disable(logging.WARNING)
     question = json.load(sys.stdin)
     print(json.dumps(find_problem(**question)))
