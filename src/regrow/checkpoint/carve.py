@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from regrow.architectures import LabelledTensor, Layout
+from regrow.architectures.dims import Dimension
 from regrow.checkpoint.header import os_errors
 from regrow.checkpoint.reader import Checkpoint
-from regrow.checkpoint.select import Scaling, Selection, stream
+from regrow.checkpoint.select import Indices, Scaling, Selection, stream
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
 
@@ -104,18 +105,18 @@ def plan_carve(
     holds no more, unless one tensor alone is larger.
     """
     scalings = _scalings(layout, cut)
+    shared: _Shared = {}
     outputs = []
     for name, info in checkpoint.tensors.items():
         label = layout.tensors.get(name)
         if label is None:
             continue
-        keep = _keep_of(label, layout, cut)
-        if keep is None:
+        position = _position(label, layout, cut)
+        if position is None:
             continue
-        new_name, by_axis = keep
-        selection = Selection(
-            info, label.dims.indices(layout.sizes, by_axis), scalings.get(label.parameter)
-        )
+        new_name = label.renamed(position)
+        keep = tuple(_indices(d, position, layout, cut, shared) for d in label.dims.dimensions)
+        selection = Selection(info, keep, scalings.get(label.parameter))
         parameter = label.parameter if label.layer is None else new_name
         outputs.append(Output(new_name, parameter, selection))
     shards = _shards(outputs, max_shard_bytes)
@@ -178,24 +179,29 @@ def check_free_space(out: Path, nbytes: int) -> None:
         )
 
 
-def _keep_of(
-    label: LabelledTensor, layout: Layout, cut: Cut
-) -> tuple[str, dict[str, np.ndarray[Any, np.dtype[np.int64]]]] | None:
-    """New name and kept indices by axis of one tensor; None where its layer is dropped."""
-    position, name, layer_axis = 0, label.name, None
-    if label.layer is not None:
-        layer_axis, index = label.layer
-        places = np.flatnonzero(cut.layers(layer_axis, layout.sizes[layer_axis]) == index)
-        if len(places) == 0:
-            return None
-        position = int(places[0])
-        name = label.renamed(position)
-    by_axis = {}
-    for axis in label.dims.names & cut.axes.keys():
-        part = cut.axes[axis]
-        assert part.along is None or part.along == layer_axis
-        by_axis[axis] = part.row(position)
-    return name, by_axis
+def _position(label: LabelledTensor, layout: Layout, cut: Cut) -> int | None:
+    """The new layer of a tensor, 0 outside layers; None where its layer is dropped."""
+    if label.layer is None:
+        return 0
+    axis, index = label.layer
+    assert all(cut.axes[n].along in (None, axis) for n in label.dims.names & cut.axes.keys())
+    places = np.flatnonzero(cut.layers(axis, layout.sizes[axis]) == index)
+    return int(places[0]) if len(places) else None
+
+
+_Shared = dict[tuple[Dimension, int | None], Indices | None]
+"""By dimension, and by layer where layers differ: what many tensors need is held once."""
+
+
+def _indices(
+    dimension: Dimension, position: int, layout: Layout, cut: Cut, shared: _Shared
+) -> Indices | None:
+    axes = {name: cut.axes[name] for name in dimension.names & cut.axes.keys()}
+    key = (dimension, position if any(axis.along for axis in axes.values()) else None)
+    if key not in shared:
+        rows = {name: axis.row(position) for name, axis in axes.items()}
+        shared[key] = dimension.indices(layout.sizes, rows)
+    return shared[key]
 
 
 def _scalings(layout: Layout, cut: Cut) -> dict[str, Scaling]:
