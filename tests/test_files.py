@@ -1,15 +1,19 @@
 """Small files, whole or not at all."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from regrow.errors import UserError
-from regrow.files import read_json, write_atomically
+from regrow.files import read_json, save_tensors, write_atomically
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -87,3 +91,28 @@ def test_refuses_what_is_no_file(tmp_path: Path) -> None:
         read_json(tmp_path / "none.json")
     with pytest.raises(UserError, match="cannot be read"):
         read_json(tmp_path)
+
+
+def test_writes_tensors(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
+    save_tensors(tensors, tmp_path / "a.safetensors")
+    read = load_file(tmp_path / "a.safetensors")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # transformers refuses a file without it
+
+
+def test_tensors_that_find_no_room_are_told_and_leave_nothing(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written, the disk is full or") as error:
+            save_tensors({"a": torch.zeros(10_000)}, tmp_path / "a.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(error.value).startswith(f"{tmp_path / 'a.safetensors'}: ")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="cannot be written"):
+        save_tensors({"a": torch.zeros(1)}, tmp_path / "none" / "a.safetensors")

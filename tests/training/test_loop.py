@@ -1,5 +1,7 @@
+import errno
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -162,6 +164,41 @@ def test_a_stopped_training_ends_in_the_same_bits(tmp_path: Path, step: int) -> 
     assert len(list((tmp_path / "stopped").iterdir())) == 1
 
 
+@pytest.mark.parametrize("file", ["model", "optimizer", "state"])
+def test_a_full_disk_is_told_and_keeps_the_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    def until(report: StepReport) -> None:
+        if report.step == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(tmp_path, on_step=until)
+    (kept,) = tmp_path.iterdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sizes = {path.stem: path.stat().st_size for path in kept.iterdir()}
+    if file == "state":  # the smallest, so no limit reaches it alone
+        monkeypatch.setattr(Path, "write_text", _refuse)
+    else:
+        limit = sizes["model"] + 1 if file == "optimizer" else sizes["model"] // 2
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written") as caught:
+            run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        monkeypatch.undo()
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [kept]
+    _, result = run(tmp_path)
+    assert result.resumed_at == 2
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _norm(model: Any) -> float:
     return float(sum(parameter.detach().norm() for parameter in model.parameters()))
 
@@ -210,7 +247,7 @@ def _be_killed(directory: Path, moment: str) -> None:
             kill_at("rmtree", shutil)
 
     if kind == "write":
-        kill_at("save_file", checkpoint)
+        kill_at("save_tensors", checkpoint)
     if kind == "rename":
         kill_at("rename", Path)
     run(directory, on_step=on_step)

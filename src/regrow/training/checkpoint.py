@@ -6,7 +6,6 @@ disk and renamed, so what bears the name is complete; older ones go only after t
 """
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from regrow.errors import UserError
+from regrow.files import save_tensors, sync_directory
 
 _NAME = re.compile(r"step-(\d{8})")
 _PARTIAL = ".partial-"
@@ -39,22 +39,32 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None,
     state: dict[str, Any],
 ) -> None:
-    """Writes a checkpoint and removes all older ones."""
-    directory.mkdir(parents=True, exist_ok=True)
-    _clear_partial(directory)
+    """Writes a checkpoint and removes all older ones.
+
+    Raises:
+        UserError: it cannot be written, as on a full disk; older ones stay.
+    """
     final = directory / f"step-{step:08d}"
     partial = directory / f"{_PARTIAL}{final.name}"
-    partial.mkdir()
-    save_file(_model_tensors(model), partial / "model.safetensors")
-    if optimizer is not None:
-        save_file(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps(state, indent=1))
-    for path in [*partial.iterdir(), partial]:
-        _to_disk(path)
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    _to_disk(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _clear_partial(directory)
+        partial.mkdir()
+        save_tensors(_model_tensors(model), partial / "model.safetensors")
+        if optimizer is not None:
+            save_tensors(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(state, indent=1))
+        for path in [*partial.iterdir(), partial]:
+            sync_directory(path)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        sync_directory(directory)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{final}: cannot be written: {error.strerror or error}") from error
+        raise
     for path in _complete(directory):
         if path != final:
             shutil.rmtree(path)
@@ -148,11 +158,3 @@ def _complete(directory: Path) -> list[Path]:
 def _clear_partial(directory: Path) -> None:
     for path in directory.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
