@@ -339,9 +339,12 @@ def _table(*columns: tuple[str, str]) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0),
+        collapse_padding=True,
+    )  # fmt: skip
+    for number, (name, justify) in enumerate(columns):
+        table.add_column(name, justify=justify, no_wrap=number == 0)  # type: ignore[arg-type]
     return table
 
 
