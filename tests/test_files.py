@@ -99,6 +99,7 @@ def test_writes_tensors(tmp_path: Path) -> None:
     read = load_file(tmp_path / "a.safetensors")
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}  # transformers refuses a file without it
 

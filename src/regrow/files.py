@@ -32,12 +32,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save_tensors(tensors: "Mapping[str, Tensor]", path: Path) -> None:
-    """Write a safetensors file, whole or not at all. Raises UserError where it cannot be written."""
+    """Write a safetensors file, whole or not at all, readable for all as other files are.
+
+    Raises UserError where it cannot be written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
         save_file(dict(tensors), path, metadata={"format": "pt"})
+        path.chmod(0o644)  # the library's is 0600
     except (SafetensorError, OSError) as error:
         path.unlink(missing_ok=True)
         raise UserError(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.errors import UserError
-from regrow.wording import one_line
+from regrow.loading import load_config, load_model, load_tokenizer
 
 
 def generate_text(directory: Path, prompt: str, max_new_tokens: int) -> str:
@@ -15,17 +15,10 @@ def generate_text(directory: Path, prompt: str, max_new_tokens: int) -> str:
     if not prompt:
         raise UserError("the prompt holds no token; give some text")
     open_checkpoint(directory)
-    import transformers
-
     from regrow.evaluation.generation import generate
 
-    try:
-        config = transformers.AutoConfig.from_pretrained(directory)
-        if config.is_encoder_decoder:
-            raise UserError(f"{directory}: an encoder-decoder; generate takes decoders for now")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-        model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
-    except (OSError, ValueError, KeyError) as error:
-        reason = one_line(str(error))[:200]
-        raise UserError(f"{directory}: transformers cannot load it: {reason}") from None
+    if load_config(directory).is_encoder_decoder:
+        raise UserError(f"{directory}: an encoder-decoder; generate takes decoders for now")
+    tokenizer = load_tokenizer(directory)
+    model = load_model(directory, dtype="auto")
     return generate(model, tokenizer, prompt, max_new_tokens)

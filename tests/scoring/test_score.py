@@ -174,12 +174,27 @@ def test_what_does_not_go_together(axis: str, by: str | None, message: str, tmp_
 
 def test_no_tokenizer_or_that_of_another_model(tmp_path: Path) -> None:
     _, layout, checkpoint = load(LLAMA, tmp_path / "m")
-    with pytest.raises(UserError, match="no tokenizer that transformers can read") as caught:
+    with pytest.raises(UserError, match="no tokenizer that transformers can load") as caught:
         score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]))
     assert "\n" not in str(caught.value)
+    broken = '{"version": "1.0", "added_tokens": [], "model": {"type": "nope"}}'
+    (checkpoint.directory / "tokenizer.json").write_text(broken)
+    with pytest.raises(UserError, match="no tokenizer that transformers can load"):
+        score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]))
     byte_tokenizer().save_pretrained(checkpoint.directory)
     with pytest.raises(UserError, match="gives the id 257, but the embedding has 61 rows"):
         score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]))
+
+
+def test_a_model_that_transformers_refuses(tmp_path: Path) -> None:
+    _, layout, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
+    byte_tokenizer().save_pretrained(checkpoint.directory)
+    path = checkpoint.directory / "config.json"
+    path.write_text(json.dumps({**checkpoint.config, "hidden_act": "nope"}))
+    with pytest.raises(UserError, match=r"model that transformers cannot load .*nope") as caught:
+        score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]), tokens=200)
+    assert str(checkpoint.directory) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])

@@ -11,6 +11,7 @@ from regrow.architectures import Axis, Layout
 from regrow.architectures.schema import AXIS_KINDS, AxisKind
 from regrow.checkpoint.reader import Checkpoint
 from regrow.errors import UserError
+from regrow.loading import load_model, load_tokenizer
 from regrow.scoring import activation, influence
 from regrow.scoring.calibration import TOKENS
 from regrow.scoring.random import random_scores
@@ -102,19 +103,10 @@ def score(
             f"{needs[0]}: scoring by {wanted[needs[0]]} needs a text; give one with "
             "--calibration FILE, or score by random"
         )
-    import torch
-    import transformers
-
     from regrow.scoring.calibration import draw_calibration
 
     directory = checkpoint.directory
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{directory}: no tokenizer that transformers can read, which scoring by "
-            f"{wanted[needs[0]]} needs; put the model's own there ({' '.join(str(error).split())})"
-        ) from None
+    tokenizer = load_tokenizer(directory)
     calibration = draw_calibration(documents(), tokenizer, tokens=tokens, seed=seed, notify=notify)
     largest, rows = max(int(piece.max()) for piece in calibration.pieces), layout.sizes["vocab"]
     if largest >= rows:
@@ -122,8 +114,7 @@ def score(
             f"{directory}: its tokenizer gives the id {largest:,}, but the embedding has {rows:,} "
             "rows; put the model's own tokenizer there"
         )
-    model_class = getattr(transformers, layout.blueprint.architectures[0])
-    model = model_class.from_pretrained(directory, dtype=torch.float32).eval()
+    model = load_model(directory)
     notify(f"scoring on {calibration.tokens:,} tokens")
     return score_model(model, layout, axes, by=by, calibration=calibration, seed=seed)
 

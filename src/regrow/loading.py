@@ -1,0 +1,70 @@
+"""What transformers makes of a model directory, or one line on why it makes nothing.
+
+Whatever the library raises at a config, a tokenizer or weights is its refusal: it documents no
+exceptions, and its parts (tokenizers, safetensors) have their own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regrow.errors import UserError
+from regrow.wording import one_line
+
+if TYPE_CHECKING:
+    import torch
+
+_REASON_LENGTH = 200
+
+
+def load_config(directory: Path) -> Any:
+    """The config of a model directory. Raises UserError where transformers cannot load it."""
+    import transformers
+
+    with _refusals(f"{directory}: a config that transformers cannot load"):
+        return transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a model directory. Raises UserError where transformers cannot load it."""
+    import transformers
+
+    with _refusals(
+        f"{directory}: no tokenizer that transformers can load", "put the model's own there"
+    ):
+        return transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
+
+
+def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> Any:
+    """The model of a directory with its head, in evaluation mode, on the CPU.
+
+    `dtype`: of all parameters; "auto" takes that of the config or the file.
+
+    Raises UserError where transformers cannot load it.
+    """
+    import transformers
+
+    config = load_config(directory)
+    with _refusals(f"{directory}: a model that transformers cannot load"):
+        auto = (
+            transformers.AutoModelForSeq2SeqLM
+            if config.is_encoder_decoder
+            else transformers.AutoModelForCausalLM
+        )
+        return auto.from_pretrained(directory, dtype=dtype, **_LOCAL).eval()
+
+
+# No code of the directory's own, and no question on the terminal whether to run it.
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+@contextmanager
+def _refusals(problem: str, advice: str = "") -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        reason = one_line(str(error))[:_REASON_LENGTH]
+        if not isinstance(error, OSError | ValueError):  # the others may say no more than a key
+            reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        raise UserError(f"{problem} ({reason})" + (f"; {advice}" if advice else "")) from error
