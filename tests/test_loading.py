@@ -52,9 +52,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
 def test_refuses_a_config_in_one_line(directory: Path, changes: dict[str, Any]) -> None:
     change(directory / "config.json", **changes)
-    with pytest.raises(
-        UserError, match=rf"^{re.escape(str(directory))}: .*cannot load \(.+\)"
-    ) as e:
+    named = re.escape(str(directory))
+    with pytest.raises(UserError, match=rf"^{named}: .*cannot load \(.+\)") as e:
         load_model(directory, dtype="auto")
     assert str(e.value).isprintable()
     with pytest.raises(UserError, match=named):

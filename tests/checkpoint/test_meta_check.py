@@ -1,7 +1,9 @@
 """The architecture's own class is asked before a weight is read."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +36,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no such model": ({"model_type": "lama"}, {}, "LlamaForCausalLM refuses it: .*lama"),
     "missing": (
         {}, {"model.norm.weight": None},
-        r"LlamaForCausalLM wants model\.norm\.weight, which the result does not have",
+        r"LlamaForCausalLM wants model\.norm\.weight, which is not there",
     ),
     "missing head": ({}, {"lm_head.weight": None}, r"wants lm_head\.weight"),
     "shape": (
@@ -58,7 +60,7 @@ def test_head_may_be_absent_only_where_it_is_shared() -> None:
     shapes = tiny_shapes(GEMMA2, GEMMA2.tiny[0])
     untied = {**GEMMA2.tiny[0], "tie_word_embeddings": False}
     problem = find_problem(untied, GEMMA2.architectures[0], shapes)
-    assert problem == "Gemma2ForCausalLM wants lm_head.weight, which the result does not have"
+    assert problem == "Gemma2ForCausalLM wants lm_head.weight, which is not there"
 
 
 def test_asks_another_process_where_the_library_is_not_loaded(
@@ -69,6 +71,22 @@ def test_asks_another_process_where_the_library_is_not_loaded(
     shapes = {**SHAPES, "lm_head.weight": (60, 24)}
     with pytest.raises(UserError, match=r"lm_head\.weight: .* wants shape \[61, 24\], not \[60"):
         check_on_meta(LLAMA.tiny[0], NAME, shapes)
+
+
+def test_code_in_the_current_directory_is_not_run(tmp_path: Path) -> None:
+    """As where the user stands in the directory of a downloaded model."""
+    for name in ("torch", "transformers", "regrow", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('ran')\n")
+    question = json.dumps({"config": LLAMA.tiny[0], "architecture": NAME, "shapes": SHAPES})
+    code = (
+        "import json, sys; from regrow.checkpoint.meta_check import check_on_meta; "
+        "check_on_meta(**json.loads(sys.argv[1])); assert 'transformers' not in sys.modules"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-P", "-c", code, question],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
 
 
 def test_module_is_light() -> None:

@@ -15,25 +15,30 @@ from regrow.errors import UserError
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def check_on_meta(config: Mapping[str, Any], architecture: str, shapes: Shapes) -> None:
+def check_on_meta(
+    config: Mapping[str, Any],
+    architecture: str,
+    shapes: Shapes,
+    where: str = "config.json of the result",
+) -> None:
     """Raise UserError unless a model of this config has exactly these parameters.
 
     `architecture`: name of the class in transformers. `shapes`: by parameter name; tensors that
-    the class ties to another may be absent.
+    the class ties to another may be absent. `where`: the config, for the message.
     """
     if "transformers" in sys.modules:
         problem = find_problem(config, architecture, shapes)
     else:
         question = json.dumps({"config": config, "architecture": architecture, "shapes": shapes})
         answer = subprocess.run(
-            [sys.executable, "-m", "regrow.checkpoint.meta_check"],
+            [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check"],
             input=question, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if answer.returncode:
             raise RuntimeError(f"the check of the new config failed:\n{answer.stderr}")
         problem = json.loads(answer.stdout)
     if problem:
-        raise UserError(f"config.json of the result: {problem}")
+        raise UserError(f"{where}: {problem}")
 
 
 def find_problem(config: Mapping[str, Any], architecture: str, shapes: Shapes) -> str | None:
@@ -55,7 +60,7 @@ def find_problem(config: Mapping[str, Any], architecture: str, shapes: Shapes) -
         if name not in shapes:
             if name in tied:
                 continue
-            return f"{architecture} wants {name}, which the result does not have"
+            return f"{architecture} wants {name}, which is not there"
         if shape != tuple(shapes[name]):
             return f"{name}: {architecture} wants shape {list(shape)}, not {list(shapes[name])}"
     extra = sorted(shapes.keys() - wanted.keys())
