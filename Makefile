@@ -26,7 +26,9 @@ check: .venv/test
 	touch $@
 
 .venv:
-	$(PYTHON) -m venv $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11; try make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
 
 clean:
 	rm -rf .venv build recipes/quickstart runs

@@ -386,6 +386,8 @@ def _print_plan(found: "Plan", out: Path | None) -> None:
         share = stage.parameters / found.parameters_before
         table.add_row(stage.name, sizes, f"{stage.parameters:,}", f"{share:.0%}")
     _err.print(table)
+    for note in found.notes:
+        _say(note)
     if out is None:
         typer.echo(found.recipe, nl=False)
     else:

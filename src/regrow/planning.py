@@ -8,7 +8,8 @@ import yaml
 from regrow.architectures import Layout
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.cuts.budget import PlannedStage, plan_sizes, plan_stages
-from regrow.pruning import bind_checkpoint
+from regrow.errors import UserError
+from regrow.pruning import bind_checkpoint, check_vocabulary
 
 _OPTIONS = {
     "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv_heads",
@@ -26,6 +27,8 @@ class Plan:
     parameters: int
     stages: tuple[PlannedStage, ...]
     recipe: str
+    notes: tuple[str, ...] = ()
+    """What the plan leaves alone, and why."""
 
 
 def plan_directory(model: str, directory: Path, budget: int) -> Plan:
@@ -34,11 +37,25 @@ def plan_directory(model: str, directory: Path, budget: int) -> Plan:
     `model`: as the user named it, for the recipe. The counts are exact.
     Raises UserError where the budget cannot be met.
     """
-    layout = bind_checkpoint(open_checkpoint(directory))
-    stages = tuple(plan_stages(layout, plan_sizes(layout, budget)))
+    checkpoint = open_checkpoint(directory)
+    layout = bind_checkpoint(checkpoint)
+    sizes = plan_sizes(layout, budget)
+    notes = []
+    if "vocab" in sizes:
+        try:
+            check_vocabulary(checkpoint, layout, sizes["vocab"])
+        except UserError as error:
+            notes.append(f"the vocabulary stays whole: {error}")
+            sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))
+    if layout.blueprint.is_encoder_decoder:
+        notes.append(
+            f"{layout.blueprint.model_type} can be cut (regrow prune) but not yet trained: "
+            "the stages are without recovery"
+        )
+    stages = tuple(plan_stages(layout, sizes))
     return Plan(
         model, layout.parameters(), stages[-1].parameters, stages,
-        _recipe_text(model, layout, stages),
+        _recipe_text(model, layout, stages), tuple(notes),
     )  # fmt: skip
 
 
@@ -65,8 +82,9 @@ def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -
         lines += [
             f"{name:<30} # {stage.parameters:,} parameters remain, {share:.0%}",
             f"    cut: {{{cut}}}",
-            f"    recover: {{tokens: {_RECOVERY_TOKENS:_}}}",
         ]
+        if not layout.blueprint.is_encoder_decoder:
+            lines.append(f"    recover: {{tokens: {_RECOVERY_TOKENS:_}}}")
     return "\n".join(lines) + "\n"
 
 

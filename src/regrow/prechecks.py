@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from regrow.architectures import Layout
@@ -88,17 +87,3 @@ def check_training_text(
         f"data.train: {tokens:,} tokens, less than one row of {longest} (stages: "
         f"{wanted[longest]}: recover.row_length); give more text or a smaller row_length"
     )
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a model directory. Raises UserError where transformers cannot load it."""
-    import transformers
-
-    try:
-        return transformers.AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{directory}: no tokenizer that transformers can load ({reason}); put the model's own "
-            "there"
-        ) from None

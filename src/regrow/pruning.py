@@ -20,6 +20,7 @@ from regrow.checkpoint.carve import (
     check_output,
     plan_carve,
 )
+from regrow.checkpoint.companions import companion_files
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint, read_bytes
 from regrow.cuts.choose import Scores, choose
@@ -31,18 +32,13 @@ from regrow.recipe import CutSpec
 if TYPE_CHECKING:
     from regrow.tokenizers import VocabularyChoice
 
+ROW_LENGTH = 512
+"""Tokens of calibration text below which counts and scores are refused."""
 MAX_SHARD_BYTES = 5 * 10**9
 ORIGIN_FILE = "regrow_origin.json"
 """The cut from the first original, through all stages so far."""
 VOCABULARY_FILE = "regrow_vocabulary.json"
 """Why each token was kept, where the vocabulary was cut."""
-
-_COPIED = (
-    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template*", "LICENSE*", "NOTICE*",
-    "regrow_source.json",
-)  # fmt: skip
-_LARGEST_COPIED = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -143,8 +139,9 @@ def choose_cut(
     reasons: dict[int, str] = {}
     if "vocab" in sizes and sizes["vocab"] < layout.sizes["vocab"]:
         given["vocab"], reasons = _choose_vocabulary(
-            checkpoint, layout, sizes["vocab"], documents, notify
-        )
+            checkpoint, layout, sizes["vocab"], documents, notify,
+            least_tokens=min(ROW_LENGTH, spec.calibration_tokens),
+        )  # fmt: skip
     scored = [
         name for name, size in sizes.items() if name not in given and size < layout.sizes[name]
     ]
@@ -165,11 +162,12 @@ def _choose_vocabulary(
     size: int,
     documents: Callable[[], Iterator[str]] | None,
     notify: Callable[[str], None],
+    least_tokens: int = 0,
 ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[int, str]]:
     if documents is None:
         raise UserError("vocab_size: token counts need a text; give one with --calibration FILE")
     notify("counting tokens")
-    choice = _select(checkpoint, layout, size, documents())
+    choice = _select(checkpoint, layout, size, documents(), least_tokens)
     reasons = {int(i): str(r) for i, r in zip(choice.kept, choice.reasons, strict=True)}
     return choice.kept, reasons
 
@@ -180,7 +178,11 @@ def check_vocabulary(checkpoint: Checkpoint, layout: Layout, size: int) -> None:
 
 
 def _select(
-    checkpoint: Checkpoint, layout: Layout, size: int, documents: Iterator[str]
+    checkpoint: Checkpoint,
+    layout: Layout,
+    size: int,
+    documents: Iterator[str],
+    least_tokens: int = 0,
 ) -> "VocabularyChoice":
     from regrow.tokenizers import select
     from regrow.tokenizers.counting import count_tokens
@@ -190,6 +192,11 @@ def _select(
     directory = checkpoint.directory
     tokenizer = read_tokenizer(directory)
     counts = count_tokens(directory, documents)
+    if counts.sum() < least_tokens:
+        raise UserError(
+            f"calibration: the text is {counts.sum()} tokens, less than one row of {least_tokens}; "
+            "give more text"
+        )
     rows = layout.sizes["vocab"]
     check_rows(len(counts), rows)
     must_keep = {
@@ -218,7 +225,7 @@ def prepare(
     """All that a cut will write: config, weights, tokenizer, ids. Checked by the class itself."""
     directory = checkpoint.directory
     config: Mapping[str, Any] = checkpoint.config
-    files = {path.name: path.read_bytes() for path in _copied_files(directory)}
+    files = {path.name: path.read_bytes() for path in companion_files(directory)}
     if "vocab" in cut.axes:
         config, changed = _with_vocabulary(checkpoint, cut.axes["vocab"], files)
         files = changed
@@ -232,11 +239,6 @@ def prepare(
     )
     check_on_meta(plan.config, layout.blueprint.architectures[0], plan.shapes)
     return plan
-
-
-def _copied_files(directory: Path) -> list[Path]:
-    found = {path for form in _COPIED for path in directory.glob(form) if path.is_file()}
-    return sorted(path for path in found if path.stat().st_size <= _LARGEST_COPIED)
 
 
 def _with_vocabulary(
@@ -335,7 +337,7 @@ def repeat_cut(source: Path, out: Path, cut: Cut, documents: Callable[[], Iterat
 def files_sha256(directory: Path) -> str:
     """SHA-256 (hex) over config, tokenizer and the other small files of a model directory."""
     digest = hashlib.sha256()
-    for path in (directory / "config.json", *_copied_files(directory)):
+    for path in (directory / "config.json", *companion_files(directory)):
         data = path.read_bytes()
         digest.update(f"{path.name}\0{len(data)}\0".encode())
         digest.update(data)

@@ -68,7 +68,9 @@ def plan_steps(
         if stage.cut.cut is not None:
             cut = {"cut": Cut.load(stage.cut.cut).to_json()}
         last = step_after(last, f"{stage.name}/carve", {"cut": cut, **learned})
-        steps += [last, step_after(last, f"{stage.name}/measure-cut", measured)]
+        # Where nothing is recovered this is the last word on the stage, and its speed counts.
+        cut_measured = {**measured, "speed": stage.recover is None}
+        steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measured)]
         if stage.recover is not None:
             last = step_after(
                 last, f"{stage.name}/recover", {"recover": _decisive(stage.recover), **learned}

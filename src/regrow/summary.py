@@ -39,7 +39,8 @@ def summarise(directory: Path) -> RunSummary:
         )
     )
     stages = [name for name in stages if name != "control"]
-    rows = [_model_row("original", "original", original, None, entries.get("original/measure"))]
+    measured = entries.get("original/measure")
+    rows = [_model_row("original", "original", original, None, measured, _made_from(original))]
     rows += [_stage_model(name, entries) for name in stages]
     if "control/recover" in entries:
         control = entries["control/recover"]
@@ -55,9 +56,9 @@ def summarise(directory: Path) -> RunSummary:
         name=directory.name,
         command=last.environment["command"],
         started=datetime.datetime.fromisoformat(original.started),
-        seconds=sum(entry.seconds for entry in entries.values()),
+        seconds=sum(map(_seconds, entries.values())),
         recipe_text=entries["recipe"].outputs["text"] if "recipe" in entries else "",
-        versions=last.environment["versions"],
+        versions=_versions(entries),
         machine=Machine(**last.environment["machine"]),
         hashes=hashes,
         texts=tuple(
@@ -68,6 +69,30 @@ def summarise(directory: Path) -> RunSummary:
         stages=tuple(_stage_row(name, entries) for name in stages),
         samples=_samples(entries),
     )
+
+
+def _made_from(original: Entry) -> str:
+    """What a converted original is: `dequantised Q4_1`."""
+    source = original.outputs["source"]
+    if source is None:
+        return ""
+    kinds = [kind for kind in source["tensor_types"] if kind not in ("F32", "F16", "BF16")]
+    return f"dequantised {' + '.join(kinds)}" if kinds else ""
+
+
+def _seconds(entry: Entry) -> float:
+    """Of a step, in all runs that led to it."""
+    recovered: float = entry.outputs.get("seconds", {}).get("recover", 0.0)
+    return max(entry.seconds, recovered)
+
+
+def _versions(entries: Entries) -> dict[str, str]:
+    """Versions that took part, several where a run went on under others."""
+    found: dict[str, list[str]] = {}
+    for entry in entries.values():
+        for package, version in entry.environment["versions"].items():
+            found.setdefault(package, []).append(version)
+    return {package: ", ".join(dict.fromkeys(seen)) for package, seen in found.items()}
 
 
 def _stage_model(name: str, entries: Entries) -> ModelRow:
@@ -117,7 +142,7 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
     cut = Cut.from_json(carve.outputs["cut"], f"{FILE_NAME}: {name}/carve")
     return StageRow(
         name=name,
-        done=f"{name}/measure" in entries or (bool(measured) and not carve.outputs["recovers"]),
+        done=f"{name}/measure" in entries or _is_last_word(entries.get(f"{name}/measure-cut")),
         cut=f"{carve.outputs['words']}{_chosen_by(carve)}",
         recovery=_recovery(recover),
         kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()),
@@ -126,11 +151,16 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
         seconds=Seconds(
             score=spent["score"],
             carve=spent["carve"],
-            recover=recover.seconds if recover else None,
+            recover=recover.outputs["seconds"]["recover"] if recover else None,
             measure=sum(measured) if measured else None,
         ),
         warnings=tuple(carve.outputs["notes"]),
     )
+
+
+def _is_last_word(measure_cut: Entry | None) -> bool:
+    """Whether a stage without recovery was measured."""
+    return measure_cut is not None and measure_cut.inputs["speed"]
 
 
 def _heldout_curve(

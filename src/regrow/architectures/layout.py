@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -113,6 +113,11 @@ class Layout:
         if kinds & {"head", "kv_head"}:
             return "attention"
         return "ffn" if "ffn" in kinds else "norms"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by parameter name."""
+        return {tensor.parameter: tensor.shape for tensor in self.tensors.values()}
 
     def resized(self, sizes: Mapping[str, int]) -> "Layout":
         """The layout that a cut to these sizes leaves, to plan with: tensors keep their labels,
@@ -266,7 +271,7 @@ def bind(
             raise UserError(f"{name}: {parameters[parameter]} holds the same parameter; keep one")
         parameters[parameter] = name
         labelled[name] = LabelledTensor(name, parameter, pattern.name, pattern.dims, shape, layer)
-    _check_complete(blueprint, sizes, patterns, {t.parameter for t in labelled.values()})
+    _check_complete(blueprint, sizes, patterns, labelled.values())
     has_head = any(t.parameter == blueprint.head.weight for t in labelled.values())
     flag = read_field(config, "tie_word_embeddings")
     if not has_head and flag is False and not blueprint.head.ties_when_absent:
@@ -302,11 +307,12 @@ class _Pattern:
             return None
         return self, (self.layer, int(hit[1])) if self.layer else None
 
-    def names(self, sizes: Mapping[str, int]) -> list[str]:
-        if self.layer is None:
-            return [self.name]
-        place = "{" + self.layer + "}"
-        return [self.name.replace(place, str(i)) for i in range(sizes[self.layer])]
+    def count(self, sizes: Mapping[str, int]) -> int:
+        return sizes[self.layer] if self.layer else 1
+
+    def names(self, sizes: Mapping[str, int]) -> Iterator[str]:
+        place = "{" + (self.layer or "") + "}"
+        return (self.name.replace(place, str(i)) for i in range(self.count(sizes)))
 
 
 def _check_scopes(blueprint: Blueprint, patterns: list[_Pattern]) -> None:
@@ -322,15 +328,23 @@ def _check_scopes(blueprint: Blueprint, patterns: list[_Pattern]) -> None:
 
 
 def _check_complete(
-    blueprint: Blueprint, sizes: Mapping[str, int], patterns: list[_Pattern], have: set[str]
+    blueprint: Blueprint,
+    sizes: Mapping[str, int],
+    patterns: list[_Pattern],
+    labelled: Iterable[LabelledTensor],
 ) -> None:
+    have: dict[str, set[str]] = {}
+    for tensor in labelled:
+        have.setdefault(tensor.pattern, set()).add(tensor.parameter)
     for pattern in patterns:
-        names = pattern.names(sizes)
-        missing = [name for name in names if name not in have]
-        if missing and (not pattern.optional or len(missing) < len(names)):
+        present = have.get(pattern.name, set())
+        missing = pattern.count(sizes) - len(present)
+        if missing and (present or not pattern.optional):
+            # A config may claim any number of layers: look no further than the first.
+            first = next(name for name in pattern.names(sizes) if name not in present)
             raise UserError(
-                f"{missing[0]}: missing, though {blueprint.model_type} with these sizes has it"
-                + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+                f"{first}: missing, though {blueprint.model_type} with these sizes has it"
+                + (f" (and {missing - 1:,} more)" if missing > 1 else "")
             )
 
 

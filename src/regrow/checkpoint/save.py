@@ -9,8 +9,9 @@ from typing import Any
 
 from regrow.architectures import Layout
 from regrow.checkpoint.carve import check_free_space
+from regrow.checkpoint.companions import companion_files
 from regrow.checkpoint.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
-from regrow.files import sync_directory
+from regrow.files import save_tensors, sync_directory
 
 
 def save_trained(model: Any, like: Checkpoint, layout: Layout, out: Path) -> None:
@@ -22,8 +23,6 @@ def save_trained(model: Any, like: Checkpoint, layout: Layout, out: Path) -> Non
 
     Raises UserError where the disk has no room.
     """
-    from safetensors.torch import save_file
-
     named = {name: info for name, info in like.tensors.items() if name in layout.tensors}
     sizes = sum(info.nbytes for info in named.values())
     check_free_space(out, sizes)
@@ -42,15 +41,13 @@ def save_trained(model: Any, like: Checkpoint, layout: Layout, out: Path) -> Non
                 if info.file == file
             }
             if tensors:
-                save_file(tensors, str(temporary / file.name), metadata={"format": "pt"})
+                save_tensors(tensors, temporary / file.name)
                 written |= dict.fromkeys(tensors, file.name)
         if [file.name for file in like.files] != [SINGLE_FILE]:
             index = {"metadata": {"total_size": sizes}, "weight_map": written}
             (temporary / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
-        for path in like.directory.iterdir():
-            is_weights = path.suffix in (".safetensors", ".bin") or path.name == INDEX_FILE
-            if path.is_file() and not is_weights:
-                shutil.copyfile(path, temporary / path.name)
+        for path in [*companion_files(like.directory), like.directory / "config.json"]:
+            shutil.copyfile(path, temporary / path.name)
         for path in (*temporary.iterdir(), temporary):
             sync_directory(path)
         temporary.rename(out)

@@ -33,9 +33,10 @@ class PlannedStage:
     parameters: int
 
 
-def plan_sizes(layout: Layout, budget: int) -> dict[str, int]:
+def plan_sizes(layout: Layout, budget: int, uncut: frozenset[str] = frozenset()) -> dict[str, int]:
     """The cheapest accepted sizes with at most `budget` parameters, by axis.
 
+    `uncut`: kinds of axes that stay whole.
     Raises UserError where nothing that keeps a sensible share of each axis is small enough.
     """
     whole = layout.parameters()
@@ -43,7 +44,7 @@ def plan_sizes(layout: Layout, budget: int) -> dict[str, int]:
         raise UserError(f"--params {budget:,}: the model has {whole:,} parameters; ask for fewer")
     best: tuple[float, int, dict[str, int]] | None = None
     least = whole
-    for sizes in _width_choices(layout):
+    for sizes in _width_choices(layout, uncut):
         smallest = layout.parameters(_least(layout, sizes))
         least = min(least, smallest)
         if smallest > budget:
@@ -104,11 +105,11 @@ def _depth_steps(layout: Layout, layers: Mapping[str, int]) -> list[tuple[str, d
     return list(zip(names, steps, strict=True))
 
 
-def _width_choices(layout: Layout) -> Iterator[dict[str, int]]:
+def _width_choices(layout: Layout, uncut: frozenset[str]) -> Iterator[dict[str, int]]:
     """All combinations of sizes but for depth."""
     grouped: dict[str, list[Axis]] = {}
     for axis in layout.blueprint.axes:
-        if axis.kind in ("vocab", "hidden", "ffn", "head"):
+        if axis.kind in ("vocab", "hidden", "ffn", "head") and axis.kind not in uncut:
             grouped.setdefault(axis.kind, []).append(axis)
     per_kind = [list(_sizes_of_kind(layout, axes)) for axes in grouped.values()]
     for parts in itertools.product(*per_kind):

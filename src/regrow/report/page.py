@@ -99,7 +99,8 @@ def _figures(
     found = []
     for text in texts:
         before = original.after_recovery.get(text, Score()).bits_per_byte
-        after = result.after_recovery.get(text, Score()).bits_per_byte
+        last = result.after_recovery or result.after_cut
+        after = last.get(text, Score()).bits_per_byte
         if before is not None and after is not None:
             shown = numbers.decimal(before, 3), numbers.decimal(after, 3)
             label = f"bits per byte, {text}"

@@ -174,7 +174,7 @@ class RunSummary(_Record):
     versions: dict[str, str] = Field(default_factory=dict)
     machine: Machine | None = None
     hashes: dict[str, str] = Field(default_factory=dict)
-    """SHA-256 of what went in and came out: {'original model': ..., 'result': ...}"""
+    """Fingerprints of models by name: {'original': ..., 'depth': ...}"""
     texts: tuple[Text, ...] = ()
     models: tuple[ModelRow, ...] = ()
     stages: tuple[StageRow, ...] = ()

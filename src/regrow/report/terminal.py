@@ -24,6 +24,9 @@ def print_table(summary: RunSummary, console: Console, report: Path | None = Non
     if summary.measured_texts:
         told = f"{tables.legend(summary)} {tables.comparison_note(summary)}"
         console.print(Text(told.strip(), style="dim"))
+    for row in summary.models:
+        if row.note:
+            console.print(_plain(f"{row.name}: {row.note}", "dim"))
     for stage in summary.stages:
         for warning in stage.warnings:
             console.print(_plain(f"Warning, {stage.name}: {warning}", "yellow"))
