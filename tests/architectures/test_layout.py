@@ -176,6 +176,10 @@ REFUSED: dict[
         {"num_hidden_layers": 6}, lambda s: None,
         r"model\.layers\.4\.input_layernorm\.weight: missing, .* \(and 1 more\)",
     ),
+    "layers without end in the config": (
+        {"num_hidden_layers": 10**15}, lambda s: None,
+        r"model\.layers\.4\.input_layernorm\.weight: missing, .* \(and 999,999,999,999,995 more\)",
+    ),
     "fewer layers in the config": (
         {"num_hidden_layers": 3}, lambda s: None,
         r"model\.layers\.3\..*: config.json says 3 layers \(num_hidden_layers\)",
