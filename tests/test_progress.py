@@ -72,5 +72,14 @@ def test_rates_are_weighted_by_amount_and_apart_by_kind() -> None:
     assert clock.rate("forward") == GUESSED_RATES["forward"]
 
 
+def test_what_is_too_little_to_divide_says_nothing() -> None:
+    clock = Clock([Piece("a", "fixed", 1.0)])
+    clock.done("a", 5e-324, 2.0)
+    assert clock.rate("fixed") == GUESSED_RATES["fixed"]
+    clock.done("a", 1.0, 5e-324)
+    assert clock.rate("fixed") == pytest.approx(0.5)
+    assert Clock([], _seen={"fixed": (1.0, 5e-324)}).rate("fixed") == GUESSED_RATES["fixed"]
+
+
 def test_no_work_is_done_work() -> None:
     assert (Clock([]).share, Clock([]).left) == (1, 0)

@@ -44,7 +44,8 @@ class Clock:
 
     def rate(self, kind: str) -> float:
         work, spent = self._seen.get(kind, (0.0, 0.0))
-        return work / spent if work and spent else GUESSED_RATES[kind]
+        seen = work / spent if spent else 0.0
+        return seen if 0 < seen < float("inf") else GUESSED_RATES[kind]
 
     @property
     def left(self) -> float:
