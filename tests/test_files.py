@@ -1,6 +1,7 @@
 """Small files, whole or not at all."""
 
 import json
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from regrow.errors import UserError
-from regrow.files import read_json, save_tensors, write_atomically
+from regrow.files import (
+    parse_json_object,
+    read_json,
+    read_json_object,
+    save_tensors,
+    write_atomically,
+)
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -69,13 +76,14 @@ def test_reads_json(tmp_path: Path, value: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1,\n "b" 2}', ":2: not JSON"),
-        (b"", ":1: not JSON"),
+        (b'{"a": 1,\n "b" 2}', r"not JSON: .*line 2 column"),
+        (b"", "not JSON"),
         (b"\xff\xfe{}", "not UTF-8"),
         (b"[" * 200_000, "not JSON"),
         (b"9" * 5_000, "not JSON"),
+        (b'{"a": [{"b": 1, "c": 2, "b": 1}]}', "key 'b' occurs twice"),
     ],
-    ids=["no colon", "empty", "not UTF-8", "deep", "long number"],
+    ids=["no colon", "empty", "not UTF-8", "deep", "long number", "key twice"],
 )
 def test_refuses_what_is_no_json(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.json"
@@ -84,6 +92,19 @@ def test_refuses_what_is_no_json(tmp_path: Path, content: bytes, message: str) -
         read_json(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"a"', "1"])
+def test_refuses_what_is_no_object(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    expected = ": a JSON object is expected$"
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}{expected}"):
+        read_json_object(path)
+    with pytest.raises(UserError, match=f"^here{expected}"):
+        parse_json_object(content.encode(), "here")
+    path.write_text('{"a": 1}')
+    assert read_json_object(path) == parse_json_object(b'{"a": 1}', "here") == {"a": 1}
 
 
 def test_refuses_what_is_no_file(tmp_path: Path) -> None:

@@ -195,9 +195,13 @@ MALFORMED: Sequence[Case] = [
     ("nowhere", lambda d: d, "does not exist"),
     ("a file", lambda d: d.write_text(""), "not a directory"),
     ("no config", lambda d: with_text(d, "config.json", None), "config.json: no such file"),
-    ("config not JSON", lambda d: with_text(d, "config.json", "{"), "config.json: .*valid JSON"),
-    ("config a list", lambda d: with_text(d, "config.json", "[]"), "must be a JSON object"),
-    ("config too deep", lambda d: with_text(d, "config.json", "[" * 99999), "valid JSON"),
+    ("config not JSON", lambda d: with_text(d, "config.json", "{"), "config.json: not JSON"),
+    (
+        "config a list",
+        lambda d: with_text(d, "config.json", "[]"),
+        "a JSON object is expected",
+    ),
+    ("config too deep", lambda d: with_text(d, "config.json", "[" * 99999), "not JSON"),
     ("adapter", lambda d: with_text(d, "adapter_config.json", "{}"), "merge it first: python -c"),
     ("no weights", lambda d: with_text(d, "model.safetensors", None), "no model.safetensors"),
     ("pickle", lambda d: only_pickle(d, "pytorch_model.bin"), "convert .*: python -c"),
@@ -233,9 +237,9 @@ MALFORMED: Sequence[Case] = [
         lambda d: with_text(d, "model.safetensors", "version https://git-lfs.github.com/spec/v1"),
         "not safetensors",
     ),
-    ("header not JSON", lambda d: raw_single(d, b'{"a": '), "header is not valid JSON"),
-    ("header not UTF-8", lambda d: raw_single(d, b'{"\xff": 1}'), "header is not valid JSON"),
-    ("header a list", lambda d: raw_single(d, []), "must be a JSON object"),
+    ("header not JSON", lambda d: raw_single(d, b'{"a": '), "header: not JSON.*fetch"),
+    ("header not UTF-8", lambda d: raw_single(d, b'{"\xff": 1}'), "header: not JSON.*fetch"),
+    ("header a list", lambda d: raw_single(d, []), "a JSON object is expected"),
     (
         "key twice",
         lambda d: raw_single(d, f'{{"a": {json.dumps(F32)}, "a": {json.dumps(F32)}}}'.encode()),
@@ -279,7 +283,7 @@ MALFORMED: Sequence[Case] = [
     (
         "index not JSON",
         lambda d: (sharded(d) / INDEX).write_text("{"),
-        "index.json: .*valid JSON",
+        "index.json: not JSON",
     ),
     ("shard missing", lambda d: (sharded(d) / SHARDS[1]).unlink(), f"{SHARDS[1]}: missing"),
     (

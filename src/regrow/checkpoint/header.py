@@ -4,7 +4,6 @@ The format is that of https://github.com/huggingface/safetensors (section "Forma
 """
 
 import errno
-import json
 import math
 import os
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from regrow.errors import UserError
+from regrow.files import parse_json_object
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 DTYPE_BYTES: Mapping[str, int] = {
@@ -72,7 +72,10 @@ def read_header(file: Path) -> list[TensorInfo]:
     finally:
         os.close(descriptor)
 
-    entries = parse_object(bytes(raw), f"{file}: the header")
+    try:
+        entries = parse_json_object(bytes(raw), f"{file}: the header")
+    except UserError as error:
+        raise UserError(f"{error}; fetch the file again") from None
     _check_metadata(file, entries.pop("__metadata__", {}))
     infos = [_parse_entry(file, name, entry, 8 + length) for name, entry in entries.items()]
     infos.sort(key=lambda info: (info.start, info.nbytes))
@@ -138,30 +141,6 @@ def read_into(descriptor: int, buffer: bytearray | memoryview, offset: int, file
         if count == 0:
             raise UserError(f"{file}: ends at byte {offset}, before its tensors do; fetch it again")
         view, offset = view[count:], offset + count
-
-
-class _DuplicateKeyError(ValueError):
-    pass
-
-
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise _DuplicateKeyError(f"key {key!r} occurs twice")
-        result[key] = value
-    return result
-
-
-def parse_object(raw: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object in which no key occurs twice; any fault is a UserError at `where`."""
-    try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_pairs)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not valid JSON ({error}); fetch the file again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where} must be a JSON object, not {type(value).__name__}")
-    return value
 
 
 @contextmanager

@@ -21,11 +21,11 @@ from regrow.checkpoint.header import (
     UNQUANTISED,
     TensorInfo,
     os_errors,
-    parse_object,
     read_header,
     read_into,
 )
 from regrow.errors import UserError
+from regrow.files import read_json_object
 
 __all__ = [
     "Checkpoint",
@@ -84,7 +84,7 @@ def _open(directory: Path) -> Checkpoint:
             f"{directory}: holds an adapter (adapter_config.json), not a whole model; merge it "
             f"first: {_merge_command(directory)}"
         )
-    config = _read_json_object(directory / "config.json")
+    config = read_json_object(directory / "config.json")
     _refuse_quantised_config(directory / "config.json", config)
 
     single, index = directory / SINGLE_FILE, directory / INDEX_FILE
@@ -185,14 +185,8 @@ def _samples(nbytes: int) -> list[tuple[int, int]]:
     return [(at, SAMPLE_BYTES) for at in (0, (nbytes - SAMPLE_BYTES) // 2, nbytes - SAMPLE_BYTES)]
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
-    with os_errors(path):
-        raw = path.read_bytes()
-    return parse_object(raw, f"{path}: the file")
-
-
 def _read_weight_map(index: Path) -> dict[str, str]:
-    weight_map = _read_json_object(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: weight_map must be an object of tensor names to shard names")
     for name, shard in weight_map.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from regrow.errors import UserError
+from regrow.files import read_json_object
 from regrow.tokenizers import prune_tokenizer_json
 from regrow.tokenizers.choice import VocabularyChoice
 from regrow.tokenizers.ids import references_in, remap_ids
@@ -169,15 +170,7 @@ def _merge_lines(model: Json) -> list[str]:
 
 
 def _read_json(path: Path) -> Json | None:
-    if not path.is_file():
-        return None
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(contents, dict):
-        raise UserError(f"{path}: a JSON object is expected")
-    return contents
+    return read_json_object(path) if path.is_file() else None
 
 
 def _json_bytes(contents: Json) -> bytes:
