@@ -1,4 +1,10 @@
+import fcntl
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from regrow.checkpoint import gguf as module
 from regrow.checkpoint.gguf import convert_gguf, file_sha256
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.errors import UserError
@@ -248,6 +255,51 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     refuse(path, "transformers cannot load it")
+
+
+def test_what_a_killed_conversion_left_goes_with_the_next(tmp_path: Path) -> None:
+    source = write(tmp_path / "tiny.gguf", tiny_model())
+    code = (
+        "import os, pathlib, signal, sys; from regrow.checkpoint import gguf; "
+        "gguf._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        "gguf.convert_gguf(*map(pathlib.Path, sys.argv[1:]), print)"
+    )
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (left,) = tmp_path.glob(".*")
+    assert re.fullmatch(r"\.out\..+\.partial", left.name)
+
+    others = [tmp_path / name for name in (".outer.x.partial", ".out.notes")]
+    for other in others:
+        other.mkdir()
+    running = tmp_path / ".out.x.partial"
+    running.mkdir()
+    descriptor = os.open(running, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        convert(source)
+    finally:
+        os.close(descriptor)
+    assert set(tmp_path.iterdir()) == {source, tmp_path / "out", running, *others}
+
+
+def test_a_conversion_that_runs_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file converted a second time, while the first time is under way."""
+    source = write(tmp_path / "tiny.gguf", tiny_model())
+    save = module._save
+
+    def meanwhile(*args: Any) -> None:
+        monkeypatch.setattr(module, "_save", save)
+        convert(source)
+        save(*args)
+
+    monkeypatch.setattr(module, "_save", meanwhile)
+    convert(source)
+    assert set(tmp_path.iterdir()) == {source, tmp_path / "out"}
+    open_checkpoint(tmp_path / "out")
 
 
 def refuse(path: Path, message: str) -> None:

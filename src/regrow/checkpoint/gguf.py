@@ -5,6 +5,7 @@ The loader restores weights, sizes and vocabulary; it drops the pre-tokenizers i
 These are put back here from the file's metadata (key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
+import fcntl
 import hashlib
 import json
 import math
@@ -12,7 +13,9 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,8 +58,7 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
     quantisation = sorted({tensor.tensor_type.name for tensor in reader.tensors})
     del reader  # it maps the file
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
+    with _partial(directory) as temporary:
         _save(gguf, temporary, metadata)
         _repair_config(temporary, rope)
         _repair_tokenizer(gguf, temporary, metadata, notify)
@@ -70,8 +72,46 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
         }
         _write_json(temporary / SOURCE_FILE, source)
         _publish(temporary, directory)
+
+
+@contextmanager
+def _partial(directory: Path) -> Iterator[Path]:
+    """A directory to fill, gone at the end; so are those that killed processes left.
+
+    One that is being filled is locked, and a lock ends with its process.
+    """
+    for left in directory.parent.glob(f".{escape(directory.name)}.*.partial"):
+        with _locked(left) as locked:
+            if locked:
+                shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(
+        tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent)
+    )
+    with _locked(temporary):
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Whether the directory is locked by us: not where another holds it, it is gone, or the file
+    system has no locks."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:
