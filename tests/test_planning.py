@@ -1,6 +1,7 @@
 """What inspect and plan say of a model is what prune then does to it."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -251,3 +252,26 @@ def test_layers_named_by_number() -> None:
 
 def test_every_family_is_covered() -> None:
     assert {b.model_type for b, _ in TINY} == {b.model_type for b in BLUEPRINTS}
+
+
+# What cannot be done is not planned
+
+
+def test_a_tokenizer_that_cannot_be_pruned_keeps_its_vocabulary(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", vocab_size=8192)
+    budget = int(inspect_directory(directory).parameters * 0.95)
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    tokenizer["model"]["byte_fallback"] = True
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    plan = plan_directory("m", directory, budget)
+    assert not any("vocab" in stage.sizes for stage in plan.stages)
+    assert "the vocabulary stays whole: " in plan.notes[0]
+    assert "byte fallback" in plan.notes[0]
+
+
+def test_an_encoder_decoder_is_planned_without_recovery(tmp_path: Path) -> None:
+    t5 = next(blueprint for blueprint in BLUEPRINTS if blueprint.model_type == "t5")
+    directory = write_tiny(t5, tmp_path / "m")
+    plan = plan_directory("m", directory, int(inspect_directory(directory).parameters * 0.7))
+    assert "recover" not in plan.recipe
+    assert any("not yet trained" in note for note in plan.notes)
