@@ -22,7 +22,7 @@ def load_config(directory: Path) -> Any:
     """The config of a model directory. Raises UserError where transformers cannot load it."""
     import transformers
 
-    with _refusals(f"{directory}: a config that transformers cannot load"):
+    with refusals(f"{directory}: a config that transformers cannot load"):
         return transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
 
 
@@ -30,7 +30,7 @@ def load_tokenizer(directory: Path) -> Any:
     """The tokenizer of a model directory. Raises UserError where transformers cannot load it."""
     import transformers
 
-    with _refusals(
+    with refusals(
         f"{directory}: no tokenizer that transformers can load", "put the model's own there"
     ):
         return transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
@@ -46,7 +46,7 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
     import transformers
 
     config = load_config(directory)
-    with _refusals(f"{directory}: a model that transformers cannot load"):
+    with refusals(f"{directory}: a model that transformers cannot load"):
         auto = (
             transformers.AutoModelForSeq2SeqLM
             if config.is_encoder_decoder
@@ -60,7 +60,8 @@ _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 @contextmanager
-def _refusals(problem: str, advice: str = "") -> Iterator[None]:
+def refusals(problem: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever the library raises inside the block into a UserError: `problem (reason)`."""
     try:
         yield
     except Exception as error:

@@ -294,12 +294,24 @@ def test_a_conversion_that_runs_is_left_alone(
     def meanwhile(*args: Any) -> None:
         monkeypatch.setattr(module, "_save", save)
         convert(source)
+        assert args[1].is_dir()
         save(*args)
 
     monkeypatch.setattr(module, "_save", meanwhile)
     convert(source)
     assert set(tmp_path.iterdir()) == {source, tmp_path / "out"}
     open_checkpoint(tmp_path / "out")
+
+
+def test_whatever_the_loader_raises_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AttributeError("no\nsuch part")  # as transformers does at odd metadata
+
+    path = write(tmp_path / "tiny.gguf", tiny_model())
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
+    refuse(path, r"transformers cannot load it \(AttributeError: no such part\)")
 
 
 def refuse(path: Path, message: str) -> None:

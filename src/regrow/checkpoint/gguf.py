@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from regrow.errors import UserError
+from regrow.loading import refusals
 
 SOURCE_FILE = "regrow_source.json"
 
@@ -161,7 +162,7 @@ def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> None:
 
     folder = str(gguf.resolve().parent)
     file = {"gguf_file": gguf.name, "local_files_only": True}
-    try:
+    with refusals(f"{gguf}: transformers cannot load it"):
         config = AutoConfig.from_pretrained(folder, **file)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model, loading = auto.from_pretrained(
@@ -178,9 +179,6 @@ def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> None:
         ):
             bos = {"add_bos_token": True}
         tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
-    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{gguf}: transformers cannot load it: {reason}") from error
     lost = sorted(loading["missing_keys"] | loading["unexpected_keys"])
     lost += [str(key) for key in loading["mismatched_keys"]]
     if lost:
