@@ -7,7 +7,7 @@ values is the check that they are finite.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gcd, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,9 @@ def _picks(selection: Selection) -> list[Pick]:
     picks = []
     for axis, keep in enumerate(selection.keep[1:]):
         if keep is not None:
-            group = gcd(selection.info.shape[axis + 1], *(n for run in _runs(keep) for n in run))
+            starts = np.flatnonzero(np.diff(keep, prepend=-2) != 1)
+            ends = [len(keep), selection.info.shape[axis + 1]]
+            group = int(np.gcd.reduce(np.concatenate((starts, keep[starts], ends))))
             picks.append((axis, keep[::group] // group, group))
     return picks
 
