@@ -24,7 +24,7 @@ from regrow.checkpoint.source import resolve_model
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
-from regrow.files import read_json, sync_directory, write_atomically
+from regrow.files import read_json_object, sync_directory, write_atomically
 from regrow.ledger import FILE_NAME, Entry, Ledger, Step
 from regrow.loading import load_model, load_tokenizer
 from regrow.prechecks import (
@@ -524,7 +524,7 @@ class _Run:
     def _source(self) -> dict[str, Any] | None:
         """Where the original came from, where it was converted."""
         path = self.original / SOURCE_FILE
-        found: dict[str, Any] | None = read_json(path) if path.is_file() else None
+        found: dict[str, Any] | None = read_json_object(path) if path.is_file() else None
         return found
 
     def _check_output(self, step: Step, directory: Path) -> None:

@@ -208,10 +208,10 @@ def _select(
 
 def generation_config(directory: Path) -> dict[str, Any] | None:
     """The contents of generation_config.json, or None where there is none."""
-    from regrow.files import read_json
+    from regrow.files import read_json_object
 
     path = directory / "generation_config.json"
-    return read_json(path) if path.is_file() else None
+    return read_json_object(path) if path.is_file() else None
 
 
 def prepare(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from regrow.cuts.cut import Cut
-from regrow.files import read_json
+from regrow.files import read_json_object
 from regrow.ledger import Entry, Step, differences, step_after
 from regrow.recipe import Recipe
 from regrow.training.settings import RecoverySettings
@@ -115,7 +115,7 @@ def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: P
     for path in sorted((out / STAGES).glob(f"*/{TRAINING_FILE}")):
         stage = path.parent.name
         step = steps.get(f"{stage}/recover")
-        begun = read_json(path)
+        begun = read_json_object(path)
         if step is not None and step.key != begun["key"]:
             trainings.append(stage)
             reasons += _in_words(begun["inputs"], step.inputs, stage)

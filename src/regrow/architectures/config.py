@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regrow.architectures.layout import Layout, bind_sizes
-from regrow.architectures.schema import Field, read_field
+from regrow.architectures.schema import Field, Quotient, read_field
 from regrow.errors import UserError
 
 
@@ -26,8 +26,11 @@ def cut_config(
     config = copy.deepcopy(dict(config or layout.config))
     wanted = {**layout.sizes, **sizes}
     fields = {axis.name: axis.field for axis in blueprint.axes} | dict(blueprint.fixed)
+    changed = {name for name in fields if wanted[name] != layout.sizes[name]}
     for name, field in fields.items():
-        if wanted[name] != layout.sizes[name]:
+        default = field.default
+        derived = isinstance(default, Quotient) and {default.dividend, default.divisor} & changed
+        if name in changed or derived:
             _write(config, name, field, wanted[name])
     # Again, now that other sizes are in place: a size left to its default may have moved.
     for name, size in bind_sizes(blueprint, config).items():
