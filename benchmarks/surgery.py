@@ -272,7 +272,9 @@ def measure(model: Model, work: Path, repeats: int, mergekit: Path | None) -> li
     hold_bytes(checkpoint.files, kept, reference)
     say(f"{size}: dropping layers {DROPPED}, {kept / 1e9:.2f} GB kept")
     timing = compare(work, source, reference, ["--drop-layers", DROPPED], repeats)
-    results += rows(f"{size}, 4 of {model.layers} layers dropped", timing, "kept bytes", 1.2)
+    results += rows(
+        f"{size}, 4 of {model.layers} layers dropped", timing, "kept bytes", 1.2, model is LARGE
+    )
     if mergekit is not None:
         say(f"{size}: mergekit")
         results += with_mergekit(work, source, mergekit, model, timing, repeats, size)
@@ -285,7 +287,7 @@ def measure(model: Model, work: Path, repeats: int, mergekit: Path | None) -> li
     hold_bytes(checkpoint.files, read, reference)
     say(f"{size}: all axes, {read / 1e9:.2f} GB read, {kept / 1e9:.2f} GB kept")
     timing = compare(work, source, reference, ["--cut", cut_file], repeats)
-    results += rows(f"{size}, all axes cut", timing, "rows read", 2)
+    results += rows(f"{size}, all axes cut", timing, "rows read", 2, model is LARGE)
     shutil.rmtree(reference)
     shutil.rmtree(source)
     return results
@@ -296,15 +298,17 @@ def kept_layers(layers: int, dropped: str) -> NDArray[np.int64]:
     return np.setdiff1d(np.arange(layers, dtype=np.int64), np.arange(first, last + 1))
 
 
-def rows(what: str, timing: Timing, copied: str, carve_goal: float) -> list[Result]:
+def rows(what: str, timing: Timing, copied: str, carve_goal: float, large: bool) -> list[Result]:
+    """The command has a goal on the large model: on a small one it mostly imports libraries."""
     peer = f"cp of the {copied}"
+    whole_goal = Goal("ratio", "<=", 2) if large else None
     return [
         Result(
             f"{what}: carving", timing.carve, "s", peer, timing.cp,
             Goal("ratio", "<=", carve_goal),
         ),
         Result(
-            f"{what}: whole command", timing.whole, "s", peer, timing.cp, Goal("ratio", "<=", 2)
+            f"{what}: whole command", timing.whole, "s", peer, timing.cp, whole_goal
         ),
         Result(
             f"{what}: peak memory", timing.peak / 1e6, "MB", goal=Goal("value", "<=", 150)
@@ -329,7 +333,7 @@ def with_mergekit(
     first, last = map(int, DROPPED.split("-"))
     ranges = [[0, first], [last + 1, model.layers]]
     slices = [{"sources": [{"model": str(source), "layer_range": r}]} for r in ranges]
-    recipe, out = work / "mergekit.yaml", work / "out"
+    recipe, log, out = work / "mergekit.yaml", work / "mergekit.log", work / "out"
     recipe.write_text(
         json.dumps({"slices": slices, "merge_method": "passthrough", "dtype": "bfloat16"})
     )
@@ -338,7 +342,8 @@ def with_mergekit(
     for _ in range(repeats):
         warm(source)
         began = time.perf_counter()
-        process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=sys.stderr)
+        with log.open("w") as messages:
+            process = subprocess.Popen(run, stdout=messages, stderr=messages)
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
@@ -347,7 +352,7 @@ def with_mergekit(
         seconds.append(time.perf_counter() - began)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise SystemExit("mergekit failed")
+            raise SystemExit(f"mergekit failed:\n{log.read_text()[-2000:]}")
         peaks.append(usage.ru_maxrss * 1024)
         shutil.rmtree(out)
         say(f"  mergekit {seconds[-1]:.2f} s, {peaks[-1] / 1e6:,.0f} MB")
