@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -16,7 +17,6 @@ from transformers import (
 
 from regrow.checkpoint.verify import VerifyResult, verify, verify_all
 from regrow.errors import UserError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCAB = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *ALPHABET])}
