@@ -21,6 +21,7 @@ from regrow.checkpoint.gguf import SOURCE_FILE
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.source import resolve_model
+from regrow.corpus.samples import random_stream
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
@@ -183,6 +184,10 @@ class _Run:
         )
         assert settings is not None
         return settings
+
+    def _data_seed(self, stage: str) -> int:
+        """Each stage goes through the text in an order of its own."""
+        return int(random_stream(self.recipe.seed, f"stage {stage}", 0).random_raw() >> 33)
 
     # Checks before any work
 
@@ -454,7 +459,7 @@ class _Run:
 
         with torch.enable_grad():
             result = train(
-                model, samples, Causal(), settings, seed=self.recipe.seed, directory=training,
+                model, samples, Causal(), settings, seed=self._data_seed(stage), directory=training,
                 identity=checkpoint.fingerprint, on_step=on_step,
                 evaluate=evaluate if settings.evaluate_every else None,
             )  # fmt: skip

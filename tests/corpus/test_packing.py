@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrow.corpus.packing import NOT_PREDICTED, PackedText, pack, start_and_end
+from regrow.corpus.packing import (
+    NOT_PREDICTED,
+    PackedText,
+    end_is_predicted,
+    pack,
+    start_and_end,
+)
 from regrow.errors import UserError
 from tests.training.small import BOS, EOS, byte_tokenizer
 
@@ -77,3 +83,23 @@ def test_the_tokenizer_says_what_stands_before_a_document() -> None:
     assert start_and_end(byte_tokenizer()) == (EOS, EOS)
     with pytest.raises(UserError, match="no eos_token"):
         start_and_end(byte_tokenizer(eos=False))
+
+
+@pytest.mark.parametrize("template", ["{{ turn }}</s>", "{{ turn }}{{ eos_token }}"])
+def test_where_eos_ends_a_turn_no_document_teaches_it(template: str) -> None:
+    tokenizer = byte_tokenizer()
+    plain = pack(["abc", "de"], tokenizer, 4)
+    tokenizer.chat_template = template.replace("</s>", tokenizer.eos_token)
+    assert not end_is_predicted(tokenizer)
+    packed = pack(["abc", "de"], tokenizer, 4)
+    rows = np.arange(len(packed))
+    before, after = plain.batch(rows), packed.batch(rows)
+    assert (before["input_ids"] == after["input_ids"]).all()
+    assert (before["position_ids"] == after["position_ids"]).all()
+    ends = before["labels"] == EOS
+    assert ends.sum() == 2
+    assert (after["labels"][ends] == NOT_PREDICTED).all()
+    assert (after["labels"][~ends] == before["labels"][~ends]).all()
+    assert plain.identity != packed.identity
+    tokenizer.chat_template = "{{ turn }}\n"
+    assert end_is_predicted(tokenizer)

@@ -1,10 +1,10 @@
 """Documents as token rows of one length, for decoders that predict the next token.
 
-A document of tokens t1 ... tn becomes n + 1 predictions: from ``start t1 ... tn`` to
-``t1 ... tn eos``. The predictions of all documents stand in one line, which is cut into rows. So
-every token, and every end of a document, is predicted once: none is dropped, none doubled, at a
-row's edge neither. Only the last row can be short; it is filled up with positions that predict
-nothing.
+A document of tokens t1 ... tn becomes n + 1 predictions: from ``start t1 ... tn`` to ``t1 ... tn
+eos``. The predictions of all documents stand in one line, which is cut into rows. So every token,
+and every end of a document where that is to be learned, is predicted once: none is dropped, none
+doubled, at a row's edge neither. Only the last row can be short; it is filled up with positions
+that predict nothing.
 """
 
 import hashlib
@@ -51,6 +51,19 @@ def start_and_end(tokenizer: Tokenizer) -> tuple[int, int]:
     return end, end
 
 
+def end_is_predicted(tokenizer: Tokenizer) -> bool:
+    """Whether a model should learn that a document ends with ``eos``.
+
+    Not where ``eos`` ends the turns of a chat template: a document is no turn, and a model that
+    learns to end one after any line answers nothing.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return True
+    text = str(template)
+    return "eos_token" not in text and str(tokenizer.eos_token) not in text
+
+
 def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int32]]:
     """The token ids of each document, with nothing added, [tokens] each."""
     rest = iter(documents)
@@ -70,23 +83,29 @@ class PackedText:
         starts: Where each document begins in that line, ascending, first 0, [documents].
         end: The token that ends a document.
         row_length: Predictions in a row.
+        predict_end: Whether the end of a document is a label.
     """
 
     inputs: NDArray[np.int32]
     starts: NDArray[np.int64]
     end: int
     row_length: int
+    predict_end: bool = True
 
     def __len__(self) -> int:
         return -(-len(self.inputs) // self.row_length)
 
     @cached_property
     def identity(self) -> str:
-        digest = hashlib.sha256(f"packed {self.row_length} {self.end}\0".encode())
+        digest = hashlib.sha256(f"packed {self.row_length} {self._last_label}\0".encode())
         digest.update(len(self.inputs).to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(self.inputs, dtype="<i4").data)
         digest.update(np.ascontiguousarray(self.starts, dtype="<i8").data)
         return digest.hexdigest()
+
+    @property
+    def _last_label(self) -> int:
+        return self.end if self.predict_end else NOT_PREDICTED
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """``input_ids``, ``labels`` and ``position_ids``, int64, [rows, row_length] each.
@@ -109,15 +128,15 @@ class PackedText:
         input_ids = np.full(self.row_length, self.end, dtype=np.int64)
         input_ids[:count] = self.inputs[first:last]
 
-        # A label is the next input, save that a document's last label is the end token.
+        # A label is the next input, save at a document's last: the end token, or none.
         labels = np.full(self.row_length, NOT_PREDICTED, dtype=np.int64)
         following = self.inputs[first + 1 : last + 1]
         labels[: len(following)] = following
         begins = np.searchsorted(self.starts, [first + 1, last + 1])
         inside = self.starts[begins[0] : begins[1]]
-        labels[inside - first - 1] = self.end
+        labels[inside - first - 1] = self._last_label
         if last == len(self.inputs):
-            labels[count - 1] = self.end
+            labels[count - 1] = self._last_label
 
         places = np.arange(self.row_length)
         pieces = np.zeros(self.row_length, dtype=np.int64)
@@ -152,4 +171,5 @@ def pack(documents: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Pac
         starts=np.array(starts, dtype=np.int64),
         end=end,
         row_length=row_length,
+        predict_end=end_is_predicted(tokenizer),
     )

@@ -11,6 +11,8 @@ from rich.text import Text
 from regrow.report import tables
 from regrow.report.summary import RunSummary
 
+_HEADER = 8
+"""Characters in a line of a column's header."""
 _TEXTS_PER_TABLE = 2
 
 
@@ -71,8 +73,9 @@ def _score(cell: tables.Cell, by_byte: bool) -> Text:
 
 
 def _header(text: str, phase: str) -> Text:
-    name = text if len(text) <= 8 else text[:7] + "…"
-    return Text(f"{_clean(name)}\n{phase}")
+    words = [text] if len(text) <= _HEADER else text.split(maxsplit=1)
+    lines = [word if len(word) <= _HEADER else word[: _HEADER - 1] + "…" for word in words]
+    return Text(_clean("\n".join([*lines, phase])))
 
 
 def _plain(text: str, style: str = "") -> Text:
