@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -87,7 +89,7 @@ def test_the_tokenizer_says_what_stands_before_a_document() -> None:
 
 @pytest.mark.parametrize("template", ["{{ turn }}</s>", "{{ turn }}{{ eos_token }}"])
 def test_where_eos_ends_a_turn_no_document_teaches_it(template: str) -> None:
-    tokenizer = byte_tokenizer()
+    tokenizer = copy.deepcopy(byte_tokenizer())
     plain = pack(["abc", "de"], tokenizer, 4)
     tokenizer.chat_template = template.replace("</s>", tokenizer.eos_token)
     assert not end_is_predicted(tokenizer)
