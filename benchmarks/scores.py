@@ -51,7 +51,7 @@ class Scale:
     recovery_tokens: int
 
 
-FULL = Scale(16_384, 3_000, 25_000, 20_480)
+FULL = Scale(4_096, 1_500, 10_000, 10_240)
 QUICK = Scale(4_096, 900, 8_000, 0)
 
 
@@ -149,7 +149,7 @@ class Trial:
     def _losses(self, model: Any) -> Losses:
         return Losses(
             *(
-                heldout_loss(model, self.tokenizer, text).loss_per_token
+                heldout_loss(model, self.tokenizer, text, precision="bf16").loss_per_token
                 for text in (self.domain, self.prose)
             )
         )
