@@ -8,6 +8,10 @@ GUESSED_RATES: Mapping[str, float] = {"train": 6e11, "forward": 4e11, "write": 3
 """Work a second before anything is measured: floating-point operations, bytes, seconds."""
 
 
+_REASON = 1e15
+"""How far a measured rate may lie from the guess."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Work to do: its kind, and how much of it (floating-point operations, bytes or seconds)."""
@@ -44,8 +48,10 @@ class Clock:
 
     def rate(self, kind: str) -> float:
         work, spent = self._seen.get(kind, (0.0, 0.0))
+        guess = GUESSED_RATES[kind]
         seen = work / spent if spent else 0.0
-        return seen if 0 < seen < float("inf") else GUESSED_RATES[kind]
+        # A rate out of all reason would make the time that is left infinite.
+        return seen if guess / _REASON < seen < guess * _REASON else guess
 
     @property
     def left(self) -> float:
