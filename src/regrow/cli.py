@@ -1,26 +1,27 @@
 """The command line: parse, call, print. Heavy imports stay inside the commands."""
 
 import errno
-import json
 import os
 import re
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
+from regrow.bars import copying, watching
 from regrow.errors import UserError
-
-if TYPE_CHECKING:
-    from regrow.inspection import Inspection
-    from regrow.planning import Plan
-    from regrow.pruning import Pruned
+from regrow.printing import (
+    ERR,
+    print_checks,
+    print_inspection,
+    print_plan,
+    print_pruned,
+    print_report,
+    print_run,
+    say,
+)
 
 
 class _Commands(TyperGroup):
@@ -42,7 +43,7 @@ class _Commands(TyperGroup):
 
 
 def _refuse(message: str, code: int = 2) -> NoReturn:
-    _err.print(f"regrow: {message}", markup=False, soft_wrap=True)
+    ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -54,16 +55,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sizes = list[str] | None
-_TOLD_EVERY = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
 _QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
@@ -84,11 +81,8 @@ def inspect(model: Model, as_json: Json = False) -> None:
     """Show a model's axes and parameters, and what can be cut."""
     from regrow import api
 
-    result = api.inspect(model, say=_say)
-    if as_json:
-        _print_json(result)
-    else:
-        _print_inspection(result)
+    result = api.inspect(model, say=say)
+    print_inspection(result, as_json)
 
 
 @app.command()
@@ -113,15 +107,12 @@ def plan(
         raise UserError(f"{out}: exists; choose another file")
     if out is not None and not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such directory")
-    result = api.plan(model, params=budget, keep=keep, say=_say)
+    result = api.plan(model, params=budget, keep=keep, say=say)
     if out is not None:
         from regrow.files import write_atomically
 
         write_atomically(out, result.recipe.encode())
-    if as_json:
-        _print_json(result)
-    else:
-        _print_plan(result, out)
+    print_plan(result, out, as_json)
 
 
 @app.command()
@@ -175,16 +166,13 @@ def prune(
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    with _bar("carving") as progress:
+    with copying("carving") as progress:
         result = api.prune(
             model, out, calibration=calibration, seed=seed,
             max_shard_bytes=_bytes("--max-shard-size", max_shard_size),
-            dry_run=dry_run, say=_say, progress=progress, **given,
+            dry_run=dry_run, say=say, progress=progress, **given,
         )  # fmt: skip
-    if as_json:
-        _print_json({**_fields(result), "cut": result.cut.to_json(), "words": result.cut.words()})
-    else:
-        _print_pruned(result, dry_run)
+    print_pruned(result, dry_run, as_json)
 
 
 @app.command()
@@ -206,17 +194,11 @@ def run(
     from regrow.recipe import load_recipe
 
     directory = out or Path("runs") / load_recipe(recipe).name
-    with _watching() as (say, watch):
-        result = api.run(recipe, directory, control=control, redo=redo, say=say, watch=watch)
-    from regrow.report.terminal import print_table
+    with watching() as (above, watch):
+        result = api.run(recipe, directory, control=control, redo=redo, say=above, watch=watch)
     from regrow.summary import summarise
 
-    summary = summarise(result.directory)
-    if as_json:
-        typer.echo(summary.model_dump_json(indent=1))
-        return
-    print_table(summary, _out, result.report)
-    _out.print(f"model   {result.model}", markup=False, soft_wrap=True)
+    print_run(summarise(result.directory), result, as_json)
 
 
 @app.command()
@@ -228,13 +210,7 @@ def verify(
     from regrow import api
 
     result = api.verify(directory)
-    if as_json:
-        _print_json({**_fields(result), "ok": result.ok})
-    else:
-        for check in result.checks:
-            mark = "ok  " if check.ok else "FAIL"
-            detail = f": {check.detail}" if check.detail else ""
-            _out.print(f"{mark} {check.name}{detail}", markup=False, soft_wrap=True)
+    print_checks(result, as_json)
     if not result.ok:
         raise typer.Exit(1)
 
@@ -245,11 +221,10 @@ def report(
 ) -> None:
     """Write the report page of a run again, from its ledger."""
     from regrow import api
-    from regrow.report.terminal import print_table
     from regrow.summary import summarise
 
     page = api.write_report(directory)
-    print_table(summarise(directory), _out, page)
+    print_report(summarise(directory), page)
 
 
 @app.command()
@@ -261,7 +236,7 @@ def generate(
     """Let a model answer a prompt."""
     from regrow import api
 
-    typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, say=_say))
+    typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, say=say))
 
 
 # Reading what was typed
@@ -313,184 +288,3 @@ def _by_stack(option: str, texts: Sizes) -> int | dict[str, int] | None:
     if isinstance(found, str):
         return _count(option, found)
     return {stack: _count(option, value) for stack, value in found.items()}
-
-
-# Printing
-
-
-def _say(text: str) -> None:
-    _err.print(text, markup=False, soft_wrap=True, style="dim")
-
-
-def _fields(result: Any) -> dict[str, Any]:
-    return {name: getattr(result, name) for name in result.__dataclass_fields__}
-
-
-def _print_json(value: Any) -> None:
-    def plain(item: Any) -> Any:
-        if hasattr(item, "__dataclass_fields__"):
-            return _fields(item)
-        return dict(item) if isinstance(item, Mapping) else str(item)
-
-    typer.echo(json.dumps(value, default=plain, indent=1))
-
-
-def _table(*columns: tuple[str, str]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0),
-        collapse_padding=True,
-    )  # fmt: skip
-    for number, (name, justify) in enumerate(columns):
-        table.add_column(name, justify=justify, no_wrap=number == 0)  # type: ignore[arg-type]
-    return table
-
-
-def _print_inspection(found: "Inspection") -> None:
-    head = "tied to the embedding" if found.tied else "of its own"
-    types = ", ".join(f"{name} {_gigabytes(size)}" for name, size in found.dtypes.items())
-    _out.print(f"{found.model_type}, {found.parameters:,} parameters, weights {types}")
-    _out.print(
-        f"output head {head}; fixed: " + ", ".join(f"{n} {s}" for n, s in found.fixed.items())
-    )
-    training = _gigabytes(found.parameters * 16)
-    _out.print(f"memory: {_gigabytes(found.weight_bytes)} to run, {training} to train with AdamW\n")
-    table = _table(("part", "left"), ("parameters", "right"), ("share", "right"))
-    for part, count in found.parts.items():
-        table.add_row(part, f"{count:,}", f"{count / found.parameters:.1%}")
-    _out.print(table)
-    _out.print()
-    table = _table(
-        ("axis", "left"), ("size", "right"), ("choice", "left"), ("parameters", "right"),
-        ("each", "right"), ("what can remain", "left"),
-    )  # fmt: skip
-    for axis in found.axes:
-        table.add_row(
-            axis.name, f"{axis.size:,}", axis.scope, f"{axis.parameters:,}",
-            f"{axis.parameters_per_index:,}", axis.sizes,
-        )  # fmt: skip
-    _out.print(table)
-    for name in found.ignored:
-        _out.print(f"{name}: ignored by the class, dropped by a cut", markup=False)
-
-
-def _print_plan(found: "Plan", out: Path | None) -> None:
-    table = _table(
-        ("stage", "left"), ("what remains", "left"), ("parameters", "right"), ("", "right")
-    )
-    table.add_row("original", "", f"{found.parameters_before:,}", "")
-    for stage in found.stages:
-        sizes = ", ".join(f"{name} {size:,}" for name, size in stage.sizes.items())
-        share = stage.parameters / found.parameters_before
-        table.add_row(stage.name, sizes, f"{stage.parameters:,}", f"{share:.0%}")
-    _err.print(table)
-    for note in found.notes:
-        _say(note)
-    if out is None:
-        typer.echo(found.recipe, nl=False)
-    else:
-        _out.print(f"recipe  {out}", markup=False, soft_wrap=True)
-
-
-def _print_pruned(result: "Pruned", dry_run: bool) -> None:
-    table = _table(("part", "left"), ("before", "right"), ("after", "right"), ("kept", "right"))
-    rows = [*result.parts_before.items(), ("all", result.parameters_before)]
-    after = {**result.parts, "all": result.parameters}
-    for part, count in rows:
-        table.add_row(part, f"{count:,}", f"{after[part]:,}", f"{after[part] / count:.1%}")
-    _out.print(result.cut.words(), markup=False)
-    _out.print(table)
-    for note in result.notes:
-        _out.print(note, markup=False)
-    size = _gigabytes(result.nbytes)
-    if dry_run:
-        _out.print(
-            f"nothing written; {size} would be in {result.out}", markup=False, soft_wrap=True
-        )
-    else:
-        _out.print(
-            f"{size} in {result.out}, carved in {result.seconds:.1f} s",
-            markup=False,
-            soft_wrap=True,
-        )
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Any]:
-    """A progress bar for bytes, shown once there is something to show."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    bar = Progress(
-        TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-        TimeRemainingColumn(), console=_err, transient=True, disable=not _err.is_terminal,
-    )  # fmt: skip
-    task = None
-
-    def progress(done: int, total: int) -> None:
-        nonlocal task
-        if task is None:
-            bar.start()
-            task = bar.add_task(what, total=total)
-        bar.update(task, completed=done)
-
-    try:
-        yield progress
-    finally:
-        bar.stop()
-
-
-@contextmanager
-def _watching() -> Iterator[Any]:
-    """One line that says where a run is and how long it still takes; results above it."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    bar = Progress(
-        TextColumn("{task.fields[stage]}"), BarColumn(bar_width=16),
-        TextColumn("{task.percentage:>3.0f}%  {task.fields[left]}  {task.description}"),
-        console=_err, transient=True, disable=not _err.is_terminal,
-    )  # fmt: skip
-    task = bar.add_task("starting", total=1.0, stage="", left="")
-
-    told = time.monotonic()
-
-    def watch(update: Any) -> None:
-        nonlocal told
-        doing = update.doing
-        if update.loss is not None:
-            doing += f", loss {update.loss:.3f}"
-        if update.tokens_per_second is not None:
-            doing += f", {update.tokens_per_second:,.0f} tokens/s"
-        bar.update(
-            task, completed=update.share, description=doing, stage=update.stage,
-            left=f"{_duration(update.seconds_left)} left",
-        )  # fmt: skip
-        # A log file has no bar, so it gets a line now and then.
-        if not _err.is_terminal and time.monotonic() - told >= _TOLD_EVERY:
-            told = time.monotonic()
-            left = _duration(update.seconds_left)
-            _err.print(f"{update.stage}: {update.share:.0%}, {left} left, {doing}", markup=False)
-
-    def say(text: str) -> None:
-        bar.console.print(text, markup=False, soft_wrap=True)
-
-    with bar:
-        yield say, watch
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,154 @@
+"""What each command prints: tables and lines within 80 columns, or JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from regrow.checkpoint.verify import VerifyResult
+    from regrow.inspection import Inspection
+    from regrow.pipeline import Result
+    from regrow.planning import Plan
+    from regrow.pruning import Pruned
+    from regrow.report.summary import RunSummary
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """News of what is being done, beside the result."""
+    ERR.print(text, markup=False, soft_wrap=True, style="dim")
+
+
+def print_inspection(found: "Inspection", as_json: bool) -> None:
+    if as_json:
+        _print_json(found)
+        return
+    head = "tied to the embedding" if found.tied else "of its own"
+    types = ", ".join(f"{name} {_gigabytes(size)}" for name, size in found.dtypes.items())
+    OUT.print(f"{found.model_type}, {found.parameters:,} parameters, weights {types}")
+    OUT.print(
+        f"output head {head}; fixed: " + ", ".join(f"{n} {s}" for n, s in found.fixed.items())
+    )
+    training = _gigabytes(found.parameters * 16)
+    OUT.print(f"memory: {_gigabytes(found.weight_bytes)} to run, {training} to train with AdamW\n")
+    table = _table(("part", "left"), ("parameters", "right"), ("share", "right"))
+    for part, count in found.parts.items():
+        table.add_row(part, f"{count:,}", f"{count / found.parameters:.1%}")
+    OUT.print(table)
+    OUT.print()
+    table = _table(
+        ("axis", "left"), ("size", "right"), ("choice", "left"), ("parameters", "right"),
+        ("each", "right"), ("what can remain", "left"),
+    )  # fmt: skip
+    for axis in found.axes:
+        table.add_row(
+            axis.name, f"{axis.size:,}", axis.scope, f"{axis.parameters:,}",
+            f"{axis.parameters_per_index:,}", axis.sizes,
+        )  # fmt: skip
+    OUT.print(table)
+    for name in found.ignored:
+        OUT.print(f"{name}: ignored by the class, dropped by a cut", markup=False)
+
+
+def print_plan(found: "Plan", written: Path | None, as_json: bool) -> None:
+    """`written`: where the recipe stands, if it was not asked for on the terminal."""
+    if as_json:
+        _print_json(found)
+        return
+    table = _table(
+        ("stage", "left"), ("what remains", "left"), ("parameters", "right"), ("", "right")
+    )
+    table.add_row("original", "", f"{found.parameters_before:,}", "")
+    for stage in found.stages:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in stage.sizes.items())
+        share = stage.parameters / found.parameters_before
+        table.add_row(stage.name, sizes, f"{stage.parameters:,}", f"{share:.0%}")
+    ERR.print(table)
+    for note in found.notes:
+        say(note)
+    if written is None:
+        typer.echo(found.recipe, nl=False)
+    else:
+        OUT.print(f"recipe  {written}", markup=False, soft_wrap=True)
+
+
+def print_pruned(result: "Pruned", dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        _print_json({**_fields(result), "cut": result.cut.to_json(), "words": result.cut.words()})
+        return
+    table = _table(("part", "left"), ("before", "right"), ("after", "right"), ("kept", "right"))
+    rows = [*result.parts_before.items(), ("all", result.parameters_before)]
+    after = {**result.parts, "all": result.parameters}
+    for part, count in rows:
+        table.add_row(part, f"{count:,}", f"{after[part]:,}", f"{after[part] / count:.1%}")
+    OUT.print(result.cut.words(), markup=False)
+    OUT.print(table)
+    for note in result.notes:
+        OUT.print(note, markup=False)
+    size = _gigabytes(result.nbytes)
+    told = (
+        f"nothing written; {size} would be in {result.out}"
+        if dry_run
+        else f"{size} in {result.out}, carved in {result.seconds:.1f} s"
+    )
+    OUT.print(told, markup=False, soft_wrap=True)
+
+
+def print_run(summary: "RunSummary", result: "Result", as_json: bool) -> None:
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=1))
+        return
+    print_report(summary, result.report)
+    OUT.print(f"model   {result.model}", markup=False, soft_wrap=True)
+
+
+def print_report(summary: "RunSummary", page: Path) -> None:
+    from regrow.report.terminal import print_table
+
+    print_table(summary, OUT, page)
+
+
+def print_checks(result: "VerifyResult", as_json: bool) -> None:
+    if as_json:
+        _print_json({**_fields(result), "ok": result.ok})
+        return
+    for check in result.checks:
+        mark = "ok  " if check.ok else "FAIL"
+        detail = f": {check.detail}" if check.detail else ""
+        OUT.print(f"{mark} {check.name}{detail}", markup=False, soft_wrap=True)
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in result.__dataclass_fields__}
+
+
+def _print_json(value: Any) -> None:
+    def plain(item: Any) -> Any:
+        if hasattr(item, "__dataclass_fields__"):
+            return _fields(item)
+        return dict(item) if isinstance(item, Mapping) else str(item)
+
+    typer.echo(json.dumps(value, default=plain, indent=1))
+
+
+def _table(*columns: tuple[str, str]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0),
+        collapse_padding=True,
+    )  # fmt: skip
+    for number, (name, justify) in enumerate(columns):
+        table.add_column(name, justify=justify, no_wrap=number == 0)  # type: ignore[arg-type]
+    return table
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
