@@ -149,7 +149,7 @@ class Trial:
     def _losses(self, model: Any) -> Losses:
         return Losses(
             *(
-                heldout_loss(model, self.tokenizer, text, precision="bf16").loss_per_token
+                heldout_loss(model, self.tokenizer, text, precision="auto").loss_per_token
                 for text in (self.domain, self.prose)
             )
         )

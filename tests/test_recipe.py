@@ -88,7 +88,7 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
          "15: stages.0.recover.warmup: at most 1 is wanted, not 2"),
         ("1e-4", "1e-4\n      betas: [0.9]", "15: stages.0.recover.betas.1: missing"),
         ("1e-4", "1e-4\n      precision: fp8",
-         "15: stages.0.recover.precision: bf16 or fp32 is wanted, not 'fp8'"),
+         "15: stages.0.recover.precision: auto, bf16 or fp32 is wanted, not 'fp8'"),
         ("activation", "foo",
          "18: stages.1.cut.by: random, activation or influence is wanted, not 'foo'"),
         ("{layers: 22}", "{layers: many}",

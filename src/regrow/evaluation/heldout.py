@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.errors import UserError
 from regrow.objectives.head import check_head, head_of, hidden_states
+from regrow.precision import Precision, autocast
 
 _Window = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -41,7 +42,7 @@ def heldout_loss(
     *,
     row_length: int = 512,
     batch_tokens: int = 4096,
-    precision: Literal["bf16", "fp32"] = "fp32",
+    precision: Precision = "fp32",
 ) -> HeldoutLoss:
     """The loss of a causal model over all tokens of some documents, each read alone.
 
@@ -77,7 +78,7 @@ def heldout_loss(
     try:
         with (
             torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+            autocast(precision, device),
         ):
             head = head_of(model)
             for batch in _by_length(windows, batch_tokens):

@@ -1,8 +1,10 @@
 """How to train back what a cut cost."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from regrow.precision import Precision
 
 
 class RecoverySettings(BaseModel):
@@ -21,7 +23,8 @@ class RecoverySettings(BaseModel):
         weight_decay: On matrices and embeddings; never on norms, biases and other vectors.
         betas: AdamW's averages (Loshchilov and Hutter 2019).
         clip: Bound on the norm of the gradient of the loss per token.
-        precision: Type of the products under autocast; weights and optimiser are float32 always.
+        precision: Type of the products under autocast; `auto` takes bf16 where the hardware
+            multiplies it. Weights and optimiser are float32 always.
         evaluate_every: Tokens between two held-out measurements; None measures at the end only.
         save_every: Seconds between two checkpoints; 0 saves after every step.
     """
@@ -38,7 +41,7 @@ class RecoverySettings(BaseModel):
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"
     evaluate_every: int | None = Field(default=None, gt=0)
     save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
 
