@@ -28,7 +28,8 @@ def accepted_sizes(draw: st.DrawFn, layout: Layout) -> dict[str, int]:
             by_field[axis.field.path], by_field[kv_field] = pair
     for axis in layout.blueprint.axes:
         if axis.kind != "hidden" and axis.field.path not in by_field:
-            by_field[axis.field.path] = draw(st.integers(1, layout.sizes[axis.name]))
+            units = draw(st.integers(1, layout.sizes[axis.name] // axis.multiple))
+            by_field[axis.field.path] = units * axis.multiple
     hidden = [axis for axis in layout.blueprint.axes if axis.kind == "hidden"]
     sizes = {a.name: by_field[a.field.path] for a in layout.blueprint.axes if a not in hidden}
     for axis in hidden:

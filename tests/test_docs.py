@@ -19,6 +19,7 @@ from regrow.architectures import BLUEPRINTS, Blueprint, Layout, bind, schema
 from regrow.architectures.config import cut_config
 from regrow.architectures.dims import parse_dims
 from regrow.architectures.layout import bind_sizes
+from regrow.architectures.openba import OPENBA
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
 from regrow.proof import ProofError, prove
@@ -56,7 +57,6 @@ def _run_page() -> dict[str, Any]:
 WRITTEN = _run_page()
 BART: Blueprint = WRITTEN["BART"]
 MBART: Blueprint = WRITTEN["MBART"]
-OPENBA: Blueprint = WRITTEN["OPENBA"]
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,8 @@ def _fold_rows(blueprint: Blueprint) -> list[tuple[str, ...]]:
         becomes = f"(w + {fold.offset}) * {factor} - {fold.offset}" if fold.offset else None
         where = [] if fold.tied is None else ["head tied" if fold.tied else "head untied"]
         for condition in fold.when:
-            assert condition.negate
-            assert condition.values == (False,)
-            where.append(f"`{condition.field}` not false")
+            assert condition.values == (condition.negate is False,)
+            where.append(f"`{condition.field}` {'not false' if condition.negate else 'true'}")
         rows.append(
             (
                 f"`{fold.tensor}`",

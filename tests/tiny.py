@@ -12,14 +12,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from regrow.architectures import Blueprint, Layout, bind
 from regrow.architectures.llama import LLAMA
+from regrow.models import config_class, model_class
 
 
 def tiny_shapes(blueprint: Blueprint, tiny: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes by tensor name, as the library's own class has them; a tied head is left out."""
     values = {key: value for key, value in tiny.items() if key != "model_type"}
-    config = transformers.CONFIG_MAPPING[tiny["model_type"]].from_dict(values)
+    config = config_class(tiny["model_type"]).from_dict(values)
     with torch.device("meta"):
-        model = getattr(transformers, blueprint.architectures[0])(config)
+        model = model_class(blueprint.architectures[0])(config)
     left_out = set(blueprint.head.aliases)
     if tiny.get("tie_word_embeddings") is not False:
         left_out.add(blueprint.head.weight)

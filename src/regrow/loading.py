@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.errors import UserError
+from regrow.models import register
 from regrow.wording import one_line
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def load_config(directory: Path) -> Any:
     """The config of a model directory. Raises UserError where transformers cannot load it."""
     import transformers
 
+    register()
     with refusals(f"{directory}: a config that transformers cannot load"):
         return transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
 
@@ -29,6 +31,8 @@ def load_config(directory: Path) -> Any:
 def load_tokenizer(directory: Path) -> Any:
     """The tokenizer of a model directory. Raises UserError where transformers cannot load it."""
     import transformers
+
+    register()
 
     with refusals(
         f"{directory}: no tokenizer that transformers can load", "put the model's own there"

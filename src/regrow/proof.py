@@ -13,6 +13,7 @@ blueprint that forgets them would pass; hence the random draw.
 
 import contextlib
 import copy
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -28,20 +29,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from regrow.architectures import Axis, Blueprint, Layout
-from regrow.architectures.schema import read_field
+from regrow.architectures.schema import Divides, Quotient, read_field
 from regrow.checkpoint.carve import carve
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.cuts.choose import choose
 from regrow.cuts.cut import AxisCut, Cut
 from regrow.errors import UserError
+from regrow.models import config_class, model_class
 from regrow.pruning import bind_checkpoint, carve_plan
 
 TOLERANCE = 1e-9
 """Largest difference of logits that still counts as equal; they are of the order of 1."""
 
 _BATCH, _LENGTH = 2, 11
-_DRAWS = 4_000
+_KEEP_WHOLE = 0.6
+"""How often an axis that need not be cut stays whole."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,46 @@ def prove(blueprint: Blueprint, tiny: Mapping[str, Any], seed: int = 0) -> tuple
     return tuple(findings)
 
 
+def accepted_sizes(layout: Layout) -> list[list[dict[str, int]]]:
+    """For each set of axes whose sizes hang together, all sizes that are accepted.
+
+    Any one of each list makes sizes that the architecture accepts. Axes hang together by a field
+    of the config, as query heads and key-value heads, or by a constraint. For tiny models: all
+    combinations are tried.
+    """
+    axes = layout.blueprint.axes
+    accepted = []
+    for names in _linked(layout):
+        fields = {layout.axes_of_field(axis.name) for axis in axes if axis.name in names}
+        shared = sorted(fields)
+        ranges = [range(1, layout.sizes[same[0]] + 1) for same in shared]
+        choices = [
+            {name: size for same, size in zip(shared, sizes, strict=True) for name in same}
+            for sizes in itertools.product(*ranges)
+        ]
+        accepted.append([choice for choice in choices if layout.size_problem(choice) is None])
+    return accepted
+
+
+def _linked(layout: Layout) -> list[set[str]]:
+    """The axes, in sets of those whose sizes hang together."""
+    blueprint = layout.blueprint
+    links = [set(layout.axes_of_field(axis.name)) for axis in blueprint.axes]
+    links += [{axis.name, axis.groups} for axis in blueprint.axes if axis.groups]
+    for rule in blueprint.constraints:
+        links.append(
+            {rule.part, rule.whole} if isinstance(rule, Divides) else {rule.dividend, rule.divisor}
+        )
+    for field in blueprint.fixed.values():
+        if field.path is None and isinstance(field.default, Quotient):
+            links.append({field.default.dividend, field.default.divisor})
+    linked: list[set[str]] = []
+    for link in links:
+        touching = [names for names in linked if names & link]
+        linked = [names for names in linked if not names & link] + [link.union(*touching)]
+    return linked
+
+
 class _Scene:
     """The uncut model in memory and on disk."""
 
@@ -92,6 +135,7 @@ class _Scene:
             self.layout: Layout = bind_checkpoint(self.checkpoint, blueprint)
         except UserError as error:
             raise ProofError(f"bind: {error}") from None
+        self.choices = accepted_sizes(self.layout)
         self.model = _load(blueprint, source)
 
     def cuts(self) -> Iterator[tuple[str, Cut]]:
@@ -130,21 +174,27 @@ class _Scene:
 
     def _random_cut(self, axis: Axis) -> Cut:
         """Sizes that the architecture accepts, with this axis made smaller and others at random."""
-        for _ in range(_DRAWS):
-            sizes = {}
-            for other in self.blueprint.axes:
-                size = self.layout.sizes[other.name]
-                smaller = other.name == axis.name or self.random.random() < 0.4
-                sizes[other.name] = int(self.random.integers(1, size)) if smaller else size
-            for other in self.blueprint.axes:
-                for same in self.layout.axes_of_field(other.name):
-                    sizes[same] = sizes[other.name]
-            if (
-                self.layout.size_problem(sizes) is None
-                and sizes[axis.name] < (self.layout.sizes[axis.name])
-            ):
-                return choose(self.layout, self.checkpoint.fingerprint, sizes, self._scores())
-        raise ProofError(f"cut {axis.name}: no smaller size is accepted; is a constraint wrong?")
+        sizes: dict[str, int] = {}
+        for choices in self.choices:
+            if axis.name in choices[0]:
+                whole = self.layout.sizes[axis.name]
+                choices = [choice for choice in choices if choice[axis.name] < whole]
+                if not choices:
+                    raise ProofError(
+                        f"cut {axis.name}: no smaller size is accepted; is a constraint wrong?"
+                    )
+            weights = np.array([self._weight(choice, axis.name) for choice in choices])
+            sizes |= choices[self.random.choice(len(choices), p=weights / weights.sum())]
+        return choose(self.layout, self.checkpoint.fingerprint, sizes, self._scores())
+
+    def _weight(self, choice: Mapping[str, int], smaller: str) -> float:
+        """How often these sizes come, in proportion; all smaller sizes of an axis come alike."""
+        weight = 1.0
+        for name, size in choice.items():
+            whole = self.layout.sizes[name]
+            if name != smaller:
+                weight *= _KEEP_WHOLE if size == whole else (1 - _KEEP_WHOLE) / (whole - 1)
+        return weight
 
     def _scores(self) -> dict[str, Any]:
         sizes = self.layout.sizes
@@ -183,8 +233,8 @@ def _write_random_model(
 ) -> None:
     """A model of this config, in float64; a head that the config ties is left out."""
     values = {k: v for k, v in copy.deepcopy(dict(tiny)).items() if k != "model_type"}
-    config = transformers.CONFIG_MAPPING[tiny["model_type"]].from_dict(values)
-    model = getattr(transformers, blueprint.architectures[0])(config)
+    config = config_class(tiny["model_type"]).from_dict(values)
+    model = model_class(blueprint.architectures[0])(config)
     head = blueprint.head
     state = {}
     for name, tensor in model.state_dict().items():
@@ -201,7 +251,7 @@ def _write_random_model(
 
 
 def _load(blueprint: Blueprint, directory: Path) -> Any:
-    cls = getattr(transformers, blueprint.architectures[0])
+    cls = model_class(blueprint.architectures[0])
     model, info = cls.from_pretrained(
         directory, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
     )

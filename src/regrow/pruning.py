@@ -27,6 +27,7 @@ from regrow.cuts.choose import Scores, choose
 from regrow.cuts.cut import FILE_NAME, AxisCut, Cut, check_cut
 from regrow.cuts.request import requested
 from regrow.errors import UserError
+from regrow.models import with_own_code
 from regrow.recipe import CutSpec
 
 if TYPE_CHECKING:
@@ -232,6 +233,7 @@ def prepare(
         files[VOCABULARY_FILE] = _json(
             {"kept": {str(old): reason for old, reason in reasons.items()}}
         )
+    config, files = with_own_code(config, files)
     files[FILE_NAME] = _json(cut.to_json())
     files[ORIGIN_FILE] = _json(_origin(directory, cut).to_json())
     plan = carve_plan(

@@ -27,6 +27,7 @@ from regrow.architectures import Blueprint
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
+from regrow.architectures.openba import OPENBA
 from regrow.architectures.phi3 import PHI3
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
@@ -147,6 +148,9 @@ def _scale(blueprint: Blueprint, number: int, cut: Cut, sizes: dict[str, int]) -
         return {"model.embed_tokens.weight": embedding, **(final if number == 0 else {})}
     if blueprint is T5 and number == 1 and "hidden" in ratio:
         return {"decoder.final_layer_norm.weight": (ratio["hidden"] ** 0.5, 0.0)}
+    if blueprint is OPENBA and number == 1 and "hidden" in ratio:
+        factor = (ratio["hidden"] ** 0.5, 0.0)
+        return {f"decoder.final_layernorm.{part}": factor for part in ("weight", "bias")}
     scales: dict[str, Any] = {}
     if blueprint is T5GEMMA:
         for stack in ("encoder", "decoder"):

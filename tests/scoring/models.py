@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
+from regrow.models import model_class
 from regrow.pruning import bind_checkpoint
 from regrow.scoring.calibration import Calibration
 from tests.tiny import write_tiny
@@ -22,8 +22,8 @@ def load(
     blueprint: Blueprint, out: Path, number: int = 0, **changes: Any
 ) -> tuple[Any, Layout, Checkpoint]:
     checkpoint = open_checkpoint(write_tiny(blueprint, out, number, **changes))
-    model_class = getattr(transformers, blueprint.architectures[0])
-    model = model_class.from_pretrained(out, dtype=torch.float32).eval()
+    built = model_class(blueprint.architectures[0])
+    model = built.from_pretrained(out, dtype=torch.float32).eval()
     return model, bind_checkpoint(checkpoint), checkpoint
 
 

@@ -69,7 +69,11 @@ def test_shapes_fit_choose_and_batches_do_not_matter(
         size = layout.sizes[name]
         assert values.shape == ((layout.sizes[along], size) if along else (size,))
         assert values.dtype == np.float64
-    sizes = {a.name: layout.sizes[a.name] - 1 for a in blueprint.axes if a.kind in ("ffn", "layer")}
+    sizes = {
+        a.name: layout.sizes[a.name] - a.multiple
+        for a in blueprint.axes
+        if a.kind in ("ffn", "layer")
+    }
     assert choose(layout, "m", sizes, scores).sizes == sizes
 
     statistics = {

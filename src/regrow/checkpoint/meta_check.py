@@ -5,6 +5,7 @@ loaded yet it happens in a process of its own: a process that carves stays small
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ def check_on_meta(
 ) -> None:
     """Raise UserError unless a model of this config has exactly these parameters.
 
-    `architecture`: name of the class in transformers. `shapes`: by parameter name; tensors that
-    the class ties to another may be absent. `where`: the config, for the message.
+    `architecture`: name of the class. `shapes`: by parameter name; tensors that the class ties to
+    another, and buffers that it fills itself, may be absent. `where`: the config, for the message.
     """
     if "transformers" in sys.modules:
         problem = find_problem(config, architecture, shapes)
@@ -44,27 +45,35 @@ def check_on_meta(
 def find_problem(config: Mapping[str, Any], architecture: str, shapes: Shapes) -> str | None:
     """What is wrong, in one line, or None."""
     import torch
-    import transformers
+
+    from regrow.models import config_class, model_class
 
     values = dict(config)
     try:
-        config_class = transformers.CONFIG_MAPPING[values.pop("model_type")]
-        built = config_class.from_dict(values)
+        built = config_class(values.pop("model_type")).from_dict(values)
         with torch.device("meta"):
-            model = getattr(transformers, architecture)(built)
+            model = model_class(architecture)(built)
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
         return f"{architecture} refuses it: {' '.join(str(error).split())}"
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    optional = set(getattr(model, "all_tied_weights_keys", None) or {}) | _filled(model)
     for name, shape in wanted.items():
         if name not in shapes:
-            if name in tied:
+            if name in optional:
                 continue
             return f"{architecture} wants {name}, which is not there"
         if shape != tuple(shapes[name]):
             return f"{name}: {architecture} wants shape {list(shape)}, not {list(shapes[name])}"
     extra = sorted(shapes.keys() - wanted.keys())
     return f"{architecture} has no {extra[0]}" if extra else None
+
+
+def _filled(model: Any) -> set[str]:
+    """Buffers that the class says a file may lack: it fills them as it was built (BART's bias of
+    the logits). A parameter may not be lacking, whatever the class says."""
+    may_lack = [re.compile(text) for text in model._keys_to_ignore_on_load_missing or ()]
+    names = (name for name, _ in model.named_buffers())
+    return {name for name in names if any(pattern.search(name) for pattern in may_lack)}
 
 
 def _main() -> None:

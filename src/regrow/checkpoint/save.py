@@ -12,6 +12,7 @@ from regrow.checkpoint.carve import check_free_space
 from regrow.checkpoint.companions import companion_files
 from regrow.checkpoint.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
 from regrow.files import save_tensors, sync_directory
+from regrow.models import with_own_code
 
 
 def save_trained(model: Any, like: Checkpoint, layout: Layout, out: Path) -> None:
@@ -46,8 +47,11 @@ def save_trained(model: Any, like: Checkpoint, layout: Layout, out: Path) -> Non
         if [file.name for file in like.files] != [SINGLE_FILE]:
             index = {"metadata": {"total_size": sizes}, "weight_map": written}
             (temporary / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
-        for path in [*companion_files(like.directory), like.directory / "config.json"]:
-            shutil.copyfile(path, temporary / path.name)
+        files = {path.name: path.read_bytes() for path in companion_files(like.directory)}
+        config, files = with_own_code(like.config, files)
+        files["config.json"] = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
         for path in (*temporary.iterdir(), temporary):
             sync_directory(path)
         temporary.rename(out)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.errors import UserError
+from regrow.models import own_code_by_name
 
 _SCRIPT = Path(__file__).with_name("verify_script.py")
 
@@ -45,7 +46,8 @@ def verify_all(
     """Load each directory in one fresh process and check it, from config to greedy generation.
 
     The process is offline, isolated from the caller's path and environment, and without regrow.
-    `trust_remote_code` is for directories that carry their own modelling file.
+    `trust_remote_code`: run the modelling file of a directory whatever it holds; without it only
+    one that is regrow's own, byte for byte.
 
     Raises:
         UserError: a directory does not exist, or the process died (killed for memory, say).
@@ -53,9 +55,11 @@ def verify_all(
     for directory in directories:
         if not Path(directory).is_dir():
             raise UserError(f"{directory}: no such directory")
-    flags = ["--trust-remote-code"] if trust_remote_code else []
-    paths = [str(Path(directory).resolve()) for directory in directories]
-    command = [sys.executable, "-I", str(_SCRIPT), *flags, *paths]
+    asked = [
+        [str(Path(directory).resolve()), trust_remote_code or _holds_own_code(Path(directory))]
+        for directory in directories
+    ]
+    command = [sys.executable, "-I", str(_SCRIPT), json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -67,3 +71,12 @@ def verify_all(
         VerifyResult(Path(directory), tuple(Check(*check) for check in result["checks"]))
         for directory, result in zip(directories, json.loads(done.stdout), strict=True)
     ]
+
+
+def _holds_own_code(directory: Path) -> bool:
+    """Whether all code in a directory is what regrow writes there."""
+    written = {path.name: path for path in directory.glob("*.py")}
+    own = own_code_by_name()
+    return bool(written) and all(
+        name in own and path.read_bytes() == own[name] for name, path in written.items()
+    )

@@ -1,7 +1,8 @@
-"""Run by `verify`, in a process of its own that knows nothing of regrow: python -I FILE DIR...
+"""Run by `verify`, in a process of its own that knows nothing of regrow: python -I FILE JSON
 
-It loads each directory as any user of transformers would, and prints one JSON list with an object
-for each directory: {"directory": ..., "checks": [[name, ok, detail], ...]}.
+The JSON is a list of [directory, whether its code may run]. It loads each directory as any user of
+transformers would, and prints one JSON list with an object for each: {"directory": ..., "checks":
+[[name, ok, detail], ...]}.
 """
 
 import contextlib
@@ -238,14 +239,12 @@ def check_generation(model: Any, ids: Any, rows: int, greedy: Any) -> str:
 
 
 def main() -> None:
-    """Check the directories named on the command line; JSON on stdout, all else on stderr."""
+    """Check what the command line names; JSON on stdout, all else on stderr."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    trust = "--trust-remote-code" in sys.argv
-    directories = [argument for argument in sys.argv[1:] if argument != "--trust-remote-code"]
     with contextlib.redirect_stdout(sys.stderr):
         results = [
             {"directory": name, "checks": check_directory(Path(name), trust)}
-            for name in directories
+            for name, trust in json.loads(sys.argv[1])
         ]
     if "regrow" in sys.modules:
         raise SystemExit("loading these directories imported regrow")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from regrow.corpus.samples import DataOrder, Samples, random_stream
 from regrow.errors import UserError
 from regrow.objectives.objective import Objective
+from regrow.precision import autocast
 from regrow.training.checkpoint import (
     Checkpoint,
     last_checkpoint,
@@ -232,7 +233,7 @@ def _accumulate(
     for first in range(0, len(rows), settings.micro_batch):
         arrays = samples.batch(rows[first : first + settings.micro_batch])
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with autocast(settings.precision, device):
             loss, tokens = objective(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
