@@ -1,17 +1,38 @@
-"""T5 (Raffel et al., 2020), v1.0 and v1.1: two stacks, bias by relative position, no scaling.
+"""T5 (Raffel et al., 2020) and mT5 (Xue et al., 2021): two stacks, bias by relative position.
 
-Block 0 of each stack holds the position bias of the whole stack, one column a head: so which
-self-attention heads are kept is one choice for the stack, and a cut that drops block 0 leaves the
-bias where it is, under the name of the new block 0. v1.0 shares embedding and head and multiplies
-the decoder's output by hidden^-0.5; its class decides by the flag in the file that says tied.
+T5 v1.0, v1.1 and Flan-T5 are one model type; mT5 is v1.1 under a type of its own; UMT5 has the
+bias in every block (`umt5.py`). Here block 0 of each stack holds the position bias of the whole
+stack, one column a head: so which self-attention heads are kept is one choice for the stack, and a
+cut that drops block 0 leaves the bias where it is, under the name of the new block 0.
+
+v1.0 shares embedding and head and multiplies the decoder's output by hidden^-0.5; its class, like
+UMT5's, decides by the flag in the file that says tied. mT5's never multiplies.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from regrow.architectures.schema import Axis, Blueprint, Condition, Field, Fold, Head
 
 _ENCODER = "encoder.block.{encoder.layer}.layer"
 _DECODER = "decoder.block.{decoder.layer}.layer"
+
+FOLDS = (
+    Fold(
+        "decoder.final_layer_norm.weight",
+        "hidden",
+        power=0.5,
+        when=(
+            Condition("tie_word_embeddings", (False,), default=True, negate=True),
+            # What transformers 5 writes; there the flag is always true.
+            Condition("scale_decoder_outputs", (False,), default=True, negate=True),
+        ),
+    ),
+)
+"""What the scale of the decoder's output asks for."""
+
+_CROSS_BIAS = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+"""Old checkpoints carry a bias of the cross-attention that the network never had."""
 
 
 def _attention(module: str, head: str) -> Iterator[tuple[str, str]]:
@@ -26,37 +47,33 @@ def _ffn(layer: str, ffn: str) -> Iterator[tuple[str, str]]:
     yield f"{layer}.DenseReluDense.wo.weight", f"hidden, {ffn}"
 
 
-def _stack(stack: str, layer: str, parts: int) -> Iterator[tuple[str, str]]:
+def _stack(stack: str, layer: str, parts: int, biased: str) -> Iterator[tuple[str, str]]:
     yield from _attention(f"{layer}.0.SelfAttention", f"{stack}.head")
-    yield (
-        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-        f"buckets, {stack}.head",
-    )
+    yield f"{biased}.0.SelfAttention.relative_attention_bias.weight", f"buckets, {stack}.head"
     yield from _ffn(f"{layer}.{parts - 1}", f"{stack}.ffn")
     for part in range(parts):
         yield f"{layer}.{part}.layer_norm.weight", "hidden"
     yield f"{stack}.final_layer_norm.weight", "hidden"
 
 
-def _tensors() -> Mapping[str, str]:
+def _tensors(every_block: bool) -> Mapping[str, str]:
+    first = {stack: f"{stack}.block.0.layer" for stack in ("encoder", "decoder")}
+    biased = {"encoder": _ENCODER, "decoder": _DECODER} if every_block else first
     return {
         "shared.weight": "vocab, hidden",
         "encoder.embed_tokens.weight?": "vocab, hidden",
         "decoder.embed_tokens.weight?": "vocab, hidden",
-        **dict(_stack("encoder", _ENCODER, 2)),
-        **dict(_stack("decoder", _DECODER, 3)),
+        **dict(_stack("encoder", _ENCODER, 2, biased["encoder"])),
+        **dict(_stack("decoder", _DECODER, 3, biased["decoder"])),
         **dict(_attention(f"{_DECODER}.1.EncDecAttention", "decoder.cross_head")),
         "lm_head.weight?": "vocab, hidden",
     }
 
 
-_HEADS = Field("num_heads", default=8)
-_FFN = Field("d_ff", default=2_048)
-
-T5 = Blueprint(
-    model_type="t5",
-    architectures=("T5ForConditionalGeneration", "T5WithLMHeadModel"),
-    axes=(
+def _axes(ffn: Field, heads: Field, every_block: bool) -> tuple[Axis, ...]:
+    encoder, decoder = "encoder.layer", "decoder.layer"
+    chosen = (encoder, decoder) if every_block else (None, None)
+    return (
         Axis("vocab", Field("vocab_size")),
         Axis(
             "hidden",
@@ -71,68 +88,86 @@ T5 = Blueprint(
                 "decoder.final_layer_norm",
             ),
         ),
+        Axis("encoder.ffn", ffn, encoder, sites=(f"{_ENCODER}.1.DenseReluDense.wo",)),
+        Axis("decoder.ffn", ffn, decoder, sites=(f"{_DECODER}.2.DenseReluDense.wo",)),
+        Axis("encoder.head", heads, chosen[0], sites=(f"{_ENCODER}.0.SelfAttention.o",)),
+        Axis("decoder.head", heads, chosen[1], sites=(f"{_DECODER}.0.SelfAttention.o",)),
+        Axis("decoder.cross_head", heads, decoder, sites=(f"{_DECODER}.1.EncDecAttention.o",)),
+        Axis(encoder, Field("num_layers"), sites=("encoder.block.{encoder.layer}",)),
         Axis(
-            "encoder.ffn", _FFN, along="encoder.layer", sites=(f"{_ENCODER}.1.DenseReluDense.wo",)
-        ),
-        Axis(
-            "decoder.ffn", _FFN, along="decoder.layer", sites=(f"{_DECODER}.2.DenseReluDense.wo",)
-        ),
-        Axis("encoder.head", _HEADS, sites=(f"{_ENCODER}.0.SelfAttention.o",)),
-        Axis("decoder.head", _HEADS, sites=(f"{_DECODER}.0.SelfAttention.o",)),
-        Axis(
-            "decoder.cross_head",
-            _HEADS,
-            along="decoder.layer",
-            sites=(f"{_DECODER}.1.EncDecAttention.o",),
-        ),
-        Axis(
-            "encoder.layer", Field("num_layers"), sites=("encoder.block.{encoder.layer}",)
-        ),
-        Axis(
-            "decoder.layer",
-            Field("num_decoder_layers", default="encoder.layer"),
+            decoder,
+            Field("num_decoder_layers", default=encoder),
             sites=("decoder.block.{decoder.layer}",),
         ),
-    ),
-    fixed={
-        "head_dim": Field("d_kv", default=64),
-        "buckets": Field("relative_attention_num_buckets", default=32),
-    },
-    tensors=_tensors(),
-    head=Head(
-        "lm_head.weight",
-        "shared.weight",
-        aliases=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
-        ties_when_absent=True,
-    ),
-    embeddings=("encoder.embed_tokens", "decoder.embed_tokens"),
-    folds=(
-        Fold(
-            "decoder.final_layer_norm.weight",
-            "hidden",
-            power=0.5,
-            when=(
-                Condition("tie_word_embeddings", (False,), default=True, negate=True),
-                # What transformers 5 writes; there the flag is always true.
-                Condition("scale_decoder_outputs", (False,), default=True, negate=True),
-            ),
+    )
+
+
+def t5_like(
+    model_type: str,
+    architectures: tuple[str, ...],
+    *,
+    ffn: int,
+    heads: int,
+    folds: tuple[Fold, ...],
+    tiny: tuple[Mapping[str, Any], ...],
+    ignored: tuple[str, ...] = (),
+    bias_in_every_block: bool = False,
+) -> Blueprint:
+    """The blueprint of a T5 by another name; `ffn` and `heads` are the defaults of its class."""
+    same = dict(
+        model_type=model_type, architectures=[architectures[0]], vocab_size=61, d_model=24,
+        d_kv=10, d_ff=20, num_layers=3, num_heads=4, is_encoder_decoder=True, pad_token_id=0,
+        eos_token_id=1, decoder_start_token_id=0, relative_attention_num_buckets=8,
+        relative_attention_max_distance=16,
+    )  # fmt: skip
+    return Blueprint(
+        model_type=model_type,
+        architectures=architectures,
+        axes=_axes(
+            Field("d_ff", default=ffn), Field("num_heads", default=heads), bias_in_every_block
         ),
-    ),
-    # v1.0 checkpoints carry a bias of the cross-attention that the network never had.
-    ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+        fixed={
+            "head_dim": Field("d_kv", default=64),
+            "buckets": Field("relative_attention_num_buckets", default=32),
+        },
+        tensors=_tensors(bias_in_every_block),
+        head=Head(
+            "lm_head.weight",
+            "shared.weight",
+            aliases=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+            ties_when_absent=True,
+        ),
+        embeddings=("encoder.embed_tokens", "decoder.embed_tokens"),
+        folds=folds,
+        ignored=ignored,
+        tiny=tuple({**same, **more} for more in tiny),
+    )
+
+
+T5 = t5_like(
+    "t5",
+    ("T5ForConditionalGeneration", "T5WithLMHeadModel"),
+    ffn=2_048,
+    heads=8,
+    folds=FOLDS,
+    ignored=(_CROSS_BIAS,),
     tiny=(
-        dict(
-            model_type="t5", architectures=["T5ForConditionalGeneration"], vocab_size=61,
-            d_model=24, d_kv=10, d_ff=20, num_layers=3, num_decoder_layers=4, num_heads=4,
-            feed_forward_proj="gated-gelu", tie_word_embeddings=False, is_encoder_decoder=True,
-            pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
-            relative_attention_num_buckets=8, relative_attention_max_distance=16,
-        ),
-        dict(
-            model_type="t5", architectures=["T5ForConditionalGeneration"], vocab_size=61,
-            d_model=24, d_kv=10, d_ff=20, num_layers=3, num_heads=4, is_encoder_decoder=True,
-            pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
-            relative_attention_num_buckets=8, relative_attention_max_distance=16,
-        ),
+        # v1.1 and Flan-T5
+        dict(num_decoder_layers=4, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+        # v1.0
+        dict(),
     ),
-)  # fmt: skip
+)
+
+MT5 = t5_like(
+    "mt5",
+    ("MT5ForConditionalGeneration",),
+    ffn=1_024,
+    heads=6,
+    folds=(),
+    ignored=(_CROSS_BIAS,),
+    tiny=(
+        dict(num_decoder_layers=4, tie_word_embeddings=False),
+        dict(feed_forward_proj="relu"),
+    ),
+)
