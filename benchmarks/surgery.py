@@ -44,7 +44,7 @@ DROPPED = "20-23"
 FIRST_TOKENS = 3
 
 # Run in place of the `regrow` script, it is that script, and leaves its two peaks in KiB.
-_REGROW = """
+REGROW = """
 import atexit, resource, sys
 def peaks():
     with open("/proc/self/status") as status:
@@ -237,7 +237,7 @@ def compare(
     """`regrow prune` and `cp` of the reference, in turn."""
     out, peaks_file = work / "out", work / "peaks"
     prune: list[str | Path] = [
-        sys.executable, "-c", _REGROW, peaks_file, "prune", source, out, "--json", *options,
+        sys.executable, "-c", REGROW, peaks_file, "prune", source, out, "--json", *options,
     ]  # fmt: skip
     carves, wholes, copies, peaks = [], [], [], []
     for _ in range(repeats):

@@ -1,0 +1,464 @@
+"""The cuts of OpenBA-V2 at full size: 15B to 3.4B, stage by stage and all at once.
+
+A checkpoint of OpenBA's shape in bf16 (31 GB) is written, each weight finite and none zero. Then
+`regrow prune` takes it through the stages of the OpenBA-V2 report (arXiv 2405.05957, table 3): the
+layers that it names, hidden, ffn and heads at random, then the vocabulary (rows at random: there is
+no tokenizer here to count with). Before that, one pass from 15B with the same cuts composed. Both
+ways must end in the same files. After each cut the class is built on the meta device, in a process
+of its own, and must have exactly the shapes that were written.
+
+No input fits into the page cache: every timed command begins with none of it in memory and nothing
+left to be written back. Before each cut `cp` copies, without reflinks or holes, as many bytes as
+the cut reads (whole rows, where any of their columns is kept); the copy is removed again. Neither
+`cp` nor carving syncs the disk. Each is timed once.
+
+Memory is the high-water mark of the resident set of the process that carves, and, apart from it, of
+the short-lived process that checks the result. Bytes off the plan are those of all files against
+what the command announced, and of the weights against the sizes in this file.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import reduce
+from math import prod
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from common import Goal, Result, parser, say, show
+from numpy.typing import NDArray
+from surgery import REGROW, bytes_read_and_kept, hold_bytes
+
+from regrow.architectures import Layout
+from regrow.architectures.openba import ffn_value
+from regrow.checkpoint.meta_check import check_on_meta
+from regrow.checkpoint.reader import Checkpoint, open_checkpoint
+from regrow.cuts.choose import choose
+from regrow.cuts.cut import AxisCut, Cut
+from regrow.cuts.request import requested
+from regrow.errors import UserError
+from regrow.pruning import bind_checkpoint
+from regrow.scoring import score
+
+SHARD_BYTES = 21 * 10**8  # the embedding fits into one
+SPARE_BYTES = 10**9
+PEAK_MB = 300
+TIMED_BYTES = 10**9  # the time of a smaller cut is mostly noise, and has no goal
+SEED = 0
+FIRST_TOKENS = 3
+PERIOD = 4_194_301
+"""Random words before they repeat, at another scale: a prime, so that no two rows are alike."""
+SCALES = 8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """An OpenBA model. `encoder`, `decoder`: layers; `ffn`: the effective size."""
+
+    encoder: int
+    decoder: int
+    hidden: int
+    ffn: int
+    heads: int
+    vocab: int
+    head_dim: int = 128
+
+    @property
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes, in the published order."""
+        yield "shared_embedding.weight", (self.vocab, self.hidden)
+        for stack, layers in (("encoder", self.encoder), ("decoder", self.decoder)):
+            for layer in range(layers):
+                yield from self._block(f"{stack}.block.{layer}", stack == "decoder")
+            yield from self._norm(f"{stack}.final_layernorm")
+        yield from _linear("lm_head", self.vocab, self.hidden)
+
+    def _block(self, at: str, decoder: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+        wide = self.heads * self.head_dim
+        yield from self._norm(f"{at}.input_layernorm")
+        yield from _linear(f"{at}.self_attn.qkv", 3 * wide, self.hidden)
+        yield from _linear(f"{at}.self_attn.o", self.hidden, wide)
+        yield from self._norm(f"{at}.post_attn_layernorm")
+        if decoder:
+            yield from _linear(f"{at}.inter_attn.q", wide, self.hidden)
+            yield from _linear(f"{at}.inter_attn.kv", 2 * wide, self.hidden)
+            yield from _linear(f"{at}.inter_attn.o", self.hidden, wide)
+            yield from self._norm(f"{at}.post_inter_attn_layernorm")
+        yield f"{at}.mlp.fc_in.weight", (2 * self.ffn, self.hidden)
+        yield f"{at}.mlp.fc_out.weight", (self.hidden, self.ffn)
+
+    def _norm(self, at: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{at}.weight", (self.hidden,)
+        yield f"{at}.bias", (self.hidden,)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the weights."""
+        return sum(2 * prod(shape) for _, shape in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """As the report counts: the head is not counted beside the embedding."""
+        return sum(prod(shape) for name, shape in self.tensors if not name.startswith("lm_head"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "architectures": ["OpenBAForConditionalGeneration"], "model_type": "openba",
+            "vocab_size": self.vocab, "hidden_size": self.hidden, "kv_channels": self.head_dim,
+            "ffn_hidden_size": ffn_value(self.ffn), "num_layers": self.encoder,
+            "num_decoder_layers": self.decoder, "num_heads": self.heads, "add_qkv_bias": True,
+            "add_ffn_bias": False, "add_lm_head_bias": True, "attention_dropout": 0.0,
+            "hidden_dropout": 0.0, "max_seq_length": 1024, "decoder_max_seq_length": 1024,
+            "initializer_factor": 1.0, "is_encoder_decoder": True, "use_cache": True,
+            "tie_word_embeddings": False, "torch_dtype": "bfloat16", "pad_token_id": 0,
+            "eos_token_id": 1, "decoder_start_token_id": 0,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        count = self.parameters
+        return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.0f}M"
+
+
+def _linear(at: str, rows: int, columns: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{at}.weight", (rows, columns)
+    yield f"{at}.bias", (rows,)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model to begin with, and the widths and vocabulary to end with."""
+
+    original: Sizes
+    hidden: int
+    ffn: int
+    heads: int
+    vocab: int
+
+
+FULL = Family(
+    Sizes(encoder=12, decoder=36, hidden=4096, ffn=11_008, heads=40, vocab=250_880),
+    hidden=2560, ffn=6912, heads=20, vocab=100_000,
+)  # fmt: skip
+SMALL = Family(
+    Sizes(encoder=12, decoder=36, hidden=512, ffn=1536, heads=10, vocab=32_000),
+    hidden=320, ffn=1024, heads=5, vocab=12_000,
+)  # fmt: skip
+
+DROPPED: tuple[Mapping[str, Sequence[int]], ...] = (
+    {"encoder": (4, 8), "decoder": (7, 11, 18, 20, 22, 30)},
+    {"encoder": (6, 10), "decoder": (4, 16, 27)},
+    {"decoder": (10, 24, 33)},
+)
+"""Layers that stages 1 to 3 drop, by their number in the original (report, section 3)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cut. `options`: as `regrow prune` takes them, empty for the vocabulary."""
+
+    name: str
+    sizes: Sizes
+    options: Mapping[str, Any]
+    carve_goal: float
+
+    @property
+    def arguments(self) -> list[str]:
+        """`options` as a command line."""
+        words = []
+        for option, value in self.options.items():
+            values = (
+                [f"{stack}={v}" for stack, v in value.items()]
+                if isinstance(value, Mapping)
+                else [str(value)]
+            )
+            for text in values:
+                words += ["--" + option.replace("_", "-"), text]
+        return words
+
+
+def stages_of(family: Family) -> list[Stage]:
+    """The stages of the report, layers by their number at that stage."""
+    sizes, stages = family.original, []
+    gone: dict[str, list[int]] = {"encoder": [], "decoder": []}
+    for number, dropped in enumerate(DROPPED, start=1):
+        now = {stack: renumbered(layers, gone[stack]) for stack, layers in dropped.items()}
+        for stack, layers in dropped.items():
+            gone[stack] += layers
+        sizes = replace(
+            sizes,
+            encoder=family.original.encoder - len(gone["encoder"]),
+            decoder=family.original.decoder - len(gone["decoder"]),
+        )
+        listed = {stack: ",".join(map(str, layers)) for stack, layers in now.items()}
+        stages.append(Stage(f"stage {number}, layers", sizes, {"drop_layers": listed}, 1.2))
+    widths = {"hidden": family.hidden, "ffn": family.ffn, "heads": family.heads}
+    sizes = replace(sizes, **widths)
+    stages.append(Stage("stage 4, widths", sizes, {**widths, "by": "random", "seed": SEED}, 2))
+    stages.append(Stage("vocabulary", replace(sizes, vocab=family.vocab), {}, 2))
+    return stages
+
+
+def renumbered(layers: Sequence[int], gone: Sequence[int]) -> list[int]:
+    """Numbers of layers once others are gone."""
+    return [layer - sum(other < layer for other in gone) for layer in layers]
+
+
+def choose_cuts(stages: Sequence[Stage], checkpoint: Checkpoint, layout: Layout) -> list[Cut]:
+    """What `regrow prune` will choose at each stage, known from the sizes alone."""
+    cuts = []
+    for stage in stages:
+        options = {k: v for k, v in stage.options.items() if k not in ("by", "seed")}
+        if options:
+            sizes, given = requested(layout, options)
+            drawn = [name for name in sizes if name not in given]
+            scores = score(checkpoint, layout, drawn, by="random", seed=SEED)
+            cut = choose(layout, checkpoint.fingerprint, sizes, scores, given)
+        else:
+            kept = random_rows(layout.sizes["vocab"], stage.sizes.vocab)
+            axes = {"vocab": AxisCut(layout.sizes["vocab"], kept)}
+            cut = Cut(checkpoint.fingerprint, axes)
+        cuts.append(cut)
+        layout = layout.resized(cut.sizes)
+    return cuts
+
+
+def random_rows(size: int, kept: int) -> NDArray[np.int64]:
+    """Rows of the embedding to keep; the special tokens at its start are among them."""
+    others = np.random.default_rng(SEED).permutation(size - FIRST_TOKENS) + FIRST_TOKENS
+    return np.concatenate((np.arange(FIRST_TOKENS), np.sort(others[: kept - FIRST_TOKENS])))
+
+
+def write_model(model: Sizes, directory: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """A bf16 checkpoint in shards; magnitudes lie between 2^-21 and 2^-5."""
+    bits = np.random.default_rng(SEED).integers(0, 2**16, PERIOD, np.uint16)
+    words = bits & np.uint16(0x80FF) | np.uint16(0x3C00)
+    scaled = [memoryview((words - np.uint16(k << 8)).tobytes()) for k in range(SCALES)]
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    filled = 0
+    for name, shape in model.tensors:
+        size = 2 * prod(shape)
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = shape
+        filled += size
+    directory.mkdir()
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    stopped = threading.Event()
+
+    def write(name: str, shard: Mapping[str, tuple[int, ...]], start: int) -> None:
+        header, end = {}, 0
+        for tensor, shape in shard.items():
+            begin, end = end, end + 2 * prod(shape)
+            header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        text = json.dumps(header).encode()
+        with (directory / name).open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            at, stop = start, start + end
+            while at < stop and not stopped.is_set():
+                cycle, offset = divmod(at, 2 * PERIOD)
+                block = scaled[cycle % SCALES][offset : offset + stop - at]
+                out.write(block)
+                at += len(block)
+            out.flush()
+            os.fsync(out.fileno())
+
+    starts = np.cumsum([0, *(sum(2 * prod(s) for s in shard.values()) for shard in shards)])
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            list(pool.map(write, names, shards, starts[:-1].tolist()))
+        except BaseException:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    weight_map = {
+        tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard
+    }
+    index = {"metadata": {"total_size": model.nbytes}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "config.json").write_text(json.dumps(model.config, indent=2))
+
+
+def cool(directory: Path) -> None:
+    """Write the files to disk and take them out of the page cache."""
+    for path in directory.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def seconds_of(command: Sequence[str | Path]) -> tuple[float, str]:
+    """Wall time of a command and what it printed."""
+    os.sync()
+    began = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{command[0]} failed ({done.returncode})")
+    return seconds, done.stdout
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall times in seconds."""
+
+    cp: float
+    whole: float
+
+
+def cut_once(
+    name: str, work: Path, source: Path, out: Path, stage: Stage, cut: Cut, options: Sequence[str]
+) -> tuple[Timing, list[Result]]:
+    """`cp` of the bytes that are read, then `regrow prune`; the result stays in `out`."""
+    checkpoint = open_checkpoint(source)
+    layout = bind_checkpoint(checkpoint)
+    read, kept = bytes_read_and_kept(checkpoint, layout, cut)
+    say(f"{name}: {read / 1e9:.2f} GB read, {kept / 1e9:.2f} GB kept")
+
+    reference, copied = work / "reference", work / "copied"
+    hold_bytes(checkpoint.files, read, reference)
+    copied.mkdir()
+    cool(reference)
+    files = sorted(reference.iterdir())
+    cp, _ = seconds_of(["cp", "--reflink=never", "--sparse=never", *files, copied])
+    shutil.rmtree(copied)
+    shutil.rmtree(reference)
+
+    peaks_file = work / "peaks"
+    cool(source)
+    whole, printed = seconds_of(
+        [sys.executable, "-c", REGROW, peaks_file, "prune", source, out, "--json", *options]
+    )
+    done = json.loads(printed)
+    own, child = (1024 * int(kib) / 1e6 for kib in peaks_file.read_text().split())
+    say(f"  cp {cp:.1f} s, carve {done['seconds']:.1f} s, command {whole:.1f} s, {own:.0f} MB")
+
+    result = open_checkpoint(out)
+    written = sum(path.stat().st_size for path in out.iterdir())
+    weights = sum(info.nbytes for info in result.tensors.values())
+    off = abs(written - done["nbytes"]) + abs(weights - stage.sizes.nbytes)
+    shapes = {tensor: info.shape for tensor, info in result.tensors.items()}
+    check_on_meta(result.config, result.config["architectures"][0], shapes)
+
+    peer = "cp of the bytes read"
+    goal = Goal("ratio", "<=", stage.carve_goal) if read > TIMED_BYTES else None
+    return Timing(cp, whole), [
+        Result(f"{name}: carving", done["seconds"], "s", peer, cp, goal),
+        Result(f"{name}: whole command", whole, "s", peer, cp),
+        Result(f"{name}: peak memory", own, "MB", goal=Goal("value", "<=", PEAK_MB)),
+        Result(f"{name}: peak memory of the check", child, "MB"),
+        Result(f"{name}: weights", weights / 1e9, "GB"),
+        Result(f"{name}: bytes off the plan", off, "bytes", goal=Goal("value", "<=", 0)),
+    ]
+
+
+def measure(family: Family, work: Path) -> list[Result]:
+    """All numbers of one model."""
+    original, stages = family.original, stages_of(family)
+    source, out, cut_file = work / "model", work / "out", work / "cut.json"
+    say(f"{original}: writing {original.nbytes / 1e9:.1f} GB")
+    began = time.perf_counter()
+    write_model(original, source)
+    say(f"  {time.perf_counter() - began:.1f} s")
+    checkpoint = open_checkpoint(source)
+    cuts = choose_cuts(stages, checkpoint, bind_checkpoint(checkpoint))
+
+    at_once = reduce(Cut.then, cuts)
+    at_once.save(cut_file)
+    name = f"{original} -> {stages[-1].sizes}, all at once"
+    last = replace(stages[-1], carve_goal=2)
+    _, results = cut_once(name, work, source, out, last, at_once, ["--cut", str(cut_file)])
+    wanted = digests(out)
+    shutil.rmtree(out)
+
+    timings, before = [], original
+    for number, (stage, cut) in enumerate(zip(stages, cuts, strict=True), start=1):
+        out = work / f"stage-{number}"
+        options = stage.arguments
+        if not options:
+            Cut(open_checkpoint(source).fingerprint, cut.axes).save(cut_file)
+            options = ["--cut", str(cut_file)]
+        name = f"{before} -> {stage.sizes}, {stage.name}"
+        timing, rows = cut_once(name, work, source, out, stage, cut, options)
+        timings.append(timing)
+        results += rows
+        shutil.rmtree(source)
+        source, before = out, stage.sizes
+    found = digests(source)
+    differing = sum(wanted.get(n) != found.get(n) for n in wanted.keys() | found.keys())
+    shutil.rmtree(source)
+    return [
+        *results,
+        Result(
+            f"{original} -> {before}, all stages: whole commands", sum(t.whole for t in timings),
+            "s", "cp of the bytes read", sum(t.cp for t in timings),
+            Goal("ratio", "<=", 2) if family is FULL else None,  # small ones mostly import
+        ),
+        Result(
+            "stage by stage and all at once: weight files that differ", differing, "files",
+            goal=Goal("value", "<=", 0),
+        ),
+    ]  # fmt: skip
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """SHA-256 of the weight files by name."""
+    found = {}
+    for path in directory.glob("*.safetensors"):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def bytes_needed(family: Family) -> int:
+    """Free disk at the fullest moment: the original, a part of one shard, and stage 1 beside it."""
+    beside = stages_of(family)[0].sizes.nbytes
+    return family.original.nbytes + min(SHARD_BYTES, beside) + beside + SPARE_BYTES
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument(
+        "--work", type=Path, required=True, help="a directory on the disk that is measured"
+    )
+    options: argparse.Namespace = made.parse_args(arguments)
+    family = SMALL if options.quick else FULL
+    options.work.mkdir(parents=True, exist_ok=True)
+    needed, free = bytes_needed(family), shutil.disk_usage(options.work).free
+    if free < needed:
+        raise SystemExit(
+            f"{options.work}: {needed / 1e9:.0f} GB are needed, {free / 1e9:.0f} are free"
+        )
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit("stopped")
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    with tempfile.TemporaryDirectory(prefix="openba15b-", dir=options.work) as name:
+        try:
+            results = measure(family, Path(name).resolve())
+        except UserError as error:
+            raise SystemExit(str(error)) from error
+    show(results, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
