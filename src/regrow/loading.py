@@ -47,16 +47,31 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
 
     Raises UserError where transformers cannot load it.
     """
-    import transformers
-
     config = load_config(directory)
     with refusals(f"{directory}: a model that transformers cannot load"):
-        auto = (
-            transformers.AutoModelForSeq2SeqLM
-            if config.is_encoder_decoder
-            else transformers.AutoModelForCausalLM
-        )
-        return auto.from_pretrained(directory, dtype=dtype, **_LOCAL).eval()
+        return _auto(config).from_pretrained(directory, dtype=dtype, **_LOCAL).eval()
+
+
+def load_without_weights(directory: Path) -> Any:
+    """What `load_model` gives, with float32 parameters on the meta device and buffers as they are.
+
+    Needs accelerate. Raises UserError where transformers cannot build it.
+    """
+    import torch
+    from accelerate import init_empty_weights
+
+    config = load_config(directory)
+    problem = f"{directory}: a model that transformers cannot load"
+    with refusals(problem), init_empty_weights(include_buffers=False):
+        return _auto(config).from_config(config, dtype=torch.float32).eval()
+
+
+def _auto(config: Any) -> Any:
+    import transformers
+
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
 
 
 # No code of the directory's own, and no question on the terminal whether to run it.

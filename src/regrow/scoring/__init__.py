@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from regrow.errors import UserError
 from regrow.loading import load_model, load_tokenizer
 from regrow.scoring import activation, influence
 from regrow.scoring.calibration import TOKENS
+from regrow.scoring.memory import available_memory
 from regrow.scoring.random import random_scores
 
 if TYPE_CHECKING:
@@ -73,6 +75,10 @@ wanted, layers are named by number.
 """
 
 
+FREE = 0.1
+"""Of available memory, what a model's weights leave to its activations."""
+
+
 def score(
     checkpoint: Checkpoint,
     layout: Layout,
@@ -91,8 +97,11 @@ def score(
     of the text are read. Key-value heads score the mean of the query heads that read them, so
     asking for them gives the scores of their query heads too.
 
+    A model whose float32 weights do not fit in available memory is read one layer at a time
+    (scoring/offload.py), which gives the same scores to rounding; that is said through `notify`.
+
     Raises UserError, before the model is loaded, where a score does not go with an axis or lacks
-    its text, and where the model's activations are not finite.
+    its text or the package that offloads, and where the model's activations are not finite.
     """
     wanted = _scorers(layout, axes, by)
     needs = [name for name, scorer in wanted.items() if SCORERS[scorer].needs_text]
@@ -106,6 +115,11 @@ def score(
     from regrow.scoring.calibration import draw_calibration
 
     directory = checkpoint.directory
+    too_large = _memory_problem(directory, layout)
+    if too_large:
+        from regrow.scoring.offload import check_offload
+
+        check_offload(too_large)
     tokenizer = load_tokenizer(directory)
     calibration = draw_calibration(documents(), tokenizer, tokens=tokens, seed=seed, notify=notify)
     largest, rows = max(int(piece.max()) for piece in calibration.pieces), layout.sizes["vocab"]
@@ -114,9 +128,21 @@ def score(
             f"{directory}: its tokenizer gives the id {largest:,}, but the embedding has {rows:,} "
             "rows; put the model's own tokenizer there"
         )
-    model = load_model(directory)
+    if not too_large:
+        model = load_model(directory)
+        notify(f"scoring on {calibration.tokens:,} tokens")
+        return score_model(model, layout, axes, by=by, calibration=calibration, seed=seed)
+
+    from regrow.scoring.observe import BATCH_TOKENS, observe
+    from regrow.scoring.offload import BATCHES, load_offloaded
+
+    notify(f"{too_large}; reading it one layer at a time")
+    model, run = load_offloaded(checkpoint, layout)
     notify(f"scoring on {calibration.tokens:,} tokens")
-    return score_model(model, layout, axes, by=by, calibration=calibration, seed=seed)
+    batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
+    statistics = _statistics(layout, wanted)
+    observed = observe(model, layout, statistics, calibration, batch_tokens=batch_tokens, run=run)
+    return _scores(layout, wanted, seed, observed)
 
 
 def score_model(
@@ -132,12 +158,27 @@ def score_model(
     from regrow.scoring.observe import observe
 
     wanted = _scorers(layout, axes, by)
-    statistics = {
+    observed = observe(model, layout, _statistics(layout, wanted), calibration)
+    return _scores(layout, wanted, seed, observed)
+
+
+def _memory_problem(directory: Path, layout: Layout) -> str | None:
+    """What does not fit, or None where the model does."""
+    needed, available = 4 * layout.parameters(), available_memory()
+    if needed <= (1 - FREE) * available:
+        return None
+    return (
+        f"{directory}: {needed / 1e9:,.1f} GB of float32 weights do not fit in "
+        f"{available / 1e9:,.1f} GB of free memory"
+    )
+
+
+def _statistics(layout: Layout, wanted: Mapping[str, str]) -> "dict[str, Statistic]":
+    return {
         name: SCORERS[scorer].statistics[layout.blueprint.axis(name).kind]
         for name, scorer in wanted.items()
         if SCORERS[scorer].needs_text
     }
-    return _scores(layout, wanted, seed, observe(model, layout, statistics, calibration))
 
 
 def _scorers(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What a model does with a text, as running means: no activation outlives its layer."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,16 @@ Statistic = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 The first two are [tokens, width], the result is [tokens, size], or [tokens, 1] for layers.
 """
 
+Pass = Callable[[], None]
+"""One batch through the model."""
+
+Run = Callable[[Sequence[Pass]], None]
+"""Runs all passes to their end, in one thread or in a thread each."""
+
 BATCH_TOKENS = 2_048
+
+_is_text: ContextVar[Tensor] = ContextVar("_is_text")
+"""Where the batch of this thread has tokens, [pieces, tokens]."""
 
 
 class _Mean:
@@ -41,6 +51,12 @@ class _Mean:
         return mean
 
 
+def one_by_one(passes: Sequence[Pass]) -> None:
+    """For a model in memory."""
+    for each in passes:
+        each()
+
+
 def observe(
     model: nn.Module,
     layout: Layout,
@@ -48,16 +64,18 @@ def observe(
     calibration: Calibration,
     *,
     batch_tokens: int = BATCH_TOKENS,
+    run: Run = one_by_one,
 ) -> dict[str, NDArray[np.float64]]:
     """Means over all calibration tokens at the sites of each axis, [sites, size] in float64.
 
     `model`: of transformers, in evaluation mode. `statistics`: by axis name. Sites stand in the
     order of the blueprint's patterns, layer by layer. An encoder-decoder reads the text in the
-    encoder, and predicts the same text in the decoder.
+    encoder, and predicts the same text in the decoder. The head is not run.
     """
     means: dict[str, list[_Mean]] = {name: [] for name in statistics}
     device = next(model.parameters()).device
-    is_text: list[Tensor] = []
+    if device.type == "meta":
+        device = torch.device("cpu")  # where offloaded weights go when they are read
 
     def see(
         mean: _Mean, statistic: Statistic, size: int,
@@ -65,33 +83,41 @@ def observe(
     ) -> None:  # fmt: skip
         read = args[0] if args else kwargs["hidden_states"]
         wrote = output[0] if isinstance(output, tuple) else output
-        mean.add(statistic(module, read[is_text[0]], wrote[is_text[0]], size))
+        is_text = _is_text.get()
+        mean.add(statistic(module, read[is_text], wrote[is_text], size))
 
     with contextlib.ExitStack() as stack:
         for name, statistic in statistics.items():
-            for site in _sites(layout, layout.blueprint.axis(name)):
+            for site in sites(layout, layout.blueprint.axis(name)):
                 mean = _Mean()
                 means[name].append(mean)
                 hook = partial(see, mean, statistic, layout.sizes[name])
                 handle = model.get_submodule(site).register_forward_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
-        for ids, mask in calibration.batches(batch_tokens):
-            is_text[:] = [torch.from_numpy(mask).to(device)]
-            _forward(model, torch.from_numpy(ids).to(device), is_text[0])
+        run(
+            [
+                partial(_forward, model, torch.from_numpy(ids), torch.from_numpy(mask), device)
+                for ids, mask in calibration.batches(batch_tokens)
+            ]
+        )
     return {name: np.stack([mean.value() for mean in found]) for name, found in means.items()}
 
 
 @torch.no_grad()
-def _forward(model: Any, ids: Tensor, mask: Tensor) -> None:
+def _forward(model: Any, ids: Tensor, mask: Tensor, device: torch.device) -> None:
+    ids, mask = ids.to(device), mask.to(device)
+    _is_text.set(mask)
     if not model.config.is_encoder_decoder:
         # Filled up on the right, which nothing before sees: causal attention needs no mask.
         model.base_model(input_ids=ids, use_cache=False)
         return
+    # Stack by stack: not every class has a base model, one without the head.
+    source = model.get_encoder()(input_ids=ids, attention_mask=mask.long())
     start = torch.full_like(ids[:, :1], _decoder_start(model.config))
-    model.base_model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1),
+    model.get_decoder()(
+        input_ids=torch.cat([start, ids[:, :-1]], dim=1),
+        encoder_hidden_states=source.last_hidden_state,
+        encoder_attention_mask=mask.long(),
         use_cache=False,
     )
 
@@ -103,7 +129,7 @@ def _decoder_start(config: Any) -> int:
     return int(start)
 
 
-def _sites(layout: Layout, axis: Axis) -> Iterator[str]:
+def sites(layout: Layout, axis: Axis) -> Iterator[str]:
     """Names of the modules where an axis can be seen at work."""
     layers = [a.name for a in layout.blueprint.axes if a.kind == "layer"]
     for pattern in axis.sites:

@@ -1,0 +1,56 @@
+"""How much memory a process can still take, by what the operating system reports."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process can take without swapping.
+
+    The kernel's estimate (MemAvailable), or what a control group leaves where that is less: the
+    limit of a container or of a batch job, in version 1 or 2. Where there is no such file (not
+    Linux), physical memory. `root`: of /proc and /sys.
+    """
+    return min([_system(root), *_control_groups(root)])
+
+
+def _system(root: Path) -> int:
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(values["MemAvailable"].split()[0]) * 1024
+
+
+def _control_groups(root: Path) -> Iterator[int]:
+    """What each limit leaves, of the group of this process and of all groups around it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, limit, usage = "sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base = "sys/fs/cgroup/memory"
+            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        # Inside a container the path may be that of the host: then only the last is there.
+        for place in (group, *group.parents):
+            directory = root / base / place
+            try:
+                bound = (directory / limit).read_text(encoding="ascii").strip()
+                if bound == "max":
+                    continue
+                used = int((directory / usage).read_text(encoding="ascii"))
+                statistics = (directory / "memory.stat").read_text(encoding="ascii")
+            except OSError:
+                continue
+            # Cached pages of files count as used, and are given up when memory is short.
+            cached = dict(entry.split() for entry in statistics.splitlines()).get("inactive_file")
+            yield max(0, int(bound) - used + int(cached or 0))
