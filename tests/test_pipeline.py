@@ -23,6 +23,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import regrow
+from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.save import save_trained
@@ -31,7 +32,7 @@ from regrow.ledger import read_entries
 from regrow.pipeline import Result, Update
 from regrow.pruning import bind_checkpoint
 from regrow.summary import summarise
-from tests.tiny import sentences, write_model, write_text, write_tiny
+from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_tiny
 
 Recipe = dict[str, Any]
 SAME = ["original", "recipe", "texts"]
@@ -478,18 +479,18 @@ def test_a_changed_original_is_noticed(finished: Finished, tmp_path: Path, name:
 def test_a_control_can_be_added_later(finished: Finished, tmp_path: Path) -> None:
     out = finished.copied(tmp_path / "run")
     before, models = entries(out), contents(out / "stages")
-    go(finished.recipe, out, control=True)
+    go(finished.recipe, out, compare=["control"])
     after = entries(out)
     assert list(after) == [*ALL, "control/recover", "control/measure"]
     assert all(after[name] == before[name] for name in ALL)
     assert all(contents(out / "stages")[path] == data for path, data in models.items())
     assert after["control/recover"].outputs["tokens"] == 320 + 128 + 128
     summary = summarise(out)
-    assert [row.role for row in summary.models] == ["original", *["stage"] * 3, "control"]
+    assert [row.role for row in summary.models] == ["original", *["stage"] * 3, "comparison"]
     assert "576 tokens" in summary.models[-1].note
     done = contents(out)
     go(finished.recipe, out)
-    go(finished.recipe, out, control=True)
+    go(finished.recipe, out, compare=["control"])
     assert contents(out) == done
     with pytest.raises(UserError, match=r"invalidates width, vocabulary, result \(answers\), con"):
         go(as_changed(finished, "a recovery"), out)
@@ -514,6 +515,11 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
     def at_home(key: str, name: str) -> Callable[[Finished], Recipe]:
         return lambda f: f.changed((key, str(f.home / name)))
 
+    def no_sentinels(f: Finished) -> Recipe:
+        layers = {"encoder": 2, "decoder": 3}
+        stages = [{"name": "depth", "cut": {"layers": layers}, "recover": recover(64)}]
+        return f.changed(("model", str(f.home / "t5")), ("stages", stages))
+
     yield "no train text", at_home("data.train", "none.txt"), "data.train: .*none.txt: no such file"
     yield "no held-out text", at_home("data.heldout.x", "none.txt"), "data.heldout.x: .*no such f"
     yield "empty text", at_home("data.heldout.x", "empty.txt"), "data.heldout.x: .*no text"
@@ -524,7 +530,15 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
         at_home("data.train", "short.txt"),
         (r"data.train: \d+ tokens, less than one row of 32 \(stages: \w+: recover.row_length\)"),
     )
-    yield "T5", at_home("model", "t5"), "model: t5 can be cut .* but not yet trained"
+    yield "T5 without sentinels", no_sentinels, "no sentinel <extra_id_0>"
+    yield (
+        "which stack",
+        at_home("model", "t5"),
+        (
+            r"stages: depth: layers 3: t5 has 2 stacks; write layers: \{encoder: 3\} or "
+            r"layers: \{decoder: 3\}"
+        ),
+    )
     yield "no model", at_home("model", "none"), "none: no such directory"
     yield (
         "no tokenizer",
@@ -539,7 +553,7 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
     yield "later heads", second(heads=3), "stages: b: head: 3 heads on 2 key-value heads"
     yield "vocabulary", second(vocab_size=9), "stages: b: vocabulary size 9 is too small: the least"
     yield "large vocabulary", second(vocab_size=400), "stages: b: vocab: 400 is not between 1"
-    yield "stack", second(ffn={"decoder": 8}), "stages: b: ffn decoder=8: llama has no decoder"
+    yield "stack", second(ffn={"decoder": 8}), r"stages: b: ffn: \{decoder: 8\}: llama has no dec"
     yield "score", second(ffn=24, by="influence"), "stages: b: cut.by: influence scores layer, not"
     yield "no cut", second(cut="/none.json"), "stages: b: /none.json: no such file"
     yield (
@@ -565,7 +579,9 @@ REFUSED = {name: (make, message) for name, make, message in _refused()}
 def wrong(finished: Finished) -> Finished:
     """Beside the run, what cannot be run."""
     home = finished.home
-    write_tiny(T5, home / "t5")
+    write_tiny(T5, home / "t5", vocab_size=400)
+    for path in (home / "m").glob("tokenizer*"):
+        shutil.copy(path, home / "t5")
     regrow.prune(home / "m", home / "cut", drop_layers="1")
     (home / "empty.txt").touch()
     (home / "blank.jsonl").write_text('{"text": "  "}\n')
@@ -613,6 +629,91 @@ def test_the_disk_must_have_room(
     go(finished.recipe, out)  # nothing to do needs no room
 
 
+# Encoder-decoders and comparisons
+
+
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """An OpenBA in two cuts and a recovery without a cut, beside both comparisons."""
+    home = tmp_path_factory.mktemp("seq2seq")
+    write_seq2seq(home / "m", OPENBA)
+    write_text(home / "train.jsonl", sentences(40))
+    write_text(home / "heldout.jsonl", sentences(4, seed=1))
+    cut = {"calibration_tokens": 512}
+    recipe: Recipe = {
+        "name": "tiny", "model": str(home / "m"), "seed": 3, "threads": 1,
+        "data": {"train": str(home / "train.jsonl"),
+                 "heldout": {"domain": str(home / "heldout.jsonl")}},
+        "prompts": ["The river"], "answer_tokens": 3,
+        "stages": [
+            {"name": "depth", "cut": {"layers": {"encoder": 2, "decoder": 3}, **cut},
+             "recover": recover(320, evaluate_every=128)},
+            {"name": "width", "cut": {"ffn": 256, "hidden": 16, "heads": 2, **cut},
+             "recover": recover(128)},
+            {"name": "longer", "recover": recover(128)},
+        ],
+    }  # fmt: skip
+    result = go(recipe, home / "run", compare=["control", "at-once"])
+    return Finished(home, recipe, home / "run", result, [], [])
+
+
+def test_an_encoder_decoder_is_cut_and_recovered(filled: Finished) -> None:
+    done = entries(filled.out)
+    assert list(done)[4:] == [
+        "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure",
+        "width/carve", "width/measure-cut", "width/recover", "width/measure",
+        "longer/recover", "longer/measure", "result/samples",
+        "control/recover", "control/measure",
+        "at-once/carve", "at-once/measure-cut", "at-once/recover", "at-once/measure",
+    ]  # fmt: skip
+    for name in ("depth/measure", "width/measure", "longer/measure", "at-once/measure"):
+        domain = done[name].outputs["heldout"]["domain"]
+        assert domain["bits_per_byte"] is None
+        assert 0 < domain["loss_per_token"] < 20
+    config = json.loads((filled.result.model / "config.json").read_text())
+    assert (config["num_layers"], config["num_decoder_layers"]) == (2, 3)
+    assert config["auto_map"]["AutoConfig"] == "configuration_openba.OpenBAConfig"
+    assert regrow.verify(filled.result.model).ok
+    assert regrow.generate(filled.result.model, "The river", max_new_tokens=2) is not None
+
+
+def test_the_comparisons_have_the_same_sizes_and_tokens(filled: Finished) -> None:
+    summary = summarise(filled.out)
+    rows = {row.name: row for row in summary.models}
+    assert [row.role for row in summary.models] == ["original", *["stage"] * 3, *["comparison"] * 2]
+    assert rows["at-once"].parameters == rows["longer"].parameters
+    assert rows["control"].parameters == rows["original"].parameters
+    assert rows["at-once"].after_cut.keys() == rows["at-once"].after_recovery.keys() == {"domain"}
+    done = entries(filled.out)
+    budget = sum(done[f"{name}/recover"].outputs["tokens"] for name in ("depth", "width", "longer"))
+    for name in ("control", "at-once"):
+        assert done[f"{name}/recover"].outputs["tokens"] == pytest.approx(budget, abs=128)
+    stages = {stage.name: stage for stage in summary.stages}
+    assert list(stages) == ["depth", "width", "longer"]
+    assert stages["longer"].cut == ""
+    assert stages["longer"].done
+    page = (filled.out / "report.html").read_text(encoding="utf-8")
+    assert "at-once" in page
+
+
+def test_a_killed_encoder_decoder_run_goes_on(filled: Finished, tmp_path: Path) -> None:
+    whole = (filled.out / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    out = tmp_path / "run"
+    out.mkdir()
+    shutil.copytree(filled.out / "stages/width", out / "stages/width")
+    shutil.copytree(filled.out / "stages/depth", out / "stages/depth")
+    (out / "ledger.jsonl").write_bytes(b"".join(whole[: 4 + 8]))
+    go(filled.recipe, out)
+    result = "stages/longer/model/model.safetensors"
+    assert (out / result).read_bytes() == (filled.out / result).read_bytes()
+
+
+def test_an_original_as_published_is_trained_with_its_code(filled: Finished) -> None:
+    control = filled.out / "stages/control/model"
+    assert (control / "modeling_openba.py").is_file()
+    assert json.loads((control / "config.json").read_text())["auto_map"]
+
+
 # The report
 
 
@@ -644,7 +745,7 @@ def test_a_run_without_recovery(finished: Finished, tmp_path: Path) -> None:
     assert row.after_cut.keys() == original.after_recovery.keys()
     assert row.after_recovery == {}
     assert row.generation_tokens_per_second is not None
-    go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run", control=True)
+    go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run", compare=["control"])
     assert "control/recover" not in entries(tmp_path / "run")
 
 

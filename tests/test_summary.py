@@ -85,7 +85,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert [text.name for text in summary.texts] == ["train", "domain"]
     assert [(row.name, row.role, row.parameters) for row in summary.models] == [
         ("original", "original", 100), ("depth", "stage", 80), ("words", "stage", 70),
-        ("control", "control", 100),
+        ("control", "comparison", 100),
     ]  # fmt: skip
     original, depth, words, control = summary.models
     assert (original.after_cut, original.after_recovery["domain"].loss) == ({}, 4.0)

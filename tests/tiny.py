@@ -80,10 +80,11 @@ def write_text(path: Path, documents: Sequence[str]) -> Path:
     return path
 
 
-def add_tokenizer(directory: Path, size: int = 320) -> Path:
+def add_tokenizer(directory: Path, size: int = 320, sentinels: int = 0) -> Path:
     """Train a byte-level BPE on made-up sentences and save it as a user's tokenizer is saved.
 
-    Ids 0 to 2 are <pad>, <bos> and <eos>; `size` counts them and the 256 bytes.
+    Ids 0 to 2 are <pad>, <bos> and <eos>; `size` counts them and the 256 bytes. `sentinels`:
+    tokens <extra_id_N> beyond that, whose ids fall as N rises.
     """
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,8 +100,18 @@ def add_tokenizer(directory: Path, size: int = 320) -> Path:
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
+    names = [f"<extra_id_{number}>" for number in reversed(range(sentinels))]
+    tokenizer.add_special_tokens({"additional_special_tokens": names})
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def write_seq2seq(out: Path, blueprint: Blueprint, number: int = 0, **changes: Any) -> Path:
+    """A complete tiny encoder-decoder with a tokenizer of 320 tokens and 8 sentinels."""
+    tokens = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    write_tiny(blueprint, out, number, **{"vocab_size": 330, **tokens, **changes})
+    (out / "generation_config.json").write_text(json.dumps(tokens), encoding="utf-8")
+    return add_tokenizer(out, sentinels=8)
 
 
 def write_model(out: Path, **changes: Any) -> Path:

@@ -18,9 +18,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """CPU by name, threads in use, memory in bytes."""
-    return {"cpu": _cpu(), "threads": threads, "memory": _memory()}
+def machine() -> dict[str, Any]:
+    """CPU by name, threads in use, memory in bytes, and the type in which matrices multiply."""
+    import torch
+
+    from regrow.precision import resolve_precision
+
+    return {
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "memory": _memory(),
+        "products": resolve_precision("auto", torch.device("cpu")),
+    }
 
 
 def command() -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.errors import UserError
-from regrow.loading import load_config, load_model, load_tokenizer
+from regrow.loading import load_model, load_tokenizer
 
 
 def generate_text(directory: Path, prompt: str, max_new_tokens: int) -> str:
@@ -17,8 +17,6 @@ def generate_text(directory: Path, prompt: str, max_new_tokens: int) -> str:
     open_checkpoint(directory)
     from regrow.evaluation.generation import generate
 
-    if load_config(directory).is_encoder_decoder:
-        raise UserError(f"{directory}: an encoder-decoder; generate takes decoders for now")
     tokenizer = load_tokenizer(directory)
     model = load_model(directory, dtype="auto")
     return generate(model, tokenizer, prompt, max_new_tokens)

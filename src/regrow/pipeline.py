@@ -9,13 +9,13 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from regrow import environment
+from regrow import environment, measuring
 from regrow.checkpoint.carve import check_free_space
 from regrow.checkpoint.gguf import SOURCE_FILE
 from regrow.checkpoint.meta_check import check_on_meta
@@ -27,25 +27,22 @@ from regrow.cuts.cut import Cut
 from regrow.errors import UserError
 from regrow.files import read_json_object, sync_directory, write_atomically
 from regrow.ledger import FILE_NAME, Entry, Ledger, Step
-from regrow.loading import load_model, load_tokenizer
-from regrow.prechecks import (
-    check_readable,
-    check_training_text,
-    parameters_by_stage,
-)
+from regrow.loading import load_config, load_model, load_tokenizer
+from regrow.measuring import model_facts
+from regrow.prechecks import at_once, check_readable, check_training_text, layouts_by_stage
 from regrow.progress import Clock, Piece
 from regrow.pruning import bind_checkpoint, files_sha256, prune_checkpoint, repeat_cut
-from regrow.recipe import Recipe, Stage
-from regrow.steps import STAGES, TRAINING_FILE, control_settings, find_changes, plan_steps
-from regrow.training.settings import RecoverySettings
-
-if TYPE_CHECKING:
-    from regrow.evaluation.heldout import HeldoutLoss
-
-_SPEED_PROMPT = "Write a short story about a river."
-_SPEED_TOKENS = 32
-_MEASURE_ROW = 512
-_MOST_REASONS = 4
+from regrow.recipe import CutSpec, Recipe, Stage
+from regrow.run_checks import bytes_needed, check_apart, done_elsewhere, refuse_changes
+from regrow.steps import (
+    AT_ONCE,
+    CONTROL,
+    STAGES,
+    TRAINING_FILE,
+    control_settings,
+    find_changes,
+    plan_steps,
+)
 
 Say = Callable[[str], None]
 
@@ -80,15 +77,16 @@ def run(
     out: Path,
     *,
     recipe_text: str = "",
-    control: bool = False,
+    compare: Collection[str] = (),
     redo: bool = False,
     say: Say = lambda _: None,
     watch: Watch = lambda _: None,
 ) -> Result:
     """Run all stages of a recipe in the directory `out`, from where an earlier run stood.
 
-    `control`: train the original on the same tokens too, for an honest comparison. `redo`: where
-    the recipe changed, do again what that invalidates; without it a change is an error.
+    `compare`: what else is trained on the same tokens: "control", the original; "at-once", the
+    original with all cuts made in one. `redo`: where the recipe changed, do again what that
+    invalidates; without it a change is an error.
     Raises UserError before any work at whatever cannot be.
     """
     import torch
@@ -96,7 +94,7 @@ def run(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     with Ledger(out) as ledger:
-        work = _Run(recipe, out, ledger, recipe_text, control, say, watch)
+        work = _Run(recipe, out, ledger, recipe_text, compare, say, watch)
         work.check(redo)
         work.all_steps()
         return work.finish()
@@ -111,7 +109,7 @@ class _Run:
         out: Path,
         ledger: Ledger,
         recipe_text: str,
-        control: bool,
+        compare: Collection[str],
         say: Say,
         watch: Watch,
     ) -> None:
@@ -119,25 +117,28 @@ class _Run:
         self.out = out
         self.ledger = ledger
         self.recipe_text = recipe_text
-        self.control = control
         self.say = say
         self.watch = watch
         check_readable(recipe.data)
         self.original = resolve_model(recipe.model, out / "original", say)
-        _check_apart(out, self.original)
+        check_apart(out, self.original)
         self.source = open_checkpoint(self.original)
         self.layout = bind_checkpoint(self.source)
-        if self.layout.blueprint.is_encoder_decoder:
-            raise UserError(
-                f"model: {self.layout.blueprint.model_type} can be cut (regrow prune) but not yet "
-                "trained, so no recipe can be run with it"
-            )
         check_on_meta(
             self.source.config, self.layout.blueprint.architectures[0], self.layout.shapes,
             str(self.original / "config.json"),
         )  # fmt: skip
-        self.parameters = parameters_by_stage(recipe, self.source, self.layout)
-        check_training_text(recipe, load_tokenizer(self.original), self.train_documents)
+        layouts = layouts_by_stage(recipe, self.source, self.layout)
+        last = layouts[recipe.stages[-1].name]
+        settings = control_settings(recipe)
+        control = None if settings is None else Stage(name=CONTROL, recover=settings)
+        possible = {CONTROL: control, AT_ONCE: at_once(recipe, self.layout, last)}
+        known = [stage for stage in possible.values() if stage is not None]
+        self.comparisons = [stage for stage in known if stage.name in compare]
+        self.stages = {stage.name: stage for stage in (*recipe.stages, *known)}
+        self.parameters = {name: each.parameters() for name, each in layouts.items()}
+        self.parameters |= {"original": self.layout.parameters(), AT_ONCE: last.parameters()}
+        self._check_text()
         self.heldout = {
             name: documents_sha256(read_documents(path))
             for name, path in recipe.data.heldout.items()
@@ -148,6 +149,7 @@ class _Run:
             documents_sha256(self.train_documents()),
             self.heldout,
             hashlib.sha256(recipe_text.encode()).hexdigest(),
+            known,
         )
         self.clock = Clock(self._pieces())
 
@@ -155,35 +157,39 @@ class _Run:
         for path in self.recipe.data.train_paths:
             yield from read_documents(path)
 
+    def _check_text(self) -> None:
+        tokenizer = load_tokenizer(self.original)
+        check_training_text(self.recipe, tokenizer, self.train_documents)
+        if self.layout.blueprint.is_encoder_decoder:
+            from regrow.objectives.corrupted import denoising_tokens
+
+            denoising_tokens(tokenizer, load_config(self.original))
+
+    def _is_wanted(self, step: str) -> bool:
+        """Not where it belongs to a comparison that nobody asked for."""
+        stage = step.partition("/")[0]
+        return stage not in (CONTROL, AT_ONCE) or stage in {s.name for s in self.comparisons}
+
     def _pieces(self) -> list[Piece]:
         """Work of all steps, in operations, bytes or seconds."""
         texts = sum(path.stat().st_size for path in self.recipe.data.heldout.values()) / 4
         pieces = []
-        for name in self.steps:
+        for name in filter(self._is_wanted, self.steps):
             stage, _, what = name.partition("/")
             count = self._count(stage)
-            if stage == "control" and not self.control:
-                continue
             if what in ("measure", "measure-cut"):
                 pieces.append(Piece(name, "forward", 2 * count * texts))
             elif what == "carve":
                 pieces.append(Piece(name, "write", 16.0 * count))
             elif what == "recover":
-                pieces.append(Piece(name, "train", 6.0 * count * self._recovery(stage).tokens))
+                settings = self.stages[stage].recover
+                assert settings is not None
+                pieces.append(Piece(name, "train", 6.0 * count * settings.tokens))
         answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
         pieces += [
             Piece("original/speak", "fixed", answers), Piece("result/samples", "fixed", answers),
         ]  # fmt: skip
         return pieces
-
-    def _recovery(self, stage: str) -> RecoverySettings:
-        settings = (
-            control_settings(self.recipe)
-            if stage == "control"
-            else next(s.recover for s in self.recipe.stages if s.name == stage)
-        )
-        assert settings is not None
-        return settings
 
     def _data_seed(self, stage: str) -> int:
         """Each stage goes through the text in an order of its own."""
@@ -195,59 +201,29 @@ class _Run:
         """Raise UserError where the run cannot be done, or an earlier one was another."""
         self._check_changes(redo)
         to_do = [
-            name for name, step in self.steps.items()
-            if self.ledger.done(step) is None and (self.control or not name.startswith("control/"))
-        ]  # fmt: skip
-        stages = {name.partition("/")[0]: name for name in to_do if name.endswith("/recover")}
-        largest = max((self._count(stage) for stage in stages), default=0)
-        # Weights and two moments in float32, twice while one checkpoint replaces another.
-        training = largest * 4 * 3 * 2
-        per_parameter = sum(i.nbytes for i in self.source.tensors.values()) / self._count("")
-        made = [n for n in to_do if n.endswith(("/carve", "/recover"))]
-        models = sum(self._count(name.partition("/")[0]) for name in made) * per_parameter
-        if made:
-            check_free_space(self.out / STAGES, int(training + models))
-        self._check_environment()
+            name
+            for name, step in self.steps.items()
+            if self.ledger.done(step) is None and self._is_wanted(name)
+        ]
+        stored = sum(info.nbytes for info in self.source.tensors.values())
+        counts = {stage: self._count(stage) for stage in self.stages}
+        needed = bytes_needed(to_do, counts, stored / self._count(""))
+        if needed:
+            check_free_space(self.out / STAGES, needed)
+        for line in done_elsewhere(self.ledger.entries.values()):
+            self.say(line)
 
     def _count(self, stage: str) -> int:
         """Parameters of a stage's model; of the original for all else."""
         return self.parameters.get(stage, self.parameters["original"])
 
-    def _check_environment(self) -> None:
-        """Say where a run goes on under other versions or threads than it began with."""
-        import torch
-
-        now = {**environment.versions(), "threads": torch.get_num_threads()}
-        for entry in self.ledger.entries.values():
-            then = {
-                **entry.environment["versions"],
-                "threads": entry.environment["machine"]["threads"],
-            }
-            changed = [
-                f"{k} was {then.get(k)}, now {v}" for k, v in now.items() if then.get(k) != v
-            ]
-            if changed:
-                self.say(
-                    f"{entry.step} was done elsewhere ({'; '.join(changed)}): what follows may "
-                    "differ from one whole run in its last bits"
-                )
-                return
-
     def _check_changes(self, redo: bool) -> None:
         changes = find_changes(self.steps, self.ledger.entries, self.out)
-        words = changes.words
-        if not words:
+        if not changes.words:
             return
         if not redo:
-            reasons = list(changes.reasons)
-            if len(reasons) > _MOST_REASONS:
-                reasons[_MOST_REASONS:] = [f"{len(reasons) - _MOST_REASONS} more"]
-            why = "; ".join(reasons) or "stages were added, removed or moved"
-            raise UserError(
-                f"{self.out}: the recipe changed ({why}); this invalidates {words}; add --redo to "
-                "do them again, or choose another --out"
-            )
-        self.say(f"doing again, since the recipe changed: {words}")
+            refuse_changes(changes, self.out)
+        self.say(f"doing again, since the recipe changed: {changes.words}")
         self.ledger.forget(changes.steps)
         for name in changes.steps:
             stage, _, what = name.partition("/")
@@ -268,18 +244,18 @@ class _Run:
         for stage in self.recipe.stages:
             last = self._stage(stage, last)
         self._samples(last)
-        if self.control and "control/recover" in self.steps:
-            self._control()
+        for stage in self.comparisons:
+            self._stage(stage, self.original)
 
     def _remove_strangers(self) -> None:
         """Stages that the recipe no longer has, and that the ledger no longer knows."""
-        known = {stage.name for stage in self.recipe.stages} | {"control"}
+        known = set(self.stages)
         known |= {name.partition("/")[0] for name in self.ledger.entries}
         _remove(*(p for p in (self.out / STAGES).glob("*") if p.name not in known))
 
     def _record_original(self) -> None:
         for name, outputs in (
-            ("original", lambda: {**self._facts(self.original), "source": self._source()}),
+            ("original", lambda: {**model_facts(self.original), "source": self._source()}),
             ("recipe", lambda: {"text": self.recipe_text}),
             ("texts", lambda: {"texts": self._text_facts()}),
         ):
@@ -313,16 +289,18 @@ class _Run:
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
         carved, model = directory / "carved", directory / "model"
-        measured = f"{stage.name}/measure-cut"
         recover = self.steps.get(f"{stage.name}/recover")
-        recovered = recover is not None and self.ledger.done(recover) is not None
-        if not recovered or self.ledger.done(self.steps[measured]) is None:
-            self._carve(stage, source, carved)
-        self.clock.finish(f"{stage.name}/carve")
-        self._measure(measured, carved, speed=recover is None)
+        if stage.cut is not None:
+            measured = f"{stage.name}/measure-cut"
+            recovered = recover is not None and self.ledger.done(recover) is not None
+            if not recovered or self.ledger.done(self.steps[measured]) is None:
+                self._carve(stage.name, stage.cut, source, carved)
+            self.clock.finish(f"{stage.name}/carve")
+            self._measure(measured, carved, speed=recover is None)
+            source = carved
         if recover is None:
             return carved
-        self._recover(stage.name, carved, model)
+        self._recover(stage.name, source, model)
         _remove(carved)
         self._measure(f"{stage.name}/measure", model)
         return model
@@ -335,44 +313,46 @@ class _Run:
             # Whose checkpoints these are is known before the first is written.
             text = json.dumps({"key": step.key, "inputs": step.inputs})
             write_atomically(begun, text.encode())
-            self._train(step, self._recovery(stage), source, training, model)
+            self._train(step, source, training, model)
         self._check_output(step, model)
         self.clock.finish(step.name)
         _remove(training, begun)
 
-    def _carve(self, stage: Stage, source: Path, carved: Path) -> None:
-        step = self.steps[f"{stage.name}/carve"]
+    def _carve(self, stage: str, spec: CutSpec, source: Path, carved: Path) -> None:
+        step = self.steps[f"{stage}/carve"]
         entry = self.ledger.done(step)
         if entry is not None:
             if not carved.exists():
                 # The recovery after it is done again, and had taken its place.
-                self._cut_again(stage, source, carved, entry)
+                self._cut_again(stage, spec, source, carved, entry)
             self._check_output(step, carved)
             return
         _remove(carved)
         began = time.time()
-        self._tell(stage.name, "scoring and cutting")
+        self._tell(stage, "scoring and cutting")
         result = prune_checkpoint(
-            source, carved, stage.cut, documents=self.train_documents, seed=self.recipe.seed,
-            notify=lambda text: self._tell(stage.name, text),
+            source, carved, spec, documents=self.train_documents, seed=self.recipe.seed,
+            notify=lambda text: self._tell(stage, text),
         )  # fmt: skip
         # The ledger must not outlive what it speaks of.
         for path in (*carved.iterdir(), carved, carved.parent):
             sync_directory(path)
         outputs = {
-            **self._facts(carved),
+            **model_facts(carved),
             "words": result.cut.words(),
             "cut": result.cut.to_json(),
             "notes": list(result.notes),
             "seconds": {"carve": result.seconds, "score": time.time() - began - result.seconds},
         }
         self._record(step, outputs, began, time.time() - began)
-        self.say(f"{stage.name}: {result.cut.words()}, {result.parameters:,} parameters")
+        self.say(f"{stage}: {result.cut.words()}, {result.parameters:,} parameters")
 
-    def _cut_again(self, stage: Stage, source: Path, carved: Path, entry: Entry) -> None:
-        self._tell(stage.name, "cutting again")
-        if stage.cut.cut is not None:
-            prune_checkpoint(source, carved, stage.cut)
+    def _cut_again(
+        self, stage: str, spec: CutSpec, source: Path, carved: Path, entry: Entry
+    ) -> None:
+        self._tell(stage, "cutting again")
+        if spec.cut is not None:
+            prune_checkpoint(source, carved, spec)
         else:
             cut = Cut.from_json(entry.outputs["cut"], f"{self.out / FILE_NAME}: {entry.step}: cut")
             repeat_cut(source, carved, cut, self.train_documents)
@@ -383,30 +363,22 @@ class _Run:
         """Held-out losses; generation speed and answers to the prompts where asked for."""
         step = self.steps[name]
         if self.ledger.done(step) is None:
-            from regrow.evaluation.generation import generation_speed
-
             began = time.time()
             stage = name.partition("/")[0]
             self._tell(stage, "measuring")
             model, tokenizer = load_model(directory), load_tokenizer(directory)
-            outputs: dict[str, Any] = {
-                "heldout": {
-                    text: asdict(_loss(model, tokenizer, path))
-                    for text, path in self.recipe.data.heldout.items()
-                }
-            }
+            found = measuring.losses(model, tokenizer, self.recipe.data.heldout)
+            outputs: dict[str, Any] = {"heldout": found}
             self._spent(name, time.time() - began)
             if speed:
-                outputs["tokens_per_second"] = generation_speed(
-                    model, tokenizer, _SPEED_PROMPT, new_tokens=_SPEED_TOKENS, repeats=2
-                )
+                outputs["tokens_per_second"] = measuring.speed(model, tokenizer)
             if speak:
                 self._tell(stage, "answering the prompts")
                 outputs["answers"] = self._answers(model, tokenizer)
                 self.clock.finish("original/speak")
             self._record(step, outputs, began, time.time() - began)
             losses = ", ".join(
-                f"{text} {loss['loss_per_token']:.3f}" for text, loss in outputs["heldout"].items()
+                f"{text} {loss['loss_per_token']:.3f}" for text, loss in found.items()
             )
             when = "after the cut" if name.endswith("measure-cut") else "held out"
             self.say(f"{stage}: loss {when}: {losses}")
@@ -414,39 +386,22 @@ class _Run:
         self.clock.finish("original/speak" if speak else name)
 
     def _answers(self, model: Any, tokenizer: Any) -> list[str]:
-        from regrow.evaluation.generation import generate
+        return measuring.answers(model, tokenizer, self.recipe.prompts, self.recipe.answer_tokens)
 
-        return [
-            generate(model, tokenizer, prompt, self.recipe.answer_tokens)
-            for prompt in self.recipe.prompts
-        ]
-
-    def _train(
-        self, step: Step, settings: RecoverySettings, source: Path, training: Path, model_out: Path
-    ) -> None:
-        import torch
-
-        from regrow.checkpoint.save import save_trained
-        from regrow.corpus.packing import pack
-        from regrow.objectives.causal import Causal
-        from regrow.training.loop import StepReport, train
+    def _train(self, step: Step, source: Path, training: Path, model_out: Path) -> None:
+        from regrow.recovering import recover
+        from regrow.training.loop import StepReport
 
         _remove(model_out)
         began = time.time()
         stage = step.name.partition("/")[0]
+        settings = self.stages[stage].recover
+        assert settings is not None
         self._tell(stage, "recovering")
-        checkpoint = open_checkpoint(source)
-        layout = bind_checkpoint(checkpoint)
-        tokenizer = load_tokenizer(source)
-        samples = pack(self.train_documents(), tokenizer, settings.row_length)
-        model = load_model(source)
         name, path = next(iter(self.recipe.data.heldout.items()))
-        flops = 6.0 * layout.parameters()
+        flops = 6.0 * self._count(stage)
         last = time.monotonic()
         tokens = 0
-
-        def evaluate(trained: Any) -> float:
-            return _loss(trained, tokenizer, path).loss_per_token
 
         def on_step(report: StepReport) -> None:
             nonlocal last, tokens
@@ -457,15 +412,12 @@ class _Run:
             rate = None if resumed else new / seconds
             self._tell(stage, "recovering", report.loss, rate)
 
-        with torch.enable_grad():
-            result = train(
-                model, samples, Causal(), settings, seed=self._data_seed(stage), directory=training,
-                identity=checkpoint.fingerprint, on_step=on_step,
-                evaluate=evaluate if settings.evaluate_every else None,
-            )  # fmt: skip
-        save_trained(model, checkpoint, layout, model_out)
+        result = recover(
+            source, model_out, settings, self.train_documents(), seed=self._data_seed(stage),
+            training=training, heldout=path, on_step=on_step,
+        )  # fmt: skip
         outputs = {
-            **self._facts(model_out),
+            **model_facts(model_out),
             "curve": result.curve,
             "heldout_curve": [(at, {name: loss}) for at, loss in result.heldout],
             "heldout": self.heldout,
@@ -490,14 +442,6 @@ class _Run:
             )
         self.clock.finish("result/samples")
 
-    def _control(self) -> None:
-        """The original, trained on as many tokens as all stages together."""
-        directory = self.out / STAGES / "control"
-        directory.mkdir(parents=True, exist_ok=True)
-        _sweep(directory)
-        self._recover("control", self.original, directory / "model")
-        self._measure("control/measure", directory / "model")
-
     def finish(self) -> Result:
         """Write the report; where everything is."""
         from regrow.report.page import write_page
@@ -510,21 +454,6 @@ class _Run:
         return Result(self.out, model, report)
 
     # Small things
-
-    def _facts(self, directory: Path) -> dict[str, Any]:
-        from regrow.checkpoint.save import directory_bytes
-
-        checkpoint = open_checkpoint(directory)
-        layout = bind_checkpoint(checkpoint)
-        return {
-            "fingerprint": checkpoint.fingerprint,
-            "files": files_sha256(directory),
-            "parameters": layout.parameters(),
-            "parts": layout.parameters_by_part(),
-            "vocabulary": layout.sizes["vocab"],
-            "bytes": directory_bytes(directory),
-            "directory": str(directory),
-        }
 
     def _source(self) -> dict[str, Any] | None:
         """Where the original came from, where it was converted."""
@@ -548,16 +477,13 @@ class _Run:
             )
 
     def _record(self, step: Step, outputs: Mapping[str, Any], began: float, seconds: float) -> None:
-        import torch
-
-        threads = torch.get_num_threads()
         started = datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat()
         self.ledger.record(
             Entry(
                 step.name, step.key, step.inputs, outputs,
                 {
                     "versions": environment.versions(),
-                    "machine": environment.machine(threads),
+                    "machine": environment.machine(),
                     "command": environment.command(),
                     "seed": self.recipe.seed,
                 },
@@ -573,22 +499,6 @@ class _Run:
         self, stage: str, doing: str, loss: float | None = None, rate: float | None = None
     ) -> None:
         self.watch(Update(stage, doing, self.clock.share, self.clock.left, loss, rate))
-
-
-def _check_apart(out: Path, model: Path) -> None:
-    inner, outer = out.resolve(), model.resolve()
-    if inner == outer or outer in inner.parents:
-        raise UserError(f"{out}: lies inside the model {model}; choose a place outside it")
-
-
-def _loss(model: Any, tokenizer: Any, path: Path) -> "HeldoutLoss":
-    from regrow.evaluation.heldout import heldout_loss
-
-    # As in training. Against float32: half the time, and 0.0003 to 0.0007 nats a token more on
-    # SmolLM2-135M.
-    return heldout_loss(
-        model, tokenizer, read_documents(path), row_length=_MEASURE_ROW, precision="bf16"
-    )
 
 
 def _sweep(directory: Path) -> None:

@@ -8,12 +8,14 @@ from regrow.architectures import Layout
 from regrow.checkpoint.reader import Checkpoint
 from regrow.corpus.text import read_documents
 from regrow.cuts.cut import Cut, check_cut
-from regrow.cuts.request import requested
+from regrow.cuts.request import options_for, requested
 from regrow.errors import UserError
 from regrow.pruning import check_vocabulary
-from regrow.recipe import Data, Recipe, Stage
+from regrow.recipe import CutSpec, Data, Recipe, Stage
+from regrow.steps import AT_ONCE, control_settings
 
 _FLAG = re.compile(r"--([a-z-]+)")
+_BY_STACK = re.compile(r"(\w+) (\w+)=([\w,-]+)")
 
 
 def check_readable(data: Data) -> None:
@@ -34,24 +36,63 @@ def parameters_by_stage(recipe: Recipe, checkpoint: Checkpoint, layout: Layout) 
 
     Raises UserError, with the stage, at a cut that cannot be made.
     """
-    parameters = {"original": layout.parameters()}
+    layouts = layouts_by_stage(recipe, checkpoint, layout)
+    return {name: each.parameters() for name, each in {"original": layout, **layouts}.items()}
+
+
+def layouts_by_stage(
+    recipe: Recipe, checkpoint: Checkpoint | None, layout: Layout
+) -> dict[str, Layout]:
+    """The layout after each stage, to count with.
+
+    `checkpoint`: of the original; None where there is only its config.
+    Raises UserError, with the stage, at a cut that cannot be made.
+    """
+    layouts: dict[str, Layout] = {}
     for number, stage in enumerate(recipe.stages):
         try:
             sizes = _sizes_after(stage, layout, checkpoint if number == 0 else None)
-            if sizes.get("vocab", layout.sizes["vocab"]) < layout.sizes["vocab"]:
+            smaller = sizes.get("vocab", layout.sizes["vocab"]) < layout.sizes["vocab"]
+            if smaller and checkpoint is not None:
                 check_vocabulary(checkpoint, layout, sizes["vocab"])
         except UserError as error:
-            message = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), str(error))
-            raise UserError(f"stages: {stage.name}: {message}") from None
+            raise UserError(f"stages: {stage.name}: {_as_keys(str(error))}") from None
         layout = layout.resized(sizes)
-        parameters[stage.name] = layout.parameters()
-    return parameters
+        layouts[stage.name] = layout
+    return layouts
+
+
+def _as_keys(message: str) -> str:
+    """Options of the command line as the keys of a recipe."""
+    named = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), message)
+    return _BY_STACK.sub(r"\1: {\2: \3}", named)
+
+
+def at_once(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
+    """All cuts of a recipe made in one, with the tokens of all its recoveries.
+
+    Chosen by the score that all its stages name, or else by the best of each kind. None where the
+    recipe has fewer than two cuts, or recovers nothing.
+    """
+    cuts = [stage.cut for stage in recipe.stages if stage.cut is not None]
+    settings = control_settings(recipe)
+    if len(cuts) < 2 or settings is None:
+        return None
+    named = {cut.by for cut in cuts}
+    spec = CutSpec(
+        **options_for(original, last.sizes),
+        by=named.pop() if len(named) == 1 else None,
+        calibration_tokens=max(cut.calibration_tokens for cut in cuts),
+    )
+    return Stage(name=AT_ONCE, cut=spec, recover=settings)
 
 
 def _sizes_after(stage: Stage, layout: Layout, checkpoint: Checkpoint | None) -> dict[str, int]:
     """`checkpoint`: what is cut, where it exists already."""
     from regrow.scoring import SCORERS
 
+    if stage.cut is None:
+        return {}
     if stage.cut.cut is not None:
         cut = Cut.load(stage.cut.cut)
         check_cut(cut, layout, checkpoint.fingerprint if checkpoint else cut.model)

@@ -22,7 +22,7 @@ from regrow.errors import UserError
 from regrow.training.settings import RecoverySettings
 from regrow.wording import Place, dotted, first_error, one_line, said
 
-_TAKEN = ("original", "control", "result")
+_TAKEN = ("original", "control", "at-once", "result")
 """What the ledger calls its other steps."""
 _MOST_NODES = 10_000
 _DEEPEST = 20
@@ -129,11 +129,17 @@ class CutSpec(_Strict):
 
 
 class Stage(_Strict):
-    """A cut, and the training that recovers from it."""
+    """A cut, and the training that recovers from it; either may be left out."""
 
     name: Name
-    cut: CutSpec
+    cut: CutSpec | None = None
     recover: RecoverySettings | None = None
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.cut is None and self.recover is None:
+            raise ValueError("nothing to do; give cut, recover or both")
+        return self
 
 
 class Data(_Strict):
@@ -215,7 +221,7 @@ def _resolved(recipe: Recipe, path: Path) -> Recipe:
         stage.model_copy(
             update={"cut": stage.cut.model_copy(update={"cut": directory / stage.cut.cut})}
         )
-        if stage.cut.cut
+        if stage.cut is not None and stage.cut.cut
         else stage
         for stage in recipe.stages
     ]

@@ -1,6 +1,6 @@
 """The steps of a recipe, what goes into each, and what a changed recipe invalidates."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,14 @@ from typing import Any
 from regrow.cuts.cut import Cut
 from regrow.files import read_json_object
 from regrow.ledger import Entry, Step, differences, step_after
-from regrow.recipe import Recipe
+from regrow.recipe import Recipe, Stage
 from regrow.training.settings import RecoverySettings
 
 UNCHAINED = ("recipe", "texts")
 """Entries that only describe: they are written anew when they change, and invalidate nothing."""
 STAGES = "stages"
+CONTROL, AT_ONCE = "control", "at-once"
+"""Comparisons: the original on the same tokens, and all cuts made in one."""
 TRAINING_FILE = "training.json"
 """Which recovery the checkpoints beside it belong to."""
 
@@ -46,11 +48,17 @@ class Changes:
 
 
 def plan_steps(
-    recipe: Recipe, model: Mapping[str, str], train: str, heldout: Mapping[str, str], text: str
+    recipe: Recipe,
+    model: Mapping[str, str],
+    train: str,
+    heldout: Mapping[str, str],
+    text: str,
+    comparisons: Iterable[Stage] = (),
 ) -> dict[str, Step]:
-    """All steps by name, in order, the control's last.
+    """All steps by name, in order, those of the comparisons last.
 
     `model`: hashes of the original. `train`, `heldout`: hashes of the texts. `text`: of the recipe.
+    `comparisons`: stages that begin from the original, beside the recipe's.
     """
     measured = {"heldout": heldout}
     spoken = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
@@ -64,6 +72,21 @@ def plan_steps(
     ]
     last = first
     for stage in recipe.stages:
+        new = _stage_steps(stage, last, learned, measured)
+        steps += new
+        last = next(step for step in reversed(new) if step.name.endswith(("/carve", "/recover")))
+    steps.append(step_after(last, "result/samples", spoken))
+    for stage in comparisons:
+        steps += _stage_steps(stage, first, learned, measured)
+    return {step.name: step for step in steps}
+
+
+def _stage_steps(
+    stage: Stage, last: Step, learned: Mapping[str, Any], measured: Mapping[str, Any]
+) -> list[Step]:
+    """The steps of one stage after the step that made its model."""
+    steps = []
+    if stage.cut is not None:
         cut: Any = stage.cut.model_dump(mode="json", exclude={"cut"})
         if stage.cut.cut is not None:
             cut = {"cut": Cut.load(stage.cut.cut).to_json()}
@@ -71,21 +94,15 @@ def plan_steps(
         # Where nothing is recovered this is the last word on the stage, and its speed counts.
         cut_measured = {**measured, "speed": stage.recover is None}
         steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measured)]
-        if stage.recover is not None:
-            last = step_after(
-                last, f"{stage.name}/recover", {"recover": _decisive(stage.recover), **learned}
-            )
-            steps += [last, step_after(last, f"{stage.name}/measure", measured)]
-    steps.append(step_after(last, "result/samples", spoken))
-    settings = control_settings(recipe)
-    if settings is not None:
-        control = step_after(first, "control/recover", {"recover": _decisive(settings), **learned})
-        steps += [control, step_after(control, "control/measure", measured)]
-    return {step.name: step for step in steps}
+    if stage.recover is not None:
+        settings = {"recover": _decisive(stage.recover), **learned}
+        last = step_after(last, f"{stage.name}/recover", settings)
+        steps += [last, step_after(last, f"{stage.name}/measure", measured)]
+    return steps
 
 
 def control_settings(recipe: Recipe) -> RecoverySettings | None:
-    """The settings of the last recovery, with the tokens of all."""
+    """The settings of the last recovery, with the tokens of all; None where nothing recovers."""
     settings = [stage.recover for stage in recipe.stages if stage.recover is not None]
     if not settings:
         return None

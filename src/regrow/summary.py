@@ -1,7 +1,7 @@
 """From the ledger of a run to what the report shows."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from regrow.report.summary import (
     StageRow,
     Text,
 )
+from regrow.steps import AT_ONCE, CONTROL
 
 Entries = Mapping[str, Entry]
 
@@ -38,16 +39,11 @@ def summarise(directory: Path) -> RunSummary:
             name.partition("/")[0] for name in entries if name.endswith(("/carve", "/recover"))
         )
     )
-    stages = [name for name in stages if name != "control"]
+    stages = [name for name in stages if name not in (CONTROL, AT_ONCE)]
     measured = entries.get("original/measure")
     rows = [_model_row("original", "original", original, None, measured, _made_from(original))]
     rows += [_stage_model(name, entries) for name in stages]
-    if "control/recover" in entries:
-        control = entries["control/recover"]
-        note = f"the original, trained on {control.outputs['tokens']:,} tokens too"
-        rows.append(
-            _model_row("control", "control", control, None, entries.get("control/measure"), note)
-        )
+    rows += _comparisons(entries)
     hashes = {"original": original.outputs["fingerprint"]}
     for name in stages:
         entry = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
@@ -69,6 +65,18 @@ def summarise(directory: Path) -> RunSummary:
         stages=tuple(_stage_row(name, entries) for name in stages),
         samples=_samples(entries),
     )
+
+
+def _comparisons(entries: Entries) -> Iterator[ModelRow]:
+    for name, words in (
+        (CONTROL, "the original, trained on {tokens:,} tokens too"),
+        (AT_ONCE, "all cuts made in one, then {tokens:,} tokens"),
+    ):
+        made = entries.get(f"{name}/recover")
+        if made is not None:
+            note = words.format(tokens=made.outputs["tokens"])
+            cut, recovered = entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure")
+            yield _model_row(name, "comparison", made, cut, recovered, note)
 
 
 def _made_from(original: Entry) -> str:
@@ -131,30 +139,30 @@ def _scores(entry: Entry | None) -> dict[str, Score]:
 
 
 def _stage_row(name: str, entries: Entries) -> StageRow:
-    carve = entries[f"{name}/carve"]
+    carve = entries.get(f"{name}/carve")
     recover = entries.get(f"{name}/recover")
     measured = [
         entries[step].seconds
         for step in (f"{name}/measure-cut", f"{name}/measure")
         if step in entries
     ]
-    spent = carve.outputs["seconds"]
-    cut = Cut.from_json(carve.outputs["cut"], f"{FILE_NAME}: {name}/carve")
+    spent = carve.outputs["seconds"] if carve else {}
+    cut = Cut.from_json(carve.outputs["cut"], f"{FILE_NAME}: {name}/carve") if carve else None
     return StageRow(
         name=name,
         done=f"{name}/measure" in entries or _is_last_word(entries.get(f"{name}/measure-cut")),
-        cut=f"{carve.outputs['words']}{_chosen_by(carve)}",
+        cut=f"{carve.outputs['words']}{_chosen_by(carve)}" if carve else "",
         recovery=_recovery(recover),
-        kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()),
+        kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
         heldout_curve=_heldout_curve(recover, entries.get(f"{name}/measure")),
         seconds=Seconds(
-            score=spent["score"],
-            carve=spent["carve"],
+            score=spent.get("score"),
+            carve=spent.get("carve"),
             recover=recover.outputs["seconds"]["recover"] if recover else None,
             measure=sum(measured) if measured else None,
         ),
-        warnings=tuple(carve.outputs["notes"]),
+        warnings=tuple(carve.outputs["notes"]) if carve else (),
     )
 
 

@@ -118,7 +118,7 @@ def smollm2() -> RunSummary:
         model("vocabulary", "stage", (22, 960, 16384), 83.2,
               after_cut=scores(stories=(2.09, 0.744), prose=(3.05, 1.033)),
               after_recovery=scores(stories=(2.02, 0.719), prose=(3.00, 1.016))),
-        model("control", "control", (22, 960, 16384), 83.1,
+        model("control", "comparison", (22, 960, 16384), 83.1,
               note="the same shape from random weights, as many tokens",
               after_recovery=scores(stories=(3.57, 1.271), prose=(5.22, 1.768))),
     ]  # fmt: skip

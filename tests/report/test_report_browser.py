@@ -42,7 +42,7 @@ addEventListener("load", () => {{
       row: style(".models tbody tr").display,
       paper: style("body").backgroundColor,
       inks: Object.fromEntries(["body", ".note", ".headline .from", ".headline strong", ".delta",
-        "thead th", ".control td", ".boxes .out"].map(part => [part, style(part).color])),
+        "thead th", ".comparison td", ".boxes .out"].map(part => [part, style(part).color])),
       box: [style(".boxes .in").color, style(".boxes .in").backgroundColor],
       scripts: page.querySelectorAll("script").length,
     }};

@@ -111,7 +111,7 @@ def test_journey(
     control: float | None,
 ) -> None:
     chain = [charts.Step(*step) for step in steps]
-    svg = check(charts.journey("bits per byte", original, chain, control))
+    svg = check(charts.journey("bits per byte", original, chain, [("control", control)]))
     values = [original, *(value for _, cut, regrown in steps for value in (cut, regrown))]
     finite = [value is not None and charts.drawable(value) for value in values]
     assert (svg is not None) == (sum(finite) >= 2)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from regrow.training.schedule import learning_rate
+from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
 
 SETTINGS = st.builds(
@@ -19,25 +19,29 @@ SETTINGS = st.builds(
 )
 
 
-@given(SETTINGS)
-def test_the_budget_is_met_to_within_a_row(settings: RecoverySettings) -> None:
-    assert 0 <= settings.rows * settings.row_length - settings.tokens < settings.row_length
-    assert (settings.steps - 1) * settings.batch_rows < settings.rows
-    assert settings.rows <= settings.steps * settings.batch_rows
+@given(SETTINGS, st.floats(1, 64))
+def test_the_budget_is_met_to_within_a_row(settings: RecoverySettings, mean: float) -> None:
+    plan = schedule(settings, mean)
+    assert plan.rows * mean == pytest.approx(settings.tokens, abs=mean)
+    assert plan.rows * mean >= settings.tokens * (1 - 1e-12)
+    assert plan.batch_rows * mean <= settings.batch_tokens
+    assert (plan.steps - 1) * plan.batch_rows < plan.rows
+    assert plan.rows <= plan.steps * plan.batch_rows
 
 
 @given(SETTINGS)
 def test_the_rate_rises_to_its_peak_and_falls_to_its_end(settings: RecoverySettings) -> None:
-    rates = [learning_rate(step, settings) for step in range(settings.steps)]
+    steps = schedule(settings, settings.row_length).steps
+    rates = [learning_rate(step, steps, settings) for step in range(steps)]
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert min(rates) >= 0
     assert max(rates) <= settings.learning_rate
-    warm = math.ceil(settings.warmup * settings.steps)
+    warm = math.ceil(settings.warmup * steps)
     if warm > 0:
         assert max(rates) == pytest.approx(settings.learning_rate)
-    if warm < settings.steps:
+    if warm < steps:
         assert rates[-1] == pytest.approx(settings.learning_rate * settings.final_rate)
 
 

@@ -107,11 +107,18 @@ class PackedText:
     def _last_label(self) -> int:
         return self.end if self.predict_end else NOT_PREDICTED
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
+    @property
+    def mean_tokens(self) -> float:
+        return self.row_length
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.full(len(rows), self.row_length)
+
+    def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Batch:
         """``input_ids``, ``labels`` and ``position_ids``, int64, [rows, row_length] each.
 
         Positions count from 0 in each document, and from 0 again in each row: where a position is
-        0 another document's piece begins, and no attention crosses it.
+        0 another document's piece begins, and no attention crosses it. Nothing is random.
         """
         shape = (len(rows), self.row_length)
         input_ids, labels, positions = (np.empty(shape, dtype=np.int64) for _ in range(3))

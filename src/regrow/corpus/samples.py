@@ -11,16 +11,26 @@ Batch = dict[str, NDArray[Any]]
 
 
 class Samples(Protocol):
-    """A fixed set of samples; sample ``i`` is the same whoever asks, and whenever."""
+    """A fixed set of rows of text; sample ``i`` of a training is the same whoever asks for it."""
 
     @property
     def row_length(self) -> int:
-        """Tokens in a sample, padding included."""
+        """Bound on the text tokens in a row."""
+
+    @property
+    def mean_tokens(self) -> float:
+        """Text tokens in a row, on average over all."""
 
     def __len__(self) -> int: ...
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """The samples of these rows, stacked."""
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Text tokens in each of these rows."""
+
+    def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
+        """These rows, stacked, each as the sample of this number in the whole training.
+
+        What is drawn at random for a sample depends on its number and nothing else.
+        """
 
     @property
     def identity(self) -> str:

@@ -39,6 +39,23 @@ def requested(
     return sizes, given
 
 
+def options_for(layout: Layout, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The options that ask for these sizes by axis; of those that stay, none."""
+    options: dict[str, Any] = {}
+    for option, kind in _KINDS.items():
+        axes = [axis for axis in layout.blueprint.axes if axis.kind == kind]
+        cut = {axis.stack: sizes[axis.name] for axis in axes if _is_cut(layout, axis, sizes)}
+        if not cut or option == "drop_layers":
+            continue
+        one_field = len({axis.field.path for axis in axes}) == 1
+        options[option] = next(iter(cut.values())) if one_field else cut
+    return options
+
+
+def _is_cut(layout: Layout, axis: Axis, sizes: Mapping[str, int]) -> bool:
+    return sizes.get(axis.name, layout.sizes[axis.name]) < layout.sizes[axis.name]
+
+
 def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
     kind = layout.blueprint.model_type
     flag = "--" + option.replace("_", "-")

@@ -8,6 +8,10 @@ import torch
 from torch import nn
 
 from regrow.errors import UserError
+from regrow.objectives.corrupted import decoder_start
+
+_CONTINUE, _SENTINEL = "<S>", "<extra_id_0>"
+"""How UL2 asks for what follows a text, and where it stands."""
 
 
 def generate(
@@ -19,6 +23,9 @@ def generate(
     chat: bool | None = None,
 ) -> str:
     """The model's greedy continuation of a prompt, or its answer, without the prompt.
+
+    An encoder-decoder whose tokenizer has UL2's `<S>` reads `<S> prompt <extra_id_0>` and writes
+    what follows `<extra_id_0>` (OpenBA-V2 report, evaluation); others read the prompt as it is.
 
     Args:
         chat: Put the prompt as a user's turn in the tokenizer's chat template. None does so when
@@ -52,9 +59,7 @@ def generation_speed(
     return 1 / min(seconds[1:])
 
 
-def _inputs(
-    model: nn.Module, tokenizer: Any, prompt: str, chat: bool | None
-) -> dict[str, torch.Tensor]:
+def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[str, torch.Tensor]:
     template = getattr(tokenizer, "chat_template", None)
     if chat and not template:
         raise UserError(
@@ -65,18 +70,25 @@ def _inputs(
             [{"role": "user", "content": prompt}],
             add_generation_prompt=True,
             return_dict=True,
-            return_tensors="pt",
         )
     else:
-        encoded = tokenizer(prompt, return_tensors="pt")
-    ids = encoded["input_ids"].long()
-    if ids.numel() == 0:
+        encoded = tokenizer(prompt)
+    ids = list(encoded["input_ids"])
+    if not ids:
         raise UserError("the prompt holds no token; give some text")
     device = next(model.parameters()).device
-    return {
-        "input_ids": ids.to(device),
-        "attention_mask": torch.ones_like(ids, device=device),
-    }
+    given = {}
+    if model.config.is_encoder_decoder:
+        begin = [decoder_start(model.config)]
+        known = tokenizer.get_vocab()
+        if _CONTINUE in known and _SENTINEL in known:
+            sentinel = known[_SENTINEL]
+            text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            ids = [known[_CONTINUE], *text, sentinel, tokenizer.eos_token_id]
+            begin.append(sentinel)
+        given["decoder_input_ids"] = torch.tensor([begin], device=device)
+    read = torch.tensor([ids], device=device)
+    return {"input_ids": read, "attention_mask": torch.ones_like(read), **given}
 
 
 def _greedy(
@@ -108,4 +120,5 @@ def _greedy(
             output: torch.Tensor = model.generate(**inputs, generation_config=config)
     finally:
         model.train(was_training)
-    return output[0, inputs["input_ids"].shape[1] :]
+    given = inputs.get("decoder_input_ids", inputs["input_ids"])
+    return output[0, given.shape[1] :]

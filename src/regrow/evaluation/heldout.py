@@ -1,7 +1,8 @@
 """Loss on text that the model was not trained on."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,13 @@ from torch import nn
 
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.errors import UserError
+from regrow.objectives.corrupted import CorruptedText, corrupt_text
 from regrow.objectives.head import check_head, head_of, hidden_states
+from regrow.objectives.seq2seq import Seq2Seq
 from regrow.precision import Precision, autocast
+
+_SEED = 0
+"""Of what is taken out of a held-out text."""
 
 _Window = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -24,15 +30,16 @@ class HeldoutLoss:
 
     Attributes:
         loss_per_token: Nats per token; comparable under one tokenizer only.
-        bits_per_byte: Bits per UTF-8 byte of the text; comparable across vocabularies.
-        tokens: Tokens predicted, which are all tokens of the text.
-        bytes: UTF-8 bytes of the text.
+        bits_per_byte: Bits per UTF-8 byte of the text; comparable across vocabularies. None for
+            an encoder-decoder, which predicts only what is taken out of the text.
+        tokens: Tokens predicted: all tokens of the text, or all of the targets.
+        bytes: UTF-8 bytes of the text; None for an encoder-decoder.
     """
 
     loss_per_token: float
-    bits_per_byte: float
+    bits_per_byte: float | None
     tokens: int
-    bytes: int
+    bytes: int | None
 
 
 def heldout_loss(
@@ -44,24 +51,32 @@ def heldout_loss(
     batch_tokens: int = 4096,
     precision: Precision = "fp32",
 ) -> HeldoutLoss:
-    """The loss of a causal model over all tokens of some documents, each read alone.
+    """The loss of a model over some documents, each read alone.
 
-    A document's first token is predicted too, from the start token (see
-    `regrow.corpus.packing.start_and_end`), so tokens and bytes cover the same text; the end token
-    after it is no text and is not predicted. A document longer than ``row_length`` is read in
-    windows of that many predictions, each of which begins from the token before it and nothing
+    A decoder predicts all tokens. A document's first token is predicted too, from the start token
+    (see `regrow.corpus.packing.start_and_end`), so tokens and bytes cover the same text; the end
+    token after it is no text and is not predicted. A document longer than ``row_length`` is read
+    in windows of that many predictions, each of which begins from the token before it and nothing
     earlier. Empty documents add nothing.
+
+    An encoder-decoder fills in plain span corruption (3 tokens a span, 15% of the text) in windows
+    of at most ``row_length`` tokens. What is taken out is drawn from a fixed seed: it is the same
+    for all models with one tokenizer.
 
     Args:
         batch_tokens: Bound on the tokens in one forward pass, padding included; at least one
             window is read at a time.
 
     Raises:
-        UserError: the documents hold no token, or the model's head is not known.
+        UserError: the documents hold no token, the model's head is not known, or the tokenizer of
+            an encoder-decoder has no sentinels.
     """
+    texts = list(documents)
+    if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        samples = corrupt_text(texts, tokenizer, model.config, row_length, _SEED)
+        return _filling_loss(model, samples, batch_tokens, precision)
     start, _ = start_and_end(tokenizer)
     windows: list[_Window] = []
-    texts = list(documents)
     for ids in tokenise(texts, tokenizer):
         line = np.concatenate([np.array([start]), ids]).astype(np.int64)
         for first in range(0, len(ids), row_length):
@@ -70,23 +85,13 @@ def heldout_loss(
     if not windows:
         raise UserError("the held-out text holds no token; give at least one document with text")
     check_head(model)
-
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     nats = 0.0
-    try:
-        with (
-            torch.no_grad(),
-            autocast(precision, device),
-        ):
-            head = head_of(model)
-            for batch in _by_length(windows, batch_tokens):
-                inputs, targets, predicts = (part.to(device) for part in _padded(batch))
-                hidden = hidden_states(model, input_ids=inputs)
-                nats += head.loss(hidden[predicts], targets[predicts]).item()
-    finally:
-        model.train(was_training)
+    with _measuring(model, precision) as device:
+        head = head_of(model)
+        for batch in _by_length(windows, batch_tokens):
+            inputs, targets, predicts = (part.to(device) for part in _padded(batch))
+            hidden = hidden_states(model, input_ids=inputs)
+            nats += head.loss(hidden[predicts], targets[predicts]).item()
 
     tokens = sum(len(targets) for _, targets in windows)
     size = sum(len(text.encode()) for text in texts)
@@ -96,6 +101,38 @@ def heldout_loss(
         tokens=tokens,
         bytes=size,
     )
+
+
+def _filling_loss(
+    model: nn.Module, samples: CorruptedText, batch_tokens: int, precision: Precision
+) -> HeldoutLoss:
+    """Over every window, as the sample of its own number."""
+    objective = Seq2Seq()
+    objective.check(model)
+    lengths = samples.windows.lengths
+    ordered = np.argsort(-lengths, kind="stable")
+    nats, tokens, first = 0.0, 0, 0
+    with _measuring(model, precision) as device:
+        while first < len(ordered):
+            rows = ordered[first : first + max(1, batch_tokens // int(lengths[ordered[first]]))]
+            arrays = samples.batch(rows, rows)
+            batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+            loss, predicted = objective(model, batch)
+            nats, tokens, first = nats + loss.item(), tokens + predicted, first + len(rows)
+    return HeldoutLoss(loss_per_token=nats / tokens, bits_per_byte=None, tokens=tokens, bytes=None)
+
+
+@contextmanager
+def _measuring(model: nn.Module, precision: Precision) -> Iterator[torch.device]:
+    """Evaluation mode without gradients, in this type; the model's device."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(precision, device):
+            yield device
+    finally:
+        model.train(was_training)
 
 
 def _by_length(windows: Sequence[_Window], batch_tokens: int) -> Iterable[Sequence[_Window]]:

@@ -14,50 +14,85 @@ _CHECKED_TOKENS = 8
 
 @dataclass(frozen=True)
 class Head:
-    """From hidden states to logits: ``cap(scale * (hidden @ weight.T + bias))``.
+    """From hidden states to logits: ``cap(scale * (input_scale * hidden @ weight.T + bias))``.
 
     Attributes:
         weight: [vocab, hidden].
         bias: [vocab], or None.
+        input_scale: What the hidden states are multiplied by (tied T5 v1.0, tied OpenBA).
         scale: What the logits are multiplied by (Cohere, Granite).
         softcap: The bound of the logits (Gemma 2), or None.
     """
 
     weight: Tensor
     bias: Tensor | None
+    input_scale: float
     scale: float
     softcap: float | None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[tokens, hidden] -> [tokens, vocab]; for a few tokens."""
+        hidden = hidden * self.input_scale
         logits = self.scale * nn.functional.linear(hidden, self.weight, self.bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Summed cross-entropy in nats; hidden [tokens, hidden], targets [tokens]."""
+        if self.input_scale != 1.0:
+            hidden = hidden * self.input_scale
         return summed_cross_entropy(
             hidden, self.weight, targets, bias=self.bias, scale=self.scale, softcap=self.softcap
         )
 
 
 def head_of(model: nn.Module) -> Head:
-    """The head of a transformers causal language model, read from its layers and its config."""
+    """The head of a transformers language model, read from its layers and its config."""
     layer: Any = model.get_output_embeddings()  # type: ignore[operator]
     config: Any = model.config
     scale = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
+    bias = getattr(layer, "bias", None)
+    if bias is None and (buffer := getattr(model, "final_logits_bias", None)) is not None:
+        bias = buffer[0]
     return Head(
         weight=layer.weight,
-        bias=getattr(layer, "bias", None),
+        bias=bias,
+        input_scale=layer.weight.shape[1] ** -0.5 if _scales_its_output(config) else 1.0,
         scale=scale / divisor,
-        softcap=getattr(config, "final_logit_softcapping", None),
+        softcap=getattr(getattr(config, "decoder", config), "final_logit_softcapping", None),
     )
 
 
+def _scales_its_output(config: Any) -> bool:
+    """Whether the class multiplies what the head reads by hidden**-0.5."""
+    if config.model_type == "openba":
+        return bool(config.tie_word_embeddings)
+    return bool(getattr(config, "scale_decoder_outputs", False))
+
+
 def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
-    """What the head reads, [batch, tokens, hidden], without any cache."""
+    """What the head of a decoder reads, [batch, tokens, hidden], without any cache."""
     decoder: Any = model.base_model
     hidden: Tensor = decoder(use_cache=False, **inputs).last_hidden_state
+    return hidden
+
+
+def decoder_states(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor
+) -> Tensor:
+    """What the head of an encoder-decoder reads, [batch, target length, hidden].
+
+    `input_ids`, `attention_mask`: [batch, source length]. `decoder_input_ids`: filled up on the
+    right, which nothing before sees.
+    """
+    source = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+    hidden: Tensor = model.get_decoder()(
+        input_ids=decoder_input_ids,
+        attention_mask=torch.ones_like(decoder_input_ids),
+        encoder_hidden_states=source.last_hidden_state,
+        encoder_attention_mask=attention_mask,
+        use_cache=False,
+    ).last_hidden_state
     return hidden
 
 
@@ -74,8 +109,18 @@ def check_head(model: nn.Module) -> None:
         with torch.no_grad(), torch.autocast(_device(model).type, enabled=False):
             head = head_of(model)
             tokens = torch.arange(_CHECKED_TOKENS, device=_device(model))[None] % len(head.weight)
-            ours = head.logits(hidden_states(model, input_ids=tokens)[0])
-            own = model(input_ids=tokens, use_cache=False).logits[0]
+            if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+                ones = torch.ones_like(tokens)
+                hidden = decoder_states(model, tokens, ones, tokens)
+                given = {
+                    "attention_mask": ones,
+                    "decoder_input_ids": tokens,
+                    "decoder_attention_mask": ones,
+                }
+            else:
+                hidden, given = hidden_states(model, input_ids=tokens), {}
+            ours = head.logits(hidden[0])
+            own = model(input_ids=tokens, use_cache=False, **given).logits[0]
     finally:
         model.train(was_training)
     difference = ((ours - own).float().norm() / own.float().norm()).item()

@@ -91,10 +91,12 @@ def journey(
     title: str,
     original: float | None,
     steps: Sequence[Step],
-    control: float | None = None,
+    references: Sequence[tuple[str, float | None]] = (),
     digits: int = 2,
 ) -> Svg | None:
     """One score from the original through each cut (dashed) and each recovery (solid).
+
+    `references`: scores of other models by name, drawn as lines across.
 
     None where fewer than two finite values were measured.
     """
@@ -102,17 +104,17 @@ def journey(
     known = [value for value in values if value is not None and drawable(value)]
     if len(known) < 2:
         return None
-    if control is not None and drawable(control):
-        known.append(control)
+    drawn = [(name, value) for name, value in references if value is not None and drawable(value)]
+    known += [value for _, value in drawn]
     top = 22.0
     root = canvas(title, top + _PLOT + _BOTTOM, _in_words(original, steps, digits))
     y = _y_axis(root, min(known), max(known), top, spare=0.14)
     x = Scale(0, len(values) - 1, _LEFT + 20, _RIGHT - 14)
-    if control is not None and drawable(control):
-        add(root, "path", "line control", d=path([(_LEFT, y(control)), (_RIGHT, y(control))]))
-        below = y(control) < top + _PLOT / 2
-        place = y(control) + (12 if below else -5)
-        add(root, "text", "label", "control", x=_RIGHT, y=place, text_anchor="end")
+    for name, level in drawn:
+        add(root, "path", "line comparison", d=path([(_LEFT, y(level)), (_RIGHT, y(level))]))
+        below = y(level) < top + _PLOT / 2
+        place = y(level) + (12 if below else -5)
+        add(root, "text", "label", name, x=_RIGHT, y=place, text_anchor="end")
     previous: Point | None = None
     dots: list[tuple[Point, bool, float]] = []
     for index, value in enumerate(values):

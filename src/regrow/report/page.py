@@ -118,10 +118,8 @@ def _figures(
 
 def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:
     stages = [row for row in summary.models if row.role == "stage"]
-    control = next((row for row in summary.models if row.role == "control"), None)
-    by_byte = len(summary.vocabularies) > 1 or all(
-        score.bits_per_byte is not None for score in summary.scores
-    )
+    others = [row for row in summary.models if row.role == "comparison"]
+    by_byte = any(score.bits_per_byte is not None for score in summary.scores)
 
     def value(row: ModelRow | None, text: str, cut: bool = False) -> float | None:
         scores = {} if row is None else row.after_cut if cut else row.after_recovery
@@ -137,7 +135,7 @@ def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:
             f"{text}: {unit} after each cut and each recovery",
             value(summary.original, text),
             steps,
-            value(control, text),
+            [(row.name, value(row, text)) for row in others],
         )
         if svg is not None:
             yield f"{text}, {unit}", svg
@@ -155,7 +153,7 @@ def _parts(original: ModelRow | None, result: ModelRow | None) -> Svg | None:
 
 
 def _staircase(summary: RunSummary) -> Svg | None:
-    chain = [row for row in summary.models if row.role != "control" and row.parameters_by_part]
+    chain = [row for row in summary.models if row.role != "comparison" and row.parameters_by_part]
     if len(chain) < 2:
         return None
     rows = [("original" if row.role == "original" else row.name, row.parameters_by_part)

@@ -12,11 +12,12 @@ class _Record(BaseModel):
 
 
 class Machine(_Record):
-    """Where the run took place; `memory` in bytes."""
+    """Where the run took place; `memory` in bytes, `products`: bf16 or fp32 matrices."""
 
     cpu: str
     threads: NonNegativeInt
     memory: NonNegativeInt
+    products: str | None = None
     accelerator: str | None = None
 
 
@@ -48,7 +49,7 @@ class ModelRow(_Record):
     """
 
     name: str
-    role: Literal["original", "stage", "control"]
+    role: Literal["original", "stage", "comparison"]
     note: str = ""
     """What the row is, where its name does not say it."""
     parameters: NonNegativeInt

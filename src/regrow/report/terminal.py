@@ -64,7 +64,7 @@ def _models(models: tables.ModelTable) -> Table:
             cells += [Text(row.speed)] if models.has_speed else []
         for pair in row.scores:
             cells += [_score(cell, models.has_bytes) for cell in pair]
-        table.add_row(*cells, style="dim" if row.role == "control" else "")
+        table.add_row(*cells, style="dim" if row.role == "comparison" else "")
     return table
 
 

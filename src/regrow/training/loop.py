@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regrow.corpus.samples import DataOrder, Samples, random_stream
@@ -22,7 +24,7 @@ from regrow.training.checkpoint import (
     save_checkpoint,
 )
 from regrow.training.environment import environment
-from regrow.training.schedule import learning_rate
+from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
 
 _log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class StepReport:
     Attributes:
         step: 1 for the first.
         steps: How many there will be.
-        tokens: Trained so far, padding included.
+        tokens: Of text, trained so far.
         loss: Nats per predicted token, before the step's update.
         gradient_norm: Of the loss per token, before clipping.
         heldout: Held-out loss per token, where it was measured after this step.
@@ -64,7 +66,7 @@ class TrainingResult:
     Attributes:
         curve: (tokens trained after the step, loss per token before its update), one a step.
         heldout: (tokens trained, held-out loss per token), as often as it was measured.
-        tokens: Positions trained on, padding included.
+        tokens: Of text, trained on.
         predicted: Tokens predicted, which the losses are means over.
         seconds: Wall time of all runs that led here, held-out measurements included.
         resumed_at: Step after which this call took up the work; 0 for a fresh start.
@@ -135,18 +137,20 @@ def train(
         "seed": seed,
         **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
     }
-    progress = _resume(last_checkpoint(directory), run, model, optimizer, settings, device)
+    plan = schedule(settings, samples.mean_tokens)
+    progress = _resume(last_checkpoint(directory), run, model, optimizer, plan.steps, device)
     resumed_at = progress.step
     order = DataOrder(seed, len(samples))
     began = time.monotonic() - progress.seconds
     saved = time.monotonic()
     was_training = model.training
     try:
-        while progress.step < settings.steps:
+        while progress.step < plan.steps:
             step = progress.step
-            first = step * settings.batch_rows
-            rows = order.rows(first, min(first + settings.batch_rows, settings.rows))
-            rate = learning_rate(step, settings)
+            first = step * plan.batch_rows
+            last = min(first + plan.batch_rows, plan.rows)
+            rows, numbers = order.rows(first, last), np.arange(first, last)
+            rate = learning_rate(step, plan.steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
@@ -154,11 +158,13 @@ def train(
             with torch.random.fork_rng():
                 # Dropout, too, depends on seed and step alone.
                 torch.manual_seed(int(random_stream(seed, "dropout", step).random_raw()))
-                loss, predicted = _accumulate(model, samples, objective, settings, rows, device)
+                loss, predicted = _accumulate(
+                    model, samples, objective, settings, rows, numbers, device
+                )
             norm = _scale_and_clip(model, predicted, settings.clip)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise UserError(
-                    f"training: the loss is not finite at step {step + 1} of {settings.steps}; "
+                    f"training: the loss is not finite at step {step + 1} of {plan.steps}; "
                     f"a learning_rate below {settings.learning_rate:g} should be right"
                 )
             optimizer.step()
@@ -166,10 +172,10 @@ def train(
 
             before = progress.tokens
             progress.step += 1
-            progress.tokens += len(rows) * settings.row_length
+            progress.tokens += int(samples.lengths(rows).sum())
             progress.predicted += predicted
             progress.curve.append((progress.tokens, loss))
-            done = progress.step == settings.steps
+            done = progress.step == plan.steps
             heldout = None
             if evaluate is not None and (done or _is_due(before, progress.tokens, settings)):
                 model.eval()
@@ -184,7 +190,7 @@ def train(
                 on_step(
                     StepReport(
                         step=progress.step,
-                        steps=settings.steps,
+                        steps=plan.steps,
                         tokens=progress.tokens,
                         loss=loss,
                         gradient_norm=norm,
@@ -224,14 +230,21 @@ def _accumulate(
     samples: Samples,
     objective: Objective,
     settings: RecoverySettings,
-    rows: Any,
+    rows: NDArray[np.int64],
+    numbers: NDArray[np.int64],
     device: torch.device,
 ) -> tuple[float, int]:
-    """Adds up the gradients of the summed loss; returns loss per token and tokens."""
+    """Adds up the gradients of the summed loss; returns loss per token and tokens.
+
+    Rows of like length share a micro-batch, so that little is padding.
+    """
+    by_length = np.argsort(-samples.lengths(rows), kind="stable")
+    rows, numbers = rows[by_length], numbers[by_length]
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0
     for first in range(0, len(rows), settings.micro_batch):
-        arrays = samples.batch(rows[first : first + settings.micro_batch])
+        part = slice(first, first + settings.micro_batch)
+        arrays = samples.batch(rows[part], numbers[part])
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         with autocast(settings.precision, device):
             loss, tokens = objective(model, batch)
@@ -260,7 +273,7 @@ def _resume(
     run: dict[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    settings: RecoverySettings,
+    steps: int,
     device: torch.device,
 ) -> _Progress:
     if checkpoint is None:
@@ -286,7 +299,7 @@ def _resume(
             checkpoint.path,
             "; ".join(changed),
         )
-    complete = state["step"] == settings.steps
+    complete = state["step"] == steps
     load_checkpoint(checkpoint, model, None if complete else optimizer)
     return _Progress(
         step=state["step"],

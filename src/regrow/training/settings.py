@@ -11,10 +11,11 @@ class RecoverySettings(BaseModel):
     """Recovery training; the defaults suit some 10**5 to 10**7 tokens after one cut.
 
     Attributes:
-        tokens: The budget: positions in the rows trained on. It is met to within one row, by
-            whole steps of which the last takes the rows that remain.
-        row_length: Tokens in a row.
-        batch_tokens: Tokens in an optimiser step; rounded down to whole rows.
+        tokens: The budget: text tokens in the rows trained on. It is met to within one row (a
+            few, where rows differ in length), by whole steps of which the last takes the rows
+            that remain.
+        row_length: Tokens of text in a row; where rows differ in length, in the longest.
+        batch_tokens: Tokens in an optimiser step; rounded down to whole rows of mean length.
         micro_batch: Rows in one forward and backward pass; changes memory and speed, and the
             result only by rounding.
         learning_rate: The peak.
@@ -55,17 +56,3 @@ class RecoverySettings(BaseModel):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas}: each should be at least 0 and less than 1")
         return self
-
-    @property
-    def rows(self) -> int:
-        """Rows that the budget pays for."""
-        return -(-self.tokens // self.row_length)
-
-    @property
-    def batch_rows(self) -> int:
-        """Rows in an optimiser step."""
-        return self.batch_tokens // self.row_length
-
-    @property
-    def steps(self) -> int:
-        return -(-self.rows // self.batch_rows)

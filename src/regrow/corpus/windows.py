@@ -1,0 +1,69 @@
+"""Documents as windows of tokens, none of which reaches over the end of a document."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.corpus.packing import Tokenizer, tokenise
+from regrow.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Pieces of documents, in order; every token is in one of them.
+
+    Attributes:
+        tokens: Of all documents in one line, [tokens].
+        starts: Where each window begins in that line, ascending, first 0, [windows].
+        longest: Bound on the tokens in a window.
+    """
+
+    tokens: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    longest: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, number: int) -> NDArray[np.int32]:
+        """The token ids of a window."""
+        start = self.starts[number]
+        return self.tokens[start : start + self.lengths[number]]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens in each window, [windows]."""
+        return np.diff(np.append(self.starts, len(self.tokens)))
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of all tokens and of where the windows begin."""
+        digest = hashlib.sha256(b"windows\0")
+        digest.update(len(self.tokens).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(self.tokens, dtype="<i4").data)
+        digest.update(np.ascontiguousarray(self.starts, dtype="<i8").data)
+        return digest.hexdigest()
+
+
+def cut_windows(documents: Iterable[str], tokenizer: Tokenizer, longest: int) -> Windows:
+    """Documents cut into as few windows as `longest` allows, of like length in each document.
+
+    Raises UserError where the documents hold no token.
+    """
+    parts: list[NDArray[np.int32]] = []
+    starts: list[NDArray[np.int64]] = []
+    length = 0
+    for ids in tokenise(documents, tokenizer):
+        if len(ids) == 0:
+            continue
+        pieces = -(-len(ids) // longest)
+        parts.append(ids)
+        starts.append(length + np.arange(pieces, dtype=np.int64) * len(ids) // pieces)
+        length += len(ids)
+    if not parts:
+        raise UserError("the text holds no token; give at least one document with text")
+    return Windows(np.concatenate(parts), np.concatenate(starts), longest)

@@ -1,0 +1,62 @@
+"""What is checked of a run before any work: room, changes of the recipe, another machine."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from regrow import environment
+from regrow.errors import UserError
+from regrow.ledger import Entry
+from regrow.steps import Changes
+
+_MOST_REASONS = 4
+
+
+def check_apart(out: Path, model: Path) -> None:
+    """Raise UserError where the run would lie inside the model that it reads."""
+    inner, outer = out.resolve(), model.resolve()
+    if inner == outer or outer in inner.parents:
+        raise UserError(f"{out}: lies inside the model {model}; choose a place outside it")
+
+
+def bytes_needed(to_do: Iterable[str], parameters: Mapping[str, int], bytes_each: float) -> int:
+    """Room for all models that are still to be made, and for the largest training.
+
+    `parameters`: by stage. `bytes_each`: of a stored parameter.
+    """
+    made = [name for name in to_do if name.endswith(("/carve", "/recover"))]
+    trained = [parameters[n.partition("/")[0]] for n in made if n.endswith("/recover")]
+    # Weights and two moments in float32, twice while one checkpoint replaces another.
+    training = max(trained, default=0) * 4 * 3 * 2
+    return int(training + sum(parameters[n.partition("/")[0]] for n in made) * bytes_each)
+
+
+def refuse_changes(changes: Changes, out: Path) -> None:
+    """Raise UserError: the recipe is not the one that the run in `out` began with."""
+    reasons = list(changes.reasons)
+    if len(reasons) > _MOST_REASONS:
+        reasons[_MOST_REASONS:] = [f"{len(reasons) - _MOST_REASONS} more"]
+    why = "; ".join(reasons) or "stages were added, removed or moved"
+    raise UserError(
+        f"{out}: the recipe changed ({why}); this invalidates {changes.words}; add --redo to do "
+        "them again, or choose another --out"
+    )
+
+
+def done_elsewhere(entries: Iterable[Entry]) -> Iterator[str]:
+    """One line where a run goes on under other versions or threads than it began with."""
+    now = {**environment.versions(), **_decisive(environment.machine())}
+    for entry in entries:
+        then = {**entry.environment["versions"], **_decisive(entry.environment["machine"])}
+        changed = [f"{k} was {then.get(k)}, now {v}" for k, v in now.items() if then.get(k) != v]
+        if changed:
+            yield (
+                f"{entry.step} was done elsewhere ({'; '.join(changed)}): what follows may differ "
+                "from one whole run in its last bits"
+            )
+            return
+
+
+def _decisive(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a machine decides the bits of a result."""
+    return {key: machine.get(key) for key in ("threads", "products")}
