@@ -1,0 +1,103 @@
+"""Floating-point operations of a model, from its labelled tensors.
+
+A matrix costs 2 * size for each position that passes through it, and attention 2 * width for each
+pair of positions in its scores and as much again in their weighted sum (the whole square, also
+under a causal mask). The keys and values of cross-attention are computed at the positions of the
+encoder. An embedding is looked up and costs nothing; the head costs the same whether it is tied or
+not. Norms, biases, activations and softmax are left out: far less than 1% in any large model.
+
+The backward pass computes two products for each of the forward pass, so training costs three times
+the forward pass. Nothing is computed again (activation checkpointing adds to this).
+`docs/openba-v2.md` has the formula written out for OpenBA.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from regrow.architectures import LabelledTensor, Layout
+from regrow.architectures.schema import axis_kind
+
+_KEYS_AND_VALUES = re.compile(r"\.(k|v|kv|k_proj|v_proj)\.weight")
+"""What a cross-attention applies to the encoder's output; its queries come from the decoder."""
+_TRAINING = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: tokens of source text in it, and positions in encoder and decoder.
+
+    `encoder`: 0 in a model with one stack, whose positions are `decoder`.
+    """
+
+    text: int
+    decoder: int
+    encoder: int = 0
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Of one forward pass over one sample: matrices by where they stand, and attention scores."""
+
+    encoder: int
+    decoder: int
+    cross_keys_values: int
+    scores: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        return self.encoder + self.decoder + self.cross_keys_values + self.scores + self.head
+
+
+def forward_flops(layout: Layout, sample: Sample) -> Flops:
+    """Operations of a forward pass over one sample.
+
+    `layout`: at its present sizes; `Layout.resized` gives those after a cut.
+    """
+    costs = {"encoder": 0, "decoder": 0, "cross_keys_values": 0, "scores": 0}
+    for tensor in _matrices(layout):
+        assert tensor.layer is not None
+        layers = layout.sizes[tensor.layer[0]]
+        out, into = (d.size(layout.sizes) for d in tensor.dims.dimensions)
+        encoder = layout.blueprint.axis(tensor.layer[0]).stack == "encoder"
+        cross = any("cross_" in name for name in tensor.dims.names)
+        positions = sample.encoder if encoder else sample.decoder
+        if cross and _KEYS_AND_VALUES.search(tensor.pattern):
+            costs["cross_keys_values"] += 2 * layers * out * into * sample.encoder
+        else:
+            costs["encoder" if encoder else "decoder"] += 2 * layers * out * into * positions
+        if _heads(tensor.dims.dimensions[1].names):
+            # The projection after an attention reads as many channels as its queries have.
+            attended = sample.encoder if cross else positions
+            costs["scores"] += 2 * 2 * layers * into * positions * attended
+    return Flops(**costs, head=2 * _head_size(layout) * sample.decoder)
+
+
+def training_flops(layout: Layout, sample: Sample, tokens: int) -> int:
+    """Operations of training on `tokens` tokens of source text, cut into samples like this one."""
+    return _TRAINING * forward_flops(layout, sample).total * tokens // sample.text
+
+
+def _matrices(layout: Layout) -> Iterator[LabelledTensor]:
+    """One tensor for each pattern of matrices inside the layers: lookups have no hidden, or no
+    head or ffn."""
+    for tensor in {tensor.pattern: tensor for tensor in layout.tensors.values()}.values():
+        kinds = {axis_kind(name) for name in tensor.dims.names}
+        if len(tensor.dims.dimensions) == 2 and "hidden" in kinds and kinds & _INNER:
+            yield tensor
+
+
+_INNER = {"head", "kv_head", "ffn"}
+
+
+def _heads(names: frozenset[str]) -> bool:
+    return any(axis_kind(name) == "head" for name in names)
+
+
+def _head_size(layout: Layout) -> int:
+    """Of the matrix that gives the logits, tied or not."""
+    head, blueprint = layout.blueprint.head, layout.blueprint
+    pattern = next(p for p in (head.weight, f"{head.weight}?") if p in blueprint.tensors)
+    rows, columns = blueprint.dims(pattern).shape(layout.sizes)
+    return rows * columns
