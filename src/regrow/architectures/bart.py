@@ -14,6 +14,7 @@ _STACKS = ("encoder", "decoder")
 _SHARED = "model.shared.weight"
 _ALIASES = tuple(f"model.{stack}.embed_tokens.weight" for stack in _STACKS)
 _HEAD = "lm_head.weight"
+_BIAS = "final_logits_bias"
 _SCALED = Condition("scale_embedding", (True,), default=False)
 
 _NEEDS_TIED = (
@@ -113,17 +114,17 @@ def _blueprint(
             _SHARED: "vocab, hidden",
             **dict(_stack("encoder", final)),
             **dict(_stack("decoder", final)),
-            # A buffer; where a file has none, the class fills it with zeros.
-            "final_logits_bias?": "1, vocab",
+            f"{_BIAS}?": "1, vocab",  # where a file has none, the class fills it with zeros
             f"{_HEAD}?": "vocab, hidden",
         },
-        head=Head(_HEAD, _SHARED, aliases=_ALIASES, bias="final_logits_bias"),
+        head=Head(_HEAD, _SHARED, aliases=_ALIASES, bias=_BIAS),
         embeddings=tuple(
             f"model.{stack}.{table}"
             for stack in _STACKS
             for table in ("embed_tokens", "embed_positions")
         ),
         folds=tuple(_folds()) if final else (),
+        buffers=(_BIAS,),
         ignored=(r"(model\.)?(encoder|decoder)\.version",),
         needs=(_NEEDS_TIED,) if final else (_NEEDS_TIED, _NEEDS_UNSCALED),
         tiny=tuple({"model_type": model_type, "architectures": [architecture], **t} for t in tiny),

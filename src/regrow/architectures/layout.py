@@ -70,12 +70,14 @@ class Layout:
 
     @cached_property
     def _present(self) -> dict[str, Dims]:
-        """Patterns with a tensor in this checkpoint; names of one shared tensor count once."""
+        """Patterns with a parameter in this checkpoint; names of a shared one count once."""
         head = self.blueprint.head
         shared = {*head.aliases, *((head.weight,) if self.tied else ())}
         present: dict[str, Dims] = {}
         for tensor in self.tensors.values():
             if tensor.parameter in shared and self._holds(head.embedding):
+                continue
+            if tensor.parameter in self.blueprint.buffers:
                 continue
             present.setdefault(tensor.pattern, tensor.dims)
         return present

@@ -141,6 +141,7 @@ class Head:
     Tied is read from the tensors, not from a flag: a checkpoint without `weight` is tied.
     `aliases` are further names of the embedding. `softcap` is a config field.
     `ties_when_absent`: the class ties a head that is not stored even where the config says untied.
+    `tied_when`: where all of these hold the config says tied, and a head that differs is refused.
     """
 
     weight: str
@@ -149,6 +150,7 @@ class Head:
     bias: str | None = None
     softcap: str | None = None
     ties_when_absent: bool = False
+    tied_when: tuple[Condition, ...] = (Condition("tie_word_embeddings", (True,)),)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ class Blueprint:
     entry a layer -> the layer axis. `ignored`: patterns (regular expressions) of tensors that old
     checkpoints carry and the class ignores: dropped by name. `needs`: conditions on config.json
     without which the blueprint does not describe the checkpoint, with the reason. `embeddings`:
-    modules whose output is the residual stream before the first layer.
+    modules whose output is the residual stream before the first layer. `buffers`: stored tensors
+    that are no parameters, and are not counted as such.
     """
 
     model_type: str
@@ -178,6 +181,7 @@ class Blueprint:
     folds: tuple[Fold, ...] = ()
     ignored: tuple[str, ...] = ()
     needs: tuple[tuple[Condition, str], ...] = ()
+    buffers: tuple[str, ...] = ()
     tiny: tuple[Mapping[str, Any], ...] = ()
     """Small configs that cover the variants; the proof runs on each."""
 
