@@ -79,10 +79,11 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
         embedding = by_parameter.get(blueprint.head.embedding)
         if head is not None and embedding is not None:
             tied = head.shape == embedding.shape and _same_bytes(head, embedding)
-            if flag and not tied:
+            said = all(condition.holds(checkpoint.config) for condition in blueprint.head.tied_when)
+            if said and not tied:
                 raise UserError(
-                    f"{head.file}: {head.name} differs from {embedding.name}, though config.json "
-                    "says tie_word_embeddings: true; set it to false or drop the head"
+                    f"{head.file}: {head.name} differs from {embedding.name}, though by "
+                    "config.json it is tied; set tie_word_embeddings to false or drop the head"
                 )
     return bind(blueprint, checkpoint.config, shapes, tied=tied)
 

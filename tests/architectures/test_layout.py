@@ -18,8 +18,9 @@ from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.phi3 import PHI3
 from regrow.architectures.schema import Divides
-from regrow.architectures.t5 import T5
+from regrow.architectures.t5 import MT5, T5
 from regrow.architectures.t5gemma import T5GEMMA
+from regrow.architectures.umt5 import UMT5
 from regrow.errors import UserError
 from regrow.models import config_class, model_class
 from tests.random_cuts import TINY, TINY_IDS, accepted_sizes
@@ -52,16 +53,19 @@ def test_parameters_are_those_of_the_class(blueprint: Blueprint, number: int) ->
 
 
 def _own_head(layout: Layout) -> int:
-    """T5 built from a config always shares its head; loaded from a file that has one it does not
-    (`test_head_of_a_file_stays_its_own`)."""
-    sizes = layout.sizes
-    return 0 if layout.blueprint is not T5 or layout.tied else sizes["vocab"] * sizes["hidden"]
+    """T5 and its kin built from a config always share their head; loaded from a file that has one
+    they do not (`test_head_of_a_file_stays_its_own`)."""
+    if layout.tied or not layout.blueprint.head.ties_when_absent:
+        return 0
+    return layout.sizes["vocab"] * layout.sizes["hidden"]
 
 
-def test_head_of_a_file_stays_its_own(tmp_path: Path) -> None:
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(write_tiny(T5, tmp_path / "t5"))
+@pytest.mark.parametrize("blueprint", [T5, MT5, UMT5], ids=lambda b: b.model_type)
+def test_head_of_a_file_stays_its_own(blueprint: Blueprint, tmp_path: Path) -> None:
+    source = write_tiny(blueprint, tmp_path / "in")
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source)
     assert not torch.equal(model.lm_head.weight, model.shared.weight)
-    assert tiny_layout(T5).parameters() == count(model)
+    assert tiny_layout(blueprint).parameters() == count(model)
 
 
 @settings(max_examples=80, deadline=None)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from regrow.architectures import Blueprint
+from regrow.architectures.bart import BART, MBART
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.llama import LLAMA
 from regrow.checkpoint import meta_check
 from regrow.checkpoint.meta_check import check_on_meta, find_problem
 from regrow.errors import UserError
+from regrow.models import model_class
 from tests.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_shapes
 
@@ -61,6 +63,35 @@ def test_head_may_be_absent_only_where_it_is_shared() -> None:
     untied = {**GEMMA2.tiny[0], "tie_word_embeddings": False}
     problem = find_problem(untied, GEMMA2.architectures[0], shapes)
     assert problem == "Gemma2ForCausalLM wants lm_head.weight, which is not there"
+
+
+@pytest.mark.parametrize("blueprint", [BART, MBART], ids=lambda b: b.model_type)
+def test_only_a_buffer_that_the_class_fills_may_be_absent(blueprint: Blueprint) -> None:
+    name = blueprint.architectures[0]
+    shapes = tiny_shapes(blueprint, blueprint.tiny[0])
+
+    def problem(absent: str) -> str | None:
+        fewer = {tensor: shape for tensor, shape in shapes.items() if tensor != absent}
+        return find_problem(blueprint.tiny[0], name, fewer)
+
+    assert problem("final_logits_bias") is None
+    for tensor in ("model.encoder.layers.0.fc1.bias", "model.decoder.embed_positions.weight"):
+        assert problem(tensor) == f"{name} wants {tensor}, which is not there"
+    wrong = {**shapes, "final_logits_bias": (1, 60)}
+    assert find_problem(blueprint.tiny[0], name, wrong) == (
+        f"final_logits_bias: {name} wants shape [1, 61], not [1, 60]"
+    )
+
+
+def test_a_parameter_may_not_be_absent_whatever_the_class_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lacking = {n: s for n, s in SHAPES.items() if n != "model.norm.weight"}
+    cls = model_class(NAME)
+    monkeypatch.setattr(cls, "_keys_to_ignore_on_load_missing", ["norm"], raising=False)
+    assert find_problem(LLAMA.tiny[0], NAME, lacking) == (
+        f"{NAME} wants model.norm.weight, which is not there"
+    )
 
 
 def test_asks_another_process_where_the_library_is_not_loaded(

@@ -17,19 +17,14 @@ from regrow.architectures.schema import Axis, Blueprint, Condition, Field, Fold,
 _ENCODER = "encoder.block.{encoder.layer}.layer"
 _DECODER = "decoder.block.{decoder.layer}.layer"
 
-FOLDS = (
-    Fold(
-        "decoder.final_layer_norm.weight",
-        "hidden",
-        power=0.5,
-        when=(
-            Condition("tie_word_embeddings", (False,), default=True, negate=True),
-            # What transformers 5 writes; there the flag is always true.
-            Condition("scale_decoder_outputs", (False,), default=True, negate=True),
-        ),
-    ),
+SCALED = (
+    Condition("tie_word_embeddings", (False,), default=True, negate=True),
+    # What transformers 5 writes; there the flag is always true.
+    Condition("scale_decoder_outputs", (False,), default=True, negate=True),
 )
-"""What the scale of the decoder's output asks for."""
+"""By config.json the head is tied and the decoder's output scaled."""
+_NEVER = Condition("tie_word_embeddings", ())
+"""What transformers 5 writes for mT5 says nothing: always true, and the published files are not."""
 
 _CROSS_BIAS = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 """Old checkpoints carry a bias of the cross-attention that the network never had."""
@@ -108,12 +103,16 @@ def t5_like(
     *,
     ffn: int,
     heads: int,
-    folds: tuple[Fold, ...],
+    scaled: tuple[Condition, ...],
     tiny: tuple[Mapping[str, Any], ...],
     ignored: tuple[str, ...] = (),
     bias_in_every_block: bool = False,
 ) -> Blueprint:
-    """The blueprint of a T5 by another name; `ffn` and `heads` are the defaults of its class."""
+    """The blueprint of a T5 by another name.
+
+    `ffn`, `heads`: the defaults of its class. `scaled`: where all of these hold, the class
+    multiplies the decoder's output by hidden^-0.5; empty for a class that never does.
+    """
     same = dict(
         model_type=model_type, architectures=[architectures[0]], vocab_size=61, d_model=24,
         d_kv=10, d_ff=20, num_layers=3, num_heads=4, is_encoder_decoder=True, pad_token_id=0,
@@ -136,9 +135,12 @@ def t5_like(
             "shared.weight",
             aliases=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
             ties_when_absent=True,
+            tied_when=scaled or (_NEVER,),
         ),
         embeddings=("encoder.embed_tokens", "decoder.embed_tokens"),
-        folds=folds,
+        folds=(Fold("decoder.final_layer_norm.weight", "hidden", power=0.5, when=scaled),)
+        if scaled
+        else (),
         ignored=ignored,
         tiny=tuple({**same, **more} for more in tiny),
     )
@@ -149,7 +151,7 @@ T5 = t5_like(
     ("T5ForConditionalGeneration", "T5WithLMHeadModel"),
     ffn=2_048,
     heads=8,
-    folds=FOLDS,
+    scaled=SCALED,
     ignored=(_CROSS_BIAS,),
     tiny=(
         # v1.1 and Flan-T5
@@ -164,7 +166,7 @@ MT5 = t5_like(
     ("MT5ForConditionalGeneration",),
     ffn=1_024,
     heads=6,
-    folds=(),
+    scaled=(),
     ignored=(_CROSS_BIAS,),
     tiny=(
         dict(num_decoder_layers=4, tie_word_embeddings=False),

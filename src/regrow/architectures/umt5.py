@@ -3,14 +3,14 @@
 So self-attention heads are chosen block by block, and a block's bias goes with it.
 """
 
-from regrow.architectures.t5 import FOLDS, t5_like
+from regrow.architectures.t5 import SCALED, t5_like
 
 UMT5 = t5_like(
     "umt5",
     ("UMT5ForConditionalGeneration",),
     ffn=1_024,
     heads=6,
-    folds=FOLDS,
+    scaled=SCALED,
     bias_in_every_block=True,
     tiny=(
         dict(num_decoder_layers=4, tie_word_embeddings=False),
