@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from regrow.architectures import BLUEPRINTS, Axis, Blueprint, Layout
 from regrow.cuts.cut import AxisCut, Cut
+from regrow.proof import linked_sizes
 
 TINY: list[tuple[Blueprint, int]] = [
     (blueprint, number) for blueprint in BLUEPRINTS for number in range(len(blueprint.tiny))
@@ -20,37 +21,10 @@ MODEL = "sha256:" + "0" * 64
 @st.composite
 def accepted_sizes(draw: st.DrawFn, layout: Layout) -> dict[str, int]:
     """A size for every axis, equal or smaller, that the layout accepts together."""
-    by_field: dict[str | None, int] = {}
-    for axis in layout.blueprint.axes:
-        if axis.groups is not None and axis.field.path not in by_field:
-            kv_field = layout.blueprint.axis(axis.groups).field.path
-            pair = draw(st.sampled_from(_head_pairs(layout, axis)))
-            by_field[axis.field.path], by_field[kv_field] = pair
-    for axis in layout.blueprint.axes:
-        if axis.kind != "hidden" and axis.field.path not in by_field:
-            units = draw(st.integers(1, layout.sizes[axis.name] // axis.multiple))
-            by_field[axis.field.path] = units * axis.multiple
-    hidden = [axis for axis in layout.blueprint.axes if axis.kind == "hidden"]
-    sizes = {a.name: by_field[a.field.path] for a in layout.blueprint.axes if a not in hidden}
-    for axis in hidden:
-        every = range(1, layout.sizes[axis.name] + 1)
-        others = {a.name: sizes.get(a.name, layout.sizes[a.name]) for a in layout.blueprint.axes}
-        # Another stack's hidden may not fit yet: only what is said of this one counts.
-        fits = [
-            n
-            for n in every
-            if not (layout.size_problem({**others, axis.name: n}) or "").startswith(axis.name)
-        ]
-        sizes[axis.name] = draw(st.sampled_from(fits))
-    return sizes
-
-
-def _head_pairs(layout: Layout, axis: Axis) -> list[tuple[int, int]]:
-    """All (query heads, key-value heads): fewer groups, as many fewer in each group, or both."""
-    assert axis.groups is not None
-    kv = layout.sizes[axis.groups]
-    group = layout.sizes[axis.name] // kv
-    return [(n * g, n) for n in range(1, kv + 1) for g in range(1, group + 1)]
+    sizes: dict[str, int] = {}
+    for choices in linked_sizes(layout):
+        sizes |= draw(st.sampled_from(choices))
+    return {name: sizes[name] for name in layout.blueprint.axis_names}
 
 
 @st.composite

@@ -1,12 +1,14 @@
 """Every blueprint is proved, and wrong ones are rejected."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.architectures.schema import Field
 from regrow.errors import UserError
 from regrow.proof import ProofError, prove
 from tests.tiny import tiny_layout as bind_tiny
@@ -16,6 +18,14 @@ CASES = [
     for blueprint in BLUEPRINTS
     for number, tiny in enumerate(blueprint.tiny)
 ]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -40,7 +50,14 @@ _OLMO2 = _BY_TYPE["olmo2"]
 _PHI3 = _BY_TYPE["phi3"]
 _T5 = _BY_TYPE["t5"]
 _T5GEMMA = _BY_TYPE["t5gemma"]
+_MT5 = _BY_TYPE["mt5"]
+_UMT5 = _BY_TYPE["umt5"]
+_BART = _BY_TYPE["bart"]
+_MBART = _BY_TYPE["mbart"]
+_OPENBA = _BY_TYPE["openba"]
 _QKV = "gpt_neox.layers.{layer}.attention.query_key_value"
+_BLOCK_0 = "decoder.block.0.layer.0.SelfAttention"
+_CROSS = "model.decoder.layers.{decoder.layer}.encoder_attn"
 
 WRONG = {
     "llama: no rule for hidden and heads": (replace(_LLAMA, constraints=()), 0),
@@ -138,6 +155,72 @@ WRONG = {
         0,
     ),
     "t5gemma: encoder's scale forgotten": (replace(_T5GEMMA, folds=_T5GEMMA.folds[1:]), 0),
+    "mt5: folded as T5 v1.0": (replace(_MT5, folds=_T5.folds), 1),
+    "mt5: columns of the position bias not heads": (
+        _labelled(_MT5, {f"{_BLOCK_0}.relative_attention_bias.weight": "buckets, 4"}),
+        0,
+    ),
+    "mt5: heads of self-attention in cross-attention": (
+        _labelled(
+            _MT5,
+            {
+                "decoder.block.{decoder.layer}.layer.1.EncDecAttention.o.weight": (
+                    "hidden, decoder.head*head_dim"
+                )
+            },
+        ),
+        0,
+    ),
+    "umt5: not folded": (replace(_UMT5, folds=()), 1),
+    "umt5: folded though untied": (
+        replace(_UMT5, folds=tuple(replace(fold, when=()) for fold in _UMT5.folds)),
+        0,
+    ),
+    "umt5: columns of the position bias not heads": (
+        _labelled(
+            _UMT5,
+            {
+                "encoder.block.{encoder.layer}.layer.0.SelfAttention.relative_attention_bias.weight"
+                : "buckets, 4"
+            },
+        ),
+        0,
+    ),
+    "bart: the scale not refused": (
+        replace(_BART, needs=(), tiny=({**_BART.tiny[0], "scale_embedding": True},)),
+        0,
+    ),
+    "bart: heads of self-attention in cross-attention": (
+        _labelled(_BART, {f"{_CROSS}.out_proj.weight": "hidden, decoder.head*decoder.head_dim"}),
+        0,
+    ),
+    "bart: positions not cut": (
+        _labelled(_BART, {"model.encoder.embed_positions.weight": "2 + position, 24"}),
+        0,
+    ),
+    "bart: heads cut without hidden": (
+        replace(_BART, fixed={**_BART.fixed, "encoder.head_dim": Field(None, default=3)}),
+        0,
+    ),
+    "mbart: the last norm without its bias": (replace(_MBART, folds=_MBART.folds[:-1]), 0),
+    "mbart: the embedding not folded": (replace(_MBART, folds=_MBART.folds[4:]), 0),
+    "mbart: folded though not scaled": (
+        replace(_MBART, folds=tuple(replace(fold, when=()) for fold in _MBART.folds)),
+        1,
+    ),
+    "mbart: bias of the logits not cut": (_labelled(_MBART, {"final_logits_bias?": "1, 61"}), 0),
+    "openba: query, key, value as blocks": (
+        _labelled(
+            _OPENBA,
+            {
+                "encoder.block.{encoder.layer}.self_attn.qkv.weight": (
+                    "3*encoder.head*head_dim, hidden"
+                )
+            },
+        ),
+        0,
+    ),
+    "openba: tied, not folded": (replace(_OPENBA, folds=()), 1),
 }  # fmt: skip
 
 

@@ -43,8 +43,8 @@ TOLERANCE = 1e-9
 """Largest difference of logits that still counts as equal; they are of the order of 1."""
 
 _BATCH, _LENGTH = 2, 11
-_KEEP_WHOLE = 0.6
-"""How often an axis that need not be cut stays whole."""
+_ALSO_CUT = 0.4
+"""How often axes are cut that have nothing to do with the one in question."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def prove(blueprint: Blueprint, tiny: Mapping[str, Any], seed: int = 0) -> tuple
     return tuple(findings)
 
 
-def accepted_sizes(layout: Layout) -> list[list[dict[str, int]]]:
+def linked_sizes(layout: Layout) -> list[list[dict[str, int]]]:
     """For each set of axes whose sizes hang together, all sizes that are accepted.
 
     Any one of each list makes sizes that the architecture accepts. Axes hang together by a field
@@ -135,7 +135,9 @@ class _Scene:
             self.layout: Layout = bind_checkpoint(self.checkpoint, blueprint)
         except UserError as error:
             raise ProofError(f"bind: {error}") from None
-        self.choices = accepted_sizes(self.layout)
+        if problem := self.layout.size_problem({}):
+            raise ProofError(f"bind: {problem}")
+        self.choices = linked_sizes(self.layout)
         self.model = _load(blueprint, source)
 
     def cuts(self) -> Iterator[tuple[str, Cut]]:
@@ -177,24 +179,15 @@ class _Scene:
         sizes: dict[str, int] = {}
         for choices in self.choices:
             if axis.name in choices[0]:
-                whole = self.layout.sizes[axis.name]
-                choices = [choice for choice in choices if choice[axis.name] < whole]
-                if not choices:
+                smaller = [c for c in choices if c[axis.name] < self.layout.sizes[axis.name]]
+                if not smaller:
                     raise ProofError(
                         f"cut {axis.name}: no smaller size is accepted; is a constraint wrong?"
                     )
-            weights = np.array([self._weight(choice, axis.name) for choice in choices])
-            sizes |= choices[self.random.choice(len(choices), p=weights / weights.sum())]
+                sizes |= smaller[self.random.integers(len(smaller))]
+            elif self.random.random() < _ALSO_CUT:
+                sizes |= choices[self.random.integers(len(choices))]
         return choose(self.layout, self.checkpoint.fingerprint, sizes, self._scores())
-
-    def _weight(self, choice: Mapping[str, int], smaller: str) -> float:
-        """How often these sizes come, in proportion; all smaller sizes of an axis come alike."""
-        weight = 1.0
-        for name, size in choice.items():
-            whole = self.layout.sizes[name]
-            if name != smaller:
-                weight *= _KEEP_WHOLE if size == whole else (1 - _KEEP_WHOLE) / (whole - 1)
-        return weight
 
     def _scores(self) -> dict[str, Any]:
         sizes = self.layout.sizes
