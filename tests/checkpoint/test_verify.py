@@ -15,8 +15,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from regrow import api
+from regrow.architectures.openba import OPENBA
 from regrow.checkpoint.verify import VerifyResult, verify, verify_all
 from regrow.errors import UserError
+from tests.models.openba_files import PIECES, write_tokenizer
+from tests.tiny import write_tiny
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCAB = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", *ALPHABET])}
@@ -62,6 +66,14 @@ def save_t5(directory: Path) -> None:
     T5ForConditionalGeneration(config).save_pretrained(directory)
 
 
+def save_openba(directory: Path) -> None:
+    """What is left of an OpenBA in the published layout after a cut."""
+    source = directory.with_name("openba-whole")
+    write_tiny(OPENBA, source, vocab_size=PIECES + 110)
+    write_tokenizer(source)
+    api.prune(source, directory, hidden=18, heads=3, by="random")
+
+
 def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def apply(directory: Path) -> None:
         file = directory / "model.safetensors"
@@ -98,6 +110,24 @@ def poison(tensors: dict[str, torch.Tensor]) -> None:
     tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = float("nan")
 
 
+def append(name: str, text: str) -> Callable[[Path], None]:
+    """`{marker}` in the text is a file whose being there shows that the code has run."""
+
+    def apply(directory: Path) -> None:
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a") as file:
+            file.write(text.format(marker=_marker(directory)))
+
+    return apply
+
+
+def _marker(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name} has run")
+
+
+RUN = "\nopen('{marker}', 'w').close()\n"
+
 # What is broken, how, and the checks that must fail: these and no others.
 BROKEN: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], set[str]]] = {
     "missing tensor": (
@@ -129,6 +159,18 @@ BROKEN: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], set[str]
     "tokenizer too large": (save_llama, grow_tokenizer, {"tokenizer fits the embedding"}),
     "tokenizer loses text": (save_llama, lose_letters, {"tokenizer round trip"}),
     "no config": (save_llama, lambda d: (d / "config.json").unlink(), {"config loads"}),
+    "altered-code": (save_openba, append("modeling_openba.py", RUN), {"config loads"}),
+    "added code": (save_openba, append("custom_generate/generate.py", RUN), {"config loads"}),
+    "code elsewhere": (
+        save_openba,
+        edit_json("config.json", auto_map={"AutoConfig": "other--configuration.Config"}),
+        {"config loads"},
+    ),
+    "tokenizer elsewhere": (
+        save_openba,
+        edit_json("tokenizer_config.json", auto_map={"AutoTokenizer": [None, "other--a.B"]}),
+        {"config loads"},
+    ),
     "forced id outside": (
         save_t5,
         edit_json("config.json", decoder_start_token_id=ROWS + 7),
@@ -142,17 +184,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VerifyResult]
     """All directories in one process: starting it is what costs."""
     root = tmp_path_factory.mktemp("verify")
     torch.manual_seed(0)
-    names = ["llama", "t5", *BROKEN]
-    save_llama(root / "llama")
-    save_t5(root / "t5")
-    sources: dict[Callable[[Path], None], Path] = {save_llama: root / "llama", save_t5: root / "t5"}
+    sources: dict[Callable[[Path], None], Path] = {
+        save_llama: root / "llama",
+        save_t5: root / "t5",
+        save_openba: root / "openba",
+    }
+    for save, directory in sources.items():
+        save(directory)
+    names = ["llama", "t5", "openba", *BROKEN]
     for name, (kind, breakage, _) in BROKEN.items():
         shutil.copytree(sources[kind], root / name)
         breakage(root / name)
     return dict(zip(names, verify_all([root / name for name in names]), strict=True))
 
 
-@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("name", ["llama", "t5", "openba"])
 def test_a_good_directory_passes(results: dict[str, VerifyResult], name: str) -> None:
     result = results[name]
     assert [check for check in result.checks if not check.ok] == []
@@ -160,8 +206,8 @@ def test_a_good_directory_passes(results: dict[str, VerifyResult], name: str) ->
     assert result.directory.name == name
     details = {check.name: check.detail for check in result.checks}
     assert ("no tokenizer" in details["tokenizer loads"]) == (name == "t5")
-    assert ("tokenizer round trip" in details) == (name == "llama")
-    assert ("decoder start" in details) == (name == "t5")
+    assert ("tokenizer round trip" in details) == (name != "t5")
+    assert ("decoder start" in details) == (name != "llama")
     assert details["greedy generation"]
 
 
@@ -182,6 +228,27 @@ def test_details_name_the_culprit(results: dict[str, VerifyResult]) -> None:
     assert "model.layers.1.mlp.up_proj.weight" in details["NaN", "weights are finite"]
     assert str(ROWS) in details["eos outside", "ids lie in the vocabulary"]
     assert "the tokenizer's is 2" in details["eos of another token", "ids agree with the tokenizer"]
+
+
+def test_code_that_is_not_regrows_own_runs_only_when_asked(
+    results: dict[str, VerifyResult],
+) -> None:
+    reasons = {
+        "altered-code": "modeling_openba.py is not regrow's own",
+        "added code": "custom_generate/generate.py is not regrow's own",
+        "code elsewhere": "config.json: auto_map names other code than regrow's own",
+        "tokenizer elsewhere": "tokenizer_config.json: auto_map names other code than regrow's own",
+    }
+    for name, reason in reasons.items():
+        (check,) = results[name].checks
+        assert check.detail == (
+            f"the directory's own code, not run: {reason}; read it, then give --trust-remote-code"
+        )
+    altered = results["altered-code"].directory
+    assert not _marker(altered).exists()
+    asked = verify(altered, trust_remote_code=True)
+    assert _marker(altered).exists()
+    assert asked.ok, asked.checks
 
 
 def test_a_directory_must_exist(tmp_path: Path) -> None:

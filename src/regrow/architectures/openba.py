@@ -108,7 +108,7 @@ OPENBA = Blueprint(
             f"decoder.final_layernorm.{part}",
             "hidden",
             power=0.5,
-            when=(Condition("tie_word_embeddings", (True,), default=False),),
+            when=(Condition("tie_word_embeddings", (True,), default=True),),
         )
         for part in ("weight", "bias")
     ),

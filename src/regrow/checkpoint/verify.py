@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.errors import UserError
-from regrow.models import own_code_by_name
+from regrow.models import foreign_code
 
 _SCRIPT = Path(__file__).with_name("verify_script.py")
 
@@ -56,7 +56,7 @@ def verify_all(
         if not Path(directory).is_dir():
             raise UserError(f"{directory}: no such directory")
     asked = [
-        [str(Path(directory).resolve()), trust_remote_code or _holds_own_code(Path(directory))]
+        [str(Path(directory).resolve()), None if trust_remote_code else _distrust(Path(directory))]
         for directory in directories
     ]
     command = [sys.executable, "-I", str(_SCRIPT), json.dumps(asked)]
@@ -73,10 +73,10 @@ def verify_all(
     ]
 
 
-def _holds_own_code(directory: Path) -> bool:
-    """Whether all code in a directory is what regrow writes there."""
-    written = {path.name: path for path in directory.glob("*.py")}
-    own = own_code_by_name()
-    return bool(written) and all(
-        name in own and path.read_bytes() == own[name] for name, path in written.items()
-    )
+def _distrust(directory: Path) -> str | None:
+    """Why code of this directory may not run, or None."""
+    try:
+        found = foreign_code(directory)
+    except (OSError, ValueError, AttributeError) as error:  # unreadable, or no JSON object
+        found = f"its configs cannot be read ({error})"
+    return found and f"{found}; read it, then give --trust-remote-code"

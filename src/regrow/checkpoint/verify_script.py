@@ -1,8 +1,8 @@
 """Run by `verify`, in a process of its own that knows nothing of regrow: python -I FILE JSON
 
-The JSON is a list of [directory, whether its code may run]. It loads each directory as any user of
-transformers would, and prints one JSON list with an object for each: {"directory": ..., "checks":
-[[name, ok, detail], ...]}.
+The JSON is a list of [directory, why its code may not run, or null]. It loads each directory as any
+user of transformers would, and prints one JSON list with an object for each: {"directory": ...,
+"checks": [[name, ok, detail], ...]}.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,12 @@ def _warnings_of_transformers() -> Iterator[list[str]]:
         logger.removeHandler(collector)
 
 
-def check_directory(directory: Path, trust_remote_code: bool) -> list[tuple[str, bool, str]]:
-    """All checks of one directory, in order; what could not be reached counts as failed."""
+def check_directory(directory: Path, distrust: str | None) -> list[tuple[str, bool, str]]:
+    """All checks of one directory, in order; what could not be reached counts as failed.
+
+    `distrust`: why code of the directory may not run, None where it may. It matters only for a
+    directory that does not load without.
+    """
     import torch
     from transformers import (
         AutoConfig,
@@ -66,13 +71,16 @@ def check_directory(directory: Path, trust_remote_code: bool) -> list[tuple[str,
         except FailedCheckError as error:
             checks.append((name, False, str(error)))
         except Exception as error:  # noqa: BLE001  # whatever a broken directory makes a library raise
-            checks.append((name, False, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+            detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if distrust is not None and "trust_remote_code" in detail:
+                detail = f"the directory's own code, not run: {distrust}"
+            checks.append((name, False, detail))
         else:
             checks.append((name, True, result if isinstance(result, str) else ""))
             return result
         return None
 
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    options = {"trust_remote_code": distrust is None, "local_files_only": True}
     with _warnings_of_transformers() as warnings:
         config = check("config loads", lambda: AutoConfig.from_pretrained(directory, **options))
         if config is None:
@@ -207,7 +215,8 @@ def check_round_trip(tokenizer: Any) -> str:
     tried = 0
     for token in vocabulary[:: max(1, len(vocabulary) // SAMPLED_TOKENS)]:
         text = tokenizer.decode([token]).strip()
-        if not text or "\ufffd" in text:  # white space, or a part of a character
+        # White space, a part of a character, or a control character, which many normalise away.
+        if not text or "\ufffd" in text or not text.isprintable():
             continue
         tried += 1
         again = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)).strip()
@@ -241,10 +250,11 @@ def check_generation(model: Any, ids: Any, rows: int, greedy: Any) -> str:
 def main() -> None:
     """Check what the command line names; JSON on stdout, all else on stderr."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    with contextlib.redirect_stdout(sys.stderr):
+    with tempfile.TemporaryDirectory() as modules, contextlib.redirect_stdout(sys.stderr):
+        os.environ["HF_MODULES_CACHE"] = modules  # where transformers copies the code that it runs
         results = [
-            {"directory": name, "checks": check_directory(Path(name), trust)}
-            for name, trust in json.loads(sys.argv[1])
+            {"directory": name, "checks": check_directory(Path(name), distrust)}
+            for name, distrust in json.loads(sys.argv[1])
         ]
     if "regrow" in sys.modules:
         raise SystemExit("loading these directories imported regrow")

@@ -20,6 +20,7 @@ _AUTO_CLASSES = {
 _AUTO_TOKENIZERS = {"openba": "tokenization_openba.OpenBATokenizer"}
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_FILES = (TOKENIZER_CONFIG, "tokenizer.json", "spiece.model")
 
 
 def register() -> None:
@@ -55,11 +56,6 @@ def own_code(model_type: str) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(directory.glob("*_*.py")) if p.name[0] != "_"}
 
 
-def own_code_by_name() -> dict[str, bytes]:
-    """The files of all networks by name."""
-    return {name: data for kind in _AUTO_CLASSES for name, data in own_code(kind).items()}
-
-
 def with_own_code(
     config: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -69,10 +65,40 @@ def with_own_code(
     if not code:
         return dict(config), dict(files)
     named = {**config, "auto_map": _AUTO_CLASSES[model_type]}
-    files = {**files, **code}
-    if TOKENIZER_CONFIG in files:
-        tokenizer = json.loads(files[TOKENIZER_CONFIG])
-        tokenizer["auto_map"] = {"AutoTokenizer": [None, _AUTO_TOKENIZERS[model_type]]}
+    if any(name in files for name in _TOKENIZER_FILES):
+        tokenizer = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
+        tokenizer["auto_map"] = _tokenizer_map(model_type)
         text = json.dumps(tokenizer, indent=1, ensure_ascii=False) + "\n"
-        files[TOKENIZER_CONFIG] = text.encode()
-    return named, files
+        code[TOKENIZER_CONFIG] = text.encode()
+    return named, {**files, **code}
+
+
+def foreign_code(directory: Path) -> str | None:
+    """Why the code in a directory is not what regrow writes there; None where it is, byte for byte.
+
+    All Python files count, also those below, and both of the maps that name what to load.
+    """
+    config, tokenizer = (
+        json.loads(path.read_bytes()) if path.is_file() else {}
+        for path in (directory / "config.json", directory / TOKENIZER_CONFIG)
+    )
+    model_type = config.get("model_type")
+    own = own_code(model_type)
+    if not own:
+        return f"config.json: regrow has no code for {model_type!r}"
+    for path in sorted(directory.rglob("*.py")):
+        name = path.relative_to(directory).as_posix()
+        if name not in own or path.read_bytes() != own[name]:
+            return f"{name} is not regrow's own"
+    maps = (
+        ("config.json", config, _AUTO_CLASSES[model_type]),
+        (TOKENIZER_CONFIG, tokenizer, _tokenizer_map(model_type)),
+    )
+    for where, values, wanted in maps:
+        if values.get("auto_map", wanted) != wanted:
+            return f"{where}: auto_map names other code than regrow's own"
+    return None
+
+
+def _tokenizer_map(model_type: str) -> dict[str, list[str | None]]:
+    return {"AutoTokenizer": [None, _AUTO_TOKENIZERS[model_type]]}

@@ -15,7 +15,8 @@ class OpenBAConfig(PreTrainedConfig):
     `kv_channels`: size of a head, apart from `hidden_size // num_heads`.
     `ffn_hidden_size`: not the size of the ffn; see `ffn_size`.
     `tie_word_embeddings`: with it, the decoder's output is multiplied by hidden_size**-0.5 before
-    the shared head. The published checkpoints say false and store a head.
+    the shared head. The published code left the field out of the file where it was true; the
+    published checkpoints say false and store a head.
     """
 
     model_type = "openba"
@@ -27,7 +28,7 @@ class OpenBAConfig(PreTrainedConfig):
         "head_dim": "kv_channels",
     }
 
-    vocab_size: int = 250_112
+    vocab_size: int = 250_203
     hidden_size: int = 4_096
     kv_channels: int = 128
     ffn_hidden_size: int = 16_384
@@ -46,7 +47,7 @@ class OpenBAConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     use_cache: bool = True
     is_encoder_decoder: bool = True
-    tie_word_embeddings: bool = False
+    tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 1
     decoder_start_token_id: int | None = 0

@@ -38,7 +38,7 @@ Rotary = tuple[Tensor, Tensor]
 def rotary(positions: Tensor, size: int, theta: float, dtype: torch.dtype) -> Rotary:
     """Cosines and sines, each [batch, 1, length, size], of positions [batch, length]."""
     even = torch.arange(0, size, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[:, None, :, None].float() * theta ** (-even / size)
+    angles = positions[:, None, :, None].float() * (1.0 / theta ** (even / size))
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -225,7 +225,7 @@ class _Stack(OpenBAPreTrainedModel):
 
     block_class: type[nn.Module]
 
-    def __init__(self, config: OpenBAConfig, embedding: nn.Embedding, layers: Any) -> None:
+    def __init__(self, config: OpenBAConfig, embedding: nn.Module, layers: Any) -> None:
         super().__init__(config)
         self.share(embedding)
         self.block = nn.ModuleList(self.block_class(config, i) for i in range(layers))
@@ -234,7 +234,7 @@ class _Stack(OpenBAPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def share(self, embedding: nn.Embedding) -> None:
+    def share(self, embedding: nn.Module) -> None:
         """Read tokens by this embedding."""
         object.__setattr__(self, "embed_tokens", embedding)
 
@@ -349,11 +349,10 @@ class OpenBAForConditionalGeneration(OpenBAPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "shared_embedding.weight"}
     # Names under which some checkpoints list the one embedding again.
     _keys_to_ignore_on_load_unexpected = [r"^(encoder|decoder)\.embed_tokens\.weight$"]
-    _can_record_outputs = None
 
     def __init__(self, config: OpenBAConfig) -> None:
         super().__init__(config)
-        self.shared_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.shared_embedding: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size)
         self.encoder = OpenBAEncoder(config, self.shared_embedding, config.num_layers)
         self.decoder = OpenBADecoder(config, self.shared_embedding, config.num_decoder_layers)
         bias = config.add_lm_head_bias
@@ -361,13 +360,18 @@ class OpenBAForConditionalGeneration(OpenBAPreTrainedModel, GenerationMixin):
         self.loss_type = "ForMaskedLM"
         self.post_init()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "shared_embedding":  # adapters and quantisers put their own module here
+            for stack in ("encoder", "decoder"):
+                if stack in self._modules:
+                    getattr(self, stack).share(value)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.shared_embedding
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.shared_embedding = value
-        self.encoder.share(value)
-        self.decoder.share(value)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head

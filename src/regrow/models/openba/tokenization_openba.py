@@ -1,15 +1,28 @@
 """Tokenizer of OpenBA: SentencePiece Unigram with byte fallback, sentinels and mode tokens.
 
-Read from `tokenizer.json`, or from the `spiece.model` of the published checkpoints (which needs
-sentencepiece). After the pieces follow `<extra_id_99>` ... `<extra_id_0>`, then `<R>`, `<S>`,
-`<X>`. The published tokenizer knew the sentinels as ids only and took their text apart; here their
-text is the token. This file travels with every OpenBA directory and imports nothing but
+Read from `tokenizer.json`, or from the `spiece.model` of the published checkpoints, which needs
+sentencepiece and protobuf. After the pieces follow `<extra_id_99>` ... `<extra_id_0>`, then `<R>`,
+`<S>`, `<X>`. The published tokenizer knew the sentinels as ids only and took their text apart;
+here their text is the token.
+
+The ids are those of sentencepiece, but for a combining mark (or joiner) behind a character that
+normalisation replaces, such as a full-width letter: the tokenizers library normalises the two as
+one and can drop the mark. This file travels with every OpenBA directory and imports nothing but
 tokenizers and transformers.
 """
 
+from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
@@ -17,42 +30,92 @@ SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))
 MODES = ("<R>", "<S>", "<X>")
 
 
+def read_pieces(path: Path) -> Tokenizer:
+    """The tokenizer of a `spiece.model`, with sentinels and modes after its pieces.
+
+    Raises:
+        ImportError: sentencepiece or protobuf is missing.
+        ValueError: it is no Unigram model, or not one with OpenBA's treatment of spaces.
+    """
+    try:
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: reading it needs sentencepiece and protobuf (pip install sentencepiece "
+            "protobuf); a directory with a tokenizer.json needs neither"
+        ) from error
+    proto = ModelProto.FromString(path.read_bytes())
+    trained, normal = proto.trainer_spec, proto.normalizer_spec
+    if trained.model_type != trained.UNIGRAM:
+        raise ValueError(f"{path}: no Unigram model")
+    if not (normal.remove_extra_whitespaces and normal.add_dummy_prefix):
+        raise ValueError(f"{path}: OpenBA's removes extra spaces and puts one in front; this not")
+    tokenizer = Tokenizer(
+        Unigram(
+            [(piece.piece, piece.score) for piece in proto.pieces],
+            unk_id=trained.unk_id,
+            byte_fallback=trained.byte_fallback,
+        )
+    )
+    charsmap = normal.precompiled_charsmap
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            *([normalizers.Precompiled(charsmap)] if charsmap else []),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Replace(Regex(r"\A | \z"), ""),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace("▁", "always", False),
+            # The text of a byte's piece is not that byte.
+            pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), "merged_with_previous"),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace("▁", "always", False)]
+    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in (*SENTINELS, *MODES)])
+    eos = proto.pieces[trained.eos_id].piece
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {eos}",
+        pair=f"$A {eos} $B {eos}",
+        special_tokens=[(eos, trained.eos_id)],
+    )
+    return tokenizer
+
+
 class OpenBATokenizer(PreTrainedTokenizerFast):
-    """OpenBA's tokenizer, on the tokenizers library."""
+    """OpenBA's tokenizer, on the tokenizers library; text gets `</s>` at its end."""
 
     vocab_files_names = {"vocab_file": "spiece.model", "tokenizer_file": "tokenizer.json"}
     model_input_names = ["input_ids", "attention_mask"]
-    model = Unigram
 
     @classmethod
-    def convert_from_spm_model(
-        cls,
-        vocab: list[tuple[str, float]],
-        unk_id: int = 2,
-        _spm_precompiled_charsmap: bytes | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """What transformers calls with the pieces of a `spiece.model`."""
-        tokenizer = Tokenizer(Unigram(vocab, unk_id=unk_id, byte_fallback=True))
-        if _spm_precompiled_charsmap:
-            tokenizer.normalizer = normalizers.Precompiled(_spm_precompiled_charsmap)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace("▁", "always", True)]
-        )
-        tokenizer.decoder = decoders.Sequence(
-            [decoders.ByteFallback(), decoders.Metaspace("▁", "always", True)]
-        )
-        added = [token for token in (*SENTINELS, *MODES) if tokenizer.token_to_id(token) is None]
-        tokenizer.add_special_tokens([AddedToken(token, special=True) for token in added])
-        eos = "</s>"
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"$A {eos}",
-            pair=f"$A {eos} $B {eos}",
-            special_tokens=[(eos, tokenizer.token_to_id(eos))],
-        )
-        kwargs.setdefault("unk_token", "<unk>")
-        kwargs.setdefault("eos_token", eos)
-        kwargs.setdefault("pad_token", "<pad>")
-        kwargs.pop("additional_special_tokens", None)
+    def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:
+        """What transformers calls with the files and settings of a directory.
+
+        Raises:
+            OSError: there is neither of the files.
+            ValueError: the directory numbers an added token in another way.
+        """
+        # Published as true, which deletes spaces before punctuation: decoding would lose text.
+        kwargs["clean_up_tokenization_spaces"] = False
+        if kwargs.get("tokenizer_file"):
+            return super().convert_to_native_format(**kwargs)
+        pieces = kwargs.pop("vocab_file", None)
+        if not pieces:
+            raise OSError(
+                f"{kwargs.get('name_or_path')}: neither tokenizer.json nor spiece.model is there"
+            )
+        tokenizer = read_pieces(Path(pieces))
+        for number, token in sorted(kwargs.pop("added_tokens_decoder", {}).items()):
+            if tokenizer.token_to_id(str(token)) is None:
+                tokenizer.add_tokens([token])
+            if (own := tokenizer.token_to_id(str(token))) != number:
+                raise ValueError(f"{pieces}: {token} is {number} in the directory, here {own}")
+        for name in ("tokenizer_file", "trust_remote_code"):
+            kwargs.pop(name, None)
+        kwargs = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>", **kwargs}
         kwargs["extra_special_tokens"] = [*SENTINELS, *MODES]
         return {**kwargs, "tokenizer_object": tokenizer}
