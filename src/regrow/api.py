@@ -116,16 +116,19 @@ def run(
     from regrow import pipeline
 
     return pipeline.run(
-        loaded, Path(out), recipe_text=path.read_text(encoding="utf-8"), control=control, redo=redo,
+        loaded, Path(out), recipe_text=path.read_text(encoding="utf-8"), compare=compare, redo=redo,
         say=say, watch=watch,
     )  # fmt: skip
 
 
-def verify(directory: Path | str) -> "VerifyResult":
-    """Reload a model directory in a process of its own, without regrow, and check it."""
+def verify(directory: Path | str, *, trust_remote_code: bool = False) -> "VerifyResult":
+    """Reload a model directory in a process of its own, without regrow, and check it.
+
+    `trust_remote_code`: run code of the directory that is not regrow's own.
+    """
     from regrow.checkpoint.verify import verify as verify_directory
 
-    return verify_directory(Path(directory))
+    return verify_directory(Path(directory), trust_remote_code=trust_remote_code)
 
 
 def write_report(directory: Path | str) -> Path:

@@ -204,12 +204,16 @@ def run(
 @app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory.")],
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run code of its own that is not regrow's."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Reload a model in a clean process without regrow, and check it."""
     from regrow import api
 
-    result = api.verify(directory)
+    result = api.verify(directory, trust_remote_code=trust_remote_code)
     print_checks(result, as_json)
     if not result.ok:
         raise typer.Exit(1)
