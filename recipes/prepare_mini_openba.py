@@ -1,0 +1,96 @@
+"""Lay out what mini-openba.yaml reads, from files that you have.
+
+    python recipes/prepare_mini_openba.py --model DIR --text DIR [--heldout-ids FILE]
+
+`--model`: an OpenBA directory. `--text`: a directory with .jsonl or .jsonl.gz files of documents in
+English and Chinese; a document that stands there twice is taken once. One in forty, by its hash, is
+held out; or those whose token ids stand in `--heldout-ids`, a file of uint16 ids with eos after
+each document, where the model was trained on the rest. Of a long one, its beginning is measured. A
+document counts as Chinese where a tenth of its characters are.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from regrow.corpus.packing import tokenise
+from regrow.corpus.text import read_documents
+from regrow.loading import load_tokenizer
+
+HERE = Path(__file__).parent / "mini-openba"
+HELD_OUT_EVERY = 40
+MEASURED_CHARACTERS = 4_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--heldout-ids", type=Path)
+    options = parser.parse_args()
+    HERE.mkdir(exist_ok=True)
+    copy_model(options.model)
+    texts = list(dict.fromkeys(documents(options.text)))
+    heldout = (
+        [is_drawn(text) for text in texts]
+        if options.heldout_ids is None
+        else are_named(texts, options.heldout_ids)
+    )
+    write("train.jsonl", [t for t, out in zip(texts, heldout, strict=True) if not out])
+    for language, chinese in (("en", False), ("zh", True)):
+        chosen = [
+            text[:MEASURED_CHARACTERS]
+            for text, out in zip(texts, heldout, strict=True)
+            if out and is_chinese(text) is chinese
+        ]
+        write(f"heldout-{language}.jsonl", chosen)
+    print(f"{len(texts):,} documents, {sum(heldout):,} of them held out, in {HERE}")
+
+
+def copy_model(source: Path) -> None:
+    target = HERE / "model"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    names = ("*.json", "*.safetensors", "*.model")
+    for path in (path for form in names for path in source.glob(form)):
+        if not path.name.startswith(("golden", "losses")):
+            shutil.copyfile(path, target / path.name)
+
+
+def documents(directory: Path) -> Iterator[str]:
+    for path in sorted(directory.glob("*.jsonl*")):
+        yield from read_documents(path)
+
+
+def is_drawn(text: str) -> bool:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELD_OUT_EVERY == 0
+
+
+def are_named(texts: list[str], ids: Path) -> list[bool]:
+    tokenizer = load_tokenizer(HERE / "model")
+    stream = np.fromfile(ids, dtype=np.uint16)
+    ends = np.flatnonzero(stream == tokenizer.eos_token_id)
+    named = {part.tobytes() for part in np.split(stream, ends + 1)}
+    end = np.uint16(tokenizer.eos_token_id)
+    return [
+        np.append(found.astype(np.uint16), end).tobytes() in named
+        for found in tokenise(texts, tokenizer)
+    ]
+
+
+def is_chinese(text: str) -> bool:
+    return sum("\u4e00" <= character <= "\u9fff" for character in text) * 10 >= len(text)
+
+
+def write(name: str, texts: list[str]) -> None:
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
+    (HERE / name).write_text("".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
