@@ -46,7 +46,8 @@ def counted(layout: Layout, sizes: dict[str, int]) -> int:
     """Parameters of the library's own class at these sizes."""
     config = resized_config(layout, sizes)
     shapes = tiny_shapes(layout.blueprint, config)
-    return sum(torch.Size(shape).numel() for shape in shapes.values())
+    parameters = shapes.keys() - set(layout.blueprint.buffers)
+    return sum(torch.Size(shapes[name]).numel() for name in parameters)
 
 
 # Inspect
@@ -105,6 +106,7 @@ def test_a_plan_is_what_prune_then_gives(tmp_path: Path, blueprint: Blueprint, n
     assert len(recipe.stages) == len(plan.stages)
     for stage, planned in zip(recipe.stages, plan.stages, strict=True):
         out = tmp_path / stage.name
+        assert stage.cut is not None
         spec = CutSpec(**stage.cut.chosen, by="random")
         result = prune_checkpoint(directory, out, spec)
         assert result.parameters == planned.parameters
@@ -270,9 +272,17 @@ def test_a_tokenizer_that_cannot_be_pruned_keeps_its_vocabulary(tmp_path: Path) 
     assert "byte fallback" in plan.notes[0]
 
 
-def test_an_encoder_decoder_is_planned_without_recovery(tmp_path: Path) -> None:
-    t5 = next(blueprint for blueprint in BLUEPRINTS if blueprint.model_type == "t5")
-    directory = write_tiny(t5, tmp_path / "m")
+def test_an_encoder_decoder_is_planned_with_what_its_recovery_needs(tmp_path: Path) -> None:
+    directory = write_tiny(T5, tmp_path / "m")
     plan = plan_directory("m", directory, int(inspect_directory(directory).parameters * 0.7))
-    assert "recover" not in plan.recipe
-    assert any("not yet trained" in note for note in plan.notes)
+    assert plan.recipe.count("recover: {tokens: ") == len(plan.stages)
+    assert any("needs sentinels" in note for note in plan.notes)
+
+
+def test_a_config_alone_is_planned_as_its_checkpoint(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m")
+    full = plan_directory("m", directory, 30_000)
+    (directory / "model.safetensors").unlink()
+    alone = plan_directory("m", directory, 30_000)
+    assert (alone.stages, alone.recipe) == (full.stages, full.recipe)
+    assert alone.notes == ("planned from the config alone: the tokenizer may need more tokens",)

@@ -1,11 +1,13 @@
 """What a model is made of, and what of it can be cut."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 from regrow.architectures import Axis, Layout
-from regrow.checkpoint.reader import open_checkpoint
+from regrow.checkpoint.config_only import bind_config, is_config_only, stored_type
+from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.pruning import bind_checkpoint
 
 
@@ -26,12 +28,15 @@ class AxisFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `regrow inspect` prints."""
+    """What `regrow inspect` prints. Of a config alone it is what a checkpoint would have."""
 
     directory: Path
     model_type: str
-    fingerprint: str
+    fingerprint: str | None
+    """None where there is only a config."""
     parameters: int
+    parameters_counted_once: int
+    """With one matrix for embedding and head, where the file stores two."""
     parts: Mapping[str, int]
     axes: tuple[AxisFacts, ...]
     fixed: Mapping[str, int]
@@ -50,23 +55,54 @@ def inspect_directory(directory: Path) -> Inspection:
 
     Raises UserError where it is no model that regrow knows.
     """
-    checkpoint = open_checkpoint(directory)
-    layout = bind_checkpoint(checkpoint)
-    dtypes: dict[str, int] = {}
-    for info in checkpoint.tensors.values():
-        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.nbytes
+    layout, checkpoint = open_layout(directory)
     return Inspection(
         directory,
         layout.blueprint.model_type,
-        checkpoint.fingerprint,
+        checkpoint.fingerprint if checkpoint else None,
         layout.parameters(),
+        parameters_counted_once(layout),
         layout.parameters_by_part(),
         tuple(_facts(layout, axis) for axis in layout.blueprint.axes),
         {name: layout.sizes[name] for name in layout.blueprint.fixed},
         layout.tied,
-        dtypes,
+        _bytes_by_type(layout, checkpoint),
         layout.ignored,
     )
+
+
+def open_layout(directory: Path) -> tuple[Layout, Checkpoint | None]:
+    """The layout of a model directory, and its checkpoint unless there is only a config."""
+    if is_config_only(directory):
+        return bind_config(directory), None
+    checkpoint = open_checkpoint(directory)
+    return bind_checkpoint(checkpoint), checkpoint
+
+
+def parameters_counted_once(layout: Layout) -> int:
+    """Parameters with one matrix for embedding and head; all, where they differ in shape."""
+    blueprint = layout.blueprint
+    shapes = {
+        tensor.dims.shape(layout.sizes)
+        for tensor in layout.tensors.values()
+        if tensor.parameter in (blueprint.head.weight, blueprint.head.embedding)
+    }
+    return replace(layout, tied=layout.tied or len(shapes) == 1).parameters()
+
+
+def stored_bytes(layout: Layout, checkpoint: Checkpoint | None) -> int:
+    """Bytes of all weights in the file."""
+    return sum(_bytes_by_type(layout, checkpoint).values())
+
+
+def _bytes_by_type(layout: Layout, checkpoint: Checkpoint | None) -> dict[str, int]:
+    if checkpoint is None:
+        name, width = stored_type(layout)
+        return {name: sum(prod(t.shape) for t in layout.tensors.values()) * width}
+    dtypes: dict[str, int] = {}
+    for info in checkpoint.tensors.values():
+        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.nbytes
+    return dtypes
 
 
 def _facts(layout: Layout, axis: Axis) -> AxisFacts:

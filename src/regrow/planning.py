@@ -6,10 +6,10 @@ from pathlib import Path
 import yaml
 
 from regrow.architectures import Layout
-from regrow.checkpoint.reader import open_checkpoint
 from regrow.cuts.budget import PlannedStage, plan_sizes, plan_stages
 from regrow.errors import UserError
-from regrow.pruning import bind_checkpoint, check_vocabulary
+from regrow.inspection import open_layout
+from regrow.pruning import check_vocabulary
 
 _OPTIONS = {
     "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv_heads",
@@ -37,11 +37,12 @@ def plan_directory(model: str, directory: Path, budget: int) -> Plan:
     `model`: as the user named it, for the recipe. The counts are exact.
     Raises UserError where the budget cannot be met.
     """
-    checkpoint = open_checkpoint(directory)
-    layout = bind_checkpoint(checkpoint)
+    layout, checkpoint = open_layout(directory)
     sizes = plan_sizes(layout, budget)
     notes = []
-    if "vocab" in sizes:
+    if checkpoint is None:
+        notes.append("planned from the config alone: the tokenizer may need more tokens")
+    elif "vocab" in sizes:
         try:
             check_vocabulary(checkpoint, layout, sizes["vocab"])
         except UserError as error:
@@ -49,8 +50,8 @@ def plan_directory(model: str, directory: Path, budget: int) -> Plan:
             sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))
     if layout.blueprint.is_encoder_decoder:
         notes.append(
-            f"{layout.blueprint.model_type} can be cut (regrow prune) but not yet trained: "
-            "the stages are without recovery"
+            "an encoder-decoder recovers by span corruption, for which its tokenizer needs "
+            "sentinels (<extra_id_0>); without them, leave recover out"
         )
     stages = tuple(plan_stages(layout, sizes))
     return Plan(
@@ -83,8 +84,7 @@ def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -
             f"{name:<30} # {stage.parameters:,} parameters remain, {share:.0%}",
             f"    cut: {{{cut}}}",
         ]
-        if not layout.blueprint.is_encoder_decoder:
-            lines.append(f"    recover: {{tokens: {_RECOVERY_TOKENS:_}}}")
+        lines.append(f"    recover: {{tokens: {_RECOVERY_TOKENS:_}}}")
     return "\n".join(lines) + "\n"
 
 

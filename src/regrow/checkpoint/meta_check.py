@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from regrow.errors import UserError
 
@@ -42,29 +42,47 @@ def check_on_meta(
         raise UserError(f"{where}: {problem}")
 
 
-def find_problem(config: Mapping[str, Any], architecture: str, shapes: Shapes) -> str | None:
-    """What is wrong, in one line, or None."""
+class ClassTensors(NamedTuple):
+    """What a class has by name. `tied`: names of another's tensor; `filled`: those that the class
+    fills where a file lacks them."""
+
+    shapes: dict[str, tuple[int, ...]]
+    tied: set[str]
+    filled: set[str]
+
+
+def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
+    """The tensors of a class at a config, built on the meta device.
+
+    Raises whatever the class raises at a config that it refuses.
+    """
     import torch
 
     from regrow.models import config_class, model_class
 
     values = dict(config)
+    built = config_class(values.pop("model_type")).from_dict(values)
+    with torch.device("meta"):
+        model = model_class(architecture)(built)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    return ClassTensors(shapes, tied, _filled(model))
+
+
+def find_problem(config: Mapping[str, Any], architecture: str, shapes: Shapes) -> str | None:
+    """What is wrong, in one line, or None."""
     try:
-        built = config_class(values.pop("model_type")).from_dict(values)
-        with torch.device("meta"):
-            model = model_class(architecture)(built)
+        found = class_tensors(config, architecture)
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
         return f"{architecture} refuses it: {' '.join(str(error).split())}"
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    optional = set(getattr(model, "all_tied_weights_keys", None) or {}) | _filled(model)
-    for name, shape in wanted.items():
+    for name, shape in found.shapes.items():
         if name not in shapes:
-            if name in optional:
+            if name in found.tied | found.filled:
                 continue
             return f"{architecture} wants {name}, which is not there"
         if shape != tuple(shapes[name]):
             return f"{name}: {architecture} wants shape {list(shape)}, not {list(shapes[name])}"
-    extra = sorted(shapes.keys() - wanted.keys())
+    extra = sorted(shapes.keys() - found.shapes.keys())
     return f"{architecture} has no {extra[0]}" if extra else None
 
 
