@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 import regrow.checkpoint.carve as carving
 from regrow.architectures import Blueprint
+from regrow.architectures.bart import MBART
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
@@ -31,6 +32,7 @@ from regrow.architectures.openba import OPENBA
 from regrow.architectures.phi3 import PHI3
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
+from regrow.architectures.umt5 import UMT5
 from regrow.checkpoint.carve import carve, check_free_space, check_output
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
@@ -146,11 +148,15 @@ def _scale(blueprint: Blueprint, number: int, cut: Cut, sizes: dict[str, int]) -
         embedding = (ratio["hidden"] ** -0.5, 0.0)
         final = {"model.norm.weight": (ratio["hidden"] ** 0.5, 1.0)}
         return {"model.embed_tokens.weight": embedding, **(final if number == 0 else {})}
-    if blueprint is T5 and number == 1 and "hidden" in ratio:
+    if blueprint in (T5, UMT5) and number == 1 and "hidden" in ratio:
         return {"decoder.final_layer_norm.weight": (ratio["hidden"] ** 0.5, 0.0)}
     if blueprint is OPENBA and number == 1 and "hidden" in ratio:
         factor = (ratio["hidden"] ** 0.5, 0.0)
         return {f"decoder.final_layernorm.{part}": factor for part in ("weight", "bias")}
+    if blueprint is MBART and number == 0 and "hidden" in ratio:
+        factor = (ratio["hidden"] ** 0.5, 0.0)
+        final = {f"model.decoder.layer_norm.{part}": factor for part in ("weight", "bias")}
+        return {"model.shared.weight": (ratio["hidden"] ** -0.5, 0.0), **final}
     scales: dict[str, Any] = {}
     if blueprint is T5GEMMA:
         for stack in ("encoder", "decoder"):
