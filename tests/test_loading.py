@@ -92,10 +92,10 @@ def test_own_code_is_not_run(directory: Path) -> None:
         load_config(directory)
 
 
-def test_generates_with_decoders_only(directory: Path, tmp_path: Path) -> None:
+def test_generates(directory: Path, tmp_path: Path) -> None:
     assert isinstance(generate_text(directory, "The river", 3), str)
     t5 = write_tiny(T5, tmp_path / "t5")
-    with pytest.raises(UserError, match="an encoder-decoder; generate takes decoders"):
+    with pytest.raises(UserError, match=r"t5: no tokenizer that transformers can load \(no file"):
         generate_text(t5, "The river", 3)
     with pytest.raises(UserError, match="holds no token"):
         generate_text(directory, "", 3)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 _REASON_LENGTH = 200
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def load_config(directory: Path) -> Any:
@@ -37,6 +38,9 @@ def load_tokenizer(directory: Path) -> Any:
     with refusals(
         f"{directory}: no tokenizer that transformers can load", "put the model's own there"
     ):
+        # Some classes (T5's) make up an empty one where there is no file.
+        if not any(path for pattern in _TOKENIZER_FILES for path in directory.glob(pattern)):
+            raise FileNotFoundError("no file of one")
         return transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
 
 
