@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,7 +41,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config |= {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}
     (unknown / "config.json").write_text(json.dumps(config))
     regrow.prune(directory / "m", directory / "cut", drop_layers="1")
+    write_recipe(directory / "small.yaml", layers=2)
+    write_recipe(directory / "wrong.yaml", layers=9)
+    config_only = directory / "config-only"
+    config_only.mkdir()
+    (config_only / "config.json").write_text((directory / "m/config.json").read_text())
     return directory
+
+
+def write_recipe(path: Path, layers: int) -> None:
+    path.write_text(
+        "name: small\nmodel: m\ndata: {train: none.jsonl, heldout: {domain: none.jsonl}}\n"
+        f"stages:\n  - {{name: depth, cut: {{layers: {layers}}}, recover: {{tokens: 51_200}}}}\n"
+    )
 
 
 @pytest.fixture
@@ -168,6 +181,11 @@ WRONG = {
     "no number": (["plan", "m", "--params", "3,4B"], "--params 3,4B: not a number such as"),
     "keep all": (["plan", "m", "--keep", "2"], "--keep 2: a share between 0 and 1 is wanted"),
     "keep nothing": (["plan", "m", "--keep", "nan"], "--keep nan: a share between 0 and 1"),
+    "recipe with a budget": (["plan", "small.yaml", "--keep", "0.5"],
+                             "small.yaml: a recipe has its sizes; leave --params, --keep and "),
+    "recipe nowhere": (["plan", "none.yaml"], "none.yaml: no such file"),
+    "recipe that cannot be": (["plan", "wrong.yaml"],
+                              "stages: depth: layer: 9 is not between 1 and 4"),
     "no budget": (["plan", "m"], "plan: give --params or --keep, one of the two"),
     "plan exists": (["plan", "m", "--keep", "0.7", "--out", "empty.txt"], "empty.txt: exists"),
     "plan nowhere": (["plan", "m", "--keep", "0.7", "--out", "a/plan.yaml"], "a: no such "),
@@ -176,7 +194,7 @@ WRONG = {
     "no run": (["report", "m"], "m: no run was begun here (ledger.jsonl has no entry)"),
     "run nowhere": (["report", "nowhere"], "nowhere: no run was begun here"),
     "verify nowhere": (["verify", "nowhere"], "nowhere: no such directory"),
-    "generate from T5": (["generate", "t5", "Hello"], "t5: an encoder-decoder; generate takes "),
+    "generate from T5": (["generate", "t5", "Hello"], "t5: no tokenizer that transformers can "),
     "generate without prompt": (["generate", "m", ""], "the prompt holds no token"),
     "generate nowhere": (["generate", "nowhere", "Hello"], "nowhere: no such directory"),
 }  # fmt: skip
@@ -305,6 +323,41 @@ def test_plan(run: Any, place: Path, tmp_path: Path) -> None:
     assert [stage["parameters"] for stage in found["stages"]][-1] == found["parameters"]
 
 
+def test_inspect_a_config_alone(run: Any) -> None:
+    done = run("inspect", "config-only")
+    assert done.exit_code == 0, done.stderr
+    assert "\nfrom the config alone; there are no weights\n" in done.stdout
+    full = run("inspect", "m")
+    assert done.stdout.replace("from the config alone; there are no weights\n", "") == full.stdout
+    assert json.loads(run("inspect", "config-only", "--json").stdout)["fingerprint"] is None
+
+
+def test_plan_of_a_recipe(run: Any) -> None:
+    done = run("plan", "small.yaml")
+    assert done.exit_code == 0, done.stderr
+    assert "small: llama, m\n" in done.stdout
+    assert "51,200" in done.stdout or "51.2K" in done.stdout
+    assert fits(done.stdout)
+    found = json.loads(run("plan", "small.yaml", "--json").stdout)
+    assert found["original"]["stored"] == 41_248
+    (stage,) = found["stages"]
+    assert (stage["name"], stage["sizes"]["layer"]) == ("depth", 2)
+    assert stage["training"]["tokens"] == 51_200
+    assert stage["training"]["flops"] == found["flops"] > 6 * 51_200 * stage["stored"]
+
+
+def test_the_plan_of_openba_v2_fits_the_terminal(run: Any) -> None:
+    recipe = str(Path(__file__).parents[1] / "recipes/openba-v2.yaml")
+    done = run("plan", recipe)
+    assert done.exit_code == 0, done.stderr
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()[1:])
+    assert "…" not in done.stdout
+    assert re.search(r"stage-5 +O-UL2 +700B +2,048 +1,040\+1,040 +87.60 +99.1 +0.884", done.stdout)
+    found = json.loads(run("plan", recipe, "--json").stdout)
+    assert found["stages"][4]["training"]["reported"]["flops"] == 99.1e20
+    assert "…" not in run("inspect", str(Path(recipe).with_name("openba-15b"))).stdout
+
+
 def test_prune_dry_run_writes_nothing(run: Any, place: Path) -> None:
     before = listing(place)
     done = run("prune", "m", "o", "--drop-layers", "1-2", "--dry-run")
@@ -335,7 +388,7 @@ def test_a_model_that_fails_its_checks_fails_the_command(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks = (Check("keys", True, ""), Check("ids", False, "eos_token_id is 999 of 320"))
-    monkeypatch.setattr("regrow.api.verify", lambda path: VerifyResult(path, checks))
+    monkeypatch.setattr("regrow.api.verify", lambda path, **_: VerifyResult(path, checks))
     done = run("verify", "m")
     assert (done.exit_code, done.stdout) == (1, "ok   keys\nFAIL ids: eos_token_id is 999 of 320\n")
     done = run("verify", "m", "--json")

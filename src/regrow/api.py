@@ -3,7 +3,7 @@
 All raise `regrow.UserError`, with one line, at what a user can cause.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from regrow.inspection import Inspection
     from regrow.pipeline import Result, Watch
     from regrow.planning import Plan
+    from regrow.previewing import Preview
     from regrow.pruning import Pruned
 
 Say = Callable[[str], None]
@@ -48,6 +49,19 @@ def plan(
         assert keep is not None
         params = int(inspect_directory(directory).parameters * keep)
     return plan_directory(str(model), directory, params)
+
+
+def preview(recipe: Path | str, *, say: Say = _quiet) -> "Preview":
+    """What a recipe will do, stage by stage: sizes, parameters, tokens and training FLOPs.
+
+    Neither weights nor texts are read; the recipe's model may be a directory with a config alone.
+    """
+    from regrow.checkpoint.source import resolve_model
+    from regrow.previewing import preview_recipe
+    from regrow.recipe import load_recipe
+
+    loaded = load_recipe(Path(recipe))
+    return preview_recipe(loaded, resolve_model(loaded.model, None, say))
 
 
 def prune(
@@ -103,7 +117,7 @@ def run(
     recipe: Path | str,
     out: Path | str,
     *,
-    control: bool = False,
+    compare: Collection[str] = (),
     redo: bool = False,
     say: Say = _quiet,
     watch: "Watch" = lambda _: None,

@@ -17,6 +17,7 @@ from regrow.printing import (
     print_checks,
     print_inspection,
     print_plan,
+    print_preview,
     print_pruned,
     print_report,
     print_run,
@@ -87,7 +88,10 @@ def inspect(model: Model, as_json: Json = False) -> None:
 
 @app.command()
 def plan(
-    model: Model,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|RECIPE", help="A model as for inspect, or a .yaml recipe."),
+    ],
     params: Annotated[
         str | None, typer.Option(metavar="N", help="Parameters that may remain: 3.4B, 67M.")
     ] = None,
@@ -99,9 +103,16 @@ def plan(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Propose stages under a budget, as a recipe to read and edit."""
+    """Propose stages under a budget, as a recipe to edit; or show what a recipe will do."""
     from regrow import api
 
+    if model.endswith((".yaml", ".yml")):
+        if (params, keep, out) != (None, None, None):
+            raise UserError(
+                f"{model}: a recipe has its sizes; leave --params, --keep and --out out"
+            )
+        print_preview(api.preview(model, say=say), as_json)
+        return
     budget = None if params is None else _count("--params", params)
     if out is not None and out.exists():
         raise UserError(f"{out}: exists; choose another file")
@@ -184,6 +195,9 @@ def run(
     control: Annotated[
         bool, typer.Option("--control", help="Also train the original on the same tokens.")
     ] = False,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Also make all cuts in one, on the same tokens.")
+    ] = False,
     redo: Annotated[
         bool, typer.Option("--redo", help="Do again what a changed recipe invalidates.")
     ] = False,
@@ -194,8 +208,9 @@ def run(
     from regrow.recipe import load_recipe
 
     directory = out or Path("runs") / load_recipe(recipe).name
+    compare = [name for name, asked in (("control", control), ("at-once", at_once)) if asked]
     with watching() as (above, watch):
-        result = api.run(recipe, directory, control=control, redo=redo, say=above, watch=watch)
+        result = api.run(recipe, directory, compare=compare, redo=redo, say=above, watch=watch)
     from regrow.summary import summarise
 
     print_run(summarise(result.directory), result, as_json)

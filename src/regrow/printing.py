@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from regrow.report import numbers
+
 if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
     from regrow.inspection import Inspection
     from regrow.pipeline import Result
     from regrow.planning import Plan
+    from regrow.previewing import Preview
     from regrow.pruning import Pruned
     from regrow.report.summary import RunSummary
 
@@ -32,6 +35,10 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
     head = "tied to the embedding" if found.tied else "of its own"
     types = ", ".join(f"{name} {_gigabytes(size)}" for name, size in found.dtypes.items())
     OUT.print(f"{found.model_type}, {found.parameters:,} parameters, weights {types}")
+    if found.parameters_counted_once < found.parameters:
+        OUT.print(f"{found.parameters_counted_once:,} with embedding and head counted once")
+    if found.fingerprint is None:
+        OUT.print("from the config alone; there are no weights")
     OUT.print(
         f"output head {head}; fixed: " + ", ".join(f"{n} {s}" for n, s in found.fixed.items())
     )
@@ -48,7 +55,7 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
     )  # fmt: skip
     for axis in found.axes:
         table.add_row(
-            axis.name, f"{axis.size:,}", axis.scope, f"{axis.parameters:,}",
+            axis.name, f"{axis.size:,}", axis.scope, numbers.count(axis.parameters, 2),
             f"{axis.parameters_per_index:,}", axis.sizes,
         )  # fmt: skip
     OUT.print(table)
@@ -76,6 +83,23 @@ def print_plan(found: "Plan", written: Path | None, as_json: bool) -> None:
         typer.echo(found.recipe, nl=False)
     else:
         OUT.print(f"recipe  {written}", markup=False, soft_wrap=True)
+
+
+def print_preview(found: "Preview", as_json: bool) -> None:
+    from regrow.preview_tables import cost_rows, size_rows, total_words
+
+    if as_json:
+        _print_json({**_fields(found), "flops": found.flops})
+        return
+    OUT.print(f"{found.name}: {found.model_type}, {found.model}\n", markup=False, soft_wrap=True)
+    for columns, *rows in filter(None, (size_rows(found), cost_rows(found))):
+        table = _table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
+        for row in rows:
+            table.add_row(*row)
+        OUT.print(table)
+        OUT.print()
+    for line in total_words(found):
+        OUT.print(line, markup=False)
 
 
 def print_pruned(result: "Pruned", dry_run: bool, as_json: bool) -> None:

@@ -1,0 +1,104 @@
+"""What a preview says of a recipe is what its stages then give."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regrow.architectures import Blueprint
+from regrow.architectures.llama import LLAMA
+from regrow.architectures.t5 import T5
+from regrow.flops import Sample, training_flops
+from regrow.inspection import inspect_directory
+from regrow.objectives.denoising import SPAN_CORRUPTION, DenoisingTokens, corrupt
+from regrow.planning import plan_directory
+from regrow.preview_tables import cost_rows, size_rows, total_words
+from regrow.previewing import Preview, preview_recipe
+from regrow.recipe import parse_recipe
+from tests.random_cuts import TINY, TINY_IDS
+from tests.tiny import tiny_layout, write_tiny
+
+HEAD = """
+name: small
+model: m
+data: {train: nowhere.txt, heldout: {domain: nowhere.txt}}
+stages:
+"""
+
+
+def previewed(stages: str, directory: Path) -> Preview:
+    return preview_recipe(parse_recipe(HEAD + stages, directory / "r.yaml"), directory)
+
+
+@pytest.mark.parametrize(("blueprint", "number"), TINY, ids=TINY_IDS)
+def test_a_plan_previewed_has_the_counts_of_the_plan(
+    tmp_path: Path, blueprint: Blueprint, number: int
+) -> None:
+    directory = write_tiny(blueprint, tmp_path / "m", number)
+    whole = inspect_directory(directory)
+    plan = plan_directory("m", directory, int(whole.parameters * 0.6))
+    found = preview_recipe(parse_recipe(plan.recipe, tmp_path / "r.yaml"), directory)
+    assert [stage.stored for stage in found.stages] == [s.parameters for s in plan.stages]
+    assert found.original.parameters == whole.parameters_counted_once
+    assert found.original.nbytes == whole.weight_bytes
+    sizes: dict[str, int] = {}
+    for stage, planned in zip(found.stages, plan.stages, strict=True):
+        sizes |= planned.sizes
+        assert {name: stage.sizes[name] for name in sizes} == sizes
+
+
+def test_a_recovery_costs_by_the_model_that_it_trains(tmp_path: Path) -> None:
+    directory = write_tiny(LLAMA, tmp_path / "m")
+    found = previewed(
+        "  - {name: a, cut: {layers: 3}, recover: {tokens: 6400, row_length: 64}}\n"
+        "  - {name: b, cut: {ffn: 10}}\n"
+        "  - {name: c, cut: {layers: 2}, recover: {tokens: 1280, row_length: 128}}\n",
+        directory,
+    )
+    first, second, third = (stage.training for stage in found.stages)
+    layout = tiny_layout(LLAMA)
+    assert first is not None
+    assert third is not None
+    assert first.sample == Sample(text=64, decoder=64)
+    assert first.flops == training_flops(layout.resized({"layer": 3}), Sample(64, 64), 6400)
+    assert second is None
+    small = layout.resized({"layer": 2, "ffn": 10})
+    assert third.flops == training_flops(small, Sample(128, 128), 1280)
+    assert found.flops == first.flops + third.flops
+    assert first.reported is None
+    titles = cost_rows(found)[0]
+    assert titles == ("training", "objective", "tokens", "text", "positions", "FLOPs/1e8")
+    assert cost_rows(found)[1][:5] == ("a", "causal", "6,400", "64", "64")
+    told = list(total_words(found))
+    assert told[0] == f"recovery: 7,680 tokens, {found.flops / 1e9:.2f}e9 FLOPs"
+    last = found.stages[-1]
+    assert told[1] == f"result: {last.parameters:,} parameters, {last.nbytes / 1e3:.1f} kB"
+
+
+def test_key_value_heads_are_shown_where_they_differ(tmp_path: Path) -> None:
+    grouped, plain = write_tiny(LLAMA, tmp_path / "g"), write_tiny(LLAMA, tmp_path / "p", 1)
+    stage = "  - {name: a, cut: {layers: 2}}\n"
+    assert "kv heads" in size_rows(previewed(stage, grouped))[0]
+    assert "kv heads" not in size_rows(previewed(stage, plain))[0]
+    # The head of the first is of its own, that of the second tied.
+    assert "stored" in size_rows(previewed(stage, grouped))[0]
+    assert "stored" not in size_rows(previewed(stage, plain))[0]
+    assert cost_rows(previewed(stage, plain)) == ()
+
+
+def test_both_stacks_are_shown(tmp_path: Path) -> None:
+    directory = write_tiny(T5, tmp_path / "m")
+    found = previewed("  - {name: a, cut: {layers: {encoder: 2}}}\n", directory)
+    assert [row[1] for row in size_rows(found)] == ["layers", "3+4", "2+4"]
+
+
+def test_an_encoder_decoder_computes_what_span_corruption_makes_of_a_row(tmp_path: Path) -> None:
+    directory = write_tiny(T5, tmp_path / "m")
+    found = previewed("  - {name: a, recover: {tokens: 5120, row_length: 512}}\n", directory)
+    training = found.stages[0].training
+    assert training is not None
+    ids = np.arange(200, 712)
+    tokens = DenoisingTokens(prefix=(), sentinels=tuple(range(100)), eos=101, pad=102, start=103)
+    source, target = corrupt(ids, SPAN_CORRUPTION, tokens, np.random.default_rng(0))
+    assert (training.sample.encoder, training.sample.decoder) == (len(source), len(target))
+    assert training.flops == training_flops(tiny_layout(T5), training.sample, 5120)
