@@ -14,7 +14,7 @@ from regrow.proof import ProofError, prove
 from tests.tiny import tiny_layout as bind_tiny
 
 CASES = [
-    pytest.param(blueprint, tiny, id=f"{blueprint.model_type}-{number}")
+    pytest.param(blueprint, tiny, number, id=f"{blueprint.model_type}-{number}")
     for blueprint in BLUEPRINTS
     for number, tiny in enumerate(blueprint.tiny)
 ]
@@ -28,8 +28,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(("blueprint", "tiny"), CASES)
+@pytest.mark.parametrize(("blueprint", "tiny", "seed"), CASES)
 def test_blueprint_is_proved(blueprint: Blueprint, tiny: Mapping[str, Any], seed: int) -> None:
     findings = prove(blueprint, tiny, seed)
     permuted = sum(f.claim.startswith("permute") for f in findings)

@@ -99,9 +99,18 @@ def test_key_value_heads_left_to_their_default(absent: Any) -> None:
 
 def test_default_of_the_decoder_depth_is_written_when_only_the_encoder_is_cut() -> None:
     assert _cut(T5, {}, {"encoder.layer": 1}, number=1)[0] == {
-        "num_layers": 1, "num_decoder_layers": 3,
+        "num_layers": 1, "num_decoder_layers": 3, "decoder_layers": 3,
     }  # fmt: skip
-    assert _cut(T5, {}, {"decoder.layer": 2}, number=1)[0] == {"num_decoder_layers": 2}
+    assert _cut(T5, {}, {"decoder.layer": 2}, number=1)[0] == {
+        "num_decoder_layers": 2, "decoder_layers": 2,
+    }  # fmt: skip
+
+
+def test_a_mirror_is_written_where_the_size_is_not_the_default() -> None:
+    both = {"encoder.layer": 2, "decoder.layer": 2}
+    alike = {"num_layers": 2, "num_decoder_layers": 2}
+    assert _cut(T5, {}, both, number=1)[0] in (alike, {"num_layers": 2})
+    assert _cut(T5, {"decoder_layers": 3}, both, number=1)[0]["decoder_layers"] == 2
 
 
 def test_nested_fields() -> None:

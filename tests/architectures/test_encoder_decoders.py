@@ -148,6 +148,31 @@ def test_mbart_folds_only_where_it_scales() -> None:
     assert list(tiny_layout(MBART, 1).folds()) == []
 
 
+def test_all_names_of_the_table_follow_a_cut(tmp_path: Path) -> None:
+    """With mBART's fold, in a file that stores the shared table under every name."""
+    source = write_tiny(MBART, tmp_path / "in")
+    state = load_file(source / "model.safetensors")
+    table = state[MBART.head.embedding]
+    names = (*MBART.head.aliases, MBART.head.weight)
+    save_file(
+        {**state, **{name: table.clone() for name in names}},
+        source / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    checkpoint = open_checkpoint(source)
+    axes = {
+        "hidden": axis_cut(24, range(6)),
+        "encoder.head": axis_cut(8, [0, 1]),
+        "decoder.head": axis_cut(4, [2]),
+        "decoder.cross_head": axis_cut(4, [3]),
+    }
+    plan = prepare(checkpoint, bind_checkpoint(checkpoint), Cut(checkpoint.fingerprint, axes), {})
+    carve(plan, tmp_path / "out")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    for name in (MBART.head.embedding, *names):
+        assert torch.equal(after[name], table[:, :6] * 2.0)  # (6 / 24)^-0.5
+
+
 def test_older_count_of_layers_follows_the_encoder(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(BART, tmp_path / "in", 1))
     cut = Cut(checkpoint.fingerprint, {"encoder.layer": axis_cut(3, [0, 2])})

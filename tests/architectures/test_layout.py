@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout, bind
+from regrow.architectures.bart import BART, MBART
 from regrow.architectures.config import cut_config
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
@@ -119,13 +120,13 @@ def test_shared_embedding_counts_once_under_two_names(blueprint: Blueprint) -> N
     assert apart.parameters() - alone.parameters() == torch.Size(next(iter(head.values()))).numel()
 
 
-def test_names_of_the_shared_embedding_count_once() -> None:
-    tiny = T5.tiny[1]
-    shapes = tiny_shapes(T5, tiny)
-    names = (*T5.head.aliases, T5.head.weight)
-    all_names = {**dict.fromkeys(names, shapes["shared.weight"]), **shapes}
-    layout = bind(T5, tiny, all_names, tied=True)
-    assert layout.parameters() == count(build(T5, tiny))
+@pytest.mark.parametrize("blueprint", [T5, UMT5, BART, MBART], ids=lambda b: b.model_type)
+def test_names_of_the_shared_embedding_count_once(blueprint: Blueprint) -> None:
+    tiny, head = blueprint.tiny[1], blueprint.head
+    shapes = tiny_shapes(blueprint, tiny)
+    all_names = {**dict.fromkeys((*head.aliases, head.weight), shapes[head.embedding]), **shapes}
+    layout = bind(blueprint, tiny, all_names, tied=True)
+    assert layout.parameters() == count(build(blueprint, tiny))
 
 
 def test_where_nobody_looked_the_flag_says_whether_the_head_is_tied() -> None:
