@@ -36,6 +36,10 @@ def cut_config(
     for name, size in bind_sizes(blueprint, config).items():
         if size != wanted[name]:
             _write(config, name, fields[name], wanted[name])
+    for name, field in fields.items():
+        for path in field.mirrors:
+            if wanted[name] != wanted.get(str(field.default)) or read_field(config, path):
+                _set(config, path, wanted[name])
     for path, axis in blueprint.lists.items():
         values = read_field(config, path)
         if isinstance(values, list) and axis in layers:

@@ -91,7 +91,8 @@ def _axes(ffn: Field, heads: Field, every_block: bool) -> tuple[Axis, ...]:
         Axis(encoder, Field("num_layers"), sites=("encoder.block.{encoder.layer}",)),
         Axis(
             decoder,
-            Field("num_decoder_layers", default=encoder),
+            # Without it transformers 5.24 makes a cache with as many layers as the encoder has.
+            Field("num_decoder_layers", default=encoder, mirrors=("decoder_layers",)),
             sites=("decoder.block.{decoder.layer}",),
         ),
     )
