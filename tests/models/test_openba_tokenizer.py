@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -66,6 +66,7 @@ TEXTS = st.lists(
 @settings(max_examples=400, deadline=None)
 @given(text=TEXTS)
 def test_ids_are_those_of_sentencepiece(text: str, tokenizer: Any, pieces: Any) -> None:
+    assume(not any(name in text for name in tokenizer.all_special_tokens))  # their text is theirs
     assert ids(tokenizer, text) == pieces.encode(text)
 
 
