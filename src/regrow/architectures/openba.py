@@ -12,6 +12,7 @@ from typing import Any
 from regrow.architectures.schema import Axis, Blueprint, Codec, Condition, Field, Fold, Head
 
 _STEP = 256
+_TIED = Condition("tie_word_embeddings", (True,), default=True)
 
 
 def ffn_size(value: int) -> int:
@@ -101,6 +102,7 @@ OPENBA = Blueprint(
         "shared_embedding.weight",
         aliases=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
         bias="lm_head.bias",
+        tied_when=(_TIED,),
     ),
     embeddings=("shared_embedding",),
     folds=tuple(
@@ -108,7 +110,7 @@ OPENBA = Blueprint(
             f"decoder.final_layernorm.{part}",
             "hidden",
             power=0.5,
-            when=(Condition("tie_word_embeddings", (True,), default=True),),
+            when=(_TIED,),
         )
         for part in ("weight", "bias")
     ),
