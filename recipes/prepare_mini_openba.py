@@ -13,11 +13,14 @@ import argparse
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.reader import open_checkpoint
 from regrow.corpus.packing import tokenise
 from regrow.corpus.text import read_documents
 from regrow.loading import load_tokenizer
@@ -33,9 +36,11 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--heldout-ids", type=Path)
     options = parser.parse_args()
+    texts = list(dict.fromkeys(documents(options.text)))
+    if not texts:
+        sys.exit(f"{options.text}: no .jsonl or .jsonl.gz file with a document")
     HERE.mkdir(exist_ok=True)
     copy_model(options.model)
-    texts = list(dict.fromkeys(documents(options.text)))
     heldout = (
         [is_drawn(text) for text in texts]
         if options.heldout_ids is None
@@ -54,12 +59,13 @@ def main() -> None:
 
 def copy_model(source: Path) -> None:
     target = HERE / "model"
+    if target.exists() and source.resolve() == target.resolve():
+        return
+    checkpoint = open_checkpoint(source)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    names = ("*.json", "*.safetensors", "*.model")
-    for path in (path for form in names for path in source.glob(form)):
-        if not path.name.startswith(("golden", "losses")):
-            shutil.copyfile(path, target / path.name)
+    for path in (*checkpoint.files, *companion_files(source), source / "config.json"):
+        shutil.copyfile(path, target / path.name)
 
 
 def documents(directory: Path) -> Iterator[str]:

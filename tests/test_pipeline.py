@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,10 +212,10 @@ def test_running_again_does_nothing(finished: Finished) -> None:
 # Killed
 
 
-def _run(recipe: str, out: str) -> None:
+def _run(recipe: str, out: str, compare: Sequence[str]) -> None:
     torch.set_num_threads(1)
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
-        regrow.run(recipe, out)
+        regrow.run(recipe, out, compare=compare)
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +229,11 @@ def forks() -> Any:
     return context
 
 
-def killed(forks: Any, recipe: Path, out: Path, when: Callable[[], bool]) -> bool:
+def killed(
+    forks: Any, recipe: Path, out: Path, when: Callable[[], bool], compare: Sequence[str] = ()
+) -> bool:
     """Run until `when`, then SIGKILL; whether it was killed before its end."""
-    process = forks.Process(target=_run, args=(str(recipe), str(out)))
+    process = forks.Process(target=_run, args=(str(recipe), str(out), compare))
     process.start()
     limit = time.monotonic() + 120
     while process.is_alive() and not when():
@@ -693,19 +695,96 @@ def test_the_comparisons_have_the_same_sizes_and_tokens(filled: Finished) -> Non
     assert stages["longer"].cut == ""
     assert stages["longer"].done
     page = (filled.out / "report.html").read_text(encoding="utf-8")
-    assert "at-once" in page
+    assert "all cuts made in one" in page
+    assert "what is taken out of the text" in page
 
 
-def test_a_killed_encoder_decoder_run_goes_on(filled: Finished, tmp_path: Path) -> None:
-    whole = (filled.out / "ledger.jsonl").read_bytes().splitlines(keepends=True)
-    out = tmp_path / "run"
+@pytest.mark.parametrize("within", ["longer", "control", "at-once"])
+def test_killed_within_a_comparison_it_ends_in_the_same_bits(
+    filled: Finished, forks: Any, tmp_path: Path, within: str
+) -> None:
+    """From what stood before that training, killed after its first step."""
+    out, whole = tmp_path / "run", list(entries(filled.out))
+    lines_of = (filled.out / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    before = whole.index(f"{within}/recover")
     out.mkdir()
-    shutil.copytree(filled.out / "stages/width", out / "stages/width")
-    shutil.copytree(filled.out / "stages/depth", out / "stages/depth")
-    (out / "ledger.jsonl").write_bytes(b"".join(whole[: 4 + 8]))
-    go(filled.recipe, out)
-    result = "stages/longer/model/model.safetensors"
+    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:before]))
+    for name in {step.partition("/")[0] for step in whole[:before]} & {"depth", "width", "longer"}:
+        shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
+    recipe = filled.changed(("stages.longer.recover.save_every", 0))
+    path = written(filled, tmp_path, recipe)
+    training = out / "stages" / within / "training"
+    compare = ("control", "at-once") if within != "longer" else ()
+    assert killed(forks, path, out, saved_after(training, 0), compare)
+    assert f"{within}/recover" not in entries(out)
+    regrow.run(path, out, compare=compare)
+    result = f"stages/{within}/model/model.safetensors"
     assert (out / result).read_bytes() == (filled.out / result).read_bytes()
+
+
+def test_comparisons_that_a_change_invalidates_are_named(filled: Finished, tmp_path: Path) -> None:
+    out = filled.copied(tmp_path / "run")
+    longer = filled.changed(("stages.longer.recover.learning_rate", 0.02))
+    with pytest.raises(UserError, match=r"result \(answers\), control \(dropped\), at-once \(dro"):
+        go(longer, out)
+    with pytest.raises(
+        UserError, match=r"longer, result \(answers\), control \(dropped\), at-once;"
+    ):
+        go(longer, out, compare=["at-once"])
+    said: list[str] = []
+    go(longer, out, compare=["at-once"], redo=True, say=said.append)
+    assert any("control (dropped)" in line for line in said)
+    assert "at-once/measure" in entries(out)
+    assert "control/recover" not in entries(out)
+
+
+def test_a_half_done_training_is_not_lost_when_its_stage_is_renamed(
+    filled: Finished, forks: Any, tmp_path: Path
+) -> None:
+    lines_of = (filled.out / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    out = tmp_path / "run"
+    for name in ("depth", "width"):
+        shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
+    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:12]))
+    recipe = filled.changed(("stages.longer.recover.save_every", 0))
+    training = out / "stages/longer/training"
+    assert killed(forks, written(filled, tmp_path, recipe), out, saved_after(training, 0))
+    recipe["stages"][2]["name"] = "long"
+    with pytest.raises(UserError, match="longer is no longer there.*invalidates longer"):
+        go(recipe, out)
+    assert any(training.iterdir())
+    go(recipe, out, redo=True)
+    assert not training.exists()
+
+
+@pytest.mark.parametrize(
+    ("stages", "compare", "message"),
+    [
+        ([{"name": "a", "cut": {"layers": 3}, "recover": recover(64)}], "at-once",
+         "--at-once: the recipe makes fewer than two cuts"),
+        ([{"name": "a", "cut": {"layers": 4}, "recover": recover(64)},
+          {"name": "b", "cut": {"ffn": 48}}], "at-once", "--at-once: the recipe makes fewer"),
+        ([{"name": "a", "cut": {"layers": 3}}], "control", "--control: the recipe recovers nothing"),
+    ],
+)  # fmt: skip
+def test_a_comparison_with_nothing_to_compare_is_refused(
+    finished: Finished, tmp_path: Path, stages: list[Any], compare: str, message: str
+) -> None:
+    recipe = finished.changed(("stages", stages), ("prompts", []))
+    with pytest.raises(UserError, match=message):
+        go(recipe, tmp_path / "new", compare=[compare])
+    assert not (tmp_path / "new").exists()
+
+
+def test_too_few_sentinels_are_said_before_work(filled: Finished, tmp_path: Path) -> None:
+    recipe = filled.changed(
+        ("stages.longer.recover", recover(400, row_length=400, batch_tokens=400))
+    )
+    with pytest.raises(
+        UserError, match=r"stages: longer: recover.row_length: 400 tokens .* 8 sent"
+    ):
+        go(recipe, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_original_as_published_is_trained_with_its_code(filled: Finished) -> None:

@@ -99,6 +99,6 @@ def test_an_encoder_decoder_computes_what_span_corruption_makes_of_a_row(tmp_pat
     assert training is not None
     ids = np.arange(200, 712)
     tokens = DenoisingTokens(prefix=(), sentinels=tuple(range(100)), eos=101, pad=102, start=103)
-    source, target = corrupt(ids, SPAN_CORRUPTION, tokens, np.random.default_rng(0))
+    source, target = corrupt(ids, SPAN_CORRUPTION, tokens, np.random.Philox(0))
     assert (training.sample.encoder, training.sample.decoder) == (len(source), len(target))
     assert training.flops == training_flops(tiny_layout(T5), training.sample, 5120)

@@ -44,6 +44,14 @@ def load_tokenizer(directory: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
 
 
+def _with_depth(config: Any) -> Any:
+    """transformers 5.24 makes a T5's cache as deep as its encoder, unless it is told."""
+    depth = getattr(config, "num_decoder_layers", None)
+    if depth is not None and not hasattr(config, "decoder_layers"):
+        config.decoder_layers = depth
+    return config
+
+
 def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> Any:
     """The model of a directory with its head, in evaluation mode, on the CPU.
 
@@ -53,7 +61,10 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
     """
     config = load_config(directory)
     with refusals(f"{directory}: a model that transformers cannot load"):
-        return _auto(config).from_pretrained(directory, dtype=dtype, **_LOCAL).eval()
+        made = _auto(config).from_pretrained(
+            directory, config=_with_depth(config), dtype=dtype, **_LOCAL
+        )
+        return made.eval()
 
 
 def load_without_weights(directory: Path) -> Any:

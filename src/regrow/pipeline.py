@@ -29,7 +29,13 @@ from regrow.files import read_json_object, sync_directory, write_atomically
 from regrow.ledger import FILE_NAME, Entry, Ledger, Step
 from regrow.loading import load_config, load_model, load_tokenizer
 from regrow.measuring import model_facts
-from regrow.prechecks import at_once, check_readable, check_training_text, layouts_by_stage
+from regrow.prechecks import (
+    at_once,
+    check_readable,
+    check_spans,
+    check_training_text,
+    layouts_by_stage,
+)
 from regrow.progress import Clock, Piece
 from regrow.pruning import bind_checkpoint, files_sha256, prune_checkpoint, repeat_cut
 from regrow.recipe import CutSpec, Recipe, Stage
@@ -43,6 +49,11 @@ from regrow.steps import (
     find_changes,
     plan_steps,
 )
+
+_NOTHING_TO_COMPARE = {
+    CONTROL: "the recipe recovers nothing, so there are no tokens to train the original on",
+    AT_ONCE: "the recipe makes fewer than two cuts, or recovers nothing",
+}
 
 Say = Callable[[str], None]
 
@@ -134,6 +145,9 @@ class _Run:
         control = None if settings is None else Stage(name=CONTROL, recover=settings)
         possible = {CONTROL: control, AT_ONCE: at_once(recipe, self.layout, last)}
         known = [stage for stage in possible.values() if stage is not None]
+        for name in compare:
+            if possible[name] is None:
+                raise UserError(f"--{name}: {_NOTHING_TO_COMPARE[name]}")
         self.comparisons = [stage for stage in known if stage.name in compare]
         self.stages = {stage.name: stage for stage in (*recipe.stages, *known)}
         self.parameters = {name: each.parameters() for name, each in layouts.items()}
@@ -159,11 +173,10 @@ class _Run:
 
     def _check_text(self) -> None:
         tokenizer = load_tokenizer(self.original)
-        check_training_text(self.recipe, tokenizer, self.train_documents)
         if self.layout.blueprint.is_encoder_decoder:
-            from regrow.objectives.corrupted import denoising_tokens
-
-            denoising_tokens(tokenizer, load_config(self.original))
+            check_spans(self.recipe, tokenizer, load_config(self.original))
+        else:
+            check_training_text(self.recipe, tokenizer, self.train_documents)
 
     def _is_wanted(self, step: str) -> bool:
         """Not where it belongs to a comparison that nobody asked for."""
@@ -219,11 +232,14 @@ class _Run:
 
     def _check_changes(self, redo: bool) -> None:
         changes = find_changes(self.steps, self.ledger.entries, self.out)
-        if not changes.words:
+        # A comparison that nobody asks for now is not made again.
+        dropped = {CONTROL, AT_ONCE} - {stage.name for stage in self.comparisons}
+        words = changes.words(dropped)
+        if not words:
             return
         if not redo:
-            refuse_changes(changes, self.out)
-        self.say(f"doing again, since the recipe changed: {changes.words}")
+            refuse_changes(changes.reasons, words, self.out)
+        self.say(f"doing again, since the recipe changed: {words}")
         self.ledger.forget(changes.steps)
         for name in changes.steps:
             stage, _, what = name.partition("/")
@@ -414,7 +430,8 @@ class _Run:
 
         result = recover(
             source, model_out, settings, self.train_documents(), seed=self._data_seed(stage),
-            training=training, heldout=path, on_step=on_step,
+            training=training, heldout=path, heldout_identity=self.heldout[name],
+            on_step=on_step,
         )  # fmt: skip
         outputs = {
             **model_facts(model_out),

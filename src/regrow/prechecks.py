@@ -31,15 +31,6 @@ def check_readable(data: Data) -> None:
             raise UserError(f"{key}: {path}: no text")
 
 
-def parameters_by_stage(recipe: Recipe, checkpoint: Checkpoint, layout: Layout) -> dict[str, int]:
-    """Parameters of the original and after each stage.
-
-    Raises UserError, with the stage, at a cut that cannot be made.
-    """
-    layouts = layouts_by_stage(recipe, checkpoint, layout)
-    return {name: each.parameters() for name, each in {"original": layout, **layouts}.items()}
-
-
 def layouts_by_stage(
     recipe: Recipe, checkpoint: Checkpoint | None, layout: Layout
 ) -> dict[str, Layout]:
@@ -76,11 +67,12 @@ def at_once(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
     """
     cuts = [stage.cut for stage in recipe.stages if stage.cut is not None]
     settings = control_settings(recipe)
-    if len(cuts) < 2 or settings is None:
+    options = options_for(original, last.sizes)
+    if len(cuts) < 2 or settings is None or not options:
         return None
     named = {cut.by for cut in cuts}
     spec = CutSpec(
-        **options_for(original, last.sizes),
+        **options,
         by=named.pop() if len(named) == 1 else None,
         calibration_tokens=max(cut.calibration_tokens for cut in cuts),
     )
@@ -113,7 +105,7 @@ def _sizes_after(stage: Stage, layout: Layout, checkpoint: Checkpoint | None) ->
 def check_training_text(
     recipe: Recipe, tokenizer: Any, documents: Callable[[], Iterator[str]]
 ) -> None:
-    """Raise UserError where the text does not fill one row of every recovery."""
+    """Raise UserError where the text does not fill one row of every recovery of a decoder."""
     from regrow.corpus.packing import start_and_end, tokenise
 
     start_and_end(tokenizer)
@@ -128,3 +120,16 @@ def check_training_text(
         f"data.train: {tokens:,} tokens, less than one row of {longest} (stages: "
         f"{wanted[longest]}: recover.row_length); give more text or a smaller row_length"
     )
+
+
+def check_spans(recipe: Recipe, tokenizer: Any, config: Any) -> None:
+    """Raise UserError where the tokenizer cannot write the examples of an encoder-decoder."""
+    from regrow.objectives.corrupted import check_sentinels, denoising_tokens
+
+    marks = denoising_tokens(tokenizer, config)
+    for stage in recipe.stages:
+        if stage.recover is not None:
+            try:
+                check_sentinels(marks, stage.recover.row_length)
+            except UserError as error:
+                raise UserError(f"stages: {stage.name}: recover.row_length: {error}") from None

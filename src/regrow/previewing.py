@@ -12,9 +12,6 @@ from regrow.prechecks import layouts_by_stage
 from regrow.published import Training, published_original, published_training
 from regrow.recipe import Recipe, Stage
 
-_SENTINELS = 100
-"""In the tokenizers of the families that have any; more spans than these are not taken out."""
-
 
 @dataclass(frozen=True)
 class PreviewTraining:
@@ -118,5 +115,5 @@ def _training(stage: Stage, layout: Layout) -> PreviewTraining | None:
 
 def _corrupted(text: int) -> Sample:
     """A text with spans taken out: a sentinel for each on either side, and an end."""
-    noise, spans = SPAN_CORRUPTION.counts(text, _SENTINELS)
+    noise, spans = SPAN_CORRUPTION.counts(text)
     return Sample(text, decoder=noise + spans + 1, encoder=text - noise + spans + 1)

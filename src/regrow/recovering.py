@@ -29,12 +29,13 @@ def recover(
     seed: int,
     training: Path,
     heldout: Path,
+    heldout_identity: str,
     on_step: Callable[["StepReport"], None],
 ) -> "TrainingResult":
     """Train the model of `source` and write it to `out`, as `source` in all but the weights.
 
     `training`: directory for checkpoints; a killed recovery goes on from the last. `heldout`: the
-    text that is measured on the way, where the settings ask for that.
+    text that is measured on the way, where the settings ask for that, and its hash.
     Raises UserError where the model cannot learn this, or from this text.
     """
     import torch
@@ -56,6 +57,7 @@ def recover(
             model, samples, objective, settings, seed=seed, directory=training,
             identity=checkpoint.fingerprint, on_step=on_step,
             evaluate=evaluate if settings.evaluate_every else None,
+            heldout_identity=heldout_identity,
         )  # fmt: skip
     save_trained(model, checkpoint, bind_checkpoint(checkpoint), out)
     return result

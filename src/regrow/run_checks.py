@@ -7,7 +7,6 @@ from typing import Any
 from regrow import environment
 from regrow.errors import UserError
 from regrow.ledger import Entry
-from regrow.steps import Changes
 
 _MOST_REASONS = 4
 
@@ -31,14 +30,14 @@ def bytes_needed(to_do: Iterable[str], parameters: Mapping[str, int], bytes_each
     return int(training + sum(parameters[n.partition("/")[0]] for n in made) * bytes_each)
 
 
-def refuse_changes(changes: Changes, out: Path) -> None:
+def refuse_changes(because: Iterable[str], invalid: str, out: Path) -> None:
     """Raise UserError: the recipe is not the one that the run in `out` began with."""
-    reasons = list(changes.reasons)
+    reasons = list(because)
     if len(reasons) > _MOST_REASONS:
         reasons[_MOST_REASONS:] = [f"{len(reasons) - _MOST_REASONS} more"]
     why = "; ".join(reasons) or "stages were added, removed or moved"
     raise UserError(
-        f"{out}: the recipe changed ({why}); this invalidates {changes.words}; add --redo to do "
+        f"{out}: the recipe changed ({why}); this invalidates {invalid}; add --redo to do "
         "them again, or choose another --out"
     )
 

@@ -1,6 +1,6 @@
 """The steps of a recipe, what goes into each, and what a changed recipe invalidates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,18 @@ class Changes:
     trainings: tuple[str, ...]
     reasons: tuple[str, ...]
 
-    @property
-    def words(self) -> str:
-        """All that is to be done again: `width, original (losses), result (answers)`."""
+    def words(self, dropped: Collection[str] = ()) -> str:
+        """All that is invalid: `width, original (losses), result (answers), control (dropped)`.
+
+        `dropped`: stages that will not be made again.
+        """
         by_stage: dict[str, set[str]] = {stage: {"recover"} for stage in self.trainings}
         for name in self.steps:
             stage, _, what = name.partition("/")
             by_stage.setdefault(stage, set()).add(what)
         return ", ".join(
-            f"{stage} (losses)" if done <= {"measure", "measure-cut"}
+            f"{stage} (dropped)" if stage in dropped
+            else f"{stage} (losses)" if done <= {"measure", "measure-cut"}
             else f"{stage} (answers)" if done == {"samples"}
             else stage
             for stage, done in by_stage.items()
@@ -133,7 +136,10 @@ def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: P
         stage = path.parent.name
         step = steps.get(f"{stage}/recover")
         begun = read_json_object(path)
-        if step is not None and step.key != begun["key"]:
+        if step is None:
+            trainings.append(stage)
+            reasons.append(f"{stage} is no longer there")
+        elif step.key != begun["key"]:
             trainings.append(stage)
             reasons += _in_words(begun["inputs"], step.inputs, stage)
     return Changes(tuple(stale), tuple(trainings), tuple(dict.fromkeys(reasons)))

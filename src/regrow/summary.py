@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regrow.cuts.cut import AxisCut, Cut
 from regrow.errors import UserError
@@ -63,6 +63,7 @@ def summarise(directory: Path) -> RunSummary:
         ),
         models=tuple(rows),
         stages=tuple(_stage_row(name, entries) for name in stages),
+        predicts=_predicts(entries),
         samples=_samples(entries),
     )
 
@@ -77,6 +78,13 @@ def _comparisons(entries: Entries) -> Iterator[ModelRow]:
             note = words.format(tokens=made.outputs["tokens"])
             cut, recovered = entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure")
             yield _model_row(name, "comparison", made, cut, recovered, note)
+
+
+def _predicts(entries: Entries) -> Literal["every token", "what is taken out"]:
+    measured = entries.get("original/measure")
+    losses = measured.outputs["heldout"].values() if measured else ()
+    whole = all(loss["bits_per_byte"] is not None for loss in losses)
+    return "every token" if whole else "what is taken out"
 
 
 def _made_from(original: Entry) -> str:

@@ -298,8 +298,8 @@ def test_a_resume_elsewhere_says_so(
     with caplog.at_level(logging.WARNING):
         run(tmp_path)
     assert not [r for r in caplog.records if r.name.startswith("regrow")]
-    now = {**environment(torch.device("cpu")), "threads": 99}
-    monkeypatch.setattr(loop, "environment", lambda device: now)
+    now = {**environment(torch.device("cpu"), "fp32"), "threads": 99}
+    monkeypatch.setattr(loop, "environment", lambda device, precision: now)
     with caplog.at_level(logging.WARNING):
         run(tmp_path)
     assert "now 99" in caplog.text

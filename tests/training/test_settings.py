@@ -1,11 +1,15 @@
 import math
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from regrow.corpus.samples import DataOrder
 from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
 
@@ -19,19 +23,44 @@ SETTINGS = st.builds(
 )
 
 
-@given(SETTINGS, st.floats(1, 64))
-def test_the_budget_is_met_to_within_a_row(settings: RecoverySettings, mean: float) -> None:
-    plan = schedule(settings, mean)
-    assert plan.rows * mean == pytest.approx(settings.tokens, abs=mean)
-    assert plan.rows * mean >= settings.tokens * (1 - 1e-12)
-    assert plan.batch_rows * mean <= settings.batch_tokens
+@dataclass
+class Rows:
+    """Rows of these lengths, and nothing in them."""
+
+    of: NDArray[np.int64]
+    row_length: int = 64
+    identity: str = ""
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.of[rows]
+
+    def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Any:
+        raise NotImplementedError
+
+
+lengths = st.lists(st.integers(1, 64), min_size=1, max_size=50)
+
+
+@given(SETTINGS, lengths, st.integers(0, 9))
+def test_the_budget_is_met_to_within_a_row(
+    settings: RecoverySettings, found: list[int], seed: int
+) -> None:
+    samples = Rows(np.array(found))
+    order = DataOrder(seed, len(samples))
+    plan = schedule(settings, samples, order)
+    trained = samples.of[order.rows(0, plan.rows)]
+    assert trained[:-1].sum() < settings.tokens <= trained.sum()
+    assert plan.batch_rows * np.mean(found) <= settings.batch_tokens
     assert (plan.steps - 1) * plan.batch_rows < plan.rows
     assert plan.rows <= plan.steps * plan.batch_rows
 
 
 @given(SETTINGS)
 def test_the_rate_rises_to_its_peak_and_falls_to_its_end(settings: RecoverySettings) -> None:
-    steps = schedule(settings, settings.row_length).steps
+    steps = schedule(settings, Rows(np.array([settings.row_length])), DataOrder(0, 1)).steps
     rates = [learning_rate(step, steps, settings) for step in range(steps)]
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])

@@ -107,10 +107,6 @@ class PackedText:
     def _last_label(self) -> int:
         return self.end if self.predict_end else NOT_PREDICTED
 
-    @property
-    def mean_tokens(self) -> float:
-        return self.row_length
-
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.full(len(rows), self.row_length)
 

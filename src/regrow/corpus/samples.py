@@ -17,10 +17,6 @@ class Samples(Protocol):
     def row_length(self) -> int:
         """Bound on the text tokens in a row."""
 
-    @property
-    def mean_tokens(self) -> float:
-        """Text tokens in a row, on average over all."""
-
     def __len__(self) -> int: ...
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -39,10 +39,6 @@ class CorruptedText:
     def row_length(self) -> int:
         return self.windows.longest
 
-    @property
-    def mean_tokens(self) -> float:
-        return len(self.windows.tokens) / len(self.windows)
-
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.windows.lengths[rows]
 
@@ -70,8 +66,8 @@ class CorruptedText:
             "labels": _filled(targets, NOT_PREDICTED),
         }
 
-    def _random(self, sample: int) -> np.random.Generator:
-        return np.random.Generator(random_stream(self.seed, "span corruption", sample))
+    def _random(self, sample: int) -> np.random.Philox:
+        return random_stream(self.seed, "span corruption", sample)
 
 
 def corrupt_text(
@@ -82,12 +78,22 @@ def corrupt_text(
     `config`: of the model, for the token that its decoder begins with. `row_length`: bound on the
     text tokens of a sample.
 
-    Raises UserError where the tokenizer has no sentinels, or the text no token.
+    Raises UserError where the tokenizer has too few sentinels, or the text no token.
     """
     marks = denoising_tokens(tokenizer, config)
-    return CorruptedText(
-        cut_windows(documents, tokenizer, row_length), SPAN_CORRUPTION, marks, seed
-    )
+    windows = cut_windows(documents, tokenizer, row_length)
+    check_sentinels(marks, int(windows.lengths.max()))
+    return CorruptedText(windows, SPAN_CORRUPTION, marks, seed)
+
+
+def check_sentinels(marks: DenoisingTokens, tokens: int) -> None:
+    """Raise UserError where a text of so many tokens has more spans than there are sentinels."""
+    _, spans = SPAN_CORRUPTION.counts(tokens)
+    if spans > len(marks.sentinels):
+        raise UserError(
+            f"{tokens:,} tokens are corrupted in {spans} spans, but the tokenizer has "
+            f"{len(marks.sentinels)} sentinels; give shorter rows"
+        )
 
 
 def denoising_tokens(tokenizer: Any, config: Any) -> DenoisingTokens:

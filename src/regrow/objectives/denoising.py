@@ -20,11 +20,11 @@ class Denoiser:
     mean_span: float
     rate: float
 
-    def counts(self, tokens: int, most_spans: int) -> tuple[int, int]:
-        """Tokens taken out of a text of `tokens`, and in how many spans: at most `most_spans`."""
+    def counts(self, tokens: int) -> tuple[int, int]:
+        """Tokens taken out of a text of `tokens`, and in how many spans."""
         noise = min(max(round(tokens * self.rate), 1), max(tokens - 1, 1))
         spans = min(max(round(noise / self.mean_span), 1), noise, max(tokens - noise, 1))
-        return noise, min(spans, most_spans)
+        return noise, spans
 
 
 SPAN_CORRUPTION = Denoiser(mean_span=3, rate=0.15)
@@ -46,12 +46,14 @@ class DenoisingTokens:
     start: int
 
 
-def segment_lengths(random: np.random.Generator, total: int, segments: int) -> Ids:
+def segment_lengths(random: np.random.Philox, total: int, segments: int) -> Ids:
     """Lengths of `segments` segments, each at least 1, that add up to `total`; all are as likely.
 
     Needs 1 <= segments <= total.
     """
-    cuts = np.sort(random.choice(total - 1, segments - 1, replace=False)) + 1
+    # Sorting raw bits: unlike Generator.choice, the same in every numpy.
+    keys = random.random_raw(total - 1)
+    cuts = np.sort(np.argsort(keys, kind="stable")[: segments - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]])).astype(np.int64)
 
 
@@ -59,15 +61,15 @@ def corrupt(
     text: NDArray[np.integer],
     denoiser: Denoiser,
     tokens: DenoisingTokens,
-    random: np.random.Generator,
+    random: np.random.Philox,
 ) -> tuple[Ids, Ids]:
     """Source and target of a text [length >= 1], ids.
 
     The source is prefix, text with each span replaced by its sentinel, eos. The target is each
-    sentinel with the tokens of its span, then eos.
+    sentinel with the tokens of its span, then eos. Needs a sentinel for each span.
     """
     length = len(text)
-    noise, spans = denoiser.counts(length, len(tokens.sentinels))
+    noise, spans = denoiser.counts(length)
     taken = segment_lengths(random, noise, spans)
     kept = segment_lengths(random, length - noise, spans) if length > noise else np.zeros(1, int)
     ends = np.cumsum(kept + taken)

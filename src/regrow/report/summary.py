@@ -179,6 +179,8 @@ class RunSummary(_Record):
     texts: tuple[Text, ...] = ()
     models: tuple[ModelRow, ...] = ()
     stages: tuple[StageRow, ...] = ()
+    predicts: Literal["every token", "what is taken out"] = "every token"
+    """What the losses are over: every token of the text, or what is taken out for filling in."""
     samples: tuple[Sample, ...] = ()
     evaluation: tuple[EvaluationRow, ...] = ()
 

@@ -86,6 +86,10 @@ def _cell(score: Score | None) -> Cell:
 
 def legend(summary: RunSummary) -> str:
     """What the figures below a text's name are."""
+    if summary.predicts == "what is taken out":
+        return (
+            "Loss, nats per token of what is taken out of the text (spans of 3 tokens, 15% of it)."
+        )
     by_byte = any(score.bits_per_byte is not None for score in summary.scores)
     return "Loss, nats per token" + ("; then bits per byte." if by_byte else ".")
 
@@ -96,9 +100,10 @@ def comparison_note(summary: RunSummary) -> str:
     if len(sizes) < 2:
         return ""
     told = f"{sizes[0]:,} to {sizes[-1]:,} tokens"
+    bytes_too = any(score.bits_per_byte is not None for score in summary.scores)
     return (
-        f"The vocabulary changed ({told}), so losses per token cannot be compared between models; "
-        "bits per byte can."
+        f"The vocabulary changed ({told}), so losses per token cannot be compared between models"
+        + ("; bits per byte can." if bytes_too else " on either side of that.")
     )
 
 

@@ -3,16 +3,21 @@
 import importlib.metadata
 import platform
 
+import numpy as np
 import torch
 
+from regrow.precision import Precision, resolve_precision
 
-def environment(device: torch.device) -> dict[str, str | int]:
-    """Versions, machine kind and thread count."""
+
+def environment(device: torch.device, precision: Precision) -> dict[str, str | int]:
+    """Versions, machine kind, thread count, and the type of the products."""
     return {
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "transformers": importlib.metadata.version("transformers"),
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "products": resolve_precision(precision, device),
     }

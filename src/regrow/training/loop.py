@@ -88,6 +88,7 @@ class _Progress:
     seconds: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)
     heldout: list[tuple[int, float]] = field(default_factory=list)
+    heldout_identity: str = ""
 
 
 def train(
@@ -100,6 +101,7 @@ def train(
     directory: Path,
     identity: str = "",
     evaluate: Evaluate | None = None,
+    heldout_identity: str = "",
     on_step: Callable[[StepReport], None] | None = None,
 ) -> TrainingResult:
     """Trains a model in place, safe to kill and call again.
@@ -115,6 +117,8 @@ def train(
         identity: Hash of what the model was before training, as the caller knows it.
         evaluate: Measured every ``evaluate_every`` tokens and at the end, with the model in
             evaluation mode.
+        heldout_identity: Hash of the text that is measured; what was measured on another before
+            this call took up the work is dropped.
         on_step: Called after each step, and after its checkpoint if there is one.
 
     Raises:
@@ -137,10 +141,12 @@ def train(
         "seed": seed,
         **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
     }
-    plan = schedule(settings, samples.mean_tokens)
-    progress = _resume(last_checkpoint(directory), run, model, optimizer, plan.steps, device)
-    resumed_at = progress.step
     order = DataOrder(seed, len(samples))
+    plan = schedule(settings, samples, order)
+    progress = _resume(last_checkpoint(directory), run, model, optimizer, plan.steps, device)
+    if progress.heldout_identity != heldout_identity:
+        progress.heldout, progress.heldout_identity = [], heldout_identity
+    resumed_at = progress.step
     began = time.monotonic() - progress.seconds
     saved = time.monotonic()
     was_training = model.training
@@ -183,7 +189,11 @@ def train(
                 progress.heldout.append((progress.tokens, heldout))
             progress.seconds = time.monotonic() - began
             if done or time.monotonic() - saved >= settings.save_every:
-                state = {"run": run, "environment": environment(device), **vars(progress)}
+                state = {
+                    "run": run,
+                    "environment": environment(device, settings.precision),
+                    **vars(progress),
+                }
                 save_checkpoint(directory, progress.step, model, None if done else optimizer, state)
                 saved = time.monotonic()
             if on_step is not None:
@@ -286,7 +296,7 @@ def _resume(
                 f"{checkpoint.path}: a checkpoint of another training ({key} was {theirs}, "
                 f"now {value}); remove {checkpoint.path.parent} or name another directory"
             )
-    now = environment(device)
+    now = environment(device, run["precision"])
     changed = [
         f"{key} was {state['environment'].get(key)}, now {value}"
         for key, value in now.items()
@@ -308,4 +318,5 @@ def _resume(
         seconds=state["seconds"],
         curve=[(tokens, loss) for tokens, loss in state["curve"]],
         heldout=[(tokens, loss) for tokens, loss in state["heldout"]],
+        heldout_identity=state["heldout_identity"],
     )

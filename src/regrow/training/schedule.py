@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from regrow.corpus.samples import DataOrder, Samples
 from regrow.training.settings import RecoverySettings
 
 
@@ -23,12 +26,16 @@ class Schedule:
         return -(-self.rows // self.batch_rows)
 
 
-def schedule(settings: RecoverySettings, mean_tokens: float) -> Schedule:
-    """The schedule over rows of `mean_tokens` tokens on average."""
-    return Schedule(
-        rows=math.ceil(settings.tokens / mean_tokens),
-        batch_rows=max(1, int(settings.batch_tokens // mean_tokens)),
-    )
+def schedule(settings: RecoverySettings, samples: Samples, order: DataOrder) -> Schedule:
+    """As many rows, in this order, as it takes to meet the budget."""
+    lengths = samples.lengths(np.arange(len(samples)))
+    epochs, rest = divmod(settings.tokens, int(lengths.sum()))
+    rows = epochs * len(samples)
+    if rest:
+        met = np.cumsum(lengths[order.rows(rows, rows + len(samples))])
+        rows += int(np.searchsorted(met, rest)) + 1
+    mean = lengths.sum() / len(samples)
+    return Schedule(rows, batch_rows=max(1, int(settings.batch_tokens // mean)))
 
 
 def learning_rate(step: int, steps: int, settings: RecoverySettings) -> float:

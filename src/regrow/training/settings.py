@@ -11,9 +11,8 @@ class RecoverySettings(BaseModel):
     """Recovery training; the defaults suit some 10**5 to 10**7 tokens after one cut.
 
     Attributes:
-        tokens: The budget: text tokens in the rows trained on. It is met to within one row (a
-            few, where rows differ in length), by whole steps of which the last takes the rows
-            that remain.
+        tokens: The budget: text tokens in the rows trained on. It is met to within one row, by
+            whole steps of which the last takes the rows that remain.
         row_length: Tokens of text in a row; where rows differ in length, in the longest.
         batch_tokens: Tokens in an optimiser step; rounded down to whole rows of mean length.
         micro_batch: Rows in one forward and backward pass; changes memory and speed, and the
