@@ -709,7 +709,7 @@ def test_killed_within_a_comparison_it_ends_in_the_same_bits(
     before = whole.index(f"{within}/recover")
     out.mkdir()
     (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:before]))
-    for name in {step.partition("/")[0] for step in whole[:before]} & {"depth", "width", "longer"}:
+    for name in {step.partition("/")[0] for step in whole[:before]} - {within, *SAME, "result"}:
         shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
     recipe = filled.changed(("stages.longer.recover.save_every", 0))
     path = written(filled, tmp_path, recipe)
@@ -750,7 +750,7 @@ def test_a_half_done_training_is_not_lost_when_its_stage_is_renamed(
     training = out / "stages/longer/training"
     assert killed(forks, written(filled, tmp_path, recipe), out, saved_after(training, 0))
     recipe["stages"][2]["name"] = "long"
-    with pytest.raises(UserError, match="longer is no longer there.*invalidates longer"):
+    with pytest.raises(UserError, match=r"longer is no longer there.*invalidates longer"):
         go(recipe, out)
     assert any(training.iterdir())
     go(recipe, out, redo=True)
@@ -764,7 +764,7 @@ def test_a_half_done_training_is_not_lost_when_its_stage_is_renamed(
          "--at-once: the recipe makes fewer than two cuts"),
         ([{"name": "a", "cut": {"layers": 4}, "recover": recover(64)},
           {"name": "b", "cut": {"ffn": 48}}], "at-once", "--at-once: the recipe makes fewer"),
-        ([{"name": "a", "cut": {"layers": 3}}], "control", "--control: the recipe recovers nothing"),
+        ([{"name": "a", "cut": {"layers": 3}}], "control", "--control: the recipe recov"),
     ],
 )  # fmt: skip
 def test_a_comparison_with_nothing_to_compare_is_refused(
@@ -824,7 +824,7 @@ def test_a_run_without_recovery(finished: Finished, tmp_path: Path) -> None:
     assert row.after_cut.keys() == original.after_recovery.keys()
     assert row.after_recovery == {}
     assert row.generation_tokens_per_second is not None
-    go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run", compare=["control"])
+    go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run")
     assert "control/recover" not in entries(tmp_path / "run")
 
 
