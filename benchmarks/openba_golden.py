@@ -9,6 +9,7 @@ the greedy outputs to be equal.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import Goal, Result, parser, show
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from regrow.loading import load_config
 from regrow.models import model_class
 
-CACHES = {
+CACHES: dict[str, dict[str, Any]] = {
     "dynamic cache": {},
     "static cache": {"cache_implementation": "static"},
     "no cache": {"use_cache": False},
