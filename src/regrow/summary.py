@@ -199,13 +199,18 @@ def _chosen_by(carve: Entry) -> str:
     return f", by {by}" if by else ""
 
 
+_OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}
+
+
 def _recovery(recover: Entry | None) -> str:
     if recover is None:
         return ""
-    settings = recover.inputs["recover"]
+    # Ledgers of before there was a choice do not name it.
+    settings = {"optimizer": "adamw", "schedule": "cosine", **recover.inputs["recover"]}
     return (
         f"{recover.outputs['tokens']:,} tokens in steps of {settings['batch_tokens']:,}, "
-        f"AdamW, learning rate {settings['learning_rate']:g} with cosine"
+        f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "
+        f"with {settings['schedule']}"
     )
 
 

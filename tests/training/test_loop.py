@@ -1,11 +1,15 @@
 import errno
+import itertools
+import json
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -313,10 +317,130 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     settings = changed(tokens=40)
     objective = Causal()
     objective.check = lambda model: None  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"not finite at step 1 of 1; a learning_rate below 0\.01"):
+    message = r"not finite at step 1 of 1, after 0 steps skipped in a row; a learning_rate below 0"
+    with pytest.raises(UserError, match=message):
         train(model, data(), objective, settings, seed=0, directory=tmp_path)
     assert torch.equal(model.model.embed_tokens.weight, untouched)
     assert list(tmp_path.iterdir()) == []
+
+
+class BrokenAt(Causal):
+    """The loss of these calls is multiplied; a call is a micro-batch."""
+
+    def __init__(self, calls: set[int], factor: float) -> None:
+        self.calls, self.factor, self.called = calls, factor, 0
+
+    def __call__(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+        loss, tokens = super().__call__(model, batch)
+        self.called += 1
+        return loss * (self.factor if self.called in self.calls else 1.0), tokens
+
+
+SHORT = changed(tokens=200, batch_tokens=10, micro_batch=1, evaluate_every=None)
+"""A call of the objective is a step."""
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"),
+    [
+        (float("nan"), "the loss is not finite at step 12 of"),
+        (100.0, r"the loss is \d+, where \d\.\d+ was usual at step 12 of"),
+    ],
+)
+def test_a_broken_step_is_skipped_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, factor: float, reason: str
+) -> None:
+    reports: list[StepReport] = []
+    weights: list[Tensor] = []
+    model = small_model("llama")
+
+    def keep(report: StepReport) -> None:
+        reports.append(report)
+        weights.append(model.model.embed_tokens.weight.detach().clone())
+
+    objective = BrokenAt({12}, factor)
+    with caplog.at_level(logging.WARNING):
+        result = train(model, data(), objective, SHORT, seed=0, directory=tmp_path, on_step=keep)
+    assert re.search(reason, caplog.text)
+    assert [r.step for r in reports if r.skipped] == [12]
+    same = [torch.equal(one, other) for one, other in itertools.pairwise(weights)]
+    assert [step + 2 for step, equal in enumerate(same) if equal] == [12]
+    assert result.skipped == 1
+    assert len(result.curve) == len(reports) - 1
+    assert result.tokens == reports[-1].tokens
+
+
+def test_a_training_that_only_skips_ends(tmp_path: Path) -> None:
+    objective = BrokenAt({9, 11, 12, 13}, 1e3)
+    settings = SHORT.model_copy(update={"skips": 3})
+    with pytest.raises(UserError, match=r"step 13 of \d+, after 2 steps skipped in a row"):
+        train(small_model("llama"), data(), objective, settings, seed=0, directory=tmp_path)
+    saved = json.loads(next(tmp_path.glob("*/state.json")).read_text())
+    assert (saved["step"], saved["skipped"], saved["skipped_in_a_row"]) == (12, 3, 2)
+    objective = BrokenAt({1}, 1e3)
+    with pytest.raises(UserError, match=r"step 13 of \d+, after 2 steps skipped in a row"):
+        train(small_model("llama"), data(), objective, settings, seed=0, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "left"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_training_asked_to_stop_saves_and_ends_in_the_same_bits(
+    tmp_path: Path, number: int, left: type[BaseException]
+) -> None:
+    settings = changed(save_every=1000)
+    handlers = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
+    asked: list[int] = []
+
+    def ask(report: StepReport) -> None:
+        asked.append(report.step)
+        if report.step == 2:
+            os.kill(os.getpid(), number)
+
+    whole, expected = run(tmp_path / "whole", settings=settings)
+    with pytest.raises(left) as caught:
+        run(tmp_path / "asked", settings=settings, on_step=ask)
+    if isinstance(caught.value, SystemExit):
+        assert caught.value.code == 143
+    assert asked == [1, 2, 3]
+    assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == handlers
+    resumed, result = run(tmp_path / "asked", settings=settings)
+    assert result.resumed_at == 3
+    assert result.curve == expected.curve
+    assert_same_bits(whole, resumed)
+
+
+def test_a_second_interrupt_interrupts(tmp_path: Path) -> None:
+    def insist(_: StepReport) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, settings=changed(save_every=1000), on_step=insist)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_a_thread_signals_are_left_alone(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        _, result = pool.submit(run, tmp_path).result()
+    assert result.tokens == 180
+
+
+def test_a_stopped_training_by_muon_ends_in_the_same_bits(tmp_path: Path) -> None:
+    def stop(report: StepReport) -> None:
+        if report.step == 3:
+            raise StopError
+
+    settings = changed(optimizer="muon", schedule="wsd", decay=0.5)
+    whole, expected = run(tmp_path / "whole", settings=settings)
+    with pytest.raises(StopError):
+        run(tmp_path / "stopped", settings=settings, on_step=stop)
+    resumed, result = run(tmp_path / "stopped", settings=settings)
+    assert result.resumed_at == 3
+    assert result.curve == expected.curve
+    assert_same_bits(whole, resumed)
+    by_adamw, _ = run(tmp_path / "other", settings=changed(schedule="wsd", decay=0.5))
+    assert not torch.equal(by_adamw["model.norm.weight"], whole["model.norm.weight"])
 
 
 def test_weights_must_be_float32(tmp_path: Path) -> None:

@@ -20,6 +20,14 @@ SETTINGS = st.builds(
     batch_tokens=st.integers(64, 512),
     warmup=st.floats(0, 1),
     final_rate=st.floats(0, 1),
+    schedule=st.sampled_from(["cosine", "wsd"]),
+    decay=st.just(0.0),
+) | st.builds(
+    RecoverySettings,
+    tokens=st.integers(1, 5000),
+    warmup=st.floats(0, 0.5),
+    schedule=st.just("wsd"),
+    decay=st.floats(0.1, 0.5),
 )
 
 
@@ -70,8 +78,16 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_end(settings: RecoverySetti
     warm = math.ceil(settings.warmup * steps)
     if warm > 0:
         assert max(rates) == pytest.approx(settings.learning_rate)
-    if warm < steps:
+    if warm < steps and (settings.schedule == "cosine" or settings.decay > 0):
         assert rates[-1] == pytest.approx(settings.learning_rate * settings.final_rate)
+
+
+def test_wsd_stays_at_its_peak_between_warm_up_and_decay() -> None:
+    settings = RecoverySettings(
+        schedule="wsd", warmup=0.2, decay=0.4, final_rate=0.5, learning_rate=1.0
+    )
+    rates = [learning_rate(step, 10, settings) for step in range(10)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.875, 0.75, 0.625, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -82,6 +98,10 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_end(settings: RecoverySetti
         ({"betas": (0.9, 1.0)}, "less than 1"),
         ({"learning_rate": float("inf")}, "finite"),
         ({"precision": "fp16"}, "bf16"),
+        ({"schedule": "linear"}, "'cosine' or 'wsd'"),
+        ({"schedule": "wsd", "warmup": 0.5, "decay": 0.6}, "together at most 1"),
+        ({"optimizer": "sgd"}, "'adamw' or 'muon'"),
+        ({"spike": 1.0}, "greater than 1"),
     ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, Any], message: str) -> None:

@@ -8,6 +8,7 @@ disk and renamed, so what bears the name is complete; older ones go only after t
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def save_checkpoint(
     directory: Path,
     step: int,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer] | None,
     state: dict[str, Any],
 ) -> None:
     """Writes a checkpoint and removes all older ones.
@@ -51,8 +52,8 @@ def save_checkpoint(
         _clear_partial(directory)
         partial.mkdir()
         save_tensors(_model_tensors(model), partial / "model.safetensors")
-        if optimizer is not None:
-            save_tensors(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")
+        if optimizers is not None:
+            save_tensors(_optimizer_tensors(model, optimizers), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(state, indent=1))
         for path in [*partial.iterdir(), partial]:
             sync_directory(path)
@@ -87,9 +88,11 @@ def last_checkpoint(directory: Path) -> Checkpoint | None:
 
 @torch.no_grad()
 def load_checkpoint(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer | None
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer] | None,
 ) -> None:
-    """Puts the weights, and the optimiser's state where one is given, back in place.
+    """Puts the weights, and the state of the optimisers where they are given, back in place.
 
     Raises:
         UserError: the checkpoint belongs to another model, or its files are damaged.
@@ -105,7 +108,7 @@ def load_checkpoint(
         )
     for name, tensor in current.items():
         tensor.copy_(saved[name])
-    if optimizer is None:
+    if optimizers is None:
         return
     moments = _read(checkpoint.path / "optimizer.safetensors")
     by_name = dict(model.named_parameters())
@@ -115,7 +118,7 @@ def load_checkpoint(
         restored.setdefault(name, {})[kind] = tensor
     for name, values in restored.items():
         parameter = by_name[name]
-        optimizer.state[parameter] = {
+        _owner(parameter, optimizers).state[parameter] = {
             kind: value.to(parameter.device) for kind, value in values.items()
         }
 
@@ -131,12 +134,24 @@ def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, Tensor]:
     return {
         f"{kind}/{name}": value
         for name, parameter in model.named_parameters()
+        for optimizer in optimizers
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _owner(parameter: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    return next(
+        optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        if any(parameter is theirs for theirs in group["params"])
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """The one training loop."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,8 +23,11 @@ from regrow.training.checkpoint import (
     save_checkpoint,
 )
 from regrow.training.environment import environment
+from regrow.training.guard import RECENT, fault
+from regrow.training.optimizers import make_optimizers
 from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
+from regrow.training.signals import leave, stop_requests
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class StepReport:
         gradient_norm: Of the loss per token, before clipping.
         heldout: Held-out loss per token, where it was measured after this step.
         seconds: Since training began, in all runs that led here.
+        skipped: Why no update was made, in words; None where one was.
     """
 
     step: int
@@ -57,6 +60,7 @@ class StepReport:
     learning_rate: float
     heldout: float | None
     seconds: float
+    skipped: str | None
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class TrainingResult:
     """What a training was.
 
     Attributes:
-        curve: (tokens trained after the step, loss per token before its update), one a step.
+        curve: (tokens trained after the step, loss per token before its update), one a step that
+            was not skipped.
         heldout: (tokens trained, held-out loss per token), as often as it was measured.
         tokens: Of text, trained on.
         predicted: Tokens predicted, which the losses are means over.
         seconds: Wall time of all runs that led here, held-out measurements included.
         resumed_at: Step after which this call took up the work; 0 for a fresh start.
+        skipped: Steps without an update, since the loss or the gradient was out of all measure.
     """
 
     curve: list[tuple[int, float]]
@@ -78,6 +84,7 @@ class TrainingResult:
     predicted: int
     seconds: float
     resumed_at: int
+    skipped: int
 
 
 @dataclass
@@ -89,6 +96,24 @@ class _Progress:
     curve: list[tuple[int, float]] = field(default_factory=list)
     heldout: list[tuple[int, float]] = field(default_factory=list)
     heldout_identity: str = ""
+    recent: list[tuple[float, float]] = field(default_factory=list)
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+
+    def add(
+        self, tokens: int, predicted: int, loss: float, norm: float, skipped: str | None
+    ) -> None:
+        """One step more. Tokens of a skipped one count for the budget, not for the curves."""
+        self.step += 1
+        self.tokens += tokens
+        if skipped is not None:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return
+        self.predicted += predicted
+        self.skipped_in_a_row = 0
+        self.curve.append((self.tokens, loss))
+        self.recent = [*self.recent, (loss, norm)][-RECENT:]
 
 
 def train(
@@ -121,9 +146,12 @@ def train(
             this call took up the work is dropped.
         on_step: Called after each step, and after its checkpoint if there is one.
 
+    Asked by SIGTERM or SIGINT to stop, it saves a checkpoint after the step at hand and leaves by
+    SystemExit or KeyboardInterrupt.
+
     Raises:
         UserError: ``directory`` holds the checkpoint of another training, the objective cannot
-            train this model, or the loss is no longer finite.
+            train this model, or too many steps in a row were skipped (``settings.skips``).
     """
     wrong = {str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"}
     if wrong:
@@ -133,7 +161,7 @@ def train(
     objective.check(model)
 
     device = next(model.parameters()).device
-    optimizer = _adamw(model, settings)
+    optimizers = make_optimizers(model, settings)
     run = {
         "model": identity,
         "data": samples.identity,
@@ -143,7 +171,7 @@ def train(
     }
     order = DataOrder(seed, len(samples))
     plan = schedule(settings, samples, order)
-    progress = _resume(last_checkpoint(directory), run, model, optimizer, plan.steps, device)
+    progress = _resume(last_checkpoint(directory), run, model, optimizers, plan.steps, device)
     if progress.heldout_identity != heldout_identity:
         progress.heldout, progress.heldout_identity = [], heldout_identity
     resumed_at = progress.step
@@ -151,67 +179,78 @@ def train(
     saved = time.monotonic()
     was_training = model.training
     try:
-        while progress.step < plan.steps:
-            step = progress.step
-            first = step * plan.batch_rows
-            last = min(first + plan.batch_rows, plan.rows)
-            rows, numbers = order.rows(first, last), np.arange(first, last)
-            rate = learning_rate(step, plan.steps, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        with stop_requests() as asked:
+            while progress.step < plan.steps:
+                step = progress.step
+                first = step * plan.batch_rows
+                last = min(first + plan.batch_rows, plan.rows)
+                rows, numbers = order.rows(first, last), np.arange(first, last)
+                rate = learning_rate(step, plan.steps, settings)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
 
-            model.train()
-            with torch.random.fork_rng():
-                # Dropout, too, depends on seed and step alone.
-                torch.manual_seed(int(random_stream(seed, "dropout", step).random_raw()))
-                loss, predicted = _accumulate(
-                    model, samples, objective, settings, rows, numbers, device
-                )
-            norm = _scale_and_clip(model, predicted, settings.clip)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise UserError(
-                    f"training: the loss is not finite at step {step + 1} of {plan.steps}; "
-                    f"a learning_rate below {settings.learning_rate:g} should be right"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-            before = progress.tokens
-            progress.step += 1
-            progress.tokens += int(samples.lengths(rows).sum())
-            progress.predicted += predicted
-            progress.curve.append((progress.tokens, loss))
-            done = progress.step == plan.steps
-            heldout = None
-            if evaluate is not None and (done or _is_due(before, progress.tokens, settings)):
-                model.eval()
-                heldout = evaluate(model)
-                progress.heldout.append((progress.tokens, heldout))
-            progress.seconds = time.monotonic() - began
-            if done or time.monotonic() - saved >= settings.save_every:
-                state = {
-                    "run": run,
-                    "environment": environment(device, settings.precision),
-                    **vars(progress),
-                }
-                save_checkpoint(directory, progress.step, model, None if done else optimizer, state)
-                saved = time.monotonic()
-            if on_step is not None:
-                on_step(
-                    StepReport(
-                        step=progress.step,
-                        steps=plan.steps,
-                        tokens=progress.tokens,
-                        loss=loss,
-                        gradient_norm=norm,
-                        learning_rate=rate,
-                        heldout=heldout,
-                        seconds=progress.seconds,
+                model.train()
+                with torch.random.fork_rng():
+                    # Dropout, too, depends on seed and step alone.
+                    torch.manual_seed(int(random_stream(seed, "dropout", step).random_raw()))
+                    loss, predicted = _accumulate(
+                        model, samples, objective, settings, rows, numbers, device
                     )
-                )
+                norm = _scale_and_clip(model, predicted, settings.clip)
+                skipped = fault(loss, norm, progress.recent, settings.spike)
+                if skipped is None:
+                    for optimizer in optimizers:
+                        optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+
+                before = progress.tokens
+                progress.add(int(samples.lengths(rows).sum()), predicted, loss, norm, skipped)
+                if skipped is not None:
+                    _skip(skipped, progress, plan.steps, settings)
+                stop = asked()
+                done = progress.step == plan.steps
+                heldout = None
+                if evaluate is not None and (done or _is_due(before, progress.tokens, settings)):
+                    model.eval()
+                    heldout = evaluate(model)
+                    progress.heldout.append((progress.tokens, heldout))
+                progress.seconds = time.monotonic() - began
+                if done or stop or time.monotonic() - saved >= settings.save_every:
+                    state = {
+                        "run": run,
+                        "environment": environment(device, settings.precision),
+                        **vars(progress),
+                    }
+                    save_checkpoint(
+                        directory, progress.step, model, None if done else optimizers, state
+                    )
+                    saved = time.monotonic()
+                if on_step is not None:
+                    on_step(
+                        StepReport(
+                            step=progress.step,
+                            steps=plan.steps,
+                            tokens=progress.tokens,
+                            loss=loss,
+                            gradient_norm=norm,
+                            learning_rate=rate,
+                            heldout=heldout,
+                            seconds=progress.seconds,
+                            skipped=skipped,
+                        )
+                    )
+                if stop:
+                    _log.warning(
+                        "training: asked to stop; saved after step %d of %d, the same call goes on",
+                        progress.step,
+                        plan.steps,
+                    )
+                    leave(stop)
     finally:
         model.train(was_training)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
     return TrainingResult(
         curve=progress.curve,
         heldout=progress.heldout,
@@ -219,20 +258,19 @@ def train(
         predicted=progress.predicted,
         seconds=progress.seconds,
         resumed_at=resumed_at,
+        skipped=progress.skipped,
     )
 
 
-def _adamw(model: nn.Module, settings: RecoverySettings) -> torch.optim.AdamW:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        fused=True,
-    )
+def _skip(reason: str, progress: _Progress, steps: int, settings: RecoverySettings) -> None:
+    """Says that a step was skipped. Raises UserError where there were too many in a row."""
+    where = f"training: {reason} at step {progress.step} of {steps}"
+    if progress.skipped_in_a_row >= min(settings.skips, steps):
+        raise UserError(
+            f"{where}, after {progress.skipped_in_a_row - 1} steps skipped in a row; "
+            f"a learning_rate below {settings.learning_rate:g} should be right"
+        )
+    _log.warning("%s; no update", where)
 
 
 def _accumulate(
@@ -282,7 +320,7 @@ def _resume(
     checkpoint: Checkpoint | None,
     run: dict[str, Any],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     steps: int,
     device: torch.device,
 ) -> _Progress:
@@ -310,7 +348,7 @@ def _resume(
             "; ".join(changed),
         )
     complete = state["step"] == steps
-    load_checkpoint(checkpoint, model, None if complete else optimizer)
+    load_checkpoint(checkpoint, model, None if complete else optimizers)
     return _Progress(
         step=state["step"],
         tokens=state["tokens"],
@@ -319,4 +357,7 @@ def _resume(
         curve=[(tokens, loss) for tokens, loss in state["curve"]],
         heldout=[(tokens, loss) for tokens, loss in state["heldout"]],
         heldout_identity=state["heldout_identity"],
+        recent=[(loss, norm) for loss, norm in state["recent"]],
+        skipped=state["skipped"],
+        skipped_in_a_row=state["skipped_in_a_row"],
     )

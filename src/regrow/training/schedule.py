@@ -39,7 +39,9 @@ def schedule(settings: RecoverySettings, samples: Samples, order: DataOrder) -> 
 
 
 def learning_rate(step: int, steps: int, settings: RecoverySettings) -> float:
-    """Linear warm-up to the peak, then a cosine down to ``final_rate`` of it at the last step.
+    """Linear warm-up to the peak, then down to ``final_rate`` of it at the last step.
+
+    Down by a cosine from there on; or (``wsd``) in a line over the last ``decay`` of the steps.
 
     Args:
         step: From 0 to ``steps - 1``.
@@ -47,6 +49,10 @@ def learning_rate(step: int, steps: int, settings: RecoverySettings) -> float:
     warm = math.ceil(settings.warmup * steps)
     if step < warm:
         return settings.learning_rate * (step + 1) / warm
-    progress = (step + 1 - warm) / (steps - warm)
-    fall = (1 + math.cos(math.pi * progress)) / 2
+    stable = settings.schedule == "wsd"
+    first = max(warm, steps - math.ceil(settings.decay * steps)) if stable else warm
+    if step < first:
+        return settings.learning_rate
+    progress = (step + 1 - first) / (steps - first)
+    fall = 1 - progress if stable else (1 + math.cos(math.pi * progress)) / 2
     return settings.learning_rate * (settings.final_rate + (1 - settings.final_rate) * fall)

@@ -1,6 +1,6 @@
 """How to train back what a cut cost."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,12 +17,19 @@ class RecoverySettings(BaseModel):
         batch_tokens: Tokens in an optimiser step; rounded down to whole rows of mean length.
         micro_batch: Rows in one forward and backward pass; changes memory and speed, and the
             result only by rounding.
+        optimizer: `muon` for the matrices of the layers and AdamW for the rest, or all AdamW.
         learning_rate: The peak.
+        schedule: `cosine` falls from the end of the warm-up on; `wsd` (warm-up, stable, decay;
+            Hu et al. 2024, MiniCPM, section 4) stays at the peak and falls in a line at the end.
         warmup: Part of the steps over which the rate rises from 0 to the peak.
-        final_rate: Part of the peak at which the cosine ends.
+        decay: Part of the steps over which `wsd` falls.
+        final_rate: Part of the peak at which the schedule ends.
         weight_decay: On matrices and embeddings; never on norms, biases and other vectors.
         betas: AdamW's averages (Loshchilov and Hutter 2019).
         clip: Bound on the norm of the gradient of the loss per token.
+        spike: A step whose loss or gradient norm is more than this times the recent median is
+            skipped, as is one where they are not finite.
+        skips: Skipped steps in a row that end the training.
         precision: Type of the products under autocast; `auto` takes bf16 where the hardware
             multiplies it. Weights and optimiser are float32 always.
         evaluate_every: Tokens between two held-out measurements; None measures at the end only.
@@ -35,12 +42,17 @@ class RecoverySettings(BaseModel):
     row_length: int = Field(default=512, ge=2)
     batch_tokens: int = Field(default=4096, gt=0)
     micro_batch: int = Field(default=4, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
+    schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: float = Field(default=0.1, ge=0, le=1)
+    decay: float = Field(default=0.2, ge=0, le=1)
     final_rate: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    spike: float = Field(default=10.0, gt=1, allow_inf_nan=False)
+    skips: int = Field(default=10, gt=0)
     precision: Precision = "auto"
     evaluate_every: int | None = Field(default=None, gt=0)
     save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
@@ -51,6 +63,11 @@ class RecoverySettings(BaseModel):
             raise ValueError(
                 f"batch_tokens ({self.batch_tokens}) is less than one row; "
                 f"give at least row_length ({self.row_length})"
+            )
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup ({self.warmup:g}) and decay ({self.decay:g}) are parts of one training; "
+                "together at most 1"
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas}: each should be at least 0 and less than 1")

@@ -1,0 +1,66 @@
+"""What updates which parameter."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from regrow.errors import UserError
+from regrow.training.settings import RecoverySettings
+
+
+def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.optim.Optimizer]:
+    """One or two, which share the trained parameters out between them.
+
+    Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") takes the
+    matrices of the layers, a fused one (query, key and value) as one; its updates are scaled to
+    the size of AdamW's, so that learning rate and weight decay mean the same for both (Liu et al.
+    2025, "Muon is scalable for LLM training", section 2.2). AdamW takes all else.
+
+    Raises UserError where Muon finds no matrix.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found: list[torch.optim.Optimizer] = []
+    if settings.optimizer == "muon":
+        matrices = [parameter for parameter in _layer_matrices(model) if parameter.requires_grad]
+        if not matrices:
+            raise UserError(
+                f"{type(model).__name__}: no layer with matrices for the optimizer muon; give adamw"
+            )
+        found.append(
+            torch.optim.Muon(
+                matrices,
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+        taken = {id(parameter) for parameter in matrices}
+        trained = [parameter for parameter in trained if id(parameter) not in taken]
+    decayed = [p for p in trained if p.ndim >= 2]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    found.append(
+        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    )
+    return found
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """The transformer's layers, as its class names them; inner ones after those around them."""
+    names = getattr(model, "_no_split_modules", None) or ()
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def _layer_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Each once. A table that is looked up, such as T5's position biases, is no matrix."""
+    seen: set[int] = set()
+    for layer in layers(model):
+        for module in layer.modules():
+            for parameter in module.parameters(recurse=False):
+                is_matrix = parameter.ndim == 2 and not isinstance(module, nn.Embedding)
+                if is_matrix and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield parameter
