@@ -8,9 +8,11 @@ import pytest
 from regrow.architectures import Blueprint
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
+from regrow.corpus.windows import Windows
 from regrow.flops import Sample, training_flops
 from regrow.inspection import inspect_directory
-from regrow.objectives.denoising import SPAN_CORRUPTION, DenoisingTokens, corrupt
+from regrow.objectives.corrupted import CorruptedText
+from regrow.objectives.denoising import SPAN_CORRUPTION, DenoisingTokens
 from regrow.planning import plan_directory
 from regrow.preview_tables import cost_rows, size_rows, total_words
 from regrow.previewing import Preview, preview_recipe
@@ -97,8 +99,10 @@ def test_an_encoder_decoder_computes_what_span_corruption_makes_of_a_row(tmp_pat
     found = previewed("  - {name: a, recover: {tokens: 5120, row_length: 512}}\n", directory)
     training = found.stages[0].training
     assert training is not None
-    ids = np.arange(200, 712)
-    tokens = DenoisingTokens(prefix=(), sentinels=tuple(range(100)), eos=101, pad=102, start=103)
-    source, target = corrupt(ids, SPAN_CORRUPTION, tokens, np.random.Philox(0))
-    assert (training.sample.encoder, training.sample.decoder) == (len(source), len(target))
+    marks = DenoisingTokens({}, sentinels=tuple(range(100)), eos=101, pad=102, start=103)
+    windows = Windows(np.arange(200, 712, dtype=np.int32), np.zeros(1, dtype=np.int64), 512)
+    rows = np.zeros(1, dtype=np.int64)
+    batch = CorruptedText(windows, SPAN_CORRUPTION, marks, 0).batch(rows, rows)
+    assert (1, training.sample.encoder) == batch["input_ids"].shape
+    assert (1, training.sample.decoder) == batch["labels"].shape
     assert training.flops == training_flops(tiny_layout(T5), training.sample, 5120)

@@ -1,10 +1,12 @@
 """Windows hold every token once, and none reaches over the end of a document."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from regrow.corpus.windows import cut_windows
+from regrow.corpus.windows import cut_windows, in_a_line
 from regrow.errors import UserError
 from tests.training.small import byte_tokenizer
 
@@ -40,3 +42,25 @@ def test_identity_is_that_of_what_is_read() -> None:
     assert identity(["abcd", "e"], 2) == identity(["abcd", "e"], 2)
     others = [identity(["abcd", "e"], 4), identity(["abc", "de"], 2), identity(["abcd", "f"], 2)]
     assert len({identity(["abcd", "e"], 2), *others}) == 4
+
+
+def test_windows_are_found_in_a_line_wherever_they_lie() -> None:
+    windows = cut_windows(["abcdef", "g", "hij"], byte_tokenizer(), 4)
+
+    class Elsewhere:
+        longest = windows.longest
+        identity = windows.identity
+        lengths_of = windows.lengths_of
+
+        def __len__(self) -> int:
+            return len(windows)
+
+        def __getitem__(self, number: int) -> NDArray[np.int32]:
+            return windows[number].copy()
+
+    numbers = np.array([3, 0, 0, 2])
+    for each in (windows, Elsewhere()):
+        line, starts = in_a_line(each, numbers)
+        for number, start in zip(numbers.tolist(), starts.tolist(), strict=True):
+            wanted = windows[number].tolist()
+            assert line[start : start + len(wanted)].tolist() == wanted

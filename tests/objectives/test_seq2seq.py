@@ -99,9 +99,14 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone(tmp_path: Path) -> No
 def test_sentinels_are_found_by_name(tmp_path: Path) -> None:
     model, tokenizer, samples = opened(tmp_path / "m", OPENBA, 0)
     assert samples.marks.sentinels == tuple(range(327, 319, -1))
-    assert samples.marks.prefix == ()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<R>"]})
-    assert denoising_tokens(tokenizer, model.config).prefix == (tokenizer.get_vocab()["<R>"],)
+    assert samples.marks.prefixes == {}
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<R>", "<X>"]})
+    ids = tokenizer.get_vocab()
+    marks = denoising_tokens(tokenizer, model.config)
+    assert marks.prefixes == {"<R>": ids["<R>"], "<X>": ids["<X>"]}
+    prefixed = CorruptedText(samples.windows, samples.denoiser, marks, 3)
+    assert (prefixed.batch(np.arange(3), np.arange(3))["input_ids"][:, 0] == ids["<R>"]).all()
+    assert prefixed.identity != samples.identity
 
 
 @pytest.mark.parametrize("lacks", ["sentinels", "eos"])

@@ -4,12 +4,33 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.packing import Tokenizer, tokenise
 from regrow.errors import UserError
+
+
+class TextWindows(Protocol):
+    """Pieces of documents, wherever they lie."""
+
+    @property
+    def longest(self) -> int:
+        """Bound on the tokens in a window."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> NDArray[np.int32]:
+        """The token ids of a window."""
+
+    def lengths_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens in each of these windows."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of all tokens and of where the windows begin."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +60,10 @@ class Windows:
         """Tokens in each window, [windows]."""
         return np.diff(np.append(self.starts, len(self.tokens)))
 
+    def lengths_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens in each of these windows."""
+        return self.lengths[numbers]
+
     @cached_property
     def identity(self) -> str:
         """A hash of all tokens and of where the windows begin."""
@@ -47,6 +72,17 @@ class Windows:
         digest.update(np.ascontiguousarray(self.tokens, dtype="<i4").data)
         digest.update(np.ascontiguousarray(self.starts, dtype="<i8").data)
         return digest.hexdigest()
+
+
+def in_a_line(
+    windows: TextWindows, numbers: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """A line of tokens that holds these windows, and where each begins in it; [windows]."""
+    if isinstance(windows, Windows):
+        return windows.tokens, windows.starts[numbers]
+    found = [windows[number] for number in numbers.tolist()]
+    lengths = np.array([len(window) for window in found], dtype=np.int64)
+    return np.concatenate(found), np.cumsum(lengths) - lengths
 
 
 def cut_windows(documents: Iterable[str], tokenizer: Tokenizer, longest: int) -> Windows:

@@ -109,7 +109,7 @@ def _filling_loss(
     """Over every window, as the sample of its own number."""
     objective = Seq2Seq()
     objective.check(model)
-    lengths = samples.windows.lengths
+    lengths = samples.lengths(np.arange(len(samples)))
     ordered = np.argsort(-lengths, kind="stable")
     nats, tokens, first = 0.0, 0, 0
     with _measuring(model, precision) as device:

@@ -1,7 +1,7 @@
 """Windows of text as span-corruption examples for an encoder-decoder."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, random_stream
-from regrow.corpus.windows import Windows, cut_windows
+from regrow.corpus.samples import Batch
+from regrow.corpus.windows import TextWindows, cut_windows, in_a_line
 from regrow.errors import UserError
-from regrow.objectives.denoising import SPAN_CORRUPTION, Denoiser, DenoisingTokens, Ids, corrupt
-
-_PREFIX = "<R>"
-"""UL2's mark of short spans, where the tokenizer has it."""
+from regrow.objectives.denoising import (
+    PREFIXES,
+    SPAN_CORRUPTION,
+    Denoiser,
+    DenoisingTokens,
+    noise_and_spans,
+)
+from regrow.objectives.examples import draw_spans, write_examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,7 @@ class CorruptedText:
     seed and the number of the sample.
     """
 
-    windows: Windows
+    windows: TextWindows
     denoiser: Denoiser
     marks: DenoisingTokens
     seed: int
@@ -40,7 +43,7 @@ class CorruptedText:
         return self.windows.longest
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self.windows.lengths[rows]
+        return self.windows.lengths_of(rows)
 
     @cached_property
     def identity(self) -> str:
@@ -48,26 +51,41 @@ class CorruptedText:
         return hashlib.sha256(settings.encode()).hexdigest()
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """int64, filled up to the longest on the right.
+        """As `regrow.objectives.examples.write_examples` has it."""
+        kinds = np.zeros_like(rows)
+        return corrupted_batch(
+            self.windows, rows, samples, (self.denoiser,), kinds, self.marks, self.seed
+        )
 
-        ``input_ids`` and ``attention_mask``: [rows, source length]. ``decoder_input_ids`` and
-        ``labels``: [rows, target length].
-        """
-        pairs = [
-            corrupt(self.windows[row], self.denoiser, self.marks, self._random(sample))
-            for row, sample in zip(rows.tolist(), samples.tolist(), strict=True)
-        ]
-        sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
-        starts = [np.concatenate([[self.marks.start], target[:-1]]) for target in targets]
-        return {
-            "input_ids": _filled(sources, self.marks.pad),
-            "attention_mask": _filled([np.ones_like(source) for source in sources], 0),
-            "decoder_input_ids": _filled(starts, self.marks.pad),
-            "labels": _filled(targets, NOT_PREDICTED),
-        }
 
-    def _random(self, sample: int) -> np.random.Philox:
-        return random_stream(self.seed, "span corruption", sample)
+def corrupted_batch(
+    windows: TextWindows,
+    rows: NDArray[np.int64],
+    samples: NDArray[np.int64],
+    denoisers: Sequence[Denoiser],
+    kinds: NDArray[np.int64],
+    marks: DenoisingTokens,
+    seed: int,
+) -> Batch:
+    """Windows [rows] as examples, each corrupted by one of the denoisers.
+
+    `kinds`: which of `denoisers`, [rows]. What is taken out is drawn by the seed and the number of
+    the sample. Needs as many sentinels as a window has spans. As
+    `regrow.objectives.examples.write_examples` has it.
+    """
+    lengths = windows.lengths_of(rows)
+    noise, spans = noise_and_spans(
+        lengths,
+        np.array([denoiser.mean_span for denoiser in denoisers])[kinds],
+        np.array([denoiser.rate for denoiser in denoisers])[kinds],
+    )
+    drawn = draw_spans(seed, samples, lengths, noise, spans)
+    found = [marks.prefixes.get(denoiser.prefix) for denoiser in denoisers]
+    # All or none: what has no prefix cannot be told from what should have one.
+    known = [prefix for prefix in found if prefix is not None]
+    prefixes = np.array(known)[kinds] if len(known) == len(found) else None
+    line, starts = in_a_line(windows, rows)
+    return write_examples(line, starts, drawn, prefixes, marks)
 
 
 def corrupt_text(
@@ -86,13 +104,18 @@ def corrupt_text(
     return CorruptedText(windows, SPAN_CORRUPTION, marks, seed)
 
 
-def check_sentinels(marks: DenoisingTokens, tokens: int) -> None:
+def check_sentinels(
+    marks: DenoisingTokens, tokens: int, denoiser: Denoiser = SPAN_CORRUPTION
+) -> None:
     """Raise UserError where a text of so many tokens has more spans than there are sentinels."""
-    _, spans = SPAN_CORRUPTION.counts(tokens)
+    _, spans = denoiser.counts(tokens)
     if spans > len(marks.sentinels):
+        fitting = tokens
+        while denoiser.counts(fitting)[1] > len(marks.sentinels):
+            fitting -= 1
         raise UserError(
             f"{tokens:,} tokens are corrupted in {spans} spans, but the tokenizer has "
-            f"{len(marks.sentinels)} sentinels; give shorter rows"
+            f"{len(marks.sentinels)} sentinels; give rows of at most {fitting:,} tokens"
         )
 
 
@@ -118,7 +141,7 @@ def denoising_tokens(tokenizer: Any, config: Any) -> DenoisingTokens:
     start = decoder_start(config)
     pad = tokenizer.pad_token_id
     return DenoisingTokens(
-        prefix=(ids[_PREFIX],) if _PREFIX in ids else (),
+        prefixes={name: ids[name] for name in PREFIXES if name in ids},
         sentinels=tuple(sentinels),
         eos=int(tokenizer.eos_token_id),
         pad=int(start if pad is None else pad),
@@ -136,10 +159,3 @@ def decoder_start(config: Any) -> int:
             "config.json: decoder_start_token_id: missing; it is what the decoder begins with"
         )
     return int(start)
-
-
-def _filled(rows: list[Ids], value: int) -> NDArray[np.int64]:
-    filled = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
-    for place, row in zip(filled, rows, strict=True):
-        place[: len(row)] = row
-    return filled
