@@ -13,6 +13,7 @@ from torch import nn
 
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.errors import UserError
+from regrow.evaluation.parts import mean_loss
 from regrow.objectives.corrupted import CorruptedText, corrupt_text
 from regrow.objectives.head import check_head, head_of, hidden_states
 from regrow.objectives.seq2seq import Seq2Seq
@@ -109,17 +110,9 @@ def _filling_loss(
     """Over every window, as the sample of its own number."""
     objective = Seq2Seq()
     objective.check(model)
-    lengths = samples.lengths(np.arange(len(samples)))
-    ordered = np.argsort(-lengths, kind="stable")
-    nats, tokens, first = 0.0, 0, 0
-    with _measuring(model, precision) as device:
-        while first < len(ordered):
-            rows = ordered[first : first + max(1, batch_tokens // int(lengths[ordered[first]]))]
-            arrays = samples.batch(rows, rows)
-            batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-            loss, predicted = objective(model, batch)
-            nats, tokens, first = nats + loss.item(), tokens + predicted, first + len(rows)
-    return HeldoutLoss(loss_per_token=nats / tokens, bits_per_byte=None, tokens=tokens, bytes=None)
+    rows = np.arange(len(samples))
+    loss, tokens = mean_loss(model, objective, samples, rows, batch_tokens, precision)
+    return HeldoutLoss(loss_per_token=loss, bits_per_byte=None, tokens=tokens, bytes=None)
 
 
 @contextmanager

@@ -1,0 +1,124 @@
+"""Loss on text held out of each part of a mixture, the same text every time."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from regrow.corpus.samples import Samples
+from regrow.corpus.windows import cut_windows
+from regrow.objectives.corrupted import CorruptedText, check_sentinels, denoising_tokens
+from regrow.objectives.denoising import UL2, Denoiser
+from regrow.objectives.objective import Objective
+from regrow.objectives.seq2seq import Seq2Seq
+from regrow.precision import Precision, autocast
+
+_SEED = 0
+"""Of what is taken out of a held-out text."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldoutParts:
+    """What is measured of each part.
+
+    Attributes:
+        samples: By the name of the part.
+        rows: Of these, in each part's own; each is read as the sample of its own number.
+        batch_tokens: As in `mean_loss`.
+        precision: As in training: references are to be measured like what is held against them.
+    """
+
+    objective: Objective
+    samples: Mapping[str, Samples]
+    rows: Mapping[str, NDArray[np.int64]]
+    batch_tokens: int = 4096
+    precision: Precision = "auto"
+
+    @property
+    def identity(self) -> str:
+        """A hash of all text that is measured, and of what is taken out of it."""
+        parts = [
+            (name, samples.identity, self.rows[name].tolist())
+            for name, samples in self.samples.items()
+        ]
+        return hashlib.sha256(f"{self.objective.identity} {parts}".encode()).hexdigest()
+
+    def losses(self, model: nn.Module) -> dict[str, float]:
+        """Nats per token, by part, in evaluation mode."""
+        return {
+            name: mean_loss(
+                model, self.objective, samples, self.rows[name], self.batch_tokens, self.precision
+            )[0]
+            for name, samples in self.samples.items()
+        }
+
+
+@torch.no_grad()
+def mean_loss(
+    model: nn.Module,
+    objective: Objective,
+    samples: Samples,
+    rows: NDArray[np.int64],
+    batch_tokens: int,
+    precision: Precision,
+) -> tuple[float, int]:
+    """Nats per token over these rows, in evaluation mode, and of how many tokens.
+
+    `batch_tokens`: bound on the tokens of text in one forward pass; at least one row is read.
+    """
+    device = next(model.parameters()).device
+    lengths = samples.lengths(rows)
+    order = np.argsort(-lengths, kind="stable")
+    rows, lengths = rows[order], lengths[order]
+    nats, tokens, first = 0.0, 0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        while first < len(rows):
+            some = rows[first : first + max(1, batch_tokens // int(lengths[first]))]
+            arrays = samples.batch(some, some)
+            batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+            with autocast(precision, device):
+                loss, predicted = objective(model, batch)
+            nats, tokens, first = nats + loss.item(), tokens + predicted, first + len(some)
+    finally:
+        model.train(was_training)
+    return nats / tokens, tokens
+
+
+def heldout_denoisers(
+    documents: Iterable[str],
+    tokenizer: Any,
+    config: Any,
+    row_length: int,
+    tokens: int,
+    denoisers: Mapping[str, Denoiser] = UL2,
+) -> HeldoutParts:
+    """About so many tokens of the documents, the same for each denoiser.
+
+    They are windows of at most `row_length` tokens, evenly spread over the documents. `config`: of
+    the model, for the token that its decoder begins with.
+
+    Raises UserError where the tokenizer has too few sentinels, or the documents no token.
+    """
+    marks = denoising_tokens(tokenizer, config)
+    windows = cut_windows(documents, tokenizer, row_length)
+    for denoiser in denoisers.values():
+        check_sentinels(marks, int(windows.lengths.max()), denoiser)
+    parts = {n: CorruptedText(windows, each, marks, _SEED) for n, each in denoisers.items()}
+    rows = spread(next(iter(parts.values())), tokens)
+    return HeldoutParts(Seq2Seq(), parts, dict.fromkeys(parts, rows))
+
+
+def spread(samples: Samples, tokens: int) -> NDArray[np.int64]:
+    """Rows at equal distances, about so many that they hold `tokens` tokens; at least one."""
+    rows = np.arange(len(samples))
+    mean = samples.lengths(rows).mean()
+    count = min(len(rows), max(1, round(tokens / mean)))
+    found: NDArray[np.int64] = np.arange(count) * len(rows) // count
+    return found
