@@ -1,39 +1,161 @@
-"""Documents from the files that a user names."""
+"""Documents from the files that a user names.
+
+A file is read as blocks: whole records (lines or rows) that follow each other, as they stand in the
+file. What a block holds is looked at apart from the reading, so that other processes can do it.
+"""
 
 import gzip
 import hashlib
+import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from regrow.errors import UserError
 
 _UTF8_BOM = b"\xef\xbb\xbf"
+_KINDS = (".txt", ".jsonl", ".parquet")
+_PACKED = (".gz", ".zst")
+_NEEDS = {".parquet": "pyarrow", ".zst": "zstandard"}
+_SUFFIXES = ".txt, .jsonl (also .gz or .zst) or .parquet"
+_BLOCK_BYTES = 1 << 20
+_BYTES_A_ROW = 4096
+"""What a row of Parquet is taken to hold, to choose how many make a block."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record begins.
+
+    Attributes:
+        offset: Bytes of unpacked text before it; rows, in Parquet.
+        record: Lines or rows before it.
+    """
+
+    offset: int = 0
+    record: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole records of a file that follow each other.
+
+    Attributes:
+        path: The file.
+        first: Where the block begins.
+        after: Where the next one begins.
+        records: Lines as they stand; what the column ``text`` holds, a row each, in Parquet.
+        read: Bytes of the file that were read so far.
+    """
+
+    path: Path
+    first: Place
+    after: Place
+    records: bytes | tuple[Any, ...]
+    read: int
 
 
 def read_documents(path: Path) -> Iterator[str]:
     r"""The documents of a file, in order, as they are written.
 
     - ``.txt``: the whole file is one document.
-    - ``.jsonl``, ``.jsonl.gz``: one JSON object a line with the document under ``text``. Lines end
-      at ``\n`` and nowhere else. Blank lines and empty texts are passed over.
+    - ``.jsonl``: one JSON object a line with the document under ``text``. Lines end at ``\n`` and
+      nowhere else. Blank lines and empty texts are passed over.
+    - ``.parquet``: one document a row in the column ``text``. Empty texts are passed over.
 
-    A byte order mark at the start of a file is dropped; line ends are kept as they are.
+    The first two may be packed (``.gz``, ``.zst``). A byte order mark at the start of a file is
+    dropped; line ends are kept as they are.
 
     Raises:
-        UserError: no such file, another suffix, not UTF-8, no ``text``, or no document at all.
-            The file is opened at once; its content is checked while it is read.
+        UserError: no such file, another suffix, a package that is not installed, not UTF-8, no
+            ``text``, or no document at all. The file is opened at once; its content is checked
+            while it is read.
     """
+    check_text(path)
+    return _documents(path)
+
+
+def check_text(path: Path) -> None:
+    """Raise UserError where a file is missing or cannot be read here, whatever it holds."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name a .txt, .jsonl or .jsonl.gz file")
-    name = path.name.lower()
-    if name.endswith(".txt"):
-        return _one_document(path)
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return _json_lines(path, compressed=name.endswith(".gz"))
-    raise UserError(f"{path}: unknown kind of text; name a .txt, .jsonl or .jsonl.gz file")
+        raise UserError(f"{path}: no such file; name a {_SUFFIXES} file")
+    for suffix in _kind(path):
+        _needed(suffix, path)
+
+
+def is_text(path: Path) -> bool:
+    """Whether the name is one of a file that is read here."""
+    try:
+        _kind(path)
+    except UserError:
+        return False
+    return True
+
+
+def read_blocks(
+    path: Path, size: int = _BLOCK_BYTES, start: Place | None = None, *, whole: bool = True
+) -> Iterator[Block]:
+    """The records of a file from `start` on, in blocks of some `size` bytes, or of one record.
+
+    `whole`: a ``.txt`` file is one block; else it too is cut where lines end, and each block is
+    read as a document.
+
+    Raises UserError, while it is read, where the file is not of its kind.
+    """
+    kind, packed = _kind(path)
+    start = start or Place()
+    if kind == ".parquet":
+        yield from _row_blocks(path, size, start)
+        return
+    with path.open("rb") as file, _unpacking(path, packed):
+        text = _unpacked(file, packed, path)
+        _skip(text, start.offset)
+        place = start
+        while data := text.read(-1 if whole and kind == ".txt" else size):
+            if not data.endswith(b"\n"):
+                data += text.readline()
+            lines = data.count(b"\n") + (not data.endswith(b"\n"))
+            after = Place(place.offset + len(data), place.record + lines)
+            yield Block(path, place, after, data, file.tell())
+            place = after
+
+
+def documents_in(block: Block) -> Iterator[str]:
+    """The documents of a block, in order. Raises UserError as `read_documents` does."""
+    kind, _ = _kind(block.path)
+    where = f"{block.path}: {'row' if kind == '.parquet' else 'line'}"
+    if isinstance(block.records, tuple):
+        for number, text in enumerate(block.records, start=block.first.record + 1):
+            if not isinstance(text, str):
+                raise UserError(f"{where} {number}, column 'text': not a string")
+            if text:
+                yield text
+        return
+    data = block.records
+    if block.first.record == 0:
+        data = data.removeprefix(_UTF8_BOM)
+    if kind == ".txt":
+        if (text := _decoded(data, block)).strip():
+            yield text
+        return
+    for number, line in enumerate(io.BytesIO(data), start=block.first.record + 1):
+        if line.strip() and (text := _text_of(line, f"{where} {number}")):
+            yield text
+
+
+def no_document(path: Path) -> UserError:
+    """What to raise where a file holds none."""
+    what = {
+        ".txt": "text; it should hold one document",
+        ".jsonl": f"document; each line should be {_EXAMPLE}",
+        ".parquet": "document; each row should have one in the column 'text'",
+    }
+    return UserError(f"{path}: the file holds no {what[_kind(path)[0]]}")
 
 
 def documents_sha256(documents: Iterable[str]) -> str:
@@ -46,42 +168,47 @@ def documents_sha256(documents: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _one_document(path: Path) -> Iterator[str]:
-    data = path.read_bytes()
+def _documents(path: Path) -> Iterator[str]:
+    empty = True
+    for block in read_blocks(path):
+        for document in documents_in(block):
+            empty = False
+            yield document
+    if empty:
+        raise no_document(path)
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """How the documents are written, and how that is packed, as suffixes."""
+    name = path.name.lower()
+    packed = next((suffix for suffix in _PACKED if name.endswith(suffix)), "")
+    kind = next((s for s in _KINDS if name.removesuffix(packed).endswith(s)), "")
+    if not kind or (packed and kind == ".parquet"):
+        raise UserError(f"{path}: unknown kind of text; name a {_SUFFIXES} file")
+    return kind, packed
+
+
+def _needed(suffix: str, path: Path) -> Any:
+    """The package that reads files of this suffix, where one beyond the base is needed."""
+    name = _NEEDS.get(suffix)
     try:
-        text = data.removeprefix(_UTF8_BOM).decode()
+        return name and import_module(name)
+    except ImportError:
+        raise UserError(
+            f"{path}: {name} reads {suffix} and is not installed; pip install 'regrow[data]'"
+        ) from None
+
+
+def _decoded(data: bytes, block: Block) -> str:
+    try:
+        return data.decode()
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {line} is not UTF-8; convert the file to UTF-8") from None
-    if not text.strip():
-        raise UserError(f"{path}: the file holds no text; it should hold one document")
-    yield text
-
-
-def _json_lines(path: Path, *, compressed: bool) -> Iterator[str]:
-    documents = 0
-    with _open(path, compressed=compressed) as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if number == 1:
-                    line = line.removeprefix(_UTF8_BOM)
-                if not line.strip():
-                    continue
-                text = _text_of(line, f"{path}: line {number}")
-                if text:
-                    documents += 1
-                    yield text
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{path}: not a complete gzip file ({error}); write it again") from None
-    if documents == 0:
-        raise UserError(f"{path}: the file holds no document; each line should be {_EXAMPLE}")
+        line = block.first.record + error.object.count(b"\n", 0, error.start) + 1
+        where = f"{block.path}: line {line}"
+        raise UserError(f"{where} is not UTF-8; convert the file to UTF-8") from None
 
 
 _EXAMPLE = '{"text": "..."}'
-
-
-def _open(path: Path, *, compressed: bool) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path, "rb") if compressed else path.open("rb")
 
 
 def _text_of(line: bytes, where: str) -> str:
@@ -104,3 +231,108 @@ def _text_of(line: bytes, where: str) -> str:
             "write the whole character"
         ) from None
     return text
+
+
+# Packed files
+
+
+class _Cut(Exception):  # noqa: N818
+    """A packed file ends before its end."""
+
+
+@contextmanager
+def _unpacking(path: Path, packed: str) -> Iterator[None]:
+    failures: tuple[type[Exception], ...] = (gzip.BadGzipFile, EOFError, zlib.error, _Cut)
+    if packed == ".zst":
+        failures = (*failures, _needed(packed, path).ZstdError)
+    try:
+        yield
+    except failures as error:
+        name = {".gz": "gzip", ".zst": "zstd"}[packed]
+        raise UserError(f"{path}: not a complete {name} file ({error}); write it again") from None
+
+
+def _unpacked(file: BinaryIO, packed: str, path: Path) -> BinaryIO:
+    if packed == ".gz":
+        return cast(BinaryIO, gzip.open(file, "rb"))
+    if packed == ".zst":
+        decompressor = _needed(packed, path).ZstdDecompressor(max_window_size=1 << 31)
+        return io.BufferedReader(_Stream(_frames(file, decompressor.decompressobj)))
+    return file
+
+
+def _frames(file: BinaryIO, frame: Callable[[], Any]) -> Iterator[bytes]:
+    """The content of all zstd frames of a file; the library passes a cut one over in silence."""
+    data, current = b"", None
+    while data := data or file.read(1 << 14):
+        current = current or frame()
+        yield current.decompress(data)
+        data = b""
+        if current.eof:
+            data, current = current.unused_data, None
+    if current is not None:
+        raise _Cut("it ends within a frame")
+
+
+class _Stream(io.RawIOBase):
+    """Pieces of bytes as a file to read."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def _skip(text: BinaryIO, offset: int) -> None:
+    if text.seekable():
+        text.seek(offset)
+        return
+    while offset and (data := text.read(min(offset, _BLOCK_BYTES))):
+        offset -= len(data)
+
+
+# Parquet
+
+
+def _row_blocks(path: Path, size: int, start: Place) -> Iterator[Block]:
+    arrow = _needed(".parquet", path)
+    parquet = import_module("pyarrow.parquet")
+    nbytes = path.stat().st_size
+    try:
+        with parquet.ParquetFile(path) as file:
+            if "text" not in (names := file.schema_arrow.names):
+                raise UserError(f"{path}: no column 'text'; the columns are {', '.join(names)}")
+            total, row = file.metadata.num_rows, 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row + rows <= start.record:
+                    row += rows
+                    continue
+                batches = file.iter_batches(
+                    max(1, size // _BYTES_A_ROW), row_groups=[group], columns=["text"],
+                    use_threads=False,
+                )  # fmt: skip
+                for batch in batches:
+                    after = row + batch.num_rows
+                    first = max(row, start.record)
+                    if first < after:
+                        texts = tuple(batch.column(0).slice(first - row).to_pylist())
+                        read = nbytes * after // total
+                        yield Block(path, Place(first, first), Place(after, after), texts, read)
+                    row = after
+    except (arrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a complete Parquet file ({reason}); write it again") from None
