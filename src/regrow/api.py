@@ -3,7 +3,8 @@
 All raise `regrow.UserError`, with one line, at what a user can cause.
 """
 
-from collections.abc import Callable, Collection, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from regrow.errors import UserError
 
 if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
+    from regrow.corpus.tokenising import Tokenised
     from regrow.inspection import Inspection
     from regrow.pipeline import Result, Watch
     from regrow.planning import Plan
@@ -153,6 +155,29 @@ def write_report(directory: Path | str) -> Path:
     page = Path(directory) / "report.html"
     write_page(summarise(page.parent), page)
     return page
+
+
+def tokenise(
+    model: Path | str,
+    out: Path | str,
+    text: Sequence[Path | str],
+    *,
+    workers: int | None = None,
+    eos: bool = True,
+    say: Say = _quiet,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> "Tokenised":
+    """Write text files as a token store; see `regrow.corpus.tokenising.tokenise_files`.
+
+    `workers`: None takes one for each core.
+    """
+    from regrow.checkpoint.source import resolve_model
+    from regrow.corpus.tokenising import tokenise_files
+
+    return tokenise_files(
+        resolve_model(str(model), None, say), Path(out), [Path(path) for path in text],
+        workers=workers or os.cpu_count() or 1, eos=eos, progress=progress,
+    )  # fmt: skip
 
 
 def generate(

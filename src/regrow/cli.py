@@ -21,6 +21,7 @@ from regrow.printing import (
     print_pruned,
     print_report,
     print_run,
+    print_tokenised,
     say,
 )
 
@@ -256,6 +257,39 @@ def generate(
     from regrow import api
 
     typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, say=say))
+
+
+corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
+app.add_typer(corpus, name="corpus")
+
+
+@corpus.command()
+def tokenise(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="More text, after --text.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE...", help="Text: .txt or .jsonl, also .gz or .zst; .parquet."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Processes. [default: one for each core]"),
+    ] = None,
+    eos: Annotated[bool, typer.Option("--eos/--no-eos", help="End each document with eos.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Write text as a token store; stop it, start it again, it goes on."""
+    from regrow import api
+
+    with copying("tokenising") as progress:
+        result = api.tokenise(
+            model, out, [*(text or []), *(more or [])], workers=workers, eos=eos, say=say,
+            progress=progress,
+        )  # fmt: skip
+    print_tokenised(result, as_json)
 
 
 # Reading what was typed

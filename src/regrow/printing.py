@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from regrow.report import numbers
 
 if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
+    from regrow.corpus.tokenising import Tokenised
     from regrow.inspection import Inspection
     from regrow.pipeline import Result
     from regrow.planning import Plan
@@ -146,6 +148,22 @@ def print_checks(result: "VerifyResult", as_json: bool) -> None:
         mark = "ok  " if check.ok else "FAIL"
         detail = f": {check.detail}" if check.detail else ""
         OUT.print(f"{mark} {check.name}{detail}", markup=False, soft_wrap=True)
+
+
+def print_tokenised(result: "Tokenised", as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    table = _table(("source", "left"), ("documents", "right"), ("tokens", "right"))
+    for source in result.sources:
+        table.add_row(escape(source.path), f"{source.documents:,}", f"{source.tokens:,}")
+    if len(result.sources) > 1:
+        table.add_row("all", f"{result.documents:,}", f"{result.tokens:,}")
+    OUT.print(table)
+    if result.taken_up:
+        OUT.print(f"{result.taken_up:,} documents were there from a run that was stopped")
+    told = f"{result.tokens:,} tokens as {result.dtype} in {result.out}, {result.seconds:.1f} s"
+    OUT.print(told, markup=False, soft_wrap=True)
 
 
 def _fields(result: Any) -> dict[str, Any]:
