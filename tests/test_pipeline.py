@@ -532,6 +532,11 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
         at_home("data.train", "short.txt"),
         (r"data.train: \d+ tokens, less than one row of 32 \(stages: \w+: recover.row_length\)"),
     )
+    yield (
+        "objective of the other kind",
+        lambda f: f.changed(("stages", [{"name": "a", "recover": recover(64, objective="ul2")}])),
+        "stages: a: recover: objective: ul2 is not for a decoder; give causal",
+    )
     yield "T5 without sentinels", no_sentinels, "no sentinel <extra_id_0>"
     yield (
         "which stack",
@@ -781,7 +786,7 @@ def test_too_few_sentinels_are_said_before_work(filled: Finished, tmp_path: Path
         ("stages.longer.recover", recover(400, row_length=400, batch_tokens=400))
     )
     with pytest.raises(
-        UserError, match=r"stages: longer: recover.row_length: 400 tokens .* 8 sent"
+        UserError, match=r"stages: longer: recover: 400 tokens .* 8 sent.* at most \d+ tokens"
     ):
         go(recipe, tmp_path / "new")
     assert not (tmp_path / "new").exists()

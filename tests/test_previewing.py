@@ -9,6 +9,7 @@ from regrow.architectures import Blueprint
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.corpus.windows import Windows
+from regrow.errors import UserError
 from regrow.flops import Sample, training_flops
 from regrow.inspection import inspect_directory
 from regrow.objectives.corrupted import CorruptedText
@@ -106,3 +107,26 @@ def test_an_encoder_decoder_computes_what_span_corruption_makes_of_a_row(tmp_pat
     assert (1, training.sample.encoder) == batch["input_ids"].shape
     assert (1, training.sample.decoder) == batch["labels"].shape
     assert training.flops == training_flops(tiny_layout(T5), training.sample, 5120)
+
+
+def test_the_sample_is_that_of_the_objective(tmp_path: Path) -> None:
+    directory = write_tiny(T5, tmp_path / "m")
+    found = previewed(
+        "  - {name: a, recover: {tokens: 5120, row_length: 512, objective: ul2}}\n"
+        "  - {name: b, recover: {tokens: 5120, row_length: 1898, batch_tokens: 4096, "
+        "objective: o-ul2}}\n",
+        directory,
+    )
+    mixed, fixed = (stage.training for stage in found.stages)
+    assert mixed is not None
+    assert fixed is not None
+    assert (mixed.objective, fixed.objective) == ("ul2", "o-ul2")
+    # Noise of 77, 77, 128, 256, 256, 77 and 256 tokens; 26, 10, 1, 85, 32, 1 and 4 spans.
+    assert mixed.sample == Sample(text=512, encoder=512 - 161 + 23 + 1, decoder=161 + 23 + 1)
+    assert fixed.sample == Sample(text=1_858, encoder=952, decoder=951)
+
+
+def test_an_objective_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    directory = write_tiny(LLAMA, tmp_path / "m")
+    with pytest.raises(UserError, match="stages: a: recover: objective: o-ul2 is not for a dec"):
+        previewed("  - {name: a, recover: {objective: o-ul2}}\n", directory)

@@ -32,8 +32,7 @@ from regrow.measuring import model_facts
 from regrow.prechecks import (
     at_once,
     check_readable,
-    check_spans,
-    check_training_text,
+    check_tasks,
     layouts_by_stage,
 )
 from regrow.progress import Clock, Piece
@@ -173,10 +172,7 @@ class _Run:
 
     def _check_text(self) -> None:
         tokenizer = load_tokenizer(self.original)
-        if self.layout.blueprint.is_encoder_decoder:
-            check_spans(self.recipe, tokenizer, load_config(self.original))
-        else:
-            check_training_text(self.recipe, tokenizer, self.train_documents)
+        check_tasks(self.recipe, tokenizer, load_config(self.original), self.train_documents)
 
     def _is_wanted(self, step: str) -> bool:
         """Not where it belongs to a comparison that nobody asked for."""

@@ -1,7 +1,7 @@
 """What can be known of a recipe before hours of work."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from regrow.architectures import Layout
@@ -10,9 +10,11 @@ from regrow.corpus.text import read_documents
 from regrow.cuts.cut import Cut, check_cut
 from regrow.cuts.request import options_for, requested
 from regrow.errors import UserError
+from regrow.objectives.names import objective_name
 from regrow.pruning import check_vocabulary
 from regrow.recipe import CutSpec, Data, Recipe, Stage
 from regrow.steps import AT_ONCE, control_settings
+from regrow.training.settings import RecoverySettings
 
 _FLAG = re.compile(r"--([a-z-]+)")
 _BY_STACK = re.compile(r"(\w+) (\w+)=([\w,-]+)")
@@ -102,34 +104,52 @@ def _sizes_after(stage: Stage, layout: Layout, checkpoint: Checkpoint | None) ->
     return sizes | {name: len(keep) for name, keep in given.items()}
 
 
-def check_training_text(
-    recipe: Recipe, tokenizer: Any, documents: Callable[[], Iterator[str]]
+def check_tasks(
+    recipe: Recipe, tokenizer: Any, config: Any, documents: Callable[[], Iterator[str]]
 ) -> None:
-    """Raise UserError where the text does not fill one row of every recovery of a decoder."""
-    from regrow.corpus.packing import start_and_end, tokenise
+    """Raise UserError, with the stage, where a recovery cannot learn what it should from the text.
 
-    start_and_end(tokenizer)
-    wanted = {stage.recover.row_length: stage.name for stage in recipe.stages if stage.recover}
-    longest = max(wanted, default=0)
+    `config`: of the model that the recipe begins with. `documents`: the training text.
+    """
+    from regrow.objectives.tasks import least_text
+
+    least: dict[int, str] = {}
+    for stage in recipe.stages:
+        settings = stage.recover
+        if settings is None:
+            continue
+        where = f"stages: {stage.name}: recover"
+        _check_objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
+        try:
+            tokens = least_text(settings.objective, tokenizer, config, settings.row_length)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        least.setdefault(tokens, stage.name)
+    _check_length(least, tokenizer, documents)
+
+
+def _check_objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bool) -> None:
+    try:
+        objective_name(settings.objective, is_encoder_decoder=is_encoder_decoder)
+    except UserError as error:
+        raise UserError(f"{where}: objective: {error}") from None
+
+
+def _check_length(
+    least: Mapping[int, str], tokenizer: Any, documents: Callable[[], Iterator[str]]
+) -> None:
+    """`least`: tokens that the text should have, and the stage for which."""
+    from regrow.corpus.packing import tokenise
+
+    longest = max(least, default=0)
+    if longest <= 1:
+        return
     tokens = 0
     for ids in tokenise(documents(), tokenizer):
         tokens += 1 + len(ids)
         if tokens >= longest:
             return
     raise UserError(
-        f"data.train: {tokens:,} tokens, less than one row of {longest} (stages: "
-        f"{wanted[longest]}: recover.row_length); give more text or a smaller row_length"
+        f"data.train: {tokens:,} tokens, less than one row of {longest:,} (stages: "
+        f"{least[longest]}: recover.row_length); give more text or a smaller row_length"
     )
-
-
-def check_spans(recipe: Recipe, tokenizer: Any, config: Any) -> None:
-    """Raise UserError where the tokenizer cannot write the examples of an encoder-decoder."""
-    from regrow.objectives.corrupted import check_sentinels, denoising_tokens
-
-    marks = denoising_tokens(tokenizer, config)
-    for stage in recipe.stages:
-        if stage.recover is not None:
-            try:
-                check_sentinels(marks, stage.recover.row_length)
-            except UserError as error:
-                raise UserError(f"stages: {stage.name}: recover.row_length: {error}") from None

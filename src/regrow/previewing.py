@@ -1,13 +1,17 @@
 """What a recipe will do, stage by stage, from configs and headers alone: no weights, no texts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from regrow.architectures import Layout
+from regrow.errors import UserError
 from regrow.flops import Sample, training_flops
 from regrow.inspection import open_layout, parameters_counted_once, stored_bytes
-from regrow.objectives.denoising import SPAN_CORRUPTION
+from regrow.objectives.denoising import SPAN_CORRUPTION, UL2, Denoiser
+from regrow.objectives.names import objective_name
+from regrow.objectives.optimized import fixed_lengths
 from regrow.prechecks import layouts_by_stage
 from regrow.published import Training, published_original, published_training
 from regrow.recipe import Recipe, Stage
@@ -99,21 +103,43 @@ def _training(stage: Stage, layout: Layout) -> PreviewTraining | None:
     settings = stage.recover
     if settings is None:
         return None
+    both = layout.blueprint.is_encoder_decoder
+    try:
+        name = objective_name(settings.objective, is_encoder_decoder=both)
+        sample = _SAMPLES[name](settings.row_length)
+    except UserError as error:
+        raise UserError(f"stages: {stage.name}: recover: objective: {error}") from None
     row = published_training(
         layout.blueprint.model_type, layout.sizes, settings.tokens, settings.row_length
     )
     if row is not None:
         return _as_reported(layout, row)
-    text = settings.row_length
-    if layout.blueprint.is_encoder_decoder:
-        objective, sample = "spans", _corrupted(text)
-    else:
-        objective, sample = "causal", Sample(text, decoder=text)
     cost = training_flops(layout, sample, settings.tokens)
-    return PreviewTraining(settings.tokens, objective, sample, cost, None)
+    return PreviewTraining(settings.tokens, name, sample, cost, None)
 
 
-def _corrupted(text: int) -> Sample:
-    """A text with spans taken out: a sentinel for each on either side, and an end."""
-    noise, spans = SPAN_CORRUPTION.counts(text)
+def _corrupted(text: int, denoisers: Collection[Denoiser] = (SPAN_CORRUPTION,)) -> Sample:
+    """A text with spans taken out, by the mean denoiser.
+
+    A sentinel for each span on either side, and an end.
+    """
+    counts = [denoiser.counts(text) for denoiser in denoisers]
+    noise = round(fmean(noise for noise, _ in counts))
+    spans = round(fmean(spans for _, spans in counts))
     return Sample(text, decoder=noise + spans + 1, encoder=text - noise + spans + 1)
+
+
+def _optimized(text: int) -> Sample:
+    """The mean row, with as many sentinels as T5 and OpenBA have."""
+    fixed = fixed_lengths(_SENTINELS, text)
+    return Sample(fixed.mean_text, decoder=fixed.target, encoder=fixed.source(prefixed=True))
+
+
+_SENTINELS = 100
+_SAMPLES: Mapping[str, Callable[[int], Sample]] = {
+    "causal": lambda text: Sample(text, decoder=text),
+    "span-corruption": _corrupted,
+    "ul2": lambda text: _corrupted(text, UL2.values()),
+    "o-ul2": _optimized,
+}
+"""By objective, and by the most tokens of text in a row."""

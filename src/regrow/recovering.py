@@ -1,7 +1,7 @@
 """Train back what a cut cost: from one model directory to another.
 
-A decoder learns to predict the next token of packed documents; an encoder-decoder learns to fill
-in spans taken out of them.
+What is learned is said by the objective (`regrow.objectives.tasks`): by default a decoder predicts
+the next token of packed documents, and an encoder-decoder fills in spans taken out of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,8 +15,6 @@ from regrow.pruning import bind_checkpoint
 from regrow.training.settings import RecoverySettings
 
 if TYPE_CHECKING:
-    from regrow.corpus.samples import Samples
-    from regrow.objectives.objective import Objective
     from regrow.training.loop import StepReport, TrainingResult
 
 
@@ -41,12 +39,15 @@ def recover(
     import torch
 
     from regrow.checkpoint.save import save_trained
+    from regrow.objectives.tasks import make_task
     from regrow.training.loop import train
 
     checkpoint = open_checkpoint(source)
     tokenizer = load_tokenizer(source)
     model = load_model(source)
-    objective, samples = task(model.config, tokenizer, documents, settings.row_length, seed)
+    objective, samples = make_task(
+        settings.objective, documents, tokenizer, model.config, settings.row_length, seed
+    )
 
     def evaluate(trained: Any) -> float:
         found: float = loss(trained, tokenizer, heldout)["loss_per_token"]
@@ -61,21 +62,3 @@ def recover(
         )  # fmt: skip
     save_trained(model, checkpoint, bind_checkpoint(checkpoint), out)
     return result
-
-
-def task(
-    config: Any, tokenizer: Any, documents: Iterable[str], row_length: int, seed: int
-) -> tuple["Objective", "Samples"]:
-    """What a model of this config learns from documents, and their rows.
-
-    Raises UserError where the text or the tokenizer does not do.
-    """
-    if config.is_encoder_decoder:
-        from regrow.objectives.corrupted import corrupt_text
-        from regrow.objectives.seq2seq import Seq2Seq
-
-        return Seq2Seq(), corrupt_text(documents, tokenizer, config, row_length, seed)
-    from regrow.corpus.packing import pack
-    from regrow.objectives.causal import Causal
-
-    return Causal(), pack(documents, tokenizer, row_length)

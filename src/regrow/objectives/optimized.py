@@ -86,6 +86,11 @@ class FixedLengths:
         """Tokens of a text that is split."""
         return 2 * self.half
 
+    @property
+    def mean_text(self) -> int:
+        """Tokens of the mean text of a block of rows."""
+        return round((self.mixed_text + (BLOCK - 1) * self.split_text) / BLOCK)
+
     def source(self, prefixed: bool) -> int:
         """Tokens in a source of either kind, prefix and end among them."""
         return self.target + prefixed

@@ -7,10 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from regrow.precision import Precision
 
 
+Objective = Literal["causal", "span-corruption", "ul2", "o-ul2"]
+
+
 class RecoverySettings(BaseModel):
     """Recovery training; the defaults suit some 10**5 to 10**7 tokens after one cut.
 
     Attributes:
+        objective: What is learned (`docs/objectives.md`); None for what such a model is trained
+            with: `causal` for a decoder, `span-corruption` for an encoder-decoder.
         tokens: The budget: text tokens in the rows trained on. It is met to within one row, by
             whole steps of which the last takes the rows that remain.
         row_length: Tokens of text in a row; where rows differ in length, in the longest.
@@ -38,6 +43,7 @@ class RecoverySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    objective: Objective | None = None
     tokens: int = Field(default=200_000, gt=0)
     row_length: int = Field(default=512, ge=2)
     batch_tokens: int = Field(default=4096, gt=0)
