@@ -8,7 +8,7 @@ demo: .venv/demo
 	$(BIN)/regrow run recipes/quickstart.yaml
 
 test: .venv/test
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadscope
 
 check: .venv/test
 	$(BIN)/ruff check

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,14 +25,6 @@ from regrow.errors import UserError
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/blueprints.md").read_text(encoding="utf-8")
 BY_TYPE = {blueprint.model_type: blueprint for blueprint in BLUEPRINTS}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- the code blocks ---------------------------------------------------------------------------

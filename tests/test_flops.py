@@ -1,6 +1,5 @@
 """FLOPs: against torch's own count on tiny models, and against the OpenBA-V2 report."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from tests.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout
 
 ENCODER, DECODER = 7, 5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tiny_network(blueprint: Blueprint, number: int) -> Any:

@@ -1,11 +1,10 @@
 """Every blueprint is proved, and wrong ones are rejected."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from regrow.architectures import BLUEPRINTS, Blueprint
 from regrow.architectures.schema import Field
@@ -18,14 +17,6 @@ CASES = [
     for blueprint in BLUEPRINTS
     for number, tiny in enumerate(blueprint.tiny)
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("blueprint", "tiny", "seed"), CASES)

@@ -1,7 +1,6 @@
 """The network of OpenBA against a plain one, and against itself in all the ways it is used."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,6 @@ TIED: dict[str, Any] = {
     "add_lm_head_bias": False,
 }  # fmt: skip
 SOURCE_LENGTHS, TARGET_LENGTHS = (9, 5, 7), (6, 4, 1)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(attention: str = "sdpa", seed: int = 0, **changes: Any) -> Any:

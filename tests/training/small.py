@@ -7,9 +7,6 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-# At this size a second thread only waits for the first, and other machines have other counts.
-torch.set_num_threads(1)
-
 VOCAB = 258
 BOS, EOS = 256, 257
 FAMILIES = ("llama", "gpt_neox", "gemma2", "olmo2", "phi3")

@@ -1,0 +1,7 @@
+"""For all tests."""
+
+import os
+
+# At the size of these models a second thread only waits for the first, and how sums are rounded
+# should not depend on the machine. Before torch is imported; processes that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
