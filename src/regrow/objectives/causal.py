@@ -21,9 +21,12 @@ class Causal:
         check_head(model)
 
     def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, int]:
+        hidden, targets = self.predicted(model, batch)
+        return head_of(model).loss(hidden, targets), len(targets)
+
+    def predicted(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         hidden = hidden_states(
             model, input_ids=batch["input_ids"], position_ids=batch["position_ids"]
         )
         predicts = batch["labels"] != NOT_PREDICTED
-        targets = batch["labels"][predicts]
-        return head_of(model).loss(hidden[predicts], targets), len(targets)
+        return hidden[predicts], batch["labels"][predicts]

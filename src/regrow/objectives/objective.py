@@ -20,3 +20,13 @@ class Objective(Protocol):
 
     def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, int]:
         """The loss in nats summed over the predicted tokens (a scalar), and their number."""
+
+
+class PredictsTokens(Objective, Protocol):
+    """An objective whose loss is the cross-entropy of tokens; they can be distilled too."""
+
+    def predicted(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        """What the head reads where a token is predicted, [tokens, hidden]; the tokens, [tokens].
+
+        Of the batch it reads tokens by `input_ids` and `decoder_input_ids` alone.
+        """

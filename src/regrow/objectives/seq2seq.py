@@ -16,9 +16,12 @@ class Seq2Seq:
         check_head(model)
 
     def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, int]:
+        hidden, targets = self.predicted(model, batch)
+        return head_of(model).loss(hidden, targets), len(targets)
+
+    def predicted(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         hidden = decoder_states(
             model, batch["input_ids"], batch["attention_mask"], batch["decoder_input_ids"]
         )
         predicts = batch["labels"] != NOT_PREDICTED
-        targets = batch["labels"][predicts]
-        return head_of(model).loss(hidden[predicts], targets), len(targets)
+        return hidden[predicts], batch["labels"][predicts]
