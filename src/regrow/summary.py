@@ -11,6 +11,7 @@ from regrow.ledger import FILE_NAME, Entry, read_entries
 from regrow.report.summary import (
     KeptAxis,
     Machine,
+    MixtureRow,
     ModelRow,
     RunSummary,
     Sample,
@@ -164,6 +165,7 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
         kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
         heldout_curve=_heldout_curve(recover, entries.get(f"{name}/measure")),
+        mixtures=tuple(_mixtures(recover)),
         seconds=Seconds(
             score=spent.get("score"),
             carve=spent.get("carve"),
@@ -192,6 +194,19 @@ def _heldout_curve(
         for tokens, losses in curve
         if all(now.get(text) == recover.outputs["heldout"][text] for text in losses)
     )
+
+
+def _mixtures(recover: Entry | None) -> Iterator[MixtureRow]:
+    # Ledgers of before there were any do not name them.
+    found = recover.outputs.get("mixtures", {}) if recover else {}
+    for kind, mixture in found.items():
+        history = mixture["history"]
+        yield MixtureRow(
+            of=kind,
+            shares=((0, mixture["start"]), *((c["tokens"], c["shares"]) for c in history)),
+            losses=tuple((c["tokens"], c["losses"]) for c in history),
+            references=mixture["references"],
+        )
 
 
 def _chosen_by(carve: Entry) -> str:

@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from regrow.objectives.dynamic import OPENBA_LOSSES, RULES, DynamicMixture
 from regrow.report.summary import (
     EvaluationRow,
     KeptAxis,
     Machine,
+    MixtureRow,
     ModelRow,
     RunSummary,
     Sample,
@@ -217,6 +219,24 @@ def bare() -> RunSummary:
     )
 
 
+def followed(generator: random.Random) -> MixtureRow:
+    """Seven denoisers, each of which comes back to its reference in its own time."""
+    mixture = DynamicMixture(RULES["stable"], dict.fromkeys(OPENBA_LOSSES, 1.0), OPENBA_LOSSES)
+    late = {name: generator.uniform(0.2, 1.2) for name in OPENBA_LOSSES} | {"S": 2.5}
+    for update in range(1, 21):
+        losses = {
+            name: reference + late[name] * math.exp(-update / 7) + generator.gauss(0, 0.01)
+            for name, reference in OPENBA_LOSSES.items()
+        }
+        mixture = mixture.updated(losses, sample=update * 200, tokens=update * 100_000)
+    return MixtureRow(
+        of="denoiser",
+        shares=((0, mixture.first_shares), *((c.tokens, c.shares) for c in mixture.history)),
+        losses=tuple((change.tokens, change.losses) for change in mixture.history),
+        references=dict(OPENBA_LOSSES),
+    )
+
+
 @pytest.fixture
 def openba() -> RunSummary:
     """An encoder-decoder with a mixture of denoisers, its second stage not done yet."""
@@ -245,10 +265,7 @@ def openba() -> RunSummary:
                     KeptAxis(axis="decoder.layer", before=36,
                              kept=choose(generator, 36, 24)),
                 ),
-                mixture=tuple(
-                    (i * 50_000, {"R": 0.33 + i / 200, "S": 0.34 - i / 300, "X": 0.33 - i / 600})
-                    for i in range(41)
-                ),
+                mixtures=(followed(generator),),
                 curve=recovery(generator, 5.1, 2.3, 2_000_000),
             ),
             StageRow(

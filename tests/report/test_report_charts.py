@@ -152,6 +152,27 @@ def test_mixture(rows: list[tuple[float, dict[str, float]]]) -> None:
             assert all(a[1] <= b[1] + 0.01 for a, b in zip(upper, lower, strict=True))
 
 
+@given(st.lists(st.tuples(names, st.lists(st.tuples(tokens, losses), max_size=20)), max_size=9))
+def test_gaps(parts: list[tuple[str, list[tuple[float, float]]]]) -> None:
+    panels = [charts.Panel(name, 2.0, points) for name, points in parts]
+    svg = check(charts.gaps("gaps", panels))
+    finite = [any(charts.drawable(x) and charts.drawable(y) for x, y in p) for _, p in parts]
+    assert (svg is not None) == any(finite)
+    if svg is not None:
+        assert len(data_lines(svg, "line comparison")) == sum(finite)
+
+
+def test_a_gap_of_nothing_lies_on_the_reference() -> None:
+    panels = [charts.Panel("S", 2.0, [(0.0, 1.0), (9.0, 0.0)]), charts.Panel("R1", 1.0, [(9.0, 0)])]
+    svg = check(charts.gaps("gaps", panels))
+    assert svg is not None
+    line = next(paths(e)[0] for e in svg.root.iter("path") if e.get("class") == "line")
+    first = data_lines(svg, "line comparison")[0]
+    assert line[1] == first[1]
+    assert line[0][0] == first[0][0]
+    assert [e.text for e in svg.root.iter("text") if e.get("class") == "value"] == ["2.00", "1.00"]
+
+
 @st.composite
 def choices(draw: st.DrawFn) -> tuple[int, list[tuple[str, list[int]]]]:
     before = draw(st.integers(1, 400))

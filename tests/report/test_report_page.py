@@ -114,7 +114,10 @@ def hostile(summary: RunSummary) -> RunSummary:
         for key in ("name", "cut", "recovery", "warnings"):
             stage[key] = poison(stage[key])
         stage["heldout_curve"] = [(0, {HOSTILE: 3.0}), (9, {HOSTILE: 2.0})]
-        stage["mixture"] = [(0, {HOSTILE: 1.0}), (9, {HOSTILE: 1.0})]
+        points = [(0, {HOSTILE: 1.0}), (9, {HOSTILE: 1.0})]
+        stage["mixtures"] = [
+            {"of": HOSTILE, "shares": points, "losses": points, "references": {HOSTILE: 2.0}}
+        ]
         for axis in stage["kept"]:
             axis["axis"] = HOSTILE
     return RunSummary.model_validate(data)
@@ -169,7 +172,8 @@ def test_encoder_decoder_axes_and_a_mixture(openba: RunSummary) -> None:
     page = render_page(openba)
     text = words(page)
     for told in ("encoder.layer 12 → to 9 kept", "decoder.ffn 2,048 → to 1,280 kept in each layer",
-                 "hidden 768 → to 512 kept", "mixture of denoisers", "1 of 2 stages done",
+                 "hidden 768 → to 512 kept", "mixture of denoisers",
+                 "each denoiser nats per token beyond its reference", "1 of 2 stages done",
                  "not done yet"):  # fmt: skip
         assert told in text
     assert 'aria-label="Kept 0 to 3, 5 to 6, 8, 10 to 11; dropped 4, 7, 9."' in page

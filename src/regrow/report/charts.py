@@ -25,7 +25,7 @@ _LEFT, _RIGHT, _BOTTOM = 40.0, WIDTH - 14.0, 28.0
 _PLOT = 168.0
 _CHARACTER = 5.8  # mean width of a character at the size that the style sheet sets
 MOST_POINTS = 240
-MOST_SHADES = 6
+MOST_SHADES = 7
 
 Point = tuple[float, float]
 
@@ -42,6 +42,15 @@ class Line:
     name: str
     points: Sequence[Point]
     kind: Literal["train", "heldout"] = "heldout"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of several small charts on the same scales; `points` as (x, y) from a reference."""
+
+    name: str
+    reference: float
+    points: Sequence[Point]
 
 
 @dataclass(frozen=True)
@@ -234,6 +243,50 @@ def mixture(title: str, rows: Sequence[tuple[float, Mapping[str, float]]]) -> Sv
     for share in (0, 0.5, 1):
         add(root, "text", "tick", f"{share:.0%}", x=_LEFT - 5, y=y(share) + 3.5, text_anchor="end")
     _x_axis(root, x, top + _PLOT)
+    return Svg(root)
+
+
+def gaps(title: str, panels: Sequence[Panel]) -> Svg | None:
+    """What each part lies above its reference, which is the dotted line; a small chart for each.
+
+    None where there is no finite point.
+    """
+    drawn = [(panel, _segments(panel.points)) for panel in panels]
+    drawn = [(panel, segments) for panel, segments in drawn if segments]
+    if not drawn:
+        return None
+    points = [point for _, segments in drawn for segment in segments for point in segment]
+    low, high = min(0.0, *(y for _, y in points)), max(0.0, *(y for _, y in points))
+    across = min(4, len(drawn))
+    rows = -(-len(drawn) // across)
+    height, pitch, apart = 58.0, 84.0, 12.0
+    width = (_RIGHT - _LEFT - (across - 1) * apart) / across
+    told = "; ".join(f"{panel.name} {s[-1][-1][1]:+.3g}" for panel, s in drawn)
+    root = canvas(title, rows * pitch + _BOTTOM - 10, f"At the end {told}.")
+    end = max(x for x, _ in points)
+    marks = ticks(low, high, most=4)
+    for number_, (panel, segments) in enumerate(drawn):
+        row, column = divmod(number_, across)
+        left, top = _LEFT + column * (width + apart), row * pitch + 18
+        x = Scale(min(0.0, *(x for x, _ in points)), end, left, left + width)
+        y = Scale(low, high, top + height, top)
+        for value, label in zip(marks, tick_labels(marks), strict=True):
+            add(root, "path", "grid", d=path([(left, y(value)), (left + width, y(value))]))
+            if column == 0:
+                add(root, "text", "tick", label, x=left - 5, y=y(value) + 3.5, text_anchor="end")
+        add(root, "path", "line comparison", d=path([(left, y(0)), (left + width, y(0))]))
+        for segment in segments:
+            places = [(x(px), y(py)) for px, py in segment]
+            add(root, "path", "line", d=path(places))
+            if len(places) == 1:
+                add(root, "circle", "dot", cx=places[0][0], cy=places[0][1], r=2)
+        add(root, "text", "name", shorten(panel.name, 7), x=left, y=top - 6)
+        last = panel.reference + segments[-1][-1][1]
+        right = left + width
+        add(root, "text", "value", f"{last:.2f}", x=right, y=top - 6, text_anchor="end")
+    base = rows * pitch - 8
+    add(root, "text", "tick", f"{_tokens(end)} tokens across", x=_RIGHT, y=base + 10,
+        text_anchor="end")  # fmt: skip
     return Svg(root)
 
 

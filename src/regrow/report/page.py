@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regrow.files import write_atomically
 from regrow.report import charts, numbers, tables
-from regrow.report.summary import KeptAxis, ModelRow, RunSummary, Score, StageRow
+from regrow.report.summary import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
 from regrow.report.svg import Svg
 
 _PARTS = ("embedding", "attention", "ffn", "norms", "head")
@@ -38,6 +38,15 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """How the shares of denoisers or domains went, and the losses that they followed."""
+
+    of: str
+    shares: Svg | None
+    gaps: Svg | None
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage as the page shows it."""
 
@@ -45,7 +54,7 @@ class Stage:
     number: int
     kept: tuple[Kept, ...]
     curve: Svg | None
-    mixture: Svg | None
+    mixtures: tuple[Mixture, ...]
 
 
 def render_page(summary: RunSummary) -> str:
@@ -172,13 +181,28 @@ def _stage(number: int, row: StageRow) -> Stage:
     for text in dict.fromkeys(name for _, losses in row.heldout_curve for name in losses):
         points = [(float(x), losses[text]) for x, losses in row.heldout_curve if text in losses]
         lines.append(charts.Line(text, points))
-    shares = [(float(x), shares) for x, shares in row.mixture]
     return Stage(
         row=row,
         number=number,
         kept=tuple(_kept(axis) for axis in row.kept),
         curve=charts.curves(f"Loss during the recovery of {row.name}", lines),
-        mixture=charts.mixture(f"Mixture of denoisers during {row.name}", shares),
+        mixtures=tuple(_mixture(mixture, row.name) for mixture in row.mixtures),
+    )
+
+
+def _mixture(row: MixtureRow, stage: str) -> Mixture:
+    panels = [
+        charts.Panel(
+            name, reference, [(float(x), losses[name] - reference) for x, losses in row.losses]
+        )
+        for name, reference in row.references.items()
+    ]
+    return Mixture(
+        row.of,
+        charts.mixture(
+            f"Mixture of {row.of}s during {stage}", [(float(x), each) for x, each in row.shares]
+        ),
+        charts.gaps(f"Loss of each {row.of} beyond its reference during {stage}", panels),
     )
 
 

@@ -126,6 +126,21 @@ class Seconds(_Record):
     measure: NonNegativeFloat | None = None
 
 
+class MixtureRow(_Record):
+    """Shares of a training that followed held-out losses, in nats per token.
+
+    `of`: denoiser or domain, each of which has a name.
+    """
+
+    of: str
+    shares: tuple[tuple[NonNegativeInt, dict[str, NonNegativeFloat]], ...]
+    """(tokens trained so far, {name: share})"""
+    losses: tuple[tuple[NonNegativeInt, dict[str, float]], ...] = ()
+    """(tokens trained so far, {name: loss})"""
+    references: dict[str, float] = Field(default_factory=dict)
+    """The losses that the shares are to bring back, by name."""
+
+
 class StageRow(_Record):
     """One stage: a cut and the training that recovers from it. Losses in nats per token."""
 
@@ -140,8 +155,7 @@ class StageRow(_Record):
     """(tokens trained so far, training loss)"""
     heldout_curve: tuple[tuple[NonNegativeInt, dict[str, float]], ...] = ()
     """(tokens trained so far, {text: loss})"""
-    mixture: tuple[tuple[NonNegativeInt, dict[str, NonNegativeFloat]], ...] = ()
-    """(tokens trained so far, {denoiser: share})"""
+    mixtures: tuple[MixtureRow, ...] = ()
     seconds: Seconds = Seconds()
     warnings: tuple[str, ...] = ()
 
