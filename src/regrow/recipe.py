@@ -12,7 +12,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -143,14 +145,90 @@ class Stage(_Strict):
 
 
 class Data(_Strict):
+class Source(_Strict):
+    """A domain of the training text.
+
+    Attributes:
+        name: Of the domain; by default as the first path is called, without suffixes.
+        path: Text files and token stores.
+        weight: Its share of the samples, relative to the weights of the others.
+        tokens: Its share of the tokens, relative to those of the others.
+    """
+
+    name: str = Field(min_length=1)
+    path: TextPath | list[TextPath]
+    weight: Annotated[
+        float | None, BeforeValidator(_no_truth), Field(gt=0, allow_inf_nan=False)
+    ] = None
+    tokens: Size | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        return self.path if isinstance(self.path, list) else [self.path]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "name" in values:
+            return values
+        path = values.get("path")
+        first = path[0] if isinstance(path, list) and path else path
+        name = Path(first).name.partition(".")[0] if isinstance(first, str | Path) else ""
+        return {"name": name or str(first), **values}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.paths:
+            raise ValueError("no path; give at least one")
+        if self.weight is not None and self.tokens is not None:
+            raise ValueError("weight and tokens both say how much; give one")
+        return self
+
+
+def _kind_of_source(value: Any) -> str:
+    return "source" if isinstance(value, dict | Source) else "path"
+
+
+SourceOrPath = Annotated[
+    Annotated[Source, Tag("source")] | Annotated[TextPath, Tag("path")],
+    Discriminator(_kind_of_source),
+]
+
+
     """Texts: what is trained on, and what is measured by name."""
 
-    train: TextPath | list[TextPath]
+    train: Annotated[
+        list[SourceOrPath],
+        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+        Field(min_length=1),
+    ]
     heldout: dict[str, TextPath] = Field(min_length=1)
 
     @property
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What is trained on, by domain; paths alone are one."""
+        if not any(isinstance(each, Source) for each in self.train):
+            return (Source(name="train", path=[p for p in self.train if isinstance(p, Path)]),)
+        return tuple(
+            each if isinstance(each, Source) else Source.model_validate({"path": each})
+            for each in self.train
+        )
+
     def train_paths(self) -> list[Path]:
-        return self.train if isinstance(self.train, list) else [self.train]
+        return [path for source in self.sources for path in source.paths]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        sources = self.sources
+        names = [source.name for source in sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"train: two sources are called {name!r}; give each a name")
+        kinds = {(source.weight is None, source.tokens is None) for source in sources}
+        if len(kinds) > 1:
+            raise ValueError("train: give all sources a weight, or all tokens, or none of them any")
+        return self
 
 
 class Recipe(_Strict):
@@ -227,7 +305,10 @@ def _resolved(recipe: Recipe, path: Path) -> Recipe:
     ]
     data = recipe.data.model_copy(
         update={
-            "train": [directory / text for text in recipe.data.train_paths],
+            "train": [
+                source.model_copy(update={"path": [directory / path for path in source.paths]})
+                for source in recipe.data.sources
+            ],
             "heldout": {name: directory / text for name, text in recipe.data.heldout.items()},
         }
     )

@@ -1,128 +1,127 @@
-"""A mixture is a pure function of seed and sample; shares are exact; no window comes too early."""
+"""A mixture is a pure function of seed and sample; shares are exact; no row comes too early."""
 
-from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regrow.corpus.mixture import BLOCK, Mixture, mix_by_tokens, mix_by_weight, shuffled
-from regrow.corpus.windows import TextWindows, Windows
+from regrow.corpus.mixture import BLOCK, MixedOrder, Shares
 from regrow.errors import UserError
 
-
-def source(windows: int, length: int = 2, first: int = 0) -> Windows:
-    tokens = np.arange(first, first + windows * length, dtype=np.int32)
-    return Windows(tokens, np.arange(windows, dtype=np.int64) * length, length)
+SIZES = {"a": 10, "b": 3_000, "c": 700}
+WEIGHTS = (1.0, 5.0, 2.0)
 
 
-SOURCES: dict[str, TextWindows] = {"a": source(10), "b": source(3_000), "c": source(700)}
+def mixed(
+    seed: int = 1, weights: Sequence[float] = WEIGHTS, changes: Sequence[int] = ()
+) -> MixedOrder:
+    """`changes`: samples from which the weights stand the other way round, and back again."""
+    shares = Shares(list(SIZES), weights)
+    for number, sample in enumerate(changes):
+        shares.mix_from(sample, weights if number % 2 else weights[::-1])
+    return MixedOrder(list(SIZES.values()), shares, seed)
 
 
-def mixed(seed: int = 1, samples: int = 3 * BLOCK, **weights: float) -> Mixture:
-    return mix_by_weight(SOURCES, {"a": 1, "b": 5, "c": 2, **weights}, samples, seed)
-
-
-@given(st.integers(1, 400), st.integers(0, 9), st.integers(0, 3))
-def test_the_order_is_a_permutation(count: int, seed: int, epoch: int) -> None:
-    found = [shuffled(rank, count, seed, "a", epoch) for rank in range(count)]
-    assert sorted(found) == list(range(count))
-
-
-def test_orders_differ_by_seed_name_and_epoch_and_look_random() -> None:
-    count = 5_000
-    base = [shuffled(rank, count, 1, "a", 0) for rank in range(count)]
-    for other in ((2, "a", 0), (1, "b", 0), (1, "a", 1)):
-        changed = [shuffled(rank, count, *other) for rank in range(count)]
-        assert sum(one == two for one, two in zip(base, changed, strict=True)) < 10
-    correlation = np.corrcoef(base[:-1], base[1:])[0, 1]
-    assert abs(correlation) < 0.06
-    assert abs(np.corrcoef(base, range(count))[0, 1]) < 0.06
-
-
-def test_thousands_of_millions_need_no_memory() -> None:
-    count = 5 * 10**12
-    found = {shuffled(rank, count, 1, "a", 0) for rank in range(500)}
-    assert len(found) == 500
-    assert max(found) < count
-    assert min(found) < count / 20 < count * 19 / 20 < max(found)
+def by_source(rows: Sequence[int]) -> dict[str, list[int]]:
+    """Rows counted within their source."""
+    found: dict[str, list[int]] = {name: [] for name in SIZES}
+    for row in rows:
+        name = "a" if row < 10 else "b" if row < 3_010 else "c"
+        found[name].append(row - {"a": 0, "b": 10, "c": 3_010}[name])
+    return found
 
 
 def test_shares_are_exact_after_each_block() -> None:
-    mixture = mixed()
+    rows = mixed().rows(0, 3 * BLOCK).tolist()
     for block in range(3):
-        counts = Counter(mixture.place(block * BLOCK + entry)[0] for entry in range(BLOCK))
+        found = by_source(rows[block * BLOCK : (block + 1) * BLOCK])
+        counts = {name: len(each) for name, each in found.items()}
         assert counts == {"a": BLOCK // 8, "b": 5 * BLOCK // 8, "c": BLOCK // 4}
 
 
-def test_each_source_is_gone_through_whole_before_it_comes_again() -> None:
-    mixture = mixed()
-    seen: dict[str, list[int]] = {"a": [], "b": [], "c": []}
-    for number in range(len(mixture)):
-        name, window = mixture.place(number)
-        seen[name].append(window)
-    for name, windows in seen.items():
-        size = len(SOURCES[name])
-        epochs = [windows[at : at + size] for at in range(0, len(windows) - size + 1, size)]
+@pytest.mark.parametrize("changes", [(), (5,), (BLOCK + 17, BLOCK + 18, 2 * BLOCK)])
+def test_each_source_is_gone_through_whole_before_it_comes_again(changes: tuple[int, ...]) -> None:
+    for name, rows in by_source(mixed(changes=changes).rows(0, 4 * BLOCK).tolist()).items():
+        size = SIZES[name]
+        epochs = [rows[at : at + size] for at in range(0, len(rows) - size + 1, size)]
         assert len(epochs) >= 2
         assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
         assert epochs[0] != epochs[1]
 
 
-@settings(max_examples=20)
-@given(st.lists(st.integers(0, 3 * BLOCK - 1), min_size=1, max_size=20), st.integers(0, 3))
-def test_a_sample_depends_on_its_number_and_the_seed_alone(numbers: list[int], seed: int) -> None:
-    together = mixed(seed)
-    found = {number: together.place(number) for number in numbers}
-    for number in reversed(numbers):
-        assert mixed(seed, samples=number + 1).place(number) == found[number]
-    name, window = found[numbers[0]]
-    assert together[numbers[0]].tolist() == SOURCES[name][window].tolist()
-    lengths = together.lengths_of(np.array(numbers))
-    assert lengths.tolist() == [len(together[number]) for number in numbers]
+PLACES = st.integers(0, 3 * BLOCK - 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(PLACES, min_size=1, max_size=20), st.integers(0, 3),
+    st.lists(PLACES, max_size=4).map(sorted),
+)  # fmt: skip
+def test_a_sample_depends_on_its_number_and_the_seed_alone(
+    numbers: list[int], seed: int, changes: list[int]
+) -> None:
+    together = mixed(seed, changes=changes).rows(0, 3 * BLOCK)
+    alone = mixed(seed, changes=changes)
+    for number in numbers:
+        assert alone.rows(number, number + 1).tolist() == [together[number]]
+    first, last = min(numbers), max(numbers)
+    assert mixed(seed, changes=changes).rows(first, last).tolist() == together[first:last].tolist()
+
+
+@given(PLACES)
+@settings(max_examples=20, deadline=None)
+def test_a_change_changes_only_what_comes_after(sample: int) -> None:
+    """Also in an order that was asked already, as a training does."""
+    shares = Shares(list(SIZES), WEIGHTS)
+    order = MixedOrder(list(SIZES.values()), shares, 1)
+    before = order.rows(0, sample)
+    assert before.tolist() == mixed().rows(0, sample).tolist()
+    shares.mix_from(sample, [0, 0, 1])
+    assert set(by_source(order.rows(sample, sample + 900).tolist())["a"]) == set()
+    assert sorted(by_source(order.rows(sample, sample + 900).tolist())["b"]) == []
+    assert order.rows(0, sample).tolist() == before.tolist()
+    shares.mix_from(sample + 900, WEIGHTS)
+    assert len(by_source(order.rows(sample + 900, sample + 900 + BLOCK).tolist())["b"]) == 2560
+
+
+def test_changes_that_cannot_be() -> None:
+    shares = Shares(["a", "b"], [1, 1])
+    shares.mix_from(10, [1, 3])
+    shares.mix_from(10, [3, 1])
+    assert shares.changes == [(0, (2048, 2048)), (10, (3072, 1024))]
+    for sample, weights in ((9, [1, 1]), (11, [1]), (11, [0, 0]), (11, [1, -1]), (11, [1, np.nan])):
+        with pytest.raises(ValueError, match=r"weights|a change at 9"):
+            shares.mix_from(sample, weights)
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6))
 def test_shares_go_as_the_weights(weights: list[float]) -> None:
-    named = {str(number): weight for number, weight in enumerate(weights)}
-    mixture = mix_by_weight({name: source(3) for name in named}, named, 10, 0)
-    assert sum(mixture.quotas.values()) == BLOCK
-    for name, weight in named.items():
-        assert abs(mixture.quotas[name] - weight / sum(weights) * BLOCK) < 1
+    ((_, quotas),) = Shares([str(number) for number in range(len(weights))], weights).changes
+    assert sum(quotas) == BLOCK
+    for weight, quota in zip(weights, quotas, strict=True):
+        assert abs(quota - weight / sum(weights) * BLOCK) < 1
 
 
-def test_tokens_are_taken_as_asked() -> None:
-    sources: dict[str, TextWindows] = {"long": source(400, 30), "short": source(5_000, 3)}
-    asked = {"long": 90_000, "short": 30_000}
-    mixture = mix_by_tokens(sources, asked, {"long": 30, "short": 3}, seed=4)
-    found: Counter[str] = Counter()
-    for number in range(len(mixture)):
-        name, window = mixture.place(number)
-        found[name] += len(sources[name][window])
-    for name, tokens in asked.items():
-        assert found[name] == pytest.approx(tokens, rel=0.02)
-
-
-def test_identity_is_that_of_what_is_read() -> None:
-    changed = {**SOURCES, "a": source(10, first=1)}
-    others = [
-        mixed(2), mixed(samples=5), mixed(a=2),
-        mix_by_weight(changed, {"a": 1, "b": 5, "c": 2}, 3 * BLOCK, 1),
-    ]  # fmt: skip
-    assert mixed().identity == mixed().identity
-    assert len({mixed().identity, *(other.identity for other in others)}) == 5
+def test_seeds_and_names_decide() -> None:
+    rows = mixed().rows(0, BLOCK).tolist()
+    assert rows == mixed().rows(0, BLOCK).tolist()
+    renamed = MixedOrder(list(SIZES.values()), Shares(["a", "c", "b"], WEIGHTS), 1)
+    for other in (mixed(2), mixed(weights=(1, 2, 5)), renamed):
+        assert rows != other.rows(0, BLOCK).tolist()
+    identities = {Shares(["a", "b"], [1, 1]).identity, Shares(["a", "b"], [1, 2]).identity}
+    assert len(identities | {Shares(["b", "a"], [1, 1]).identity}) == 3
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"a": 1.0, "b": 1.0}, "give one for each source"),
-        ({"a": 1.0, "b": 1.0, "c": 0.0}, "weight of c: 0; a number above 0"),
-        ({"a": 1.0, "b": 1.0, "c": float("nan")}, "weight of c: nan; a number above 0"),
-        ({"a": 1.0, "b": 1.0, "c": 1e-5}, "less than 1 sample in 4,096"),
+        ([1.0, 1.0, 0.0], "weight of c: 0; a number above 0"),
+        ([1.0, 1.0, float("nan")], "weight of c: nan; a number above 0"),
+        ([1.0, 1.0, 1e-5], "c: 5e-06 of all is less than 1 sample in 4,096"),
     ],
 )
-def test_wrong_weights_are_refused(weights: dict[str, float], message: str) -> None:
+def test_wrong_weights_are_refused(weights: list[float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        mix_by_weight(SOURCES, weights, 10, 0)
+        Shares(["a", "b", "c"], weights)

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrow.corpus.samples import DataOrder, random_stream
+from regrow.corpus import samples
+from regrow.corpus.samples import DataOrder, Order, data_order, random_stream, shuffled
 
 SEEDS = st.integers(-(2**70), 2**70)
 
@@ -43,3 +45,49 @@ def test_seeds_epochs_and_purposes_differ() -> None:
         for counter in (0, 1)
     }
     assert len(draws) == 8
+
+
+KEYS = random_stream(1, "keys", 0).random_raw(8).tolist()
+
+
+@given(st.integers(1, 400), st.integers(0, 2**64 - 1))
+def test_what_is_never_written_out_is_a_permutation_too(count: int, key: int) -> None:
+    found = shuffled(np.arange(count), count, [key, *KEYS])
+    assert sorted(found.tolist()) == list(range(count))
+
+
+def test_it_looks_random() -> None:
+    count = 5_000
+    base = shuffled(np.arange(count), count, KEYS)
+    assert (base == shuffled(np.arange(count), count, KEYS[::-1])).sum() < 10
+    assert abs(np.corrcoef(base[:-1], base[1:])[0, 1]) < 0.06
+    assert abs(np.corrcoef(base, np.arange(count))[0, 1]) < 0.06
+
+
+def test_any_number_of_rows_needs_no_memory() -> None:
+    rows = 5 * 10**12
+    found = DataOrder(1, rows).rows(rows - 250, rows + 250)
+    assert len(set(found.tolist())) == 500
+    assert found.max() < rows
+    assert found.min() < rows / 20 < rows * 19 / 20 < found.max()
+
+
+@given(seed=SEEDS, start=st.integers(0, 40), count=st.integers(0, 30))
+def test_orders_of_many_rows_keep_what_others_keep(seed: int, start: int, count: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "_SORTED", 0)
+        order = DataOrder(seed, 9)
+        together = order.rows(start, start + count).tolist()
+        assert sorted(order.rows(18, 27)) == list(range(9))
+        alone = [int(order.rows(i, i + 1)[0]) for i in reversed(range(start, start + count))]
+        assert together == alone[::-1]
+
+
+def test_rows_may_say_their_own_order() -> None:
+    class Backwards(list[int]):
+        def order(self, seed: int) -> Order:
+            return DataOrder(-seed, len(self))
+
+    rows = Backwards([1, 2, 3])
+    assert data_order(rows, 3).rows(0, 9).tolist() == DataOrder(-3, 3).rows(0, 9).tolist()
+    assert data_order([1, 2, 3], 3).rows(0, 9).tolist() == DataOrder(3, 3).rows(0, 9).tolist()

@@ -274,8 +274,8 @@ def test_windows_are_those_of_the_text(
         assert len(found) == len(expected)
         numbers = np.arange(len(found))
         assert found.lengths_of(numbers).tolist() == expected.lengths_of(numbers).tolist()
-        assert found.tokens == len(expected.tokens)
-        assert found.longest_length == expected.lengths.max()
+        assert found.text_tokens == expected.text_tokens
+        assert found.longest_length == expected.longest_length
         for number in numbers.tolist():
             assert found[number].tolist() == expected[number].tolist()
             assert found[number].dtype == np.int32
@@ -285,9 +285,34 @@ def test_windows_are_those_of_the_text(
 
 
 def test_a_document_without_its_end_is_refused(tmp_path: Path) -> None:
-    store = open_store(write(tmp_path / "a", [[1, 2], []]), end=2)
+    """Where the writer said that each has one; elsewhere it is an empty one."""
+    stem = write(tmp_path / "a", [[1, 2], []])
+    windows = cut_store(open_store(stem, end=2), 4)
+    assert [windows[number].tolist() for number in range(len(windows))] == [[1]]
+    (tmp_path / "a.json").write_text('{"end": 2}')
     with pytest.raises(UserError, match="document 1 is empty, where each should end with token 2"):
-        cut_store(store, 4)
+        cut_store(open_store(stem), 4)
+
+
+@pytest.mark.parametrize(
+    ("documents", "end"),
+    [([[1, EOS], [EOS]], EOS), ([[1, EOS], [2]], None), ([[1, EOS], []], None), ([], None)],
+)
+def test_what_ends_documents_is_seen(
+    tmp_path: Path, documents: list[list[int]], end: int | None
+) -> None:
+    stem = write(tmp_path / "a", documents)
+    assert open_store(stem).end is None
+    assert open_store(stem, tokenizer=byte_tokenizer()).end == end
+    assert open_store(stem, tokenizer=byte_tokenizer(), end=1).end == 1
+    (tmp_path / "a.json").write_text('{"end": null}')
+    assert open_store(stem, tokenizer=byte_tokenizer()).end is None
+
+
+def test_ids_that_a_tokenizer_does_not_have_are_refused(tmp_path: Path) -> None:
+    open_store(write(tmp_path / "a", [[1, EOS]]), tokenizer=byte_tokenizer())
+    with pytest.raises(UserError, match="made with another tokenizer"):
+        open_store(write(tmp_path / "a", [[1, EOS + 1]]), tokenizer=byte_tokenizer())
 
 
 def test_identity_is_that_of_what_is_read(tmp_path: Path) -> None:

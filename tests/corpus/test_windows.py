@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from regrow.corpus.joined import JoinedWindows
 from regrow.corpus.windows import cut_windows, in_a_line
 from regrow.errors import UserError
 from tests.training.small import byte_tokenizer
@@ -47,19 +47,8 @@ def test_identity_is_that_of_what_is_read() -> None:
 def test_windows_are_found_in_a_line_wherever_they_lie() -> None:
     windows = cut_windows(["abcdef", "g", "hij"], byte_tokenizer(), 4)
 
-    class Elsewhere:
-        longest = windows.longest
-        identity = windows.identity
-        lengths_of = windows.lengths_of
-
-        def __len__(self) -> int:
-            return len(windows)
-
-        def __getitem__(self, number: int) -> NDArray[np.int32]:
-            return windows[number].copy()
-
     numbers = np.array([3, 0, 0, 2])
-    for each in (windows, Elsewhere()):
+    for each in (windows, JoinedWindows({"elsewhere": windows})):
         line, starts = in_a_line(each, numbers)
         for number, start in zip(numbers.tolist(), starts.tolist(), strict=True):
             wanted = windows[number].tolist()

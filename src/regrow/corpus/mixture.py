@@ -1,176 +1,153 @@
-"""Several sources of windows as one, in given shares.
+"""In which order rows of several sources come, in given shares.
 
-Sample `i` lies in block ``i // 4,096``. Each block holds the same number of samples of each
-source, in an order drawn from the seed and the number of the block; so the shares are exact after
-every block, and which window of its source a sample is follows by counting within one block. Each
-source is gone through in an order of its own, again and again, in another order each time. That
-order is computed entry by entry: eight rounds of a Feistel network over the next even number
-of bits, applied again where it leaves the range (cycle walking; Black and Rogaway 2002, "Ciphers
-with arbitrary finite domains"). Held are the blocks last asked for, 8 MB at most, and nothing that
-grows with the sources.
+The rows of all sources lie one source after the other. Samples come in blocks of 4,096, counted
+from where the shares last changed. Each block holds the same number of samples of each source, in
+an order drawn from the seed and the number of the block; so the shares are exact after every block,
+and which row of its source a sample is follows by counting within one block. Each source is gone
+through in an order of its own, again and again, in another order each time.
 """
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.corpus.samples import random_stream
-from regrow.corpus.windows import TextWindows
+from regrow.corpus.samples import DataOrder, random_stream
 from regrow.errors import UserError
 
 BLOCK = 1 << 12
 """Samples after which the shares are exact."""
 
-_ROUNDS = 8
+Quotas = tuple[int, ...]
+"""How many samples of each source are in a block; they sum to `BLOCK`."""
 
 
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """Windows of several sources: window `i` is sample `i`, a pure function of seed and `i`.
+class Shares:
+    """How much of the samples is of which source, and from which sample on.
 
     Attributes:
-        sources: By name; the order and the names are part of what is drawn.
-        quotas: Samples of each source in a block; they sum to `BLOCK`.
-        samples: In all.
-        seed: Decides the order.
+        names: Of the sources, in order.
+        changes: (first sample, quotas) ascending, the first at sample 0.
     """
 
-    sources: Mapping[str, TextWindows]
-    quotas: Mapping[str, int]
-    samples: int
-    seed: int
+    def __init__(self, names: Sequence[str], weights: Sequence[float]) -> None:
+        """Raises UserError at a weight that is not positive, or is less than 1 sample in a block.
 
-    def __len__(self) -> int:
-        return self.samples
-
-    def __getitem__(self, number: int) -> NDArray[np.int32]:
-        """The token ids of a sample."""
-        source, window = self.place(number)
-        return self.sources[source][window]
+        `weights`: of samples.
+        """
+        self.names = tuple(names)
+        for name, weight in zip(names, weights, strict=True):
+            if not 0 < weight < float("inf"):
+                raise UserError(f"weight of {name}: {weight:g}; a number above 0 is wanted")
+        quotas = _quotas(weights)
+        for name, weight, quota in zip(names, weights, quotas, strict=True):
+            if quota == 0:
+                raise UserError(
+                    f"{name}: {weight / sum(weights):.2g} of all is less than 1 sample in "
+                    f"{BLOCK:,}; leave it out or give it more"
+                )
+        self.changes = [(0, quotas)]
 
     @property
-    def longest(self) -> int:
-        """Bound on the tokens in a sample."""
-        return max(source.longest for source in self.sources.values())
-
-    def place(self, number: int) -> tuple[str, int]:
-        """The source of a sample and the window of that source."""
-        if not 0 <= number < self.samples:
-            raise IndexError(f"sample {number} of {self.samples}")
-        block, entry = divmod(number, BLOCK)
-        order, ranks = _block(self.seed, tuple(self.quotas[name] for name in self.sources), block)
-        name = list(self.sources)[order[entry]]
-        windows = len(self.sources[name])
-        epoch, rank = divmod(block * self.quotas[name] + int(ranks[entry]), windows)
-        return name, shuffled(rank, windows, self.seed, name, epoch)
-
-    def lengths_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens in each of these samples."""
-        places = [self.place(number) for number in numbers.tolist()]
-        found = [self.sources[name].lengths_of(np.array([window])) for name, window in places]
-        return np.concatenate([*found, np.empty(0, dtype=np.int64)])
-
-    @cached_property
     def identity(self) -> str:
-        """A hash of all that decides the samples."""
-        parts = [(name, self.quotas[name], s.identity) for name, s in self.sources.items()]
-        return hashlib.sha256(f"mixture {self.seed} {self.samples} {parts}".encode()).hexdigest()
+        """How the shares begin; what becomes of them is the doing of the training itself."""
+        return f"{self.names} {self.changes[0][1]}"
+
+    def mix_from(self, sample: int, weights: Sequence[float]) -> None:
+        """Draw by these weights from this sample on, which no one has asked for yet.
+
+        Rounded to 1 in `BLOCK`; 0 leaves a source out.
+
+        Raises ValueError where the sample lies before the last change, or the weights are none.
+        """
+        if len(weights) != len(self.names) or min(weights) < 0 or not 0 < sum(weights) < np.inf:
+            raise ValueError(f"weights {list(weights)} of {', '.join(self.names)}")
+        if sample < self.changes[-1][0]:
+            raise ValueError(f"a change at {sample}, after the one at {self.changes[-1][0]}")
+        if sample == self.changes[-1][0]:
+            self.changes.pop()
+        self.changes.append((sample, _quotas(weights)))
 
 
-def mix_by_weight(
-    sources: Mapping[str, TextWindows], weights: Mapping[str, float], samples: int, seed: int
-) -> Mixture:
-    """A mixture of so many samples, in shares that go as the weights.
+class MixedOrder:
+    """An `Order` that takes rows of each source in its share.
 
-    Shares are rounded to 1 in `BLOCK`. Raises UserError at a weight that is not positive or rounds
-    to nothing, and at names that do not agree.
+    `sizes`: rows of each source. `shares`: may change while the order is in use.
     """
-    if set(sources) != set(weights) or not sources:
-        raise UserError(
-            f"weights for {', '.join(weights) or 'nothing'}, "
-            f"sources {', '.join(sources) or 'none'}; give one for each source"
-        )
-    for name, weight in weights.items():
-        if not 0 < weight < float("inf"):
-            raise UserError(f"weight of {name}: {weight:g}; a number above 0 is wanted")
-    total = sum(weights.values())
-    exact = {name: weights[name] / total * BLOCK for name in sources}
-    quotas = {name: int(share) for name, share in exact.items()}
-    # The largest remainders are rounded up.
-    by_remainder = sorted(sources, key=lambda name: quotas[name] - exact[name])
-    for name in by_remainder[: BLOCK - sum(quotas.values())]:
-        quotas[name] += 1
-    for name, quota in quotas.items():
-        if quota == 0:
-            raise UserError(
-                f"weight of {name}: {weights[name]:g} of {total:g} is less than 1 sample in "
-                f"{BLOCK:,}; leave it out or give it more"
+
+    def __init__(self, sizes: Sequence[int], shares: Shares, seed: int) -> None:
+        self._shares = shares
+        self._seed = seed
+        self._sources = [
+            (first, DataOrder(seed, size, f"order of {name}"))
+            for first, size, name in zip(
+                accumulate(sizes, initial=0), sizes, shares.names, strict=False
             )
-    return Mixture(sources, quotas, samples, seed)
+        ]
+        self._known = [np.zeros(len(sizes), dtype=np.int64)]
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The rows of samples ``start`` to ``stop - 1``, counted through all sources."""
+        found = np.empty(stop - start, dtype=np.int64)
+        for first, last, sources, before in self._pieces(start, stop):
+            piece = found[first - start : last - start]
+            for number, (origin, order) in enumerate(self._sources):
+                places = np.flatnonzero(sources == number)
+                if len(places):
+                    rank = before[number]
+                    piece[places] = origin + order.rows(rank, rank + len(places))
+        return found
+
+    def _pieces(
+        self, start: int, stop: int
+    ) -> Iterator[tuple[int, int, NDArray[np.int32], list[int]]]:
+        """First and last sample, the source of each, and samples of each source before them."""
+        changes = self._shares.changes
+        ends = [first for first, _ in changes[1:]] + [max(stop, changes[-1][0])]
+        for number, ((origin, quotas), end) in enumerate(zip(changes, ends, strict=True)):
+            if origin >= stop or end <= start:
+                continue
+            block = (max(start, origin) - origin) // BLOCK
+            while (at := origin + block * BLOCK) < min(stop, end):
+                first, last = max(start, at), min(stop, end, at + BLOCK)
+                sources = _block(self._seed, origin, quotas, block)
+                earlier = self._before(number) + self._within(number, first)
+                yield first, last, sources[first - at : last - at], earlier.tolist()
+                block += 1
+
+    def _before(self, number: int) -> NDArray[np.int64]:
+        """Samples of each source before a change of shares."""
+        changes = self._shares.changes
+        for known in range(len(self._known), number + 1):
+            after = self._within(known - 1, changes[known][0])
+            self._known.append(self._known[-1] + after)
+        return self._known[number]
+
+    def _within(self, number: int, sample: int) -> NDArray[np.int64]:
+        """Samples of each source from a change of shares on, before a sample."""
+        origin, quotas = self._shares.changes[number]
+        block, rest = divmod(sample - origin, BLOCK)
+        counts = block * np.array(quotas, dtype=np.int64)
+        if rest:
+            sources = _block(self._seed, origin, quotas, block)[:rest]
+            counts += np.bincount(sources, minlength=len(quotas))
+        return counts
 
 
-def mix_by_tokens(
-    sources: Mapping[str, TextWindows],
-    tokens: Mapping[str, int],
-    lengths: Mapping[str, float],
-    seed: int,
-) -> Mixture:
-    """A mixture that takes so many tokens from each source in all.
-
-    `lengths`: mean tokens of a window of each source. A source with fewer tokens than are wanted of
-    it is gone through more than once.
-    """
-    windows = {name: tokens[name] / lengths[name] for name in tokens}
-    return mix_by_weight(sources, windows, max(1, round(sum(windows.values()))), seed)
+def _quotas(weights: Sequence[float]) -> Quotas:
+    exact = np.array(weights, dtype=np.float64) / sum(weights) * BLOCK
+    quotas = exact.astype(np.int64)
+    # The largest remainders are rounded up.
+    by_remainder = np.argsort(quotas - exact, kind="stable")
+    quotas[by_remainder[: BLOCK - int(quotas.sum())]] += 1
+    return tuple(quotas.tolist())
 
 
-@lru_cache(maxsize=256)
-def _block(
-    seed: int, quotas: tuple[int, ...], block: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Source of each sample of a block, and how many of that source come before it there."""
-    kinds = np.repeat(np.arange(len(quotas), dtype=np.int32), quotas)
-    keys = random_stream(seed, "mixture", block).random_raw(BLOCK)
-    order = kinds[np.argsort(keys, kind="stable")]
-    ranks = np.empty(BLOCK, dtype=np.int32)
-    for kind, quota in enumerate(quotas):
-        ranks[order == kind] = np.arange(quota)
-    return order, ranks
-
-
-def shuffled(rank: int, count: int, seed: int, name: str, epoch: int) -> int:
-    """Entry `rank` of a permutation of 0 to `count - 1` that is never written out.
-
-    A pure function of its arguments.
-    """
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    keys = _keys(seed, name, epoch)
-    value = rank
-    while True:
-        left, right = value >> half, value & mask
-        for key in keys:
-            left, right = right, left ^ (_scrambled(right ^ key) >> (64 - half))
-        value = left << half | right
-        if value < count:
-            return value
-
-
-@lru_cache(maxsize=256)
-def _keys(seed: int, name: str, epoch: int) -> tuple[int, ...]:
-    raw = random_stream(seed, f"order of {name}", epoch).random_raw(_ROUNDS)
-    return tuple(raw.tolist())
-
-
-_ALL = (1 << 64) - 1
-
-
-def _scrambled(value: int) -> int:
-    """SplitMix64's finaliser (Steele et al. 2014): each bit of 64 depends on all."""
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _ALL
-    value = (value ^ value >> 27) * 0x94D049BB133111EB & _ALL
-    return value ^ value >> 31
+@lru_cache(maxsize=64)
+def _block(seed: int, origin: int, quotas: Quotas, block: int) -> NDArray[np.int32]:
+    """The source of each sample of a block; the blocks are counted from sample `origin` on."""
+    sources = np.repeat(np.arange(len(quotas), dtype=np.int32), quotas)
+    keys = random_stream(seed, f"mixture from {origin}", block).random_raw(BLOCK)
+    return sources[np.argsort(keys, kind="stable")]

@@ -1,7 +1,8 @@
 """What a training loop asks of data, and the order in which it asks."""
 
 import hashlib
-from typing import Any, Protocol
+from collections.abc import Sequence, Sized
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,25 @@ class Samples(Protocol):
         """A hash of everything that decides what the samples hold."""
 
 
+class Order(Protocol):
+    """Which row is which sample: a pure function of the number of the sample."""
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The rows of samples ``start`` to ``stop - 1``."""
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """Rows that say themselves in which order they come, as those of a mixture do."""
+
+    def order(self, seed: int) -> Order: ...
+
+
+def data_order(rows: Sized, seed: int) -> Order:
+    """The order of rows: their own, or one epoch after the other."""
+    return rows.order(seed) if isinstance(rows, Ordered) else DataOrder(seed, len(rows))
+
+
 def random_stream(seed: int, purpose: str, counter: int) -> np.random.Philox:
     """Random bits that are a pure function of (seed, purpose, counter).
 
@@ -44,14 +64,23 @@ def random_stream(seed: int, purpose: str, counter: int) -> np.random.Philox:
     return np.random.Philox(key=key, counter=np.array([0, 0, 0, counter], dtype=np.uint64))
 
 
-class DataOrder:
-    """Which row is sample ``i``: entry ``i % rows`` of the permutation of epoch ``i // rows``."""
+_SORTED = 1 << 20
+"""Rows up to which a permutation is written out, 8 bytes each."""
 
-    def __init__(self, seed: int, rows: int) -> None:
+
+class DataOrder:
+    """Which row is sample ``i``: entry ``i % rows`` of the permutation of epoch ``i // rows``.
+
+    `purpose`: tells orders of the same seed apart.
+    """
+
+    def __init__(self, seed: int, rows: int, purpose: str = "data order") -> None:
         self._seed = seed
         self._rows = rows
+        self._purpose = purpose
         self._epoch = -1
         self._permutation = np.empty(0, dtype=np.int64)
+        self._keys: Sequence[int] = ()
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
         """The rows of samples ``start`` to ``stop - 1``."""
@@ -60,14 +89,57 @@ class DataOrder:
         while index < stop:
             epoch, entry = divmod(index, self._rows)
             count = min(self._rows - entry, stop - index)
-            found[index - start : index - start + count] = self._of(epoch)[entry : entry + count]
+            found[index - start : index - start + count] = self._of(epoch, entry, count)
             index += count
         return found
 
-    def _of(self, epoch: int) -> NDArray[np.int64]:
-        if epoch != self._epoch:
+    def _of(self, epoch: int, entry: int, count: int) -> NDArray[np.int64]:
+        new = epoch != self._epoch
+        self._epoch = epoch
+        stream = random_stream(self._seed, self._purpose, epoch)
+        if self._rows > _SORTED:
+            if new:
+                self._keys = stream.random_raw(_ROUNDS).tolist()
+            return shuffled(np.arange(entry, entry + count), self._rows, self._keys)
+        if new:
             # Sorting raw bits: unlike Generator.permutation, the same in every numpy.
-            keys = random_stream(self._seed, "data order", epoch).random_raw(self._rows)
+            keys = stream.random_raw(self._rows)
             self._permutation = np.argsort(keys, kind="stable").astype(np.int64)
-            self._epoch = epoch
-        return self._permutation
+        return self._permutation[entry : entry + count]
+
+
+_ROUNDS = 8
+
+
+def shuffled(entries: NDArray[np.int64], count: int, keys: Sequence[int]) -> NDArray[np.int64]:
+    """These entries of a permutation of 0 to ``count - 1`` that is never written out.
+
+    A Feistel network over the next even number of bits, applied again where it leaves the range
+    (cycle walking; Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). A pure
+    function of its arguments; `keys`: 64 random bits for each round.
+    """
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    values = _crossed(entries.astype(np.uint64), half, keys)
+    while len(outside := np.flatnonzero(values >= count)):
+        values[outside] = _crossed(values[outside], half, keys)
+    return values.astype(np.int64)
+
+
+def _crossed(values: NDArray[np.uint64], half: int, keys: Sequence[int]) -> NDArray[np.uint64]:
+    """Feistel's rounds over numbers of twice `half` bits."""
+    bits = np.uint64(half)
+    left, right = values >> bits, values & np.uint64((1 << half) - 1)
+    for key in keys:
+        mixed = _scrambled(right ^ np.uint64(key)) >> np.uint64(64 - half)
+        left, right = right, left ^ mixed
+    return left << bits | right
+
+
+def _scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele et al. 2014): each bit of 64 depends on all."""
+    values = values ^ values >> np.uint64(30)
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values

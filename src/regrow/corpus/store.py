@@ -19,7 +19,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -44,6 +44,10 @@ _HEADER = struct.Struct("<9sQBQQ")
 _CODES = {"uint16": 8, "int32": 4}
 _AT_ONCE = 1 << 18
 """Index entries that are held at once."""
+_PIECE, _PIECES = 1 << 15, 1 << 12
+"""Tokens in a piece that is hashed, and pieces at most."""
+_FIRST = 256
+"""Documents that are looked at to see whether they end with a token."""
 
 
 class _Index(Protocol):
@@ -52,6 +56,12 @@ class _Index(Protocol):
 
     def bounds(self, first: int, last: int) -> Offsets:
         """Where documents `first` to `last - 1` begin, and where the last ends, in tokens."""
+
+    def starts_of(self, numbers: Offsets) -> Offsets:
+        """Where each of these documents begins; of as many as there are, where the last ends."""
+
+    def before(self, token: int) -> int:
+        """How many documents begin before a token."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +92,16 @@ class TokenStore:
         first, last = self.bounds(number, number + 1).tolist()
         return self.tokens[first:last]
 
+    @property
+    def text_tokens(self) -> int:
+        """In all documents without their ends."""
+        return len(self.tokens) - (len(self) if self.end is not None else 0)
+
+    def text(self, number: int) -> Tokens:
+        """The tokens of a document without its end: a view, [tokens]."""
+        document = self[number]
+        return document if self.end is None else document[:-1]
+
     def bounds(self, first: int, last: int) -> Offsets:
         """Where documents `first` to `last - 1` begin, and where the last ends, in tokens.
 
@@ -92,22 +112,52 @@ class TokenStore:
             raise _corrupt(self.path, f"the index between documents {first} and {last} is not one")
         return found
 
+    def starts_of(self, numbers: Offsets) -> Offsets:
+        """Where each of these documents begins; of as many as there are, where the last ends.
+
+        Of any shape. Nothing is checked; `bounds` does that.
+        """
+        return self.index.starts_of(numbers)
+
+    def starts_between(self, first: int, last: int) -> Offsets:
+        """Where documents begin from token `first` on and before token `last`, ascending.
+
+        Raises UserError where the index contradicts itself.
+        """
+        low, high = self.index.before(first), self.index.before(last)
+        found = self.bounds(low, max(low, high))[: max(0, high - low)]
+        if len(found) and not first <= found[0] <= found[-1] < last:
+            raise _corrupt(self.path, f"documents {low} to {high} are out of order")
+        return found
+
     @cached_property
     def identity(self) -> str:
-        """A hash of all tokens and of where documents begin and end.
+        """A hash of the tokens and of where documents begin and end.
 
-        Taken from what the writer noted; a store that regrow did not write is read once.
+        Taken from what the writer noted. Of a store that regrow did not write, the index is read
+        once, and up to 256 MB of its tokens: of more, pieces that are spread evenly.
         """
         noted = self.facts.get("sha256")
         if noted is None:
-            offsets = hashlib.sha256()
+            digest = hashlib.sha256()
             for first in range(0, len(self), _AT_ONCE):
                 bounds = self.bounds(first, min(first + _AT_ONCE, len(self)))
-                offsets.update(bounds.astype("<i8").data)
-            with self.path.open("rb") as file:
-                noted = [hashlib.file_digest(file, "sha256").hexdigest(), offsets.hexdigest()]
+                digest.update(bounds.astype("<i8").data)
+            pieces = -(-len(self.tokens) // _PIECE)
+            for number in range(0, pieces, -(-pieces // _PIECES) or 1):
+                digest.update(self.tokens[number * _PIECE : (number + 1) * _PIECE].data)
+            noted = digest.hexdigest()
         named = json.dumps([noted, self.tokens.dtype.name, self.end], sort_keys=True)
         return hashlib.sha256(named.encode()).hexdigest()
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path names a token store, as `open_store` takes it, rather than text."""
+    return path.is_dir() or path.suffix in (".bin", ".idx", ".ds") or _index_of(path).is_file()
+
+
+def _index_of(prefix: Path) -> Path:
+    return Path(f"{prefix}.idx")
 
 
 def open_store(
@@ -115,26 +165,44 @@ def open_store(
 ) -> TokenStore:
     """Open a store: a directory that regrow wrote, a Megatron prefix or file, or a ``.ds`` file.
 
-    `tokenizer`: of the model that is to read it; a store that was made with another is refused,
-    where the store says by which it was made. `end`: the token that ends each document, for a store
-    that does not say so.
+    `tokenizer`: of the model that is to read it; a store that was made with another is refused:
+    where it says by which it was made, or where it holds larger ids. `end`: the token that ends
+    each document. A store that does not say is taken to end them with the tokenizer's ``eos`` where
+    its first documents do.
 
     Raises UserError where there is no store, where it is not complete, or where it is refused.
     """
     if path.name.endswith(".ds"):
-        return _open_datatrove(path, end)
-    if path.is_dir():
-        path = path / NAME
-    stem = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
-    store = _open_megatron(Path(f"{stem}.bin"), Path(f"{stem}.idx"), Path(f"{stem}.json"), end)
+        store = _open_datatrove(path, end)
+    else:
+        prefix = path / NAME if path.is_dir() else path
+        stem = prefix.with_suffix("") if prefix.suffix in (".bin", ".idx") else prefix
+        store = _open_megatron(Path(f"{stem}.bin"), _index_of(stem), Path(f"{stem}.json"), end)
+    if tokenizer is not None:
+        _check_tokenizer(path, store, tokenizer)
+        if end is None and "end" not in store.facts and _ends_with(store, tokenizer.eos_token_id):
+            store = replace(store, end=tokenizer.eos_token_id)
+    return store
+
+
+def _check_tokenizer(path: Path, store: TokenStore, tokenizer: Tokenizer) -> None:
     made_with = store.facts.get("tokenizer_sha256")
-    if tokenizer is not None and made_with not in (None, tokenizer_sha256(tokenizer)):
+    seen = store.tokens[:_AT_ONCE]
+    largest = int(seen.max()) if made_with is None and len(seen) else 0
+    if made_with not in (None, tokenizer_sha256(tokenizer)) or largest > last_id(tokenizer):
         named = tokenizer.name_or_path or "the one given"
         raise UserError(
             f"{path}: made with another tokenizer than {named}; "
             "tokenise the text again with the model's own"
         )
-    return store
+
+
+def _ends_with(store: TokenStore, end: int | None) -> bool:
+    """Whether the first documents all end with this token."""
+    ends = store.bounds(0, min(len(store), _FIRST))
+    if len(ends) < 2 or (np.diff(ends) == 0).any():
+        return False
+    return bool((store.tokens[ends[1:] - 1] == end).all())
 
 
 _PROBE = (
@@ -154,7 +222,12 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
 
 def token_dtype(tokenizer: Tokenizer) -> str:
     """uint16 where all ids fit, else int32."""
-    return "uint16" if max(tokenizer.get_vocab().values()) < 1 << 16 else "int32"
+    return "uint16" if last_id(tokenizer) < 1 << 16 else "int32"
+
+
+def last_id(tokenizer: Tokenizer) -> int:
+    """The largest id that a tokenizer can give."""
+    return int(max(tokenizer.get_vocab().values()))
 
 
 # Megatron
@@ -182,6 +255,18 @@ class _MegatronIndex:
         if (lengths < 0).any() or (self.pointers[begin:end] != starts[:-1] * self.item).any():
             raise _corrupt(self.path, f"lengths and places of documents {first} to {last} disagree")
         return starts[sequences - begin]
+
+    def starts_of(self, numbers: Offsets) -> Offsets:
+        sequences = self.documents[numbers]
+        total = self._start(len(self.lengths))
+        if len(self.pointers) == 0:
+            return np.zeros_like(sequences)
+        places = self.pointers[np.minimum(sequences, len(self.pointers) - 1)] // self.item
+        return np.where(sequences < len(self.pointers), places, total)
+
+    def before(self, token: int) -> int:
+        sequences = np.searchsorted(self.pointers, token * self.item)
+        return int(np.searchsorted(self.documents[:-1], sequences))
 
     def _start(self, sequence: int) -> int:
         if sequence == 0:
@@ -260,6 +345,16 @@ class _DatatroveIndex:
         if first == 0:
             return np.concatenate([np.zeros(1, np.int64), self.ends[:last]])
         return np.array(self.ends[first - 1 : last])
+
+    def starts_of(self, numbers: Offsets) -> Offsets:
+        if len(self.ends) == 0:
+            return np.zeros_like(numbers)
+        return np.where(numbers > 0, self.ends[numbers - 1], 0)
+
+    def before(self, token: int) -> int:
+        if token <= 0 or len(self.ends) == 0:
+            return 0
+        return 1 + int(np.searchsorted(self.ends[:-1], token))
 
 
 def _open_datatrove(path: Path, end: int | None) -> TokenStore:

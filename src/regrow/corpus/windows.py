@@ -20,10 +20,21 @@ class TextWindows(Protocol):
     def longest(self) -> int:
         """Bound on the tokens in a window."""
 
+    @property
+    def longest_length(self) -> int:
+        """The tokens of the longest window."""
+
+    @property
+    def text_tokens(self) -> int:
+        """In all windows."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, number: int) -> NDArray[np.int32]:
         """The token ids of a window."""
+
+    def pieces(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        """The token ids of each of these windows."""
 
     def lengths_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens in each of these windows."""
@@ -55,6 +66,20 @@ class Windows:
         start = self.starts[number]
         return self.tokens[start : start + self.lengths[number]]
 
+    def pieces(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        """The token ids of each of these windows."""
+        return [self[number] for number in numbers.tolist()]
+
+    @property
+    def longest_length(self) -> int:
+        """The tokens of the longest window."""
+        return int(self.lengths.max())
+
+    @property
+    def text_tokens(self) -> int:
+        """In all windows."""
+        return len(self.tokens)
+
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens in each window, [windows]."""
@@ -80,7 +105,7 @@ def in_a_line(
     """A line of tokens that holds these windows, and where each begins in it; [windows]."""
     if isinstance(windows, Windows):
         return windows.tokens, windows.starts[numbers]
-    found = [windows[number] for number in numbers.tolist()]
+    found = windows.pieces(numbers)
     lengths = np.array([len(window) for window in found], dtype=np.int64)
     return np.concatenate(found), np.cumsum(lengths) - lengths
 

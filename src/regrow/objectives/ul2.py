@@ -1,7 +1,7 @@
 """Windows of text, each sample of which is corrupted by one of several denoisers."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.corpus.samples import Batch
-from regrow.corpus.windows import TextWindows, cut_windows
+from regrow.corpus.domains import Texts, windows_of
+from regrow.corpus.samples import Batch, Order, data_order
+from regrow.corpus.windows import TextWindows
 from regrow.objectives.corrupted import check_sentinels, corrupted_batch, denoising_tokens
 from regrow.objectives.denoising import UL2, Denoiser, DenoisingTokens
 from regrow.objectives.mixture import MixtureHistory
@@ -45,6 +46,9 @@ class MixedDenoisers:
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.windows.lengths_of(rows)
 
+    def order(self, seed: int) -> Order:
+        return data_order(self.windows, seed)
+
     @cached_property
     def identity(self) -> str:
         """Of the mixture, how it begins: what it becomes is the doing of the training itself."""
@@ -71,7 +75,7 @@ class MixedDenoisers:
 
 
 def mix_denoisers(
-    documents: Iterable[str],
+    texts: Texts,
     tokenizer: Any,
     config: Any,
     row_length: int,
@@ -88,7 +92,7 @@ def mix_denoisers(
     marks = denoising_tokens(tokenizer, config)
     for denoiser in UL2.values():
         check_sentinels(marks, row_length, denoiser)
-    windows = cut_windows(documents, tokenizer, row_length)
+    windows = windows_of(texts, tokenizer, row_length)
     return MixedDenoisers(
         windows, marks, seed, MixtureHistory.constant(weights or [1.0] * len(UL2))
     )

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regrow.corpus.samples import DataOrder, Samples
+from regrow.corpus.samples import Order, Samples
 from regrow.training.settings import RecoverySettings
+
+_AT_ONCE = 1 << 16
+"""Rows whose lengths are held at once."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,16 @@ class Schedule:
         return -(-self.rows // self.batch_rows)
 
 
-def schedule(settings: RecoverySettings, samples: Samples, order: DataOrder) -> Schedule:
+def schedule(settings: RecoverySettings, samples: Samples, order: Order) -> Schedule:
     """As many rows, in this order, as it takes to meet the budget."""
-    lengths = samples.lengths(np.arange(len(samples)))
-    epochs, rest = divmod(settings.tokens, int(lengths.sum()))
-    rows = epochs * len(samples)
-    if rest:
-        met = np.cumsum(lengths[order.rows(rows, rows + len(samples))])
-        rows += int(np.searchsorted(met, rest)) + 1
-    mean = lengths.sum() / len(samples)
-    return Schedule(rows, batch_rows=max(1, int(settings.batch_tokens // mean)))
+    rows = tokens = 0
+    while (missing := settings.tokens - tokens) > 0:
+        # So many are needed at least; a few at a time, however many there are.
+        count = min(-(-missing // samples.row_length), _AT_ONCE)
+        met = np.cumsum(samples.lengths(order.rows(rows, rows + count)))
+        needed = min(int(np.searchsorted(met, missing)) + 1, count)
+        rows, tokens = rows + needed, tokens + int(met[needed - 1])
+    return Schedule(rows, batch_rows=max(1, settings.batch_tokens * rows // tokens))
 
 
 def learning_rate(step: int, steps: int, settings: RecoverySettings) -> float:
