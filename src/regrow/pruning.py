@@ -186,13 +186,11 @@ def _select(
     documents: Iterator[str],
     least_tokens: int = 0,
 ) -> "VocabularyChoice":
-    from regrow.tokenizers import select
     from regrow.tokenizers.counting import count_tokens
-    from regrow.tokenizers.files import named_ids, read_tokenizer
+    from regrow.tokenizers.files import vocabulary_candidates
     from regrow.tokenizers.ids import check_rows, referenced_ids
 
     directory = checkpoint.directory
-    tokenizer = read_tokenizer(directory)
     counts = count_tokens(directory, documents)
     if counts.sum() < least_tokens:
         raise UserError(
@@ -201,11 +199,8 @@ def _select(
         )
     rows = layout.sizes["vocab"]
     check_rows(len(counts), rows)
-    must_keep = {
-        **referenced_ids(dict(checkpoint.config), generation_config(directory), rows),
-        **named_ids(directory),
-    }
-    return select(tokenizer, counts, size, must_keep)
+    named = referenced_ids(dict(checkpoint.config), generation_config(directory), rows)
+    return vocabulary_candidates(directory, counts, named).choose(size)
 
 
 def generation_config(directory: Path) -> dict[str, Any] | None:
@@ -249,13 +244,13 @@ def _with_vocabulary(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Config and files with every id renumbered."""
     from regrow.tokenizers.choice import VocabularyChoice
-    from regrow.tokenizers.files import plan_tokenizer, stale_files
+    from regrow.tokenizers.files import has_tokenizer, plan_tokenizer, stale_files
     from regrow.tokenizers.ids import remap_ids
 
     directory = checkpoint.directory
     mapping = {int(old): new for new, old in enumerate(axis.keep)}
     files = {name: data for name, data in files.items() if name not in stale_files(directory)}
-    if (directory / "tokenizer.json").is_file():
+    if has_tokenizer(directory):
         if (np.diff(axis.keep) < 0).any():
             raise UserError("cut: axis vocab: token ids must stay in ascending order")
         files.update(plan_tokenizer(directory, VocabularyChoice(axis.keep, ())))

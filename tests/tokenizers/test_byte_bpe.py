@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from regrow.errors import UserError
 from regrow.tokenizers import VocabularyChoice, kind_of, prune_tokenizer_json, select
-from regrow.tokenizers.merges import BYTE_ALPHABET, last_merge, last_merges, read_byte_bpe
+from regrow.tokenizers.merges import last_merge, last_merges, read_bpe
+from regrow.tokenizers.spelling import BYTE_ALPHABET
 from tests.tokenizers.bpe_cases import (
     ALPHABET,
     added_token,
     built_alone,
     decode,
-    encode,
     load,
     texts,
     tokenizer_json,
@@ -27,6 +27,7 @@ from tests.tokenizers.bpe_cases import (
     wild_json,
     zeros,
 )
+from tests.tokenizers.checks import Pruned, least_size, random_counts
 
 Json = dict[str, Any]
 Counts = NDArray[np.int64]
@@ -34,31 +35,12 @@ Counts = NDArray[np.int64]
 cases = st.one_of(wild_json(), trained_json())
 
 
-def least_size(contents: Json) -> int:
-    with pytest.raises(UserError, match="the least is") as error:
-        select(contents, zeros(contents), 0)
-    return int(str(error.value).split("the least is ")[1].split(", since")[0].replace(",", ""))
-
-
 @st.composite
 def choices(draw: st.DrawFn) -> tuple[Json, Counts, VocabularyChoice]:
     contents = draw(cases)
     size = draw(st.integers(least_size(contents), total(contents)))
-    random = np.random.default_rng(draw(st.integers(0, 99)))
-    counts = random.integers(0, 4, size=len(zeros(contents)))
+    counts = random_counts(contents, draw(st.integers(0, 99)))
     return contents, counts, select(contents, counts, size)
-
-
-def check_encoding(contents: Json, pruned: Json, kept: Counts, text: str) -> bool:
-    """Check both guarantees for ``text``; whether its encoding used kept tokens only."""
-    before, after = load(contents), load(pruned)
-    mapping = {int(old): new for new, old in enumerate(kept)}
-    old, new = encode(before, text), encode(after, text)
-    assert decode(after, new) == decode(before, old)
-    only_kept = all(token in mapping for token in old)
-    if only_kept:
-        assert new == [mapping[token] for token in old]
-    return only_kept
 
 
 @settings(max_examples=300, deadline=None)
@@ -67,13 +49,14 @@ def test_kept_text_encodes_the_same_and_all_text_decodes_the_same(
     case: tuple[Json, Counts, VocabularyChoice], drawn: list[str], data: st.DataObject
 ) -> None:
     contents, _, choice = case
-    pruned = prune_tokenizer_json(contents, choice.kept)
+    pruned = Pruned(contents, prune_tokenizer_json(contents, choice.kept), choice.kept)
+    pruned.check_dense()
     # Texts spelled with longer kept tokens, so that the first guarantee is put to use.
-    names = load(contents)
+    names = pruned.before
     longest = sorted(choice.kept.tolist(), key=lambda i: -len(names.id_to_token(i) or ""))
     spelled = data.draw(st.lists(st.sampled_from(longest[:20]), max_size=8))
     for text in [*drawn, decode(names, spelled)]:
-        check_encoding(contents, pruned, choice.kept, text)
+        pruned.check(text)
 
 
 @settings(max_examples=100, deadline=None)
@@ -102,14 +85,10 @@ def test_no_text_is_encoded_to_a_token_that_was_never_emitted(
 
 @settings(max_examples=100, deadline=None)
 @given(choices())
-def test_ids_are_dense_in_old_order_and_the_library_agrees_with_them(
+def test_each_kept_token_has_a_reason_and_a_new_id(
     case: tuple[Json, Counts, VocabularyChoice],
 ) -> None:
-    contents, _, choice = case
-    before = load(contents)
-    vocabulary = load(prune_tokenizer_json(contents, choice.kept)).get_vocab()
-    tokens = [before.id_to_token(token) for token in choice.kept.tolist()]
-    assert vocabulary == {token: new for new, token in enumerate(tokens)}
+    _, _, choice = case
     assert len(choice.reasons) == len(choice.kept)
     assert choice.mapping() == {int(old): new for new, old in enumerate(choice.kept)}
 
@@ -118,8 +97,7 @@ def test_ids_are_dense_in_old_order_and_the_library_agrees_with_them(
 @given(cases, st.data())
 def test_the_size_is_exact_from_the_least_to_all(contents: Json, data: st.DataObject) -> None:
     least, most = least_size(contents), total(contents)
-    random = np.random.default_rng(data.draw(st.integers(0, 99)))
-    counts = random.integers(0, 4, size=len(zeros(contents)))
+    counts = random_counts(contents, data.draw(st.integers(0, 99)))
     for size in range(least, most + 1):
         kept = select(contents, counts, size).kept
         assert len(kept) == size
@@ -136,9 +114,8 @@ def test_choice_is_greedy_by_count_then_rank(contents: Json, data: st.DataObject
     """A token left out would not have fitted when its turn came: a second, slower way to choose."""
     least = least_size(contents)
     size = data.draw(st.integers(least, total(contents)))
-    random = np.random.default_rng(data.draw(st.integers(0, 99)))
-    counts = random.integers(0, 4, size=len(zeros(contents)))
-    bpe = read_byte_bpe(contents)
+    counts = random_counts(contents, data.draw(st.integers(0, 99)))
+    bpe = read_bpe(contents)
     alone = built_alone(contents)
     rank = {}
     for token in alone:
@@ -168,7 +145,7 @@ def test_choice_is_greedy_by_count_then_rank(contents: Json, data: st.DataObject
 @settings(max_examples=100, deadline=None)
 @given(wild_json())
 def test_path_agrees_with_the_library(contents: Json) -> None:
-    bpe = read_byte_bpe(contents)
+    bpe = read_bpe(contents)
     parts = last_merges(bpe)
     built = {content for content, token in bpe.vocab.items() if token in parts}
     assert built == {token for token in built_alone(contents) if len(token) > 1}
@@ -177,7 +154,7 @@ def test_path_agrees_with_the_library(contents: Json) -> None:
 @settings(max_examples=60, deadline=None)
 @given(wild_json())
 def test_never_more_ancestors_than_all_parts_of_any_merge(contents: Json) -> None:
-    bpe = read_byte_bpe(contents)
+    bpe = read_bpe(contents)
     naive: dict[str, set[str]] = {token: set() for token in bpe.vocab}
     for _ in bpe.merges:
         for left, right in bpe.merges:
@@ -215,9 +192,9 @@ def test_the_pair_listed_twice_counts_by_its_last_place() -> None:
     twice = [("a", "b"), ("b", "c"), ("a", "b"), ("a", "bc")]
     contents = tokenizer_json(twice)
     assert load(contents).encode("abc").tokens == ["abc"]
-    assert last_merge(read_byte_bpe(contents), "abc") == ("a", "bc")
+    assert last_merge(read_bpe(contents), "abc") == ("a", "bc")
     once = tokenizer_json([("a", "b"), ("b", "c"), ("a", "bc")])
-    assert last_merge(read_byte_bpe(once), "abc") is None
+    assert last_merge(read_bpe(once), "abc") is None
 
 
 def test_what_does_not_fit_is_passed_over() -> None:
@@ -300,7 +277,7 @@ def test_holes_are_closed() -> None:
     choice = select(contents, zeros(contents), 258)
     pruned = prune_tokenizer_json(contents, choice.kept)
     assert sorted(pruned["model"]["vocab"].values()) == list(range(258))
-    assert check_encoding(contents, pruned, choice.kept, "abba <s>é")
+    assert Pruned(contents, pruned, choice.kept).check("abba <s>é")
 
 
 def test_ids_of_post_processor_and_padding_follow() -> None:
@@ -381,10 +358,7 @@ def _with_model(**changes: Any) -> Json:
 @pytest.mark.parametrize(
     ("contents", "said"),
     [
-        (_with_model(type="Unigram"), "the tokenizer is Unigram; .* byte-level BPE"),
-        (_with_model(type="WordPiece"), "is WordPiece"),
-        (_with_model(byte_fallback=True), "is BPE with byte fallback"),
-        ({**_with_model(), "pre_tokenizer": None}, "is BPE without byte level"),
+        (_with_model(type="WordLevel"), "the tokenizer is WordLevel; .* byte-level BPE"),
         ({"model": {}}, "model.vocab is missing"),
         (_with_model(dropout=0.1), "model.dropout is 0.1"),
         (_with_model(end_of_word_suffix="</w>"), "end_of_word_suffix"),
@@ -416,7 +390,14 @@ def test_an_unknown_token_that_merges_is_refused() -> None:
     merges = [("<", "u"), ("<u", "a")]
     alphabet = [b for b in ALPHABET if b != "z"]
     contents = tokenizer_json(merges, alphabet=alphabet, unk="<u")
-    with pytest.raises(UserError, match="unk_token '<u' is part of a merge"):
+    with pytest.raises(UserError, match="'<u' is part of a merge"):
+        select(contents, zeros(contents), 258)
+
+
+def test_a_byte_without_a_token_and_byte_fallback_is_refused() -> None:
+    contents = tokenizer_json([("a", "b")], alphabet=[b for b in ALPHABET if b != "z"])
+    contents["model"]["byte_fallback"] = True
+    with pytest.raises(UserError, match="byte_fallback, but 'z'"):
         select(contents, zeros(contents), 258)
 
 
@@ -439,7 +420,7 @@ def test_the_guarantee_check_can_fail() -> None:
     """The check of both guarantees sees a lost path, a reordered merge and a lost byte."""
     contents = tokenizer_json([("b", "c"), ("a", "b"), ("a", "bc")])
     everything = np.arange(260)
-    assert check_encoding(contents, contents, everything, "abc")
+    assert Pruned(contents, contents, everything).check("abc")
     vocab = contents["model"]["vocab"]
 
     without_path = copy.deepcopy(contents)
@@ -454,4 +435,4 @@ def test_the_guarantee_check_can_fail() -> None:
         (without_byte, np.delete(everything, vocab["z"]), "z"),
     ):
         with pytest.raises(AssertionError):
-            check_encoding(contents, broken, kept, text)
+            Pruned(contents, broken, kept).check(text)

@@ -93,7 +93,7 @@ def test_memory_does_not_grow_with_the_corpus(
 
 
 def test_a_missing_or_malformed_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
+    with pytest.raises(UserError, match=r"no tokenizer\.json"):
         count_tokens(tmp_path, [])
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="not a tokenizer"):

@@ -153,6 +153,9 @@ def test_other_merges_and_malformed_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json: not JSON"):
         plan_tokenizer(directory, choice)
     (directory / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="no tokenizer that transformers can load"):
+        plan_tokenizer(directory, choice)
+    (directory / "vocab.json").unlink()
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
         plan_tokenizer(directory, choice)
 

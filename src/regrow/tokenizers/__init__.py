@@ -1,89 +1,194 @@
 """A smaller vocabulary that still encodes what it must.
 
 Choosing and cutting is dispatched by the kind of tokenizer, which is read from ``tokenizer.json``.
-Nothing here loads torch or transformers.
+Nothing here loads torch or transformers, but for a directory that has no ``tokenizer.json``.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.errors import UserError
-from regrow.tokenizers import byte_bpe
-from regrow.tokenizers.choice import Reason, VocabularyChoice
+from regrow.tokenizers import bpe, unigram
+from regrow.tokenizers.choice import (
+    Candidates,
+    Model,
+    Reason,
+    VocabularyChoice,
+    Wishes,
+    candidates,
+    mapping_of,
+)
+from regrow.tokenizers.pieces import Piece, PieceFile
+from regrow.tokenizers.surgery import model_ids, referenced, renumber, token_ids
 
-__all__ = ["Reason", "VocabularyChoice", "kind_of", "prune_tokenizer_json", "select"]
+__all__ = [
+    "Candidates",
+    "Reason",
+    "VocabularyChoice",
+    "Wishes",
+    "candidates_of",
+    "kind_of",
+    "prune_tokenizer_json",
+    "select",
+]
 
 Json = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Family:
-    """What has to be known about one kind of tokenizer."""
-
-    select: Callable[[Json, NDArray[np.int64], int, Mapping[int, str]], VocabularyChoice]
-    prune: Callable[[Json, NDArray[np.int64]], Json]
-
-
-FAMILIES: Mapping[str, Family] = {
-    "byte-level BPE": Family(byte_bpe.select, byte_bpe.prune_tokenizer_json),
+FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], Model]] = {
+    "byte-level BPE": bpe.read_byte_level,
+    "SentencePiece BPE": bpe.read_sentencepiece,
+    "Unigram": unigram.read_unigram,
 }
+WITH_PIECES = ("SentencePiece BPE", "Unigram")
+"""The kinds whose vocabulary can lie in a `.model` of sentencepiece too."""
 
 
 def kind_of(tokenizer_json: Json) -> str:
-    """The kind of tokenizer: "byte-level BPE", "BPE with byte fallback", "Unigram" and so on."""
-    model = tokenizer_json["model"]
+    """The kind of tokenizer: one of :data:`FAMILIES`, or what else its model is called.
+
+    Raises:
+        UserError: it has no vocabulary.
+    """
+    model = tokenizer_json.get("model") or {}
+    if "vocab" not in model:
+        raise UserError("tokenizer.json: model.vocab is missing; this is not a tokenizer")
     # Old files leave the type of the model out.
-    kind: str = model.get("type") or ("BPE" if "merges" in model else "unnamed")
+    kind: str = model.get("type") or _unnamed(model)
     if kind != "BPE":
         return kind
-    if model.get("byte_fallback"):
-        return "BPE with byte fallback"
     steps = (tokenizer_json.get(key) for key in ("normalizer", "pre_tokenizer"))
-    return "byte-level BPE" if any(map(_is_byte_level, steps)) else "BPE without byte level"
+    return "byte-level BPE" if any(map(_is_byte_level, steps)) else "SentencePiece BPE"
+
+
+def candidates_of(
+    tokenizer_json: Json,
+    counts: NDArray[np.int64],
+    named: Mapping[int, str] | None = None,
+    wishes: Wishes | None = None,
+    piece_files: Sequence[PieceFile] = (),
+) -> Candidates:
+    """The tokens in the order in which they are kept, from which any size can be chosen.
+
+    Args:
+        tokenizer_json: the contents of the file.
+        counts: occurrences by id, shape [largest id + 1].
+        named: by id, where else it is named, such as "config.json: eos_token_id".
+        wishes: what else is asked for.
+        piece_files: the same vocabulary in the form of sentencepiece.
+
+    Raises:
+        UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
+    """
+    ids = token_ids(tokenizer_json)
+    return candidates(
+        _model(tokenizer_json, piece_files),
+        ids,
+        _outside(tokenizer_json, ids, piece_files),
+        counts,
+        named or {},
+        wishes or Wishes(),
+    )
 
 
 def select(
     tokenizer_json: Json,
     counts: NDArray[np.int64],
     size: int,
-    must_keep: Mapping[int, str] | None = None,
+    named: Mapping[int, str] | None = None,
+    wishes: Wishes | None = None,
+    piece_files: Sequence[PieceFile] = (),
 ) -> VocabularyChoice:
-    """Choose exactly ``size`` tokens to keep; see the ``select`` of the tokenizer's family.
-
-    Args:
-        tokenizer_json: the contents of the file.
-        counts: occurrences by id, shape [largest id + 1].
-        size: the number of tokens to keep.
-        must_keep: by id, where else it is named, such as "config.json: eos_token_id".
+    """Choose exactly ``size`` tokens to keep: see :func:`candidates_of`.
 
     Raises:
-        UserError: a kind of tokenizer that cannot be pruned, or what the family refuses.
+        UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
     """
-    return _family(tokenizer_json).select(tokenizer_json, counts, size, must_keep or {})
+    return candidates_of(tokenizer_json, counts, named, wishes, piece_files).choose(size)
 
 
-def prune_tokenizer_json(tokenizer_json: Json, kept: NDArray[np.int64]) -> Json:
+def prune_tokenizer_json(
+    tokenizer_json: Json, kept: NDArray[np.int64], piece_files: Sequence[PieceFile] = ()
+) -> Json:
     """The contents of ``tokenizer.json`` with the ``kept`` old ids only, renumbered from 0.
 
+    New ids are dense, in ascending order of the old ones. Ids are changed in ``added_tokens``,
+    ``post_processor`` and ``padding`` too.
+
+    Args:
+        tokenizer_json: the contents of the file; it is not changed.
+        kept: old ids, ascending, such as :func:`select` chooses.
+        piece_files: the same vocabulary in the form of sentencepiece.
+
     Raises:
-        UserError: a kind of tokenizer that cannot be pruned, or what the family refuses.
+        UserError: a kind of tokenizer that cannot be pruned, ``kept`` is not ascending, has an id
+            that no token has, or lacks a token without which the guarantees of the family do not
+            hold. Characters may be missing, as :class:`Wishes` can ask for.
     """
-    return _family(tokenizer_json).prune(tokenizer_json, kept)
+    model = _model(tokenizer_json, piece_files)
+    ids = token_ids(tokenizer_json)
+    _check_kept(model, ids, _outside(tokenizer_json, ids, piece_files), kept)
+    mapping = mapping_of(kept)
+    return {**renumber(tokenizer_json, mapping), "model": model.prune(mapping)}
 
 
-def _family(tokenizer_json: Json) -> Family:
-    if "vocab" not in (tokenizer_json.get("model") or {}):
-        raise UserError("tokenizer.json: model.vocab is missing; this is not a tokenizer")
+def _model(tokenizer_json: Json, piece_files: Sequence[PieceFile]) -> Model:
     kind = kind_of(tokenizer_json)
     if kind not in FAMILIES:
         raise UserError(
             f"tokenizer.json: the tokenizer is {kind}; what can be pruned is {', '.join(FAMILIES)}"
         )
-    return FAMILIES[kind]
+    ids = model_ids(tokenizer_json)
+    for file in piece_files:
+        file.check(kind, ids)
+    return FAMILIES[kind](tokenizer_json, [piece for file in piece_files for piece in file.pieces])
+
+
+def _outside(
+    tokenizer_json: Json, ids: Mapping[str, int], piece_files: Sequence[PieceFile]
+) -> dict[int, Reason]:
+    """The tokens that must stay for other reasons than the model's own."""
+    reasons = referenced(tokenizer_json)
+    for file in piece_files:
+        for content, reason in file.required().items():
+            if content in ids:
+                reasons.setdefault(ids[content], reason)
+    return reasons
+
+
+def _check_kept(
+    model: Model,
+    ids: Mapping[str, int],
+    outside: Mapping[int, Reason],
+    kept: NDArray[np.int64],
+) -> None:
+    if np.any(np.diff(kept) <= 0):
+        raise UserError("kept tokens: the ids are not ascending")
+    content = {token: text for text, token in ids.items()}
+    chosen = set(kept.tolist())
+    if unknown := chosen - content.keys():
+        raise UserError(f"kept tokens: tokenizer.json has no token of id {min(unknown)}")
+    for token, reason in {**model.required, **outside}.items():
+        if token not in chosen and reason != "character":
+            raise UserError(
+                f"kept tokens: {content[token]!r} (id {token}) is missing, which must stay "
+                f"({reason})"
+            )
+    for token in kept.tolist():
+        for part in model.parts.get(token, ()):
+            if part not in chosen:
+                raise UserError(
+                    f"kept tokens: {content[part]!r} (id {part}) is missing, without which "
+                    f"{content[token]!r} (id {token}) cannot be built"
+                )
+
+
+def _unnamed(model: Json) -> str:
+    if "merges" in model:
+        return "BPE"
+    return "Unigram" if isinstance(model["vocab"], list) else "unnamed"
 
 
 def _is_byte_level(step: Json | None) -> bool:

@@ -1,15 +1,32 @@
-"""The tokenizer files of a Hugging Face directory, kept in step with each other."""
+"""The tokenizer files of a Hugging Face directory, kept in step with each other.
+
+Those that hold the vocabulary are tokenizer.json and, beside it or alone, a `.model` of
+sentencepiece, vocab.txt, or vocab.json and merges.txt. Where tokenizer.json is missing, it is what
+transformers makes of the others.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regrow.errors import UserError
-from regrow.files import read_json_object
-from regrow.tokenizers import prune_tokenizer_json
+from regrow.files import parse_json_object, read_json_object
+from regrow.tokenizers import (
+    WITH_PIECES,
+    Candidates,
+    Wishes,
+    candidates_of,
+    kind_of,
+    prune_tokenizer_json,
+)
 from regrow.tokenizers.choice import VocabularyChoice
 from regrow.tokenizers.ids import references_in, remap_ids
+from regrow.tokenizers.pieces import PieceFile, read_piece_files
 from regrow.tokenizers.surgery import token_ids
 
 Json = dict[str, Any]
@@ -23,26 +40,88 @@ _SPECIAL_LISTS = (
 )
 _OTHER_VOCABULARIES = (
     "*.model",
+    "*.model.v*",
     "*.tiktoken",
+    "*.vocab",
     "vocab.txt",
     "vocab.bpe",
     "encoder.json",
     "tekken.json",
 )
+_ALONE = ("*.model", "vocab.txt", "vocab.json")
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory has a vocabulary in one of the forms that can be pruned."""
+    forms = ("tokenizer.json", *_ALONE)
+    return any(path.is_file() for form in forms for path in directory.glob(form))
 
 
 def read_tokenizer(directory: Path) -> Json:
-    """The contents of ``directory/tokenizer.json``.
+    """The contents of ``directory/tokenizer.json``, or what would stand there.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: there is no tokenizer, or it cannot be read.
     """
     tokenizer = _read_json(directory / "tokenizer.json")
-    if tokenizer is None:
+    if tokenizer is not None:
+        return tokenizer
+    if not has_tokenizer(directory):
         raise UserError(
-            f"{directory}: no tokenizer.json; load the tokenizer with transformers and save it"
+            f"{directory}: no tokenizer.json, and no file that one can be made of; "
+            "load the tokenizer with transformers and save it"
         )
-    return tokenizer
+    stamps = tuple(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(directory.iterdir())
+        if path.is_file()
+    )
+    return parse_json_object(_made(directory, stamps), f"{directory}: the tokenizer")
+
+
+@lru_cache(maxsize=1)
+def _made(directory: Path, stamps: tuple[tuple[str, int, int], ...]) -> bytes:
+    """The tokenizer.json that transformers makes; ``stamps``: of the files, which may change."""
+    from regrow.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(directory)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"{directory}: no tokenizer.json, and {type(tokenizer).__name__} makes none; "
+            "only a tokenizer that has one can be pruned"
+        )
+    made: str = backend.to_str()
+    return made.encode()
+
+
+def vocabulary_candidates(
+    directory: Path,
+    counts: NDArray[np.int64],
+    named: Mapping[int, str] | None = None,
+    wishes: Wishes | None = None,
+) -> Candidates:
+    """The tokens in the order in which they are kept, from which any size can be chosen.
+
+    Args:
+        directory: of the model.
+        counts: occurrences by id, shape [largest id + 1].
+        named: by id, where a config names it (:func:`regrow.tokenizers.ids.referenced_ids`); those
+            that files of the tokenizer name are added.
+        wishes: what else is asked for.
+
+    Raises:
+        UserError: there is no tokenizer that can be pruned, its files do not agree, or a wish
+            cannot be met.
+    """
+    contents = read_tokenizer(directory)
+    return candidates_of(
+        contents,
+        counts,
+        {**(named or {}), **named_ids(directory)},
+        wishes,
+        _piece_files(directory, contents),
+    )
 
 
 def named_ids(directory: Path) -> dict[int, str]:
@@ -77,22 +156,26 @@ def named_ids(directory: Path) -> dict[int, str]:
 def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes]:
     """The new contents, by name, of each file in ``directory`` that is part of the tokenizer.
 
-    These are tokenizer.json and, where present, tokenizer_config.json, vocab.json, merges.txt,
-    added_tokens.json, special_tokens_map.json and chat_template.jinja. Nothing is written, and
-    other files are not looked at; see :func:`stale_files`.
+    These are tokenizer.json and, where present, each `.model`, tokenizer_config.json, vocab.json,
+    merges.txt, vocab.txt, added_tokens.json, special_tokens_map.json and chat_template.jinja.
+    Nothing is written, and other files are not looked at; see :func:`stale_files`.
 
     Raises:
         UserError: a file is malformed or does not agree with tokenizer.json, a named token is not
             kept, or the tokenizer cannot be pruned so.
     """
     old = read_tokenizer(directory)
-    new = prune_tokenizer_json(old, choice.kept)
+    files = _piece_files(directory, old)
+    new = prune_tokenizer_json(old, choice.kept, files)
+    ids = token_ids(old)
     mapping = choice.mapping()
     for token, where in named_ids(directory).items():
         if token not in mapping:
             raise UserError(f"{where} has the id {token}, which is not kept; keep it too")
 
     planned = {"tokenizer.json": _json_bytes(new)}
+    gone = {content for content, token in ids.items() if token not in mapping}
+    planned |= {file.name: file.prune(gone) for file in files}
     if (config := _read_json(directory / "tokenizer_config.json")) is not None:
         config = remap_ids(config, mapping, "tokenizer_config.json")
         if "added_tokens_decoder" in config:
@@ -102,13 +185,18 @@ def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes
     if (added := _read_json(directory / "added_tokens.json")) is not None:
         planned["added_tokens.json"] = _json_bytes({t: mapping[i] for t, i in added.items()})
     if (vocab := _read_json(directory / "vocab.json")) is not None:
-        planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, token_ids(old), mapping))
+        planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, ids, mapping))
     if (merges := directory / "merges.txt").is_file():
         planned["merges.txt"] = _prune_merges(merges, old["model"], new["model"])
     for name in _UNCHANGED:
         if (directory / name).is_file():
             planned[name] = (directory / name).read_bytes()
     return planned
+
+
+def _piece_files(directory: Path, contents: Json) -> list[PieceFile]:
+    """The `.model` files, where the kind of tokenizer has one; others are of another format."""
+    return read_piece_files(directory) if kind_of(contents) in WITH_PIECES else []
 
 
 def stale_files(directory: Path) -> list[str]:

@@ -1,5 +1,6 @@
-"""Byte-level BPE as data: its merges, and the path by which it builds each token."""
+"""BPE as data: its merges, and the path by which it builds each token."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -8,22 +9,19 @@ from regrow.errors import UserError
 
 Pair = tuple[str, str]
 
-_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-BYTE_ALPHABET = frozenset(
-    [chr(b) for b in _PRINTABLE] + [chr(0x100 + n) for n in range(0x100 - len(_PRINTABLE))]
-)
-"""The 256 characters that stand for bytes (Radford et al. 2019, section 2.2, as GPT-2 has them)."""
+NEVER = float("inf")
+"""The rank of a pair that is not merged."""
 
 
 @dataclass(frozen=True)
-class ByteBPE:
-    """The model of a byte-level BPE tokenizer.
+class BPE:
+    """The model of a BPE tokenizer.
 
     Attributes:
         vocab: id by token.
         merges: pairs as the file lists them, a pair listed twice included.
         rank: the rank that counts for each pair: its last place in ``merges``.
-        unk: the token for a byte that the vocabulary lacks, if there is one.
+        unk: the token for a symbol that the vocabulary lacks, if there is one.
         ignore_merges: a piece of text that is a token is not built by merges.
     """
 
@@ -33,13 +31,9 @@ class ByteBPE:
     unk: str | None
     ignore_merges: bool
 
-    def missing_bytes(self) -> frozenset[str]:
-        """The bytes that no token spells, as characters of the alphabet."""
-        return BYTE_ALPHABET.difference(self.vocab)
 
-
-def read_byte_bpe(tokenizer_json: dict[str, Any]) -> ByteBPE:
-    """Read the model of a tokenizer that is known to be byte-level BPE.
+def read_bpe(tokenizer_json: dict[str, Any]) -> BPE:
+    """Read the model of a tokenizer that is known to be BPE.
 
     Raises:
         UserError: a merge that is no pair or whose parts or product are no tokens, or a setting
@@ -50,7 +44,7 @@ def read_byte_bpe(tokenizer_json: dict[str, Any]) -> ByteBPE:
         if model.get(key):
             raise UserError(
                 f"tokenizer.json: model.{key} is {model[key]!r}; "
-                "only a byte-level BPE without it can be pruned"
+                "only a BPE without it can be pruned"
             )
     vocab: dict[str, int] = model["vocab"]
     merges = tuple(_pair(merge, place) for place, merge in enumerate(model["merges"]))
@@ -61,24 +55,13 @@ def read_byte_bpe(tokenizer_json: dict[str, Any]) -> ByteBPE:
                     f"tokenizer.json: model.merges[{place}] needs {token!r}, which model.vocab "
                     "lacks; every part and product of a merge is a token"
                 )
-    bpe = ByteBPE(
+    return BPE(
         vocab=vocab,
         merges=merges,
         rank={pair: rank for rank, pair in enumerate(merges)},
         unk=model.get("unk_token"),
         ignore_merges=bool(model.get("ignore_merges")),
     )
-    if (
-        bpe.unk is not None
-        and len(bpe.unk) > 1
-        and bpe.missing_bytes()
-        and any(bpe.unk in pair for pair in merges)
-    ):
-        raise UserError(
-            f"tokenizer.json: model.unk_token {bpe.unk!r} is part of a merge, "
-            "so unknown bytes merge with text; such a tokenizer cannot be pruned"
-        )
-    return bpe
 
 
 def _pair(merge: str | list[str], place: int) -> Pair:
@@ -88,38 +71,61 @@ def _pair(merge: str | list[str], place: int) -> Pair:
     return parts[0], parts[1]
 
 
-def last_merge(bpe: ByteBPE, token: str) -> Pair | None:
+def last_merge(bpe: BPE, token: str) -> Pair | None:
     """The last merge when BPE encodes ``token`` alone, or None if the outcome is not one token.
 
-    BPE merges the pair of least rank, the leftmost first. Where several merges produce the same
-    token, this is the one really taken. The paths to its two parts are found in the same way (see
-    :mod:`regrow.tokenizers.byte_bpe`). None for a single character: there is nothing to merge.
+    Where several merges produce the same token, this is the one really taken. None for a single
+    character: there is nothing to merge.
+    """
+    return last_merge_by(lambda pair: bpe.rank.get(pair, NEVER), token)
+
+
+def last_merge_by(rank: Callable[[Pair], float], token: str) -> Pair | None:
+    """The last merge when ``token`` is encoded alone by merging the pair of least rank.
+
+    Of pairs of one rank the leftmost is merged first. The paths to the two parts are found in the
+    same way (see :mod:`regrow.tokenizers.bpe`).
+
+    Args:
+        rank: of a pair; :data:`NEVER` if it is not merged.
+        token: what is encoded.
     """
     parts = list(token)
     if len(parts) < 2:
         return None
-    rank = bpe.rank
-    never = len(bpe.merges)
-    ranks = [rank.get(pair, never) for pair in pairwise(parts)]
+    ranks = [rank(pair) for pair in pairwise(parts)]
     while len(parts) > 2:
         least = min(ranks)
-        if least == never:
+        if least == NEVER:
             return None
         at = ranks.index(least)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
         del ranks[at]
         if at:
-            ranks[at - 1] = rank.get((parts[at - 1], parts[at]), never)
+            ranks[at - 1] = rank((parts[at - 1], parts[at]))
         if at < len(ranks):
-            ranks[at] = rank.get((parts[at], parts[at + 1]), never)
-    pair = parts[0], parts[1]
-    return pair if pair in rank else None
+            ranks[at] = rank((parts[at], parts[at + 1]))
+    return None if ranks[0] == NEVER else (parts[0], parts[1])
 
 
-def last_merges(bpe: ByteBPE) -> dict[int, tuple[int, int]]:
+def last_merges(bpe: BPE) -> dict[int, tuple[int, int]]:
     """The ids of the two parts of the last merge, by the id of each token that BPE can build."""
     return {
         token: (bpe.vocab[pair[0]], bpe.vocab[pair[1]])
         for content, token in bpe.vocab.items()
         if (pair := last_merge(bpe, content)) is not None
     }
+
+
+def last_merges_by_score(scores: Mapping[str, float]) -> dict[str, Pair]:
+    """What :func:`last_merges` is for sentencepiece, by piece; ``scores``: of all pieces of text.
+
+    Its BPE has no list of merges: any two symbols that spell a piece are merged, those of the
+    highest score first, and of equal ones the leftmost (``bpe_model.cc``).
+    """
+
+    def rank(pair: Pair) -> float:
+        return -scores.get(pair[0] + pair[1], -NEVER)
+
+    found = {piece: last_merge_by(rank, piece) for piece in scores}
+    return {piece: pair for piece, pair in found.items() if pair is not None}

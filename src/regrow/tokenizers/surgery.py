@@ -1,5 +1,6 @@
 """The parts of ``tokenizer.json`` that hold ids and are the same in every family of tokenizers."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,31 @@ from regrow.errors import UserError
 from regrow.tokenizers.choice import Reason
 
 Json = dict[str, Any]
+
+_SENTINEL = re.compile("\u2581?<extra_id_[0-9]+>")
+
+
+def model_ids(tokenizer_json: Json) -> dict[str, int]:
+    """The id of every token of ``model.vocab``, by content.
+
+    Raises:
+        UserError: ``model.vocab`` is missing or malformed, or has a token twice.
+    """
+    vocab = (tokenizer_json.get("model") or {}).get("vocab")
+    if isinstance(vocab, dict):
+        return vocab
+    if not isinstance(vocab, list):
+        raise UserError("tokenizer.json: model.vocab is missing; this is not a tokenizer")
+    ids: dict[str, int] = {}
+    for token, entry in enumerate(vocab):
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
+            raise UserError(
+                f"tokenizer.json: model.vocab[{token}] is {entry!r}, not a piece and its score"
+            )
+        if entry[0] in ids:
+            raise UserError(f"tokenizer.json: model.vocab has {entry[0]!r} twice")
+        ids[entry[0]] = token
+    return ids
 
 
 def token_ids(tokenizer_json: Json) -> dict[str, int]:
@@ -19,7 +45,7 @@ def token_ids(tokenizer_json: Json) -> dict[str, int]:
     Raises:
         UserError: an id is stated twice, or is not the one that the library gives.
     """
-    vocab: dict[str, int] = tokenizer_json["model"]["vocab"]
+    vocab = model_ids(tokenizer_json)
     ids = dict(vocab)
     if len(set(ids.values())) != len(ids):
         shared = _first_repeated(ids)
@@ -58,13 +84,19 @@ def _first_repeated(ids: Mapping[str, int]) -> str:
 
 
 def referenced(tokenizer_json: Json) -> dict[int, Reason]:
-    """The ids that the file needs outside its model: added tokens, post-processor, padding.
+    """The ids that are needed outside the model: added tokens, post-processor, padding, sentinels.
+
+    A sentinel of T5 is found by its name, also where it is but a piece of the vocabulary, as mT5's
+    are; all of them stay, so that they stay in order.
 
     Raises:
         UserError: an id that no token has, or a post-processor of an unknown type.
     """
-    known = set(token_ids(tokenizer_json).values())
-    reasons: dict[int, Reason] = {}
+    ids = token_ids(tokenizer_json)
+    known = set(ids.values())
+    reasons: dict[int, Reason] = {
+        token: "special" for content, token in ids.items() if _SENTINEL.fullmatch(content)
+    }
     processor = tokenizer_json.get("post_processor")
     for token in _post_processor_ids(processor) if processor else []:
         if token not in known:

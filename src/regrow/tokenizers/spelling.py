@@ -1,0 +1,34 @@
+"""How vocabularies write bytes and spaces."""
+
+from typing import Any
+
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_REST = sorted(set(range(0x100)).difference(_PRINTABLE))
+_BYTE_LEVEL = {b: chr(b) for b in _PRINTABLE} | {b: chr(0x100 + n) for n, b in enumerate(_REST)}
+
+BYTE_ALPHABET = frozenset(_BYTE_LEVEL.values())
+"""The 256 characters that stand for bytes (Radford et al. 2019, section 2.2, as GPT-2 has them)."""
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(0x100))
+"""What SentencePiece writes for a byte, where a character has no piece of its own."""
+SPACE = "\u2581"
+"""What SentencePiece writes for a space."""
+
+
+def byte_level_spelling(text: str) -> str:
+    """A text in the characters that stand for its bytes in UTF-8."""
+    return "".join(_BYTE_LEVEL[byte] for byte in text.encode("utf-8", "surrogatepass"))
+
+
+def sentencepiece_spelling(text: str) -> str:
+    """A text with the sign for spaces."""
+    return text.replace(" ", SPACE)
+
+
+def has_byte_fallback(tokenizer_json: dict[str, Any]) -> bool:
+    """Whether any character without a token of its own becomes the tokens of its bytes."""
+    model = tokenizer_json["model"]
+    if not model.get("byte_fallback"):
+        return False
+    vocab = model["vocab"]
+    contents = vocab.keys() if isinstance(vocab, dict) else {piece for piece, _ in vocab}
+    return contents >= set(BYTE_TOKENS)

@@ -1,0 +1,104 @@
+"""What every family of tokenizers is checked for."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+from numpy.typing import NDArray
+
+from regrow.errors import UserError
+from regrow.tokenizers import candidates_of, select
+from tests.tokenizers.bpe_cases import Json, decode, encode, load, zeros
+
+Ids = NDArray[np.int64]
+
+TEXT = (
+    "To insert a row into a table, place the cursor where the new row should be.",
+    "The configuration file is stored in the home directory and can be changed there.",
+    "the the the and and for in of to is on with that it as by from at (see page 12)",
+    "要在表格中插入一行，请将光标放在表格中。",  # noqa: RUF001
+    "选择“工具 - 选项”，然后单击确定。语言设置在这里。",  # noqa: RUF001
+    "表格 选项 设置 语言 文件 系统 工具 光标 确定",
+    "def row(table):\n    return table[0]",
+)
+"""Training text: English, Chinese, code."""
+
+
+def least_size(contents: Json) -> int:
+    least = candidates_of(contents, zeros(contents)).least
+    with pytest.raises(UserError, match=f"the least is {least:,}, since these must stay: "):
+        select(contents, zeros(contents), least - 1)
+    return least
+
+
+def random_counts(contents: Json, seed: int) -> Ids:
+    return np.random.default_rng(seed).integers(0, 4, size=len(zeros(contents)))
+
+
+class Pruned:
+    """A tokenizer and what is left of it."""
+
+    def __init__(self, contents: Json, pruned: Json, kept: Ids) -> None:
+        self.before, self.after = load(contents), load(pruned)
+        self.mapping = {int(old): new for new, old in enumerate(kept)}
+
+    def check(self, text: str) -> bool:
+        """Check both guarantees for ``text``; whether its encoding used kept tokens only."""
+        old, new = encode(self.before, text), encode(self.after, text)
+        assert decode(self.after, new) == decode(self.before, old)
+        only_kept = all(token in self.mapping for token in old)
+        if only_kept:
+            assert new == [self.mapping[token] for token in old]
+        return only_kept
+
+    def check_dense(self) -> None:
+        """Ids are dense, in the old order, and those that the library gives."""
+        vocabulary = self.after.get_vocab(with_added_tokens=True)
+        tokens = {self.before.id_to_token(old): new for old, new in self.mapping.items()}
+        assert vocabulary == tokens
+        assert sorted(vocabulary.values()) == list(range(len(self.mapping)))
+
+
+def train_pieces(texts: Iterable[str] = TEXT * 3, **options: Any) -> bytes:
+    """A `.model` that sentencepiece trained."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, num_threads=1, minloglevel=2,
+        hard_vocab_limit=False, **options,
+    )  # fmt: skip
+    return model.getvalue()
+
+
+def processor(model: bytes) -> Any:
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def check_pieces(before: Any, after: Any, text: str) -> bool:
+    """The guarantees for sentencepiece itself; whether ``text`` used kept pieces only."""
+    old = before.encode(text, out_type=str)
+    assert after.decode(after.encode(text)) == before.decode(before.encode(text))
+    known = {after.id_to_piece(i) for i in range(len(after))}
+    ids = before.encode(text)
+    only_kept = all(before.id_to_piece(i) in known for i in ids)
+    if only_kept:
+        assert after.encode(text, out_type=str) == old
+        assert [after.id_to_piece(i) for i in after.encode(text)] == [
+            before.id_to_piece(i) for i in ids
+        ]
+    return only_kept
+
+
+def write_all(directory: Path, files: dict[str, bytes]) -> Path:
+    directory.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+    return directory
+
+
+def count(tokenizer: Any, ids: int, texts: Sequence[str]) -> Ids:
+    tokens = [token for text in texts for token in tokenizer.encode(text).ids]
+    return np.bincount(tokens, minlength=ids)
