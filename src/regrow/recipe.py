@@ -144,7 +144,6 @@ class Stage(_Strict):
         return self
 
 
-class Data(_Strict):
 class Source(_Strict):
     """A domain of the training text.
 
@@ -195,6 +194,7 @@ SourceOrPath = Annotated[
 ]
 
 
+class Data(_Strict):
     """Texts: what is trained on, and what is measured by name."""
 
     train: Annotated[
@@ -205,7 +205,6 @@ SourceOrPath = Annotated[
     heldout: dict[str, TextPath] = Field(min_length=1)
 
     @property
-    @property
     def sources(self) -> tuple[Source, ...]:
         """What is trained on, by domain; paths alone are one."""
         if not any(isinstance(each, Source) for each in self.train):
@@ -215,6 +214,7 @@ SourceOrPath = Annotated[
             for each in self.train
         )
 
+    @property
     def train_paths(self) -> list[Path]:
         return [path for source in self.sources for path in source.paths]
 
