@@ -267,10 +267,11 @@ def test_a_teacher_that_lacks_tokens_is_refused() -> None:
 
 
 def test_what_is_learned_says_from_whom() -> None:
-    teacher = Teacher(small_model("llama"), None, "a hash")
+    model = small_model("llama")
+    teacher = Teacher(model, None, "a hash")
     identities = {
         Distilled(Causal(), teacher, weight, temperature).identity
         for weight, temperature in [(0.5, 1.0), (0.25, 1.0), (0.5, 2.0)]
     }
-    other = Distilled(Causal(), replace(teacher, identity="another"), 0.5, 1.0).identity
+    other = Distilled(Causal(), Teacher(model, None, "another"), 0.5, 1.0).identity
     assert len(identities | {other, Causal().identity}) == 5

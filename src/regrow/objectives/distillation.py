@@ -21,41 +21,33 @@ _IDS = ("input_ids", "decoder_input_ids")
 """What of a batch a model reads as tokens."""
 
 
-@dataclass(frozen=True, eq=False)
-class Teacher:
-    """A model that is not trained.
+class Teacher(nn.Module):
+    """A model that is not trained, read in one forward pass.
 
     Where the student has fewer tokens, the teacher reads the student's own tokens by their old
     numbers: that is a valid way to write the text, if not always the one that its tokenizer would
     take. Of what it says next the tokens that are left count, and their probabilities sum to 1.
 
-    Attributes:
+    Args:
         model: In evaluation mode, on the student's device.
         rows: The teacher's number of each token of the student, [student's vocab]; None where the
             numbers are the same.
         identity: Hash of its weights and rows.
+
+    Raises UserError where the model does something to its logits that `Head` does not know.
     """
 
-    model: nn.Module
-    rows: Tensor | None
-    identity: str
+    def __init__(self, model: nn.Module, rows: Tensor | None, identity: str) -> None:
+        super().__init__()
+        check_head(model)
+        self.model, self.rows, self.identity = model, rows, identity
+        self.tokens = len(head_of(model).weight if rows is None else rows)
+        """How many of the student's tokens it knows."""
 
-    def check(self, student: nn.Module) -> None:
-        """Raises UserError where it cannot teach this student."""
-        check_head(self.model)
-        theirs, ours = len(head_of(student).weight), len(head_of(self.model).weight)
-        known = ours if self.rows is None else len(self.rows)
-        if theirs != known:
-            raise UserError(
-                f"distill: the student has {theirs:,} tokens, its teacher knows {known:,} of them; "
-                "only a teacher that knows all can teach it"
-            )
-
-    def read(self, objective: PredictsTokens, batch: TensorBatch) -> tuple[Tensor, Head]:
+    def forward(self, objective: PredictsTokens, batch: TensorBatch) -> tuple[Tensor, Head]:
         """What its head reads where a token is predicted, [tokens, hidden], and that head."""
-        head = head_of(self.model)
-        if self.rows is not None:
-            rows = self.rows
+        rows, head = self.rows, head_of(self.model)
+        if rows is not None:
             batch = batch | {name: rows[batch[name]] for name in _IDS if name in batch}
             bias = None if head.bias is None else head.bias[rows]
             head = replace(head, weight=head.weight[rows], bias=bias)
@@ -87,11 +79,16 @@ class Distilled:
 
     def check(self, model: nn.Module) -> None:
         self.objective.check(model)
-        self.teacher.check(model)
+        tokens = len(head_of(model).weight)
+        if tokens != self.teacher.tokens:
+            raise UserError(
+                f"distill: the student has {tokens:,} tokens, its teacher knows "
+                f"{self.teacher.tokens:,} of them; only a teacher that knows all can teach it"
+            )
 
     def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, int]:
         with torch.no_grad():
-            told, teacher = self.teacher.read(self.objective, batch)
+            told, teacher = self.teacher(self.objective, batch)
         hidden, targets = self.objective.predicted(model, batch)
         loss = summed_distillation(
             hidden, head_of(model), targets, told, teacher,

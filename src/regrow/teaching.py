@@ -1,0 +1,78 @@
+"""The teacher of a recovery, from its directory."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regrow.checkpoint.reader import open_checkpoint
+from regrow.cuts.cut import AxisCut, Cut
+from regrow.cuts.ranges import Indices
+from regrow.errors import UserError
+from regrow.loading import load_model
+from regrow.precision import Precision, resolve_precision
+from regrow.pruning import ORIGIN_FILE
+
+if TYPE_CHECKING:
+    import torch
+
+    from regrow.objectives.distillation import Teacher
+
+
+def load_teacher(
+    directory: Path, student: Path, precision: Precision, device: "torch.device"
+) -> "Teacher":
+    """The model of a directory as the teacher of another, which was cut from it.
+
+    Its weights are in bfloat16 where products are.
+
+    Raises UserError where it cannot teach it.
+    """
+    import torch
+
+    from regrow.objectives.distillation import Teacher
+
+    rows = kept_rows(student, directory)
+    in_bf16 = resolve_precision(precision, device) == "bf16"
+    model = load_model(directory, dtype=torch.bfloat16 if in_bf16 else torch.float32)
+    identity = open_checkpoint(directory).fingerprint
+    if rows is not None:
+        digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
+        identity = f"{identity} of rows {digest}"
+    found = None if rows is None else torch.tensor(rows, device=device)
+    return Teacher(model.to(device).requires_grad_(False), found, identity)
+
+
+def kept_rows(student: Path, teacher: Path) -> Indices | None:
+    """The teacher's number of each token of the student, [student's vocab]; None if all are kept.
+
+    Both are traced to the first original that they come from, which may be the teacher itself.
+
+    Raises UserError where the student was not cut from this teacher.
+    """
+    (first, ours), (other, theirs) = _vocabulary(student), _vocabulary(teacher)
+    if first != other:
+        raise UserError(
+            f"{student}: not cut from {teacher}; a teacher is the model that its student comes from"
+        )
+    if theirs is None:
+        return None if ours is None else ours.keep
+    kept = np.arange(theirs.size) if ours is None else ours.keep
+    if np.array_equal(kept, theirs.keep):
+        return None
+    number = {int(token): at for at, token in enumerate(theirs.keep)}
+    if missing := [int(token) for token in kept if int(token) not in number]:
+        raise UserError(
+            f"{student}: {teacher} cannot teach it, which lacks {len(missing):,} of its tokens"
+        )
+    return np.array([number[int(token)] for token in kept], dtype=np.int64)
+
+
+def _vocabulary(directory: Path) -> tuple[str, AxisCut | None]:
+    """Fingerprint of the first original of a model, and which of its tokens are left."""
+    path = directory / ORIGIN_FILE
+    if not path.is_file():
+        return open_checkpoint(directory).fingerprint, None
+    origin = Cut.load(path)
+    return origin.model, origin.axes.get("vocab")
