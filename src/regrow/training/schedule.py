@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regrow.corpus.samples import Order, Samples
+from regrow.corpus.samples import DataOrder, Order, Samples
 from regrow.training.settings import RecoverySettings
 
 _AT_ONCE = 1 << 16
@@ -32,9 +32,13 @@ class Schedule:
 def schedule(settings: RecoverySettings, samples: Samples, order: Order) -> Schedule:
     """As many rows, in this order, as it takes to meet the budget."""
     rows = tokens = 0
+    if isinstance(order, DataOrder) and len(samples) <= _AT_ONCE:
+        total = int(samples.lengths(np.arange(len(samples))).sum())
+        epochs = settings.tokens // total
+        rows, tokens = epochs * len(samples), epochs * total
     while (missing := settings.tokens - tokens) > 0:
-        # So many are needed at least; a few at a time, however many there are.
-        count = min(-(-missing // samples.row_length), _AT_ONCE)
+        mean = tokens / rows if rows else samples.row_length
+        count = min(math.ceil(missing / mean), _AT_ONCE)
         met = np.cumsum(samples.lengths(order.rows(rows, rows + count)))
         needed = min(int(np.searchsorted(met, missing)) + 1, count)
         rows, tokens = rows + needed, tokens + int(met[needed - 1])
