@@ -2,6 +2,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,6 +53,7 @@ class Rows:
 lengths = st.lists(st.integers(1, 64), min_size=1, max_size=50)
 
 
+@hypothesis.settings(deadline=None)
 @given(SETTINGS, lengths, st.integers(0, 9))
 def test_the_budget_is_met_to_within_a_row(
     settings: RecoverySettings, found: list[int], seed: int

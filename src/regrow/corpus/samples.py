@@ -94,18 +94,19 @@ class DataOrder:
         return found
 
     def _of(self, epoch: int, entry: int, count: int) -> NDArray[np.int64]:
-        new = epoch != self._epoch
-        self._epoch = epoch
-        stream = random_stream(self._seed, self._purpose, epoch)
-        if self._rows > _SORTED:
-            if new:
+        written_out = self._rows <= _SORTED
+        if epoch != self._epoch:
+            stream = random_stream(self._seed, self._purpose, epoch)
+            if written_out:
+                # Sorting raw bits: unlike Generator.permutation, the same in every numpy.
+                keys = stream.random_raw(self._rows)
+                self._permutation = np.argsort(keys, kind="stable").astype(np.int64)
+            else:
                 self._keys = stream.random_raw(_ROUNDS).tolist()
-            return shuffled(np.arange(entry, entry + count), self._rows, self._keys)
-        if new:
-            # Sorting raw bits: unlike Generator.permutation, the same in every numpy.
-            keys = stream.random_raw(self._rows)
-            self._permutation = np.argsort(keys, kind="stable").astype(np.int64)
-        return self._permutation[entry : entry + count]
+            self._epoch = epoch
+        if written_out:
+            return self._permutation[entry : entry + count]
+        return shuffled(np.arange(entry, entry + count), self._rows, self._keys)
 
 
 _ROUNDS = 8
