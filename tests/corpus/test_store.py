@@ -211,6 +211,10 @@ def test_a_store_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     for other in (_with_token(tokenizer), _splitting_otherwise(tokenizer)):
         with pytest.raises(UserError, match="made with another tokenizer"):
             open_store(stem, tokenizer=other)
+    (tmp_path / "a.json").write_text(json.dumps({**facts, "ids": EOS + 1}))
+    open_store(stem, tokenizer=_with_token(tokenizer))  # that this text does not hold
+    with pytest.raises(UserError, match="made with another tokenizer"):
+        open_store(stem, tokenizer=_splitting_otherwise(tokenizer))
 
 
 def _copy(tokenizer: Tokenizer) -> Tokenizer:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from regrow import cli
-from regrow.corpus import tokenising
+from regrow.corpus import parallel, tokenising
 from regrow.corpus.store import open_store
 from regrow.corpus.text import Block
 from regrow.corpus.tokenising import Tokenised, plan, pool, tokenise_files, write_store
@@ -103,15 +103,14 @@ def test_every_document_is_there_once_and_in_order(
 
 
 SCRIPT = """
-import os, signal, sys
+import multiprocessing, os, signal, sys
 from pathlib import Path
-from regrow.corpus import tokenising
+from regrow.corpus import parallel, tokenising
 
-tokenising._NOTE_SECONDS = 0
-tokenising._BLOCK_BYTES = 300
+parallel.NOTE_SECONDS = 0
 def progress(done, total):
     if done > {after} * total:
-        print(*tokenising.multiprocessing.active_children(), flush=True)
+        print(*multiprocessing.active_children(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
     model, out, *files = map(Path, sys.argv[1:])
@@ -204,7 +203,7 @@ def test_stopped_anywhere_and_with_other_blocks_it_goes_on(
             )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenising, "_NOTE_SECONDS", 0)
+        patch.setattr(parallel, "NOTE_SECONDS", 0)
         for number, stop in enumerate(stops):
             try:
                 attempt(stop, size + number)

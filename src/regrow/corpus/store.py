@@ -166,7 +166,8 @@ def open_store(
     """Open a store: a directory that regrow wrote, a Megatron prefix or file, or a ``.ds`` file.
 
     `tokenizer`: of the model that is to read it; a store that was made with another is refused:
-    where it says by which it was made, or where it holds larger ids. `end`: the token that ends
+    where it says by which it was made, or where it holds larger ids. One that was given tokens
+    since, such as sentinels, is no other. `end`: the token that ends
     each document. A store that does not say is taken to end them with the tokenizer's ``eos`` where
     its first documents do.
 
@@ -189,7 +190,8 @@ def _check_tokenizer(path: Path, store: TokenStore, tokenizer: Tokenizer) -> Non
     made_with = store.facts.get("tokenizer_sha256")
     seen = store.tokens[:_AT_ONCE]
     largest = int(seen.max()) if made_with is None and len(seen) else 0
-    if made_with not in (None, tokenizer_sha256(tokenizer)) or largest > last_id(tokenizer):
+    known = tokenizer_sha256(tokenizer, store.facts.get("ids"))
+    if made_with not in (None, known) or largest > last_id(tokenizer):
         named = tokenizer.name_or_path or "the one given"
         raise UserError(
             f"{path}: made with another tokenizer than {named}; "
@@ -210,12 +212,17 @@ _PROBE = (
 )
 
 
-def tokenizer_sha256(tokenizer: Tokenizer) -> str:
+def tokenizer_sha256(tokenizer: Tokenizer, ids: int | None = None) -> str:
     """A hash of a tokenizer's vocabulary and of how it splits a line of difficult text.
 
-    It does not depend on how, or by which version of the library, its files were written.
+    It does not depend on how, or by which version of the library, its files were written. `ids`: of
+    the vocabulary, the first so many, for a tokenizer that was given special tokens since.
     """
-    vocabulary = sorted((number, token) for token, number in tokenizer.get_vocab().items())
+    vocabulary = sorted(
+        (number, token)
+        for token, number in tokenizer.get_vocab().items()
+        if ids is None or number < ids
+    )
     probe = tokenizer(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
     return hashlib.sha256(json.dumps([vocabulary, list(probe)]).encode()).hexdigest()
 

@@ -6,19 +6,13 @@ processes there are or how large the blocks. What is written so far is noted now
 that was killed is taken up from the last note.
 """
 
-import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -28,16 +22,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.corpus import parallel
 from regrow.corpus.packing import Tokenizer, tokenise
-from regrow.corpus.store import NAME, Tokens, token_dtype, tokenizer_sha256, write_index
-from regrow.corpus.text import Block, Place, check_text, documents_in, no_document, read_blocks
+from regrow.corpus.store import (
+    NAME,
+    Tokens,
+    last_id,
+    token_dtype,
+    tokenizer_sha256,
+    write_index,
+)
+from regrow.corpus.text import Block, Place, documents_in, no_document
 from regrow.errors import UserError
 from regrow.files import read_json_object, sync_directory, write_atomically
 from regrow.loading import load_tokenizer
 
-_NOTE_SECONDS = 20.0
-"""Between two notes; what a killed run loses at most."""
-_BLOCK_BYTES = 1 << 20
+_COPY_BYTES = 1 << 20
 _NOTES = ".progress"
 """Directory in an unfinished store for what a reader does not want."""
 _STATE = "state.json"
@@ -85,12 +85,14 @@ class Job:
         tokenizer_sha256: See `store.tokenizer_sha256`.
         end: The token after each document, or None.
         dtype: Of a token on disk.
+        ids: That the tokenizer has; a reader may have more.
     """
 
     model: Path
     tokenizer_sha256: str
     end: int | None
     dtype: str
+    ids: int = 0
 
 
 @dataclass
@@ -136,14 +138,7 @@ def tokenise_files(
 
 def plan(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> Job:
     """Check what can be known before any work. Raises UserError."""
-    if not files:
-        raise UserError("--text: name at least one file")
-    for path in files:
-        check_text(path)
-    real = [path.resolve() for path in files]
-    for number, path in enumerate(real):
-        if path in real[:number]:
-            raise UserError(f"{files[number]}: named twice; its documents would be doubled")
+    parallel.check_files(files, "--text")
     if out.exists():
         raise UserError(f"{out}: exists; choose another directory")
     if not out.parent.is_dir():
@@ -155,7 +150,8 @@ def plan(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> Job:
             f"{model}: no eos_token, which ends each document; set eos_token in "
             "tokenizer_config.json, or leave the ends out with --no-eos"
         )
-    return Job(model, tokenizer_sha256(tokenizer), end, token_dtype(tokenizer))
+    ids = last_id(tokenizer) + 1
+    return Job(model, tokenizer_sha256(tokenizer), end, token_dtype(tokenizer), ids)
 
 
 def write_store(
@@ -165,7 +161,7 @@ def write_store(
     executor: Executor,
     *,
     ahead: int,
-    block_bytes: int = _BLOCK_BYTES,
+    block_bytes: int = parallel.BLOCK_BYTES,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tokenised:
     """What `tokenise_files` does once all is checked, with the processes of `executor`.
@@ -175,15 +171,15 @@ def write_store(
     """
     begun = time.monotonic()
     before = list(accumulate((path.stat().st_size for path in files), initial=0))
-    with _workplace(out) as place:
+    with parallel.workplace(out, f"{_NOTES}/{_STATE}") as place:
         state = _taken_up(place, job, files)
         taken_up = state.documents
-        blocks = _blocks(files, state, block_bytes)
+        blocks = parallel.blocks_of(files, state.source, state.place, block_bytes)
         with _Writer(place, job, state) as writer:
-            for number, after, read, found in _in_order(blocks, executor, ahead):
-                _check_filled(state, number)
-                writer.write(number, after, *found)
-                progress(before[number] + read, before[-1])
+            for done in parallel.in_order(blocks, lambda b: executor.submit(_encode, b), ahead):
+                _check_filled(state, done.file)
+                writer.write(done.file, done.after, *done.result)
+                progress(before[done.file] + done.read, before[-1])
             _check_filled(state, len(files))
             digest = writer.finish()
         _publish(place, out, job, state, digest)
@@ -204,34 +200,13 @@ _worker: tuple[Tokenizer, Job]
 @contextmanager
 def pool(job: Job, workers: int) -> Iterator[Executor]:
     """Processes that know the tokenizer of a job."""
-    # Not forked: threads of the tokenizers library and of a progress bar may hold locks.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, context, _start, (job,))
-    try:
+    with parallel.pool(workers, _start, job) as executor:
         yield executor
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that tokenises was killed, perhaps for want of memory; start again with "
-            "fewer --workers, and it goes on from here"
-        ) from None
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _start(job: Job) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told of it, and ends us
-    # A parent that is killed cannot end us.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = load_tokenizer(job.model), job
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _encode(block: Block) -> _Encoded:
@@ -249,41 +224,6 @@ def _encode(block: Block) -> _Encoded:
     return line.astype(np.dtype(job.dtype).newbyteorder("<")), lengths.astype("<i4")
 
 
-def _blocks(files: Sequence[Path], state: _State, size: int) -> Iterator[tuple[int, Block]]:
-    """What is still to be tokenised, with the number of its file."""
-    for number in range(state.source, len(files)):
-        start = state.place if number == state.source else Place()
-        for block in read_blocks(files[number], size, start):
-            yield number, block
-
-
-def _in_order(
-    blocks: Iterator[tuple[int, Block]], executor: Executor, ahead: int
-) -> Iterator[tuple[int, Place, int, _Encoded]]:
-    """File, place after it, bytes of the file read, and tokens of each block, as they were read."""
-    waiting: deque[tuple[int, Place, int, Future[_Encoded]]] = deque()
-    try:
-        for number, block in blocks:
-            future = executor.submit(_encode, block)
-            waiting.append((number, block.after, block.read, future))
-            if len(waiting) > ahead:
-                yield _done(waiting.popleft())
-    except UserError:
-        # What is wrong further on is told after what is wrong before it.
-        for item in waiting:
-            item[3].result()
-        raise
-    while waiting:
-        yield _done(waiting.popleft())
-
-
-def _done(
-    item: tuple[int, Place, int, Future[_Encoded]],
-) -> tuple[int, Place, int, _Encoded]:
-    number, after, read, future = item
-    return number, after, read, future.result()
-
-
 # The process that writes
 
 
@@ -295,7 +235,7 @@ class _Writer:
         self._tokens = (place / f"{NAME}.bin").open("r+b")
         self._lengths = (place / _NOTES / "lengths").open("r+b")
         self._digest = hashlib.sha256()
-        while data := self._tokens.read(_BLOCK_BYTES):
+        while data := self._tokens.read(_COPY_BYTES):
             self._digest.update(data)
         self._lengths.seek(0, os.SEEK_END)
         self._noted = time.monotonic()
@@ -315,7 +255,7 @@ class _Writer:
         source.documents += len(lengths)
         source.tokens += len(tokens)
         self._state.source, self._state.place = number, after
-        if time.monotonic() - self._noted >= _NOTE_SECONDS:
+        if time.monotonic() - self._noted >= parallel.NOTE_SECONDS:
             self._note()
 
     def finish(self) -> str:
@@ -332,27 +272,6 @@ class _Writer:
         self._noted = time.monotonic()
 
 
-@contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
-    """The hidden directory that becomes `out`, for one process at a time."""
-    place = out.parent / f".{out.name}.unfinished"
-    place.mkdir(exist_ok=True)
-    handle = os.open(place, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another process is writing it") from None
-        try:
-            yield place
-        except BaseException:
-            if not (place / _NOTES / _STATE).is_file():
-                shutil.rmtree(place, ignore_errors=True)
-            raise
-    finally:
-        os.close(handle)
-
-
 _ASKED = {"tokenizer_sha256": "tokenizer", "end": "ends", "dtype": "dtype", "files": "files"}
 """What decides the bytes of a store, and how it is called."""
 
@@ -366,7 +285,7 @@ def _taken_up(place: Path, job: Job, files: Sequence[Path]) -> _State:
         "tokenizer_sha256": job.tokenizer_sha256,
         "end": job.end,
         "dtype": job.dtype,
-        "files": [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
+        "files": parallel.file_facts(files),
     }
     notes = place / _NOTES
     notes.mkdir(exist_ok=True)
@@ -413,6 +332,7 @@ def _publish(place: Path, out: Path, job: Job, state: _State, digest: str) -> No
         index = hashlib.file_digest(file, "sha256").hexdigest()
     facts: dict[str, Any] = {
         "tokenizer_sha256": job.tokenizer_sha256,
+        "ids": job.ids,
         "end": job.end,
         "dtype": job.dtype,
         "documents": state.documents,
