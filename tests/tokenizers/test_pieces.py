@@ -5,23 +5,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.errors import UserError
 from regrow.loading import load_tokenizer
 from regrow.models import register
-from regrow.tokenizers.files import plan_tokenizer, read_tokenizer, vocabulary_candidates
+from regrow.tokenizers.files import read_tokenizer, vocabulary_candidates
 from regrow.tokenizers.pieces import read_piece_files
 from tests.models.openba_files import write_tokenizer
-from tests.tokenizers.bpe_cases import Json, encode, load, total, zeros
+from tests.tokenizers.bpe_cases import Json, total, zeros
 from tests.tokenizers.checks import (
     TEXT,
-    Pruned,
+    Case,
     check_pieces,
-    processor,
+    plain,
     train_pieces,
     write_all,
 )
@@ -37,39 +36,6 @@ TEXTS = st.lists(
     ),
     max_size=6,
 ).map("".join)
-
-
-def plain(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return ids
-
-
-class Case:
-    """A directory, and what is left of it."""
-
-    def __init__(self, source: Path, out: Path, model: str, size: int | float) -> None:
-        contents = read_tokenizer(source)
-        counts = zeros(contents)
-        for text in TEXT[:3]:
-            np.add.at(counts, encode(load(contents), text), 1)
-        found = vocabulary_candidates(source, counts)
-        if isinstance(size, float):
-            size = int(found.least + size * (found.most - found.least))
-        self.choice = found.choose(size)
-        self.files = plan_tokenizer(source, self.choice)
-        self.contents, self.directory = contents, write_all(out, self.files)
-        self.json = Pruned(contents, json.loads(self.files["tokenizer.json"]), self.choice.kept)
-        self.before = processor((source / model).read_bytes())
-        self.after = processor(self.files[model])
-
-    def check(self, text: str) -> None:
-        """Both guarantees in both forms, which give the same ids after if they did before."""
-        self.json.check(text)
-        check_pieces(self.before, self.after, text)
-        special = [token["content"] for token in self.contents["added_tokens"]]
-        assume(not any(content in text for content in special))  # text to sentencepiece
-        assert plain(self.json.before, text) == self.before.encode(text)
-        assert plain(self.json.after, text) == self.after.encode(text)
 
 
 @pytest.fixture(scope="module")
