@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from regrow.corpus.samples import DataOrder, Samples, random_stream
+from regrow.corpus.samples import Samples, data_order, random_stream
 from regrow.errors import UserError
 from regrow.objectives.objective import Objective
 from regrow.precision import autocast
@@ -169,7 +169,7 @@ def train(
         "seed": seed,
         **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
     }
-    order = DataOrder(seed, len(samples))
+    order = data_order(samples, seed)
     plan = schedule(settings, samples, order)
     progress = _resume(last_checkpoint(directory), run, model, optimizers, plan.steps, device)
     if progress.heldout_identity != heldout_identity:
