@@ -25,6 +25,7 @@ from regrow.corpus.samples import random_stream
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
+from regrow.extending import extended
 from regrow.files import read_json_object, sync_directory, write_atomically
 from regrow.ledger import FILE_NAME, Entry, Ledger, Step
 from regrow.loading import load_config, load_model, load_tokenizer
@@ -34,6 +35,7 @@ from regrow.prechecks import (
     check_readable,
     check_tasks,
     layouts_by_stage,
+    tokens_wanted,
 )
 from regrow.progress import Clock, Piece
 from regrow.pruning import bind_checkpoint, files_sha256, prune_checkpoint, repeat_cut
@@ -131,6 +133,7 @@ class _Run:
         self.watch = watch
         check_readable(recipe.data)
         self.original = resolve_model(recipe.model, out / "original", say)
+        self.original = self._with_tokens(self.original)
         check_apart(out, self.original)
         self.source = open_checkpoint(self.original)
         self.layout = bind_checkpoint(self.source)
@@ -169,6 +172,15 @@ class _Run:
     def train_documents(self) -> Iterator[str]:
         for path in self.recipe.data.train_paths:
             yield from read_documents(path)
+
+    def _with_tokens(self, original: Path) -> Path:
+        """The original with the tokens that its objectives write their examples with."""
+        wanted = tokens_wanted(
+            self.recipe,
+            load_tokenizer(original).get_vocab(),
+            is_encoder_decoder=bool(load_config(original).is_encoder_decoder),
+        )
+        return extended(original, wanted, self.out / "original", self.say)
 
     def _check_text(self) -> None:
         tokenizer = load_tokenizer(self.original)

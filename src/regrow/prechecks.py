@@ -1,7 +1,7 @@
 """What can be known of a recipe before hours of work."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from regrow.architectures import Layout
@@ -10,6 +10,7 @@ from regrow.corpus.text import read_documents
 from regrow.cuts.cut import Cut, check_cut
 from regrow.cuts.request import options_for, requested
 from regrow.errors import UserError
+from regrow.objectives.marks import lacking
 from regrow.objectives.names import objective_name
 from regrow.pruning import check_vocabulary
 from regrow.recipe import CutSpec, Data, Recipe, Stage
@@ -104,6 +105,25 @@ def _sizes_after(stage: Stage, layout: Layout, checkpoint: Checkpoint | None) ->
     return sizes | {name: len(keep) for name, keep in given.items()}
 
 
+def tokens_wanted(
+    recipe: Recipe, vocabulary: Collection[str], *, is_encoder_decoder: bool
+) -> tuple[str, ...]:
+    """The tokens that the tokenizer of the original has to be given for a run, in order.
+
+    An encoder-decoder is measured by filling in spans, so it needs sentinels whatever it learns.
+    Raises UserError, with the stage, at an objective that is not for such a model.
+    """
+    names = ["span-corruption"] if is_encoder_decoder else []
+    for stage in recipe.stages:
+        if stage.recover is not None:
+            where = f"stages: {stage.name}: recover"
+            names.append(
+                _objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder)
+            )
+    found = (token for name in names for token in lacking(name, vocabulary))
+    return tuple(dict.fromkeys(found))
+
+
 def check_tasks(
     recipe: Recipe, tokenizer: Any, config: Any, documents: Callable[[], Iterator[str]]
 ) -> None:
@@ -119,7 +139,7 @@ def check_tasks(
         if settings is None:
             continue
         where = f"stages: {stage.name}: recover"
-        _check_objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
+        _objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
         try:
             tokens = least_text(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
@@ -128,9 +148,9 @@ def check_tasks(
     _check_length(least, tokenizer, documents)
 
 
-def _check_objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bool) -> None:
+def _objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bool) -> str:
     try:
-        objective_name(settings.objective, is_encoder_decoder=is_encoder_decoder)
+        return objective_name(settings.objective, is_encoder_decoder=is_encoder_decoder)
     except UserError as error:
         raise UserError(f"{where}: objective: {error}") from None
 

@@ -107,6 +107,9 @@ def _training(stage: Stage, layout: Layout) -> PreviewTraining | None:
     try:
         name = objective_name(settings.objective, is_encoder_decoder=both)
         sample = _SAMPLES[name](settings.row_length)
+        if not both and sample.encoder:
+            # In one row, without the end of the source, and nothing after the last that is read.
+            sample = Sample(sample.text, decoder=sample.encoder - 1 + sample.decoder)
     except UserError as error:
         raise UserError(f"stages: {stage.name}: recover: objective: {error}") from None
     row = published_training(
@@ -138,6 +141,8 @@ def _optimized(text: int) -> Sample:
 _SENTINELS = 100
 _SAMPLES: Mapping[str, Callable[[int], Sample]] = {
     "causal": lambda text: Sample(text, decoder=text),
+    "prefix-lm": lambda text: Sample(text, decoder=text),
+    "fill-in-the-middle": lambda text: Sample(text, decoder=text),
     "span-corruption": _corrupted,
     "ul2": lambda text: _corrupted(text, UL2.values()),
     "o-ul2": _optimized,

@@ -46,8 +46,9 @@ def recover(
     tokenizer = load_tokenizer(source)
     model = load_model(source)
     objective, samples = make_task(
-        settings.objective, documents, tokenizer, model.config, settings.row_length, seed
-    )
+        settings.objective, documents, tokenizer, model.config, settings.row_length, seed,
+        settings.prefix,
+    )  # fmt: skip
 
     def evaluate(trained: Any) -> float:
         found: float = loss(trained, tokenizer, heldout)["loss_per_token"]

@@ -33,7 +33,8 @@ def line_of(
     """Each token of the line is another id."""
     line = np.arange(FIRST_TEXT_ID, FIRST_TEXT_ID + tokens, dtype=np.int32)
     fixed = fixed_lengths(sentinels, row_length)
-    return OptimizedText(line, fixed, row_length, marks(sentinels, prefixed), seed)
+    names = marks(sentinels, prefixed)
+    return OptimizedText(line, str(tokens), fixed, row_length, names, seed)
 
 
 def test_lengths_of_the_report() -> None:

@@ -10,7 +10,9 @@ import torch
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.errors import UserError
+from regrow.extending import extended
 from regrow.loading import load_model, load_tokenizer
+from regrow.objectives.marks import lacking
 from regrow.objectives.names import FOR_DECODERS, FOR_ENCODER_DECODERS, objective_name
 from regrow.objectives.tasks import least_text, make_task
 from regrow.training.loop import train
@@ -23,17 +25,17 @@ TEXTS = sentences(30)
 EACH = [(name, False) for name in FOR_DECODERS] + [(name, True) for name in FOR_ENCODER_DECODERS]
 
 
-def opened(out: Path, is_encoder_decoder: bool) -> tuple[Any, Any]:
-    if is_encoder_decoder:
-        write_seq2seq(out, OPENBA)
-    else:
-        write_model(out)
-    return load_model(out), load_tokenizer(out)
+def opened(home: Path, is_encoder_decoder: bool, name: str | None = None) -> tuple[Any, Any]:
+    """With the tokens that the objective wants."""
+    directory = write_seq2seq(home / "m", OPENBA) if is_encoder_decoder else write_model(home / "m")
+    wanted = () if name is None else lacking(name, load_tokenizer(directory).get_vocab())
+    directory = extended(directory, wanted, home, lambda _: None)
+    return load_model(directory), load_tokenizer(directory)
 
 
 @pytest.mark.parametrize(("name", "is_encoder_decoder"), EACH)
 def test_a_model_learns_it(tmp_path: Path, name: str, is_encoder_decoder: bool) -> None:
-    model, tokenizer = opened(tmp_path / "m", is_encoder_decoder)
+    model, tokenizer = opened(tmp_path, is_encoder_decoder, name)
     assert 1 <= least_text(name, tokenizer, model.config, ROW) <= ROW
     objective, samples = make_task(name, TEXTS, tokenizer, model.config, ROW, 0)
     assert samples.row_length == ROW
@@ -52,7 +54,7 @@ def test_a_model_learns_it(tmp_path: Path, name: str, is_encoder_decoder: bool) 
 
 @pytest.mark.parametrize("is_encoder_decoder", [False, True])
 def test_without_a_name_it_is_the_kinds_own(tmp_path: Path, is_encoder_decoder: bool) -> None:
-    model, tokenizer = opened(tmp_path / "m", is_encoder_decoder)
+    model, tokenizer = opened(tmp_path, is_encoder_decoder)
     own = objective_name(None, is_encoder_decoder=is_encoder_decoder)
     assert own == ("span-corruption" if is_encoder_decoder else "causal")
     made = [
@@ -68,8 +70,8 @@ def test_names_are_those_that_settings_take() -> None:
 @pytest.mark.parametrize(
     ("name", "is_encoder_decoder", "message"),
     [
-        ("ul2", False, "ul2 is not for a decoder; give causal"),
-        ("causal", True, "causal is not for an encoder-decoder; give span-corruption or ul2"),
+        ("d-ul2", False, "d-ul2 is not for a decoder; give one of causal, prefix-lm, fill-in"),
+        ("causal", True, "causal is not for an encoder-decoder; give one of span-corruption, ul2"),
     ],
 )
 def test_what_a_kind_cannot_learn(name: str, is_encoder_decoder: bool, message: str) -> None:
@@ -93,7 +95,7 @@ def test_a_text_of_the_least_length_does_and_a_shorter_one_does_not(tmp_path: Pa
 
 @pytest.mark.parametrize(("name", "longest"), [("span-corruption", 169), ("ul2", 50)])
 def test_rows_that_need_more_sentinels_are_refused(tmp_path: Path, name: str, longest: int) -> None:
-    model, tokenizer = opened(tmp_path / "m", True)
+    model, tokenizer = opened(tmp_path, True)
     assert least_text(name, tokenizer, model.config, longest) == 1
     with pytest.raises(UserError, match=f"8 sentinels; give rows of at most {longest} tokens"):
         least_text(name, tokenizer, model.config, longest + 1)

@@ -23,7 +23,7 @@ import numpy as np
 
 from regrow.architectures import LabelledTensor, Layout
 from regrow.architectures.dims import Dimension
-from regrow.checkpoint.header import os_errors
+from regrow.checkpoint.header import header_bytes, os_errors
 from regrow.checkpoint.reader import Checkpoint
 from regrow.checkpoint.select import Indices, Scaling, Selection, stream
 from regrow.cuts.cut import Cut
@@ -238,19 +238,9 @@ def _shards(outputs: list[Output], max_shard_bytes: int) -> tuple[Shard, ...]:
 
 def _header(outputs: list[Output]) -> bytes:
     """Length and header of a safetensors file whose tensors lie in this order."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for output in outputs:
-        end = offset + output.selection.nbytes
-        entries[output.name] = {
-            "dtype": output.selection.info.dtype,
-            "shape": list(output.selection.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return header_bytes(
+        (output.name, output.selection.info.dtype, output.selection.shape) for output in outputs
+    )
 
 
 def _index(shards: tuple[Shard, ...]) -> dict[str, Any]:

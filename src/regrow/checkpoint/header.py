@@ -4,10 +4,11 @@ The format is that of https://github.com/huggingface/safetensors (section "Forma
 """
 
 import errno
+import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,22 @@ def read_header(file: Path) -> list[TensorInfo]:
             f"{file}: {size:,} bytes where its header needs {end:,} ({fault}); fetch it again"
         )
     return infos
+
+
+def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
+    """Length and header of a file whose tensors lie in this order: name, dtype and shape of each.
+
+    Filled up so that the first begins at a multiple of 8 bytes.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, dtype, shape in tensors:
+        end = offset + math.prod(shape) * DTYPE_BYTES[dtype]
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _check_metadata(file: Path, metadata: Any) -> None:

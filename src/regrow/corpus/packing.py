@@ -156,11 +156,18 @@ def pack(documents: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Pac
     Raises:
         UserError: the text fills less than one row, or the tokenizer has no ``eos``.
     """
+    return pack_tokens(tokenise(documents, tokenizer), tokenizer, row_length)
+
+
+def pack_tokens(
+    documents: Iterable[NDArray[np.int32]], tokenizer: Tokenizer, row_length: int
+) -> PackedText:
+    """`pack` for documents that are tokens already, [tokens] each."""
     start, end = start_and_end(tokenizer)
     parts: list[NDArray[np.int32]] = []
     starts: list[int] = []
     length = 0
-    for ids in tokenise(documents, tokenizer):
+    for ids in documents:
         starts.append(length)
         parts += [np.array([start], dtype=np.int32), ids]
         length += 1 + len(ids)

@@ -1,7 +1,7 @@
 """Windows of text as span-corruption examples for an encoder-decoder."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.corpus.samples import Batch
-from regrow.corpus.windows import TextWindows, cut_windows, in_a_line
+from regrow.corpus.domains import Texts, windows_of
+from regrow.corpus.packing import start_and_end
+from regrow.corpus.samples import Batch, Order, data_order
+from regrow.corpus.windows import TextWindows, in_a_line
 from regrow.errors import UserError
 from regrow.objectives.denoising import (
     PREFIXES,
@@ -44,6 +46,9 @@ class CorruptedText:
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.windows.lengths_of(rows)
+
+    def order(self, seed: int) -> Order:
+        return data_order(self.windows, seed)
 
     @cached_property
     def identity(self) -> str:
@@ -89,7 +94,7 @@ def corrupted_batch(
 
 
 def corrupt_text(
-    documents: Iterable[str], tokenizer: Any, config: Any, row_length: int, seed: int
+    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int
 ) -> CorruptedText:
     """Documents as examples of plain span corruption (3 tokens a span, 15% of the text).
 
@@ -99,8 +104,8 @@ def corrupt_text(
     Raises UserError where the tokenizer has too few sentinels, or the text no token.
     """
     marks = denoising_tokens(tokenizer, config)
-    windows = cut_windows(documents, tokenizer, row_length)
-    check_sentinels(marks, int(windows.lengths.max()))
+    windows = windows_of(texts, tokenizer, row_length)
+    check_sentinels(marks, windows.longest_length)
     return CorruptedText(windows, SPAN_CORRUPTION, marks, seed)
 
 
@@ -122,6 +127,8 @@ def check_sentinels(
 def denoising_tokens(tokenizer: Any, config: Any) -> DenoisingTokens:
     """The ids that denoising examples are written with, by name.
 
+    `config`: of the model. A decoder begins its rows as it begins documents.
+
     Raises UserError where the tokenizer lacks sentinels or an end.
     """
     ids: Mapping[str, int] = tokenizer.get_vocab()
@@ -131,14 +138,14 @@ def denoising_tokens(tokenizer: Any, config: Any) -> DenoisingTokens:
         sentinels.append(ids[sentinel])
     if not sentinels:
         raise UserError(
-            f"{named}: no sentinel <extra_id_0>, by which an encoder-decoder learns to fill in "
-            "text; only tokenizers with sentinels (T5, mT5, UMT5, OpenBA) can be trained so far"
+            f"{named}: no sentinel <extra_id_0>, by which a model learns to fill in text; a run "
+            "of a recipe adds what is missing"
         )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{named}: no eos_token, which ends each text; set eos_token in tokenizer_config.json"
         )
-    start = decoder_start(config)
+    start = decoder_start(config) if config.is_encoder_decoder else start_and_end(tokenizer)[0]
     pad = tokenizer.pad_token_id
     return DenoisingTokens(
         prefixes={name: ids[name] for name in PREFIXES if name in ids},

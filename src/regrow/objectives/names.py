@@ -2,7 +2,9 @@
 
 from regrow.errors import UserError
 
-FOR_DECODERS = ("causal",)
+FOR_DECODERS = (
+    "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "o-ul2",
+)  # fmt: skip
 FOR_ENCODER_DECODERS = ("span-corruption", "ul2", "o-ul2")
 """The first of either is what such a model is trained with where nothing is named."""
 
@@ -17,5 +19,5 @@ def objective_name(named: str | None, *, is_encoder_decoder: bool) -> str:
         return names[0]
     if named not in names:
         kind = "an encoder-decoder" if is_encoder_decoder else "a decoder"
-        raise UserError(f"{named} is not for {kind}; give {' or '.join(names)}")
+        raise UserError(f"{named} is not for {kind}; give one of {', '.join(names)}")
     return named

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.corpus.domains import Texts, rows_of
 from regrow.corpus.packing import tokenise
-from regrow.corpus.samples import Batch
+from regrow.corpus.samples import Batch, Samples
+from regrow.corpus.store import TokenStore
 from regrow.errors import UserError
 from regrow.objectives.corrupted import denoising_tokens
 from regrow.objectives.denoising import DenoisingTokens
@@ -123,11 +125,13 @@ class OptimizedText:
 
     Attributes:
         tokens: Of all documents in one line, [tokens]; at least one text.
+        tokens_identity: A hash of them.
         lengths_of_texts: Of mixed and of split texts.
         row_length: Bound on the text tokens in a row.
     """
 
     tokens: NDArray[Any]
+    tokens_identity: str
     lengths_of_texts: FixedLengths
     row_length: int
     marks: DenoisingTokens
@@ -180,10 +184,8 @@ class OptimizedText:
 
     @cached_property
     def identity(self) -> str:
-        settings = f"o-ul2 {self.lengths_of_texts} {self.marks} {self.seed} {len(self.tokens)}"
-        digest = hashlib.sha256(settings.encode())
-        digest.update(np.ascontiguousarray(self.tokens, dtype="<i4").data)
-        return digest.hexdigest()
+        settings = f"o-ul2 {self.lengths_of_texts} {self.marks} {self.seed} {self.tokens_identity}"
+        return hashlib.sha256(settings.encode()).hexdigest()
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `regrow.objectives.examples.write_examples` has it, every slot filled."""
@@ -241,10 +243,10 @@ def draw_fixed_spans(
     return Spans(counts, kept, taken)
 
 
-def join_text(
-    documents: Iterable[str], tokenizer: Any, config: Any, row_length: int, seed: int
-) -> OptimizedText:
+def join_text(texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int) -> Samples:
     """Documents in one line, each followed by the token that ends it, as examples of O-UL2.
+
+    A store is taken as it lies: where it has no ends, there are none.
 
     `config`: of the model, for the token that its decoder begins with. `row_length`: bound on the
     text tokens of a sample.
@@ -253,12 +255,22 @@ def join_text(
     """
     marks = denoising_tokens(tokenizer, config)
     fixed = fixed_lengths(len(marks.sentinels), row_length)
-    end = np.array([marks.eos], dtype=np.int32)
-    parts = [part for ids in tokenise(documents, tokenizer) if len(ids) for part in (ids, end)]
-    tokens = np.concatenate([*parts, np.empty(0, dtype=np.int32)])
-    if len(tokens) < fixed.split_text:
-        raise UserError(
-            f"the training text is {len(tokens):,} tokens, less than one row of "
-            f"{fixed.split_text:,}; give more text or a smaller row_length"
-        )
-    return OptimizedText(tokens, fixed, row_length, marks, seed)
+
+    def rows(tokens: NDArray[Any], identity: str) -> OptimizedText:
+        if len(tokens) < fixed.split_text:
+            raise UserError(
+                f"the training text is {len(tokens):,} tokens, less than one row of "
+                f"{fixed.split_text:,}; give more text or a smaller row_length"
+            )
+        return OptimizedText(tokens, identity, fixed, row_length, marks, seed)
+
+    def of_text(documents: Iterable[str]) -> OptimizedText:
+        end = np.array([marks.eos], dtype=np.int32)
+        parts = [part for ids in tokenise(documents, tokenizer) if len(ids) for part in (ids, end)]
+        tokens = np.concatenate([*parts, np.empty(0, dtype=np.int32)])
+        return rows(tokens, hashlib.sha256(tokens.astype("<i4").data).hexdigest())
+
+    def of_store(store: TokenStore) -> OptimizedText:
+        return rows(store.tokens, store.identity)
+
+    return rows_of(texts, tokenizer, of_text, of_store)

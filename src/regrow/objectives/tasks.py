@@ -4,14 +4,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from regrow.corpus.packing import pack, start_and_end
+from regrow.corpus.domains import Texts, packed, rows_of
+from regrow.corpus.packing import pack_tokens, start_and_end
 from regrow.corpus.samples import Samples
+from regrow.corpus.store import TokenStore
 from regrow.objectives.causal import Causal
 from regrow.objectives.corrupted import check_sentinels, corrupt_text, denoising_tokens
 from regrow.objectives.denoising import SPAN_CORRUPTION, UL2
+from regrow.objectives.infilling import infilling_tokens, reordered
 from regrow.objectives.names import objective_name
 from regrow.objectives.objective import Objective
+from regrow.objectives.one_row import PairedRows, SplitRows
 from regrow.objectives.optimized import fixed_lengths, join_text
+from regrow.objectives.prefix_lm import Prefix, PrefixLM
 from regrow.objectives.seq2seq import Seq2Seq
 from regrow.objectives.ul2 import mix_denoisers
 
@@ -21,12 +26,13 @@ class _Kind:
     """One objective for one kind of model.
 
     Attributes:
-        make: (documents, tokenizer, config, row length, seed) -> what is learned, and its rows.
+        make: (documents, tokenizer, config, row length, seed) -> what is learned, and its rows;
+            of a decoder, (..., prefix).
         least: (tokenizer, config, row length) -> tokens of text that it needs at least. Raises
             UserError where the tokenizer, or the length, does not do.
     """
 
-    make: Callable[[Iterable[str], Any, Any, int, int], tuple[Objective, Samples]]
+    make: Callable[..., tuple[Objective, Samples]]
     least: Callable[[Any, Any, int], int]
 
 
@@ -52,37 +58,91 @@ def _optimized_least(tokenizer: Any, config: Any, row_length: int) -> int:
     return fixed_lengths(len(marks.sentinels), row_length).split_text
 
 
+def _infilling_least(tokenizer: Any, config: Any, row_length: int) -> int:
+    infilling_tokens(tokenizer)
+    return _causal_least(tokenizer, config, row_length)
+
+
+def _make_causal(
+    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
+) -> tuple[Objective, Samples]:
+    return Causal(), packed(texts, tokenizer, row_length)
+
+
+def _make_split(
+    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
+) -> tuple[Objective, Samples]:
+    return PrefixLM(prefix), SplitRows(packed(texts, tokenizer, row_length), seed)
+
+
+def _make_infilling(
+    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
+) -> tuple[Objective, Samples]:
+    def of_text(documents: Iterable[str]) -> Samples:
+        return pack_tokens(reordered(documents, tokenizer, row_length, seed), tokenizer, row_length)
+
+    def of_store(store: TokenStore) -> Samples:
+        return of_text(
+            tokenizer.decode(store.text(number).tolist(), clean_up_tokenization_spaces=False)
+            for number in range(len(store))
+        )
+
+    return Causal(), rows_of(texts, tokenizer, of_text, of_store)
+
+
+def _in_one_row(
+    pair: Callable[..., Samples],
+) -> Callable[[Texts, Any, Any, int, int, Prefix], tuple[Objective, Samples]]:
+    def make(
+        texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
+    ) -> tuple[Objective, Samples]:
+        pairs = pair(texts, tokenizer, config, row_length, seed)
+        marks = denoising_tokens(tokenizer, config)
+        return PrefixLM(prefix), PairedRows(pairs, marks.start, marks.pad)
+
+    return make
+
+
 _DECODER = {
-    "causal": _Kind(
-        lambda texts, tokenizer, config, length, seed: (Causal(), pack(texts, tokenizer, length)),
-        _causal_least,
-    ),
+    "causal": _Kind(_make_causal, _causal_least),
+    "prefix-lm": _Kind(_make_split, _causal_least),
+    "fill-in-the-middle": _Kind(_make_infilling, _infilling_least),
+    "span-corruption": _Kind(_in_one_row(corrupt_text), _span_corruption_least),
+    "ul2": _Kind(_in_one_row(mix_denoisers), _ul2_least),
+    # What makes it dynamic is the steering of its training.
+    "d-ul2": _Kind(_in_one_row(mix_denoisers), _ul2_least),
+    "o-ul2": _Kind(_in_one_row(join_text), _optimized_least),
 }
 _ENCODER_DECODER = {
     "span-corruption": _Kind(
         lambda *given: (Seq2Seq(), corrupt_text(*given)), _span_corruption_least
     ),
     "ul2": _Kind(lambda *given: (Seq2Seq(), mix_denoisers(*given)), _ul2_least),
+    "d-ul2": _Kind(lambda *given: (Seq2Seq(), mix_denoisers(*given)), _ul2_least),
     "o-ul2": _Kind(lambda *given: (Seq2Seq(), join_text(*given)), _optimized_least),
 }
 
 
 def make_task(
     named: str | None,
-    documents: Iterable[str],
+    texts: Texts,
     tokenizer: Any,
     config: Any,
     row_length: int,
     seed: int,
+    prefix: Prefix = "causal",
 ) -> tuple[Objective, Samples]:
     """What a model of this config learns from documents, and their rows.
 
-    `named`: the objective; None for the one that its kind was trained with.
+    `named`: the objective; None for the one that its kind was trained with. `prefix`: how a decoder
+    attends among tokens that are given.
 
     Raises UserError where the objective, the text or the tokenizer does not do.
     """
-    kind = _kind(named, config)
-    return kind.make(documents, tokenizer, config, row_length, seed)
+    given: tuple[Any, ...] = (texts, tokenizer, config, row_length, seed)
+    if not config.is_encoder_decoder:
+        given = (*given, prefix)
+    return _kind(named, config).make(*given)
 
 
 def least_text(named: str | None, tokenizer: Any, config: Any, row_length: int) -> int:

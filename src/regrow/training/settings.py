@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from regrow.precision import Precision
 
 
-Objective = Literal["causal", "span-corruption", "ul2", "o-ul2"]
+Objective = Literal[
+    "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "o-ul2",
+]  # fmt: skip
 
 
 class RecoverySettings(BaseModel):
@@ -16,6 +18,8 @@ class RecoverySettings(BaseModel):
     Attributes:
         objective: What is learned (`docs/objectives.md`); None for what such a model is trained
             with: `causal` for a decoder, `span-corruption` for an encoder-decoder.
+        prefix: How a decoder attends among tokens that are given and not learned: `causal`, as it
+            does when it generates, or `bidirectional`.
         tokens: The budget: text tokens in the rows trained on. It is met to within one row, by
             whole steps of which the last takes the rows that remain.
         row_length: Tokens of text in a row; where rows differ in length, in the longest.
@@ -44,6 +48,7 @@ class RecoverySettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     objective: Objective | None = None
+    prefix: Literal["causal", "bidirectional"] = "causal"
     tokens: int = Field(default=200_000, gt=0)
     row_length: int = Field(default=512, ge=2)
     batch_tokens: int = Field(default=4096, gt=0)

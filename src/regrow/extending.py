@@ -1,0 +1,230 @@
+"""A model with more tokens than it had, from one directory to another.
+
+Tokens that mark the parts of an example (sentinels, prefixes, marks of a gap) are no text, so a
+tokenizer that lacks them can be given them without changing how it reads anything. A new row of an
+embedding is the mean of the others: so a new token begins as an average one, and takes no more
+probability than that from the tokens that are there (Hewitt 2021, "Initializing new word
+embeddings for pretrained language models").
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.architectures import Layout
+from regrow.architectures.config import cut_config
+from regrow.checkpoint.carve import check_free_space
+from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.header import TensorInfo, header_bytes
+from regrow.checkpoint.meta_check import check_on_meta
+from regrow.checkpoint.reader import (
+    INDEX_FILE,
+    Checkpoint,
+    open_checkpoint,
+    read_bytes,
+    read_tensor,
+)
+from regrow.cuts.cut import FILE_NAME
+from regrow.errors import UserError
+from regrow.files import sync_directory
+from regrow.loading import load_tokenizer
+from regrow.models import with_own_code
+from regrow.pruning import ORIGIN_FILE, VOCABULARY_FILE, bind_checkpoint
+
+_BUFFER_BYTES = 16 << 20
+_PROBE = "Ab 1234,56.7é\t日本語\n\n  x__Y'll 🙂 antidisestablishment def f(x):\r\n"
+
+
+def extended(
+    directory: Path, tokens: Sequence[str], cache: Path, notify: Callable[[str], None]
+) -> Path:
+    """`directory` where its tokenizer has these tokens, or else what `extend` makes of it.
+
+    Made once, under `cache`, and found again by the hash of the weights and the tokens.
+    """
+    missing = [token for token in tokens if token not in load_tokenizer(directory).get_vocab()]
+    if not missing:
+        return directory
+    fingerprint = open_checkpoint(directory).fingerprint.removeprefix("sha256:")[:16]
+    out = cache / "extended" / f"{directory.name}-{fingerprint}-{len(missing)}"
+    if not out.is_dir():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        notify(f"adding {len(missing)} tokens ({missing[0]} ... {missing[-1]}) in {out}")
+        extend(directory, out, missing)
+    return out
+
+
+def extend(source: Path, out: Path, tokens: Sequence[str]) -> None:
+    """Write the model of `source` to `out` with further special tokens.
+
+    Their ids follow those that the tokenizer has. Where the embedding already has rows there, as
+    many models have for the sake of a round number, it does not grow. All rows of new tokens, in
+    the embedding and in whatever else has one for each token, are the mean of the rows of the
+    tokens so far. Written whole or not at all.
+
+    Raises UserError where the tokenizer has one of the tokens, or takes none, and where the disk
+    has no room.
+    """
+    checkpoint = open_checkpoint(source)
+    layout = bind_checkpoint(checkpoint)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        temporary.chmod(0o755)
+        first = _write_tokenizer(source, temporary, tokens)
+        if first > layout.sizes["vocab"]:
+            raise UserError(
+                f"{source}: the tokenizer has ids up to {first - 1}, the embedding "
+                f"{layout.sizes['vocab']} rows"
+            )
+        rows = _Rows(first, first + len(tokens), layout.sizes["vocab"])
+        _write_model(checkpoint, layout, rows, temporary)
+        for path in (*temporary.iterdir(), temporary):
+            sync_directory(path)
+        temporary.rename(out)
+        sync_directory(out.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _Rows:
+    """Which rows are new: `first` to `last - 1`, of `before` that there were."""
+
+    def __init__(self, first: int, last: int, before: int) -> None:
+        self.first, self.last, self.before = first, last, before
+        self.count = max(last, before)
+        """Of all, then."""
+
+    def shape(self, info: TensorInfo, axis: int | None) -> tuple[int, ...]:
+        shape = list(info.shape)
+        if axis is not None:
+            shape[axis] = self.count
+        return tuple(shape)
+
+
+def _write_tokenizer(source: Path, out: Path, tokens: Sequence[str]) -> int:
+    """Write the small files of `source`, its tokenizer with the tokens; the first new id."""
+    tokenizer = load_tokenizer(source)
+    before, read = tokenizer.get_vocab(), tokenizer(_PROBE)["input_ids"]
+    if known := [token for token in tokens if token in before]:
+        raise UserError(f"{source}: the tokenizer already has {', '.join(known)}")
+    first = 1 + int(max(before.values()))
+    # What a cut wrote speaks of the vocabulary that it left.
+    of_cuts = {FILE_NAME, ORIGIN_FILE, VOCABULARY_FILE}
+    for path in companion_files(source):
+        if path.name not in of_cuts:
+            shutil.copyfile(path, out / path.name)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False
+    )
+    tokenizer.save_pretrained(out)
+    again = load_tokenizer(out)
+    wanted = before | {token: first + number for number, token in enumerate(tokens)}
+    if again.get_vocab() != wanted or again(_PROBE)["input_ids"] != read:
+        raise UserError(
+            f"{source}: {type(tokenizer).__name__} cannot be given tokens without changing "
+            f"others; give a model whose tokenizer has {tokens[0]}"
+        )
+    return first
+
+
+def _write_model(checkpoint: Checkpoint, layout: Layout, rows: _Rows, out: Path) -> None:
+    axes = {
+        name: next((a for a, d in enumerate(tensor.dims.dimensions) if "vocab" in d.names), None)
+        for name, tensor in layout.tensors.items()
+    }
+    kept = [info for name, info in checkpoint.tensors.items() if name in axes]
+    layers = {
+        axis.name: range(layout.sizes[axis.name])
+        for axis in layout.blueprint.axes
+        if axis.kind == "layer"
+    }
+    config = cut_config(layout, {"vocab": rows.count}, layers, checkpoint.config)
+    shapes = {
+        layout.tensors[info.name].parameter: rows.shape(info, axes[info.name]) for info in kept
+    }
+    check_on_meta(config, layout.blueprint.architectures[0], shapes)
+    check_free_space(out, sum(_nbytes(info, rows.shape(info, axes[info.name])) for info in kept))
+    weight_map: dict[str, str] = {}
+    for file in checkpoint.files:
+        infos = [info for info in kept if info.file == file]
+        entries = [(info.name, info.dtype, rows.shape(info, axes[info.name])) for info in infos]
+        if not infos:
+            continue
+        with (out / file.name).open("wb") as written:
+            written.write(header_bytes(entries))
+            for info in infos:
+                _write_tensor(info, axes[info.name], rows, written)
+            written.flush()
+            os.fsync(written.fileno())
+        weight_map |= dict.fromkeys((info.name for info in infos), file.name)
+    if (checkpoint.directory / INDEX_FILE).is_file() and len(checkpoint.files) > 1:
+        size = sum(_nbytes(info, rows.shape(info, axes[info.name])) for info in kept)
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        (out / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    files = {path.name: path.read_bytes() for path in companion_files(out)}
+    config, files = with_own_code(config, files)
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    (out / "config.json").write_text(text, encoding="utf-8")
+
+
+def _nbytes(info: TensorInfo, shape: tuple[int, ...]) -> int:
+    size = info.nbytes // max(1, int(np.prod(info.shape)))
+    return size * int(np.prod(shape))
+
+
+def _write_tensor(info: TensorInfo, axis: int | None, rows: _Rows, file: BinaryIO) -> None:
+    if axis is None:
+        for block in _blocks(info, 0, info.shape[0] if info.shape else 1):
+            file.write(block)
+    elif axis == 0:
+        for block in _blocks(info, 0, rows.first):
+            file.write(block)
+        new = np.broadcast_to(_mean(info, rows.first), (rows.last - rows.first, *info.shape[1:]))
+        file.write(_encoded(new, info.dtype))
+        for block in _blocks(info, min(rows.last, rows.before), rows.before):
+            file.write(block)
+    else:
+        # A bias with its rows in the second dimension (BART's): small.
+        values = np.moveaxis(read_tensor(info), axis, 0).astype(np.float64)
+        mean = values[: rows.first].mean(axis=0, keepdims=True)
+        new = np.repeat(mean, rows.last - rows.first, axis=0)
+        whole = np.concatenate([values[: rows.first], new, values[rows.last :]])
+        file.write(_encoded(np.moveaxis(whole, 0, axis), info.dtype))
+
+
+def _blocks(info: TensorInfo, first: int, last: int) -> Iterator[bytearray]:
+    """The bytes of rows `first` to `last - 1`, some rows at a time."""
+    height = info.shape[0] if info.shape else 1
+    at_once = max(1, _BUFFER_BYTES // max(1, info.nbytes // max(1, height)))
+    for start in range(first, last, at_once):
+        yield read_bytes(info, start, min(at_once, last - start))
+
+
+def _mean(info: TensorInfo, count: int) -> NDArray[np.float64]:
+    """Of the first rows."""
+    total = np.zeros(info.shape[1:], dtype=np.float64)
+    at_once = max(1, _BUFFER_BYTES // max(1, info.nbytes // max(1, info.shape[0])))
+    for start in range(0, count, at_once):
+        values = read_tensor(info, start, min(at_once, count - start))
+        total += values.sum(axis=0, dtype=np.float64)
+    mean: NDArray[np.float64] = total / max(1, count)
+    return mean
+
+
+def _encoded(values: NDArray[Any], dtype: str) -> bytes:
+    """As stored."""
+    if dtype != "BF16":
+        return values.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+    import torch
+
+    rounded = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
+    return rounded.view(torch.int16).numpy().tobytes()
