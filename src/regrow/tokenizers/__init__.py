@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.errors import UserError
-from regrow.tokenizers import bpe, unigram
+from regrow.tokenizers import bpe, unigram, wordpiece
 from regrow.tokenizers.choice import (
     Candidates,
     Model,
@@ -41,6 +41,7 @@ FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], Model]] = {
     "byte-level BPE": bpe.read_byte_level,
     "SentencePiece BPE": bpe.read_sentencepiece,
     "Unigram": unigram.read_unigram,
+    "WordPiece": wordpiece.read_wordpiece,
 }
 WITH_PIECES = ("SentencePiece BPE", "Unigram")
 """The kinds whose vocabulary can lie in a `.model` of sentencepiece too."""

@@ -188,6 +188,8 @@ def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes
         planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, ids, mapping))
     if (merges := directory / "merges.txt").is_file():
         planned["merges.txt"] = _prune_merges(merges, old["model"], new["model"])
+    if (words := directory / "vocab.txt").is_file() and kind_of(old) == "WordPiece":
+        planned["vocab.txt"] = _prune_lines(words, ids, mapping)
     for name in _UNCHANGED:
         if (directory / name).is_file():
             planned[name] = (directory / name).read_bytes()
@@ -240,6 +242,18 @@ def _prune_vocab(
                 "make them agree or delete vocab.json"
             )
     return {content: mapping[token] for content, token in vocab.items() if token in mapping}
+
+
+def _prune_lines(path: Path, ids: Mapping[str, int], mapping: Mapping[int, int]) -> bytes:
+    """``vocab.txt``: a token a line, in order of their ids."""
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines):
+        if ids.get(line) != number:
+            raise UserError(
+                f"vocab.txt gives {line!r} the id {number}, tokenizer.json {ids.get(line)}; "
+                "make them agree or delete vocab.txt"
+            )
+    return "".join(f"{line}\n" for number, line in enumerate(lines) if number in mapping).encode()
 
 
 def _prune_merges(path: Path, old: Json, new: Json) -> bytes:
