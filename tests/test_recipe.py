@@ -88,6 +88,8 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
         ("1e-4", ".nan", "14: stages.0.recover.learning_rate: a finite number is wanted, not nan"),
         ("1e-4", "1e-4\n      warmup: 2",
          "15: stages.0.recover.warmup: at most 1 is wanted, not 2"),
+        ("1e-4", "1e-4\n      recompute: 1",
+         "15: stages.0.recover.recompute: true or false is wanted, not 1"),
         ("1e-4", "1e-4\n      betas: [0.9]", "15: stages.0.recover.betas.1: missing"),
         ("1e-4", "1e-4\n      precision: fp8",
          "15: stages.0.recover.precision: auto, bf16 or fp32 is wanted, not 'fp8'"),
@@ -162,6 +164,13 @@ def test_layers_to_drop_may_be_one_number(written: str, read: Any) -> None:
     cut = recipe.stages[0].cut
     assert cut is not None
     assert cut.drop_layers == read
+
+
+@pytest.mark.parametrize(("written", "read"), [("true", True), ("no", False)])
+def test_what_is_true_or_false_may_be_so(written: str, read: bool) -> None:
+    recipe = parse_recipe(GOOD.replace("1e-4", f"1e-4\n      recompute: {written}"), HERE)
+    assert recipe.stages[0].recover is not None
+    assert recipe.stages[0].recover.recompute is read
 
 
 def test_an_alias_may_share_settings() -> None:

@@ -261,6 +261,15 @@ class Recipe(_Strict):
         return stages
 
 
+_TRUTHS = {
+    (name,)
+    for model in (Recipe, Data, Stage, CutSpec, RecoverySettings)
+    for name, field in model.model_fields.items()
+    if field.annotation is bool
+}
+"""Keys that are true or false."""
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe; relative paths in it are taken from its directory.
 
@@ -367,8 +376,8 @@ def _find_lines(node: yaml.Node, at: Place, lines: dict[Place, int], path: Path)
     lines.setdefault(at, line)
     if len(at) > _DEEPEST or len(lines) > _MOST_NODES:
         raise UserError(f"{path}:{line}: nested too deeply, or too much of it, for a recipe")
-    if node.tag == "tag:yaml.org,2002:bool":
-        # It would pass as 0 or 1, and nothing in a recipe is true or false.
+    if node.tag == "tag:yaml.org,2002:bool" and at[-1:] not in _TRUTHS:
+        # It would pass as 0 or 1.
         wanted = f"{node.value!r} is read as true or false; put it in quotes if text is meant"
         raise UserError(f"{path}:{line}: {dotted(at)}: {wanted}")
     if isinstance(node, yaml.MappingNode):

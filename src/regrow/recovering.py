@@ -41,6 +41,8 @@ def recover(
     from regrow.checkpoint.save import save_trained
     from regrow.objectives.tasks import make_task
     from regrow.training.loop import train
+    from regrow.training.processes import join_processes
+    from regrow.training.sharding import whole_weights
 
     checkpoint = open_checkpoint(source)
     tokenizer = load_tokenizer(source)
@@ -61,5 +63,8 @@ def recover(
             evaluate=evaluate if settings.evaluate_every else None,
             heldout_identity=heldout_identity,
         )  # fmt: skip
-    save_trained(model, checkpoint, bind_checkpoint(checkpoint), out)
+    weights = whole_weights(model)
+    join_processes().in_first(
+        lambda: save_trained(weights, checkpoint, bind_checkpoint(checkpoint), out)
+    )
     return result

@@ -9,7 +9,7 @@ from regrow.cuts.cut import Cut
 from regrow.files import read_json_object
 from regrow.ledger import Entry, Step, differences, step_after
 from regrow.recipe import Recipe, Stage
-from regrow.training.settings import RecoverySettings
+from regrow.training.settings import ONLY_HOW, RecoverySettings
 
 UNCHAINED = ("recipe", "texts")
 """Entries that only describe: they are written anew when they change, and invalidate nothing."""
@@ -115,7 +115,7 @@ def control_settings(recipe: Recipe) -> RecoverySettings | None:
 
 def _decisive(settings: RecoverySettings) -> dict[str, Any]:
     """All that the weights and curves of a recovery depend on."""
-    return settings.model_dump(mode="json", exclude={"save_every"})
+    return settings.model_dump(mode="json", exclude=set(ONLY_HOW))
 
 
 def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: Path) -> Changes:

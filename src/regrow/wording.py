@@ -57,6 +57,7 @@ _WHOLE = "a whole number is wanted"
 _WANTED: Mapping[str, str] = {
     "int_type": _WHOLE, "int_parsing": _WHOLE, "int_from_float": _WHOLE,
     "int_parsing_size": _WHOLE,
+    "bool_type": "true or false is wanted",
     "float_type": "a number is wanted", "float_parsing": "a number is wanted",
     "finite_number": "a finite number is wanted",
     "string_type": "text is wanted", "string_unicode": "Unicode text is wanted",

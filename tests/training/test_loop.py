@@ -24,7 +24,7 @@ from regrow.corpus.samples import DataOrder
 from regrow.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.causal import Causal
-from regrow.training import loop
+from regrow.training import progress
 from regrow.training.environment import environment
 from regrow.training.loop import StepReport, TrainingResult, train
 from regrow.training.settings import RecoverySettings
@@ -279,7 +279,7 @@ def test_a_checkpoint_of_another_training_is_refused(
 
 def test_how_often_to_save_and_measure_may_change(tmp_path: Path) -> None:
     run(tmp_path)
-    _, result = run(tmp_path, settings=changed(save_every=9, evaluate_every=None))
+    _, result = run(tmp_path, settings=changed(save_every=9, evaluate_every=None, recompute=True))
     assert result.resumed_at == 5
 
 
@@ -302,8 +302,8 @@ def test_a_resume_elsewhere_says_so(
     with caplog.at_level(logging.WARNING):
         run(tmp_path)
     assert not [r for r in caplog.records if r.name.startswith("regrow")]
-    now = {**environment(torch.device("cpu"), "fp32"), "threads": 99}
-    monkeypatch.setattr(loop, "environment", lambda device, precision: now)
+    now = {**environment(torch.device("cpu"), "fp32", 1), "threads": 99}
+    monkeypatch.setattr(progress, "environment", lambda *_: now)
     with caplog.at_level(logging.WARNING):
         run(tmp_path)
     assert "now 99" in caplog.text
@@ -441,6 +441,31 @@ def test_a_stopped_training_by_muon_ends_in_the_same_bits(tmp_path: Path) -> Non
     assert_same_bits(whole, resumed)
     by_adamw, _ = run(tmp_path / "other", settings=changed(schedule="wsd", decay=0.5))
     assert not torch.equal(by_adamw["model.norm.weight"], whole["model.norm.weight"])
+
+
+def test_layers_that_are_computed_again_change_no_bit(tmp_path: Path) -> None:
+    calls: list[bool] = []
+
+    def trained(directory: str, recompute: bool) -> tuple[dict[str, Tensor], int]:
+        calls.clear()
+        model = small_model("llama", attention_dropout=0.1)
+        layer = model.model.layers[0]
+        layer.mlp.register_forward_pre_hook(lambda *_: calls.append(model.training))
+        found, _ = run(tmp_path / directory, model, changed(recompute=recompute))
+        assert not layer.gradient_checkpointing
+        return found, calls.count(True)
+
+    kept, once = trained("kept", recompute=False)
+    again, twice = trained("again", recompute=True)
+    assert twice == 2 * once
+    assert_same_bits(kept, again)
+
+
+def test_a_model_that_cannot_compute_its_layers_again_says_so(tmp_path: Path) -> None:
+    model = small_model("llama")
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(UserError, match=r"LlamaForCausalLM: .*leave recompute out"):
+        run(tmp_path, model, changed(recompute=True))
 
 
 def test_weights_must_be_float32(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regrow.architectures import Layout
 from regrow.checkpoint.carve import check_free_space
@@ -14,20 +14,24 @@ from regrow.checkpoint.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
 from regrow.files import save_tensors, sync_directory
 from regrow.models import with_own_code
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def save_trained(model: Any, like: Checkpoint, layout: Layout, out: Path) -> None:
-    """A directory as `like`, with the same names, types and files, and the weights of `model`.
 
-    `model`: a module of transformers with parameters of any float type; they are rounded to the
-    types of `like`. Names that share a tensor stay equal, and tensors that the class ignores are
-    left out. Written whole or not at all.
+def save_trained(
+    state: "Mapping[str, Tensor]", like: Checkpoint, layout: Layout, out: Path
+) -> None:
+    """A directory as `like`, with the same names, types and files, and other weights.
+
+    `state`: of a module of transformers, of any float type; rounded to the types of `like`. Names
+    that share a tensor stay equal, and tensors that the class ignores are left out. Written whole
+    or not at all.
 
     Raises UserError where the disk has no room.
     """
     named = {name: info for name, info in like.tensors.items() if name in layout.tensors}
     sizes = sum(info.nbytes for info in named.values())
     check_free_space(out, sizes)
-    state: Mapping[str, Any] = model.state_dict()
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         temporary.chmod(0o755)

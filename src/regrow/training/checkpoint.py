@@ -1,28 +1,41 @@
 """Checkpoints that are whole or not there.
 
-A checkpoint is a directory ``step-00000012`` with ``model.safetensors``, ``optimizer.safetensors``
-(not in the last one of a run) and ``state.json``. It is written under a hidden name, forced to
-disk and renamed, so what bears the name is complete; older ones go only after that.
+A checkpoint is a directory ``step-00000012`` with safetensors files and ``state.json``, which names
+them. One process writes ``model.safetensors`` and ``optimizer.safetensors`` (not in the last one of
+a run); of several, each writes its own part of both in a file (torch.distributed.checkpoint). Any
+number of processes reads either. A checkpoint is written under a hidden name, forced to disk and
+renamed, so what bears the name is complete; older ones go only after that.
 """
 
 import json
 import re
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from regrow.errors import UserError
 from regrow.files import save_tensors, sync_directory
+from regrow.training.processes import Processes
 
 _NAME = re.compile(r"step-(\d{8})")
 _PARTIAL = ".partial-"
+_FILES = "files"
+
+Optimizers = Sequence[torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -37,38 +50,72 @@ def save_checkpoint(
     directory: Path,
     step: int,
     model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer] | None,
+    optimizers: Optimizers | None,
     state: dict[str, Any],
+    processes: Processes,
 ) -> None:
-    """Writes a checkpoint and removes all older ones.
+    """Writes a checkpoint and removes all older ones; called by all processes alike.
 
     Raises:
         UserError: it cannot be written, as on a full disk; older ones stay.
     """
     final = directory / f"step-{step:08d}"
     partial = directory / f"{_PARTIAL}{final.name}"
-    try:
+
+    def begin() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         _clear_partial(directory)
         partial.mkdir()
-        save_tensors(_model_tensors(model), partial / "model.safetensors")
-        if optimizers is not None:
-            save_tensors(_optimizer_tensors(model, optimizers), partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps(state, indent=1))
+
+    def finish() -> None:
+        files = sorted(path.name for path in partial.iterdir())
+        (partial / "state.json").write_text(json.dumps({**state, _FILES: files}, indent=1))
         for path in [*partial.iterdir(), partial]:
             sync_directory(path)
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
         sync_directory(directory)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{final}: cannot be written: {error.strerror or error}") from error
+
+    try:
+        processes.in_first(lambda: _written(final, begin))
+        _write(partial, model, optimizers, processes)
+        processes.in_first(lambda: _written(final, finish))
+    except BaseException:
+        if processes.first:
+            shutil.rmtree(partial, ignore_errors=True)
         raise
-    for path in _complete(directory):
-        if path != final:
-            shutil.rmtree(path)
+    if processes.first:
+        for path in _complete(directory):
+            if path != final:
+                shutil.rmtree(path)
+
+
+def _written(path: Path, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _write(
+    partial: Path, model: nn.Module, optimizers: Optimizers | None, processes: Processes
+) -> None:
+    weights = _model_tensors(model)
+    moments = _optimizer_tensors(model, optimizers or ())
+    if processes.count == 1:
+        save_tensors(weights, partial / "model.safetensors")
+        if optimizers is not None:
+            save_tensors(moments, partial / "optimizer.safetensors")
+        return
+    try:
+        save(
+            {**weights, **moments},
+            storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True),
+        )
+    except CheckpointException as error:
+        reason = next(iter(error.failures.values()))[0]
+        raise UserError(f"{partial}: cannot be written: {reason}") from error
 
 
 def last_checkpoint(directory: Path) -> Checkpoint | None:
@@ -88,39 +135,41 @@ def last_checkpoint(directory: Path) -> Checkpoint | None:
 
 @torch.no_grad()
 def load_checkpoint(
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer] | None,
+    checkpoint: Checkpoint, model: nn.Module, optimizers: Optimizers | None
 ) -> None:
     """Puts the weights, and the state of the optimisers where they are given, back in place.
 
     Raises:
         UserError: the checkpoint belongs to another model, or its files are damaged.
     """
-    path = checkpoint.path / "model.safetensors"
-    saved, current = _read(path), _model_tensors(model)
-    if saved.keys() != current.keys() or any(
-        saved[name].shape != tensor.shape for name, tensor in current.items()
-    ):
+    saved = _shapes(checkpoint)
+    wanted = _model_tensors(model)
+    weights = {name: shape for name, shape in saved.items() if "/" not in name}
+    if weights != {name: tensor.shape for name, tensor in wanted.items()}:
         raise UserError(
-            f"{path}: a checkpoint of another model; remove {checkpoint.path.parent} "
+            f"{checkpoint.path}: a checkpoint of another model; remove {checkpoint.path.parent} "
             "or name another directory"
         )
-    for name, tensor in current.items():
-        tensor.copy_(saved[name])
-    if optimizers is None:
-        return
-    moments = _read(checkpoint.path / "optimizer.safetensors")
-    by_name = dict(model.named_parameters())
-    restored: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in moments.items():
-        kind, name = key.split("/", 1)
-        restored.setdefault(name, {})[kind] = tensor
-    for name, values in restored.items():
-        parameter = by_name[name]
-        _owner(parameter, optimizers).state[parameter] = {
-            kind: value.to(parameter.device) for kind, value in values.items()
-        }
+    if optimizers is not None:
+        _make_room(model, optimizers, saved)
+        wanted |= _optimizer_tensors(model, optimizers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        load(wanted, storage_reader=HuggingFaceStorageReader(str(checkpoint.path)))
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:
+    """Of all tensors, put together from their parts. Raises UserError where a file is damaged."""
+    for name in checkpoint.state[_FILES]:
+        path = checkpoint.path / name
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UserError(_broken(path, error)) from None
+    metadata = HuggingFaceStorageReader(str(checkpoint.path)).read_metadata()
+    found: dict[str, Any] = metadata.state_dict_metadata
+    return {name: entry.size for name, entry in found.items()}
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -134,31 +183,34 @@ def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _optimizer_tensors(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> dict[str, Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
+    """``moment/parameter``; a single number as a vector of one, since parts have a first entry."""
     return {
-        f"{kind}/{name}": value
+        f"{kind}/{name}": value if value.ndim else value.view(1)
         for name, parameter in model.named_parameters()
         for optimizer in optimizers
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def _owner(parameter: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
-    return next(
-        optimizer
+def _make_room(model: nn.Module, optimizers: Optimizers, saved: Iterable[str]) -> None:
+    """State of the optimisers under the names of `saved`, for values to be read into."""
+    by_name = dict(model.named_parameters())
+    owner = {
+        id(parameter): optimizer
         for optimizer in optimizers
         for group in optimizer.param_groups
-        if any(parameter is theirs for theirs in group["params"])
-    )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(_broken(path, error)) from None
+        for parameter in group["params"]
+    }
+    for key in saved:
+        kind, is_moment, name = key.partition("/")
+        if is_moment:
+            parameter = by_name[name]
+            owner[id(parameter)].state[parameter][kind] = (
+                torch.zeros((), device=parameter.device)
+                if kind == "step"
+                else torch.zeros_like(parameter)
+            )
 
 
 def _broken(path: Path, error: Exception) -> str:

@@ -9,8 +9,8 @@ import torch
 from regrow.precision import Precision, resolve_precision
 
 
-def environment(device: torch.device, precision: Precision) -> dict[str, str | int]:
-    """Versions, machine kind, thread count, and the type of the products."""
+def environment(device: torch.device, precision: Precision, processes: int) -> dict[str, str | int]:
+    """Versions, machine kind, counts of threads and processes, and the type of the products."""
     return {
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -19,5 +19,6 @@ def environment(device: torch.device, precision: Precision) -> dict[str, str | i
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "products": resolve_precision(precision, device),
     }

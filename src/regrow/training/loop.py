@@ -1,9 +1,11 @@
 """The one training loop."""
 
 import logging
+import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +13,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from regrow.corpus.samples import Samples, data_order, random_stream
 from regrow.errors import UserError
 from regrow.objectives.objective import Objective
 from regrow.precision import autocast
-from regrow.training.checkpoint import (
-    Checkpoint,
-    last_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from regrow.training.checkpoint import save_checkpoint
 from regrow.training.environment import environment
-from regrow.training.guard import RECENT, fault
+from regrow.training.guard import fault
 from regrow.training.optimizers import make_optimizers
+from regrow.training.processes import Processes, join_processes
+from regrow.training.progress import Progress, resume
 from regrow.training.schedule import learning_rate, schedule
-from regrow.training.settings import RecoverySettings
+from regrow.training.settings import ONLY_HOW, RecoverySettings
+from regrow.training.sharding import Learner, readable, shard
 from regrow.training.signals import leave, stop_requests
+from regrow.training.steering import Evaluation, Steering
 
 _log = logging.getLogger(__name__)
 
-_NO_EFFECT_ON_WEIGHTS = {"evaluate_every", "save_every"}
+_NO_EFFECT_ON_WEIGHTS = {*ONLY_HOW, "evaluate_every"}
 
 Evaluate = Callable[[nn.Module], float]
 """Held-out loss per token of a model, in nats."""
@@ -48,6 +50,7 @@ class StepReport:
         loss: Nats per predicted token, before the step's update.
         gradient_norm: Of the loss per token, before clipping.
         heldout: Held-out loss per token, where it was measured after this step.
+        steered: What the steering measured after this step, where it did.
         seconds: Since training began, in all runs that led here.
         skipped: Why no update was made, in words; None where one was.
     """
@@ -59,6 +62,7 @@ class StepReport:
     gradient_norm: float
     learning_rate: float
     heldout: float | None
+    steered: Mapping[str, float] | None
     seconds: float
     skipped: str | None
 
@@ -76,6 +80,7 @@ class TrainingResult:
         seconds: Wall time of all runs that led here, held-out measurements included.
         resumed_at: Step after which this call took up the work; 0 for a fresh start.
         skipped: Steps without an update, since the loss or the gradient was out of all measure.
+        steering: What it said of itself last; empty without one, or before it measured.
     """
 
     curve: list[tuple[int, float]]
@@ -85,35 +90,7 @@ class TrainingResult:
     seconds: float
     resumed_at: int
     skipped: int
-
-
-@dataclass
-class _Progress:
-    step: int = 0
-    tokens: int = 0
-    predicted: int = 0
-    seconds: float = 0.0
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    heldout: list[tuple[int, float]] = field(default_factory=list)
-    heldout_identity: str = ""
-    recent: list[tuple[float, float]] = field(default_factory=list)
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-
-    def add(
-        self, tokens: int, predicted: int, loss: float, norm: float, skipped: str | None
-    ) -> None:
-        """One step more. Tokens of a skipped one count for the budget, not for the curves."""
-        self.step += 1
-        self.tokens += tokens
-        if skipped is not None:
-            self.skipped += 1
-            self.skipped_in_a_row += 1
-            return
-        self.predicted += predicted
-        self.skipped_in_a_row = 0
-        self.curve.append((self.tokens, loss))
-        self.recent = [*self.recent, (loss, norm)][-RECENT:]
+    steering: Mapping[str, Any]
 
 
 def train(
@@ -127,24 +104,32 @@ def train(
     identity: str = "",
     evaluate: Evaluate | None = None,
     heldout_identity: str = "",
+    steering: Steering | None = None,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> TrainingResult:
     """Trains a model in place, safe to kill and call again.
 
-    The same call on the same machine kind, thread count and versions ends in the same weights bit
-    for bit, however often it was killed. The last checkpoint in ``directory`` is taken up; when
+    The same call on the same machine kind, counts of threads and processes, and versions ends in
+    the same weights bit for bit, however often it was killed; with another count of processes, in
+    the same weights but for rounding. The last checkpoint in ``directory`` is taken up; when
     the training is complete it holds the weights alone, and another call only loads them.
 
     Args:
-        model: Float32 parameters, on the device to train on.
+        model: Float32 parameters; one process trains on the device that they are on.
         seed: Decides the data order, and dropout where the model has any.
         directory: For checkpoints, which no other training may use.
         identity: Hash of what the model was before training, as the caller knows it.
         evaluate: Measured every ``evaluate_every`` tokens and at the end, with the model in
-            evaluation mode.
+            evaluation mode; by every process, each with all of the text.
         heldout_identity: Hash of the text that is measured; what was measured on another before
             this call took up the work is dropped.
-        on_step: Called after each step, and after its checkpoint if there is one.
+        steering: What the samples ask how they are drawn.
+        on_step: Called after each step, and after its checkpoint if there is one, by the first
+            process alone.
+
+    Under torchrun every process calls it alike, with the whole model on the CPU. They share the
+    work and the model: afterwards its parameters are DTensors, and `whole_weights` puts them
+    together.
 
     Asked by SIGTERM or SIGINT to stop, it saves a checkpoint after the step at hand and leaves by
     SystemExit or KeyboardInterrupt.
@@ -158,28 +143,33 @@ def train(
         raise ValueError(f"training keeps its weights in float32, not {', '.join(sorted(wrong))}")
     if samples.row_length != settings.row_length:
         raise ValueError(f"rows of {samples.row_length}, settings for {settings.row_length}")
+    processes = join_processes()
     objective.check(model)
 
-    device = next(model.parameters()).device
+    device = processes.device or next(model.parameters()).device
+    learner = shard(model, objective, processes)
     optimizers = make_optimizers(model, settings)
     run = {
         "model": identity,
         "data": samples.identity,
         "objective": objective.identity,
+        "steering": None if steering is None else steering.identity,
         "seed": seed,
         **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
     }
     order = data_order(samples, seed)
     plan = schedule(settings, samples, order)
-    progress = _resume(last_checkpoint(directory), run, model, optimizers, plan.steps, device)
+    progress = resume(directory, run, model, optimizers, plan.steps, device, processes)
     if progress.heldout_identity != heldout_identity:
         progress.heldout, progress.heldout_identity = [], heldout_identity
     resumed_at = progress.step
+    if steering is not None and resumed_at:
+        steering.load(progress.steering)
     began = time.monotonic() - progress.seconds
     saved = time.monotonic()
     was_training = model.training
     try:
-        with stop_requests() as asked:
+        with stop_requests() as asked, _recomputing(model, settings):
             while progress.step < plan.steps:
                 step = progress.step
                 first = step * plan.batch_rows
@@ -191,12 +181,16 @@ def train(
                         group["lr"] = rate
 
                 model.train()
-                with torch.random.fork_rng():
-                    # Dropout, too, depends on seed and step alone.
-                    torch.manual_seed(int(random_stream(seed, "dropout", step).random_raw()))
-                    loss, predicted = _accumulate(
-                        model, samples, objective, settings, rows, numbers, device
+                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                    # Dropout, too, depends on seed and step alone, and differs between processes.
+                    purpose = "dropout" if processes.first else f"dropout {processes.rank}"
+                    torch.manual_seed(int(random_stream(seed, purpose, step).random_raw()))
+                    summed, counted = _accumulate(
+                        learner, samples, settings, rows, numbers, processes, device
                     )
+                # One sum, so that all take the same decisions from the same numbers.
+                totals = processes.total([summed, counted, asked()])
+                loss, predicted, stop = totals[0] / totals[1], int(totals[1]), totals[2] > 0
                 norm = _scale_and_clip(model, predicted, settings.clip)
                 skipped = fault(loss, norm, progress.recent, settings.spike)
                 if skipped is None:
@@ -208,26 +202,31 @@ def train(
                 before = progress.tokens
                 progress.add(int(samples.lengths(rows).sum()), predicted, loss, norm, skipped)
                 if skipped is not None:
-                    _skip(skipped, progress, plan.steps, settings)
-                stop = asked()
+                    _skip(skipped, progress, plan.steps, settings, processes)
                 done = progress.step == plan.steps
-                heldout = None
-                if evaluate is not None and (done or _is_due(before, progress.tokens, settings)):
+                heldout = steered = None
+                every = settings.evaluate_every
+                if evaluate is not None and (done or _is_due(every, before, progress.tokens)):
                     model.eval()
-                    heldout = evaluate(model)
+                    with readable(learner):
+                        heldout = evaluate(model)
                     progress.heldout.append((progress.tokens, heldout))
+                if steering is not None and _is_due(steering.every, before, progress.tokens):
+                    steered = _steer(steering, learner, processes, progress.tokens, last)
+                    progress.steering = steering.state()
                 progress.seconds = time.monotonic() - began
                 if done or stop or time.monotonic() - saved >= settings.save_every:
                     state = {
                         "run": run,
-                        "environment": environment(device, settings.precision),
+                        "environment": environment(device, settings.precision, processes.count),
                         **vars(progress),
                     }
                     save_checkpoint(
-                        directory, progress.step, model, None if done else optimizers, state
-                    )
+                        directory, progress.step, model, None if done else optimizers, state,
+                        processes,
+                    )  # fmt: skip
                     saved = time.monotonic()
-                if on_step is not None:
+                if on_step is not None and processes.first:
                     on_step(
                         StepReport(
                             step=progress.step,
@@ -237,17 +236,20 @@ def train(
                             gradient_norm=norm,
                             learning_rate=rate,
                             heldout=heldout,
+                            steered=steered,
                             seconds=progress.seconds,
                             skipped=skipped,
                         )
                     )
                 if stop:
-                    _log.warning(
-                        "training: asked to stop; saved after step %d of %d, the same call goes on",
-                        progress.step,
-                        plan.steps,
-                    )
-                    leave(stop)
+                    if processes.first:
+                        _log.warning(
+                            "training: asked to stop; saved after step %d of %d, "
+                            "from where the same call goes on",
+                            progress.step,
+                            plan.steps,
+                        )
+                    leave(asked() or signal.SIGTERM)
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)
@@ -259,10 +261,36 @@ def train(
         seconds=progress.seconds,
         resumed_at=resumed_at,
         skipped=progress.skipped,
+        steering=progress.steering,
     )
 
 
-def _skip(reason: str, progress: _Progress, steps: int, settings: RecoverySettings) -> None:
+@contextmanager
+def _recomputing(model: Any, settings: RecoverySettings) -> Iterator[None]:
+    """Inside, layers are computed again in the backward pass, where the settings ask for that."""
+    if not settings.recompute:
+        yield
+        return
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise UserError(
+            f"{type(model).__name__}: cannot compute its layers again; leave recompute out"
+        )
+    # Gradient checkpointing was its name before transformers 5.24.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(model, f"{name}_checkpointing_disable")()
+
+
+def _skip(
+    reason: str,
+    progress: Progress,
+    steps: int,
+    settings: RecoverySettings,
+    processes: Processes,
+) -> None:
     """Says that a step was skipped. Raises UserError where there were too many in a row."""
     where = f"training: {reason} at step {progress.step} of {steps}"
     if progress.skipped_in_a_row >= min(settings.skips, steps):
@@ -270,94 +298,67 @@ def _skip(reason: str, progress: _Progress, steps: int, settings: RecoverySettin
             f"{where}, after {progress.skipped_in_a_row - 1} steps skipped in a row; "
             f"a learning_rate below {settings.learning_rate:g} should be right"
         )
-    _log.warning("%s; no update", where)
+    if processes.first:
+        _log.warning("%s; no update", where)
 
 
 def _accumulate(
-    model: nn.Module,
+    learner: Learner,
     samples: Samples,
-    objective: Objective,
     settings: RecoverySettings,
     rows: NDArray[np.int64],
     numbers: NDArray[np.int64],
+    processes: Processes,
     device: torch.device,
 ) -> tuple[float, int]:
-    """Adds up the gradients of the summed loss; returns loss per token and tokens.
+    """Adds up the gradients of the summed loss of this process's rows; returns it and its tokens.
 
-    Rows of like length share a micro-batch, so that little is padding.
+    Rows of like length share a micro-batch, so that little is padding, and are dealt out to the
+    processes in turn, so that none waits long for another.
     """
     by_length = np.argsort(-samples.lengths(rows), kind="stable")
     rows, numbers = rows[by_length], numbers[by_length]
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0
-    for first in range(0, len(rows), settings.micro_batch):
-        part = slice(first, first + settings.micro_batch)
-        arrays = samples.batch(rows[part], numbers[part])
+    at_once = settings.micro_batch * processes.count
+    for first in range(0, len(rows), at_once):
+        part = np.arange(first, min(first + at_once, len(rows)))
+        own = part[processes.rank :: processes.count]
+        # In a pass all take part; who has no row left does one that does not count.
+        counts = len(own) > 0
+        own = own if counts else part[:1]
+        arrays = samples.batch(rows[own], numbers[own])
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         with autocast(settings.precision, device):
-            loss, tokens = objective(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-        predicted += tokens
-    return total.item() / predicted, predicted
+            loss, tokens = learner(batch)
+        (loss * counts).backward()
+        total += loss.detach() * counts
+        predicted += tokens * counts
+    return total.item(), predicted
 
 
 def _scale_and_clip(model: nn.Module, predicted: int, clip: float) -> float:
     """Turns gradients of the sum into gradients of the clipped mean; returns their norm before."""
     gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients).item() / predicted
+    total = nn.utils.get_total_norm(gradients)
+    whole = total.full_tensor() if isinstance(total, DTensor) else total
+    norm = whole.item() / predicted
     factor = min(1.0, clip / (norm + 1e-6)) / predicted
     torch._foreach_mul_(gradients, factor)
     return norm
 
 
-def _is_due(before: int, after: int, settings: RecoverySettings) -> bool:
-    every = settings.evaluate_every
+def _steer(
+    steering: Steering, learner: Learner, processes: Processes, tokens: int, next_sample: int
+) -> Mapping[str, float]:
+    learner.model.eval()
+    with readable(learner):
+        measured = steering.measure(learner.model)
+    losses = processes.in_first(lambda: measured)
+    steering.after(Evaluation(losses, tokens, next_sample))
+    return losses
+
+
+def _is_due(every: int | None, before: int, after: int) -> bool:
+    """Whether a multiple of so many tokens was passed."""
     return every is not None and before // every < after // every
-
-
-def _resume(
-    checkpoint: Checkpoint | None,
-    run: dict[str, Any],
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    steps: int,
-    device: torch.device,
-) -> _Progress:
-    if checkpoint is None:
-        return _Progress()
-    state = checkpoint.state
-    for key, value in run.items():
-        theirs = state["run"].get(key)
-        if theirs != value:
-            raise UserError(
-                f"{checkpoint.path}: a checkpoint of another training ({key} was {theirs}, "
-                f"now {value}); remove {checkpoint.path.parent} or name another directory"
-            )
-    now = environment(device, run["precision"])
-    changed = [
-        f"{key} was {state['environment'].get(key)}, now {value}"
-        for key, value in now.items()
-        if state["environment"].get(key) != value
-    ]
-    if changed:
-        _log.warning(
-            "%s: resumed elsewhere than it was written, so the weights may differ in their last "
-            "bits: %s",
-            checkpoint.path,
-            "; ".join(changed),
-        )
-    complete = state["step"] == steps
-    load_checkpoint(checkpoint, model, None if complete else optimizers)
-    return _Progress(
-        step=state["step"],
-        tokens=state["tokens"],
-        predicted=state["predicted"],
-        seconds=state["seconds"],
-        curve=[(tokens, loss) for tokens, loss in state["curve"]],
-        heldout=[(tokens, loss) for tokens, loss in state["heldout"]],
-        heldout_identity=state["heldout_identity"],
-        recent=[(loss, norm) for loss, norm in state["recent"]],
-        skipped=state["skipped"],
-        skipped_in_a_row=state["skipped_in_a_row"],
-    )

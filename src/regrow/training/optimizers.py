@@ -50,8 +50,13 @@ def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.
 
 def layers(model: nn.Module) -> list[nn.Module]:
     """The transformer's layers, as its class names them; inner ones after those around them."""
-    names = getattr(model, "_no_split_modules", None) or ()
-    return [module for module in model.modules() if type(module).__name__ in names]
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    # A layer that was sharded is of a class of its own, derived from the one that is named.
+    return [
+        module
+        for module in model.modules()
+        if names & {kind.__name__ for kind in type(module).__mro__}
+    ]
 
 
 def _layer_matrices(model: nn.Module) -> Iterator[nn.Parameter]:

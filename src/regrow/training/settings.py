@@ -6,10 +6,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regrow.precision import Precision
 
-
 Objective = Literal[
     "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "o-ul2",
 ]  # fmt: skip
+
+
+ONLY_HOW = frozenset({"recompute", "save_every"})
+"""Settings that change neither the weights nor what is measured."""
 
 
 class RecoverySettings(BaseModel):
@@ -24,8 +27,11 @@ class RecoverySettings(BaseModel):
             whole steps of which the last takes the rows that remain.
         row_length: Tokens of text in a row; where rows differ in length, in the longest.
         batch_tokens: Tokens in an optimiser step; rounded down to whole rows of mean length.
-        micro_batch: Rows in one forward and backward pass; changes memory and speed, and the
-            result only by rounding.
+        micro_batch: Rows in one forward and backward pass of a process; changes memory and
+            speed, and the result only by rounding.
+        recompute: Keep only what goes from layer to layer, and compute the rest again in the
+            backward pass; less memory for a third more work (Chen et al. 2016, "Training deep
+            nets with sublinear memory cost").
         optimizer: `muon` for the matrices of the layers and AdamW for the rest, or all AdamW.
         learning_rate: The peak.
         schedule: `cosine` falls from the end of the warm-up on; `wsd` (warm-up, stable, decay;
@@ -53,6 +59,7 @@ class RecoverySettings(BaseModel):
     row_length: int = Field(default=512, ge=2)
     batch_tokens: int = Field(default=4096, gt=0)
     micro_batch: int = Field(default=4, gt=0)
+    recompute: bool = Field(default=False, strict=True)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "wsd"] = "cosine"

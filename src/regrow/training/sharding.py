@@ -1,0 +1,78 @@
+"""A model whose parameters lie in pieces, one a process, and are put together layer by layer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from regrow.objectives.objective import Objective, TensorBatch
+from regrow.training.optimizers import layers
+from regrow.training.processes import Processes
+
+
+class Learner(nn.Module):
+    """A model and what it learns: one forward pass, in which all parameters are read.
+
+    An objective calls parts of a model and reads its head, which FSDP would not see.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: TensorBatch) -> tuple[Tensor, int]:
+        """The summed loss, and the number of tokens that it is the sum of."""
+        return self.objective(self.model, batch)
+
+
+def shard(model: nn.Module, objective: Objective, processes: Processes) -> Learner:
+    """Share each layer's parameters out, and what is left (embeddings, head, norms) as one.
+
+    Parameters become DTensors of their whole shape, on the processes' device; gradients are sums
+    over all processes. One process shares nothing.
+    """
+    learner = Learner(model, objective)
+    if processes.mesh is None:
+        return learner
+    for module in (*reversed(layers(model)), learner):
+        fully_shard(module, mesh=processes.mesh)
+    for module in learner.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            # Gloo sums, and knows no product with a factor.
+            module.set_force_sum_reduction_for_comms(True)
+    return learner
+
+
+@contextmanager
+def readable(learner: Learner) -> Iterator[None]:
+    """Inside, the model itself can be called, by all processes alike, if it was trained before."""
+    if not isinstance(learner, FSDPModule):
+        yield
+        return
+    learner.unshard()
+    try:
+        yield
+    finally:
+        learner.reshard()
+
+
+@torch.no_grad()
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A trained model's state dict as one process has it, on the CPU; tied names share a tensor.
+
+    Every process must call it; all but the first get an empty one.
+    """
+    kept = not distributed.is_initialized() or distributed.get_rank() == 0
+    found: dict[str, Tensor] = {}
+    by_id: dict[int, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in by_id:
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            by_id[id(tensor)] = whole.detach().cpu() if kept else whole.new_empty(0)
+        if kept:
+            found[name] = by_id[id(tensor)]
+    return found
