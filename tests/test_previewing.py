@@ -126,7 +126,16 @@ def test_the_sample_is_that_of_the_objective(tmp_path: Path) -> None:
     assert fixed.sample == Sample(text=1_858, encoder=952, decoder=951)
 
 
-def test_an_objective_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+def test_a_decoder_computes_source_and_target_in_one_row(tmp_path: Path) -> None:
     directory = write_tiny(LLAMA, tmp_path / "m")
-    with pytest.raises(UserError, match="stages: a: recover: objective: o-ul2 is not for a dec"):
-        previewed("  - {name: a, recover: {objective: o-ul2}}\n", directory)
+    stages = "  - {name: a, recover: {tokens: 5120, row_length: 512, objective: span-corruption}}\n"
+    training = previewed(stages, directory).stages[0].training
+    assert training is not None
+    # 435 tokens that stay and 77 that go, with 26 sentinels each, and an end or a start.
+    assert training.sample == Sample(text=512, decoder=435 + 26 + 77 + 26 + 1)
+
+
+def test_an_objective_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    directory = write_tiny(T5, tmp_path / "m")
+    with pytest.raises(UserError, match="stages: a: recover: objective: causal is not for an enc"):
+        previewed("  - {name: a, recover: {objective: causal}}\n", directory)

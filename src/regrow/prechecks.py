@@ -117,9 +117,7 @@ def tokens_wanted(
     for stage in recipe.stages:
         if stage.recover is not None:
             where = f"stages: {stage.name}: recover"
-            names.append(
-                _objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder)
-            )
+            names.append(_objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder))
     found = (token for name in names for token in lacking(name, vocabulary))
     return tuple(dict.fromkeys(found))
 
