@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import regrow
-from regrow import cli
+from regrow import cli, typed
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.verify import Check, VerifyResult
 from regrow.errors import UserError
@@ -271,7 +271,7 @@ def test_ctrl_c_is_one_line(place: Path) -> None:
      (" 5 ", 5), ("0.5k", 500)],
 )  # fmt: skip
 def test_counts(text: str, count: int) -> None:
-    assert cli._count("--params", text) == count
+    assert typed.count("--params", text) == count
 
 
 @pytest.mark.parametrize(
@@ -279,14 +279,14 @@ def test_counts(text: str, count: int) -> None:
 )
 def test_what_is_no_count(text: str) -> None:
     with pytest.raises(UserError, match="--params"):
-        cli._count("--params", text)
+        typed.count("--params", text)
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("1.5k", 1_500), ("7", 7)]
 )
 def test_sizes_of_files(text: str, size: int) -> None:
-    assert cli._bytes("--max-shard-size", text) == size
+    assert typed.nbytes("--max-shard-size", text) == size
 
 
 # What is printed

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from regrow.planning import Plan
     from regrow.previewing import Preview
     from regrow.pruning import Pruned
+    from regrow.vocabulary.counting import Counted
 
 Say = Callable[[str], None]
 
@@ -177,6 +178,33 @@ def tokenise(
     return tokenise_files(
         resolve_model(str(model), None, say), Path(out), [Path(path) for path in text],
         workers=workers or os.cpu_count() or 1, eos=eos, progress=progress,
+    )  # fmt: skip
+
+
+def count_vocabulary(
+    model: Path | str,
+    out: Path | str,
+    corpus: Sequence[Path | str] = (),
+    *,
+    merge: Sequence[Path | str] = (),
+    workers: int | None = None,
+    say: Say = _quiet,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> "Counted":
+    """Count the tokens of text files; see `regrow.vocabulary.counting.count_files`.
+
+    `corpus`: files or directories, each perhaps as ``NAME=PATH``, where NAME is a language or
+    source that is counted apart. `merge`: files of counts that are added. `workers`: None takes one
+    for each core.
+    """
+    from regrow.checkpoint.source import resolve_model
+    from regrow.corpus.sources import named_files
+    from regrow.vocabulary.counting import count_files
+
+    files = named_files([str(path) for path in corpus], "--corpus")
+    return count_files(
+        resolve_model(str(model), None, say), Path(out), files, more=[Path(path) for path in merge],
+        workers=workers or os.cpu_count() or 1, progress=progress,
     )  # fmt: skip
 
 

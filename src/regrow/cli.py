@@ -2,8 +2,6 @@
 
 import errno
 import os
-import re
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -11,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from regrow.bars import copying, watching
+from regrow.cli_vocab import vocab
 from regrow.errors import UserError
 from regrow.printing import (
     ERR,
@@ -24,6 +23,7 @@ from regrow.printing import (
     print_tokenised,
     say,
 )
+from regrow.typed import count, nbytes
 
 
 class _Commands(TyperGroup):
@@ -114,7 +114,7 @@ def plan(
             )
         print_preview(api.preview(model, say=say), as_json)
         return
-    budget = None if params is None else _count("--params", params)
+    budget = None if params is None else count("--params", params)
     if out is not None and out.exists():
         raise UserError(f"{out}: exists; choose another file")
     if out is not None and not out.parent.is_dir():
@@ -173,7 +173,7 @@ def prune(
         "heads": _by_stack("--heads", heads),
         "kv_heads": _by_stack("--kv-heads", kv_heads),
         "drop_layers": _texts_by_stack("--drop-layers", drop_layers),
-        "vocab_size": None if vocab_size is None else _count("--vocab-size", vocab_size),
+        "vocab_size": None if vocab_size is None else count("--vocab-size", vocab_size),
         "by": by,
         "cut": cut,
     }
@@ -181,7 +181,7 @@ def prune(
     with copying("carving") as progress:
         result = api.prune(
             model, out, calibration=calibration, seed=seed,
-            max_shard_bytes=_bytes("--max-shard-size", max_shard_size),
+            max_shard_bytes=nbytes("--max-shard-size", max_shard_size),
             dry_run=dry_run, say=say, progress=progress, **given,
         )  # fmt: skip
     print_pruned(result, dry_run, as_json)
@@ -261,6 +261,7 @@ def generate(
 
 corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
+app.add_typer(vocab, name="vocab")
 
 
 @corpus.command()
@@ -294,29 +295,6 @@ def tokenise(
 
 # Reading what was typed
 
-_NUMBER = re.compile(
-    r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]+)?)\s*([kKmMbBtT]?)", re.ASCII
-)
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgGtT]?)[bB]?")
-_SCALE = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-
-
-def _count(option: str, text: str) -> int:
-    hit = _NUMBER.fullmatch(text.strip())
-    if hit is None:
-        raise UserError(f"{option} {text}: not a number such as 65,400,000, 67M or 3.4B")
-    count = Decimal(hit[1].replace(",", "").replace("_", "")) * _SCALE[hit[2].upper()]
-    if count != int(count):
-        raise UserError(f"{option} {text}: not a whole number")
-    return int(count)
-
-
-def _bytes(option: str, text: str) -> int:
-    hit = _SIZE.fullmatch(text.strip())
-    if hit is None or (size := int(float(hit[1]) * _SCALE[hit[2].upper()])) < 1:
-        raise UserError(f"{option} {text}: not a size such as 5GB or 500MB")
-    return size
-
 
 def _texts_by_stack(option: str, texts: Sizes) -> str | dict[str, str] | None:
     if not texts:
@@ -339,5 +317,5 @@ def _by_stack(option: str, texts: Sizes) -> int | dict[str, int] | None:
     if found is None:
         return None
     if isinstance(found, str):
-        return _count(option, found)
-    return {stack: _count(option, value) for stack, value in found.items()}
+        return count(option, found)
+    return {stack: count(option, value) for stack, value in found.items()}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regrow.previewing import Preview
     from regrow.pruning import Pruned
     from regrow.report.summary import RunSummary
+    from regrow.vocabulary.counting import Counted
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -164,6 +165,29 @@ def print_tokenised(result: "Tokenised", as_json: bool) -> None:
         OUT.print(f"{result.taken_up:,} documents were there from a run that was stopped")
     told = f"{result.tokens:,} tokens as {result.dtype} in {result.out}, {result.seconds:.1f} s"
     OUT.print(told, markup=False, soft_wrap=True)
+
+
+def print_counted(result: "Counted", as_json: bool) -> None:
+    counts = result.counts
+    if as_json:
+        _print_json({"out": result.out, **counts.to_json(), "seconds": result.seconds})
+        return
+    table = _table(
+        ("source", "left"), ("script", "left"), ("documents", "right"), ("text", "right"),
+        ("tokens", "right"), ("per character", "right"),
+    )  # fmt: skip
+    for group, row in zip(counts.groups, counts.counts.sum(axis=1).tolist(), strict=True):
+        table.add_row(
+            escape(group.source), group.script, f"{group.documents:,}", numbers.size(group.bytes),
+            f"{row:,}", f"{row / group.characters:.3f}",
+        )  # fmt: skip
+    OUT.print(table)
+    if result.taken_up:
+        OUT.print(f"{result.taken_up:,} documents were counted by a run that was stopped")
+    total = counts.total
+    used = int((total > 0).sum())
+    OUT.print(f"{total.sum():,} tokens, {used:,} of {len(total):,} ids among them")
+    OUT.print(f"counts  {result.out}", markup=False, soft_wrap=True)
 
 
 def _fields(result: Any) -> dict[str, Any]:
