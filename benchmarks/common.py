@@ -2,14 +2,23 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Literal
+from xml.etree import ElementTree
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from regrow.report.svg import Svg
+
+# The libraries' own bars would break into the results.
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,20 @@ def show(results: Sequence[Result], *, as_json: bool) -> None:
         )  # fmt: skip
     width = None if sys.stdout.isatty() else 160
     Console(highlight=False, markup=False, width=width).print(table)
+
+
+def write_figure(svg: Svg | None, path: Path) -> None:
+    """A chart of the report as a file of its own, in the colours of the report."""
+    assert svg is not None, "nothing finite to draw"
+    root = ElementTree.fromstring(svg.__html__())
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    style = ElementTree.Element("style")
+    style.text = files("regrow.report").joinpath("page.css").read_text(encoding="utf-8")
+    root.insert(0, style)
+    ground = ElementTree.Element("rect", {"width": "100%", "height": "100%", "fill": "#fcfcfa"})
+    root.insert(1, ground)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(ElementTree.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,147 @@
+"""What a smaller vocabulary costs: held-out bits per character against its size.
+
+    python benchmarks/vocabulary.py MODEL --corpus FILE --heldout NAME=FILE ... --work DIR
+
+The vocabulary is cut and nothing else, and nothing is trained after (the OpenBA-V2 report, figure
+8, draws perplexity per token, which other tokens make another thing). Tokens are kept by their
+count in the corpus. Of each held-out text the first documents are read, each up to so many
+characters: a decoder predicts all of them; an encoder-decoder reads three quarters, as UL2's `<S>`
+has it, and predicts the characters after. Sentinels and ends are not counted, so the characters
+that are predicted are the same for all vocabularies.
+"""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import Result, parser, say, show, write_figure
+
+import regrow
+from regrow.corpus.packing import NOT_PREDICTED
+from regrow.corpus.text import read_documents
+from regrow.evaluation.heldout import heldout_loss
+from regrow.loading import load_model, load_tokenizer
+from regrow.objectives.corrupted import denoising_tokens
+from regrow.objectives.seq2seq import Seq2Seq
+from regrow.report.charts import Line, curves
+
+SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)
+CHARACTERS = 600
+READ = 0.75
+"""The part that an encoder-decoder reads; the S-denoiser of UL2 takes out a quarter."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a text in some vocabulary."""
+
+    bits_per_character: float
+    tokens_per_character: float
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("model", type=Path, metavar="MODEL", help="a directory")
+    made.add_argument("--corpus", type=Path, required=True, metavar="FILE", help="what is counted")
+    made.add_argument(
+        "--heldout", nargs="+", required=True, metavar="NAME=FILE", help="what is measured"
+    )
+    made.add_argument("--work", type=Path, help="where models are written, one at a time")
+    made.add_argument("--documents", type=int, default=60, help="of each held-out text")
+    made.add_argument("--figure", type=Path, metavar="FILE.svg")
+    options = made.parse_args()
+    documents = 10 if options.quick else options.documents
+    texts: dict[str, list[str]] = {}
+    for entry in options.heldout:
+        name, _, file = entry.partition("=")
+        read = islice(read_documents(Path(file)), documents)
+        texts[name] = [text[:CHARACTERS] for text in read]
+
+    rows = load_model(options.model).get_input_embeddings().weight.shape[0]
+    shares = SHARES[::3] if options.quick else SHARES
+    results: list[Result] = []
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in texts}
+    whole: dict[str, Cost] = {}
+    for share in shares:
+        size = round(rows * share)
+        with tempfile.TemporaryDirectory(dir=options.work) as work:
+            model = options.model
+            if size < rows:
+                model = Path(work) / "model"
+                regrow.prune(options.model, model, vocab_size=size, calibration=options.corpus)
+            costs = measured(model, texts)
+        for name, cost in costs.items():
+            whole.setdefault(name, cost)
+            points[name].append((size, cost.bits_per_character))
+            say(f"{size:,} tokens, {name}: {cost}")
+            results += [
+                Result(
+                    f"{name}, {size:,} tokens: bits per character", cost.bits_per_character, "",
+                    "all tokens", whole[name].bits_per_character,
+                ),
+                Result(
+                    f"{name}, {size:,} tokens: tokens per character", cost.tokens_per_character, "",
+                    "all tokens", whole[name].tokens_per_character,
+                ),
+            ]  # fmt: skip
+    if options.figure:
+        lines = [Line(name, sorted(found)) for name, found in points.items()]
+        write_figure(curves("Bits per character by vocabulary size", lines), options.figure)
+    show(results, as_json=options.json)
+
+
+def measured(directory: Path, texts: dict[str, list[str]]) -> dict[str, Cost]:
+    """The cost of each text for a model, in float32."""
+    model, tokenizer = load_model(directory), load_tokenizer(directory)
+    found = {}
+    for name, documents in texts.items():
+        if model.config.is_encoder_decoder:
+            found[name] = _continued(model, tokenizer, documents)
+            continue
+        loss = heldout_loss(model, tokenizer, documents)
+        characters = sum(map(len, documents))
+        bits = loss.loss_per_token * loss.tokens / math.log(2)
+        found[name] = Cost(bits / characters, loss.tokens / characters)
+    return found
+
+
+def _continued(model: Any, tokenizer: Any, documents: Sequence[str]) -> Cost:
+    """Each document's end, predicted from what comes before it."""
+    marks = denoising_tokens(tokenizer, model.config)
+    sentinel = marks.sentinels[0]
+    prefix = [marks.prefixes["<S>"]] if "<S>" in marks.prefixes else []
+    objective = Seq2Seq()
+    objective.check(model)
+    model.eval()
+    nats = 0.0
+    characters = tokens = 0
+    for text in documents:
+        split = round(len(text) * READ)
+        read, predicted = (
+            tokenizer(part, add_special_tokens=False)["input_ids"]
+            for part in (text[:split], text[split:])
+        )
+        source = [*prefix, *read, sentinel, marks.eos]
+        batch = {
+            "input_ids": [source],
+            "attention_mask": [[1] * len(source)],
+            "decoder_input_ids": [[marks.start, sentinel, *predicted]],
+            "labels": [[NOT_PREDICTED, *predicted, NOT_PREDICTED]],
+        }
+        arrays = {name: torch.from_numpy(np.array(ids)) for name, ids in batch.items()}
+        with torch.no_grad():
+            loss, _ = objective(model, arrays)
+        nats += loss.item()
+        characters += len(text) - split
+        tokens += len(predicted)
+    return Cost(nats / math.log(2) / characters, tokens / characters)
+
+
+if __name__ == "__main__":
+    main()
