@@ -1,0 +1,42 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from regrow.tokenizers import Wishes
+from regrow.tokenizers.files import vocabulary_candidates
+from regrow.tokenizers.measuring import Spelling, pruned_tokenizer, spell
+from regrow.tokenizers.spelling import SPACE
+from tests.tokenizers.bpe_cases import Json, load, tokenizer_json, zeros
+from tests.tokenizers.test_wordpiece import wordpiece_json
+from tests.tokenizers.unigram_cases import unigram_json
+
+PIECES = [(c, -1.0) for c in ("a", "b", SPACE, "日", "ab")]
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        (tokenizer_json([("a", "b")]), Spelling(8, 8, 0)),
+        (unigram_json(PIECES), Spelling(8, 8, 3)),  # two runs of what is unknown
+        (unigram_json(PIECES, byte_fallback=True), Spelling(8, 10, 0)),
+        (wordpiece_json(["ab", "b", "日"]), Spelling(8, 4, 3)),
+    ],
+)
+def test_tokens_and_what_is_unknown(contents: Json, expected: Spelling) -> None:
+    found = spell(load(contents), iter(["ab xé b", "x"]))
+    assert found == expected
+    assert spell(load(contents), []) == Spelling(0, 0, 0)
+    assert Spelling(0, 0, 0).tokens_per_character == 0
+    assert expected.tokens_per_character == expected.tokens / 8
+    assert expected.unknown_share == expected.unknown / 8
+
+
+def test_what_would_be_lost_is_known_before_anything_is_written(tmp_path: Path) -> None:
+    contents = unigram_json(PIECES)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(contents))
+    found = vocabulary_candidates(tmp_path, zeros(contents), wishes=Wishes(characters=False))
+    tokenizer = pruned_tokenizer(tmp_path, found.choose(found.least))
+    assert spell(load(contents), ["日"]).unknown == 0
+    assert spell(tokenizer, ["日"]).unknown == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
