@@ -32,6 +32,7 @@ from regrow.loading import load_config, load_model, load_tokenizer
 from regrow.measuring import model_facts
 from regrow.prechecks import (
     at_once,
+    check_mixtures,
     check_readable,
     check_tasks,
     layouts_by_stage,
@@ -41,15 +42,20 @@ from regrow.progress import Clock, Piece
 from regrow.pruning import bind_checkpoint, files_sha256, prune_checkpoint, repeat_cut
 from regrow.recipe import CutSpec, Recipe, Stage
 from regrow.run_checks import bytes_needed, check_apart, done_elsewhere, refuse_changes
+from regrow.steering import measure_references
 from regrow.steps import (
     AT_ONCE,
     CONTROL,
+    REFERENCES,
     STAGES,
     TRAINING_FILE,
     control_settings,
     find_changes,
     plan_steps,
+    reference_keys,
 )
+from regrow.training.mixture_settings import DENOISERS
+from regrow.training.settings import RecoverySettings
 
 _NOTHING_TO_COMPARE = {
     CONTROL: "the recipe recovers nothing, so there are no tokens to train the original on",
@@ -152,6 +158,10 @@ class _Run:
                 raise UserError(f"--{name}: {_NOTHING_TO_COMPARE[name]}")
         self.comparisons = [stage for stage in known if stage.name in compare]
         self.stages = {stage.name: stage for stage in (*recipe.stages, *known)}
+        vocabularies = {name: each.sizes["vocab"] for name, each in layouts.items()}
+        vocabularies |= dict.fromkeys(("original", CONTROL), self.layout.sizes["vocab"])
+        vocabularies[AT_ONCE] = last.sizes["vocab"]
+        check_mixtures(recipe, (*recipe.stages, *self.comparisons), vocabularies)
         self.parameters = {name: each.parameters() for name, each in layouts.items()}
         self.parameters |= {"original": self.layout.parameters(), AT_ONCE: last.parameters()}
         self._check_text()
@@ -200,6 +210,8 @@ class _Run:
             count = self._count(stage)
             if what in ("measure", "measure-cut"):
                 pieces.append(Piece(name, "forward", 2 * count * texts))
+            elif name == REFERENCES:
+                pieces.append(Piece(name, "forward", 2 * count * self._followed_tokens()))
             elif what == "carve":
                 pieces.append(Piece(name, "write", 16.0 * count))
             elif what == "recover":
@@ -211,6 +223,19 @@ class _Run:
             Piece("original/speak", "fixed", answers), Piece("result/samples", "fixed", answers),
         ]  # fmt: skip
         return pieces
+
+    def _followed_tokens(self) -> float:
+        """Text that references are measured on, once for each part."""
+        parts = {"denoiser": len(DENOISERS), "domain": len(self.recipe.data.sources)}
+        measured = {
+            key: parts[kind] * settings.mixture_tokens
+            for settings in self._recoveries()
+            for key, kind in reference_keys(settings).items()
+        }
+        return float(sum(measured.values()))
+
+    def _recoveries(self) -> list[RecoverySettings]:
+        return [stage.recover for stage in self.stages.values() if stage.recover is not None]
 
     def _data_seed(self, stage: str) -> int:
         """Each stage goes through the text in an order of its own."""
@@ -265,6 +290,7 @@ class _Run:
         self._record_original()
         last = self.original
         self._measure("original/measure", self.original, speak=True)
+        self._references()
         for stage in self.recipe.stages:
             last = self._stage(stage, last)
         self._samples(last)
@@ -409,6 +435,27 @@ class _Run:
         self.clock.finish(name)
         self.clock.finish("original/speak" if speak else name)
 
+    def _references(self) -> None:
+        """Losses of the original that mixtures are to get back to."""
+        step = self.steps.get(REFERENCES)
+        if step is None:
+            return
+        if self.ledger.done(step) is None:
+            began = time.time()
+            self._tell("original", "measuring what mixtures follow")
+            model, tokenizer = load_model(self.original), load_tokenizer(self.original)
+            found: dict[str, Mapping[str, float]] = {}
+            for settings in self._recoveries():
+                keys = reference_keys(settings)
+                if not found.keys() >= keys.keys():
+                    measured = measure_references(
+                        settings, model, tokenizer, self.recipe.data.heldout,
+                        step.inputs["domains"],
+                    )  # fmt: skip
+                    found |= {key: measured[kind] for key, kind in keys.items()}
+            self._record(step, {"losses": found}, began, time.time() - began)
+        self.clock.finish(step.name)
+
     def _answers(self, model: Any, tokenizer: Any) -> list[str]:
         return measuring.answers(model, tokenizer, self.recipe.prompts, self.recipe.answer_tokens)
 
@@ -423,6 +470,10 @@ class _Run:
         assert settings is not None
         self._tell(stage, "recovering")
         name, path = next(iter(self.recipe.data.heldout.items()))
+        references = {
+            kind: self.ledger.entries[REFERENCES].outputs["losses"][key]
+            for key, kind in reference_keys(settings).items()
+        }
         flops = 6.0 * self._count(stage)
         last = time.monotonic()
         tokens = 0
@@ -439,7 +490,7 @@ class _Run:
         result = recover(
             source, model_out, settings, self.train_documents(), seed=self._data_seed(stage),
             training=training, heldout=path, heldout_identity=self.heldout[name],
-            on_step=on_step,
+            texts=self.recipe.data.heldout, references=references, on_step=on_step,
         )  # fmt: skip
         outputs = {
             **model_facts(model_out),
@@ -448,6 +499,7 @@ class _Run:
             "heldout": self.heldout,
             "tokens": result.tokens,
             "predicted": result.predicted,
+            "mixtures": result.steering,
             "seconds": {"recover": result.seconds},
         }
         self._record(step, outputs, began, time.time() - began)

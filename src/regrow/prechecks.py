@@ -1,7 +1,7 @@
 """What can be known of a recipe before hours of work."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from regrow.architectures import Layout
@@ -15,6 +15,7 @@ from regrow.objectives.names import objective_name
 from regrow.pruning import check_vocabulary
 from regrow.recipe import CutSpec, Data, Recipe, Stage
 from regrow.steps import AT_ONCE, control_settings
+from regrow.training.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
 
 _FLAG = re.compile(r"--([a-z-]+)")
@@ -144,6 +145,47 @@ def check_tasks(
             raise UserError(f"{where}: {error}") from None
         least.setdefault(tokens, stage.name)
     _check_length(least, tokenizer, documents)
+
+
+def check_mixtures(
+    recipe: Recipe, stages: Iterable[Stage], vocabularies: Mapping[str, int]
+) -> None:
+    """Raise UserError, with the stage, where a mixture has nothing to follow.
+
+    `stages`: of the recipe, and what it is compared with. `vocabularies`: sizes by stage, and that
+    of the original.
+    """
+    for stage in stages:
+        settings = stage.recover
+        for kind, mixing in settings.mixtures.items() if settings else ():
+            where = f"stages: {stage.name}: recover.{kind}s"
+            if kind == "domain":
+                _check_domains(where, mixing, recipe.data)
+            of_another = vocabularies.get(stage.name, vocabularies["original"])
+            if mixing.references is None and of_another != vocabularies["original"]:
+                raise UserError(
+                    f"{where}: a loss per token of the original cannot be compared under another "
+                    f"vocabulary ({of_another:,} tokens); give references, or cut vocab_size last"
+                )
+
+
+def _check_domains(where: str, mixing: MixtureSettings, data: Data) -> None:
+    names = [source.name for source in data.sources]
+    if len(names) < 2 or any(s.weight is None and s.tokens is None for s in data.sources):
+        raise UserError(
+            f"{where}: data.train: no shares to begin with; give two sources or more, each with a "
+            "name, a path and a weight"
+        )
+    missing = [name for name in names if name not in data.heldout]
+    if missing:
+        raise UserError(
+            f"{where}: data.heldout has no text for {', '.join(missing)}; give one for each source "
+            "of data.train, under its name"
+        )
+    try:
+        mixing.check(names)
+    except ValueError as error:
+        raise UserError(f"{where}.{error}") from None
 
 
 def _objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bool) -> str:

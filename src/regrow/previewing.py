@@ -145,6 +145,7 @@ _SAMPLES: Mapping[str, Callable[[int], Sample]] = {
     "fill-in-the-middle": lambda text: Sample(text, decoder=text),
     "span-corruption": _corrupted,
     "ul2": lambda text: _corrupted(text, UL2.values()),
+    "d-ul2": lambda text: _corrupted(text, UL2.values()),
     "o-ul2": _optimized,
 }
 """By objective, and by the most tokens of text in a row."""

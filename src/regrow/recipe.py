@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from regrow.errors import UserError
+from regrow.training.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
 from regrow.wording import Place, dotted, first_error, one_line, said
 
@@ -420,6 +421,7 @@ def _known_keys(at: Place) -> list[str]:
     """Keys of the model at a place in the recipe."""
     models: dict[str, type[BaseModel]] = {
         "data": Data, "stages": Stage, "cut": CutSpec, "recover": RecoverySettings,
+        "denoisers": MixtureSettings, "domains": MixtureSettings,
     }  # fmt: skip
     names = [part for part in at if isinstance(part, str)]
     return list((models.get(names[-1], Recipe) if names else Recipe).model_fields)

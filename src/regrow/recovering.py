@@ -4,7 +4,7 @@ What is learned is said by the objective (`regrow.objectives.tasks`): by default
 the next token of packed documents, and an encoder-decoder fills in spans taken out of them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from regrow.checkpoint.reader import open_checkpoint
 from regrow.loading import load_model, load_tokenizer
 from regrow.measuring import loss
 from regrow.pruning import bind_checkpoint
+from regrow.steering import Losses, make_steering
 from regrow.training.settings import RecoverySettings
 
 if TYPE_CHECKING:
@@ -28,12 +29,16 @@ def recover(
     training: Path,
     heldout: Path,
     heldout_identity: str,
+    texts: Mapping[str, Path],
+    references: Losses,
     on_step: Callable[["StepReport"], None],
 ) -> "TrainingResult":
     """Train the model of `source` and write it to `out`, as `source` in all but the weights.
 
     `training`: directory for checkpoints; a killed recovery goes on from the last. `heldout`: the
-    text that is measured on the way, where the settings ask for that, and its hash.
+    text that is measured on the way, where the settings ask for that, and its hash. `texts`,
+    `references`: what mixtures follow, by name, and the losses to get back to, where the settings
+    give none (`regrow.steering`).
     Raises UserError where the model cannot learn this, or from this text.
     """
     import torch
@@ -51,6 +56,7 @@ def recover(
         settings.objective, documents, tokenizer, model.config, settings.row_length, seed,
         settings.prefix,
     )  # fmt: skip
+    steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
 
     def evaluate(trained: Any) -> float:
         found: float = loss(trained, tokenizer, heldout)["loss_per_token"]
@@ -61,7 +67,7 @@ def recover(
             model, samples, objective, settings, seed=seed, directory=training,
             identity=checkpoint.fingerprint, on_step=on_step,
             evaluate=evaluate if settings.evaluate_every else None,
-            heldout_identity=heldout_identity,
+            heldout_identity=heldout_identity, steering=steering,
         )  # fmt: skip
     weights = whole_weights(model)
     join_processes().in_first(

@@ -1,6 +1,6 @@
 """The steps of a recipe, what goes into each, and what a changed recipe invalidates."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from regrow.ledger import Entry, Step, differences, step_after
 from regrow.recipe import Recipe, Stage
 from regrow.training.settings import ONLY_HOW, RecoverySettings
 
-UNCHAINED = ("recipe", "texts")
-"""Entries that only describe: they are written anew when they change, and invalidate nothing."""
+REFERENCES = "original/references"
+"""The losses that mixtures are to get back to."""
+UNCHAINED = ("recipe", "texts", REFERENCES)
+"""Entries that are written anew when they change, and invalidate nothing themselves."""
 STAGES = "stages"
 CONTROL, AT_ONCE = "control", "at-once"
 """Comparisons: the original on the same tokens, and all cuts made in one."""
@@ -56,7 +58,7 @@ def plan_steps(
     train: str,
     heldout: Mapping[str, str],
     text: str,
-    comparisons: Iterable[Stage] = (),
+    comparisons: Sequence[Stage] = (),
 ) -> dict[str, Step]:
     """All steps by name, in order, those of the comparisons last.
 
@@ -73,6 +75,11 @@ def plan_steps(
         first,
         step_after(first, "original/measure", {**measured, **spoken}),
     ]
+    trained = [stage.recover for stage in (*recipe.stages, *comparisons) if stage.recover]
+    followed = sorted({key for settings in trained for key in reference_keys(settings)})
+    if followed:
+        inputs = {"references": followed, "domains": [s.name for s in recipe.data.sources]}
+        steps.append(step_after(first, REFERENCES, {**inputs, **measured}))
     last = first
     for stage in recipe.stages:
         new = _stage_steps(stage, last, learned, measured)
@@ -99,6 +106,8 @@ def _stage_steps(
         steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measured)]
     if stage.recover is not None:
         settings = {"recover": _decisive(stage.recover), **learned}
+        if stage.recover.mixtures:
+            settings |= measured
         last = step_after(last, f"{stage.name}/recover", settings)
         steps += [last, step_after(last, f"{stage.name}/measure", measured)]
     return steps
@@ -111,6 +120,18 @@ def control_settings(recipe: Recipe) -> RecoverySettings | None:
         return None
     tokens = sum(each.tokens for each in settings)
     return settings[-1].model_copy(update={"tokens": tokens})
+
+
+def reference_keys(settings: RecoverySettings) -> dict[str, str]:
+    """Which losses of the original the mixtures of a recovery follow, and of what they are.
+
+    None where the settings give references themselves.
+    """
+    return {
+        f"{kind}, {settings.mixture_tokens:,} tokens in rows of {settings.row_length:,}": kind
+        for kind, mixing in settings.mixtures.items()
+        if mixing.references is None
+    }
 
 
 def _decisive(settings: RecoverySettings) -> dict[str, Any]:

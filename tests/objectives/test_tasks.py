@@ -70,7 +70,6 @@ def test_names_are_those_that_settings_take() -> None:
 @pytest.mark.parametrize(
     ("name", "is_encoder_decoder", "message"),
     [
-        ("d-ul2", False, "d-ul2 is not for a decoder; give one of causal, prefix-lm, fill-in"),
         ("causal", True, "causal is not for an encoder-decoder; give one of span-corruption, ul2"),
     ],
 )

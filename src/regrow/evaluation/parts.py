@@ -10,11 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from regrow.corpus.packing import pack
 from regrow.corpus.samples import Samples
 from regrow.corpus.windows import cut_windows
-from regrow.objectives.corrupted import CorruptedText, check_sentinels, denoising_tokens
+from regrow.errors import UserError
+from regrow.objectives.causal import Causal
+from regrow.objectives.corrupted import (
+    CorruptedText,
+    check_sentinels,
+    corrupt_text,
+    denoising_tokens,
+)
 from regrow.objectives.denoising import UL2, Denoiser
 from regrow.objectives.objective import Objective
+from regrow.objectives.one_row import PairedRows
+from regrow.objectives.prefix_lm import Prefix, PrefixLM
 from regrow.objectives.seq2seq import Seq2Seq
 from regrow.precision import Precision, autocast
 
@@ -98,11 +108,13 @@ def heldout_denoisers(
     row_length: int,
     tokens: int,
     denoisers: Mapping[str, Denoiser] = UL2,
+    prefix: Prefix = "causal",
 ) -> HeldoutParts:
     """About so many tokens of the documents, the same for each denoiser.
 
     They are windows of at most `row_length` tokens, evenly spread over the documents. `config`: of
-    the model, for the token that its decoder begins with.
+    the model, for the token that its decoder begins with. `prefix`: how a decoder attends among
+    tokens that are given.
 
     Raises UserError where the tokenizer has too few sentinels, or the documents no token.
     """
@@ -110,9 +122,39 @@ def heldout_denoisers(
     windows = cut_windows(documents, tokenizer, row_length)
     for denoiser in denoisers.values():
         check_sentinels(marks, int(windows.lengths.max()), denoiser)
-    parts = {n: CorruptedText(windows, each, marks, _SEED) for n, each in denoisers.items()}
-    rows = spread(next(iter(parts.values())), tokens)
-    return HeldoutParts(Seq2Seq(), parts, dict.fromkeys(parts, rows))
+    parts: dict[str, Samples] = {
+        name: CorruptedText(windows, denoiser, marks, _SEED) for name, denoiser in denoisers.items()
+    }
+    rows = dict.fromkeys(parts, spread(next(iter(parts.values())), tokens))
+    if config.is_encoder_decoder:
+        return HeldoutParts(Seq2Seq(), parts, rows)
+    in_one = {name: PairedRows(pairs, marks.start, marks.pad) for name, pairs in parts.items()}
+    return HeldoutParts(PrefixLM(prefix), in_one, rows)
+
+
+def heldout_texts(
+    texts: Mapping[str, Iterable[str]], tokenizer: Any, config: Any, row_length: int, tokens: int
+) -> HeldoutParts:
+    """About so many tokens of each text, by name.
+
+    A decoder predicts all of them, in packed rows of `row_length`; an encoder-decoder fills in
+    plain span corruption, in windows of at most so many.
+
+    Raises UserError, with the name, where a text fills no row, or the tokenizer does not do.
+    """
+    both = config.is_encoder_decoder
+    parts: dict[str, Samples] = {}
+    for name, documents in texts.items():
+        try:
+            parts[name] = (
+                corrupt_text(documents, tokenizer, config, row_length, _SEED)
+                if both
+                else pack(documents, tokenizer, row_length)
+            )
+        except UserError as error:
+            raise UserError(f"data.heldout: {name}: {error}") from None
+    rows = {name: spread(samples, tokens) for name, samples in parts.items()}
+    return HeldoutParts(Seq2Seq() if both else Causal(), parts, rows)
 
 
 def spread(samples: Samples, tokens: int) -> NDArray[np.int64]:

@@ -3,9 +3,10 @@
 from regrow.errors import UserError
 
 FOR_DECODERS = (
-    "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "o-ul2",
+    "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "d-ul2",
+    "o-ul2",
 )  # fmt: skip
-FOR_ENCODER_DECODERS = ("span-corruption", "ul2", "o-ul2")
+FOR_ENCODER_DECODERS = ("span-corruption", "ul2", "d-ul2", "o-ul2")
 """The first of either is what such a model is trained with where nothing is named."""
 
 

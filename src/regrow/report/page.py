@@ -186,22 +186,21 @@ def _stage(number: int, row: StageRow) -> Stage:
         number=number,
         kept=tuple(_kept(axis) for axis in row.kept),
         curve=charts.curves(f"Loss during the recovery of {row.name}", lines),
-        mixtures=tuple(_mixture(mixture, row.name) for mixture in row.mixtures),
+        mixtures=tuple(Mixture(each.of, *mixture_charts(each, row.name)) for each in row.mixtures),
     )
 
 
-def _mixture(row: MixtureRow, stage: str) -> Mixture:
+def mixture_charts(row: MixtureRow, stage: str) -> tuple[Svg | None, Svg | None]:
+    """The shares over tokens, and what each part lies beyond its reference."""
     panels = [
         charts.Panel(
             name, reference, [(float(x), losses[name] - reference) for x, losses in row.losses]
         )
         for name, reference in row.references.items()
     ]
-    return Mixture(
-        row.of,
-        charts.mixture(
-            f"Mixture of {row.of}s during {stage}", [(float(x), each) for x, each in row.shares]
-        ),
+    shares = [(float(x), each) for x, each in row.shares]
+    return (
+        charts.mixture(f"Mixture of {row.of}s during {stage}", shares),
         charts.gaps(f"Loss of each {row.of} beyond its reference during {stage}", panels),
     )
 

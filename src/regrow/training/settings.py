@@ -5,14 +5,15 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regrow.precision import Precision
-
-Objective = Literal[
-    "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "o-ul2",
-]  # fmt: skip
-
+from regrow.training.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 
 ONLY_HOW = frozenset({"recompute", "save_every"})
 """Settings that change neither the weights nor what is measured."""
+
+
+Objective = Literal[
+    "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "d-ul2", "o-ul2",
+]  # fmt: skip
 
 
 class RecoverySettings(BaseModel):
@@ -23,6 +24,12 @@ class RecoverySettings(BaseModel):
             with: `causal` for a decoder, `span-corruption` for an encoder-decoder.
         prefix: How a decoder attends among tokens that are given and not learned: `causal`, as it
             does when it generates, or `bidirectional`.
+        denoisers: How the mixture of `d-ul2` follows its losses; None takes the defaults.
+        domains: How the shares of the sources in `data.train` follow their losses; None leaves them
+            as they are.
+        mixture_every: Tokens between two measurements that mixtures follow; None takes a twentieth
+            of the budget, and eight times what is measured at least.
+        mixture_tokens: Tokens of text held out that each denoiser, and each domain, is measured on.
         tokens: The budget: text tokens in the rows trained on. It is met to within one row, by
             whole steps of which the last takes the rows that remain.
         row_length: Tokens of text in a row; where rows differ in length, in the longest.
@@ -55,6 +62,10 @@ class RecoverySettings(BaseModel):
 
     objective: Objective | None = None
     prefix: Literal["causal", "bidirectional"] = "causal"
+    denoisers: MixtureSettings | None = None
+    domains: DomainSettings | None = None
+    mixture_every: int | None = Field(default=None, gt=0)
+    mixture_tokens: int = Field(default=4096, gt=0)
     tokens: int = Field(default=200_000, gt=0)
     row_length: int = Field(default=512, ge=2)
     batch_tokens: int = Field(default=4096, gt=0)
@@ -89,4 +100,31 @@ class RecoverySettings(BaseModel):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas}: each should be at least 0 and less than 1")
+        self._check_mixtures()
         return self
+
+    def _check_mixtures(self) -> None:
+        if self.denoisers is not None:
+            if self.objective != "d-ul2":
+                raise ValueError("denoisers: their mixture follows losses in d-ul2 alone")
+            try:
+                self.denoisers.check(DENOISERS)
+            except ValueError as error:
+                raise ValueError(f"denoisers.{error}") from None
+        if self.mixture_every is not None and not self.mixtures:
+            raise ValueError("mixture_every: no mixture follows losses; give objective d-ul2")
+
+    @property
+    def mixtures(self) -> dict[str, MixtureSettings]:
+        """Those that follow losses, by what they are of: denoiser, domain."""
+        found = {}
+        if self.objective == "d-ul2":
+            found["denoiser"] = self.denoisers or MixtureSettings()
+        if self.domains is not None:
+            found["domain"] = self.domains
+        return found
+
+    @property
+    def measured_every(self) -> int:
+        """Tokens between two measurements that mixtures follow."""
+        return self.mixture_every or max(self.tokens // 20, 8 * self.mixture_tokens)
