@@ -213,17 +213,18 @@ def test_mixtures_change_at_the_sample_that_is_said() -> None:
 def test_training_meets_its_budget_and_learns(tmp_path: Path) -> None:
     write_seq2seq(tmp_path / "m", OPENBA)
     model, tokenizer = load_model(tmp_path / "m"), load_tokenizer(tmp_path / "m")
-    pairs = corrupt_text(TEXTS, tokenizer, model.config, 16, seed=3)
+    pairs = corrupt_text([*TEXTS, *"abcdefgh"], tokenizer, model.config, 24, seed=3)
     shared = share_rows(pairs, pairs.windows.text_tokens, seed=1, hidden=32)
     given_settings = RecoverySettings(
-        tokens=600, row_length=16, batch_tokens=96, micro_batch=3, learning_rate=0.01
+        tokens=600, row_length=24, batch_tokens=96, micro_batch=3, learning_rate=0.01
     )
+    assert shared.per_row == 2
     result = train(
         model, shared, Seq2Seq(shared_rows=True), given_settings, seed=1,
         directory=tmp_path / "training",
     )  # fmt: skip
     losses = [loss for _, loss in result.curve]
-    assert 600 <= result.tokens < 600 + 3 * 16 * shared.per_row
+    assert 600 <= result.tokens < 600 + 3 * 24 * shared.per_row
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.2
 
 

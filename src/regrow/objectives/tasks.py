@@ -9,7 +9,12 @@ from regrow.corpus.packing import pack_tokens, start_and_end
 from regrow.corpus.samples import Samples
 from regrow.corpus.store import TokenStore
 from regrow.objectives.causal import Causal
-from regrow.objectives.corrupted import check_sentinels, corrupt_text, denoising_tokens
+from regrow.objectives.corrupted import (
+    CorruptedText,
+    check_sentinels,
+    corrupt_text,
+    denoising_tokens,
+)
 from regrow.objectives.denoising import SPAN_CORRUPTION, UL2
 from regrow.objectives.infilling import infilling_tokens, reordered
 from regrow.objectives.names import objective_name
@@ -18,7 +23,8 @@ from regrow.objectives.one_row import PairedRows, SplitRows
 from regrow.objectives.optimized import fixed_lengths, join_text
 from regrow.objectives.prefix_lm import Prefix, PrefixLM
 from regrow.objectives.seq2seq import Seq2Seq
-from regrow.objectives.ul2 import mix_denoisers
+from regrow.objectives.shared_rows import share_rows
+from regrow.objectives.ul2 import MixedDenoisers, mix_denoisers
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class _Kind:
 
     Attributes:
         make: (documents, tokenizer, config, row length, seed) -> what is learned, and its rows;
-            of a decoder, (..., prefix).
+            of a decoder, (..., prefix), of an encoder-decoder, (..., shared rows).
         least: (tokenizer, config, row length) -> tokens of text that it needs at least. Raises
             UserError where the tokenizer, or the length, does not do.
     """
@@ -103,6 +109,28 @@ def _in_one_row(
     return make
 
 
+def _in_two_rows(
+    pair: Callable[..., CorruptedText | MixedDenoisers],
+) -> Callable[[Texts, Any, Any, int, int, bool], tuple[Objective, Samples]]:
+    def make(
+        texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, shared: bool
+    ) -> tuple[Objective, Samples]:
+        pairs = pair(texts, tokenizer, config, row_length, seed)
+        if not shared:
+            return Seq2Seq(), pairs
+        hidden = getattr(config, "decoder", config).hidden_size
+        return Seq2Seq(shared_rows=True), share_rows(pairs, pairs.windows.text_tokens, seed, hidden)
+
+    return make
+
+
+def _make_optimized(
+    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, shared: bool
+) -> tuple[Objective, Samples]:
+    """No slot is empty, so that there is nothing to share."""
+    return Seq2Seq(), join_text(texts, tokenizer, config, row_length, seed)
+
+
 _DECODER = {
     "causal": _Kind(_make_causal, _causal_least),
     "prefix-lm": _Kind(_make_split, _causal_least),
@@ -114,12 +142,11 @@ _DECODER = {
     "o-ul2": _Kind(_in_one_row(join_text), _optimized_least),
 }
 _ENCODER_DECODER = {
-    "span-corruption": _Kind(
-        lambda *given: (Seq2Seq(), corrupt_text(*given)), _span_corruption_least
-    ),
-    "ul2": _Kind(lambda *given: (Seq2Seq(), mix_denoisers(*given)), _ul2_least),
-    "d-ul2": _Kind(lambda *given: (Seq2Seq(), mix_denoisers(*given)), _ul2_least),
-    "o-ul2": _Kind(lambda *given: (Seq2Seq(), join_text(*given)), _optimized_least),
+    "span-corruption": _Kind(_in_two_rows(corrupt_text), _span_corruption_least),
+    "ul2": _Kind(_in_two_rows(mix_denoisers), _ul2_least),
+    # What makes it dynamic is the steering of its training.
+    "d-ul2": _Kind(_in_two_rows(mix_denoisers), _ul2_least),
+    "o-ul2": _Kind(_make_optimized, _optimized_least),
 }
 
 
@@ -131,18 +158,19 @@ def make_task(
     row_length: int,
     seed: int,
     prefix: Prefix = "causal",
+    *,
+    shared_rows: bool = True,
 ) -> tuple[Objective, Samples]:
     """What a model of this config learns from documents, and their rows.
 
     `named`: the objective; None for the one that its kind was trained with. `prefix`: how a decoder
-    attends among tokens that are given.
+    attends among tokens that are given. `shared_rows`: whether examples of an encoder-decoder share
+    rows.
 
     Raises UserError where the objective, the text or the tokenizer does not do.
     """
-    given: tuple[Any, ...] = (texts, tokenizer, config, row_length, seed)
-    if not config.is_encoder_decoder:
-        given = (*given, prefix)
-    return _kind(named, config).make(*given)
+    last = shared_rows if config.is_encoder_decoder else prefix
+    return _kind(named, config).make(texts, tokenizer, config, row_length, seed, last)
 
 
 def least_text(named: str | None, tokenizer: Any, config: Any, row_length: int) -> int:
