@@ -264,12 +264,13 @@ def test_a_tokenizer_that_cannot_be_pruned_keeps_its_vocabulary(tmp_path: Path) 
     directory = write_model(tmp_path / "m", vocab_size=8192)
     budget = int(inspect_directory(directory).parameters * 0.95)
     tokenizer = json.loads((directory / "tokenizer.json").read_text())
-    tokenizer["model"]["byte_fallback"] = True
+    vocab = tokenizer["model"]["vocab"]
+    tokenizer["model"] = {"type": "WordLevel", "vocab": vocab, "unk_token": next(iter(vocab))}
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     plan = plan_directory("m", directory, budget)
     assert not any("vocab" in stage.sizes for stage in plan.stages)
     assert "the vocabulary stays whole: " in plan.notes[0]
-    assert "byte fallback" in plan.notes[0]
+    assert "WordLevel" in plan.notes[0]
 
 
 def test_an_encoder_decoder_is_planned_with_what_its_recovery_needs(tmp_path: Path) -> None:

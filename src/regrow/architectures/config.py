@@ -38,8 +38,10 @@ def cut_config(
             _write(config, name, fields[name], wanted[name])
     for name, field in fields.items():
         for path in field.mirrors:
-            if wanted[name] != wanted.get(str(field.default)) or read_field(config, path):
+            if wanted[name] != wanted.get(str(field.default)):
                 _set(config, path, wanted[name])
+            else:
+                config.pop(path, None)
     for path, axis in blueprint.lists.items():
         values = read_field(config, path)
         if isinstance(values, list) and axis in layers:

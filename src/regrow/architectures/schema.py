@@ -55,8 +55,8 @@ class Field:
     `path` is dotted for nested configs; None where the class has no such field and always derives
     the size. `default` is what the class takes when the field is absent: a number, the name of
     another axis, or a quotient of two. `also` are fields that repeat the value, written where they
-    are present. `mirrors` are keys that the class has not and the library reads: they repeat the
-    value where it is not the default.
+    are present. `mirrors` are keys at the top that the class has not and the library reads: they
+    repeat the value where it is not the default, and only there.
     """
 
     path: str | None
