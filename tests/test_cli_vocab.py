@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,21 +19,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_threads(monkeypatch)
+
+
+def use_threads(patch: pytest.MonkeyPatch) -> None:
     """Threads in place of processes, which take seconds to begin."""
-    from concurrent.futures import ThreadPoolExecutor
 
     def started(workers: int, start: object, job: counting.Job) -> ThreadPoolExecutor:
         worker = counting.counter(job.model), job.ids
-        monkeypatch.setattr(counting, "_worker", worker, raising=False)
+        patch.setattr(counting, "_worker", worker, raising=False)
         return ThreadPoolExecutor(1)
 
-    monkeypatch.setattr(parallel, "pool", started)
+    patch.setattr(parallel, "pool", started)
 
 
 def regrow(*arguments: object, code: int = 0) -> str:
     result = CliRunner().invoke(cli.app, list(map(str, arguments)))
     assert result.exit_code == code, result.output
-    return result.output
+    return result.output if code else result.stdout
 
 
 def test_count_many_files_and_merge(model: Path, tmp_path: Path) -> None:
@@ -74,3 +78,54 @@ def test_what_count_refuses_is_one_line(model: Path, tmp_path: Path) -> None:
         assert said in told
         assert told.count("\n") == 1
         assert [path.name for path in tmp_path.iterdir()] == ["empty.jsonl"]
+
+
+@pytest.fixture(scope="module")
+def counted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("counted")
+    texts = [
+        f"{name}={write_text(place / f'{name}.jsonl', documents)}"
+        for name, documents in (("en", sentences(60)), ("up", ["THE RIVER"] * 9))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        use_threads(patch)
+        regrow("vocab", "count", model, place / "counts", "--corpus", *texts)
+    return place / "counts"
+
+
+def test_plan_shows_and_writes(
+    model: Path, counted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out, page = tmp_path / "plan.json", tmp_path / "plan.html"
+    asked = ["vocab", "plan", model, counted, "--coverage", "95%", "--minimum", 3]
+    told = regrow(*asked, "--out", out, "--page", page)
+    assert "asked for" in told
+    assert max(map(len, told.splitlines()[:12])) <= 80
+    assert page.read_text().count("<svg") == 2
+    kept = json.loads(out.read_text(encoding="utf-8"))["tokens"]
+    why = {token[3] for token in kept}
+    assert why <= {"special", "config", "byte", "count", "merge ancestor", "language"}
+    found = json.loads(regrow(*asked, "--json"))
+    assert found["chosen"] == len(kept) < 320
+    assert found["sizes"][0]["size"] == 320
+    assert sum(found["reasons"].values()) == len(kept)
+
+
+def test_what_plan_refuses_is_one_line(model: Path, counted: Path, tmp_path: Path) -> None:
+    keep = tmp_path / "keep.txt"
+    keep.write_text("nonesuch\n")
+    for arguments, said in (
+        ([model, counted, "--size", 100], "the least is 259, since these must stay:"),
+        ([model, counted, "--size", 400], "above the 320 tokens"),
+        ([model, counted, "--size", 300, "--coverage", 0.9], "give one"),
+        ([model, counted, "--coverage", 2], "--coverage 2: not a share"),
+        ([model, counted, "--keep", keep], "no token 'nonesuch'"),
+        ([model, counted, "--only", "de"], "'de' was not counted"),
+        ([model, tmp_path / "none"], "no such file"),
+        ([model, counted, "--out", tmp_path / "none/plan.json"], "no such directory"),
+    ):
+        out = [] if "--out" in arguments else ["--out", tmp_path / "p.json"]
+        told = regrow("vocab", "plan", *arguments, *out, code=2)
+        assert said in told
+        assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]

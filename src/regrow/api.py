@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from regrow.previewing import Preview
     from regrow.pruning import Pruned
     from regrow.vocabulary.counting import Counted
+    from regrow.vocabulary.planning import VocabularyPlan
+    from regrow.vocabulary.spec import VocabularySpec
 
 Say = Callable[[str], None]
 
@@ -206,6 +208,57 @@ def count_vocabulary(
         resolve_model(str(model), None, say), Path(out), files, more=[Path(path) for path in merge],
         workers=workers or os.cpu_count() or 1, progress=progress,
     )  # fmt: skip
+
+
+def plan_vocabulary(
+    model: Path | str,
+    counts: Path | str,
+    *,
+    text: Sequence[Path | str] | None = None,
+    out: Path | str | None = None,
+    page: Path | str | None = None,
+    say: Say = _quiet,
+    **choice: Any,
+) -> "VocabularyPlan":
+    """Plan a vocabulary for text that was counted; see `regrow.vocabulary.planning`.
+
+    `choice`: the keys of `regrow.vocabulary.spec.VocabularySpec` (size, coverage, only, minimum,
+    keep, drop, characters). `text`: what tokens per character are measured on; None takes some of
+    what was counted. `out`: where the plan is written, for `prune`. `page`: where the page is.
+    """
+    from regrow.checkpoint.source import resolve_model
+    from regrow.corpus.sources import named_files
+    from regrow.report.coverage import write_vocabulary_page
+    from regrow.vocabulary.plan_file import save_plan
+    from regrow.vocabulary.planning import plan_vocabulary
+
+    spec = _vocabulary_spec({**choice, "counts": Path(counts)})
+    for path in (out, page):
+        if path is not None and not Path(path).parent.is_dir():
+            raise UserError(f"{Path(path).parent}: no such directory")
+    files = None if text is None else named_files([str(path) for path in text], "--text")
+    plan = plan_vocabulary(
+        resolve_model(str(model), None, say), Path(counts), spec, files, notify=say
+    )
+    if out is not None:
+        save_plan(plan, Path(out))
+    if page is not None:
+        write_vocabulary_page(plan, Path(page))
+    return plan
+
+
+def _vocabulary_spec(values: dict[str, Any]) -> "VocabularySpec":
+    from pydantic import ValidationError
+
+    from regrow.vocabulary.spec import VocabularySpec
+    from regrow.wording import first_error, said
+
+    try:
+        return VocabularySpec(**values)
+    except ValidationError as error:
+        place, wrong = first_error(error, values)
+        option = "".join(f"--{part}: ".replace("_", "-") for part in place[:1])
+        raise UserError(f"{option}{said(wrong)}") from None
 
 
 def generate(

@@ -1,12 +1,14 @@
 """`regrow vocab`: count tokens, plan a vocabulary, prune to it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from regrow.bars import copying
-from regrow.printing import print_counted, say
+from regrow.printing import print_counted, print_vocabulary_plan, say
+from regrow.typed import count as number
+from regrow.typed import share
 
 vocab = typer.Typer(
     help="Count what a corpus needs of a vocabulary, and prune to that.", no_args_is_help=True
@@ -16,6 +18,27 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Size = Annotated[str | None, typer.Option(metavar="N", help="Tokens that remain.")]
+Coverage = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="As many as this share of the corpus needs: 99.9%."),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A language, source or script whose text decides."),
+]
+Minimum = Annotated[
+    str | None, typer.Option(metavar="N", help="Of each language its N most frequent stay.")
+]
+Keep = Annotated[Path | None, typer.Option(help="A file of tokens that stay, one a line.")]
+Drop = Annotated[Path | None, typer.Option(help="A file of tokens that go, one a line.")]
+Characters = Annotated[
+    bool,
+    typer.Option(
+        "--characters/--no-characters",
+        help="Keep every character that no bytes stand in for; else text can become unknown.",
+    ),
+]
 
 
 @vocab.command()
@@ -52,3 +75,59 @@ def count(
             say=say, progress=progress,
         )  # fmt: skip
     print_counted(result, as_json)
+
+
+@vocab.command()
+def plan(
+    model: Model,
+    counts: Annotated[Path, typer.Argument(metavar="COUNTS", help="What count wrote.")],
+    size: Size = None,
+    coverage: Coverage = None,
+    only: Only = None,
+    minimum: Minimum = None,
+    keep: Keep = None,
+    drop: Drop = None,
+    characters: Characters = True,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Measure tokens per character on this text. [default: some of what was counted]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the plan here, each token with its reason.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page with the curve here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how much of a corpus each size covers and what it saves, and suggest one."""
+    from regrow import api
+
+    result = api.plan_vocabulary(
+        model, counts, text=text, out=out, page=page, say=say,
+        **_choice(size, coverage, only, minimum, keep, drop, characters),
+    )  # fmt: skip
+    print_vocabulary_plan(result, [path for path in (out, page) if path is not None], as_json)
+
+
+def _choice(
+    size: str | None,
+    coverage: str | None,
+    only: list[str] | None,
+    minimum: str | None,
+    keep: Path | None,
+    drop: Path | None,
+    characters: bool,
+) -> dict[str, Any]:
+    """What was asked for, as the keys of a recipe."""
+    asked = {
+        "size": None if size is None else number("--size", size),
+        "coverage": None if coverage is None else share("--coverage", coverage),
+        "only": only or None,
+        "minimum": None if minimum is None else number("--minimum", minimum),
+        "keep": keep,
+        "drop": drop,
+        "characters": None if characters else False,
+    }
+    return {name: value for name, value in asked.items() if value is not None}

@@ -1,7 +1,7 @@
 """What each command prints: tables and lines within 80 columns, or JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from regrow.pruning import Pruned
     from regrow.report.summary import RunSummary
     from regrow.vocabulary.counting import Counted
+    from regrow.vocabulary.planning import VocabularyPlan
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -188,6 +189,24 @@ def print_counted(result: "Counted", as_json: bool) -> None:
     used = int((total > 0).sum())
     OUT.print(f"{total.sum():,} tokens, {used:,} of {len(total):,} ids among them")
     OUT.print(f"counts  {result.out}", markup=False, soft_wrap=True)
+
+
+def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_json: bool) -> None:
+    """`written`: the files that the plan was written to."""
+    from regrow.vocabulary.tables import language_rows, size_rows, suggestion, to_json
+
+    if as_json:
+        _print_json({**to_json(plan), "written": [str(path) for path in written]})
+        return
+    for columns, *rows in filter(None, (size_rows(plan), language_rows(plan))):
+        table = _table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
+        for row in rows:
+            table.add_row(*map(escape, row))
+        OUT.print(table)
+        OUT.print()
+    OUT.print(suggestion(plan), markup=False)
+    for path in written:
+        OUT.print(f"written  {path}", markup=False, soft_wrap=True)
 
 
 def _fields(result: Any) -> dict[str, Any]:

@@ -43,9 +43,9 @@ def test_merging_adds_groups_and_keeps_files() -> None:
     assert merged.groups[0] == Group("en", "Latin", 4, 8 * 3, 8 * 4)
     assert [Path(file.path).name for file in merged.files] == ["a.jsonl", "b.jsonl", "c.jsonl"]
     np.testing.assert_array_equal(merged.total, [1, 3, 5, 5, 4])
-    np.testing.assert_array_equal(merged.of("Han", "x"), [0, 0, 5, 5, 0])
-    assert merged.characters("en") == 24
-    assert merged.characters() == 54
+    np.testing.assert_array_equal(merged.of(["Han", "zh"], "x"), [0, 0, 5, 5, 0])
+    assert merged.characters(["en"]) == 24
+    assert merged.characters(["en", "Han", "zh"]) == 54
     assert merged.languages == ("en", "zh")
     assert merge(parts[:1]).languages == ("Latin",)
     shuffled = merge(parts[::-1])
@@ -65,8 +65,8 @@ def test_what_is_not_merged() -> None:
 
 
 def test_a_name_that_was_not_counted() -> None:
-    with pytest.raises(UserError, match=r"--least: 'fr' was not counted; there are en, Latin"):
-        counts("en", [1] * IDS).of("fr", "--least")
+    with pytest.raises(UserError, match=r"--only: 'fr' was not counted; there are en, Latin"):
+        counts("en", [1] * IDS).of(["en", "fr"], "--only")
 
 
 def test_what_is_no_file_of_counts(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "candidates_of",
     "kind_of",
     "prune_tokenizer_json",
+    "pruner",
     "select",
 ]
 
@@ -128,11 +129,23 @@ def prune_tokenizer_json(
             that no token has, or lacks a token without which the guarantees of the family do not
             hold. Characters may be missing, as :class:`Wishes` can ask for.
     """
+    return pruner(tokenizer_json, piece_files)(kept)
+
+
+def pruner(
+    tokenizer_json: Json, piece_files: Sequence[PieceFile] = ()
+) -> Callable[[NDArray[np.int64]], Json]:
+    """What :func:`prune_tokenizer_json` does with one tokenizer, for any number of choices."""
     model = _model(tokenizer_json, piece_files)
     ids = token_ids(tokenizer_json)
-    _check_kept(model, ids, _outside(tokenizer_json, ids, piece_files), kept)
-    mapping = mapping_of(kept)
-    return {**renumber(tokenizer_json, mapping), "model": model.prune(mapping)}
+    outside = _outside(tokenizer_json, ids, piece_files)
+
+    def prune(kept: NDArray[np.int64]) -> Json:
+        _check_kept(model, ids, outside, kept)
+        mapping = mapping_of(kept)
+        return {**renumber(tokenizer_json, mapping), "model": model.prune(mapping)}
+
+    return prune
 
 
 def _model(tokenizer_json: Json, piece_files: Sequence[PieceFile]) -> Model:
@@ -171,7 +184,7 @@ def _check_kept(
     chosen = set(kept.tolist())
     if unknown := chosen - content.keys():
         raise UserError(f"kept tokens: tokenizer.json has no token of id {min(unknown)}")
-    for token, reason in {**model.required, **outside}.items():
+    for token, reason in (*model.required.items(), *outside.items()):
         if token not in chosen and reason != "character":
             raise UserError(
                 f"kept tokens: {content[token]!r} (id {token}) is missing, which must stay "

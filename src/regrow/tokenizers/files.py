@@ -6,7 +6,7 @@ transformers makes of the others.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from regrow.tokenizers import (
     candidates_of,
     kind_of,
     prune_tokenizer_json,
+    pruner,
 )
 from regrow.tokenizers.choice import VocabularyChoice
 from regrow.tokenizers.ids import references_in, remap_ids
@@ -122,6 +123,16 @@ def vocabulary_candidates(
         wishes,
         _piece_files(directory, contents),
     )
+
+
+def vocabulary_pruner(directory: Path) -> Callable[[NDArray[np.int64]], Json]:
+    """What makes the contents of tokenizer.json with any set of kept tokens, to look at.
+
+    Raises:
+        UserError: there is no tokenizer that can be pruned, or its files do not agree.
+    """
+    contents = read_tokenizer(directory)
+    return pruner(contents, _piece_files(directory, contents))
 
 
 def named_ids(directory: Path) -> dict[int, str]:

@@ -90,25 +90,27 @@ class TokenCounts:
         sources = tuple(dict.fromkeys(group.source for group in self.groups))
         return sources if len(sources) > 1 else tuple(group.script for group in self.groups)
 
-    def of(self, name: str, where: str) -> NDArray[np.int64]:
-        """Occurrences in the documents of a source or a script.
+    def of(self, names: Sequence[str], where: str) -> NDArray[np.int64]:
+        """Occurrences in the documents of these sources or scripts, each counted once.
 
         Raises:
-            UserError: there is none of that name; the message begins with ``where``.
+            UserError: there is none of a name; the message begins with ``where``.
         """
-        rows = self._rows(name)
-        if not rows:
-            raise UserError(f"{where}: {name!r} was not counted; there are {', '.join(self.names)}")
-        found: NDArray[np.int64] = self.counts[rows].sum(axis=0)
+        for name in names:
+            if name not in self.names:
+                known = ", ".join(self.names)
+                raise UserError(f"{where}: {name!r} was not counted; there are {known}")
+        found: NDArray[np.int64] = self.counts[self._rows(names)].sum(axis=0)
         return found
 
-    def characters(self, name: str | None = None) -> int:
-        """Of a source or a script, or of all."""
-        rows = range(len(self.groups)) if name is None else self._rows(name)
-        return sum(self.groups[row].characters for row in rows)
+    def characters(self, names: Sequence[str]) -> int:
+        """Of these sources or scripts."""
+        return sum(self.groups[row].characters for row in self._rows(names))
 
-    def _rows(self, name: str) -> list[int]:
-        return [row for row, group in enumerate(self.groups) if name in group.key]
+    def _rows(self, names: Sequence[str]) -> list[int]:
+        return [
+            row for row, group in enumerate(self.groups) if not set(names).isdisjoint(group.key)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """What was counted, without the counts of single tokens."""

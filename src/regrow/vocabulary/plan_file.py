@@ -1,0 +1,71 @@
+"""A planned vocabulary as a file: each token that is kept, and why."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from regrow.errors import UserError
+from regrow.files import read_json_object, write_atomically
+from regrow.tokenizers import Reason, VocabularyChoice
+from regrow.tokenizers.files import read_tokenizer
+from regrow.tokenizers.surgery import token_ids
+from regrow.vocabulary.planning import VocabularyPlan
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedVocabulary:
+    """What a file says.
+
+    Attributes:
+        tokenizer_sha256: of the tokenizer that it was planned for.
+        choice: the tokens that are kept.
+    """
+
+    tokenizer_sha256: str
+    choice: VocabularyChoice
+
+
+def save_plan(plan: VocabularyPlan, path: Path) -> None:
+    """Write what is kept at the chosen size, a token in each line: id, text, count, reason."""
+    content = {i: token for token, i in token_ids(read_tokenizer(plan.model)).items()}
+    chosen = plan.at(plan.chosen)
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "tokenizer_sha256": plan.tokenizer_sha256,
+        "size": plan.chosen,
+        "coverage": chosen.coverage,
+        "languages": dict(chosen.languages),
+        "unknown": dict(chosen.unknown),
+    }
+    lines = [
+        json.dumps([i, content[i], int(plan.token_counts[i]), reason], ensure_ascii=False)
+        for i, reason in zip(plan.choice.kept.tolist(), plan.choice.reasons, strict=True)
+    ]
+    head = json.dumps(facts, ensure_ascii=False, indent=1).removesuffix("\n}")
+    text = head + ',\n "tokens": [\n' + ",\n".join(lines) + "\n ]\n}\n"
+    write_atomically(path, text.encode("utf-8", "surrogatepass"))
+
+
+def load_plan(path: Path) -> PlannedVocabulary:
+    """Read what :func:`save_plan` wrote. Raises UserError at anything else."""
+    facts = read_json_object(path)
+    known = get_args(Reason)
+    try:
+        if facts["format"] != FORMAT:
+            raise ValueError
+        ids = [token[0] for token in facts["tokens"]]
+        reasons = tuple(token[3] for token in facts["tokens"])
+        kept = np.array(ids, dtype=np.int64)
+        sound = all(type(i) is int for i in ids) and all(reason in known for reason in reasons)
+        if not sound or kept.ndim != 1 or not len(kept) or (np.diff(kept) <= 0).any():
+            raise ValueError
+        return PlannedVocabulary(str(facts["tokenizer_sha256"]), VocabularyChoice(kept, reasons))
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        raise UserError(
+            f"{path}: not a planned vocabulary; name a file that regrow vocab plan --out wrote"
+        ) from None

@@ -1,0 +1,84 @@
+"""How a vocabulary is chosen, as a user writes it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from regrow.errors import UserError
+
+
+def _no_truth(value: Any) -> Any:
+    """True would pass as 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is wanted, not {str(value).lower()}")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_no_truth), Field(gt=0)]
+Share = Annotated[float, BeforeValidator(_no_truth), Field(gt=0, le=1)]
+Tokens = Path | list[str]
+"""Tokens, or a file with one in each line: as the vocabulary writes them, or as text."""
+
+
+class VocabularySpec(BaseModel):
+    """Which tokens remain, beside those that must.
+
+    Attributes:
+        size: How many.
+        coverage: As many as make up this share of the tokens of the corpus: 0.999.
+        counts: What `regrow vocab count` wrote; None counts the text at hand.
+        only: Languages (sources or scripts) whose counts decide; all of them where there is none.
+        minimum: So many of the most frequent tokens of each language stay, whatever its share.
+        keep: Tokens that stay.
+        drop: Tokens that go, with those that are merged from them.
+        characters: Where the tokenizer has no bytes to spell a character with, keep all characters
+            that it has. If not, text can become unknown; `regrow vocab plan` says how much.
+        plan: What `regrow vocab plan --out` wrote, in place of all of the above.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: Size | None = None
+    coverage: Share | None = None
+    counts: Path | None = None
+    only: list[str] = []
+    minimum: Size | None = None
+    keep: Tokens = []
+    drop: Tokens = []
+    characters: bool = True
+    plan: Path | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = self.model_fields_set
+        if self.plan is not None and len(given) > 1:
+            raise ValueError("a plan says which tokens remain; leave the other options out")
+        if self.size is not None and self.coverage is not None:
+            raise ValueError("size and coverage both say how many tokens remain; give one")
+        if self.counts is None and (self.only or self.minimum):
+            raise ValueError("only and minimum go by language; give counts by language")
+        return self
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The files that are named, by key."""
+        named = {name: getattr(self, name) for name in ("counts", "keep", "drop", "plan")}
+        return {name: path for name, path in named.items() if isinstance(path, Path)}
+
+
+def read_tokens(tokens: Tokens, where: str) -> list[str]:
+    """The tokens of a list: lines that are not empty, with their spaces.
+
+    Raises:
+        UserError: the file is missing or is not UTF-8.
+    """
+    if not isinstance(tokens, Path):
+        return tokens
+    try:
+        text = tokens.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{where}: {tokens}: no such file; write a token in each line") from None
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{where}: {tokens}: cannot be read as UTF-8 text") from None
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line]
