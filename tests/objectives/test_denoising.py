@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.objectives.denoising import SPAN_CORRUPTION, UL2, Denoiser, noise_and_spans
@@ -29,6 +29,7 @@ def test_counts_of_the_seven() -> None:
     }  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(denoisers, st.integers(1, 3_000)), min_size=1))
 def test_every_span_has_a_token_and_one_before_it(rows: list[tuple[Denoiser, int]]) -> None:
     lengths = np.array([length for _, length in rows])

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -43,6 +43,7 @@ def written(
     return cut, write_examples(line, starts, drawn, prefixes, MARKS)
 
 
+@settings(deadline=None)
 @given(texts, st.integers(0, 2**32 - 1), st.booleans())
 def test_source_and_target_make_the_text(
     rows: list[tuple[Denoiser, int]], seed: int, prefixed: bool
@@ -81,6 +82,7 @@ def test_source_and_target_make_the_text(
             assert source[0] not in SENTINELS
 
 
+@settings(deadline=None)
 @given(texts, st.integers(0, 2**32 - 1), st.data())
 def test_an_example_is_the_same_in_any_batch(
     rows: list[tuple[Denoiser, int]], seed: int, data: st.DataObject

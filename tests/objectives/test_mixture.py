@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.objectives.mixture import MixtureHistory
@@ -11,6 +11,7 @@ weights = st.lists(st.floats(0, 10), min_size=3, max_size=3).filter(lambda w: su
 samples = st.lists(st.integers(0, 2**40), min_size=1, max_size=50)
 
 
+@settings(deadline=None)
 @given(weights, st.lists(st.tuples(st.integers(1, 50), weights), max_size=6), st.integers(0, 99))
 def test_a_change_changes_no_sample_before_it(
     begins: list[float], changes: list[tuple[int, list[float]]], seed: int
@@ -28,6 +29,7 @@ def test_a_change_changes_no_sample_before_it(
     assert sum(history.current) == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(weights, st.integers(0, 2**62), samples)
 def test_a_draw_is_the_same_in_any_batch_and_never_of_no_share(
     given_weights: list[float], seed: int, numbers: list[int]

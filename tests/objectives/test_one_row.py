@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.corpus.packing import NOT_PREDICTED, pack
@@ -22,6 +22,7 @@ documents = st.lists(st.text("abc é", max_size=30), min_size=1, max_size=8).fil
 )
 
 
+@settings(deadline=None)
 @given(documents, st.integers(4, 20), st.integers(0, 2**40))
 def test_the_beginning_of_each_piece_is_given(texts: list[str], length: int, seed: int) -> None:
     packed = pack(texts, byte_tokenizer(), length)
@@ -63,6 +64,7 @@ def pairs(lengths: list[int]) -> MixedDenoisers:
     return MixedDenoisers(windows, MARKS, 5, MixtureHistory.constant([1] * len(UL2)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=8), st.integers(0, 2**40))
 def test_source_and_target_stand_in_one_row(lengths: list[int], first: int) -> None:
     inner = pairs(lengths)

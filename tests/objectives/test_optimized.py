@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.corpus.packing import NOT_PREDICTED
@@ -46,6 +46,7 @@ def test_lengths_of_the_report() -> None:
     assert fixed.suffix == 212
 
 
+@settings(deadline=None)
 @given(st.integers(9, 300), st.integers(60, 3_000))
 def test_lengths_are_the_longest_that_fit(sentinels: int, row_length: int) -> None:
     fixed = fixed_lengths(sentinels, row_length)
@@ -79,6 +80,7 @@ def whole_text(batch: Batch, row: int, sentinels: tuple[int, ...]) -> tuple[list
     return [t for token in source for t in pieces.get(token, [token])], len(pieces)
 
 
+@settings(deadline=None)
 @given(st.integers(9, 130), st.integers(60, 2_500), st.integers(0, 2**40), st.booleans(), st.data())
 def test_no_slot_is_empty_and_no_span_without_a_sentinel(
     sentinels: int, row_length: int, seed: int, prefixed: bool, data: st.DataObject
@@ -108,6 +110,7 @@ def test_no_slot_is_empty_and_no_span_without_a_sentinel(
             assert text == list(range(FIRST_TEXT_ID + tokens - len(text), FIRST_TEXT_ID + tokens))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(0, 2**40), min_size=2, max_size=9, unique=True))
 def test_a_sample_is_the_same_in_any_batch(seed: int, numbers: list[int]) -> None:
     samples = line_of(5_000, seed=seed)

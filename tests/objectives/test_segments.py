@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -28,6 +28,7 @@ def divided(
     return [lengths[first:last].tolist() for first, last in pairwise(edges)]
 
 
+@settings(deadline=None)
 @given(st.lists(divisions, min_size=1, max_size=12), st.integers(0, 2**63 - 1))
 def test_segments_fill_the_whole(rows: list[tuple[int, int]], seed: int) -> None:
     totals, segments = zip(*rows, strict=True)
@@ -39,6 +40,7 @@ def test_segments_fill_the_whole(rows: list[tuple[int, int]], seed: int) -> None
         assert min(lengths) >= 1
 
 
+@settings(deadline=None)
 @given(st.lists(divisions, min_size=1, max_size=12), st.integers(0, 99), st.data())
 def test_a_division_is_the_same_in_any_batch(
     rows: list[tuple[int, int]], seed: int, data: st.DataObject

@@ -10,9 +10,6 @@ from regrow.corpus.samples import Batch
 from regrow.objectives.denoising import DenoisingTokens
 from regrow.objectives.segments import Ids, sample_keys, segment_lengths
 
-_Rows = tuple[Ids, NDArray[np.bool_]]
-"""Ids, filled up with anything, and where that is."""
-
 
 @dataclass(frozen=True, eq=False)
 class Spans:
@@ -45,7 +42,7 @@ def draw_spans(seed: int, samples: Ids, lengths: Ids, noise: Ids, spans: Ids) ->
         np.concatenate([np.maximum(rest, 1), noise]),
         np.concatenate([spans, spans]),
     )
-    kept, taken = np.split(pieces, 2)
+    kept, taken = pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]
     if not rest.all():
         kept[(np.cumsum(spans) - spans)[rest == 0]] = 0
     return Spans(spans, kept, taken)
@@ -68,49 +65,89 @@ def write_examples(
         ``input_ids`` and ``attention_mask``: [texts, source length]. ``decoder_input_ids`` and
         ``labels``: [texts, target length].
     """
-    before = 0 if prefixes is None else 1
-    stops = np.cumsum(spans.counts)
-    numbers = np.arange(len(spans.kept)) - np.repeat(stops - spans.counts, spans.counts)
-    sentinels = np.array(marks.sentinels, dtype=np.int32)[numbers]
+    pieces = _Pieces(spans)
+    # Where each piece that stays begins in the line; its span follows it.
+    begins = pieces.offsets(spans.kept + spans.taken) + np.repeat(starts, spans.counts)
+    sentinels = np.array(marks.sentinels, dtype=np.int64)[pieces.numbers]
 
-    def rows(copied: Ids, skipped: Ids, before: int, sentinel_first: bool) -> _Rows:
-        """What is copied, with a sentinel for each piece that is skipped, and eos.
+    def rows(copied: Ids, begins: Ids, before: int, sentinel_first: bool) -> tuple[Ids, Ids]:
+        """What is copied, with a sentinel for each piece that is not, and eos; and lengths.
 
-        A row goes on along the line from its start, and a skip is a longer step: so it is
-        gathered in one go, and sentinels and eos are put in after.
+        Each slot reads the line at its own place and a shift, which is the same for all slots of a
+        piece. Sentinels and eos are put in after; what fills a row up is anything.
         """
-        copied_stops = np.cumsum(copied)
-        after = copied_stops[stops - 1]
-        copied_before = np.concatenate([[0], after[:-1]])
-        lengths = after - copied_before + spans.counts + (before + 1)
+        places = pieces.offsets(copied) + pieces.numbers
+        lengths = places[pieces.lasts] + copied[pieces.lasts] + (before + 2)
         width = int(lengths.max())
-        firsts = np.arange(0, width * len(starts), width)
-        places = copied_stops + numbers
+        row_starts = np.arange(0, width * len(starts), width)
+        places += np.repeat(row_starts + before, spans.counts)
+        shifts = begins - places
         if sentinel_first:
-            places -= copied
-        places += np.repeat(firsts + before - copied_before, spans.counts)
-        steps = np.ones((len(starts), width), dtype=np.int64)
-        steps[:, 0] = starts - before
-        steps.reshape(-1)[places + 1] = skipped
-        ids = line.take(np.cumsum(steps, axis=1, out=steps), mode="clip").astype(np.int64)
-        ids.reshape(-1)[places] = sentinels
-        ids.reshape(-1)[firsts + lengths - 1] = marks.eos
-        return ids, np.arange(width) >= lengths[:, None]
+            shifts -= 1
+        slots = copied + 1
+        slots[pieces.firsts] += before
+        slots[pieces.lasts] += width + 1 - lengths
+        at = np.repeat(shifts, slots)
+        at += _count_to(len(at))
+        ids = line.take(at, mode="clip").astype(np.int64)
+        ids[places if sentinel_first else places + copied] = sentinels
+        ids[row_starts + (lengths - 1)] = marks.eos
+        return ids.reshape(-1, width), lengths
 
-    source, is_filling = rows(spans.kept, spans.taken, before, sentinel_first=False)
+    before = 0 if prefixes is None else 1
+    source, lengths = rows(spans.kept, begins, before, sentinel_first=False)
     if prefixes is not None:
         source[:, 0] = prefixes
-    np.copyto(source, marks.pad, where=is_filling)
+    mask = np.ones_like(source)
+    for text, length in enumerate(lengths.tolist()):
+        source[text, length:] = marks.pad
+        mask[text, length:] = 0
 
-    labels, is_nothing = rows(spans.taken, spans.kept, 0, sentinel_first=True)
+    labels, lengths = rows(spans.taken, begins + spans.kept, 0, sentinel_first=True)
     inputs = np.empty_like(labels)
     inputs[:, 0] = marks.start
     inputs[:, 1:] = labels[:, :-1]
-    np.copyto(inputs[:, 1:], marks.pad, where=is_nothing[:, 1:])
-    np.copyto(labels, NOT_PREDICTED, where=is_nothing)
+    for text, length in enumerate(lengths.tolist()):
+        inputs[text, length:] = marks.pad
+        labels[text, length:] = NOT_PREDICTED
     return {
         "input_ids": source,
-        "attention_mask": (~is_filling).astype(np.int64),
+        "attention_mask": mask,
         "decoder_input_ids": inputs,
         "labels": labels,
     }
+
+
+class _Pieces:
+    """Which pieces belong to which text.
+
+    Attributes:
+        firsts: The first piece of each text, [texts].
+        lasts: The last, [texts].
+        numbers: Of each piece in its text, [spans].
+    """
+
+    def __init__(self, spans: Spans) -> None:
+        self._counts = spans.counts
+        stops = np.cumsum(spans.counts)
+        self.firsts = stops - spans.counts
+        self.lasts = stops - 1
+        self.numbers = _count_to(len(spans.kept)) - np.repeat(self.firsts, spans.counts)
+
+    def offsets(self, lengths: Ids) -> Ids:
+        """Where each piece begins in its text, if the pieces of it have these lengths; [spans]."""
+        begins = np.cumsum(lengths) - lengths
+        begins -= np.repeat(begins[self.firsts], self._counts)
+        return begins
+
+
+_numbers = np.arange(1 << 12)
+
+
+def _count_to(size: int) -> Ids:
+    """0 to `size - 1`, to be read: a new array of this size costs more than a sum."""
+    global _numbers
+    numbers = _numbers
+    if len(numbers) < size:
+        numbers = _numbers = np.arange(2 * size)
+    return numbers[:size]

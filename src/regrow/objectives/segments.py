@@ -7,6 +7,7 @@ once: in numpy that takes some ten operations, where Philox takes a hundred.
 """
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +16,24 @@ Ids = NDArray[np.int64]
 Bits = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_NEVER = np.iinfo(np.int64).max
 
 
 def sample_keys(seed: int, purpose: str, samples: Ids) -> Bits:
     """Where the sequence of each sample begins, [samples]."""
+    return random_bits(_stream(seed, purpose), samples)
+
+
+@lru_cache(maxsize=256)
+def _stream(seed: int, purpose: str) -> np.uint64:
     digest = hashlib.sha256(f"{purpose}\0{seed}".encode()).digest()
-    return random_bits(np.full(samples.shape, np.frombuffer(digest[:8], "<u8")[0]), samples)
+    return np.uint64(int.from_bytes(digest[:8], "little"))
 
 
-def random_bits(keys: Bits, numbers: Ids) -> Bits:
-    """Number `numbers[i]` of the sequence that begins at `keys[i]`; 64 bits, of any shape."""
+def random_bits(keys: Bits | np.uint64, numbers: Ids) -> Bits:
+    """Number `numbers[i]` of the sequence that begins at `keys[i]`; 64 bits, of any shape.
+
+    One key alone is that of all.
+    """
     z = numbers.astype(np.uint64)
     z += np.uint64(1)
     z *= _GOLDEN
@@ -58,14 +66,13 @@ def segment_lengths(keys: Bits, totals: Ids, segments: Ids) -> Ids:
     missing = np.where(many, places - cuts, cuts)
 
     is_drawn = np.zeros(size, dtype=np.bool_)
-    first_draw = np.full(size, _NEVER, dtype=np.int64)
+    first_draw = np.empty(size, dtype=np.int32)
     lacking = np.flatnonzero(missing)
     missing = missing[lacking]
     made = np.zeros_like(missing)
     # A guess, so that one turn mostly does; more draws than needed change nothing.
     expected = missing * (1 + 0.8 * missing / totals[lacking])
     pairs = (expected / 2 + missing / np.sqrt(totals[lacking])).astype(np.int64) + 1
-    turn = 0
     while len(lacking):
         stops = np.cumsum(pairs)
         numbers = np.arange(stops[-1]) + np.repeat(made - stops + pairs, pairs)
@@ -74,9 +81,10 @@ def segment_lengths(keys: Bits, totals: Ids, segments: Ids) -> Ids:
         at *= np.repeat(places[lacking], draws)
         at >>= 32
         at += np.repeat(begins[lacking] + 1, draws)
-        order = np.arange(turn, turn + len(at))
-        np.minimum.at(first_draw, at, order)
-        is_new = first_draw[at] == order
+        order = np.arange(len(at), dtype=np.int32)
+        # Of several writes to one place the last holds: backwards, that is the first draw.
+        first_draw[at[::-1]] = order[::-1]
+        is_new = (first_draw[at] == order) & ~is_drawn[at]
         found = np.cumsum(is_new)
         after = found[2 * stops - 1]
         before = np.concatenate([[0], after[:-1]])
@@ -84,7 +92,7 @@ def segment_lengths(keys: Bits, totals: Ids, segments: Ids) -> Ids:
         missing = missing - (after - before)
         still = np.flatnonzero(missing > 0)
         made, lacking, missing = (made + pairs)[still], lacking[still], missing[still]
-        pairs, turn = missing + 2, turn + len(at)
+        pairs = missing + 2
     if many.any():
         is_drawn ^= np.repeat(many, totals)
     is_drawn[begins] = True
