@@ -100,7 +100,8 @@ def write_figure(svg: Svg | None, path: Path) -> None:
     root = ElementTree.fromstring(svg.__html__())
     root.set("xmlns", "http://www.w3.org/2000/svg")
     style = ElementTree.Element("style")
-    style.text = files("regrow.report").joinpath("page.css").read_text(encoding="utf-8")
+    page = files("regrow.report").joinpath("page.css").read_text(encoding="utf-8")
+    style.text = page + "svg text { font-family: system-ui, sans-serif; }\n"
     root.insert(0, style)
     ground = ElementTree.Element("rect", {"width": "100%", "height": "100%", "fill": "#fcfcfa"})
     root.insert(1, ground)
