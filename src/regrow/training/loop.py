@@ -189,8 +189,10 @@ def train(
                         learner, samples, settings, rows, numbers, processes, device
                     )
                 # One sum, so that all take the same decisions from the same numbers.
-                totals = processes.total([summed, counted, asked()])
-                loss, predicted, stop = totals[0] / totals[1], int(totals[1]), totals[2] > 0
+                late = processes.first and time.monotonic() - saved >= settings.save_every
+                totals = processes.total([summed, counted, asked(), late])
+                loss, predicted = totals[0] / totals[1], int(totals[1])
+                stop, late = totals[2] > 0, totals[3] > 0
                 norm = _scale_and_clip(model, predicted, settings.clip)
                 skipped = fault(loss, norm, progress.recent, settings.spike)
                 if skipped is None:
@@ -215,7 +217,7 @@ def train(
                     steered = _steer(steering, learner, processes, progress.tokens, last)
                     progress.steering = steering.state()
                 progress.seconds = time.monotonic() - began
-                if done or stop or time.monotonic() - saved >= settings.save_every:
+                if done or stop or late:
                     state = {
                         "run": run,
                         "environment": environment(device, settings.precision, processes.count),

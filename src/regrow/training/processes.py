@@ -1,6 +1,9 @@
 """The processes that train one model together, as torchrun starts them."""
 
+import datetime
 import os
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,6 +11,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from regrow.errors import UserError
 
@@ -60,12 +65,44 @@ class Processes:
         return both[0]  # type: ignore[return-value]
 
 
+_TO_MEET = datetime.timedelta(minutes=10)
+_LOOK_AGAIN = datetime.timedelta(milliseconds=200)
+
+
+def meet(store: Store, rank: int, count: int) -> str:
+    """A name for those who meet now, that none who met before had.
+
+    torchrun 2.13 starts killed processes again with the store that they had, in which they find
+    each other's addresses of before; and how often each node was started, it counts apart. So the
+    first makes up a name; each of the others adds its own to it, until that is known to the first.
+    """
+    own, leader = uuid.uuid4().hex, "leader"
+    if rank == 0:
+        store.set(leader, own)
+        guests = [store.get(f"{own}/{other}").decode() for other in range(1, count)]
+        store.set(f"{own}/all", " ".join(guests))
+        return own
+    while True:
+        name: str = store.get(leader).decode()
+        store.set(f"{name}/{rank}", own)
+        # The first may have been one that is no more.
+        try:
+            store.wait([f"{name}/all"], _LOOK_AGAIN)
+        except distributed.DistStoreError:
+            continue
+        if own in store.get(f"{name}/all").decode().split():
+            return name
+        time.sleep(_LOOK_AGAIN.total_seconds())
+
+
 def join_processes() -> Processes:
     """Those that torchrun started, one a GPU where there are GPUs; without torchrun, this one."""
     if not distributed.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Processes()
-        distributed.init_process_group()
+        store, rank, count = next(rendezvous("env://", timeout=_TO_MEET))
+        store = PrefixStore(meet(store, rank, count), store)
+        distributed.init_process_group(store=store, rank=rank, world_size=count)
     rank, count = distributed.get_rank(), distributed.get_world_size()
     if count == 1:
         return Processes()

@@ -1,0 +1,196 @@
+"""What several processes train together: `torchrun ... -m tests.training.together DIR ROLE`.
+
+The process whose role is `guest` dies where a scenario says so, and is not there again, or is asked
+to stop, or finds no room on the disk. A scenario that was finished is not done again.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from regrow.corpus.packing import pack
+from regrow.corpus.samples import Batch, Samples
+from regrow.errors import UserError
+from regrow.evaluation.heldout import heldout_loss
+from regrow.loading import load_model, load_tokenizer
+from regrow.objectives.causal import Causal
+from regrow.objectives.corrupted import corrupt_text
+from regrow.objectives.objective import Objective
+from regrow.objectives.seq2seq import Seq2Seq
+from regrow.training.loop import StepReport, train
+from regrow.training.processes import join_processes
+from regrow.training.settings import RecoverySettings
+from regrow.training.sharding import whole_weights
+from tests.tiny import sentences
+from tests.training.small import byte_tokenizer, small_model
+
+TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
+SETTINGS = RecoverySettings(
+    tokens=180, row_length=10, batch_tokens=40, micro_batch=1, learning_rate=0.01,
+    precision="fp32", evaluate_every=80, save_every=0,
+)  # fmt: skip
+BREAK = 9
+"""Number of the sample at which something happens: in the third of five steps."""
+
+
+@dataclass
+class Watched:
+    """Samples that note who asks for which, and call `at_break` at one of them."""
+
+    samples: Samples
+    log: Path
+    at_break: Callable[[], None]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def row_length(self) -> int:
+        return self.samples.row_length
+
+    @property
+    def identity(self) -> str:
+        return self.samples.identity
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.samples.lengths(rows)
+
+    def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
+        with self.log.open("a") as log:
+            log.write(json.dumps([rows.tolist(), samples.tolist()]) + "\n")
+        if samples.max() >= BREAK:
+            self.at_break()
+        return self.samples.batch(rows, samples)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Settings to change, what the model is made of, and what happens to the guest."""
+
+    changes: dict[str, Any]
+    model: dict[str, Any]
+    family: str = "llama"
+    event: str = ""
+
+
+SCENARIOS = {
+    "plain": Scenario({}, {}),
+    "uneven": Scenario({"micro_batch": 3, "recompute": True}, {}, "gpt_neox"),
+    "muon": Scenario({"optimizer": "muon", "schedule": "wsd"}, {}),
+    "t5": Scenario({"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5"),
+    "dropout": Scenario({}, {"attention_dropout": 0.1}),
+    "killed": Scenario({}, {"attention_dropout": 0.1}, event="killed"),
+    "asked": Scenario({"save_every": 1000}, {}, event="asked"),
+    "full": Scenario({}, {}, event="full"),
+    "grown": Scenario({}, {}),
+    "lost": Scenario({}, {}, event="lost"),
+}
+
+
+def materials(scenario: Scenario, directory: Path) -> tuple[Any, Any, list[str]]:
+    """Model, tokenizer and text of a scenario; `directory` holds the T5."""
+    if scenario.family == "t5":
+        source = directory / "t5-model"
+        return load_model(source), load_tokenizer(source), sentences(12)
+    return small_model(scenario.family, **scenario.model), byte_tokenizer(), TEXT
+
+
+def perform(
+    name: str,
+    directory: Path,
+    *,
+    at_break: Callable[[], None] = lambda: None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> dict[str, Any]:
+    """Train a scenario in `directory`/`name`, from where it stood; what came out of it."""
+    scenario = SCENARIOS[name]
+    settings = RecoverySettings(**{**SETTINGS.model_dump(), **scenario.changes})
+    model, tokenizer, text = materials(scenario, directory)
+    place = directory / name
+    place.mkdir(exist_ok=True)
+    objective: Objective = Causal()
+    samples: Samples = (
+        pack(text, tokenizer, settings.row_length)
+        if scenario.family != "t5"
+        else corrupt_text(text, tokenizer, model.config, settings.row_length, seed=3)
+    )
+    if scenario.family == "t5":
+        objective = Seq2Seq()
+    samples = Watched(samples, place / f"asked-{os.getpid()}.jsonl", at_break)
+    result = train(
+        model, samples, objective, settings, seed=3, directory=place / "training", identity="m",
+        evaluate=lambda model: heldout_loss(model, tokenizer, text[:4]).loss_per_token,
+        on_step=on_step,
+    )  # fmt: skip
+    processes = join_processes()
+    weights = whole_weights(model)
+    head = model.get_output_embeddings().weight
+    return {
+        "rank": processes.rank,
+        "count": processes.count,
+        "resumed_at": result.resumed_at,
+        "curve": result.curve,
+        "heldout": result.heldout,
+        "heads": [n for n, p in model.named_parameters(remove_duplicate=False) if p is head],
+        "equal": [len({id(t) for t in weights.values()}), len(weights)],
+        "weights": {key: tensor.tolist() for key, tensor in weights.items()},
+    }
+
+
+def main(directory: Path, role: str) -> None:
+    torch.set_num_threads(1)
+    for name, scenario in SCENARIOS.items():
+        place = directory / name
+        if (place / "result.json").exists():
+            continue
+        outcome: dict[str, Any]
+        try:
+            with happening(scenario.event, place / "happened", role == "guest") as at_break:
+                outcome = perform(name, directory, at_break=at_break)
+        except (UserError, SystemExit) as left:
+            processes = join_processes()
+            outcome = {"left": f"{type(left).__name__}: {left}", "rank": processes.rank}
+        if outcome["rank"] == 0:
+            (place / "result.json").write_text(json.dumps(outcome))
+        else:
+            outcome.pop("weights", None)
+            (place / "other.json").write_text(json.dumps(outcome))
+
+
+@contextmanager
+def happening(event: str, mark: Path, is_guest: bool) -> Iterator[Callable[[], None]]:
+    """What to call at the break, which does something once, in the guest."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def at_break() -> None:
+        if not event or not is_guest or mark.exists():
+            return
+        mark.write_text("")
+        if event == "lost":
+            os.kill(os.getppid(), signal.SIGKILL)
+        if event in ("killed", "lost"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if event == "asked":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if event == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+
+    try:
+        yield at_break
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
