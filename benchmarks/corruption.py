@@ -1,0 +1,170 @@
+"""How fast text is corrupted: UL2's seven denoisers, and O-UL2, in batches of 64.
+
+The peer corrupts sample after sample as the code released with OpenBA-V2 does: T5's random
+segmentation with numpy, then a loop over the tokens of the text. It is written anew from the
+description of that code, and once more with the three dense attention masks that it makes for each
+sample. Both write all seven denoisers equally often, texts of 568 tokens, as sources and targets
+that are filled up, and both check the same: 100 sentinels do.
+
+Speeds are source tokens for each second of CPU time of one thread, the best of several rounds.
+
+    python benchmarks/corruption.py [--quick] [--json]
+"""
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+from common import Goal, Result, parser, say, show
+from numpy.typing import NDArray
+
+from regrow.corpus.packing import NOT_PREDICTED
+from regrow.corpus.samples import Batch
+from regrow.corpus.windows import Windows
+from regrow.objectives.denoising import UL2, Denoiser, DenoisingTokens
+from regrow.objectives.dynamic import OPENBA_START
+from regrow.objectives.mixture import MixtureHistory
+from regrow.objectives.optimized import OptimizedText, fixed_lengths
+from regrow.objectives.ul2 import MixedDenoisers
+
+BATCH = 64
+TEXT = 568
+WINDOWS = 20_000
+SOURCE, TARGET = 570, 381
+"""The lengths of the reference."""
+GOAL = Goal("value", ">=", 50.0)
+MARKS = DenoisingTokens(
+    {"<R>": 101, "<S>": 102, "<X>": 103}, tuple(range(99, -1, -1)), eos=1, pad=0, start=0
+)
+Ids = NDArray[np.int64]
+
+
+def segmentation(random: np.random.Generator, total: int, segments: int) -> Ids:
+    """T5's: shuffle which places begin a segment, and count."""
+    begins = np.arange(total - 1) < segments - 1
+    random.shuffle(begins)
+    ids = np.cumsum(np.concatenate([[0], begins]))
+    return np.bincount(ids)
+
+
+def corrupted_alone(
+    text: NDArray[np.int32], denoiser: Denoiser, random: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """Source and target of one text, token after token."""
+    noise, spans = denoiser.counts(len(text))
+    taken = segmentation(random, noise, spans)
+    kept = segmentation(random, len(text) - noise, spans)
+    lengths = np.stack([kept, taken], axis=1).reshape(-1)
+    starts = np.zeros(len(text), dtype=np.int64)
+    starts[np.cumsum(lengths)[:-1]] = 1
+    is_noise = np.cumsum(starts) % 2 == 1
+    source, target = [MARKS.prefixes[denoiser.prefix]], []
+    span, before = -1, False
+    for token, taken_out in zip(text.tolist(), is_noise.tolist(), strict=True):
+        if taken_out and not before:
+            span += 1
+            source.append(MARKS.sentinels[span])
+            target.append(MARKS.sentinels[span])
+        (target if taken_out else source).append(token)
+        before = taken_out
+    return [*source, MARKS.eos], [*target, MARKS.eos]
+
+
+def one_by_one(
+    windows: Windows, rows: Ids, samples: Ids, dense: bool
+) -> list[tuple[NDArray[np.int64], ...]]:
+    """A batch in the reference's way, each sample filled up to the reference's lengths."""
+    denoisers = list(UL2.values())
+    made = []
+    for row, sample in zip(rows.tolist(), samples.tolist(), strict=True):
+        random = np.random.default_rng(sample)
+        denoiser = denoisers[random.integers(len(denoisers))]
+        source, target = corrupted_alone(windows[row], denoiser, random)
+        ids = np.full(SOURCE, MARKS.pad)
+        ids[: len(source)] = source
+        inputs, labels = np.full(TARGET, MARKS.pad), np.full(TARGET, NOT_PREDICTED)
+        inputs[: len(target)] = [MARKS.start, *target[:-1]]
+        labels[: len(target)] = target
+        arrays: tuple[NDArray[np.int64], ...] = (ids, inputs, labels)
+        if dense:
+            reads, writes = ids != MARKS.pad, labels != NOT_PREDICTED
+            causal = np.tril(np.ones((TARGET, TARGET), dtype=np.int64))
+            arrays += (
+                (reads[:, None] * reads[None]).astype(np.int64),
+                (writes[:, None] * writes[None]) * causal,
+                (writes[:, None] * reads[None]).astype(np.int64),
+            )
+        made.append(arrays)
+    return made
+
+
+def tokens_per_second(
+    batch: Callable[[Ids, Ids], object],
+    rows: int,
+    tokens: Callable[[Ids], int],
+    batches: int,
+    rounds: int,
+) -> float:
+    """In millions; of one thread's CPU time."""
+    drawn = np.random.default_rng(0).integers(0, rows, (batches, BATCH))
+    numbers = np.arange(batches * BATCH).reshape(batches, BATCH)
+    count = sum(tokens(each) for each in drawn)
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.process_time()
+        for each, samples in zip(drawn, numbers, strict=True):
+            batch(each, samples)
+        best = min(best, time.process_time() - began)
+    return count / best / 1e6
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    rounds = 3 if args.quick else 30
+    tokens = np.random.default_rng(1).integers(200, 32_000, WINDOWS * TEXT).astype(np.int32)
+    windows = Windows(tokens, np.arange(WINDOWS) * TEXT, TEXT)
+
+    def full(rows: Ids) -> int:
+        return len(rows) * TEXT
+
+    say("in the reference's way")
+    batches = 2 if args.quick else 5
+    plain = [
+        tokens_per_second(
+            partial(one_by_one, windows, dense=dense), WINDOWS, full, batches, min(rounds, 5)
+        )
+        for dense in (False, True)
+    ]
+
+    def measured(name: str, shares: list[float], goal: Goal | None = None) -> Result:
+        say(name)
+        samples = MixedDenoisers(windows, MARKS, 0, MixtureHistory.constant(shares))
+
+        def batch(rows: Ids, numbers: Ids) -> Batch:
+            return samples.batch(rows, numbers)
+
+        speed = tokens_per_second(batch, WINDOWS, full, 50, rounds)
+        return Result(name, speed, "M tokens/s", "sample by sample", plain[0], goal)
+
+    results = [measured("UL2, all as often", [1.0] * len(UL2), GOAL)]
+    first = results[0]
+    results.append(Result(first.name, first.value, first.unit, "with dense masks", plain[1]))
+    results.append(measured("UL2, as D-UL2 begins", list(OPENBA_START.values()), GOAL))
+    results += [
+        measured(f"{name} alone", [float(each == name) for each in UL2]) for name in ("R1", "X1")
+    ]
+    say("O-UL2")
+    fixed = OptimizedText(tokens, "random", fixed_lengths(100, 1_898), 1_898, MARKS, 0)
+    speed = tokens_per_second(
+        fixed.batch, len(fixed), lambda rows: int(fixed.lengths(rows).sum()), 20, rounds
+    )
+    results.append(Result("O-UL2", speed, "M tokens/s", "sample by sample", plain[0], GOAL))
+    show(results, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
