@@ -87,7 +87,7 @@ def test_a_small_language_is_not_starved() -> None:
         select(CONTENTS, counts, LEAST + 3, wishes=least)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.one_of(wild_json(), wild_unigram(), wild_wordpiece()), st.data())
 def test_every_wish_is_granted_at_every_size(contents: Json, data: st.DataObject) -> None:
     """For any family: listed tokens and minima are in, dropped ones out, and it can be cut."""

@@ -14,6 +14,7 @@ from regrow.loading import load_tokenizer
 from regrow.models import register
 from regrow.tokenizers.files import read_tokenizer, vocabulary_candidates
 from regrow.tokenizers.pieces import read_piece_files
+from regrow.tokenizers.spelling import BYTE_TOKENS
 from tests.models.openba_files import write_tokenizer
 from tests.tokenizers.bpe_cases import Json, total, zeros
 from tests.tokenizers.checks import (
@@ -45,7 +46,7 @@ def openba(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(source, source.parent / "out", "spiece.model", 0.3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=TEXTS)
 def test_openba_keeps_its_guarantees_and_step(text: str, openba: Case) -> None:
     openba.check(text)
@@ -128,6 +129,49 @@ def test_t5_is_read_by_transformers_as_planned(characters: Case, tmp_path: Path)
         sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(10)])
         assert sentinels == sorted(sentinels, reverse=True)
         assert max(sentinels) == len(tokenizer) - 1
+
+
+def xlm_roberta(directory: Path) -> Path:
+    """As XLM-R's: its ids are one more than those of the pieces."""
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    config = {"tokenizer_class": "XLMRobertaTokenizer", "mask_token": "<mask>", **names}
+    return write_all(
+        directory,
+        {
+            "sentencepiece.bpe.model": train_pieces(vocab_size=200, character_coverage=1.0),
+            "tokenizer_config.json": json.dumps(config).encode(),
+        },
+    )
+
+
+def test_ids_that_are_shifted_stay_shifted(tmp_path: Path) -> None:
+    source = xlm_roberta(tmp_path / "in")
+    case = Case(source, tmp_path / "out", "sentencepiece.bpe.model", 0.4)
+    for text in REAL:
+        case.json.check(text)
+        check_pieces(case.before, case.after, text)
+        assert plain(case.json.before, text) == [i + 1 for i in case.before.encode(text)]
+        assert plain(case.json.after, text) == [i + 1 for i in case.after.encode(text)]
+    tokenizer: Any = load_tokenizer(case.directory)
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    last = len(case.choice.kept) - 1
+    assert tokenizer.convert_tokens_to_ids(names) == [0, 1, 2, 3, last]
+
+
+def test_the_model_needs_its_characters_whatever_tokenizer_json_does(tmp_path: Path) -> None:
+    """tokenizer.json falls back to bytes, the `.model` beside it does not."""
+    source = t5(tmp_path / "in")
+    contents = read_tokenizer(source)
+    entries = contents["model"]["vocab"] + [[byte, 0.0] for byte in BYTE_TOKENS]
+    contents["model"] |= {"byte_fallback": True, "vocab": entries}
+    contents["added_tokens"] = []
+    contents["post_processor"] = None
+    (source / "tokenizer.json").write_text(json.dumps(contents))
+    (source / "tokenizer_config.json").unlink()
+    found = vocabulary_candidates(source, zeros(contents))
+    assert "character" in found.required.values()
+    (source / "spiece.model").unlink()
+    assert "character" not in vocabulary_candidates(source, zeros(contents)).required.values()
 
 
 def test_user_defined_pieces_and_the_greatest_score_stay(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def piece_file(directory: Path, model: bytes) -> PieceFile:
     return read_piece_files(directory)[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(wild_scores(), st.booleans(), st.booleans(), st.data(), st.lists(texts, max_size=6))
 def test_kept_text_encodes_the_same_and_all_text_decodes_the_same(
     scores: dict[str, float],
@@ -74,7 +74,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scratch")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     scores=wild_scores(),
     byte_fallback=st.booleans(),
@@ -195,7 +195,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(source, source.parent / "out", "tokenizer.model", 0.4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=TEXTS)
 def test_llama_keeps_its_guarantees_and_step(text: str, trained: Case) -> None:
     trained.check(text)

@@ -27,7 +27,7 @@ def choices(draw: st.DrawFn) -> tuple[Json, VocabularyChoice]:
     return contents, select(contents, counts, size)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(choices(), st.lists(texts, min_size=1, max_size=6), st.data())
 def test_kept_text_encodes_the_same_and_all_text_decodes_the_same(
     case: tuple[Json, VocabularyChoice], drawn: list[str], data: st.DataObject
@@ -43,7 +43,7 @@ def test_kept_text_encodes_the_same_and_all_text_decodes_the_same(
         pruned.check(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(wild_unigram(), st.data(), texts)
 def test_text_of_kept_tokens_needs_no_characters(
     contents: Json, data: st.DataObject, text: str

@@ -66,6 +66,7 @@ from regrow.tokenizers.spelling import (
     byte_level_spelling,
     has_byte_fallback,
     sentencepiece_spelling,
+    spelling,
 )
 
 Json = dict[str, Any]
@@ -140,11 +141,11 @@ def _required(bpe: BPE, alphabet: frozenset[str], reason: Reason) -> dict[int, R
     required: dict[int, Reason] = {}
     if bpe.unk in bpe.vocab:
         required[bpe.vocab[bpe.unk]] = "special"
-    missing = alphabet.difference(bpe.vocab)
-    for content, token in bpe.vocab.items():
-        only_spelling = bpe.ignore_merges and not missing.isdisjoint(content)
-        if content in alphabet or only_spelling:
-            required.setdefault(token, reason)
+    # Without ignore_merges, a token with a symbol that no token spells is never built.
+    spelled = spelling(bpe.vocab.keys(), alphabet) if bpe.ignore_merges else alphabet
+    for content in spelled:
+        if content in bpe.vocab:
+            required.setdefault(bpe.vocab[content], reason)
     return required
 
 

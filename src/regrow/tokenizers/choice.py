@@ -190,10 +190,13 @@ def candidates(
         if token not in contents:
             raise UserError(f"{where} is {token}, but tokenizer.json has no token of that id")
 
-    reasons: dict[int, Reason] = dict(referenced)
-    for token in named:
-        reasons.setdefault(token, "config")
-    for token, reason in model.required.items():
+    config: Reason = "config"
+    reasons: dict[int, Reason] = {}
+    for token, reason in (
+        *referenced.items(),
+        *((token, config) for token in named),
+        *model.required.items(),
+    ):
         if reason != "character" or wishes.characters:
             reasons.setdefault(token, reason)
     for token in find_tokens(wishes.keep, ids, model.spell, "keep"):

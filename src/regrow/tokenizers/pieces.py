@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from regrow.errors import UserError
 from regrow.tokenizers.choice import Reason
 from regrow.tokenizers.merges import last_merges_by_score
+from regrow.tokenizers.spelling import SPACE, spelling
 
 Kind = Literal["normal", "unknown", "control", "user_defined", "unused", "byte"]
 
@@ -69,7 +70,8 @@ class PieceFile:
         """The pieces without which it does not work, and why they stay.
 
         Unknown text is scored by the least score of all pieces of text, and a user-defined piece by
-        the greatest (``unigram_model.cc``), so one piece of each score stays: the first.
+        the greatest (``unigram_model.cc``), so one piece of each score stays: the first. Where a
+        character that has no piece does not become bytes, all characters stay.
         """
         found: dict[str, Reason] = {}
         for piece in self.pieces:
@@ -78,6 +80,13 @@ class PieceFile:
             elif piece.kind == "byte":
                 found[piece.content] = "byte"
         text = [piece for piece in self.pieces if piece.is_text]
+        contents = [piece.content for piece in text]
+        if self.proto.trainer_spec.byte_fallback:
+            for content in spelling(contents, frozenset(SPACE)):
+                found.setdefault(content, "byte")
+        else:
+            for content in spelling(contents, frozenset().union(*contents)):
+                found.setdefault(content, "character")
         if self.kind == "Unigram" and text:
             found.setdefault(min(text, key=lambda piece: piece.score).content, "score")
             if any(piece.kind == "user_defined" for piece in self.pieces):

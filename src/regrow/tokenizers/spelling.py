@@ -1,5 +1,6 @@
 """How vocabularies write bytes and spaces."""
 
+from collections.abc import Collection
 from typing import Any
 
 _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
@@ -22,6 +23,12 @@ def byte_level_spelling(text: str) -> str:
 def sentencepiece_spelling(text: str) -> str:
     """A text with the sign for spaces."""
     return text.replace(" ", SPACE)
+
+
+def spelling(vocab: Collection[str], alphabet: Collection[str]) -> list[str]:
+    """The tokens of ``alphabet``, and those with a character of it that has no token of its own."""
+    missing = set(alphabet).difference(vocab)
+    return [token for token in vocab if token in alphabet or not missing.isdisjoint(token)]
 
 
 def has_byte_fallback(tokenizer_json: dict[str, Any]) -> bool:

