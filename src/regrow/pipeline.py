@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from regrow.checkpoint.gguf import SOURCE_FILE
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.source import resolve_model
+from regrow.corpus.domains import Corpus
 from regrow.corpus.samples import random_stream
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.cuts.cut import Cut
@@ -32,6 +32,7 @@ from regrow.loading import load_config, load_model, load_tokenizer
 from regrow.measuring import model_facts
 from regrow.prechecks import (
     at_once,
+    check_corpus,
     check_mixtures,
     check_readable,
     check_tasks,
@@ -40,7 +41,7 @@ from regrow.prechecks import (
 )
 from regrow.progress import Clock, Piece
 from regrow.pruning import bind_checkpoint, files_sha256, prune_checkpoint, repeat_cut
-from regrow.recipe import CutSpec, Recipe, Stage
+from regrow.recipe import CutSpec, Recipe, Source, Stage
 from regrow.run_checks import bytes_needed, check_apart, done_elsewhere, refuse_changes
 from regrow.steering import measure_references
 from regrow.steps import (
@@ -138,6 +139,7 @@ class _Run:
         self.say = say
         self.watch = watch
         check_readable(recipe.data)
+        self.corpus = Corpus(recipe.data.sources)
         self.original = resolve_model(recipe.model, out / "original", say)
         self.original = self._with_tokens(self.original)
         check_apart(out, self.original)
@@ -161,10 +163,13 @@ class _Run:
         vocabularies = {name: each.sizes["vocab"] for name, each in layouts.items()}
         vocabularies |= dict.fromkeys(("original", CONTROL), self.layout.sizes["vocab"])
         vocabularies[AT_ONCE] = last.sizes["vocab"]
-        check_mixtures(recipe, (*recipe.stages, *self.comparisons), vocabularies)
+        trained = (*recipe.stages, *self.comparisons)
+        check_mixtures(recipe, trained, vocabularies)
+        tokenizer = load_tokenizer(self.original)
+        check_corpus(self.corpus, tokenizer, trained, vocabularies)
         self.parameters = {name: each.parameters() for name, each in layouts.items()}
         self.parameters |= {"original": self.layout.parameters(), AT_ONCE: last.parameters()}
-        self._check_text()
+        check_tasks(recipe, tokenizer, load_config(self.original), self.corpus)
         self.heldout = {
             name: documents_sha256(read_documents(path))
             for name, path in recipe.data.heldout.items()
@@ -172,7 +177,7 @@ class _Run:
         self.steps = plan_steps(
             recipe,
             {"weights": self.source.fingerprint, "files": files_sha256(self.original)},
-            documents_sha256(self.train_documents()),
+            self.corpus.identity,
             self.heldout,
             hashlib.sha256(recipe_text.encode()).hexdigest(),
             known,
@@ -180,8 +185,7 @@ class _Run:
         self.clock = Clock(self._pieces())
 
     def train_documents(self) -> Iterator[str]:
-        for path in self.recipe.data.train_paths:
-            yield from read_documents(path)
+        return self.corpus.documents(load_tokenizer(self.original))
 
     def _with_tokens(self, original: Path) -> Path:
         """The original with the tokens that its objectives write their examples with."""
@@ -191,10 +195,6 @@ class _Run:
             is_encoder_decoder=bool(load_config(original).is_encoder_decoder),
         )
         return extended(original, wanted, self.out / "original", self.say)
-
-    def _check_text(self) -> None:
-        tokenizer = load_tokenizer(self.original)
-        check_tasks(self.recipe, tokenizer, load_config(self.original), self.train_documents)
 
     def _is_wanted(self, step: str) -> bool:
         """Not where it belongs to a comparison that nobody asked for."""
@@ -314,21 +314,19 @@ class _Run:
                 self._record(self.steps[name], outputs(), began, time.time() - began)
 
     def _text_facts(self) -> list[dict[str, Any]]:
-        from regrow.corpus.packing import tokenise
-
         tokenizer = load_tokenizer(self.original)
-        texts = [("train", "train", self.train_documents, self.steps["texts"].inputs["train"])]
+        texts = [("train", "train", self.corpus, self.steps["texts"].inputs["train"])]
         texts += [
-            (name, "heldout", partial(read_documents, path), self.heldout[name])
+            (name, "heldout", Corpus((Source(name=name, path=path),)), self.heldout[name])
             for name, path in self.recipe.data.heldout.items()
         ]
         facts = []
-        for name, role, documents, sha256 in texts:
-            lengths = [len(ids) for ids in tokenise(documents(), tokenizer)]
+        for name, role, text, sha256 in texts:
+            documents, tokens = text.counts(tokenizer)
             facts.append(
                 {
-                    "name": name, "role": role, "documents": len(lengths),
-                    "tokens": sum(lengths), "sha256": sha256,
+                    "name": name, "role": role, "documents": documents, "tokens": tokens,
+                    "sha256": sha256,
                 }
             )  # fmt: skip
         return facts
@@ -488,7 +486,7 @@ class _Run:
             self._tell(stage, "recovering", report.loss, rate)
 
         result = recover(
-            source, model_out, settings, self.train_documents(), seed=self._data_seed(stage),
+            source, model_out, settings, self.corpus, seed=self._data_seed(stage),
             training=training, heldout=path, heldout_identity=self.heldout[name],
             texts=self.recipe.data.heldout, references=references, on_step=on_step,
         )  # fmt: skip

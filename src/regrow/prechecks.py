@@ -1,11 +1,13 @@
 """What can be known of a recipe before hours of work."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from regrow.architectures import Layout
 from regrow.checkpoint.reader import Checkpoint
+from regrow.corpus.domains import Corpus
+from regrow.corpus.store import is_store, open_store
 from regrow.corpus.text import read_documents
 from regrow.cuts.cut import Cut, check_cut
 from regrow.cuts.request import options_for, requested
@@ -28,7 +30,10 @@ def check_readable(data: Data) -> None:
     named += [(f"data.heldout.{name}", path) for name, path in data.heldout.items()]
     for key, path in named:
         try:
-            written = any(document.strip() for document in read_documents(path))
+            if key == "data.train" and is_store(path):
+                written = len(open_store(path).tokens) > 0
+            else:
+                written = any(document.strip() for document in read_documents(path))
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
         if not written:
@@ -123,12 +128,30 @@ def tokens_wanted(
     return tuple(dict.fromkeys(found))
 
 
-def check_tasks(
-    recipe: Recipe, tokenizer: Any, config: Any, documents: Callable[[], Iterator[str]]
+def check_corpus(
+    corpus: Corpus, tokenizer: Any, stages: Iterable[Stage], vocabularies: Mapping[str, int]
 ) -> None:
+    """Raise UserError where shares cannot be, or a store is of another tokenizer than a training.
+
+    `tokenizer`: of the original. `vocabularies`: sizes by stage, and that of the original.
+    """
+    try:
+        corpus.check(tokenizer)
+    except UserError as error:
+        raise UserError(f"data.train: {error}") from None
+    for stage in stages if corpus.stores else ():
+        if stage.recover is not None and vocabularies[stage.name] != vocabularies["original"]:
+            raise UserError(
+                f"data.train: {corpus.stores[0]}: a token store, whose tokens the model no longer "
+                f"has when {stage.name} trains it, after vocab_size was cut; give its text, or cut "
+                "vocab_size after all that trains"
+            )
+
+
+def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> None:
     """Raise UserError, with the stage, where a recovery cannot learn what it should from the text.
 
-    `config`: of the model that the recipe begins with. `documents`: the training text.
+    `config`: of the model that the recipe begins with. `corpus`: the training text.
     """
     from regrow.objectives.tasks import least_text
 
@@ -144,7 +167,7 @@ def check_tasks(
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         least.setdefault(tokens, stage.name)
-    _check_length(least, tokenizer, documents)
+    _check_length(least, tokenizer, corpus)
 
 
 def check_mixtures(
@@ -195,21 +218,16 @@ def _objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bo
         raise UserError(f"{where}: objective: {error}") from None
 
 
-def _check_length(
-    least: Mapping[int, str], tokenizer: Any, documents: Callable[[], Iterator[str]]
-) -> None:
-    """`least`: tokens that the text should have, and the stage for which."""
-    from regrow.corpus.packing import tokenise
-
+def _check_length(least: Mapping[int, str], tokenizer: Any, corpus: Corpus) -> None:
+    """`least`: tokens that each source of text should have, and the stage for which."""
     longest = max(least, default=0)
     if longest <= 1:
         return
-    tokens = 0
-    for ids in tokenise(documents(), tokenizer):
-        tokens += 1 + len(ids)
-        if tokens >= longest:
-            return
-    raise UserError(
-        f"data.train: {tokens:,} tokens, less than one row of {longest:,} (stages: "
-        f"{least[longest]}: recover.row_length); give more text or a smaller row_length"
-    )
+    for source in corpus.sources:
+        tokens = Corpus((source,)).tokens_up_to(longest, tokenizer)
+        if tokens < longest:
+            named = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
+            raise UserError(
+                f"{named}: {tokens:,} tokens, less than one row of {longest:,} (stages: "
+                f"{least[longest]}: recover.row_length); give more text or a smaller row_length"
+            )

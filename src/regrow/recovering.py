@@ -4,7 +4,7 @@ What is learned is said by the objective (`regrow.objectives.tasks`): by default
 the next token of packed documents, and an encoder-decoder fills in spans taken out of them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from regrow.steering import Losses, make_steering
 from regrow.training.settings import RecoverySettings
 
 if TYPE_CHECKING:
+    from regrow.corpus.domains import Texts
     from regrow.training.loop import StepReport, TrainingResult
 
 
@@ -23,7 +24,7 @@ def recover(
     source: Path,
     out: Path,
     settings: RecoverySettings,
-    documents: Iterable[str],
+    text: "Texts",
     *,
     seed: int,
     training: Path,
@@ -53,7 +54,7 @@ def recover(
     tokenizer = load_tokenizer(source)
     model = load_model(source)
     objective, samples = make_task(
-        settings.objective, documents, tokenizer, model.config, settings.row_length, seed,
+        settings.objective, text, tokenizer, model.config, settings.row_length, seed,
         settings.prefix,
     )  # fmt: skip
     steering = make_steering(settings, samples, tokenizer, model.config, texts, references)

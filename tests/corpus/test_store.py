@@ -11,7 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regrow.corpus.packing import Tokenizer
-from regrow.corpus.store import TokenStore, open_store, token_dtype, tokenizer_sha256, write_index
+from regrow.corpus.store import (
+    TokenStore,
+    is_store,
+    open_store,
+    token_dtype,
+    tokenizer_sha256,
+    write_index,
+)
 from regrow.corpus.store_windows import cut_store
 from regrow.corpus.windows import cut_windows
 from regrow.errors import UserError
@@ -88,13 +95,52 @@ def test_documents_are_views_of_the_file(tmp_path: Path) -> None:
             open_store(stem)[number]
 
 
-def test_a_document_may_have_several_sequences(tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(struct.pack("<5H", 1, 2, 3, 4, 5))
-    index = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 3, 4) + struct.pack("<3i", 2, 1, 2)
-    index += struct.pack("<3q", 0, 4, 6) + struct.pack("<4q", 0, 2, 2, 3)
-    (tmp_path / "a.idx").write_bytes(index)
+def test_any_of_its_names_will_do(tmp_path: Path) -> None:
+    megatron(tmp_path / "a", [[[1, 2], [3]], [], [[4, 5]]], 8)
     for name in ("a", "a.bin", "a.idx"):
         assert read(open_store(tmp_path / name)) == [[1, 2, 3], [], [4, 5]]
+        assert is_store(tmp_path / name)
+    assert not is_store(tmp_path / "b")
+
+
+def megatron(stem: Path, documents: list[list[list[int]]], code: int) -> None:
+    """A store as Megatron's `IndexedDatasetBuilder` writes it, documents of sequences."""
+    kind, size = {4: ("i", 4), 8: ("H", 2)}[code]
+    sequences = [sequence for document in documents for sequence in document]
+    tokens = _joined(sequences)
+    Path(f"{stem}.bin").write_bytes(struct.pack(f"<{len(tokens)}{kind}", *tokens))
+    lengths = [len(sequence) for sequence in sequences]
+    pointers = [size * sum(lengths[:number]) for number in range(len(lengths))]
+    boundaries = [sum(map(len, documents[:number])) for number in range(len(documents) + 1)]
+    Path(f"{stem}.idx").write_bytes(
+        b"MMIDIDX\x00\x00"
+        + struct.pack("<Q", 1)
+        + struct.pack("<B", code)
+        + struct.pack("<QQ", len(lengths), len(boundaries))
+        + struct.pack(f"<{len(lengths)}i", *lengths)
+        + struct.pack(f"<{len(pointers)}q", *pointers)
+        + struct.pack(f"<{len(boundaries)}q", *boundaries)
+    )
+
+
+@FILES
+@given(
+    documents=st.lists(
+        st.lists(st.lists(st.integers(0, 65_535), max_size=5), max_size=3), max_size=6
+    ),
+    code=st.sampled_from([4, 8]),
+)
+def test_megatron_is_read(tmp_path: Path, documents: list[list[list[int]]], code: int) -> None:
+    megatron(tmp_path / "a", documents, code)
+    store = open_store(tmp_path / "a")
+    assert read(store) == [_joined(document) for document in documents]
+    starts = np.cumsum([0, *(sum(map(len, document)) for document in documents)])
+    assert store.starts_of(np.arange(len(documents) + 1)).tolist() == starts.tolist()
+    for first in range(len(store.tokens) + 1):
+        for last in range(first, len(store.tokens) + 1):
+            expected = [start for start in starts[:-1].tolist() if first <= start < last]
+            assert store.starts_between(first, last).tolist() == expected
+    assert len(store.identity) == 64
 
 
 @FILES

@@ -1,7 +1,10 @@
 """A token store holds every document once, in order, whatever is done to the writing of it."""
 
 import json
+import multiprocessing
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +26,7 @@ from regrow.corpus.store import open_store
 from regrow.corpus.text import Block
 from regrow.corpus.tokenising import Tokenised, plan, pool, tokenise_files, write_store
 from regrow.errors import UserError
+from regrow.files import write_atomically
 from tests.corpus.test_text_formats import NAMES, write
 from tests.training.small import EOS, byte_tokenizer
 
@@ -51,7 +55,7 @@ def ids(text: str) -> list[int]:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
 def run_here(
@@ -149,6 +153,67 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert files[0] not in {block.path for block in encoded}
     assert not list(tmp_path.glob(".out*"))
     _wait_for_end([int(part) for part in _pids(killed.stdout)])
+
+
+def _run_and_note_all(model: Path, out: Path, files: list[Path], *how: int) -> None:
+    parallel.NOTE_SECONDS = 0
+    run_here(model, out, files, *how)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_by_any_number_it_ends_in_the_same_bytes(
+    here: None, model: Path, tmp_path: Path, seed: int
+) -> None:
+    """SIGKILL at random times, each time with other threads, blocks and read-ahead."""
+    drawn = random.Random(seed)
+    files = [tmp_path / name for name in NAMES]
+    for number, path in enumerate(files):
+        write(path, [f"text {number} {line}" * drawn.randint(0, 9) for line in range(80)])
+    run_here(model, tmp_path / "whole", files)
+    out, forks, kills = tmp_path / "out", multiprocessing.get_context("fork"), 0
+    while not out.exists():
+        how = (drawn.randint(1, 4), drawn.randint(1, 400), drawn.randint(0, 5))
+        process = forks.Process(target=_run_and_note_all, args=(model, out, files, *how))
+        process.start()
+        process.join(drawn.uniform(0, 0.08) if kills < 20 else 60)
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    assert kills > 0
+    assert content(out) == content(tmp_path / "whole")
+
+
+class FailedError(Exception):
+    pass
+
+
+def _fail(*_: Any, **__: Any) -> None:
+    raise FailedError
+
+
+@pytest.mark.parametrize("what", ["write_index", "write_atomically", "sync_directory", "rmtree"])
+def test_it_goes_on_where_it_failed_to_finish(
+    here: None, model: Path, tmp_path: Path, what: str
+) -> None:
+    """At the index, at the facts, and after the directory has its name."""
+    file, out = _text(tmp_path), tmp_path / "out"
+    run_here(model, tmp_path / "whole", [file])
+
+    def all_but_facts(path: Path, data: bytes) -> None:
+        write_atomically(path, data) if path.name != "tokens.json" else _fail()
+
+    with pytest.MonkeyPatch.context() as patch:
+        if what == "rmtree":
+            patch.setattr(shutil, "rmtree", _fail)
+        else:
+            patch.setattr(tokenising, what, all_but_facts if what == "write_atomically" else _fail)
+        with pytest.raises(FailedError):
+            run_here(model, out, [file])
+    if what in ("write_index", "write_atomically"):
+        assert not out.exists()
+        assert run_here(model, out, [file]).taken_up == 1
+    assert content(out) == content(tmp_path / "whole")
+    assert len(open_store(out)) == 1
 
 
 def _pids(listed: str) -> list[str]:

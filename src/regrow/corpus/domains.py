@@ -57,12 +57,13 @@ class Corpus:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """Raise UserError where a store is of another tokenizer."""
+        """Raise UserError where a share cannot be, or a store is of another tokenizer."""
+        _shares(self, {source.name: 1.0 for source in self.sources})
         for path in self.stores:
             open_store(path, tokenizer=tokenizer)
 
     def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """The text, source after source; that of stores out of their tokens.
+        """The text, source after source; that of stores out of their tokens, by the tokenizer.
 
         Of a large store, documents that are spread evenly over it, some 16 million tokens.
         """
@@ -85,6 +86,19 @@ class Corpus:
                     documents += 1
                     tokens += len(ids)
         return documents, tokens
+
+    def tokens_up_to(self, enough: int, tokenizer: Tokenizer) -> int:
+        """Tokens, with one that ends each document; counted no further than to `enough`."""
+        tokens = 0
+        for path in self.paths:
+            if is_store(path):
+                tokens += len(open_store(path, tokenizer=tokenizer).tokens)
+                continue
+            for ids in tokenise(read_documents(path), tokenizer):
+                tokens += 1 + len(ids)
+                if tokens >= enough:
+                    break
+        return tokens
 
 
 Texts = Iterable[str] | Corpus
