@@ -93,6 +93,7 @@ def test_no_slot_is_empty_and_no_span_without_a_sentinel(
     batch = samples.batch(rows, numbers)
     assert batch["input_ids"].shape == (len(rows), fixed.source(prefixed))
     assert batch["labels"].shape == (len(rows), fixed.target)
+    assert (samples.slots(rows, numbers) == [fixed.source(prefixed), fixed.target]).all()
     lengths, is_mixed = samples.lengths(rows), samples.is_mixed(rows)
     first = FIRST_TEXT_ID
     for row in range(len(rows)):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.mixture import MixedOrder, Shares
-from regrow.corpus.samples import Batch, DataOrder, Order, Samples
+from regrow.corpus.samples import Batch, DataOrder, Order, Samples, slots_of
 from regrow.corpus.windows import TextWindows
 
 T = TypeVar("T", Samples, TextWindows)
@@ -117,6 +117,13 @@ class JoinedRows(_Joined[Samples]):
         for source, places, inside in self._by_source(rows):
             found[places] = source.lengths(inside)
         return found
+
+    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As the sources have it, which fill the same arrays."""
+        found: dict[int, NDArray[np.int64]] = {}
+        for source, places, inside in self._by_source(rows):
+            found |= zip(places.tolist(), slots_of(source, inside, samples[places]), strict=True)
+        return np.stack([found[place] for place in range(len(rows))])
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         batch: Batch = {}

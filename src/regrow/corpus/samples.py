@@ -48,6 +48,26 @@ class Ordered(Protocol):
     def order(self, seed: int) -> Order: ...
 
 
+@runtime_checkable
+class Slotted(Protocol):
+    """Samples that fill other slots of a batch than they have text tokens."""
+
+    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Slots that each of these samples fills, [samples, arrays].
+
+        An array for each that a batch fills up for itself: of sources and of targets, or of rows.
+        """
+
+
+def slots_of(
+    samples: Samples, rows: NDArray[np.int64], numbers: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Slots that these rows fill as the samples of these numbers, [samples, arrays]."""
+    if isinstance(samples, Slotted):
+        return samples.slots(rows, numbers)
+    return samples.lengths(rows)[:, None]
+
+
 def data_order(rows: Sized, seed: int) -> Order:
     """The order of rows: their own, or one epoch after the other."""
     return rows.order(seed) if isinstance(rows, Ordered) else DataOrder(seed, len(rows))

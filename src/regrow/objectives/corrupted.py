@@ -55,6 +55,12 @@ class CorruptedText:
         settings = f"{self.denoiser} {self.marks} {self.seed} {self.windows.identity}"
         return hashlib.sha256(settings.encode()).hexdigest()
 
+    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of sources and targets, [samples, 2]."""
+        return corrupted_slots(
+            self.lengths(rows), (self.denoiser,), np.zeros_like(rows), self.marks
+        )
+
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `regrow.objectives.examples.write_examples` has it."""
         kinds = np.zeros_like(rows)
@@ -79,18 +85,42 @@ def corrupted_batch(
     `regrow.objectives.examples.write_examples` has it.
     """
     lengths = windows.lengths_of(rows)
-    noise, spans = noise_and_spans(
+    noise, spans = _counts(lengths, denoisers, kinds)
+    drawn = draw_spans(seed, samples, lengths, noise, spans)
+    known = _prefixes(denoisers, marks)
+    prefixes = None if known is None else np.array(known)[kinds]
+    line, starts = in_a_line(windows, rows)
+    return write_examples(line, starts, drawn, prefixes, marks)
+
+
+def corrupted_slots(
+    lengths: NDArray[np.int64],
+    denoisers: Sequence[Denoiser],
+    kinds: NDArray[np.int64],
+    marks: DenoisingTokens,
+) -> NDArray[np.int64]:
+    """Slots that `corrupted_batch` fills with texts of these lengths, in sources and in targets;
+    [texts, 2]."""
+    noise, spans = _counts(lengths, denoisers, kinds)
+    prefixed = _prefixes(denoisers, marks) is not None
+    return np.stack([lengths - noise + spans + (1 + prefixed), noise + spans + 1], axis=1)
+
+
+def _counts(
+    lengths: NDArray[np.int64], denoisers: Sequence[Denoiser], kinds: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return noise_and_spans(
         lengths,
         np.array([denoiser.mean_span for denoiser in denoisers])[kinds],
         np.array([denoiser.rate for denoiser in denoisers])[kinds],
     )
-    drawn = draw_spans(seed, samples, lengths, noise, spans)
+
+
+def _prefixes(denoisers: Sequence[Denoiser], marks: DenoisingTokens) -> list[int] | None:
+    """One for each denoiser, or none: what has none cannot be told from what should have one."""
     found = [marks.prefixes.get(denoiser.prefix) for denoiser in denoisers]
-    # All or none: what has no prefix cannot be told from what should have one.
     known = [prefix for prefix in found if prefix is not None]
-    prefixes = np.array(known)[kinds] if len(known) == len(found) else None
-    line, starts = in_a_line(windows, rows)
-    return write_examples(line, starts, drawn, prefixes, marks)
+    return known if len(known) == len(found) else None
 
 
 def corrupt_text(

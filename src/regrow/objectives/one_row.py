@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Order, Samples, data_order
+from regrow.corpus.samples import Batch, Order, Samples, data_order, slots_of
 from regrow.objectives.segments import random_bits, sample_keys
 
 NOT_GIVEN = -1
@@ -104,6 +104,11 @@ class PairedRows:
 
     def order(self, seed: int) -> Order:
         return data_order(self.pairs, seed)
+
+    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of rows, [samples, 1]: of source and target, without the end of the source."""
+        both: NDArray[np.int64] = slots_of(self.pairs, rows, samples).sum(axis=1, keepdims=True)
+        return both - 1
 
     @cached_property
     def identity(self) -> str:

@@ -182,6 +182,12 @@ class OptimizedText:
         starts: Ids = blocks * self._block + places * fixed.split_text - shorter
         return starts
 
+    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of sources and targets, [samples, 2]: the same for all."""
+        fixed = self.lengths_of_texts
+        prefixed = _prefixes(self.marks, np.zeros(1, dtype=np.bool_)) is not None
+        return np.tile([fixed.source(prefixed), fixed.target], (len(rows), 1))
+
     @cached_property
     def identity(self) -> str:
         settings = f"o-ul2 {self.lengths_of_texts} {self.marks} {self.seed} {self.tokens_identity}"

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from regrow.corpus.domains import Texts, windows_of
 from regrow.corpus.samples import Batch, Order, data_order
 from regrow.corpus.windows import TextWindows
-from regrow.objectives.corrupted import check_sentinels, corrupted_batch, denoising_tokens
+from regrow.objectives.corrupted import (
+    check_sentinels,
+    corrupted_batch,
+    corrupted_slots,
+    denoising_tokens,
+)
 from regrow.objectives.denoising import UL2, Denoiser, DenoisingTokens
 from regrow.objectives.mixture import MixtureHistory
 
@@ -66,6 +71,11 @@ class MixedDenoisers:
     def drawn(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of each sample's denoiser, in the order of `denoisers`; [samples]."""
         return self.mixture.draw(self.seed, samples)
+
+    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of sources and targets, [samples, 2]."""
+        denoisers = tuple(self.denoisers.values())
+        return corrupted_slots(self.lengths(rows), denoisers, self.drawn(samples), self.marks)
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `regrow.objectives.examples.write_examples` has it."""

@@ -23,6 +23,7 @@ from regrow.training.checkpoint import save_checkpoint
 from regrow.training.environment import environment
 from regrow.training.guard import fault
 from regrow.training.optimizers import make_optimizers
+from regrow.training.passes import passes
 from regrow.training.processes import Processes, join_processes
 from regrow.training.progress import Progress, resume
 from regrow.training.schedule import learning_rate, schedule
@@ -315,16 +316,12 @@ def _accumulate(
 ) -> tuple[float, int]:
     """Adds up the gradients of the summed loss of this process's rows; returns it and its tokens.
 
-    Rows of like length share a micro-batch, so that little is padding, and are dealt out to the
+    Rows of like length share a micro-batch (`regrow.training.passes`), and are dealt out to the
     processes in turn, so that none waits long for another.
     """
-    by_length = np.argsort(-samples.lengths(rows), kind="stable")
-    rows, numbers = rows[by_length], numbers[by_length]
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0
-    at_once = settings.micro_batch * processes.count
-    for first in range(0, len(rows), at_once):
-        part = np.arange(first, min(first + at_once, len(rows)))
+    for part in passes(samples, rows, numbers, settings.micro_batch * processes.count):
         own = part[processes.rank :: processes.count]
         # In a pass all take part; who has no row left does one that does not count.
         counts = len(own) > 0
