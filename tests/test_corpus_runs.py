@@ -58,7 +58,7 @@ def weights(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("model", "objective"),
-    [("m", "causal"), ("m", "prefix-lm"), ("t5", "span-corruption"), ("t5", "ul2")],
+    [("m", "causal"), ("m", "prefix-lm"), ("t5", "ul2"), ("t5", "o-ul2")],
 )
 def test_a_store_is_as_good_as_its_text(
     home: Path, tmp_path: Path, model: str, objective: str

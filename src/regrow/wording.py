@@ -60,7 +60,7 @@ _WANTED: Mapping[str, str] = {
     "bool_type": "true or false is wanted",
     "float_type": "a number is wanted", "float_parsing": "a number is wanted",
     "finite_number": "a finite number is wanted",
-    "string_type": "text is wanted", "string_unicode": "Unicode text is wanted",
+    "string_type": "text is wanted", "string_too_short": "text is wanted", "string_unicode": "Unicode text is wanted",
     "path_type": "a path is wanted",
     "dict_type": _KEYS, "model_type": _KEYS, "mapping_type": _KEYS,
     "list_type": "a list is wanted", "tuple_type": "a list is wanted",
