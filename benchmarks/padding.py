@@ -1,0 +1,97 @@
+"""Slots that hold a token, in what a training computes of an encoder-decoder.
+
+UL2 in steps of 1,024 samples, eight samples a pass, passes cut by sources and targets; O-UL2 in the
+same steps. Every batch is made, and tokens are counted in it: attended inputs of the encoder and
+labels. The peer fills the same samples up to the lengths of the code released with OpenBA-V2, 570
+and 381.
+
+Two corpora, of which only the lengths of documents matter here: the documentation of Python's own
+`help()`, four bytes a token; and documents as long as on the web, log-normal with a median of 400
+tokens. Documents are cut into windows of at most 568 tokens.
+
+    python benchmarks/padding.py [--quick] [--json]
+"""
+
+from pydoc_data.topics import topics
+
+import numpy as np
+from common import Goal, Result, parser, say, show
+from numpy.typing import NDArray
+
+from regrow.corpus.packing import NOT_PREDICTED
+from regrow.corpus.samples import DataOrder, Samples
+from regrow.corpus.windows import Windows
+from regrow.objectives.denoising import UL2, DenoisingTokens
+from regrow.objectives.dynamic import OPENBA_START
+from regrow.objectives.mixture import MixtureHistory
+from regrow.objectives.optimized import OptimizedText, fixed_lengths
+from regrow.objectives.ul2 import MixedDenoisers
+from regrow.training.passes import passes
+
+STEP, PASS, LONGEST = 1_024, 8, 568
+SOURCE, TARGET = 570, 381
+MARKS = DenoisingTokens(
+    {"<R>": 101, "<S>": 102, "<X>": 103}, tuple(range(99, -1, -1)), eos=1, pad=0, start=0
+)
+
+
+def windows_of(documents: NDArray[np.int64]) -> Windows:
+    """Of documents with so many tokens."""
+    pieces = -(-documents // LONGEST)
+    numbers = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    inside = numbers * np.repeat(documents, pieces) // np.repeat(pieces, pieces)
+    starts = np.repeat(np.cumsum(documents) - documents, pieces) + inside
+    tokens = np.random.default_rng(0).integers(200, 32_000, int(documents.sum()))
+    return Windows(tokens.astype(np.int32), starts, LONGEST)
+
+
+def filled(samples: Samples, steps: int) -> tuple[float, float, float]:
+    """Percent of slots that hold a token; of the same at the reference's lengths; and passes, as
+    a ratio to the fewest."""
+    order = DataOrder(0, len(samples))
+    tokens = computed = made = 0
+    for step in range(steps):
+        numbers = np.arange(step * STEP, (step + 1) * STEP)
+        rows = order.rows(step * STEP, (step + 1) * STEP)
+        for part in passes(samples, rows, numbers, PASS):
+            batch = samples.batch(rows[part], numbers[part])
+            tokens += int(batch["attention_mask"].sum())
+            tokens += int((batch["labels"] != NOT_PREDICTED).sum())
+            computed += batch["input_ids"].size + batch["labels"].size
+            made += 1
+    padded = steps * STEP * (SOURCE + TARGET)
+    return 100 * tokens / computed, 100 * tokens / padded, made / (steps * STEP / PASS)
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    steps = 2 if args.quick else 20
+    lengths = np.random.default_rng(0).lognormal(np.log(400), 1.0, 20_000).astype(np.int64) + 1
+    corpora = {
+        "help()": windows_of(np.array([len(text.encode()) // 4 for text in topics.values()])),
+        "web": windows_of(lengths),
+    }
+    mixtures = {
+        "UL2, all as often": [1.0] * len(UL2),
+        "UL2, as D-UL2 begins": list(OPENBA_START.values()),
+    }
+    results = []
+    for text, windows in corpora.items():
+        for name, shares in mixtures.items():
+            say(f"{name}, {text}")
+            samples = MixedDenoisers(windows, MARKS, 0, MixtureHistory.constant(shares))
+            value, padded, ratio = filled(samples, steps)
+            goal = Goal("value", ">=", 97.0)
+            results += [
+                Result(f"{name}, {text}", value, "% full", "570 + 381", padded, goal),
+                Result(f"{name}, {text}: passes", ratio, "of the fewest"),
+            ]
+        say(f"O-UL2, {text}")
+        fixed = OptimizedText(windows.tokens, text, fixed_lengths(100, 1_898), 1_898, MARKS, 0)
+        value, _, _ = filled(fixed, steps)
+        results.append(Result(f"O-UL2, {text}", value, "% full", goal=Goal("value", ">=", 99.5)))
+    show(results, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
