@@ -10,8 +10,9 @@ JSONL, plain or compressed. `--code`: a directory of Python files; if left out, 
 
 Nine passages of ten are counted, with the same weight for each language; every tenth is measured.
 The guarantees are checked on the lines of those, and on random Unicode: text whose tokens are all
-kept has the same tokens, any text decodes as before, and where there is a `.model`, sentencepiece
-gives the ids of tokenizer.json after if it did before.
+kept has the same tokens, and any text decodes as before. Where there is a `.model`, the texts are
+counted to which sentencepiece gives the ids of tokenizer.json, before, and after too: in Unigram,
+paths of equal score can differ, as one rounds to float32 and the other to float64.
 """
 
 import sys
@@ -75,7 +76,7 @@ class Found:
     checked: int
     only_kept: int
     differ: int
-    in_step: int | None
+    in_step: tuple[int, int] | None
     seconds: float
 
 
@@ -170,8 +171,7 @@ def measured(name: str, directory: Path, texts: dict[str, Text], quick: bool) ->
     only_kept, differ = check(before, after, choice, lines)
     in_step = None
     for path in directory.glob("*.model"):
-        in_step, more = check_step(before, after, path, files[path.name], lines)
-        differ += more
+        in_step = check_step(before, after, path, files[path.name], lines)
     return Found(
         name=name,
         kind=kind_of(contents),
@@ -226,7 +226,7 @@ def check(
 def check_step(
     before: Tokenizer, after: Tokenizer, path: Path, pruned: bytes, texts: list[str]
 ) -> tuple[int, int]:
-    """How many texts have the same ids in both forms before, and how many of those not after."""
+    """How many texts have the same ids in both forms before, and how many of those after too."""
     from sentencepiece import SentencePieceProcessor
 
     old: Any = SentencePieceProcessor(model_file=str(path))
@@ -234,12 +234,12 @@ def check_step(
         file.write(pruned)
         file.flush()
         new: Any = SentencePieceProcessor(model_file=file.name)
-    in_step = differ = 0
+    in_step = still = 0
     for text in texts:
         if before.encode(text, add_special_tokens=False).ids == old.encode(text):
             in_step += 1
-            differ += after.encode(text, add_special_tokens=False).ids != new.encode(text)
-    return in_step, differ
+            still += after.encode(text, add_special_tokens=False).ids == new.encode(text)
+    return in_step, still
 
 
 def results(found: Sequence[Found]) -> Iterator[Result]:
@@ -261,7 +261,13 @@ def results(found: Sequence[Found]) -> Iterator[Result]:
         )
         yield Result(f"{one.name}: texts of kept tokens only", one.only_kept, "texts")
         if one.in_step is not None:
-            yield Result(f"{one.name}: texts with equal ids in both forms", one.in_step, "texts")
+            yield Result(
+                f"{one.name}: texts with equal ids in both forms",
+                one.in_step[1],
+                "texts",
+                "before",
+                one.in_step[0],
+            )
 
 
 def table(found: Sequence[Found]) -> Table:
@@ -283,7 +289,7 @@ def table(found: Sequence[Found]) -> Table:
         made.add_row(
             one.name, one.kind, f"{one.size:,}", f"{one.kept:,}", f"{one.least:,}", *costs,
             f"{one.checked:,}", f"{one.only_kept:,}", f"{one.differ:,}",
-            "" if one.in_step is None else f"{one.in_step:,}", f"{one.seconds:.0f}",
+            "{:,} -> {:,}".format(*one.in_step) if one.in_step else "", f"{one.seconds:.0f}",
         )  # fmt: skip
     return made
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,7 +8,7 @@ from regrow.tokenizers import Wishes
 from regrow.tokenizers.files import vocabulary_candidates
 from regrow.tokenizers.measuring import Spelling, pruned_tokenizer, spell
 from regrow.tokenizers.spelling import SPACE
-from tests.tokenizers.bpe_cases import Json, load, tokenizer_json, zeros
+from tests.tokenizers.bpe_cases import Json, load, tokenizer_json, trained, zeros
 from tests.tokenizers.test_wordpiece import wordpiece_json
 from tests.tokenizers.unigram_cases import unigram_json
 
@@ -40,3 +41,19 @@ def test_what_would_be_lost_is_known_before_anything_is_written(tmp_path: Path) 
     assert spell(load(contents), ["日"]).unknown == 0
     assert spell(tokenizer, ["日"]).unknown == 1
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_the_code_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs/vocabulary.md"
+    code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    words = ["The row of the table.", " kubectl", "SolidGoldMagikarp"]
+    (tmp_path / "model").mkdir()
+    contents = trained(words * 3, 400, ["<tool>"])
+    (tmp_path / "model/tokenizer.json").write_text(json.dumps(contents))
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code.replace("32_000", "candidates.most"), found)
+    vocab = json.loads(found["files"]["tokenizer.json"])["model"]["vocab"]
+    assert len(vocab) == len(contents["model"]["vocab"]) - 1
+    assert "Ġkubectl" in vocab
+    assert "SolidGoldMagikarp" not in vocab
