@@ -135,25 +135,16 @@ def step_seconds(steps: int) -> float:
 
 
 def tokenise_seconds(model: Path, out: Path, text: Path, workers: int) -> tuple[float, float]:
-    """Wall and processor seconds, the processes' start left out."""
+    """Wall and processor seconds of all processes, their start among them."""
     from regrow.corpus.tokenising import tokenise_files
 
-    children, own = resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF
-
     def spent() -> float:
-        return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (children, own)))
+        used = [resource.getrusage(w) for w in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)]
+        return sum(each.ru_utime + each.ru_stime for each in used)
 
-    tiny = out.parent / "tiny.jsonl"
-    tiny.write_text('{"text": "one"}\n')
-    began, before = time.perf_counter(), spent()
-    tokenise_files(model, out.parent / f"{out.name}.tiny", [tiny], workers=workers)
-    start, start_spent = time.perf_counter() - began, spent() - before
     began, before = time.perf_counter(), spent()
     tokenise_files(model, out, [text], workers=workers)
-    return (
-        time.perf_counter() - began - start,
-        spent() - before - start_spent,
-    )
+    return time.perf_counter() - began, spent() - before
 
 
 def library_seconds(model: Path, text: Path) -> tuple[float, float]:
@@ -210,23 +201,30 @@ def measure_store(work: Path, tokens: int, steps: int) -> list[Result]:
 def measure_tokenising(model: Path, work: Path, text: Path, copies: int) -> list[Result]:
     from regrow.corpus.text import read_documents
 
-    many = work / "many.jsonl"
     documents = list(read_documents(text))
-    with many.open("w", encoding="utf-8") as file:
-        for _ in range(copies):
-            file.writelines(json.dumps({"text": each}) + "\n" for each in documents)
-    megabytes = copies * sum(len(each.encode()) for each in documents) / 1e6
-    say(f"{megabytes:.0f} MB of text")
-    wall, spent = (megabytes / seconds for seconds in library_seconds(model, many))
+    megabytes = sum(len(each.encode()) for each in documents) / 1e6
+    files = {1: work / "once.jsonl", 1 + copies: work / "more.jsonl"}
+    for count, path in files.items():
+        with path.open("w", encoding="utf-8") as file:
+            for _ in range(count):
+                file.writelines(json.dumps({"text": each}) + "\n" for each in documents)
+    say(f"{megabytes:.1f} MB of text, {copies} times more")
+    library = library_seconds(model, files[1])
     results = []
     for workers in (1, 2):
-        found = tokenise_seconds(model, work / f"store{workers}", many, workers)
-        by_wall, by_spent = (megabytes / seconds for seconds in found)
+        # What more text takes: the start of the processes falls out.
+        once, more = (
+            tokenise_seconds(model, work / f"store{workers}-{count}", path, workers)
+            for count, path in files.items()
+        )
         name = f"tokenise, {workers} worker{'s' if workers > 1 else ''}"
-        results += [
-            Result(name, by_wall, "MB/s", "tokenizers, 1 thread", wall),
-            Result(f"{name}, processor time", by_spent, "MB/s", "tokenizers, 1 thread", spent),
-        ]
+        for what, first, last, alone in zip(
+            ("wall time", "processor time"), once, more, library, strict=True
+        ):
+            rate = copies * megabytes / (last - first)
+            results.append(
+                Result(f"{name}: {what}", rate, "MB/s", "tokenizers, 1 thread", megabytes / alone)
+            )
     return results
 
 
@@ -240,7 +238,7 @@ def main() -> None:
         work = Path(directory)
         results = measure_store(work, 10**9 if given.quick else 10**10, 1 if given.quick else 3)
         if given.text is not None:
-            results += measure_tokenising(given.model, work, given.text, 1 if given.quick else 8)
+            results += measure_tokenising(given.model, work, given.text, 2 if given.quick else 12)
     show(results, as_json=given.json)
 
 

@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -272,8 +273,9 @@ class _MegatronIndex:
         return np.where(sequences < len(self.pointers), places, total)
 
     def before(self, token: int) -> int:
-        sequences = np.searchsorted(self.pointers, token * self.item)
-        return int(np.searchsorted(self.documents[:-1], sequences))
+        # Not numpy's search: of numbers that lie askew in the file it makes a copy first.
+        sequences = bisect_left(self.pointers, token * self.item)
+        return bisect_left(self.documents, sequences, hi=len(self))
 
     def _start(self, sequence: int) -> int:
         if sequence == 0:
@@ -361,7 +363,7 @@ class _DatatroveIndex:
     def before(self, token: int) -> int:
         if token <= 0 or len(self.ends) == 0:
             return 0
-        return 1 + int(np.searchsorted(self.ends[:-1], token))
+        return 1 + bisect_left(self.ends, token, hi=len(self) - 1)
 
 
 def _open_datatrove(path: Path, end: int | None) -> TokenStore:
