@@ -129,3 +129,35 @@ def test_what_plan_refuses_is_one_line(model: Path, counted: Path, tmp_path: Pat
         told = regrow("vocab", "plan", *arguments, *out, code=2)
         assert said in told
         assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
+
+
+def test_prune_by_a_plan_and_by_counts(model: Path, counted: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    regrow("vocab", "plan", model, counted, "--size", 300, "--out", plan)
+    for name, arguments in {
+        "plan": ["vocab", "prune", model, "--plan", plan],
+        "counts": ["vocab", "prune", model, "--counts", counted, "--size", 300],
+        "both": ["prune", model, "--vocab-plan", plan, "--drop-layers", 2],
+    }.items():
+        told = regrow(*arguments, tmp_path / name)
+        assert "vocabulary 320 -> 300" in told
+    kept = [
+        (tmp_path / name / "regrow_vocabulary.json").read_bytes()
+        for name in ("plan", "counts", "both")
+    ]
+    assert kept[0] == kept[1] == kept[2]
+    weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("plan", "counts")]
+    assert weights[0] == weights[1]
+
+
+def test_what_prune_refuses_is_one_line(model: Path, counted: Path, tmp_path: Path) -> None:
+    for arguments, said in (
+        ([], "give --plan, or --counts with --size or --coverage"),
+        (["--counts", counted], "how many tokens remain is not said"),
+        (["--counts", counted, "--size", 10], "the least is 259"),
+        (["--plan", counted], "not JSON"),
+    ):
+        told = regrow("vocab", "prune", model, tmp_path / "out", *arguments, code=2)
+        assert said in told
+        assert told.strip().count("\n") == 0
+        assert not list(tmp_path.iterdir())

@@ -1,13 +1,26 @@
 """Prune a language model in stages, and regrow what each cut costs."""
 
-from regrow.api import generate, inspect, plan, preview, prune, run, verify, write_report
+from regrow.api import (
+    count_vocabulary,
+    generate,
+    inspect,
+    plan,
+    plan_vocabulary,
+    preview,
+    prune,
+    run,
+    verify,
+    write_report,
+)
 from regrow.errors import UserError
 
 __all__ = [
     "UserError",
+    "count_vocabulary",
     "generate",
     "inspect",
     "plan",
+    "plan_vocabulary",
     "preview",
     "prune",
     "run",

@@ -4,7 +4,7 @@ All raise `regrow.UserError`, with one line, at what a user can cause.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,8 @@ def prune(
 ) -> "Pruned":
     """Cut a model and write the result to `out`, a plain Hugging Face directory.
 
-    `cut`: the keys of `regrow.recipe.CutSpec` (layers, hidden, ffn, heads, vocab_size, by, ...).
+    `cut`: the keys of `regrow.recipe.CutSpec` (layers, hidden, ffn, heads, vocab_size, vocab, by,
+    ...); `vocab` as the keys of `regrow.vocabulary.spec.VocabularySpec`.
     `calibration`: the text that scores and token counts come from.
     """
     from pydantic import ValidationError
@@ -94,6 +95,9 @@ def prune(
     from regrow.recipe import CutSpec
     from regrow.wording import first_error, said
 
+    if isinstance(vocab := cut.get("vocab"), Mapping):
+        # A relative path is taken from here, and may lead anywhere.
+        cut = {**cut, "vocab": {name: _absolute(value) for name, value in vocab.items()}}
     try:
         spec = CutSpec(**cut)
     except ValidationError as error:
@@ -116,6 +120,10 @@ def prune(
         source, Path(out), spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
         dry_run=dry_run, notify=say, progress=progress,
     )  # fmt: skip
+
+
+def _absolute(value: Any) -> Any:
+    return value.absolute() if isinstance(value, Path) else value
 
 
 def run(

@@ -143,6 +143,10 @@ def prune(
     vocab_size: Annotated[
         str | None, typer.Option(metavar="N", help="Tokens that remain, by count.")
     ] = None,
+    vocab_plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Tokens that remain, as vocab plan --out wrote them."),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -174,6 +178,7 @@ def prune(
         "kv_heads": _by_stack("--kv-heads", kv_heads),
         "drop_layers": _texts_by_stack("--drop-layers", drop_layers),
         "vocab_size": None if vocab_size is None else count("--vocab-size", vocab_size),
+        "vocab": None if vocab_plan is None else {"plan": vocab_plan},
         "by": by,
         "cut": cut,
     }

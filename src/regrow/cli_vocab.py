@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from regrow.bars import copying
-from regrow.printing import print_counted, print_vocabulary_plan, say
+from regrow.errors import UserError
+from regrow.printing import print_counted, print_pruned, print_vocabulary_plan, say
 from regrow.typed import count as number
 from regrow.typed import share
 
@@ -109,6 +110,38 @@ def plan(
         **_choice(size, coverage, only, minimum, keep, drop, characters),
     )  # fmt: skip
     print_vocabulary_plan(result, [path for path in (out, page) if path is not None], as_json)
+
+
+@vocab.command()
+def prune(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What plan --out wrote.")
+    ] = None,
+    counts: Annotated[Path | None, typer.Option(metavar="COUNTS", help="What count wrote.")] = None,
+    size: Size = None,
+    coverage: Coverage = None,
+    only: Only = None,
+    minimum: Minimum = None,
+    keep: Keep = None,
+    drop: Drop = None,
+    characters: Characters = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prune a model's vocabulary; with other cuts in one pass: regrow prune --vocab-plan."""
+    from regrow import api
+
+    chosen = _choice(size, coverage, only, minimum, keep, drop, characters)
+    files = {name: path for name, path in (("plan", plan), ("counts", counts)) if path}
+    if not files:
+        raise UserError("vocab prune: give --plan, or --counts with --size or --coverage")
+    with copying("carving") as progress:
+        result = api.prune(
+            model, out, vocab={**files, **chosen}, dry_run=dry_run, say=say, progress=progress
+        )
+    print_pruned(result, dry_run, as_json)
 
 
 def _choice(

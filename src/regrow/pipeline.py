@@ -403,7 +403,7 @@ class _Run:
             prune_checkpoint(source, carved, spec)
         else:
             cut = Cut.from_json(entry.outputs["cut"], f"{self.out / FILE_NAME}: {entry.step}: cut")
-            repeat_cut(source, carved, cut, self.train_documents)
+            repeat_cut(source, carved, cut, spec, self.train_documents)
 
     def _measure(
         self, name: str, directory: Path, *, speed: bool = True, speak: bool = False

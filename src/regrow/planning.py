@@ -9,7 +9,8 @@ from regrow.architectures import Layout
 from regrow.cuts.budget import PlannedStage, plan_sizes, plan_stages
 from regrow.errors import UserError
 from regrow.inspection import open_layout
-from regrow.pruning import check_vocabulary
+from regrow.vocabulary.cutting import check_vocabulary
+from regrow.vocabulary.spec import VocabularySpec
 
 _OPTIONS = {
     "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv_heads",
@@ -44,7 +45,8 @@ def plan_directory(model: str, directory: Path, budget: int) -> Plan:
         notes.append("planned from the config alone: the tokenizer may need more tokens")
     elif "vocab" in sizes:
         try:
-            check_vocabulary(checkpoint, layout, sizes["vocab"])
+            spec = VocabularySpec(size=sizes["vocab"])
+            check_vocabulary(checkpoint.directory, layout, spec)
         except UserError as error:
             notes.append(f"the vocabulary stays whole: {error}")
             sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))

@@ -14,11 +14,13 @@ from regrow.cuts.request import options_for, requested
 from regrow.errors import UserError
 from regrow.objectives.marks import lacking
 from regrow.objectives.names import objective_name
-from regrow.pruning import check_vocabulary
 from regrow.recipe import CutSpec, Data, Recipe, Stage
 from regrow.steps import AT_ONCE, control_settings
 from regrow.training.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
+from regrow.vocabulary.cutting import check_vocabulary
+from regrow.vocabulary.plan_file import load_plan
+from regrow.vocabulary.spec import VocabularySpec
 
 _FLAG = re.compile(r"--([a-z-]+)")
 _BY_STACK = re.compile(r"(\w+) (\w+)=([\w,-]+)")
@@ -49,17 +51,37 @@ def layouts_by_stage(
     Raises UserError, with the stage, at a cut that cannot be made.
     """
     layouts: dict[str, Layout] = {}
+    original = layout
     for number, stage in enumerate(recipe.stages):
         try:
             sizes = _sizes_after(stage, layout, checkpoint if number == 0 else None)
-            smaller = sizes.get("vocab", layout.sizes["vocab"]) < layout.sizes["vocab"]
-            if smaller and checkpoint is not None:
-                check_vocabulary(checkpoint, layout, sizes["vocab"])
+            vocab = stage.cut.vocabulary if stage.cut else None
+            if vocab is None and "vocab" in sizes:  # in a cut file
+                vocab = VocabularySpec(size=sizes["vocab"])
+            if vocab is not None and sizes.get("vocab", 0) < layout.sizes["vocab"]:
+                sizes |= _vocabulary_after(vocab, layout, original, checkpoint)
         except UserError as error:
             raise UserError(f"stages: {stage.name}: {_as_keys(str(error))}") from None
         layout = layout.resized(sizes)
         layouts[stage.name] = layout
     return layouts
+
+
+def _vocabulary_after(
+    vocab: VocabularySpec, layout: Layout, original: Layout, checkpoint: Checkpoint | None
+) -> dict[str, int]:
+    """The size of the vocabulary, where it is known. `layout`: of what is cut."""
+    if layout.sizes["vocab"] != original.sizes["vocab"] and (vocab.counts or vocab.plan):
+        key = "counts" if vocab.counts else "plan"
+        raise UserError(
+            f"cut.vocab.{key}: made for the tokenizer of the original, which an earlier stage "
+            "cuts; cut the vocabulary once, or give a size alone"
+        )
+    if checkpoint is not None:
+        return {"vocab": check_vocabulary(checkpoint.directory, original, vocab)}
+    if vocab.plan is not None:
+        return {"vocab": len(load_plan(vocab.plan).choice.kept)}
+    return {}
 
 
 def _as_keys(message: str) -> str:
@@ -80,6 +102,10 @@ def at_once(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
     if len(cuts) < 2 or settings is None or not options:
         return None
     named = {cut.by for cut in cuts}
+    chosen = [cut.vocab for cut in cuts if cut.vocab is not None]
+    if chosen:
+        options["vocab"] = chosen[0]
+        options.pop("vocab_size", None)
     spec = CutSpec(
         **options,
         by=named.pop() if len(named) == 1 else None,

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regrow.architectures import Blueprint, Layout, bind, blueprint_for
 from regrow.architectures.config import cut_config
@@ -29,9 +30,7 @@ from regrow.cuts.request import requested
 from regrow.errors import UserError
 from regrow.models import with_own_code
 from regrow.recipe import CutSpec
-
-if TYPE_CHECKING:
-    from regrow.tokenizers import VocabularyChoice
+from regrow.vocabulary.spec import VocabularySpec
 
 ROW_LENGTH = 512
 """Tokens of calibration text below which counts and scores are refused."""
@@ -129,7 +128,7 @@ def choose_cut(
     seed: int,
     notify: Callable[[str], None] = lambda _: None,
 ) -> tuple[Cut, dict[int, str]]:
-    """The cut that a spec asks for, and why each kept token was kept (empty without vocab_size).
+    """The cut that a spec asks for, and why each kept token was kept (empty without any cut).
 
     `documents`: the text that scores and token counts come from; None where there is none.
     """
@@ -139,11 +138,13 @@ def choose_cut(
         return cut, {}
     sizes, given = requested(layout, spec.chosen)
     reasons: dict[int, str] = {}
-    if "vocab" in sizes and sizes["vocab"] < layout.sizes["vocab"]:
-        given["vocab"], reasons = _choose_vocabulary(
-            checkpoint, layout, sizes["vocab"], documents, notify,
+    if spec.vocabulary and sizes.get("vocab", 0) < layout.sizes["vocab"]:
+        kept, reasons = _choose_vocabulary(
+            checkpoint, layout, spec.vocabulary, documents, notify,
             least_tokens=min(ROW_LENGTH, spec.calibration_tokens),
         )  # fmt: skip
+        layout.check_sizes({**sizes, "vocab": len(kept)})
+        given["vocab"] = kept
     scored = [
         name for name, size in sizes.items() if name not in given and size < layout.sizes[name]
     ]
@@ -161,46 +162,17 @@ def choose_cut(
 def _choose_vocabulary(
     checkpoint: Checkpoint,
     layout: Layout,
-    size: int,
+    spec: VocabularySpec,
     documents: Callable[[], Iterator[str]] | None,
     notify: Callable[[str], None],
     least_tokens: int = 0,
-) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[int, str]]:
-    if documents is None:
-        raise UserError("vocab_size: token counts need a text; give one with --calibration FILE")
-    notify("counting tokens")
-    choice = _select(checkpoint, layout, size, documents(), least_tokens)
-    reasons = {int(i): str(r) for i, r in zip(choice.kept, choice.reasons, strict=True)}
-    return choice.kept, reasons
+) -> tuple[NDArray[np.int64], dict[int, str]]:
+    from regrow.vocabulary.cutting import choose_vocabulary
 
-
-def check_vocabulary(checkpoint: Checkpoint, layout: Layout, size: int) -> None:
-    """Raise UserError where no text could make `size` tokens of this tokenizer enough."""
-    _select(checkpoint, layout, size, iter(()))
-
-
-def _select(
-    checkpoint: Checkpoint,
-    layout: Layout,
-    size: int,
-    documents: Iterator[str],
-    least_tokens: int = 0,
-) -> "VocabularyChoice":
-    from regrow.tokenizers.counting import count_tokens
-    from regrow.tokenizers.files import vocabulary_candidates
-    from regrow.tokenizers.ids import check_rows, referenced_ids
-
-    directory = checkpoint.directory
-    counts = count_tokens(directory, documents)
-    if counts.sum() < least_tokens:
-        raise UserError(
-            f"calibration: the text is {counts.sum()} tokens, less than one row of {least_tokens}; "
-            "give more text"
-        )
-    rows = layout.sizes["vocab"]
-    check_rows(len(counts), rows)
-    named = referenced_ids(dict(checkpoint.config), generation_config(directory), rows)
-    return vocabulary_candidates(directory, counts, named).choose(size)
+    choice = choose_vocabulary(
+        checkpoint.directory, layout, spec, documents, least_tokens=least_tokens, notify=notify
+    )
+    return choice.kept, dict(zip(choice.kept.tolist(), choice.reasons, strict=True))
 
 
 def generation_config(directory: Path) -> dict[str, Any] | None:
@@ -317,18 +289,21 @@ def prune_checkpoint(
     )  # fmt: skip
 
 
-def repeat_cut(source: Path, out: Path, cut: Cut, documents: Callable[[], Iterator[str]]) -> None:
+def repeat_cut(
+    source: Path, out: Path, cut: Cut, spec: CutSpec, documents: Callable[[], Iterator[str]]
+) -> None:
     """Carve again what a cut that was chosen before gives, byte for byte.
 
-    `documents`: the text by which the vocabulary was chosen.
+    `spec`: by which it was chosen. `documents`: the text by which its vocabulary was.
     """
     checkpoint = open_checkpoint(source)
     layout = bind_checkpoint(checkpoint)
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
     reasons: dict[int, str] = {}
-    if "vocab" in ordered:
-        size = ordered["vocab"].kept
-        _, reasons = _choose_vocabulary(checkpoint, layout, size, documents, lambda _: None)
+    if "vocab" in ordered and spec.vocabulary:
+        _, reasons = _choose_vocabulary(
+            checkpoint, layout, spec.vocabulary, documents, lambda _: None
+        )
     carve(prepare(checkpoint, layout, Cut(cut.model, ordered), reasons), out)
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 from regrow.errors import UserError
 from regrow.training.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
+from regrow.vocabulary.spec import VocabularySpec
 from regrow.wording import Place, dotted, first_error, one_line, said
 
 _TAKEN = ("original", "control", "at-once", "result")
@@ -92,6 +93,7 @@ class CutSpec(_Strict):
         drop_layers: Layers to drop, by number from 0: `12-15,20`.
         hidden, ffn, heads, kv_heads: Sizes that remain.
         vocab_size: Tokens that remain, by count in the text.
+        vocab: In place of that, how the tokens that remain are chosen.
         by: The score; None takes influence for layers and activation for widths, the best of
             these (docs/benchmarks.md).
         calibration_tokens: Tokens of text that scores are computed on.
@@ -105,6 +107,7 @@ class CutSpec(_Strict):
     heads: SizeByStack | None = None
     kv_heads: SizeByStack | None = None
     vocab_size: Size | None = None
+    vocab: VocabularySpec | None = None
     by: ScoreName | None = None
     calibration_tokens: Size = 16_384
     cut: TextPath | None = None
@@ -112,19 +115,36 @@ class CutSpec(_Strict):
     @property
     def chosen(self) -> dict[str, Any]:
         """The sizes that were given, by option."""
-        names = (
-            "layers", "drop_layers", "hidden", "ffn", "heads", "kv_heads", "vocab_size",
-        )  # fmt: skip
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        names = ("layers", "drop_layers", "hidden", "ffn", "heads", "kv_heads")
+        found = {name: value for name in names if (value := getattr(self, name)) is not None}
+        size = self.vocabulary.size if self.vocabulary else None
+        return found if size is None else {**found, "vocab_size": size}
+
+    @property
+    def vocabulary(self) -> VocabularySpec | None:
+        """How the tokens that remain are chosen; None where the vocabulary is not cut."""
+        return self.vocab if self.vocab_size is None else VocabularySpec(size=self.vocab_size)
+
+    @field_validator("vocab")
+    @classmethod
+    def _sized(cls, vocab: VocabularySpec | None) -> VocabularySpec | None:
+        if vocab is not None:
+            if (vocab.size, vocab.coverage, vocab.plan) == (None, None, None):
+                raise ValueError("how many tokens remain is not said; give size, coverage or plan")
+            for path in vocab.paths.values():
+                _stays_inside(path)
+        return vocab
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.cut is not None and (self.chosen or self.by):
+        if self.vocab_size is not None and self.vocab is not None:
+            raise ValueError("vocab_size and vocab both say which tokens remain; give one")
+        if self.cut is not None and (self.chosen or self.by or self.vocab):
             raise ValueError("a cut file says all that is cut; leave the other options out")
-        if self.cut is None and not self.chosen:
+        if self.cut is None and not self.chosen and self.vocab is None:
             raise ValueError(
                 "nothing to cut; give layers, drop_layers, hidden, ffn, heads, kv_heads, "
-                "vocab_size or cut"
+                "vocab_size, vocab or cut"
             )
         if self.layers is not None and self.drop_layers is not None:
             raise ValueError("layers and drop_layers both say which layers go; give one")
@@ -264,7 +284,7 @@ class Recipe(_Strict):
 
 _TRUTHS = {
     (name,)
-    for model in (Recipe, Data, Stage, CutSpec, RecoverySettings)
+    for model in (Recipe, Data, Stage, CutSpec, VocabularySpec, RecoverySettings)
     for name, field in model.model_fields.items()
     if field.annotation is bool
 }
@@ -306,10 +326,8 @@ def _resolved(recipe: Recipe, path: Path) -> Recipe:
     """The same with all paths taken from the directory of the recipe."""
     directory = path.parent
     stages = [
-        stage.model_copy(
-            update={"cut": stage.cut.model_copy(update={"cut": directory / stage.cut.cut})}
-        )
-        if stage.cut is not None and stage.cut.cut
+        stage.model_copy(update={"cut": _resolved_cut(stage.cut, directory)})
+        if stage.cut is not None
         else stage
         for stage in recipe.stages
     ]
@@ -328,6 +346,16 @@ def _resolved(recipe: Recipe, path: Path) -> Recipe:
     ):
         model = str(directory / model)
     return recipe.model_copy(update={"data": data, "stages": stages, "model": model})
+
+
+def _resolved_cut(cut: CutSpec, directory: Path) -> CutSpec:
+    update: dict[str, Any] = {}
+    if cut.cut is not None:
+        update["cut"] = directory / cut.cut
+    if cut.vocab is not None:
+        paths = {name: directory / path for name, path in cut.vocab.paths.items()}
+        update["vocab"] = cut.vocab.model_copy(update=paths)
+    return cut.model_copy(update=update)
 
 
 def _may_be_hub_id(model: str) -> bool:
@@ -421,6 +449,7 @@ def _known_keys(at: Place) -> list[str]:
     """Keys of the model at a place in the recipe."""
     models: dict[str, type[BaseModel]] = {
         "data": Data, "stages": Stage, "cut": CutSpec, "recover": RecoverySettings,
+        "vocab": VocabularySpec,
         "denoisers": MixtureSettings, "domains": MixtureSettings,
     }  # fmt: skip
     names = [part for part in at if isinstance(part, str)]

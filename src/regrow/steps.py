@@ -97,7 +97,9 @@ def _stage_steps(
     """The steps of one stage after the step that made its model."""
     steps = []
     if stage.cut is not None:
-        cut: Any = stage.cut.model_dump(mode="json", exclude={"cut"})
+        cut: Any = stage.cut.model_dump(mode="json", exclude={"cut", "vocab"})
+        if stage.cut.vocab is not None:
+            cut["vocab"] = stage.cut.vocab.identity
         if stage.cut.cut is not None:
             cut = {"cut": Cut.load(stage.cut.cut).to_json()}
         last = step_after(last, f"{stage.name}/carve", {"cut": cut, **learned})

@@ -41,10 +41,10 @@ def by_language(**languages: list[int]) -> TokenCounts:
 def test_coverage_is_met_by_the_least_size(model: Path, values: list[int], share: float) -> None:
     counts = np.array(values, dtype=np.int64)
     needs = Needs(counts)
-    candidates = open_candidates(model, {}, VocabularySpec(coverage=share), needs)
+    candidates = open_candidates(model, {}, VocabularySpec(coverage=share, counts=Path("x")), needs)
     order = in_order(candidates)
     assert sorted(order.tolist()) == list(range(IDS))
-    choice = choose(candidates, VocabularySpec(coverage=share), counts)
+    choice = choose(candidates, VocabularySpec(coverage=share, counts=Path("x")), counts)
     total = max(1, counts.sum())
     assert counts[choice.kept].sum() / total >= share - 1e-9 or not counts.sum()
     size = len(choice.kept)
@@ -94,7 +94,7 @@ def test_lists_are_kept_and_dropped(model: Path, tmp_path: Path) -> None:
     assert vocab[drop] not in reasons
     most = np.zeros(id_count(open_tokenizer(model)), dtype=np.int64)
     most[vocab[drop]] = 9
-    spec = VocabularySpec(coverage=0.5, drop=[drop])
+    spec = VocabularySpec(coverage=0.5, counts=Path("x"), drop=[drop])
     with pytest.raises(UserError, match=r"coverage 0\.5: without the dropped tokens, 0 is the"):
         choose(open_candidates(model, {}, spec, Needs(most)), spec, most)
 
@@ -122,6 +122,6 @@ def test_a_list_keeps_the_spaces_of_its_lines(tmp_path: Path) -> None:
 
 def test_shares_of_nothing_are_whole(model: Path) -> None:
     nothing = np.zeros(IDS, dtype=np.int64)
-    spec = VocabularySpec(coverage=1)
+    spec = VocabularySpec(coverage=1, counts=Path("x"))
     candidates = open_candidates(model, {}, spec, Needs(nothing))
     assert size_for(in_order(candidates), nothing, 1.0, candidates) == candidates.least

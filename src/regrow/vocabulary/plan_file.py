@@ -1,6 +1,7 @@
 """A planned vocabulary as a file: each token that is kept, and why."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -24,10 +25,12 @@ class PlannedVocabulary:
     Attributes:
         tokenizer_sha256: of the tokenizer that it was planned for.
         choice: the tokens that are kept.
+        unknown: the share of the tokens of the sample that say unknown, by language.
     """
 
     tokenizer_sha256: str
     choice: VocabularyChoice
+    unknown: Mapping[str, float]
 
 
 def save_plan(plan: VocabularyPlan, path: Path) -> None:
@@ -64,8 +67,11 @@ def load_plan(path: Path) -> PlannedVocabulary:
         sound = all(type(i) is int for i in ids) and all(reason in known for reason in reasons)
         if not sound or kept.ndim != 1 or not len(kept) or (np.diff(kept) <= 0).any():
             raise ValueError
-        return PlannedVocabulary(str(facts["tokenizer_sha256"]), VocabularyChoice(kept, reasons))
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        unknown = {str(name): float(share) for name, share in facts["unknown"].items()}
+        return PlannedVocabulary(
+            str(facts["tokenizer_sha256"]), VocabularyChoice(kept, reasons), unknown
+        )
+    except (KeyError, AttributeError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError(
             f"{path}: not a planned vocabulary; name a file that regrow vocab plan --out wrote"
         ) from None

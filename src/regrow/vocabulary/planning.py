@@ -295,6 +295,12 @@ class _Fertility:
         return cls(per_character, unknowns)
 
 
+def unknown_after(directory: Path, choice: VocabularyChoice, sample: Texts) -> Mapping[str, float]:
+    """The share of the tokens of a sample that say unknown, by language, once it is pruned."""
+    contents = vocabulary_pruner(directory)(choice.kept)
+    return _Fertility.after(contents, sample).unknown
+
+
 def unknown_id(tokenizer_json: dict[str, Any]) -> int | None:
     """The id of the token for text that the vocabulary cannot spell, if there is one."""
     model = tokenizer_json["model"]

@@ -1,6 +1,6 @@
 """Some text of each language, to measure tokens per character on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from regrow.corpus.sources import NamedFile
@@ -49,13 +49,16 @@ def by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> Texts:
     return {name: texts for name, texts in found.items() if texts}
 
 
-def _beginning(path: Path, characters: int) -> list[str]:
-    texts: list[str] = []
+def some_of(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator[str]:
+    """The first documents, up to so many characters."""
     left = characters
-    for block in read_blocks(path, _BLOCK_BYTES, whole=False):
-        for text in documents_in(block):
-            texts.append(text[:left])
-            left -= len(texts[-1])
-            if left <= 0:
-                return texts
-    return texts
+    for text in documents:
+        yield text[:left]
+        left -= len(text)
+        if left <= 0:
+            return
+
+
+def _beginning(path: Path, characters: int) -> list[str]:
+    blocks = read_blocks(path, _BLOCK_BYTES, whole=False)
+    return list(some_of((text for block in blocks for text in documents_in(block)), characters))

@@ -1,5 +1,6 @@
 """How a vocabulary is chosen, as a user writes it."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -26,7 +27,7 @@ class VocabularySpec(BaseModel):
 
     Attributes:
         size: How many.
-        coverage: As many as make up this share of the tokens of the corpus: 0.999.
+        coverage: As many as make up this share of the tokens that were counted: 0.999.
         counts: What `regrow vocab count` wrote; None counts the text at hand.
         only: Languages (sources or scripts) whose counts decide; all of them where there is none.
         minimum: So many of the most frequent tokens of each language stay, whatever its share.
@@ -56,9 +57,19 @@ class VocabularySpec(BaseModel):
             raise ValueError("a plan says which tokens remain; leave the other options out")
         if self.size is not None and self.coverage is not None:
             raise ValueError("size and coverage both say how many tokens remain; give one")
-        if self.counts is None and (self.only or self.minimum):
-            raise ValueError("only and minimum go by language; give counts by language")
+        if self.counts is None:
+            for name in ("coverage", "only", "minimum"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} goes by counts; give what regrow vocab count wrote")
         return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the choice depends on, with the SHA-256 of files in place of their paths."""
+        found = self.model_dump(mode="json", exclude_defaults=True)
+        for name, path in self.paths.items():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
 
     @property
     def paths(self) -> dict[str, Path]:

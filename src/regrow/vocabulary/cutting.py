@@ -1,0 +1,126 @@
+"""The tokens that a cut keeps: as planned, or chosen by counts or by the text at hand."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from regrow.architectures import Layout
+from regrow.errors import UserError
+from regrow.tokenizers import Candidates, VocabularyChoice
+from regrow.tokenizers.counting import count_tokens, id_count, open_tokenizer
+from regrow.tokenizers.ids import check_rows
+from regrow.vocabulary.choosing import Needs, choose, needs_of, open_candidates
+from regrow.vocabulary.counting import fingerprint
+from regrow.vocabulary.counts import TokenCounts
+from regrow.vocabulary.plan_file import PlannedVocabulary, load_plan
+from regrow.vocabulary.planning import named_by_configs, unknown_after
+from regrow.vocabulary.sampling import Texts, by_language, files_still_there, some_of
+from regrow.vocabulary.spec import VocabularySpec
+
+Documents = Callable[[], Iterator[str]]
+
+
+def choose_vocabulary(
+    directory: Path,
+    layout: Layout,
+    spec: VocabularySpec,
+    documents: Documents | None,
+    *,
+    least_tokens: int = 0,
+    notify: Callable[[str], None] = lambda _: None,
+) -> VocabularyChoice:
+    """The tokens of a model directory that ``spec`` keeps; it has a size, a coverage or a plan.
+
+    ``documents``: the text to count where ``spec`` names no counts. ``least_tokens``: that it has.
+
+    Raises:
+        UserError: there is no text, or what is asked for cannot be.
+    """
+    if spec.plan is not None:
+        planned = _planned(directory, layout, spec.plan)
+        for name, share in planned.unknown.items():
+            if share:
+                notify(f"{share:.3%} of the tokens of {name} will be unknown")
+        return planned.choice
+    if spec.counts is None:
+        if documents is None:
+            raise UserError(
+                "vocab_size: token counts need a text; give one with --calibration FILE"
+            )
+        notify("counting tokens")
+        counts = count_tokens(directory, documents())
+        if counts.sum() < least_tokens:
+            raise UserError(
+                f"calibration: the text is {counts.sum()} tokens, less than one row of "
+                f"{least_tokens}; give more text"
+            )
+        needs = Needs(counts)
+    else:
+        needs = _counted(directory, spec)
+    choice = choose(_candidates(directory, layout, spec, needs), spec, needs.counts)
+    if not spec.characters:
+        _tell_unknown(directory, spec, choice, documents, notify)
+    return choice
+
+
+def check_vocabulary(directory: Path, layout: Layout, spec: VocabularySpec) -> int:
+    """The size that ``spec`` leads to, without looking at text.
+
+    Raises:
+        UserError: no text could make the tokens that remain enough, or a file of ``spec`` does not
+            belong to this model.
+    """
+    if spec.plan is not None:
+        return len(_planned(directory, layout, spec.plan).choice.kept)
+    if spec.counts is not None:
+        needs = _counted(directory, spec)
+    else:
+        needs = Needs(np.zeros(id_count(open_tokenizer(directory)), dtype=np.int64))
+    return len(choose(_candidates(directory, layout, spec, needs), spec, needs.counts).kept)
+
+
+def _tell_unknown(
+    directory: Path,
+    spec: VocabularySpec,
+    choice: VocabularyChoice,
+    documents: Documents | None,
+    notify: Callable[[str], None],
+) -> None:
+    """Say how much text becomes unknown, before anything is written."""
+    if documents is not None:
+        sample: Texts = {"the text": list(some_of(documents()))}
+    else:
+        assert spec.counts is not None
+        counts = TokenCounts.load(spec.counts)
+        sample = by_language(files_still_there(counts.files), spec.only or counts.languages)
+    if not sample:
+        notify("how much text becomes unknown is not measured: the text that was counted is gone")
+    for name, share in unknown_after(directory, choice, sample).items():
+        notify(f"{share:.3%} of the tokens of {name} will be unknown")
+
+
+def _planned(directory: Path, layout: Layout, path: Path) -> PlannedVocabulary:
+    planned = load_plan(path)
+    tokenizer = open_tokenizer(directory)
+    if planned.tokenizer_sha256 != fingerprint(tokenizer):
+        raise UserError(f"{path}: planned for another tokenizer than that of {directory}")
+    check_rows(id_count(tokenizer), layout.sizes["vocab"])
+    kept = set(planned.choice.kept.tolist())
+    for token, where in named_by_configs(directory, layout).items():
+        if token not in kept:
+            raise UserError(f"{path}: {where} is {token}, which is not among the kept tokens")
+    return planned
+
+
+def _counted(directory: Path, spec: VocabularySpec) -> Needs:
+    assert spec.counts is not None
+    counts = TokenCounts.load(spec.counts)
+    counts.check_tokenizer(fingerprint(open_tokenizer(directory)), str(spec.counts), directory)
+    return needs_of(counts, spec)
+
+
+def _candidates(directory: Path, layout: Layout, spec: VocabularySpec, needs: Needs) -> Candidates:
+    check_rows(len(needs.counts), layout.sizes["vocab"])
+    named: Mapping[int, str] = named_by_configs(directory, layout)
+    return open_candidates(directory, named, spec, needs)
