@@ -98,24 +98,29 @@ def write_examples(
     source, lengths = rows(spans.kept, begins, before, sentinel_first=False)
     if prefixes is not None:
         source[:, 0] = prefixes
-    mask = np.ones_like(source)
-    for text, length in enumerate(lengths.tolist()):
-        source[text, length:] = marks.pad
-        mask[text, length:] = 0
+    is_filling = _filling(lengths, source.shape[1])
+    np.copyto(source, marks.pad, where=is_filling)
+    mask = (~is_filling).astype(np.int64)
 
     labels, lengths = rows(spans.taken, begins + spans.kept, 0, sentinel_first=True)
     inputs = np.empty_like(labels)
     inputs[:, 0] = marks.start
     inputs[:, 1:] = labels[:, :-1]
-    for text, length in enumerate(lengths.tolist()):
-        inputs[text, length:] = marks.pad
-        labels[text, length:] = NOT_PREDICTED
+    is_filling = _filling(lengths, labels.shape[1])
+    np.copyto(inputs, marks.pad, where=is_filling)
+    np.copyto(labels, NOT_PREDICTED, where=is_filling)
     return {
         "input_ids": source,
         "attention_mask": mask,
         "decoder_input_ids": inputs,
         "labels": labels,
     }
+
+
+def _filling(lengths: Ids, width: int) -> NDArray[np.bool_]:
+    """Where rows of these lengths are filled up, [texts, width]."""
+    # Short numbers, which are compared many at a time.
+    return np.arange(width, dtype=np.int32) >= lengths.astype(np.int32)[:, None]
 
 
 class _Pieces:
