@@ -3,7 +3,7 @@
 `MODEL` is a directory whose tokenizer tokenises `--text`; the network that is trained has the sizes
 of SmolLM2-135M and random weights.
 
-Sampling: batches of 8 rows of 512 tokens, each row anywhere in a store of random tokens that is
+Sampling: batches of 8 rows of 512 tokens, each row anywhere in a store of zeros, which is
 sparse on disk, and a training step (bf16 autocast where the processor has it, AdamW) on one of
 them. Both in processor time; the step's is divided by the number of cores, as if it ran on all of
 them without loss, so the ratio is an upper bound. Memory is what the process allocated (RssAnon):

@@ -9,6 +9,7 @@ from regrow.api import (
     preview,
     prune,
     run,
+    tokenise,
     verify,
     write_report,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "preview",
     "prune",
     "run",
+    "tokenise",
     "verify",
     "write_report",
 ]
