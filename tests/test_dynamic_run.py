@@ -196,3 +196,24 @@ def test_losses_under_another_vocabulary_are_no_reference(home: Path, tmp_path: 
     with pytest.raises(UserError, match=r"depth: recover.denoisers: .* \(300 tokens\); give refer"):
         go(changed, tmp_path / "run")
     assert not (tmp_path / "run/ledger.jsonl").exists()
+
+
+def test_sources_of_a_recipe_are_mixed_by_their_losses(home: Path, tmp_path: Path) -> None:
+    changed = recipe(home)
+    del changed["stages"][1]
+    changed["data"]["train"] = [
+        {"name": "one", "path": str(home / "one.jsonl"), "weight": 3},
+        {"name": "two", "path": str(home / "two.jsonl"), "weight": 1},
+    ]
+    changed["stages"][0]["recover"] |= {
+        "objective": "span-corruption", "denoisers": None, "tokens": 400,
+        "domains": {"rule": "code", "references": {"one": 9.0, "two": 1.0}},
+    }  # fmt: skip
+    go(changed, tmp_path / "run")
+    (mixture,) = summarise(tmp_path / "run").stages[0].mixtures
+    assert mixture.of == "domain"
+    assert mixture.shares[0] == (0, {"one": 0.75, "two": 0.25})
+    assert mixture.shares[-1][1]["two"] > 0.9
+    del changed["data"]["heldout"]["two"]
+    with pytest.raises(UserError, match=r"data\.heldout has no text for two; give one for each"):
+        go(changed, tmp_path / "other")
