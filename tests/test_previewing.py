@@ -10,7 +10,7 @@ from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.corpus.windows import Windows
 from regrow.errors import UserError
-from regrow.flops import Sample, training_flops
+from regrow.flops import Sample, forward_flops, training_flops
 from regrow.inspection import inspect_directory
 from regrow.objectives.corrupted import CorruptedText
 from regrow.objectives.denoising import SPAN_CORRUPTION, DenoisingTokens
@@ -48,6 +48,27 @@ def test_a_plan_previewed_has_the_counts_of_the_plan(
     for stage, planned in zip(found.stages, plan.stages, strict=True):
         sizes |= planned.sizes
         assert {name: stage.sizes[name] for name in sizes} == sizes
+
+
+def test_a_teacher_costs_a_forward_pass_of_its_own(tmp_path: Path) -> None:
+    directory = write_tiny(LLAMA, tmp_path / "m")
+    stages = (
+        "  - {name: a, cut: {layers: 3}, recover: {tokens: 6400, row_length: 64}}\n"
+        "  - {name: b, cut: {ffn: 10}, recover: {tokens: 1280, row_length: 64, distill: %s}}\n"
+    )
+    plain = previewed(stages.replace(", distill: %s", ""), directory).stages
+    before = tiny_layout(LLAMA)
+    teachers = {"original": before, "previous": before.resized({"layer": 3})}
+    for name, teacher in teachers.items():
+        found = previewed(stages % f"{{from: {name}}}", directory)
+        training, untaught = found.stages[1].training, plain[1].training
+        assert training is not None
+        assert untaught is not None
+        taught = forward_flops(teacher, Sample(64, decoder=64)).total * 1280 // 64
+        assert training.taught == taught
+        assert training.flops == untaught.flops + taught
+        share = f"{taught / found.flops:.0%}"
+        assert f"; {share} of them go through teachers" in next(iter(total_words(found)))
 
 
 def test_a_recovery_costs_by_the_model_that_it_trains(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from regrow.pruning import prune_checkpoint
 from regrow.recipe import CutSpec
 from regrow.teaching import kept_rows, load_teacher
 from regrow.training.distill_settings import DistillSettings
+from regrow.training.processes import Processes
 from tests.tiny import sentences, write_model
 
-CPU = torch.device("cpu")
+ALONE = Processes()
 
 
 def cut(source: Path, out: Path, **spec: Any) -> Path:
@@ -58,8 +59,8 @@ def test_tokens_keep_their_text_through_two_cuts_of_the_vocabulary(tmp_path: Pat
 def test_a_teacher_teaches_what_was_cut_from_it(tmp_path: Path) -> None:
     original = write_model(tmp_path / "original")
     student = cut(original, tmp_path / "student", vocab_size=300, hidden=24)
-    teacher = load_teacher(original, student, "fp32", CPU)
-    again = load_teacher(original, student, "bf16", CPU)
+    teacher = load_teacher(original, student, "fp32", ALONE)
+    again = load_teacher(original, student, "bf16", ALONE)
     assert teacher.tokens == 300
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
@@ -67,8 +68,8 @@ def test_a_teacher_teaches_what_was_cut_from_it(tmp_path: Path) -> None:
     assert not teacher.model.training
     identities = {
         teacher.identity,
-        load_teacher(original, original, "fp32", CPU).identity,
-        load_teacher(student, student, "fp32", CPU).identity,
+        load_teacher(original, original, "fp32", ALONE).identity,
+        load_teacher(student, student, "fp32", ALONE).identity,
     }
     assert len(identities) == 3
     Distilled(Causal(), teacher, 0.5, 1.0).check(load_model(student))

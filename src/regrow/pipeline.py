@@ -42,7 +42,13 @@ from regrow.prechecks import (
 from regrow.progress import Clock, Piece
 from regrow.pruning import bind_checkpoint, files_sha256, prune_checkpoint, repeat_cut
 from regrow.recipe import CutSpec, Recipe, Source, Stage
-from regrow.run_checks import bytes_needed, check_apart, done_elsewhere, refuse_changes
+from regrow.run_checks import (
+    bytes_needed,
+    check_apart,
+    check_memory,
+    done_elsewhere,
+    refuse_changes,
+)
 from regrow.steering import measure_references
 from regrow.steps import (
     AT_ONCE,
@@ -54,6 +60,7 @@ from regrow.steps import (
     find_changes,
     plan_steps,
     reference_keys,
+    teacher_names,
 )
 from regrow.training.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
@@ -152,7 +159,9 @@ class _Run:
         layouts = layouts_by_stage(recipe, self.source, self.layout)
         last = layouts[recipe.stages[-1].name]
         settings = control_settings(recipe)
-        control = None if settings is None else Stage(name=CONTROL, recover=settings)
+        # Of the original there is no teacher but itself.
+        alone = settings and settings.model_copy(update={"distill": None})
+        control = None if alone is None else Stage(name=CONTROL, recover=alone)
         possible = {CONTROL: control, AT_ONCE: at_once(recipe, self.layout, last)}
         known = [stage for stage in possible.values() if stage is not None]
         for name in compare:
@@ -169,6 +178,7 @@ class _Run:
         check_corpus(self.corpus, tokenizer, trained, vocabularies)
         self.parameters = {name: each.parameters() for name, each in layouts.items()}
         self.parameters |= {"original": self.layout.parameters(), AT_ONCE: last.parameters()}
+        self.teachers = teacher_names(recipe.stages)
         check_tasks(recipe, tokenizer, load_config(self.original), self.corpus)
         self.heldout = {
             name: documents_sha256(read_documents(path))
@@ -217,7 +227,7 @@ class _Run:
             elif what == "recover":
                 settings = self.stages[stage].recover
                 assert settings is not None
-                pieces.append(Piece(name, "train", 6.0 * count * settings.tokens))
+                pieces.append(Piece(name, "train", self._flops_of_token(stage) * settings.tokens))
         answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
         pieces += [
             Piece("original/speak", "fixed", answers), Piece("result/samples", "fixed", answers),
@@ -256,12 +266,29 @@ class _Run:
         needed = bytes_needed(to_do, counts, stored / self._count(""))
         if needed:
             check_free_space(self.out / STAGES, needed)
+        for name in to_do:
+            stage, _, what = name.partition("/")
+            if what == "recover" and (teacher := self._teacher_count(stage)):
+                settings = self.stages[stage].recover
+                assert settings is not None
+                check_memory(stage, self._count(stage), teacher, settings.precision)
         for line in done_elsewhere(self.ledger.entries.values()):
             self.say(line)
 
     def _count(self, stage: str) -> int:
         """Parameters of a stage's model; of the original for all else."""
         return self.parameters.get(stage, self.parameters["original"])
+
+    def _teacher_count(self, stage: str) -> int:
+        """Parameters of the model that a stage learns from; 0 where there is none."""
+        settings = self.stages[stage].recover
+        if settings is None or settings.distill is None:
+            return 0
+        return self._count(self.teachers.get(stage, "original"))
+
+    def _flops_of_token(self, stage: str) -> float:
+        """Of training on one token of text, some."""
+        return 6.0 * self._count(stage) + 2.0 * self._teacher_count(stage)
 
     def _check_changes(self, redo: bool) -> None:
         changes = find_changes(self.steps, self.ledger.entries, self.out)
@@ -336,7 +363,7 @@ class _Run:
         directory = self.out / STAGES / stage.name
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
-        carved, model = directory / "carved", directory / "model"
+        carved, model, previous = directory / "carved", directory / "model", source
         recover = self.steps.get(f"{stage.name}/recover")
         if stage.cut is not None:
             measured = f"{stage.name}/measure-cut"
@@ -348,20 +375,24 @@ class _Run:
             source = carved
         if recover is None:
             return carved
-        self._recover(stage.name, source, model)
+        self._recover(stage, source, model, previous)
         _remove(carved)
         self._measure(f"{stage.name}/measure", model)
         return model
 
-    def _recover(self, stage: str, source: Path, model: Path) -> None:
-        step = self.steps[f"{stage}/recover"]
+    def _recover(self, stage: Stage, source: Path, model: Path, previous: Path) -> None:
+        """`source`: the model that is trained; `previous`: what it was cut from."""
+        step = self.steps[f"{stage.name}/recover"]
         training, begun = model.parent / "training", model.parent / TRAINING_FILE
         if self.ledger.done(step) is None:
             begun.parent.mkdir(parents=True, exist_ok=True)
             # Whose checkpoints these are is known before the first is written.
             text = json.dumps({"key": step.key, "inputs": step.inputs})
             write_atomically(begun, text.encode())
-            self._train(step, source, training, model)
+            distill = stage.recover.distill if stage.recover else None
+            teachers = {"original": self.original, "previous": previous}
+            teacher = None if distill is None else teachers[distill.teacher]
+            self._train(step, source, training, model, teacher)
         self._check_output(step, model)
         self.clock.finish(step.name)
         _remove(training, begun)
@@ -457,7 +488,9 @@ class _Run:
     def _answers(self, model: Any, tokenizer: Any) -> list[str]:
         return measuring.answers(model, tokenizer, self.recipe.prompts, self.recipe.answer_tokens)
 
-    def _train(self, step: Step, source: Path, training: Path, model_out: Path) -> None:
+    def _train(
+        self, step: Step, source: Path, training: Path, model_out: Path, teacher: Path | None
+    ) -> None:
         from regrow.recovering import recover
         from regrow.training.loop import StepReport
 
@@ -472,7 +505,7 @@ class _Run:
             kind: self.ledger.entries[REFERENCES].outputs["losses"][key]
             for key, kind in reference_keys(settings).items()
         }
-        flops = 6.0 * self._count(stage)
+        flops = self._flops_of_token(stage)
         last = time.monotonic()
         tokens = 0
 
@@ -489,6 +522,7 @@ class _Run:
             source, model_out, settings, self.corpus, seed=self._data_seed(stage),
             training=training, heldout=path, heldout_identity=self.heldout[name],
             texts=self.recipe.data.heldout, references=references, on_step=on_step,
+            teacher=teacher,
         )  # fmt: skip
         outputs = {
             **model_facts(model_out),

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from regrow.architectures import Layout
 from regrow.errors import UserError
-from regrow.flops import Sample, training_flops
+from regrow.flops import Sample, forward_flops, training_flops
 from regrow.inspection import open_layout, parameters_counted_once, stored_bytes
 from regrow.objectives.denoising import SPAN_CORRUPTION, UL2, Denoiser
 from regrow.objectives.names import objective_name
@@ -15,14 +15,16 @@ from regrow.objectives.optimized import fixed_lengths
 from regrow.prechecks import layouts_by_stage
 from regrow.published import Training, published_original, published_training
 from regrow.recipe import Recipe, Stage
+from regrow.steps import teacher_names
 
 
 @dataclass(frozen=True)
 class PreviewTraining:
     """A recovery, and what it costs.
 
-    `sample`: by its objective, of a text that fills a row. `reported`: the same training in the
-    OpenBA-V2 report, from which objective and sample are then.
+    `sample`: by its objective, of a text that fills a row. `flops`: with the forward passes of its
+    teacher, `taught`. `reported`: the same training in the OpenBA-V2 report, from which objective
+    and sample are then.
     """
 
     tokens: int
@@ -30,6 +32,7 @@ class PreviewTraining:
     sample: Sample
     flops: int
     reported: Training | None
+    taught: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,20 @@ def preview_recipe(recipe: Recipe, directory: Path) -> Preview:
     row = published_original(kind, layout.sizes)
     before = None if row is None else _as_reported(layout, row)
     layouts = layouts_by_stage(recipe, checkpoint, layout)
+    teachers = teacher_names(recipe.stages)
     return Preview(
         recipe.name,
         recipe.model,
         kind,
         stage("original", layout, before),
         tuple(
-            stage(each.name, layouts[each.name], _training(each, layouts[each.name]))
+            stage(
+                each.name,
+                layouts[each.name],
+                _training(
+                    each, layouts[each.name], layouts.get(teachers.get(each.name, ""), layout)
+                ),
+            )
             for each in recipe.stages
         ),
     )
@@ -99,7 +109,7 @@ def _as_reported(layout: Layout, row: Training) -> PreviewTraining:
     return PreviewTraining(row.tokens, row.objective, row.sample, cost, row)
 
 
-def _training(stage: Stage, layout: Layout) -> PreviewTraining | None:
+def _training(stage: Stage, layout: Layout, teacher: Layout) -> PreviewTraining | None:
     settings = stage.recover
     if settings is None:
         return None
@@ -115,10 +125,12 @@ def _training(stage: Stage, layout: Layout) -> PreviewTraining | None:
     row = published_training(
         layout.blueprint.model_type, layout.sizes, settings.tokens, settings.row_length
     )
-    if row is not None:
+    if row is not None and settings.distill is None:
         return _as_reported(layout, row)
-    cost = training_flops(layout, sample, settings.tokens)
-    return PreviewTraining(settings.tokens, name, sample, cost, None)
+    cost, taught = training_flops(layout, sample, settings.tokens), 0
+    if settings.distill is not None:
+        taught = forward_flops(teacher, sample).total * settings.tokens // sample.text
+    return PreviewTraining(settings.tokens, name, sample, cost + taught, None, taught)
 
 
 def _corrupted(text: int, denoisers: Collection[Denoiser] = (SPAN_CORRUPTION,)) -> Sample:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from regrow.errors import UserError
+from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
 from regrow.vocabulary.spec import VocabularySpec
@@ -162,7 +164,18 @@ class Stage(_Strict):
     def _does_something(self) -> Self:
         if self.cut is None and self.recover is None:
             raise ValueError("nothing to do; give cut, recover or both")
+        if self.cut is None and self._teacher == "previous":
+            raise ValueError(
+                "recover.distill: nothing is cut here, so the previous model is the student "
+                "itself; give from: original"
+            )
         return self
+
+    @property
+    def _teacher(self) -> str | None:
+        """Whom the recovery learns from."""
+        distill = self.recover.distill if self.recover else None
+        return distill.teacher if distill else None
 
 
 class Source(_Strict):
@@ -279,6 +292,12 @@ class Recipe(_Strict):
         for name in names:
             if names.count(name) > 1 or name in _TAKEN:
                 raise ValueError(f"the name {name!r} is taken; give each stage its own")
+        for stage in takewhile(lambda stage: stage.cut is None, stages):
+            if stage.recover is not None and stage.recover.distill is not None:
+                raise ValueError(
+                    f"{stage.name}: recover.distill: nothing is cut yet, so the original is the "
+                    "student itself; leave distill out"
+                )
         return stages
 
 
@@ -451,6 +470,8 @@ def _known_keys(at: Place) -> list[str]:
         "data": Data, "stages": Stage, "cut": CutSpec, "recover": RecoverySettings,
         "vocab": VocabularySpec,
         "denoisers": MixtureSettings, "domains": MixtureSettings,
+        "distill": DistillSettings,
     }  # fmt: skip
     names = [part for part in at if isinstance(part, str)]
-    return list((models.get(names[-1], Recipe) if names else Recipe).model_fields)
+    fields = (models.get(names[-1], Recipe) if names else Recipe).model_fields
+    return [field.alias or name for name, field in fields.items()]

@@ -17,6 +17,7 @@ from regrow.training.settings import RecoverySettings
 
 if TYPE_CHECKING:
     from regrow.corpus.domains import Texts
+    from regrow.objectives.objective import Objective
     from regrow.training.loop import StepReport, TrainingResult
 
 
@@ -33,6 +34,7 @@ def recover(
     texts: Mapping[str, Path],
     references: Losses,
     on_step: Callable[["StepReport"], None],
+    teacher: Path | None = None,
 ) -> "TrainingResult":
     """Train the model of `source` and write it to `out`, as `source` in all but the weights.
 
@@ -40,12 +42,15 @@ def recover(
     text that is measured on the way, where the settings ask for that, and its hash. `texts`,
     `references`: what mixtures follow, by name, and the losses to get back to, where the settings
     give none (`regrow.steering`).
+    `teacher`: where the settings distill, the directory of the model that is learned from.
     Raises UserError where the model cannot learn this, or from this text.
     """
     import torch
 
     from regrow.checkpoint.save import save_trained
+    from regrow.objectives.distillation import Distilled
     from regrow.objectives.tasks import make_task
+    from regrow.teaching import load_teacher
     from regrow.training.loop import train
     from regrow.training.processes import join_processes
     from regrow.training.sharding import whole_weights
@@ -53,10 +58,16 @@ def recover(
     checkpoint = open_checkpoint(source)
     tokenizer = load_tokenizer(source)
     model = load_model(source)
-    objective, samples = make_task(
+    task, samples = make_task(
         settings.objective, text, tokenizer, model.config, settings.row_length, seed,
-        settings.prefix,
+        settings.prefix, shared_rows=settings.shared_rows,
     )  # fmt: skip
+    objective: Objective = task
+    if settings.distill is not None:
+        if teacher is None:
+            raise ValueError("settings that distill, and no teacher")
+        whom = load_teacher(teacher, source, settings.precision, join_processes())
+        objective = Distilled(task, whom, settings.distill.weight, settings.distill.temperature)
     steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
 
     def evaluate(trained: Any) -> float:

@@ -1,5 +1,6 @@
 """What is checked of a run before any work: room, changes of the recipe, another machine."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from regrow import environment
 from regrow.errors import UserError
 from regrow.ledger import Entry
+from regrow.precision import Precision, resolve_precision
 
 _MOST_REASONS = 4
 
@@ -28,6 +30,28 @@ def bytes_needed(to_do: Iterable[str], parameters: Mapping[str, int], bytes_each
     # Weights and two moments in float32, twice while one checkpoint replaces another.
     training = max(trained, default=0) * 4 * 3 * 2
     return int(training + sum(parameters[n.partition("/")[0]] for n in made) * bytes_each)
+
+
+def check_memory(stage: str, student: int, teacher: int, precision: Precision) -> None:
+    """Raise UserError where a recovery by distillation cannot fit in memory.
+
+    `student`, `teacher`: their parameters. Of several processes each has a part, unlike here.
+    """
+    import torch
+
+    from regrow.scoring.memory import available_memory
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.cuda.is_available():
+        return
+    each = 2 if resolve_precision(precision, torch.device("cpu")) == "bf16" else 4
+    # Weights, gradients and two moments of the one, weights of the other.
+    needed, available = 16 * student + each * teacher, available_memory()
+    if needed > available:
+        raise UserError(
+            f"stages: {stage}: recover.distill: student and teacher need {needed / 1e9:,.1f} GB, "
+            f"more than the {available / 1e9:,.1f} GB of free memory; leave distill out, or "
+            "run it on a larger machine"
+        )
 
 
 def refuse_changes(because: Iterable[str], invalid: str, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def control_settings(recipe: Recipe) -> RecoverySettings | None:
         return None
     tokens = sum(each.tokens for each in settings)
     return settings[-1].model_copy(update={"tokens": tokens})
+
+
+def teacher_names(stages: Sequence[Stage]) -> dict[str, str]:
+    """The stage whose model each stage learns from, where that is not the original."""
+    return {
+        stage.name: before.name
+        for before, stage in pairwise(stages)
+        if stage.recover and stage.recover.distill and stage.recover.distill.teacher == "previous"
+    }
 
 
 def reference_keys(settings: RecoverySettings) -> dict[str, str]:

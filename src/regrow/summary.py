@@ -21,6 +21,7 @@ from regrow.report.summary import (
     Text,
 )
 from regrow.steps import AT_ONCE, CONTROL
+from regrow.training.distill_settings import DistillSettings
 
 Entries = Mapping[str, Entry]
 
@@ -225,8 +226,13 @@ def _recovery(recover: Entry | None) -> str:
     return (
         f"{recover.outputs['tokens']:,} tokens in steps of {settings['batch_tokens']:,}, "
         f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "
-        f"with {settings['schedule']}"
+        f"with {settings['schedule']}{_taught(settings)}"
     )
+
+
+def _taught(settings: Mapping[str, Any]) -> str:
+    distill = settings.get("distill")
+    return f", {DistillSettings.model_validate(distill).words()}" if distill else ""
 
 
 def _kept(name: str, axis: AxisCut) -> KeptAxis:

@@ -15,25 +15,28 @@ from regrow.precision import Precision, resolve_precision
 from regrow.pruning import ORIGIN_FILE
 
 if TYPE_CHECKING:
-    import torch
-
     from regrow.objectives.distillation import Teacher
+    from regrow.training.processes import Processes
 
 
 def load_teacher(
-    directory: Path, student: Path, precision: Precision, device: "torch.device"
+    directory: Path, student: Path, precision: Precision, processes: "Processes"
 ) -> "Teacher":
     """The model of a directory as the teacher of another, which was cut from it.
 
-    Its weights are in bfloat16 where products are.
+    Its weights are in bfloat16 where products are. Several processes share them out, as they do
+    with a model that is trained.
 
     Raises UserError where it cannot teach it.
     """
     import torch
+    from torch.distributed.fsdp import fully_shard
 
     from regrow.objectives.distillation import Teacher
+    from regrow.training.optimizers import layers
 
     rows = kept_rows(student, directory)
+    device = processes.device or torch.device("cpu")
     in_bf16 = resolve_precision(precision, device) == "bf16"
     model = load_model(directory, dtype=torch.bfloat16 if in_bf16 else torch.float32)
     identity = open_checkpoint(directory).fingerprint
@@ -41,7 +44,13 @@ def load_teacher(
         digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
         identity = f"{identity} of rows {digest}"
     found = None if rows is None else torch.tensor(rows, device=device)
-    return Teacher(model.to(device).requires_grad_(False), found, identity)
+    teacher = Teacher(model.requires_grad_(False), found, identity)
+    if processes.mesh is not None:
+        for layer in reversed(layers(model)):
+            fully_shard(layer, mesh=processes.mesh)
+        # The head is read after the pass, so what is left over stays whole from the first on.
+        fully_shard(teacher, mesh=processes.mesh, reshard_after_forward=False)
+    return teacher
 
 
 def kept_rows(student: Path, teacher: Path) -> Indices | None:

@@ -233,6 +233,25 @@ def test_a_model_learns_from_another_what_the_formula_says(kind: str, tmp_path: 
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_a_student_comes_to_say_what_its_teacher_says() -> None:
+    student, teacher = small_model("llama"), small_model("llama", seed=1)
+    batch = {
+        "input_ids": torch.arange(40)[None],
+        "position_ids": torch.arange(40)[None],
+        "labels": torch.arange(1, 41)[None],
+    }
+    distilled = Distilled(Causal(), Teacher(teacher, None, "it"), weight=1.0, temperature=1.0)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=0.03, weight_decay=0.0)
+    losses = []
+    for _ in range(60):
+        loss, tokens = distilled(student, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item() / tokens)
+    assert losses[-1] < 0.1 * losses[0]
+
+
 def test_a_teacher_reads_old_numbers_and_says_what_is_left() -> None:
     """As if all other tokens of the teacher could not be."""
     rows = torch.tensor([0, 3, 4, 7, 200, 256, 257])

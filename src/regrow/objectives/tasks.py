@@ -18,7 +18,7 @@ from regrow.objectives.corrupted import (
 from regrow.objectives.denoising import SPAN_CORRUPTION, UL2
 from regrow.objectives.infilling import infilling_tokens, reordered
 from regrow.objectives.names import objective_name
-from regrow.objectives.objective import Objective
+from regrow.objectives.objective import PredictsTokens
 from regrow.objectives.one_row import PairedRows, SplitRows
 from regrow.objectives.optimized import fixed_lengths, join_text
 from regrow.objectives.prefix_lm import Prefix, PrefixLM
@@ -38,7 +38,7 @@ class _Kind:
             UserError where the tokenizer, or the length, does not do.
     """
 
-    make: Callable[..., tuple[Objective, Samples]]
+    make: Callable[..., tuple[PredictsTokens, Samples]]
     least: Callable[[Any, Any, int], int]
 
 
@@ -71,19 +71,19 @@ def _infilling_least(tokenizer: Any, config: Any, row_length: int) -> int:
 
 def _make_causal(
     texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-) -> tuple[Objective, Samples]:
+) -> tuple[PredictsTokens, Samples]:
     return Causal(), packed(texts, tokenizer, row_length)
 
 
 def _make_split(
     texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-) -> tuple[Objective, Samples]:
+) -> tuple[PredictsTokens, Samples]:
     return PrefixLM(prefix), SplitRows(packed(texts, tokenizer, row_length), seed)
 
 
 def _make_infilling(
     texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-) -> tuple[Objective, Samples]:
+) -> tuple[PredictsTokens, Samples]:
     def of_text(documents: Iterable[str]) -> Samples:
         return pack_tokens(reordered(documents, tokenizer, row_length, seed), tokenizer, row_length)
 
@@ -98,10 +98,10 @@ def _make_infilling(
 
 def _in_one_row(
     pair: Callable[..., Samples],
-) -> Callable[[Texts, Any, Any, int, int, Prefix], tuple[Objective, Samples]]:
+) -> Callable[[Texts, Any, Any, int, int, Prefix], tuple[PredictsTokens, Samples]]:
     def make(
         texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-    ) -> tuple[Objective, Samples]:
+    ) -> tuple[PredictsTokens, Samples]:
         pairs = pair(texts, tokenizer, config, row_length, seed)
         marks = denoising_tokens(tokenizer, config)
         return PrefixLM(prefix), PairedRows(pairs, marks.start, marks.pad)
@@ -111,10 +111,10 @@ def _in_one_row(
 
 def _in_two_rows(
     pair: Callable[..., CorruptedText | MixedDenoisers],
-) -> Callable[[Texts, Any, Any, int, int, bool], tuple[Objective, Samples]]:
+) -> Callable[[Texts, Any, Any, int, int, bool], tuple[PredictsTokens, Samples]]:
     def make(
         texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, shared: bool
-    ) -> tuple[Objective, Samples]:
+    ) -> tuple[PredictsTokens, Samples]:
         pairs = pair(texts, tokenizer, config, row_length, seed)
         if not shared:
             return Seq2Seq(), pairs
@@ -126,7 +126,7 @@ def _in_two_rows(
 
 def _make_optimized(
     texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, shared: bool
-) -> tuple[Objective, Samples]:
+) -> tuple[PredictsTokens, Samples]:
     """No slot is empty, so that there is nothing to share."""
     return Seq2Seq(), join_text(texts, tokenizer, config, row_length, seed)
 
@@ -160,7 +160,7 @@ def make_task(
     prefix: Prefix = "causal",
     *,
     shared_rows: bool = True,
-) -> tuple[Objective, Samples]:
+) -> tuple[PredictsTokens, Samples]:
     """What a model of this config learns from documents, and their rows.
 
     `named`: the objective; None for the one that its kind was trained with. `prefix`: how a decoder

@@ -151,12 +151,13 @@ def train(
     learner = shard(model, objective, processes)
     optimizers = make_optimizers(model, settings)
     run = {
+        **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
         "model": identity,
         "data": samples.identity,
+        # In place of its name: which teacher, and which mask, the settings do not say.
         "objective": objective.identity,
         "steering": None if steering is None else steering.identity,
         "seed": seed,
-        **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
     }
     order = data_order(samples, seed)
     plan = schedule(settings, samples, order)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regrow.precision import Precision
+from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 
 ONLY_HOW = frozenset({"recompute", "save_every"})
@@ -24,6 +25,9 @@ class RecoverySettings(BaseModel):
             with: `causal` for a decoder, `span-corruption` for an encoder-decoder.
         prefix: How a decoder attends among tokens that are given and not learned: `causal`, as it
             does when it generates, or `bidirectional`.
+        shared_rows: Whether short examples of an encoder-decoder share a row: the same examples in
+            the same order, and fewer empty places.
+        distill: From whom is learned beside the text; None for the text alone.
         denoisers: How the mixture of `d-ul2` follows its losses; None takes the defaults.
         domains: How the shares of the sources in `data.train` follow their losses; None leaves them
             as they are.
@@ -62,6 +66,8 @@ class RecoverySettings(BaseModel):
 
     objective: Objective | None = None
     prefix: Literal["causal", "bidirectional"] = "causal"
+    shared_rows: bool = Field(default=True, strict=True)
+    distill: DistillSettings | None = None
     denoisers: MixtureSettings | None = None
     domains: DomainSettings | None = None
     mixture_every: int | None = Field(default=None, gt=0)
