@@ -69,8 +69,6 @@ def total_words(found: Preview) -> Iterator[str]:
         words = f"recovery: {_tokens(tokens)} tokens, {_scientific(found.flops)} FLOPs"
         if before is not None:
             words += f", {found.flops / before.flops:.0%} of the original's training"
-        if taught := sum(training.taught for training in trainings):
-            words += f"; {taught / found.flops:.0%} of them go through teachers"
         yield words
     last = (found.stages or (found.original,))[-1]
     yield f"result: {last.parameters:,} parameters, {size(last.nbytes)}"
@@ -82,7 +80,7 @@ def total_words(found: Preview) -> Iterator[str]:
     if any(training.reported for training in trainings):
         yield (
             "objective, positions and report are those of the OpenBA-V2 report (arXiv 2405.05957, "
-            "table 1); regrow itself recovers an encoder-decoder by span corruption so far"
+            "table 1); regrow hardly fills up what it computes, so its positions are fewer"
         )
 
 

@@ -39,7 +39,7 @@ def line_of(
 
 def test_lengths_of_the_report() -> None:
     fixed = fixed_lengths(100, 1_898)
-    assert fixed == FixedLengths(1_700)
+    assert fixed == fixed_lengths(100, 2_048) == FixedLengths(1_700)
     assert (fixed.spans, fixed.split_text, fixed.half) == (100, 1_898, 949)
     assert (fixed.source(prefixed=True), fixed.target) == (952, 951)
     assert fixed.kinds == ((191, 64), (255, 32), (192, 3))
@@ -52,7 +52,7 @@ def test_lengths_are_the_longest_that_fit(sentinels: int, row_length: int) -> No
     fixed = fixed_lengths(sentinels, row_length)
     assert fixed.spans <= sentinels
     assert max(fixed.mixed_text, fixed.split_text) <= row_length
-    longer = FixedLengths(fixed.mixed_text + 2)
+    longer = FixedLengths(fixed.mixed_text + 20)
     assert longer.spans > sentinels or longer.split_text > row_length
     assert sum(tokens for tokens, _ in fixed.kinds) + fixed.suffix == fixed.noise
     assert fixed.spans <= fixed.mixed_text - fixed.noise

@@ -35,7 +35,9 @@ _SUFFIX = 0.25
 """Of the noise, at the end of the text; the report draws it from 20 to 30%."""
 _KINDS = ((3, 0.3), (8, 0.4), (64, 0.3))
 """Mean spans, and their parts of the noise that is not the suffix."""
-_SHORTEST = 24
+_STEP = 20
+"""Lengths of mixed texts are multiples of it: so the parts of the noise come out nearly whole."""
+_SHORTEST = 40
 """Tokens of text in which each kind has a span, with tokens to spare between them."""
 
 
@@ -44,7 +46,7 @@ class FixedLengths:
     """What follows from the length of a mixed text.
 
     Attributes:
-        mixed_text: Tokens of a text that is mixed; even.
+        mixed_text: Tokens of a text that is mixed; a multiple of 20.
     """
 
     mixed_text: int
@@ -101,11 +103,12 @@ class FixedLengths:
 def fixed_lengths(sentinels: int, row_length: int) -> FixedLengths:
     """The longest that need no more sentinels, and no text of more tokens than `row_length`.
 
-    100 sentinels and 1,898 tokens: 952 in each source that has a prefix, and 951 in each target.
+    With 100 sentinels and 1,898 tokens or more, mixed texts have 1,700 tokens and the others 1,898:
+    952 in each source that has a prefix, and 951 in each target.
 
     Raises UserError where there is none.
     """
-    for mixed_text in range(row_length - row_length % 2, _SHORTEST - 1, -2):
+    for mixed_text in range(row_length - row_length % _STEP, _SHORTEST - 1, -_STEP):
         lengths = FixedLengths(mixed_text)
         if lengths.spans <= sentinels and lengths.split_text <= row_length:
             return lengths

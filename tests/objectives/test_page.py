@@ -1,0 +1,62 @@
+"""docs/objectives.md says what the code says."""
+
+import math
+import re
+from pathlib import Path
+
+from regrow.objectives.denoising import SPAN_CORRUPTION, UL2, Denoiser
+from regrow.objectives.infilling import MARKS
+from regrow.objectives.marks import SENTINELS
+from regrow.objectives.names import FOR_DECODERS, FOR_ENCODER_DECODERS
+from regrow.objectives.optimized import fixed_lengths
+
+PAGE = (Path(__file__).parents[2] / "docs/objectives.md").read_text(encoding="utf-8")
+
+
+def rows(first: str) -> list[list[str]]:
+    """The table whose first title this is, without its titles."""
+    lines = PAGE[PAGE.index(f"| {first} |") :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_objectives() -> None:
+    found = {name.strip("`"): kinds for name, kinds, _ in rows("objective")}
+    assert set(found) == {*FOR_DECODERS, *FOR_ENCODER_DECODERS}
+    for name, kinds in found.items():
+        assert ("decoders" in kinds or "both" in kinds) is (name in FOR_DECODERS)
+        assert ("both" in kinds) is (name in FOR_ENCODER_DECODERS)
+
+
+def test_the_denoisers() -> None:
+    written = {
+        name.strip("`"): Denoiser(
+            float(span) if span.isdigit() else math.inf, int(rate[:-1]) / 100, prefix.strip("`")
+        )
+        for name, span, rate, prefix in rows("denoiser")
+    }
+    assert written == UL2
+
+
+def test_the_longest_rows() -> None:
+    def longest(*denoisers: Denoiser) -> int:
+        fitting = [n for n in range(1, 3_000) if all(d.counts(n)[1] <= 100 for d in denoisers)]
+        assert fitting == list(range(1, len(fitting) + 1))
+        return len(fitting)
+
+    words = f"{longest(*UL2.values())} tokens for `ul2` and {longest(SPAN_CORRUPTION):,} for"
+    assert words in PAGE
+
+
+def test_the_lengths() -> None:
+    for written in rows("sentinels"):
+        numbers = [int(re.sub(r"\D", "", cell)) for cell in written]
+        fixed = fixed_lengths(numbers[0], numbers[1])
+        assert numbers[2:] == [
+            fixed.mixed_text, fixed.spans, fixed.split_text, fixed.source(prefixed=True),
+            fixed.target,
+        ]  # fmt: skip
+
+
+def test_the_tokens_that_are_added() -> None:
+    for name in (SENTINELS[0], SENTINELS[-1], *MARKS[0]):
+        assert f"`{name}`" in PAGE
