@@ -69,6 +69,8 @@ def total_words(found: Preview) -> Iterator[str]:
         words = f"recovery: {_tokens(tokens)} tokens, {_scientific(found.flops)} FLOPs"
         if before is not None:
             words += f", {found.flops / before.flops:.0%} of the original's training"
+        if taught := sum(training.taught for training in trainings):
+            words += f"; {taught / found.flops:.0%} of them go through teachers"
         yield words
     last = (found.stages or (found.original,))[-1]
     yield f"result: {last.parameters:,} parameters, {size(last.nbytes)}"
