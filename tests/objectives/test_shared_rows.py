@@ -137,6 +137,12 @@ def test_every_example_lies_in_a_row_once(
     assert shared.lengths(rows).tolist() == [
         pairs.lengths(order.rows(n * per_row, (n + 1) * per_row)).sum() for n in samples
     ]
+    slots = shared.slots(rows, np.array(samples))
+    assert slots.sum(axis=0).tolist() == [
+        (batch[f"{side}_examples"] != NO_EXAMPLE).sum() for side in ("source", "target")
+    ]
+    assert (slots == [shared.slots(rows[[n]], np.array([samples[n]]))[0] for n in range(len(rows))]
+            ).all()  # fmt: skip
     # However the rows are asked for.
     assert (shared.lengths(np.arange(3)) == np.concatenate(
         [shared.lengths(np.array([row])) for row in range(3)]

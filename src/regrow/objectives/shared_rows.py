@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Order, Samples, data_order
+from regrow.corpus.samples import Batch, Order, Samples, data_order, slots_of
 from regrow.objectives.segments import Ids
 
 NO_EXAMPLE = -1
@@ -80,10 +80,20 @@ class SharedRows:
         lengths: Ids = self.pairs.lengths(inside.reshape(-1)).reshape(inside.shape).sum(axis=1)
         return lengths
 
+    def _numbers(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples of `pairs` that are in each of these, [samples, per_row]."""
+        return samples[:, None] * self.per_row + np.arange(self.per_row)
+
+    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of sources and targets, [samples, 2]."""
+        inside, numbers = self._rows(rows).reshape(-1), self._numbers(samples).reshape(-1)
+        each = slots_of(self.pairs, inside, numbers)
+        whole: NDArray[np.int64] = each.reshape(len(rows), self.per_row, -1).sum(axis=1)
+        return whole
+
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `lay_out` has it."""
-        numbers = samples[:, None] * self.per_row + np.arange(self.per_row)
-        pairs = self.pairs.batch(self._rows(rows).reshape(-1), numbers.reshape(-1))
+        pairs = self.pairs.batch(self._rows(rows).reshape(-1), self._numbers(samples).reshape(-1))
         sources, targets = _lengths(pairs)
         return lay_out(pairs, spread(sources, targets, len(rows), self.dear))
 
