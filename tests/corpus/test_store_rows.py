@@ -1,5 +1,7 @@
 """Rows of a store are those that its text is packed into."""
 
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regrow.corpus.packing import NOT_PREDICTED, pack
-from regrow.corpus.store import open_store
+from regrow.corpus.store import open_store, write_index
 from regrow.corpus.store_rows import StoreRows, pack_store
+from regrow.corpus.store_windows import cut_store
 from regrow.errors import UserError
 from tests.corpus.test_store import read, write
 from tests.training.small import BOS, EOS, byte_tokenizer
@@ -113,3 +116,31 @@ def test_identity_is_that_of_what_is_read(tmp_path: Path) -> None:
         identity([[1, EOS], [2, 3, EOS]]),
     ]  # fmt: skip
     assert len({identity(base), *others}) == 5
+
+
+def test_nothing_is_held_that_grows_with_the_store(tmp_path: Path) -> None:
+    """Not even for a moment: an index that lies askew in its file is copied by numpy's search."""
+    documents = 200_000
+    (tmp_path / "lengths").write_bytes(np.full(documents, 5, dtype="<i4").tobytes())
+    with (tmp_path / "a.idx").open("wb") as file:
+        write_index(file, tmp_path / "lengths", "uint16")
+    with (tmp_path / "a.bin").open("wb") as file:
+        file.truncate(2 * 5 * documents)
+    store = open_store(tmp_path / "a", end=0)
+    windows = cut_store(store, 4)
+    numbers = np.arange(0, documents, documents // 8)
+
+    def peak(read: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            read()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    rows = StoreRows(store, 5, BOS, EOS)
+    assert len(rows) == len(windows) == documents
+    assert peak(lambda: rows.batch(numbers)) < 200_000
+    assert peak(lambda: windows.pieces(numbers)) < 200_000
+    assert peak(lambda: open_store(tmp_path / "a", end=0)) < 200_000
+    assert windows.firsts.nbytes < documents / 4
