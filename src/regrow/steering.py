@@ -43,7 +43,7 @@ def make_steering(
             mixed: Mixed = rows if hasattr(rows, "mix_from") else rows.pairs
             start = mixing.denoisers_start
         else:
-            mixed, start = _shares_of(samples)
+            mixed, start = shares_of(samples)
         heldout_parts = _heldout(kind, settings, tokenizer, config, heldout, [*start])
         mixtures[kind] = SteeredMixture(
             mixing.mixture(start, measured.get(kind)), heldout_parts, mixed
@@ -72,7 +72,7 @@ def measure_references(
     }  # fmt: skip
 
 
-def _shares_of(samples: Any) -> "tuple[Mixed, dict[str, float]]":
+def shares_of(samples: Any) -> tuple[Any, dict[str, float]]:
     """The shares of the sources that samples are drawn from, and how they begin, by name."""
     rows = samples
     while (shares := getattr(rows, "shares", None)) is None:
