@@ -115,7 +115,7 @@ def test_importing_regrow_imports_nothing_heavy(tmp_path: Path) -> None:
 
 def test_every_command_explains_itself(run: Any) -> None:
     names = [getattr(command.callback, "__name__", "") for command in cli.app.registered_commands]
-    assert names == ["inspect", "plan", "prune", "run", "verify", "report", "generate"]
+    assert names == ["inspect", "plan", "prune", "run", "verify", "report", "generate", "train"]
     shown = run("--help").stdout
     for name in names:
         assert f"  {name} " in shown

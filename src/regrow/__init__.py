@@ -10,6 +10,7 @@ from regrow.api import (
     prune,
     run,
     tokenise,
+    train,
     verify,
     write_report,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "prune",
     "run",
     "tokenise",
+    "train",
     "verify",
     "write_report",
 ]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from regrow.planning import Plan
     from regrow.previewing import Preview
     from regrow.pruning import Pruned
+    from regrow.recipe import Recipe
+    from regrow.train_model import Trained
+    from regrow.train_model import Watch as Pacing
     from regrow.vocabulary.counting import Counted
     from regrow.vocabulary.planning import VocabularyPlan
     from regrow.vocabulary.spec import VocabularySpec
@@ -146,6 +149,29 @@ def run(
         loaded, Path(out), recipe_text=path.read_text(encoding="utf-8"), compare=compare, redo=redo,
         say=say, watch=watch,
     )  # fmt: skip
+
+
+def train(
+    recipe: "Path | str | Recipe",
+    out: Path | str,
+    *,
+    stage: str | None = None,
+    from_scratch: bool = False,
+    say: Say = _quiet,
+    watch: "Pacing" = lambda _: None,
+) -> "Trained":
+    """Train the model of a recipe as one of its stages says; see `regrow.train_model.train_model`.
+
+    `recipe`: also one of `regrow.train_model.of_options`.
+    """
+    from regrow.recipe import load_recipe
+    from regrow.train_model import train_model
+
+    if isinstance(recipe, Path | str):
+        recipe = load_recipe(Path(recipe))
+    return train_model(
+        recipe, Path(out), stage=stage, from_scratch=from_scratch, say=say, watch=watch
+    )
 
 
 def verify(directory: Path | str, *, trust_remote_code: bool = False) -> "VerifyResult":

@@ -9,8 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from regrow.bars import copying, watching
+from regrow.cli_train import train
 from regrow.cli_vocab import vocab
-from regrow.errors import UserError
+from regrow.errors import SaidError, UserError
 from regrow.printing import (
     ERR,
     print_checks,
@@ -32,8 +33,11 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except SaidError:
+            raise typer.Exit(2) from None
         except UserError as error:
-            _refuse(str(error))
+            rank = os.environ.get("RANK", "0")
+            _refuse(str(error) if rank == "0" else f"process {rank}: {error}")
         except KeyboardInterrupt:
             _refuse("stopped", code=130)
         except OSError as error:
@@ -267,6 +271,7 @@ def generate(
 corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
 app.add_typer(vocab, name="vocab")
+app.command()(train)
 
 
 @corpus.command()

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+class SaidError(UserError):
+    """A user error that another process says, so that it is said once."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regrow.previewing import Preview
     from regrow.pruning import Pruned
     from regrow.report.summary import RunSummary
+    from regrow.train_model import Trained
     from regrow.vocabulary.counting import Counted
     from regrow.vocabulary.planning import VocabularyPlan
 
@@ -133,6 +134,18 @@ def print_run(summary: "RunSummary", result: "Result", as_json: bool) -> None:
         typer.echo(summary.model_dump_json(indent=1))
         return
     print_report(summary, result.report)
+    OUT.print(f"model   {result.model}", markup=False, soft_wrap=True)
+
+
+def print_trained(result: "Trained", as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    OUT.print(f"{result.tokens:,} tokens in {result.seconds:,.0f} s", markup=False)
+    if result.skipped:
+        OUT.print(f"{result.skipped:,} steps skipped", markup=False)
+    _, loss = result.heldout[-1]
+    OUT.print(f"loss    {loss:.4f} nats per token held out", markup=False)
     OUT.print(f"model   {result.model}", markup=False, soft_wrap=True)
 
 

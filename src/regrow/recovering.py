@@ -4,6 +4,7 @@ What is learned is said by the objective (`regrow.objectives.tasks`): by default
 the next token of packed documents, and an encoder-decoder fills in spans taken out of them.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ def recover(
     `references`: what mixtures follow, by name, and the losses to get back to, where the settings
     give none (`regrow.steering`).
     `teacher`: where the settings distill, the directory of the model that is learned from.
+    Where the settings export, the model as it then is lies in ``exports`` beside `out`. Processes
+    that torchrun started call it alike.
     Raises UserError where the model cannot learn this, or from this text.
     """
     import torch
@@ -55,6 +58,7 @@ def recover(
     from regrow.training.processes import join_processes
     from regrow.training.sharding import whole_weights
 
+    processes = join_processes()
     checkpoint = open_checkpoint(source)
     tokenizer = load_tokenizer(source)
     model = load_model(source)
@@ -70,6 +74,14 @@ def recover(
         objective = Distilled(task, whom, settings.distill.weight, settings.distill.temperature)
     steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
 
+    layout = bind_checkpoint(checkpoint)
+
+    def export(step: int, weights: Mapping[str, Any]) -> None:
+        path = out.parent / "exports" / f"step-{step:08d}"
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_trained(weights, checkpoint, layout, path)
+
     def evaluate(trained: Any) -> float:
         found: float = loss(trained, tokenizer, heldout)["loss_per_token"]
         return found
@@ -79,10 +91,8 @@ def recover(
             model, samples, objective, settings, seed=seed, directory=training,
             identity=checkpoint.fingerprint, on_step=on_step,
             evaluate=evaluate if settings.evaluate_every else None,
-            heldout_identity=heldout_identity, steering=steering,
+            heldout_identity=heldout_identity, steering=steering, export=export,
         )  # fmt: skip
     weights = whole_weights(model)
-    join_processes().in_first(
-        lambda: save_trained(weights, checkpoint, bind_checkpoint(checkpoint), out)
-    )
+    processes.in_first(lambda: save_trained(weights, checkpoint, layout, out))
     return result

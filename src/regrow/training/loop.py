@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from regrow.training.processes import Processes, join_processes
 from regrow.training.progress import Progress, resume
 from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import ONLY_HOW, RecoverySettings
-from regrow.training.sharding import Learner, readable, shard
+from regrow.training.sharding import Learner, readable, shard, whole_weights
 from regrow.training.signals import leave, stop_requests
 from regrow.training.steering import Evaluation, Steering
 
@@ -38,6 +39,9 @@ _NO_EFFECT_ON_WEIGHTS = {*ONLY_HOW, "evaluate_every"}
 
 Evaluate = Callable[[nn.Module], float]
 """Held-out loss per token of a model, in nats."""
+
+Export = Callable[[int, dict[str, Tensor]], None]
+"""Writes what a model is after a step, given its number and the state dict."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def train(
     heldout_identity: str = "",
     steering: Steering | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    export: Export | None = None,
 ) -> TrainingResult:
     """Trains a model in place, safe to kill and call again.
 
@@ -127,6 +132,8 @@ def train(
         steering: What the samples ask how they are drawn.
         on_step: Called after each step, and after its checkpoint if there is one, by the first
             process alone.
+        export: Given the weights every ``export_every`` tokens, before a checkpoint of the same
+            step, in the first process alone; again after a kill, where that came between the two.
 
     Under torchrun every process calls it alike, with the whole model on the CPU. They share the
     work and the model: afterwards its parameters are DTensors, and `whole_weights` puts them
@@ -219,7 +226,13 @@ def train(
                     steered = _steer(steering, learner, processes, progress.tokens, last)
                     progress.steering = steering.state()
                 progress.seconds = time.monotonic() - began
-                if done or stop or late:
+                exports = export is not None and _is_due(
+                    settings.export_every, before, progress.tokens
+                )
+                if export is not None and exports:
+                    write = partial(export, progress.step, whole_weights(model))
+                    processes.in_first(write)
+                if done or stop or late or exports:
                     state = {
                         "run": run,
                         "environment": environment(device, settings.precision, processes.count),
@@ -298,7 +311,7 @@ def _skip(
     """Says that a step was skipped. Raises UserError where there were too many in a row."""
     where = f"training: {reason} at step {progress.step} of {steps}"
     if progress.skipped_in_a_row >= min(settings.skips, steps):
-        raise UserError(
+        raise processes.error(
             f"{where}, after {progress.skipped_in_a_row - 1} steps skipped in a row; "
             f"a learning_rate below {settings.learning_rate:g} should be right"
         )

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from regrow.errors import UserError
+from regrow.errors import SaidError, UserError
 
 _T = TypeVar("_T")
 
@@ -61,8 +61,29 @@ class Processes:
         both = [*found, *error]
         distributed.broadcast_object_list(both, src=0, device=self.device)
         if both[1] is not None:
-            raise UserError(str(both[1]))
+            raise self.error(str(both[1]))
         return both[0]  # type: ignore[return-value]
+
+    def in_all(self, work: Callable[[], _T]) -> _T:
+        """Do it in every process; where one cannot, all raise what it said."""
+        if self.count == 1:
+            return work()
+        said: str | None = None
+        try:
+            done = work()
+        except UserError as error:
+            said = str(error)
+        everyone: list[str | None] = [None] * self.count
+        distributed.all_gather_object(everyone, said)
+        for rank, theirs in enumerate(everyone):
+            if theirs is not None:
+                where = "" if everyone[0] is not None else f"process {rank}: "
+                raise self.error(f"{where}{theirs}")
+        return done
+
+    def error(self, text: str) -> UserError:
+        """What to raise where all processes raise the same."""
+        return UserError(text) if self.first else SaidError(text)
 
 
 _TO_MEET = datetime.timedelta(minutes=10)

@@ -8,7 +8,7 @@ from regrow.precision import Precision
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 
-ONLY_HOW = frozenset({"recompute", "save_every"})
+ONLY_HOW = frozenset({"export_every", "recompute", "save_every"})
 """Settings that change neither the weights nor what is measured."""
 
 
@@ -60,6 +60,8 @@ class RecoverySettings(BaseModel):
             multiplies it. Weights and optimiser are float32 always.
         evaluate_every: Tokens between two held-out measurements; None measures at the end only.
         save_every: Seconds between two checkpoints; 0 saves after every step.
+        export_every: Tokens between two plain Hugging Face directories of the model as it then is;
+            None writes none before the end.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,6 +93,7 @@ class RecoverySettings(BaseModel):
     precision: Precision = "auto"
     evaluate_every: int | None = Field(default=None, gt=0)
     save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
+    export_every: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
