@@ -4,7 +4,7 @@ Choosing and cutting is dispatched by the kind of tokenizer, which is read from 
 Nothing here loads torch or transformers, but for a directory that has no ``tokenizer.json``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ def candidates_of(
     named: Mapping[int, str] | None = None,
     wishes: Wishes | None = None,
     piece_files: Sequence[PieceFile] = (),
+    spoken: Collection[int] = (),
 ) -> Candidates:
     """The tokens in the order in which they are kept, from which any size can be chosen.
 
@@ -80,15 +81,17 @@ def candidates_of(
         named: by id, where else it is named, such as "config.json: eos_token_id".
         wishes: what else is asked for.
         piece_files: the same vocabulary in the form of sentencepiece.
+        spoken: the tokens of every conversation (:mod:`regrow.tokenizers.templates`).
 
     Raises:
         UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
     """
     ids = token_ids(tokenizer_json)
+    template: Reason = "template"
     return candidates(
         _model(tokenizer_json, piece_files),
         ids,
-        _outside(tokenizer_json, ids, piece_files),
+        dict.fromkeys(spoken, template) | _outside(tokenizer_json, ids, piece_files),
         counts,
         named or {},
         wishes or Wishes(),

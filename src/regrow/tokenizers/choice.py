@@ -15,6 +15,7 @@ Reason = Literal[
     "special",
     "added",
     "config",
+    "template",
     "byte",
     "character",
     "score",
@@ -23,9 +24,10 @@ Reason = Literal[
     "count",
     "merge ancestor",
 ]
-"""Why a token stays: it is special or added, or an id that a config names; it spells a byte or a
-space, or a character; unknown text is scored by it; the user lists it; a language's least number of
-tokens has it; by its count; or a token that stays is merged from it."""
+"""Why a token stays: it is special or added, an id that a config names, or in the text of a chat
+template; it spells a byte or a space, or a character; unknown text is scored by it; the user lists
+it; a language's least number of tokens has it; by its count; or a token that stays is merged from
+it."""
 
 Parts = Mapping[int, tuple[int, ...]]
 

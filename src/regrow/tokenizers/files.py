@@ -29,6 +29,7 @@ from regrow.tokenizers.choice import VocabularyChoice
 from regrow.tokenizers.ids import references_in, remap_ids
 from regrow.tokenizers.pieces import PieceFile, read_piece_files
 from regrow.tokenizers.surgery import token_ids
+from regrow.tokenizers.templates import has_template, template_ids
 
 Json = dict[str, Any]
 
@@ -122,7 +123,19 @@ def vocabulary_candidates(
         {**(named or {}), **named_ids(directory)},
         wishes,
         _piece_files(directory, contents),
+        _spoken(directory, contents),
     )
+
+
+def _spoken(directory: Path, contents: Json) -> list[int]:
+    if not has_template(directory):
+        return []
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(json.dumps(contents))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return template_ids(directory, tokenizer)
 
 
 def vocabulary_pruner(directory: Path) -> Callable[[NDArray[np.int64]], Json]:
