@@ -277,7 +277,7 @@ def test_an_encoder_decoder_is_planned_with_what_its_recovery_needs(tmp_path: Pa
     directory = write_tiny(T5, tmp_path / "m")
     plan = plan_directory("m", directory, int(inspect_directory(directory).parameters * 0.7))
     assert plan.recipe.count("recover: {tokens: ") == len(plan.stages)
-    assert any("needs sentinels" in note for note in plan.notes)
+    assert any("gives it the sentinels" in note for note in plan.notes)
 
 
 def test_a_config_alone_is_planned_as_its_checkpoint(tmp_path: Path) -> None:

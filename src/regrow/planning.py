@@ -52,8 +52,8 @@ def plan_directory(model: str, directory: Path, budget: int) -> Plan:
             sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))
     if layout.blueprint.is_encoder_decoder:
         notes.append(
-            "an encoder-decoder recovers by span corruption, for which its tokenizer needs "
-            "sentinels (<extra_id_0>); without them, leave recover out"
+            "an encoder-decoder recovers by span corruption; a run gives it the sentinels "
+            "(<extra_id_0>, ...) that its tokenizer lacks"
         )
     stages = tuple(plan_stages(layout, sizes))
     return Plan(
