@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from regrow import environment, measuring
+from regrow.architectures import Layout
 from regrow.checkpoint.carve import check_free_space
 from regrow.checkpoint.gguf import SOURCE_FILE
 from regrow.checkpoint.meta_check import check_on_meta
@@ -147,16 +148,12 @@ class _Run:
         self.watch = watch
         check_readable(recipe.data)
         self.corpus = Corpus(recipe.data.sources)
-        self.original = resolve_model(recipe.model, out / "original", say)
-        self.original = self._with_tokens(self.original)
-        check_apart(out, self.original)
-        self.source = open_checkpoint(self.original)
-        self.layout = bind_checkpoint(self.source)
-        check_on_meta(
-            self.source.config, self.layout.blueprint.architectures[0], self.layout.shapes,
-            str(self.original / "config.json"),
-        )  # fmt: skip
-        layouts = layouts_by_stage(recipe, self.source, self.layout)
+        resolved = resolve_model(recipe.model, out / "original", say)
+        check_apart(out, resolved)
+        layouts = self._open(resolved)
+        self.original = self._with_tokens(resolved)
+        if self.original != resolved:
+            layouts = self._open(self.original)
         last = layouts[recipe.stages[-1].name]
         settings = control_settings(recipe)
         # Of the original there is no teacher but itself.
@@ -196,6 +193,16 @@ class _Run:
 
     def train_documents(self) -> Iterator[str]:
         return self.corpus.documents(load_tokenizer(self.original))
+
+    def _open(self, original: Path) -> dict[str, Layout]:
+        """Look at the original; the layout after each stage."""
+        self.source = open_checkpoint(original)
+        self.layout = bind_checkpoint(self.source)
+        check_on_meta(
+            self.source.config, self.layout.blueprint.architectures[0], self.layout.shapes,
+            str(original / "config.json"),
+        )  # fmt: skip
+        return layouts_by_stage(self.recipe, self.source, self.layout)
 
     def _with_tokens(self, original: Path) -> Path:
         """The original with the tokens that its objectives write their examples with."""

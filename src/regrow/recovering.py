@@ -52,6 +52,7 @@ def recover(
 
     from regrow.checkpoint.save import save_trained
     from regrow.objectives.distillation import Distilled
+    from regrow.objectives.examples_apart import keeps_apart
     from regrow.objectives.tasks import make_task
     from regrow.teaching import load_teacher
     from regrow.training.loop import train
@@ -62,9 +63,12 @@ def recover(
     checkpoint = open_checkpoint(source)
     tokenizer = load_tokenizer(source)
     model = load_model(source)
+    shared_rows = settings.shared_rows
+    if shared_rows is None:
+        shared_rows = bool(model.config.is_encoder_decoder) and keeps_apart(model)
     task, samples = make_task(
         settings.objective, text, tokenizer, model.config, settings.row_length, seed,
-        settings.prefix, shared_rows=settings.shared_rows,
+        settings.prefix, shared_rows=shared_rows,
     )  # fmt: skip
     objective: Objective = task
     if settings.distill is not None:

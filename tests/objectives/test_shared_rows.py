@@ -23,6 +23,7 @@ from regrow.loading import load_model, load_tokenizer
 from regrow.objectives.corrupted import CorruptedText, corrupt_text
 from regrow.objectives.denoising import SPAN_CORRUPTION, DenoisingTokens
 from regrow.objectives.distillation import Distilled, Teacher
+from regrow.objectives.examples_apart import keeps_apart
 from regrow.objectives.mixture import MixtureHistory
 from regrow.objectives.seq2seq import Seq2Seq
 from regrow.objectives.shared_rows import NO_EXAMPLE, SharedRows, lay_out, share_rows, spread
@@ -260,6 +261,9 @@ def test_a_model_that_takes_no_such_mask_is_refused(tmp_path: Path) -> None:
     Seq2Seq().check(model)
     with pytest.raises(UserError, match=r"cannot keep examples in one row apart"):
         Seq2Seq(shared_rows=True).check(model)
+    assert not keeps_apart(model)
+    write_seq2seq(tmp_path / "t5", T5)
+    assert keeps_apart(load_model(tmp_path / "t5"))
 
 
 def test_what_is_learned_says_how_rows_are_made() -> None:

@@ -91,6 +91,15 @@ def _positions(stack: nn.Module, examples: Tensor) -> dict[str, Tensor]:
 _SOURCES, _TARGETS = (3, 4), (4, 3)
 
 
+def keeps_apart(model: Any) -> bool:
+    """Whether an example in a shared row is read as it is alone."""
+    try:
+        check_apart(model)
+    except UserError:
+        return False
+    return True
+
+
 def check_apart(model: Any) -> None:
     """Raise UserError where an example in a shared row is not read as it is alone."""
     device = next(model.parameters()).device

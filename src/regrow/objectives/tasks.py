@@ -159,7 +159,7 @@ def make_task(
     seed: int,
     prefix: Prefix = "causal",
     *,
-    shared_rows: bool = True,
+    shared_rows: bool = False,
 ) -> tuple[PredictsTokens, Samples]:
     """What a model of this config learns from documents, and their rows.
 

@@ -26,7 +26,8 @@ class RecoverySettings(BaseModel):
         prefix: How a decoder attends among tokens that are given and not learned: `causal`, as it
             does when it generates, or `bidirectional`.
         shared_rows: Whether short examples of an encoder-decoder share a row: the same examples in
-            the same order, and fewer empty places.
+            the same order, and fewer empty places. None where its class keeps them apart, as T5
+            and OpenBA do, and BART, whose positions are learned, does not.
         distill: From whom is learned beside the text; None for the text alone.
         denoisers: How the mixture of `d-ul2` follows its losses; None takes the defaults.
         domains: How the shares of the sources in `data.train` follow their losses; None leaves them
@@ -68,7 +69,7 @@ class RecoverySettings(BaseModel):
 
     objective: Objective | None = None
     prefix: Literal["causal", "bidirectional"] = "causal"
-    shared_rows: bool = Field(default=True, strict=True)
+    shared_rows: bool | None = Field(default=None, strict=True)
     distill: DistillSettings | None = None
     denoisers: MixtureSettings | None = None
     domains: DomainSettings | None = None
