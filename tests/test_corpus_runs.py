@@ -67,7 +67,8 @@ def test_a_store_is_as_good_as_its_text(
 
     UL2 gives the tokenizer prefixes that it did not have when the store was written.
     """
-    stage = {"recover": recover(200, objective=objective)}
+    row = 48 if objective == "o-ul2" else 32
+    stage = {"recover": recover(200, objective=objective, row_length=row)}
     stages: list[dict[str, Any]] = [{"name": "a"} | stage]
     if model == "m":
         stages = [DEPTH | stage, {"name": "b", "cut": {"vocab_size": 300}}]
