@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regrow.architectures import Blueprint
-from regrow.architectures.bart import BART
+from regrow.architectures.bart import BART, MBART
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
+from regrow.architectures.t5gemma import T5GEMMA
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.verify import verify_all
 from regrow.errors import UserError
@@ -25,7 +26,10 @@ from tests.tiny import add_tokenizer, sentences, write_tiny
 
 TOKENS = [*SENTINELS[:5], "<X>"]
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-CASES = [(LLAMA, 0), (LLAMA, 1), (GEMMA2, 0), (BART, 0), (T5, 0), (OPENBA, 0), (OPENBA, 1)]
+CASES = [
+    (LLAMA, 0), (LLAMA, 1), (GEMMA2, 0), (BART, 0), (MBART, 0), (T5, 0), (T5GEMMA, 0), (OPENBA, 0),
+    (OPENBA, 1),
+]  # fmt: skip
 NAMES = [f"{blueprint.model_type}-{number}" for blueprint, number in CASES]
 
 
@@ -35,7 +39,12 @@ def write(
     """With a tokenizer of 320 tokens and this many rows in the embedding."""
     ids = {**IDS, **({"decoder_start_token_id": 0} if blueprint.is_encoder_decoder else {})}
     ids |= {"forced_eos_token_id": 2} if blueprint is BART else {}
-    write_tiny(blueprint, out, number, dtype, vocab_size=rows, **ids)
+    stacks = {
+        name: {**stack, "vocab_size": rows}
+        for name, stack in blueprint.tiny[number].items()
+        if isinstance(stack, dict)
+    }
+    write_tiny(blueprint, out, number, dtype, **{"vocab_size": rows, **stacks, **ids})
     (out / "generation_config.json").write_text(json.dumps(ids), encoding="utf-8")
     return add_tokenizer(out)
 
