@@ -9,6 +9,7 @@ import yaml
 
 import regrow
 from regrow.architectures.bart import BART
+from regrow.architectures.t5gemma import T5GEMMA
 from regrow.ledger import read_entries
 from regrow.loading import load_tokenizer
 from regrow.objectives.infilling import MARKS
@@ -53,6 +54,20 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
     said.clear()
     regrow.run(tmp_path / "recipe.yaml", out, say=said.append)
     assert not any("adding" in line for line in said)
+
+
+def test_stacks_of_their_own_embeddings_are_trained_too(tmp_path: Path) -> None:
+    """T5Gemma has no sentinels, an embedding in each stack, and a config for each."""
+    tiny = T5GEMMA.tiny[0]
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    stacks = {name: {**tiny[name], "vocab_size": 320, **ids} for name in ("encoder", "decoder")}
+    write_tiny(T5GEMMA, tmp_path / "m", vocab_size=320, **stacks, **ids)
+    add_tokenizer(tmp_path / "m")
+    cut = {"layers": {"encoder": 1, "decoder": 2}, "calibration_tokens": 512}
+    out = run(tmp_path, {"row_length": 48}, cut)
+    checked = regrow.verify(out / "stages/depth/model")
+    assert checked.ok, checked
+    assert read_entries(out / "ledger.jsonl")["depth/recover"].outputs["predicted"] > 0
 
 
 @pytest.mark.parametrize(
