@@ -12,7 +12,7 @@ from regrow.vocabulary.splitting import Splitter
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_MOST_PARTS = 1 << 18
+_MOST_PARTS = 1 << 17
 _LONGEST = 32
 """Characters of a part that may come again; a sentence without spaces hardly does."""
 

@@ -1,0 +1,181 @@
+"""Pruning a vocabulary: `regrow vocab prune` against a tool that loads the model.
+
+    python benchmarks/vocab_pruning.py MODEL --work DIR
+
+MODEL is a directory with a tokenizer.json, which a Llama of random bfloat16 weights is written for:
+2.2 GB with SmolLM2's 49,152 tokens. A quarter of the tokens stays, by made-up counts. The peer does
+what such scripts do: from_pretrained, index_select on the embedding, save_pretrained; which tokens
+stay it is told, and of the tokenizer it does nothing. Both run as commands of their own, in turn,
+with their input in the page cache; a value is the median, memory the largest.
+
+The resident set counts pages of the file that a process maps, which the system could take back;
+what is its own alone is told apart. The short process in which regrow builds the class on the meta
+device to check the result is told apart too.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from common import Goal, Result, parser, say, show
+from surgery import REGROW, Model, warm, write_model
+
+from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.reader import open_checkpoint, read_bytes
+from regrow.tokenizers.counting import id_count, open_tokenizer
+from regrow.vocabulary.counting import fingerprint
+from regrow.vocabulary.counts import Group, TokenCounts
+
+LARGE = Model(2048, 8192, 32, 8, 0, {}, layers=16, head_dim=64)
+SMALL = replace(LARGE, layers=2)
+POLLED_EVERY = 0.01
+PEER = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM
+
+source, kept_file, out = sys.argv[1:]
+kept = torch.tensor(json.load(open(kept_file)))
+model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+rows = model.get_input_embeddings().weight.index_select(0, kept)
+model.resize_token_embeddings(len(kept), mean_resizing=False)
+with torch.no_grad():
+    model.get_input_embeddings().weight.copy_(rows)
+model.save_pretrained(out)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Wall seconds of a command, and peaks in bytes."""
+
+    seconds: float
+    resident: int
+    own: int
+
+
+def write_case(tokenizer: Path, model: Model, work: Path) -> tuple[Path, Path, int]:
+    """The model, counts of its tokens, and how many stay."""
+    found = open_tokenizer(tokenizer)
+    ids = id_count(found)
+    source = work / "model"
+    write_model(replace(model, vocab=ids), source)
+    for path in companion_files(tokenizer):
+        if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added")):
+            shutil.copyfile(path, source / path.name)
+    generator = np.random.default_rng(0)
+    counts = generator.zipf(1.3, ids).clip(max=10**9).astype(np.int64)[None]
+    group = Group("made up", "none", 1, int(counts.sum()), int(counts.sum()))
+    path = work / "counts"
+    TokenCounts(fingerprint(found), (group,), counts, ()).save(path)
+    return source, path, ids // 4
+
+
+def timed(command: Sequence[str | Path], source: Path) -> Run:
+    """Run a command and watch its memory."""
+    warm(source)
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    resident = own = 0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        resident = max(resident, kib(status, "VmHWM"))
+        own = max(own, kib(status, "RssAnon"))
+        time.sleep(POLLED_EVERY)
+    _, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"failed:\n{errors[-2000:]}")
+    return Run(time.perf_counter() - began, 1024 * resident, 1024 * own)
+
+
+def kib(status: str, name: str) -> int:
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith(name)), 0)
+
+
+def check_same(ours: Path, theirs: Path) -> None:
+    """All tensors are equal to the bit."""
+    first, second = open_checkpoint(ours), open_checkpoint(theirs)
+    if first.tensors.keys() != second.tensors.keys():
+        raise SystemExit(f"tensors differ: {first.tensors.keys() ^ second.tensors.keys()}")
+    for name, info in first.tensors.items():
+        other = second.tensors[name]
+        rows = info.shape[0] if info.shape else 1
+        same = info.shape == other.shape and all(
+            read_bytes(info, start, min(1024, rows - start))
+            == read_bytes(other, start, min(1024, rows - start))
+            for start in range(0, rows, 1024)
+        )
+        if not same:
+            raise SystemExit(f"{name} differs")
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("model", type=Path, metavar="MODEL")
+    arguments.add_argument("--work", type=Path, required=True, help="a directory for 7 GB")
+    options: argparse.Namespace = arguments.parse_args()
+    model, repeats = (SMALL, 1) if options.quick else (LARGE, 3)
+    options.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="vocab-pruning-", dir=options.work) as name:
+        work = Path(name).resolve()
+        say("writing the model")
+        source, counts, size = write_case(options.model.resolve(), model, work)
+        out, theirs, peaks, kept = work / "out", work / "theirs", work / "peaks", work / "kept"
+        prune: list[str | Path] = [
+            sys.executable, "-c", REGROW, peaks, "vocab", "prune", source, out,
+            "--counts", counts, "--size", str(size),
+        ]  # fmt: skip
+        ours: list[Run] = []
+        peers: list[Run] = []
+        checks: list[int] = []
+        for number in range(repeats):
+            ours.append(timed(prune, source))
+            checks.append(1024 * int(peaks.read_text().split()[1]))
+            reasons = json.loads((out / "regrow_vocabulary.json").read_text())["kept"]
+            kept.write_text(json.dumps(sorted(map(int, reasons))))
+            peers.append(timed([sys.executable, "-c", PEER, source, kept, theirs], source))
+            say(f"  regrow {ours[-1].seconds:.1f} s, transformers {peers[-1].seconds:.1f} s")
+            if number == 0:
+                check_same(out, theirs)
+            shutil.rmtree(out)
+            shutil.rmtree(theirs)
+        gigabytes = sum(p.stat().st_size for p in source.glob("*.safetensors")) / 1e9
+    what = f"{gigabytes:.1f} GB"
+    peer = "transformers, index_select"
+    less = Goal("ratio", "<=", 0.2) if not options.quick else None
+    show(
+        [
+            Result(
+                f"{what}: whole command", statistics.median(r.seconds for r in ours), "s", peer,
+                statistics.median(r.seconds for r in peers),
+            ),
+            Result(
+                f"{what}: peak memory", max(r.resident for r in ours) / 1e6, "MB", peer,
+                max(r.resident for r in peers) / 1e6, less,
+            ),
+            Result(
+                f"{what}: peak of its own pages", max(r.own for r in ours) / 1e6, "MB", peer,
+                max(r.own for r in peers) / 1e6,
+            ),
+            Result(f"{what}: peak memory of the check", max(checks) / 1e6, "MB"),
+        ],
+        as_json=options.json,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
