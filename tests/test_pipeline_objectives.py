@@ -62,7 +62,7 @@ def test_stacks_of_their_own_embeddings_are_trained_too(tmp_path: Path) -> None:
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     sizes = {"vocab_size": 320, **ids}
     config: dict[str, Any] = {name: {**tiny[name], **sizes} for name in ("encoder", "decoder")}
-    write_tiny(T5GEMMA, tmp_path / "m", **config, **sizes)
+    write_tiny(T5GEMMA, tmp_path / "m", **(config | sizes))
     add_tokenizer(tmp_path / "m")
     cut = {"layers": {"encoder": 1, "decoder": 2}, "calibration_tokens": 512}
     out = run(tmp_path, {"row_length": 48}, cut)
