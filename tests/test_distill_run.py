@@ -1,9 +1,6 @@
 """Recoveries that learn from a teacher: in a run, refused before it, and in several processes."""
 
 import copy
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ import yaml
 import regrow
 from regrow.errors import UserError
 from regrow.ledger import read_entries
-from regrow.loading import load_model
 from regrow.recipe import parse_recipe
 from regrow.steps import teacher_names
 from regrow.summary import summarise
@@ -192,65 +188,3 @@ def test_both_models_must_fit_in_memory(
         go(recipe(home), tmp_path / "new")
     assert not (tmp_path / "new").exists()
     go(recipe(home), home / "run")  # nothing to do needs none
-
-
-_TOGETHER = """
-import json, sys
-from pathlib import Path
-import torch
-from torch import distributed
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
-from regrow.loading import load_model, load_tokenizer
-from regrow.objectives.distillation import Distilled
-from regrow.objectives.tasks import make_task
-from regrow.teaching import load_teacher
-from regrow.training.loop import train
-from regrow.training.processes import join_processes
-from regrow.training.settings import RecoverySettings
-from regrow.training.sharding import whole_weights
-from tests.tiny import sentences
-
-torch.set_num_threads(1)
-home, out, rank, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-if count > 1:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{out}/meet", rank=rank, world_size=count
-    )
-student = home / "run/stages/vocabulary/model"
-model = load_model(student)
-settings = RecoverySettings(
-    tokens=256, row_length=32, batch_tokens=128, micro_batch=1, precision="fp32", learning_rate=0.01
-)
-task, samples = make_task("causal", sentences(40), load_tokenizer(student), model.config, 32, 0)
-teacher = load_teacher(home / "m", student, "fp32", join_processes())
-parts = [isinstance(p, DTensor) for p in teacher.parameters()]
-assert all(parts) if count > 1 else not any(parts)
-result = train(
-    model, samples, Distilled(task, teacher, 0.5, 2.0), settings, seed=0,
-    directory=out / f"training-{count}",
-)
-weights = whole_weights(model)
-if rank == 0:
-    found = {name: tensor.tolist() for name, tensor in weights.items()}
-    (out / f"{count}.json").write_text(json.dumps([result.curve, found]))
-"""
-
-
-def test_processes_share_a_teacher_too(home: Path, tmp_path: Path) -> None:
-    def start(rank: int, count: int) -> subprocess.Popen[bytes]:
-        given = [str(home), str(tmp_path), str(rank), str(count)]
-        return subprocess.Popen([sys.executable, "-c", _TOGETHER, *given])
-
-    for process in [start(0, 2), start(1, 2), start(0, 1)]:
-        assert process.wait(timeout=240) == 0
-    (two, theirs), (one, ours) = (
-        json.loads((tmp_path / f"{count}.json").read_text()) for count in (2, 1)
-    )
-    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], rel=1e-4)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        found, wanted = torch.tensor(theirs[name]), torch.tensor(ours[name])
-        assert (found - wanted).norm() <= 5e-3 * wanted.norm(), name
-    before = load_model(home / "run/stages/vocabulary/model").state_dict()
-    assert any(not torch.allclose(before[name], torch.tensor(ours[name])) for name in ours)

@@ -30,10 +30,8 @@ def load_teacher(
     Raises UserError where it cannot teach it.
     """
     import torch
-    from torch.distributed.fsdp import fully_shard
 
     from regrow.objectives.distillation import Teacher
-    from regrow.training.optimizers import layers
 
     rows = kept_rows(student, directory)
     device = processes.device or torch.device("cpu")
@@ -45,12 +43,22 @@ def load_teacher(
         identity = f"{identity} of rows {digest}"
     found = None if rows is None else torch.tensor(rows, device=device)
     teacher = Teacher(model.requires_grad_(False), found, identity)
-    if processes.mesh is not None:
-        for layer in reversed(layers(model)):
-            fully_shard(layer, mesh=processes.mesh)
-        # The head is read after the pass, so what is left over stays whole from the first on.
-        fully_shard(teacher, mesh=processes.mesh, reshard_after_forward=False)
+    share_out(teacher, processes)
     return teacher
+
+
+def share_out(teacher: "Teacher", processes: "Processes") -> None:
+    """Give each process a part of each layer's parameters; one process keeps all."""
+    from torch.distributed.fsdp import fully_shard
+
+    from regrow.training.optimizers import layers
+
+    if processes.mesh is None:
+        return
+    for layer in reversed(layers(teacher.model)):
+        fully_shard(layer, mesh=processes.mesh)
+    # The head is read after the pass, so what is left over stays whole from the first on.
+    fully_shard(teacher, mesh=processes.mesh, reshard_after_forward=False)
 
 
 def kept_rows(student: Path, teacher: Path) -> Indices | None:

@@ -24,7 +24,7 @@ from tests.tiny import write_seq2seq
 from tests.training.small import byte_tokenizer
 from tests.training.together import SCENARIOS, TEXT, perform
 
-ALIKE = ("plain", "uneven", "muon", "t5")
+ALIKE = ("plain", "uneven", "muon", "t5", "taught")
 
 
 class StopError(Exception):

@@ -26,8 +26,10 @@ from regrow.evaluation.heldout import heldout_loss
 from regrow.loading import load_model, load_tokenizer
 from regrow.objectives.causal import Causal
 from regrow.objectives.corrupted import corrupt_text
+from regrow.objectives.distillation import Distilled, Teacher
 from regrow.objectives.objective import Objective
 from regrow.objectives.seq2seq import Seq2Seq
+from regrow.teaching import share_out
 from regrow.training.loop import StepReport, train
 from regrow.training.processes import join_processes
 from regrow.training.settings import RecoverySettings
@@ -76,11 +78,12 @@ class Watched:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Settings to change, what the model is made of, and what happens to the guest."""
+    """Settings to change, what the model is made of, who teaches, what happens to the guest."""
 
     changes: dict[str, Any]
     model: dict[str, Any]
     family: str = "llama"
+    taught: bool = False
     event: str = ""
 
 
@@ -89,6 +92,7 @@ SCENARIOS = {
     "uneven": Scenario({"micro_batch": 3, "recompute": True}, {}, "gpt_neox"),
     "muon": Scenario({"optimizer": "muon", "schedule": "wsd"}, {}),
     "t5": Scenario({"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5"),
+    "taught": Scenario({}, {}, taught=True),
     "dropout": Scenario({}, {"attention_dropout": 0.1}),
     "killed": Scenario({}, {"attention_dropout": 0.1}, event="killed"),
     "asked": Scenario({"save_every": 1000}, {}, event="asked"),
@@ -127,6 +131,12 @@ def perform(
     )
     if scenario.family == "t5":
         objective = Seq2Seq()
+    if scenario.taught:
+        # It knows more tokens, and numbers them the other way round.
+        larger = small_model("llama", seed=1, vocab_size=300, num_hidden_layers=3)
+        teacher = Teacher(larger.requires_grad_(False), torch.arange(299, 41, -1), "it")
+        share_out(teacher, join_processes())
+        objective = Distilled(Causal(), teacher, weight=0.5, temperature=2.0)
     samples = Watched(samples, place / f"asked-{os.getpid()}.jsonl", at_break)
     result = train(
         model, samples, objective, settings, seed=3, directory=place / "training", identity="m",
