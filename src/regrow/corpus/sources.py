@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +23,12 @@ class NamedFile(NamedTuple):
 def named_files(arguments: Sequence[str], option: str) -> list[NamedFile]:
     """The files that arguments name, in order: a path each, or ``NAME=PATH``.
 
-    A directory stands for all text files below it, in order of their paths. Without a name, a
-    source is called as its directory, or as its file without suffixes and the number of a shard.
+    A directory stands for all text files below it, in order of their paths, and a pattern (``*``,
+    ``?``) for those that it fits. Without a name, a source is called as its directory, or as its
+    file without suffixes and the number of a shard.
 
     Raises:
-        UserError: a directory without text, or more sources than can be told apart.
+        UserError: a directory or a pattern without text, or more sources than can be told apart.
     """
     found: list[NamedFile] = []
     for argument in arguments:
@@ -36,6 +38,11 @@ def named_files(arguments: Sequence[str], option: str) -> list[NamedFile]:
             if not inside:
                 raise UserError(f"{option} {path}: the directory holds no text file")
             found += [NamedFile(name or path.resolve().name, each) for each in inside]
+        elif not path.exists() and re.search(r"[*?]", str(path)):
+            fitting = sorted(Path(each) for each in glob(str(path), recursive=True))
+            if not fitting:
+                raise UserError(f"{option} {path}: no file fits the pattern")
+            found += [NamedFile(name or _called(each), each) for each in fitting]
         else:
             found.append(NamedFile(name or _called(path), path))
     sources = dict.fromkeys(file.source for file in found)

@@ -41,7 +41,7 @@ def choose_vocabulary(
         planned = _planned(directory, layout, spec.plan)
         for name, share in planned.unknown.items():
             if share:
-                notify(f"{share:.3%} of the tokens of {name} will be unknown")
+                notify(f"{share:.3%} of the characters of {name} will be unknown")
         return planned.choice
     if spec.counts is None:
         if documents is None:
@@ -97,7 +97,7 @@ def _tell_unknown(
     if not sample:
         notify("how much text becomes unknown is not measured: the text that was counted is gone")
     for name, share in unknown_after(directory, choice, sample).items():
-        notify(f"{share:.3%} of the tokens of {name} will be unknown")
+        notify(f"{share:.3%} of the characters of {name} will be unknown")
 
 
 def _planned(directory: Path, layout: Layout, path: Path) -> PlannedVocabulary:

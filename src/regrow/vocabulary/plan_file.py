@@ -25,7 +25,7 @@ class PlannedVocabulary:
     Attributes:
         tokenizer_sha256: of the tokenizer that it was planned for.
         choice: the tokens that are kept.
-        unknown: the share of the tokens of the sample that say unknown, by language.
+        unknown: the share of the characters of the sample that become unknown, by language.
     """
 
     tokenizer_sha256: str

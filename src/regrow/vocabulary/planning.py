@@ -14,8 +14,9 @@ from regrow.errors import UserError
 from regrow.inspection import open_layout
 from regrow.tokenizers import Candidates, VocabularyChoice
 from regrow.tokenizers.counting import id_count, open_tokenizer
-from regrow.tokenizers.files import read_tokenizer, vocabulary_pruner
+from regrow.tokenizers.files import vocabulary_pruner
 from regrow.tokenizers.ids import check_rows, referenced_ids
+from regrow.tokenizers.measuring import spell
 from regrow.vocabulary.choosing import (
     Counts,
     Needs,
@@ -28,10 +29,8 @@ from regrow.vocabulary.choosing import (
 )
 from regrow.vocabulary.counting import fingerprint
 from regrow.vocabulary.counts import TokenCounts
-from regrow.vocabulary.remembering import PartCounter
 from regrow.vocabulary.sampling import Texts, by_language, files_still_there
 from regrow.vocabulary.spec import VocabularySpec
-from regrow.vocabulary.splitting import splitter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,7 +57,7 @@ class SizePlan:
         languages: The same by language.
         parameters: Of the whole model, then.
         per_character: Tokens per character of the sample, by language; empty without one.
-        unknown: Share of the tokens of the sample that say unknown, by language.
+        unknown: Share of the characters of the sample that become unknown, by language.
     """
 
     size: int
@@ -161,7 +160,7 @@ def plan_vocabulary(
     sample = by_language(files, tuple(needs.languages))
     wanted = _sizes(candidates, order, needs, suggested, len(choice.kept))
     present = layout.sizes["vocab"]
-    rows = [_row(present, "now", layout, needs, None, _Fertility.of(tokenizer, directory, sample))]
+    rows = [_row(present, "now", layout, needs, None, _Fertility.of(tokenizer, sample))]
     prune = vocabulary_pruner(directory)
     wanted.pop(present, None)
     for size, why in sorted(wanted.items(), reverse=True):
@@ -262,7 +261,7 @@ def _curves(
 
 @dataclass(frozen=True)
 class _Fertility:
-    """Tokens per character and the share of them that is unknown, by language."""
+    """Tokens per character, and the share of characters that is unknown, by language."""
 
     per_character: Mapping[str, float]
     unknown: Mapping[str, float]
@@ -272,40 +271,21 @@ class _Fertility:
         """With the tokenizer of these contents."""
         from tokenizers import Tokenizer
 
-        return cls._measured(Tokenizer.from_str(json.dumps(contents)), contents, sample)
-
-    @classmethod
-    def of(cls, tokenizer: "Tokenizer", directory: Path, sample: Texts) -> "_Fertility":
-        return cls._measured(tokenizer, read_tokenizer(directory), sample)
-
-    @classmethod
-    def _measured(
-        cls, tokenizer: "Tokenizer", contents: dict[str, Any], sample: Texts
-    ) -> "_Fertility":
+        tokenizer = Tokenizer.from_str(json.dumps(contents))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        counter = PartCounter(tokenizer, id_count(tokenizer), splitter(contents, tokenizer))
-        unknown = unknown_id(contents)
-        per_character, unknowns = {}, {}
-        for name, texts in sample.items():
-            counts = counter.count(texts)
-            tokens = int(counts.sum())
-            per_character[name] = tokens / max(1, sum(map(len, texts)))
-            unknowns[name] = 0.0 if unknown is None else float(counts[unknown] / max(1, tokens))
-        return cls(per_character, unknowns)
+        return cls.of(tokenizer, sample)
+
+    @classmethod
+    def of(cls, tokenizer: "Tokenizer", sample: Texts) -> "_Fertility":
+        found = {name: spell(tokenizer, texts) for name, texts in sample.items()}
+        return cls(
+            {name: spelling.tokens_per_character for name, spelling in found.items()},
+            {name: spelling.unknown_share for name, spelling in found.items()},
+        )
 
 
 def unknown_after(directory: Path, choice: VocabularyChoice, sample: Texts) -> Mapping[str, float]:
-    """The share of the tokens of a sample that say unknown, by language, once it is pruned."""
+    """The share of the characters of a sample that are unknown, by language, once it is pruned."""
     contents = vocabulary_pruner(directory)(choice.kept)
     return _Fertility.after(contents, sample).unknown
-
-
-def unknown_id(tokenizer_json: dict[str, Any]) -> int | None:
-    """The id of the token for text that the vocabulary cannot spell, if there is one."""
-    model = tokenizer_json["model"]
-    if model.get("unk_id") is not None:
-        return int(model["unk_id"])
-    token = model.get("unk_token")
-    vocab = model["vocab"]
-    return vocab.get(token) if token is not None and isinstance(vocab, dict) else None
