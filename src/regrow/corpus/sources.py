@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +38,8 @@ def named_files(arguments: Sequence[str], option: str) -> list[NamedFile]:
                 raise UserError(f"{option} {path}: the directory holds no text file")
             found += [NamedFile(name or path.resolve().name, each) for each in inside]
         elif not path.exists() and re.search(r"[*?]", str(path)):
-            fitting = sorted(Path(each) for each in glob(str(path), recursive=True))
+            root = Path(path.anchor)
+            fitting = sorted(root.glob(str(path.relative_to(root))))
             if not fitting:
                 raise UserError(f"{option} {path}: no file fits the pattern")
             found += [NamedFile(name or _called(each), each) for each in fitting]
