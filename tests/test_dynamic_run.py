@@ -154,7 +154,7 @@ def test_given_references_are_not_measured(home: Path, tmp_path: Path) -> None:
     changed = recipe(home)
     del changed["stages"][1]
     changed["stages"][0]["recover"] |= {
-        "tokens": 100, "denoisers": {"rule": "paper", "references": GIVEN},
+        "tokens": 200, "denoisers": {"rule": "paper", "references": GIVEN},
     }  # fmt: skip
     go(changed, tmp_path / "run")
     assert "original/references" not in read_entries(tmp_path / "run/ledger.jsonl")
@@ -177,6 +177,7 @@ def test_given_references_are_not_measured(home: Path, tmp_path: Path) -> None:
         ({"domains": "dynamic"}, "recover.domains: data.train: no shares to begin with"),
         ({"domains": "fixed"}, "domains"),
         ({"mixture_tokens": 0}, "mixture_tokens"),
+        ({"mixture_every": 600}, "within 600 tokens no mixture would change"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_before_work(

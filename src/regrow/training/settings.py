@@ -33,7 +33,7 @@ class RecoverySettings(BaseModel):
         domains: How the shares of the sources in `data.train` follow their losses; None leaves them
             as they are.
         mixture_every: Tokens between two measurements that mixtures follow; None takes a twentieth
-            of the budget, and eight times what is measured at least.
+            of the budget, eight times what is measured at least, a quarter of the budget at most.
         mixture_tokens: Tokens of text held out that each denoiser, and each domain, is measured on.
         tokens: The budget: text tokens in the rows trained on. It is met to within one row, by
             whole steps of which the last takes the rows that remain.
@@ -121,8 +121,14 @@ class RecoverySettings(BaseModel):
                 self.denoisers.check(DENOISERS)
             except ValueError as error:
                 raise ValueError(f"denoisers.{error}") from None
-        if self.mixture_every is not None and not self.mixtures:
-            raise ValueError("mixture_every: no mixture follows losses; give objective d-ul2")
+        if self.mixture_every is not None:
+            if not self.mixtures:
+                raise ValueError("mixture_every: no mixture follows losses; give objective d-ul2")
+            if self.mixture_every >= self.tokens:
+                raise ValueError(
+                    f"mixture_every ({self.mixture_every}): within {self.tokens} tokens no mixture "
+                    "would change; give less"
+                )
 
     @property
     def mixtures(self) -> dict[str, MixtureSettings]:
@@ -137,4 +143,5 @@ class RecoverySettings(BaseModel):
     @property
     def measured_every(self) -> int:
         """Tokens between two measurements that mixtures follow."""
-        return self.mixture_every or max(self.tokens // 20, 8 * self.mixture_tokens)
+        least, most = 8 * self.mixture_tokens, max(1, self.tokens // 4)
+        return self.mixture_every or min(max(self.tokens // 20, least), most)

@@ -1,0 +1,271 @@
+"""The OpenBA-V2 report's comparisons on a small OpenBA: stages, mixtures, objectives.
+
+    python benchmarks/paper.py --out DIR [--model DIR] [--texts DIR]
+
+`--model`, `--texts`: what recipes/prepare_mini_openba.py lays out, and by default where it does.
+Runs recipes/mini-openba.yaml beside all its cuts in one (table 1), the layers' cuts in one, and
+after the cut of widths UL2, D-UL2 and O-UL2 for the time that D-UL2 takes. What is done already in
+`--out` is not done again. DIR/paper.html draws figure 6 (losses of the denoisers while a training
+runs), figure 7 (their shares) and the tables. An hour and a half on two cores.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from common import Result, parser, say, show
+
+import regrow
+from regrow.corpus.text import read_documents
+from regrow.evaluation.parts import heldout_denoisers
+from regrow.ledger import read_entries
+from regrow.loading import load_model, load_tokenizer
+from regrow.objectives.denoising import UL2, Denoiser
+from regrow.report.page import mixture_charts
+from regrow.report.summary import RunSummary
+from regrow.report.svg import Svg
+from regrow.steps import REFERENCES
+from regrow.summary import summarise
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+OBJECTIVES = ("ul2", "d-ul2", "o-ul2")
+HALF = Denoiser(math.inf, 0.5, "<S>")
+"""What four fifths of O-UL2 are."""
+MEASURED_TOKENS = 32_768
+WIDTH = "width"
+
+Recipe = dict[str, Any]
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--out", type=Path, required=True)
+    arguments.add_argument("--model", type=Path, default=RECIPES / "mini-openba/model")
+    arguments.add_argument("--texts", type=Path, default=RECIPES / "mini-openba")
+    options = arguments.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    recipe = load(options.model, options.texts, part=0.05 if options.quick else 1)
+    staged = run(recipe, options.out / "staged", compare=("at-once", "control"))
+    depth = run(depth_at_once(recipe), options.out / "depth-at-once")
+    trained = equal_times(recipe, options.out)
+    tokens = 2_048 if options.quick else MEASURED_TOKENS
+    texts = [Path(path) for path in recipe["data"]["heldout"].values()]
+    losses = {
+        name: denoiser_losses(options.out / name, texts, tokens, row_length(recipe))
+        for name in trained
+    }
+    page = options.out / "paper.html"
+    page.write_text(draw(staged, depth, trained, losses), encoding="utf-8")
+    say(f"{page}")
+    show([*of_stages(staged, depth), *of_objectives(losses)], as_json=options.json)
+
+
+# The recipes
+
+
+def load(model: Path, texts: Path, part: float) -> Recipe:
+    """The recipe of the small OpenBA with this model and these texts, and `part` of its tokens."""
+    recipe: Recipe = yaml.safe_load((RECIPES / "mini-openba.yaml").read_text(encoding="utf-8"))
+    recipe["model"] = str(model.resolve())
+    data = recipe["data"]
+    data["train"] = str((texts / Path(data["train"]).name).resolve())
+    data["heldout"] = {
+        name: str((texts / Path(path).name).resolve()) for name, path in data["heldout"].items()
+    }
+    for stage in recipe["stages"]:
+        if "recover" in stage:
+            tokens = stage["recover"]["tokens"] * part
+            stage["recover"] = {**stage["recover"], "tokens": max(8_192, round(tokens))}
+            if part < 1 and "mixture_tokens" in stage["recover"]:
+                stage["recover"]["mixture_tokens"] = 512
+    return recipe
+
+
+def depth_at_once(recipe: Recipe) -> Recipe:
+    """All cuts of layers in one, and nothing recovered."""
+    last = [stage for stage in recipe["stages"] if "layers" in stage.get("cut", {})][-1]
+    return {**recipe, "prompts": [], "stages": [{"name": "depth", "cut": last["cut"]}]}
+
+
+def after_the_layers(recipe: Recipe, out: Path, objective: str, tokens: int) -> Recipe:
+    """The cut of widths of the staged run, recovered by this objective."""
+    stages = {stage["name"]: stage for stage in recipe["stages"]}
+    before = list(stages)[list(stages).index(WIDTH) - 1]
+    stage = copy.deepcopy(stages[WIDTH])
+    stage["recover"] |= {"objective": objective, "tokens": tokens}
+    if objective == "d-ul2":
+        # Those of the uncut model, and not of the one that this run begins with.
+        measured = read_entries(out / "staged/ledger.jsonl")[REFERENCES].outputs["losses"]
+        stage["recover"]["denoisers"] = {"references": next(iter(measured.values()))}
+    else:
+        for key in [key for key in stage["recover"] if key.startswith(("mixture", "denoisers"))]:
+            del stage["recover"][key]
+    model = str((out / "staged/stages" / before / "model").resolve())
+    return {**recipe, "model": model, "prompts": [], "stages": [stage]}
+
+
+def row_length(recipe: Recipe) -> int:
+    lengths = {stage["recover"].get("row_length", 512) for stage in recipe["stages"]
+               if "recover" in stage}  # fmt: skip
+    return int(min(lengths))
+
+
+def run(recipe: Recipe, out: Path, compare: tuple[str, ...] = ()) -> RunSummary:
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    regrow.run(path, out, compare=compare, say=lambda line: say(f"{out.name}: {line}"))
+    return summarise(out)
+
+
+def equal_times(recipe: Recipe, out: Path) -> dict[str, RunSummary]:
+    """UL2 and O-UL2 for the seconds that D-UL2 took, its measurements included; by name."""
+    stages = {stage["name"]: stage for stage in recipe["stages"]}
+    tokens = stages[WIDTH]["recover"]["tokens"]
+    found = {"d-ul2": run(after_the_layers(recipe, out, "d-ul2", tokens), out / "d-ul2")}
+    spent = seconds(out / "d-ul2")
+    for objective in ("ul2", "o-ul2"):
+        # How fast it is, from a tenth; a run that stands keeps the tokens that it was given.
+        given = out / f"{objective}.yaml"
+        if given.exists():
+            (stage,) = yaml.safe_load(given.read_text(encoding="utf-8"))["stages"]
+            again = stage["recover"]["tokens"]
+        else:
+            tenth = max(8_192, tokens // 10)
+            run(after_the_layers(recipe, out, objective, tenth), out / f"{objective}-speed")
+            again = round(tenth * spent / seconds(out / f"{objective}-speed"))
+        found[objective] = run(after_the_layers(recipe, out, objective, again), out / objective)
+        say(f"{objective}: {again:,} tokens, {seconds(out / objective):.0f} s of {spent:.0f}")
+    return {name: found[name] for name in OBJECTIVES}
+
+
+def seconds(out: Path) -> float:
+    outputs = read_entries(out / "ledger.jsonl")[f"{WIDTH}/recover"].outputs
+    return float(outputs["seconds"]["recover"])
+
+
+def denoiser_losses(out: Path, texts: list[Path], tokens: int, row: int) -> dict[str, float]:
+    """Of each denoiser and of a split in half, on the same text for all models."""
+    directory = out / "stages" / WIDTH / "model"
+    model, tokenizer = load_model(directory), load_tokenizer(directory)
+    documents = (text for path in texts for text in read_documents(path))
+    denoisers = {**UL2, "half": HALF}
+    return heldout_denoisers(documents, tokenizer, model.config, row, tokens, denoisers).losses(
+        model
+    )
+
+
+# What is said
+
+
+def loss_of(summary: RunSummary, model: str, *, cut: bool = False) -> float:
+    """Mean over the held-out texts."""
+    (row,) = (row for row in summary.models if row.name == model)
+    scores = (row.after_cut if cut else row.after_recovery).values()
+    return sum(score.loss or math.nan for score in scores) / len(scores)
+
+
+def of_stages(staged: RunSummary, depth: RunSummary) -> Iterator[Result]:
+    unit = "nats/token"
+    stages = [stage.name for stage in staged.stages]
+    layers = [stage.name for stage in staged.stages if stage.name.startswith("depth")]
+    peer = "all at once"
+    yield Result("layers in stages, after the last cut", loss_of(staged, layers[-1], cut=True),
+                 unit, peer, loss_of(depth, "depth", cut=True))  # fmt: skip
+    yield Result("all stages, recovered", loss_of(staged, stages[-1]), unit, peer,
+                 loss_of(staged, "at-once"))  # fmt: skip
+    yield Result("all stages, recovered", loss_of(staged, stages[-1]), unit,
+                 "the original, trained on", loss_of(staged, "control"))  # fmt: skip
+    for stage in staged.stages:
+        for mixture in stage.mixtures:
+            most = max(shares["S"] for _, shares in mixture.shares)
+            yield Result(f"{stage.name}: most of S in the mixture", most, "share",
+                         "an even share", 1 / len(UL2))  # fmt: skip
+
+
+def of_objectives(losses: Mapping[str, Mapping[str, float]]) -> Iterator[Result]:
+    """At equal time, beside UL2."""
+    for name in OBJECTIVES[1:]:
+        for what in ("mean", "S", "half"):
+            mine, other = (
+                sum(found[d] for d in UL2) / len(UL2) if what == "mean" else found[what]
+                for found in (losses[name], losses["ul2"])
+            )
+            label = {"mean": "mean of the denoisers", "S": "the last quarter",
+                     "half": "the last half"}[what]  # fmt: skip
+            yield Result(f"{name}: {label}", mine, "nats/token", "ul2", other)
+
+
+def draw(
+    staged: RunSummary,
+    depth: RunSummary,
+    trained: Mapping[str, RunSummary],
+    losses: Mapping[str, Mapping[str, float]],
+) -> str:
+    rows = [["original", "", f"{loss_of(staged, 'original'):.3f}"]]
+    rows += [
+        [
+            stage.name,
+            f"{loss_of(staged, stage.name, cut=True):.3f}" if stage.cut else "",
+            f"{loss_of(staged, stage.name):.3f}",
+        ]
+        for stage in staged.stages
+    ]
+    rows.append(["layers at once", f"{loss_of(depth, 'depth', cut=True):.3f}", ""])
+    rows.append(["all at once", f"{loss_of(staged, 'at-once', cut=True):.3f}",
+                 f"{loss_of(staged, 'at-once'):.3f}"])  # fmt: skip
+    rows.append(["control", "", f"{loss_of(staged, 'control'):.3f}"])
+    columns = list(next(iter(losses.values())))
+    by_objective = [
+        [name, f"{_tokens(trained[name]):,}", *(f"{losses[name][c]:.3f}" for c in columns)]
+        for name in OBJECTIVES
+    ]
+    drawn = [
+        (f"{stage.name}: {name}", svg)
+        for stage in staged.stages
+        for mixture in stage.mixtures
+        for name, svg in zip(
+            ("loss of each denoiser beyond the original's (figure 6)", "shares (figure 7)"),
+            reversed(mixture_charts(mixture, stage.name)),
+            strict=True,
+        )
+        if svg is not None
+    ]
+    css = files("regrow.report").joinpath("page.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenBA-V2, small</title>'
+        f"<style>{css}</style><body><main><h2>Staged against at once (table 1)</h2>"
+        + _table(["", "after the cut", "recovered"], rows)
+        + "<h2>UL2, D-UL2 and O-UL2 at equal time</h2>"
+        + _table(["", "tokens", *columns], by_objective)
+        + '<h2>Mixtures</h2><div class="charts">'
+        + "".join(_figure(caption, svg) for caption, svg in drawn)
+        + "</div></main></body></html>"
+    )
+
+
+def _tokens(summary: RunSummary) -> int:
+    return summary.stages[0].curve[-1][0]
+
+
+def _figure(caption: str, svg: Svg) -> str:
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{svg.__html__()}</figure>"
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f'<th class="n">{escape(title)}</th>' for title in titles)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f'<td class="n">{escape(cell)}</td>' for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+if __name__ == "__main__":
+    main()
