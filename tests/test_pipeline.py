@@ -220,12 +220,14 @@ def _run(recipe: str, out: str, compare: Sequence[str]) -> None:
 @pytest.fixture(scope="module")
 def forks() -> Any:
     """Processes from one that has imported all, so that many can be killed in little time."""
-    root = Path(__file__).parents[1]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    context = multiprocessing.get_context("forkserver")
-    llama = "transformers.models.llama.modeling_llama"
-    context.set_forkserver_preload(["tests.test_pipeline", "regrow.training.loop", llama])
-    return context
+    root = str(Path(__file__).parents[1])
+    # An empty entry would be the current directory.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", root, prepend=os.pathsep if "PYTHONPATH" in os.environ else None)
+        context = multiprocessing.get_context("forkserver")
+        llama = "transformers.models.llama.modeling_llama"
+        context.set_forkserver_preload(["tests.test_pipeline", "regrow.training.loop", llama])
+        yield context
 
 
 def killed(

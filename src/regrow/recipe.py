@@ -467,7 +467,7 @@ def _explained(error: ValidationError, values: Any, lines: Mapping[Place, int], 
 def _known_keys(at: Place) -> list[str]:
     """Keys of the model at a place in the recipe."""
     models: dict[str, type[BaseModel]] = {
-        "data": Data, "stages": Stage, "cut": CutSpec, "recover": RecoverySettings,
+        "data": Data, "train": Source, "stages": Stage, "cut": CutSpec, "recover": RecoverySettings,
         "vocab": VocabularySpec,
         "denoisers": MixtureSettings, "domains": MixtureSettings,
         "distill": DistillSettings,

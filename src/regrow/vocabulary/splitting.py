@@ -66,7 +66,7 @@ class Splitter:
         """The parts of a text, without the spaces between them."""
         if self.whole is not None and self.whole.search(text):
             return [text]
-        if self.anywhere:
+        if self.anywhere and _SPACE not in text:
             words = text.split()
             if " ".join(words) == text:  # no other white space: the same, three times as fast
                 return words or [text]
@@ -98,7 +98,8 @@ def splitter(tokenizer_json: Json, tokenizer: "Tokenizer") -> Splitter | None:
         return None
     if normalizers and not _stays_without_spaces(tokenizer):
         return None
-    plain = f"[{_PLAIN}]" if normalizers else r"\S"
+    # A `▁` of the text is a space to a tokenizer that writes one so.
+    plain = f"[{_PLAIN}]" if normalizers else rf"[^\s{_SPACE}]"
     return Splitter(
         re.compile(f"(?<={plain}) (?={plain})"),
         not normalizers,
