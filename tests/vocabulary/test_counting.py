@@ -232,6 +232,16 @@ def test_processes_give_what_threads_give_and_parts_what_the_whole_gives(
         count_files(model, tmp_path / "x", [], workers=1, more=[tmp_path / "two", parts[0]])
 
 
+def test_a_file_that_a_part_holds_is_refused_before_any_work(
+    here: None, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, MIXED)
+    count_here(model, tmp_path / "part", named(path))
+    with pytest.raises(UserError, match=r"part: holds the counts of .*a\.jsonl, which --corpus"):
+        plan_count(model, tmp_path / "all", named(path), [tmp_path / "part"])
+
+
 def test_a_long_text_is_counted_in_pieces(here: None, model: Path, tmp_path: Path) -> None:
     lines = [f"The river {number}\n" for number in range(200)]
     path = tmp_path / "a.txt"

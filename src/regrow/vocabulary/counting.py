@@ -113,8 +113,16 @@ def plan_count(
     tokenizer = open_tokenizer(model)
     job = Job(model, fingerprint(tokenizer), id_count(tokenizer))
     parts = [(str(path), TokenCounts.load(path)) for path in more]
+    named = {(file.path.name, file.path.stat().st_size) for file in files}
     for name, part in parts:
         part.check_tokenizer(job.tokenizer_sha256, name, model)
+        for file in part.files:
+            # Whether its text is the same will be known only when it was read.
+            if file.sha256 and (Path(file.path).name, file.bytes) in named:
+                raise UserError(
+                    f"{name}: holds the counts of {file.path}, which --corpus names too; "
+                    "its tokens would count twice"
+                )
     return job, parts
 
 
