@@ -1,6 +1,7 @@
 """A model whose vocabulary lies in a `.model` of sentencepiece, pruned whole."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,15 @@ def test_a_size_below_what_must_stay_names_the_least(
         prune_checkpoint(pruned[0], tmp_path / "out", CutSpec(vocab_size=300), documents=documents)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_vocabulary_in_another_format_is_left_out_and_that_is_said(
+    pruned: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(pruned[0], source)
+    (source / "old.tiktoken").write_bytes(b"the old one")
+    done = prune_checkpoint(source, tmp_path / "out", CutSpec(vocab_size=SIZE), documents=documents)
+    assert done.notes == ("old.tiktoken: left out, it holds the old vocabulary",)
+    assert not (tmp_path / "out/old.tiktoken").exists()
+    assert (tmp_path / "out/spiece.model").exists()

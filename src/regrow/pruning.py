@@ -285,7 +285,7 @@ def prune_checkpoint(
         layout.parameters(), layout.parameters(cut.sizes),
         layout.parameters_by_part(), layout.parameters_by_part(cut.sizes),
         {name: layout.sizes[name] for name in layout.blueprint.axis_names},
-        plan.nbytes, tuple(_notes(layout, cut)), seconds,
+        plan.nbytes, (*_notes(layout, cut), *_left_out(source, cut, plan)), seconds,
     )  # fmt: skip
 
 
@@ -323,3 +323,12 @@ def _notes(layout: Layout, cut: Cut) -> Iterator[str]:
     for fold in layout.folds():
         if fold.axis in cut.axes and cut.axes[fold.axis].kept != layout.sizes[fold.axis]:
             yield f"{fold.tensor}: scaled, since the network scales by the size of {fold.axis}"
+
+
+def _left_out(source: Path, cut: Cut, plan: CarvePlan) -> Iterator[str]:
+    from regrow.tokenizers.files import stale_files
+
+    if "vocab" in cut.axes:
+        for name in stale_files(source):
+            if name not in plan.files:
+                yield f"{name}: left out, it holds the old vocabulary"
