@@ -147,6 +147,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         run_here(model, tmp_path / "out", files[:2])
     with (tmp_path / ".out.unfinished/tokens.bin").open("ab") as file:
         file.write(b"what was written after the last note")
+    (tmp_path / ".out.unfinished/.tokens.json.a1b2").write_text("and what was half renamed")
     result = run_here(model, tmp_path / "out", files)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert 50 <= result.taken_up < 200

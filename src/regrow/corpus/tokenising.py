@@ -340,6 +340,8 @@ def _publish(place: Path, out: Path, job: Job, state: _State, digest: str) -> No
         "sha256": {f"{NAME}.bin": digest, f"{NAME}.idx": index},
         "sources": [asdict(source) for source in state.sources],
     }
+    for stray in place.glob(f".{NAME}.json.*"):  # of a run that was killed right here
+        stray.unlink()
     write_atomically(place / f"{NAME}.json", (json.dumps(facts, indent=1) + "\n").encode())
     place.rename(out)
     sync_directory(out.parent)
