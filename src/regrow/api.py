@@ -131,24 +131,37 @@ def _absolute(value: Any) -> Any:
 
 def run(
     recipe: Path | str,
-    out: Path | str,
+    out: Path | str | None = None,
     *,
     compare: Collection[str] = (),
     redo: bool = False,
     say: Say = _quiet,
     watch: "Watch" = lambda _: None,
 ) -> "Result":
-    """Run all stages of a recipe in the directory `out`; see `regrow.pipeline.run`."""
-    from regrow.recipe import load_recipe
+    """Run all stages of a recipe in the directory `out`; see `regrow.pipeline.run`.
 
-    path = Path(recipe)
-    loaded = load_recipe(path)
-    from regrow import pipeline
+    `out`: None for one in ``runs``, as the recipe is named. Processes that torchrun started call it
+    alike: the first does what is for one, and all train together.
+    """
 
-    return pipeline.run(
-        loaded, Path(out), recipe_text=path.read_text(encoding="utf-8"), compare=compare, redo=redo,
-        say=say, watch=watch,
-    )  # fmt: skip
+    def work() -> "Result":
+        from regrow.recipe import load_recipe
+
+        path = Path(recipe)
+        loaded = load_recipe(path)
+        from regrow import pipeline
+
+        return pipeline.run(
+            loaded, Path("runs") / loaded.name if out is None else Path(out),
+            recipe_text=path.read_text(encoding="utf-8"), compare=compare, redo=redo,
+            say=say, watch=watch,
+        )  # fmt: skip
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return work()
+    from regrow.training.processes import join_processes
+
+    return join_processes().lead(work)
 
 
 def train(

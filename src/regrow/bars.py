@@ -1,5 +1,6 @@
 """Bars on the terminal for what takes long; lines now and then where there is none."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,11 @@ from regrow.printing import ERR
 
 _TOLD_EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
+
+
+def speaks() -> bool:
+    """Whether this process is the one, of those that torchrun starts, that prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -44,7 +50,13 @@ def copying(what: str) -> Iterator[Any]:
 
 @contextmanager
 def watching() -> Iterator[Any]:
-    """One line that says where a run is and how long it still takes; results above it."""
+    """One line that says where a run is and how long it still takes; results above it.
+
+    Of several processes the first alone says anything.
+    """
+    if not speaks():
+        yield (lambda _: None), (lambda _: None)
+        return
     from rich.progress import BarColumn, Progress, TextColumn
 
     bar = Progress(

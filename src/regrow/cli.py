@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from regrow.bars import copying, watching
+from regrow.bars import copying, speaks, watching
 from regrow.cli_train import train
 from regrow.cli_vocab import vocab
 from regrow.errors import SaidError, UserError
@@ -36,9 +36,10 @@ class _Commands(TyperGroup):
         except SaidError:
             raise typer.Exit(2) from None
         except UserError as error:
-            rank = os.environ.get("RANK", "0")
-            _refuse(str(error) if rank == "0" else f"process {rank}: {error}")
+            _refuse(str(error) if speaks() else f"process {os.environ['RANK']}: {error}")
         except KeyboardInterrupt:
+            if not speaks():
+                raise typer.Exit(130) from None
             _refuse("stopped", code=130)
         except OSError as error:
             if error.errno == errno.EPIPE:
@@ -213,14 +214,14 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run all stages of a recipe; safe to stop and to start again."""
+    """Run all stages of a recipe; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
-    from regrow.recipe import load_recipe
 
-    directory = out or Path("runs") / load_recipe(recipe).name
     compare = [name for name, asked in (("control", control), ("at-once", at_once)) if asked]
     with watching() as (above, watch):
-        result = api.run(recipe, directory, compare=compare, redo=redo, say=above, watch=watch)
+        result = api.run(recipe, out, compare=compare, redo=redo, say=above, watch=watch)
+    if not speaks():
+        return
     from regrow.summary import summarise
 
     print_run(summarise(result.directory), result, as_json)

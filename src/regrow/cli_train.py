@@ -1,13 +1,11 @@
 """`regrow train`: one training by itself."""
 
-import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from regrow.bars import watching
+from regrow.bars import speaks, watching
 from regrow.errors import UserError
 from regrow.printing import print_trained
 
@@ -58,18 +56,12 @@ def train(
         if stage is not None:
             raise UserError("--stage: only a recipe has stages; leave it out")
         recipe = of_options(what, text, heldout, _settings(settings or []), seed)
-    # Of those that torchrun starts, one speaks.
-    speaks = os.environ.get("RANK", "0") == "0"
-    with watching() if speaks else nullcontext((_nothing, _nothing)) as (above, watch):
+    with watching() as (above, watch):
         result = api.train(
             recipe, out, stage=stage, from_scratch=from_scratch, say=above, watch=watch
         )
-    if speaks:
+    if speaks():
         print_trained(result, as_json)
-
-
-def _nothing(_: Any) -> None:
-    pass
 
 
 def _settings(given: list[str]) -> dict[str, Any]:

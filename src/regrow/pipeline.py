@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,16 @@ def run(
     `compare`: what else is trained on the same tokens: "control", the original; "at-once", the
     original with all cuts made in one. `redo`: where the recipe changed, do again what that
     invalidates; without it a change is an error.
+    Of several processes, the first does this inside `Processes.lead`, and the others train with it.
     Raises UserError before any work at whatever cannot be.
     """
     import torch
 
+    from regrow.training.processes import join_processes
+
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
+        join_processes().call(partial(torch.set_num_threads, recipe.threads))
     with Ledger(out) as ledger:
         work = _Run(recipe, out, ledger, recipe_text, compare, say, watch)
         work.check(redo)
@@ -500,6 +505,7 @@ class _Run:
     ) -> None:
         from regrow.recovering import recover
         from regrow.training.loop import StepReport
+        from regrow.training.processes import join_processes
 
         _remove(model_out)
         began = time.time()
@@ -525,12 +531,13 @@ class _Run:
             rate = None if resumed else new / seconds
             self._tell(stage, "recovering", report.loss, rate)
 
-        result = recover(
-            source, model_out, settings, self.corpus, seed=self._data_seed(stage),
+        recovery = partial(
+            recover, source, model_out, settings, self.corpus, seed=self._data_seed(stage),
             training=training, heldout=path, heldout_identity=self.heldout[name],
-            texts=self.recipe.data.heldout, references=references, on_step=on_step,
-            teacher=teacher,
+            texts=self.recipe.data.heldout, references=references, teacher=teacher,
         )  # fmt: skip
+        join_processes().call(recovery)
+        result = recovery(on_step=on_step)
         outputs = {
             **model_facts(model_out),
             "curve": result.curve,

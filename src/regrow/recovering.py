@@ -18,8 +18,10 @@ from regrow.training.settings import RecoverySettings
 
 if TYPE_CHECKING:
     from regrow.corpus.domains import Texts
+    from regrow.corpus.samples import Samples
     from regrow.objectives.objective import Objective
     from regrow.training.loop import StepReport, TrainingResult
+    from regrow.training.mixing import MixtureSteering
 
 
 def recover(
@@ -34,7 +36,7 @@ def recover(
     heldout_identity: str,
     texts: Mapping[str, Path],
     references: Losses,
-    on_step: Callable[["StepReport"], None],
+    on_step: Callable[["StepReport"], None] | None = None,
     teacher: Path | None = None,
 ) -> "TrainingResult":
     """Train the model of `source` and write it to `out`, as `source` in all but the weights.
@@ -60,24 +62,28 @@ def recover(
     from regrow.training.sharding import whole_weights
 
     processes = join_processes()
-    checkpoint = open_checkpoint(source)
-    tokenizer = load_tokenizer(source)
-    model = load_model(source)
-    shared_rows = settings.shared_rows
-    if shared_rows is None:
-        shared_rows = bool(model.config.is_encoder_decoder) and keeps_apart(model)
-    task, samples = make_task(
-        settings.objective, text, tokenizer, model.config, settings.row_length, seed,
-        settings.prefix, shared_rows=shared_rows,
-    )  # fmt: skip
-    objective: Objective = task
-    if settings.distill is not None:
-        if teacher is None:
-            raise ValueError("settings that distill, and no teacher")
-        whom = load_teacher(teacher, source, settings.precision, join_processes())
-        objective = Distilled(task, whom, settings.distill.weight, settings.distill.temperature)
-    steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
+    checkpoint = processes.in_all(lambda: open_checkpoint(source))
 
+    def prepared() -> "tuple[Any, Any, Samples, Objective, MixtureSteering | None]":
+        tokenizer = load_tokenizer(source)
+        model = load_model(source)
+        shared_rows = settings.shared_rows
+        if shared_rows is None:
+            shared_rows = bool(model.config.is_encoder_decoder) and keeps_apart(model)
+        task, samples = make_task(
+            settings.objective, text, tokenizer, model.config, settings.row_length, seed,
+            settings.prefix, shared_rows=shared_rows,
+        )  # fmt: skip
+        objective: Objective = task
+        if settings.distill is not None:
+            if teacher is None:
+                raise ValueError("settings that distill, and no teacher")
+            whom = load_teacher(teacher, source, settings.precision, processes)
+            objective = Distilled(task, whom, settings.distill.weight, settings.distill.temperature)
+        steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
+        return model, tokenizer, samples, objective, steering
+
+    model, tokenizer, samples, objective, steering = processes.in_all(prepared)
     layout = bind_checkpoint(checkpoint)
 
     def export(step: int, weights: Mapping[str, Any]) -> None:

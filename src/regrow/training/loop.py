@@ -152,11 +152,11 @@ def train(
     if samples.row_length != settings.row_length:
         raise ValueError(f"rows of {samples.row_length}, settings for {settings.row_length}")
     processes = join_processes()
-    objective.check(model)
+    processes.in_all(partial(_check, model, objective, settings))
 
     device = processes.device or next(model.parameters()).device
     learner = shard(model, objective, processes)
-    optimizers = make_optimizers(model, settings)
+    optimizers = processes.in_all(lambda: make_optimizers(model, settings))
     run = {
         **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
         "model": identity,
@@ -282,16 +282,21 @@ def train(
     )
 
 
+def _check(model: Any, objective: Objective, settings: RecoverySettings) -> None:
+    """Raises UserError where this model cannot learn this, or not so."""
+    objective.check(model)
+    if settings.recompute and not getattr(model, "supports_gradient_checkpointing", False):
+        raise UserError(
+            f"{type(model).__name__}: cannot compute its layers again; leave recompute out"
+        )
+
+
 @contextmanager
 def _recomputing(model: Any, settings: RecoverySettings) -> Iterator[None]:
     """Inside, layers are computed again in the backward pass, where the settings ask for that."""
     if not settings.recompute:
         yield
         return
-    if not getattr(model, "supports_gradient_checkpointing", False):
-        raise UserError(
-            f"{type(model).__name__}: cannot compute its layers again; leave recompute out"
-        )
     # Gradient checkpointing was its name before transformers 5.24.
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})

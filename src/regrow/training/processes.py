@@ -2,21 +2,98 @@
 
 import datetime
 import os
+import pickle
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from regrow.errors import SaidError, UserError
 
 _T = TypeVar("_T")
+
+_LOOK_FIRST, _LOOK_LAST = 0.002, 0.5
+"""Seconds between two looks of one that waits, which grow while it does."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of the first process's work: a value, or the text of its UserError."""
+
+    value: Any
+    error: str | None = None
+
+
+def _taken(outcome: _Outcome) -> Any:
+    if outcome.error is not None:
+        raise SaidError(outcome.error)
+    return outcome.value
+
+
+@dataclass
+class Speech:
+    """What the first process says to all others, one thing after another, through a store.
+
+    A collective operation gives up after minutes; who waits here waits as long as it takes. What
+    all have heard is taken out of the store.
+    """
+
+    store: Store
+    rank: int
+    count: int
+    _number: int = 0
+
+    def say(self, what: object) -> None:
+        """Of the first alone. `what` goes by pickle, from process to process of one job."""
+        self._number += 1
+        self.store.set(f"{self._number}", pickle.dumps(what))  # type: ignore[arg-type]
+
+    def hear(self) -> Any:
+        """Of each other, as often as the first speaks."""
+        self._number += 1
+        key = f"{self._number}"
+        heard = pickle.loads(self._wait(key))  # noqa: S301
+        if self.store.add(f"{key}/heard", 1) == self.count - 1:
+            self.store.delete_key(key)
+            self.store.delete_key(f"{key}/heard")
+        return heard
+
+    def of_all(self, own: str | None) -> list[str | None]:
+        """What each has to say, by rank, the same in all."""
+        if self.rank:
+            self.store.set(f"{self._number + 1}/{self.rank}", own or "")
+            theirs: list[str | None] = _taken(self.hear())
+            return theirs
+        found = [own]
+        for rank in range(1, self.count):
+            key = f"{self._number + 1}/{rank}"
+            found.append(self._wait(key).decode() or None)
+            self.store.delete_key(key)
+        self.say(_Outcome(found))
+        return found
+
+    def _wait(self, key: str) -> bytes:
+        # The store's own wait has a limit, and logs each time that it is reached.
+        pause = _LOOK_FIRST
+        while not self.store.check([key]):
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LOOK_LAST)
+        found: bytes = self.store.get(key)
+        return found
+
+
+@cache
+def _speech(_: distributed.ProcessGroup, rank: int, count: int) -> Speech:
+    """Of those who met as this group; they all count what was said alike."""
+    return Speech(PrefixStore("regrow", _get_default_store()), rank, count)
 
 
 @dataclass(frozen=True)
@@ -28,12 +105,14 @@ class Processes:
         count: Of all.
         mesh: All of them along one dimension; None where there is but one.
         device: That this one trains on; None where that is the model's own to say.
+        speech: Of the first to the others; None where there is but one.
     """
 
     rank: int = 0
     count: int = 1
     mesh: DeviceMesh | None = None
     device: torch.device | None = None
+    speech: Speech | None = None
 
     @property
     def first(self) -> bool:
@@ -48,37 +127,62 @@ class Processes:
         return [float(value) for value in found.tolist()]
 
     def in_first(self, work: Callable[[], _T]) -> _T:
-        """Do it in the first process alone; what it returns, or its UserError, in all."""
-        if self.count == 1:
+        """Do it in the first process alone; what it returns, or its UserError, in all.
+
+        The others wait as long as it takes.
+        """
+        if self.speech is None:
             return work()
-        found: list[_T | None] = [None]
-        error: list[str | None] = [None]
         if self.first:
-            try:
-                found = [work()]
-            except UserError as caught:
-                error = [str(caught)]
-        both = [*found, *error]
-        distributed.broadcast_object_list(both, src=0, device=self.device)
-        if both[1] is not None:
-            raise self.error(str(both[1]))
-        return both[0]  # type: ignore[return-value]
+            return self._tell(self.speech, work)
+        theirs: _T = _taken(self.speech.hear())
+        return theirs
 
     def in_all(self, work: Callable[[], _T]) -> _T:
         """Do it in every process; where one cannot, all raise what it said."""
-        if self.count == 1:
+        if self.speech is None:
             return work()
         said: str | None = None
         try:
             done = work()
         except UserError as error:
             said = str(error)
-        everyone: list[str | None] = [None] * self.count
-        distributed.all_gather_object(everyone, said)
+        everyone = self.speech.of_all(said)
         for rank, theirs in enumerate(everyone):
             if theirs is not None:
                 where = "" if everyone[0] is not None else f"process {rank}: "
                 raise self.error(f"{where}{theirs}")
+        return done
+
+    def lead(self, work: Callable[[], _T]) -> _T:
+        """Do it in the first process, and in the others what that calls them to (`call`).
+
+        What it returns, or its UserError, in all.
+        """
+        if self.speech is None:
+            return work()
+        if self.first:
+            return self._tell(self.speech, work)
+        while not isinstance(heard := self.speech.hear(), _Outcome):
+            heard()
+        theirs: _T = _taken(heard)
+        return theirs
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Inside what the first leads: the others do this now, beside what it does itself.
+
+        `work`: by pickle; a `functools.partial` of a function with its arguments, say.
+        """
+        if self.speech is not None:
+            self.speech.say(work)
+
+    def _tell(self, speech: Speech, work: Callable[[], _T]) -> _T:
+        try:
+            done = work()
+        except UserError as error:
+            speech.say(_Outcome(None, str(error)))
+            raise
+        speech.say(_Outcome(done))
         return done
 
     def error(self, text: str) -> UserError:
@@ -87,7 +191,8 @@ class Processes:
 
 
 _TO_MEET = datetime.timedelta(minutes=10)
-_LOOK_AGAIN = datetime.timedelta(milliseconds=200)
+_LOOK_AGAIN = 0.05
+"""Seconds."""
 
 
 def meet(store: Store, rank: int, count: int) -> str:
@@ -107,13 +212,9 @@ def meet(store: Store, rank: int, count: int) -> str:
         name: str = store.get(leader).decode()
         store.set(f"{name}/{rank}", own)
         # The first may have been one that is no more.
-        try:
-            store.wait([f"{name}/all"], _LOOK_AGAIN)
-        except distributed.DistStoreError:
-            continue
-        if own in store.get(f"{name}/all").decode().split():
+        if store.check([f"{name}/all"]) and own in store.get(f"{name}/all").decode().split():
             return name
-        time.sleep(_LOOK_AGAIN.total_seconds())
+        time.sleep(_LOOK_AGAIN)
 
 
 def join_processes() -> Processes:
@@ -131,4 +232,5 @@ def join_processes() -> Processes:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    return Processes(rank, count, init_device_mesh(device.type, (count,)), device)
+    speech = _speech(distributed.group.WORLD, rank, count)
+    return Processes(rank, count, init_device_mesh(device.type, (count,)), device, speech)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from regrow.errors import UserError
 from regrow.training.checkpoint import last_checkpoint, load_checkpoint
 from regrow.training.environment import environment
 from regrow.training.guard import RECENT
@@ -71,7 +70,7 @@ def resume(
     for key, value in run.items():
         theirs = state["run"].get(key)
         if theirs != value:
-            raise UserError(
+            raise processes.error(
                 f"{checkpoint.path}: a checkpoint of another training ({key} was {theirs}, "
                 f"now {value}); remove {checkpoint.path.parent} or name another directory"
             )
@@ -89,7 +88,8 @@ def resume(
             "; ".join(changed),
         )
     complete = state["step"] == steps
-    load_checkpoint(checkpoint, model, None if complete else optimizers)
+    wanted = None if complete else optimizers
+    processes.in_all(lambda: load_checkpoint(checkpoint, model, wanted))
     return Progress(
         step=state["step"],
         tokens=state["tokens"],
