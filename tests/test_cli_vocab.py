@@ -161,3 +161,21 @@ def test_what_prune_refuses_is_one_line(model: Path, counted: Path, tmp_path: Pa
         assert said in told
         assert told.strip().count("\n") == 0
         assert not list(tmp_path.iterdir())
+
+
+def test_grow_adds_words_and_refuses_in_one_line(model: Path, tmp_path: Path) -> None:
+    text = write_text(tmp_path / "domain.jsonl", ["use kubectl get", "then kubectl"] * 10)
+    asked = ["vocab", "grow", model, tmp_path / "out"]
+    told = regrow(*asked, "--corpus", text, "--tokens", 8, "--dry-run")
+    assert "7 more tokens: " in told
+    assert "vocabulary 320 -> 327" in told
+    for arguments, said in (
+        ([], "--corpus: name at least one file"),
+        (["--corpus", text, "--least", 99], "no two tokens stand beside each other 99 times"),
+        (["--corpus", text, "--tokens", "few"], "--tokens few: not a number"),
+    ):
+        told = regrow(*asked, *arguments, code=2)
+        assert said in told
+        assert [path.name for path in tmp_path.iterdir()] == ["domain.jsonl"]
+    assert json.loads(regrow(*asked, "--corpus", text, "--json"))["size"] == 327
+    assert (tmp_path / "out/model.safetensors").exists()

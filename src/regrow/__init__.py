@@ -3,6 +3,7 @@
 from regrow.api import (
     count_vocabulary,
     generate,
+    grow_vocabulary,
     inspect,
     plan,
     plan_vocabulary,
@@ -20,6 +21,7 @@ __all__ = [
     "UserError",
     "count_vocabulary",
     "generate",
+    "grow_vocabulary",
     "inspect",
     "plan",
     "plan_vocabulary",

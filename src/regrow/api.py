@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from regrow.train_model import Trained
     from regrow.train_model import Watch as Pacing
     from regrow.vocabulary.counting import Counted
+    from regrow.vocabulary.growing import Grown
     from regrow.vocabulary.planning import VocabularyPlan
     from regrow.vocabulary.spec import VocabularySpec
 
@@ -292,6 +293,34 @@ def plan_vocabulary(
     if page is not None:
         write_vocabulary_page(plan, Path(page))
     return plan
+
+
+def grow_vocabulary(
+    model: Path | str,
+    out: Path | str,
+    corpus: Sequence[Path | str],
+    tokens: int,
+    *,
+    least: int = 20,
+    text: Sequence[Path | str] | None = None,
+    dry_run: bool = False,
+    say: Say = _quiet,
+) -> "Grown":
+    """Write a model with more tokens; see `regrow.vocabulary.growing.grow_vocabulary`.
+
+    `corpus`: as for `count_vocabulary`. `tokens`: at most so many. `least`: times that each occurs.
+    `text`: what tokens per character are measured on, in place of some of the corpus.
+    """
+    from regrow.checkpoint.source import resolve_model
+    from regrow.corpus.sources import named_files
+    from regrow.vocabulary.growing import grow_vocabulary
+
+    files = named_files([str(path) for path in corpus], "--corpus")
+    texts = None if text is None else named_files([str(path) for path in text], "--text")
+    return grow_vocabulary(
+        resolve_model(str(model), None, say), Path(out), files, tokens, least=least, texts=texts,
+        dry_run=dry_run, notify=say,
+    )  # fmt: skip
 
 
 def _vocabulary_spec(values: dict[str, Any]) -> "VocabularySpec":

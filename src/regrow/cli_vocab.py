@@ -1,4 +1,4 @@
-"""`regrow vocab`: count tokens, plan a vocabulary, prune to it."""
+"""`regrow vocab`: count tokens, plan a vocabulary, prune to it; add words to it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,13 @@ import typer
 
 from regrow.bars import copying
 from regrow.errors import UserError
-from regrow.printing import print_counted, print_pruned, print_vocabulary_plan, say
+from regrow.printing import (
+    print_counted,
+    print_grown,
+    print_pruned,
+    print_vocabulary_plan,
+    say,
+)
 from regrow.typed import count as number
 from regrow.typed import share
 
@@ -142,6 +148,43 @@ def prune(
             model, out, vocab={**files, **chosen}, dry_run=dry_run, say=say, progress=progress
         )
     print_pruned(result, dry_run, as_json)
+
+
+@vocab.command()
+def grow(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="More text, after --corpus.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]FILE...", help="Text of the domain, as for count."),
+    ] = None,
+    tokens: Annotated[
+        str, typer.Option(metavar="N", help="Tokens that are added, at most.")
+    ] = "1000",
+    least: Annotated[
+        int, typer.Option(min=2, help="How often a token must occur in the text.")
+    ] = 20,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Measure tokens per character on this text. [default: some of the corpus]",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add the words of a domain, merged from the tokens there are, with the mean of their rows."""
+    from regrow import api
+
+    result = api.grow_vocabulary(
+        model, out, [*(corpus or []), *(more or [])], number("--tokens", tokens), least=least,
+        text=text, dry_run=dry_run, say=say,
+    )  # fmt: skip
+    print_grown(result, as_json)
 
 
 def _choice(

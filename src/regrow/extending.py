@@ -5,13 +5,16 @@ tokenizer that lacks them can be given them without changing how it reads anythi
 embedding is the mean of the others: so a new token begins as an average one, and takes no more
 probability than that from the tokens that are there (Hewitt 2021, "Initializing new word
 embeddings for pretrained language models").
+
+Tokens that are merged from others stand for text, which was read as those. Their rows are the mean
+of the rows of what they are merged from.
 """
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,10 +36,12 @@ from regrow.checkpoint.reader import (
 )
 from regrow.cuts.cut import FILE_NAME
 from regrow.errors import UserError
-from regrow.files import sync_directory
+from regrow.files import parse_json_object, read_json_object, sync_directory
 from regrow.loading import load_tokenizer
 from regrow.models import with_own_code
 from regrow.pruning import ORIGIN_FILE, VOCABULARY_FILE, bind_checkpoint
+from regrow.tokenizers.files import plan_grown_tokenizer, stale_files
+from regrow.tokenizers.ids import check_rows, remap_ids
 
 _BUFFER_BYTES = 16 << 20
 _PROBE = "Ab 1234,56.7é\t日本語\n\n  x__Y'll 🙂 antidisestablishment def f(x):\r\n"
@@ -84,22 +89,101 @@ def extend(source: Path, out: Path, tokens: Sequence[str]) -> None:
                 f"{layout.sizes['vocab']} rows"
             )
         rows = _Rows(first, first + len(tokens), layout.sizes["vocab"])
-        _write_model(checkpoint, layout, rows, temporary)
-        for path in (*temporary.iterdir(), temporary):
-            sync_directory(path)
-        temporary.rename(out)
-        sync_directory(out.parent)
+        _write_model(checkpoint, layout, rows, temporary, checkpoint.config)
+        _publish(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-class _Rows:
-    """Which rows are new: `first` to `last - 1`, of `before` that there were."""
+def grow(source: Path, out: Path, merges: Sequence[tuple[str, str]]) -> None:
+    """Write the model of `source` to `out` with a token more for each merge of its BPE.
 
-    def __init__(self, first: int, last: int, before: int) -> None:
-        self.first, self.last, self.before = first, last, before
-        self.count = max(last, before)
+    The ids of new tokens follow those of the tokenizer's model; tokens that were added outside it,
+    and rows without a token, move behind them. Rows of new tokens are the mean of the rows of the
+    tokens that they are merged from; all others are as they were. Written whole or not at all.
+
+    Raises UserError where the tokenizer cannot be given merges, and where the disk has no room.
+    """
+    checkpoint = open_checkpoint(source)
+    layout = bind_checkpoint(checkpoint)
+    files, mapping = plan_grown_tokenizer(source, merges)
+    check_rows(max(mapping) + 1, before := layout.sizes["vocab"])
+    vocab = parse_json_object(files["tokenizer.json"], "tokenizer.json")["model"]["vocab"]
+    first = len(vocab) - len(merges)
+    shifted = {token: token + len(merges) * (token >= first) for token in range(before)}
+    config = remap_ids(dict(checkpoint.config), shifted, "config.json")
+    generation = source / "generation_config.json"
+    if generation.is_file():
+        read = remap_ids(read_json_object(generation), shifted, generation.name)
+        files[generation.name] = (json.dumps(read, indent=1) + "\n").encode()
+    parts = _parts_of(merges, vocab, first)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        temporary.chmod(0o755)
+        stale = {*_OF_CUTS, *stale_files(source)}
+        for path in companion_files(source):
+            if path.name not in stale and path.name not in files:
+                shutil.copyfile(path, temporary / path.name)
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
+        rows = _Rows(first, first + len(merges), before, parts)
+        _write_model(checkpoint, layout, rows, temporary, config)
+        _publish(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _parts_of(
+    merges: Sequence[tuple[str, str]], vocab: Mapping[str, int], first: int
+) -> list[tuple[int, ...]]:
+    """The old tokens that each new one is merged from, in the end."""
+    parts: dict[str, tuple[int, ...]] = {}
+    for pair in merges:
+        parts["".join(pair)] = sum((parts.get(part, (vocab[part],)) for part in pair), ())
+    assert all(part < first for each in parts.values() for part in each)
+    return list(parts.values())
+
+
+def _publish(temporary: Path, out: Path) -> None:
+    """Give a directory that is complete its name."""
+    for path in (*temporary.iterdir(), temporary):
+        sync_directory(path)
+    temporary.rename(out)
+    sync_directory(out.parent)
+
+
+_OF_CUTS = (FILE_NAME, ORIGIN_FILE, VOCABULARY_FILE)
+"""What a cut wrote speaks of the vocabulary that it left."""
+
+
+class _Rows:
+    """Which rows are new: `first` to `last - 1`, of `before` that there were.
+
+    `parts`: the old rows that each new one is the mean of; all other rows are moved behind the new
+    ones. None: each is the mean of all rows before them, and takes the place of a row without a
+    token where there is one.
+    """
+
+    def __init__(
+        self, first: int, last: int, before: int, parts: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        self.first, self.last, self.before, self.parts = first, last, before, parts
+        self.rest = min(last, before) if parts is None else first
+        """The old row that follows the new ones."""
+        self.count = last + before - self.rest
         """Of all, then."""
+
+    def values(self, info: TensorInfo) -> NDArray[Any]:
+        """The new rows of a tensor that has its rows in the first dimension."""
+        if self.parts is None:
+            mean = _mean(info, self.first)
+            return np.broadcast_to(mean, (self.last - self.first, *info.shape[1:]))
+        return np.stack(
+            [
+                np.mean([read_tensor(info, part, 1)[0] for part in parts], axis=0, dtype=np.float64)
+                for parts in self.parts
+            ]
+        )
 
     def shape(self, info: TensorInfo, axis: int | None) -> tuple[int, ...]:
         shape = list(info.shape)
@@ -115,10 +199,8 @@ def _write_tokenizer(source: Path, out: Path, tokens: Sequence[str]) -> int:
     if known := [token for token in tokens if token in before]:
         raise UserError(f"{source}: the tokenizer already has {', '.join(known)}")
     first = 1 + int(max(before.values()))
-    # What a cut wrote speaks of the vocabulary that it left.
-    of_cuts = {FILE_NAME, ORIGIN_FILE, VOCABULARY_FILE}
     for path in companion_files(source):
-        if path.name not in of_cuts:
+        if path.name not in _OF_CUTS:
             shutil.copyfile(path, out / path.name)
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False
@@ -134,7 +216,10 @@ def _write_tokenizer(source: Path, out: Path, tokens: Sequence[str]) -> int:
     return first
 
 
-def _write_model(checkpoint: Checkpoint, layout: Layout, rows: _Rows, out: Path) -> None:
+def _write_model(
+    checkpoint: Checkpoint, layout: Layout, rows: _Rows, out: Path, config: Mapping[str, Any]
+) -> None:
+    """`config`: of the model before, with the ids that it will have."""
     axes = {
         name: next((a for a, d in enumerate(tensor.dims.dimensions) if "vocab" in d.names), None)
         for name, tensor in layout.tensors.items()
@@ -145,7 +230,7 @@ def _write_model(checkpoint: Checkpoint, layout: Layout, rows: _Rows, out: Path)
         for axis in layout.blueprint.axes
         if axis.kind == "layer"
     }
-    config = cut_config(layout, {"vocab": rows.count}, layers, checkpoint.config)
+    config = cut_config(layout, {"vocab": rows.count}, layers, config)
     shapes = {
         layout.tensors[info.name].parameter: rows.shape(info, axes[info.name]) for info in kept
     }
@@ -188,16 +273,18 @@ def _write_tensor(info: TensorInfo, axis: int | None, rows: _Rows, file: BinaryI
     elif axis == 0:
         for block in _blocks(info, 0, rows.first):
             file.write(block)
-        new = np.broadcast_to(_mean(info, rows.first), (rows.last - rows.first, *info.shape[1:]))
-        file.write(_encoded(new, info.dtype))
-        for block in _blocks(info, min(rows.last, rows.before), rows.before):
+        file.write(_encoded(rows.values(info), info.dtype))
+        for block in _blocks(info, rows.rest, rows.before):
             file.write(block)
     else:
         # A bias with its rows in the second dimension (BART's): small.
         values = np.moveaxis(read_tensor(info), axis, 0).astype(np.float64)
-        mean = values[: rows.first].mean(axis=0, keepdims=True)
-        new = np.repeat(mean, rows.last - rows.first, axis=0)
-        whole = np.concatenate([values[: rows.first], new, values[rows.last :]])
+        if rows.parts is None:
+            mean = values[: rows.first].mean(axis=0, keepdims=True)
+            new = np.repeat(mean, rows.last - rows.first, axis=0)
+        else:
+            new = np.stack([values[list(parts)].mean(axis=0) for parts in rows.parts])
+        whole = np.concatenate([values[: rows.first], new, values[rows.rest :]])
         file.write(_encoded(np.moveaxis(whole, 0, axis), info.dtype))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from regrow.report.summary import RunSummary
     from regrow.train_model import Trained
     from regrow.vocabulary.counting import Counted
+    from regrow.vocabulary.growing import Grown
     from regrow.vocabulary.planning import VocabularyPlan
 
 OUT = Console(highlight=False)
@@ -202,6 +203,30 @@ def print_counted(result: "Counted", as_json: bool) -> None:
     used = int((total > 0).sum())
     OUT.print(f"{total.sum():,} tokens, {used:,} of {len(total):,} ids among them")
     OUT.print(f"counts  {result.out}", markup=False, soft_wrap=True)
+
+
+def print_grown(result: "Grown", as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    whole = [repr(token) for token in result.tokens if "\ufffd" not in token]  # part of a character
+    shown = ", ".join([*whole[:8], *(["..."] if len(result.tokens) > 8 else [])])
+    OUT.print(f"{len(result.tokens):,} more tokens: {shown}", markup=False)
+    table = _table(
+        ("tokens per character", "left"), ("before", "right"), ("after", "right"),
+        ("change", "right"),
+    )  # fmt: skip
+    for name, before in result.per_character_before.items():
+        after = result.per_character[name]
+        change = numbers.change(before, after, 1)
+        table.add_row(escape(name), f"{before:.4f}", f"{after:.4f}", change)
+    OUT.print(table)
+    more = numbers.change(result.parameters_before, result.parameters, 1)
+    OUT.print(f"vocabulary {result.size_before:,} -> {result.size:,}, {more} parameters")
+    told = (
+        f"model  {result.out}" if result.written else f"nothing written; {result.out} was asked for"
+    )
+    OUT.print(told, markup=False, soft_wrap=True)
 
 
 def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_json: bool) -> None:

@@ -44,6 +44,8 @@ FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], Model]] = {
     "Unigram": unigram.read_unigram,
     "WordPiece": wordpiece.read_wordpiece,
 }
+WITH_MERGES = ("byte-level BPE", "SentencePiece BPE")
+"""The kinds that build their tokens by merges."""
 WITH_PIECES = ("SentencePiece BPE", "Unigram")
 """The kinds whose vocabulary can lie in a `.model` of sentencepiece too."""
 

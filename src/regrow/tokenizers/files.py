@@ -6,7 +6,7 @@ transformers makes of the others.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from regrow.errors import UserError
 from regrow.files import parse_json_object, read_json_object
 from regrow.tokenizers import (
+    WITH_MERGES,
     WITH_PIECES,
     Candidates,
     Wishes,
@@ -25,6 +26,7 @@ from regrow.tokenizers import (
     prune_tokenizer_json,
     pruner,
 )
+from regrow.tokenizers.adding import add_merges
 from regrow.tokenizers.choice import VocabularyChoice
 from regrow.tokenizers.ids import references_in, remap_ids
 from regrow.tokenizers.pieces import PieceFile, read_piece_files
@@ -197,9 +199,39 @@ def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes
         if token not in mapping:
             raise UserError(f"{where} has the id {token}, which is not kept; keep it too")
 
-    planned = {"tokenizer.json": _json_bytes(new)}
+    planned = _in_step(directory, old, new, mapping)
     gone = {content for content, token in ids.items() if token not in mapping}
-    planned |= {file.name: file.prune(gone) for file in files}
+    return planned | {file.name: file.prune(gone) for file in files}
+
+
+def plan_grown_tokenizer(
+    directory: Path, merges: Sequence[tuple[str, str]]
+) -> tuple[dict[str, bytes], dict[int, int]]:
+    """What :func:`plan_tokenizer` gives, with further merges; and the new id by old id.
+
+    Raises:
+        UserError: the tokenizer is no BPE, or lies in a `.model` too.
+    """
+    old = read_tokenizer(directory)
+    if (kind := kind_of(old)) not in WITH_MERGES:
+        raise UserError(
+            f"{directory}: the tokenizer is {kind}; what can be given merges is "
+            + ", ".join(WITH_MERGES)
+        )
+    if files := _piece_files(directory, old):
+        raise UserError(
+            f"{directory / files[0].name}: this form of the tokenizer cannot be given merges; "
+            "delete it where tokenizer.json is enough"
+        )
+    named_ids(directory)  # refuses files that do not agree
+    new, mapping = add_merges(old, merges)
+    return _in_step(directory, old, new, mapping), mapping
+
+
+def _in_step(directory: Path, old: Json, new: Json, mapping: Mapping[int, int]) -> dict[str, bytes]:
+    """All files but those of sentencepiece, with the tokens of ``new``; ``mapping``: of old ids."""
+    ids = token_ids(old)
+    planned = {"tokenizer.json": _json_bytes(new)}
     if (config := _read_json(directory / "tokenizer_config.json")) is not None:
         config = remap_ids(config, mapping, "tokenizer_config.json")
         if "added_tokens_decoder" in config:
@@ -209,7 +241,8 @@ def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes
     if (added := _read_json(directory / "added_tokens.json")) is not None:
         planned["added_tokens.json"] = _json_bytes({t: mapping[i] for t, i in added.items()})
     if (vocab := _read_json(directory / "vocab.json")) is not None:
-        planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, ids, mapping))
+        more = {content: i for content, i in token_ids(new).items() if content not in ids}
+        planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, ids, mapping) | more)
     if (merges := directory / "merges.txt").is_file():
         planned["merges.txt"] = _prune_merges(merges, old["model"], new["model"])
     if (words := directory / "vocab.txt").is_file() and kind_of(old) == "WordPiece":
