@@ -34,12 +34,11 @@ def by_language(**languages: list[int]) -> TokenCounts:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    values=st.lists(st.integers(0, 50), min_size=IDS, max_size=IDS),
-    share=st.floats(0.01, 1),
-)
-def test_coverage_is_met_by_the_least_size(model: Path, values: list[int], share: float) -> None:
-    counts = np.array(values, dtype=np.int64)
+@given(seed=st.integers(0, 999), highest=st.integers(0, 50), share=st.floats(0.01, 1))
+def test_coverage_is_met_by_the_least_size(
+    model: Path, seed: int, highest: int, share: float
+) -> None:
+    counts = np.random.default_rng(seed).integers(0, highest, IDS, dtype=np.int64, endpoint=True)
     needs = Needs(counts)
     candidates = open_candidates(model, {}, VocabularySpec(coverage=share, counts=Path("x")), needs)
     order = in_order(candidates)
