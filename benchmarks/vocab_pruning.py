@@ -145,8 +145,8 @@ def main() -> None:
         for number in range(repeats):
             ours.append(timed(prune, source))
             checks.append(1024 * int(peaks.read_text().split()[1]))
-            reasons = json.loads((out / "regrow_vocabulary.json").read_text())["kept"]
-            kept.write_text(json.dumps(sorted(map(int, reasons))))
+            tokens = json.loads((out / "regrow_vocabulary.json").read_text())["tokens"]
+            kept.write_text(json.dumps([token[0] for token in tokens]))
             peers.append(timed([sys.executable, "-c", PEER, source, kept, theirs], source))
             say(f"  regrow {ours[-1].seconds:.1f} s, transformers {peers[-1].seconds:.1f} s")
             if number == 0:

@@ -28,7 +28,7 @@ def test_every_family_works_without_regrow(tmp_path: Path) -> None:
                 layout, sizes, np.random.default_rng(0), checkpoint.fingerprint, ordered=True
             )
             out = tmp_path / f"{source.name}-cut"
-            carve(prepare(checkpoint, layout, cut, {}), out)
+            carve(prepare(checkpoint, layout, cut, None), out)
             sources.append(source)
             made.append(out)
     results = verify_all([*sources, *made])

@@ -38,8 +38,8 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def kept_in(out: Path) -> list[int]:
-    reasons = json.loads((out / VOCABULARY_FILE).read_text())["kept"]
-    return sorted(map(int, reasons))
+    tokens = json.loads((out / VOCABULARY_FILE).read_text(encoding="utf-8"))["tokens"]
+    return [token[0] for token in tokens]
 
 
 def test_rows_are_equal_and_so_are_the_logits_of_kept_text(pruned: tuple[Path, Path]) -> None:

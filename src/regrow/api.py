@@ -106,7 +106,8 @@ def prune(
         spec = CutSpec(**cut)
     except ValidationError as error:
         place, wrong = first_error(error, cut)
-        option = "".join(f"--{part}: ".replace("_", "-") for part in place[:1])
+        named = place[1:2] if place[:1] == ("vocab",) and len(place) > 1 else place[:1]
+        option = "".join(f"--{part}: ".replace("_", "-") for part in named)
         raise UserError(f"{option}{said(wrong)}") from None
     documents: Callable[[], Iterator[str]] | None = None
     if calibration is not None:

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from regrow.bars import copying, speaks, watching
 from regrow.cli_train import train
-from regrow.cli_vocab import vocab
+from regrow.cli_vocab import PadTo, vocab
 from regrow.errors import SaidError, UserError
 from regrow.printing import (
     ERR,
@@ -152,6 +152,7 @@ def prune(
         Path | None,
         typer.Option(metavar="FILE", help="Tokens that remain, as vocab plan --out wrote them."),
     ] = None,
+    pad_to: PadTo = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -182,8 +183,7 @@ def prune(
         "heads": _by_stack("--heads", heads),
         "kv_heads": _by_stack("--kv-heads", kv_heads),
         "drop_layers": _texts_by_stack("--drop-layers", drop_layers),
-        "vocab_size": None if vocab_size is None else count("--vocab-size", vocab_size),
-        "vocab": None if vocab_plan is None else {"plan": vocab_plan},
+        **_vocabulary(vocab_size, vocab_plan, pad_to),
         "by": by,
         "cut": cut,
     }
@@ -321,6 +321,18 @@ def _texts_by_stack(option: str, texts: Sizes) -> str | dict[str, str] | None:
     if (named and plain) or len(plain) > 1 or len(named) + len(plain) < len(texts):
         raise UserError(f"{option} {' '.join(texts)}: give one number, or one by stack (STACK=N)")
     return named or plain[0]
+
+
+def _vocabulary(size: str | None, plan: Path | None, pad_to: str | None) -> dict[str, Any]:
+    """How the vocabulary is cut, as the keys of a recipe."""
+    tokens = None if size is None else count("--vocab-size", size)
+    vocab: dict[str, Any] | None = None if plan is None else {"plan": plan}
+    if pad_to is not None:
+        if tokens is None and plan is None:
+            raise UserError("--pad-to: give --vocab-size or --vocab-plan, which it rounds up")
+        vocab = {**(vocab or {"size": tokens}), "pad_to": count("--pad-to", pad_to)}
+        tokens = None if plan is None else tokens
+    return {"vocab_size": tokens, "vocab": vocab}
 
 
 def _by_stack(option: str, texts: Sizes) -> int | dict[str, int] | None:

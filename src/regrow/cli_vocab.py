@@ -46,6 +46,14 @@ Characters = Annotated[
         help="Keep every character that no bytes stand in for; else text can become unknown.",
     ),
 ]
+PadTo = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Pad the embedding to a multiple of this; the ids without a token are suppressed in "
+        "generation_config.json.",
+    ),
+]
 
 
 @vocab.command()
@@ -133,6 +141,7 @@ def prune(
     keep: Keep = None,
     drop: Drop = None,
     characters: Characters = True,
+    pad_to: PadTo = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -141,6 +150,8 @@ def prune(
 
     chosen = _choice(size, coverage, only, minimum, keep, drop, characters)
     files = {name: path for name, path in (("plan", plan), ("counts", counts)) if path}
+    if pad_to is not None:
+        chosen["pad_to"] = number("--pad-to", pad_to)
     if not files:
         raise UserError("vocab prune: give --plan, or --counts with --size or --coverage")
     with copying("carving") as progress:

@@ -89,6 +89,7 @@ def extend(source: Path, out: Path, tokens: Sequence[str]) -> None:
                 f"{layout.sizes['vocab']} rows"
             )
         rows = _Rows(first, first + len(tokens), layout.sizes["vocab"])
+        _allow(temporary / "generation_config.json", range(first, first + len(tokens)))
         _write_model(checkpoint, layout, rows, temporary, checkpoint.config)
         _publish(temporary, out)
     finally:
@@ -214,6 +215,15 @@ def _write_tokenizer(source: Path, out: Path, tokens: Sequence[str]) -> int:
             f"others; give a model whose tokenizer has {tokens[0]}"
         )
     return first
+
+
+def _allow(path: Path, tokens: range) -> None:
+    """Ids that were padding, and have a token now, are no longer suppressed."""
+    generation = read_json_object(path) if path.is_file() else {}
+    if suppressed := generation.get("suppress_tokens"):
+        left = [token for token in suppressed if token not in tokens]
+        generation["suppress_tokens"] = left or None
+        path.write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_model(

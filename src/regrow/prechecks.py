@@ -80,8 +80,12 @@ def _vocabulary_after(
     if checkpoint is not None:
         return {"vocab": check_vocabulary(checkpoint.directory, original, vocab)}
     if vocab.plan is not None:
-        return {"vocab": len(load_plan(vocab.plan).choice.kept)}
-    return {}
+        tokens = len(load_plan(vocab.plan).choice.kept)
+    elif vocab.size is not None:
+        tokens = vocab.size
+    else:
+        return {}
+    return {"vocab": tokens + vocab.padding(tokens, layout.sizes["vocab"])}
 
 
 def _as_keys(message: str) -> str:

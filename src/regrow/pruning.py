@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regrow.architectures import Blueprint, Layout, bind, blueprint_for
 from regrow.architectures.config import cut_config
@@ -30,7 +29,9 @@ from regrow.cuts.request import requested
 from regrow.errors import UserError
 from regrow.models import with_own_code
 from regrow.recipe import CutSpec
-from regrow.vocabulary.spec import VocabularySpec
+
+if TYPE_CHECKING:
+    from regrow.vocabulary.cutting import Chosen
 
 ROW_LENGTH = 512
 """Tokens of calibration text below which counts and scores are refused."""
@@ -38,7 +39,7 @@ MAX_SHARD_BYTES = 5 * 10**9
 ORIGIN_FILE = "regrow_origin.json"
 """The cut from the first original, through all stages so far."""
 VOCABULARY_FILE = "regrow_vocabulary.json"
-"""Why each token was kept, where the vocabulary was cut."""
+"""Each token that was kept and why, where the vocabulary was cut."""
 
 
 @dataclass(frozen=True)
@@ -127,22 +128,25 @@ def choose_cut(
     *,
     seed: int,
     notify: Callable[[str], None] = lambda _: None,
-) -> tuple[Cut, dict[int, str]]:
-    """The cut that a spec asks for, and why each kept token was kept (empty without any cut).
+) -> tuple[Cut, "Chosen | None"]:
+    """The cut that a spec asks for, and the tokens that were chosen where it is of the vocabulary.
 
     `documents`: the text that scores and token counts come from; None where there is none.
     """
     if spec.cut is not None:
         cut = Cut.load(spec.cut)
         check_cut(cut, layout, checkpoint.fingerprint)
-        return cut, {}
+        return cut, None
     sizes, given = requested(layout, spec.chosen)
-    reasons: dict[int, str] = {}
+    chosen: Chosen | None = None
     if spec.vocabulary and sizes.get("vocab", 0) < layout.sizes["vocab"]:
-        kept, reasons = _choose_vocabulary(
-            checkpoint, layout, spec.vocabulary, documents, notify,
-            least_tokens=min(ROW_LENGTH, spec.calibration_tokens),
+        from regrow.vocabulary.cutting import choose_vocabulary
+
+        chosen = choose_vocabulary(
+            checkpoint.directory, layout, spec.vocabulary, documents,
+            least_tokens=min(ROW_LENGTH, spec.calibration_tokens), notify=notify,
         )  # fmt: skip
+        kept = np.concatenate([chosen.choice.kept, chosen.padding])
         layout.check_sizes({**sizes, "vocab": len(kept)})
         given["vocab"] = kept
     scored = [
@@ -156,23 +160,12 @@ def choose_cut(
             checkpoint, layout, scored, by=spec.by, documents=documents,
             tokens=spec.calibration_tokens, seed=seed, notify=notify,
         )  # fmt: skip
-    return choose(layout, checkpoint.fingerprint, sizes, scores, given), reasons
-
-
-def _choose_vocabulary(
-    checkpoint: Checkpoint,
-    layout: Layout,
-    spec: VocabularySpec,
-    documents: Callable[[], Iterator[str]] | None,
-    notify: Callable[[str], None],
-    least_tokens: int = 0,
-) -> tuple[NDArray[np.int64], dict[int, str]]:
-    from regrow.vocabulary.cutting import choose_vocabulary
-
-    choice = choose_vocabulary(
-        checkpoint.directory, layout, spec, documents, least_tokens=least_tokens, notify=notify
-    )
-    return choice.kept, dict(zip(choice.kept.tolist(), choice.reasons, strict=True))
+    cut = choose(layout, checkpoint.fingerprint, sizes, scores, given)
+    if chosen is not None and len(chosen.padding):
+        axis = AxisCut(layout.sizes["vocab"], given["vocab"], padded=len(chosen.padding))
+        axes = {**cut.axes, "vocab": axis}
+        cut = Cut(cut.model, {n: axes[n] for n in layout.blueprint.axis_names if n in axes})
+    return cut, chosen
 
 
 def generation_config(directory: Path) -> dict[str, Any] | None:
@@ -187,20 +180,23 @@ def prepare(
     checkpoint: Checkpoint,
     layout: Layout,
     cut: Cut,
-    reasons: Mapping[int, str],
+    chosen: "Chosen | None",
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> CarvePlan:
-    """All that a cut will write: config, weights, tokenizer, ids. Checked by the class itself."""
+    """All that a cut will write: config, weights, tokenizer, ids. Checked by the class itself.
+
+    `chosen`: the tokens, where they were chosen for this cut.
+    """
     directory = checkpoint.directory
     config: Mapping[str, Any] = checkpoint.config
     files = {path.name: path.read_bytes() for path in companion_files(directory)}
     if "vocab" in cut.axes:
-        config, changed = _with_vocabulary(checkpoint, cut.axes["vocab"], files)
-        files = changed
-        files[VOCABULARY_FILE] = _json(
-            {"kept": {str(old): reason for old, reason in reasons.items()}}
-        )
+        from regrow.vocabulary.cutting import kept_tokens
+
+        axis = cut.axes["vocab"]
+        config, files = _with_vocabulary(checkpoint, axis, files)
+        files[VOCABULARY_FILE] = kept_tokens(directory, axis.tokens, axis.padded, chosen)
     config, files = with_own_code(config, files)
     files[FILE_NAME] = _json(cut.to_json())
     files[ORIGIN_FILE] = _json(_origin(directory, cut).to_json())
@@ -220,19 +216,33 @@ def _with_vocabulary(
     from regrow.tokenizers.ids import remap_ids
 
     directory = checkpoint.directory
-    mapping = {int(old): new for new, old in enumerate(axis.keep)}
+    mapping = {int(old): new for new, old in enumerate(axis.tokens)}
     files = {name: data for name, data in files.items() if name not in stale_files(directory)}
     if has_tokenizer(directory):
-        if (np.diff(axis.keep) < 0).any():
+        if (np.diff(axis.tokens) < 0).any():
             raise UserError("cut: axis vocab: token ids must stay in ascending order")
-        files.update(plan_tokenizer(directory, VocabularyChoice(axis.keep, ())))
+        files.update(plan_tokenizer(directory, VocabularyChoice(axis.tokens, ())))
     config = remap_ids(dict(checkpoint.config), mapping, "config.json")
     generation = generation_config(directory)
     if generation is not None:
-        files["generation_config.json"] = _json(
-            remap_ids(generation, mapping, "generation_config.json")
-        )
+        generation = remap_ids(generation, mapping, "generation_config.json")
+    if axis.padded:
+        generation = _ids_named_by(config) if generation is None else generation
+        own = generation.get("suppress_tokens") or []
+        generation["suppress_tokens"] = [*own, *range(len(axis.tokens), axis.kept)]
+    if generation is not None:
+        files["generation_config.json"] = _json(generation)
     return config, files
+
+
+def _ids_named_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers generates with where there is no generation_config.json."""
+    text = config.get("text_config") or config.get("decoder") or {}
+    return {
+        name: value
+        for name, value in {**text, **config}.items()
+        if name.endswith("_token_id") and value is not None
+    }
 
 
 def _origin(directory: Path, cut: Cut) -> Cut:
@@ -264,8 +274,8 @@ def prune_checkpoint(
     check_output(out, source)
     checkpoint = open_checkpoint(source)
     layout = bind_checkpoint(checkpoint)
-    cut, reasons = choose_cut(checkpoint, layout, spec, documents, seed=seed, notify=notify)
-    plan = prepare(checkpoint, layout, cut, reasons, max_shard_bytes=max_shard_bytes)
+    cut, chosen = choose_cut(checkpoint, layout, spec, documents, seed=seed, notify=notify)
+    plan = prepare(checkpoint, layout, cut, chosen, max_shard_bytes=max_shard_bytes)
     check_free_space(out, plan.nbytes)
     seconds = 0.0
     if not dry_run:
@@ -299,12 +309,12 @@ def repeat_cut(
     checkpoint = open_checkpoint(source)
     layout = bind_checkpoint(checkpoint)
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
-    reasons: dict[int, str] = {}
+    chosen: Chosen | None = None
     if "vocab" in ordered and spec.vocabulary:
-        _, reasons = _choose_vocabulary(
-            checkpoint, layout, spec.vocabulary, documents, lambda _: None
-        )
-    carve(prepare(checkpoint, layout, Cut(cut.model, ordered), reasons), out)
+        from regrow.vocabulary.cutting import choose_vocabulary
+
+        chosen = choose_vocabulary(source, layout, spec.vocabulary, documents)
+    carve(prepare(checkpoint, layout, Cut(cut.model, ordered), chosen), out)
 
 
 def files_sha256(directory: Path) -> str:
@@ -323,6 +333,12 @@ def _notes(layout: Layout, cut: Cut) -> Iterator[str]:
     for fold in layout.folds():
         if fold.axis in cut.axes and cut.axes[fold.axis].kept != layout.sizes[fold.axis]:
             yield f"{fold.tensor}: scaled, since the network scales by the size of {fold.axis}"
+    if "vocab" in cut.axes and (padded := cut.axes["vocab"].padded):
+        last = cut.axes["vocab"].kept - 1
+        yield (
+            f"ids {last + 1 - padded:,} to {last:,} have no token; generation_config.json "
+            "suppresses them, which other runtimes may not heed"
+        )
 
 
 def _left_out(source: Path, cut: Cut, plan: CarvePlan) -> Iterator[str]:

@@ -64,7 +64,7 @@ def test_every_block_of_umt5_keeps_its_own_bias(tmp_path: Path) -> None:
     source = write_tiny(UMT5, tmp_path / "in")
     checkpoint = open_checkpoint(source)
     cut = Cut(checkpoint.fingerprint, {"encoder.layer": axis_cut(3, [1, 2])})
-    carve(prepare(checkpoint, bind_checkpoint(checkpoint), cut, {}), tmp_path / "out")
+    carve(prepare(checkpoint, bind_checkpoint(checkpoint), cut, None), tmp_path / "out")
     before = load_file(source / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
     bias = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -166,7 +166,7 @@ def test_all_names_of_the_table_follow_a_cut(tmp_path: Path) -> None:
         "decoder.head": axis_cut(4, [2]),
         "decoder.cross_head": axis_cut(4, [3]),
     }
-    plan = prepare(checkpoint, bind_checkpoint(checkpoint), Cut(checkpoint.fingerprint, axes), {})
+    plan = prepare(checkpoint, bind_checkpoint(checkpoint), Cut(checkpoint.fingerprint, axes), None)
     carve(plan, tmp_path / "out")
     after = load_file(tmp_path / "out" / "model.safetensors")
     for name in (MBART.head.embedding, *names):
@@ -176,7 +176,7 @@ def test_all_names_of_the_table_follow_a_cut(tmp_path: Path) -> None:
 def test_older_count_of_layers_follows_the_encoder(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(BART, tmp_path / "in", 1))
     cut = Cut(checkpoint.fingerprint, {"encoder.layer": axis_cut(3, [0, 2])})
-    config = prepare(checkpoint, bind_checkpoint(checkpoint), cut, {}).config
+    config = prepare(checkpoint, bind_checkpoint(checkpoint), cut, None).config
     assert (config["encoder_layers"], config["num_hidden_layers"]) == (2, 2)
     assert config["decoder_layers"] == 4
 
@@ -192,7 +192,7 @@ def test_bias_of_the_logits_may_be_lacking(blueprint: Blueprint, tmp_path: Path)
     layout = bind_checkpoint(checkpoint)
     assert layout.parameters() == tiny_layout(blueprint).parameters()
     cut = Cut(checkpoint.fingerprint, {"vocab": axis_cut(61, [*range(20), *range(30, 61)])})
-    carve(prepare(checkpoint, layout, cut, {}), tmp_path / "out")
+    carve(prepare(checkpoint, layout, cut, None), tmp_path / "out")
     model, found = model_class(blueprint.architectures[0]).from_pretrained(
         tmp_path / "out", output_loading_info=True
     )

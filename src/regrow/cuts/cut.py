@@ -26,12 +26,14 @@ class AxisCut:
 
     `size`: of the axis before the cut. `keep`: kept indices in their new order; [kept] where one
     choice serves the whole scope, [kept layers, kept] where it differs along the layer axis
-    `along`, with one row for each layer that is kept.
+    `along`, with one row for each layer that is kept. `padded`: how many of the last kept rows of a
+    vocabulary are there for the sake of a round number, and have no token any more.
     """
 
     size: int
     keep: Indices
     along: str | None = None
+    padded: int = 0
 
     def __post_init__(self) -> None:
         keep = np.array(self.keep, dtype=np.int64, order="C")
@@ -41,6 +43,8 @@ class AxisCut:
             raise ValueError("nothing is kept")
         if keep.size and (keep.min() < 0 or keep.max() >= self.size):
             raise ValueError(f"an index lies outside 0 to {self.size - 1}")
+        if not 0 <= self.padded < keep.shape[-1] or (self.padded and self.along is not None):
+            raise ValueError(f"padded is {self.padded}, of {keep.shape[-1]} that are kept")
         rows = np.sort(keep.reshape(-1, keep.shape[-1]), axis=1)
         if (np.diff(rows, axis=1) == 0).any():
             raise ValueError("an index is kept twice")
@@ -53,8 +57,14 @@ class AxisCut:
         return int(self.keep.shape[-1])
 
     @property
+    def tokens(self) -> Indices:
+        """What is kept without the padding, along the axis of a vocabulary."""
+        return self.keep[: self.kept - self.padded]
+
+    @property
     def is_identity(self) -> bool:
-        return self.kept == self.size and bool((self.keep == np.arange(self.size)).all())
+        same = self.kept == self.size and not self.padded
+        return same and bool((self.keep == np.arange(self.size)).all())
 
     def row(self, layer: int) -> Indices:
         """Indices kept in the kept layer of this number (its number after the cut)."""
@@ -63,12 +73,12 @@ class AxisCut:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, AxisCut)
-            and (self.size, self.along) == (other.size, other.along)
+            and (self.size, self.along, self.padded) == (other.size, other.along, other.padded)
             and np.array_equal(self.keep, other.keep)
         )
 
     def __hash__(self) -> int:
-        return hash((self.size, self.along, self.keep.tobytes()))
+        return hash((self.size, self.along, self.padded, self.keep.tobytes()))
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,8 @@ class Cut:
         for name, axis in self.axes.items():
             rows = [format_ranges(row) for row in axis.keep.reshape(-1, axis.kept)]
             axes[name] = {"size": axis.size, "keep": rows[0]}
+            if axis.padded:
+                axes[name]["padded"] = axis.padded
             if axis.along is not None:
                 axes[name] = {"size": axis.size, "along": axis.along, "keep": rows}
         return {"format": FORMAT, "model": self.model, "axes": axes}
@@ -210,7 +222,10 @@ def _read_axis(entry: Any) -> AxisCut:
     if along is None:
         if not isinstance(keep, str):
             raise ValueError("keep is not a list of ranges such as '0-11,16-29'")
-        return AxisCut(size, parse_ranges(keep, size))
+        padded = entry.get("padded", 0)
+        if not isinstance(padded, int) or isinstance(padded, bool):
+            raise ValueError("padded is not a number")
+        return AxisCut(size, parse_ranges(keep, size), padded=padded)
     if not isinstance(along, str):
         raise ValueError("along is not the name of a layer axis")
     if not isinstance(keep, list) or not keep or not all(isinstance(row, str) for row in keep):
@@ -230,7 +245,7 @@ def _compose(name: str, first: Cut, second: Cut) -> AxisCut:
         if b is None:
             assert a is not None
             return a
-        return b if a is None else AxisCut(a.size, a.keep[b.keep])
+        return b if a is None else AxisCut(a.size, a.keep[b.keep], padded=b.padded)
     # Row j of the result is row b_layers[j] of the first cut, then row j of the second.
     if a is None:
         assert b is not None
@@ -259,12 +274,13 @@ _WORDS = {
 
 
 def _axis_words(kind: str, axis: AxisCut) -> str:
-    if axis.kept == axis.size:
+    if axis.kept == axis.size and not axis.padded:
         return f"{f'{axis.size} layers' if kind == 'layer' else _WORDS[kind]} in another order"
     if kind == "layer":
         dropped = np.setdiff1d(np.arange(axis.size), axis.keep)
         return f"{axis.size} -> {axis.kept} layers (without {format_ranges(dropped)})"
-    return f"{_WORDS[kind]} {axis.size:,} -> {axis.kept:,}"
+    padding = f" ({axis.padded} of them padding)" if axis.padded else ""
+    return f"{_WORDS[kind]} {axis.size:,} -> {axis.kept:,}{padding}"
 
 
 def _reading_order(name: str) -> tuple[str, int]:

@@ -1,24 +1,45 @@
 """The tokens that a cut keeps: as planned, or chosen by counts or by the text at hand."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regrow.architectures import Layout
 from regrow.errors import UserError
 from regrow.tokenizers import Candidates, VocabularyChoice
 from regrow.tokenizers.counting import count_tokens, id_count, open_tokenizer
+from regrow.tokenizers.files import has_tokenizer, read_tokenizer
 from regrow.tokenizers.ids import check_rows
+from regrow.tokenizers.surgery import token_ids
 from regrow.vocabulary.choosing import Needs, choose, needs_of, open_candidates
 from regrow.vocabulary.counting import fingerprint
 from regrow.vocabulary.counts import TokenCounts
+from regrow.vocabulary.listing import listing
 from regrow.vocabulary.plan_file import PlannedVocabulary, load_plan
 from regrow.vocabulary.planning import named_by_configs, unknown_after
 from regrow.vocabulary.sampling import Texts, by_language, files_still_there, some_of
 from regrow.vocabulary.spec import VocabularySpec
 
+Ids = NDArray[np.int64]
 Documents = Callable[[], Iterator[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The tokens that a cut keeps.
+
+    Attributes:
+        choice: The tokens and why they stay.
+        counts: Occurrences of each, shape [kept].
+        padding: Old rows that stay without a token, so that there is a round number of rows.
+    """
+
+    choice: VocabularyChoice
+    counts: Ids
+    padding: Ids
 
 
 def choose_vocabulary(
@@ -29,7 +50,7 @@ def choose_vocabulary(
     *,
     least_tokens: int = 0,
     notify: Callable[[str], None] = lambda _: None,
-) -> VocabularyChoice:
+) -> Chosen:
     """The tokens of a model directory that ``spec`` keeps; it has a size, a coverage or a plan.
 
     ``documents``: the text to count where ``spec`` names no counts. ``least_tokens``: that it has.
@@ -42,7 +63,8 @@ def choose_vocabulary(
         for name, share in planned.unknown.items():
             if share:
                 notify(f"{share:.3%} of the characters of {name} will be unknown")
-        return planned.choice
+        choice = planned.choice
+        return Chosen(choice, planned.counts, _padding(choice.kept, spec, layout))
     if spec.counts is None:
         if documents is None:
             raise UserError(
@@ -61,23 +83,56 @@ def choose_vocabulary(
     choice = choose(_candidates(directory, layout, spec, needs), spec, needs.counts)
     if not spec.characters:
         _tell_unknown(directory, spec, choice, documents, notify)
-    return choice
+    return Chosen(choice, needs.counts[choice.kept], _padding(choice.kept, spec, layout))
+
+
+def kept_tokens(directory: Path, kept: Ids, padding: int, chosen: Chosen | None) -> bytes:
+    """What is said of the tokens of a cut. ``directory``: of the model before it.
+
+    ``padding``: rows beyond the tokens. ``chosen``: None where the cut came from a file, which does
+    not say why.
+    """
+    content: dict[int, str] = {}
+    if has_tokenizer(directory):
+        content = {i: token for token, i in token_ids(read_tokenizer(directory)).items()}
+    counts: dict[int, int] = {}
+    reasons: dict[int, str] = {}
+    if chosen is not None:
+        own = chosen.choice.kept.tolist()
+        counts = dict(zip(own, chosen.counts.tolist(), strict=True))
+        reasons = dict(zip(own, chosen.choice.reasons, strict=True))
+    facts = {"size": len(kept), **({"padding": padding} if padding else {})}
+    return listing(
+        facts, ((i, content.get(i), counts.get(i), reasons.get(i)) for i in kept.tolist())
+    )
 
 
 def check_vocabulary(directory: Path, layout: Layout, spec: VocabularySpec) -> int:
-    """The size that ``spec`` leads to, without looking at text.
+    """How many rows ``spec`` leads to, without looking at text.
 
     Raises:
         UserError: no text could make the tokens that remain enough, or a file of ``spec`` does not
             belong to this model.
     """
     if spec.plan is not None:
-        return len(_planned(directory, layout, spec.plan).choice.kept)
+        tokens = len(_planned(directory, layout, spec.plan).choice.kept)
+        return tokens + spec.padding(tokens, layout.sizes["vocab"])
     if spec.counts is not None:
         needs = _counted(directory, spec)
     else:
         needs = Needs(np.zeros(id_count(open_tokenizer(directory)), dtype=np.int64))
-    return len(choose(_candidates(directory, layout, spec, needs), spec, needs.counts).kept)
+    kept = choose(_candidates(directory, layout, spec, needs), spec, needs.counts).kept
+    return len(kept) + spec.padding(len(kept), layout.sizes["vocab"])
+
+
+def _padding(kept: Ids, spec: VocabularySpec, layout: Layout) -> Ids:
+    """The rows that pad: those of the largest ids that are dropped, which are rare tokens or none.
+
+    A row of zeros would have the logit 0, which is far above all others in some models.
+    """
+    rows = layout.sizes["vocab"]
+    free = np.setdiff1d(np.arange(rows, dtype=np.int64), kept)
+    return free[len(free) - spec.padding(len(kept), rows) :]
 
 
 def _tell_unknown(

@@ -1,18 +1,19 @@
 """A planned vocabulary as a file: each token that is kept, and why."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regrow.errors import UserError
 from regrow.files import read_json_object, write_atomically
 from regrow.tokenizers import Reason, VocabularyChoice
 from regrow.tokenizers.files import read_tokenizer
 from regrow.tokenizers.surgery import token_ids
+from regrow.vocabulary.listing import listing
 from regrow.vocabulary.planning import VocabularyPlan
 
 FORMAT = 1
@@ -25,11 +26,13 @@ class PlannedVocabulary:
     Attributes:
         tokenizer_sha256: of the tokenizer that it was planned for.
         choice: the tokens that are kept.
+        counts: occurrences of each, shape [kept].
         unknown: the share of the characters of the sample that become unknown, by language.
     """
 
     tokenizer_sha256: str
     choice: VocabularyChoice
+    counts: NDArray[np.int64]
     unknown: Mapping[str, float]
 
 
@@ -45,13 +48,11 @@ def save_plan(plan: VocabularyPlan, path: Path) -> None:
         "languages": dict(chosen.languages),
         "unknown": dict(chosen.unknown),
     }
-    lines = [
-        json.dumps([i, content[i], int(plan.token_counts[i]), reason], ensure_ascii=False)
+    tokens = (
+        (i, content[i], int(plan.token_counts[i]), reason)
         for i, reason in zip(plan.choice.kept.tolist(), plan.choice.reasons, strict=True)
-    ]
-    head = json.dumps(facts, ensure_ascii=False, indent=1).removesuffix("\n}")
-    text = head + ',\n "tokens": [\n' + ",\n".join(lines) + "\n ]\n}\n"
-    write_atomically(path, text.encode("utf-8", "surrogatepass"))
+    )
+    write_atomically(path, listing(facts, tokens))
 
 
 def load_plan(path: Path) -> PlannedVocabulary:
@@ -62,6 +63,7 @@ def load_plan(path: Path) -> PlannedVocabulary:
         if facts["format"] != FORMAT:
             raise ValueError
         ids = [token[0] for token in facts["tokens"]]
+        counts = np.array([token[2] for token in facts["tokens"]], dtype=np.int64)
         reasons = tuple(token[3] for token in facts["tokens"])
         kept = np.array(ids, dtype=np.int64)
         sound = all(type(i) is int for i in ids) and all(reason in known for reason in reasons)
@@ -69,7 +71,7 @@ def load_plan(path: Path) -> PlannedVocabulary:
             raise ValueError
         unknown = {str(name): float(share) for name, share in facts["unknown"].items()}
         return PlannedVocabulary(
-            str(facts["tokenizer_sha256"]), VocabularyChoice(kept, reasons), unknown
+            str(facts["tokenizer_sha256"]), VocabularyChoice(kept, reasons), counts, unknown
         )
     except (KeyError, AttributeError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError(

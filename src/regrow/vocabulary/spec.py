@@ -36,6 +36,7 @@ class VocabularySpec(BaseModel):
         characters: Where the tokenizer has no bytes to spell a character with, keep all characters
             that it has. If not, text can become unknown; `regrow vocab plan` says how much.
         plan: What `regrow vocab plan --out` wrote, in place of all of the above.
+        pad_to: Rows of the embedding, and of the head, are padded to a multiple of this.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,11 +50,11 @@ class VocabularySpec(BaseModel):
     drop: Tokens = []
     characters: bool = True
     plan: Path | None = None
+    pad_to: Size | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        given = self.model_fields_set
-        if self.plan is not None and len(given) > 1:
+        if self.plan is not None and self.model_fields_set - {"plan", "pad_to"}:
             raise ValueError("a plan says which tokens remain; leave the other options out")
         if self.size is not None and self.coverage is not None:
             raise ValueError("size and coverage both say how many tokens remain; give one")
@@ -62,6 +63,20 @@ class VocabularySpec(BaseModel):
                 if getattr(self, name):
                     raise ValueError(f"{name} goes by counts; give what regrow vocab count wrote")
         return self
+
+    def padding(self, tokens: int, rows: int) -> int:
+        """How many rows pad so many tokens; ``rows``: that there are before.
+
+        Raises:
+            UserError: there are not enough rows.
+        """
+        more = -tokens % (self.pad_to or 1)
+        if tokens + more > rows:
+            raise UserError(
+                f"pad_to {self.pad_to}: {tokens:,} tokens would have {tokens + more:,} rows, more "
+                f"than the {rows:,} there are; give a smaller multiple"
+            )
+        return more
 
     @property
     def identity(self) -> dict[str, Any]:
