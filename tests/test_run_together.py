@@ -1,24 +1,19 @@
 """A run of two processes, each of which is killed once, against one of one process."""
 
 import json
-import multiprocessing
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import regrow
 from regrow.cli import main
 from regrow.ledger import read_entries
+from tests.forks import Together, imported
 from tests.tiny import sentences, write_model, write_text
 
 TRAINED = {
@@ -27,66 +22,16 @@ TRAINED = {
 }  # fmt: skip
 
 
-def process(rank: int, port: int, recipe: str, out: str, said: str) -> None:
-    """`regrow run`, in the environment that torchrun gives, saying all to a file."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }  # fmt: skip
-    torch.set_num_threads(1)
-    log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def process(recipe: str, out: str) -> None:
+    """`regrow run`."""
     sys.argv = ["regrow", "run", recipe, "--out", out]
     main()
 
 
-class Together:
-    """What torchrun does: two processes that meet in a store, which outlives them."""
-
-    def __init__(self) -> None:
-        self._store = TCPStore(
-            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
-        )
-        self._context: Any = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            [__name__, "regrow.training.loop", "transformers.models.llama.modeling_llama"]
-        )
-
-    def run(
-        self, recipe: Path, out: Path, killed: int = 0, when: Callable[[], bool] | None = None
-    ) -> list[int]:
-        """Exit codes. `killed`: which of them, and `when`; then the other is asked to stop."""
-        given = (self._store.port, str(recipe), str(out), str(out.with_name("said.log")))
-        both = [self._context.Process(target=process, args=(rank, *given)) for rank in (0, 1)]
-        try:
-            for each in both:
-                each.start()
-            limit = time.monotonic() + 240
-            while when is not None and not when():
-                assert time.monotonic() < limit, "a run hangs"
-                assert all(each.is_alive() for each in both)
-                time.sleep(0.001)
-            if when is not None:
-                both[killed].kill()
-                both[1 - killed].terminate()
-            for each in both:
-                each.join(240)
-            return [each.exitcode for each in both]
-        finally:
-            for each in both:
-                each.kill()
-                each.join()
-
-
 @pytest.fixture(scope="module")
 def together() -> Iterator[Together]:
-    root = str(Path(__file__).parents[1])
-    # An empty entry would be the current directory.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", root, prepend=os.pathsep if "PYTHONPATH" in os.environ else None)
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        yield Together()
+    with imported(__name__) as forks:
+        yield Together(forks)
 
 
 def write_recipe(path: Path, home: Path, **second: Any) -> Path:
@@ -122,11 +67,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, together: Together) -> Path:
     def is_training() -> bool:
         return (out / "stages/width/training/step-00000002").exists()
 
-    first, _ = together.run(recipe, out, killed=0, when=is_recovered)
-    _, other = together.run(recipe, out, killed=1, when=is_training)
+    log, given = home / "said.log", (str(recipe), str(out))
+    first, _ = together.run(process, given, log, killed=0, when=is_recovered)
+    _, other = together.run(process, given, log, killed=1, when=is_training)
     assert (first, other) == (-9, -9)
     assert "width/recover" not in read_entries(out / "ledger.jsonl")
-    assert together.run(recipe, out) == [0, 0], (home / "said.log").read_text()
+    assert together.run(process, given, log) == [0, 0], log.read_text()
     return home
 
 
@@ -178,8 +124,7 @@ def test_one_process_speaks(home: Path) -> None:
 
 
 def test_a_run_that_cannot_be_is_refused_in_one_line(home: Path, together: Together) -> None:
-    (home / "wrong").mkdir()
-    recipe = write_recipe(home / "wrong.yaml", home, layers=9)
-    assert together.run(recipe, home / "wrong/out") == [2, 2]
-    (line,) = (home / "wrong/said.log").read_text().splitlines()
+    recipe, log = write_recipe(home / "wrong.yaml", home, layers=9), home / "wrong.log"
+    assert together.run(process, (str(recipe), str(home / "wrong")), log) == [2, 2]
+    (line,) = log.read_text().splitlines()
     assert line.startswith("regrow: stages: width: layer: 9 is not between")

@@ -10,7 +10,7 @@ from regrow.cuts.cut import Cut
 from regrow.files import read_json_object
 from regrow.ledger import Entry, Step, differences, step_after
 from regrow.recipe import Recipe, Stage
-from regrow.training.settings import ONLY_HOW, RecoverySettings
+from regrow.training.settings import RecoverySettings
 
 REFERENCES = "original/references"
 """The losses that mixtures are to get back to."""
@@ -108,7 +108,7 @@ def _stage_steps(
         cut_measured = {**measured, "speed": stage.recover is None}
         steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measured)]
     if stage.recover is not None:
-        settings = {"recover": _decisive(stage.recover), **learned}
+        settings = {"recover": stage.recover.decisive(), **learned}
         if stage.recover.mixtures:
             settings |= measured
         last = step_after(last, f"{stage.name}/recover", settings)
@@ -144,11 +144,6 @@ def reference_keys(settings: RecoverySettings) -> dict[str, str]:
         for kind, mixing in settings.mixtures.items()
         if mixing.references is None
     }
-
-
-def _decisive(settings: RecoverySettings) -> dict[str, Any]:
-    """All that the weights and curves of a recovery depend on."""
-    return settings.model_dump(mode="json", exclude=set(ONLY_HOW))
 
 
 def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: Path) -> Changes:

@@ -26,7 +26,7 @@ from regrow.recipe import Data, Recipe, Stage
 from regrow.recovering import recover
 from regrow.run_checks import check_apart
 from regrow.steering import measure_references
-from regrow.training.settings import ONLY_HOW, RecoverySettings
+from regrow.training.settings import RecoverySettings
 from regrow.wording import dotted, first_error, said
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _inputs(
             name: documents_sha256(read_documents(path))
             for name, path in recipe.data.heldout.items()
         },
-        "settings": settings.model_dump(mode="json", exclude={*ONLY_HOW, "evaluate_every"}),
+        "settings": {k: v for k, v in settings.decisive().items() if k != "evaluate_every"},
         "seed": recipe.seed,
     }
 

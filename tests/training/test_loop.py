@@ -24,7 +24,7 @@ from regrow.corpus.samples import DataOrder
 from regrow.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.causal import Causal
-from regrow.training import progress
+from regrow.training import loop
 from regrow.training.environment import environment
 from regrow.training.loop import StepReport, TrainingResult, train
 from regrow.training.settings import RecoverySettings
@@ -303,7 +303,7 @@ def test_a_resume_elsewhere_says_so(
         run(tmp_path)
     assert not [r for r in caplog.records if r.name.startswith("regrow")]
     now = {**environment(torch.device("cpu"), "fp32", 1), "threads": 99}
-    monkeypatch.setattr(progress, "environment", lambda *_: now)
+    monkeypatch.setattr(loop, "environment", lambda *_: now)
     with caplog.at_level(logging.WARNING):
         run(tmp_path)
     assert "now 99" in caplog.text

@@ -9,7 +9,9 @@ import torch
 from regrow.precision import Precision, resolve_precision
 
 
-def environment(device: torch.device, precision: Precision, processes: int) -> dict[str, str | int]:
+def environment(
+    device: torch.device, precision: Precision, processes: int, replicas: int = 1
+) -> dict[str, str | int]:
     """Versions, machine kind, counts of threads and processes, and the type of the products."""
     return {
         "torch": torch.__version__,
@@ -19,6 +21,6 @@ def environment(device: torch.device, precision: Precision, processes: int) -> d
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "processes": processes,
+        "processes": processes if replicas == 1 else f"{processes} in {replicas} replicas",
         "products": resolve_precision(precision, device),
     }

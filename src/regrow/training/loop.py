@@ -3,8 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,25 +16,28 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from regrow.corpus.samples import Samples, data_order, random_stream
-from regrow.errors import UserError
 from regrow.objectives.objective import Objective
 from regrow.precision import autocast
 from regrow.training.checkpoint import save_checkpoint
 from regrow.training.environment import environment
 from regrow.training.guard import fault
+from regrow.training.layer_passes import (
+    check_compiler,
+    check_recomputable,
+    compiled,
+    recomputing,
+)
 from regrow.training.optimizers import make_optimizers
 from regrow.training.passes import passes
 from regrow.training.processes import Processes, join_processes
 from regrow.training.progress import Progress, resume
 from regrow.training.schedule import learning_rate, schedule
-from regrow.training.settings import ONLY_HOW, RecoverySettings
-from regrow.training.sharding import Learner, readable, shard, whole_weights
+from regrow.training.settings import RecoverySettings
+from regrow.training.sharding import Learner, check_replicas, readable, shard, whole_weights
 from regrow.training.signals import leave, stop_requests
 from regrow.training.steering import Evaluation, Steering
 
 _log = logging.getLogger(__name__)
-
-_NO_EFFECT_ON_WEIGHTS = {*ONLY_HOW, "evaluate_every"}
 
 Evaluate = Callable[[nn.Module], float]
 """Held-out loss per token of a model, in nats."""
@@ -152,13 +154,13 @@ def train(
     if samples.row_length != settings.row_length:
         raise ValueError(f"rows of {samples.row_length}, settings for {settings.row_length}")
     processes = join_processes()
-    processes.in_all(partial(_check, model, objective, settings))
-
     device = processes.device or next(model.parameters()).device
-    learner = shard(model, objective, processes)
+    processes.in_all(partial(_check, model, objective, settings, processes, device))
+
+    learner = shard(model, objective, processes, settings.replicas)
     optimizers = processes.in_all(lambda: make_optimizers(model, settings))
     run = {
-        **settings.model_dump(mode="json", exclude=_NO_EFFECT_ON_WEIGHTS),
+        **{key: value for key, value in settings.decisive().items() if key != "evaluate_every"},
         "model": identity,
         "data": samples.identity,
         # In place of its name: which teacher, and which mask, the settings do not say.
@@ -168,7 +170,8 @@ def train(
     }
     order = data_order(samples, seed)
     plan = schedule(settings, samples, order)
-    progress = resume(directory, run, model, optimizers, plan.steps, device, processes)
+    machine = environment(device, settings.precision, processes.count, settings.replicas)
+    progress = resume(directory, run, model, optimizers, plan.steps, machine, processes)
     if progress.heldout_identity != heldout_identity:
         progress.heldout, progress.heldout_identity = [], heldout_identity
     resumed_at = progress.step
@@ -178,7 +181,11 @@ def train(
     saved = time.monotonic()
     was_training = model.training
     try:
-        with stop_requests() as asked, _recomputing(model, settings):
+        with (
+            stop_requests() as asked,
+            recomputing(model, settings.recompute),
+            compiled(model, settings.compile),
+        ):
             while progress.step < plan.steps:
                 step = progress.step
                 first = step * plan.batch_rows
@@ -235,7 +242,7 @@ def train(
                 if done or stop or late or exports:
                     state = {
                         "run": run,
-                        "environment": environment(device, settings.precision, processes.count),
+                        "environment": machine,
                         **vars(progress),
                     }
                     save_checkpoint(
@@ -282,28 +289,20 @@ def train(
     )
 
 
-def _check(model: Any, objective: Objective, settings: RecoverySettings) -> None:
+def _check(
+    model: nn.Module,
+    objective: Objective,
+    settings: RecoverySettings,
+    processes: Processes,
+    device: torch.device,
+) -> None:
     """Raises UserError where this model cannot learn this, or not so."""
     objective.check(model)
-    if settings.recompute and not getattr(model, "supports_gradient_checkpointing", False):
-        raise UserError(
-            f"{type(model).__name__}: cannot compute its layers again; leave recompute out"
-        )
-
-
-@contextmanager
-def _recomputing(model: Any, settings: RecoverySettings) -> Iterator[None]:
-    """Inside, layers are computed again in the backward pass, where the settings ask for that."""
-    if not settings.recompute:
-        yield
-        return
-    # Gradient checkpointing was its name before transformers 5.24.
-    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
-    try:
-        yield
-    finally:
-        getattr(model, f"{name}_checkpointing_disable")()
+    check_replicas(settings.replicas, processes.count)
+    if settings.recompute:
+        check_recomputable(model)
+    if settings.compile:
+        check_compiler(model, device)
 
 
 def _skip(

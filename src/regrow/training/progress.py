@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from regrow.training.checkpoint import last_checkpoint, load_checkpoint
-from regrow.training.environment import environment
 from regrow.training.guard import RECENT
 from regrow.training.processes import Processes
 
@@ -54,12 +53,13 @@ def resume(
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     steps: int,
-    device: torch.device,
+    machine: dict[str, str | int],
     processes: Processes,
 ) -> Progress:
     """Take up the last checkpoint in a directory; the beginning where there is none.
 
-    `run`: everything that decides the weights. `steps`: of the whole training.
+    `run`: everything that decides the weights. `steps`: of the whole training. `machine`: what
+    decides their last bits (`regrow.training.environment`).
 
     Raises UserError where the checkpoint is of another training, or damaged.
     """
@@ -74,10 +74,9 @@ def resume(
                 f"{checkpoint.path}: a checkpoint of another training ({key} was {theirs}, "
                 f"now {value}); remove {checkpoint.path.parent} or name another directory"
             )
-    now = environment(device, run["precision"], processes.count)
     changed = [
         f"{key} was {state['environment'].get(key)}, now {value}"
-        for key, value in now.items()
+        for key, value in machine.items()
         if state["environment"].get(key) != value
     ]
     if changed and processes.first:

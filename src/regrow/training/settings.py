@@ -1,6 +1,6 @@
 """How to train back what a cut cost."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,8 +8,10 @@ from regrow.precision import Precision
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 
-ONLY_HOW = frozenset({"export_every", "recompute", "save_every"})
-"""Settings that change neither the weights nor what is measured."""
+ONLY_HOW = frozenset({"export_every", "recompute", "replicas", "save_every"})
+"""Settings that change neither the weights, but by rounding, nor what is measured."""
+_UNLESS_GIVEN = ("compile",)
+"""Settings that change nothing unless they are given; what knows none of them stays valid."""
 
 
 Objective = Literal[
@@ -44,6 +46,10 @@ class RecoverySettings(BaseModel):
         recompute: Keep only what goes from layer to layer, and compute the rest again in the
             backward pass; less memory for a third more work (Chen et al. 2016, "Training deep
             nets with sublinear memory cost").
+        compile: Have torch.compile make kernels of the layers. It takes a while at the start, and
+            changes the result as rounding does.
+        replicas: Groups of processes that share the model out each among its own: less to send
+            between nodes, more memory (hybrid sharding). Only with several processes.
         optimizer: `muon` for the matrices of the layers and AdamW for the rest, or all AdamW.
         learning_rate: The peak.
         schedule: `cosine` falls from the end of the warm-up on; `wsd` (warm-up, stable, decay;
@@ -80,6 +86,8 @@ class RecoverySettings(BaseModel):
     batch_tokens: int = Field(default=4096, gt=0)
     micro_batch: int = Field(default=4, gt=0)
     recompute: bool = Field(default=False, strict=True)
+    compile: bool = Field(default=False, strict=True)
+    replicas: int = Field(default=1, gt=0)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -129,6 +137,11 @@ class RecoverySettings(BaseModel):
                     f"mixture_every ({self.mixture_every}): within {self.tokens} tokens no mixture "
                     "would change; give less"
                 )
+
+    def decisive(self) -> dict[str, Any]:
+        """All that the weights, and what is measured, depend on, as JSON has it."""
+        found = self.model_dump(mode="json", exclude=set(ONLY_HOW))
+        return {key: value for key, value in found.items() if key not in _UNLESS_GIVEN or value}
 
     @property
     def mixtures(self) -> dict[str, MixtureSettings]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from regrow.errors import UserError
 from regrow.objectives.objective import Objective, TensorBatch
 from regrow.training.optimizers import layers
 from regrow.training.processes import Processes
@@ -28,23 +31,49 @@ class Learner(nn.Module):
         return self.objective(self.model, batch)
 
 
-def shard(model: nn.Module, objective: Objective, processes: Processes) -> Learner:
+def check_replicas(replicas: int, count: int) -> None:
+    """Raises UserError where so many processes cannot be dealt into so many groups."""
+    if replicas == 1:
+        return
+    if count == 1:
+        raise UserError(
+            f"replicas ({replicas}): one process has nobody to share with; leave it out, or start "
+            "several with torchrun"
+        )
+    if count % replicas:
+        raise UserError(
+            f"replicas ({replicas}): {count} processes cannot be dealt into so many groups; "
+            f"{count} should be a multiple of it"
+        )
+
+
+def shard(
+    model: nn.Module, objective: Objective, processes: Processes, replicas: int = 1
+) -> Learner:
     """Share each layer's parameters out, and what is left (embeddings, head, norms) as one.
 
     Parameters become DTensors of their whole shape, on the processes' device; gradients are sums
-    over all processes. One process shares nothing.
+    over all processes. One process shares nothing. `replicas`: groups that share the model out
+    each among its own processes, which follow each other in rank.
     """
     learner = Learner(model, objective)
     if processes.mesh is None:
         return learner
+    mesh = processes.mesh if replicas == 1 else _groups(processes.mesh, replicas)
     for module in (*reversed(layers(model)), learner):
-        fully_shard(module, mesh=processes.mesh)
+        fully_shard(module, mesh=mesh)
     for module in learner.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             # Gloo sums, and knows no product with a factor.
             module.set_force_sum_reduction_for_comms(True)
     return learner
+
+
+@cache
+def _groups(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
+    shape = (replicas, mesh.size() // replicas)
+    return init_device_mesh(mesh.device_type, shape, mesh_dim_names=("replicas", "parts"))
 
 
 @contextmanager

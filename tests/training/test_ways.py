@@ -1,0 +1,144 @@
+"""Ways to train that change how a training runs: what comes out is what it would be anyway."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regrow.corpus.packing import pack
+from regrow.errors import UserError
+from regrow.evaluation.heldout import heldout_loss
+from regrow.objectives.causal import Causal
+from regrow.training import layer_passes
+from regrow.training.loop import train
+from regrow.training.settings import RecoverySettings
+from regrow.training.sharding import check_replicas, whole_weights
+from tests.forks import Together, imported
+from tests.training.small import byte_tokenizer, small_model
+
+TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
+TRACED = "eager"
+"""What traces layers, and makes no kernels, which take seconds each."""
+SETTINGS = RecoverySettings(
+    tokens=180, row_length=10, batch_tokens=80, micro_batch=1, learning_rate=0.01,
+    precision="fp32", evaluate_every=80, save_every=0,
+)  # fmt: skip
+
+
+def perform(directory: Path, **changes: Any) -> dict[str, Any]:
+    """What came of a training with these settings changed."""
+    settings = RecoverySettings(**{**SETTINGS.model_dump(), **changes})
+    model, tokenizer = small_model("llama", attention_dropout=0.0), byte_tokenizer()
+    names = list(model.state_dict())
+
+    def evaluate(trained: Any) -> float:
+        return heldout_loss(trained, tokenizer, TEXT[:4]).loss_per_token
+
+    result = train(
+        model, pack(TEXT, tokenizer, 10), Causal(), settings, seed=3, directory=directory,
+        evaluate=evaluate if settings.evaluate_every else None,
+    )  # fmt: skip
+    assert list(model.state_dict()) == names
+    return {
+        "curve": result.curve,
+        "heldout": result.heldout,
+        "resumed_at": result.resumed_at,
+        "weights": {key: tensor.tolist() for key, tensor in whole_weights(model).items()},
+    }
+
+
+def process(out: str, changes: dict[str, Any]) -> None:
+    layer_passes._BACKEND = TRACED
+    found = perform(Path(out) / "training", **changes)
+    if found["weights"]:
+        (Path(out) / "result.json").write_text(json.dumps(found))
+
+
+def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for curve in ("curve", "heldout"):
+        for (at, loss), (theirs, wanted) in zip(one[curve], other[curve], strict=True):
+            assert at == theirs
+            assert loss == pytest.approx(wanted, rel=1e-4)
+    for name, values in one["weights"].items():
+        mine, theirs = torch.tensor(values), torch.tensor(other["weights"][name])
+        assert (mine - theirs).norm() <= 5e-3 * theirs.norm(), name
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Any]:
+    with imported(__name__) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process does with the settings as they are."""
+    return perform(tmp_path_factory.mktemp("plain"))
+
+
+def together(forks: Any, count: int, out: Path, **changes: Any) -> dict[str, Any]:
+    log = out / "said.log"
+    codes = Together(forks, count).run(process, (str(out), changes), log)
+    assert codes == [0] * count, log.read_text()
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
+
+
+# Replicas
+
+
+def test_two_groups_of_two_learn_what_one_process_does(
+    forks: Any, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    assert_alike(together(forks, 4, tmp_path, replicas=2), plain)
+    state = json.loads((tmp_path / "training/step-00000003/state.json").read_text())
+    assert state["environment"]["processes"] == "4 in 2 replicas"
+    # Others take it up: nothing is left to do, and the weights are the same.
+    found = perform(tmp_path / "training")
+    assert found["resumed_at"] == 3
+    assert_alike(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "count", "said"),
+    [(2, 1, "one process has nobody to share with"), (2, 3, "3 processes cannot be dealt")],
+)
+def test_replicas_that_cannot_be_are_refused(replicas: int, count: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_replicas(replicas, count)
+
+
+def test_replicas_that_can_be_are_not() -> None:
+    for replicas, count in ((1, 1), (1, 3), (2, 4), (4, 4)):
+        check_replicas(replicas, count)
+
+
+# Compiled layers
+
+
+def test_compiled_layers_of_two_processes_learn_the_same(
+    forks: Any, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    """Computed again in the backward pass, too; under the names that they have."""
+    found = together(forks, 2, tmp_path, compile=True, recompute=True, evaluate_every=None)
+    assert_alike(found, {**plain, "heldout": []})
+
+
+def test_where_nothing_compiles_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("No working C++ compiler found in\ntorch._inductor.config.cpp.cxx")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    with pytest.raises(UserError, match="there is no compiler here"):
+        perform(tmp_path, compile=True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_who_does_not_compile_has_the_identity_of_before() -> None:
+    assert "compile" not in SETTINGS.decisive()
+    assert SETTINGS.model_copy(update={"compile": True}).decisive()["compile"] is True
