@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 from regrow import UserError, api, cli
@@ -66,7 +67,7 @@ def test_a_model_is_trained_and_plain(home: Path, trained: Path) -> None:
     assert ours.keys() == before.state_dict().keys()
     assert heldout < losses[0] - 0.3
     names = {path.name for path in trained.iterdir()}
-    assert names == {"model", "exports", FILE_NAME}
+    assert names == {"model", "exports", "tensorboard", FILE_NAME}
 
 
 def test_exports_are_models_on_the_way(home: Path, trained: Path) -> None:
@@ -92,6 +93,18 @@ def test_another_training_is_not_mixed_with_it(home: Path, trained: Path) -> Non
         api.train(recipe(home), home)
 
 
+def drawn(out: Path) -> list[tuple[int, float]]:
+    """The losses that TensorBoard draws."""
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("speed/tflops_per_device")[0].value > 0
+    return [(event.step, event.value) for event in events.Scalars("train/loss")]
+
+
+def approximately(curve: list[list[float]]) -> list[tuple[int, Any]]:
+    return [(step, pytest.approx(loss, rel=1e-4)) for step, (_, loss) in enumerate(curve, start=1)]
+
+
 class StopError(Exception):
     pass
 
@@ -113,6 +126,7 @@ def test_a_training_that_was_stopped_goes_on(home: Path, trained: Path, tmp_path
     assert steps == [f"step {number} of 10" for number in range(1, 11)]
     whole = json.loads((trained / FILE_NAME).read_text())["result"]
     assert [list(point) for point in result.curve] == whole["curve"]
+    assert drawn(tmp_path / "out") == drawn(trained) == approximately(whole["curve"])
     for one, other in zip(
         load_model(result.model).parameters(), load_model(trained / "model").parameters(),
         strict=True,
@@ -165,6 +179,7 @@ def test_a_recipe_with_a_stage_that_only_trains(home: Path, tmp_path: Path) -> N
         (["--set", "tokens=many"], "--set tokens: a whole number is wanted, not 'many'"),
         (["--set", "tokens"], "--set tokens: not KEY=VALUE"),
         (["--set", "tokens=["], "--set tokens=[: not a value"),
+        (["--set", "track=wandbb"], "--set track: tensorboard, wandb or trackio is wanted"),
         (["--stage", "x"], "--stage: only a recipe has stages"),
         (["--set", "row_length=9000", "--set", "batch_tokens=9000"], "tokens"),
     ],
@@ -195,5 +210,11 @@ def test_under_torchrun_one_process_speaks_and_writes(home: Path, trained: Path)
         assert [tokens for tokens, _ in ours[curve]] == [tokens for tokens, _ in alone[curve]]
         losses = [loss for _, loss in ours[curve]]
         assert losses == pytest.approx([loss for _, loss in alone[curve]], rel=1e-4)
-    assert sorted(path.name for path in out.iterdir()) == ["exports", "model", FILE_NAME]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "exports",
+        "model",
+        "tensorboard",
+        FILE_NAME,
+    ]
+    assert drawn(out) == approximately(alone["curve"])
     load_model(out / "exports/step-00000004")

@@ -18,6 +18,7 @@ from regrow.recipe import CutSpec, Data, Recipe, Stage
 from regrow.steps import AT_ONCE, control_settings
 from regrow.training.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
+from regrow.training.tracking import check_tools
 from regrow.vocabulary.cutting import check_vocabulary
 from regrow.vocabulary.plan_file import load_plan
 from regrow.vocabulary.spec import VocabularySpec
@@ -193,6 +194,7 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
         where = f"stages: {stage.name}: recover"
         _objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
         try:
+            check_tools(settings.track)
             tokens = least_text(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

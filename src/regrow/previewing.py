@@ -16,6 +16,7 @@ from regrow.prechecks import layouts_by_stage
 from regrow.published import Training, published_original, published_training
 from regrow.recipe import Recipe, Stage
 from regrow.steps import teacher_names
+from regrow.training.settings import RecoverySettings
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,8 @@ def _training(stage: Stage, layout: Layout, teacher: Layout) -> PreviewTraining 
     settings = stage.recover
     if settings is None:
         return None
-    both = layout.blueprint.is_encoder_decoder
     try:
-        name = objective_name(settings.objective, is_encoder_decoder=both)
-        sample = _SAMPLES[name](settings.row_length)
-        if not both and sample.encoder:
-            # In one row, without the end of the source, and nothing after the last that is read.
-            sample = Sample(sample.text, decoder=sample.encoder - 1 + sample.decoder)
+        name, sample = _sample_of(settings, layout)
     except UserError as error:
         raise UserError(f"stages: {stage.name}: recover: objective: {error}") from None
     row = published_training(
@@ -131,6 +127,30 @@ def _training(stage: Stage, layout: Layout, teacher: Layout) -> PreviewTraining 
     if settings.distill is not None:
         taught = forward_flops(teacher, sample).total * settings.tokens // sample.text
     return PreviewTraining(settings.tokens, name, sample, cost + taught, None, taught)
+
+
+def flops_of_token(
+    settings: RecoverySettings, layout: Layout, teacher: Layout | None = None
+) -> float:
+    """Operations of training on one token of text, by the mean sample of the objective.
+
+    With the forward pass of the teacher, where there is one.
+    Raises UserError where the objective is not for such a model.
+    """
+    _, sample = _sample_of(settings, layout)
+    taught = 0 if teacher is None else forward_flops(teacher, sample).total
+    return (training_flops(layout, sample, sample.text) + taught) / sample.text
+
+
+def _sample_of(settings: RecoverySettings, layout: Layout) -> tuple[str, Sample]:
+    """The objective, and its mean sample. Raises UserError where it is not for such a model."""
+    both = layout.blueprint.is_encoder_decoder
+    name = objective_name(settings.objective, is_encoder_decoder=both)
+    sample = _SAMPLES[name](settings.row_length)
+    if not both and sample.encoder:
+        # In one row, without the end of the source, and nothing after the last that is read.
+        sample = Sample(sample.text, decoder=sample.encoder - 1 + sample.decoder)
+    return name, sample
 
 
 def _corrupted(text: int, denoisers: Collection[Denoiser] = (SPAN_CORRUPTION,)) -> Sample:

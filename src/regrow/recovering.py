@@ -6,15 +6,18 @@ the next token of packed documents, and an encoder-decoder fills in spans taken 
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.loading import load_model, load_tokenizer
 from regrow.measuring import loss
+from regrow.previewing import flops_of_token
 from regrow.pruning import bind_checkpoint
 from regrow.steering import Losses, make_steering
 from regrow.training.settings import RecoverySettings
+from regrow.training.tracking import Write, tracking
 
 if TYPE_CHECKING:
     from regrow.corpus.domains import Texts
@@ -46,6 +49,7 @@ def recover(
     `references`: what mixtures follow, by name, and the losses to get back to, where the settings
     give none (`regrow.steering`).
     `teacher`: where the settings distill, the directory of the model that is learned from.
+    Numbers of each step go beside `out`, to what `settings.track` says (`docs/training.md`).
     Where the settings export, the model as it then is lies in ``exports`` beside `out`. Processes
     that torchrun started call it alike.
     Raises UserError where the model cannot learn this, or from this text.
@@ -57,7 +61,9 @@ def recover(
     from regrow.objectives.examples_apart import keeps_apart
     from regrow.objectives.tasks import make_task
     from regrow.teaching import load_teacher
+    from regrow.training.checkpoint import last_checkpoint
     from regrow.training.loop import train
+    from regrow.training.metrics import Meter
     from regrow.training.processes import join_processes
     from regrow.training.sharding import whole_weights
 
@@ -96,10 +102,34 @@ def recover(
         found: float = loss(trained, tokenizer, heldout)["loss_per_token"]
         return found
 
-    with torch.enable_grad():
+    last = processes.in_first(lambda: last_checkpoint(training))
+    done = 0 if last is None else int(last.state["step"])
+    config = settings.model_dump(mode="json", exclude_defaults=True)
+    learned_from = None
+    if settings.distill is not None and teacher is not None:
+        learned_from = bind_checkpoint(open_checkpoint(teacher))
+    meter = Meter(
+        flops_of_token(settings, layout, learned_from),
+        processes.device or next(model.parameters()).device,
+        processes.count,
+    )
+
+    with ExitStack() as stack, torch.enable_grad():
+
+        def opened() -> Write | None:
+            if not processes.first:
+                return None
+            return stack.enter_context(tracking(settings.track, out.parent, done, config))
+
+        write = processes.in_all(opened)
+
+        def track(report: "StepReport") -> None:
+            if write is not None:
+                write(report.step, meter.numbers(report))
+
         result = train(
             model, samples, objective, settings, seed=seed, directory=training,
-            identity=checkpoint.fingerprint, on_step=on_step,
+            identity=checkpoint.fingerprint, track=track, on_step=on_step,
             evaluate=evaluate if settings.evaluate_every else None,
             heldout_identity=heldout_identity, steering=steering, export=export,
         )  # fmt: skip

@@ -27,6 +27,7 @@ from regrow.recovering import recover
 from regrow.run_checks import check_apart
 from regrow.steering import measure_references
 from regrow.training.settings import RecoverySettings
+from regrow.training.tracking import check_tools
 from regrow.wording import dotted, first_error, said
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def train_model(
 ) -> Trained:
     """Train the model of a recipe as one of its stages says, in the directory `out`.
 
-    Leaves ``out/model``, and where the settings export, ``out/exports``. Safe to kill and call
+    Leaves ``out/model``, the numbers of its steps (`docs/training.md`), and where the settings
+    export, ``out/exports``. Safe to kill and call
     again, under torchrun too, where all processes call it alike and the first alone writes and
     says anything.
 
@@ -123,6 +125,7 @@ def train_model(
 
     chosen = _stage(recipe, stage)
     assert chosen.recover is not None
+    check_tools(chosen.recover.track)
     every = chosen.recover.evaluate_every or chosen.recover.tokens
     settings = chosen.recover.model_copy(update={"evaluate_every": every})
     if recipe.threads is not None:

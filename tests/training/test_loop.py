@@ -168,6 +168,26 @@ def test_a_stopped_training_ends_in_the_same_bits(tmp_path: Path, step: int) -> 
     assert len(list((tmp_path / "stopped").iterdir())) == 1
 
 
+def test_a_step_is_tracked_before_its_checkpoint_is_written(tmp_path: Path) -> None:
+    """Whoever is killed between the two does it again; the other way round it would be lost."""
+    seen: list[tuple[str, int, list[str]]] = []
+
+    def note(what: str, report: StepReport) -> None:
+        seen.append((what, report.step, sorted(path.name for path in tmp_path.iterdir())))
+
+    def stop(report: StepReport) -> None:
+        note("on_step", report)
+        if report.step == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(tmp_path, track=lambda report: note("track", report), on_step=stop)
+    assert seen == [
+        ("track", 1, []), ("on_step", 1, ["step-00000001"]),
+        ("track", 2, ["step-00000001"]), ("on_step", 2, ["step-00000002"]),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("file", ["model", "optimizer", "state"])
 def test_a_full_disk_is_told_and_keeps_the_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str

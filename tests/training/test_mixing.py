@@ -142,6 +142,25 @@ def test_after_kill_9_too(tmp_path: Path, whole: Whole) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_who_watches_sees_losses_and_shares(tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    _, _, _, steering = trained(tmp_path, reports.append)
+    mixture = steering.mixtures["denoiser"].mixture
+    measured = [report.steered for report in reports if report.steered is not None]
+    assert measured == [
+        {f"denoiser/{name}": loss for name, loss in change.losses.items()}
+        for change in mixture.history
+    ]
+    # A step that measures was itself drawn by the shares before.
+    shares = [mixture.first_shares, *(change.shares for change in mixture.history)]
+    seen = 0
+    for report in reports:
+        expected = {f"denoiser/{name}": share for name, share in shares[seen].items()}
+        assert report.mixture == expected
+        seen += report.steered is not None
+    assert seen == len(mixture.history) > 1
+
+
 def test_its_state_is_json(tmp_path: Path) -> None:
     _, _, steering = parts(tmp_path / "m")
     losses = {f"denoiser/{name}": 3.0 + place / 3 for place, name in enumerate(UL2)}

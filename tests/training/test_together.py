@@ -24,7 +24,7 @@ from tests.tiny import write_seq2seq
 from tests.training.small import byte_tokenizer
 from tests.training.together import SCENARIOS, TEXT, perform
 
-ALIKE = ("plain", "uneven", "muon", "t5", "taught")
+ALIKE = ("plain", "uneven", "muon", "t5", "steered", "taught")
 
 
 class StopError(Exception):
@@ -128,6 +128,17 @@ def test_two_processes_learn_what_one_does(
     assert (other["curve"], other["heldout"]) == (found["curve"], found["heldout"])
 
 
+def test_a_mixture_moves_alike_in_all(directory: Path, alone: dict[str, Any]) -> None:
+    """By the numbers of the first: to the bit among processes, to rounding beside one alone."""
+    found = outcome(directory, "steered")["steering"]
+    assert outcome(directory, "steered", "other")["steering"] == found
+    (mine, theirs) = (each["denoiser"]["history"] for each in (found, alone["steered"]["steering"]))
+    assert [change["sample"] for change in mine] == [change["sample"] for change in theirs]
+    for one, other in zip(mine, theirs, strict=True):
+        assert one["shares"] == pytest.approx(other["shares"], rel=1e-3)
+    assert max(mine[-1]["shares"].values()) > 1.5 / 7
+
+
 @pytest.mark.parametrize("name", ["plain", "t5"])
 def test_shared_embeddings_stay_shared(directory: Path, alone: dict[str, Any], name: str) -> None:
     found = outcome(directory, name)
@@ -162,7 +173,9 @@ def test_two_processes_take_up_what_one_began(directory: Path, alone: dict[str, 
     assert_same_losses(alone["plain"], found)
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in ("t5", "full")])
+@pytest.mark.parametrize(
+    "name", [name for name in SCENARIOS if name not in ("t5", "steered", "full")]
+)
 def test_the_samples_are_the_same_in_the_same_order(directory: Path, name: str) -> None:
     """Whoever asks, and however often: killed and lost processes ask again."""
     asked: dict[int, set[int]] = {}

@@ -23,14 +23,19 @@ from regrow.corpus.packing import pack
 from regrow.corpus.samples import Batch, Samples
 from regrow.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
+from regrow.evaluation.parts import heldout_denoisers
 from regrow.loading import load_model, load_tokenizer
 from regrow.objectives.causal import Causal
 from regrow.objectives.corrupted import corrupt_text
+from regrow.objectives.denoising import UL2
 from regrow.objectives.distillation import Distilled, Teacher
+from regrow.objectives.dynamic import RULES, DynamicMixture
 from regrow.objectives.objective import Objective
 from regrow.objectives.seq2seq import Seq2Seq
+from regrow.objectives.ul2 import mix_denoisers
 from regrow.teaching import share_out
 from regrow.training.loop import StepReport, train
+from regrow.training.mixing import MixtureSteering, SteeredMixture
 from regrow.training.processes import join_processes
 from regrow.training.settings import RecoverySettings
 from regrow.training.sharding import whole_weights
@@ -78,12 +83,16 @@ class Watched:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Settings to change, what the model is made of, who teaches, what happens to the guest."""
+    """Settings to change, what the model is made of, who teaches, what happens to the guest.
+
+    `steered`: seven denoisers in shares that follow their losses.
+    """
 
     changes: dict[str, Any]
     model: dict[str, Any]
     family: str = "llama"
     taught: bool = False
+    steered: bool = False
     event: str = ""
 
 
@@ -92,6 +101,9 @@ SCENARIOS = {
     "uneven": Scenario({"micro_batch": 3, "recompute": True}, {}, "gpt_neox"),
     "muon": Scenario({"optimizer": "muon", "schedule": "wsd"}, {}),
     "t5": Scenario({"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5"),
+    "steered": Scenario(
+        {"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5", steered=True
+    ),
     "taught": Scenario({}, {}, taught=True),
     "dropout": Scenario({}, {"attention_dropout": 0.1}),
     "killed": Scenario({}, {"attention_dropout": 0.1}, event="killed"),
@@ -137,11 +149,20 @@ def perform(
         teacher = Teacher(larger.requires_grad_(False), torch.arange(299, 41, -1), "it")
         share_out(teacher, join_processes())
         objective = Distilled(Causal(), teacher, weight=0.5, temperature=2.0)
+    steering = None
+    if scenario.steered:
+        samples = mix_denoisers(text, tokenizer, model.config, settings.row_length, seed=3)
+        followed = heldout_denoisers(text[:4], tokenizer, model.config, settings.row_length, 60)
+        mixture = DynamicMixture(
+            RULES["code"], dict.fromkeys(UL2, 1.0), {**dict.fromkeys(UL2, 5.0), "S": 4.0}
+        )
+        steered = SteeredMixture(mixture, followed, samples)
+        steering = MixtureSteering({"denoiser": steered}, every=80)
     samples = Watched(samples, place / f"asked-{os.getpid()}.jsonl", at_break)
     result = train(
         model, samples, objective, settings, seed=3, directory=place / "training", identity="m",
         evaluate=lambda model: heldout_loss(model, tokenizer, text[:4]).loss_per_token,
-        on_step=on_step,
+        on_step=on_step, steering=steering,
     )  # fmt: skip
     processes = join_processes()
     weights = whole_weights(model)
@@ -152,6 +173,7 @@ def perform(
         "resumed_at": result.resumed_at,
         "curve": result.curve,
         "heldout": result.heldout,
+        "steering": result.steering,
         "heads": [n for n, p in model.named_parameters(remove_duplicate=False) if p is head],
         "equal": [len({id(t) for t in weights.values()}), len(weights)],
         "weights": {key: tensor.tolist() for key, tensor in weights.items()},

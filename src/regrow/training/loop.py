@@ -60,6 +60,9 @@ class StepReport:
         steered: What the steering measured after this step, where it did.
         seconds: Since training began, in all runs that led here.
         skipped: Why no update was made, in words; None where one was.
+        step_tokens: Of text, in this step.
+        step_seconds: From the first of its samples to its update.
+        mixture: Shares by which its samples were drawn, where a steering decides them.
     """
 
     step: int
@@ -72,6 +75,9 @@ class StepReport:
     steered: Mapping[str, float] | None
     seconds: float
     skipped: str | None
+    step_tokens: int
+    step_seconds: float
+    mixture: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ def train(
     evaluate: Evaluate | None = None,
     heldout_identity: str = "",
     steering: Steering | None = None,
+    track: Callable[[StepReport], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     export: Export | None = None,
 ) -> TrainingResult:
@@ -132,8 +139,9 @@ def train(
         heldout_identity: Hash of the text that is measured; what was measured on another before
             this call took up the work is dropped.
         steering: What the samples ask how they are drawn.
-        on_step: Called after each step, and after its checkpoint if there is one, by the first
+        track: Called after each step, and before its checkpoint if there is one, by the first
             process alone.
+        on_step: The same, after its checkpoint.
         export: Given the weights every ``export_every`` tokens, before a checkpoint of the same
             step, in the first process alone; again after a kill, where that came between the two.
 
@@ -187,10 +195,11 @@ def train(
             compiled(model, settings.compile),
         ):
             while progress.step < plan.steps:
-                step = progress.step
+                step, at = progress.step, time.monotonic()
                 first = step * plan.batch_rows
                 last = min(first + plan.batch_rows, plan.rows)
                 rows, numbers = order.rows(first, last), np.arange(first, last)
+                shares = None if steering is None else steering.shares()
                 rate = learning_rate(step, plan.steps, settings)
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
@@ -217,6 +226,7 @@ def train(
                 for optimizer in optimizers:
                     optimizer.zero_grad(set_to_none=True)
 
+                taken = time.monotonic() - at
                 before = progress.tokens
                 progress.add(int(samples.lengths(rows).sum()), predicted, loss, norm, skipped)
                 if skipped is not None:
@@ -233,6 +243,23 @@ def train(
                     steered = _steer(steering, learner, processes, progress.tokens, last)
                     progress.steering = steering.state()
                 progress.seconds = time.monotonic() - began
+                report = StepReport(
+                    step=progress.step,
+                    steps=plan.steps,
+                    tokens=progress.tokens,
+                    loss=loss,
+                    gradient_norm=norm,
+                    learning_rate=rate,
+                    heldout=heldout,
+                    steered=steered,
+                    seconds=progress.seconds,
+                    skipped=skipped,
+                    step_tokens=progress.tokens - before,
+                    step_seconds=taken,
+                    mixture=shares,
+                )
+                if track is not None and processes.first:
+                    track(report)
                 exports = export is not None and _is_due(
                     settings.export_every, before, progress.tokens
                 )
@@ -251,20 +278,7 @@ def train(
                     )  # fmt: skip
                     saved = time.monotonic()
                 if on_step is not None and processes.first:
-                    on_step(
-                        StepReport(
-                            step=progress.step,
-                            steps=plan.steps,
-                            tokens=progress.tokens,
-                            loss=loss,
-                            gradient_norm=norm,
-                            learning_rate=rate,
-                            heldout=heldout,
-                            steered=steered,
-                            seconds=progress.seconds,
-                            skipped=skipped,
-                        )
-                    )
+                    on_step(report)
                 if stop:
                     if processes.first:
                         _log.warning(

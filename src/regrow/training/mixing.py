@@ -88,6 +88,13 @@ class MixtureSteering:
                 )
             )
 
+    def shares(self) -> dict[str, float]:
+        return {
+            f"{kind}/{part}": share
+            for kind, each in self.mixtures.items()
+            for part, share in each.mixture.shares.items()
+        }
+
     def state(self) -> dict[str, Any]:
         """By kind; beside the history, what it began with and what it is held against."""
         return {

@@ -2,13 +2,14 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from regrow.precision import Precision
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
+from regrow.training.tracking import Tool
 
-ONLY_HOW = frozenset({"export_every", "recompute", "replicas", "save_every"})
+ONLY_HOW = frozenset({"export_every", "recompute", "replicas", "save_every", "track"})
 """Settings that change neither the weights, but by rounding, nor what is measured."""
 _UNLESS_GIVEN = ("compile",)
 """Settings that change nothing unless they are given; what knows none of them stays valid."""
@@ -69,6 +70,8 @@ class RecoverySettings(BaseModel):
         save_every: Seconds between two checkpoints; 0 saves after every step.
         export_every: Tokens between two plain Hugging Face directories of the model as it then is;
             None writes none before the end.
+        track: Tools that draw the numbers of each step; None takes TensorBoard where it is
+            installed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -103,6 +106,12 @@ class RecoverySettings(BaseModel):
     evaluate_every: int | None = Field(default=None, gt=0)
     save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     export_every: int | None = Field(default=None, gt=0)
+    track: tuple[Tool, ...] | None = None
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_tool(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
