@@ -62,7 +62,7 @@ def test_value_and_gradients_are_those_of_all_logits(
 ) -> None:
     hidden, weight, targets, offset = case(seed, tokens, vocab, bias=bias, dtype=torch.float64)
     inputs = [hidden, weight] + ([] if offset is None else [offset])
-    ours = summed_cross_entropy(
+    ours, each = summed_cross_entropy(
         hidden,
         weight,
         targets,
@@ -73,6 +73,13 @@ def test_value_and_gradients_are_those_of_all_logits(
     )
     theirs = reference(hidden, weight, targets, offset, scale, softcap)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    one_by_one = [
+        reference(hidden[place, None], weight, targets[place, None], offset, scale, softcap)
+        for place in range(tokens)
+    ]
+    singly = [loss.item() for loss in one_by_one]
+    assert each.tolist() == pytest.approx(singly, rel=1e-9, abs=1e-9)
+    assert not each.requires_grad
     for one, other in zip(
         torch.autograd.grad(ours * 0.7, inputs),
         torch.autograd.grad(theirs * 0.7, inputs),
@@ -85,7 +92,7 @@ def test_value_and_gradients_are_those_of_all_logits(
 def test_autocast_keeps_all_but_the_products_in_float32(softcap: float | None) -> None:
     hidden, weight, targets, bias = case(0, 64, 300, bias=True, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = summed_cross_entropy(
+        ours, _ = summed_cross_entropy(
             hidden, weight, targets, bias=bias, softcap=softcap, logits_at_once=3000
         )
     theirs = reference(hidden, weight, targets, bias, 1.0, softcap)
@@ -113,7 +120,8 @@ class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_no_more_logits_are_held_than_said() -> None:
     hidden, weight, targets, _ = case(0, 400, 50, bias=False, dtype=torch.float32)
     with _LargestTensor() as ours:  # type: ignore[no-untyped-call]
-        summed_cross_entropy(hidden, weight, targets, softcap=2.0, logits_at_once=3000).backward()  # type: ignore[no-untyped-call]
+        loss, _ = summed_cross_entropy(hidden, weight, targets, softcap=2.0, logits_at_once=3000)
+        loss.backward()  # type: ignore[no-untyped-call]
     with _LargestTensor() as theirs:  # type: ignore[no-untyped-call]
         reference(hidden, weight, targets, None, 1.0, 2.0)
     assert theirs.elements == 400 * 50
@@ -123,8 +131,8 @@ def test_no_more_logits_are_held_than_said() -> None:
 def test_only_wanted_gradients_are_computed() -> None:
     hidden, weight, targets, _ = case(0, 5, 7, bias=False, dtype=torch.float32)
     with torch.no_grad():
-        assert not summed_cross_entropy(hidden, weight, targets).requires_grad
-    loss = summed_cross_entropy(hidden, weight.detach(), targets)
+        assert not summed_cross_entropy(hidden, weight, targets)[0].requires_grad
+    loss, _ = summed_cross_entropy(hidden, weight.detach(), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
     assert weight.grad is None

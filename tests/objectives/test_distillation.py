@@ -88,12 +88,21 @@ def test_value_and_gradients_are_those_of_all_logits(
     hidden, told = draw(tokens, 6), draw(tokens, 4)
     head, other = draw_head(draw, vocab, 6, **student), draw_head(draw, vocab, 4, **teacher)
     targets = torch.randint(vocab, (tokens,), generator=torch.Generator().manual_seed(seed))
-    ours = summed_distillation(
+    ours, each = summed_distillation(
         hidden, head, targets, told, other,
         weight=weight, temperature=temperature, logits_at_once=logits_at_once,
     )  # fmt: skip
     theirs = plain(head.logits(hidden), targets, other.logits(told), weight, temperature)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    one_by_one = [
+        plain(
+            head.logits(hidden[[place]]), targets[[place]], other.logits(told[[place]]),
+            weight, temperature,
+        )
+        for place in range(tokens)
+    ]  # fmt: skip
+    singly = [loss.item() for loss in one_by_one]
+    assert each.tolist() == pytest.approx(singly, rel=1e-9, abs=1e-9)
     inputs = [hidden, head.weight] + ([] if head.bias is None else [head.bias])
     for one, expected in zip(
         torch.autograd.grad(ours * 0.7, inputs),
@@ -101,7 +110,7 @@ def test_value_and_gradients_are_those_of_all_logits(
         strict=True,
     ):
         torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-10)
-    ours = summed_distillation(
+    ours, _ = summed_distillation(
         hidden, head, targets, told, other, weight=weight, temperature=temperature
     )
     assert all(
@@ -118,7 +127,7 @@ def test_autocast_keeps_all_but_the_products_in_float32(temperature: float) -> N
     other = replace(other, weight=other.weight.bfloat16())
     targets = torch.arange(64)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = summed_distillation(
+        ours, _ = summed_distillation(
             hidden, head, targets, told, other,
             weight=0.5, temperature=temperature, logits_at_once=6000,
         )  # fmt: skip
@@ -181,7 +190,7 @@ def test_the_logits_of_neither_model_are_held_whole(temperature: float) -> None:
             weight=0.5,
             temperature=temperature,
             logits_at_once=2000,
-        ).backward()  # type: ignore[no-untyped-call]
+        )[0].backward()  # type: ignore[no-untyped-call]
     with _Alive() as theirs:
         plain(head.logits(hidden), targets, other.logits(told), 0.5, temperature)
     assert theirs.largest == tokens * vocab
@@ -214,7 +223,7 @@ def test_a_model_learns_from_another_what_the_formula_says(kind: str, tmp_path: 
     objective, student, teacher, batch = case(kind, tmp_path)
     distilled = Distilled(objective, Teacher(teacher, None, "it"), weight=0.4, temperature=2.0)
     distilled.check(student)
-    loss, tokens = distilled(student, batch)
+    loss, each = distilled(student, batch)
 
     predicts = batch["labels"] != NOT_PREDICTED
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
@@ -222,7 +231,7 @@ def test_a_model_learns_from_another_what_the_formula_says(kind: str, tmp_path: 
         told = teacher(**inputs, use_cache=False).logits[predicts]
     logits = student(**inputs, use_cache=False).logits[predicts]
     expected = plain(logits, batch["labels"][predicts], told, 0.4, 2.0)
-    assert tokens == len(told)
+    assert len(each) == len(told)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
     parameters = list(student.parameters())
     for one, wanted in zip(
@@ -244,11 +253,11 @@ def test_a_student_comes_to_say_what_its_teacher_says() -> None:
     optimizer = torch.optim.AdamW(student.parameters(), lr=0.03, weight_decay=0.0)
     losses = []
     for _ in range(60):
-        loss, tokens = distilled(student, batch)
+        loss, each = distilled(student, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item() / tokens)
+        losses.append(loss.item() / len(each))
     assert losses[-1] < 0.1 * losses[0]
 
 
@@ -264,8 +273,8 @@ def test_a_teacher_reads_old_numbers_and_says_what_is_left() -> None:
     }
     distilled = Distilled(Causal(), Teacher(teacher, rows, "it"), weight=1.0, temperature=1.0)
     distilled.check(student)
-    loss, tokens = distilled(student, batch)
-    assert tokens == 5
+    loss, each = distilled(student, batch)
+    assert len(each) == 5
 
     given: dict[str, Any] = {"position_ids": batch["position_ids"], "use_cache": False}
     with torch.no_grad():

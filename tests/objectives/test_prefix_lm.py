@@ -64,8 +64,8 @@ def test_a_piece_in_a_row_has_the_states_it_has_alone(family: str, attention: st
     model, given = small_model(family, attention=attention), batch()
     objective = PrefixLM("bidirectional")
     objective.check(model)
-    together, tokens = objective(model, given)
-    assert tokens == (given["labels"] != NOT_PREDICTED).sum()
+    together, each = objective(model, given)
+    assert len(each) == (given["labels"] != NOT_PREDICTED).sum()
     apart = 0.0
     for row, positions in enumerate(given["position_ids"]):
         starts = [*torch.nonzero(positions == 0)[:, 0].tolist(), ROW]
@@ -85,8 +85,8 @@ def test_one_way_it_is_the_causal_loss_of_what_is_learned(family: str) -> None:
 
 def test_gradients_reach_the_prefix_through_attention_alone() -> None:
     model, given = small_model("llama"), batch()
-    loss, tokens = PrefixLM("bidirectional")(model, given)
-    (loss / tokens).backward()  # type: ignore[no-untyped-call]
+    loss, each = PrefixLM("bidirectional")(model, given)
+    (loss / len(each)).backward()  # type: ignore[no-untyped-call]
     assert model.get_input_embeddings().weight.grad.abs().sum() > 0
 
 

@@ -46,9 +46,9 @@ def test_the_loss_is_the_models_own(tmp_path: Path, blueprint: Blueprint, number
     objective = Seq2Seq()
     objective.check(model)
     batch = tensors(samples, list(range(len(samples))))
-    loss, tokens = objective(model, batch)
-    assert tokens == (batch["labels"] != NOT_PREDICTED).sum()
-    own = model(**batch).loss * tokens
+    loss, each = objective(model, batch)
+    assert len(each) == (batch["labels"] != NOT_PREDICTED).sum()
+    own = model(**batch).loss * len(each)
     assert loss.item() == pytest.approx(own.item(), rel=1e-5)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     expected = torch.autograd.grad(own, list(model.parameters()))
@@ -62,8 +62,9 @@ def test_padding_changes_nothing(tmp_path: Path, blueprint: Blueprint, number: i
     objective = Seq2Seq()
     with torch.no_grad():
         alone = [objective(model, tensors(samples, [row])) for row in range(len(samples))]
-        together, tokens = objective(model, tensors(samples, list(range(len(samples)))))
-    assert tokens == sum(count for _, count in alone)
+        together, each = objective(model, tensors(samples, list(range(len(samples)))))
+    tokens = len(each)
+    assert tokens == sum(len(some) for _, some in alone)
     assert together.item() == pytest.approx(sum(loss.item() for loss, _ in alone), rel=1e-5)
 
     texts = [*sentences(5), "A", "A longer text. " * 20]

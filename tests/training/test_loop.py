@@ -113,10 +113,10 @@ def test_an_update_is_that_of_the_clipped_mean_loss(tmp_path: Path) -> None:
 
     rows = DataOrder(3, len(data())).rows(0, 4)
     batch = {name: torch.from_numpy(a) for name, a in data().batch(rows).items()}
-    loss, tokens = Causal()(twin, batch)
-    (loss / tokens).backward()  # type: ignore[no-untyped-call]
+    loss, each = Causal()(twin, batch)
+    (loss / len(each)).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
-    assert result.curve[0][1] == pytest.approx(loss.item() / tokens, rel=1e-5)
+    assert result.curve[0][1] == pytest.approx(loss.item() / len(each), rel=1e-5)
     for name, parameter in twin.named_parameters():
         decay = 0.5 if parameter.ndim >= 2 else 0.0
         # Adam's first step moves by the gradient over its own size.
@@ -350,10 +350,10 @@ class BrokenAt(Causal):
     def __init__(self, calls: set[int], factor: float) -> None:
         self.calls, self.factor, self.called = calls, factor, 0
 
-    def __call__(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
-        loss, tokens = super().__call__(model, batch)
+    def __call__(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        loss, each = super().__call__(model, batch)
         self.called += 1
-        return loss * (self.factor if self.called in self.calls else 1.0), tokens
+        return loss * (self.factor if self.called in self.calls else 1.0), each
 
 
 SHORT = changed(tokens=200, batch_tokens=10, micro_batch=1, evaluate_every=None)

@@ -139,6 +139,13 @@ def test_a_mixture_moves_alike_in_all(directory: Path, alone: dict[str, Any]) ->
     assert max(mine[-1]["shares"].values()) > 1.5 / 7
 
 
+def test_losses_by_part_are_of_the_samples_of_all(directory: Path, alone: dict[str, Any]) -> None:
+    found = outcome(directory, "steered")["parts"]
+    assert {name for step in found for name in step} > {"denoiser/S", "denoiser/X1"}
+    for step, expected in zip(found, alone["steered"]["parts"], strict=True):
+        assert step == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["plain", "t5"])
 def test_shared_embeddings_stay_shared(directory: Path, alone: dict[str, Any], name: str) -> None:
     found = outcome(directory, name)

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from regrow.corpus.packing import pack
-from regrow.corpus.samples import Batch, Samples
+from regrow.corpus.samples import Batch, Parts, Samples, parts_of
 from regrow.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
 from regrow.evaluation.parts import heldout_denoisers
@@ -72,6 +72,9 @@ class Watched:
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.samples.lengths(rows)
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        return parts_of(self.samples, rows, samples)
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         with self.log.open("a") as log:
@@ -158,11 +161,12 @@ def perform(
         )
         steered = SteeredMixture(mixture, followed, samples)
         steering = MixtureSteering({"denoiser": steered}, every=80)
+    parts: list[Mapping[str, float]] = []
     samples = Watched(samples, place / f"asked-{os.getpid()}.jsonl", at_break)
     result = train(
         model, samples, objective, settings, seed=3, directory=place / "training", identity="m",
         evaluate=lambda model: heldout_loss(model, tokenizer, text[:4]).loss_per_token,
-        on_step=on_step, steering=steering,
+        track=lambda report: parts.append(report.parts), on_step=on_step, steering=steering,
     )  # fmt: skip
     processes = join_processes()
     weights = whole_weights(model)
@@ -174,6 +178,7 @@ def perform(
         "curve": result.curve,
         "heldout": result.heldout,
         "steering": result.steering,
+        "parts": parts,
         "heads": [n for n, p in model.named_parameters(remove_duplicate=False) if p is head],
         "equal": [len({id(t) for t in weights.values()}), len(weights)],
         "weights": {key: tensor.tolist() for key, tensor in weights.items()},

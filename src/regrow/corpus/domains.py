@@ -119,7 +119,9 @@ def rows_of(
         return of_text(texts)
     found = {}
     for source, parts in _opened(texts, tokenizer, of_text, of_store):
-        found[source.name] = parts[0] if len(parts) == 1 else JoinedRows(_numbered(parts))
+        found[source.name] = (
+            parts[0] if len(parts) == 1 else JoinedRows(_numbered(parts), domains=False)
+        )
     if len(found) == 1:
         return next(iter(found.values()))
     return JoinedRows(found, _shares(texts, dict.fromkeys(found, 1.0)))
@@ -151,7 +153,9 @@ def windows_of(texts: Texts, tokenizer: Tokenizer, longest: int) -> TextWindows:
         return of_text(texts)
     found = {}
     for source, parts in _opened(texts, tokenizer, of_text, of_store):
-        found[source.name] = parts[0] if len(parts) == 1 else JoinedWindows(_numbered(parts))
+        found[source.name] = (
+            parts[0] if len(parts) == 1 else JoinedWindows(_numbered(parts), domains=False)
+        )
     if len(found) == 1:
         return next(iter(found.values()))
     means = {name: windows.text_tokens / len(windows) for name, windows in found.items()}

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.mixture import MixedOrder, Shares
-from regrow.corpus.samples import Batch, DataOrder, Order, Samples, slots_of
+from regrow.corpus.samples import (
+    Batch,
+    DataOrder,
+    Order,
+    Parts,
+    Samples,
+    parts_of,
+    slots_of,
+)
 from regrow.corpus.windows import TextWindows
 
 T = TypeVar("T", Samples, TextWindows)
@@ -27,10 +35,12 @@ class _Joined(Generic[T]):
     Attributes:
         sources: By name; at least one, and none of them empty.
         shares: Of the samples, for each source; None where each row comes once in an epoch.
+        domains: Whether the sources are what losses are told apart by.
     """
 
     sources: Mapping[str, T]
     shares: Shares | None = None
+    domains: bool = True
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -43,6 +53,17 @@ class _Joined(Generic[T]):
     def sources_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which source each of these rows is of, by its place among the names."""
         return np.searchsorted(self._ends, rows, side="right")
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """The domain, and what the sources themselves have parts of."""
+        found: dict[str, Parts] = {}
+        for source, places, inside in self._by_source(rows):
+            for kind, part in parts_of(source, inside, samples[places]).items():
+                empty = Parts(part.names, np.zeros(len(rows), dtype=np.int64))
+                found.setdefault(kind, empty).of[places] = part.of
+        if self.domains:
+            found["domain"] = Parts(tuple(self.sources), self.sources_of(rows))
+        return found
 
     @cached_property
     def identity(self) -> str:

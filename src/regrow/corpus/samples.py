@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence, Sized
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -57,6 +58,35 @@ class Slotted(Protocol):
 
         An array for each that a batch fills up for itself: of sources and of targets, or of rows.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Which of several parts each sample is of: denoisers, domains.
+
+    Attributes:
+        names: Of the parts.
+        of: The place among them, [samples]; where a sample is several examples, of each, [samples *
+            examples].
+    """
+
+    names: tuple[str, ...]
+    of: NDArray[np.int64]
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """Rows whose losses can be told apart by what they are of."""
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """By what they are parts of: `denoiser`, `domain`."""
+
+
+def parts_of(
+    rows_of_text: object, rows: NDArray[np.int64], samples: NDArray[np.int64]
+) -> dict[str, Parts]:
+    """What these rows are of as the samples of these numbers; nothing where that is not known."""
+    return rows_of_text.parts(rows, samples) if isinstance(rows_of_text, Parted) else {}
 
 
 def slots_of(

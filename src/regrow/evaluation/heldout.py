@@ -92,7 +92,8 @@ def heldout_loss(
         for batch in _by_length(windows, batch_tokens):
             inputs, targets, predicts = (part.to(device) for part in _padded(batch))
             hidden = hidden_states(model, input_ids=inputs)
-            nats += head.loss(hidden[predicts], targets[predicts]).item()
+            loss, _ = head.loss(hidden[predicts], targets[predicts])
+            nats += loss.item()
 
     tokens = sum(len(targets) for _, targets in windows)
     size = sum(len(text.encode()) for text in texts)

@@ -94,8 +94,8 @@ def mean_loss(
             arrays = samples.batch(some, some)
             batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
             with autocast(precision, device):
-                loss, predicted = objective(model, batch)
-            nats, tokens, first = nats + loss.item(), tokens + predicted, first + len(some)
+                loss, each = objective(model, batch)
+            nats, tokens, first = nats + loss.item(), tokens + len(each), first + len(some)
     finally:
         model.train(was_training)
     return nats / tokens, tokens

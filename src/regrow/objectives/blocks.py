@@ -12,7 +12,7 @@ from torch import Tensor
 
 OfBlock = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
 """From logits [block, vocab], the tokens that they are of, and whether the gradient is wanted, to
-the loss summed in float64, and its gradient in the logits. It may overwrite the logits."""
+the loss of each, [block], and its gradient in the logits. It may overwrite the logits."""
 
 
 def summed_over_blocks(
@@ -24,8 +24,10 @@ def summed_over_blocks(
     scale: float,
     softcap: float | None,
     block: int,
-) -> Tensor:
-    """The sum of a loss over tokens; a scalar, float32 or wider.
+) -> tuple[Tensor, Tensor]:
+    """The sum of a loss over tokens, a scalar; and that of each, [tokens], without gradient.
+
+    Float32 or wider both; the sum is taken in float64.
 
     ``logits = cap(scale * (hidden @ weight.T + bias))`` with ``cap(z) = softcap * tanh(z /
     softcap)``. Under autocast the products are in autocast's type and the rest in float32.
@@ -37,10 +39,10 @@ def summed_over_blocks(
         block: Tokens whose logits are in memory.
     """
     wanted = torch.is_grad_enabled()
-    loss: Tensor = _SummedOverBlocks.apply(  # type: ignore[no-untyped-call]
+    both: tuple[Tensor, Tensor] = _SummedOverBlocks.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, of_block, scale, softcap, block, wanted
     )
-    return loss
+    return both
 
 
 def product_dtype(hidden: Tensor) -> torch.dtype:
@@ -77,7 +79,7 @@ class _SummedOverBlocks(torch.autograd.Function):
         softcap: float | None,
         block: int,
         wanted: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         product = product_dtype(hidden)
         wide = torch.promote_types(product, torch.float32)
         states, matrix = hidden.to(product), weight.to(product)
@@ -89,6 +91,7 @@ class _SummedOverBlocks(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=wide) if for_weight else None
         d_bias = torch.zeros_like(offsets) if for_bias and offsets is not None else None
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        each = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         any_wanted = for_hidden or for_weight or for_bias
 
         with torch.autocast(hidden.device.type, enabled=False):
@@ -100,7 +103,8 @@ class _SummedOverBlocks(torch.autograd.Function):
                     slope = 1 - (logits / softcap).square_()
                 loss, error = of_block(logits, part, any_wanted)
                 del logits
-                total += loss
+                total += loss.sum(dtype=torch.float64)
+                each[part] = loss
                 if error is None:
                     continue
                 if slope is not None:
@@ -119,11 +123,13 @@ class _SummedOverBlocks(torch.autograd.Function):
                         d_weight += narrow.T @ states[part]
         ctx.gradients = (d_hidden, d_weight, d_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        return total.to(wide)
+        ctx.mark_non_differentiable(each)
+        ctx.set_materialize_grads(False)
+        return total.to(wide), each
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (factor,) = outer
+        factor, _ = outer
         return (
             *(
                 None if gradient is None else (gradient * factor).to(dtype)

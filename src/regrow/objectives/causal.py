@@ -20,9 +20,9 @@ class Causal:
     def check(self, model: nn.Module) -> None:
         check_head(model)
 
-    def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, int]:
+    def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         hidden, targets = self.predicted(model, batch)
-        return head_of(model).loss(hidden, targets), len(targets)
+        return head_of(model).loss(hidden, targets)
 
     def predicted(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         hidden = hidden_states(

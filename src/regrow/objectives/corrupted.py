@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from regrow.corpus.domains import Texts, windows_of
 from regrow.corpus.packing import start_and_end
-from regrow.corpus.samples import Batch, Order, data_order
+from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
 from regrow.corpus.windows import TextWindows, in_a_line
 from regrow.errors import UserError
 from regrow.objectives.denoising import (
@@ -54,6 +54,10 @@ class CorruptedText:
     def identity(self) -> str:
         settings = f"{self.denoiser} {self.marks} {self.seed} {self.windows.identity}"
         return hashlib.sha256(settings.encode()).hexdigest()
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """What the windows are of."""
+        return parts_of(self.windows, rows, samples)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of sources and targets, [samples, 2]."""

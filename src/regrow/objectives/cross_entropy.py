@@ -24,10 +24,10 @@ def summed_cross_entropy(
     scale: float = 1.0,
     softcap: float | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
-) -> Tensor:
-    """The sum over tokens of -log softmax(logits)[target], in nats; a scalar, float32 or wider.
+) -> tuple[Tensor, Tensor]:
+    """The sum over tokens of -log softmax(logits)[target], in nats; and that of each, [tokens].
 
-    Logits and types: as `summed_over_blocks` has them.
+    Only the sum has a gradient. Logits and types: as `summed_over_blocks` has them.
 
     Args:
         hidden: Final hidden states, [tokens, hidden].
@@ -40,7 +40,7 @@ def summed_cross_entropy(
     def of_block(logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
         logs = torch.log_softmax(logits, -1)
         wanted_token = targets[part, None]
-        loss = -logs.gather(1, wanted_token).sum(dtype=torch.float64)
+        loss = -logs.gather(1, wanted_token)[:, 0]
         if not wanted:
             return loss, None
         error = torch.exp(logs, out=logits)

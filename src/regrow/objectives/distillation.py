@@ -86,15 +86,14 @@ class Distilled:
                 f"{self.teacher.tokens:,} of them; only a teacher that knows all can teach it"
             )
 
-    def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, int]:
+    def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             told, teacher = self.teacher(self.objective, batch)
         hidden, targets = self.objective.predicted(model, batch)
-        loss = summed_distillation(
+        return summed_distillation(
             hidden, head_of(model), targets, told, teacher,
             weight=self.weight, temperature=self.temperature,
         )  # fmt: skip
-        return loss, len(targets)
 
 
 def summed_distillation(
@@ -107,10 +106,10 @@ def summed_distillation(
     weight: float,
     temperature: float = 1.0,
     logits_at_once: int = LOGITS_AT_ONCE,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """``(1 - weight) * cross-entropy + weight * temperature**2 * KL``, summed over tokens, in nats.
 
-    A scalar, float32 or wider. Gradients reach the student alone.
+    And that of each, [tokens], as `summed_over_blocks` has it. Gradients reach the student alone.
 
     Args:
         hidden: What the student's head reads, [tokens, student's hidden].
@@ -132,14 +131,13 @@ def summed_distillation(
         del said
         probabilities = teaches.exp()
         knows = torch.log_softmax(logits / temperature if is_warm else logits, -1)
-        # By row first: a sum in float64 would copy all of it in float64.
-        divergence = teaches.sub_(knows).mul_(probabilities).sum(-1).sum(dtype=torch.float64)
+        divergence = teaches.sub_(knows).mul_(probabilities).sum(-1).double()
         loss = weight * temperature**2 * divergence
 
         target = targets[part, None]
         logs = torch.log_softmax(logits, -1) if is_warm and of_text else knows
         if of_text:
-            loss -= of_text * logs.gather(1, target).sum(dtype=torch.float64)
+            loss -= of_text * logs.gather(1, target)[:, 0]
         if not wanted:
             return loss, None
         error = knows.exp_()

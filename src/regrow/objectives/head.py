@@ -36,8 +36,8 @@ class Head:
         logits = self.scale * nn.functional.linear(hidden, self.weight, self.bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Summed cross-entropy in nats; hidden [tokens, hidden], targets [tokens]."""
+    def loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy in nats, summed and of each token; hidden [tokens, hidden]."""
         if self.input_scale != 1.0:
             hidden = hidden * self.input_scale
         return summed_cross_entropy(

@@ -2,14 +2,29 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
+
+from regrow.corpus.packing import NOT_PREDICTED
 
 TensorBatch = dict[str, Tensor]
 """A batch of `regrow.corpus.samples.Samples` on the model's device."""
 
 
+def examples_of(batch: TensorBatch) -> Tensor:
+    """Which sample of a batch each predicted token is of, [tokens].
+
+    Of rows that examples share, which example: `regrow.objectives.shared_rows.lay_out`.
+    """
+    predicts = batch["labels"] != NOT_PREDICTED
+    owners = batch.get("target_examples")
+    if owners is None:
+        owners = torch.arange(len(predicts), device=predicts.device)[:, None].expand_as(predicts)
+    return owners[predicts]
+
+
 class Objective(Protocol):
-    """Something to learn from a batch: summed loss, and how many tokens it is the sum of."""
+    """Something to learn from a batch: its loss, summed and of each token."""
 
     @property
     def identity(self) -> str:
@@ -18,8 +33,11 @@ class Objective(Protocol):
     def check(self, model: nn.Module) -> None:
         """Raises UserError where the model cannot learn this; called before training."""
 
-    def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, int]:
-        """The loss in nats summed over the predicted tokens (a scalar), and their number."""
+    def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        """The loss in nats summed over the predicted tokens, a scalar; that of each, [tokens].
+
+        In the order of the ``labels`` of the batch. Only the sum has a gradient.
+        """
 
 
 class PredictsTokens(Objective, Protocol):

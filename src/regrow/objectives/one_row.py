@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Order, Samples, data_order, slots_of
+from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
 from regrow.objectives.segments import random_bits, sample_keys
 
 NOT_GIVEN = -1
@@ -45,6 +45,10 @@ class SplitRows:
 
     def order(self, seed: int) -> Order:
         return data_order(self.packed, seed)
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """Those of the rows."""
+        return parts_of(self.packed, rows, samples)
 
     @cached_property
     def identity(self) -> str:
@@ -104,6 +108,10 @@ class PairedRows:
 
     def order(self, seed: int) -> Order:
         return data_order(self.pairs, seed)
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """Those of the pairs."""
+        return parts_of(self.pairs, rows, samples)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of rows, [samples, 1]: of source and target, without the end of the source."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from regrow.corpus.domains import Texts, rows_of
 from regrow.corpus.packing import tokenise
-from regrow.corpus.samples import Batch, Samples
+from regrow.corpus.samples import Batch, Parts, Samples
 from regrow.corpus.store import TokenStore
 from regrow.errors import UserError
 from regrow.objectives.corrupted import denoising_tokens
@@ -184,6 +184,10 @@ class OptimizedText:
         )
         starts: Ids = blocks * self._block + places * fixed.split_text - shorter
         return starts
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """Of denoisers: mixed, or split in two."""
+        return {"denoiser": Parts(("S", "mixed"), self.is_mixed(rows).astype(np.int64))}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of sources and targets, [samples, 2]: the same for all."""

@@ -26,9 +26,9 @@ class Seq2Seq:
         if self.shared_rows:
             check_apart(model)
 
-    def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, int]:
+    def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         hidden, targets = self.predicted(model, batch)
-        return head_of(model).loss(hidden, targets), len(targets)
+        return head_of(model).loss(hidden, targets)
 
     def predicted(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         """What the head reads where a token is predicted, and the tokens; see `PredictsTokens`."""

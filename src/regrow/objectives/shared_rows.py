@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Order, Samples, data_order, slots_of
+from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
 from regrow.objectives.segments import Ids
 
 NO_EXAMPLE = -1
@@ -90,6 +90,12 @@ class SharedRows:
         each = slots_of(self.pairs, inside, numbers)
         whole: NDArray[np.int64] = each.reshape(len(rows), self.per_row, -1).sum(axis=1)
         return whole
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """Those of the pairs: of each of `per_row` in a sample."""
+        return parts_of(
+            self.pairs, self._rows(rows).reshape(-1), self._numbers(samples).reshape(-1)
+        )
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `lay_out` has it."""
@@ -187,14 +193,13 @@ def lay_out(pairs: Batch, row_of: Ids) -> Batch:
 
     Returns:
         ``input_ids`` and ``source_examples``, [rows, source width]; ``decoder_input_ids``,
-        ``labels`` and ``target_examples``, [rows, target width]; int64. An example has the same
-        number in both, counted from 0 in each row; empty slots, on the right, have `NO_EXAMPLE`.
+        ``labels`` and ``target_examples``, [rows, target width]; int64. An example has its number
+        among the pairs in both; empty slots, on the right, have `NO_EXAMPLE`.
     """
     sources, targets = _lengths(pairs)
     by_row = np.argsort(row_of, kind="stable")
     rows = row_of[by_row]
     firsts = np.flatnonzero(np.diff(rows, prepend=-1))
-    numbers = np.arange(len(rows)) - np.repeat(firsts, np.diff(np.append(firsts, len(rows))))
 
     def placed(lengths: Ids, arrays: dict[str, NDArray[np.int64]], name: str) -> Batch:
         lengths = lengths[by_row]
@@ -211,7 +216,7 @@ def lay_out(pairs: Batch, row_of: Ids) -> Batch:
             found[key] = np.full((len(firsts), width), empty, dtype=np.int64)
             found[key].reshape(-1)[places] = values[by_row][is_token]
         found[name] = np.full((len(firsts), width), NO_EXAMPLE, dtype=np.int64)
-        found[name].reshape(-1)[places] = np.repeat(numbers, lengths)
+        found[name].reshape(-1)[places] = np.repeat(by_row, lengths)
         return found
 
     of_targets = {name: pairs[name] for name in ("decoder_input_ids", "labels")}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.domains import Texts, windows_of
-from regrow.corpus.samples import Batch, Order, data_order
+from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
 from regrow.corpus.windows import TextWindows
 from regrow.objectives.corrupted import (
     check_sentinels,
@@ -71,6 +71,11 @@ class MixedDenoisers:
     def drawn(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of each sample's denoiser, in the order of `denoisers`; [samples]."""
         return self.mixture.draw(self.seed, samples)
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """The denoiser, and what the windows are of."""
+        drawn = Parts(tuple(self.denoisers), self.drawn(samples))
+        return {**parts_of(self.windows, rows, samples), "denoiser": drawn}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of sources and targets, [samples, 2]."""

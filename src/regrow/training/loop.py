@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from regrow.corpus.samples import Samples, data_order, random_stream
+from regrow.corpus.samples import Samples, data_order, parts_of, random_stream
 from regrow.objectives.objective import Objective
 from regrow.precision import autocast
 from regrow.training.checkpoint import save_checkpoint
@@ -28,6 +28,7 @@ from regrow.training.layer_passes import (
     recomputing,
 )
 from regrow.training.optimizers import make_optimizers
+from regrow.training.part_losses import PartLosses
 from regrow.training.passes import passes
 from regrow.training.processes import Processes, join_processes
 from regrow.training.progress import Progress, resume
@@ -60,6 +61,8 @@ class StepReport:
         steered: What the steering measured after this step, where it did.
         seconds: Since training began, in all runs that led here.
         skipped: Why no update was made, in words; None where one was.
+        parts: The loss of each denoiser and domain, by ``kind/part``; of those that the step has
+            tokens of, where samples say what they are of (`regrow.corpus.samples.Parted`).
         step_tokens: Of text, in this step.
         step_seconds: From the first of its samples to its update.
         mixture: Shares by which its samples were drawn, where a steering decides them.
@@ -75,6 +78,7 @@ class StepReport:
     steered: Mapping[str, float] | None
     seconds: float
     skipped: str | None
+    parts: Mapping[str, float]
     step_tokens: int
     step_seconds: float
     mixture: Mapping[str, float] | None
@@ -210,12 +214,12 @@ def train(
                     # Dropout, too, depends on seed and step alone, and differs between processes.
                     purpose = "dropout" if processes.first else f"dropout {processes.rank}"
                     torch.manual_seed(int(random_stream(seed, purpose, step).random_raw()))
-                    summed, counted = _accumulate(
+                    summed, counted, parts = _accumulate(
                         learner, samples, settings, rows, numbers, processes, device
                     )
                 # One sum, so that all take the same decisions from the same numbers.
                 late = processes.first and time.monotonic() - saved >= settings.save_every
-                totals = processes.total([summed, counted, asked(), late])
+                totals = processes.total([summed, counted, asked(), late, *parts.sums()])
                 loss, predicted = totals[0] / totals[1], int(totals[1])
                 stop, late = totals[2] > 0, totals[3] > 0
                 norm = _scale_and_clip(model, predicted, settings.clip)
@@ -254,6 +258,7 @@ def train(
                     steered=steered,
                     seconds=progress.seconds,
                     skipped=skipped,
+                    parts=parts.means(totals[4:]),
                     step_tokens=progress.tokens - before,
                     step_seconds=taken,
                     mixture=shares,
@@ -345,14 +350,17 @@ def _accumulate(
     numbers: NDArray[np.int64],
     processes: Processes,
     device: torch.device,
-) -> tuple[float, int]:
+) -> tuple[float, int, PartLosses]:
     """Adds up the gradients of the summed loss of this process's rows; returns it and its tokens.
+
+    And the same by part.
 
     Rows of like length share a micro-batch (`regrow.training.passes`), and are dealt out to the
     processes in turn, so that none waits long for another.
     """
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0
+    parts = PartLosses(parts_of(samples, rows, numbers), len(rows), device)
     for part in passes(samples, rows, numbers, settings.micro_batch * processes.count):
         own = part[processes.rank :: processes.count]
         # In a pass all take part; who has no row left does one that does not count.
@@ -361,11 +369,13 @@ def _accumulate(
         arrays = samples.batch(rows[own], numbers[own])
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         with autocast(settings.precision, device):
-            loss, tokens = learner(batch)
+            loss, each = learner(batch)
         (loss * counts).backward()
-        total += loss.detach() * counts
-        predicted += tokens * counts
-    return total.item(), predicted
+        if counts:
+            total += loss.detach()
+            predicted += len(each)
+            parts.add(own, batch, each)
+    return total.item(), predicted, parts
 
 
 def _scale_and_clip(model: nn.Module, predicted: int, clip: float) -> float:

@@ -55,7 +55,9 @@ class Meter:
             found["speed/model_flops_utilisation"] = of_each / peak
         if report.heldout is not None:
             found["heldout/loss"] = report.heldout
-        for group, values in (("heldout", report.steered), ("mixture", report.mixture)):
+        for group, values in (
+            ("train", report.parts), ("heldout", report.steered), ("mixture", report.mixture),
+        ):  # fmt: skip
             found |= {f"{group}/{part}": value for part, value in (values or {}).items()}
         return found
 

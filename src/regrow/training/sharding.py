@@ -26,8 +26,8 @@ class Learner(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, batch: TensorBatch) -> tuple[Tensor, int]:
-        """The summed loss, and the number of tokens that it is the sum of."""
+    def forward(self, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        """The summed loss, and that of each token, as objectives have them."""
         return self.objective(self.model, batch)
 
 
