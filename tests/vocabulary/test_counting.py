@@ -232,6 +232,20 @@ def test_processes_give_what_threads_give_and_parts_what_the_whole_gives(
         count_files(model, tmp_path / "x", [], workers=1, more=[tmp_path / "two", parts[0]])
 
 
+def test_a_tokenizer_of_unknown_kind_is_refused_before_any_work(
+    model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, MIXED)
+    contents = json.loads((model / "tokenizer.json").read_text())
+    contents["model"] = {"type": "WordLevel", "vocab": {"<pad>": 0, "a": 1}, "unk_token": "<pad>"}
+    contents |= {"added_tokens": [], "post_processor": None}
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/tokenizer.json").write_text(json.dumps(contents))
+    with pytest.raises(UserError, match=r"the tokenizer is WordLevel; what can be pruned is byte"):
+        plan_count(tmp_path / "m", tmp_path / "out", named(path), [])
+
+
 def test_a_file_that_a_part_holds_is_refused_before_any_work(
     here: None, model: Path, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "VocabularyChoice",
     "Wishes",
     "candidates_of",
+    "check_kind",
     "kind_of",
     "prune_tokenizer_json",
     "pruner",
@@ -65,6 +66,16 @@ def kind_of(tokenizer_json: Json) -> str:
         return kind
     steps = (tokenizer_json.get(key) for key in ("normalizer", "pre_tokenizer"))
     return "byte-level BPE" if any(map(_is_byte_level, steps)) else "SentencePiece BPE"
+
+
+def check_kind(tokenizer_json: Json) -> str:
+    """The kind of a tokenizer that can be pruned. Raises UserError at any other."""
+    kind = kind_of(tokenizer_json)
+    if kind not in FAMILIES:
+        raise UserError(
+            f"tokenizer.json: the tokenizer is {kind}; what can be pruned is {', '.join(FAMILIES)}"
+        )
+    return kind
 
 
 def candidates_of(
@@ -154,11 +165,7 @@ def pruner(
 
 
 def _model(tokenizer_json: Json, piece_files: Sequence[PieceFile]) -> Model:
-    kind = kind_of(tokenizer_json)
-    if kind not in FAMILIES:
-        raise UserError(
-            f"tokenizer.json: the tokenizer is {kind}; what can be pruned is {', '.join(FAMILIES)}"
-        )
+    kind = check_kind(tokenizer_json)
     ids = model_ids(tokenizer_json)
     for file in piece_files:
         file.check(kind, ids)

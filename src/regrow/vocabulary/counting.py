@@ -18,7 +18,9 @@ from regrow.corpus import parallel
 from regrow.corpus.sources import NamedFile
 from regrow.corpus.text import Block, Place, documents_in
 from regrow.errors import UserError
+from regrow.tokenizers import check_kind
 from regrow.tokenizers.counting import chunks, id_count, open_tokenizer
+from regrow.tokenizers.files import read_tokenizer
 from regrow.vocabulary.counts import CountedFile, Group, Tally, TokenCounts, merge, read_facts
 from regrow.vocabulary.remembering import PartCounter
 from regrow.vocabulary.scripts import SCRIPTS, scripts_of
@@ -111,6 +113,7 @@ def plan_count(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such directory")
     tokenizer = open_tokenizer(model)
+    check_kind(read_tokenizer(model))
     job = Job(model, fingerprint(tokenizer), id_count(tokenizer))
     parts = [(str(path), TokenCounts.load(path)) for path in more]
     named = {(file.path.name, file.path.stat().st_size) for file in files}

@@ -70,6 +70,7 @@ def choose_vocabulary(
             raise UserError(
                 "vocab_size: token counts need a text; give one with --calibration FILE"
             )
+        check_vocabulary(directory, layout, spec)  # what no text could help
         notify("counting tokens")
         counts = count_tokens(directory, documents())
         if counts.sum() < least_tokens:

@@ -88,7 +88,10 @@ def grow_vocabulary(
     plan_grown_tokenizer(directory, [])  # refuses what cannot be given merges
     contents = read_tokenizer(directory)
     notify("reading the words")
-    words = words_of(tokenizer, contents, _documents(files))
+    read = _Read(files)
+    words = words_of(tokenizer, contents, read.documents())
+    if not read.characters:
+        raise UserError(f"--corpus: no text in {files[0].path}; give text of the domain")
     notify(f"merging the tokens of {len(words):,} words")
     merges = learn_merges(words, token_ids(contents), most, least)
     if not merges:
@@ -116,10 +119,19 @@ def grow_vocabulary(
     )
 
 
-def _documents(files: Sequence[NamedFile]) -> Iterator[str]:
-    for file in files:
-        for block in read_blocks(file.path, whole=False):
-            yield from documents_in(block)
+class _Read:
+    """The documents of some files, and how much text there was."""
+
+    def __init__(self, files: Sequence[NamedFile]) -> None:
+        self._files = files
+        self.characters = 0
+
+    def documents(self) -> Iterator[str]:
+        for file in self._files:
+            for block in read_blocks(file.path, whole=False):
+                for text in documents_in(block):
+                    self.characters += len(text.strip())
+                    yield text
 
 
 def _with_merges(directory: Path, merges: Sequence[Pair]) -> "Tokenizer":

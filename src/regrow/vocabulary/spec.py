@@ -73,8 +73,8 @@ class VocabularySpec(BaseModel):
         more = -tokens % (self.pad_to or 1)
         if tokens + more > rows:
             raise UserError(
-                f"pad_to {self.pad_to}: {tokens:,} tokens would have {tokens + more:,} rows, more "
-                f"than the {rows:,} there are; give a smaller multiple"
+                f"--pad-to {self.pad_to}: {tokens:,} tokens would have {tokens + more:,} rows, "
+                f"more than the {rows:,} there are; give a smaller multiple"
             )
         return more
 
