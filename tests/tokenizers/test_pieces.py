@@ -185,6 +185,13 @@ def test_user_defined_pieces_and_the_greatest_score_stay(tmp_path: Path) -> None
         check_pieces(case.before, case.after, text)
 
 
+def test_the_piece_of_least_score_stays(openba: Case) -> None:
+    """sentencepiece scores what is unknown by it, whatever tokenizer.json has."""
+    file = read_piece_files(openba.source)[0]
+    least = min((piece for piece in file.pieces if piece.is_text), key=lambda piece: piece.score)
+    assert file.required()[least.content] == "score"
+
+
 def test_ids_of_the_trainer_follow(tmp_path: Path) -> None:
     """OpenBA's tokenizer reads unk_id and eos_id from there."""
     source = tmp_path / "in"
