@@ -36,6 +36,7 @@ from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
 from regrow.training.sharding import Learner, check_replicas, readable, shard, whole_weights
 from regrow.training.signals import leave, stop_requests
+from regrow.training.stalls import Doing, watched
 from regrow.training.steering import Evaluation, Steering
 
 _log = logging.getLogger(__name__)
@@ -197,6 +198,12 @@ def train(
             stop_requests() as asked,
             recomputing(model, settings.recompute),
             compiled(model, settings.compile),
+            watched(
+                processes.rank,
+                processes.count,
+                processes.board(f"stalls {directory}"),
+                settings.stall,
+            ) as mark,
         ):
             while progress.step < plan.steps:
                 step, at = progress.step, time.monotonic()
@@ -215,8 +222,10 @@ def train(
                     purpose = "dropout" if processes.first else f"dropout {processes.rank}"
                     torch.manual_seed(int(random_stream(seed, purpose, step).random_raw()))
                     summed, counted, parts = _accumulate(
-                        learner, samples, settings, rows, numbers, processes, device
-                    )
+                        learner, samples, settings, rows, numbers, processes, device,
+                        partial(mark, step + 1),
+                    )  # fmt: skip
+                mark(step + 1, "updating")
                 # One sum, so that all take the same decisions from the same numbers.
                 late = processes.first and time.monotonic() - saved >= settings.save_every
                 totals = processes.total([summed, counted, asked(), late, *parts.sums()])
@@ -236,6 +245,7 @@ def train(
                 if skipped is not None:
                     _skip(skipped, progress, plan.steps, settings, processes)
                 done = progress.step == plan.steps
+                mark(step + 1, "measuring")
                 heldout = steered = None
                 every = settings.evaluate_every
                 if evaluate is not None and (done or _is_due(every, before, progress.tokens)):
@@ -263,8 +273,10 @@ def train(
                     step_seconds=taken,
                     mixture=shares,
                 )
+                mark(step + 1, "reporting")
                 if track is not None and processes.first:
                     track(report)
+                mark(step + 1, "saving")
                 exports = export is not None and _is_due(
                     settings.export_every, before, progress.tokens
                 )
@@ -282,6 +294,7 @@ def train(
                         processes,
                     )  # fmt: skip
                     saved = time.monotonic()
+                mark(step + 1, "reporting")
                 if on_step is not None and processes.first:
                     on_step(report)
                 if stop:
@@ -350,6 +363,7 @@ def _accumulate(
     numbers: NDArray[np.int64],
     processes: Processes,
     device: torch.device,
+    mark: Callable[[Doing], None],
 ) -> tuple[float, int, PartLosses]:
     """Adds up the gradients of the summed loss of this process's rows; returns it and its tokens.
 
@@ -366,8 +380,10 @@ def _accumulate(
         # In a pass all take part; who has no row left does one that does not count.
         counts = len(own) > 0
         own = own if counts else part[:1]
+        mark("reading samples")
         arrays = samples.batch(rows[own], numbers[own])
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        mark("computing")
         with autocast(settings.precision, device):
             loss, each = learner(batch)
         (loss * counts).backward()

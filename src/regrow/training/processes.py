@@ -118,6 +118,10 @@ class Processes:
     def first(self) -> bool:
         return self.rank == 0
 
+    def board(self, name: str) -> Store | None:
+        """Where each can tell all others something; None where there is but one."""
+        return None if self.speech is None else PrefixStore(name, self.speech.store)
+
     def total(self, values: list[float]) -> list[float]:
         """The sums over all processes, in float64, the same in each."""
         if self.count == 1:
@@ -191,6 +195,8 @@ class Processes:
 
 
 _TO_MEET = datetime.timedelta(minutes=10)
+_TO_COME = datetime.timedelta(minutes=30)
+"""After which a collective operation gives up: Gloo's own, where NCCL has 10."""
 _LOOK_AGAIN = 0.05
 """Seconds."""
 
@@ -224,7 +230,7 @@ def join_processes() -> Processes:
             return Processes()
         store, rank, count = next(rendezvous("env://", timeout=_TO_MEET))
         store = PrefixStore(meet(store, rank, count), store)
-        distributed.init_process_group(store=store, rank=rank, world_size=count)
+        distributed.init_process_group(store=store, rank=rank, world_size=count, timeout=_TO_COME)
     rank, count = distributed.get_rank(), distributed.get_world_size()
     if count == 1:
         return Processes()

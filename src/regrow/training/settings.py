@@ -9,7 +9,7 @@ from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 from regrow.training.tracking import Tool
 
-ONLY_HOW = frozenset({"export_every", "recompute", "replicas", "save_every", "track"})
+ONLY_HOW = frozenset({"export_every", "recompute", "replicas", "save_every", "stall", "track"})
 """Settings that change neither the weights, but by rounding, nor what is measured."""
 _UNLESS_GIVEN = ("compile",)
 """Settings that change nothing unless they are given; what knows none of them stays valid."""
@@ -70,6 +70,8 @@ class RecoverySettings(BaseModel):
         save_every: Seconds between two checkpoints; 0 saves after every step.
         export_every: Tokens between two plain Hugging Face directories of the model as it then is;
             None writes none before the end.
+        stall: Seconds for which one of several processes may stand still before it is named and all
+            end; None watches nobody.
         track: Tools that draw the numbers of each step; None takes TensorBoard where it is
             installed.
     """
@@ -106,6 +108,7 @@ class RecoverySettings(BaseModel):
     evaluate_every: int | None = Field(default=None, gt=0)
     save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     export_every: int | None = Field(default=None, gt=0)
+    stall: float | None = Field(default=900.0, gt=0, allow_inf_nan=False)
     track: tuple[Tool, ...] | None = None
 
     @field_validator("track", mode="before")
