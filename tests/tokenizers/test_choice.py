@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from regrow.errors import UserError
 from regrow.tokenizers import Wishes, candidates_of, prune_tokenizer_json, select
 from regrow.tokenizers.choice import VocabularyChoice
+from regrow.tokenizers.spelling import SPACE
 from tests.tokenizers.bpe_cases import Json, load, tokenizer_json, total, wild_json, zeros
 from tests.tokenizers.checks import random_counts
-from tests.tokenizers.test_wordpiece import wild_wordpiece
-from tests.tokenizers.unigram_cases import wild_unigram
+from tests.tokenizers.sentencepiece_bpe_cases import bpe_json
+from tests.tokenizers.test_wordpiece import wild_wordpiece, wordpiece_json
+from tests.tokenizers.unigram_cases import unigram_json, wild_unigram
 
 MERGES = [("a", "b"), ("ab", "c"), ("Ġ", "abc"), ("d", "e"), ("d", "f")]
 CONTENTS = tokenizer_json(MERGES)
@@ -23,6 +25,32 @@ def reasons(choice: VocabularyChoice) -> dict[str, str]:
     kept = choice.kept.tolist()
     found = {names.id_to_token(i) or "": r for i, r in zip(kept, choice.reasons, strict=True)}
     return {token: reason for token, reason in found.items() if len(token) > 1 and token != "<s>"}
+
+
+SENTINELS = [f"<extra_id_{number}>" for number in (2, 0, 1)]
+SPELLED = sorted(set("".join(SENTINELS)))
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        tokenizer_json(MERGES, before=("<s>", *SENTINELS)),
+        bpe_json({content: -float(n) for n, content in enumerate(["a", SPACE, *SENTINELS])}),
+        unigram_json([(content, -1.0) for content in ("a", SPACE, *SENTINELS)], byte_fallback=True),
+        wordpiece_json(["a", *SENTINELS, *SPELLED, *(f"##{c}" for c in SPELLED)]),
+    ],
+    ids=["byte-level BPE", "SentencePiece BPE", "Unigram", "WordPiece"],
+)
+def test_sentinels_stay_in_order_where_they_are_but_tokens(contents: Json) -> None:
+    plain = [token for token in contents["added_tokens"] if token["content"] not in SENTINELS]
+    contents = {**contents, "added_tokens": plain}
+    candidates = candidates_of(contents, zeros(contents))
+    choice = candidates.choose(candidates.least)
+    pruned = load(prune_tokenizer_json(contents, choice.kept))
+    ids = [pruned.token_to_id(name) for name in SENTINELS]
+    assert None not in ids
+    assert ids == sorted(ids)
+    assert [choice.reasons[token] for token in ids] == ["special"] * 3
 
 
 def test_listed_tokens_stay_with_their_path() -> None:
