@@ -184,3 +184,12 @@ def test_what_each_objective_lacks() -> None:
     assert lacking("ul2", bare) == (*SENTINELS, "<R>", "<S>", "<X>")
     assert lacking("o-ul2", {"<extra_id_0>", "<S>"}) == ("<R>", "<X>")
     assert lacking("span-corruption", {"<extra_id_0>"}) == ()
+
+
+def test_padded_ids_that_get_a_token_are_no_longer_suppressed(tmp_path: Path) -> None:
+    source = write(tmp_path / "in", LLAMA, 0, rows=330)
+    path = source / "generation_config.json"
+    path.write_text(json.dumps({**IDS, "suppress_tokens": [7, *range(320, 330)]}))
+    extend(source, tmp_path / "out", TOKENS)
+    found = json.loads((tmp_path / "out/generation_config.json").read_text())
+    assert found == {**IDS, "suppress_tokens": [7, *range(320 + len(TOKENS), 330)]}

@@ -14,6 +14,7 @@ from regrow.errors import UserError
 from regrow.loading import load_model, load_tokenizer
 from regrow.pruning import VOCABULARY_FILE, prune_checkpoint
 from regrow.recipe import CutSpec
+from regrow.vocabulary.spec import VocabularySpec
 from tests.models.openba_files import PIECES, TEXT, write_tokenizer
 from tests.tiny import write_tiny
 
@@ -101,6 +102,28 @@ def test_a_size_below_what_must_stay_names_the_least(
         prune_checkpoint(pruned[0], tmp_path / "out", CutSpec(vocab_size=300), documents=documents)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_padding_leaves_all_forms_of_the_tokenizer_as_they_are(
+    pruned: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, plain = pruned
+    spec = CutSpec(vocab=VocabularySpec(size=SIZE, pad_to=64))
+    done = prune_checkpoint(source, tmp_path / "out", spec, documents=documents)
+    rows = done.cut.sizes["vocab"]
+    assert (rows, done.cut.axes["vocab"].padded) == (448, 448 - SIZE)
+    for name in ("spiece.model", "tokenizer_config.json", "added_tokens.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (plain / name).read_bytes()
+    before, after = (
+        json.loads((out / "generation_config.json").read_text())
+        for out in (plain, tmp_path / "out")
+    )
+    suppressed = [*(before["suppress_tokens"] or []), *range(SIZE, rows)]
+    assert after == {**before, "suppress_tokens": suppressed}
+    found: Any = load_model(tmp_path / "out")
+    assert found.get_output_embeddings().weight.shape[0] == rows
+    ids = found.generate(torch.tensor([[5, 6, 1]]), max_new_tokens=8, do_sample=False)
+    assert ids.max() < SIZE
 
 
 def test_a_vocabulary_in_another_format_is_left_out_and_that_is_said(
