@@ -45,10 +45,10 @@ class Together:
         arguments: tuple[Any, ...],
         log: Path,
         *,
-        killed: int = 0,
+        killed: int | None = None,
         when: Callable[[], bool] | None = None,
     ) -> list[int]:
-        """Exit codes. What they say goes to a file. `killed`: which of them, and `when`."""
+        """Exit codes. What they say goes to a file. `killed`: which of them, or all, and `when`."""
         started = [
             self._forks.Process(
                 target=_process, args=(rank, self.count, self._store.port, log, target, arguments)
@@ -64,7 +64,9 @@ class Together:
                 assert all(process.is_alive() for process in started), log.read_text()
                 time.sleep(0.001)
             if when is not None:
-                started[killed].kill()
+                for rank, process in enumerate(started):
+                    if killed in (None, rank):
+                        process.kill()
                 for process in started:
                     process.terminate()
             for process in started:

@@ -116,13 +116,13 @@ def test_killed_and_taken_up_again_it_is_the_same(home: Path, tmp_path: Path) ->
     path.write_text(yaml.safe_dump(changed), encoding="utf-8")
     code = (
         "import os, signal, sys, torch, regrow\n"
-        "from regrow.training import loop\n"
-        "save, calls = loop.save_checkpoint, []\n"
+        "from regrow.training.checkpoint import Checkpoints\n"
+        "save, calls = Checkpoints.save, []\n"
         "def killing(*given, **named):\n"
         "    save(*given, **named)\n"
         "    calls.append(1)\n"
         "    if len(calls) == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "loop.save_checkpoint = killing\n"
+        "Checkpoints.save = killing\n"
         "regrow.run(sys.argv[1], sys.argv[2])\n"
     )
     done = subprocess.run([sys.executable, "-c", code, path, out], env=os.environ, check=False)

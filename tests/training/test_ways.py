@@ -1,19 +1,22 @@
 """Ways to train that change how a training runs: what comes out is what it would be anyway."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from regrow.corpus.packing import pack
 from regrow.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.causal import Causal
-from regrow.training import layer_passes
-from regrow.training.loop import train
+from regrow.training import checkpoint, layer_passes
+from regrow.training.loop import StepReport, train
 from regrow.training.settings import RecoverySettings
 from regrow.training.sharding import check_replicas, whole_weights
 from tests.forks import Together, imported
@@ -28,7 +31,9 @@ SETTINGS = RecoverySettings(
 )  # fmt: skip
 
 
-def perform(directory: Path, **changes: Any) -> dict[str, Any]:
+def perform(
+    directory: Path, on_step: Callable[[StepReport], None] | None = None, **changes: Any
+) -> dict[str, Any]:
     """What came of a training with these settings changed."""
     settings = RecoverySettings(**{**SETTINGS.model_dump(), **changes})
     model, tokenizer = small_model("llama", attention_dropout=0.0), byte_tokenizer()
@@ -39,7 +44,7 @@ def perform(directory: Path, **changes: Any) -> dict[str, Any]:
 
     result = train(
         model, pack(TEXT, tokenizer, 10), Causal(), settings, seed=3, directory=directory,
-        evaluate=evaluate if settings.evaluate_every else None,
+        evaluate=evaluate if settings.evaluate_every else None, on_step=on_step,
     )  # fmt: skip
     assert list(model.state_dict()) == names
     return {
@@ -142,3 +147,92 @@ def test_where_nothing_compiles_that_is_said(
 def test_who_does_not_compile_has_the_identity_of_before() -> None:
     assert "compile" not in SETTINGS.decisive()
     assert SETTINGS.model_copy(update={"compile": True}).decisive()["compile"] is True
+
+
+# Checkpoints in the background
+
+
+class StopError(Exception):
+    pass
+
+
+def test_what_is_saved_in_the_background_is_what_was_then(
+    plain: dict[str, Any], tmp_path: Path
+) -> None:
+    """Not what the weights and the curve have become since."""
+
+    def stop(report: StepReport) -> None:
+        if report.step == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        perform(tmp_path, stop, save_in_background=True)
+    (saved,) = tmp_path.iterdir()
+    assert saved.name == "step-00000001"
+    found = perform(tmp_path, save_in_background=True)
+    assert found["resumed_at"] == 1
+    for part in ("curve", "heldout", "weights"):
+        assert found[part] == plain[part]
+
+
+class _Stuck(HuggingFaceStorageWriter):
+    """Never done with the second checkpoint."""
+
+    def write_data(self, *given: Any) -> Any:
+        place = Path(self.path)
+        if place.name.endswith("2"):
+            (place.parents[1] / f"writes-{os.environ['RANK']}").write_text("")
+            sleep(600)
+        return super().write_data(*given)
+
+
+def stuck(out: str) -> None:
+    pytest.MonkeyPatch().setattr(checkpoint, "HuggingFaceStorageWriter", _Stuck)
+
+    def on_step(report: StepReport) -> None:
+        (Path(out) / f"stepped-{report.step}").write_text("")
+
+    perform(Path(out) / "training", on_step, save_in_background=True)
+
+
+def test_killed_while_it_writes_the_last_whole_checkpoint_is_taken_up(
+    forks: Any, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    """Training goes on meanwhile, to where the next is to be saved."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    marks = [killed / name for name in ("writes-0", "writes-1", "stepped-2")]
+    codes = Together(forks).run(
+        stuck, (str(killed),), killed / "stuck.log",
+        when=lambda: all(mark.exists() for mark in marks),
+    )  # fmt: skip
+    assert codes == [-9, -9]
+    names = sorted(path.name for path in (killed / "training").iterdir())
+    assert names == [".partial-step-00000002", "step-00000001"]
+    found = together(forks, 2, killed, save_in_background=True)
+    assert found["resumed_at"] == 1
+    assert_alike(found, plain)
+    wanted = together(forks, 2, whole)
+    for part in ("curve", "heldout", "weights"):
+        assert found[part] == wanted[part]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_cannot_be_written_in_the_background_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """By whoever waits for it; the checkpoint before stays."""
+    write = checkpoint._write
+
+    def full(place: Any, *given: Any) -> None:
+        if place.name == "step-00000002":
+            raise UserError(f"{place.partial}: cannot be written")
+        write(place, *given)
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    if not asked:  # the next one waits for it
+        monkeypatch.setattr(checkpoint.Checkpoints, "written", lambda _: False)
+    with pytest.raises(UserError, match="cannot be written"):
+        perform(tmp_path, save_in_background=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

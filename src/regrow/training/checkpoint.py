@@ -11,21 +11,24 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from regrow.errors import UserError
 from regrow.files import save_tensors, sync_directory
@@ -46,48 +49,138 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(
-    directory: Path,
-    step: int,
-    model: nn.Module,
-    optimizers: Optimizers | None,
-    state: dict[str, Any],
-    processes: Processes,
-) -> None:
-    """Writes a checkpoint and removes all older ones; called by all processes alike.
+class Checkpoints:
+    """The checkpoints of a training that are written to a directory, one after another.
 
-    Raises:
-        UserError: it cannot be written, as on a full disk; older ones stay.
+    In the background, where that is wanted: of a copy in the CPU's memory, while training goes on.
     """
-    final = directory / f"step-{step:08d}"
-    partial = directory / f"{_PARTIAL}{final.name}"
 
-    def begin() -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        _clear_partial(directory)
-        partial.mkdir()
+    def __init__(self, directory: Path, processes: Processes, *, background: bool = False) -> None:
+        self.directory, self.processes = directory, processes
+        self._background = background
+        self._pending: tuple[_Place, Future[Any], dict[str, Any]] | None = None
+        self._group: distributed.ProcessGroup | None = None
 
-    def finish() -> None:
-        files = sorted(path.name for path in partial.iterdir())
-        (partial / "state.json").write_text(json.dumps({**state, _FILES: files}, indent=1))
-        for path in [*partial.iterdir(), partial]:
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizers: Optimizers | None,
+        state: dict[str, Any],
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Write a checkpoint and remove all older ones; called by all processes alike.
+
+        `wait`: until it is there; else, in the background, it may be so only after `finish`. One
+        that is still being written comes first.
+
+        Raises:
+            UserError: it, or the one before it, cannot be written, as on a full disk; older ones
+                stay.
+        """
+        self.finish()
+        place = _Place(self.directory, f"step-{step:08d}")
+        weights = _model_tensors(model)
+        moments = None if optimizers is None else _optimizer_tensors(model, optimizers)
+        with self._cleared(place):
+            self.processes.in_first(lambda: _written(place.final, place.begin))
+            if self._background and not wait:
+                # Both lists of losses in it and weights change meanwhile.
+                self._pending = (place, self._begun(place, weights, moments), deepcopy(state))
+                return
+            self.processes.in_all(lambda: _write(place, weights, moments, self.processes))
+            self.processes.in_first(lambda: _written(place.final, lambda: place.finish(state)))
+
+    def written(self) -> bool:
+        """Whether one is being written in the background, of which this process has done all."""
+        return self._pending is not None and self._pending[1].done()
+
+    def finish(self) -> None:
+        """Wait for what is written in the background; called by all processes alike.
+
+        Raises UserError as `save` does.
+        """
+        if self._pending is None:
+            return
+        (place, writing, state), self._pending = self._pending, None
+        with self._cleared(place):
+            self.processes.in_all(lambda: _done(place, writing))
+            self.processes.in_first(lambda: _written(place.final, lambda: place.finish(state)))
+
+    def abandon(self) -> None:
+        """Where training fails: nobody waits for the others, who may be no more."""
+        if self._pending is not None and self.processes.count == 1:
+            (place, writing, _), self._pending = self._pending, None
+            writing.exception()
+            shutil.rmtree(place.partial, ignore_errors=True)
+
+    def _begun(
+        self, place: "_Place", weights: dict[str, Tensor], moments: dict[str, Tensor] | None
+    ) -> "Future[Any]":
+        """Begin to write a copy."""
+        if self.processes.count > 1:
+            if self._group is None:
+                # Collectives of its own, since those of the training go on meanwhile.
+                self._group = distributed.new_group(backend="gloo")
+            begun = async_save(
+                {**weights, **(moments or {})},
+                storage_writer=_writer(place),
+                process_group=self._group,
+            )
+            assert isinstance(begun, Future)
+            return begun
+        executor = ThreadPoolExecutor(1)
+        writing = executor.submit(
+            _write, place, _copied(weights), None if moments is None else _copied(moments),
+            self.processes,
+        )  # fmt: skip
+        executor.shutdown(wait=False)
+        return writing
+
+    @contextmanager
+    def _cleared(self, place: "_Place") -> Iterator[None]:
+        """Inside, a failure leaves nothing half-written."""
+        try:
+            yield
+        except BaseException:
+            if self.processes.first:
+                shutil.rmtree(place.partial, ignore_errors=True)
+            raise
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a checkpoint comes to lie."""
+
+    directory: Path
+    name: str
+
+    @property
+    def final(self) -> Path:
+        return self.directory / self.name
+
+    @property
+    def partial(self) -> Path:
+        return self.directory / f"{_PARTIAL}{self.name}"
+
+    def begin(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        _clear_partial(self.directory)
+        self.partial.mkdir()
+
+    def finish(self, state: dict[str, Any]) -> None:
+        """All parts are there: give it its name, and take away what came before."""
+        files = sorted(path.name for path in self.partial.iterdir())
+        (self.partial / "state.json").write_text(json.dumps({**state, _FILES: files}, indent=1))
+        for path in [*self.partial.iterdir(), self.partial]:
             sync_directory(path)
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        sync_directory(directory)
-
-    try:
-        processes.in_first(lambda: _written(final, begin))
-        _write(partial, model, optimizers, processes)
-        processes.in_first(lambda: _written(final, finish))
-    except BaseException:
-        if processes.first:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if processes.first:
-        for path in _complete(directory):
-            if path != final:
+        if self.final.exists():
+            shutil.rmtree(self.final)
+        self.partial.rename(self.final)
+        sync_directory(self.directory)
+        for path in _complete(self.directory):
+            if path != self.final:
                 shutil.rmtree(path)
 
 
@@ -98,24 +191,42 @@ def _written(path: Path, work: Callable[[], None]) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
 def _write(
-    partial: Path, model: nn.Module, optimizers: Optimizers | None, processes: Processes
+    place: _Place,
+    weights: dict[str, Tensor],
+    moments: dict[str, Tensor] | None,
+    processes: Processes,
 ) -> None:
-    weights = _model_tensors(model)
-    moments = _optimizer_tensors(model, optimizers or ())
     if processes.count == 1:
-        save_tensors(weights, partial / "model.safetensors")
-        if optimizers is not None:
-            save_tensors(moments, partial / "optimizer.safetensors")
+        save_tensors(weights, place.partial / "model.safetensors")
+        if moments is not None:
+            save_tensors(moments, place.partial / "optimizer.safetensors")
         return
+    with _said(place):
+        save({**weights, **(moments or {})}, storage_writer=_writer(place))
+
+
+def _writer(place: _Place) -> HuggingFaceStorageWriter:
+    return HuggingFaceStorageWriter(str(place.partial), save_distributed=True)
+
+
+def _done(place: _Place, writing: "Future[Any]") -> None:
+    with _said(place):
+        writing.result()
+
+
+@contextmanager
+def _said(place: _Place) -> Iterator[None]:
+    """Turns what one of several processes could not write into a UserError."""
     try:
-        save(
-            {**weights, **moments},
-            storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True),
-        )
+        yield
     except CheckpointException as error:
         reason = next(iter(error.failures.values()))[0]
-        raise UserError(f"{partial}: cannot be written: {reason}") from error
+        raise UserError(f"{place.partial}: cannot be written: {reason}") from error
 
 
 def last_checkpoint(directory: Path) -> Checkpoint | None:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from regrow.corpus.samples import Samples, data_order, parts_of, random_stream
 from regrow.objectives.objective import Objective
 from regrow.precision import autocast
-from regrow.training.checkpoint import save_checkpoint
+from regrow.training.checkpoint import Checkpoints
 from regrow.training.environment import environment
 from regrow.training.guard import fault
 from regrow.training.layer_passes import (
@@ -190,6 +190,7 @@ def train(
     resumed_at = progress.step
     if steering is not None and resumed_at:
         steering.load(progress.steering)
+    checkpoints = Checkpoints(directory, processes, background=settings.save_in_background)
     began = time.monotonic() - progress.seconds
     saved = time.monotonic()
     was_training = model.training
@@ -228,9 +229,12 @@ def train(
                 mark(step + 1, "updating")
                 # One sum, so that all take the same decisions from the same numbers.
                 late = processes.first and time.monotonic() - saved >= settings.save_every
-                totals = processes.total([summed, counted, asked(), late, *parts.sums()])
+                decided = [asked(), late, checkpoints.written()]
+                totals = processes.total([summed, counted, *decided, *parts.sums()])
                 loss, predicted = totals[0] / totals[1], int(totals[1])
                 stop, late = totals[2] > 0, totals[3] > 0
+                if totals[4] == processes.count:
+                    checkpoints.finish()
                 norm = _scale_and_clip(model, predicted, settings.clip)
                 skipped = fault(loss, norm, progress.recent, settings.spike)
                 if skipped is None:
@@ -268,7 +272,7 @@ def train(
                     steered=steered,
                     seconds=progress.seconds,
                     skipped=skipped,
-                    parts=parts.means(totals[4:]),
+                    parts=parts.means(totals[5:]),
                     step_tokens=progress.tokens - before,
                     step_seconds=taken,
                     mixture=shares,
@@ -289,9 +293,9 @@ def train(
                         "environment": machine,
                         **vars(progress),
                     }
-                    save_checkpoint(
-                        directory, progress.step, model, None if done else optimizers, state,
-                        processes,
+                    checkpoints.save(
+                        progress.step, model, None if done else optimizers, state,
+                        wait=done or stop,
                     )  # fmt: skip
                     saved = time.monotonic()
                 mark(step + 1, "reporting")
@@ -307,6 +311,7 @@ def train(
                         )
                     leave(asked() or signal.SIGTERM)
     finally:
+        checkpoints.abandon()
         model.train(was_training)
         model.zero_grad(set_to_none=True)
     return TrainingResult(

@@ -9,7 +9,12 @@ from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 from regrow.training.tracking import Tool
 
-ONLY_HOW = frozenset({"export_every", "recompute", "replicas", "save_every", "stall", "track"})
+ONLY_HOW = frozenset(
+    {
+        "export_every", "recompute", "replicas", "save_every", "save_in_background", "stall",
+        "track",
+    }
+)  # fmt: skip
 """Settings that change neither the weights, but by rounding, nor what is measured."""
 _UNLESS_GIVEN = ("compile",)
 """Settings that change nothing unless they are given; what knows none of them stays valid."""
@@ -68,6 +73,8 @@ class RecoverySettings(BaseModel):
             multiplies it. Weights and optimiser are float32 always.
         evaluate_every: Tokens between two held-out measurements; None measures at the end only.
         save_every: Seconds between two checkpoints; 0 saves after every step.
+        save_in_background: Train on while a checkpoint is written, from a copy of weights and
+            optimiser in the CPU's memory.
         export_every: Tokens between two plain Hugging Face directories of the model as it then is;
             None writes none before the end.
         stall: Seconds for which one of several processes may stand still before it is named and all
@@ -107,6 +114,7 @@ class RecoverySettings(BaseModel):
     precision: Precision = "auto"
     evaluate_every: int | None = Field(default=None, gt=0)
     save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
+    save_in_background: bool = Field(default=False, strict=True)
     export_every: int | None = Field(default=None, gt=0)
     stall: float | None = Field(default=900.0, gt=0, allow_inf_nan=False)
     track: tuple[Tool, ...] | None = None
