@@ -576,6 +576,11 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
         ),
         "stages: a: cut: it was made for model sha256:",
     )
+    yield (
+        "replicas",
+        change("stages.depth.recover.replicas", 2),
+        r"depth: recover.replicas \(2\): one",
+    )
     yield "stage called result", change("stages.depth.name", "result"), "name 'result' is taken"
 
 

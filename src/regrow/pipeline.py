@@ -47,6 +47,7 @@ from regrow.recipe import CutSpec, Recipe, Source, Stage
 from regrow.run_checks import (
     bytes_needed,
     check_apart,
+    check_machine,
     check_memory,
     done_elsewhere,
     refuse_changes,
@@ -280,9 +281,11 @@ class _Run:
             check_free_space(self.out / STAGES, needed)
         for name in to_do:
             stage, _, what = name.partition("/")
-            if what == "recover" and (teacher := self._teacher_count(stage)):
-                settings = self.stages[stage].recover
-                assert settings is not None
+            settings = self.stages[stage].recover if what == "recover" else None
+            if settings is None:
+                continue
+            check_machine(stage, settings)
+            if teacher := self._teacher_count(stage):
                 check_memory(stage, self._count(stage), teacher, settings.precision)
         for line in done_elsewhere(self.ledger.entries.values()):
             self.say(line)

@@ -9,6 +9,7 @@ from regrow import environment
 from regrow.errors import UserError
 from regrow.ledger import Entry
 from regrow.precision import Precision, resolve_precision
+from regrow.training.settings import RecoverySettings
 
 _MOST_REASONS = 4
 
@@ -52,6 +53,23 @@ def check_memory(stage: str, student: int, teacher: int, precision: Precision) -
             f"more than the {available / 1e9:,.1f} GB of free memory; leave distill out, or "
             "run it on a larger machine"
         )
+
+
+def check_machine(stage: str, settings: RecoverySettings) -> None:
+    """Raise UserError, with the stage, at what these processes, or this machine, cannot do."""
+    import torch
+
+    from regrow.training.layer_passes import check_compiler
+    from regrow.training.processes import join_processes
+    from regrow.training.sharding import check_replicas
+
+    processes = join_processes()
+    try:
+        check_replicas(settings.replicas, processes.count)
+        if settings.compile:
+            check_compiler(processes.device or torch.device("cpu"))
+    except UserError as error:
+        raise UserError(f"stages: {stage}: recover.{error}") from None
 
 
 def refuse_changes(because: Iterable[str], invalid: str, out: Path) -> None:

@@ -38,10 +38,14 @@ def recomputing(model: Any, wanted: bool) -> Iterator[None]:
         getattr(model, f"{name}_checkpointing_disable")()
 
 
-def check_compiler(model: nn.Module, device: torch.device) -> None:
-    """Raises UserError where there are no layers to compile, or no compiler for the device."""
+def check_compilable(model: nn.Module) -> None:
+    """Raises UserError where a model has no layers to compile."""
     if not layers(model):
         raise UserError(f"{type(model).__name__}: no layers to compile; leave compile out")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises UserError where there is no compiler for the device."""
     try:
         torch.compile(torch.neg, backend=_BACKEND)(torch.ones(2, device=device))
     except Exception as error:

@@ -22,6 +22,7 @@ from regrow.training.checkpoint import Checkpoints
 from regrow.training.environment import environment
 from regrow.training.guard import fault
 from regrow.training.layer_passes import (
+    check_compilable,
     check_compiler,
     check_recomputable,
     compiled,
@@ -339,7 +340,8 @@ def _check(
     if settings.recompute:
         check_recomputable(model)
     if settings.compile:
-        check_compiler(model, device)
+        check_compilable(model)
+        check_compiler(device)
 
 
 def _skip(
