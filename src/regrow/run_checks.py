@@ -61,13 +61,16 @@ def check_machine(stage: str, settings: RecoverySettings) -> None:
 
     from regrow.training.layer_passes import check_compiler
     from regrow.training.processes import join_processes
-    from regrow.training.sharding import check_replicas
+    from regrow.training.sharding import check_offload, check_replicas
 
     processes = join_processes()
+    device = processes.device or torch.device("cpu")
     try:
         check_replicas(settings.replicas, processes.count)
+        if settings.offload:
+            check_offload(processes.count, device)
         if settings.compile:
-            check_compiler(processes.device or torch.device("cpu"))
+            check_compiler(device)
     except UserError as error:
         raise UserError(f"stages: {stage}: recover.{error}") from None
 

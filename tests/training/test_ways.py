@@ -15,10 +15,10 @@ from regrow.corpus.packing import pack
 from regrow.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.causal import Causal
-from regrow.training import checkpoint, layer_passes
+from regrow.training import checkpoint, layer_passes, loop
 from regrow.training.loop import StepReport, train
 from regrow.training.settings import RecoverySettings
-from regrow.training.sharding import check_replicas, whole_weights
+from regrow.training.sharding import check_offload, check_replicas, whole_weights
 from tests.forks import Together, imported
 from tests.training.small import byte_tokenizer, small_model
 
@@ -119,6 +119,33 @@ def test_replicas_that_cannot_be_are_refused(replicas: int, count: int, said: st
 def test_replicas_that_can_be_are_not() -> None:
     for replicas, count in ((1, 1), (1, 3), (2, 4), (4, 4)):
         check_replicas(replicas, count)
+
+
+# Parts in the CPU's memory
+
+
+def offloading(out: str) -> None:
+    """Where there is no GPU, all moves go from the CPU to the CPU."""
+    pytest.MonkeyPatch().setattr(loop, "check_offload", lambda *_: None)
+    process(out, {"offload": True})
+
+
+def test_parts_in_the_memory_of_the_cpu_learn_the_same(
+    forks: Any, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    log = tmp_path / "said.log"
+    codes = Together(forks).run(offloading, (str(tmp_path),), log)
+    assert codes == [0, 0], log.read_text()
+    assert_alike(json.loads((tmp_path / "result.json").read_text()), plain)
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "said"), [(1, "cuda", "one process"), (2, "cpu", "as it is; leave it out")]
+)
+def test_what_cannot_be_offloaded_is_refused(count: int, device: str, said: str) -> None:
+    check_offload(2, torch.device("cuda"))
+    with pytest.raises(UserError, match=said):
+        check_offload(count, torch.device(device))
 
 
 # Compiled layers

@@ -35,7 +35,14 @@ from regrow.training.processes import Processes, join_processes
 from regrow.training.progress import Progress, resume
 from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
-from regrow.training.sharding import Learner, check_replicas, readable, shard, whole_weights
+from regrow.training.sharding import (
+    Learner,
+    check_offload,
+    check_replicas,
+    readable,
+    shard,
+    whole_weights,
+)
 from regrow.training.signals import leave, stop_requests
 from regrow.training.stalls import Doing, watched
 from regrow.training.steering import Evaluation, Steering
@@ -171,7 +178,7 @@ def train(
     device = processes.device or next(model.parameters()).device
     processes.in_all(partial(_check, model, objective, settings, processes, device))
 
-    learner = shard(model, objective, processes, settings.replicas)
+    learner = shard(model, objective, processes, settings.replicas, offload=settings.offload)
     optimizers = processes.in_all(lambda: make_optimizers(model, settings))
     run = {
         **{key: value for key, value in settings.decisive().items() if key != "evaluate_every"},
@@ -337,6 +344,8 @@ def _check(
     """Raises UserError where this model cannot learn this, or not so."""
     objective.check(model)
     check_replicas(settings.replicas, processes.count)
+    if settings.offload:
+        check_offload(processes.count, device)
     if settings.recompute:
         check_recomputable(model)
     if settings.compile:

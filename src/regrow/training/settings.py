@@ -11,8 +11,8 @@ from regrow.training.tracking import Tool
 
 ONLY_HOW = frozenset(
     {
-        "export_every", "recompute", "replicas", "save_every", "save_in_background", "stall",
-        "track",
+        "export_every", "offload", "recompute", "replicas", "save_every", "save_in_background",
+        "stall", "track",
     }
 )  # fmt: skip
 """Settings that change neither the weights, but by rounding, nor what is measured."""
@@ -56,6 +56,8 @@ class RecoverySettings(BaseModel):
             changes the result as rounding does.
         replicas: Groups of processes that share the model out each among its own: less to send
             between nodes, more memory (hybrid sharding). Only with several processes.
+        offload: Keep parameters, gradients and optimiser of several processes in the CPU's memory,
+            and update them there; only what a layer's pass needs is on the GPU.
         optimizer: `muon` for the matrices of the layers and AdamW for the rest, or all AdamW.
         learning_rate: The peak.
         schedule: `cosine` falls from the end of the warm-up on; `wsd` (warm-up, stable, decay;
@@ -100,6 +102,7 @@ class RecoverySettings(BaseModel):
     recompute: bool = Field(default=False, strict=True)
     compile: bool = Field(default=False, strict=True)
     replicas: int = Field(default=1, gt=0)
+    offload: bool = Field(default=False, strict=True)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "wsd"] = "cosine"

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from regrow.errors import UserError
@@ -47,21 +47,40 @@ def check_replicas(replicas: int, count: int) -> None:
         )
 
 
+def check_offload(count: int, device: torch.device) -> None:
+    """Raises UserError where so many processes with this device have nothing to offload."""
+    if device.type == "cpu":
+        raise UserError("offload: all is in the CPU's memory as it is; leave it out")
+    if count == 1:
+        raise UserError(
+            "offload: one process keeps all where it trains; leave it out, or start several with "
+            "torchrun"
+        )
+
+
 def shard(
-    model: nn.Module, objective: Objective, processes: Processes, replicas: int = 1
+    model: nn.Module,
+    objective: Objective,
+    processes: Processes,
+    replicas: int = 1,
+    *,
+    offload: bool = False,
 ) -> Learner:
     """Share each layer's parameters out, and what is left (embeddings, head, norms) as one.
 
     Parameters become DTensors of their whole shape, on the processes' device; gradients are sums
     over all processes. One process shares nothing. `replicas`: groups that share the model out
-    each among its own processes, which follow each other in rank.
+    each among its own processes, which follow each other in rank. `offload`: parts lie in the CPU's
+    memory, and so do their gradients.
     """
     learner = Learner(model, objective)
     if processes.mesh is None:
         return learner
     mesh = processes.mesh if replicas == 1 else _groups(processes.mesh, replicas)
+    pinned = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
+    policy = pinned if offload else OffloadPolicy()
     for module in (*reversed(layers(model)), learner):
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh, offload_policy=policy)
     for module in learner.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
