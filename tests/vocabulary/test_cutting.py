@@ -199,6 +199,20 @@ def test_the_size_of_each_stage_is_known_before(home: Path) -> None:
         sizes({"vocab_size": 300, "vocab": {"size": 300}})
 
 
+def test_ids_in_both_configs_follow(home: Path, tmp_path: Path) -> None:
+    source = tmp_path / "m"
+    shutil.copytree(home / "m", source)
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((source / name).read_text())
+        (source / name).write_text(json.dumps({**config, "eos_token_id": [2, 319]}))
+    regrow.prune(source, tmp_path / "out", vocab={"counts": home / "counts", "size": 300})
+    kept = [line[0] for line in lines_in(tmp_path / "out" / VOCABULARY_FILE)]
+    assert reasons_in(tmp_path / "out")[319] == "config"
+    assert kept.index(319) == 299
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "out" / name).read_text())["eos_token_id"] == [2, 299]
+
+
 # Padding
 
 
