@@ -15,6 +15,7 @@ from regrow.errors import UserError
 from regrow.tokenizers import candidates_of, select
 from regrow.tokenizers.files import plan_tokenizer, read_tokenizer, vocabulary_candidates
 from regrow.tokenizers.spelling import SPACE
+from regrow.tokenizers.surgery import token_ids
 from tests.tokenizers.bpe_cases import Json, decode, encode, load, zeros
 
 Ids = NDArray[np.int64]
@@ -48,6 +49,7 @@ class Pruned:
     def __init__(self, contents: Json, pruned: Json, kept: Ids) -> None:
         self.before, self.after = load(contents), load(pruned)
         self.mapping = {int(old): new for new, old in enumerate(kept)}
+        token_ids(pruned)  # raises where the file states other ids than the library gives
 
     def check(self, text: str) -> bool:
         """Check both guarantees for ``text``; whether its encoding used kept tokens only."""
