@@ -128,6 +128,18 @@ def test_sentinels_stay_in_order_also_where_they_are_only_pieces() -> None:
     assert [name for name in names if name in sentinels] == sentinels
 
 
+def test_the_unknown_token_is_found_wherever_it_is() -> None:
+    contents = unigram_json(
+        [("b", -1.0), (SPACE, -2.0), ("a", -3.0), ("<unk>", 0.0)], before=("<pad>",)
+    )
+    vocab = [content for content, _ in contents["model"]["vocab"]]
+    contents["model"]["unk_id"] = vocab.index("<unk>")
+    choice = select(contents, zeros(contents), 4, wishes=Wishes(characters=False, drop=["b"]))
+    pruned = load(prune_tokenizer_json(contents, choice.kept))
+    assert pruned.token_to_id("<unk>") == vocab.index("<unk>") - 1
+    assert encode(pruned, "é")[-1] == pruned.token_to_id("<unk>")
+
+
 def test_all_tokens_kept_is_the_identity() -> None:
     contents = unigram_json([("a", -1.0), ("ab", -2.0)], outside=("<x>", "[img]"))
     before = copy.deepcopy(contents)
