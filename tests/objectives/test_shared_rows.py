@@ -1,5 +1,6 @@
 """Examples that share rows are learned from as if each had a row of its own."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,15 @@ def everything(samples: Samples) -> Batch:
     return samples.batch(rows, rows)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
-    ("blueprint", "number"), [(OPENBA, 0), (OPENBA, 1), (T5, 0), (T5, 1), (UMT5, 0)],
+    ("blueprint", "number", "attention"),
+    [
+        *product([OPENBA], [0, 1], ["sdpa", "eager", "text_by_text"]),
+        *product([T5], [0, 1], ["sdpa", "eager"]),
+        *product([UMT5], [0], ["sdpa", "eager"]),
+    ],
     ids=lambda value: getattr(value, "model_type", value),
-)  # fmt: skip
+)
 def test_losses_and_gradients_are_those_of_the_examples_alone(
     tmp_path: Path, blueprint: Blueprint, number: int, attention: str
 ) -> None:

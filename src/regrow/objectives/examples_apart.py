@@ -2,8 +2,9 @@
 
 What keeps them apart is one boolean mask for the encoder, one for the decoder and one between
 them, made for each micro-batch: a slot sees slots of its own example. The attention of the model
-has it as it wants it: `sdpa` (on CUDA the memory-efficient kernel, which computes all of a row) and
-`eager` as a tensor, `flex_attention` as blocks, of which those between examples are not computed.
+has it as it wants it: `text_by_text` (`regrow.attention`) as lengths, `sdpa` (on CUDA the
+memory-efficient kernel, which computes all of a row) and `eager` as a tensor, `flex_attention` as
+blocks, of which those between examples are not computed.
 FlashAttention's kernels for several texts in a row are out of reach, since transformers 5.24 passes
 one division into texts to a whole stack, and a decoder needs a second for its cross-attention.
 
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regrow.attention import TEXT_BY_TEXT, texts_mask
+from regrow.corpus.packing import NOT_PREDICTED
 from regrow.errors import UserError
 from regrow.objectives.objective import TensorBatch
 from regrow.objectives.shared_rows import NO_EXAMPLE
@@ -45,12 +48,25 @@ def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
     return hidden
 
 
+def alone_in_rows(batch: TensorBatch) -> TensorBatch:
+    """Padded examples, one a row (`regrow.objectives.examples.write_examples`), as `lay_out` has
+    them."""
+    source, target = batch["attention_mask"] > 0, batch["labels"] != NOT_PREDICTED
+    return {
+        **batch,
+        "source_examples": torch.where(source, 0, NO_EXAMPLE),
+        "target_examples": torch.where(target, 0, NO_EXAMPLE),
+    }
+
+
 def _mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False) -> Any:
     """Which slots see which, by the examples that they are of; [rows, width] each.
 
     Empty slots see all, so that none sees nothing; nothing else sees them.
     """
     attention = stack.config._attn_implementation
+    if attention == TEXT_BY_TEXT:
+        return texts_mask(queries, keys, is_causal=is_causal)
     if attention == "flex_attention":
         return _block_mask(queries, keys, is_causal)
     seen = (queries[:, :, None] == keys[:, None]) | (queries == NO_EXAMPLE)[:, :, None]

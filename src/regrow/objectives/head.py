@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regrow.attention import packed_mask, reads_text_by_text
 from regrow.errors import UserError
 from regrow.objectives.cross_entropy import summed_cross_entropy
 
@@ -71,7 +72,12 @@ def _scales_its_output(config: Any) -> bool:
 
 
 def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
-    """What the head of a decoder reads, [batch, tokens, hidden], without any cache."""
+    """What the head of a decoder reads, [batch, tokens, hidden], without any cache.
+
+    Where it is given positions and no mask, texts that are packed into a row are kept apart.
+    """
+    if reads_text_by_text(model) and "position_ids" in inputs and "attention_mask" not in inputs:
+        inputs["attention_mask"] = packed_mask(inputs["position_ids"])
     decoder: Any = model.base_model
     hidden: Tensor = decoder(use_cache=False, **inputs).last_hidden_state
     return hidden

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
+from regrow.attention import reads_text_by_text
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.objectives.examples_apart import check_apart, states_of_shared_rows
+from regrow.objectives.examples_apart import alone_in_rows, check_apart, states_of_shared_rows
 from regrow.objectives.head import check_head, decoder_states, head_of
 from regrow.objectives.objective import TensorBatch
 
@@ -34,6 +35,8 @@ class Seq2Seq:
         """What the head reads where a token is predicted, and the tokens; see `PredictsTokens`."""
         if self.shared_rows:
             hidden = states_of_shared_rows(model, batch)
+        elif reads_text_by_text(model):
+            hidden = states_of_shared_rows(model, alone_in_rows(batch))
         else:
             hidden = decoder_states(
                 model, batch["input_ids"], batch["attention_mask"], batch["decoder_input_ids"]

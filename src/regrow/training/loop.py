@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from regrow.corpus.samples import Samples, data_order, parts_of, random_stream
 from regrow.objectives.objective import Objective
 from regrow.precision import autocast
+from regrow.training.attending import can_read_text_by_text, text_by_text
 from regrow.training.checkpoint import Checkpoints
 from regrow.training.environment import environment
 from regrow.training.guard import fault
@@ -28,6 +29,7 @@ from regrow.training.layer_passes import (
     compiled,
     recomputing,
 )
+from regrow.training.memory import kept_memory
 from regrow.training.optimizers import make_optimizers
 from regrow.training.part_losses import PartLosses
 from regrow.training.passes import passes
@@ -177,6 +179,7 @@ def train(
     processes = join_processes()
     device = processes.device or next(model.parameters()).device
     processes.in_all(partial(_check, model, objective, settings, processes, device))
+    by_text = not settings.compile and can_read_text_by_text(model, device)
 
     learner = shard(model, objective, processes, settings.replicas, offload=settings.offload)
     optimizers = processes.in_all(lambda: make_optimizers(model, settings))
@@ -213,6 +216,8 @@ def train(
                 processes.board(f"stalls {directory}"),
                 settings.stall,
             ) as mark,
+            text_by_text(model, by_text),
+            kept_memory(),
         ):
             while progress.step < plan.steps:
                 step, at = progress.step, time.monotonic()

@@ -1,0 +1,162 @@
+"""Text tokens a second that an encoder-decoder learns from: O-UL2, UL2 in shared rows, padded UL2.
+
+    python benchmarks/objectives.py --model DIR [--text FILE] [--quick] [--json]
+
+Forward and backward passes of one model, in turns, the median of which counts. UL2 cuts documents
+into windows of at most 568 tokens, 16 a pass; O-UL2 makes texts of one line of documents, as long
+as the sentinels allow (1,898 and 1,700 tokens for 100), 4 a pass. Padded UL2 is the same windows
+filled up to the lengths of the code released with OpenBA-V2, 570 and 381 (more where a sample is
+longer), in attention as torch computes it; `bucketed` is filled up to the longest of a pass only.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import Goal, Result, parser, say, show
+
+from regrow.corpus.packing import NOT_PREDICTED
+from regrow.corpus.samples import Batch, Samples, data_order
+from regrow.corpus.text import read_documents
+from regrow.loading import load_model, load_tokenizer
+from regrow.objectives.tasks import make_task
+from regrow.precision import autocast
+from regrow.training.attending import text_by_text
+from regrow.training.memory import kept_memory
+from regrow.training.passes import passes
+
+LONGEST, TEXT = 568, 1_898
+SOURCE, TARGET = 570, 381
+UL2_PASS, O_UL2_PASS = 16, 4
+SEED = 0
+PROSE = Path(__file__).parents[1] / "recipes/prose.txt"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`fixed`: whether samples are filled up to the reference's lengths, and masked as torch does.
+
+    `rows`: samples in a pass. `step`: samples that passes are cut from.
+    """
+
+    objective: str
+    longest: int
+    rows: int
+    step: int
+    shared: bool = False
+    fixed: bool = False
+
+
+CONTENDERS = {
+    "O-UL2": Contender("o-ul2", TEXT, O_UL2_PASS, O_UL2_PASS),
+    "UL2, shared rows": Contender("ul2", LONGEST, UL2_PASS, UL2_PASS, shared=True),
+    "UL2, bucketed": Contender("ul2", LONGEST, UL2_PASS, 8 * UL2_PASS),
+    "UL2, padded": Contender("ul2", LONGEST, UL2_PASS, UL2_PASS, fixed=True),
+}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, required=True)
+    options.add_argument(
+        "--text", type=Path, default=Path(__file__).parents[1] / "recipes/prose.txt"
+    )
+    arguments = options.parse_args()
+    turns, seconds = (2, 5.0) if arguments.quick else (5, 20.0)
+    tokenizer = load_tokenizer(arguments.model)
+    model = load_model(arguments.model).train()
+    documents = [*read_documents(arguments.text or PROSE)]
+    streams = {
+        name: (each, *learned(each, documents, tokenizer, model.config))
+        for name, each in CONTENDERS.items()
+    }
+    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    with kept_memory():
+        for turn in range(turns):
+            for name, (contender, objective, batches) in streams.items():
+                rate = measure(model, contender, objective, batches, seconds)
+                say(f"turn {turn + 1} of {turns}: {name}, {rate:,.0f} tokens/s")
+                rates[name].append(rate)
+    found = {name: statistics.median(each) for name, each in rates.items()}
+    padded = "UL2, padded"
+    results = [
+        Result(name, rate, "text tokens/s", padded, found[padded],
+               Goal("ratio", ">=", 1.5) if name == "O-UL2" else None)
+        for name, rate in found.items() if name != padded
+    ]  # fmt: skip
+    show(results, as_json=arguments.json)
+
+
+def learned(
+    contender: Contender, documents: list[str], tokenizer: Any, config: Any
+) -> tuple[Any, Iterator[tuple[Batch, int]]]:
+    objective, samples = make_task(
+        contender.objective, documents, tokenizer, config, contender.longest, SEED,
+        shared_rows=contender.shared,
+    )  # fmt: skip
+    return objective, batches_of(samples, contender)
+
+
+def batches_of(samples: Samples, contender: Contender) -> Iterator[tuple[Batch, int]]:
+    """Batches without end, and their tokens of text."""
+    order, step = data_order(samples, SEED), contender.step
+    for first in range(0, 1 << 60, step):
+        rows, numbers = order.rows(first, first + step), np.arange(first, first + step)
+        # In a pass of shared rows there are as many examples, in fewer rows.
+        many = max(1, contender.rows // getattr(samples, "per_row", 1))
+        for part in passes(samples, rows, numbers, many):
+            batch = samples.batch(rows[part], numbers[part])
+            yield (
+                filled_up(batch) if contender.fixed else batch,
+                int(samples.lengths(rows[part]).sum()),
+            )
+
+
+def filled_up(batch: Batch) -> Batch:
+    """The same examples, in rows of at least the reference's lengths."""
+    found = {}
+    for name, array in batch.items():
+        width = SOURCE if name in ("input_ids", "attention_mask") else TARGET
+        empty = NOT_PREDICTED if name == "labels" else 0
+        lacking = max(0, width - array.shape[1])
+        found[name] = np.pad(array, ((0, 0), (0, lacking)), constant_values=empty)
+    return found
+
+
+def measure(
+    model: Any,
+    contender: Contender,
+    objective: Any,
+    batches: Iterator[tuple[Batch, int]],
+    seconds: float,
+) -> float:
+    """Tokens of text a second, in at least so many seconds after a first pass."""
+    tokens, began = 0, None
+    with text_by_text(model, not contender.fixed):
+        for batch, text in batches:
+            learn(model, objective, batch)
+            if began is None:
+                began = time.perf_counter()
+                continue
+            tokens += text
+            if (taken := time.perf_counter() - began) >= seconds:
+                return tokens / taken
+    raise AssertionError("batches have an end")
+
+
+def learn(model: Any, objective: Any, batch: Batch) -> None:
+    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+    with autocast("auto", CPU):
+        loss, _ = objective(model, tensors)
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+if __name__ == "__main__":
+    main()
