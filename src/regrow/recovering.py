@@ -87,6 +87,8 @@ def recover(
             whom = load_teacher(teacher, source, settings.precision, processes)
             objective = Distilled(task, whom, settings.distill.weight, settings.distill.temperature)
         steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
+        if processes.count == 1:  # several share it out before it is on a GPU
+            model.to(processes.trains_on)
         return model, tokenizer, samples, objective, steering
 
     model, tokenizer, samples, objective, steering = processes.in_all(prepared)
@@ -110,7 +112,7 @@ def recover(
         learned_from = bind_checkpoint(open_checkpoint(teacher))
     meter = Meter(
         flops_of_token(settings, layout, learned_from),
-        processes.device or next(model.parameters()).device,
+        processes.trains_on,
         processes.count,
     )
 

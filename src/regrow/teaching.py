@@ -33,8 +33,8 @@ def load_teacher(
 
     from regrow.objectives.distillation import Teacher
 
+    device = processes.trains_on
     rows = kept_rows(student, directory)
-    device = processes.device or torch.device("cpu")
     in_bf16 = resolve_precision(precision, device) == "bf16"
     model = load_model(directory, dtype=torch.bfloat16 if in_bf16 else torch.float32)
     identity = open_checkpoint(directory).fingerprint
@@ -48,12 +48,13 @@ def load_teacher(
 
 
 def share_out(teacher: "Teacher", processes: "Processes") -> None:
-    """Give each process a part of each layer's parameters; one process keeps all."""
+    """Give each process a part of each layer's parameters; one alone has all, where it trains."""
     from torch.distributed.fsdp import fully_shard
 
     from regrow.training.optimizers import layers
 
     if processes.mesh is None:
+        teacher.model.to(processes.trains_on)
         return
     for layer in reversed(layers(teacher.model)):
         fully_shard(layer, mesh=processes.mesh)

@@ -6,6 +6,8 @@ from functools import partial
 from time import sleep
 from typing import Any
 
+import pytest
+import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from regrow.errors import SaidError, UserError
@@ -116,3 +118,12 @@ def test_an_error_in_the_midst_of_what_is_shared_ends_all() -> None:
         processes.in_all(lambda: None)
 
     assert_said_once(together(work), "wrong")
+
+
+@pytest.mark.parametrize(("has_gpu", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_one_process_trains_on_a_gpu_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, has_gpu: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert Processes().trains_on.type == expected
+    assert Processes(0, 2, device=torch.device("cpu")).trains_on.type == "cpu"

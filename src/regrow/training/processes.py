@@ -122,6 +122,13 @@ class Processes:
         """Where each can tell all others something; None where there is but one."""
         return None if self.speech is None else PrefixStore(name, self.speech.store)
 
+    @property
+    def trains_on(self) -> torch.device:
+        """The device where this one should have its model; alone, a GPU where there is one."""
+        if self.device is not None:
+            return self.device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
     def total(self, values: list[float]) -> list[float]:
         """The sums over all processes, in float64, the same in each."""
         if self.count == 1:
