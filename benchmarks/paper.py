@@ -1,6 +1,6 @@
 """The OpenBA-V2 report's comparisons on a small OpenBA: stages, mixtures, objectives.
 
-    python benchmarks/paper.py --out DIR [--model DIR] [--texts DIR]
+    python benchmarks/paper.py --out DIR [--model DIR] [--texts DIR] [--part 0.5]
 
 `--model`, `--texts`: what recipes/prepare_mini_openba.py lays out, and by default where it does.
 Runs recipes/mini-openba.yaml beside all its cuts in one (table 1), the layers' cuts in one, and
@@ -47,9 +47,13 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--model", type=Path, default=RECIPES / "mini-openba/model")
     arguments.add_argument("--texts", type=Path, default=RECIPES / "mini-openba")
+    arguments.add_argument(
+        "--part", type=float, help="of the recipe's tokens [default: 1, quick: 0.05]"
+    )
     options = arguments.parse_args()
+    part = options.part or (0.05 if options.quick else 1)
     options.out.mkdir(parents=True, exist_ok=True)
-    recipe = load(options.model, options.texts, part=0.05 if options.quick else 1)
+    recipe = load(options.model, options.texts, part)
     staged = run(recipe, options.out / "staged", compare=("at-once", "control"))
     depth = run(depth_at_once(recipe), options.out / "depth-at-once")
     trained = equal_times(recipe, options.out)
@@ -81,7 +85,7 @@ def load(model: Path, texts: Path, part: float) -> Recipe:
         if "recover" in stage:
             tokens = stage["recover"]["tokens"] * part
             stage["recover"] = {**stage["recover"], "tokens": max(8_192, round(tokens))}
-            if part < 1 and "mixture_tokens" in stage["recover"]:
+            if part < 0.2 and "mixture_tokens" in stage["recover"]:
                 stage["recover"]["mixture_tokens"] = 512
     return recipe
 
