@@ -144,7 +144,7 @@ def documents_in(block: Block) -> Iterator[str]:
             yield text
         return
     for number, line in enumerate(io.BytesIO(data), start=block.first.record + 1):
-        if line.strip() and (text := _text_of(line, f"{where} {number}")):
+        if not line.isspace() and (text := _text_of(line, where, number)):
             yield text
 
 
@@ -209,28 +209,41 @@ def _decoded(data: bytes, block: Block) -> str:
 
 
 _EXAMPLE = '{"text": "..."}'
+_JSON_SPACE = " \t\r\n"
+_parsed = json.JSONDecoder().raw_decode
+"""What `json.loads` calls; for short lines, what it does before that takes as long."""
 
 
-def _text_of(line: bytes, where: str) -> str:
+def _text_of(line: bytes, of: str, number: int) -> str:
+    try:
+        written = line.decode().strip(_JSON_SPACE)
+        record, end = _parsed(written)
+        text = record["text"]
+        if end == len(written) and type(record) is dict and type(text) is str:
+            if b"\\u" in line:
+                text.encode()
+            return text
+    except (ValueError, RecursionError, TypeError, KeyError):
+        pass
+    raise _no_text(line, f"{of} {number}")
+
+
+def _no_text(line: bytes, where: str) -> UserError:
+    """What is wrong with a line that holds no text."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError:
-        raise UserError(f"{where} is not UTF-8; convert the file to UTF-8") from None
+        return UserError(f"{where} is not UTF-8; convert the file to UTF-8")
     except (ValueError, RecursionError):
-        raise UserError(f"{where} is not JSON; each line should be {_EXAMPLE}") from None
+        return UserError(f"{where} is not JSON; each line should be {_EXAMPLE}")
     if not isinstance(record, dict) or "text" not in record:
-        raise UserError(f"{where} has no key 'text'; each line should be {_EXAMPLE}")
-    text = record["text"]
-    if not isinstance(text, str):
-        raise UserError(f"{where}, key 'text': not a string; each line should be {_EXAMPLE}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{where}, key 'text': half a surrogate pair, which is not Unicode text; "
-            "write the whole character"
-        ) from None
-    return text
+        return UserError(f"{where} has no key 'text'; each line should be {_EXAMPLE}")
+    if not isinstance(record["text"], str):
+        return UserError(f"{where}, key 'text': not a string; each line should be {_EXAMPLE}")
+    return UserError(
+        f"{where}, key 'text': half a surrogate pair, which is not Unicode text; "
+        "write the whole character"
+    )
 
 
 # Packed files
