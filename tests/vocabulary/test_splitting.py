@@ -197,6 +197,19 @@ def test_added_tokens_that_reach_over_a_space_keep_a_text_whole() -> None:
     np.testing.assert_array_equal(counter.count(texts), expected)
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_a_token_that_is_found_in_normalised_text_forbids_to_split(normalized: bool) -> None:
+    tokenizer = byte_bpe(regex=True)
+    tokenizer.normalizer = n.Lowercase()
+    tokenizer.add_tokens([AddedToken("new york", normalized=normalized)])
+    found = how(tokenizer)
+    assert (found is None) == normalized
+    counter = PartCounter(tokenizer, id_count(tokenizer), found)
+    text = "a New York b"
+    expected = np.bincount(tokenizer.encode(text).ids, minlength=id_count(tokenizer))
+    np.testing.assert_array_equal(counter.count([text]), expected)
+
+
 def test_memory_is_bounded() -> None:
     tokenizer = byte_bpe(regex=True)
     counter = PartCounter(tokenizer, id_count(tokenizer), how(tokenizer), most=10)

@@ -98,13 +98,18 @@ def splitter(tokenizer_json: Json, tokenizer: "Tokenizer") -> Splitter | None:
         return None
     if normalizers and not _stays_without_spaces(tokenizer):
         return None
+    reaching = _reaching(tokenizer_json.get("added_tokens") or [], every=prepended)
+    if any(token.get("normalized") for token in reaching) and any(
+        step["type"] in _LOCAL for step in normalizers
+    ):
+        return None  # such a token is found in what the normaliser makes, and so in other text
     # A `▁` of the text is a space to a tokenizer that writes one so.
     plain = f"[{_PLAIN}]" if normalizers else rf"[^\s{_SPACE}]"
     return Splitter(
         re.compile(f"(?<={plain}) (?={plain})"),
         not normalizers,
         "" if prepended else " ",
-        _reaching(tokenizer_json.get("added_tokens") or [], every=prepended),
+        _any_of([token["content"] for token in reaching]),
     )
 
 
@@ -177,14 +182,17 @@ def _stays_without_spaces(tokenizer: "Tokenizer") -> bool:
     return not re.search(r"[\s▁]", normal.removeprefix(_SPACE))
 
 
-def _reaching(added: list[Json], *, every: bool) -> re.Pattern[str] | None:
-    """Finds tokens that a text with them is not split for."""
-    found = [
-        token["content"]
+def _reaching(added: list[Json], *, every: bool) -> list[Json]:
+    """Added tokens that a text with them is not split for."""
+    return [
+        token
         for token in added
         if every or token.get("rstrip") or re.search(r"\S ", token["content"])
     ]
-    return re.compile("|".join(map(re.escape, found))) if found else None
+
+
+def _any_of(contents: list[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(re.escape, contents))) if contents else None
 
 
 # Regular expressions
