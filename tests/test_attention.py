@@ -96,6 +96,20 @@ def test_short_texts_are_computed_in_float32(size: int, is_wide: bool) -> None:
     assert torch.equal(found, exact.bfloat16()) == is_wide
 
 
+@pytest.mark.parametrize("length", [20, 300])
+def test_types_that_differ_are_as_one_under_autocast(length: int) -> None:
+    """Rotary positions leave float32 queries and keys beside values in bfloat16."""
+    texts = torch.zeros(1, length, dtype=torch.long)
+    query, key = (torch.randn(1, 1, length, 64) for _ in range(2))
+    value = torch.randn(1, 1, length, 64).bfloat16()
+    module: Any = SimpleNamespace(is_causal=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = attention(module, query, key, value, texts_mask(texts, texts, is_causal=True))
+    exact = nn.functional.scaled_dot_product_attention(query, key, value.float(), is_causal=True)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact.transpose(1, 2), rtol=0.05, atol=0.05)
+
+
 def test_another_mask_is_for_torch() -> None:
     query, key, value = (torch.randn(1, 2, 3, SIZE) for _ in range(3))
     seen = torch.tensor([[True, False, False], [True, True, False], [False, True, True]])

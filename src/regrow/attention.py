@@ -100,6 +100,9 @@ def attention(
     """As transformers has it: [rows, heads, width, size] each, to [rows, width, heads, size].
 
     Empty slots get zeros. With any mask but `Texts` it is sdpa's.
+
+    Raises NotImplementedError at what is not computed here. No training meets it: each model is
+    tried first, and keeps its own attention then (`regrow.training.attending`).
     """
     if not isinstance(attention_mask, Texts):
         states: Tensor = sdpa_attention_forward(
