@@ -16,8 +16,6 @@ ONLY_HOW = frozenset(
     }
 )  # fmt: skip
 """Settings that change neither the weights, but by rounding, nor what is measured."""
-_UNLESS_GIVEN = ("compile",)
-"""Settings that change nothing unless they are given; what knows none of them stays valid."""
 
 
 Objective = Literal[
@@ -163,8 +161,7 @@ class RecoverySettings(BaseModel):
 
     def decisive(self) -> dict[str, Any]:
         """All that the weights, and what is measured, depend on, as JSON has it."""
-        found = self.model_dump(mode="json", exclude=set(ONLY_HOW))
-        return {key: value for key, value in found.items() if key not in _UNLESS_GIVEN or value}
+        return self.model_dump(mode="json", exclude=set(ONLY_HOW))
 
     @property
     def mixtures(self) -> dict[str, MixtureSettings]:
