@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from surgery import REGROW, bytes_read_and_kept, hold_bytes
 
 from regrow.architectures import Layout
-from regrow.architectures.openba import ffn_value
+from regrow.architectures.openba import OPENBA, ffn_value
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.cuts.choose import choose
@@ -355,7 +355,7 @@ def cut_once(
     weights = sum(info.nbytes for info in result.tensors.values())
     off = abs(written - done["nbytes"]) + abs(weights - stage.sizes.nbytes)
     shapes = {tensor: info.shape for tensor, info in result.tensors.items()}
-    check_on_meta(result.config, result.config["architectures"][0], shapes)
+    check_on_meta(result.config, OPENBA, shapes)
 
     peer = "cp of the bytes read"
     goal = Goal("ratio", "<=", stage.carve_goal) if read > TIMED_BYTES else None

@@ -244,7 +244,7 @@ def _write_model(
     shapes = {
         layout.tensors[info.name].parameter: rows.shape(info, axes[info.name]) for info in kept
     }
-    check_on_meta(config, layout.blueprint.architectures[0], shapes)
+    check_on_meta(config, layout.blueprint, shapes)
     check_free_space(out, sum(_nbytes(info, rows.shape(info, axes[info.name])) for info in kept))
     weight_map: dict[str, str] = {}
     for file in checkpoint.files:

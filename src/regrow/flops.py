@@ -3,8 +3,10 @@
 A matrix costs 2 * size for each position that passes through it, and attention 2 * width for each
 pair of positions in its scores and as much again in their weighted sum (the whole square, also
 under a causal mask). The keys and values of cross-attention are computed at the positions of the
-encoder. An embedding is looked up and costs nothing; the head costs the same whether it is tied or
-not. Norms, biases, activations and softmax are left out: far less than 1% in any large model.
+encoder. Where no blueprint says what attention is, its pairs are left out, and every matrix but the
+embedding is one that each position passes through: too much for a mixture of experts. An embedding
+is looked up and costs nothing; the head costs the same whether it is tied or not. Norms, biases,
+activations and softmax are left out: far less than 1% in any large model.
 
 The backward pass computes two products for each of the forward pass, so training costs three times
 the forward pass. Nothing is computed again (activation checkpointing adds to this).
@@ -14,6 +16,7 @@ the forward pass. Nothing is computed again (activation checkpointing adds to th
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from regrow.architectures import LabelledTensor, Layout
 from regrow.architectures.schema import axis_kind
@@ -56,6 +59,13 @@ def forward_flops(layout: Layout, sample: Sample) -> Flops:
     `layout`: at its present sizes; `Layout.resized` gives those after a cut.
     """
     costs = {"encoder": 0, "decoder": 0, "cross_keys_values": 0, "scores": 0}
+    if layout.blueprint.vocabulary_only:
+        for tensor in layout.tensors.values():
+            if len(tensor.shape) == 2 and not tensor.dims.names:
+                encoder = layout.blueprint.is_encoder_decoder and "encoder" in tensor.name
+                positions = sample.encoder if encoder else sample.decoder
+                costs["encoder" if encoder else "decoder"] += 2 * prod(tensor.shape) * positions
+        return Flops(**costs, head=2 * _head_size(layout) * sample.decoder)
     for tensor in _matrices(layout):
         assert tensor.layer is not None
         layers = layout.sizes[tensor.layer[0]]
@@ -98,6 +108,7 @@ def _heads(names: frozenset[str]) -> bool:
 def _head_size(layout: Layout) -> int:
     """Of the matrix that gives the logits, tied or not."""
     head, blueprint = layout.blueprint.head, layout.blueprint
-    pattern = next(p for p in (head.weight, f"{head.weight}?") if p in blueprint.tensors)
+    names = (head.weight, f"{head.weight}?", head.embedding)
+    pattern = next(name for name in names if name in blueprint.tensors)
     rows, columns = blueprint.dims(pattern).shape(layout.sizes)
     return rows * columns

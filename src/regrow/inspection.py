@@ -44,6 +44,8 @@ class Inspection:
     dtypes: Mapping[str, int]
     """Bytes of weights by type."""
     ignored: tuple[str, ...]
+    vocabulary_only: bool
+    """No blueprint is written for its class."""
 
     @property
     def weight_bytes(self) -> int:
@@ -68,6 +70,7 @@ def inspect_directory(directory: Path) -> Inspection:
         layout.tied,
         _bytes_by_type(layout, checkpoint),
         layout.ignored,
+        layout.blueprint.vocabulary_only,
     )
 
 

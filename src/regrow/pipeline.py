@@ -205,7 +205,7 @@ class _Run:
         self.source = open_checkpoint(original)
         self.layout = bind_checkpoint(self.source)
         check_on_meta(
-            self.source.config, self.layout.blueprint.architectures[0], self.layout.shapes,
+            self.source.config, self.layout.blueprint, self.layout.shapes,
             str(original / "config.json"),
         )  # fmt: skip
         return layouts_by_stage(self.recipe, self.source, self.layout)

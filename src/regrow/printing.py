@@ -45,9 +45,10 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
         OUT.print(f"{found.parameters_counted_once:,} with embedding and head counted once")
     if found.fingerprint is None:
         OUT.print("from the config alone; there are no weights")
-    OUT.print(
-        f"output head {head}; fixed: " + ", ".join(f"{n} {s}" for n, s in found.fixed.items())
-    )
+    fixed = ", ".join(f"{name} {size}" for name, size in found.fixed.items())
+    OUT.print(f"output head {head}" + (f"; fixed: {fixed}" if fixed else ""))
+    if found.vocabulary_only:
+        OUT.print("no blueprint for this class: only its vocabulary can be cut")
     training = _gigabytes(found.parameters * 16)
     OUT.print(f"memory: {_gigabytes(found.weight_bytes)} to run, {training} to train with AdamW\n")
     table = _table(("part", "left"), ("parameters", "right"), ("share", "right"))

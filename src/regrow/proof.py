@@ -203,7 +203,7 @@ class _Scene:
         out = Path(tempfile.mkdtemp(dir=self.directory)) / "carved"
         try:
             plan = carve_plan(self.checkpoint, self.layout, cut)
-            check_on_meta(plan.config, self.blueprint.architectures[0], plan.shapes)
+            check_on_meta(plan.config, self.blueprint, plan.shapes)
             carve(plan, out)
         except UserError as error:
             raise ProofError(f"{cut.words()}: {error}") from None

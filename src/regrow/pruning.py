@@ -23,6 +23,7 @@ from regrow.checkpoint.carve import (
 from regrow.checkpoint.companions import companion_files
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint, read_bytes
+from regrow.checkpoint.vocabulary import vocabulary_blueprint
 from regrow.cuts.choose import Scores, choose
 from regrow.cuts.cut import FILE_NAME, AxisCut, Cut, check_cut
 from regrow.cuts.request import requested
@@ -65,10 +66,16 @@ class Pruned:
 def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) -> Layout:
     """The layout of a checkpoint, by its own blueprint unless one is given.
 
+    Where none is written, it is of the vocabulary alone.
+
     Raises UserError where a stored head differs from the embedding that the config ties it to.
     """
-    blueprint = blueprint or blueprint_for(checkpoint.config)
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    blueprint = (
+        blueprint
+        or blueprint_for(checkpoint.config)
+        or vocabulary_blueprint(checkpoint.config, shapes)
+    )
     flag = read_field(checkpoint.config, "tie_word_embeddings")
     tied = False
     if flag is not False:
@@ -203,7 +210,7 @@ def prepare(
     plan = carve_plan(
         checkpoint, layout, cut, config=config, files=files, max_shard_bytes=max_shard_bytes
     )
-    check_on_meta(plan.config, layout.blueprint.architectures[0], plan.shapes)
+    check_on_meta(plan.config, layout.blueprint, plan.shapes)
     return plan
 
 

@@ -38,7 +38,7 @@ def test_prints_what_it_reads(dims: Dims) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "hidden,", ", hidden", "head**head_dim", "ffn + ", "Hidden", "ffn-ffn", "a.b.c", "a .b",
+    ["hidden,", ", hidden", "head**head_dim", "ffn + ", "Hidden", "ffn-ffn", "a.b.c", "a .b",
      "head*(3)", "1.5", "-1", "head * head dim"],
 )  # fmt: skip
 def test_refuses_what_is_no_dimension(text: str) -> None:

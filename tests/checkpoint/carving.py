@@ -20,7 +20,9 @@ LARGE = 1 << 40
 def opened(directory: Path) -> tuple[Checkpoint, Layout]:
     checkpoint = open_checkpoint(directory)
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    return checkpoint, bind(blueprint_for(checkpoint.config), checkpoint.config, shapes)
+    blueprint = blueprint_for(checkpoint.config)
+    assert blueprint is not None
+    return checkpoint, bind(blueprint, checkpoint.config, shapes)
 
 
 def planned(directory: Path, cut: Cut, max_shard_bytes: int = LARGE, **files: bytes) -> CarvePlan:

@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_refuses(changes: dict[str, Any], edits: dict[str, Any], message: str) -> None:
     shapes = {n: s for n, s in {**SHAPES, **edits}.items() if s is not None}
     with pytest.raises(UserError, match="config.json of the result: .*" + message) as error:
-        check_on_meta({**LLAMA.tiny[0], **changes}, NAME, shapes)
+        check_on_meta({**LLAMA.tiny[0], **changes}, LLAMA, shapes)
     assert "\n" not in str(error.value)
 
 
@@ -98,10 +98,10 @@ def test_asks_another_process_where_the_library_is_not_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "transformers")
-    monkeypatch.setattr(meta_check, "find_problem", None)  # here it must not be called
+    monkeypatch.setattr(meta_check, "_QUESTIONS", {})  # here none must be answered
     shapes = {**SHAPES, "lm_head.weight": (60, 24)}
     with pytest.raises(UserError, match=r"lm_head\.weight: .* wants shape \[61, 24\], not \[60"):
-        check_on_meta(LLAMA.tiny[0], NAME, shapes)
+        check_on_meta(LLAMA.tiny[0], LLAMA, shapes)
 
 
 def test_code_in_the_current_directory_is_not_run(tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_code_in_the_current_directory_is_not_run(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('ran')\n")
     question = json.dumps({"config": LLAMA.tiny[0], "architecture": NAME, "shapes": SHAPES})
     code = (
-        "import json, sys; from regrow.checkpoint.meta_check import check_on_meta; "
-        "check_on_meta(**json.loads(sys.argv[1])); assert 'transformers' not in sys.modules"
+        "import json, sys; from regrow.checkpoint.meta_check import ask; "
+        "ask('find_problem', **json.loads(sys.argv[1])); assert 'transformers' not in sys.modules"
     )
     asked = subprocess.run(
         [sys.executable, "-P", "-c", code, question],

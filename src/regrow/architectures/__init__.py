@@ -32,21 +32,15 @@ __all__ = [
 ]
 
 
-def blueprint_for(config: Mapping[str, Any]) -> Blueprint:
-    """The blueprint of a checkpoint by its config. Raises UserError where there is none."""
-    model_type = config.get("model_type")
+def blueprint_for(config: Mapping[str, Any]) -> Blueprint | None:
+    """The blueprint of a checkpoint by its config; None where none is written.
+
+    Raises UserError where the config names no class as it should.
+    """
     named = config.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise UserError(f"config.json: architectures: {named!r}: a list of class names is wanted")
     for blueprint in BLUEPRINTS:
-        if blueprint.model_type == model_type:
-            if named and not set(named) & set(blueprint.architectures):
-                raise UserError(
-                    f"config.json: architectures: {', '.join(map(str, named))}: regrow cuts "
-                    f"{blueprint.architectures[0]}; save the language model itself"
-                )
-            return blueprint
-    known = ", ".join(blueprint.model_type for blueprint in BLUEPRINTS)
-    raise UserError(
-        f"config.json: model_type: {model_type!r} has no blueprint; those that have: {known}"
-    )
+        if blueprint.model_type == config.get("model_type"):
+            return blueprint if not named or set(named) & set(blueprint.architectures) else None
+    return None

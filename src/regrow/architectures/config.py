@@ -39,7 +39,7 @@ def cut_config(
     for name, field in fields.items():
         for path in field.mirrors:
             if wanted[name] != wanted.get(str(field.default)):
-                _set(config, path, wanted[name])
+                set_field(config, path, wanted[name])
             else:
                 config.pop(path, None)
     for path, axis in blueprint.lists.items():
@@ -49,7 +49,7 @@ def cut_config(
                 raise UserError(
                     f"config.json: {path}: {len(values)} entries for {layout.sizes[axis]} layers"
                 )
-            _set(config, path, [values[i] for i in layers[axis]])
+            set_field(config, path, [values[i] for i in layers[axis]])
     return config
 
 
@@ -60,13 +60,14 @@ def _write(config: dict[str, Any], name: str, field: Field, size: int) -> None:
         value = field.codec.value(size) if field.codec else size
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
-    _set(config, field.path, value)
+    set_field(config, field.path, value)
     for path in field.also:
         if read_field(config, path) is not None:
-            _set(config, path, value)
+            set_field(config, path, value)
 
 
-def _set(config: dict[str, Any], path: str, value: Any) -> None:
+def set_field(config: dict[str, Any], path: str, value: Any) -> None:
+    """Write a value at a dotted path, where `read_field` reads it."""
     *parents, last = path.split(".")
     for key in parents:
         config = config.setdefault(key, {})

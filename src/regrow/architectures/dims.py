@@ -9,6 +9,8 @@ is the name of an axis, the name of a fixed size, or a number:
     head*3*head_dim, hidden             query, key and value inside each head
     ffn + ffn, hidden                   gate block, then up block
     2 + position, hidden                two rows before the position table
+
+A scalar has no dimension, and no text.
 """
 
 import re
@@ -109,4 +111,6 @@ def parse_dims(text: str) -> Dims:
     def blocks(dimension: str) -> Sequence[Block]:
         return [Block(tuple(map(factor, b.split("*")))) for b in dimension.split("+")]
 
+    if not text:
+        return Dims(())
     return Dims(tuple(Dimension(tuple(blocks(d))) for d in text.split(",")))

@@ -97,9 +97,10 @@ class Layout:
         return total
 
     def parameters_by_part(self, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
-        """Parameters of embedding, head, attention, ffn, and of norms and biases of hidden."""
+        """Parameters of embedding, head, attention, ffn, and of norms and biases of hidden; of a
+        blueprint of the vocabulary alone, all that is neither embedding nor head is `other`."""
         merged = {**self.sizes, **(sizes or {})}
-        parts = dict.fromkeys(("embedding", "attention", "ffn", "norms", "head"), 0)
+        parts = dict.fromkeys(("embedding", "attention", "ffn", "norms", "other", "head"), 0)
         for (pattern, dims), (_, layer) in zip(self._present.items(), self._shapes, strict=True):
             count = merged[layer] if layer else 1
             for dimension in dims.dimensions:
@@ -112,6 +113,8 @@ class Layout:
         if "vocab" in kinds:
             head = self.blueprint.head
             return "head" if pattern.rstrip("?") in (head.weight, head.bias) else "embedding"
+        if self.blueprint.vocabulary_only:
+            return "other"
         if kinds & {"head", "kv_head"}:
             return "attention"
         return "ffn" if "ffn" in kinds else "norms"
@@ -241,6 +244,8 @@ def bind(
             raise UserError(f"config.json: {condition.field}: {reason}")
     sizes = bind_sizes(blueprint, config)
     patterns = [_Pattern(name, blueprint.dims(name)) for name in blueprint.tensors]
+    outside = {p.name: p for p in patterns if p.layer is None}
+    inside = [p for p in patterns if p.layer is not None]
     _check_scopes(blueprint, patterns)
     ignored = [re.compile(pattern) for pattern in blueprint.ignored]
     labelled: dict[str, LabelledTensor] = {}
@@ -248,7 +253,11 @@ def bind(
     dropped: list[str] = []
     for name, shape in shapes.items():
         parameter = blueprint.renames.get(name, name)
-        found = next((hit for p in patterns if (hit := p.match(parameter))), None)
+        found = (
+            (outside[parameter], None)
+            if parameter in outside
+            else next((hit for p in inside if (hit := p.match(parameter))), None)
+        )
         if found is None:
             if any(pattern.fullmatch(name) for pattern in ignored):
                 dropped.append(name)

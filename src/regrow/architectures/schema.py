@@ -167,7 +167,10 @@ class Blueprint:
     checkpoints carry and the class ignores: dropped by name. `needs`: conditions on config.json
     without which the blueprint does not describe the checkpoint, with the reason. `embeddings`:
     modules whose output is the residual stream before the first layer. `buffers`: stored tensors
-    that are no parameters, and are not counted as such.
+    that are no parameters, and are not counted as such. `vocabulary_only`: it was found by asking
+    the class (`checkpoint/vocabulary.py`) and labels nothing but the vocabulary; `tensors` are
+    those of one checkpoint, and what has no axis is copied as it is. `encoder_decoder`: of such a
+    one, which has no axes to tell it by.
     """
 
     model_type: str
@@ -184,6 +187,8 @@ class Blueprint:
     ignored: tuple[str, ...] = ()
     needs: tuple[tuple[Condition, str], ...] = ()
     buffers: tuple[str, ...] = ()
+    vocabulary_only: bool = False
+    encoder_decoder: bool = False
     tiny: tuple[Mapping[str, Any], ...] = ()
     """Small configs that cover the variants; the proof runs on each."""
 
@@ -204,7 +209,7 @@ class Blueprint:
 
     @property
     def is_encoder_decoder(self) -> bool:
-        return "encoder" in self.stacks
+        return self.encoder_decoder or "encoder" in self.stacks
 
     def dims(self, pattern: str) -> Dims:
         return parse_dims(self.tensors[pattern])

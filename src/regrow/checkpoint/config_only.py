@@ -5,6 +5,7 @@ from pathlib import Path
 from regrow.architectures import Layout, bind, blueprint_for
 from regrow.architectures.schema import read_field
 from regrow.checkpoint.meta_check import class_tensors
+from regrow.checkpoint.vocabulary import architecture_of, vocabulary_blueprint
 from regrow.errors import UserError
 from regrow.files import read_json_object
 
@@ -28,11 +29,15 @@ def bind_config(directory: Path) -> Layout:
     path = directory / "config.json"
     config = read_json_object(path)
     blueprint = blueprint_for(config)
+    architecture = blueprint.architectures[0] if blueprint else architecture_of(config)
     try:
-        found = class_tensors(config, blueprint.architectures[0])
+        found = class_tensors(config, architecture)
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
         refusal = " ".join(str(error).split())
-        raise UserError(f"{path}: {blueprint.architectures[0]} refuses it: {refusal}") from None
+        raise UserError(f"{path}: {architecture} refuses it: {refusal}") from None
+    if blueprint is None:
+        shapes = {name: s for name, s in found.shapes.items() if name not in found.tied}
+        return bind(vocabulary_blueprint(config, shapes), config, shapes)
     # T5's class ties its head in memory whatever the config says; the file holds what that says.
     apart = read_field(config, "tie_word_embeddings") is False
     absent = found.tied - ({blueprint.head.weight} if apart else set())

@@ -4,13 +4,16 @@ The class is built on the meta device. That needs torch and transformers, so whe
 loaded yet it happens in a process of its own: a process that carves stays small.
 """
 
+import copy
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from regrow.architectures import Blueprint
+from regrow.architectures.config import set_field
 from regrow.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -18,37 +21,54 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def check_on_meta(
     config: Mapping[str, Any],
-    architecture: str,
+    blueprint: Blueprint,
     shapes: Shapes,
     where: str = "config.json of the result",
 ) -> None:
     """Raise UserError unless a model of this config has exactly these parameters.
 
-    `architecture`: name of the class. `shapes`: by parameter name; tensors that the class ties to
-    another, and buffers that it fills itself, may be absent. `where`: the config, for the message.
+    `shapes`: by parameter name; tensors that the class ties to another, and buffers that it fills
+    itself, may be absent. Of a blueprint of the vocabulary alone only tensors along it are
+    compared: the class may have others, or other names for them. `where`: the config, for the
+    message.
     """
-    if "transformers" in sys.modules:
-        problem = find_problem(config, architecture, shapes)
-    else:
-        question = json.dumps({"config": config, "architecture": architecture, "shapes": shapes})
-        answer = subprocess.run(
-            [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check"],
-            input=question, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if answer.returncode:
-            raise RuntimeError(f"the check of the new config failed:\n{answer.stderr}")
-        problem = json.loads(answer.stdout)
+    if blueprint.vocabulary_only:
+        shapes = {name: s for name, s in shapes.items() if blueprint.dims(name).names}
+    problem = ask(
+        "find_problem",
+        config=config,
+        architecture=blueprint.architectures[0],
+        shapes=shapes,
+        complete=not blueprint.vocabulary_only,
+    )
     if problem:
         raise UserError(f"{where}: {problem}")
 
 
+def ask(question: str, **arguments: Any) -> Any:
+    """The answer to one of `_QUESTIONS`, as JSON has it; in a process of its own where transformers
+    is not loaded here."""
+    if "transformers" in sys.modules:
+        return _QUESTIONS[question](**arguments)
+    answer = subprocess.run(
+        [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check", question],
+        input=json.dumps(arguments), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if answer.returncode:
+        raise RuntimeError(f"asking the class of a model failed:\n{answer.stderr}")
+    return json.loads(answer.stdout)
+
+
 class ClassTensors(NamedTuple):
     """What a class has by name. `tied`: names of another's tensor; `filled`: those that the class
-    fills where a file lacks them."""
+    fills where a file lacks them; `embedding` and `head`: what reads and what gives tokens, where
+    it has them."""
 
     shapes: dict[str, tuple[int, ...]]
     tied: set[str]
     filled: set[str]
+    embedding: str | None
+    head: str | None
 
 
 def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
@@ -66,24 +86,96 @@ def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
         model = model_class(architecture)(built)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    return ClassTensors(shapes, tied, _filled(model))
+    names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return ClassTensors(shapes, tied, _filled(model), names.get(id(embedding)), names.get(id(head)))
 
 
-def find_problem(config: Mapping[str, Any], architecture: str, shapes: Shapes) -> str | None:
-    """What is wrong, in one line, or None."""
+def find_problem(
+    config: Mapping[str, Any], architecture: str, shapes: Shapes, *, complete: bool = True
+) -> str | None:
+    """What is wrong, in one line, or None. `complete`: these are all tensors."""
     try:
         found = class_tensors(config, architecture)
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
         return f"{architecture} refuses it: {' '.join(str(error).split())}"
     for name, shape in found.shapes.items():
         if name not in shapes:
-            if name in found.tied | found.filled:
+            if not complete or name in found.tied | found.filled:
                 continue
             return f"{architecture} wants {name}, which is not there"
         if shape != tuple(shapes[name]):
             return f"{name}: {architecture} wants shape {list(shape)}, not {list(shapes[name])}"
     extra = sorted(shapes.keys() - found.shapes.keys())
     return f"{architecture} has no {extra[0]}" if extra else None
+
+
+def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """What of a class lies along the vocabulary: tensors that grow by one with one token more.
+
+    Gives `fields`, the dotted keys of the config that hold the number of rows, first the one that
+    the class reads; `size`, that number; `along`, by tensor name the dimension that grows; `shapes`
+    of all tensors; whether it is an `encoder_decoder`; and, as in `ClassTensors`, `tied`, `filled`,
+    `embedding` and `head`. Or nothing but `refusal`, one line.
+    """
+    try:
+        fields, size, encoder_decoder = _vocabulary_fields(config)
+        found = class_tensors(config, architecture)
+        more = class_tensors(_with_fields(config, fields, size + 1), architecture)
+    except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
+        return {"refusal": f"{architecture} refuses it: {' '.join(str(error).split())}"}
+    along = {}
+    for name, shape in found.shapes.items():
+        grown = [
+            at for at, (a, b) in enumerate(zip(shape, more.shapes.get(name, ()), strict=True))
+            if a != b
+        ]  # fmt: skip
+        if not grown:
+            continue
+        if len(grown) > 1 or (shape[grown[0]], more.shapes[name][grown[0]]) != (size, size + 1):
+            refusal = (
+                f"{name}: {architecture} gives it {list(shape)} at {size:,} tokens and "
+                f"{list(more.shapes[name])} at {size + 1:,}, not a row for each"
+            )
+            return {"refusal": refusal}
+        along[name] = grown[0]
+    return {
+        "fields": fields, "size": size, "along": along, "shapes": found.shapes,
+        "encoder_decoder": encoder_decoder, "tied": sorted(found.tied),
+        "filled": sorted(found.filled), "embedding": found.embedding, "head": found.head,
+    }  # fmt: skip
+
+
+def _vocabulary_fields(config: Mapping[str, Any]) -> tuple[list[str], int, bool]:
+    """The keys that hold the size of the vocabulary that text is read with, that size, and whether
+    there is an encoder beside the decoder."""
+    from regrow.models import config_class
+
+    values = dict(config)
+    built = config_class(values.pop("model_type")).from_dict(values)
+    text = built.get_text_config()
+    key = text.attribute_map.get("vocab_size", "vocab_size")
+    size = int(text.vocab_size)
+    own = next((n for n in built.sub_configs if getattr(built, n, None) is text), None)
+    field = key if text is built else f"{own}.{key}"
+    also = [path for path, value in _entries(config) if path != field and value == size]
+    fields = [field, *(path for path in also if path.rpartition(".")[2] == key)]
+    return fields, size, bool(built.is_encoder_decoder)
+
+
+def _entries(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _entries(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _with_fields(config: Mapping[str, Any], fields: list[str], value: int) -> dict[str, Any]:
+    changed: dict[str, Any] = copy.deepcopy(dict(config))
+    for field in fields:
+        set_field(changed, field, value)
+    return changed
 
 
 def _filled(model: Any) -> set[str]:
@@ -100,8 +192,13 @@ def _main() -> None:
 
     gc.disable()  # imports make no garbage, and looking for it takes a fifth of their time
     logging.disable(logging.WARNING)
-    question = json.load(sys.stdin)
-    print(json.dumps(find_problem(**question)))
+    print(json.dumps(_QUESTIONS[sys.argv[1]](**json.load(sys.stdin))))
+
+
+_QUESTIONS: dict[str, Callable[..., Any]] = {
+    "find_problem": find_problem,
+    "vocabulary_tensors": vocabulary_tensors,
+}
 
 
 if __name__ == "__main__":

@@ -55,13 +55,7 @@ def check_directory(directory: Path, distrust: str | None) -> list[tuple[str, bo
     directory that does not load without.
     """
     import torch
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSeq2SeqLM,
-        AutoTokenizer,
-        GenerationConfig,
-    )
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     checks: list[tuple[str, bool, str]] = []
 
@@ -92,10 +86,9 @@ def check_directory(directory: Path, distrust: str | None) -> list[tuple[str, bo
             )
         else:
             checks.append(("tokenizer loads", True, "no tokenizer"))
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         loaded = check(
             "model loads",
-            lambda: auto.from_pretrained(
+            lambda: class_for(config).from_pretrained(
                 directory, dtype="auto", output_loading_info=True, use_safetensors=True, **options
             ),
         )
@@ -118,12 +111,33 @@ def check_directory(directory: Path, distrust: str | None) -> list[tuple[str, bo
     with torch.inference_mode():
         ids = torch.arange(min(NEW_TOKENS, rows))[None]
         check("forward", lambda: check_forward(model, ids, rows))
+        if not model.can_generate():
+            return checks
         greedy = GenerationConfig.from_dict(
             {**model.generation_config.to_dict(), "do_sample": False, "num_beams": 1}
             | {"max_new_tokens": NEW_TOKENS, "temperature": None, "top_p": None, "top_k": None}
         )
         check("greedy generation", lambda: check_generation(model, ids, rows, greedy))
     return checks
+
+
+def class_for(config: Any) -> Any:
+    """The auto class that loads the class that config.json names."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    named = (config.architectures or [None])[0]
+    for auto, mapping in (
+        ("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING"),
+        ("AutoModelForImageTextToText", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING"),
+        ("AutoModel", "MODEL_MAPPING"),
+    ):
+        classes = getattr(modeling_auto, mapping)
+        if type(config) in classes and getattr(classes[type(config)], "__name__", "") == named:
+            return getattr(transformers, auto)
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
 
 
 def _fail_if(fault: str) -> None:
@@ -193,7 +207,7 @@ def check_agreement(model: Any, tokenizer: Any) -> None:
         own = getattr(tokenizer, f"{kind}_token_id", None)
         for name, source in (
             ("config.json", model.config),
-            ("generation_config.json", model.generation_config),
+            ("generation_config.json", getattr(model, "generation_config", None)),
         ):
             value = getattr(source, f"{kind}_token_id", None)
             values = value if isinstance(value, list) else [value]
@@ -215,8 +229,9 @@ def check_round_trip(tokenizer: Any) -> str:
     tried = 0
     for token in vocabulary[:: max(1, len(vocabulary) // SAMPLED_TOKENS)]:
         text = tokenizer.decode([token]).strip()
-        # White space, a part of a character, or a control character, which many normalise away.
-        if not text or "\ufffd" in text or not text.isprintable():
+        # White space, a part of a character, or a control character, which many normalise away; a
+        # piece of WordPiece that goes on a word, which alone is shown with its mark.
+        if not text or "\ufffd" in text or not text.isprintable() or text.startswith("##"):
             continue
         tried += 1
         again = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)).strip()
@@ -227,11 +242,15 @@ def check_round_trip(tokenizer: Any) -> str:
 
 
 def check_forward(model: Any, ids: Any, rows: int) -> None:
-    """Finite logits, one for each row of the embedding."""
+    """Finite logits, one for each row of the embedding; without a head, finite states."""
     import torch
 
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-    logits = model(input_ids=ids, **decoder).logits
+    output = model(input_ids=ids, **decoder)
+    if "logits" not in output:
+        _fail_if("" if torch.isfinite(output[0]).all() else "states are not finite")
+        return
+    logits = output.logits
     if logits.shape[:2] != ids.shape or logits.shape[2] < rows:
         raise FailedCheckError(f"logits of shape {list(logits.shape)}, for {rows} tokens")
     _fail_if("" if torch.isfinite(logits).all() else "logits are not finite")

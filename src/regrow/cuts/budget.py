@@ -39,6 +39,11 @@ def plan_sizes(layout: Layout, budget: int, uncut: frozenset[str] = frozenset())
     `uncut`: kinds of axes that stay whole.
     Raises UserError where nothing that keeps a sensible share of each axis is small enough.
     """
+    if layout.blueprint.vocabulary_only:
+        raise UserError(
+            f"{layout.blueprint.model_type}: has no blueprint, so only its vocabulary can be cut; "
+            "regrow vocab plan says to what size"
+        )
     whole = layout.parameters()
     if budget >= whole:
         raise UserError(f"--params {budget:,}: the model has {whole:,} parameters; ask for fewer")

@@ -60,6 +60,8 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
     kind = layout.blueprint.model_type
     flag = "--" + option.replace("_", "-")
     axes = [axis for axis in layout.blueprint.axes if axis.kind == _KINDS[option]]
+    if not axes and layout.blueprint.vocabulary_only:
+        raise UserError(f"{flag}: {kind} has no blueprint; only its vocabulary can be cut")
     if not axes:
         raise UserError(f"{flag}: {kind} has no such axis")
     if not isinstance(value, Mapping):

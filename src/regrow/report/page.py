@@ -11,7 +11,7 @@ from regrow.report import charts, numbers, tables
 from regrow.report.summary import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
 from regrow.report.svg import Svg
 
-_PARTS = ("embedding", "attention", "ffn", "norms", "head")
+_PARTS = ("embedding", "attention", "ffn", "norms", "other", "head")
 _TEXTS_PER_TABLE = 3
 
 

@@ -54,7 +54,7 @@ def load_offloaded(checkpoint: Checkpoint, layout: Layout) -> tuple[Any, Run]:
     model = load_without_weights(checkpoint.directory)
     check_on_meta(
         checkpoint.config,
-        layout.blueprint.architectures[0],
+        layout.blueprint,
         layout.shapes,
         where=f"{checkpoint.directory}: config.json",
     )
