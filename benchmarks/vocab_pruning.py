@@ -69,9 +69,9 @@ def write_case(tokenizer: Path, model: Model, work: Path) -> tuple[Path, Path, i
     ids = id_count(found)
     source = work / "model"
     write_model(replace(model, vocab=ids), source)
-    for path in companion_files(tokenizer):
-        if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added")):
-            shutil.copyfile(path, source / path.name)
+    for name, file in companion_files(tokenizer).items():
+        if name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added")):
+            shutil.copyfile(file, source / name)
     generator = np.random.default_rng(0)
     counts = generator.zipf(1.3, ids).clip(max=10**9).astype(np.int64)[None]
     group = Group("made up", "none", 1, int(counts.sum()), int(counts.sum()))

@@ -4,6 +4,7 @@ One model of each family of tokenizers: byte-level BPE, BPE and Unigram of Sente
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,3 +272,26 @@ def test_what_was_pruned_can_be_given_the_words_of_a_domain(name: str, tmp_path:
     tokenizers = [transformers.AutoTokenizer.from_pretrained(d) for d in (found.out, out)]
     lengths = [len(tokenizer("kubectl apply").input_ids) for tokenizer in tokenizers]
     assert lengths[1] < lengths[0]
+
+
+def test_that_text_is_gone_is_said_where_characters_may_go(tmp_path: Path) -> None:
+    write(MODELS["bert"], tmp_path / "m")
+    text = write_text(tmp_path / "t.jsonl", list(TEXT) * 20)
+    regrow.count_vocabulary(tmp_path / "m", tmp_path / "counts", [text], workers=1)
+    said: list[str] = []
+    for gone in (False, True):
+        plan = tmp_path / f"plan-{gone}.json"
+        if gone:
+            text.unlink()
+        regrow.plan_vocabulary(
+            tmp_path / "m", tmp_path / "counts", coverage=0.9, characters=False, out=plan
+        )
+        out = tmp_path / f"out-{gone}"
+        regrow.prune(tmp_path / "m", out, vocab={"plan": plan}, say=said.append)
+    shares = [
+        line for line in said if re.search(r"^[\d.]+% of the characters of .* unknown$", line)
+    ]
+    assert shares
+    assert said[-2] == (
+        f"{plan}: how much text becomes unknown was not measured: the text that was counted is gone"
+    )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from regrow.architectures import Layout
 from regrow.architectures.config import cut_config
 from regrow.checkpoint.carve import check_free_space
-from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.companions import companion_files, write_files
 from regrow.checkpoint.header import TensorInfo, header_bytes
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import (
@@ -122,11 +122,8 @@ def grow(source: Path, out: Path, merges: Sequence[tuple[str, str]]) -> None:
     try:
         temporary.chmod(0o755)
         stale = {*_OF_CUTS, *stale_files(source)}
-        for path in companion_files(source):
-            if path.name not in stale and path.name not in files:
-                shutil.copyfile(path, temporary / path.name)
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
+        kept = {name: p for name, p in companion_files(source).items() if name not in stale}
+        write_files(temporary, {name: path.read_bytes() for name, path in kept.items()} | files)
         rows = _Rows(first, first + len(merges), before, parts)
         _write_model(checkpoint, layout, rows, temporary, config)
         _publish(temporary, out)
@@ -200,9 +197,8 @@ def _write_tokenizer(source: Path, out: Path, tokens: Sequence[str]) -> int:
     if known := [token for token in tokens if token in before]:
         raise UserError(f"{source}: the tokenizer already has {', '.join(known)}")
     first = 1 + int(max(before.values()))
-    for path in companion_files(source):
-        if path.name not in _OF_CUTS:
-            shutil.copyfile(path, out / path.name)
+    kept = {name: p for name, p in companion_files(source).items() if name not in _OF_CUTS}
+    write_files(out, {name: path.read_bytes() for name, path in kept.items()})
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False
     )
@@ -263,10 +259,9 @@ def _write_model(
         size = sum(_nbytes(info, rows.shape(info, axes[info.name])) for info in kept)
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         (out / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
-    files = {path.name: path.read_bytes() for path in companion_files(out)}
+    files = {name: path.read_bytes() for name, path in companion_files(out).items()}
     config, files = with_own_code(config, files)
-    for name, data in files.items():
-        (out / name).write_bytes(data)
+    write_files(out, files)
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     (out / "config.json").write_text(text, encoding="utf-8")
 

@@ -197,7 +197,7 @@ def prepare(
     """
     directory = checkpoint.directory
     config: Mapping[str, Any] = checkpoint.config
-    files = {path.name: path.read_bytes() for path in companion_files(directory)}
+    files = {name: path.read_bytes() for name, path in companion_files(directory).items()}
     if "vocab" in cut.axes:
         from regrow.vocabulary.cutting import kept_tokens
 
@@ -327,9 +327,10 @@ def repeat_cut(
 def files_sha256(directory: Path) -> str:
     """SHA-256 (hex) over config, tokenizer and the other small files of a model directory."""
     digest = hashlib.sha256()
-    for path in (directory / "config.json", *companion_files(directory)):
+    small = {"config.json": directory / "config.json", **companion_files(directory)}
+    for name, path in small.items():
         data = path.read_bytes()
-        digest.update(f"{path.name}\0{len(data)}\0".encode())
+        digest.update(f"{name}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()
 

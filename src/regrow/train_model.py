@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from regrow import environment
-from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.companions import companion_files, write_files
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.source import resolve_model
 from regrow.corpus.domains import Corpus
@@ -230,8 +230,8 @@ def _with_random_weights(original: Path, start: Path, seed: int) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     check_free_space(start, 4 * model.num_parameters())
     model.save_pretrained(partial)
-    for path in companion_files(original):
-        (partial / path.name).write_bytes(path.read_bytes())
+    companions = companion_files(original)
+    write_files(partial, {name: path.read_bytes() for name, path in companions.items()})
     partial.rename(start)
 
 

@@ -142,6 +142,7 @@ def test_a_hub_id_is_downloaded_without_pickles_and_code(
         "spiece.model",
         "merges.txt",
         "chat_template.jinja",
+        "additional_chat_templates/rag.jinja",
     ):
         assert wanted(name), name
     for name in (

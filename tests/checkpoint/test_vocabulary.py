@@ -89,8 +89,8 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "who knows": (
         {}, {"model.token_weights": (61,)},
-        r"model\.token_weights: shape \[61\]: as many rows as there are tokens, but the class has "
-        "no tensor of this name",
+        r"model\.token_weights: shape \[61\]: as many rows as there are tokens, but "
+        "Qwen3ForCausalLM has no tensor of this name",
     ),
     "a size by chance": (
         {"intermediate_size": 61}, {},

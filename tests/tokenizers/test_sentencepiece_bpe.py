@@ -121,19 +121,23 @@ def test_both_paths_to_a_piece_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_piece_that_could_not_be_built_stays_so(tmp_path: Path) -> None:
-    """(b, c) comes first, so "ab" is never built in "abc"; without "bc" it could be."""
-    scores = dict.fromkeys(("a", "b", "c", SPACE), -9.0) | {"bc": -1.0, "abc": -2.0, "cab": -3.0}
-    scores["caa"] = -4.0  # of "ca" and "aa", which are no pieces
+    """(b, c) comes first, so "abcd" is never built of "ab" and "cd"; without "bc" it could be."""
+    scores = dict.fromkeys(("a", "b", "c", "d", SPACE), -9.0)
+    scores |= {"bc": -1.0, "ab": -2.0, "cd": -3.0, "abcd": -4.0}
+    scores["caa"] = -5.0  # of "ca" and "aa", which are no pieces
     contents = bpe_json(scores)
     file = piece_file(tmp_path, bpe_model(scores))
-    assert "caa" not in built_alone(contents)
+    assert built_alone(contents).isdisjoint({"abcd", "caa"})
     everything = np.arange(len(contents["model"]["vocab"]))
-    gone = contents["model"]["vocab"]["abc"]
+    gone = contents["model"]["vocab"]["bc"]
     pruned = prune_tokenizer_json(contents, np.delete(everything, gone), [file])
-    assert "caa" in pruned["model"]["vocab"]
-    kinds = {p.content: p.kind for p in _read(tmp_path, file.prune({"abc"}))}
-    assert kinds["caa"] == "control"
-    assert kinds["bc"] == "normal"
+    assert {"abcd", "caa"} <= pruned["model"]["vocab"].keys()
+    assert built_alone(pruned).isdisjoint({"abcd", "caa"})
+    kinds = {p.content: p.kind for p in _read(tmp_path, file.prune({"bc"}))}
+    assert (kinds["abcd"], kinds["caa"], kinds["ab"]) == ("control", "normal", "normal")
+    before, after = processor(file.raw), processor(file.prune({"bc"}))
+    assert after.encode("abcd", out_type=str) == [SPACE, "ab", "cd"]
+    assert "abcd" not in before.encode("abcd", out_type=str)
 
 
 def _read(directory: Path, model: bytes) -> Any:

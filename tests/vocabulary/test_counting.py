@@ -228,7 +228,7 @@ def test_processes_give_what_threads_give_and_parts_what_the_whole_gives(
     parts = [tmp_path / "a", tmp_path / "b"]
     count_files(model, tmp_path / "merged", [], workers=1, more=parts)
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "one").read_bytes()
-    with pytest.raises(UserError, match=r"holds the counts of a\.jsonl, which .*two has too"):
+    with pytest.raises(UserError, match=r"holds the counts of a\.jsonl, whose text .*two has too"):
         count_files(model, tmp_path / "x", [], workers=1, more=[tmp_path / "two", parts[0]])
 
 
@@ -252,8 +252,16 @@ def test_a_file_that_a_part_holds_is_refused_before_any_work(
     path = tmp_path / "a.jsonl"
     write(path, MIXED)
     count_here(model, tmp_path / "part", named(path))
-    with pytest.raises(UserError, match=r"part: holds the counts of .*a\.jsonl, which --corpus"):
+    twice = r"part: holds the counts of .*a\.jsonl, whose text --corpus .*a\.jsonl has too"
+    with pytest.raises(UserError, match=twice):
         plan_count(model, tmp_path / "all", named(path), [tmp_path / "part"])
+    # Another text of the same name and size, as shards of two corpora may be.
+    other = tmp_path / "other/a.jsonl"
+    other.parent.mkdir()
+    write(other, [text.swapcase() for text in MIXED])
+    other.write_bytes(other.read_bytes().ljust(path.stat().st_size, b"\n"))
+    assert other.stat().st_size == path.stat().st_size
+    plan_count(model, tmp_path / "all", named(other), [tmp_path / "part"])
 
 
 def test_a_long_text_is_counted_in_pieces(here: None, model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,21 @@ def test_merging_adds_groups_and_keeps_files() -> None:
 
 def test_what_is_not_merged() -> None:
     a, other = counts("en", [1] * IDS), counts("zh", [2] * IDS)
-    with pytest.raises(UserError, match=r"two: holds the counts of a\.jsonl, which one has too"):
+    doubled = r"two: holds the counts of {}\.jsonl, whose text one has too"
+    with pytest.raises(UserError, match=doubled.format("a")):
         merge([("one", a), ("two", other)])
     foreign = TokenCounts("def", a.groups, a.counts, ())
     with pytest.raises(UserError, match="two: counted with another tokenizer than one"):
         merge([("one", a), ("two", foreign)])
-    # The same text under another name is another file: short ones may well be equal.
-    assert merge([("one", a), ("two", counts("zh", [2] * IDS, file="b.jsonl"))]).total.sum() == 15
+    # Short files of other names may well be equal; long ones are copies.
+    renamed = counts("zh", [2] * IDS, file="b.jsonl")
+    assert merge([("one", a), ("two", renamed)]).total.sum() == 15
+    large = [
+        replace(part, files=tuple(replace(file, bytes=1 << 20) for file in part.files))
+        for part in (a, renamed)
+    ]
+    with pytest.raises(UserError, match=doubled.format("b")):
+        merge([("one", large[0]), ("two", large[1])])
 
 
 def test_a_name_that_was_not_counted() -> None:

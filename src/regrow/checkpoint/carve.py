@@ -23,6 +23,7 @@ import numpy as np
 
 from regrow.architectures import LabelledTensor, Layout
 from regrow.architectures.dims import Dimension
+from regrow.checkpoint.companions import write_files
 from regrow.checkpoint.header import header_bytes, os_errors
 from regrow.checkpoint.reader import Checkpoint
 from regrow.checkpoint.select import Indices, Scaling, Selection, stream
@@ -145,8 +146,7 @@ def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _
         temporary.chmod(0o755)
         for shard in plan.shards:
             _write_shard(shard, temporary / shard.name, progress)
-        for name, data in plan.files.items():
-            (temporary / name).write_bytes(data)
+        write_files(temporary, plan.files)
         temporary.rename(out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,19 +1,33 @@
 """The small files that belong to a model beside its weights and config."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 _FORMS = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template*", "LICENSE*", "NOTICE*",
-    "regrow_*.json",
+    "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template*",
+    "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*", "regrow_*.json",
 )  # fmt: skip
 _LARGEST = 256 << 20
 
 
-def companion_files(directory: Path) -> list[Path]:
+def companion_files(directory: Path) -> dict[str, Path]:
     """Tokenizer, generation config, templates, licences, and what regrow wrote: by name.
 
-    Named one by one, so that no code, pickle or second set of weights is passed on.
+    A name is relative to the directory, with slashes. They are named one by one, so that no code,
+    pickle or second set of weights is passed on.
     """
     found = {path for form in _FORMS for path in directory.glob(form) if path.is_file()}
-    return sorted(path for path in found if path.stat().st_size <= _LARGEST)
+    return {
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(found)
+        if path.stat().st_size <= _LARGEST
+    }
+
+
+def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write small files, by the names that :func:`companion_files` gives, in their order."""
+    for name, data in files.items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)

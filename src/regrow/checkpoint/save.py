@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.architectures import Layout
 from regrow.checkpoint.carve import check_free_space
-from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.companions import companion_files, write_files
 from regrow.checkpoint.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
 from regrow.files import save_tensors, sync_directory
 from regrow.models import with_own_code
@@ -51,12 +51,12 @@ def save_trained(
         if [file.name for file in like.files] != [SINGLE_FILE]:
             index = {"metadata": {"total_size": sizes}, "weight_map": written}
             (temporary / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
-        files = {path.name: path.read_bytes() for path in companion_files(like.directory)}
+        companions = companion_files(like.directory)
+        files = {name: path.read_bytes() for name, path in companions.items()}
         config, files = with_own_code(like.config, files)
         files["config.json"] = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
-        for path in (*temporary.iterdir(), temporary):
+        write_files(temporary, files)
+        for path in (*temporary.rglob("*"), temporary):
             sync_directory(path)
         temporary.rename(out)
         sync_directory(out.parent)
@@ -74,4 +74,4 @@ def _dtype(name: str) -> Any:
 
 def directory_bytes(directory: Path) -> int:
     """Size of all files of a model directory."""
-    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -12,9 +12,10 @@ _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII
 )
 # Weights by the one name that transformers reads, and what config and tokenizer consist of:
-# no pickles, no code, and no second copy of the weights (consolidated*, original/, onnx/).
+# no pickles, no code, and no second copy of the weights (consolidated*, original/, onnx/). Of the
+# directories, which patterns can only leave out, additional_chat_templates stays.
 _WANTED = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-_UNWANTED = ("*/*", "*requirements*.txt")
+_UNWANTED = ("[!a]*/*", "a[!d]*/*", "*requirements*.txt")
 
 _log = logging.getLogger(__name__)
 

@@ -31,7 +31,9 @@ def vocabulary_blueprint(config: Mapping[str, Any], shapes: Shapes) -> Blueprint
         raise UserError(f"config.json: {found['refusal']} ({_no_blueprint(model_type)})")
     wanted = {name: tuple(found["shapes"][name]) for name in found["along"]}
     _check_others(found, architecture)
-    parameters = {name: _parameter(name, shape, found, wanted) for name, shape in shapes.items()}
+    parameters = {
+        name: _parameter(name, shape, found, wanted, architecture) for name, shape in shapes.items()
+    }
     stored = set(parameters.values())
     for name in wanted:
         if name not in stored and name not in {*found["tied"], *found["filled"]}:
@@ -94,7 +96,13 @@ def _check_others(found: Mapping[str, Any], architecture: str) -> None:
             )
 
 
-def _parameter(name: str, shape: tuple[int, ...], found: Mapping[str, Any], wanted: Shapes) -> str:
+def _parameter(
+    name: str,
+    shape: tuple[int, ...],
+    found: Mapping[str, Any],
+    wanted: Shapes,
+    architecture: str,
+) -> str:
     """The name that the class has for a tensor of the file that lies along the vocabulary; else the
     name in the file.
 
@@ -107,8 +115,8 @@ def _parameter(name: str, shape: tuple[int, ...], found: Mapping[str, Any], want
         if len(near) != 1:
             if found["size"] in shape:
                 raise UserError(
-                    f"{name}: shape {list(shape)}: as many rows as there are tokens, but the class "
-                    "has no tensor of this name, so it is unknown whether to cut it"
+                    f"{name}: shape {list(shape)}: as many rows as there are tokens, but "
+                    f"{architecture} has no tensor of this name, so it is unknown whether to cut it"
                 )
             return name
         own = near[0]

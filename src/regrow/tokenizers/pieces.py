@@ -116,21 +116,22 @@ class PieceFile:
         """The file without the pieces in ``gone``, the others in their order.
 
         The sentences that it was once tested with are left out: they may be other pieces now. A
-        piece that its BPE could not build, but now might, is no longer looked for in text.
+        piece that its BPE could not build, and now could, is no longer looked for in text.
         """
         old = self.proto
         new = type(old)()
         for field in ("trainer_spec", "normalizer_spec", "denormalizer_spec"):
             if old.HasField(field):
                 getattr(new, field).CopyFrom(getattr(old, field))
-        unbuilt = set() if self.kind == "Unigram" else self._unbuilt()
+        newly_built = set() if self.kind == "Unigram" else self._unbuilt() - self._unbuilt(gone)
         place: dict[int, int] = {}
         for number, piece in enumerate(old.pieces):
             if piece.piece in gone:
                 continue
             place[number] = len(new.pieces)
             new.pieces.add().CopyFrom(piece)
-            if piece.piece in unbuilt:
+            if piece.piece in newly_built:
+                # transformers takes it for a special token where it reads this file alone.
                 new.pieces[-1].type = piece.CONTROL
         if len(new.pieces) == len(old.pieces):
             return self.raw
@@ -141,8 +142,13 @@ class PieceFile:
                 setattr(new.trainer_spec, key, place[number])
         return bytes(new.SerializeToString(deterministic=True))
 
-    def _unbuilt(self) -> set[str]:
-        scores = {piece.content: piece.score for piece in self.pieces if piece.is_text}
+    def _unbuilt(self, gone: Collection[str] = ()) -> set[str]:
+        """Pieces of several characters that no merges lead to, without those in ``gone``."""
+        scores = {
+            piece.content: piece.score
+            for piece in self.pieces
+            if piece.is_text and piece.content not in gone
+        }
         built = last_merges_by_score(scores)
         return {content for content in scores if len(content) > 1 and content not in built}
 

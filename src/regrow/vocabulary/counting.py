@@ -116,16 +116,20 @@ def plan_count(
     check_kind(read_tokenizer(model))
     job = Job(model, fingerprint(tokenizer), id_count(tokenizer))
     parts = [(str(path), TokenCounts.load(path)) for path in more]
-    named = {(file.path.name, file.path.stat().st_size) for file in files}
+    by_size: dict[int, list[Path]] = {}
+    for file in files:
+        by_size.setdefault(file.path.stat().st_size, []).append(file.path)
     for name, part in parts:
         part.check_tokenizer(job.tokenizer_sha256, name, model)
-        for file in part.files:
-            # Whether its text is the same will be known only when it was read.
-            if file.sha256 and (Path(file.path).name, file.bytes) in named:
-                raise UserError(
-                    f"{name}: holds the counts of {file.path}, which --corpus names too; "
-                    "its tokens would count twice"
-                )
+        for counted in part.files:
+            # Read before the work where it may be: at the end it would be refused after hours.
+            for path in by_size.get(counted.bytes, []):
+                here = CountedFile(str(path), "", counted.bytes, _file_sha256(path))
+                if here.is_same_text(counted):
+                    raise UserError(
+                        f"{name}: holds the counts of {counted.path}, whose text --corpus {path} "
+                        "has too; its tokens would count twice"
+                    )
     return job, parts
 
 
@@ -256,6 +260,18 @@ def _count(block: Block) -> _Found:
     return _Found(_sha256(block), found)
 
 
+def _file_sha256(path: Path) -> str:
+    """What the counts say of a file whose text is this."""
+    found = ""
+    for _, block in parallel.blocks_of([path], 0, Place(), parallel.BLOCK_BYTES, whole=False):
+        found = _chained(found, _sha256(block))
+    return found
+
+
+def _chained(before: str, block: bytes) -> str:
+    return hashlib.sha256(bytes.fromhex(before) + block).hexdigest()
+
+
 def _sha256(block: Block) -> bytes:
     digest = hashlib.sha256()
     if isinstance(block.records, bytes):
@@ -282,8 +298,7 @@ class _State:
         for tokens in found.tokens:
             group = Group(source, tokens.script, tokens.documents, tokens.characters, tokens.bytes)
             self.tally.row(group, ids)[tokens.ids] += tokens.counts
-        chained = bytes.fromhex(self.hashes[done.file]) + found.sha256
-        self.hashes[done.file] = hashlib.sha256(chained).hexdigest()
+        self.hashes[done.file] = _chained(self.hashes[done.file], found.sha256)
         self.file, self.place = done.file, done.after
 
     def counts(self, job: Job, files: Sequence[NamedFile]) -> TokenCounts:

@@ -15,6 +15,8 @@ from regrow.files import write_atomically
 FORMAT = 1
 _TENSOR = "counts"
 _KEY = "regrow"
+_NO_CHANCE = 1 << 16
+"""Bytes from which files of equal text are copies, whatever their names."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class CountedFile:
     source: str
     bytes: int
     sha256: str
+
+    def is_same_text(self, other: "CountedFile") -> bool:
+        """Whether the tokens of both together would count twice.
+
+        Small files of other names may well be equal, and are then two.
+        """
+        same_name = Path(self.path).name == Path(other.path).name
+        large = min(self.bytes, other.bytes) >= _NO_CHANCE
+        return self.sha256 == other.sha256 != "" and (same_name or large)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,17 +203,18 @@ def merge(parts: Sequence[tuple[str, TokenCounts]]) -> TokenCounts:
         UserError: they were counted with different tokenizers, or a text was counted twice.
     """
     first_name, first = parts[0]
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[str, list[tuple[str, CountedFile]]] = {}
     for name, part in parts:
         if part.tokenizer_sha256 != first.tokenizer_sha256:
             raise UserError(f"{name}: counted with another tokenizer than {first_name}")
-        for key in {(Path(file.path).name, file.sha256) for file in part.files if file.sha256}:
-            if key in seen:
-                raise UserError(
-                    f"{name}: holds the counts of {key[0]}, which {seen[key]} has too; "
-                    "its tokens would count twice"
-                )
-            seen[key] = name
+        for file in part.files:
+            for other_name, other in seen.get(file.sha256, []):
+                if other_name != name and other.is_same_text(file):
+                    raise UserError(
+                        f"{name}: holds the counts of {Path(file.path).name}, whose text "
+                        f"{other_name} has too; its tokens would count twice"
+                    )
+            seen.setdefault(file.sha256, []).append((name, file))
     tally = Tally()
     for _, part in parts:
         tally.add(zip(part.groups, part.counts, strict=True))

@@ -26,6 +26,8 @@ from regrow.vocabulary.spec import VocabularySpec
 Ids = NDArray[np.int64]
 Documents = Callable[[], Iterator[str]]
 
+_GONE = "the text that was counted is gone"
+
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
@@ -60,6 +62,8 @@ def choose_vocabulary(
     """
     if spec.plan is not None:
         planned = _planned(directory, layout, spec.plan)
+        if not planned.every_character and not planned.unknown:
+            notify(f"{spec.plan}: how much text becomes unknown was not measured: {_GONE}")
         for name, share in planned.unknown.items():
             if share:
                 notify(f"{share:.3%} of the characters of {name} will be unknown")
@@ -151,7 +155,7 @@ def _tell_unknown(
         counts = TokenCounts.load(spec.counts)
         sample = by_language(files_still_there(counts.files), spec.only or counts.languages)
     if not sample:
-        notify("how much text becomes unknown is not measured: the text that was counted is gone")
+        notify(f"how much text becomes unknown is not measured: {_GONE}")
     for name, share in unknown_after(directory, choice, sample).items():
         notify(f"{share:.3%} of the characters of {name} will be unknown")
 

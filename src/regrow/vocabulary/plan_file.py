@@ -27,13 +27,16 @@ class PlannedVocabulary:
         tokenizer_sha256: of the tokenizer that it was planned for.
         choice: the tokens that are kept.
         counts: occurrences of each, shape [kept].
-        unknown: the share of the characters of the sample that become unknown, by language.
+        unknown: the share of the characters of the sample that become unknown, by language; empty
+            where there was no sample.
+        every_character: whether every character was kept that no bytes stand in for.
     """
 
     tokenizer_sha256: str
     choice: VocabularyChoice
     counts: NDArray[np.int64]
     unknown: Mapping[str, float]
+    every_character: bool
 
 
 def save_plan(plan: VocabularyPlan, path: Path) -> None:
@@ -47,6 +50,7 @@ def save_plan(plan: VocabularyPlan, path: Path) -> None:
         "coverage": chosen.coverage,
         "languages": dict(chosen.languages),
         "unknown": dict(chosen.unknown),
+        "every_character": plan.every_character,
     }
     tokens = (
         (i, content[i], int(plan.token_counts[i]), reason)
@@ -70,9 +74,12 @@ def load_plan(path: Path) -> PlannedVocabulary:
         if not sound or kept.ndim != 1 or not len(kept) or (np.diff(kept) <= 0).any():
             raise ValueError
         unknown = {str(name): float(share) for name, share in facts["unknown"].items()}
+        if type(facts["every_character"]) is not bool:
+            raise ValueError
         return PlannedVocabulary(
-            str(facts["tokenizer_sha256"]), VocabularyChoice(kept, reasons), counts, unknown
-        )
+            str(facts["tokenizer_sha256"]), VocabularyChoice(kept, reasons), counts, unknown,
+            facts["every_character"],
+        )  # fmt: skip
     except (KeyError, AttributeError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError(
             f"{path}: not a planned vocabulary; name a file that regrow vocab plan --out wrote"

@@ -86,6 +86,7 @@ class VocabularyPlan:
         chosen: The size that was asked for, or else the suggested one.
         choice: The tokens that are kept at that size.
         token_counts: Occurrences by id that decided.
+        every_character: Whether every character is kept that no bytes stand in for.
         curve: Sizes and the share that they do not cover, of all and by language.
     """
 
@@ -102,6 +103,7 @@ class VocabularyPlan:
     chosen: int
     choice: VocabularyChoice
     token_counts: Counts
+    every_character: bool
     curve: Mapping[str, tuple[tuple[int, float], ...]]
 
     def longer(self, size: int, language: str | None = None) -> float | None:
@@ -183,6 +185,7 @@ def plan_vocabulary(
         chosen=len(choice.kept),
         choice=choice,
         token_counts=needs.counts,
+        every_character=spec.characters,
         curve=_curves(candidates, order, needs),
     )
 
