@@ -127,7 +127,7 @@ def test_every_command_explains_itself(run: Any) -> None:
 # What a user can get wrong
 
 WRONG = {
-    "another class": (["inspect", "unknown"], "rows as there are tokens, but MambaForCausalLM has no "),
+    "another class": (["inspect", "unknown"], "tokens, but MambaForCausalLM has no tensor of this"),
     "not a directory": (["inspect", "m/config.json"], "m/config.json: is a file; give the "),
     "no such directory": (["inspect", "nowhere"], "nowhere: no such directory; give one, "),
     "no model": (["inspect", "."], "config.json"),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.architectures import BLUEPRINTS, Blueprint, bind
+from regrow.checkpoint.vocabulary import vocabulary_blueprint
 from regrow.flops import Sample, forward_flops, training_flops
 from regrow.models import config_class, model_class
 from regrow.published import OPENBA_V2
@@ -52,6 +53,17 @@ def test_as_torch_counts(blueprint: Blueprint, number: int, train: bool) -> None
         assert training_flops(layout, sample, tokens=10 * DECODER) == 10 * wanted
     else:
         assert forward_flops(layout, sample).total == wanted
+
+
+@pytest.mark.parametrize(
+    "blueprint", [b for b in BLUEPRINTS if not b.is_encoder_decoder], ids=lambda b: b.model_type
+)
+def test_without_a_blueprint_all_but_the_pairs_is_counted(blueprint: Blueprint) -> None:
+    layout, tiny = tiny_layout(blueprint), blueprint.tiny[0]
+    unknown = bind(vocabulary_blueprint(tiny, layout.shapes), tiny, layout.shapes)
+    sample = Sample(text=DECODER, decoder=DECODER)
+    found, known = forward_flops(unknown, sample), forward_flops(layout, sample)
+    assert (found.decoder, found.head, found.scores) == (known.decoder, known.head, 0)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import regrow
 from regrow.checkpoint.verify import verify_all
 from regrow.pruning import VOCABULARY_FILE, prune_checkpoint
 from regrow.recipe import CutSpec
+from regrow.summary import summarise
 from tests.tiny import write_text
 from tests.tokenizers.bpe_cases import load, trained
 from tests.tokenizers.checks import TEXT, train_pieces
@@ -272,6 +273,27 @@ def test_what_was_pruned_can_be_given_the_words_of_a_domain(name: str, tmp_path:
     tokenizers = [transformers.AutoTokenizer.from_pretrained(d) for d in (found.out, out)]
     lengths = [len(tokenizer("kubectl apply").input_ids) for tokenizer in tokenizers]
     assert lengths[1] < lengths[0]
+
+
+def test_a_recipe_cuts_it_and_trains_it_back(tmp_path: Path) -> None:
+    write(MODELS["qwen3"], tmp_path / "m")
+    write_text(tmp_path / "train.jsonl", list(TEXT) * 40)
+    write_text(tmp_path / "heldout.jsonl", list(TEXT))
+    recover = {"tokens": 512, "row_length": 32, "batch_tokens": 64, "learning_rate": 0.01}
+    recipe = {
+        "name": "vocabulary", "model": "m",
+        "data": {"train": "train.jsonl", "heldout": {"text": "heldout.jsonl"}},
+        "stages": [{"name": "cut", "cut": {"vocab_size": 380}, "recover": recover}],
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    result = regrow.run(path, tmp_path / "out")
+    assert verify_all([result.model])[0].ok
+    row = summarise(tmp_path / "out").models[-1]
+    cut, recovered = row.after_cut["text"].loss, row.after_recovery["text"].loss
+    assert cut is not None
+    assert recovered is not None
+    assert recovered < cut - 0.1
 
 
 def test_that_text_is_gone_is_said_where_characters_may_go(tmp_path: Path) -> None:

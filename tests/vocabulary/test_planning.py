@@ -14,7 +14,7 @@ from regrow.errors import UserError
 from regrow.report.coverage import render_vocabulary
 from regrow.tokenizers.counting import count_tokens, open_tokenizer
 from regrow.tokenizers.files import plan_tokenizer
-from regrow.vocabulary import counting
+from regrow.vocabulary import counting, sampling
 from regrow.vocabulary.counting import plan_count, write_counts
 from regrow.vocabulary.plan_file import load_plan, save_plan
 from regrow.vocabulary.planning import VocabularyPlan, plan_vocabulary
@@ -40,7 +40,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[NamedFile]:
 
 @pytest.fixture(scope="module")
 def counts(model: Path, files: list[NamedFile], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("counts") / "counts"
+    return count(model, files, tmp_path_factory.mktemp("counts") / "counts")
+
+
+def count(model: Path, files: list[NamedFile], out: Path) -> Path:
     job, _ = plan_count(model, out, files, [])
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.setattr(counting, "_worker", (counting.counter(model), job.ids), raising=False)
@@ -73,6 +76,30 @@ def test_numbers_are_those_of_the_text(model: Path, plan: VocabularyPlan) -> Non
         assert row.unknown[name] == 0
     # 32 channels in the embedding, which is the head too.
     assert plan.sizes[0].parameters - row.parameters == 32 * (320 - plan.chosen)
+
+
+def test_a_sample_tells_how_much_longer_and_the_counts_how_long(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the beginning of a file, which is the sample, is another kind of text."""
+    texts = ENGLISH[:4] + OTHER * 4
+    files = named_files([str(write_text(tmp_path / "mix.jsonl", texts))], "--corpus")
+    counts = count(model, files, tmp_path / "counts")
+    monkeypatch.setattr(sampling, "_CHARACTERS", len("".join(ENGLISH[:4])))
+    spec = VocabularySpec(size=290, counts=counts)
+    plan = plan_vocabulary(model, counts, spec)
+    whole = count_tokens(model, texts).sum() / len("".join(texts))
+    begins = count_tokens(model, ENGLISH[:4]).sum() / len("".join(ENGLISH[:4]))
+    assert whole > 1.2 * begins
+    (name,) = plan.sampled
+    assert plan.sizes[0].per_character[name] == pytest.approx(whole)
+    asked = plan_vocabulary(model, counts, spec, files)
+    assert asked.sizes[0].per_character[name] == pytest.approx(begins)
+    for row, other in zip(plan.sizes, asked.sizes, strict=True):
+        longer = other.per_character[name] / begins
+        assert row.per_character[name] == pytest.approx(whole * longer)
+        assert plan.longer(row.size) == pytest.approx(longer)
+    assert plan.longer(290) != 1
 
 
 def test_the_suggestion_covers_each_language(plan: VocabularyPlan) -> None:

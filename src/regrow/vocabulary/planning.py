@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,9 @@ class SizePlan:
             several tokens each.
         languages: The same by language.
         parameters: Of the whole model, then.
-        per_character: Tokens per character of the sample, by language; empty without one.
+        per_character: Tokens per character, by language; empty without a sample. Of what was
+            counted, where the sample is some of that: at the present size as counted, at others so
+            many times that as in the sample.
         unknown: Share of the characters of the sample that become unknown, by language.
     """
 
@@ -162,14 +164,16 @@ def plan_vocabulary(
     sample = by_language(files, tuple(needs.languages))
     wanted = _sizes(candidates, order, needs, suggested, len(choice.kept))
     present = layout.sizes["vocab"]
-    rows = [_row(present, "now", layout, needs, None, _Fertility.of(tokenizer, sample))]
+    now = _Fertility.of(tokenizer, sample)
+    counted = _as_counted(counts, needs, now) if texts is None else now
+    rows = [_row(present, "now", layout, needs, None, counted)]
     prune = vocabulary_pruner(directory)
     wanted.pop(present, None)
     for size, why in sorted(wanted.items(), reverse=True):
         notify(f"measuring {size:,} tokens")
         kept = choice if size == len(choice.kept) else candidates.choose(size)
-        fertility = _Fertility.after(prune(kept.kept), sample) if sample else _Fertility({}, {})
-        rows.append(_row(size, why, layout, needs, kept, fertility))
+        then = _Fertility.after(prune(kept.kept), sample) if sample else _Fertility({}, {})
+        rows.append(_row(size, why, layout, needs, kept, then.scaled(now, counted)))
     total = int(needs.counts.sum())
     return VocabularyPlan(
         model=directory,
@@ -269,6 +273,17 @@ class _Fertility:
     per_character: Mapping[str, float]
     unknown: Mapping[str, float]
 
+    def scaled(self, sample: "_Fertility", counted: "_Fertility") -> "_Fertility":
+        """Of what was counted, as far from that as this is from the sample before."""
+        longer = {
+            name: value / sample.per_character[name] if sample.per_character[name] else 1.0
+            for name, value in self.per_character.items()
+        }
+        return replace(
+            self,
+            per_character={name: counted.per_character[name] * r for name, r in longer.items()},
+        )
+
     @classmethod
     def after(cls, contents: dict[str, Any], sample: Texts) -> "_Fertility":
         """With the tokenizer of these contents."""
@@ -286,6 +301,17 @@ class _Fertility:
             {name: spelling.tokens_per_character for name, spelling in found.items()},
             {name: spelling.unknown_share for name, spelling in found.items()},
         )
+
+
+def _as_counted(counts: TokenCounts, needs: Needs, sample: _Fertility) -> _Fertility:
+    """Tokens per character of the whole corpus, for the languages of the sample."""
+    return replace(
+        sample,
+        per_character={
+            name: int(needs.languages[name].sum()) / counts.characters((name,))
+            for name in sample.per_character
+        },
+    )
 
 
 def unknown_after(directory: Path, choice: VocabularyChoice, sample: Texts) -> Mapping[str, float]:
