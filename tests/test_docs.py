@@ -304,7 +304,7 @@ class TestFamily:
                 path, axis = _codes(line)
                 lists[path] = axis
         assert written == _rules(blueprint)
-        assert lists == blueprint.lists
+        assert lists == {path: rule.axis for path, rule in blueprint.lists.items()}
 
 
 def test_every_family_has_a_section() -> None:
@@ -317,7 +317,7 @@ def test_every_part_of_the_schema_is_explained() -> None:
     words = set(re.findall(r"\w+", " ".join(_codes(prose))))
     parts = (
         schema.Blueprint, schema.Axis, schema.Field, schema.Quotient, schema.Codec, schema.Head,
-        schema.Fold, schema.Condition, schema.Divides, schema.KeepsQuotient,
+        schema.Fold, schema.Condition, schema.Divides, schema.KeepsQuotient, schema.LayerList,
     )  # fmt: skip
     names = {part.__name__ for part in parts[1:]}
     assert names | {field.name for part in parts for field in fields(part)} <= words

@@ -36,6 +36,10 @@ _BY_TYPE = {blueprint.model_type: blueprint for blueprint in BLUEPRINTS}
 _LLAMA = _BY_TYPE["llama"]
 _NEOX = _BY_TYPE["gpt_neox"]
 _GEMMA2 = _BY_TYPE["gemma2"]
+_GEMMA3 = _BY_TYPE["gemma3_text"]
+_MISTRAL = _BY_TYPE["mistral"]
+_QWEN2 = _BY_TYPE["qwen2"]
+_QWEN3 = _BY_TYPE["qwen3"]
 _OLMO2 = _BY_TYPE["olmo2"]
 _PHI3 = _BY_TYPE["phi3"]
 _T5 = _BY_TYPE["t5"]
@@ -46,6 +50,7 @@ _BART = _BY_TYPE["bart"]
 _MBART = _BY_TYPE["mbart"]
 _OPENBA = _BY_TYPE["openba"]
 _QKV = "gpt_neox.layers.{layer}.attention.query_key_value"
+_ATTENTION = "model.layers.{layer}.self_attn"
 _BLOCK_0 = "decoder.block.0.layer.0.SelfAttention"
 _CROSS = "model.decoder.layers.{decoder.layer}.encoder_attn"
 
@@ -80,6 +85,21 @@ WRONG = {
         0,
     ),
     "gemma2: attention pattern not sliced": (replace(_GEMMA2, lists={}), 0),
+    "gemma2: attention pattern made anew": (replace(_GEMMA2, lists={}), 1),
+    "gemma3: attention pattern made anew": (replace(_GEMMA3, lists={}), 0),
+    "gemma3: nothing folded": (replace(_GEMMA3, folds=()), 1),
+    "qwen2: windows made anew": (replace(_QWEN2, lists={}), 0),
+    "qwen3: heads inside out": (
+        _labelled(_QWEN3, {f"{_ATTENTION}.q_proj.weight": "head_dim*head, hidden"}),
+        0,
+    ),
+    "mistral: heads not tied to key-value heads": (
+        replace(
+            _MISTRAL,
+            axes=tuple(replace(a, groups=None) if a.name == "head" else a for a in _MISTRAL.axes),
+        ),
+        0,
+    ),
     "olmo2: query norm inside out": (
         _labelled(_OLMO2, {"model.layers.{layer}.self_attn.q_norm.weight": "head_dim*head"}),
         0,

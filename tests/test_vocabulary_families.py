@@ -1,4 +1,4 @@
-"""The vocabulary of models that have no blueprint, and of a head of its own, pruned whole.
+"""The vocabulary of models, most of which have no blueprint, pruned whole.
 
 One model of each family of tokenizers: byte-level BPE, BPE and Unigram of SentencePiece, WordPiece.
 """
@@ -91,6 +91,12 @@ MODELS = {
     "qwen3": Model(
         "Qwen3ForCausalLM", byte_level,
         {**SMALL, "tie_word_embeddings": False, "eos_token_id": [2, 1], "bos_token_id": 1},
+        along=("model.embed_tokens.weight", "lm_head.weight"),
+    ),
+    "smollm3": Model(
+        "SmolLM3ForCausalLM", byte_level,
+        {**SMALL, "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
+         "pad_token_id": 0},
         along=("model.embed_tokens.weight", "lm_head.weight"),
     ),
     "mistral": Model(
@@ -257,7 +263,7 @@ def test_a_stranger_to_regrow_can_load_them(tmp_path: Path) -> None:
         assert result.ok, [check for check in result.checks if not check.ok]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("name", ["gpt2", "smollm3"])
 def test_what_was_pruned_can_be_given_the_words_of_a_domain(name: str, tmp_path: Path) -> None:
     found = prune(name, tmp_path)
     text = write_text(tmp_path / "domain.jsonl", ["kubectl apply, then kubectl get"] * 30)
@@ -276,7 +282,7 @@ def test_what_was_pruned_can_be_given_the_words_of_a_domain(name: str, tmp_path:
 
 
 def test_a_recipe_cuts_it_and_trains_it_back(tmp_path: Path) -> None:
-    write(MODELS["qwen3"], tmp_path / "m")
+    write(MODELS["smollm3"], tmp_path / "m")
     write_text(tmp_path / "train.jsonl", list(TEXT) * 40)
     write_text(tmp_path / "heldout.jsonl", list(TEXT))
     recover = {"tokens": 512, "row_length": 32, "batch_tokens": 64, "learning_rate": 0.01}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Gemma2Config
 
 from regrow.architectures import Blueprint, bind
 from regrow.architectures.config import cut_config
@@ -156,10 +157,18 @@ def test_lists_are_sliced_in_the_new_order() -> None:
 
 
 @pytest.mark.parametrize("absent", [..., None])
-def test_lists_that_are_absent_stay_absent(absent: Any) -> None:
-    changed, before = _cut(GEMMA2, {"layer_types": absent}, {"layer": 1}, {"layer": [4]})
-    assert "layer_types" not in changed
-    assert before.get("layer_types") is None
+def test_lists_that_are_absent_are_written_as_the_class_made_them(absent: Any) -> None:
+    """Published files of Gemma 2 have none; the class would make another one of fewer layers."""
+    changed, before = _cut(GEMMA2, {"layer_types": absent}, {"layer": 3}, {"layer": [1, 3, 4]})
+    made = Gemma2Config.from_dict(before).layer_types
+    assert made is not None
+    assert changed["layer_types"] == [made[i] for i in (1, 3, 4)] != made[:3]
+    assert "layer_types" not in _cut(GEMMA2, {"layer_types": absent}, {"ffn": 5})[0]
+
+
+def test_a_list_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match=r"config.json: layer_types: 'all': a list is wanted"):
+        _cut(GEMMA2, {"layer_types": "all"}, {"layer": 1}, {"layer": [4]})
 
 
 def test_lists_of_another_length_are_refused() -> None:

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no type": ({"model_type": None}, {}, "model_type: None: a name is wanted"),
     "unknown class": (
         {"architectures": ["Qwen3ForNothing"]}, {},
-        r"Qwen3ForNothing refuses it: .*\(qwen3 has no blueprint; those that have: llama, ",
+        r"Qwen3ForNothing refuses it: .*\(Qwen3ForNothing has no blueprint; those that have: ll",
     ),
     "unknown type": ({"model_type": "nothing"}, {}, "Qwen3ForCausalLM refuses it: .*nothing"),
     "missing": (

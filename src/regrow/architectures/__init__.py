@@ -5,12 +5,15 @@ from typing import Any
 
 from regrow.architectures.bart import BART, MBART
 from regrow.architectures.gemma2 import GEMMA2
+from regrow.architectures.gemma3 import GEMMA3
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.layout import LabelledTensor, Layout, bind
 from regrow.architectures.llama import LLAMA
+from regrow.architectures.mistral import MISTRAL
 from regrow.architectures.olmo2 import OLMO2
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.phi3 import PHI3
+from regrow.architectures.qwen import QWEN2, QWEN3
 from regrow.architectures.schema import Axis, Blueprint
 from regrow.architectures.t5 import MT5, T5
 from regrow.architectures.t5gemma import T5GEMMA
@@ -18,7 +21,8 @@ from regrow.architectures.umt5 import UMT5
 from regrow.errors import UserError
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
-    LLAMA, GPT_NEOX, GEMMA2, OLMO2, PHI3, T5, MT5, UMT5, T5GEMMA, BART, MBART, OPENBA,
+    LLAMA, MISTRAL, QWEN2, QWEN3, GPT_NEOX, GEMMA2, GEMMA3, OLMO2, PHI3, T5, MT5, UMT5, T5GEMMA,
+    BART, MBART, OPENBA,
 )  # fmt: skip
 
 __all__ = [

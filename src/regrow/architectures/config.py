@@ -42,14 +42,18 @@ def cut_config(
                 set_field(config, path, wanted[name])
             else:
                 config.pop(path, None)
-    for path, axis in blueprint.lists.items():
+    for path, rule in blueprint.lists.items():
+        count, kept = layout.sizes[rule.axis], layers.get(rule.axis)
+        if kept is None or list(kept) == list(range(count)):
+            continue
         values = read_field(config, path)
-        if isinstance(values, list) and axis in layers:
-            if len(values) != layout.sizes[axis]:
-                raise UserError(
-                    f"config.json: {path}: {len(values)} entries for {layout.sizes[axis]} layers"
-                )
-            set_field(config, path, [values[i] for i in layers[axis]])
+        if values is None:
+            values = [rule.default(layout.config, i) for i in range(count)]
+        if not isinstance(values, list):
+            raise UserError(f"config.json: {path}: {values!r}: a list is wanted")
+        if len(values) != count:
+            raise UserError(f"config.json: {path}: {len(values)} entries for {count} layers")
+        set_field(config, path, [values[i] for i in kept])
     return config
 
 

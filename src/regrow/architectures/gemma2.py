@@ -5,7 +5,10 @@ multiplied by sqrt(hidden): a cut of hidden folds the ratio into the embedding a
 shares it, the inverse into the final norm, whose weight is stored as its difference from 1.
 """
 
-from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Fold, Head
+from collections.abc import Mapping
+from typing import Any
+
+from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Fold, Head, LayerList
 
 _LAYER = "model.layers.{layer}"
 _NORMS = (
@@ -14,6 +17,12 @@ _NORMS = (
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
 )
+
+
+def alternating(_config: Mapping[str, Any], layer: int) -> str:
+    """Every other layer sees all, from the second on."""
+    return "full_attention" if layer % 2 else "sliding_attention"
+
 
 GEMMA2 = Blueprint(
     model_type="gemma2",
@@ -61,7 +70,7 @@ GEMMA2 = Blueprint(
     },
     head=Head("lm_head.weight", "model.embed_tokens.weight", softcap="final_logit_softcapping"),
     embeddings=("model.embed_tokens",),
-    lists={"layer_types": "layer"},
+    lists={"layer_types": LayerList("layer", alternating)},
     constraints=(Divides("head", "hidden"),),
     folds=(
         Fold("model.embed_tokens.weight", "hidden", power=-0.5),
@@ -75,9 +84,13 @@ GEMMA2 = Blueprint(
             num_key_value_heads=3, head_dim=10, query_pre_attn_scalar=17, sliding_window=4,
             final_logit_softcapping=30.0, attn_logit_softcapping=50.0, attention_bias=bias,
             tie_word_embeddings=tied, pad_token_id=0, bos_token_id=2, eos_token_id=1,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention",
-                         "sliding_attention", "full_attention"],
+            **more,
         )
-        for tied, bias in ((True, False), (False, True))
+        for tied, bias, more in (
+            (True, False, dict(layer_types=["sliding_attention", "full_attention",
+                                            "sliding_attention", "sliding_attention",
+                                            "full_attention"])),
+            (False, True, {}),  # as published files are: the class makes the list
+        )
     ),
 )  # fmt: skip

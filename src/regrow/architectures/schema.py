@@ -67,6 +67,18 @@ class Field:
 
 
 @dataclass(frozen=True)
+class LayerList:
+    """A config list with one entry a layer.
+
+    `axis`: the layer axis. `default`: what the class puts at a layer of this number where the file
+    has no list; of fewer layers it would make another one.
+    """
+
+    axis: str
+    default: Callable[[Mapping[str, Any], int], Any]
+
+
+@dataclass(frozen=True)
 class Axis:
     """An axis that can be cut.
 
@@ -163,7 +175,7 @@ class Blueprint:
     axis of that name, and is itself a dimension. A pattern that ends in `?` may be absent, in all
     layers at once. `renames`: names in files -> names of parameters, where transformers maps them
     on load; files keep theirs. `fixed`: sizes that cannot be cut. `lists`: config lists with one
-    entry a layer -> the layer axis. `ignored`: patterns (regular expressions) of tensors that old
+    entry a layer, by path. `ignored`: patterns (regular expressions) of tensors that old
     checkpoints carry and the class ignores: dropped by name. `needs`: conditions on config.json
     without which the blueprint does not describe the checkpoint, with the reason. `embeddings`:
     modules whose output is the residual stream before the first layer. `buffers`: stored tensors
@@ -181,7 +193,7 @@ class Blueprint:
     embeddings: tuple[str, ...]
     renames: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Field] = field(default_factory=dict)
-    lists: Mapping[str, str] = field(default_factory=dict)
+    lists: Mapping[str, LayerList] = field(default_factory=dict)
     constraints: tuple[Divides | KeepsQuotient, ...] = ()
     folds: tuple[Fold, ...] = ()
     ignored: tuple[str, ...] = ()

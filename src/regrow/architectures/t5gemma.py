@@ -6,7 +6,8 @@ by sqrt(hidden of their stack); the head shares the decoder's.
 
 from collections.abc import Iterator, Mapping
 
-from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Fold, Head
+from regrow.architectures.gemma2 import alternating
+from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Fold, Head, LayerList
 
 _SELF_NORMS = (
     "pre_self_attn_layernorm",
@@ -117,7 +118,7 @@ T5GEMMA = Blueprint(
         softcap="decoder.final_logit_softcapping",
     ),
     embeddings=("model.encoder.embed_tokens", "model.decoder.embed_tokens"),
-    lists={"encoder.layer_types": "encoder.layer", "decoder.layer_types": "decoder.layer"},
+    lists={f"{s}.layer_types": LayerList(f"{s}.layer", alternating) for s in _NORMS},
     constraints=(
         Divides("encoder.head", "encoder.hidden"),
         Divides("decoder.head", "decoder.hidden"),

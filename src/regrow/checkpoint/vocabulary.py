@@ -28,7 +28,7 @@ def vocabulary_blueprint(config: Mapping[str, Any], shapes: Shapes) -> Blueprint
     model_type = config["model_type"]
     found = ask("vocabulary_tensors", config=config, architecture=architecture)
     if "refusal" in found:
-        raise UserError(f"config.json: {found['refusal']} ({_no_blueprint(model_type)})")
+        raise UserError(f"config.json: {found['refusal']} ({_no_blueprint(architecture)})")
     wanted = {name: tuple(found["shapes"][name]) for name in found["along"]}
     _check_others(found, architecture)
     parameters = {
@@ -75,15 +75,14 @@ def architecture_of(config: Mapping[str, Any]) -> str:
         raise UserError(f"config.json: model_type: {model_type!r}: a name is wanted")
     if not isinstance(named, list) or not named or not isinstance(named[0], str):
         raise UserError(
-            f"config.json: architectures: {named!r}: the name of the model's class is wanted "
-            f"({_no_blueprint(model_type)})"
+            f"config.json: architectures: {named!r}: the name of the model's class is wanted"
         )
     return named[0]
 
 
-def _no_blueprint(model_type: str) -> str:
+def _no_blueprint(architecture: str) -> str:
     known = ", ".join(blueprint.model_type for blueprint in BLUEPRINTS)
-    return f"{model_type} has no blueprint; those that have: {known}"
+    return f"{architecture} has no blueprint; those that have: {known}"
 
 
 def _check_others(found: Mapping[str, Any], architecture: str) -> None:
