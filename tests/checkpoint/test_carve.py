@@ -26,6 +26,7 @@ import regrow.checkpoint.carve as carving
 from regrow.architectures import Blueprint
 from regrow.architectures.bart import MBART
 from regrow.architectures.gemma2 import GEMMA2
+from regrow.architectures.gemma3 import GEMMA3
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
@@ -144,7 +145,7 @@ def test_shards_in_and_out(tmp_path: Path, shards_in: int, limit: int) -> None:
 def _scale(blueprint: Blueprint, number: int, cut: Cut, sizes: dict[str, int]) -> dict[str, Any]:
     """By hand, by family: (factor, what the stored weight is a difference from)."""
     ratio = {n: cut.axes[n].kept / sizes[n] for n in cut.axes if n.rpartition(".")[2] == "hidden"}
-    if blueprint is GEMMA2 and "hidden" in ratio:
+    if blueprint in (GEMMA2, GEMMA3) and "hidden" in ratio:
         embedding = (ratio["hidden"] ** -0.5, 0.0)
         final = {"model.norm.weight": (ratio["hidden"] ** 0.5, 1.0)}
         return {"model.embed_tokens.weight": embedding, **(final if number == 0 else {})}
