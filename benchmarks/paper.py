@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import Result, parser, say, show
+from common import Result, parser, say, show, write_figure
 
 import regrow
 from regrow.corpus.text import read_documents
@@ -64,7 +64,10 @@ def main() -> None:
         for name in trained
     }
     page = options.out / "paper.html"
-    page.write_text(draw(staged, depth, trained, losses), encoding="utf-8")
+    figures = mixtures(staged)
+    page.write_text(draw(staged, depth, trained, losses, figures), encoding="utf-8")
+    for name, _, svg in figures:
+        write_figure(svg, options.out / f"{name}.svg")
     say(f"{page}")
     show([*of_stages(staged, depth), *of_objectives(losses)], as_json=options.json)
 
@@ -204,11 +207,29 @@ def of_objectives(losses: Mapping[str, Mapping[str, float]]) -> Iterator[Result]
             yield Result(f"{name}: {label}", mine, "nats/token", "ul2", other)
 
 
+def mixtures(staged: RunSummary) -> list[tuple[str, str, Svg]]:
+    """Figures 6 and 7 of each stage: name, caption, chart."""
+    kinds = (
+        ("losses", "loss of each denoiser beyond the original's (figure 6)"),
+        ("shares", "shares (figure 7)"),
+    )
+    return [
+        (f"{stage.name}-{name}", f"{stage.name}: {caption}", svg)
+        for stage in staged.stages
+        for mixture in stage.mixtures
+        for (name, caption), svg in zip(
+            kinds, reversed(mixture_charts(mixture, stage.name)), strict=True
+        )
+        if svg is not None
+    ]
+
+
 def draw(
     staged: RunSummary,
     depth: RunSummary,
     trained: Mapping[str, RunSummary],
     losses: Mapping[str, Mapping[str, float]],
+    figures: list[tuple[str, str, Svg]],
 ) -> str:
     rows = [["original", "", f"{loss_of(staged, 'original'):.3f}"]]
     rows += [
@@ -228,26 +249,16 @@ def draw(
         [name, f"{_tokens(trained[name]):,}", *(f"{losses[name][c]:.3f}" for c in columns)]
         for name in OBJECTIVES
     ]
-    drawn = [
-        (f"{stage.name}: {name}", svg)
-        for stage in staged.stages
-        for mixture in stage.mixtures
-        for name, svg in zip(
-            ("loss of each denoiser beyond the original's (figure 6)", "shares (figure 7)"),
-            reversed(mixture_charts(mixture, stage.name)),
-            strict=True,
-        )
-        if svg is not None
-    ]
     css = files("regrow.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenBA-V2, small</title>'
-        f"<style>{css}</style><body><main><h2>Staged against at once (table 1)</h2>"
+        f"<style>{css} h2 {{ margin-top: 2.5rem }}</style><body><main>"
+        "<h2>Staged against at once (table 1)</h2>"
         + _table(["", "after the cut", "recovered"], rows)
         + "<h2>UL2, D-UL2 and O-UL2 at equal time</h2>"
         + _table(["", "tokens", *columns], by_objective)
         + '<h2>Mixtures</h2><div class="charts">'
-        + "".join(_figure(caption, svg) for caption, svg in drawn)
+        + "".join(_figure(caption, svg) for _, caption, svg in figures)
         + "</div></main></body></html>"
     )
 

@@ -356,3 +356,12 @@ def _left_out(source: Path, cut: Cut, plan: CarvePlan) -> Iterator[str]:
         for name in stale_files(source):
             if name not in plan.files:
                 yield f"{name}: left out, it holds the old vocabulary"
+    known = {*companion_files(source), *plan.files, *stale_files(source)}
+    others = sorted(
+        path.name
+        for path in source.iterdir()
+        if path.is_file() and path.name not in known and not path.match(".*")
+        and not path.name.endswith((".safetensors", ".safetensors.index.json"))
+    )  # fmt: skip
+    if others:
+        yield f"not passed on: {', '.join(others)}"

@@ -10,6 +10,7 @@ from regrow.checkpoint import meta_check
 from regrow.checkpoint.meta_check import ClassTensors, vocabulary_tensors
 from regrow.checkpoint.vocabulary import vocabulary_blueprint
 from regrow.errors import UserError
+from regrow.models import model_class
 from tests.random_cuts import TINY
 from tests.tiny import tiny_shapes
 
@@ -71,14 +72,36 @@ def test_a_file_may_have_another_prefix(stored: str, own: str) -> None:
     assert bind(blueprint, CONFIG, shapes, tied=False).tensors[stored].parameter == own
 
 
+FSMT = {
+    "langs": ["en", "de"], "src_vocab_size": 61, "tgt_vocab_size": 67, "d_model": 8,
+    "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8,
+}  # fmt: skip
+
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no class": ({"architectures": None}, {}, r"architectures: \[\]: the name of the model's cl"),
     "no type": ({"model_type": None}, {}, "model_type: None: a name is wanted"),
     "unknown class": (
         {"architectures": ["Qwen3ForNothing"]}, {},
-        r"Qwen3ForNothing refuses it: .*\(Qwen3ForNothing has no blueprint; those that have: ll",
+        "Qwen3ForNothing refuses it: transformers has no model class 'Qwen3ForNothing'",
     ),
-    "unknown type": ({"model_type": "nothing"}, {}, "Qwen3ForCausalLM refuses it: .*nothing"),
+    "no class of a model": ({"architectures": ["pipeline"]}, {}, "no model class 'pipeline'"),
+    "unknown type": (
+        {"model_type": "nothing"}, {},
+        "Qwen3ForCausalLM refuses it: transformers has no model type 'nothing'",
+    ),
+    "no vocabulary": (
+        {"model_type": "vit", "architectures": ["ViTModel"], "vocab_size": None}, {},
+        "ViTModel refuses it: its config has no vocab_size",
+    ),
+    "no table": (
+        {"model_type": "beit", "architectures": ["BeitModel"], "vocab_size": 8_192}, {},
+        "BeitModel has no tensor with a row for each token",
+    ),
+    "compiled": (
+        {}, {"_orig_mod.model.norm.weight": (24,)},
+        r"_orig_mod\.model\.norm\.weight: .* so that it is called model\.norm\.weight",
+    ),
     "missing": (
         {}, {"lm_head.weight": None},
         r"lm_head\.weight: missing, though Qwen3ForCausalLM has it",
@@ -92,9 +115,9 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         r"model\.token_weights: shape \[61\]: as many rows as there are tokens, but "
         "Qwen3ForCausalLM has no tensor of this name",
     ),
-    "a size by chance": (
-        {"intermediate_size": 61}, {},
-        r"model\.layers\.0\.mlp\.gate_proj\.weight: shape \[61, 24\]: .* but not by vocab_size",
+    "a table of another number": (
+        {"model_type": "fsmt", "architectures": ["FSMTForConditionalGeneration"], **FSMT}, {},
+        r"model\.encoder\.embed_tokens\.weight: .* sizes it by src_vocab_size and not by",
     ),
 }  # fmt: skip
 
@@ -110,7 +133,7 @@ def test_doubt_is_refused(changes: dict[str, Any], edits: dict[str, Any], messag
 def test_rows_that_are_rounded_up_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def rounded(config: Any, architecture: str) -> ClassTensors:
         rows = -(-config["vocab_size"] // 8) * 8
-        return ClassTensors({"embed.weight": (rows, 24)}, set(), set(), "embed.weight", None)
+        return ClassTensors({"embed.weight": (rows, 24)}, set(), set(), [], "embed.weight", None)
 
     monkeypatch.setattr(meta_check, "class_tensors", rounded)
     found = vocabulary_tensors({**CONFIG, "vocab_size": 64}, "Qwen3ForCausalLM")
@@ -145,3 +168,38 @@ def test_llama_of_another_class_is_one_without_a_blueprint() -> None:
     assert [n for n, dims in blueprint.tensors.items() if "vocab" in dims] == [
         "embed_tokens.weight"
     ]
+
+
+def test_a_size_that_another_dimension_has_is_no_matter() -> None:
+    """Cut to 24 tokens, as many as channels, it can be read and cut again."""
+    config = {**CONFIG, "vocab_size": 24}
+    shapes = {
+        "model.embed_tokens.weight": (24, 24), "model.norm.weight": (24,),
+        "lm_head.weight": (24, 24),
+    }  # fmt: skip
+    assert vocabulary_blueprint(config, shapes).tensors == {
+        "model.embed_tokens.weight": "vocab, 24", "model.norm.weight": "24",
+        "lm_head.weight": "vocab, 24",
+    }  # fmt: skip
+
+
+def test_an_infinity_in_a_file_is_one() -> None:
+    config = {
+        "model_type": "mamba2", "vocab_size": 61, "hidden_size": 16, "num_heads": 4, "head_dim": 8,
+        "state_size": 4, "num_hidden_layers": 1, "n_groups": 1, "expand": 2,
+        "time_step_limit": [0.0, {"__float__": "Infinity"}],
+    }  # fmt: skip
+    found = vocabulary_tensors(config, "Mamba2ForCausalLM")
+    assert found["size"] == 61
+
+
+def test_what_the_class_does_not_read_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the layers of DeepSeek V3 that predict several tokens, with tables of their own."""
+    cls = model_class("Qwen3ForCausalLM")
+    monkeypatch.setattr(cls, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.2\..*"])
+    unread = {
+        "model.layers.2.embed_tokens.weight": (61, 24), "model.layers.2.head.weight": (61, 24),
+    }  # fmt: skip
+    blueprint = vocabulary_blueprint(CONFIG, {**SHAPES, **unread})
+    assert not blueprint.renames
+    assert {blueprint.tensors[name] for name in unread} == {"61, 24"}

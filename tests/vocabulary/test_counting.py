@@ -256,7 +256,7 @@ def test_a_file_that_a_part_holds_is_refused_before_any_work(
     with pytest.raises(UserError, match=twice):
         plan_count(model, tmp_path / "all", named(path), [tmp_path / "part"])
     # Another text of the same name and size, as shards of two corpora may be.
-    other = tmp_path / "other/a.jsonl"
+    other = tmp_path / "more/a.jsonl"
     other.parent.mkdir()
     write(other, [text.swapcase() for text in MIXED])
     other.write_bytes(other.read_bytes().ljust(path.stat().st_size, b"\n"))
@@ -295,6 +295,10 @@ def test_what_cannot_be_counted_leaves_nothing(here: None, model: Path, tmp_path
     refused("name at least one file")
     refused("exists; choose another file", text, target=blank)
     refused("no such directory", text, target=tmp_path / "no/out")
+    han = tmp_path / "Han/a.jsonl"
+    han.parent.mkdir()
+    write(han, MIXED)
+    refused(r"a\.jsonl: its source would be called as the script Han is", han)
     refused(r"e\.jsonl: no such file", tmp_path / "e.jsonl")
     # A file without text is no error beside one that has some.
     assert count_here(model, out, named(empty, text)).total.sum() > 0

@@ -59,6 +59,8 @@ def test_what_is_not_merged() -> None:
     doubled = r"two: holds the counts of {}\.jsonl, whose text one has too"
     with pytest.raises(UserError, match=doubled.format("a")):
         merge([("one", a), ("two", other)])
+    with pytest.raises(UserError, match=doubled.format("a").replace("two", "one")):
+        merge([("one", a), ("one", a)])
     foreign = TokenCounts("def", a.groups, a.counts, ())
     with pytest.raises(UserError, match="two: counted with another tokenizer than one"):
         merge([("one", a), ("two", foreign)])

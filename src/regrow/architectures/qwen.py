@@ -18,7 +18,7 @@ _WINDOW = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers":
 
 def windowed(config: Mapping[str, Any], layer: int) -> str:
     """Which layers see a window; only where the config says that one is used."""
-    used = config.get("use_sliding_window", False) and config.get("sliding_window", 4_096)
+    used = config.get("use_sliding_window") and config.get("sliding_window", 4_096) is not None
     first = read_field(config, "max_window_layers")
     return "sliding_attention" if used and layer >= (28 if first is None else first) else _ALL
 

@@ -7,6 +7,10 @@ _FORMS = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template*",
     "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*", "regrow_*.json",
+    # Of models that read more than text, and of those that give one vector for it.
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+    "normalizer.json", "modules.json", "sentence_bert_config.json",
+    "config_sentence_transformers.json", "*_Pooling/config.json",
 )  # fmt: skip
 _LARGEST = 256 << 20
 

@@ -61,12 +61,13 @@ def ask(question: str, **arguments: Any) -> Any:
 
 class ClassTensors(NamedTuple):
     """What a class has by name. `tied`: names of another's tensor; `filled`: those that the class
-    fills where a file lacks them; `embedding` and `head`: what reads and what gives tokens, where
-    it has them."""
+    fills where a file lacks them; `unread`: patterns of names that it does not read; `embedding`
+    and `head`: what reads and what gives tokens, where it has them."""
 
     shapes: dict[str, tuple[int, ...]]
     tied: set[str]
     filled: set[str]
+    unread: list[str]
     embedding: str | None
     head: str | None
 
@@ -78,17 +79,28 @@ def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
     """
     import torch
 
-    from regrow.models import config_class, model_class
+    from regrow.models import model_class
 
-    values = dict(config)
-    built = config_class(values.pop("model_type")).from_dict(values)
     with torch.device("meta"):
-        model = model_class(architecture)(built)
+        model = model_class(architecture)(_built(config))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    return ClassTensors(shapes, tied, _filled(model), names.get(id(embedding)), names.get(id(head)))
+    unread = sorted(model._keys_to_ignore_on_load_unexpected or ())
+    return ClassTensors(
+        shapes, tied, _filled(model), unread, names.get(id(embedding)), names.get(id(head))
+    )
+
+
+def _built(config: Mapping[str, Any]) -> Any:
+    from regrow.models import config_class
+
+    values = copy.deepcopy(dict(config))
+    cls = config_class(values.pop("model_type"))
+    # JSON has no infinity; what loads a file puts them back, and what builds from values does not.
+    decode = getattr(cls, "_decode_special_floats", lambda values: values)
+    return cls.from_dict(decode(values))
 
 
 def find_problem(
@@ -98,7 +110,7 @@ def find_problem(
     try:
         found = class_tensors(config, architecture)
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
-        return f"{architecture} refuses it: {' '.join(str(error).split())}"
+        return _refusal(error, architecture)
     for name, shape in found.shapes.items():
         if name not in shapes:
             if not complete or name in found.tied | found.filled:
@@ -116,15 +128,24 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
     Gives `fields`, the dotted keys of the config that hold the number of rows, first the one that
     the class reads; `size`, that number; `along`, by tensor name the dimension that grows; `shapes`
     of all tensors; whether it is an `encoder_decoder`; and, as in `ClassTensors`, `tied`, `filled`,
-    `embedding` and `head`. Or nothing but `refusal`, one line.
+    `unread`, `embedding` and `head`. Or nothing but `refusal`, one line: also where a table grows
+    with another number that may be one of tokens.
     """
     try:
-        fields, size, encoder_decoder = _vocabulary_fields(config)
+        fields, size, others, encoder_decoder = _vocabulary_fields(config)
         found = class_tensors(config, architecture)
         more = class_tensors(_with_fields(config, fields, size + 1), architecture)
+        for field, value in others.items():
+            other = class_tensors(_with_fields(config, [field], value + 1), architecture)
+            if name := _first_apart(found.shapes, other.shapes):
+                refusal = (
+                    f"{name}: {architecture} sizes it by {field} and not by {fields[0]}, so it is "
+                    "unknown which of its rows follow a cut"
+                )
+                return {"refusal": refusal}
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
-        return {"refusal": f"{architecture} refuses it: {' '.join(str(error).split())}"}
-    along = {}
+        return {"refusal": _refusal(error, architecture)}
+    along: dict[str, int] = {}
     for name, shape in found.shapes.items():
         grown = [
             at for at, (a, b) in enumerate(zip(shape, more.shapes.get(name, ()), strict=True))
@@ -139,28 +160,50 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
             )
             return {"refusal": refusal}
         along[name] = grown[0]
+    if not along:
+        return {"refusal": f"{architecture} has no tensor with a row for each token"}
+    for tensor in (found.embedding, found.head):
+        if tensor is not None and tensor not in along:
+            return {"refusal": f"{tensor}: {architecture} does not size it by {fields[0]}"}
     return {
         "fields": fields, "size": size, "along": along, "shapes": found.shapes,
         "encoder_decoder": encoder_decoder, "tied": sorted(found.tied),
-        "filled": sorted(found.filled), "embedding": found.embedding, "head": found.head,
+        "filled": sorted(found.filled), "unread": found.unread, "embedding": found.embedding,
+        "head": found.head,
     }  # fmt: skip
 
 
-def _vocabulary_fields(config: Mapping[str, Any]) -> tuple[list[str], int, bool]:
-    """The keys that hold the size of the vocabulary that text is read with, that size, and whether
-    there is an encoder beside the decoder."""
-    from regrow.models import config_class
+def _refusal(error: Exception, architecture: str) -> str:
+    return f"{architecture} refuses it: {' '.join(str(error).split())}"
 
-    values = dict(config)
-    built = config_class(values.pop("model_type")).from_dict(values)
+
+def _first_apart(shapes: Shapes, others: Shapes) -> str | None:
+    return next((name for name, shape in shapes.items() if others.get(name) != shape), None)
+
+
+def _vocabulary_fields(
+    config: Mapping[str, Any],
+) -> tuple[list[str], int, dict[str, int], bool]:
+    """The keys that hold the size of the vocabulary that text is read with, and that size; other
+    sizes of vocabularies; and whether there is an encoder beside the decoder."""
+    built = _built(config)
     text = built.get_text_config()
     key = text.attribute_map.get("vocab_size", "vocab_size")
-    size = int(text.vocab_size)
+    if not isinstance(size := getattr(text, "vocab_size", None), int):
+        raise ValueError("its config has no vocab_size")
     own = next((n for n in built.sub_configs if getattr(built, n, None) is text), None)
     field = key if text is built else f"{own}.{key}"
     also = [path for path, value in _entries(config) if path != field and value == size]
     fields = [field, *(path for path in also if path.rpartition(".")[2] == key)]
-    return fields, size, bool(built.is_encoder_decoder)
+    others = {
+        path: value
+        for path, value in _entries(built.to_dict())
+        if "vocab" in path.rpartition(".")[2]
+        and not path.endswith("type_vocab_size")
+        and type(value) is int
+        and path not in fields
+    }
+    return fields, size, others, bool(built.is_encoder_decoder)
 
 
 def _entries(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -168,7 +211,7 @@ def _entries(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         if isinstance(value, Mapping):
             yield from _entries(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def _with_fields(config: Mapping[str, Any], fields: list[str], value: int) -> dict[str, Any]:

@@ -13,9 +13,9 @@ _HUB_ID = re.compile(
 )
 # Weights by the one name that transformers reads, and what config and tokenizer consist of:
 # no pickles, no code, and no second copy of the weights (consolidated*, original/, onnx/). Of the
-# directories, which patterns can only leave out, additional_chat_templates stays.
+# directories, which patterns can only leave out, additional_chat_templates and 1_Pooling stay.
 _WANTED = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-_UNWANTED = ("[!a]*/*", "a[!d]*/*", "*requirements*.txt")
+_UNWANTED = ("[!a1]*/*", "a[!d]*/*", "*requirements*.txt")
 
 _log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ for each token. The class is built on the meta device at the size in the config 
 tensors that grow are the ones. All else is copied as it is.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regrow.architectures import BLUEPRINTS
 from regrow.architectures.schema import Axis, Blueprint, Field, Head
 from regrow.checkpoint.meta_check import ask
 from regrow.errors import UserError
@@ -28,12 +28,10 @@ def vocabulary_blueprint(config: Mapping[str, Any], shapes: Shapes) -> Blueprint
     model_type = config["model_type"]
     found = ask("vocabulary_tensors", config=config, architecture=architecture)
     if "refusal" in found:
-        raise UserError(f"config.json: {found['refusal']} ({_no_blueprint(architecture)})")
+        raise UserError(f"config.json: {found['refusal']}")
     wanted = {name: tuple(found["shapes"][name]) for name in found["along"]}
-    _check_others(found, architecture)
-    parameters = {
-        name: _parameter(name, shape, found, wanted, architecture) for name, shape in shapes.items()
-    }
+    _check_prefix(shapes)
+    parameters = {name: _parameter(name, shapes, found, wanted, architecture) for name in shapes}
     stored = set(parameters.values())
     for name in wanted:
         if name not in stored and name not in {*found["tied"], *found["filled"]}:
@@ -80,39 +78,38 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     return named[0]
 
 
-def _no_blueprint(architecture: str) -> str:
-    known = ", ".join(blueprint.model_type for blueprint in BLUEPRINTS)
-    return f"{architecture} has no blueprint; those that have: {known}"
-
-
-def _check_others(found: Mapping[str, Any], architecture: str) -> None:
-    """A table beside the vocabulary with as many rows may be read by token ids too."""
-    for name, shape in found["shapes"].items():
-        if name not in found["along"] and found["size"] in shape:
+def _check_prefix(shapes: Shapes) -> None:
+    """torch.compile and DataParallel put a name before every other, which no class reads."""
+    for name in shapes:
+        if name.startswith(("_orig_mod.", "module.")):
+            own = name.partition(".")[2]
             raise UserError(
-                f"{name}: shape {list(shape)}: {architecture} gives it as many rows as there are "
-                f"tokens, but not by {found['fields'][0]}, so it is unknown how to cut it"
+                f"{name}: the class would not find it under this name; save the model itself, so "
+                f"that it is called {own}"
             )
 
 
+def _is_unread(name: str, patterns: Sequence[str]) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
 def _parameter(
-    name: str,
-    shape: tuple[int, ...],
-    found: Mapping[str, Any],
-    wanted: Shapes,
-    architecture: str,
+    name: str, shapes: Shapes, found: Mapping[str, Any], wanted: Shapes, architecture: str
 ) -> str:
     """The name that the class has for a tensor of the file that lies along the vocabulary; else the
     name in the file.
 
     transformers maps names on load, adds and drops prefixes: the last two parts of a name stay.
     """
-    if name in found["shapes"]:
-        own = name
-    else:
-        near = [w for w in wanted if _ending(w) == _ending(name) or w.endswith(f".{name}")]
+    shape = shapes[name]
+    own = name
+    if name not in found["shapes"]:
+        near = [
+            each for each in wanted
+            if each not in shapes and (_ending(each) == _ending(name) or each.endswith(f".{name}"))
+        ]  # fmt: skip
         if len(near) != 1:
-            if found["size"] in shape:
+            if found["size"] == next(iter(shape), None) and not _is_unread(name, found["unread"]):
                 raise UserError(
                     f"{name}: shape {list(shape)}: as many rows as there are tokens, but "
                     f"{architecture} has no tensor of this name, so it is unknown whether to cut it"

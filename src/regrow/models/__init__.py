@@ -30,22 +30,27 @@ def register() -> None:
 
 
 def config_class(model_type: str) -> Any:
-    """The config class of a model type. Raises KeyError where there is none."""
+    """The config class of a model type. Raises ValueError where there is none."""
     import transformers
 
     register()
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise ValueError(f"transformers has no model type {model_type!r}")
     return transformers.CONFIG_MAPPING[model_type]
 
 
 def model_class(architecture: str) -> Any:
-    """The class of this name, in transformers or here. Raises AttributeError."""
+    """The class of this name, in transformers or here. Raises ValueError where there is none."""
     import transformers
 
     for model_type, classes in _AUTO_CLASSES.items():
         module, _, name = classes["AutoModelForSeq2SeqLM"].partition(".")
         if name == architecture:
             return getattr(importlib.import_module(f"regrow.models.{model_type}.{module}"), name)
-    return getattr(transformers, architecture)
+    found = getattr(transformers, architecture, None)
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        raise ValueError(f"transformers has no model class {architecture!r}")
+    return found
 
 
 def own_code(model_type: str) -> dict[str, bytes]:

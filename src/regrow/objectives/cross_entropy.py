@@ -12,7 +12,7 @@ from regrow.objectives.blocks import summed_over_blocks
 
 LOGITS_AT_ONCE = 1 << 25
 """Bound on the logits in a block; 128 MiB in float32."""
-_HIDDEN_SIZES_AT_ONCE = 4
+_HIDDEN_SIZES_AT_ONCE = 1
 """Tokens in a block over the size of a hidden state: adding a block's gradient of the head to that
 of the others then costs little beside its logits."""
 

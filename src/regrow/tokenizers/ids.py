@@ -31,7 +31,7 @@ class Reference(NamedTuple):
 _Visit = Callable[[Reference], int | None]
 
 _ID_SUFFIXES = ("_token_id", "_token_ids", "_token_index")
-_ID_KEYS = frozenset({"force_words_ids", "lang_to_id", "task_to_id"})
+_ID_KEYS = frozenset({"force_words_ids", "lang_to_id", "task_to_id", "vocabulary_map"})
 _SUPPRESSED = frozenset({"suppress_tokens", "begin_suppress_tokens"})
 
 

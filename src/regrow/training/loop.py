@@ -35,6 +35,7 @@ from regrow.training.part_losses import PartLosses
 from regrow.training.passes import passes
 from regrow.training.processes import Processes, join_processes
 from regrow.training.progress import Progress, resume
+from regrow.training.saving import saving_less
 from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
 from regrow.training.sharding import (
@@ -395,6 +396,8 @@ def _accumulate(
     """
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0
+    # What is recomputed or compiled decides itself what it keeps; on GPUs nobody has tried it.
+    saves = device.type == "cpu" and not (settings.recompute or settings.compile)
     parts = PartLosses(parts_of(samples, rows, numbers), len(rows), device)
     for part in passes(samples, rows, numbers, settings.micro_batch * processes.count):
         own = part[processes.rank :: processes.count]
@@ -405,7 +408,7 @@ def _accumulate(
         arrays = samples.batch(rows[own], numbers[own])
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         mark("computing")
-        with autocast(settings.precision, device):
+        with autocast(settings.precision, device), saving_less(saves):
             loss, each = learner(batch)
         (loss * counts).backward()
         if counts:

@@ -112,6 +112,12 @@ def plan_count(
         raise UserError(f"{out}: exists; choose another file")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such directory")
+    for file in files:
+        if file.source in SCRIPTS:
+            raise UserError(
+                f"{file.path}: its source would be called as the script {file.source} is, which is "
+                f"counted apart; give it another name: --corpus NAME={file.path}"
+            )
     tokenizer = open_tokenizer(model)
     check_kind(read_tokenizer(model))
     job = Job(model, fingerprint(tokenizer), id_count(tokenizer))

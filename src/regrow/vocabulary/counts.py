@@ -203,18 +203,18 @@ def merge(parts: Sequence[tuple[str, TokenCounts]]) -> TokenCounts:
         UserError: they were counted with different tokenizers, or a text was counted twice.
     """
     first_name, first = parts[0]
-    seen: dict[str, list[tuple[str, CountedFile]]] = {}
-    for name, part in parts:
+    seen: dict[str, list[tuple[int, CountedFile]]] = {}
+    for number, (name, part) in enumerate(parts):
         if part.tokenizer_sha256 != first.tokenizer_sha256:
             raise UserError(f"{name}: counted with another tokenizer than {first_name}")
         for file in part.files:
-            for other_name, other in seen.get(file.sha256, []):
-                if other_name != name and other.is_same_text(file):
+            for before, other in seen.get(file.sha256, []):
+                if before != number and other.is_same_text(file):
                     raise UserError(
                         f"{name}: holds the counts of {Path(file.path).name}, whose text "
-                        f"{other_name} has too; its tokens would count twice"
+                        f"{parts[before][0]} has too; its tokens would count twice"
                     )
-            seen.setdefault(file.sha256, []).append((name, file))
+            seen.setdefault(file.sha256, []).append((number, file))
     tally = Tally()
     for _, part in parts:
         tally.add(zip(part.groups, part.counts, strict=True))

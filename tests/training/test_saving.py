@@ -1,0 +1,135 @@
+"""A pass that keeps less gives the same gradients, to the bit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.loading import load_model
+from regrow.training import saving
+from regrow.training.saving import saving_less
+from tests.tiny import write_tiny
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_SMALL", 0)
+
+
+def gradients(model: Any, wanted: bool) -> list[Tensor]:
+    """Under autocast, as on a CPU that multiplies bf16."""
+    torch.manual_seed(0)
+    model.zero_grad(set_to_none=True)
+    inputs = {"input_ids": torch.arange(3, 19).view(2, 8)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.arange(20, 30).view(2, 5)
+    with torch.autocast("cpu", torch.bfloat16), saving_less(wanted):
+        loss = model(**inputs).logits.float().square().mean()
+    loss.backward()
+    return [each.grad for each in model.parameters() if each.grad is not None]
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda b: b.model_type)
+def test_gradients_are_equal(blueprint: Blueprint, tmp_path: Any) -> None:
+    model = load_model(write_tiny(blueprint, tmp_path / "m")).train()
+    plain, less = gradients(model, False), gradients(model, True)
+    assert len(plain) == len(less) > 10
+    assert all(torch.equal(a, b) for a, b in zip(plain, less, strict=True))
+
+
+def packed(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[type]:
+    """The kind of what is kept of each tensor, in order."""
+    kinds: list[type] = []
+    hooks = torch.autograd.graph.saved_tensors_hooks
+
+    def noting(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> Any:
+        def noted(tensor: Tensor) -> Any:
+            kept = pack(tensor)
+            kinds.append(type(kept))
+            return kept
+
+        return hooks(noted, unpack)
+
+    monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", noting)
+    with torch.autocast("cpu", torch.bfloat16), saving_less():
+        run()
+    return kinds
+
+
+def test_what_a_layer_of_llama_keeps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (llama,) = (each for each in BLUEPRINTS if each.model_type == "llama")
+    model = load_model(write_tiny(llama, tmp_path / "m", number=1)).train()
+    kinds = packed(lambda: model.model(input_ids=torch.arange(8)[None]), monkeypatch)
+    kept = kinds.count(saving._Kept)
+    layers = model.config.num_hidden_layers
+    # Seven weights; both normalised inputs, the activated gate and its product; keys, values and
+    # the other half, which read what queries and the gate read; and the last norm's input.
+    assert kept == layers * (7 + 4 + 3) + 1
+
+
+def test_off_it_does_nothing() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    with saving_less(False):
+        product = (weight * weight).sin()
+    assert torch.equal(product.grad_fn._saved_self, weight * weight)  # type: ignore[union-attr]
+
+
+def test_backward_may_run_twice() -> None:
+    x = torch.randn(8, 8, requires_grad=True)
+    with saving_less():
+        y = nn.functional.silu(x) * x.exp()
+        loss = (y.view(-1) * y.view(-1)).sum()
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, x)
+    assert torch.equal(first, second)
+
+
+OPERATIONS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda a, b: a * b,
+    lambda a, b: a * b.detach(),
+    lambda a, _: nn.functional.silu(a),
+    lambda a, _: nn.functional.gelu(a, approximate="tanh"),
+    lambda a, _: nn.functional.gelu(a),
+    lambda a, b: a @ b,
+    lambda a, b: nn.functional.linear(a.view(-1, 6), b.view(6, 6)).view(6, 6),
+    lambda a, b: a.t().contiguous() + b,
+    lambda a, b: nn.functional.linear(a, b.to(torch.bfloat16).float()),
+    lambda a, _: a.t().to(torch.bfloat16).contiguous().float(),
+    lambda a, b: a.to(torch.bfloat16).t().float().contiguous() * b,
+    lambda a, _: a.double().float(),
+    lambda a, b: (a.view(-1) * b.reshape(-1)).view(6, 6),
+    lambda a, _: a * 0.5,
+    lambda a, _: a.tanh(),
+    lambda a, b: a.mul(b[:1]),
+]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 99), st.integers(0, 99)),
+        min_size=1,
+        max_size=14,
+    ),
+    st.booleans(),
+)
+def test_any_graph_has_the_same_gradients(
+    program: list[tuple[Callable[[Tensor, Tensor], Tensor], int, int]], autocast: bool
+) -> None:
+    def run(wanted: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        leaves = [torch.randn(6, 6, requires_grad=True) for _ in range(3)]
+        made = list(leaves)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), saving_less(wanted):
+            for operation, a, b in program:
+                made.append(operation(made[a % len(made)], made[b % len(made)]).tanh())
+        total = torch.stack([each.float().sum() for each in made]).sum()
+        return list(torch.autograd.grad(total, leaves))
+
+    pairs = zip(run(False), run(True), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
