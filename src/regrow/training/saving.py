@@ -53,7 +53,10 @@ def saving_less(wanted: bool = True) -> Iterator[None]:
         return _weight(tensor) or _copy(tensor, copies) or _result(tensor) or tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
-        yield
+        try:
+            yield
+        finally:
+            copies.clear()  # it holds the graph, which may hold what packed it
 
 
 @torch.no_grad()
