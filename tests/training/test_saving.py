@@ -1,5 +1,7 @@
 """A pass that keeps less gives the same gradients, to the bit."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +89,56 @@ def test_backward_may_run_twice() -> None:
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
     (second,) = torch.autograd.grad(loss, x)
     assert torch.equal(first, second)
+
+
+def test_nothing_is_held_without_a_backward_pass() -> None:
+    """The output of softmax is kept by its own operation."""
+    a = torch.randn(4, 4, requires_grad=True)
+    with saving_less():
+        h = a.sin()
+        z = torch.softmax((h * 2).cos(), -1)
+    torch.autograd.grad(h.sum(), a)
+    gone = weakref.ref(z)
+    del h, z
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_was_edited_is_kept_as_it_is() -> None:
+    def run(wanted: bool) -> Tensor:
+        torch.manual_seed(0)
+        a, b = (torch.randn(4, 4, requires_grad=True) for _ in range(2))
+        with saving_less(wanted):
+            p = a * b
+            y = a.bfloat16().float()
+            with torch.no_grad():
+                p.clamp_(-0.1, 0.1)
+                y.add_(0.001)
+            loss = (p * a.sin()).sum() + (y * b).sum()
+        return torch.cat(torch.autograd.grad(loss, (a, b)))
+
+    assert torch.equal(run(False), run(True))
+
+
+def test_a_long_product_is_no_deep_one() -> None:
+    x = torch.randn(4, 4, requires_grad=True)
+    with saving_less():
+        p = x
+        for _ in range(2_000):
+            p = p * x.cos()
+    assert torch.isfinite(torch.autograd.grad(p.sum(), x)[0]).all()
+
+
+def test_sparse_and_laid_out_otherwise() -> None:
+    a = torch.randn(4, 6, requires_grad=True)
+    with saving_less():
+        half = a.bfloat16().t()
+        loose = half.float()
+        tight = half.to(torch.float32, memory_format=torch.contiguous_format).view(-1)
+        sparse = torch.sparse.mm((a * 2).to_sparse(), a.t())
+        loss = loose.square().sum() + tight.square().sum() + sparse.square().sum()
+    (found,) = torch.autograd.grad(loss, a)
+    assert torch.isfinite(found).all()
 
 
 OPERATIONS: list[Callable[[Tensor, Tensor], Tensor]] = [

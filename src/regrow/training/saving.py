@@ -6,6 +6,9 @@ activated gate, the other half and their product, where gate and other half woul
 its input and the normalised input; attention in float32 keeps what was bf16. Here a copy is kept
 once and in the narrower type, and an activation or a product of what is kept anyway is computed
 again, by the same operation from the same numbers: gradients are the same to the bit.
+
+For one forward and one whole backward pass of a model that edits nothing in between where autograd
+does not see it. `torch.func` inside the pass is refused by PyTorch under any such hooks.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -45,12 +48,16 @@ def saving_less(wanted: bool = True) -> Iterator[None]:
     if not wanted:
         yield
         return
-    copies: dict[tuple[Any, int, torch.dtype], Tensor] = {}
+    copies: dict[tuple[Any, ...], Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor | _Kept:
-        if tensor.grad_fn is None or tensor.nbytes < _SMALL:
+        if tensor.grad_fn is None:
             return tensor
-        return _weight(tensor) or _copy(tensor, copies) or _result(tensor) or tensor
+        found = None
+        if _is_plain(tensor) and tensor.nbytes >= _SMALL:
+            found = _weight(tensor) or _copy(tensor, copies) or _result(tensor)
+        # Detached: the output of its own operation would hold itself.
+        return found or tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
         try:
@@ -64,6 +71,11 @@ def _unpack(kept: Tensor | _Kept) -> Tensor:
     return kept.unpack() if isinstance(kept, _Kept) else kept
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Not sparse or nested, and not edited since it was made."""
+    return tensor.layout is torch.strided and not tensor.is_nested and tensor._version == 0
+
+
 def _weight(tensor: Tensor) -> _Kept | None:
     """A weight in the type of the products, as a linear layer reads it: made again."""
     node: Any = tensor.grad_fn
@@ -73,13 +85,13 @@ def _weight(tensor: Tensor) -> _Kept | None:
     if copy is None or copy.name() != _COPY:
         return None
     leaf = copy.next_functions[0][0]
-    if not hasattr(leaf, "variable"):
+    if not leaf.name().endswith("AccumulateGrad"):
         return None
-    dtype = tensor.dtype
-    return _Kept(lambda: leaf.variable.to(dtype).t())
+    dtype, device = tensor.dtype, tensor.device
+    return _Kept(lambda: leaf.variable.to(device, dtype).t())
 
 
-def _copy(tensor: Tensor, copies: dict[tuple[Any, int, torch.dtype], Tensor]) -> _Kept | None:
+def _copy(tensor: Tensor, copies: dict[tuple[Any, ...], Tensor]) -> _Kept | None:
     """A copy in another type: the first one, and the narrower of both."""
     node = _operation(tensor)
     if node is None or node.name() != _COPY:
@@ -87,13 +99,13 @@ def _copy(tensor: Tensor, copies: dict[tuple[Any, int, torch.dtype], Tensor]) ->
     of, output = node.next_functions[0]
     source, dtype, shape = of._input_metadata[output].dtype, tensor.dtype, tensor.shape
     narrower = source.itemsize < dtype.itemsize
-    key = (of, output, dtype)
+    key = (of, output, dtype, tensor.device, tensor.is_contiguous())
     if key not in copies:
         copies[key] = tensor.detach().to(source) if narrower else tensor.detach()
         if not narrower:
             return None
     kept = copies[key]
-    return _Kept(lambda: kept.to(dtype).view(shape) if kept.shape != shape else kept.to(dtype))
+    return _Kept(lambda: kept.to(dtype).reshape(shape))
 
 
 def _result(tensor: Tensor) -> _Kept | None:
@@ -101,11 +113,14 @@ def _result(tensor: Tensor) -> _Kept | None:
     node = _operation(tensor)
     if node is None or not tensor.is_contiguous() or (again := _AGAIN.get(node.name())) is None:
         return None
-    # A product keeps a factor only where the other one has a gradient.
-    if node.name() == _PRODUCT and None in (node._saved_self, node._saved_other):
-        return None
+    if node.name() == _PRODUCT:
+        # It keeps a factor only where the other one has a gradient. Products of products would be
+        # made again and again.
+        makers = [maker for maker, _ in node.next_functions]
+        if None in makers or any(maker.name() == _PRODUCT for maker in makers):
+            return None
     shape = tensor.shape
-    return _Kept(lambda: again(node).view(shape))
+    return _Kept(lambda: again(node).reshape(shape))
 
 
 def _operation(tensor: Tensor) -> Any:
