@@ -43,8 +43,8 @@ def vocabulary_blueprint(config: Mapping[str, Any], shapes: Shapes) -> Blueprint
         tensors[parameters[name]] = ", ".join(sides)
     field, *also = found["fields"]
     embedding = found["embedding"] or next(iter(wanted))
-    own = (embedding, found["head"])
-    tied = [name for name in wanted if name in found["tied"] and name not in own]
+    main = (embedding, found["head"])
+    tied = [name for name in wanted if name in found["tied"] and name not in main]
     biases = [name for name, shape in wanted.items() if len(shape) == 1 and name not in tied]
     return Blueprint(
         model_type=model_type,
