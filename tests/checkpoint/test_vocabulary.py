@@ -142,6 +142,18 @@ def test_rows_that_are_rounded_up_are_refused(monkeypatch: pytest.MonkeyPatch) -
     )
 
 
+def test_a_class_with_other_tensors_for_more_tokens_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def split(config: Any, architecture: str) -> ClassTensors:
+        parts = range(1 + config["vocab_size"] // 62)
+        return ClassTensors({f"embed.{i}": (61, 24) for i in parts}, set(), set(), [], None, None)
+
+    monkeypatch.setattr(meta_check, "class_tensors", split)
+    found = vocabulary_tensors(CONFIG, "Qwen3ForCausalLM")
+    assert found == {"refusal": "Qwen3ForCausalLM has other tensors at 62 tokens than at 61"}
+
+
 def test_a_key_that_repeats_the_size_follows() -> None:
     config = {
         "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],

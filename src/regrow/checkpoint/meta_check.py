@@ -145,10 +145,14 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
                 return {"refusal": refusal}
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
         return {"refusal": _refusal(error, architecture)}
+    if {n: len(s) for n, s in found.shapes.items()} != {n: len(s) for n, s in more.shapes.items()}:
+        return {
+            "refusal": f"{architecture} has other tensors at {size + 1:,} tokens than at {size:,}"
+        }
     along: dict[str, int] = {}
     for name, shape in found.shapes.items():
         grown = [
-            at for at, (a, b) in enumerate(zip(shape, more.shapes.get(name, ()), strict=True))
+            at for at, (a, b) in enumerate(zip(shape, more.shapes[name], strict=True))
             if a != b
         ]  # fmt: skip
         if not grown:
