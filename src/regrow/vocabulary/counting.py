@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -122,6 +123,7 @@ def plan_count(
     check_kind(read_tokenizer(model))
     job = Job(model, fingerprint(tokenizer), id_count(tokenizer))
     parts = [(str(path), TokenCounts.load(path)) for path in more]
+    sha256 = cache(_file_sha256)
     by_size: dict[int, list[Path]] = {}
     for file in files:
         by_size.setdefault(file.path.stat().st_size, []).append(file.path)
@@ -130,7 +132,7 @@ def plan_count(
         for counted in part.files:
             # Read before the work where it may be: at the end it would be refused after hours.
             for path in by_size.get(counted.bytes, []):
-                here = CountedFile(str(path), "", counted.bytes, _file_sha256(path))
+                here = CountedFile(str(path), "", counted.bytes, sha256(path))
                 if here.is_same_text(counted):
                     raise UserError(
                         f"{name}: holds the counts of {counted.path}, whose text --corpus {path} "
