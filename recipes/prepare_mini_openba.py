@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.companions import companion_files, write_files
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.corpus.packing import tokenise
 from regrow.corpus.text import read_documents
@@ -64,8 +64,9 @@ def copy_model(source: Path) -> None:
     checkpoint = open_checkpoint(source)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    for path in (*checkpoint.files, *companion_files(source), source / "config.json"):
+    for path in (*checkpoint.files, source / "config.json"):
         shutil.copyfile(path, target / path.name)
+    write_files(target, {n: p.read_bytes() for n, p in companion_files(source).items()})
 
 
 def documents(directory: Path) -> Iterator[str]:

@@ -3,9 +3,11 @@
 Autograd keeps the inputs of each operation. Projections that read the same states keep a copy each
 in the type of their products, and copies of their weights; a gated ffn keeps its gate, the
 activated gate, the other half and their product, where gate and other half would do; a norm keeps
-its input and the normalised input; attention in float32 keeps what was bf16. Here a copy is kept
-once and in the narrower type, and an activation or a product of what is kept anyway is computed
-again, by the same operation from the same numbers: gradients are the same to the bit.
+its input and the normalised input; attention in float32 keeps what was bf16; autocast keeps its
+copies of all weights until the pass ends. Here a copy is kept once and in the narrower type, one of
+a weight not at all, and an activation or a product of what is kept anyway is computed again, by the
+same operation from the same numbers: gradients are the same to the bit, but where layers share a
+weight, for which autocast adds them up in the narrower type.
 
 For one forward and one whole backward pass of a model that edits nothing in between where autograd
 does not see it. `torch.func` inside the pass is refused by PyTorch under any such hooks.
@@ -59,11 +61,14 @@ def saving_less(wanted: bool = True) -> Iterator[None]:
         # Detached: the output of its own operation would hold itself.
         return found or tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
-        try:
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
             yield
-        finally:
-            copies.clear()  # it holds the graph, which may hold what packed it
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+        copies.clear()  # it holds the graph, which may hold what packed it
 
 
 @torch.no_grad()
