@@ -67,6 +67,18 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
         return made.eval()
 
 
+def load_meta_model(directory: Path, *, dtype: "torch.dtype") -> Any:
+    """What `load_model` gives, all of it on the meta device.
+
+    Raises UserError where transformers cannot build it.
+    """
+    import torch
+
+    config = load_config(directory)
+    with refusals(f"{directory}: a model that transformers cannot load"), torch.device("meta"):
+        return _auto(config).from_config(_with_depth(config), dtype=dtype).eval()
+
+
 def load_without_weights(directory: Path) -> Any:
     """What `load_model` gives, with float32 parameters on the meta device and buffers as they are.
 

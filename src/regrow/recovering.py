@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.reader import open_checkpoint
-from regrow.loading import load_model, load_tokenizer
+from regrow.loading import load_tokenizer
 from regrow.measuring import loss
 from regrow.previewing import flops_of_token
 from regrow.pruning import bind_checkpoint
@@ -64,34 +64,39 @@ def recover(
     from regrow.training.checkpoint import last_checkpoint
     from regrow.training.loop import train
     from regrow.training.metrics import Meter
+    from regrow.training.parts import load_in_first
     from regrow.training.processes import join_processes
     from regrow.training.sharding import whole_weights
 
     processes = join_processes()
     checkpoint = processes.in_all(lambda: open_checkpoint(source))
+    model = load_in_first(source, torch.float32, processes)
+    shared_rows = settings.shared_rows
+    if shared_rows is None:
+        shared_rows = processes.in_first(
+            lambda: bool(model.config.is_encoder_decoder) and keeps_apart(model)
+        )
+    whom = None
+    if settings.distill is not None:
+        if teacher is None:
+            raise ValueError("settings that distill, and no teacher")
+        whom = load_teacher(teacher, source, settings.precision, processes)
 
-    def prepared() -> "tuple[Any, Any, Samples, Objective, MixtureSteering | None]":
+    def prepared() -> "tuple[Any, Samples, Objective, MixtureSteering | None]":
         tokenizer = load_tokenizer(source)
-        model = load_model(source)
-        shared_rows = settings.shared_rows
-        if shared_rows is None:
-            shared_rows = bool(model.config.is_encoder_decoder) and keeps_apart(model)
         task, samples = make_task(
             settings.objective, text, tokenizer, model.config, settings.row_length, seed,
             settings.prefix, shared_rows=shared_rows,
         )  # fmt: skip
         objective: Objective = task
-        if settings.distill is not None:
-            if teacher is None:
-                raise ValueError("settings that distill, and no teacher")
-            whom = load_teacher(teacher, source, settings.precision, processes)
+        if settings.distill is not None and whom is not None:
             objective = Distilled(task, whom, settings.distill.weight, settings.distill.temperature)
         steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
         if processes.count == 1:  # several share it out before it is on a GPU
             model.to(processes.trains_on)
-        return model, tokenizer, samples, objective, steering
+        return tokenizer, samples, objective, steering
 
-    model, tokenizer, samples, objective, steering = processes.in_all(prepared)
+    tokenizer, samples, objective, steering = processes.in_all(prepared)
     layout = bind_checkpoint(checkpoint)
 
     def export(step: int, weights: Mapping[str, Any]) -> None:

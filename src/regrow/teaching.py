@@ -10,7 +10,6 @@ from regrow.checkpoint.reader import open_checkpoint
 from regrow.cuts.cut import AxisCut, Cut
 from regrow.cuts.ranges import Indices
 from regrow.errors import UserError
-from regrow.loading import load_model
 from regrow.precision import Precision, resolve_precision
 from regrow.pruning import ORIGIN_FILE
 
@@ -24,19 +23,23 @@ def load_teacher(
 ) -> "Teacher":
     """The model of a directory as the teacher of another, which was cut from it.
 
-    Its weights are in bfloat16 where products are. Several processes share them out, as they do
-    with a model that is trained.
+    Its weights are in bfloat16 where products are. Several processes, which call it alike, share
+    them out, as they do with a model that is trained.
 
-    Raises UserError where it cannot teach it.
+    Raises UserError where it cannot teach it, or does something to its logits that `Head` does not
+    know.
     """
     import torch
 
     from regrow.objectives.distillation import Teacher
+    from regrow.objectives.head import check_head
+    from regrow.training.parts import load_in_first
 
     device = processes.trains_on
-    rows = kept_rows(student, directory)
+    rows = processes.in_all(lambda: kept_rows(student, directory))
     in_bf16 = resolve_precision(precision, device) == "bf16"
-    model = load_model(directory, dtype=torch.bfloat16 if in_bf16 else torch.float32)
+    model = load_in_first(directory, torch.bfloat16 if in_bf16 else torch.float32, processes)
+    processes.in_first(lambda: check_head(model))
     identity = open_checkpoint(directory).fingerprint
     if rows is not None:
         digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
@@ -52,14 +55,17 @@ def share_out(teacher: "Teacher", processes: "Processes") -> None:
     from torch.distributed.fsdp import fully_shard
 
     from regrow.training.optimizers import layers
+    from regrow.training.parts import fill_parts, whole_parameters
 
     if processes.mesh is None:
         teacher.model.to(processes.trains_on)
         return
+    whole = whole_parameters(teacher.model, processes)
     for layer in reversed(layers(teacher.model)):
         fully_shard(layer, mesh=processes.mesh)
     # The head is read after the pass, so what is left over stays whole from the first on.
     fully_shard(teacher, mesh=processes.mesh, reshard_after_forward=False)
+    fill_parts(teacher, teacher.model, whole, processes)
 
 
 def kept_rows(student: Path, teacher: Path) -> Indices | None:

@@ -52,6 +52,12 @@ def small_model(family: str, *, seed: int = 0, attention: str | None = None, **c
     return model.float().eval()
 
 
+def without_memory(model: Any) -> Any:
+    """What a process has that will be given its part."""
+    with torch.device("meta"):
+        return type(model)._from_config(model.config, dtype=torch.float32).eval()
+
+
 @cache
 def byte_tokenizer(*, bos: bool = False, eos: bool = True) -> Any:
     """A token a byte; no pad token; with ``bos`` it puts one before a text, as Llama's does."""

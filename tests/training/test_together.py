@@ -146,6 +146,15 @@ def test_losses_by_part_are_of_the_samples_of_all(directory: Path, alone: dict[s
         assert step == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "same"), [("given", "plain"), ("given-t5", "t5"), ("given-taught", "taught")]
+)
+def test_who_is_given_a_part_learns_what_all_have(directory: Path, name: str, same: str) -> None:
+    found, expected = outcome(directory, name), outcome(directory, same)
+    for part in ("curve", "heldout", "weights", "heads", "equal"):
+        assert found[part] == expected[part]
+
+
 @pytest.mark.parametrize("name", ["plain", "t5"])
 def test_shared_embeddings_stay_shared(directory: Path, alone: dict[str, Any], name: str) -> None:
     found = outcome(directory, name)
@@ -181,7 +190,7 @@ def test_two_processes_take_up_what_one_began(directory: Path, alone: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in SCENARIOS if name not in ("t5", "steered", "full")]
+    "name", [name for name, each in SCENARIOS.items() if each.family != "t5" and name != "full"]
 )
 def test_the_samples_are_the_same_in_the_same_order(directory: Path, name: str) -> None:
     """Whoever asks, and however often: killed and lost processes ask again."""

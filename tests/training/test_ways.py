@@ -17,10 +17,11 @@ from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.causal import Causal
 from regrow.training import checkpoint, layer_passes, loop
 from regrow.training.loop import StepReport, train
+from regrow.training.processes import join_processes
 from regrow.training.settings import RecoverySettings
 from regrow.training.sharding import check_offload, check_replicas, whole_weights
 from tests.forks import Together, imported
-from tests.training.small import byte_tokenizer, small_model
+from tests.training.small import byte_tokenizer, small_model, without_memory
 
 TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
 TRACED = "eager"
@@ -37,6 +38,8 @@ def perform(
     """What came of a training with these settings changed."""
     settings = RecoverySettings(**{**SETTINGS.model_dump(), **changes})
     model, tokenizer = small_model("llama", attention_dropout=0.0), byte_tokenizer()
+    if not join_processes().first:
+        model = without_memory(model)
     names = list(model.state_dict())
 
     def evaluate(trained: Any) -> float:
@@ -98,6 +101,7 @@ def together(forks: Any, count: int, out: Path, **changes: Any) -> dict[str, Any
 def test_two_groups_of_two_learn_what_one_process_does(
     forks: Any, plain: dict[str, Any], tmp_path: Path
 ) -> None:
+    """In steps of two passes."""
     assert_alike(together(forks, 4, tmp_path, replicas=2), plain)
     state = json.loads((tmp_path / "training/step-00000003/state.json").read_text())
     assert state["environment"]["processes"] == "4 in 2 replicas"

@@ -40,7 +40,7 @@ from regrow.training.processes import join_processes
 from regrow.training.settings import RecoverySettings
 from regrow.training.sharding import whole_weights
 from tests.tiny import sentences
-from tests.training.small import byte_tokenizer, small_model
+from tests.training.small import byte_tokenizer, small_model, without_memory
 
 TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
 SETTINGS = RecoverySettings(
@@ -88,7 +88,8 @@ class Watched:
 class Scenario:
     """Settings to change, what the model is made of, who teaches, what happens to the guest.
 
-    `steered`: seven denoisers in shares that follow their losses.
+    `steered`: seven denoisers in shares that follow their losses. `given`: the first process alone
+    has the model, and the teacher's.
     """
 
     changes: dict[str, Any]
@@ -96,6 +97,7 @@ class Scenario:
     family: str = "llama"
     taught: bool = False
     steered: bool = False
+    given: bool = False
     event: str = ""
 
 
@@ -108,6 +110,11 @@ SCENARIOS = {
         {"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5", steered=True
     ),
     "taught": Scenario({}, {}, taught=True),
+    "given": Scenario({}, {}, given=True),
+    "given-t5": Scenario(
+        {"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5", given=True
+    ),
+    "given-taught": Scenario({}, {}, taught=True, given=True),
     "dropout": Scenario({}, {"attention_dropout": 0.1}),
     "killed": Scenario({}, {"attention_dropout": 0.1}, event="killed"),
     "asked": Scenario({"save_every": 1000}, {}, event="asked"),
@@ -138,6 +145,9 @@ def perform(
     model, tokenizer, text = materials(scenario, directory)
     place = directory / name
     place.mkdir(exist_ok=True)
+    is_given = scenario.given and not join_processes().first
+    if is_given:
+        model = without_memory(model)
     objective: Objective = Causal()
     samples: Samples = (
         pack(text, tokenizer, settings.row_length)
@@ -149,6 +159,8 @@ def perform(
     if scenario.taught:
         # It knows more tokens, and numbers them the other way round.
         larger = small_model("llama", seed=1, vocab_size=300, num_hidden_layers=3)
+        if is_given:
+            larger = without_memory(larger)
         teacher = Teacher(larger.requires_grad_(False), torch.arange(299, 41, -1), "it")
         share_out(teacher, join_processes())
         objective = Distilled(Causal(), teacher, weight=0.5, temperature=2.0)

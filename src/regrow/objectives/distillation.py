@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regrow.errors import UserError
 from regrow.objectives.blocks import capped_logits, product_dtype, summed_over_blocks
 from regrow.objectives.cross_entropy import LOGITS_AT_ONCE
-from regrow.objectives.head import Head, check_head, head_of
+from regrow.objectives.head import Head, head_of
 from regrow.objectives.objective import PredictsTokens, TensorBatch
 
 _IDS = ("input_ids", "decoder_input_ids")
@@ -33,13 +33,10 @@ class Teacher(nn.Module):
         rows: The teacher's number of each token of the student, [student's vocab]; None where the
             numbers are the same.
         identity: Hash of its weights and rows.
-
-    Raises UserError where the model does something to its logits that `Head` does not know.
     """
 
     def __init__(self, model: nn.Module, rows: Tensor | None, identity: str) -> None:
         super().__init__()
-        check_head(model)
         self.model, self.rows, self.identity = model, rows, identity
         self.tokens = len(head_of(model).weight if rows is None else rows)
         """How many of the student's tokens it knows."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from regrow.corpus.samples import Samples, data_order, parts_of, random_stream
@@ -161,9 +162,9 @@ def train(
         export: Given the weights every ``export_every`` tokens, before a checkpoint of the same
             step, in the first process alone; again after a kill, where that came between the two.
 
-    Under torchrun every process calls it alike, with the whole model on the CPU. They share the
-    work and the model: afterwards its parameters are DTensors, and `whole_weights` puts them
-    together.
+    Under torchrun every process calls it alike, with the whole model on the CPU; all but the first
+    may have theirs on the meta device (`regrow.training.parts`). They share the work and the model:
+    afterwards its parameters are DTensors, and `whole_weights` puts them together.
 
     Asked by SIGTERM or SIGINT to stop, it saves a checkpoint after the step at hand and leaves by
     SystemExit or KeyboardInterrupt.
@@ -180,7 +181,9 @@ def train(
     processes = join_processes()
     device = processes.device or next(model.parameters()).device
     processes.in_all(partial(_check, model, objective, settings, processes, device))
-    by_text = not settings.compile and can_read_text_by_text(model, device)
+    by_text = not settings.compile and processes.in_first(
+        lambda: can_read_text_by_text(model, device)
+    )
 
     learner = shard(model, objective, processes, settings.replicas, offload=settings.offload)
     optimizers = processes.in_all(lambda: make_optimizers(model, settings))
@@ -348,7 +351,8 @@ def _check(
     device: torch.device,
 ) -> None:
     """Raises UserError where this model cannot learn this, or not so."""
-    objective.check(model)
+    if processes.first:  # who may be the only one that has the weights
+        objective.check(model)
     check_replicas(settings.replicas, processes.count)
     if settings.offload:
         check_offload(processes.count, device)
@@ -399,7 +403,11 @@ def _accumulate(
     # What is recomputed or compiled decides itself what it keeps; on GPUs nobody has tried it.
     saves = device.type == "cpu" and not (settings.recompute or settings.compile)
     parts = PartLosses(parts_of(samples, rows, numbers), len(rows), device)
-    for part in passes(samples, rows, numbers, settings.micro_batch * processes.count):
+    todo = passes(samples, rows, numbers, settings.micro_batch * processes.count)
+    for number, part in enumerate(todo, start=1):
+        if isinstance(learner, FSDPModule):
+            # Replicas add up once a step what each of them has added up in every pass.
+            learner.set_requires_all_reduce(number == len(todo))
         own = part[processes.rank :: processes.count]
         # In a pass all take part; who has no row left does one that does not count.
         counts = len(own) > 0

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from regrow.errors import UserError
 from regrow.objectives.objective import Objective, TensorBatch
 from regrow.training.optimizers import layers
+from regrow.training.parts import fill_parts, whole_parameters
 from regrow.training.processes import Processes
 
 
@@ -68,6 +69,7 @@ def shard(
 ) -> Learner:
     """Share each layer's parameters out, and what is left (embeddings, head, norms) as one.
 
+    A process other than the first may have its model on the meta device: it gets its parts.
     Parameters become DTensors of their whole shape, on the processes' device; gradients are sums
     over all processes. One process shares nothing. `replicas`: groups that share the model out
     each among its own processes, which follow each other in rank. `offload`: parts lie in the CPU's
@@ -79,8 +81,10 @@ def shard(
     mesh = processes.mesh if replicas == 1 else _groups(processes.mesh, replicas)
     pinned = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     policy = pinned if offload else OffloadPolicy()
+    whole = whole_parameters(model, processes)
     for module in (*reversed(layers(model)), learner):
         fully_shard(module, mesh=mesh, offload_policy=policy)
+    fill_parts(learner, model, whole, processes, offload=offload)
     for module in learner.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
