@@ -11,6 +11,8 @@ of 64: 12.6, 21.6). It is more exact as well: gradients of a small OpenBA were 7
 float32 throughout, and 28% with attention in bfloat16.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,44 +107,49 @@ def attention(
     tried first, and keeps its own attention then (`regrow.training.attending`).
     """
     if not isinstance(attention_mask, Texts):
-        states: Tensor = sdpa_attention_forward(
+        found: Tensor = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )[0]
-        return states, None
+        return found, None
     if unknown := [name for name in _UNKNOWN if kwargs.get(name) is not None]:
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     runs = attention_mask.runs
+    product = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    compute = partial(
+        _states, product=product, is_causal=attention_mask.is_causal, dropout=dropout,
+        scaling=scaling,
+    )  # fmt: skip
     if all(row == runs[0] for row in runs):
-        rows = [(runs[0], query, key, value)]
+        runs = runs[:1]
+        states = compute(runs[0], query, key, value)
     else:
-        rows = list(zip(runs, *(torch.split(each, 1) for each in (query, key, value)), strict=True))
-    done = [
-        _row(*row, is_causal=attention_mask.is_causal, dropout=dropout, scaling=scaling)
-        for row in rows
-    ]
-    return torch.cat(done), None
+        of_each = zip(runs, *(torch.split(each, 1) for each in (query, key, value)), strict=True)
+        states = [each for row in of_each for each in compute(*row)]
+    rows, heads, width, _ = query.shape
+    shape = (rows, width, heads, value.shape[-1])
+    joined: Tensor = _Joined.apply(runs, shape, product, *states)  # type: ignore[no-untyped-call]
+    return joined, None
 
 
-def _row(
+def _states(
     runs: list[_Run],
     query: Tensor,
     key: Tensor,
     value: Tensor,
     *,
+    product: torch.dtype,
     is_causal: bool,
     dropout: float,
     scaling: float | None,
-) -> Tensor:
-    """Rows with the same texts, to [rows, width, heads, size]."""
-    product = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-    queries = torch.split(query, [run.queries for run in runs], dim=2)
-    keys, values = (torch.split(each, [run.keys for run in runs], dim=2) for each in (key, value))
+) -> list[Tensor]:
+    """Of each text in rows that have the same: [rows, heads, slots, size]."""
+    queries = _split(query, [run.queries for run in runs])
+    keys, values = (_split(each, [run.keys for run in runs]) for each in (key, value))
     found = []
     for run, asks, asked, given in zip(runs, queries, keys, values, strict=True):
         if run.is_empty:
-            found.append(torch.zeros_like(asks, dtype=product).transpose(1, 2))
             continue
         is_short = max(run.queries, run.keys) * query.shape[-1] <= _SHORT
         dtype = torch.promote_types(product, torch.float32) if is_short else product
@@ -151,8 +158,70 @@ def _row(
                 asks.to(dtype), asked.to(dtype), given.to(dtype),
                 dropout_p=dropout, is_causal=is_causal, scale=scaling,
             )  # fmt: skip
-        found.append(states.transpose(1, 2).to(product))
-    return torch.cat(found, dim=1)
+        found.append(states)
+    return found
+
+
+def _split(states: Tensor, lengths: list[int]) -> Sequence[Tensor]:
+    return (states,) if len(lengths) == 1 else torch.split(states, lengths, dim=2)
+
+
+class _Joined(torch.autograd.Function):
+    """The states of all texts in their rows, zeros in empty slots: [rows, width, heads, size].
+
+    `again` of its node makes them again from what attention keeps for its own backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        runs: list[list[_Run]],
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        *states: Tensor,
+    ) -> Tensor:
+        """`runs`: of all rows alike, or of each. `shape`, `dtype`: of the result."""
+        places = list(_places(runs, shape[0]))
+        ctx.places = [place for place, is_empty in places if not is_empty]
+        ctx.dtypes = [each.dtype for each in states]
+
+        def join(states: Iterable[Tensor]) -> Tensor:
+            joined = torch.empty(shape, dtype=dtype)
+            left = iter(states)
+            for place, is_empty in places:
+                if is_empty:
+                    joined[place].zero_()
+                else:
+                    joined[place].copy_(next(left).transpose(1, 2))
+            return joined.data  # as if it had never been written to
+
+        makers = [each.grad_fn for each in states]
+        if all(hasattr(maker, "_saved_output") for maker in makers):
+            ctx.again = lambda: join(maker._saved_output for maker in makers)  # type: ignore[union-attr]
+        return join(states)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = outer
+        of_each = (
+            gradient[place].transpose(1, 2).to(dtype)
+            for place, dtype in zip(ctx.places, ctx.dtypes, strict=True)
+        )
+        return (None, None, None, *of_each)
+
+
+def _places(runs: list[list[_Run]], rows: int) -> Iterator[tuple[tuple[slice, slice], bool]]:
+    """Rows and slots of each run, and whether it is empty."""
+    at_once = rows // len(runs)
+    for number, row in enumerate(runs):
+        first = 0
+        for run in row:
+            stop = first + run.queries
+            yield (
+                (slice(number * at_once, (number + 1) * at_once), slice(first, stop)),
+                run.is_empty,
+            )
+            first = stop
 
 
 def reads_text_by_text(model: Any) -> bool:

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from regrow import attention
 from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.attention import texts_mask
 from regrow.loading import load_model
 from regrow.training import saving
 from regrow.training.saving import saving_less
@@ -91,6 +93,39 @@ def test_off_it_does_nothing() -> None:
     with saving_less(False):
         product = (weight * weight).sin()
     assert torch.equal(product.grad_fn._saved_self, weight * weight)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("texts", [[[0, 0, 1, -1], [0, 1, 1, 1]], [[0, 0, 0, 1], [2, 2, 2, 3]]])
+@pytest.mark.parametrize("is_short", [True, False])
+def test_attention_text_by_text(
+    texts: list[list[int]], is_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is projected after it is made again from what attention keeps."""
+    monkeypatch.setattr(attention, "_SHORT", 1 << 14 if is_short else 0)
+    torch.manual_seed(0)
+    project, out = nn.Linear(16, 48), nn.Linear(16, 16)
+    x = torch.randn(2, 4, 16)
+    mask = texts_mask(torch.tensor(texts), torch.tensor(texts), is_causal=True)
+
+    def run() -> Tensor:
+        states: Any = project(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        found, _ = attention.attention(nn.Module(), states[0], states[1], states[2], mask)
+        loss: Tensor = out(found.flatten(2)).float().square().sum()
+        return loss
+
+    def gradients(wanted: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16), saving_less(wanted):
+            loss = run()
+        return list(torch.autograd.grad(loss, [*project.parameters(), *out.parameters()]))
+
+    pairs = zip(gradients(True), gradients(False), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with torch.autocast("cpu", torch.bfloat16), saving_less():
+        loss: Any = run()
+    product = loss.grad_fn
+    while "Addmm" not in product.name():
+        product = product.next_functions[0][0]
+    assert isinstance(product._raw_saved_mat1.data, saving._Kept)
 
 
 def test_backward_may_run_twice() -> None:

@@ -15,6 +15,7 @@ does not see it. `torch.func` inside the pass is refused by PyTorch under any su
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +34,8 @@ _AGAIN: Mapping[str, Callable[[Any], Tensor]] = {
         node._saved_self, approximate=node._saved_approximate
     ),
 }
-"""Operations whose result is computed again from what their own backward pass keeps."""
+"""Operations whose result is computed again from what their own backward pass keeps; others have
+an attribute `again` (`regrow.attention`)."""
 
 Unpack = Callable[[], Tensor]
 
@@ -116,7 +118,11 @@ def _copy(tensor: Tensor, copies: dict[tuple[Any, ...], Tensor]) -> _Kept | None
 def _result(tensor: Tensor) -> _Kept | None:
     """The result of an operation that keeps what it was made of: made again."""
     node = _operation(tensor)
-    if node is None or not tensor.is_contiguous() or (again := _AGAIN.get(node.name())) is None:
+    if node is None or not tensor.is_contiguous():
+        return None
+    known = _AGAIN.get(node.name())
+    again = getattr(node, "again", None) if known is None else partial(known, node)
+    if again is None:
         return None
     if node.name() == _PRODUCT:
         # It keeps a factor only where the other one has a gradient. Products of products would be
@@ -124,8 +130,17 @@ def _result(tensor: Tensor) -> _Kept | None:
         makers = [maker for maker, _ in node.next_functions]
         if None in makers or any(maker.name() == _PRODUCT for maker in makers):
             return None
-    shape = tensor.shape
-    return _Kept(lambda: again(node).reshape(shape))
+    shape, made = tensor.shape, list[Tensor]()
+
+    def unpack() -> Tensor:
+        # An activation is asked for twice, one right after the other: to make the product that it
+        # is a factor of, and by that product.
+        if made:
+            return made.pop()
+        made.append(again().reshape(shape))
+        return made[-1]
+
+    return _Kept(unpack)
 
 
 def _operation(tensor: Tensor) -> Any:
