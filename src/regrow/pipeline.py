@@ -5,7 +5,6 @@ on where it stood. The only module that knows all the others.
 """
 
 import datetime
-import hashlib
 import json
 import shutil
 import time
@@ -16,42 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from regrow import environment, measuring
-from regrow.architectures import Layout
 from regrow.checkpoint.carve import check_free_space
 from regrow.checkpoint.gguf import SOURCE_FILE
-from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import open_checkpoint
-from regrow.checkpoint.source import resolve_model
 from regrow.corpus.domains import Corpus
-from regrow.corpus.samples import random_stream
-from regrow.corpus.text import documents_sha256, read_documents
 from regrow.cuts.cut import Cut
 from regrow.errors import UserError
-from regrow.extending import extended
 from regrow.files import read_json_object, sync_directory, write_atomically
 from regrow.ledger import FILE_NAME, Entry, Ledger, Step
-from regrow.loading import load_config, load_model, load_tokenizer
+from regrow.loading import load_model, load_tokenizer
 from regrow.measuring import model_facts
-from regrow.prechecks import (
-    at_once,
-    check_corpus,
-    check_mixtures,
-    check_readable,
-    check_tasks,
-    layouts_by_stage,
-    tokens_wanted,
-)
-from regrow.progress import Clock, Piece
-from regrow.pruning import bind_checkpoint, files_sha256, prune_checkpoint, repeat_cut
+from regrow.progress import Clock
+from regrow.pruning import files_sha256, prune_checkpoint, repeat_cut
 from regrow.recipe import CutSpec, Recipe, Source, Stage
 from regrow.run_checks import (
     bytes_needed,
-    check_apart,
     check_machine,
     check_memory,
     done_elsewhere,
     refuse_changes,
 )
+from regrow.run_plan import RunPlan, make_plan
 from regrow.steering import measure_references
 from regrow.steps import (
     AT_ONCE,
@@ -59,19 +43,9 @@ from regrow.steps import (
     REFERENCES,
     STAGES,
     TRAINING_FILE,
-    control_settings,
     find_changes,
-    plan_steps,
     reference_keys,
-    teacher_names,
 )
-from regrow.training.mixture_settings import DENOISERS
-from regrow.training.settings import RecoverySettings
-
-_NOTHING_TO_COMPARE = {
-    CONTROL: "the recipe recovers nothing, so there are no tokens to train the original on",
-    AT_ONCE: "the recipe makes fewer than two cuts, or recovers nothing",
-}
 
 Say = Callable[[str], None]
 
@@ -127,7 +101,8 @@ def run(
         torch.set_num_threads(recipe.threads)
         join_processes().call(partial(torch.set_num_threads, recipe.threads))
     with Ledger(out) as ledger:
-        work = _Run(recipe, out, ledger, recipe_text, compare, say, watch)
+        plan = make_plan(recipe, out, recipe_text, compare, say)
+        work = _Run(plan, ledger, say, watch)
         work.check(redo)
         work.all_steps()
         return work.finish()
@@ -136,133 +111,19 @@ def run(
 class _Run:
     """One run: what every step needs to know."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        out: Path,
-        ledger: Ledger,
-        recipe_text: str,
-        compare: Collection[str],
-        say: Say,
-        watch: Watch,
-    ) -> None:
-        self.recipe = recipe
-        self.out = out
+    def __init__(self, plan: RunPlan, ledger: Ledger, say: Say, watch: Watch) -> None:
+        self.plan = plan
+        self.recipe = plan.recipe
+        self.out = plan.out
+        self.original = plan.original
+        self.steps = plan.steps
         self.ledger = ledger
-        self.recipe_text = recipe_text
         self.say = say
         self.watch = watch
-        check_readable(recipe.data)
-        self.corpus = Corpus(recipe.data.sources)
-        resolved = resolve_model(recipe.model, out / "original", say)
-        check_apart(out, resolved)
-        layouts = self._open(resolved)
-        self.original = self._with_tokens(resolved)
-        if self.original != resolved:
-            layouts = self._open(self.original)
-        last = layouts[recipe.stages[-1].name]
-        settings = control_settings(recipe)
-        # Of the original there is no teacher but itself.
-        alone = settings and settings.model_copy(update={"distill": None})
-        control = None if alone is None else Stage(name=CONTROL, recover=alone)
-        possible = {CONTROL: control, AT_ONCE: at_once(recipe, self.layout, last)}
-        known = [stage for stage in possible.values() if stage is not None]
-        for name in compare:
-            if possible[name] is None:
-                raise UserError(f"--{name}: {_NOTHING_TO_COMPARE[name]}")
-        self.comparisons = [stage for stage in known if stage.name in compare]
-        self.stages = {stage.name: stage for stage in (*recipe.stages, *known)}
-        vocabularies = {name: each.sizes["vocab"] for name, each in layouts.items()}
-        vocabularies |= dict.fromkeys(("original", CONTROL), self.layout.sizes["vocab"])
-        vocabularies[AT_ONCE] = last.sizes["vocab"]
-        trained = (*recipe.stages, *self.comparisons)
-        check_mixtures(recipe, trained, vocabularies)
-        tokenizer = load_tokenizer(self.original)
-        check_corpus(self.corpus, tokenizer, trained, vocabularies)
-        self.parameters = {name: each.parameters() for name, each in layouts.items()}
-        self.parameters |= {"original": self.layout.parameters(), AT_ONCE: last.parameters()}
-        self.teachers = teacher_names(recipe.stages)
-        check_tasks(recipe, tokenizer, load_config(self.original), self.corpus)
-        self.heldout = {
-            name: documents_sha256(read_documents(path))
-            for name, path in recipe.data.heldout.items()
-        }
-        self.steps = plan_steps(
-            recipe,
-            {"weights": self.source.fingerprint, "files": files_sha256(self.original)},
-            self.corpus.identity,
-            self.heldout,
-            hashlib.sha256(recipe_text.encode()).hexdigest(),
-            known,
-        )
-        self.clock = Clock(self._pieces())
+        self.clock = Clock(plan.pieces())
 
     def train_documents(self) -> Iterator[str]:
-        return self.corpus.documents(load_tokenizer(self.original))
-
-    def _open(self, original: Path) -> dict[str, Layout]:
-        """Look at the original; the layout after each stage."""
-        self.source = open_checkpoint(original)
-        self.layout = bind_checkpoint(self.source)
-        check_on_meta(
-            self.source.config, self.layout.blueprint, self.layout.shapes,
-            str(original / "config.json"),
-        )  # fmt: skip
-        return layouts_by_stage(self.recipe, self.source, self.layout)
-
-    def _with_tokens(self, original: Path) -> Path:
-        """The original with the tokens that its objectives write their examples with."""
-        wanted = tokens_wanted(
-            self.recipe,
-            load_tokenizer(original).get_vocab(),
-            is_encoder_decoder=bool(load_config(original).is_encoder_decoder),
-        )
-        return extended(original, wanted, self.out / "original", self.say)
-
-    def _is_wanted(self, step: str) -> bool:
-        """Not where it belongs to a comparison that nobody asked for."""
-        stage = step.partition("/")[0]
-        return stage not in (CONTROL, AT_ONCE) or stage in {s.name for s in self.comparisons}
-
-    def _pieces(self) -> list[Piece]:
-        """Work of all steps, in operations, bytes or seconds."""
-        texts = sum(path.stat().st_size for path in self.recipe.data.heldout.values()) / 4
-        pieces = []
-        for name in filter(self._is_wanted, self.steps):
-            stage, _, what = name.partition("/")
-            count = self._count(stage)
-            if what in ("measure", "measure-cut"):
-                pieces.append(Piece(name, "forward", 2 * count * texts))
-            elif name == REFERENCES:
-                pieces.append(Piece(name, "forward", 2 * count * self._followed_tokens()))
-            elif what == "carve":
-                pieces.append(Piece(name, "write", 16.0 * count))
-            elif what == "recover":
-                settings = self.stages[stage].recover
-                assert settings is not None
-                pieces.append(Piece(name, "train", self._flops_of_token(stage) * settings.tokens))
-        answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
-        pieces += [
-            Piece("original/speak", "fixed", answers), Piece("result/samples", "fixed", answers),
-        ]  # fmt: skip
-        return pieces
-
-    def _followed_tokens(self) -> float:
-        """Text that references are measured on, once for each part."""
-        parts = {"denoiser": len(DENOISERS), "domain": len(self.recipe.data.sources)}
-        measured = {
-            key: parts[kind] * settings.mixture_tokens
-            for settings in self._recoveries()
-            for key, kind in reference_keys(settings).items()
-        }
-        return float(sum(measured.values()))
-
-    def _recoveries(self) -> list[RecoverySettings]:
-        return [stage.recover for stage in self.stages.values() if stage.recover is not None]
-
-    def _data_seed(self, stage: str) -> int:
-        """Each stage goes through the text in an order of its own."""
-        return int(random_stream(self.recipe.seed, f"stage {stage}", 0).random_raw() >> 33)
+        return self.plan.corpus.documents(load_tokenizer(self.original))
 
     # Checks before any work
 
@@ -272,43 +133,28 @@ class _Run:
         to_do = [
             name
             for name, step in self.steps.items()
-            if self.ledger.done(step) is None and self._is_wanted(name)
+            if self.ledger.done(step) is None and self.plan.is_wanted(name)
         ]
-        stored = sum(info.nbytes for info in self.source.tensors.values())
-        counts = {stage: self._count(stage) for stage in self.stages}
-        needed = bytes_needed(to_do, counts, stored / self._count(""))
+        stored = sum(info.nbytes for info in self.plan.source.tensors.values())
+        counts = {stage: self.plan.count(stage) for stage in self.plan.stages}
+        needed = bytes_needed(to_do, counts, stored / self.plan.count(""))
         if needed:
             check_free_space(self.out / STAGES, needed)
         for name in to_do:
             stage, _, what = name.partition("/")
-            settings = self.stages[stage].recover if what == "recover" else None
+            settings = self.plan.stages[stage].recover if what == "recover" else None
             if settings is None:
                 continue
             check_machine(stage, settings)
-            if teacher := self._teacher_count(stage):
-                check_memory(stage, self._count(stage), teacher, settings.precision)
+            if teacher := self.plan.teacher_count(stage):
+                check_memory(stage, self.plan.count(stage), teacher, settings.precision)
         for line in done_elsewhere(self.ledger.entries.values()):
             self.say(line)
-
-    def _count(self, stage: str) -> int:
-        """Parameters of a stage's model; of the original for all else."""
-        return self.parameters.get(stage, self.parameters["original"])
-
-    def _teacher_count(self, stage: str) -> int:
-        """Parameters of the model that a stage learns from; 0 where there is none."""
-        settings = self.stages[stage].recover
-        if settings is None or settings.distill is None:
-            return 0
-        return self._count(self.teachers.get(stage, "original"))
-
-    def _flops_of_token(self, stage: str) -> float:
-        """Of training on one token of text, some."""
-        return 6.0 * self._count(stage) + 2.0 * self._teacher_count(stage)
 
     def _check_changes(self, redo: bool) -> None:
         changes = find_changes(self.steps, self.ledger.entries, self.out)
         # A comparison that nobody asks for now is not made again.
-        dropped = {CONTROL, AT_ONCE} - {stage.name for stage in self.comparisons}
+        dropped = {CONTROL, AT_ONCE} - {stage.name for stage in self.plan.comparisons}
         words = changes.words(dropped)
         if not words:
             return
@@ -336,19 +182,19 @@ class _Run:
         for stage in self.recipe.stages:
             last = self._stage(stage, last)
         self._samples(last)
-        for stage in self.comparisons:
+        for stage in self.plan.comparisons:
             self._stage(stage, self.original)
 
     def _remove_strangers(self) -> None:
         """Stages that the recipe no longer has, and that the ledger no longer knows."""
-        known = set(self.stages)
+        known = set(self.plan.stages)
         known |= {name.partition("/")[0] for name in self.ledger.entries}
         _remove(*(p for p in (self.out / STAGES).glob("*") if p.name not in known))
 
     def _record_original(self) -> None:
         for name, outputs in (
             ("original", lambda: {**model_facts(self.original), "source": self._source()}),
-            ("recipe", lambda: {"text": self.recipe_text}),
+            ("recipe", lambda: {"text": self.plan.recipe_text}),
             ("texts", lambda: {"texts": self._text_facts()}),
         ):
             if self.ledger.done(self.steps[name]) is None:
@@ -357,9 +203,9 @@ class _Run:
 
     def _text_facts(self) -> list[dict[str, Any]]:
         tokenizer = load_tokenizer(self.original)
-        texts = [("train", "train", self.corpus, self.steps["texts"].inputs["train"])]
+        texts = [("train", "train", self.plan.corpus, self.steps["texts"].inputs["train"])]
         texts += [
-            (name, "heldout", Corpus((Source(name=name, path=path),)), self.heldout[name])
+            (name, "heldout", Corpus((Source(name=name, path=path),)), self.plan.heldout[name])
             for name, path in self.recipe.data.heldout.items()
         ]
         facts = []
@@ -489,7 +335,7 @@ class _Run:
             self._tell("original", "measuring what mixtures follow")
             model, tokenizer = load_model(self.original), load_tokenizer(self.original)
             found: dict[str, Mapping[str, float]] = {}
-            for settings in self._recoveries():
+            for settings in self.plan.recoveries():
                 keys = reference_keys(settings)
                 if not found.keys() >= keys.keys():
                     measured = measure_references(
@@ -513,7 +359,7 @@ class _Run:
         _remove(model_out)
         began = time.time()
         stage = step.name.partition("/")[0]
-        settings = self.stages[stage].recover
+        settings = self.plan.stages[stage].recover
         assert settings is not None
         self._tell(stage, "recovering")
         name, path = next(iter(self.recipe.data.heldout.items()))
@@ -521,7 +367,7 @@ class _Run:
             kind: self.ledger.entries[REFERENCES].outputs["losses"][key]
             for key, kind in reference_keys(settings).items()
         }
-        flops = self._flops_of_token(stage)
+        flops = self.plan.flops_of_token(stage)
         last = time.monotonic()
         tokens = 0
 
@@ -535,8 +381,8 @@ class _Run:
             self._tell(stage, "recovering", report.loss, rate)
 
         recovery = partial(
-            recover, source, model_out, settings, self.corpus, seed=self._data_seed(stage),
-            training=training, heldout=path, heldout_identity=self.heldout[name],
+            recover, source, model_out, settings, self.plan.corpus, seed=self.plan.data_seed(stage),
+            training=training, heldout=path, heldout_identity=self.plan.heldout[name],
             texts=self.recipe.data.heldout, references=references, teacher=teacher,
         )  # fmt: skip
         join_processes().call(recovery)
@@ -545,7 +391,7 @@ class _Run:
             **model_facts(model_out),
             "curve": result.curve,
             "heldout_curve": [(at, {name: loss}) for at, loss in result.heldout],
-            "heldout": self.heldout,
+            "heldout": self.plan.heldout,
             "tokens": result.tokens,
             "predicted": result.predicted,
             "mixtures": result.steering,
