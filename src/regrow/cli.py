@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -30,6 +31,20 @@ from regrow.typed import count, nbytes
 class _Commands(TyperGroup):
     """Commands whose errors are one line."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        alone = extra.get("standalone_mode", True)
+        extra["standalone_mode"] = False
+        if not alone:
+            return super().main(*args, **extra)
+        try:
+            sys.exit(super().main(*args, **extra))
+        except Exception as error:
+            # Of click, or of the click that typer brings along: what cannot be parsed.
+            words: Any = getattr(error, "format_message", None)
+            if words is None:
+                raise
+            _unparsed(words(), error)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -47,6 +62,19 @@ class _Commands(TyperGroup):
             # A disk or a network that fails is no bug either; transformers wraps in OSError too.
             where = f"{error.filename}: " if error.filename else ""
             _refuse(where + " ".join((error.strerror or str(error)).split()))
+
+
+def _unparsed(message: str, error: Any) -> NoReturn:
+    if "\n" in message:  # the help, where nothing was asked for
+        error.show()
+        sys.exit(error.exit_code)
+    path = error.ctx.command_path if error.ctx else "regrow"
+    _, _, command = path.partition(" ")
+    where = f"{command}: " if command else ""
+    text = message[:1].lower() + message[1:].rstrip(".")
+    advice = " ".join(["see regrow", *command.split(), "--help"])
+    ERR.print(f"regrow: {where}{text}; {advice}", markup=False, soft_wrap=True)
+    sys.exit(error.exit_code)
 
 
 def _refuse(message: str, code: int = 2) -> NoReturn:
