@@ -4,9 +4,10 @@
 
 `--model`, `--texts`: what recipes/prepare_mini_openba.py lays out, and by default where it does.
 Runs recipes/mini-openba.yaml beside all its cuts in one (table 1), the layers' cuts in one, and
-after the cut of widths UL2, D-UL2 and O-UL2 for the time that D-UL2 takes. What is done already in
-`--out` is not done again. DIR/paper.html draws figure 6 (losses of the denoisers while a training
-runs), figure 7 (their shares) and the tables. An hour and a half on two cores.
+after the cut of widths UL2, D-UL2 and O-UL2 for the time that D-UL2 takes, and D-UL2 by the rules
+of the report and of its code too. What is done already in `--out` is not done again. DIR/paper.html
+draws figure 6 (losses of the denoisers while a training runs), figure 7 (their shares) and the
+tables. An hour and a half on two cores.
 """
 
 import copy
@@ -34,6 +35,8 @@ from regrow.summary import summarise
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 OBJECTIVES = ("ul2", "d-ul2", "o-ul2")
+RULES = ("paper", "code")
+"""Beside `stable`, which is the default."""
 HALF = Denoiser(math.inf, 0.5, "<S>")
 """What four fifths of O-UL2 are."""
 MEASURED_TOKENS = 32_768
@@ -57,6 +60,7 @@ def main() -> None:
     staged = run(recipe, options.out / "staged", compare=("at-once", "control"))
     depth = run(depth_at_once(recipe), options.out / "depth-at-once")
     trained = equal_times(recipe, options.out)
+    by_rule = {"stable": trained["d-ul2"], **other_rules(recipe, options.out)}
     tokens = 2_048 if options.quick else MEASURED_TOKENS
     texts = [Path(path) for path in recipe["data"]["heldout"].values()]
     losses = {
@@ -65,11 +69,12 @@ def main() -> None:
     }
     page = options.out / "paper.html"
     figures = mixtures(staged)
-    page.write_text(draw(staged, depth, trained, losses, figures), encoding="utf-8")
+    page.write_text(draw(staged, depth, trained, losses, by_rule, figures), encoding="utf-8")
     for name, _, svg in figures:
         write_figure(svg, options.out / f"{name}.svg")
     say(f"{page}")
-    show([*of_stages(staged, depth), *of_objectives(losses)], as_json=options.json)
+    results = [*of_stages(staged, depth), *of_objectives(losses), *of_rules(by_rule)]
+    show(results, as_json=options.json)
 
 
 # The recipes
@@ -99,7 +104,9 @@ def depth_at_once(recipe: Recipe) -> Recipe:
     return {**recipe, "prompts": [], "stages": [{"name": "depth", "cut": last["cut"]}]}
 
 
-def after_the_layers(recipe: Recipe, out: Path, objective: str, tokens: int) -> Recipe:
+def after_the_layers(
+    recipe: Recipe, out: Path, objective: str, tokens: int, rule: str = "stable"
+) -> Recipe:
     """The cut of widths of the staged run, recovered by this objective."""
     stages = {stage["name"]: stage for stage in recipe["stages"]}
     before = list(stages)[list(stages).index(WIDTH) - 1]
@@ -108,7 +115,8 @@ def after_the_layers(recipe: Recipe, out: Path, objective: str, tokens: int) -> 
     if objective == "d-ul2":
         # Those of the uncut model, and not of the one that this run begins with.
         measured = read_entries(out / "staged/ledger.jsonl")[REFERENCES].outputs["losses"]
-        stage["recover"]["denoisers"] = {"references": next(iter(measured.values()))}
+        references = next(iter(measured.values()))
+        stage["recover"]["denoisers"] = {"rule": rule, "references": references}
     else:
         for key in [key for key in stage["recover"] if key.startswith(("mixture", "denoisers"))]:
             del stage["recover"][key]
@@ -148,6 +156,16 @@ def equal_times(recipe: Recipe, out: Path) -> dict[str, RunSummary]:
         found[objective] = run(after_the_layers(recipe, out, objective, again), out / objective)
         say(f"{objective}: {again:,} tokens, {seconds(out / objective):.0f} s of {spent:.0f}")
     return {name: found[name] for name in OBJECTIVES}
+
+
+def other_rules(recipe: Recipe, out: Path) -> dict[str, RunSummary]:
+    """D-UL2 by the other rules, from the shares that the released code begins with."""
+    stages = {stage["name"]: stage for stage in recipe["stages"]}
+    tokens = stages[WIDTH]["recover"]["tokens"]
+    return {
+        rule: run(after_the_layers(recipe, out, "d-ul2", tokens, rule), out / f"d-ul2-{rule}")
+        for rule in RULES
+    }
 
 
 def seconds(out: Path) -> float:
@@ -207,6 +225,19 @@ def of_objectives(losses: Mapping[str, Mapping[str, float]]) -> Iterator[Result]
             yield Result(f"{name}: {label}", mine, "nats/token", "ul2", other)
 
 
+def of_rules(by_rule: Mapping[str, RunSummary]) -> Iterator[Result]:
+    for rule, summary in by_rule.items():
+        shares = last_shares(summary)
+        yield Result(f"d-ul2 by the rule {rule}: S in the end", shares["S"], "share",
+                     "an even share", 1 / len(UL2))  # fmt: skip
+
+
+def last_shares(summary: RunSummary) -> dict[str, float]:
+    (stage,) = summary.stages
+    (mixture,) = stage.mixtures
+    return mixture.shares[-1][1]
+
+
 def mixtures(staged: RunSummary) -> list[tuple[str, str, Svg]]:
     """Figures 6 and 7 of each stage: name, caption, chart."""
     kinds = (
@@ -229,6 +260,7 @@ def draw(
     depth: RunSummary,
     trained: Mapping[str, RunSummary],
     losses: Mapping[str, Mapping[str, float]],
+    by_rule: Mapping[str, RunSummary],
     figures: list[tuple[str, str, Svg]],
 ) -> str:
     rows = [["original", "", f"{loss_of(staged, 'original'):.3f}"]]
@@ -249,6 +281,8 @@ def draw(
         [name, f"{_tokens(trained[name]):,}", *(f"{losses[name][c]:.3f}" for c in columns)]
         for name in OBJECTIVES
     ]
+    shares = {rule: last_shares(summary) for rule, summary in by_rule.items()}
+    of_shares = [[rule, *(f"{found[name]:.3f}" for name in UL2)] for rule, found in shares.items()]
     css = files("regrow.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenBA-V2, small</title>'
@@ -257,6 +291,8 @@ def draw(
         + _table(["", "after the cut", "recovered"], rows)
         + "<h2>UL2, D-UL2 and O-UL2 at equal time</h2>"
         + _table(["", "tokens", *columns], by_objective)
+        + "<h2>Shares of D-UL2 in the end, by its rule</h2>"
+        + _table(["", *UL2], of_shares)
         + '<h2>Mixtures</h2><div class="charts">'
         + "".join(_figure(caption, svg) for _, caption, svg in figures)
         + "</div></main></body></html>"
