@@ -10,6 +10,7 @@ import yaml
 import regrow
 from regrow.architectures.bart import BART
 from regrow.architectures.t5gemma import T5GEMMA
+from regrow.errors import UserError
 from regrow.ledger import read_entries
 from regrow.loading import load_tokenizer
 from regrow.objectives.infilling import MARKS
@@ -35,7 +36,7 @@ def run(home: Path, recover: dict[str, Any], cut: dict[str, Any], **options: Any
 
 def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> None:
     config: dict[str, Any] = {
-        "vocab_size": 320, "max_position_embeddings": 600, "pad_token_id": 0, "bos_token_id": 1,
+        "vocab_size": 320, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1,
         "eos_token_id": 2, "forced_eos_token_id": 2, "decoder_start_token_id": 2,
     }  # fmt: skip
     write_tiny(BART, tmp_path / "m", **config)
@@ -54,6 +55,8 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
     said.clear()
     regrow.run(tmp_path / "recipe.yaml", out, say=said.append)
     assert not any("adding" in line for line in said)
+    with pytest.raises(UserError, match=r"depth: recover.row_length \(65\): .* knows 64 positions"):
+        run(tmp_path, {"row_length": 65}, cut)
 
 
 def test_stacks_of_their_own_embeddings_are_trained_too(tmp_path: Path) -> None:

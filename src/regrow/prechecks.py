@@ -202,6 +202,17 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
     _check_length(least, tokenizer, corpus)
 
 
+def check_positions(stages: Iterable[Stage], positions: int | None) -> None:
+    """Raise UserError, with the stage, at rows longer than a model has learned positions."""
+    for stage in stages:
+        length = stage.recover.row_length if stage.recover else 0
+        if positions is not None and length > positions:
+            raise UserError(
+                f"stages: {stage.name}: recover.row_length ({length}): the model knows "
+                f"{positions} positions; give at most so many"
+            )
+
+
 def check_mixtures(
     recipe: Recipe, stages: Iterable[Stage], vocabularies: Mapping[str, int]
 ) -> None:

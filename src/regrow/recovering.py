@@ -70,6 +70,7 @@ def recover(
 
     processes = join_processes()
     checkpoint = processes.in_all(lambda: open_checkpoint(source))
+    layout = processes.in_all(lambda: bind_checkpoint(checkpoint))
     model = load_in_first(source, torch.float32, processes)
     shared_rows = settings.shared_rows
     if shared_rows is None:
@@ -97,7 +98,6 @@ def recover(
         return tokenizer, samples, objective, steering
 
     tokenizer, samples, objective, steering = processes.in_all(prepared)
-    layout = bind_checkpoint(checkpoint)
 
     def export(step: int, weights: Mapping[str, Any]) -> None:
         path = out.parent / "exports" / f"step-{step:08d}"

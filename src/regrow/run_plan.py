@@ -20,6 +20,7 @@ from regrow.prechecks import (
     at_once,
     check_corpus,
     check_mixtures,
+    check_positions,
     check_readable,
     check_tasks,
     layouts_by_stage,
@@ -173,6 +174,7 @@ def make_plan(
     vocabularies |= dict.fromkeys(("original", CONTROL), layout.sizes["vocab"])
     vocabularies[AT_ONCE] = last.sizes["vocab"]
     trained = (*recipe.stages, *comparisons)
+    check_positions(trained, layout.sizes.get("position"))
     check_mixtures(recipe, trained, vocabularies)
     tokenizer = load_tokenizer(original)
     check_corpus(corpus, tokenizer, trained, vocabularies)

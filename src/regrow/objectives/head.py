@@ -140,3 +140,27 @@ def check_head(model: nn.Module) -> None:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+_OFFSETS = (0, 2)
+"""Rows that a table of positions has beyond those (BART's has two)."""
+
+
+def learned_positions(model: Any) -> int | None:
+    """How many places a model has learned a position for; None where others are as good."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tokens = model.get_input_embeddings()
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not tokens]
+    if known is None or all(table.num_embeddings - known not in _OFFSETS for table in tables):
+        return None
+    return int(known)
+
+
+def check_positions(model: Any, length: int) -> None:
+    """Raises UserError where a model has a learned position for each place, and too few."""
+    known = learned_positions(model)
+    if known is not None and known < length:
+        raise UserError(
+            f"row_length ({length}): {type(model).__name__} knows {known} positions; give at most "
+            "so many"
+        )

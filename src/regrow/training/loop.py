@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from regrow.corpus.samples import Samples, data_order, parts_of, random_stream
+from regrow.objectives.head import check_positions
 from regrow.objectives.objective import Objective
 from regrow.precision import autocast
 from regrow.training.attending import can_read_text_by_text, text_by_text
@@ -351,6 +352,7 @@ def _check(
     device: torch.device,
 ) -> None:
     """Raises UserError where this model cannot learn this, or not so."""
+    check_positions(model, settings.row_length)
     if processes.first:  # who may be the only one that has the weights
         objective.check(model)
     check_replicas(settings.replicas, processes.count)

@@ -1,0 +1,43 @@
+"""How many places a model has learned a position for."""
+
+from typing import Any
+
+import pytest
+import transformers
+
+from regrow.errors import UserError
+from regrow.objectives.head import check_positions, learned_positions
+from tests.training.small import small_model
+
+SIZES: dict[str, Any] = {
+    "gpt2": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 24},
+    "opt": {
+        "hidden_size": 8, "word_embed_proj_dim": 8, "ffn_dim": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 24,
+    },
+    "bart": {
+        "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8,
+        "max_position_embeddings": 24,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_table_of_positions_bounds_rows(kind: str) -> None:
+    config = transformers.CONFIG_MAPPING[kind](vocab_size=40, **SIZES[kind])
+    auto = (
+        transformers.AutoModelForSeq2SeqLM if kind == "bart" else transformers.AutoModelForCausalLM
+    )
+    model = auto.from_config(config)
+    assert learned_positions(model) == 24
+    check_positions(model, 24)
+    with pytest.raises(UserError, match=r"row_length \(25\): .* knows 24 positions; give at most"):
+        check_positions(model, 25)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
+def test_angles_do_not(family: str) -> None:
+    model = small_model(family)
+    assert learned_positions(model) is None
+    check_positions(model, 10 * model.config.max_position_embeddings)
