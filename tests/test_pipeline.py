@@ -641,6 +641,29 @@ def test_the_disk_must_have_room(
     go(finished.recipe, out)  # nothing to do needs no room
 
 
+def test_what_a_training_saved_makes_room_for_it(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(update: Update) -> None:
+        if update.doing == "recovering":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        go(finished.recipe, out, watch=stop)
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="bytes are needed there"):
+        go(finished.recipe, out)
+    (saved,) = out.glob("stages/*/carved")
+    saved = saved.with_name("training") / "step-00000001/model.safetensors"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    os.truncate(saved, 10**12)
+    with pytest.raises(UserError, match=r"state.json: cannot be read"):
+        go(finished.recipe, out)
+
+
 # Encoder-decoders and comparisons
 
 

@@ -138,7 +138,10 @@ class _Run:
         stored = sum(info.nbytes for info in self.plan.source.tensors.values())
         counts = {stage: self.plan.count(stage) for stage in self.plan.stages}
         needed = bytes_needed(to_do, counts, stored / self.plan.count(""))
-        if needed:
+        # What a training that goes on has saved lies where it will be replaced.
+        saved = (self.out / STAGES).glob("*/training/*/*")
+        needed -= sum(path.stat().st_size for path in saved)
+        if needed > 0:
             check_free_space(self.out / STAGES, needed)
         for name in to_do:
             stage, _, what = name.partition("/")
