@@ -64,7 +64,8 @@ def copy_model(source: Path) -> None:
     checkpoint = open_checkpoint(source)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    for path in (*checkpoint.files, source / "config.json"):
+    index = source.glob("model.safetensors.index.json")
+    for path in (*checkpoint.files, *index, source / "config.json"):
         shutil.copyfile(path, target / path.name)
     write_files(target, {n: p.read_bytes() for n, p in companion_files(source).items()})
 

@@ -230,6 +230,15 @@ def test_the_shell_sees_one_line_and_code_2(place: Path, name: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
 
 
+def test_a_module_is_called_regrow_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "regrow", "run"], capture_output=True, text=True, check=False,
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    said = "regrow: run: missing argument 'RECIPE'; see regrow run --help\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 def test_a_disk_that_fails_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(5, "Input/output error", "weights")

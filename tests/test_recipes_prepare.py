@@ -67,6 +67,17 @@ def test_model_and_texts(
     assert load_model(script.HERE / "model").config.vocab_size == len(tokenizer)
 
 
+def test_a_model_in_several_files(
+    script: ModuleType, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    load_model(model).save_pretrained(model, max_shard_size="40KB")
+    (model / "model.safetensors").unlink()
+    laid_out(script, monkeypatch, *given)
+    assert len([*(script.HERE / "model").glob("model-*.safetensors")]) > 1
+    load_model(script.HERE / "model")
+
+
 def test_the_texts_that_ids_name_are_held_out(
     script: ModuleType, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

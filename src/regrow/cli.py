@@ -38,6 +38,8 @@ class _Commands(TyperGroup):
             return super().main(*args, **extra)
         try:
             sys.exit(super().main(*args, **extra))
+        except typer.Abort:
+            _refuse_now("stopped", 1)
         except Exception as error:
             # Of click, or of the click that typer brings along: what cannot be parsed.
             words: Any = getattr(error, "format_message", None)
@@ -68,13 +70,18 @@ def _unparsed(message: str, error: Any) -> NoReturn:
     if "\n" in message:  # the help, where nothing was asked for
         error.show()
         sys.exit(error.exit_code)
-    path = error.ctx.command_path if error.ctx else "regrow"
-    _, _, command = path.partition(" ")
-    where = f"{command}: " if command else ""
+    context = getattr(error, "ctx", None)
+    _, *command = context.command_path.split() if context else ("regrow",)
     text = message[:1].lower() + message[1:].rstrip(".")
-    advice = " ".join(["see regrow", *command.split(), "--help"])
-    ERR.print(f"regrow: {where}{text}; {advice}", markup=False, soft_wrap=True)
-    sys.exit(error.exit_code)
+    where = f"{' '.join(command)}: " if command else ""
+    advice = " ".join(["see regrow", *command, "--help"])
+    _refuse_now(f"{where}{text}; {advice}", error.exit_code)
+
+
+def _refuse_now(message: str, code: int) -> NoReturn:
+    if speaks():
+        ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
+    sys.exit(code)
 
 
 def _refuse(message: str, code: int = 2) -> NoReturn:
@@ -108,7 +115,7 @@ def main() -> None:
     # The libraries' own bars and advice would break into ours.
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    app()
+    app(prog_name="regrow")
 
 
 @app.command()

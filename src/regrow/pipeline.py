@@ -1,7 +1,7 @@
 """The stages of a recipe in order: score, cut, carve, measure, recover, measure.
 
 Every step is recorded in the ledger when its output stands, so a run that was killed anywhere goes
-on where it stood. The only module that knows all the others.
+on where it stood. What they will be is `regrow.run_plan`'s.
 """
 
 import datetime

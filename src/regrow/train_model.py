@@ -143,7 +143,7 @@ def train_model(
         processes.in_first(lambda: _remove(out / "training"))
         return _trained(out, before["result"])
 
-    tokenizer = load_tokenizer(source)
+    tokenizer = processes.in_all(lambda: load_tokenizer(source))
     processes.in_all(lambda: corpus.check(tokenizer))
     references = processes.in_first(lambda: _references(recipe, settings, source, before))
     before = {**before, "references": references}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from regrow.errors import UserError
 from regrow.loading import load_meta_model, load_model
 from regrow.training.processes import Processes
 
@@ -23,11 +24,28 @@ def load_in_first(directory: Path, dtype: torch.dtype, processes: Processes) -> 
     """
     load = load_model if processes.first else load_meta_model
     model = processes.in_all(lambda: load(directory, dtype=dtype))
-    # What a file ties or does not is known only to who reads it.
-    names = processes.in_first(lambda: [name for name, _ in model.named_parameters()])
-    if names != [name for name, _ in model.named_parameters()]:
-        model = load_model(directory, dtype=dtype)
+    names = processes.in_first(lambda: _names(model))
+    processes.in_all(lambda: _untie(model, names, directory))
     return model
+
+
+def _names(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters()]
+
+
+def _untie(model: nn.Module, names: list[str], directory: Path) -> None:
+    """Give a model the parameters of these names: who reads the file knows what it does not tie.
+
+    Configs of T5 say that its head is tied, always (transformers 5.24).
+    """
+    own = dict(model.named_parameters())
+    for name in names:
+        if name not in own:
+            holder, _, last = name.rpartition(".")
+            parameter = nn.Parameter(torch.empty_like(model.get_parameter(name)))
+            setattr(model.get_submodule(holder), last, parameter)
+    if _names(model) != names:
+        raise UserError(f"{directory}: with weights the model has other parameters than without")
 
 
 def whole_parameters(model: nn.Module, processes: Processes) -> Mapping[str, Tensor] | None:
