@@ -139,8 +139,9 @@ class _Run:
         counts = {stage: self.plan.count(stage) for stage in self.plan.stages}
         needed = bytes_needed(to_do, counts, stored / self.plan.count(""))
         # What a training that goes on has saved lies where it will be replaced.
-        saved = (self.out / STAGES).glob("*/training/*/*")
-        needed -= sum(path.stat().st_size for path in saved)
+        stages = [name.partition("/")[0] for name in to_do if name.endswith("/recover")]
+        saved = [(self.out / STAGES / stage).glob("training/*/*") for stage in stages]
+        needed -= sum(path.stat().st_size for found in saved for path in found)
         if needed > 0:
             check_free_space(self.out / STAGES, needed)
         for name in to_do:

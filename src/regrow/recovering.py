@@ -114,7 +114,7 @@ def recover(
     config = settings.model_dump(mode="json", exclude_defaults=True)
     learned_from = None
     if settings.distill is not None and teacher is not None:
-        learned_from = bind_checkpoint(open_checkpoint(teacher))
+        learned_from = processes.in_all(lambda: bind_checkpoint(open_checkpoint(teacher)))
     meter = Meter(
         flops_of_token(settings, layout, learned_from),
         processes.trains_on,

@@ -40,7 +40,7 @@ def load_teacher(
     in_bf16 = resolve_precision(precision, device) == "bf16"
     model = load_in_first(directory, torch.bfloat16 if in_bf16 else torch.float32, processes)
     processes.in_first(lambda: check_head(model))
-    identity = open_checkpoint(directory).fingerprint
+    identity = processes.in_all(lambda: open_checkpoint(directory)).fingerprint
     if rows is not None:
         digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
         identity = f"{identity} of rows {digest}"

@@ -1,13 +1,19 @@
 """How many places a model has learned a position for."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
+from regrow.architectures.t5gemma import T5GEMMA
 from regrow.errors import UserError
+from regrow.loading import load_model
 from regrow.objectives.head import check_positions, learned_positions
+from tests.tiny import write_tiny
 from tests.training.small import small_model
+
+STACKS = ("encoder", "decoder")
 
 SIZES: dict[str, Any] = {
     "gpt2": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 24},
@@ -41,3 +47,13 @@ def test_angles_do_not(family: str) -> None:
     model = small_model(family)
     assert learned_positions(model) is None
     check_positions(model, 10 * model.config.max_position_embeddings)
+
+
+def test_tokens_of_a_stack_are_no_positions(tmp_path: Path) -> None:
+    """T5Gemma's stacks have a table each, here with a row for each of as many tokens."""
+    sizes: dict[str, Any] = {
+        name: {**T5GEMMA.tiny[0][name], "max_position_embeddings": 61} for name in STACKS
+    }
+    model = load_model(write_tiny(T5GEMMA, tmp_path / "m", **sizes))
+    assert model.get_input_embeddings().num_embeddings == 61
+    assert learned_positions(model) is None

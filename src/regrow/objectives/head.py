@@ -149,9 +149,9 @@ _OFFSETS = (0, 2)
 def learned_positions(model: Any) -> int | None:
     """How many places a model has learned a position for; None where others are as good."""
     known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    tokens = model.get_input_embeddings()
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not tokens]
-    if known is None or all(table.num_embeddings - known not in _OFFSETS for table in tables):
+    tokens = model.get_input_embeddings().num_embeddings  # stacks may have tables of their own
+    tables = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)} - {tokens}
+    if known is None or all(rows - known not in _OFFSETS for rows in tables):
         return None
     return int(known)
 
