@@ -7,7 +7,7 @@ Runs recipes/mini-openba.yaml beside all its cuts in one (table 1), the layers' 
 after the cut of widths UL2, D-UL2 and O-UL2 for the time that D-UL2 takes, and D-UL2 by the rules
 of the report and of its code too. What is done already in `--out` is not done again. DIR/paper.html
 draws figure 6 (losses of the denoisers while a training runs), figure 7 (their shares) and the
-tables. An hour and a half on two cores.
+tables. Three quarters of an hour on two cores.
 """
 
 import copy
