@@ -655,11 +655,18 @@ def test_what_a_training_saved_makes_room_for_it(
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="bytes are needed there"):
         go(finished.recipe, out)
-    (saved,) = out.glob("stages/*/carved")
-    saved = saved.with_name("training") / "step-00000001/model.safetensors"
-    saved.parent.mkdir(parents=True)
-    saved.touch()
-    os.truncate(saved, 10**12)
+
+    def save(stage: Path) -> None:
+        saved = stage / "training/step-00000001/model.safetensors"
+        saved.parent.mkdir(parents=True)
+        saved.touch()
+        os.truncate(saved, 10**12)
+
+    save(out / "stages/control")  # which nobody asks for
+    with pytest.raises(UserError, match="bytes are needed there"):
+        go(finished.recipe, out)
+    (carved,) = out.glob("stages/*/carved")
+    save(carved.parent)
     with pytest.raises(UserError, match=r"state.json: cannot be read"):
         go(finished.recipe, out)
 

@@ -7,11 +7,15 @@ import pytest
 import transformers
 
 from regrow.architectures.t5gemma import T5GEMMA
+from regrow.corpus.packing import pack
 from regrow.errors import UserError
 from regrow.loading import load_model
+from regrow.objectives.causal import Causal
 from regrow.objectives.head import check_positions, learned_positions
+from regrow.training.loop import train
+from regrow.training.settings import RecoverySettings
 from tests.tiny import write_tiny
-from tests.training.small import small_model
+from tests.training.small import VOCAB, byte_tokenizer, small_model
 
 STACKS = ("encoder", "decoder")
 
@@ -40,6 +44,15 @@ def test_a_table_of_positions_bounds_rows(kind: str) -> None:
     check_positions(model, 24)
     with pytest.raises(UserError, match=r"row_length \(25\): .* knows 24 positions; give at most"):
         check_positions(model, 25)
+
+
+def test_a_training_asks_first(tmp_path: Path) -> None:
+    config = transformers.CONFIG_MAPPING["gpt2"](vocab_size=VOCAB, **SIZES["gpt2"])
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    samples = pack(["so it goes on and on"] * 9, byte_tokenizer(), 25)
+    settings = RecoverySettings(tokens=100, row_length=25, batch_tokens=50, precision="fp32")
+    with pytest.raises(UserError, match=r"row_length \(25\): GPT2LMHeadModel knows 24"):
+        train(model, samples, Causal(), settings, seed=0, directory=tmp_path / "t")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
