@@ -22,6 +22,7 @@ import numpy as np
 from common import Goal, Result, parser, say, show
 from numpy.typing import NDArray
 
+from regrow.corpus.line import line_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch
 from regrow.corpus.windows import Windows
@@ -161,7 +162,9 @@ def main() -> None:
         measured(f"{name} alone", [float(each == name) for each in UL2]) for name in ("R1", "X1")
     ]
     say("O-UL2")
-    fixed = OptimizedText(tokens, "random", fixed_lengths(100, 1_898), 1_898, MARKS, 0)
+    bounds = np.append(windows.starts, len(tokens))
+    line = line_of_tokens(tokens, bounds, 5, ended=False)
+    fixed = OptimizedText(line, fixed_lengths(100, 1_898), 1_898, MARKS, 0, "two rows")
     speed = tokens_per_second(
         fixed.batch, len(fixed), lambda rows: int(fixed.lengths(rows).sum()), 10, rounds
     )

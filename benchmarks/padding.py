@@ -18,11 +18,13 @@ import numpy as np
 from common import Goal, Result, parser, say, show
 from numpy.typing import NDArray
 
+from regrow.corpus.line import line_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import DataOrder, Samples
 from regrow.corpus.windows import Windows
 from regrow.objectives.denoising import UL2, DenoisingTokens
 from regrow.objectives.dynamic import OPENBA_START
+from regrow.objectives.examples import NO_TEXT
 from regrow.objectives.mixture import MixtureHistory
 from regrow.objectives.optimized import OptimizedText, fixed_lengths
 from regrow.objectives.ul2 import MixedDenoisers
@@ -55,7 +57,10 @@ def filled(samples: Samples, steps: int) -> tuple[float, float, float]:
         rows = order.rows(step * STEP, (step + 1) * STEP)
         for part in passes(samples, rows, numbers, PASS):
             batch = samples.batch(rows[part], numbers[part])
-            tokens += int(batch["attention_mask"].sum())
+            if "source_texts" in batch:
+                tokens += int((batch["source_texts"] != NO_TEXT).sum())
+            else:
+                tokens += int(batch["attention_mask"].sum())
             tokens += int((batch["labels"] != NOT_PREDICTED).sum())
             computed += batch["input_ids"].size + batch["labels"].size
             made += 1
@@ -68,15 +73,16 @@ def main() -> None:
     steps = 2 if args.quick else 20
     lengths = np.random.default_rng(0).lognormal(np.log(400), 1.0, 20_000).astype(np.int64) + 1
     corpora = {
-        "help()": windows_of(np.array([len(text.encode()) // 4 for text in topics.values()])),
-        "web": windows_of(lengths),
+        "help()": np.array([len(text.encode()) // 4 for text in topics.values()]),
+        "web": lengths,
     }
     mixtures = {
         "UL2, all as often": [1.0] * len(UL2),
         "UL2, as D-UL2 begins": list(OPENBA_START.values()),
     }
     results = []
-    for text, windows in corpora.items():
+    for text, documents in corpora.items():
+        windows = windows_of(documents)
         for name, shares in mixtures.items():
             say(f"{name}, {text}")
             samples = MixedDenoisers(windows, MARKS, 0, MixtureHistory.constant(shares))
@@ -87,7 +93,9 @@ def main() -> None:
                 Result(f"{name}, {text}: passes", ratio, "of the fewest"),
             ]
         say(f"O-UL2, {text}")
-        fixed = OptimizedText(windows.tokens, text, fixed_lengths(100, 1_898), 1_898, MARKS, 0)
+        bounds = np.append(0, np.cumsum(documents))
+        line = line_of_tokens(windows.tokens, bounds, 5, ended=False)
+        fixed = OptimizedText(line, fixed_lengths(100, 1_898), 1_898, MARKS, 0, "two rows")
         value, _, _ = filled(fixed, steps)
         results.append(Result(f"O-UL2, {text}", value, "% full", goal=Goal("value", ">=", 99.5)))
     show(results, as_json=args.json)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regrow.corpus.line import line_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED, pack
 from regrow.corpus.windows import Windows
 from regrow.objectives.denoising import UL2, DenoisingTokens
@@ -89,14 +90,47 @@ def test_source_and_target_stand_in_one_row(lengths: list[int], first: int) -> N
         assert batch["position_ids"][row].tolist() == list(range(len(learned)))
 
 
-def test_o_ul2_fills_rows_of_one_length() -> None:
-    line, fixed = np.arange(10, 900, dtype=np.int32), fixed_lengths(20, 200)
-    inner = OptimizedText(line, "line", fixed, 200, MARKS, 0)
-    rows = np.arange(len(inner))
-    batch = PairedRows(inner, start=2, pad=0).batch(rows, rows)
-    assert batch["input_ids"].shape[1] == fixed.source(prefixed=True) - 1 + fixed.target
-    assert (batch["labels"][:, -1] == MARKS.eos).all()
-    assert (batch["input_ids"] != 0).all()
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=30), st.booleans(), st.integers(0, 2**40))
+def test_o_ul2_fills_rows_of_one_length(documents: list[int], prefixed: bool, seed: int) -> None:
+    """Documents in a row are each as the pair is alone."""
+    line = np.arange(10_000, 10_400 + sum(documents), dtype=np.int32)
+    bounds, fixed = np.cumsum([0, *documents, 400]), fixed_lengths(20, 200)
+    marks = MARKS if prefixed else DenoisingTokens({}, SENTINELS, 1, 0, 2)
+    each = 3 + prefixed
+    samples = OptimizedText(
+        line_of_tokens(line, bounds, each, ended=False), fixed, 200, marks, seed, "one row"
+    )
+    rows = np.arange(len(samples))
+    batch = samples.batch(rows, rows)
+    width = fixed.source(prefixed) - 1 + fixed.target
+    assert {array.shape for array in batch.values()} == {(len(rows), width)}
+    assert (samples.slots(rows, rows) == width).all()
+    text = np.concatenate([[document] * n for document, n in enumerate([*documents, 400])])
+    for row in rows:
+        position, ids = batch["position_ids"][row], batch["input_ids"][row]
+        starts = np.flatnonzero(position == 0)
+        assert (ids[starts] == 2).all()
+        tokens = 0
+        for number, (first, last) in enumerate(pairwise([*starts.tolist(), width])):
+            assert position[first:last].tolist() == list(range(last - first))
+            labels, blocks = batch["labels"][row, first:last], batch["blocks"][row, first:last]
+            learned = np.flatnonzero(labels != NOT_PREDICTED)
+            assert labels[learned[-1]] == 1
+            # Learned is all after the second time of the first sentinel.
+            inside = ids[first : first + learned[-1] + 1]
+            assert np.flatnonzero(inside == SENTINELS[0]).tolist()[1] == learned[0]
+            assert (labels[learned[:-1]] == inside[learned[1:]]).all()
+            assert (np.diff(learned) == 1).all()
+            assert blocks.tolist() == [
+                number if place <= learned[0] else NOT_GIVEN for place in range(last - first)
+            ]
+            of_text = inside[inside >= 10_000] - 10_000
+            assert len(set(text[of_text].tolist())) == 1
+            assert (ids[first + len(inside) : last] == 0).all()
+            assert last == width or last - first == len(inside)
+            tokens += len(of_text)
+        assert tokens == samples.lengths(rows)[row]
 
 
 @pytest.mark.parametrize("kind", ["split", "paired"])

@@ -25,10 +25,11 @@ from regrow.loading import load_model, load_tokenizer
 from regrow.objectives.corrupted import CorruptedText, corrupt_text
 from regrow.objectives.denoising import SPAN_CORRUPTION, DenoisingTokens
 from regrow.objectives.distillation import Distilled, Teacher
+from regrow.objectives.examples import NO_TEXT
 from regrow.objectives.examples_apart import keeps_apart
 from regrow.objectives.mixture import MixtureHistory
 from regrow.objectives.seq2seq import Seq2Seq
-from regrow.objectives.shared_rows import NO_EXAMPLE, SharedRows, lay_out, share_rows, spread
+from regrow.objectives.shared_rows import SharedRows, lay_out, share_rows, spread
 from regrow.objectives.ul2 import MixedDenoisers, mix_denoisers
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
@@ -72,9 +73,9 @@ def test_losses_and_gradients_are_those_of_the_examples_alone(
     pairs = mix_denoisers(TEXTS[6:], tokenizer, model.config, 16, seed=3)
     shared = SharedRows(pairs, per_row=3, seed=5, dear=60)
     together = everything(shared)
-    held = [len(set(row) - {NO_EXAMPLE}) for row in together["source_examples"].tolist()]
+    held = [len(set(row) - {NO_TEXT}) for row in together["source_texts"].tolist()]
     assert max(held) > 2
-    assert min(together["source_examples"].min(), together["target_examples"].min()) == NO_EXAMPLE
+    assert min(together["source_texts"].min(), together["target_texts"].min()) == NO_TEXT
 
     objective = Seq2Seq(shared_rows=True)
     objective.check(model)
@@ -118,14 +119,14 @@ def test_every_example_lies_in_a_row_once(
 
     found = []
     for row in range(len(batch["input_ids"])):
-        ours, theirs = (batch[f"{side}_examples"][row] for side in ("source", "target"))
-        numbers = [number for number in dict.fromkeys(ours.tolist()) if number != NO_EXAMPLE]
+        ours, theirs = (batch[f"{side}_texts"][row] for side in ("source", "target"))
+        numbers = [number for number in dict.fromkeys(ours.tolist()) if number != NO_TEXT]
         for of_slots in (ours, theirs):
-            full = of_slots[of_slots != NO_EXAMPLE]
+            full = of_slots[of_slots != NO_TEXT]
             assert (np.diff(full) >= 0).all()
             assert (of_slots[: len(full)] == full).all()
             assert set(full) == set(numbers)
-        assert (batch["labels"][row][theirs == NO_EXAMPLE] == NOT_PREDICTED).all()
+        assert (batch["labels"][row][theirs == NO_TEXT] == NOT_PREDICTED).all()
         found += [
             (number, *(batch[name][row][of == number].tolist() for name, of in (
                 ("input_ids", ours), ("decoder_input_ids", theirs), ("labels", theirs)
@@ -146,7 +147,7 @@ def test_every_example_lies_in_a_row_once(
     ]
     slots = shared.slots(rows, np.array(samples))
     assert slots.sum(axis=0).tolist() == [
-        (batch[f"{side}_examples"] != NO_EXAMPLE).sum() for side in ("source", "target")
+        (batch[f"{side}_texts"] != NO_TEXT).sum() for side in ("source", "target")
     ]
     assert (slots == [shared.slots(rows[[n]], np.array([samples[n]]))[0] for n in range(len(rows))]
             ).all()  # fmt: skip
@@ -195,7 +196,7 @@ def test_slots_are_filled(tmp_path: Path) -> None:
     padded = pairs.batch(np.arange(32), np.arange(32))
     used = [padded["attention_mask"].mean(), (padded["labels"] != NOT_PREDICTED).mean()]
     batch = shared.batch(np.arange(16), np.arange(16))
-    filled = [(batch[f"{side}_examples"] != NO_EXAMPLE).mean() for side in ("source", "target")]
+    filled = [(batch[f"{side}_texts"] != NO_TEXT).mean() for side in ("source", "target")]
     assert max(used) < 0.6
     assert min(filled) > 0.85
 
@@ -280,8 +281,7 @@ def test_what_is_learned_says_how_rows_are_made() -> None:
     }
     assert len(identities | {pairs.identity}) == 5
     assert Seq2Seq().identity != Seq2Seq(shared_rows=True).identity
-    assert (
-        everything(SharedRows(pairs, 2, 0, 10)).keys()
-        == lay_out(everything(pairs), np.array([0, 0])).keys()
-    )
+    assert everything(SharedRows(pairs, 2, 0, 10)).keys() == lay_out(
+        everything(pairs), np.array([0, 0])
+    ).keys() | {"examples"}
     assert len(cut_windows(["a"], lambda texts, **_: {"input_ids": [[1]]}, 4)) == 1

@@ -49,6 +49,8 @@ CASES = {
     "spans": ("both", "span-corruption", False, {"domain"}),
     "denoised": ("both", "ul2", False, {"denoiser", "domain"}),
     "denoised in shared rows": ("both", "ul2", True, {"denoiser", "domain"}),
+    "documents in fixed rows": ("both", "o-ul2", True, {"denoiser", "domain"}),
+    "documents in one fixed row": ("decoder", "o-ul2", False, {"denoiser", "domain"}),
 }
 
 
@@ -79,11 +81,12 @@ def test_they_are_those_of_the_samples_alone(home: Path, tmp_path: Path, case: s
     directory, name, shared, kinds = CASES[case]
     # That of the encoder-decoder has sentinels.
     model, tokenizer = load_model(home / directory), load_tokenizer(home / "both")
+    length = 3 * LENGTH if name == "o-ul2" else LENGTH
     objective, samples = make_task(
-        name, corpus(home), tokenizer, model.config, LENGTH, 3, shared_rows=shared
+        name, corpus(home), tokenizer, model.config, length, 3, shared_rows=shared
     )
     settings = RecoverySettings(
-        tokens=20 * LENGTH, row_length=LENGTH, batch_tokens=10 * LENGTH, micro_batch=3,
+        tokens=20 * length, row_length=length, batch_tokens=10 * length, micro_batch=3,
         learning_rate=1e-9, precision="fp32", schedule="wsd", warmup=0, decay=0,
     )  # fmt: skip
     reports: list[StepReport] = []

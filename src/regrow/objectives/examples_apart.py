@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from regrow.attention import TEXT_BY_TEXT, texts_mask
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.errors import UserError
+from regrow.objectives.examples import NO_TEXT
 from regrow.objectives.objective import TensorBatch
-from regrow.objectives.shared_rows import NO_EXAMPLE
 
 
 def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
@@ -30,7 +30,7 @@ def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
 
     `batch`: as `regrow.objectives.shared_rows.lay_out` has it.
     """
-    sources, targets = batch["source_examples"], batch["target_examples"]
+    sources, targets = batch["source_texts"], batch["target_texts"]
     encoder, decoder = model.get_encoder(), model.get_decoder()
     source = encoder(
         input_ids=batch["input_ids"],
@@ -54,8 +54,8 @@ def alone_in_rows(batch: TensorBatch) -> TensorBatch:
     source, target = batch["attention_mask"] > 0, batch["labels"] != NOT_PREDICTED
     return {
         **batch,
-        "source_examples": torch.where(source, 0, NO_EXAMPLE),
-        "target_examples": torch.where(target, 0, NO_EXAMPLE),
+        "source_texts": torch.where(source, 0, NO_TEXT),
+        "target_texts": torch.where(target, 0, NO_TEXT),
     }
 
 
@@ -69,7 +69,7 @@ def _mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False)
         return texts_mask(queries, keys, is_causal=is_causal)
     if attention == "flex_attention":
         return _block_mask(queries, keys, is_causal)
-    seen = (queries[:, :, None] == keys[:, None]) | (queries == NO_EXAMPLE)[:, :, None]
+    seen = (queries[:, :, None] == keys[:, None]) | (queries == NO_TEXT)[:, :, None]
     if is_causal:
         seen = seen.tril()
     seen = seen[:, None]
@@ -86,7 +86,7 @@ def _block_mask(queries: Tensor, keys: Tensor, is_causal: bool) -> Any:
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         example = queries[row, query]
-        seen = (example == keys[row, key]) | (example == NO_EXAMPLE)
+        seen = (example == keys[row, key]) | (example == NO_TEXT)
         return seen & (query >= key) if is_causal else seen
 
     return create_block_mask(
@@ -124,11 +124,11 @@ def check_apart(model: Any) -> None:
         """Some of two examples, with one empty slot."""
         found = {}
         for ids, name, lengths in (
-            ("input_ids", "source_examples", _SOURCES),
-            ("decoder_input_ids", "target_examples", _TARGETS),
+            ("input_ids", "source_texts", _SOURCES),
+            ("decoder_input_ids", "target_texts", _TARGETS),
         ):
             of_each = [torch.full((lengths[example],), example) for example in examples]
-            numbers = torch.cat([*of_each, torch.tensor([NO_EXAMPLE])])[None].to(device)
+            numbers = torch.cat([*of_each, torch.tensor([NO_TEXT])])[None].to(device)
             counted = [torch.arange(lengths[example]) + 5 * example for example in examples]
             found[ids] = torch.cat([*counted, torch.zeros(1, dtype=torch.long)])[None].to(device)
             found[name] = numbers

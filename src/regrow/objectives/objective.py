@@ -14,10 +14,10 @@ TensorBatch = dict[str, Tensor]
 def examples_of(batch: TensorBatch) -> Tensor:
     """Which sample of a batch each predicted token is of, [tokens].
 
-    Of rows that examples share, which example: `regrow.objectives.shared_rows.lay_out`.
+    Of rows that examples share, which example (`regrow.objectives.shared_rows`).
     """
     predicts = batch["labels"] != NOT_PREDICTED
-    owners = batch.get("target_examples")
+    owners = batch.get("examples")
     if owners is None:
         owners = torch.arange(len(predicts), device=predicts.device)[:, None].expand_as(predicts)
     return owners[predicts]

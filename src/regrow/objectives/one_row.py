@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
-from regrow.objectives.segments import random_bits, sample_keys
+from regrow.objectives.examples import NO_TEXT
+from regrow.objectives.segments import Ids, random_bits, sample_keys
 
 NOT_GIVEN = -1
 """The block of an input that is learned."""
@@ -124,27 +125,69 @@ class PairedRows:
         return hashlib.sha256(settings.encode()).hexdigest()
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """``input_ids``, ``labels``, ``position_ids`` and ``blocks``; int64, [rows, longest].
-
-        Rows are filled up on the right. ``blocks``: 0 for an input that is given, else `NOT_GIVEN`.
-        """
+        """As `in_one_row` has it, one example in each."""
         pairs = self.pairs.batch(rows, samples)
-        sources = pairs["attention_mask"].sum(axis=1, keepdims=True) - 1
-        targets = (pairs["labels"] != NOT_PREDICTED).sum(axis=1, keepdims=True)
-        whole = np.concatenate(
-            [np.full_like(sources, self.start), pairs["input_ids"], pairs["labels"]], axis=1
-        )
-        first_target = 1 + pairs["input_ids"].shape[1]
-        # Places in the row, the last of which is a label only.
-        places = np.arange(int((sources + targets).max()) + 1)[None]
-        skipped = np.where(places > sources, first_target - 1 - sources, 0)
-        ids = np.take_along_axis(whole, np.minimum(places + skipped, whole.shape[1] - 1), axis=1)
-        is_row = places <= sources + targets
-        given = sources + 1
-        inputs, labels = ids[:, :-1], ids[:, 1:]
-        return {
-            "input_ids": np.where(is_row[:, 1:], inputs, self.pad),
-            "labels": np.where((places[:, :-1] >= given) & is_row[:, 1:], labels, NOT_PREDICTED),
-            "position_ids": np.broadcast_to(places[:, :-1], inputs.shape).copy(),
-            "blocks": np.where(places[:, :-1] <= given, 0, NOT_GIVEN),
+        sources, targets = pairs["attention_mask"], pairs["labels"] != NOT_PREDICTED
+        both = {
+            "input_ids": pairs["input_ids"],
+            "source_texts": np.where(sources, 0, NO_TEXT),
+            "labels": pairs["labels"],
+            "target_texts": np.where(targets, 0, NO_TEXT),
         }
+        return in_one_row(both, self.start, self.pad, None)
+
+
+def in_one_row(pairs: Batch, start: int, pad: int, width: int | None) -> Batch:
+    """Each source and its target side by side, as `PairedRows` says; in as many rows as they are.
+
+    Args:
+        pairs: As `regrow.objectives.examples.write_rows` has them; ``decoder_input_ids`` are not
+            read.
+        width: Of the rows; None for that of the fullest.
+
+    Returns:
+        ``input_ids``, ``labels``, ``position_ids`` and ``blocks``; int64, [rows, width]. Positions
+        begin again with each example, and go on where a row is filled up, on the right. ``blocks``:
+        the number of the example in its row for an input that is given, else `NOT_GIVEN`.
+    """
+    source_begins, sources, row_of = _runs(pairs["source_texts"])
+    target_begins, targets, _ = _runs(pairs["target_texts"])
+    # The end of a source is left out, and the last of a target is a label only.
+    lengths = sources + targets - 1
+    firsts = np.flatnonzero(np.diff(row_of, prepend=-1))
+    ends = np.cumsum(lengths)
+    if width is None:
+        width = int(np.add.reduceat(lengths, firsts).max())
+    begins = row_of * width + ends - lengths - (ends - lengths)[firsts][row_of]
+    slots = np.diff(begins, append=len(firsts) * width)
+
+    # Of each example three runs: the start, its source, its target and what fills the row up.
+    runs = np.stack([np.ones_like(sources), sources - 1, slots - sources], axis=1)
+    pool = np.concatenate([[start], pairs["input_ids"].reshape(-1), pairs["labels"].reshape(-1)])
+    from_source = 1 + source_begins - (begins + 1)
+    from_target = 1 + pairs["input_ids"].size + target_begins - (begins + sources)
+    shifts = np.stack([-begins, from_source, from_target], axis=1)
+    places = np.arange(len(firsts) * width)
+    at = places + np.repeat(shifts.reshape(-1), runs.reshape(-1))
+    position = places - np.repeat(begins, slots)
+    past = position - np.repeat(lengths, slots)
+    is_given = position <= np.repeat(sources, slots)
+    is_learned = (position >= np.repeat(sources, slots)) & (past < 0)
+    numbers = np.repeat(np.arange(len(row_of)) - np.searchsorted(row_of, row_of), slots)
+    found = {
+        "input_ids": np.where(past < 0, pool.take(at, mode="clip"), pad),
+        "labels": np.where(is_learned, pool.take(at + 1, mode="clip"), NOT_PREDICTED),
+        "position_ids": position,
+        "blocks": np.where(is_given, numbers, NOT_GIVEN),
+    }
+    return {name: values.reshape(-1, width) for name, values in found.items()}
+
+
+def _runs(texts: Ids) -> tuple[Ids, Ids, Ids]:
+    """Where each text begins among all slots, its length, and its row; [texts]."""
+    width = texts.shape[1]
+    edges = np.diff(texts, axis=1, prepend=NO_TEXT - 1) != 0
+    begins = np.flatnonzero(edges)
+    lengths = np.diff(begins, append=texts.size)
+    held = texts.reshape(-1)[begins] != NO_TEXT
+    return begins[held], lengths[held], begins[held] // width

@@ -4,37 +4,40 @@ The OpenBA-V2 report (arXiv 2405.05957) has it: a fifth of the samples is mixed 
 others are a text of which the second half follows from the first. Here the counts of spans are
 fixed too, and with them all lengths; what is random is where the spans are and how long each is.
 
-Texts are pieces of one line, in which the documents follow each other: a text ends where the
-lengths want it to.
+A row holds pieces of as many documents as fill it, each with a source and a target of its own.
 """
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.domains import Texts, rows_of
-from regrow.corpus.packing import tokenise
+from regrow.corpus.line import DocumentLine, Pieces, line_of_store, line_of_text, undivided
 from regrow.corpus.samples import Batch, Parts, Samples
 from regrow.corpus.store import TokenStore
 from regrow.errors import UserError
 from regrow.objectives.corrupted import denoising_tokens
 from regrow.objectives.denoising import DenoisingTokens
-from regrow.objectives.examples import Spans, write_examples
-from regrow.objectives.segments import Ids, random_bits, sample_keys, segment_lengths
+from regrow.objectives.examples import write_examples, write_rows
+from regrow.objectives.fixed_spans import SUFFIX, Room, draw_fixed_spans
+from regrow.objectives.one_row import in_one_row
+from regrow.objectives.segments import Ids, random_bits, sample_keys
 
 BLOCK = 5
 """Rows of which one is mixed: 20%."""
 
 _NOISE = 0.5
-_SUFFIX = 0.25
-"""Of the noise, at the end of the text; the report draws it from 20 to 30%."""
 _KINDS = ((3, 0.3), (8, 0.4), (64, 0.3))
 """Mean spans, and their parts of the noise that is not the suffix."""
+Form = Literal["two rows", "one row", "alone"]
+"""How pieces stand in rows: sources in one and targets in another; each source before its target;
+or, where a model cannot keep them apart, no pieces but one text across documents."""
+
 _STEP = 20
 """Lengths of mixed texts are multiples of it: so the parts of the noise come out nearly whole."""
 _SHORTEST = 40
@@ -59,16 +62,17 @@ class FixedLengths:
     @property
     def suffix(self) -> int:
         """Those of them that are the end of the text."""
-        return round(self.noise * _SUFFIX)
+        return round(self.noise * SUFFIX)
 
     @cached_property
     def kinds(self) -> tuple[tuple[int, int], ...]:
-        """Tokens and spans of the other noise, for each mean span."""
+        """Mean spans of the other noise, and how many there are of each."""
         rest = self.noise - self.suffix
         tokens = [round(rest * part) for _, part in _KINDS[:-1]]
         tokens.append(rest - sum(tokens))
-        means = [mean for mean, _ in _KINDS]
-        return tuple((n, max(1, round(n / mean))) for n, mean in zip(tokens, means, strict=True))
+        return tuple(
+            (mean, max(1, round(n / mean))) for n, (mean, _) in zip(tokens, _KINDS, strict=True)
+        )
 
     @property
     def spans(self) -> int:
@@ -121,41 +125,42 @@ def fixed_lengths(sentinels: int, row_length: int) -> FixedLengths:
 
 @dataclass(frozen=True, eq=False)
 class OptimizedText:
-    """A `Samples` for the sequence-to-sequence objective.
+    """A `Samples` for the sequence-to-sequence objective, or for prefix-LM (``one row``).
 
     One row of every `BLOCK` is mixed, which of them is drawn by the seed. Rows follow each other
-    in the line of tokens; the last begins earlier, so that it is full as well.
+    in the line of documents; the last begins earlier, so that it is full as well. What is written
+    beside a piece takes slots from text, five of them for an encoder-decoder with prefixes. Where a
+    row begins between two documents as many stay empty at most, and as many where it ends so.
 
     Attributes:
-        tokens: Of all documents in one line, [tokens]; at least one text.
-        tokens_identity: A hash of them.
-        lengths_of_texts: Of mixed and of split texts.
+        line: The documents, with `slots_each` before each.
+        lengths_of_texts: Of mixed and of split texts, in a row of one piece.
         row_length: Bound on the text tokens in a row.
     """
 
-    tokens: NDArray[Any]
-    tokens_identity: str
+    line: DocumentLine
     lengths_of_texts: FixedLengths
     row_length: int
     marks: DenoisingTokens
     seed: int
+    form: Form
 
     def __len__(self) -> int:
-        return self._whole + (self._end_of_whole < len(self.tokens))
+        return self._whole + (self._end_of_whole < self.line.slots)
 
     @cached_property
     def _block(self) -> int:
-        """Tokens in a block of rows."""
+        """Slots in a block of rows."""
         fixed = self.lengths_of_texts
         return fixed.mixed_text + (BLOCK - 1) * fixed.split_text
 
     @cached_property
     def _whole(self) -> int:
         """Rows before the last, if that is one that begins earlier."""
-        rows = len(self.tokens) // self._block * BLOCK
+        rows = self.line.slots // self._block * BLOCK
         candidates = np.arange(rows, rows + BLOCK)
-        ends = self._starts(candidates) + self.lengths(candidates)
-        return rows + int((ends <= len(self.tokens)).sum())
+        ends = self._starts(candidates) + self._sizes(candidates)
+        return rows + int((ends <= self.line.slots).sum())
 
     @cached_property
     def _end_of_whole(self) -> int:
@@ -171,7 +176,8 @@ class OptimizedText:
         keys = sample_keys(self.seed, "mixed row", blocks)
         return (random_bits(keys, np.zeros_like(blocks)) % np.uint64(BLOCK)).astype(np.int64)
 
-    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Slots of the line in each row."""
         fixed = self.lengths_of_texts
         return np.where(self.is_mixed(rows), fixed.mixed_text, fixed.split_text)
 
@@ -185,81 +191,88 @@ class OptimizedText:
         starts: Ids = blocks * self._block + places * fixed.split_text - shorter
         return starts
 
+    def _stretches(self, rows: NDArray[np.int64]) -> tuple[Ids, Ids]:
+        """Where rows begin and end in the line."""
+        sizes = self._sizes(rows)
+        starts = np.minimum(self._starts(rows), self.line.slots - sizes)
+        return starts, starts + sizes
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.line.text_lengths(*self._stretches(rows))
+
     def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
         """Of denoisers: mixed, or split in two."""
         return {"denoiser": Parts(("S", "mixed"), self.is_mixed(rows).astype(np.int64))}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of sources and targets, [samples, 2]: the same for all."""
+        """Of sources and targets, [samples, 2], or of rows, [samples, 1]: the same for all."""
+        return np.tile(self._widths, (len(rows), 1))
+
+    @cached_property
+    def _widths(self) -> tuple[int] | tuple[int, int]:
         fixed = self.lengths_of_texts
-        prefixed = _prefixes(self.marks, np.zeros(1, dtype=np.bool_)) is not None
-        return np.tile([fixed.source(prefixed), fixed.target], (len(rows), 1))
+        source = fixed.source(self._prefixes is not None)
+        return (source - 1 + fixed.target,) if self.form == "one row" else (source, fixed.target)
+
+    @cached_property
+    def _prefixes(self) -> Ids | None:
+        """Of split and of mixed texts; none where the tokenizer lacks one."""
+        found = [self.marks.prefixes.get(name) for name in ("<S>", "<X>")]
+        return None if None in found else np.array(found)
 
     @cached_property
     def identity(self) -> str:
-        settings = f"o-ul2 {self.lengths_of_texts} {self.marks} {self.seed} {self.tokens_identity}"
+        settings = (
+            f"o-ul2 {self.lengths_of_texts} {self.marks} {self.seed} {self.form} "
+            f"{self.line.slots_each} {self.line.identity}"
+        )
         return hashlib.sha256(settings.encode()).hexdigest()
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """As `regrow.objectives.examples.write_examples` has it, every slot filled."""
-        is_mixed, lengths = self.is_mixed(rows), self.lengths(rows)
-        starts = np.minimum(self._starts(rows), len(self.tokens) - lengths)
-        pieces = [self.tokens[a : a + n] for a, n in zip(starts, lengths, strict=True)]
-        spans = draw_fixed_spans(self.seed, samples, is_mixed, self.lengths_of_texts)
-        prefixes = _prefixes(self.marks, is_mixed)
-        line = np.concatenate(pieces).astype(np.int32, copy=False)
-        return write_examples(line, np.cumsum(lengths) - lengths, spans, prefixes, self.marks)
+        """As `regrow.objectives.examples.write_rows` has it in ``two rows``; as
+        `regrow.objectives.one_row.in_one_row` in ``one row``; as
+        `regrow.objectives.examples.write_examples`, with no slot empty, ``alone``."""
+        is_mixed = self.is_mixed(rows)
+        pieces = self.line.pieces(*self._stretches(rows))
+        kinds, room = self.lengths_of_texts.kinds, self._room
+        spans = draw_fixed_spans(self.seed, samples, is_mixed, pieces, kinds, room)
+        line, starts = _copied(self.line, pieces)
+        prefixes = self._prefixes
+        if prefixes is not None:
+            prefixes = prefixes[is_mixed[pieces.stretches].astype(int)]
+        if self.form == "alone":
+            return write_examples(line, starts, spans, prefixes, self.marks)
+        row_of, widths = pieces.stretches, self._widths
+        if len(widths) == 2:
+            return write_rows(line, starts, spans, prefixes, self.marks, row_of, widths)
+        pairs = write_rows(line, starts, spans, prefixes, self.marks, row_of, None)
+        return in_one_row(pairs, self.marks.start, self.marks.pad, widths[0])
+
+    @cached_property
+    def _room(self) -> Room | None:
+        if len(self._widths) == 1:
+            return None
+        return Room(*self._widths, 1 + (self._prefixes is not None), 1)
 
 
-def _prefixes(marks: DenoisingTokens, is_mixed: NDArray[np.bool_]) -> Ids | None:
-    try:
-        return np.where(is_mixed, marks.prefixes["<X>"], marks.prefixes["<S>"])
-    except KeyError:
-        return None
+def _copied(line: DocumentLine, pieces: Pieces) -> tuple[NDArray[np.int32], Ids]:
+    """A short line of tokens that holds these pieces, and where each begins in it."""
+    firsts = np.flatnonzero(pieces.numbers == 0)
+    lasts = np.append(firsts[1:], len(pieces.starts)) - 1
+    begins, ends = pieces.starts[firsts], (pieces.starts + pieces.lengths)[lasts]
+    parts = [line.tokens[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+    moved = np.cumsum(ends - begins) - ends
+    tokens = np.concatenate(parts).astype(np.int32, copy=False)
+    return tokens, pieces.starts + moved[pieces.stretches]
 
 
-def draw_fixed_spans(
-    seed: int, samples: Ids, is_mixed: NDArray[np.bool_], fixed: FixedLengths
-) -> Spans:
-    """What is taken out of mixed and of split texts; [texts] each.
+def join_text(
+    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, form: Form
+) -> Samples:
+    """Documents, or pieces of them, side by side as examples of O-UL2.
 
-    In a mixed text the spans of all kinds stand in an order that is drawn too, and the suffix
-    last. Every division of the noise of a kind, and of what stays, is as likely.
-    """
-    mixed = samples[is_mixed]
-    spans = fixed.spans
-    counts = np.where(is_mixed, spans, 1)
-    is_of_mixed = np.repeat(is_mixed, counts)
-    kept = np.full(len(is_of_mixed), fixed.half)
-    taken = np.full(len(is_of_mixed), fixed.half)
-    if len(mixed):
-
-        def divided(purpose: str, tokens: int, pieces: int) -> Ids:
-            """[mixed texts, pieces]"""
-            full = np.full(len(mixed), 1)
-            keys = sample_keys(seed, purpose, mixed)
-            return segment_lengths(keys, tokens * full, pieces * full).reshape(-1, pieces)
-
-        by_kind = [
-            divided(f"spans of {mean} on average", tokens, pieces)
-            for (mean, _), (tokens, pieces) in zip(_KINDS, fixed.kinds, strict=True)
-        ]
-        keys = sample_keys(seed, "order of spans", mixed)[:, None]
-        numbers = np.broadcast_to(np.arange(spans - 1), (len(mixed), spans - 1))
-        order = np.argsort(random_bits(np.broadcast_to(keys, numbers.shape), numbers), axis=1)
-        ordered = np.empty((len(mixed), spans), dtype=np.int64)
-        ordered[:, :-1] = np.take_along_axis(np.concatenate(by_kind, axis=1), order, axis=1)
-        ordered[:, -1] = fixed.suffix
-        taken[is_of_mixed] = ordered.reshape(-1)
-        rest = fixed.mixed_text - fixed.noise
-        kept[is_of_mixed] = divided("rest of a text", rest, spans).reshape(-1)
-    return Spans(counts, kept, taken)
-
-
-def join_text(texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int) -> Samples:
-    """Documents in one line, each followed by the token that ends it, as examples of O-UL2.
-
-    A store is taken as it lies: where it has no ends, there are none.
+    ``alone``: all documents as one, each followed by the token that ends it; a store as it lies,
+    where it has no ends, without.
 
     `config`: of the model, for the token that its decoder begins with. `row_length`: bound on the
     text tokens of a sample.
@@ -268,22 +281,22 @@ def join_text(texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: 
     """
     marks = denoising_tokens(tokenizer, config)
     fixed = fixed_lengths(len(marks.sentinels), row_length)
+    # A sentinel on either side; the end of both, or the start of the row and the end of neither.
+    each = (3 if form == "one row" else 4) + ({"<S>", "<X>"} <= marks.prefixes.keys())
 
-    def rows(tokens: NDArray[Any], identity: str) -> OptimizedText:
-        if len(tokens) < fixed.split_text:
+    def rows(line: DocumentLine) -> OptimizedText:
+        line = undivided(line) if form == "alone" else line
+        if line.slots < fixed.split_text:
             raise UserError(
-                f"the training text is {len(tokens):,} tokens, less than one row of "
+                f"the training text is {line.text_tokens:,} tokens, less than one row of "
                 f"{fixed.split_text:,}; give more text or a smaller row_length"
             )
-        return OptimizedText(tokens, identity, fixed, row_length, marks, seed)
+        return OptimizedText(line, fixed, row_length, marks, seed, form)
 
     def of_text(documents: Iterable[str]) -> OptimizedText:
-        end = np.array([marks.eos], dtype=np.int32)
-        parts = [part for ids in tokenise(documents, tokenizer) if len(ids) for part in (ids, end)]
-        tokens = np.concatenate([*parts, np.empty(0, dtype=np.int32)])
-        return rows(tokens, hashlib.sha256(tokens.astype("<i4").data).hexdigest())
+        return rows(line_of_text(documents, tokenizer, each))
 
     def of_store(store: TokenStore) -> OptimizedText:
-        return rows(store.tokens, store.identity)
+        return rows(line_of_store(store, each))
 
     return rows_of(texts, tokenizer, of_text, of_store)

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
+from regrow.objectives.examples import NO_TEXT
 from regrow.objectives.segments import Ids
-
-NO_EXAMPLE = -1
-"""What an empty slot belongs to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +96,11 @@ class SharedRows:
         )
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """As `lay_out` has it."""
+        """As `lay_out` has it, and ``examples``, [rows, target width]: which of all examples."""
         pairs = self.pairs.batch(self._rows(rows).reshape(-1), self._numbers(samples).reshape(-1))
         sources, targets = _lengths(pairs)
-        return lay_out(pairs, spread(sources, targets, len(rows), self.dear))
+        batch = lay_out(pairs, spread(sources, targets, len(rows), self.dear))
+        return {**batch, "examples": batch["target_texts"]}
 
     # What a mixture of `pairs` is steered by counts samples of theirs.
 
@@ -192,9 +191,9 @@ def lay_out(pairs: Batch, row_of: Ids) -> Batch:
     """Examples, as `regrow.objectives.examples.write_examples` has them, in these rows.
 
     Returns:
-        ``input_ids`` and ``source_examples``, [rows, source width]; ``decoder_input_ids``,
-        ``labels`` and ``target_examples``, [rows, target width]; int64. An example has its number
-        among the pairs in both; empty slots, on the right, have `NO_EXAMPLE`.
+        ``input_ids`` and ``source_texts``, [rows, source width]; ``decoder_input_ids``,
+        ``labels`` and ``target_texts``, [rows, target width]; int64. The text of an example has
+        its number among the pairs in both; empty slots, on the right, have `NO_TEXT`.
     """
     sources, targets = _lengths(pairs)
     by_row = np.argsort(row_of, kind="stable")
@@ -215,14 +214,14 @@ def lay_out(pairs: Batch, row_of: Ids) -> Batch:
             empty = NOT_PREDICTED if key == "labels" else 0
             found[key] = np.full((len(firsts), width), empty, dtype=np.int64)
             found[key].reshape(-1)[places] = values[by_row][is_token]
-        found[name] = np.full((len(firsts), width), NO_EXAMPLE, dtype=np.int64)
+        found[name] = np.full((len(firsts), width), NO_TEXT, dtype=np.int64)
         found[name].reshape(-1)[places] = np.repeat(by_row, lengths)
         return found
 
     of_targets = {name: pairs[name] for name in ("decoder_input_ids", "labels")}
     return {
-        **placed(sources, {"input_ids": pairs["input_ids"]}, "source_examples"),
-        **placed(targets, of_targets, "target_examples"),
+        **placed(sources, {"input_ids": pairs["input_ids"]}, "source_texts"),
+        **placed(targets, of_targets, "target_texts"),
     }
 
 

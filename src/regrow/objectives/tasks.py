@@ -20,7 +20,7 @@ from regrow.objectives.infilling import infilling_tokens, reordered
 from regrow.objectives.names import objective_name
 from regrow.objectives.objective import PredictsTokens
 from regrow.objectives.one_row import PairedRows, SplitRows
-from regrow.objectives.optimized import fixed_lengths, join_text
+from regrow.objectives.optimized import Form, fixed_lengths, join_text
 from regrow.objectives.prefix_lm import Prefix, PrefixLM
 from regrow.objectives.seq2seq import Seq2Seq
 from regrow.objectives.shared_rows import share_rows
@@ -127,8 +127,15 @@ def _in_two_rows(
 def _make_optimized(
     texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, shared: bool
 ) -> tuple[PredictsTokens, Samples]:
-    """No slot is empty, so that there is nothing to share."""
-    return Seq2Seq(), join_text(texts, tokenizer, config, row_length, seed)
+    form: Form = "two rows" if shared else "alone"
+    samples = join_text(texts, tokenizer, config, row_length, seed, form)
+    return Seq2Seq(shared_rows=shared), samples
+
+
+def _make_optimized_row(
+    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
+) -> tuple[PredictsTokens, Samples]:
+    return PrefixLM(prefix), join_text(texts, tokenizer, config, row_length, seed, "one row")
 
 
 _DECODER = {
@@ -139,7 +146,7 @@ _DECODER = {
     "ul2": _Kind(_in_one_row(mix_denoisers), _ul2_least),
     # What makes it dynamic is the steering of its training.
     "d-ul2": _Kind(_in_one_row(mix_denoisers), _ul2_least),
-    "o-ul2": _Kind(_in_one_row(join_text), _optimized_least),
+    "o-ul2": _Kind(_make_optimized_row, _optimized_least),
 }
 _ENCODER_DECODER = {
     "span-corruption": _Kind(_in_two_rows(corrupt_text), _span_corruption_least),

@@ -62,8 +62,8 @@ def _states(model: Any) -> Tensor:
         sources = torch.tensor([[0, 0, 1, 1, 1, -1]])
         batch = {
             "input_ids": torch.arange(6)[None],
-            "source_examples": sources,
+            "source_texts": sources,
             "decoder_input_ids": torch.arange(8)[None],
-            "target_examples": torch.cat([texts, torch.tensor([[-1]])], dim=1),
+            "target_texts": torch.cat([texts, torch.tensor([[-1]])], dim=1),
         }
         return states_of_shared_rows(model, batch)[:, :-1]

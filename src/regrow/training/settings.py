@@ -32,8 +32,9 @@ class RecoverySettings(BaseModel):
         prefix: How a decoder attends among tokens that are given and not learned: `causal`, as it
             does when it generates, or `bidirectional`.
         shared_rows: Whether short examples of an encoder-decoder share a row: the same examples in
-            the same order, and fewer empty places. None where its class keeps them apart, as T5
-            and OpenBA do, and BART, whose positions are learned, does not.
+            the same order, and fewer empty places; with `o-ul2`, documents side by side, where
+            otherwise a row is one text across documents. None where its class keeps them apart, as
+            T5 and OpenBA do, and BART, whose positions are learned, does not.
         distill: From whom is learned beside the text; None for the text alone.
         denoisers: How the mixture of `d-ul2` follows its losses; None takes the defaults.
         domains: How the shares of the sources in `data.train` follow their losses; None leaves them
