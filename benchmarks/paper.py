@@ -4,10 +4,10 @@
 
 `--model`, `--texts`: what recipes/prepare_mini_openba.py lays out, and by default where it does.
 Runs recipes/mini-openba.yaml beside all its cuts in one (table 1), the layers' cuts in one, and
-after the cut of widths UL2, D-UL2 and O-UL2 for the time that D-UL2 takes, and D-UL2 by the rules
-of the report and of its code too. What is done already in `--out` is not done again. DIR/paper.html
-draws figure 6 (losses of the denoisers while a training runs), figure 7 (their shares) and the
-tables. Three quarters of an hour on two cores.
+after the cut of widths UL2, D-UL2 and O-UL2 (also as texts across documents) for the time that
+D-UL2 takes, and D-UL2 by the rules of the report and of its code too. What is done already in
+`--out` is not done again. DIR/paper.html draws figure 6 (losses of the denoisers while a training
+runs), figure 7 (their shares) and the tables. Three quarters of an hour on two cores.
 """
 
 import copy
@@ -34,7 +34,14 @@ from regrow.steps import REFERENCES
 from regrow.summary import summarise
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-OBJECTIVES = ("ul2", "d-ul2", "o-ul2")
+ACROSS = "o-ul2 across documents"
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "ul2": {"objective": "ul2"},
+    "d-ul2": {"objective": "d-ul2"},
+    "o-ul2": {"objective": "o-ul2"},
+    ACROSS: {"objective": "o-ul2", "shared_rows": False},
+}
+"""How the recovery of the widths differs, by name."""
 RULES = ("paper", "code")
 """Beside `stable`, which is the default."""
 HALF = Denoiser(math.inf, 0.5, "<S>")
@@ -64,7 +71,7 @@ def main() -> None:
     tokens = 2_048 if options.quick else MEASURED_TOKENS
     texts = [Path(path) for path in recipe["data"]["heldout"].values()]
     losses = {
-        name: denoiser_losses(options.out / name, texts, tokens, row_length(recipe))
+        name: denoiser_losses(options.out / directory(name), texts, tokens, row_length(recipe))
         for name in trained
     }
     page = options.out / "paper.html"
@@ -105,14 +112,14 @@ def depth_at_once(recipe: Recipe) -> Recipe:
 
 
 def after_the_layers(
-    recipe: Recipe, out: Path, objective: str, tokens: int, rule: str = "stable"
+    recipe: Recipe, out: Path, name: str, tokens: int, rule: str = "stable"
 ) -> Recipe:
-    """The cut of widths of the staged run, recovered by this objective."""
+    """The cut of widths of the staged run, recovered by this one of `OBJECTIVES`."""
     stages = {stage["name"]: stage for stage in recipe["stages"]}
     before = list(stages)[list(stages).index(WIDTH) - 1]
     stage = copy.deepcopy(stages[WIDTH])
-    stage["recover"] |= {"objective": objective, "tokens": tokens}
-    if objective == "d-ul2":
+    stage["recover"] |= {**OBJECTIVES[name], "tokens": tokens}
+    if name == "d-ul2":
         # Those of the uncut model, and not of the one that this run begins with.
         measured = read_entries(out / "staged/ledger.jsonl")[REFERENCES].outputs["losses"]
         references = next(iter(measured.values()))
@@ -138,23 +145,25 @@ def run(recipe: Recipe, out: Path, compare: tuple[str, ...] = ()) -> RunSummary:
 
 
 def equal_times(recipe: Recipe, out: Path) -> dict[str, RunSummary]:
-    """UL2 and O-UL2 for the seconds that D-UL2 took, its measurements included; by name."""
+    """The others for the seconds that D-UL2 took, its measurements included; by name."""
     stages = {stage["name"]: stage for stage in recipe["stages"]}
     tokens = stages[WIDTH]["recover"]["tokens"]
     found = {"d-ul2": run(after_the_layers(recipe, out, "d-ul2", tokens), out / "d-ul2")}
     spent = seconds(out / "d-ul2")
-    for objective in ("ul2", "o-ul2"):
+    for name in [name for name in OBJECTIVES if name != "d-ul2"]:
         # How fast it is, from a tenth; a run that stands keeps the tokens that it was given.
-        given = out / f"{objective}.yaml"
+        path = out / directory(name)
+        given = path.with_suffix(".yaml")
         if given.exists():
             (stage,) = yaml.safe_load(given.read_text(encoding="utf-8"))["stages"]
             again = stage["recover"]["tokens"]
         else:
             tenth = max(8_192, tokens // 10)
-            run(after_the_layers(recipe, out, objective, tenth), out / f"{objective}-speed")
-            again = round(tenth * spent / seconds(out / f"{objective}-speed"))
-        found[objective] = run(after_the_layers(recipe, out, objective, again), out / objective)
-        say(f"{objective}: {again:,} tokens, {seconds(out / objective):.0f} s of {spent:.0f}")
+            speed = path.with_name(f"{path.name}-speed")
+            run(after_the_layers(recipe, out, name, tenth), speed)
+            again = round(tenth * spent / seconds(speed))
+        found[name] = run(after_the_layers(recipe, out, name, again), path)
+        say(f"{name}: {again:,} tokens, {seconds(path):.0f} s of {spent:.0f}")
     return {name: found[name] for name in OBJECTIVES}
 
 
@@ -166,6 +175,10 @@ def other_rules(recipe: Recipe, out: Path) -> dict[str, RunSummary]:
         rule: run(after_the_layers(recipe, out, "d-ul2", tokens, rule), out / f"d-ul2-{rule}")
         for rule in RULES
     }
+
+
+def directory(name: str) -> str:
+    return name.replace(" ", "-")
 
 
 def seconds(out: Path) -> float:
@@ -214,7 +227,7 @@ def of_stages(staged: RunSummary, depth: RunSummary) -> Iterator[Result]:
 
 def of_objectives(losses: Mapping[str, Mapping[str, float]]) -> Iterator[Result]:
     """At equal time, beside UL2."""
-    for name in OBJECTIVES[1:]:
+    for name in [name for name in OBJECTIVES if name != "ul2"]:
         for what in ("mean", "S", "half"):
             mine, other = (
                 sum(found[d] for d in UL2) / len(UL2) if what == "mean" else found[what]

@@ -208,6 +208,31 @@ def test_paths_are_taken_from_the_directory_of_the_recipe(tmp_path: Path) -> Non
     assert read("~/m") == "~/m"
 
 
+def test_home_is_known_in_all_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/them")
+    text = """
+name: a
+model: ~nobody-at-all/m
+data: {train: [~/a.txt, {name: b, path: [~/b.txt, c.txt, ~nobody-at-all/d]}], heldout: {t: ~/t.txt}}
+stages:
+  - {name: one, cut: {cut: ~/plan.json}}
+  - {name: two, cut: {vocab: {plan: ~/vocab.json}}}
+"""
+    recipe = parse_recipe(text, tmp_path / "r.yaml")
+    home = Path("/home/them")
+    paths = [path for source in recipe.data.sources for path in source.paths]
+    nobody = tmp_path / "~nobody-at-all"
+    assert paths == [home / "a.txt", home / "b.txt", tmp_path / "c.txt", nobody / "d"]
+    assert recipe.model == str(nobody / "m")
+    assert recipe.data.heldout == {"t": home / "t.txt"}
+    first, second = (stage.cut for stage in recipe.stages)
+    assert first is not None
+    assert first.cut == home / "plan.json"
+    assert second is not None
+    assert second.vocab is not None
+    assert second.vocab.paths == {"plan": home / "vocab.json"}
+
+
 @pytest.mark.parametrize("value", [True, "many", 0])
 def test_specs_from_python_are_checked_too(value: Any) -> None:
     with pytest.raises(ValueError, match="layers"):

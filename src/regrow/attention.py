@@ -1,14 +1,15 @@
-"""Attention text by text, for a CPU.
+"""Attention text by text.
 
-A row of a batch holds one text or several, and often slots that are empty. torch's attention of a
-CPU computes all of a row and masks most of it away. Here each text is computed alone: nothing
-between texts, nothing for empty slots, and no mask.
+A row of a batch holds one text or several, and often slots that are empty. torch's attention
+computes all of a row and masks most of it away. Here each text is computed alone: nothing between
+texts, nothing for empty slots, and no mask. On CUDA one kernel computes all texts of a batch
+(`regrow.variable_length`), where there is no dropout and products are in bfloat16.
 
-For short texts the kernel is fed float32, since its backward pass in bfloat16 costs more than the
-products save (milliseconds of one thread with AMX, torch 2.13, forward and backward, 8 heads, in
-bfloat16 and in float32: 100 tokens of 32: 2.4, 0.6; 340 of 32: 6.9, 4.6; 340 of 64: 9.2, 11.3; 512
-of 64: 12.6, 21.6). It is more exact as well: gradients of a small OpenBA were 7% from those in
-float32 throughout, and 28% with attention in bfloat16.
+For short texts on a CPU the kernel is fed float32, since its backward pass in bfloat16 costs more
+than the products save (milliseconds of one thread with AMX, torch 2.13, forward and backward, 8
+heads, in bfloat16 and in float32: 100 tokens of 32: 2.4, 0.6; 340 of 32: 6.9, 4.6; 340 of 64: 9.2,
+11.3; 512 of 64: 12.6, 21.6). It is more exact as well: gradients of a small OpenBA were 7% from
+those in float32 throughout, and 28% with attention in bfloat16.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from regrow.variable_length import TYPES, Side, attend, side
 
 TEXT_BY_TEXT = "text_by_text"
 EMPTY = -1
@@ -48,6 +51,8 @@ class Texts(Tensor):
 
     runs: list[list[_Run]]
     is_causal: bool
+    sides: tuple[Side, Side] | None
+    """Queries and keys as the kernel of CUDA has them; made where they are asked for first."""
 
 
 def texts_mask(queries: Tensor, keys: Tensor, *, is_causal: bool) -> Texts:
@@ -57,10 +62,11 @@ def texts_mask(queries: Tensor, keys: Tensor, *, is_causal: bool) -> Texts:
     run of slots, and texts stand in the same order in both. `is_causal`: only those before, in
     texts that are as long in both.
     """
-    mask: Texts = torch.empty(len(queries), 1, 0, 0).as_subclass(Texts)
-    pairs = zip(queries.numpy(), keys.numpy(), strict=True)
+    mask: Texts = torch.empty(len(queries), 1, 0, 0, device=queries.device).as_subclass(Texts)
+    pairs = zip(queries.cpu().numpy(), keys.cpu().numpy(), strict=True)
     mask.runs = [_runs(*pair) for pair in pairs]
     mask.is_causal = is_causal
+    mask.sides = None
     return mask
 
 
@@ -107,16 +113,24 @@ def attention(
     tried first, and keeps its own attention then (`regrow.training.attending`).
     """
     if not isinstance(attention_mask, Texts):
-        found: Tensor = sdpa_attention_forward(
+        plain: Tensor = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )[0]
-        return found, None
+        return plain, None
     if unknown := [name for name in _UNKNOWN if kwargs.get(name) is not None]:
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
+    device = query.device.type
+    product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    if takes_all_at_once(device, product, dropout):
+        asks, asked = _sides(attention_mask, query.shape[2], key.shape[2])
+        found = attend(
+            query.to(product), key.to(product), value.to(product), asks, asked,
+            is_causal=attention_mask.is_causal, scaling=scaling,
+        )  # fmt: skip
+        return found, None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     runs = attention_mask.runs
-    product = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     compute = partial(
         _states, product=product, is_causal=attention_mask.is_causal, dropout=dropout,
         scaling=scaling,
@@ -131,6 +145,22 @@ def attention(
     shape = (rows, width, heads, value.shape[-1])
     joined: Tensor = _Joined.apply(runs, shape, product, *states)  # type: ignore[no-untyped-call]
     return joined, None
+
+
+def takes_all_at_once(device: str, product: torch.dtype, dropout: float) -> bool:
+    """Whether texts of a batch go through one kernel."""
+    return device == "cuda" and product in TYPES and dropout == 0
+
+
+def _sides(mask: Texts, queries: int, keys: int) -> tuple[Side, Side]:
+    """Of rows with so many slots; made once for all layers."""
+    if mask.sides is None:
+        held = [[run for run in row if not run.is_empty] for row in mask.runs]
+        mask.sides = (
+            side([[run.queries for run in row] for row in held], queries, mask.device),
+            side([[run.keys for run in row] for row in held], keys, mask.device),
+        )
+    return mask.sides
 
 
 def _states(
@@ -153,7 +183,7 @@ def _states(
             continue
         is_short = max(run.queries, run.keys) * query.shape[-1] <= _SHORT
         dtype = torch.promote_types(product, torch.float32) if is_short else product
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(query.device.type, enabled=False):
             states = nn.functional.scaled_dot_product_attention(
                 asks.to(dtype), asked.to(dtype), given.to(dtype),
                 dropout_p=dropout, is_causal=is_causal, scale=scaling,
@@ -185,8 +215,10 @@ class _Joined(torch.autograd.Function):
         ctx.places = [place for place, is_empty in places if not is_empty]
         ctx.dtypes = [each.dtype for each in states]
 
+        device = states[0].device
+
         def join(states: Iterable[Tensor]) -> Tensor:
-            joined = torch.empty(shape, dtype=dtype)
+            joined = torch.empty(shape, dtype=dtype, device=device)
             left = iter(states)
             for place, is_empty in places:
                 if is_empty:

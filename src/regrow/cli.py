@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -45,7 +46,19 @@ class _Commands(TyperGroup):
             words: Any = getattr(error, "format_message", None)
             if words is None:
                 raise
-            _unparsed(words(), error)
+            given = extra.get("args") or (args[0] if args else None)
+            _unparsed(words(), error, self._named(sys.argv[1:] if given is None else given))
+
+    def _named(self, words: Sequence[str]) -> list[str]:
+        """The commands that a line begins with."""
+        group: Any = self
+        found: list[str] = []
+        for word in words:
+            group = getattr(group, "commands", {}).get(word)
+            if group is None:
+                break
+            found.append(word)
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -66,12 +79,10 @@ class _Commands(TyperGroup):
             _refuse(where + " ".join((error.strerror or str(error)).split()))
 
 
-def _unparsed(message: str, error: Any) -> NoReturn:
+def _unparsed(message: str, error: Any, command: list[str]) -> NoReturn:
     if "\n" in message:  # the help, where nothing was asked for
         error.show()
         sys.exit(error.exit_code)
-    context = getattr(error, "ctx", None)
-    _, *command = context.command_path.split() if context else ("regrow",)
     text = message[:1].lower() + message[1:].rstrip(".")
     where = f"{' '.join(command)}: " if command else ""
     advice = " ".join(["see regrow", *command, "--help"])

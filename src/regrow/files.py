@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def from_home(path: Path) -> Path:
+    """With ~ as a home directory; as it is where nobody has that name."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the path, sync, rename: a reader sees the old file or the new one."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -8,6 +8,7 @@ import yaml
 from regrow.architectures import Layout
 from regrow.cuts.budget import PlannedStage, plan_sizes, plan_stages
 from regrow.errors import UserError
+from regrow.files import from_home
 from regrow.inspection import open_layout
 from regrow.vocabulary.cutting import check_vocabulary
 from regrow.vocabulary.spec import VocabularySpec
@@ -66,7 +67,7 @@ def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -
     """YAML by hand, so that it carries the counts as comments."""
     before = layout.parameters()
     # A relative path would be taken from wherever the recipe is put.
-    local = Path(model).expanduser()
+    local = from_home(Path(model))
     lines = [
         f"# {before:,} -> {stages[-1].parameters:,} parameters",
         "name: pruned",

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from regrow.errors import UserError
+from regrow.files import from_home
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
@@ -342,10 +343,13 @@ def parse_recipe(text: str, path: Path) -> Recipe:
 
 
 def _resolved(recipe: Recipe, path: Path) -> Recipe:
-    """The same with all paths taken from the directory of the recipe."""
-    directory = path.parent
+    """The same with all paths taken from the directory of the recipe, and ~ from home."""
+
+    def found(named: Path) -> Path:
+        return path.parent / from_home(named)
+
     stages = [
-        stage.model_copy(update={"cut": _resolved_cut(stage.cut, directory)})
+        stage.model_copy(update={"cut": _resolved_cut(stage.cut, found)})
         if stage.cut is not None
         else stage
         for stage in recipe.stages
@@ -353,26 +357,26 @@ def _resolved(recipe: Recipe, path: Path) -> Recipe:
     data = recipe.data.model_copy(
         update={
             "train": [
-                source.model_copy(update={"path": [directory / path for path in source.paths]})
+                source.model_copy(update={"path": [found(each) for each in source.paths]})
                 for source in recipe.data.sources
             ],
-            "heldout": {name: directory / text for name, text in recipe.data.heldout.items()},
+            "heldout": {name: found(text) for name, text in recipe.data.heldout.items()},
         }
     )
     model = recipe.model
-    if not Path(model).expanduser().is_absolute() and (
-        (directory / model).exists() or not _may_be_hub_id(model)
+    if not from_home(Path(model)).is_absolute() and (
+        (path.parent / model).exists() or not _may_be_hub_id(model)
     ):
-        model = str(directory / model)
+        model = str(path.parent / model)
     return recipe.model_copy(update={"data": data, "stages": stages, "model": model})
 
 
-def _resolved_cut(cut: CutSpec, directory: Path) -> CutSpec:
+def _resolved_cut(cut: CutSpec, found: Callable[[Path], Path]) -> CutSpec:
     update: dict[str, Any] = {}
     if cut.cut is not None:
-        update["cut"] = directory / cut.cut
+        update["cut"] = found(cut.cut)
     if cut.vocab is not None:
-        paths = {name: directory / path for name, path in cut.vocab.paths.items()}
+        paths = {name: found(path) for name, path in cut.vocab.paths.items()}
         update["vocab"] = cut.vocab.model_copy(update=paths)
     return cut.model_copy(update=update)
 
@@ -380,7 +384,7 @@ def _resolved_cut(cut: CutSpec, directory: Path) -> CutSpec:
 def _may_be_hub_id(model: str) -> bool:
     """As `owner/name[@revision]`, and not as `./name` or `owner/name.gguf`."""
     owner, slash, name = model.partition("@")[0].partition("/")
-    return bool(slash) and "/" not in name and owner[:1] != "." and not name.endswith(".gguf")
+    return bool(slash) and "/" not in name and owner[:1] not in ".~" and not name.endswith(".gguf")
 
 
 # Reading YAML

@@ -51,7 +51,7 @@ def test_losses_and_gradients_are_the_same(tmp_path: Path, blueprint: Blueprint)
     rows = np.arange(4)
     batch = samples.batch(rows, rows)
     expected = gradients(model, objective, batch)
-    assert can_read_text_by_text(model, CPU)
+    assert can_read_text_by_text(model, CPU, "fp32")
     with text_by_text(model, True):
         assert reads_text_by_text(model)
         found = gradients(model, objective, batch)
@@ -72,7 +72,7 @@ def test_models_whose_attention_does_more_keep_theirs(tmp_path: Path, does: str)
     else:
         model = load_model(write_tiny(T5, tmp_path / "m"))
     model.set_attn_implementation("sdpa")
-    assert not can_read_text_by_text(model, CPU)
+    assert not can_read_text_by_text(model, CPU, "fp32")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -81,7 +81,7 @@ def test_of_all_families_those_of_plain_attention_read_so(tmp_path: Path) -> Non
     read = set()
     for number, blueprint in enumerate(BLUEPRINTS):
         model = load_model(write_tiny(blueprint, tmp_path / str(number)))
-        if can_read_text_by_text(model, CPU):
+        if can_read_text_by_text(model, CPU, "fp32"):
             read.add(blueprint.model_type)
     assert {"llama", "gpt_neox", "olmo2", "openba"} <= read
     assert not {"t5", "gemma2"} & read
@@ -90,5 +90,5 @@ def test_of_all_families_those_of_plain_attention_read_so(tmp_path: Path) -> Non
 def test_an_attention_of_ones_own_choice_stays(tmp_path: Path) -> None:
     model = load_model(write_tiny(LLAMA, tmp_path / "m"))
     model.set_attn_implementation("eager")
-    assert not can_read_text_by_text(model, CPU)
+    assert not can_read_text_by_text(model, CPU, "fp32")
     assert model.config._attn_implementation == "eager"

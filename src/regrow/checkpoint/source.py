@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from regrow.errors import UserError
+from regrow.files import from_home
 
 _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII
@@ -32,7 +33,7 @@ def resolve_model(
     Raises:
         UserError: there is no such path or repository, or it cannot be had now.
     """
-    path = Path(model).expanduser()
+    path = from_home(Path(model))
     if path.is_dir():
         return path
     if path.is_file():

@@ -4,9 +4,9 @@ What keeps them apart is one boolean mask for the encoder, one for the decoder a
 them, made for each micro-batch: a slot sees slots of its own example. The attention of the model
 has it as it wants it: `text_by_text` (`regrow.attention`) as lengths, `sdpa` (on CUDA the
 memory-efficient kernel, which computes all of a row) and `eager` as a tensor, `flex_attention` as
-blocks, of which those between examples are not computed.
-FlashAttention's kernels for several texts in a row are out of reach, since transformers 5.24 passes
-one division into texts to a whole stack, and a decoder needs a second for its cross-attention.
+blocks, of which those between examples are not computed. What transformers calls flash_attention_2
+cannot have it: it passes one division into texts to a whole stack, and a decoder needs a second for
+its cross-attention.
 
 Positions begin again with each example where a stack takes them (OpenBA). The relative positions
 of T5 need no more than the mask: they are differences, and an example is one run of slots.

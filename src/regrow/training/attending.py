@@ -1,28 +1,34 @@
-"""A model that reads text by text while it trains on a CPU."""
+"""A model that reads text by text while it trains."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from regrow.attention import TEXT_BY_TEXT
+from regrow.attention import TEXT_BY_TEXT, takes_all_at_once
 from regrow.objectives.examples_apart import states_of_shared_rows
 from regrow.objectives.head import hidden_states
+from regrow.precision import Precision, resolve_precision
+from regrow.variable_length import computes
 
 _APART = 1e-3
 """Of float32, what is another model's."""
 
 
-def can_read_text_by_text(model: Any, device: torch.device) -> bool:
+def can_read_text_by_text(model: Any, device: torch.device, precision: Precision) -> bool:
     """Whether attention on this device can be that of `regrow.attention`, with the model the same.
 
-    On a CPU, where it is torch's (`sdpa`) and does no more than that: no windows, relative
-    positions, soft-caps.
+    Where it is torch's (`sdpa`) and does no more than that: no windows, relative positions,
+    soft-caps. On CUDA, where its kernel for texts of any length computes the heads of the model in
+    this precision.
     """
-    own = model.config._attn_implementation
-    if device.type != "cpu" or own != "sdpa":
+    if model.config._attn_implementation != "sdpa":
+        return False
+    if device.type not in ("cpu", "cuda"):
+        return False
+    if device.type == "cuda" and not _has_kernel(model, device, precision):
         return False
     was_training = model.training
     model.eval()
@@ -35,6 +41,20 @@ def can_read_text_by_text(model: Any, device: torch.device) -> bool:
     finally:
         model.train(was_training)
     return bool((found - expected).norm() <= _APART * expected.norm())
+
+
+def _has_kernel(model: Any, device: torch.device, precision: Precision) -> bool:
+    config = model.config.get_text_config(decoder=True)
+    dtype = torch.bfloat16 if resolve_precision(precision, device) == "bf16" else torch.float32
+    try:
+        heads = config.num_attention_heads
+        groups = heads // (getattr(config, "num_key_value_heads", None) or heads)
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    except AttributeError:
+        return False
+    return takes_all_at_once(device.type, dtype, 0.0) and computes(
+        device, dtype, heads, groups, size
+    )
 
 
 @contextmanager
@@ -54,16 +74,16 @@ def text_by_text(model: Any, wanted: bool) -> Iterator[None]:
 @torch.no_grad()
 def _states(model: Any) -> Tensor:
     """What the head reads of two texts in a row; of an encoder-decoder, with empty slots behind."""
-    texts = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
-    with torch.autocast("cpu", enabled=False):
+    device = next(model.parameters()).device
+    texts = torch.tensor([[0, 0, 0, 1, 1, 1, 1]], device=device)
+    with torch.autocast(device.type, enabled=False):
         if not model.config.is_encoder_decoder:
-            positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+            positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=device)
             return hidden_states(model, input_ids=positions + texts, position_ids=positions)
-        sources = torch.tensor([[0, 0, 1, 1, 1, -1]])
         batch = {
-            "input_ids": torch.arange(6)[None],
-            "source_texts": sources,
-            "decoder_input_ids": torch.arange(8)[None],
-            "target_texts": torch.cat([texts, torch.tensor([[-1]])], dim=1),
+            "input_ids": torch.arange(6, device=device)[None],
+            "source_texts": torch.tensor([[0, 0, 1, 1, 1, -1]], device=device),
+            "decoder_input_ids": torch.arange(8, device=device)[None],
+            "target_texts": nn.functional.pad(texts, (0, 1), value=-1),
         }
         return states_of_shared_rows(model, batch)[:, :-1]

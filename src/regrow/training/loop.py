@@ -183,7 +183,7 @@ def train(
     device = processes.device or next(model.parameters()).device
     processes.in_all(partial(_check, model, objective, settings, processes, device))
     by_text = not settings.compile and processes.in_first(
-        lambda: can_read_text_by_text(model, device)
+        lambda: can_read_text_by_text(model, device, settings.precision)
     )
 
     learner = shard(model, objective, processes, settings.replicas, offload=settings.offload)
