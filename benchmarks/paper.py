@@ -200,24 +200,37 @@ def denoiser_losses(out: Path, texts: list[Path], tokens: int, row: int) -> dict
 # What is said
 
 
-def loss_of(summary: RunSummary, model: str, *, cut: bool = False) -> float:
-    """Mean over the held-out texts."""
+def bits_of(summary: RunSummary, model: str, *, cut: bool = False) -> float:
+    """Bits per byte, mean over the held-out texts; after the cut, or in the end."""
+    return _mean(summary, model, cut=cut)[1]
+
+
+def _mean(summary: RunSummary, model: str, *, cut: bool) -> tuple[float, float]:
+    """Nats per token, and bits per byte."""
     (row,) = (row for row in summary.models if row.name == model)
-    scores = (row.after_cut if cut else row.after_recovery).values()
-    return sum(score.loss or math.nan for score in scores) / len(scores)
+    scores = (row.after_cut if cut else row.after_recovery or row.after_cut).values()
+    return (
+        sum(score.loss or math.nan for score in scores) / len(scores),
+        sum(score.bits_per_byte or math.nan for score in scores) / len(scores),
+    )
+
+
+def _cells(summary: RunSummary, model: str, *, cut: bool) -> list[str]:
+    loss, bits = _mean(summary, model, cut=cut)
+    return [f"{loss:.3f}", f"{bits:.3f}"]
 
 
 def of_stages(staged: RunSummary, depth: RunSummary) -> Iterator[Result]:
-    unit = "nats/token"
+    unit = "bits/byte"
     stages = [stage.name for stage in staged.stages]
     layers = [stage.name for stage in staged.stages if stage.name.startswith("depth")]
     peer = "all at once"
-    yield Result("layers in stages, after the last cut", loss_of(staged, layers[-1], cut=True),
-                 unit, peer, loss_of(depth, "depth", cut=True))  # fmt: skip
-    yield Result("all stages, recovered", loss_of(staged, stages[-1]), unit, peer,
-                 loss_of(staged, "at-once"))  # fmt: skip
-    yield Result("all stages, recovered", loss_of(staged, stages[-1]), unit,
-                 "the original, trained on", loss_of(staged, "control"))  # fmt: skip
+    yield Result("layers in stages, after the last cut", bits_of(staged, layers[-1], cut=True),
+                 unit, peer, bits_of(depth, "depth", cut=True))  # fmt: skip
+    yield Result("all stages", bits_of(staged, stages[-1]), unit, peer,
+                 bits_of(staged, "at-once"))  # fmt: skip
+    yield Result("all stages", bits_of(staged, stages[-1]), unit,
+                 "the original, trained on", bits_of(staged, "control"))  # fmt: skip
     for stage in staged.stages:
         for mixture in stage.mixtures:
             most = max(shares["S"] for _, shares in mixture.shares)
@@ -276,19 +289,19 @@ def draw(
     by_rule: Mapping[str, RunSummary],
     figures: list[tuple[str, str, Svg]],
 ) -> str:
-    rows = [["original", "", f"{loss_of(staged, 'original'):.3f}"]]
-    rows += [
-        [
-            stage.name,
-            f"{loss_of(staged, stage.name, cut=True):.3f}" if stage.cut else "",
-            f"{loss_of(staged, stage.name):.3f}",
-        ]
-        for stage in staged.stages
-    ]
-    rows.append(["layers at once", f"{loss_of(depth, 'depth', cut=True):.3f}", ""])
-    rows.append(["all at once", f"{loss_of(staged, 'at-once', cut=True):.3f}",
-                 f"{loss_of(staged, 'at-once'):.3f}"])  # fmt: skip
-    rows.append(["control", "", f"{loss_of(staged, 'control'):.3f}"])
+    nothing = ["", ""]
+    rows = [["original", *nothing, *_cells(staged, "original", cut=False)]]
+    recipe = {stage.name: stage for stage in staged.stages}
+    for name in [*recipe, "at-once", "control"]:
+        stage = recipe.get(name)
+        is_cut = name == "at-once" if stage is None else bool(stage.cut)
+        (row,) = (row for row in staged.models if row.name == name)
+        rows.append([
+            name,
+            *(_cells(staged, name, cut=True) if is_cut else nothing),
+            *(_cells(staged, name, cut=False) if row.after_recovery else nothing),
+        ])  # fmt: skip
+    rows.append(["layers at once", *_cells(depth, "depth", cut=True), *nothing])
     columns = list(next(iter(losses.values())))
     by_objective = [
         [name, f"{_tokens(trained[name]):,}", *(f"{losses[name][c]:.3f}" for c in columns)]
@@ -301,7 +314,7 @@ def draw(
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenBA-V2, small</title>'
         f"<style>{css} h2 {{ margin-top: 2.5rem }}</style><body><main>"
         "<h2>Staged against at once (table 1)</h2>"
-        + _table(["", "after the cut", "recovered"], rows)
+        + _table(["", "after the cut: nats/token", "bits/byte", "recovered", "bits/byte"], rows)
         + "<h2>UL2, D-UL2 and O-UL2 at equal time</h2>"
         + _table(["", "tokens", *columns], by_objective)
         + "<h2>Shares of D-UL2 in the end, by its rule</h2>"

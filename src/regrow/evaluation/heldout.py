@@ -13,6 +13,7 @@ from torch import nn
 
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.errors import UserError
+from regrow.evaluation.continuation import continuation_loss
 from regrow.evaluation.parts import mean_loss
 from regrow.objectives.corrupted import CorruptedText, corrupt_text
 from regrow.objectives.head import check_head, head_of, hidden_states
@@ -31,16 +32,16 @@ class HeldoutLoss:
 
     Attributes:
         loss_per_token: Nats per token; comparable under one tokenizer only.
-        bits_per_byte: Bits per UTF-8 byte of the text; comparable across vocabularies. None for
-            an encoder-decoder, which predicts only what is taken out of the text.
+        bits_per_byte: Bits per UTF-8 byte of text; comparable across vocabularies. None where
+            there is none (an encoder-decoder, and no document of more than 192 characters).
         tokens: Tokens predicted: all tokens of the text, or all of the targets.
-        bytes: UTF-8 bytes of the text; None for an encoder-decoder.
+        bytes: UTF-8 bytes that `bits_per_byte` is of: all of the text, or what is gone on with.
     """
 
     loss_per_token: float
     bits_per_byte: float | None
     tokens: int
-    bytes: int | None
+    bytes: int
 
 
 def heldout_loss(
@@ -62,7 +63,8 @@ def heldout_loss(
 
     An encoder-decoder fills in plain span corruption (3 tokens a span, 15% of the text) in windows
     of at most ``row_length`` tokens. What is taken out is drawn from a fixed seed: it is the same
-    for all models with one tokenizer.
+    for all models with one tokenizer. Bits are those of going on with the first pieces of each
+    document (`regrow.evaluation.continuation`), the same text for all models.
 
     Args:
         batch_tokens: Bound on the tokens in one forward pass, padding included; at least one
@@ -75,7 +77,12 @@ def heldout_loss(
     texts = list(documents)
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
         samples = corrupt_text(texts, tokenizer, model.config, row_length, _SEED)
-        return _filling_loss(model, samples, batch_tokens, precision)
+        tokens_loss, tokens = _filling_loss(model, samples, batch_tokens, precision)
+        nats, size = continuation_loss(
+            model, tokenizer, texts, batch_tokens=batch_tokens, precision=precision
+        )
+        bits = nats / math.log(2) / size if size else None
+        return HeldoutLoss(tokens_loss, bits, tokens, size)
     start, _ = start_and_end(tokenizer)
     windows: list[_Window] = []
     for ids in tokenise(texts, tokenizer):
@@ -107,13 +114,12 @@ def heldout_loss(
 
 def _filling_loss(
     model: nn.Module, samples: CorruptedText, batch_tokens: int, precision: Precision
-) -> HeldoutLoss:
-    """Over every window, as the sample of its own number."""
+) -> tuple[float, int]:
+    """Nats per token over every window, as the sample of its own number, and of how many tokens."""
     objective = Seq2Seq()
     objective.check(model)
     rows = np.arange(len(samples))
-    loss, tokens = mean_loss(model, objective, samples, rows, batch_tokens, precision)
-    return HeldoutLoss(loss_per_token=loss, bits_per_byte=None, tokens=tokens, bytes=None)
+    return mean_loss(model, objective, samples, rows, batch_tokens, precision)
 
 
 @contextmanager

@@ -86,11 +86,12 @@ def _cell(score: Score | None) -> Cell:
 
 def legend(summary: RunSummary) -> str:
     """What the figures below a text's name are."""
+    by_byte = any(score.bits_per_byte is not None for score in summary.scores)
     if summary.predicts == "what is taken out":
         return (
-            "Loss, nats per token of what is taken out of the text (spans of 3 tokens, 15% of it)."
+            "Loss, nats per token of what is taken out of the text (spans of 3 tokens, 15% of it)"
+            + ("; then bits per byte of the 64 characters after 192." if by_byte else ".")
         )
-    by_byte = any(score.bits_per_byte is not None for score in summary.scores)
     return "Loss, nats per token" + ("; then bits per byte." if by_byte else ".")
 
 
