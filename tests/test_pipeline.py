@@ -680,7 +680,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     home = tmp_path_factory.mktemp("seq2seq")
     write_seq2seq(home / "m", OPENBA)
     write_text(home / "train.jsonl", sentences(40))
-    write_text(home / "heldout.jsonl", sentences(4, seed=1))
+    text = sentences(4, seed=1)
+    write_text(home / "heldout.jsonl", [*text, " ".join(text)])
     cut = {"calibration_tokens": 512}
     recipe: Recipe = {
         "name": "tiny", "model": str(home / "m"), "seed": 3, "threads": 1,

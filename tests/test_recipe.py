@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from regrow.errors import UserError
 from regrow.recipe import CutSpec, load_recipe, parse_recipe
+from regrow.training.settings import RecoverySettings
 
 HERE = Path("recipes/r.yaml")
 GOOD = """\
@@ -60,6 +61,23 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
     assert (depth.recover.tokens, depth.recover.learning_rate) == (70_000, 1e-4)
     assert width.cut is not None
     assert (width.cut.chosen, width.cut.by, width.recover) == ({"ffn": 960}, "activation", None)
+
+
+BOOLEAN = [
+    name for name, field in RecoverySettings.model_fields.items() if "bool" in str(field.annotation)
+]
+
+
+@pytest.mark.parametrize("name", BOOLEAN)
+@pytest.mark.parametrize("value", [True, False])
+def test_what_is_true_or_false_can_be_written(name: str, value: bool) -> None:
+    text = GOOD.replace("learning_rate: 1e-4", f"{name}: {str(value).lower()}")
+    settings = parse_recipe(text, HERE).stages[0].recover
+    assert getattr(settings, name) is value
+
+
+def test_those_are() -> None:
+    assert {"recompute", "compile", "shared_rows", "offload", "save_in_background"} == set(BOOLEAN)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regrow import variable_length
 from regrow.architectures import Blueprint
+from regrow.architectures.bart import BART
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
-from regrow.attention import EMPTY, attention, texts_mask
+from regrow.attention import EMPTY, Texts, attention, texts_mask, way_of
 from regrow.loading import load_model
 from regrow.training import attending
 from regrow.training.attending import can_read_text_by_text, text_by_text
-from regrow.variable_length import TYPES, attend, computes, side
+from regrow.variable_length import attend, computes, side
 from tests.test_attention import MODULE, Lengths, by_mask, numbers
 from tests.tiny import write_tiny
 
@@ -94,8 +94,12 @@ def _backward(
     return found[0], found[1], found[2]
 
 
-torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", _kernel)
-torch.library.register_kernel("torch_attn::_varlen_attn_backward", "cpu", _backward)
+@pytest.fixture(scope="module", autouse=True)
+def kernel() -> Iterator[None]:
+    with torch.library._scoped_library("torch_attn", "IMPL") as library:
+        for name, written in (("_varlen_attn", _kernel), ("_varlen_attn_backward", _backward)):
+            torch.library.register_kernel(f"torch_attn::{name}", "cpu", written, lib=library)
+        yield
 
 
 @settings(max_examples=60, deadline=None)
@@ -137,11 +141,44 @@ def test_it_is_what_a_mask_gives(lengths: Lengths, is_causal: bool, seed: int) -
 def as_if_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that takes texts as CUDA does."""
 
-    def takes(device: str, product: torch.dtype, dropout: float) -> bool:
-        return product in TYPES and dropout == 0
+    def way(device: str, product: torch.dtype, dropout: float) -> str:
+        return way_of("cuda", product, dropout)
 
-    monkeypatch.setattr("regrow.attention.takes_all_at_once", takes)
-    monkeypatch.setattr(attending, "takes_all_at_once", takes)
+    monkeypatch.setattr("regrow.attention.way_of", way)
+
+
+def test_each_way_is_for_what_it_can() -> None:
+    half, whole = torch.bfloat16, torch.float32
+    assert {way_of("cpu", dtype, rate) for dtype in (half, whole) for rate in (0.0, 0.1)} == {
+        "text by text"
+    }
+    assert way_of("cuda", half, 0.0) == way_of("cuda", torch.float16, 0.0) == "one line"
+    for device, dtype, rate in (("cuda", half, 0.1), ("cuda", whole, 0.0), ("mps", half, 0.0)):
+        assert way_of(device, dtype, rate) == "a mask"
+
+
+@pytest.mark.usefixtures("as_if_cuda")
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_in_float32_it_is_a_mask(is_causal: bool) -> None:
+    texts = torch.tensor([[0, 0, 1, EMPTY], [0, 0, 0, 0]])
+    keys = texts if is_causal else torch.tensor([[0, 1, 1, 1, EMPTY], [0, 0, EMPTY, EMPTY, EMPTY]])
+    query = torch.randn(2, 4, 4, 8)
+    key, value = (torch.randn(2, 2, keys.shape[1], 8) for _ in range(2))
+    mask = texts_mask(texts, keys, is_causal=is_causal)
+    found, _ = attention(MODULE, query, key, value, mask, scaling=0.3)
+    expected = by_mask(query, key, value, texts, keys, is_causal)
+    held = texts != EMPTY
+    torch.testing.assert_close(found[held], expected[held])
+    assert found.isfinite().all()
+    assert mask.seen is attention_seen(mask)
+
+
+def attention_seen(mask: Texts) -> Tensor | None:
+    """That of another layer."""
+    size = mask.seen.shape if mask.seen is not None else (0, 0, 0, 0)
+    query, key = torch.randn(2, 4, size[2], 8), torch.randn(2, 2, size[3], 8)
+    attention(MODULE, query, key, key, mask, scaling=0.3)
+    return mask.seen
 
 
 @pytest.mark.usefixtures("as_if_cuda")
@@ -202,9 +239,16 @@ def test_it_is_not_taken_without_the_kernel(
     config = model.config
     groups = config.num_attention_heads // config.num_key_value_heads
     assert asked == [(CUDA, torch.bfloat16, config.num_attention_heads, groups, config.head_dim)]
+    # Stacks may have heads of their own.
+    bart = load_model(write_tiny(BART, tmp_path / "bart"))
+    bart.config.encoder_attention_heads, bart.config.decoder_attention_heads = 4, 8
+
+    def has(*given: Any) -> bool:
+        asked.append(given)
+        return True
+
+    monkeypatch.setattr(attending, "computes", has)
+    can_read_text_by_text(bart, CUDA, "bf16")
+    assert {heads for _, _, heads, _, _ in asked[1:]} == {4, 8}
     monkeypatch.setattr(attending, "computes", lambda *given: True)
     assert can_read_text_by_text(model, CUDA, "bf16")
-
-
-def test_types_are_those_of_flash_attention() -> None:
-    assert set(variable_length.TYPES) == {torch.float16, torch.bfloat16}

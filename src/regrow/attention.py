@@ -3,7 +3,7 @@
 A row of a batch holds one text or several, and often slots that are empty. torch's attention
 computes all of a row and masks most of it away. Here each text is computed alone: nothing between
 texts, nothing for empty slots, and no mask. On CUDA one kernel computes all texts of a batch
-(`regrow.variable_length`), where there is no dropout and products are in bfloat16.
+(`regrow.variable_length`); with dropout, and in float32, they are kept apart by a mask.
 
 For short texts on a CPU the kernel is fed float32, since its backward pass in bfloat16 costs more
 than the products save (milliseconds of one thread with AMX, torch 2.13, forward and backward, 8
@@ -14,7 +14,7 @@ those in float32 throughout, and 28% with attention in bfloat16.
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ class Texts(Tensor):
     is_causal: bool
     sides: tuple[Side, Side] | None
     """Queries and keys as the kernel of CUDA has them; made where they are asked for first."""
+    seen: Tensor | None
+    """Which slots see which, [rows, 1, queries, keys]; made where it is asked for first."""
 
 
 def texts_mask(queries: Tensor, keys: Tensor, *, is_causal: bool) -> Texts:
@@ -63,10 +65,11 @@ def texts_mask(queries: Tensor, keys: Tensor, *, is_causal: bool) -> Texts:
     texts that are as long in both.
     """
     mask: Texts = torch.empty(len(queries), 1, 0, 0, device=queries.device).as_subclass(Texts)
-    pairs = zip(queries.cpu().numpy(), keys.cpu().numpy(), strict=True)
-    mask.runs = [_runs(*pair) for pair in pairs]
+    asks = queries.cpu().numpy()
+    asked = asks if keys is queries else keys.cpu().numpy()
+    mask.runs = [_runs(*pair) for pair in zip(asks, asked, strict=True)]
     mask.is_causal = is_causal
-    mask.sides = None
+    mask.sides = mask.seen = None
     return mask
 
 
@@ -107,7 +110,7 @@ def attention(
 ) -> tuple[Tensor, None]:
     """As transformers has it: [rows, heads, width, size] each, to [rows, width, heads, size].
 
-    Empty slots get zeros. With any mask but `Texts` it is sdpa's.
+    Empty slots get what nobody is to read. With any mask but `Texts` it is sdpa's.
 
     Raises NotImplementedError at what is not computed here. No training meets it: each model is
     tried first, and keeps its own attention then (`regrow.training.attending`).
@@ -121,13 +124,20 @@ def attention(
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
     device = query.device.type
     product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-    if takes_all_at_once(device, product, dropout):
+    way = way_of(device, product, dropout)
+    if way == "one line":
         asks, asked = _sides(attention_mask, query.shape[2], key.shape[2])
         found = attend(
             query.to(product), key.to(product), value.to(product), asks, asked,
             is_causal=attention_mask.is_causal, scaling=scaling,
         )  # fmt: skip
         return found, None
+    if way == "a mask":
+        seen = _seen(attention_mask, query.shape[2], key.shape[2])
+        masked: Tensor = sdpa_attention_forward(
+            module, query, key, value, seen, dropout, scaling, **kwargs
+        )[0]
+        return masked, None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     runs = attention_mask.runs
@@ -147,9 +157,13 @@ def attention(
     return joined, None
 
 
-def takes_all_at_once(device: str, product: torch.dtype, dropout: float) -> bool:
-    """Whether texts of a batch go through one kernel."""
-    return device == "cuda" and product in TYPES and dropout == 0
+def way_of(
+    device: str, product: torch.dtype, dropout: float
+) -> Literal["text by text", "one line", "a mask"]:
+    """How texts of a batch are kept apart."""
+    if device == "cpu":
+        return "text by text"
+    return "one line" if device == "cuda" and product in TYPES and dropout == 0 else "a mask"
 
 
 def _sides(mask: Texts, queries: int, keys: int) -> tuple[Side, Side]:
@@ -161,6 +175,24 @@ def _sides(mask: Texts, queries: int, keys: int) -> tuple[Side, Side]:
             side([[run.keys for run in row] for row in held], keys, mask.device),
         )
     return mask.sides
+
+
+def _seen(mask: Texts, queries: int, keys: int) -> Tensor:
+    """Slots see their own text, and empty ones all; of rows with so many slots, made once."""
+    if mask.seen is None:
+
+        def texts(lengths: list[list[int]], width: int) -> Tensor:
+            found = torch.full((len(lengths), width), EMPTY)
+            for row, of_row in zip(found, lengths, strict=True):
+                row[: sum(of_row)] = torch.repeat_interleave(torch.tensor(of_row))
+            return found.to(mask.device)
+
+        held = [[run for run in row if not run.is_empty] for row in mask.runs]
+        asks = texts([[run.queries for run in row] for row in held], queries)
+        asked = texts([[run.keys for run in row] for row in held], keys)
+        seen = (asks[:, :, None] == asked[:, None]) | (asks == EMPTY)[:, :, None]
+        mask.seen = (seen.tril() if mask.is_causal else seen)[:, None]
+    return mask.seen
 
 
 def _states(

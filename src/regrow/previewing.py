@@ -165,7 +165,7 @@ def _corrupted(text: int, denoisers: Collection[Denoiser] = (SPAN_CORRUPTION,)) 
 
 
 def _optimized(text: int) -> Sample:
-    """The mean row, with as many sentinels as T5 and OpenBA have."""
+    """The mean row of one document, with as many sentinels as T5 and OpenBA have."""
     fixed = fixed_lengths(_SENTINELS, text)
     return Sample(fixed.mean_text, decoder=fixed.target, encoder=fixed.source(prefixed=True))
 

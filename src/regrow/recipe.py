@@ -306,7 +306,7 @@ _TRUTHS = {
     (name,)
     for model in (Recipe, Data, Stage, CutSpec, VocabularySpec, RecoverySettings)
     for name, field in model.model_fields.items()
-    if field.annotation is bool
+    if field.annotation in (bool, bool | None)
 }
 """Keys that are true or false."""
 

@@ -85,24 +85,35 @@ def computes(device: torch.device, dtype: torch.dtype, heads: int, groups: int, 
         states = torch.randn(1, heads, width, size, generator=generator)
         return states.to(device, dtype).requires_grad_()
 
-    query, key, value = drawn(heads, 7), *(drawn(heads // groups, 9) for _ in range(2))
-    outer = torch.randn(1, 7, heads, size, generator=generator).to(device, dtype)
-    asks, asked = side([[2, 4]], 7, device), side([[3, 5]], 9, device)
-    try:
-        ours = attend(query, key, value, asks, asked, is_causal=False, scaling=None)
+    def is_right(asks: list[int], asked: list[int], scaling: float | None) -> bool:
+        """Two texts with so many queries and keys, and an empty slot; causal where they are one."""
+        queries, keys, is_causal = sum(asks) + 1, sum(asked) + 1, asks == asked
+        query, key, value = drawn(heads, queries), *(drawn(heads // groups, keys) for _ in range(2))
+        outer = torch.randn(1, queries, heads, size, generator=generator).to(device, dtype)
+        ours = attend(
+            query, key, value, side([asks], queries, device), side([asked], keys, device),
+            is_causal=is_causal, scaling=scaling,
+        )  # fmt: skip
         found = [ours, *torch.autograd.grad(ours, (query, key, value), outer)]
+        # Texts one after the other, by another kernel, in float32.
+        parts = [states.detach().float().requires_grad_() for states in (query, key, value)]
+        wide = [parts[0], *(each.repeat_interleave(groups, dim=1) for each in parts[1:])]
+        texts = [
+            torch.split(each, [*lengths, 1], dim=2)[:2]
+            for each, lengths in zip(wide, (asks, asked, asked), strict=True)
+        ]
+        states = [
+            torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=is_causal, scale=scaling
+            )
+            for q, k, v in zip(*texts, strict=True)
+        ]
+        theirs = torch.cat([*states, torch.zeros_like(wide[0][:, :, -1:])], dim=2).transpose(1, 2)
+        expected = [theirs, *torch.autograd.grad(theirs, parts, outer.float())]
+        pairs = zip(found, expected, strict=True)
+        return all(bool((a.float() - b).norm() <= _APART * b.norm()) for a, b in pairs)
+
+    try:
+        return is_right([2, 4], [3, 5], None) and is_right([3, 4], [3, 4], 0.3)
     except (ImportError, NotImplementedError, RuntimeError, ValueError):
         return False
-    # Texts one after the other, by another kernel, in float32.
-    parts = [states.detach().float().requires_grad_() for states in (query, key, value)]
-    wide = [parts[0], *(each.repeat_interleave(groups, dim=1) for each in parts[1:])]
-    states = [
-        torch.nn.functional.scaled_dot_product_attention(
-            wide[0][:, :, a:b], wide[1][:, :, c:d], wide[2][:, :, c:d]
-        )
-        for a, b, c, d in ((0, 2, 0, 3), (2, 6, 3, 8))
-    ]
-    theirs = torch.cat([*states, torch.zeros_like(wide[0][:, :, 6:])], dim=2).transpose(1, 2)
-    expected = [theirs, *torch.autograd.grad(theirs, parts, outer.float())]
-    pairs = zip(found, expected, strict=True)
-    return all(bool((a.float() - b).norm() <= _APART * b.norm()) for a, b in pairs)

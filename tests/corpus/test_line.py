@@ -15,6 +15,7 @@ from regrow.corpus.line import (
     undivided,
 )
 from regrow.corpus.store import open_store
+from regrow.errors import UserError
 from tests.corpus.test_store import write
 from tests.training.small import byte_tokenizer
 
@@ -104,6 +105,13 @@ def test_a_store_is_read_as_its_documents(tmp_path: Path, ended: bool) -> None:
     ends = pieces.starts + pieces.lengths
     found = [line.tokens[a:b].tolist() for a, b in zip(pieces.starts, ends, strict=True)]
     assert found == [text for text in texts if text]
+
+
+def test_a_document_without_even_its_end_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "tokens", [[10, END], [], [11, END]])
+    with pytest.raises(UserError, match="document 1 is empty, where each should end with token 1"):
+        line_of_store(open_store(path, end=END), 5)
+    assert line_of_store(open_store(path), 5).documents == 2
 
 
 def test_identity_is_of_all_that_decides() -> None:

@@ -45,7 +45,7 @@ def samples_of(
     """Documents of so many tokens; each is another id."""
     tokens = np.arange(FIRST_TEXT_ID, FIRST_TEXT_ID + sum(documents), dtype=np.int32)
     bounds = np.cumsum([0, *documents])
-    each = (3 if form == "one row" else 4) + prefixed
+    each = 3 + prefixed if form == "one row" else 5
     line = line_of_tokens(tokens, bounds, each, ended=False)
     return OptimizedText(
         undivided(line) if form == "alone" else line,
@@ -109,7 +109,11 @@ def whole_text(
     return text, [len(span) for span in spans.values()], prefix
 
 
+ONES = st.integers(1, 400).map(lambda count: [1] * count)
 DOCUMENTS = st.one_of(
+    st.lists(st.one_of(ONES, st.lists(st.integers(1, 300), max_size=5)), min_size=1, max_size=6)
+    .map(lambda parts: [n for part in parts for n in part])
+    .filter(bool),
     st.lists(st.integers(1, 5), min_size=1, max_size=400),
     st.lists(st.integers(1, 60), min_size=1, max_size=100),
     st.lists(st.integers(1, 9_000), min_size=1, max_size=4),
@@ -130,7 +134,7 @@ def test_rows_are_full_and_no_span_is_without_a_sentinel(
     data: st.DataObject,
 ) -> None:  # fmt: skip
     fixed = fixed_lengths(sentinels, row_length)
-    each, lacking = 4 + prefixed, max(0, fixed.split_text - sum(documents))
+    lacking = max(0, fixed.split_text - sum(documents))
     documents = [*documents, *([lacking] if lacking else [])]
     samples = samples_of(documents, sentinels, row_length, seed, prefixed)
     rows = np.arange(len(samples))
@@ -143,7 +147,7 @@ def test_rows_are_full_and_no_span_is_without_a_sentinel(
     ends = np.cumsum(documents) + FIRST_TEXT_ID
     expected = FIRST_TEXT_ID
     for row in range(len(rows)):
-        others = text_tokens = 0
+        others = text_tokens = pieces = 0
         for source, target in examples_of(batch, row):
             text, spans, prefix = whole_text(source, target, samples.marks.sentinels)
             assert len(spans) <= sentinels
@@ -159,12 +163,14 @@ def test_rows_are_full_and_no_span_is_without_a_sentinel(
                 assert text[0] == expected
             expected = text[-1] + 1
             others += len(spans) - 1
+            pieces += 1
             text_tokens += len(text)
         assert text_tokens == lengths[row] <= row_length
         wanted = fixed.spans - 1 if is_mixed[row] else 0
         assert others <= wanted
         empty = sum((batch[f"{side}_texts"][row] == NO_TEXT).sum() for side in ("source", "target"))
-        assert empty - 2 * (wanted - others) <= 2 * each
+        unprefixed = 0 if prefixed else pieces - 1
+        assert empty - 2 * (wanted - others) - unprefixed <= 2 * 5
     assert expected == FIRST_TEXT_ID + sum(documents)
 
 

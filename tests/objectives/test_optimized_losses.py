@@ -11,13 +11,16 @@ from torch import Tensor
 from regrow.architectures import Blueprint
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
+from regrow.corpus.domains import Corpus
 from regrow.corpus.packing import NOT_PREDICTED
+from regrow.corpus.samples import data_order, parts_of
 from regrow.loading import load_model, load_tokenizer
 from regrow.objectives.objective import Objective
 from regrow.objectives.one_row import NOT_GIVEN
 from regrow.objectives.prefix_lm import Prefix
 from regrow.objectives.tasks import make_task
-from tests.tiny import add_tokenizer, sentences, write_seq2seq
+from regrow.recipe import Source
+from tests.tiny import add_tokenizer, sentences, write_seq2seq, write_text
 from tests.training.small import small_model
 
 torch.set_num_threads(1)
@@ -69,6 +72,33 @@ def test_sources_with_their_targets(tmp_path: Path, blueprint: Blueprint, attent
             apart.append(one | zeros)
     assert len(apart) > 2 * len(samples)
     assert_alike(objective, model, batch, apart)
+
+
+@pytest.mark.parametrize("shared_rows", [True, False])
+def test_shares_of_tokens_are_kept(tmp_path: Path, shared_rows: bool) -> None:
+    """Rows of short documents hold less text than those of long ones."""
+    write_seq2seq(tmp_path / "m", OPENBA)
+    model, tokenizer = load_model(tmp_path / "m"), load_tokenizer(tmp_path / "m")
+    texts = {
+        "long": [" ".join(sentences(40, seed=n)) for n in range(9)],
+        "short": ["Hi you."] * 900,
+    }
+    for name, documents in texts.items():
+        write_text(tmp_path / f"{name}.jsonl", documents)
+    corpus = Corpus(
+        tuple(
+            Source(name=name, path=tmp_path / f"{name}.jsonl", tokens=tokens)
+            for name, tokens in (("long", 3_000), ("short", 1_000))
+        )
+    )
+    _, samples = make_task(
+        "o-ul2", corpus, tokenizer, model.config, ROW, 5, shared_rows=shared_rows
+    )
+    rows = data_order(samples, 0).rows(0, 2_048)
+    domains = parts_of(samples, rows, rows)["domain"]
+    text = np.bincount(domains.of, samples.lengths(rows))
+    assert domains.names == ("long", "short")
+    assert text[0] / text[1] == pytest.approx(3, rel=0.1)
 
 
 @pytest.mark.parametrize("prefix", ["causal", "bidirectional"])

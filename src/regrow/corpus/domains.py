@@ -110,8 +110,10 @@ def rows_of(
     tokenizer: Tokenizer,
     of_text: Callable[[Iterable[str]], Samples],
     of_store: Callable[[TokenStore], Samples],
+    mean: Callable[[Samples], float] = lambda rows: 1.0,
 ) -> Samples:
-    """Rows that these functions make; rows of different sources have the same mean length.
+    """Rows that these functions make. `mean`: tokens of text in a row of a source; without it, all
+    sources have as many.
 
     Raises UserError where a store is of another tokenizer, and what the functions raise.
     """
@@ -124,7 +126,7 @@ def rows_of(
         )
     if len(found) == 1:
         return next(iter(found.values()))
-    return JoinedRows(found, _shares(texts, dict.fromkeys(found, 1.0)))
+    return JoinedRows(found, _shares(texts, {name: mean(rows) for name, rows in found.items()}))
 
 
 def packed(texts: Texts, tokenizer: Tokenizer, row_length: int) -> Samples:

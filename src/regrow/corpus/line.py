@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from regrow.corpus.packing import Tokenizer, tokenise
 from regrow.corpus.store import TokenStore
-from regrow.corpus.store_windows import document_lengths
+from regrow.errors import UserError
 
 Ids = NDArray[np.int64]
 
+_NONE: Ids = np.empty(0, dtype=np.int64)
 _AT_ONCE = 1 << 18
 """Documents of a store that are looked at at once."""
 
@@ -54,7 +55,7 @@ class DocumentLine:
         starts_of: Where each of these documents begins there; of as many as there are, where the
             last ends.
         ended: Whether each ends with a token that is not of its text.
-        numbers: Those of `starts_of` that hold text, and as many as there are; None where all do.
+        skipped: Of each document without text, in order, how many with text are before it.
         documents: That hold text.
         slots_each: That stand before the text of each.
         identity: A hash of all tokens and of where documents begin.
@@ -63,7 +64,7 @@ class DocumentLine:
     tokens: NDArray[Any]
     starts_of: Callable[[Ids], Ids]
     ended: bool
-    numbers: Ids | None
+    skipped: Ids
     documents: int
     slots_each: int
     identity: str
@@ -107,7 +108,7 @@ class DocumentLine:
 
     def _text(self, documents: Ids) -> tuple[Ids, Ids]:
         """Where documents begin among the tokens, and how much text is before them."""
-        numbers = documents if self.numbers is None else self.numbers[documents]
+        numbers = documents + np.searchsorted(self.skipped, documents, side="right")
         starts = self.starts_of(numbers)
         return starts, starts - numbers if self.ended else starts
 
@@ -133,7 +134,7 @@ def line_of_tokens(
     digest.update(bounds.astype("<i8").data)
     identity = digest.hexdigest()
     return DocumentLine(
-        tokens, bounds.__getitem__, ended, None, len(bounds) - 1, slots_each, identity
+        tokens, bounds.__getitem__, ended, _NONE, len(bounds) - 1, slots_each, identity
     )
 
 
@@ -150,17 +151,22 @@ def line_of_text(documents: Iterable[str], tokenizer: Tokenizer, slots_each: int
 def line_of_store(store: TokenStore, slots_each: int) -> DocumentLine:
     """The documents of a store that hold text; reads its index once, and none of its tokens.
 
-    Raises UserError where the index is corrupt.
+    Raises UserError where the index is corrupt, or documents end with a token and one does not.
     """
-    held = []
+    ended = store.end is not None
+    empty = [_NONE]
     for first in range(0, len(store), _AT_ONCE):
-        lengths = document_lengths(store, first, min(first + _AT_ONCE, len(store)))
-        held.append(first + np.flatnonzero(lengths))
-    documents = sum(map(len, held))
-    numbers = None if documents == len(store) else np.concatenate([*held, [len(store)]])
+        lengths = np.diff(store.bounds(first, min(first + _AT_ONCE, len(store))))
+        if ended and not lengths.all():
+            raise UserError(
+                f"{store.path}: document {first + int(lengths.argmin())} is empty, where each "
+                f"should end with token {store.end}"
+            )
+        empty.append(first + np.flatnonzero(lengths == ended))
+    without = np.concatenate(empty)
     return DocumentLine(
-        store.tokens, store.starts_of, store.end is not None, numbers, documents, slots_each,
-        store.identity,
+        store.tokens, store.starts_of, ended, without - np.arange(len(without)),
+        len(store) - len(without), slots_each, store.identity,
     )  # fmt: skip
 
 
@@ -168,5 +174,5 @@ def undivided(line: DocumentLine) -> DocumentLine:
     """All tokens as one document, ends among them as they lie."""
     bounds = np.array([0, len(line.tokens)], dtype=np.int64)
     return DocumentLine(
-        line.tokens, bounds.__getitem__, False, None, 1, 0, f"undivided {line.identity}"
+        line.tokens, bounds.__getitem__, False, _NONE, 1, 0, f"undivided {line.identity}"
     )

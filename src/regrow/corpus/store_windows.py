@@ -100,7 +100,7 @@ def cut_store(store: TokenStore, longest: int) -> StoreWindows:
     tokens = longest_length = 0
     at_once = _STRIDE * 4096
     for first in range(0, len(store), at_once):
-        lengths = document_lengths(store, first, min(first + at_once, len(store)))
+        lengths = _lengths(store, first, min(first + at_once, len(store)))
         pieces = -(-lengths // longest)
         counts.append(np.add.reduceat(pieces, np.arange(0, len(pieces), _STRIDE)))
         tokens += int(lengths.sum())
@@ -112,11 +112,8 @@ def cut_store(store: TokenStore, longest: int) -> StoreWindows:
     return StoreWindows(store, longest, firsts, tokens, longest_length)
 
 
-def document_lengths(store: TokenStore, first: int, last: int) -> Offsets:
-    """The tokens of documents `first` to `last - 1` without their ends, [documents].
-
-    Raises UserError where the index is corrupt.
-    """
+def _lengths(store: TokenStore, first: int, last: int) -> Offsets:
+    """The tokens of each document without the end."""
     lengths: Offsets = np.diff(store.bounds(first, last)) - (store.end is not None)
     if "end" in store.facts and (lengths < 0).any():
         raise UserError(

@@ -142,6 +142,7 @@ def _write(
         in_row = ends - lengths - (ends - lengths)[firsts][row_of]
         sizes = np.add.reduceat(lengths, firsts)
         width = int(sizes.max()) if width is None else width
+        assert sizes.max() <= width
         row_starts = row_of * width + in_row
         places += np.repeat(row_starts + before, spans.counts)
         shifts = begins - places

@@ -32,16 +32,20 @@ def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
     """
     sources, targets = batch["source_texts"], batch["target_texts"]
     encoder, decoder = model.get_encoder(), model.get_decoder()
+    # Lengths of texts are read from the device: before it has anything to do.
+    among_sources = _mask(encoder, sources, sources)
+    among_targets = _mask(decoder, targets, targets, is_causal=True)
+    between = _mask(decoder, targets, sources)
     source = encoder(
         input_ids=batch["input_ids"],
-        attention_mask=_mask(encoder, sources, sources),
+        attention_mask=among_sources,
         **_positions(encoder, sources),
     )
     hidden: Tensor = decoder(
         input_ids=batch["decoder_input_ids"],
-        attention_mask=_mask(decoder, targets, targets, is_causal=True),
+        attention_mask=among_targets,
         encoder_hidden_states=source.last_hidden_state,
-        encoder_attention_mask=_mask(decoder, targets, sources),
+        encoder_attention_mask=between,
         use_cache=False,
         **_positions(decoder, targets),
     ).last_hidden_state

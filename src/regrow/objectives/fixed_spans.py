@@ -45,8 +45,8 @@ def draw_fixed_spans(
     (mean, and how many in a row) in an order that is drawn for the row; each piece has as many as
     its length asks for. Every division of the noise of a kind, and of what stays, is as likely.
 
-    A piece gives up one token at least, and has one that stays before each span where it has more
-    than one. Where pieces are too short to have all spans, a row has fewer.
+    A piece gives up one token at least; where it has several spans, a token stays before each.
+    Where pieces are too short to have all spans, a row has fewer.
     """
     rows, lengths = pieces.stretches, pieces.lengths
     count = len(samples)
@@ -68,6 +68,7 @@ def draw_fixed_spans(
         spans = of_rows(others) + in_row
         low = np.maximum(low, text - (room.source - room.each_source * in_row - spans))
         high = np.minimum(high, room.target - room.each_target * in_row - spans)
+    assert (low <= high).all(), "a row that holds more than there is room for"
     free = np.clip(text // 2, low, high) - of_rows(taken_least)
     noise = taken_least + apportioned(free, lengths - taken_least - kept_least, rows)
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.domains import Texts, rows_of
+from regrow.corpus.joined import JoinedRows
 from regrow.corpus.line import DocumentLine, Pieces, line_of_store, line_of_text, undivided
 from regrow.corpus.samples import Batch, Parts, Samples
 from regrow.corpus.store import TokenStore
@@ -96,7 +97,7 @@ class FixedLengths:
 
     @property
     def mean_text(self) -> int:
-        """Tokens of the mean text of a block of rows."""
+        """Tokens of the mean text of a block of rows of one document each."""
         return round((self.mixed_text + (BLOCK - 1) * self.split_text) / BLOCK)
 
     def source(self, prefixed: bool) -> int:
@@ -129,8 +130,9 @@ class OptimizedText:
 
     One row of every `BLOCK` is mixed, which of them is drawn by the seed. Rows follow each other
     in the line of documents; the last begins earlier, so that it is full as well. What is written
-    beside a piece takes slots from text, five of them for an encoder-decoder with prefixes. Where a
-    row begins between two documents as many stay empty at most, and as many where it ends so.
+    beside a piece takes slots from text, five of them for an encoder-decoder. Where a row begins
+    between two documents as many stay empty at most, and as many where it ends so; one for each
+    piece without a prefix; and two for each span that pieces are too short to have.
 
     Attributes:
         line: The documents, with `slots_each` before each.
@@ -281,14 +283,16 @@ def join_text(
     """
     marks = denoising_tokens(tokenizer, config)
     fixed = fixed_lengths(len(marks.sentinels), row_length)
-    # A sentinel on either side; the end of both, or the start of the row and the end of neither.
-    each = (3 if form == "one row" else 4) + ({"<S>", "<X>"} <= marks.prefixes.keys())
+    # A sentinel on either side; the end of both, or the start of the row and the end of neither. A
+    # piece of one token needs three slots of the target: with fewer than five in all, rows full of
+    # them would have no room.
+    each = 3 + ({"<S>", "<X>"} <= marks.prefixes.keys()) if form == "one row" else 5
 
     def rows(line: DocumentLine) -> OptimizedText:
         line = undivided(line) if form == "alone" else line
-        if line.slots < fixed.split_text:
+        if len(line.tokens) < fixed.split_text:
             raise UserError(
-                f"the training text is {line.text_tokens:,} tokens, less than one row of "
+                f"the training text is {len(line.tokens):,} tokens, less than one row of "
                 f"{fixed.split_text:,}; give more text or a smaller row_length"
             )
         return OptimizedText(line, fixed, row_length, marks, seed, form)
@@ -299,4 +303,10 @@ def join_text(
     def of_store(store: TokenStore) -> OptimizedText:
         return rows(line_of_store(store, each))
 
-    return rows_of(texts, tokenizer, of_text, of_store)
+    return rows_of(texts, tokenizer, of_text, of_store, _mean_text)
+
+
+def _mean_text(samples: Samples) -> float:
+    """Tokens of text in a row."""
+    parts: Any = samples.sources.values() if isinstance(samples, JoinedRows) else [samples]
+    return float(sum(each.line.text_tokens for each in parts) / sum(map(len, parts)))

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.attention import TEXT_BY_TEXT, takes_all_at_once
+from regrow.attention import TEXT_BY_TEXT, way_of
 from regrow.objectives.examples_apart import states_of_shared_rows
 from regrow.objectives.head import hidden_states
 from regrow.precision import Precision, resolve_precision
 from regrow.variable_length import computes
 
+_HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
 _APART = 1e-3
 """Of float32, what is another model's."""
 
@@ -21,8 +22,8 @@ def can_read_text_by_text(model: Any, device: torch.device, precision: Precision
     """Whether attention on this device can be that of `regrow.attention`, with the model the same.
 
     Where it is torch's (`sdpa`) and does no more than that: no windows, relative positions,
-    soft-caps. On CUDA, where its kernel for texts of any length computes the heads of the model in
-    this precision.
+    soft-caps. On CUDA, where the kernel for texts of any length computes the heads of the model in
+    this precision. The model itself is tried in float32.
     """
     if model.config._attn_implementation != "sdpa":
         return False
@@ -44,17 +45,18 @@ def can_read_text_by_text(model: Any, device: torch.device, precision: Precision
 
 
 def _has_kernel(model: Any, device: torch.device, precision: Precision) -> bool:
-    config = model.config.get_text_config(decoder=True)
     dtype = torch.bfloat16 if resolve_precision(precision, device) == "bf16" else torch.float32
-    try:
-        heads = config.num_attention_heads
+    if way_of(device.type, dtype, 0.0) != "one line":
+        return False
+    both = model.config.is_encoder_decoder
+    config = model.config if both else model.config.get_text_config()
+    known = {int(getattr(config, name, 0)) for name in _HEADS} - {0}
+    for heads in known:
         groups = heads // (getattr(config, "num_key_value_heads", None) or heads)
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    except AttributeError:
-        return False
-    return takes_all_at_once(device.type, dtype, 0.0) and computes(
-        device, dtype, heads, groups, size
-    )
+        if not computes(device, dtype, heads, groups, size):
+            return False
+    return bool(known)
 
 
 @contextmanager
