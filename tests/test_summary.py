@@ -27,7 +27,13 @@ def facts(parameters: int, **more: Any) -> dict[str, Any]:
 
 
 def losses(loss: float, **more: Any) -> dict[str, Any]:
-    measured = {"loss_per_token": loss, "bits_per_byte": loss / 2, "tokens": 9, "bytes": 30}
+    measured = {
+        "loss_per_token": loss,
+        "bits_per_byte": loss / 2,
+        "tokens": 9,
+        "bytes": 30,
+        "predicts": "every token",
+    }
     return {"heldout": {"domain": measured}, **more}
 
 

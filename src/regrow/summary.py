@@ -84,9 +84,8 @@ def _comparisons(entries: Entries) -> Iterator[ModelRow]:
 
 def _predicts(entries: Entries) -> Literal["every token", "what is taken out"]:
     measured = entries.get("original/measure")
-    losses = measured.outputs["heldout"].values() if measured else ()
-    whole = all(loss["bits_per_byte"] is not None for loss in losses)
-    return "every token" if whole else "what is taken out"
+    losses = [*measured.outputs["heldout"].values()] if measured else []
+    return losses[0]["predicts"] if losses else "every token"
 
 
 def _made_from(original: Entry) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from regrow.precision import Precision, autocast
 _SEED = 0
 """Of what is taken out of a held-out text."""
 
+Predicts = Literal["every token", "what is taken out"]
 _Window = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -36,12 +37,14 @@ class HeldoutLoss:
             there is none (an encoder-decoder, and no document of more than 192 characters).
         tokens: Tokens predicted: all tokens of the text, or all of the targets.
         bytes: UTF-8 bytes that `bits_per_byte` is of: all of the text, or what is gone on with.
+        predicts: What the loss per token is of.
     """
 
     loss_per_token: float
     bits_per_byte: float | None
     tokens: int
     bytes: int
+    predicts: Predicts
 
 
 def heldout_loss(
@@ -82,7 +85,7 @@ def heldout_loss(
             model, tokenizer, texts, batch_tokens=batch_tokens, precision=precision
         )
         bits = nats / math.log(2) / size if size else None
-        return HeldoutLoss(tokens_loss, bits, tokens, size)
+        return HeldoutLoss(tokens_loss, bits, tokens, size, "what is taken out")
     start, _ = start_and_end(tokenizer)
     windows: list[_Window] = []
     for ids in tokenise(texts, tokenizer):
@@ -109,6 +112,7 @@ def heldout_loss(
         bits_per_byte=nats / math.log(2) / size,
         tokens=tokens,
         bytes=size,
+        predicts="every token",
     )
 
 
