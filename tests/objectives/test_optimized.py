@@ -48,7 +48,7 @@ def samples_of(
     each = 3 + prefixed if form == "one row" else 5
     line = line_of_tokens(tokens, bounds, each, ended=False)
     return OptimizedText(
-        undivided(line) if form == "alone" else line,
+        undivided(line) if form == "across" else line,
         fixed_lengths(sentinels, row_length), row_length, marks(sentinels, prefixed), seed, form,
     )  # fmt: skip
 
@@ -197,9 +197,9 @@ def test_a_row_of_one_document_is_as_the_report_has_it(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 90), min_size=40, max_size=60), st.booleans())
-def test_alone_a_row_is_one_text_across_documents(documents: list[int], prefixed: bool) -> None:
+def test_across_documents_a_row_is_one_text(documents: list[int], prefixed: bool) -> None:
     documents = [*documents, 200]
-    samples = samples_of(documents, prefixed=prefixed, form="alone")
+    samples = samples_of(documents, prefixed=prefixed, form="across")
     fixed, rows = samples.lengths_of_texts, np.arange(len(samples))
     batch = samples.batch(rows, rows)
     assert batch["attention_mask"].shape == (len(rows), fixed.source(prefixed))

@@ -32,13 +32,13 @@ from regrow.objectives.segments import Ids, random_bits, sample_keys
 BLOCK = 5
 """Rows of which one is mixed: 20%."""
 
-_NOISE = 0.5
-_KINDS = ((3, 0.3), (8, 0.4), (64, 0.3))
-"""Mean spans, and their parts of the noise that is not the suffix."""
-Form = Literal["two rows", "one row", "alone"]
+Form = Literal["two rows", "one row", "across"]
 """How pieces stand in rows: sources in one and targets in another; each source before its target;
 or, where a model cannot keep them apart, no pieces but one text across documents."""
 
+_NOISE = 0.5
+_KINDS = ((3, 0.3), (8, 0.4), (64, 0.3))
+"""Mean spans, and their parts of the noise that is not the suffix."""
 _STEP = 20
 """Lengths of mixed texts are multiples of it: so the parts of the noise come out nearly whole."""
 _SHORTEST = 40
@@ -233,7 +233,7 @@ class OptimizedText:
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `regrow.objectives.examples.write_rows` has it in ``two rows``; as
         `regrow.objectives.one_row.in_one_row` in ``one row``; as
-        `regrow.objectives.examples.write_examples`, with no slot empty, ``alone``."""
+        `regrow.objectives.examples.write_examples`, with no slot empty, ``across``."""
         is_mixed = self.is_mixed(rows)
         pieces = self.line.pieces(*self._stretches(rows))
         kinds, room = self.lengths_of_texts.kinds, self._room
@@ -242,7 +242,7 @@ class OptimizedText:
         prefixes = self._prefixes
         if prefixes is not None:
             prefixes = prefixes[is_mixed[pieces.stretches].astype(int)]
-        if self.form == "alone":
+        if self.form == "across":
             return write_examples(line, starts, spans, prefixes, self.marks)
         row_of, widths = pieces.stretches, self._widths
         if len(widths) == 2:
@@ -273,7 +273,7 @@ def join_text(
 ) -> Samples:
     """Documents, or pieces of them, side by side as examples of O-UL2.
 
-    ``alone``: all documents as one, each followed by the token that ends it; a store as it lies,
+    ``across``: all documents as one, each followed by the token that ends it; a store as it lies,
     where it has no ends, without.
 
     `config`: of the model, for the token that its decoder begins with. `row_length`: bound on the
@@ -289,7 +289,7 @@ def join_text(
     each = 3 + ({"<S>", "<X>"} <= marks.prefixes.keys()) if form == "one row" else 5
 
     def rows(line: DocumentLine) -> OptimizedText:
-        line = undivided(line) if form == "alone" else line
+        line = undivided(line) if form == "across" else line
         if len(line.tokens) < fixed.split_text:
             raise UserError(
                 f"the training text is {len(line.tokens):,} tokens, less than one row of "

@@ -127,7 +127,7 @@ def _in_two_rows(
 def _make_optimized(
     texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, shared: bool
 ) -> tuple[PredictsTokens, Samples]:
-    form: Form = "two rows" if shared else "alone"
+    form: Form = "two rows" if shared else "across"
     samples = join_text(texts, tokenizer, config, row_length, seed, form)
     return Seq2Seq(shared_rows=shared), samples
 
