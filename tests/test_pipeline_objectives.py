@@ -43,6 +43,12 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
     add_tokenizer(tmp_path / "m")
     said: list[str] = []
     cut = {"layers": {"encoder": 2, "decoder": 2}, "calibration_tokens": 512}
+    # What cannot be is found before tokens are added.
+    with pytest.raises(UserError, match=r"depth: recover.row_length \(65\): .* knows 64 positions"):
+        run(tmp_path, {"row_length": 65}, cut)
+    with pytest.raises(UserError, match="--at-once: the recipe makes fewer than two cuts"):
+        run(tmp_path, {"row_length": 48}, cut, compare=["at-once"])
+    assert not (tmp_path / "run").exists()
     out = run(tmp_path, {"row_length": 48}, cut, say=said.append)
     assert "adding 100 tokens (<extra_id_0> ... <extra_id_99>)" in said[0]
     model = out / "stages/depth/model"
@@ -55,8 +61,6 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
     said.clear()
     regrow.run(tmp_path / "recipe.yaml", out, say=said.append)
     assert not any("adding" in line for line in said)
-    with pytest.raises(UserError, match=r"depth: recover.row_length \(65\): .* knows 64 positions"):
-        run(tmp_path, {"row_length": 65}, cut)
 
 
 def test_stacks_of_their_own_embeddings_are_trained_too(tmp_path: Path) -> None:

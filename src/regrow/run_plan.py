@@ -156,28 +156,14 @@ def make_plan(
     original = resolve_model(recipe.model, out / "original", say)
     check_apart(out, original)
     source, layout, layouts = _opened(recipe, original)
+    known, trained, vocabularies = _trained(recipe, layout, layouts, compare)
     resolved, original = original, _with_tokens(recipe, original, out, say)
     if original != resolved:
         source, layout, layouts = _opened(recipe, original)
-    last = layouts[recipe.stages[-1].name]
-    settings = control_settings(recipe)
-    # Of the original there is no teacher but itself.
-    alone = settings and settings.model_copy(update={"distill": None})
-    control = None if alone is None else Stage(name=CONTROL, recover=alone)
-    possible = {CONTROL: control, AT_ONCE: at_once(recipe, layout, last)}
-    known = [stage for stage in possible.values() if stage is not None]
-    for name in compare:
-        if possible[name] is None:
-            raise UserError(f"--{name}: {_NOTHING_TO_COMPARE[name]}")
-    comparisons = [stage for stage in known if stage.name in compare]
-    vocabularies = {name: each.sizes["vocab"] for name, each in layouts.items()}
-    vocabularies |= dict.fromkeys(("original", CONTROL), layout.sizes["vocab"])
-    vocabularies[AT_ONCE] = last.sizes["vocab"]
-    trained = (*recipe.stages, *comparisons)
-    check_positions(trained, layout.sizes.get("position"))
-    check_mixtures(recipe, trained, vocabularies)
+        known, trained, vocabularies = _trained(recipe, layout, layouts, compare)
     tokenizer = load_tokenizer(original)
     check_corpus(corpus, tokenizer, trained, vocabularies)
+    last = layouts[recipe.stages[-1].name]
     parameters = {name: each.parameters() for name, each in layouts.items()}
     parameters |= {"original": layout.parameters(), AT_ONCE: last.parameters()}
     check_tasks(recipe, tokenizer, load_config(original), corpus)
@@ -195,8 +181,8 @@ def make_plan(
     return RunPlan(
         recipe=recipe, recipe_text=recipe_text, out=out, original=original, source=source,
         corpus=corpus, stages={stage.name: stage for stage in (*recipe.stages, *known)},
-        comparisons=comparisons, parameters=parameters, teachers=teacher_names(recipe.stages),
-        heldout=heldout, steps=steps,
+        comparisons=[stage for stage in known if stage.name in compare], parameters=parameters,
+        teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
     )  # fmt: skip
 
 
@@ -206,6 +192,32 @@ def _opened(recipe: Recipe, original: Path) -> tuple[Checkpoint, Layout, dict[st
     layout = bind_checkpoint(source)
     check_on_meta(source.config, layout.blueprint, layout.shapes, str(original / "config.json"))
     return source, layout, layouts_by_stage(recipe, source, layout)
+
+
+def _trained(
+    recipe: Recipe, layout: Layout, layouts: Mapping[str, Layout], compare: Collection[str]
+) -> tuple[list[Stage], list[Stage], dict[str, int]]:
+    """What stages can be compared with; stages, with what they are to be; vocabularies by name.
+
+    Raises UserError where a comparison or a training of these cannot be.
+    """
+    last = layouts[recipe.stages[-1].name]
+    settings = control_settings(recipe)
+    # Of the original there is no teacher but itself.
+    alone = settings and settings.model_copy(update={"distill": None})
+    control = None if alone is None else Stage(name=CONTROL, recover=alone)
+    possible = {CONTROL: control, AT_ONCE: at_once(recipe, layout, last)}
+    for name in compare:
+        if possible[name] is None:
+            raise UserError(f"--{name}: {_NOTHING_TO_COMPARE[name]}")
+    known = [stage for stage in possible.values() if stage is not None]
+    trained = [*recipe.stages, *(stage for stage in known if stage.name in compare)]
+    vocabularies = {name: each.sizes["vocab"] for name, each in layouts.items()}
+    vocabularies |= dict.fromkeys(("original", CONTROL), layout.sizes["vocab"])
+    vocabularies[AT_ONCE] = last.sizes["vocab"]
+    check_positions(trained, layout.sizes.get("position"))
+    check_mixtures(recipe, trained, vocabularies)
+    return known, trained, vocabularies
 
 
 def _with_tokens(recipe: Recipe, original: Path, out: Path, say: Callable[[str], None]) -> Path:
