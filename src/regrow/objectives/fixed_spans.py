@@ -48,33 +48,10 @@ def draw_fixed_spans(
     A piece gives up one token at least; where it has several spans, a token stays before each.
     Where pieces are too short to have all spans, a row has fewer.
     """
-    rows, lengths = pieces.stretches, pieces.lengths
-    count = len(samples)
-
-    def of_rows(each: Ids) -> Ids:
-        sums: Ids = np.add.reduceat(each, firsts)
-        return sums
-
-    firsts = np.searchsorted(rows, np.arange(count))
-    in_row, text = np.diff(np.append(firsts, len(rows))), of_rows(lengths)
-
-    roomy = np.where(is_mixed[rows], np.maximum(lengths // 2 - 1, 0), 0)
-    wanted = sum(spans for _, spans in kinds)
-    others = apportioned(np.minimum(of_rows(roomy), wanted), roomy, rows)
-    taken_least = others + 1
-    kept_least = np.where(others > 0, others + 1, 0)
-    low, high = of_rows(taken_least), text - of_rows(kept_least)
-    if room is not None:
-        spans = of_rows(others) + in_row
-        low = np.maximum(low, text - (room.source - room.each_source * in_row - spans))
-        high = np.minimum(high, room.target - room.each_target * in_row - spans)
-    assert (low <= high).all(), "a row that holds more than there is room for"
-    free = np.clip(text // 2, low, high) - of_rows(taken_least)
-    noise = taken_least + apportioned(free, lengths - taken_least - kept_least, rows)
-
+    others, noise = _shared_out(is_mixed, pieces, sum(spans for _, spans in kinds), room)
     suffix = np.rint(noise * SUFFIX).astype(np.int64)
     suffix = np.where(others > 0, np.clip(suffix, 1, noise - others), noise)
-    taken = np.empty(int(others.sum()) + len(rows), dtype=np.int64)
+    taken = np.empty(int((others + 1).sum()), dtype=np.int64)
     is_last = np.zeros(len(taken), dtype=np.bool_)
     is_last[np.cumsum(others + 1) - 1] = True
     taken[is_last] = suffix
@@ -83,13 +60,41 @@ def draw_fixed_spans(
     kept = np.empty_like(taken)
     has_others = others > 0
     is_of_those = np.repeat(has_others, others + 1)
-    kept[~is_of_those] = (lengths - noise)[~has_others]
+    rest = pieces.lengths - noise
+    kept[~is_of_those] = rest[~has_others]
     if has_others.any():
         keys = _keys(seed, "rest of a text", samples, pieces, has_others)
-        kept[is_of_those] = segment_lengths(
-            keys, (lengths - noise)[has_others], others[has_others] + 1
-        )
+        kept[is_of_those] = segment_lengths(keys, rest[has_others], others[has_others] + 1)
     return Spans(others + 1, kept, taken)
+
+
+def _shared_out(
+    is_mixed: NDArray[np.bool_], pieces: Pieces, wanted: int, room: Room | None
+) -> tuple[Ids, Ids]:
+    """Spans before the last of each piece, and tokens that are taken out of it; [pieces] each.
+
+    `wanted`: spans before the last that a mixed row has together.
+    """
+    rows, lengths = pieces.stretches, pieces.lengths
+    firsts = np.searchsorted(rows, np.arange(len(is_mixed)))
+
+    def of_rows(each: Ids) -> Ids:
+        sums: Ids = np.add.reduceat(each, firsts)
+        return sums
+
+    roomy = np.where(is_mixed[rows], np.maximum(lengths // 2 - 1, 0), 0)
+    others = apportioned(np.minimum(of_rows(roomy), wanted), roomy, rows)
+    taken_least = others + 1
+    kept_least = np.where(others > 0, others + 1, 0)
+    text = of_rows(lengths)
+    low, high = of_rows(taken_least), text - of_rows(kept_least)
+    if room is not None:
+        in_row, spans = of_rows(np.ones_like(rows)), of_rows(taken_least)
+        low = np.maximum(low, text - (room.source - room.each_source * in_row - spans))
+        high = np.minimum(high, room.target - room.each_target * in_row - spans)
+    assert (low <= high).all(), "a row that holds more than there is room for"
+    free = np.clip(text // 2, low, high) - of_rows(taken_least)
+    return others, taken_least + apportioned(free, lengths - taken_least - kept_least, rows)
 
 
 def _others(

@@ -105,6 +105,7 @@ def journey(
 ) -> Svg | None:
     """One score from the original through each cut (dashed) and each recovery (solid).
 
+    A stage that cuts nothing, or recovers nothing, is passed over; a score that diverged is a gap.
     `references`: scores of other models by name, drawn as lines across.
 
     None where fewer than two finite values were measured.
@@ -127,7 +128,9 @@ def journey(
     previous: Point | None = None
     dots: list[tuple[Point, bool, float]] = []
     for index, value in enumerate(values):
-        if value is None or not drawable(value):
+        if value is None:
+            continue
+        if not drawable(value):
             previous = None
             continue
         here = (x(index), y(value))
