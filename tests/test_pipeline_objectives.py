@@ -18,9 +18,15 @@ from regrow.objectives.marks import SENTINELS
 from tests.tiny import add_tokenizer, sentences, write_model, write_text, write_tiny
 
 
-def run(home: Path, recover: dict[str, Any], cut: dict[str, Any], **options: Any) -> Path:
+def run(
+    home: Path,
+    recover: dict[str, Any],
+    cut: dict[str, Any],
+    train: list[str] | None = None,
+    **options: Any,
+) -> Path:
     """A cut and its recovery of the model in `home`; what the run wrote."""
-    write_text(home / "train.jsonl", sentences(40))
+    write_text(home / "train.jsonl", train or sentences(40))
     write_text(home / "heldout.jsonl", sentences(4, seed=1))
     settings = {"tokens": 256, "batch_tokens": 96, "learning_rate": 0.01, **recover}
     recipe = {
@@ -48,6 +54,10 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
         run(tmp_path, {"row_length": 65}, cut)
     with pytest.raises(UserError, match="--at-once: the recipe makes fewer than two cuts"):
         run(tmp_path, {"row_length": 48}, cut, compare=["at-once"])
+    with pytest.raises(UserError, match="o-ul2 with rows of 20 tokens and 100 sentinels"):
+        run(tmp_path, {"row_length": 20, "objective": "o-ul2"}, cut)
+    with pytest.raises(UserError, match=r"data\.train: "):
+        run(tmp_path, {"row_length": 60, "objective": "o-ul2"}, cut, train=["Too short."])
     assert not (tmp_path / "run").exists()
     out = run(tmp_path, {"row_length": 48}, cut, say=said.append)
     assert "adding 100 tokens (<extra_id_0> ... <extra_id_99>)" in said[0]

@@ -184,7 +184,7 @@ def _seen(mask: Texts, queries: int, keys: int) -> Tensor:
         def texts(lengths: list[list[int]], width: int) -> Tensor:
             found = torch.full((len(lengths), width), EMPTY)
             for row, of_row in zip(found, lengths, strict=True):
-                row[: sum(of_row)] = torch.repeat_interleave(torch.tensor(of_row))
+                row[: sum(of_row)] = torch.repeat_interleave(torch.tensor(of_row, dtype=torch.long))
             return found.to(mask.device)
 
         held = [[run for run in row if not run.is_empty] for row in mask.runs]

@@ -12,8 +12,8 @@ _SPEED_PROMPT = "Write a short story about a river."
 _SPEED_TOKENS = 32
 
 
-def loss(model: Any, tokenizer: Any, text: Path) -> dict[str, Any]:
-    """Held-out loss on one text, as `HeldoutLoss` has it, in rows of 512 tokens at most.
+def loss(model: Any, tokenizer: Any, text: Path, *, bits: bool = True) -> dict[str, Any]:
+    """Held-out loss on one text, as `heldout_loss` has it, in rows of 512 tokens at most.
 
     Matrices are multiplied as in training. Where that is in bf16: half the time, and 0.0003 to
     0.0007 nats a token more than in float32 on SmolLM2-135M.
@@ -23,7 +23,8 @@ def loss(model: Any, tokenizer: Any, text: Path) -> dict[str, Any]:
 
     documents = read_documents(text)
     row = min(_ROW, learned_positions(model) or _ROW)
-    return asdict(heldout_loss(model, tokenizer, documents, row_length=row, precision="auto"))
+    found = heldout_loss(model, tokenizer, documents, row_length=row, precision="auto", bits=bits)
+    return asdict(found)
 
 
 def losses(model: Any, tokenizer: Any, texts: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

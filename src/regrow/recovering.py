@@ -106,7 +106,7 @@ def recover(
         save_trained(weights, checkpoint, layout, path)
 
     def evaluate(trained: Any) -> float:
-        found: float = loss(trained, tokenizer, heldout)["loss_per_token"]
+        found: float = loss(trained, tokenizer, heldout, bits=False)["loss_per_token"]
         return found
 
     last = processes.in_first(lambda: last_checkpoint(training))

@@ -157,16 +157,19 @@ def make_plan(
     check_apart(out, original)
     source, layout, layouts = _opened(recipe, original)
     known, trained, vocabularies = _trained(recipe, layout, layouts, compare)
-    resolved, original = original, _with_tokens(recipe, original, out, say)
-    if original != resolved:
+    tokenizer, config = load_tokenizer(original), load_config(original)
+    both = bool(config.is_encoder_decoder)
+    wanted = tokens_wanted(recipe, tokenizer.get_vocab(), is_encoder_decoder=both)
+    tokenizer.add_tokens(list(wanted), special_tokens=True)  # as it is going to be
+    check_corpus(corpus, tokenizer, trained, vocabularies)
+    check_tasks(recipe, tokenizer, config, corpus)
+    if wanted:
+        original = extended(original, wanted, out / "original", say)
         source, layout, layouts = _opened(recipe, original)
         known, trained, vocabularies = _trained(recipe, layout, layouts, compare)
-    tokenizer = load_tokenizer(original)
-    check_corpus(corpus, tokenizer, trained, vocabularies)
     last = layouts[recipe.stages[-1].name]
     parameters = {name: each.parameters() for name, each in layouts.items()}
     parameters |= {"original": layout.parameters(), AT_ONCE: last.parameters()}
-    check_tasks(recipe, tokenizer, load_config(original), corpus)
     heldout = {
         name: documents_sha256(read_documents(path)) for name, path in recipe.data.heldout.items()
     }
@@ -218,13 +221,3 @@ def _trained(
     check_positions(trained, layout.sizes.get("position"))
     check_mixtures(recipe, trained, vocabularies)
     return known, trained, vocabularies
-
-
-def _with_tokens(recipe: Recipe, original: Path, out: Path, say: Callable[[str], None]) -> Path:
-    """The original with the tokens that its objectives write their examples with."""
-    wanted = tokens_wanted(
-        recipe,
-        load_tokenizer(original).get_vocab(),
-        is_encoder_decoder=bool(load_config(original).is_encoder_decoder),
-    )
-    return extended(original, wanted, out / "original", say)

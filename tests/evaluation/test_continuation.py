@@ -13,7 +13,7 @@ from regrow.architectures.bart import BART
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.attention import TEXT_BY_TEXT
-from regrow.evaluation.continuation import continuation_loss
+from regrow.evaluation.continuation import _batches, continuation_loss
 from regrow.evaluation.heldout import heldout_loss
 from regrow.loading import load_model, load_tokenizer
 from tests.tiny import sentences, write_seq2seq, write_text
@@ -85,6 +85,45 @@ def test_another_vocabulary_predicts_the_same_text(tmp_path: Path) -> None:
     model, tokenizer = load_model(tmp_path / "cut"), load_tokenizer(tmp_path / "cut")
     assert model.config.vocab_size == 300
     assert heldout_loss(model, tokenizer, TEXTS, row_length=100).bytes == BYTES
+
+
+def test_a_pass_is_no_larger_than_it_may_be() -> None:
+    pairs = [([5] * length, [6] * (length % 7)) for length in range(60, 0, -1)]
+    for most in (1, 100, 500, 10_000):
+        batches = list(_batches(pairs, most))
+        assert [pair for batch in batches for pair in batch] == pairs
+        for batch in batches:
+            slots = len(batch) * sum(max(len(pair[side]) + 3 for pair in batch) for side in (0, 1))
+            assert slots <= most or len(batch) == 1
+    assert list(_batches([], 100)) == []
+
+
+def test_a_piece_without_a_token_counts_nothing(tmp_path: Path) -> None:
+    """As of a text of spaces, where the tokenizer drops them."""
+    model, tokenizer = opened(tmp_path / "m", T5)
+
+    def dropping(texts: list[str], **options: Any) -> Any:
+        return tokenizer([text.strip() for text in texts], **options)
+
+    for name in ("get_vocab", "name_or_path", "eos_token_id", "pad_token_id"):
+        setattr(dropping, name, getattr(tokenizer, name))
+
+    def found(given: Any, texts: list[str]) -> tuple[float, int]:
+        return continuation_loss(model, given, texts, batch_tokens=1, precision="fp32")
+
+    nats, count = found(dropping, [" " * 300, LONG[:256]])
+    alone, of_one = found(dropping, [LONG[:256]])
+    assert nats == pytest.approx(alone, rel=1e-5)
+    assert count == of_one + 64
+
+
+def test_bits_are_left_out_where_nobody_asks(tmp_path: Path) -> None:
+    model, tokenizer = opened(tmp_path / "m", T5)
+    found = heldout_loss(model, tokenizer, TEXTS, row_length=100, bits=False)
+    asked = heldout_loss(model, tokenizer, TEXTS, row_length=100)
+    assert (found.bits_per_byte, found.bytes) == (None, 0)
+    assert found.loss_per_token == asked.loss_per_token
+    assert asked.bits_per_byte
 
 
 def test_where_no_text_is_long_enough_there_is_none(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def whole_text(
 
 ONES = st.integers(1, 400).map(lambda count: [1] * count)
 DOCUMENTS = st.one_of(
+    st.lists(st.sampled_from([1, 1, 4, 6]), min_size=1, max_size=400),
     st.lists(st.one_of(ONES, st.lists(st.integers(1, 300), max_size=5)), min_size=1, max_size=6)
     .map(lambda parts: [n for part in parts for n in part])
     .filter(bool),
@@ -227,6 +228,30 @@ def test_slots_that_hold_a_token(mean: int, full: float) -> None:
     batch = samples.batch(rows, rows)
     held = [(batch[f"{side}_texts"] != NO_TEXT).mean() for side in ("source", "target")]
     assert (952 * held[0] + 951 * held[1]) / 1_903 >= full
+
+
+@pytest.mark.parametrize("length", [4, 5, 6, 8])
+@pytest.mark.parametrize(("sentinels", "row_length"), [(100, 1_898), (100, 600), (9, 60)])
+def test_short_documents_have_room_for_what_spans_take(
+    length: int, sentinels: int, row_length: int
+) -> None:
+    """A span more in a text of four tokens takes more of the source than the line has for it."""
+    generator = np.random.default_rng(0)
+    for share in (0.3, 0.5, 0.7, 0.8, 0.9):
+        documents = np.where(generator.random(4_000) < share, 1, length).tolist()
+        samples = samples_of(documents, sentinels, row_length)
+        rows = np.arange(len(samples))
+        batch = samples.batch(rows, rows)
+        tokens = sum((batch[name] >= FIRST_TEXT_ID).sum() for name in ("input_ids", "labels"))
+        assert tokens == samples.lengths(rows).sum()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.sampled_from(FORMS))
+def test_the_mean_length_is_that_of_all_rows(documents: list[int], form: Form) -> None:
+    samples = samples_of([*documents, 100], 9, 60, form=form)
+    mean = samples.lengths(np.arange(len(samples))).mean()
+    assert samples.mean_length == pytest.approx(mean)
 
 
 def test_half_of_every_document_is_learned_and_spans_are_as_long_as_their_kinds() -> None:

@@ -123,6 +123,22 @@ def hostile(summary: RunSummary) -> RunSummary:
     return RunSummary.model_validate(data)
 
 
+def test_a_text_without_bits_is_drawn_by_its_loss(smollm2: RunSummary) -> None:
+    data = smollm2.model_dump()
+    (first, *_) = smollm2.measured_texts
+    for row in data["models"]:
+        for scores in (row["after_cut"], row["after_recovery"]):
+            if first in scores:
+                scores[first]["bits_per_byte"] = None
+    summary = RunSummary.model_validate(data)
+    page = render_page(summary)
+    assert f"{first}, loss, nats per token" in page
+    for text in summary.measured_texts[1:]:
+        assert f"{text}, bits per byte" in page
+    assert "bits per byte can, where they are given." in page
+    assert "where they are given" not in render_page(smollm2)
+
+
 def test_every_text_is_escaped(smollm2: RunSummary) -> None:
     page = render_page(hostile(smollm2))
     found = {tag for tag, _ in Outline(page).tags}

@@ -1,6 +1,6 @@
 """How well an encoder-decoder goes on with a text, the same text for any vocabulary."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ CHARACTERS, READ = 256, 192
 PIECES = 4
 """Of a document, from its beginning."""
 
+_MARKS = 3
+"""Tokens in a source, and in a target, beside the text, at most."""
+
 _Pair = tuple[list[int], list[int]]
 
 
@@ -34,8 +37,9 @@ def continuation_loss(
     """Nats of the last quarter of each piece of text after its three quarters, and UTF-8 bytes.
 
     As UL2's `<S>` has it; the sentinel and the end of a target are not counted. Where a piece is
-    divided is a matter of its characters: so all vocabularies predict the same text. Of no bytes
-    where no document is long enough, or a piece is longer than the model has positions.
+    divided is a matter of its characters, be it within a word: so all vocabularies predict the same
+    text (SentencePiece puts its space before it, in all of them). Of no bytes where no document is
+    long enough, or a piece is longer than the model has positions.
 
     Raises UserError where the tokenizer has no sentinels, or the head of the model is not known.
     """
@@ -45,33 +49,29 @@ def continuation_loss(
         [ids.tolist() for ids in tokenise(parts, tokenizer)]
         for parts in ([piece[:READ] for piece in pieces], [piece[READ:] for piece in pieces])
     )
-    pairs = sorted(zip(read, predicted, strict=True), key=lambda pair: -len(pair[0]) - len(pair[1]))
+    pairs = sorted(zip(read, predicted, strict=True), key=lambda pair: -len(pair[0]))
     limit = learned_positions(model)
-    if limit is not None and any(max(map(len, pair)) + 3 > limit for pair in pairs):
+    if limit is not None and any(max(map(len, pair)) + _MARKS > limit for pair in pairs):
         return 0.0, 0
     objective = Seq2Seq()
     objective.check(model)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    nats, first = 0.0, 0
+    nats = 0.0
     try:
         with torch.no_grad(), autocast(precision, device):
-            while first < len(pairs):
-                count = max(1, batch_tokens // (len(pairs[first][0]) + len(pairs[first][1])))
-                some = pairs[first : first + count]
+            for some in _batches(pairs, batch_tokens):
                 arrays = _batch(some, marks)
                 batch = {name: torch.from_numpy(each).to(device) for name, each in arrays.items()}
                 _, losses = objective(model, batch)
-                labels = batch["labels"][batch["labels"] != NOT_PREDICTED]
                 # The sentinel comes first, and the end last.
                 lengths = torch.tensor([len(target) + 2 for _, target in some], device=device)
                 lasts = lengths.cumsum(0) - 1
-                counted = torch.ones_like(labels, dtype=torch.bool)
+                counted = torch.ones_like(losses, dtype=torch.bool)
                 counted[lasts] = False
                 counted[lasts - lengths + 1] = False
                 nats += losses[counted].double().sum().item()
-                first += count
     finally:
         model.train(was_training)
     return nats, sum(len(piece[READ:].encode()) for piece in pieces)
@@ -81,6 +81,19 @@ def _pieces(text: str) -> list[str]:
     """The first pieces of a text; a last one that has nothing to predict is left out."""
     starts = range(0, min(len(text), PIECES * CHARACTERS), CHARACTERS)
     return [text[at : at + CHARACTERS] for at in starts if len(text) > at + READ]
+
+
+def _batches(pairs: Sequence[_Pair], most: int) -> Iterator[Sequence[_Pair]]:
+    """In order, with at most so many slots in each, or one pair."""
+    first = source = target = 0
+    for place, (read, predicted) in enumerate(pairs):
+        source = max(source, len(read) + _MARKS)
+        target = max(target, len(predicted) + _MARKS)
+        if place > first and (place - first + 1) * (source + target) > most:
+            yield pairs[first:place]
+            first, source, target = place, len(read) + _MARKS, len(predicted) + _MARKS
+    if pairs:
+        yield pairs[first:]
 
 
 def _batch(pairs: Sequence[_Pair], marks: DenoisingTokens) -> Batch:

@@ -33,8 +33,8 @@ class HeldoutLoss:
 
     Attributes:
         loss_per_token: Nats per token; comparable under one tokenizer only.
-        bits_per_byte: Bits per UTF-8 byte of text; comparable across vocabularies. None where
-            there is none (an encoder-decoder, and no document of more than 192 characters).
+        bits_per_byte: Bits per UTF-8 byte of text; comparable across vocabularies. None of an
+            encoder-decoder without a document of more than 192 characters, and where not asked for.
         tokens: Tokens predicted: all tokens of the text, or all of the targets.
         bytes: UTF-8 bytes that `bits_per_byte` is of: all of the text, or what is gone on with.
         predicts: What the loss per token is of.
@@ -55,6 +55,7 @@ def heldout_loss(
     row_length: int = 512,
     batch_tokens: int = 4096,
     precision: Precision = "fp32",
+    bits: bool = True,
 ) -> HeldoutLoss:
     """The loss of a model over some documents, each read alone.
 
@@ -72,6 +73,7 @@ def heldout_loss(
     Args:
         batch_tokens: Bound on the tokens in one forward pass, padding included; at least one
             window is read at a time.
+        bits: Whether an encoder-decoder is measured in bits too, which is a pass of its own.
 
     Raises:
         UserError: the documents hold no token, the model's head is not known, or the tokenizer of
@@ -81,11 +83,13 @@ def heldout_loss(
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
         samples = corrupt_text(texts, tokenizer, model.config, row_length, _SEED)
         tokens_loss, tokens = _filling_loss(model, samples, batch_tokens, precision)
-        nats, size = continuation_loss(
-            model, tokenizer, texts, batch_tokens=batch_tokens, precision=precision
-        )
-        bits = nats / math.log(2) / size if size else None
-        return HeldoutLoss(tokens_loss, bits, tokens, size, "what is taken out")
+        nats, size = 0.0, 0
+        if bits:
+            nats, size = continuation_loss(
+                model, tokenizer, texts, batch_tokens=batch_tokens, precision=precision
+            )
+        per_byte = nats / math.log(2) / size if size else None
+        return HeldoutLoss(tokens_loss, per_byte, tokens, size, "what is taken out")
     start, _ = start_and_end(tokenizer)
     windows: list[_Window] = []
     for ids in tokenise(texts, tokenizer):

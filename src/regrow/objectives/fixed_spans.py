@@ -15,12 +15,12 @@ SUFFIX = 0.25
 
 @dataclass(frozen=True)
 class Room:
-    """Slots of a row, without those that are written beside each piece but for its spans.
+    """Slots of a row.
 
     Attributes:
-        source: For text that stays, and sentinels.
-        target: For text that is taken out, and sentinels.
-        each_source: Slots beside each piece in the source.
+        source: For text that stays, sentinels, and what is written beside each piece.
+        target: For text that is taken out, sentinels, and the same.
+        each_source: Slots beside each piece in the source, but for sentinels.
         each_target: And in the target.
     """
 
@@ -83,13 +83,20 @@ def _shared_out(
         return sums
 
     roomy = np.where(is_mixed[rows], np.maximum(lengths // 2 - 1, 0), 0)
-    others = apportioned(np.minimum(of_rows(roomy), wanted), roomy, rows)
+    most = np.minimum(of_rows(roomy), wanted)
+    in_row = of_rows(np.ones_like(rows))
+    if room is not None:
+        # Each has a sentinel and a token on either side; with the first of a piece one more stays.
+        left = room.source - (room.each_source + 1) * in_row - of_rows(np.minimum(roomy, 1))
+        most = np.minimum(most, left // 2)
+        most = np.minimum(most, (room.target - (room.each_target + 2) * in_row) // 2)
+    others = apportioned(np.maximum(most, 0), roomy, rows)
     taken_least = others + 1
     kept_least = np.where(others > 0, others + 1, 0)
     text = of_rows(lengths)
     low, high = of_rows(taken_least), text - of_rows(kept_least)
     if room is not None:
-        in_row, spans = of_rows(np.ones_like(rows)), of_rows(taken_least)
+        spans = of_rows(taken_least)
         low = np.maximum(low, text - (room.source - room.each_source * in_row - spans))
         high = np.minimum(high, room.target - room.each_target * in_row - spans)
     assert (low <= high).all(), "a row that holds more than there is room for"

@@ -199,6 +199,15 @@ class OptimizedText:
         starts = np.minimum(self._starts(rows), self.line.slots - sizes)
         return starts, starts + sizes
 
+    @cached_property
+    def mean_length(self) -> float:
+        """Tokens of text in the mean row; where the last begins earlier, some are in two."""
+        twice = np.zeros(1, dtype=np.int64)
+        if self._end_of_whole < self.line.slots:
+            starts, _ = self._stretches(np.array([len(self) - 1]))
+            twice = self.line.text_lengths(starts, np.array([self._end_of_whole]))
+        return (self.line.text_tokens + int(twice[0])) / len(self)
+
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.line.text_lengths(*self._stretches(rows))
 
@@ -290,7 +299,7 @@ def join_text(
 
     def rows(line: DocumentLine) -> OptimizedText:
         line = undivided(line) if form == "across" else line
-        if len(line.tokens) < fixed.split_text:
+        if line.slots < fixed.split_text:
             raise UserError(
                 f"the training text is {len(line.tokens):,} tokens, less than one row of "
                 f"{fixed.split_text:,}; give more text or a smaller row_length"
@@ -309,4 +318,5 @@ def join_text(
 def _mean_text(samples: Samples) -> float:
     """Tokens of text in a row."""
     parts: Any = samples.sources.values() if isinstance(samples, JoinedRows) else [samples]
-    return float(sum(each.line.text_tokens for each in parts) / sum(map(len, parts)))
+    text = sum(each.mean_length * len(each) for each in parts)
+    return float(text / sum(map(len, parts)))

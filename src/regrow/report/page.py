@@ -128,15 +128,25 @@ def _figures(
 def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:
     stages = [row for row in summary.models if row.role == "stage"]
     others = [row for row in summary.models if row.role == "comparison"]
-    by_byte = any(score.bits_per_byte is not None for score in summary.scores)
 
-    def value(row: ModelRow | None, text: str, cut: bool = False) -> float | None:
+    def score(row: ModelRow | None, text: str, cut: bool = False) -> Score:
         scores = {} if row is None else row.after_cut if cut else row.after_recovery
-        score = scores.get(text, Score())
-        return score.bits_per_byte if by_byte else score.loss
+        return scores.get(text, Score())
 
-    unit = "bits per byte" if by_byte else "loss, nats per token"
     for text in summary.measured_texts:
+        by_byte = any(
+            score(row, text, cut).bits_per_byte is not None
+            for row in summary.models
+            for cut in (True, False)
+        )
+
+        def value(
+            row: ModelRow | None, text: str, cut: bool = False, by_byte: bool = by_byte
+        ) -> float | None:
+            found = score(row, text, cut)
+            return found.bits_per_byte if by_byte else found.loss
+
+        unit = "bits per byte" if by_byte else "loss, nats per token"
         steps = [
             charts.Step(row.name, value(row, text, cut=True), value(row, text)) for row in stages
         ]

@@ -101,10 +101,13 @@ def comparison_note(summary: RunSummary) -> str:
     if len(sizes) < 2:
         return ""
     told = f"{sizes[0]:,} to {sizes[-1]:,} tokens"
-    bytes_too = any(score.bits_per_byte is not None for score in summary.scores)
+    with_bits = [score.bits_per_byte is not None for score in summary.scores]
+    bits = (
+        "; bits per byte can." if all(with_bits) else "; bits per byte can, where they are given."
+    )
     return (
         f"The vocabulary changed ({told}), so losses per token cannot be compared between models"
-        + ("; bits per byte can." if bytes_too else " on either side of that.")
+        + (bits if any(with_bits) else " on either side of that.")
     )
 
 
