@@ -93,11 +93,15 @@ class StoppedError(Exception):
     """Raised out of a run, as if it were killed there."""
 
 
-@pytest.mark.parametrize(("model", "objective"), [("m", "causal"), ("t5", "ul2")])
+@pytest.mark.parametrize(
+    ("model", "objective"), [("m", "causal"), ("t5", "ul2"), ("t5", "o-ul2"), ("m", "o-ul2")]
+)
 def test_a_mixture_is_stopped_and_ends_in_the_same_bits(
     home: Path, tmp_path: Path, model: str, objective: str
 ) -> None:
-    stages = [{"name": "a", "recover": recover(320, objective=objective, save_every=0)}]
+    tokens, row = (640, 64) if objective == "o-ul2" else (320, 32)
+    recovery = recover(tokens, objective=objective, save_every=0, row_length=row)
+    stages = [{"name": "a", "recover": recovery}]
     mixed = recipe(home, mixture(home, 3, 1, model), stages, model)
     go(mixed, tmp_path / "whole")
 

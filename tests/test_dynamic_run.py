@@ -199,7 +199,10 @@ def test_losses_under_another_vocabulary_are_no_reference(home: Path, tmp_path: 
     assert not (tmp_path / "run/ledger.jsonl").exists()
 
 
-def test_sources_of_a_recipe_are_mixed_by_their_losses(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("objective", "row"), [("span-corruption", ROW), ("o-ul2", 64)])
+def test_sources_of_a_recipe_are_mixed_by_their_losses(
+    home: Path, tmp_path: Path, objective: str, row: int
+) -> None:
     changed = recipe(home)
     del changed["stages"][1]
     changed["data"]["train"] = [
@@ -207,7 +210,8 @@ def test_sources_of_a_recipe_are_mixed_by_their_losses(home: Path, tmp_path: Pat
         {"name": "two", "path": str(home / "two.jsonl"), "weight": 1},
     ]
     changed["stages"][0]["recover"] |= {
-        "objective": "span-corruption", "denoisers": None, "tokens": 400,
+        "objective": objective, "denoisers": None, "tokens": 400 * row // ROW,
+        "row_length": row, "batch_tokens": 2 * row,
         "domains": {"rule": "code", "references": {"one": 9.0, "two": 1.0}},
     }  # fmt: skip
     go(changed, tmp_path / "run")
