@@ -34,7 +34,7 @@ def test_steps_that_are_done_again_are_not_doubled_nor_others_lost(
 ) -> None:
     """As after a kill: the first is never closed."""
     # Files of one second are read in the order of this number as text, where 10 comes before 9.
-    monkeypatch.setattr(event_file_writer._global_uid, "_value", 0)
+    monkeypatch.setattr(event_file_writer._global_uid, "_value", 9)
     killed = tracking(None, tmp_path, 0, {})
     write = killed.__enter__()
     for step in range(1, 6):

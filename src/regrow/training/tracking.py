@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -45,7 +46,9 @@ class TensorBoard:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         made: Any = SummaryWriter
-        self._writer = made(str(directory / "tensorboard"), purge_step=done + 1)
+        place = directory / "tensorboard"
+        _leave_second(place)
+        self._writer = made(str(place), purge_step=done + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -54,6 +57,16 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _leave_second(place: Path) -> None:
+    """Wait while the newest event file is of this second.
+
+    Files are read in the order of their names: of the second, and then of what may be in any order.
+    """
+    seconds = [int(path.name.split(".")[3]) for path in place.glob("events.out.tfevents.*")]
+    while seconds and int(time.time()) == max(seconds):
+        time.sleep(0.02)
 
 
 class Tracked:
