@@ -1,5 +1,6 @@
 """Attention text by text is what a mask over whole rows gives."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,31 +44,29 @@ def by_mask(
     return torch.where((queries == EMPTY)[:, :, None, None], 0.0, found)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    lengths=st.lists(
-        st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3),
-        min_size=1, max_size=3,
-    ),
-    is_causal=st.booleans(),
-    same=st.booleans(),
-    seed=st.integers(0, 99),
-)  # fmt: skip
-def test_it_is_what_a_mask_gives(lengths: Lengths, is_causal: bool, same: bool, seed: int) -> None:
-    if same:  # rows of the same texts are computed together
-        lengths = [lengths[0]] * len(lengths)
-    queries = numbers([[asks for asks, _ in row] for row in lengths])
-    keys = queries if is_causal else numbers([[asked for _, asked in row] for row in lengths])
+LENGTHS = st.lists(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3),
+    min_size=1,
+    max_size=3,
+)
+
+
+def assert_as_by_mask(
+    attended: Callable[[Tensor, Tensor, Tensor], Tensor],
+    queries: Tensor,
+    keys: Tensor,
+    is_causal: bool,
+    seed: int,
+) -> None:
+    """In values and in gradients, where keys have half the heads."""
     generator = torch.Generator().manual_seed(seed)
     query, key, value = (
-        torch.randn(len(lengths), heads, width, SIZE, generator=generator, dtype=torch.float64)
+        torch.randn(len(queries), heads, width, SIZE, generator=generator, dtype=torch.float64)
         for heads, width in ((4, queries.shape[1]), (2, keys.shape[1]), (2, keys.shape[1]))
     )
     parts = [part.requires_grad_() for part in (query, key, value)]
-    mask = texts_mask(queries, keys, is_causal=is_causal)
-    found, weights = attention(MODULE, query, key, value, mask, scaling=0.3)
+    found = attended(query, key, value)
     expected = by_mask(query, key, value, queries, keys, is_causal)
-    assert weights is None
     torch.testing.assert_close(found, expected)
     outer = torch.randn(found.shape, generator=generator, dtype=torch.float64)
     for ours, theirs in zip(
@@ -75,6 +74,23 @@ def test_it_is_what_a_mask_gives(lengths: Lengths, is_causal: bool, same: bool, 
         torch.autograd.grad(expected, parts, outer), strict=True,
     ):  # fmt: skip
         torch.testing.assert_close(ours, theirs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS, is_causal=st.booleans(), same=st.booleans(), seed=st.integers(0, 99))
+def test_it_is_what_a_mask_gives(lengths: Lengths, is_causal: bool, same: bool, seed: int) -> None:
+    if same:  # rows of the same texts are computed together
+        lengths = [lengths[0]] * len(lengths)
+    queries = numbers([[asks for asks, _ in row] for row in lengths])
+    keys = queries if is_causal else numbers([[asked for _, asked in row] for row in lengths])
+
+    def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        mask = texts_mask(queries, keys, is_causal=is_causal)
+        found, weights = attention(MODULE, query, key, value, mask, scaling=0.3)
+        assert weights is None
+        return found
+
+    assert_as_by_mask(attended, queries, keys, is_causal, seed)
 
 
 def test_packed_texts_begin_where_positions_do() -> None:

@@ -51,10 +51,12 @@ class Texts(Tensor):
 
     runs: list[list[_Run]]
     is_causal: bool
+    texts: tuple[Tensor, Tensor]
+    """Of the slots of queries and of keys, [rows, width] each."""
     sides: tuple[Side, Side] | None
     """Queries and keys as the kernel of CUDA has them; made where they are asked for first."""
     seen: Tensor | None
-    """Which slots see which, [rows, 1, queries, keys]; made where it is asked for first."""
+    """As `seen_slots` has it; made where it is asked for first."""
 
 
 def texts_mask(queries: Tensor, keys: Tensor, *, is_causal: bool) -> Texts:
@@ -69,8 +71,18 @@ def texts_mask(queries: Tensor, keys: Tensor, *, is_causal: bool) -> Texts:
     asked = asks if keys is queries else keys.cpu().numpy()
     mask.runs = [_runs(*pair) for pair in zip(asks, asked, strict=True)]
     mask.is_causal = is_causal
+    mask.texts = (queries, keys)
     mask.sides = mask.seen = None
     return mask
+
+
+def seen_slots(queries: Tensor, keys: Tensor, *, is_causal: bool) -> Tensor:
+    """Which slots see which, of texts as `texts_mask` has them; [rows, 1, queries, keys].
+
+    Empty slots see all, so that none sees nothing; nothing else sees them.
+    """
+    seen = (queries[:, :, None] == keys[:, None]) | (queries == EMPTY)[:, :, None]
+    return (seen.tril() if is_causal else seen)[:, None]
 
 
 def packed_mask(position_ids: Tensor) -> Texts:
@@ -133,9 +145,12 @@ def attention(
         )  # fmt: skip
         return found, None
     if way == "a mask":
-        seen = _seen(attention_mask, query.shape[2], key.shape[2])
+        if attention_mask.seen is None:  # for all layers
+            attention_mask.seen = seen_slots(
+                *attention_mask.texts, is_causal=attention_mask.is_causal
+            )
         masked: Tensor = sdpa_attention_forward(
-            module, query, key, value, seen, dropout, scaling, **kwargs
+            module, query, key, value, attention_mask.seen, dropout, scaling, **kwargs
         )[0]
         return masked, None
     groups = query.shape[1] // key.shape[1]
@@ -177,24 +192,6 @@ def _sides(mask: Texts, queries: int, keys: int) -> tuple[Side, Side]:
     return mask.sides
 
 
-def _seen(mask: Texts, queries: int, keys: int) -> Tensor:
-    """Slots see their own text, and empty ones all; of rows with so many slots, made once."""
-    if mask.seen is None:
-
-        def texts(lengths: list[list[int]], width: int) -> Tensor:
-            found = torch.full((len(lengths), width), EMPTY)
-            for row, of_row in zip(found, lengths, strict=True):
-                row[: sum(of_row)] = torch.repeat_interleave(torch.tensor(of_row, dtype=torch.long))
-            return found.to(mask.device)
-
-        held = [[run for run in row if not run.is_empty] for row in mask.runs]
-        asks = texts([[run.queries for run in row] for row in held], queries)
-        asked = texts([[run.keys for run in row] for row in held], keys)
-        seen = (asks[:, :, None] == asked[:, None]) | (asks == EMPTY)[:, :, None]
-        mask.seen = (seen.tril() if mask.is_causal else seen)[:, None]
-    return mask.seen
-
-
 def _states(
     runs: list[_Run],
     query: Tensor,
@@ -215,7 +212,7 @@ def _states(
             continue
         is_short = max(run.queries, run.keys) * query.shape[-1] <= _SHORT
         dtype = torch.promote_types(product, torch.float32) if is_short else product
-        with torch.autocast(query.device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):
             states = nn.functional.scaled_dot_product_attention(
                 asks.to(dtype), asked.to(dtype), given.to(dtype),
                 dropout_p=dropout, is_causal=is_causal, scale=scaling,
@@ -247,10 +244,8 @@ class _Joined(torch.autograd.Function):
         ctx.places = [place for place, is_empty in places if not is_empty]
         ctx.dtypes = [each.dtype for each in states]
 
-        device = states[0].device
-
         def join(states: Iterable[Tensor]) -> Tensor:
-            joined = torch.empty(shape, dtype=dtype, device=device)
+            joined = torch.empty(shape, dtype=dtype)
             left = iter(states)
             for place, is_empty in places:
                 if is_empty:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.attention import TEXT_BY_TEXT, texts_mask
+from regrow.attention import TEXT_BY_TEXT, seen_slots, texts_mask
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.errors import UserError
 from regrow.objectives.examples import NO_TEXT
@@ -64,19 +64,13 @@ def alone_in_rows(batch: TensorBatch) -> TensorBatch:
 
 
 def _mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False) -> Any:
-    """Which slots see which, by the examples that they are of; [rows, width] each.
-
-    Empty slots see all, so that none sees nothing; nothing else sees them.
-    """
+    """Which slots see which, by the examples that they are of; [rows, width] each."""
     attention = stack.config._attn_implementation
     if attention == TEXT_BY_TEXT:
         return texts_mask(queries, keys, is_causal=is_causal)
     if attention == "flex_attention":
         return _block_mask(queries, keys, is_causal)
-    seen = (queries[:, :, None] == keys[:, None]) | (queries == NO_TEXT)[:, :, None]
-    if is_causal:
-        seen = seen.tril()
-    seen = seen[:, None]
+    seen = seen_slots(queries, keys, is_causal=is_causal)
     if attention == "sdpa":
         return seen
     dtype = next(stack.parameters()).dtype
