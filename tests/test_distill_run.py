@@ -140,7 +140,7 @@ def test_a_half_done_training_is_not_taken_up_with_another_teacher(
                    teacher=home / "m", **given)  # fmt: skip
     found = last_checkpoint(tmp_path / "training")
     assert found is not None
-    assert "0.5 of it distilled from sha256:" in found.state["run"]["objective"]
+    assert found.state["run"]["distill"] == {"from": "original"}
     with pytest.raises(UserError, match=r"a checkpoint of another training \(objective was"):
         train_back(student, tmp_path / "out", settings, sentences(40), on_step=lambda _: None,
                    teacher=run / "stages/depth/model", **given)  # fmt: skip

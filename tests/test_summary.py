@@ -54,7 +54,9 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
      facts(80, words="4 -> 3 layers", cut=CUT, notes=["x: dropped"],
            seconds={"score": 3.0, "carve": 0.25}), 3.25),
     ("depth/measure-cut", {"heldout": DOMAIN, "speed": False}, losses(6.0), 1.5),
-    ("depth/recover", {"recover": {"batch_tokens": 64, "learning_rate": 3e-4}},
+    ("depth/recover", {"recover": {
+        "batch_tokens": 64, "learning_rate": 3e-4, "optimizer": "adamw", "schedule": "cosine",
+    }},
      facts(80, **RECOVERY), 7.5),
     ("depth/measure", {"heldout": DOMAIN}, losses(5.0, tokens_per_second=30.0), 1.25),
     ("words/carve", {"cut": {"vocab_size": 300, "by": None}},

@@ -47,10 +47,22 @@ class Entry:
     seconds: float
 
 
-def step_after(previous: Step | None, name: str, inputs: Mapping[str, Any]) -> Step:
-    """The step of this name, keyed by its inputs and by the step before it."""
+def step_after(
+    previous: Step | None,
+    name: str,
+    inputs: Mapping[str, Any],
+    decisive: Mapping[str, Any] | None = None,
+) -> Step:
+    """The step of this name, keyed by its inputs and by the step before it.
+
+    `decisive`: what the key is of, where that is less than the inputs.
+    """
     text = json.dumps(
-        {"after": previous.key if previous else None, "name": name, "inputs": inputs},
+        {
+            "after": previous.key if previous else None,
+            "name": name,
+            "inputs": inputs if decisive is None else decisive,
+        },
         sort_keys=True,
     )
     return Step(name, inputs, hashlib.sha256(text.encode()).hexdigest())

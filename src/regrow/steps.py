@@ -9,13 +9,15 @@ from typing import Any
 from regrow.cuts.cut import Cut
 from regrow.files import read_json_object
 from regrow.ledger import Entry, Step, differences, step_after
-from regrow.recipe import Recipe, Stage
+from regrow.recipe import CutSpec, Recipe, Stage
 from regrow.training.settings import RecoverySettings
 
 REFERENCES = "original/references"
 """The losses that mixtures are to get back to."""
 UNCHAINED = ("recipe", "texts", REFERENCES)
 """Entries that are written anew when they change, and invalidate nothing themselves."""
+RESULTS = 1
+"""Raised where the same recipe begins to give another result, as by a default that changes."""
 STAGES = "stages"
 CONTROL, AT_ONCE = "control", "at-once"
 """Comparisons: the original on the same tokens, and all cuts made in one."""
@@ -69,7 +71,7 @@ def plan_steps(
     measured = {"heldout": heldout}
     spoken = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
     learned = {"train": train, "seed": recipe.seed}
-    first = step_after(None, "original", {"model": model})
+    first = step_after(None, "original", {"model": model, "results": RESULTS})
     steps = [
         step_after(None, "recipe", {"text": text}),
         step_after(None, "texts", {"train": train, **measured}),
@@ -98,22 +100,31 @@ def _stage_steps(
     """The steps of one stage after the step that made its model."""
     steps = []
     if stage.cut is not None:
-        cut: Any = stage.cut.model_dump(mode="json", exclude={"cut", "vocab"})
-        if stage.cut.vocab is not None:
-            cut["vocab"] = stage.cut.vocab.identity
-        if stage.cut.cut is not None:
-            cut = {"cut": Cut.load(stage.cut.cut).to_json()}
-        last = step_after(last, f"{stage.name}/carve", {"cut": cut, **learned})
+        cut, decisive = (_cut_inputs(stage.cut, every_key=each) for each in (True, False))
+        last = step_after(
+            last, f"{stage.name}/carve", {"cut": cut, **learned}, {"cut": decisive, **learned}
+        )
         # Where nothing is recovered this is the last word on the stage, and its speed counts.
         cut_measured = {**measured, "speed": stage.recover is None}
         steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measured)]
     if stage.recover is not None:
-        settings = {"recover": stage.recover.decisive(), **learned}
         if stage.recover.mixtures:
-            settings |= measured
-        last = step_after(last, f"{stage.name}/recover", settings)
+            learned = {**learned, **measured}
+        settings, decisive = (stage.recover.decisive(every_key=each) for each in (True, False))
+        last = step_after(
+            last, f"{stage.name}/recover", {"recover": settings, **learned},
+            {"recover": decisive, **learned},
+        )  # fmt: skip
         steps += [last, step_after(last, f"{stage.name}/measure", measured)]
     return steps
+
+
+def _cut_inputs(spec: CutSpec, *, every_key: bool) -> dict[str, Any]:
+    """What a cut depends on, as JSON; `every_key`: with the keys that hold their default."""
+    if spec.cut is not None:
+        return {"cut": Cut.load(spec.cut).to_json()}
+    found = spec.model_dump(mode="json", exclude={"cut", "vocab"}, exclude_defaults=not every_key)
+    return found if spec.vocab is None else {**found, "vocab": spec.vocab.identity}
 
 
 def control_settings(recipe: Recipe) -> RecoverySettings | None:

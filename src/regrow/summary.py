@@ -220,8 +220,7 @@ _OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}
 def _recovery(recover: Entry | None) -> str:
     if recover is None:
         return ""
-    # Ledgers of before there was a choice do not name it.
-    settings = {"optimizer": "adamw", "schedule": "cosine", **recover.inputs["recover"]}
+    settings = recover.inputs["recover"]
     return (
         f"{recover.outputs['tokens']:,} tokens in steps of {settings['batch_tokens']:,}, "
         f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "

@@ -4,8 +4,6 @@ Each source is a domain with a name. Where sources have shares, samples are a mi
 `mixture`); where they have none, all is gone through once before anything comes again.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +21,7 @@ from regrow.corpus.store_windows import cut_store
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.corpus.windows import TextWindows, cut_windows
 from regrow.errors import UserError
+from regrow.identity import identity_of
 from regrow.recipe import Source
 
 T = TypeVar("T", Samples, TextWindows)
@@ -50,11 +49,11 @@ class Corpus:
         """A hash of all text and all shares. Reads the text files."""
         if len(self.sources) == 1 and not self.stores:
             return documents_sha256(_read(self.paths))
-        parts = [
+        sources = [
             (source.name, source.weight, source.tokens, [_identity(path) for path in source.paths])
             for source in self.sources
         ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return identity_of("corpus", sources=sources)
 
     def check(self, tokenizer: Tokenizer) -> None:
         """Raise UserError where a share cannot be, or a store is of another tokenizer."""

@@ -4,11 +4,10 @@ Which source a row is of stays known by name, so that losses can be told apart b
 changed while a training goes on.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from regrow.corpus.samples import (
     slots_of,
 )
 from regrow.corpus.windows import TextWindows
+from regrow.identity import identity_of
 
 T = TypeVar("T", Samples, TextWindows)
 
@@ -37,6 +37,9 @@ class _Joined(Generic[T]):
         shares: Of the samples, for each source; None where each row comes once in an epoch.
         domains: Whether the sources are what losses are told apart by.
     """
+
+    kind: ClassVar[str]
+    """What an identity calls such rows."""
 
     sources: Mapping[str, T]
     shares: Shares | None = None
@@ -68,9 +71,11 @@ class _Joined(Generic[T]):
     @cached_property
     def identity(self) -> str:
         """A hash of all that the rows hold, and of the shares as they begin."""
-        parts = [(name, source.identity) for name, source in self.sources.items()]
-        shares = None if self.shares is None else self.shares.identity
-        return hashlib.sha256(f"{type(self).__name__} {parts} {shares}".encode()).hexdigest()
+        return identity_of(
+            self.kind,
+            sources={name: source.identity for name, source in self.sources.items()},
+            shares=None if self.shares is None else self.shares.identity,
+        )
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
@@ -91,6 +96,8 @@ class _Joined(Generic[T]):
 
 class JoinedWindows(_Joined[TextWindows]):
     """Several sources of windows as one."""
+
+    kind = "joined windows"
 
     def __getitem__(self, number: int) -> NDArray[np.int32]:
         """The token ids of a window."""
@@ -128,6 +135,8 @@ class JoinedWindows(_Joined[TextWindows]):
 
 class JoinedRows(_Joined[Samples]):
     """Several `Samples` as one, whose batches are arrays of the same names and widths."""
+
+    kind = "joined rows"
 
     @property
     def row_length(self) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from regrow.corpus.samples import DataOrder, random_stream
 from regrow.errors import UserError
+from regrow.identity import identity_of
 
 BLOCK = 1 << 12
 """Samples after which the shares are exact."""
@@ -53,7 +54,7 @@ class Shares:
     @property
     def identity(self) -> str:
         """How the shares begin; what becomes of them is the doing of the training itself."""
-        return f"{self.names} {self.changes[0][1]}"
+        return identity_of("shares", names=self.names, quotas=self.changes[0][1])
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
         """Draw by these weights from this sample on, which no one has asked for yet.

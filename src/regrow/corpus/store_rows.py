@@ -6,7 +6,6 @@ before, and a document's first from the start token. So a row is one piece of th
 that is looked up is where documents begin in it.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +16,7 @@ from regrow.corpus.packing import NOT_PREDICTED, Tokenizer, end_is_predicted, st
 from regrow.corpus.samples import Batch
 from regrow.corpus.store import TokenStore
 from regrow.errors import UserError
+from regrow.identity import identity_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,14 @@ class StoreRows:
 
     @cached_property
     def identity(self) -> str:
-        decisive = f"{self.row_length} {self.start} {self.end} {self.predict_end}"
-        return hashlib.sha256(f"rows {decisive} {self.store.identity}".encode()).hexdigest()
+        return identity_of(
+            "store rows",
+            row_length=self.row_length,
+            start=self.start,
+            end=self.end,
+            predict_end=self.predict_end,
+            store=self.store.identity,
+        )
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.full(len(rows), self.row_length)

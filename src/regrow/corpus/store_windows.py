@@ -4,7 +4,6 @@ Which document a window lies in is found through a table with one entry for so m
 the index on disk. So memory is 8 bytes for 64 documents: 2.5 MB for 20 million of them.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from regrow.corpus.store import Offsets, TokenStore
 from regrow.errors import UserError
+from regrow.identity import identity_of
 
 _STRIDE = 64
 """Documents for each entry of the table."""
@@ -67,7 +67,7 @@ class StoreWindows:
     @cached_property
     def identity(self) -> str:
         """A hash of all tokens and of where the windows begin."""
-        return hashlib.sha256(f"windows {self.longest} {self.store.identity}".encode()).hexdigest()
+        return identity_of("store windows", longest=self.longest, store=self.store.identity)
 
     def _places(self, numbers: NDArray[np.int64]) -> tuple[Offsets, Offsets]:
         """Where these windows begin and end in the line of tokens, [windows] each."""

@@ -1,6 +1,5 @@
 """Loss on text held out of each part of a mixture, the same text every time."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from regrow.corpus.packing import pack
 from regrow.corpus.samples import Samples
 from regrow.corpus.windows import cut_windows
 from regrow.errors import UserError
+from regrow.identity import identity_of
 from regrow.objectives.causal import Causal
 from regrow.objectives.corrupted import (
     CorruptedText,
@@ -52,11 +52,12 @@ class HeldoutParts:
     @property
     def identity(self) -> str:
         """A hash of all text that is measured, and of what is taken out of it."""
-        parts = [
-            (name, samples.identity, self.rows[name].tolist())
-            for name, samples in self.samples.items()
-        ]
-        return hashlib.sha256(f"{self.objective.identity} {parts}".encode()).hexdigest()
+        return identity_of(
+            "held-out parts",
+            objective=self.objective.identity,
+            samples={name: samples.identity for name, samples in self.samples.items()},
+            rows=self.rows,
+        )
 
     def losses(self, model: nn.Module) -> dict[str, float]:
         """Nats per token, by part, in evaluation mode."""

@@ -1,6 +1,5 @@
 """Windows of text as span-corruption examples for an encoder-decoder."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from regrow.corpus.packing import start_and_end
 from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
 from regrow.corpus.windows import TextWindows, in_a_line
 from regrow.errors import UserError
+from regrow.identity import identity_of
 from regrow.objectives.denoising import (
     PREFIXES,
     SPAN_CORRUPTION,
@@ -52,8 +52,13 @@ class CorruptedText:
 
     @cached_property
     def identity(self) -> str:
-        settings = f"{self.denoiser} {self.marks} {self.seed} {self.windows.identity}"
-        return hashlib.sha256(settings.encode()).hexdigest()
+        return identity_of(
+            "span-corruption",
+            denoiser=self.denoiser,
+            tokens=self.marks,
+            seed=self.seed,
+            windows=self.windows.identity,
+        )
 
     def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
         """What the windows are of."""

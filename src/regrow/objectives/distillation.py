@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regrow.errors import UserError
+from regrow.identity import identity_of
 from regrow.objectives.blocks import capped_logits, product_dtype, summed_over_blocks
 from regrow.objectives.cross_entropy import LOGITS_AT_ONCE
 from regrow.objectives.head import Head, head_of
@@ -69,9 +70,12 @@ class Distilled:
 
     @property
     def identity(self) -> str:
-        return (
-            f"{self.objective.identity}, {self.weight} of it distilled from "
-            f"{self.teacher.identity} at temperature {self.temperature}"
+        return identity_of(
+            "distillation",
+            objective=self.objective.identity,
+            teacher=self.teacher.identity,
+            weight=self.weight,
+            temperature=self.temperature,
         )
 
     def check(self, model: nn.Module) -> None:

@@ -4,7 +4,6 @@ Either a document is split in two, or a source and a target (span corruption, UL
 one row. The batch says which inputs are given, so that attention can go both ways among them.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
+from regrow.identity import identity_of
 from regrow.objectives.examples import NO_TEXT
 from regrow.objectives.segments import Ids, random_bits, sample_keys
 
@@ -53,7 +53,7 @@ class SplitRows:
 
     @cached_property
     def identity(self) -> str:
-        return hashlib.sha256(f"split {self.seed} {self.packed.identity}".encode()).hexdigest()
+        return identity_of("prefix-lm rows", seed=self.seed, packed=self.packed.identity)
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `packed`, and ``blocks``, int64, [rows, row_length].
@@ -121,8 +121,9 @@ class PairedRows:
 
     @cached_property
     def identity(self) -> str:
-        settings = f"in one row {self.start} {self.pad} {self.pairs.identity}"
-        return hashlib.sha256(settings.encode()).hexdigest()
+        return identity_of(
+            "pairs in one row", start=self.start, pad=self.pad, pairs=self.pairs.identity
+        )
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `in_one_row` has it, one example in each."""

@@ -7,7 +7,6 @@ fixed too, and with them all lengths; what is random is where the spans are and 
 A row holds pieces of as many documents as fill it, each with a source and a target of its own.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from regrow.corpus.line import DocumentLine, Pieces, line_of_store, line_of_text
 from regrow.corpus.samples import Batch, Parts, Samples
 from regrow.corpus.store import TokenStore
 from regrow.errors import UserError
+from regrow.identity import identity_of
 from regrow.objectives.corrupted import denoising_tokens
 from regrow.objectives.denoising import DenoisingTokens
 from regrow.objectives.examples import write_examples, write_rows
@@ -233,11 +233,15 @@ class OptimizedText:
 
     @cached_property
     def identity(self) -> str:
-        settings = (
-            f"o-ul2 {self.lengths_of_texts} {self.marks} {self.seed} {self.form} "
-            f"{self.line.slots_each} {self.line.identity}"
+        return identity_of(
+            "o-ul2",
+            lengths=self.lengths_of_texts,
+            tokens=self.marks,
+            seed=self.seed,
+            form=self.form,
+            slots_each=self.line.slots_each,
+            text=self.line.identity,
         )
-        return hashlib.sha256(settings.encode()).hexdigest()
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         """As `regrow.objectives.examples.write_rows` has it in ``two rows``; as

@@ -5,7 +5,6 @@ belongs to is one number a slot; masks are made from them when the row is read
 (`regrow.objectives.examples_apart`).
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
+from regrow.identity import identity_of
 from regrow.objectives.examples import NO_TEXT
 from regrow.objectives.segments import Ids
 
@@ -52,8 +52,13 @@ class SharedRows:
 
     @cached_property
     def identity(self) -> str:
-        settings = f"shared rows {self.per_row} {self.seed} {self.dear} {self.pairs.identity}"
-        return hashlib.sha256(settings.encode()).hexdigest()
+        return identity_of(
+            "shared rows",
+            per_row=self.per_row,
+            seed=self.seed,
+            cost=self.dear,
+            pairs=self.pairs.identity,
+        )
 
     @cached_property
     def _order(self) -> Order:

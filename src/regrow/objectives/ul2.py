@@ -1,6 +1,5 @@
 """Windows of text, each sample of which is corrupted by one of several denoisers."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from regrow.corpus.domains import Texts, windows_of
 from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
 from regrow.corpus.windows import TextWindows
+from regrow.identity import identity_of
 from regrow.objectives.corrupted import (
     check_sentinels,
     corrupted_batch,
@@ -57,9 +57,14 @@ class MixedDenoisers:
     @cached_property
     def identity(self) -> str:
         """Of the mixture, how it begins: what it becomes is the doing of the training itself."""
-        begins = self.mixture.changes[0]
-        settings = f"{dict(self.denoisers)} {begins} {self.marks} {self.seed}"
-        return hashlib.sha256(f"{settings} {self.windows.identity}".encode()).hexdigest()
+        return identity_of(
+            "ul2",
+            denoisers=self.denoisers,
+            begins=self.mixture.changes[0],
+            tokens=self.marks,
+            seed=self.seed,
+            windows=self.windows.identity,
+        )
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
         """Draw by these weights from this sample on, in the order of `denoisers`.

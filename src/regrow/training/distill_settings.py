@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class DistillSettings(BaseModel):
@@ -22,10 +22,13 @@ class DistillSettings(BaseModel):
     weight: float = Field(default=0.5, gt=0, le=1)
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
+    @model_serializer(mode="wrap")
+    def _as_written(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """By the keys of a recipe."""
-        return {"from": self.teacher, "weight": self.weight, "temperature": self.temperature}
+        return {
+            "from": self.teacher,
+            **{k: v for k, v in serialise(self).items() if k != "teacher"},
+        }
 
     def words(self) -> str:
         """How it is learned, in half a line."""

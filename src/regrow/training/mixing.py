@@ -1,6 +1,5 @@
 """Mixtures that follow held-out losses while a training runs."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,6 +7,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from regrow.evaluation.parts import HeldoutParts
+from regrow.identity import identity_of
 from regrow.objectives.dynamic import DynamicMixture
 from regrow.training.steering import Evaluation
 
@@ -65,12 +65,14 @@ class MixtureSteering:
     @property
     def identity(self) -> str:
         """A hash of the rules, their references, and all that is measured."""
-        parts = [
-            (kind, each.mixture.rule, dict(each.mixture.first_shares),
-             dict(each.mixture.references), each.heldout.identity)
+        mixtures = {
+            kind: (
+                each.mixture.rule, each.mixture.first_shares, each.mixture.references,
+                each.heldout.identity,
+            )
             for kind, each in self.mixtures.items()
-        ]  # fmt: skip
-        return hashlib.sha256(f"mixtures {self.every} {parts}".encode()).hexdigest()
+        }  # fmt: skip
+        return identity_of("dynamic mixtures", every=self.every, mixtures=mixtures)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         return {

@@ -67,12 +67,12 @@ def resume(
     if checkpoint is None:
         return Progress()
     state = checkpoint.state
-    for key, value in run.items():
-        theirs = state["run"].get(key)
-        if theirs != value:
+    for key in dict.fromkeys([*run, *state["run"]]):
+        ours, theirs = (each.get(key, "its default") for each in (run, state["run"]))
+        if theirs != ours:
             raise processes.error(
                 f"{checkpoint.path}: a checkpoint of another training ({key} was {theirs}, "
-                f"now {value}); remove {checkpoint.path.parent} or name another directory"
+                f"now {ours}); remove {checkpoint.path.parent} or name another directory"
             )
     changed = [
         f"{key} was {state['environment'].get(key)}, now {value}"

@@ -160,9 +160,13 @@ class RecoverySettings(BaseModel):
                     "would change; give less"
                 )
 
-    def decisive(self) -> dict[str, Any]:
-        """All that the weights, and what is measured, depend on, as JSON has it."""
-        return self.model_dump(mode="json", exclude=set(ONLY_HOW))
+    def decisive(self, *, every_key: bool = False) -> dict[str, Any]:
+        """All that the weights, and what is measured, depend on, as JSON has it.
+
+        Keys that hold their default are left out, so that a new key invalidates no run.
+        `every_key`: with them, to be shown.
+        """
+        return self.model_dump(mode="json", exclude=set(ONLY_HOW), exclude_defaults=not every_key)
 
     @property
     def mixtures(self) -> dict[str, MixtureSettings]:
