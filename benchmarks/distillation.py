@@ -22,20 +22,20 @@ import torch
 import transformers
 from common import Goal, Result, parser, say, show
 
-from regrow.checkpoint.source import resolve_model
+from regrow.checkpoint.resolve import resolve_model
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
-from regrow.loading import load_model, load_tokenizer
-from regrow.objectives.distillation import Distilled
-from regrow.objectives.objective import Objective
-from regrow.objectives.tasks import make_task
-from regrow.pruning import prune_checkpoint
-from regrow.recipe import CutSpec
-from regrow.teaching import load_teacher
+from regrow.models.loading import load_model, load_tokenizer
+from regrow.objectives.losses.distillation import Distilled
+from regrow.objectives.losses.objective import Objective
+from regrow.objectives.registry import make_task
+from regrow.surgery.cut_spec import CutSpec
+from regrow.surgery.prune import prune_checkpoint
 from regrow.training.distill_settings import DistillSettings
+from regrow.training.distributed.processes import Processes
 from regrow.training.loop import train
-from regrow.training.processes import Processes
 from regrow.training.settings import RecoverySettings
+from regrow.training.teacher import load_teacher
 
 EVERY = 8
 PROSE = Path(__file__).parent.parent / "recipes" / "prose.txt"

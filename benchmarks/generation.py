@@ -23,8 +23,8 @@ import transformers
 from common import Goal, Result, parser, say, show
 from torch import Tensor, nn
 
-from regrow.loading import load_model
-from regrow.models import config_class, model_class
+from regrow.models.loading import load_model
+from regrow.models.networks import config_class, model_class
 
 PEER = "the published attention"
 MASKED = -10_000.0

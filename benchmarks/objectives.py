@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from common import Goal, Result, parser, say, show
 
+from regrow.common.precision import autocast
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch, Samples, data_order
 from regrow.corpus.text import read_documents
-from regrow.loading import load_model, load_tokenizer
-from regrow.objectives.tasks import make_task
-from regrow.precision import autocast
-from regrow.training.attending import text_by_text
-from regrow.training.memory import kept_memory
-from regrow.training.passes import passes
+from regrow.models.loading import load_model, load_tokenizer
+from regrow.objectives.registry import make_task
+from regrow.training.efficiency.allocator import kept_memory
+from regrow.training.efficiency.attention import text_by_text
+from regrow.training.efficiency.micro_batches import passes
 
 LONGEST, TEXT = 568, 1_898
 SOURCE, TARGET = 570, 381

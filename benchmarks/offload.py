@@ -48,13 +48,13 @@ def run_once(way: str, directory: Path, tokens: int, batch_tokens: int) -> int:
     import torch
     import transformers
 
+    from regrow.checkpoint.bind import bind_checkpoint
     from regrow.checkpoint.reader import open_checkpoint
-    from regrow.loading import load_model
-    from regrow.pruning import bind_checkpoint
-    from regrow.scoring import DEFAULT, SCORERS
+    from regrow.models.loading import load_model
     from regrow.scoring.calibration import Calibration
     from regrow.scoring.observe import observe, one_by_one
     from regrow.scoring.offload import load_offloaded
+    from regrow.scoring.score import DEFAULT, SCORERS
 
     checkpoint = open_checkpoint(directory)
     layout = bind_checkpoint(checkpoint)

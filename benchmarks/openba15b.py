@@ -44,14 +44,14 @@ from surgery import REGROW, bytes_read_and_kept, hold_bytes
 
 from regrow.architectures import Layout
 from regrow.architectures.openba import OPENBA, ffn_value
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
-from regrow.cuts.choose import choose
-from regrow.cuts.cut import AxisCut, Cut
-from regrow.cuts.request import requested
-from regrow.errors import UserError
-from regrow.pruning import bind_checkpoint
-from regrow.scoring import score
+from regrow.common.errors import UserError
+from regrow.scoring.score import score
+from regrow.surgery.choose import choose
+from regrow.surgery.cut import AxisCut, Cut
+from regrow.surgery.requests import requested
 
 SHARD_BYTES = 21 * 10**8  # the embedding fits into one
 SPARE_BYTES = 10**9

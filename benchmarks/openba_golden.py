@@ -15,8 +15,8 @@ import torch
 from common import Goal, Result, parser, show
 from safetensors.torch import load_file
 
-from regrow.loading import load_config
-from regrow.models import model_class
+from regrow.models.loading import load_config
+from regrow.models.networks import model_class
 
 CACHES: dict[str, dict[str, Any]] = {
     "dynamic cache": {},

@@ -23,15 +23,15 @@ from common import Result, parser, say, show, write_figure
 
 import regrow
 from regrow.corpus.text import read_documents
-from regrow.evaluation.parts import heldout_denoisers
-from regrow.ledger import read_entries
-from regrow.loading import load_model, load_tokenizer
-from regrow.objectives.denoising import UL2, Denoiser
+from regrow.evaluation.heldout_parts import heldout_denoisers
+from regrow.models.loading import load_model, load_tokenizer
+from regrow.objectives.rows.denoisers import UL2, Denoiser
+from regrow.pipeline.ledger import read_entries
+from regrow.pipeline.steps import REFERENCES
+from regrow.pipeline.summary import summarise
 from regrow.report.page import mixture_charts
-from regrow.report.summary import RunSummary
+from regrow.report.records import RunSummary
 from regrow.report.svg import Svg
-from regrow.steps import REFERENCES
-from regrow.summary import summarise
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 ACROSS = "o-ul2 across documents"

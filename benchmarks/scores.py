@@ -22,16 +22,17 @@ import transformers
 from common import Goal, Result, parser, say, show
 
 from regrow.architectures import Layout
-from regrow.checkpoint.carve import carve
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
-from regrow.cuts.choose import Scores, choose
-from regrow.cuts.cut import Cut
 from regrow.evaluation.heldout import heldout_loss
-from regrow.objectives.causal import Causal
-from regrow.pruning import bind_checkpoint, carve_plan
-from regrow.scoring import score
+from regrow.objectives.losses.causal import Causal
+from regrow.scoring.score import score
+from regrow.surgery.carve import carve
+from regrow.surgery.choose import Scores, choose
+from regrow.surgery.cut import Cut
+from regrow.surgery.prune import carve_plan
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 

@@ -37,7 +37,7 @@ SMOLLM2 = {
 
 def write_sparse(stem: Path, tokens: int) -> None:
     """A store of `tokens` tokens, zeros that take no place on disk; the index is written whole."""
-    from regrow.corpus.store import write_index
+    from regrow.corpus.token_store import write_index
 
     documents = tokens // DOCUMENT
     with Path(f"{stem}.bin").open("wb") as file:
@@ -55,9 +55,9 @@ def write_sparse(stem: Path, tokens: int) -> None:
 def read_store(stem: str, batches: int) -> dict[str, float]:
     """Open a store and sample from it; in a process of its own."""
     from regrow.corpus.samples import DataOrder
-    from regrow.corpus.store import open_store
-    from regrow.corpus.store_rows import StoreRows
-    from regrow.corpus.store_windows import cut_store
+    from regrow.corpus.token_store import open_store
+    from regrow.corpus.token_store_rows import StoreRows
+    from regrow.corpus.token_store_windows import cut_store
 
     tiny = Path(f"{stem}.tiny")
     write_sparse(tiny, 100 * DOCUMENT)
@@ -110,8 +110,8 @@ def step_seconds(steps: int) -> float:
     import torch
     import transformers
 
-    from regrow.objectives.causal import Causal
-    from regrow.precision import autocast
+    from regrow.common.precision import autocast
+    from regrow.objectives.losses.causal import Causal
 
     torch.set_num_threads(1)  # threads that wait for each other would count as well
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def step_seconds(steps: int) -> float:
 
 def tokenise_seconds(model: Path, out: Path, text: Path, workers: int) -> tuple[float, float]:
     """Wall and processor seconds of all processes, their start among them."""
-    from regrow.corpus.tokenising import tokenise_files
+    from regrow.corpus.tokenisation import tokenise_files
 
     def spent() -> float:
         used = [resource.getrusage(w) for w in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)]
@@ -151,7 +151,7 @@ def tokenise_seconds(model: Path, out: Path, text: Path, workers: int) -> tuple[
 def library_seconds(model: Path, text: Path) -> tuple[float, float]:
     """Wall and processor seconds of the tokenizers library alone, in one thread."""
     from regrow.corpus.text import read_documents
-    from regrow.loading import load_tokenizer
+    from regrow.models.loading import load_tokenizer
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer, documents = load_tokenizer(model), list(read_documents(text))

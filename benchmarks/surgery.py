@@ -30,12 +30,12 @@ from common import Goal, Result, parser, say, show
 from numpy.typing import NDArray
 
 from regrow.architectures import Layout
-from regrow.checkpoint.carve import plan_carve
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.header import TensorInfo
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
-from regrow.cuts.choose import choose
-from regrow.cuts.cut import Cut
-from regrow.pruning import bind_checkpoint
+from regrow.surgery.carve import plan_carve
+from regrow.surgery.choose import choose
+from regrow.surgery.cut import Cut
 
 SHARD_BYTES = 10**9
 BLOCK_BYTES = 8 << 20
@@ -54,7 +54,7 @@ def peaks():
         file.write(f"{own} {children}")
 target = sys.argv.pop(1)
 atexit.register(peaks)
-from regrow.cli import main
+from regrow.cli.app import main
 main()
 """
 

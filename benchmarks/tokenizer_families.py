@@ -33,12 +33,12 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from regrow.common.errors import UserError
 from regrow.corpus.text import read_documents
-from regrow.errors import UserError
-from regrow.tokenizers import VocabularyChoice, kind_of
-from regrow.tokenizers.counting import count_tokens, open_tokenizer
-from regrow.tokenizers.files import plan_tokenizer, read_tokenizer, vocabulary_candidates
-from regrow.tokenizers.measuring import Spelling, spell
+from regrow.tokenizers.encoding import count_tokens, open_tokenizer
+from regrow.tokenizers.families import VocabularyChoice, kind_of
+from regrow.tokenizers.fertility import Spelling, spell
+from regrow.tokenizers.tokenizer_files import plan_tokenizer, read_tokenizer, vocabulary_candidates
 
 EVERY = 10
 SHARE = 4

@@ -31,15 +31,15 @@ import torch
 import transformers
 from common import Goal, Result, parser, say, show
 
+from regrow.common.precision import resolve_precision
 from regrow.corpus.packing import NOT_PREDICTED, pack
 from regrow.corpus.samples import Batch, Samples, data_order
 from regrow.corpus.text import read_documents
-from regrow.loading import load_model, load_tokenizer
-from regrow.objectives.causal import Causal
-from regrow.objectives.corrupted import corrupt_text
-from regrow.objectives.objective import Objective
-from regrow.objectives.seq2seq import Seq2Seq
-from regrow.precision import resolve_precision
+from regrow.models.loading import load_model, load_tokenizer
+from regrow.objectives.losses.causal import Causal
+from regrow.objectives.losses.objective import Objective
+from regrow.objectives.losses.seq2seq import Seq2Seq
+from regrow.objectives.rows.span_corruption import corrupt_text
 from regrow.training.loop import StepReport, train
 from regrow.training.settings import RecoverySettings
 

@@ -23,8 +23,8 @@ from common import Goal, Result, parser, say, show
 
 from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
-from regrow.loading import load_tokenizer
-from regrow.objectives.causal import Causal
+from regrow.models.loading import load_tokenizer
+from regrow.objectives.losses.causal import Causal
 from regrow.training.loop import StepReport, train
 from regrow.training.settings import RecoverySettings
 

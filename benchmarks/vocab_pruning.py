@@ -31,9 +31,9 @@ from surgery import REGROW, Model, warm, write_model
 
 from regrow.checkpoint.companions import companion_files
 from regrow.checkpoint.reader import open_checkpoint, read_bytes
-from regrow.tokenizers.counting import id_count, open_tokenizer
-from regrow.vocabulary.counting import fingerprint
-from regrow.vocabulary.counts import Group, TokenCounts
+from regrow.tokenizers.encoding import id_count, open_tokenizer
+from regrow.vocabulary.token_counting import fingerprint
+from regrow.vocabulary.token_counts import Group, TokenCounts
 
 LARGE = Model(2048, 8192, 32, 8, 0, {}, layers=16, head_dim=64)
 SMALL = replace(LARGE, layers=2)

@@ -26,9 +26,9 @@ import regrow
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
-from regrow.loading import load_model, load_tokenizer
-from regrow.objectives.corrupted import denoising_tokens
-from regrow.objectives.seq2seq import Seq2Seq
+from regrow.models.loading import load_model, load_tokenizer
+from regrow.objectives.losses.seq2seq import Seq2Seq
+from regrow.objectives.rows.span_corruption import denoising_tokens
 from regrow.report.charts import Line, curves
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)

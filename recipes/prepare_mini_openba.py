@@ -23,7 +23,7 @@ from regrow.checkpoint.companions import companion_files, write_files
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.corpus.packing import tokenise
 from regrow.corpus.text import read_documents
-from regrow.loading import load_tokenizer
+from regrow.models.loading import load_tokenizer
 
 HERE = Path(__file__).parent / "mini-openba"
 HELD_OUT_EVERY = 40

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regrow.checkpoint.carve import plan_carve
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import open_checkpoint, read_tensor
-from regrow.cuts.cut import Cut
-from regrow.pruning import bind_checkpoint
+from regrow.surgery.carve import plan_carve
+from regrow.surgery.cut import Cut
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout, bind, schema
-from regrow.architectures.config import cut_config
+from regrow.architectures.cut_config import cut_config
 from regrow.architectures.dims import parse_dims
 from regrow.architectures.layout import bind_sizes
 from regrow.architectures.openba import OPENBA
-from regrow.cuts.cut import Cut
-from regrow.errors import UserError
+from regrow.common.errors import UserError
+from regrow.surgery.cut import Cut
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/blueprints.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from regrow.architectures.openba import OPENBA
-from regrow.loading import load_model, load_tokenizer
+from regrow.models.loading import load_model, load_tokenizer
 from tests.models.openba_files import PIECES, write_tokenizer
 from tests.tiny import write_tiny
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from regrow.architectures import Blueprint, Layout, bind
 from regrow.architectures.llama import LLAMA
-from regrow.models import config_class, model_class
+from regrow.models.networks import config_class, model_class
 
 
 def tiny_shapes(blueprint: Blueprint, tiny: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from regrow.api import (
     verify,
     write_report,
 )
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 __all__ = [
     "UserError",

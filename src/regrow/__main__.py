@@ -1,6 +1,6 @@
 """`python -m regrow`, and so `torchrun -m regrow`: the command line."""
 
-from regrow.cli import main
+from regrow.cli.app import main
 
 if __name__ == "__main__":
     main()

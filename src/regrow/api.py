@@ -8,23 +8,23 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
-    from regrow.corpus.tokenising import Tokenised
-    from regrow.inspection import Inspection
-    from regrow.pipeline import Result, Watch
-    from regrow.planning import Plan
-    from regrow.previewing import Preview
-    from regrow.pruning import Pruned
-    from regrow.recipe import Recipe
-    from regrow.train_model import Trained
-    from regrow.train_model import Watch as Pacing
-    from regrow.vocabulary.counting import Counted
-    from regrow.vocabulary.growing import Grown
-    from regrow.vocabulary.planning import VocabularyPlan
-    from regrow.vocabulary.spec import VocabularySpec
+    from regrow.corpus.tokenisation import Tokenised
+    from regrow.pipeline.preview import Preview
+    from regrow.pipeline.proposal import Plan
+    from regrow.pipeline.recipe import Recipe
+    from regrow.pipeline.run import Result, Watch
+    from regrow.pipeline.train_model import Trained
+    from regrow.pipeline.train_model import Watch as Pacing
+    from regrow.surgery.grow_vocabulary import Grown
+    from regrow.surgery.inspection import Inspection
+    from regrow.surgery.prune import Pruned
+    from regrow.vocabulary.sizing import VocabularyPlan
+    from regrow.vocabulary.token_counting import Counted
+    from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 Say = Callable[[str], None]
 
@@ -35,8 +35,8 @@ def _quiet(_: str) -> None:
 
 def inspect(model: Path | str, *, say: Say = _quiet) -> "Inspection":
     """The axes and parameters of a model (a directory, a GGUF file or a hub id)."""
-    from regrow.checkpoint.source import resolve_model
-    from regrow.inspection import inspect_directory
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.surgery.inspection import inspect_directory
 
     return inspect_directory(resolve_model(str(model), None, say))
 
@@ -45,9 +45,9 @@ def plan(
     model: Path | str, *, params: int | None = None, keep: float | None = None, say: Say = _quiet
 ) -> "Plan":
     """Stages that bring a model to `params` parameters, or to the share `keep` of what it has."""
-    from regrow.checkpoint.source import resolve_model
-    from regrow.inspection import inspect_directory
-    from regrow.planning import plan_directory
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.pipeline.proposal import plan_directory
+    from regrow.surgery.inspection import inspect_directory
 
     if (params is None) == (keep is None):
         raise UserError("plan: give --params or --keep, one of the two")
@@ -65,9 +65,9 @@ def preview(recipe: Path | str, *, say: Say = _quiet) -> "Preview":
 
     Neither weights nor texts are read; the recipe's model may be a directory with a config alone.
     """
-    from regrow.checkpoint.source import resolve_model
-    from regrow.previewing import preview_recipe
-    from regrow.recipe import load_recipe
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.pipeline.preview import preview_recipe
+    from regrow.pipeline.recipe import load_recipe
 
     loaded = load_recipe(Path(recipe))
     return preview_recipe(loaded, resolve_model(loaded.model, None, say))
@@ -87,17 +87,17 @@ def prune(
 ) -> "Pruned":
     """Cut a model and write the result to `out`, a plain Hugging Face directory.
 
-    `cut`: the keys of `regrow.recipe.CutSpec` (layers, hidden, ffn, heads, vocab_size, vocab, by,
-    ...); `vocab` as the keys of `regrow.vocabulary.spec.VocabularySpec`.
+    `cut`: the keys of `regrow.surgery.cut_spec.CutSpec` (layers, hidden, ffn, heads, vocab_size,
+    vocab, by, ...); `vocab` as the keys of `regrow.vocabulary.vocabulary_spec.VocabularySpec`.
     `calibration`: the text that scores and token counts come from.
     """
     from pydantic import ValidationError
 
-    from regrow.checkpoint.source import resolve_model
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.common.validation_errors import first_error, said
     from regrow.corpus.text import read_documents
-    from regrow.pruning import prune_checkpoint
-    from regrow.recipe import CutSpec
-    from regrow.wording import first_error, said
+    from regrow.surgery.cut_spec import CutSpec
+    from regrow.surgery.prune import prune_checkpoint
 
     if isinstance(vocab := cut.get("vocab"), Mapping):
         # A relative path is taken from here, and may lead anywhere.
@@ -140,20 +140,20 @@ def run(
     say: Say = _quiet,
     watch: "Watch" = lambda _: None,
 ) -> "Result":
-    """Run all stages of a recipe in the directory `out`; see `regrow.pipeline.run`.
+    """Run all stages of a recipe in the directory `out`; see `regrow.pipeline.run.run`.
 
     `out`: None for one in ``runs``, as the recipe is named. Processes that torchrun started call it
     alike: the first does what is for one, and all train together.
     """
 
     def work() -> "Result":
-        from regrow.recipe import load_recipe
+        from regrow.pipeline.recipe import load_recipe
 
         path = Path(recipe)
         loaded = load_recipe(path)
-        from regrow import pipeline
+        from regrow.pipeline.run import run as run_recipe
 
-        return pipeline.run(
+        return run_recipe(
             loaded, Path("runs") / loaded.name if out is None else Path(out),
             recipe_text=path.read_text(encoding="utf-8"), compare=compare, redo=redo,
             say=say, watch=watch,
@@ -161,7 +161,7 @@ def run(
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return work()
-    from regrow.training.processes import join_processes
+    from regrow.training.distributed.processes import join_processes
 
     return join_processes().lead(work)
 
@@ -175,12 +175,14 @@ def train(
     say: Say = _quiet,
     watch: "Pacing" = lambda _: None,
 ) -> "Trained":
-    """Train the model of a recipe as one of its stages says; see `regrow.train_model.train_model`.
+    """Train the model of a recipe as one of its stages says.
 
-    `recipe`: also one of `regrow.train_model.of_options`.
+    See `regrow.pipeline.train_model.train_model`.
+
+    `recipe`: also one of `regrow.pipeline.train_model.of_options`.
     """
-    from regrow.recipe import load_recipe
-    from regrow.train_model import train_model
+    from regrow.pipeline.recipe import load_recipe
+    from regrow.pipeline.train_model import train_model
 
     if isinstance(recipe, Path | str):
         recipe = load_recipe(Path(recipe))
@@ -201,8 +203,8 @@ def verify(directory: Path | str, *, trust_remote_code: bool = False) -> "Verify
 
 def write_report(directory: Path | str) -> Path:
     """Write the report of a run again, from its ledger; the path of the page."""
+    from regrow.pipeline.summary import summarise
     from regrow.report.page import write_page
-    from regrow.summary import summarise
 
     page = Path(directory) / "report.html"
     write_page(summarise(page.parent), page)
@@ -219,12 +221,12 @@ def tokenise(
     say: Say = _quiet,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> "Tokenised":
-    """Write text files as a token store; see `regrow.corpus.tokenising.tokenise_files`.
+    """Write text files as a token store; see `regrow.corpus.tokenisation.tokenise_files`.
 
     `workers`: None takes one for each core.
     """
-    from regrow.checkpoint.source import resolve_model
-    from regrow.corpus.tokenising import tokenise_files
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.corpus.tokenisation import tokenise_files
 
     return tokenise_files(
         resolve_model(str(model), None, say), Path(out), [Path(path) for path in text],
@@ -242,15 +244,15 @@ def count_vocabulary(
     say: Say = _quiet,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> "Counted":
-    """Count the tokens of text files; see `regrow.vocabulary.counting.count_files`.
+    """Count the tokens of text files; see `regrow.vocabulary.token_counting.count_files`.
 
     `corpus`: files or directories, each perhaps as ``NAME=PATH``, where NAME is a language or
     source that is counted apart. `merge`: files of counts that are added. `workers`: None takes one
     for each core.
     """
-    from regrow.checkpoint.source import resolve_model
-    from regrow.corpus.sources import named_files
-    from regrow.vocabulary.counting import count_files
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.corpus.named_files import named_files
+    from regrow.vocabulary.token_counting import count_files
 
     files = named_files([str(path) for path in corpus], "--corpus")
     return count_files(
@@ -269,17 +271,18 @@ def plan_vocabulary(
     say: Say = _quiet,
     **choice: Any,
 ) -> "VocabularyPlan":
-    """Plan a vocabulary for text that was counted; see `regrow.vocabulary.planning`.
+    """Plan a vocabulary for text that was counted; see `regrow.vocabulary.sizing`.
 
-    `choice`: the keys of `regrow.vocabulary.spec.VocabularySpec` (size, coverage, only, minimum,
-    keep, drop, characters). `text`: what tokens per character are measured on; None takes some of
-    what was counted. `out`: where the plan is written, for `prune`. `page`: where the page is.
+    `choice`: the keys of `regrow.vocabulary.vocabulary_spec.VocabularySpec` (size, coverage, only,
+    minimum, keep, drop, characters). `text`: what tokens per character are measured on; None takes
+    some of what was counted. `out`: where the plan is written, for `prune`. `page`: where the page
+    is.
     """
-    from regrow.checkpoint.source import resolve_model
-    from regrow.corpus.sources import named_files
-    from regrow.report.coverage import write_vocabulary_page
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.corpus.named_files import named_files
+    from regrow.report.vocabulary_page import write_vocabulary_page
     from regrow.vocabulary.plan_file import save_plan
-    from regrow.vocabulary.planning import plan_vocabulary
+    from regrow.vocabulary.sizing import plan_vocabulary
 
     spec = _vocabulary_spec({**choice, "counts": Path(counts)})
     for path in (out, page):
@@ -307,14 +310,14 @@ def grow_vocabulary(
     dry_run: bool = False,
     say: Say = _quiet,
 ) -> "Grown":
-    """Write a model with more tokens; see `regrow.vocabulary.growing.grow_vocabulary`.
+    """Write a model with more tokens; see `regrow.surgery.grow_vocabulary.grow_vocabulary`.
 
     `corpus`: as for `count_vocabulary`. `tokens`: at most so many. `least`: times that each occurs.
     `text`: what tokens per character are measured on, in place of some of the corpus.
     """
-    from regrow.checkpoint.source import resolve_model
-    from regrow.corpus.sources import named_files
-    from regrow.vocabulary.growing import grow_vocabulary
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.corpus.named_files import named_files
+    from regrow.surgery.grow_vocabulary import grow_vocabulary
 
     files = named_files([str(path) for path in corpus], "--corpus")
     texts = None if text is None else named_files([str(path) for path in text], "--text")
@@ -327,8 +330,8 @@ def grow_vocabulary(
 def _vocabulary_spec(values: dict[str, Any]) -> "VocabularySpec":
     from pydantic import ValidationError
 
-    from regrow.vocabulary.spec import VocabularySpec
-    from regrow.wording import first_error, said
+    from regrow.common.validation_errors import first_error, said
+    from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
     try:
         return VocabularySpec(**values)
@@ -342,7 +345,7 @@ def generate(
     model: Path | str, prompt: str, *, max_new_tokens: int = 128, say: Say = _quiet
 ) -> str:
     """What a model writes after a prompt, greedily."""
-    from regrow.checkpoint.source import resolve_model
-    from regrow.generating import generate_text
+    from regrow.checkpoint.resolve import resolve_model
+    from regrow.evaluation.answer import generate_text
 
     return generate_text(resolve_model(str(model), None, say), prompt, max_new_tokens)

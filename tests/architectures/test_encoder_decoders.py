@@ -14,13 +14,14 @@ from regrow.architectures.bart import BART, MBART
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import MT5, T5
 from regrow.architectures.umt5 import UMT5
-from regrow.checkpoint.carve import carve
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import open_checkpoint
-from regrow.cuts.cut import Cut
-from regrow.errors import UserError
-from regrow.models import model_class
-from regrow.pruning import bind_checkpoint, prepare
-from tests.checkpoint.carving import axis_cut
+from regrow.common.errors import UserError
+from regrow.models.networks import model_class
+from regrow.surgery.carve import carve
+from regrow.surgery.cut import Cut
+from regrow.surgery.prune import prepare
+from tests.surgery.carving import axis_cut
 from tests.tiny import tiny_layout, tiny_shapes, write_tiny
 
 # T5 and its kin

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout, bind
 from regrow.architectures.bart import BART, MBART
-from regrow.architectures.config import cut_config
+from regrow.architectures.cut_config import cut_config
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
@@ -22,9 +22,9 @@ from regrow.architectures.schema import Divides
 from regrow.architectures.t5 import MT5, T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.architectures.umt5 import UMT5
-from regrow.errors import UserError
-from regrow.models import config_class, model_class
-from tests.random_cuts import TINY, TINY_IDS, accepted_sizes
+from regrow.common.errors import UserError
+from regrow.models.networks import config_class, model_class
+from tests.surgery.random_cuts import TINY, TINY_IDS, accepted_sizes
 from tests.tiny import tiny_layout, tiny_shapes, write_tiny
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from regrow.architectures import Blueprint
+from regrow.checkpoint.bind import open_layout, parameters_counted_once
 from regrow.checkpoint.config_only import bind_config, is_config_only, stored_type
-from regrow.errors import UserError
-from regrow.inspection import inspect_directory, open_layout, parameters_counted_once
-from tests.random_cuts import TINY, TINY_IDS
+from regrow.common.errors import UserError
+from regrow.surgery.inspection import inspect_directory
+from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, write_tiny
 
 

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from regrow.checkpoint import gguf as module
 from regrow.checkpoint.gguf import convert_gguf, file_sha256
 from regrow.checkpoint.reader import open_checkpoint
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -14,9 +14,9 @@ from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.llama import LLAMA
 from regrow.checkpoint import meta_check
 from regrow.checkpoint.meta_check import check_on_meta, find_problem
-from regrow.errors import UserError
-from regrow.models import model_class
-from tests.random_cuts import TINY, TINY_IDS
+from regrow.common.errors import UserError
+from regrow.models.networks import model_class
+from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_shapes
 
 NAME = LLAMA.architectures[0]
@@ -121,7 +121,7 @@ def test_code_in_the_current_directory_is_not_run(tmp_path: Path) -> None:
 
 
 def test_module_is_light() -> None:
-    code = "import sys, regrow.checkpoint.carve, regrow.checkpoint.meta_check as m; " \
+    code = "import sys, regrow.surgery.carve, regrow.checkpoint.meta_check as m; " \
            "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"  # fmt: skip
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"

@@ -13,13 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from regrow.checkpoint.reader import (
-    fingerprint,
-    open_checkpoint,
-    read_bytes,
-    read_tensor,
-)
-from regrow.errors import UserError
+from regrow.checkpoint.reader import fingerprint, open_checkpoint, read_bytes, read_tensor
+from regrow.common.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -18,7 +18,7 @@ from transformers import (
 from regrow import api
 from regrow.architectures.openba import OPENBA
 from regrow.checkpoint.verify import VerifyResult, verify, verify_all
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 from tests.models.openba_files import PIECES, write_tokenizer
 from tests.tiny import write_tiny
 

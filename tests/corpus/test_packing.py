@@ -5,14 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrow.corpus.packing import (
-    NOT_PREDICTED,
-    PackedText,
-    end_is_predicted,
-    pack,
-    start_and_end,
-)
-from regrow.errors import UserError
+from regrow.common.errors import UserError
+from regrow.corpus.packing import NOT_PREDICTED, PackedText, end_is_predicted, pack, start_and_end
 from tests.training.small import BOS, EOS, byte_tokenizer
 
 DOCUMENTS = st.lists(st.text("abcd", max_size=30), min_size=1, max_size=12)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regrow.common.random_stream import random_stream
 from regrow.corpus import samples
-from regrow.corpus.samples import DataOrder, Order, data_order, random_stream, shuffled
+from regrow.corpus.samples import DataOrder, Order, data_order, shuffled
 
 SEEDS = st.integers(-(2**70), 2**70)
 

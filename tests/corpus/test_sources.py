@@ -1,43 +1,172 @@
-from pathlib import Path
+"""Text files, stores and both, alone and in shares, give the rows and windows of their text."""
 
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from regrow.corpus.sources import MOST_SOURCES, named_files
-from regrow.errors import UserError
+from regrow.common.errors import UserError
+from regrow.corpus import sources
+from regrow.corpus.concatenation import JoinedRows, JoinedWindows
+from regrow.corpus.packing import pack
+from regrow.corpus.samples import DataOrder, data_order
+from regrow.corpus.source_mixture import BLOCK
+from regrow.corpus.sources import Corpus, Source, packed, windows_of
+from regrow.corpus.text import documents_sha256
+from regrow.corpus.token_store import tokenizer_sha256
+from regrow.corpus.windows import cut_windows
+from tests.corpus.test_token_store import write
+from tests.training.small import EOS, byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+TEXTS = {"a": ["one", "two three"], "b": ["vier"], "c": ["five, six, seven", "acht"]}
 
 
-def test_names_of_sources(tmp_path: Path) -> None:
-    for name in ("web/b-00001-of-00002.jsonl", "web/a/x.txt.gz", "web/notes.md", "00003.jsonl"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    for argument, expected in {
-        f"{tmp_path}/web": [("web", "web/a/x.txt.gz"), ("web", "web/b-00001-of-00002.jsonl")],
-        f"en={tmp_path}/web": [("en", "web/a/x.txt.gz"), ("en", "web/b-00001-of-00002.jsonl")],
-        f"{tmp_path}/web/b-00001-of-00002.jsonl": [("b", "web/b-00001-of-00002.jsonl")],
-        f"zh={tmp_path}/none.jsonl": [("zh", "none.jsonl")],
-        f"zh={tmp_path}/*.jsonl": [("zh", "00003.jsonl")],
-        f"{tmp_path}/web/b-*-of-0000?.jsonl": [("b", "web/b-00001-of-00002.jsonl")],
-        f"{tmp_path}/lo_en.jsonl.zst": [("lo_en", "lo_en.jsonl.zst")],
-        f"{tmp_path}/wiki_12.parquet": [("wiki", "wiki_12.parquet")],
-        f"{tmp_path}/00003.jsonl": [(tmp_path.name, "00003.jsonl")],
-    }.items():
-        found = named_files([argument], "--corpus")
-        assert [(name, str(path.relative_to(tmp_path))) for name, path in found] == expected
+def text_file(directory: Path, name: str) -> Path:
+    path = directory / f"{name}.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[name]))
+    return path
 
 
-def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
-    path = tmp_path / "lang=en.jsonl"
-    path.touch()
-    assert named_files([str(path)], "--corpus") == [("lang=en", path)]
+def store(directory: Path, name: str, facts: bool = True) -> Path:
+    ids = [[*TOKENIZER(text)["input_ids"], EOS] for text in TEXTS[name]]
+    (directory / name).mkdir(exist_ok=True)
+    write(directory / name / "tokens", ids)
+    if facts:
+        (directory / name / "tokens.json").write_text(
+            json.dumps({"end": EOS, "tokenizer_sha256": tokenizer_sha256(TOKENIZER)})
+        )
+    return directory / name
 
 
-def test_what_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "readme.md").touch()
-    with pytest.raises(UserError, match="holds no text file"):
-        named_files([str(tmp_path)], "--corpus")
-    with pytest.raises(UserError, match="no file fits the pattern"):
-        named_files([f"zh={tmp_path}/*.jsonl"], "--corpus")
-    letters = [chr(ord("a") + n // 26) + chr(ord("a") + n % 26) for n in range(MOST_SOURCES + 1)]
-    with pytest.raises(UserError, match="65 sources, 64 at most"):
-        named_files([f"{name}.jsonl" for name in letters], "--corpus")
-    assert len(named_files([f"all={name}.jsonl" for name in letters], "--corpus")) == 65
+def corpus(*paths: Path) -> Corpus:
+    return Corpus((Source(name="train", path=list(paths)),))
+
+
+def mixture(paths: list[Path], key: str, shares: list[int]) -> Corpus:
+    """Each path a source, with a `weight` or `tokens`."""
+    return Corpus(
+        tuple(
+            Source.model_validate({"path": path, key: share})
+            for path, share in zip(paths, shares, strict=True)
+        )
+    )
+
+
+def rows(samples: Any) -> list[list[int]]:
+    found: list[list[int]] = samples.batch(np.arange(len(samples)), np.arange(len(samples)))[
+        "labels"
+    ].tolist()
+    return found
+
+
+def test_text_alone_is_packed_as_ever(tmp_path: Path) -> None:
+    files = [text_file(tmp_path, name) for name in "abc"]
+    texts = [text for name in "abc" for text in TEXTS[name]]
+    found = packed(corpus(*files), TOKENIZER, 8)
+    assert found.identity == pack(texts, TOKENIZER, 8).identity
+    assert packed(texts, TOKENIZER, 8).identity == found.identity
+    assert corpus(*files).identity == documents_sha256(texts)
+    windows = windows_of(corpus(*files), TOKENIZER, 5)
+    assert windows.identity == cut_windows(texts, TOKENIZER, 5).identity
+    assert isinstance(data_order(found, 1), DataOrder)
+
+
+@pytest.mark.parametrize("facts", [True, False])
+def test_a_store_is_as_its_text(tmp_path: Path, facts: bool) -> None:
+    """Also one that does not say what ends its documents."""
+    one = corpus(store(tmp_path, "a", facts))
+    assert rows(packed(one, TOKENIZER, 4)) == rows(pack(TEXTS["a"], TOKENIZER, 4))
+    found, expected = windows_of(one, TOKENIZER, 4), cut_windows(TEXTS["a"], TOKENIZER, 4)
+    assert len(found) == len(expected)
+    assert [p.tolist() for p in found.pieces(np.arange(len(found)))] == [
+        expected[n].tolist() for n in range(len(expected))
+    ]
+    assert list(one.documents(TOKENIZER)) == TEXTS["a"]
+    assert one.counts(TOKENIZER) == (2, 12)
+
+
+def test_stores_and_texts_follow_each_other(tmp_path: Path) -> None:
+    both = corpus(store(tmp_path, "a"), text_file(tmp_path, "b"), text_file(tmp_path, "c"))
+    found = packed(both, TOKENIZER, 4)
+    texts = [*TEXTS["b"], *TEXTS["c"]]
+    assert rows(found) == rows(pack(TEXTS["a"], TOKENIZER, 4)) + rows(pack(texts, TOKENIZER, 4))
+    assert found.row_length == 4
+    assert found.lengths(np.arange(len(found))).tolist() == [4] * len(found)
+    assert isinstance(data_order(found, 1), DataOrder)
+    windows = windows_of(both, TOKENIZER, 5)
+    parts = [cut_windows(TEXTS["a"], TOKENIZER, 5), cut_windows(texts, TOKENIZER, 5)]
+    expected = [part[n].tolist() for part in parts for n in range(len(part))]
+    assert [windows[n].tolist() for n in range(len(windows))] == expected
+    assert windows.lengths_of(np.arange(len(windows))).tolist() == [len(e) for e in expected]
+    assert windows.text_tokens == sum(len(e) for e in expected)
+    assert windows.longest_length == max(len(e) for e in expected)
+    assert list(both.documents(TOKENIZER)) == [*TEXTS["a"], *texts]
+    assert both.counts(TOKENIZER) == (5, 12 + 4 + 16 + 4)
+
+
+def test_sources_come_in_their_shares(tmp_path: Path) -> None:
+    mixed = mixture([store(tmp_path, "a"), text_file(tmp_path, "b")], "weight", [3, 1])
+    found = packed(mixed, TOKENIZER, 4)
+    assert isinstance(found, JoinedRows)
+    order = data_order(found, 5).rows(0, 2 * BLOCK)
+    assert order.tolist() == data_order(packed(mixed, TOKENIZER, 4), 5).rows(0, 2 * BLOCK).tolist()
+    assert np.bincount(found.sources_of(order)).tolist() == [BLOCK * 3 // 2, BLOCK // 2]
+    batch = found.batch(order[:50], np.arange(50))
+    each = found.batch(np.arange(len(found)), np.arange(len(found)))
+    assert all((batch[name] == each[name][order[:50]]).all() for name in each)
+    with pytest.raises(IndexError):
+        found.batch(np.array([len(found)]), np.array([0]))
+
+
+def test_shares_of_tokens(tmp_path: Path) -> None:
+    """Windows of unlike length, tokens of like number."""
+    mixed = mixture([text_file(tmp_path, "b"), store(tmp_path, "c")], "tokens", [500, 1500])
+    found = windows_of(mixed, TOKENIZER, 10)
+    assert isinstance(found, JoinedWindows)
+    order = data_order(found, 5).rows(0, 4 * BLOCK)
+    lengths, sources = found.lengths_of(order), found.sources_of(order)
+    assert lengths[sources == 1].sum() / lengths.sum() == pytest.approx(0.75, abs=0.002)
+    with pytest.raises(IndexError):
+        found[len(found)]
+
+
+def test_identity_is_that_of_what_is_read(tmp_path: Path) -> None:
+    a, b, c = text_file(tmp_path, "a"), store(tmp_path, "b"), text_file(tmp_path, "c")
+    many = [
+        corpus(a, b), corpus(b, a), corpus(a, c), mixture([a, b], "weight", [1, 2]),
+        mixture([a, b], "weight", [2, 2]), mixture([b, a], "weight", [2, 1]),
+    ]  # fmt: skip
+    assert len({one.identity for one in many}) == len(many)
+    made = [packed(one, TOKENIZER, 4).identity for one in many]
+    assert len(set(made)) == len(made)
+    assert corpus(a, b).identity == corpus(a, b).identity
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    from tests.corpus.test_token_store import _splitting_otherwise
+
+    mixed = mixture([store(tmp_path, "a"), text_file(tmp_path, "b")], "weight", [3, 1])
+    mixed.check(TOKENIZER)
+    other = _splitting_otherwise(TOKENIZER)
+    for ask in (mixed.check, lambda t: packed(mixed, t, 4), lambda t: windows_of(mixed, t, 4)):
+        with pytest.raises(UserError, match="made with another tokenizer") as caught:
+            ask(other)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_source_that_is_too_short_is_named(tmp_path: Path) -> None:
+    mixed = mixture([store(tmp_path, "a"), text_file(tmp_path, "b")], "weight", [3, 1])
+    with pytest.raises(UserError, match=r"data.train: b: the training text is 5 tokens, less than"):
+        packed(mixed, TOKENIZER, 6)
+
+
+def test_of_a_large_store_a_part_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_DECODED", 11)
+    monkeypatch.setitem(TEXTS, "d", [f"text {n}" for n in range(10)])
+    found = list(corpus(store(tmp_path, "d")).documents(TOKENIZER))
+    assert found == ["text 0", "text 7"]

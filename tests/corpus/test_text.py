@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from regrow.common.errors import UserError
 from regrow.corpus.text import documents_sha256, read_documents
-from regrow.errors import UserError
 
 UNICODE = st.text(st.characters(codec="utf-8"), min_size=1)
 

@@ -14,8 +14,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from regrow.common.errors import UserError
 from regrow.corpus.text import documents_in, read_blocks, read_documents
-from regrow.errors import UserError
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=12)
 

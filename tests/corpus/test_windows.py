@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrow.corpus.joined import JoinedWindows
+from regrow.common.errors import UserError
+from regrow.corpus.concatenation import JoinedWindows
 from regrow.corpus.windows import cut_windows, in_a_line
-from regrow.errors import UserError
 from tests.training.small import byte_tokenizer
 
 documents = st.lists(st.text("abc é", max_size=40), max_size=8)

@@ -12,10 +12,10 @@ from regrow.architectures import Blueprint
 from regrow.architectures.bart import BART
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
-from regrow.attention import TEXT_BY_TEXT
 from regrow.evaluation.continuation import _batches, continuation_loss
 from regrow.evaluation.heldout import heldout_loss
-from regrow.loading import load_model, load_tokenizer
+from regrow.models.document_attention import TEXT_BY_TEXT
+from regrow.models.loading import load_model, load_tokenizer
 from tests.tiny import sentences, write_seq2seq, write_text
 
 torch.set_num_threads(1)

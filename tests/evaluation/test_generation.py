@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 from regrow.evaluation.generation import generate, generation_speed
 from tests.training.small import EOS, FAMILIES, byte_tokenizer, small_model
 

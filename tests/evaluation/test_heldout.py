@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
 from tests.training.small import BOS, EOS, FAMILIES, byte_tokenizer, small_model
 

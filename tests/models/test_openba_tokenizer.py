@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from regrow.models import register
+from regrow.models.networks import register
 from regrow.models.openba import OpenBAConfig, OpenBATokenizer
 from tests.models.openba_files import PIECES, TEXT, train, write_tokenizer
 

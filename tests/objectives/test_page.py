@@ -4,11 +4,11 @@ import math
 import re
 from pathlib import Path
 
-from regrow.objectives.denoising import SPAN_CORRUPTION, UL2, Denoiser
-from regrow.objectives.infilling import MARKS
-from regrow.objectives.marks import SENTINELS
 from regrow.objectives.names import FOR_DECODERS, FOR_ENCODER_DECODERS
-from regrow.objectives.optimized import fixed_lengths
+from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, UL2, Denoiser
+from regrow.objectives.rows.fill_in_the_middle import MARKS
+from regrow.objectives.rows.optimized_ul2 import fixed_lengths
+from regrow.objectives.special_tokens import SENTINELS
 
 PAGE = (Path(__file__).parents[2] / "docs/objectives.md").read_text(encoding="utf-8")
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from regrow.objectives.dynamic import OPENBA_LOSSES, RULES, DynamicMixture
-from regrow.report.summary import (
+from regrow.objectives.dynamic_mixture import OPENBA_LOSSES, RULES, DynamicMixture
+from regrow.report.records import (
     EvaluationRow,
     KeptAxis,
     Machine,

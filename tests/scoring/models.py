@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
-from regrow.models import model_class
-from regrow.pruning import bind_checkpoint
+from regrow.models.networks import model_class
 from regrow.scoring.calibration import Calibration
 from tests.tiny import write_tiny
 

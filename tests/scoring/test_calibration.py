@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regrow.common.errors import UserError
 from regrow.corpus.text import read_documents
-from regrow.errors import UserError
 from regrow.scoring.calibration import ROW_LENGTH, Calibration, draw_calibration
 from tests.training.small import BOS, EOS, byte_tokenizer
 

@@ -15,15 +15,15 @@ import torch
 from accelerate.utils import OffloadedWeightsLoader
 from numpy.typing import NDArray
 
-from regrow import scoring
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import open_checkpoint
-from regrow.errors import UserError
-from regrow.loading import load_model
-from regrow.pruning import bind_checkpoint
-from regrow.scoring import DEFAULT, SCORERS, score
+from regrow.common.errors import UserError
+from regrow.models.loading import load_model
+from regrow.scoring import score as score_module
 from regrow.scoring.observe import Statistic, observe, sites
 from regrow.scoring.offload import load_offloaded
+from regrow.scoring.score import DEFAULT, SCORERS, score
 from tests.scoring.models import BY_TYPE, text
 from tests.tiny import add_tokenizer, sentences, write_tiny
 
@@ -156,7 +156,7 @@ def needed(layout: Layout) -> int:
 
 
 def available(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
-    monkeypatch.setattr(scoring, "available_memory", lambda: int(size))
+    monkeypatch.setattr(score_module, "available_memory", lambda: int(size))
 
 
 def scored(
@@ -230,8 +230,8 @@ import sys
 from pathlib import Path
 import torch
 from regrow.checkpoint.reader import open_checkpoint
-from regrow.loading import load_model
-from regrow.pruning import bind_checkpoint
+from regrow.models.loading import load_model
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.scoring.offload import load_offloaded
 from regrow.scoring.observe import observe, one_by_one
 from tests.scoring.models import text

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.architectures import BLUEPRINTS, Blueprint
-from regrow.cuts.choose import choose
-from regrow.errors import UserError
-from regrow.scoring import DEFAULT, SCORERS, score, score_model
+from regrow.common.errors import UserError
 from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import observe
+from regrow.scoring.score import DEFAULT, SCORERS, score, score_model
+from regrow.surgery.choose import choose
 from tests.scoring.models import BY_TYPE, kill, kill_layer, load, text
 from tests.tiny import tiny_layout
 from tests.training.small import VOCAB as BYTES

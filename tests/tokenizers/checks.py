@@ -11,11 +11,11 @@ import pytest
 import sentencepiece
 from numpy.typing import NDArray
 
-from regrow.errors import UserError
-from regrow.tokenizers import candidates_of, select
-from regrow.tokenizers.files import plan_tokenizer, read_tokenizer, vocabulary_candidates
-from regrow.tokenizers.spelling import SPACE
-from regrow.tokenizers.surgery import token_ids
+from regrow.common.errors import UserError
+from regrow.tokenizers.alphabet import SPACE
+from regrow.tokenizers.families import candidates_of, select
+from regrow.tokenizers.tokenizer_files import plan_tokenizer, read_tokenizer, vocabulary_candidates
+from regrow.tokenizers.tokenizer_json import token_ids
 from tests.tokenizers.bpe_cases import Json, decode, encode, load, zeros
 
 Ids = NDArray[np.int64]

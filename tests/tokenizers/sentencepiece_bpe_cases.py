@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
-from regrow.tokenizers.spelling import BYTE_TOKENS, SPACE
+from regrow.tokenizers.alphabet import BYTE_TOKENS, SPACE
 from tests.tokenizers.bpe_cases import Json, added_token
 
 SPECIAL = ("<unk>", "<s>", "</s>")

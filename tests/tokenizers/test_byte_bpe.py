@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from regrow.errors import UserError
-from regrow.tokenizers import VocabularyChoice, kind_of, prune_tokenizer_json, select
+from regrow.common.errors import UserError
+from regrow.tokenizers.alphabet import BYTE_ALPHABET
+from regrow.tokenizers.families import VocabularyChoice, kind_of, prune_tokenizer_json, select
 from regrow.tokenizers.merges import last_merge, last_merges, read_bpe
-from regrow.tokenizers.spelling import BYTE_ALPHABET
 from tests.tokenizers.bpe_cases import (
     ALPHABET,
     added_token,

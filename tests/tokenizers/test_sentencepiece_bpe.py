@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regrow.errors import UserError
-from regrow.loading import load_tokenizer
-from regrow.tokenizers import Wishes, kind_of, prune_tokenizer_json, select
-from regrow.tokenizers.files import plan_tokenizer, read_tokenizer, vocabulary_candidates
-from regrow.tokenizers.pieces import PieceFile, read_piece_files
-from regrow.tokenizers.spelling import BYTE_TOKENS, SPACE
+from regrow.common.errors import UserError
+from regrow.models.loading import load_tokenizer
+from regrow.tokenizers.alphabet import BYTE_TOKENS, SPACE
+from regrow.tokenizers.families import Wishes, kind_of, prune_tokenizer_json, select
+from regrow.tokenizers.sentencepiece_model import PieceFile, read_piece_files
+from regrow.tokenizers.tokenizer_files import plan_tokenizer, read_tokenizer, vocabulary_candidates
 from tests.tokenizers.bpe_cases import Json, built_alone, decode, load, total, zeros
 from tests.tokenizers.checks import (
     Case,
@@ -27,7 +27,7 @@ from tests.tokenizers.checks import (
     write_all,
 )
 from tests.tokenizers.sentencepiece_bpe_cases import bpe_json, bpe_model, wild_scores
-from tests.tokenizers.test_pieces import REAL, TEXTS
+from tests.tokenizers.test_sentencepiece_model import REAL, TEXTS
 
 texts = st.lists(
     st.one_of(

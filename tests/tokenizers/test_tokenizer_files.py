@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regrow.errors import UserError
-from regrow.tokenizers import VocabularyChoice, select
-from regrow.tokenizers.files import named_ids, plan_tokenizer, read_tokenizer, stale_files
+from regrow.common.errors import UserError
+from regrow.tokenizers.families import VocabularyChoice, select
+from regrow.tokenizers.tokenizer_files import named_ids, plan_tokenizer, read_tokenizer, stale_files
 from tests.tokenizers.bpe_cases import Json, encode, load, tokenizer_json, zeros
 
 MERGES = [("a", "b"), ("ab", "c"), ("Ġ", "a"), ("d", "e")]
@@ -202,7 +202,8 @@ def test_transformers_reads_the_result_as_planned(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     script = (
-        "import sys, regrow.tokenizers, regrow.tokenizers.files, regrow.tokenizers.counting;"
+        "import sys, regrow.tokenizers.families, regrow.tokenizers.tokenizer_files;"
+        "import regrow.tokenizers.encoding;"
         "print([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

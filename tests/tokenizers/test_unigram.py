@@ -9,9 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from regrow.errors import UserError
-from regrow.tokenizers import VocabularyChoice, Wishes, kind_of, prune_tokenizer_json, select
-from regrow.tokenizers.spelling import BYTE_TOKENS, SPACE
+from regrow.common.errors import UserError
+from regrow.tokenizers.alphabet import BYTE_TOKENS, SPACE
+from regrow.tokenizers.families import (
+    VocabularyChoice,
+    Wishes,
+    kind_of,
+    prune_tokenizer_json,
+    select,
+)
 from tests.tokenizers.bpe_cases import Json, decode, encode, load, total, zeros
 from tests.tokenizers.checks import Pruned, least_size, random_counts
 from tests.tokenizers.unigram_cases import texts, unigram_json, wild_unigram

@@ -10,23 +10,17 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import WordPieceTrainer
 
-from regrow.errors import UserError
-from regrow.loading import load_tokenizer
-from regrow.tokenizers import VocabularyChoice, Wishes, prune_tokenizer_json, select
-from regrow.tokenizers.files import (
+from regrow.common.errors import UserError
+from regrow.models.loading import load_tokenizer
+from regrow.tokenizers.families import VocabularyChoice, Wishes, prune_tokenizer_json, select
+from regrow.tokenizers.tokenizer_files import (
     plan_tokenizer,
     read_tokenizer,
     stale_files,
     vocabulary_candidates,
 )
 from tests.tokenizers.bpe_cases import Json, added_token, decode, encode, load, total, zeros
-from tests.tokenizers.checks import (
-    TEXT,
-    Pruned,
-    least_size,
-    random_counts,
-    write_all,
-)
+from tests.tokenizers.checks import TEXT, Pruned, least_size, random_counts, write_all
 from tests.tokenizers.unigram_cases import contents_of
 
 BEFORE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")

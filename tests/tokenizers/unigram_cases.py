@@ -5,7 +5,7 @@ import json
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from regrow.tokenizers.spelling import BYTE_TOKENS, SPACE
+from regrow.tokenizers.alphabet import BYTE_TOKENS, SPACE
 from tests.tokenizers.bpe_cases import Json, added_token
 
 

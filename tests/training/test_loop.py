@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from regrow.common.errors import UserError
 from regrow.corpus.packing import PackedText, pack
 from regrow.corpus.samples import DataOrder
-from regrow.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
-from regrow.objectives.causal import Causal
-from regrow.training import loop
-from regrow.training.environment import environment
+from regrow.objectives.losses.causal import Causal
+from regrow.training import checkpoints, loop
 from regrow.training.loop import StepReport, TrainingResult, train
+from regrow.training.reproducibility import environment
 from regrow.training.settings import RecoverySettings
 from tests.training.small import FAMILIES, byte_tokenizer, small_model
 
@@ -246,7 +246,6 @@ def test_a_killed_training_ends_in_the_same_bits(tmp_path: Path, moment: str) ->
 
 def _be_killed(directory: Path, moment: str) -> None:
     """Trains, and is killed: after a step, or before, in or after the write of its checkpoint."""
-    from regrow.training import checkpoint
 
     kind, number = moment.split()
     left = {"write": 2, "rename": 1, "clean": 1}.get(kind, 0)
@@ -271,7 +270,7 @@ def _be_killed(directory: Path, moment: str) -> None:
             kill_at("rmtree", shutil)
 
     if kind == "write":
-        kill_at("save_tensors", checkpoint)
+        kill_at("save_tensors", checkpoints)
     if kind == "rename":
         kill_at("rename", Path)
     run(directory, on_step=on_step)

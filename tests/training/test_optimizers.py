@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from regrow.architectures.t5 import T5
-from regrow.errors import UserError
-from regrow.loading import load_model
+from regrow.common.errors import UserError
+from regrow.models.loading import load_model
 from regrow.training.optimizers import make_optimizers
 from regrow.training.settings import RecoverySettings
 from tests.tiny import write_seq2seq

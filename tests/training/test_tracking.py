@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 from regrow.training import tracking as module
 from regrow.training.tracking import check_tools, tracking
 

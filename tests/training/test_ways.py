@@ -13,16 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from regrow.architectures.t5 import T5
+from regrow.common.errors import UserError
 from regrow.corpus.packing import pack
-from regrow.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
-from regrow.objectives.causal import Causal
-from regrow.training import checkpoint, layer_passes, loop, parts
+from regrow.objectives.losses.causal import Causal
+from regrow.training import checkpoints, loop
+from regrow.training.distributed import sharded_loading
+from regrow.training.distributed.processes import join_processes
+from regrow.training.distributed.sharded_loading import load_in_first
+from regrow.training.distributed.sharding import check_offload, check_replicas, shard, whole_weights
+from regrow.training.efficiency import layer_computation
 from regrow.training.loop import StepReport, train
-from regrow.training.parts import load_in_first
-from regrow.training.processes import join_processes
 from regrow.training.settings import RecoverySettings
-from regrow.training.sharding import check_offload, check_replicas, shard, whole_weights
 from tests.forks import Together, imported
 from tests.tiny import write_model, write_seq2seq
 from tests.training.small import byte_tokenizer, small_model, without_memory
@@ -63,7 +65,7 @@ def perform(
 
 
 def process(out: str, changes: dict[str, Any]) -> None:
-    layer_passes._BACKEND = TRACED
+    layer_computation._BACKEND = TRACED
     found = perform(Path(out) / "training", **changes)
     if found["weights"]:
         (Path(out) / "result.json").write_text(json.dumps(found))
@@ -117,7 +119,7 @@ def test_two_groups_of_two_learn_what_one_process_does(
 
 def untied(directory: str) -> None:
     if not join_processes().first:
-        setattr(parts, "load_model", None)  # noqa: B010
+        setattr(sharded_loading, "load_model", None)  # noqa: B010
     model = load_in_first(Path(directory), torch.float32, join_processes())
     shard(model, Causal(), join_processes())
     weights = whole_weights(model)
@@ -252,7 +254,7 @@ class _Stuck(HuggingFaceStorageWriter):
 
 
 def stuck(out: str) -> None:
-    pytest.MonkeyPatch().setattr(checkpoint, "HuggingFaceStorageWriter", _Stuck)
+    pytest.MonkeyPatch().setattr(checkpoints, "HuggingFaceStorageWriter", _Stuck)
 
     def on_step(report: StepReport) -> None:
         (Path(out) / f"stepped-{report.step}").write_text("")
@@ -288,16 +290,16 @@ def test_what_cannot_be_written_in_the_background_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     """By whoever waits for it; the checkpoint before stays."""
-    write = checkpoint._write
+    write = checkpoints._write
 
     def full(place: Any, *given: Any) -> None:
         if place.name == "step-00000002":
             raise UserError(f"{place.partial}: cannot be written")
         write(place, *given)
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(checkpoints, "_write", full)
     if not asked:  # the next one waits for it
-        monkeypatch.setattr(checkpoint.Checkpoints, "written", lambda _: False)
+        monkeypatch.setattr(checkpoints.Checkpoints, "written", lambda _: False)
     with pytest.raises(UserError, match="cannot be written"):
         perform(tmp_path, save_in_background=True)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

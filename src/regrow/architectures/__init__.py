@@ -18,7 +18,7 @@ from regrow.architectures.schema import Axis, Blueprint
 from regrow.architectures.t5 import MT5, T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.architectures.umt5 import UMT5
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     LLAMA, MISTRAL, QWEN2, QWEN3, GPT_NEOX, GEMMA2, GEMMA3, OLMO2, PHI3, T5, MT5, UMT5, T5GEMMA,

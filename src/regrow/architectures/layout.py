@@ -17,7 +17,7 @@ from regrow.architectures.schema import (
     Quotient,
     read_field,
 )
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 _PLACE = re.compile(r"\{([a-z_.]+)\}")
 

@@ -1,13 +1,6 @@
 """Llama (Touvron et al., 2023): pre-norm decoder, grouped-query attention, gated ffn."""
 
-from regrow.architectures.schema import (
-    Axis,
-    Blueprint,
-    Divides,
-    Field,
-    Head,
-    Quotient,
-)
+from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Head, Quotient
 
 _LAYER = "model.layers.{layer}"
 

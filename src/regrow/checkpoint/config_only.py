@@ -5,9 +5,9 @@ from pathlib import Path
 from regrow.architectures import Layout, bind, blueprint_for
 from regrow.architectures.schema import read_field
 from regrow.checkpoint.meta_check import class_tensors
-from regrow.checkpoint.vocabulary import architecture_of, vocabulary_blueprint
-from regrow.errors import UserError
-from regrow.files import read_json_object
+from regrow.checkpoint.vocabulary_blueprint import architecture_of, vocabulary_blueprint
+from regrow.common.errors import UserError
+from regrow.common.files import read_json_object
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.index.json")
 _DTYPES = {"bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4)}

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from regrow.errors import UserError
-from regrow.loading import refusals
+from regrow.common.errors import UserError
+from regrow.models.loading import refusals
 
 SOURCE_FILE = "regrow_source.json"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrow.errors import UserError
-from regrow.files import parse_json_object
+from regrow.common.errors import UserError
+from regrow.common.files import parse_json_object
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 DTYPE_BYTES: Mapping[str, int] = {

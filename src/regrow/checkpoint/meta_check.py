@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from regrow.architectures import Blueprint
-from regrow.architectures.config import set_field
-from regrow.errors import UserError
+from regrow.architectures.cut_config import set_field
+from regrow.common.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -79,7 +79,7 @@ def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
     """
     import torch
 
-    from regrow.models import model_class
+    from regrow.models.networks import model_class
 
     with torch.device("meta"):
         model = model_class(architecture)(_built(config))
@@ -94,7 +94,7 @@ def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
 
 
 def _built(config: Mapping[str, Any]) -> Any:
-    from regrow.models import config_class
+    from regrow.models.networks import config_class
 
     values = copy.deepcopy(dict(config))
     cls = config_class(values.pop("model_type"))

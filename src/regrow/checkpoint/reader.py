@@ -17,15 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.checkpoint.header import (
-    UNQUANTISED,
-    TensorInfo,
-    os_errors,
-    read_header,
-    read_into,
-)
-from regrow.errors import UserError
-from regrow.files import read_json_object
+from regrow.checkpoint.header import UNQUANTISED, TensorInfo, os_errors, read_header, read_into
+from regrow.common.errors import UserError
+from regrow.common.files import read_json_object
 
 __all__ = [
     "Checkpoint",

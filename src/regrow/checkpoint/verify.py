@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regrow.errors import UserError
-from regrow.models import foreign_code
+from regrow.common.errors import UserError
+from regrow.models.networks import foreign_code
 
 _SCRIPT = Path(__file__).with_name("verify_script.py")
 

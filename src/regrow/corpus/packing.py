@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.common.errors import UserError
 from regrow.corpus.samples import Batch
-from regrow.errors import UserError
 
 NOT_PREDICTED = -100
 """The label of a position that predicts nothing; the field's own value."""

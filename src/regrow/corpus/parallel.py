@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from regrow.common.errors import UserError
+from regrow.common.files import sync_directory
 from regrow.corpus.text import Block, Place, check_text, read_blocks
-from regrow.errors import UserError
-from regrow.files import sync_directory
 
 NOTE_SECONDS = 20.0
 """Between two notes of how far the work is; what a killed run loses at most."""

@@ -1,12 +1,13 @@
 """What a training loop asks of data, and the order in which it asks."""
 
-import hashlib
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from regrow.common.random_stream import random_stream
 
 Batch = dict[str, NDArray[Any]]
 """Named arrays whose first dimension is the sample; the objective knows the names."""
@@ -101,17 +102,6 @@ def slots_of(
 def data_order(rows: Sized, seed: int) -> Order:
     """The order of rows: their own, or one epoch after the other."""
     return rows.order(seed) if isinstance(rows, Ordered) else DataOrder(seed, len(rows))
-
-
-def random_stream(seed: int, purpose: str, counter: int) -> np.random.Philox:
-    """Random bits that are a pure function of (seed, purpose, counter).
-
-    Philox is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"):
-    the key comes from seed and purpose, and each counter has 2**192 blocks of its own.
-    """
-    digest = hashlib.sha256(f"{purpose}\0{seed}".encode()).digest()
-    key = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
-    return np.random.Philox(key=key, counter=np.array([0, 0, 0, counter], dtype=np.uint64))
 
 
 _SORTED = 1 << 20

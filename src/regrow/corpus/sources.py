@@ -1,67 +1,257 @@
-"""Which files a user means, and what each source of text is called."""
+"""What `data.train` of a recipe names: text files and token stores, as one corpus.
 
-import re
-from collections.abc import Sequence
+Each source is a domain with a name. Where sources have shares, samples are a mixture of them (see
+`mixture`); where they have none, all is gone through once before anything comes again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Self, TypeVar
 
-from regrow.corpus.text import is_text
-from regrow.errors import UserError
+from pydantic import BeforeValidator, Field, model_validator
 
-MOST_SOURCES = 64
-_SHARD = re.compile(r"[-_.]\d+([-_.]?of[-_.]?\d+)?$")
+from regrow.common.errors import UserError
+from regrow.common.fields import Size, Strict, TextPath, no_truth
+from regrow.common.identity import identity_of
+from regrow.corpus.concatenation import JoinedRows, JoinedWindows
+from regrow.corpus.packing import Tokenizer, pack, tokenise
+from regrow.corpus.samples import Samples
+from regrow.corpus.source_mixture import Shares
+from regrow.corpus.text import documents_sha256, read_documents
+from regrow.corpus.token_store import TokenStore, is_store, open_store
+from regrow.corpus.token_store_rows import pack_store
+from regrow.corpus.token_store_windows import cut_store
+from regrow.corpus.windows import TextWindows, cut_windows
+
+T = TypeVar("T", Samples, TextWindows)
+
+_DECODED = 1 << 24
+"""Tokens of a store that are turned back into text, at most."""
 
 
-class NamedFile(NamedTuple):
-    """A file of text and the source that it belongs to."""
+class Source(Strict):
+    """A domain of the training text.
 
-    source: str
-    path: Path
-
-
-def named_files(arguments: Sequence[str], option: str) -> list[NamedFile]:
-    """The files that arguments name, in order: a path each, or ``NAME=PATH``.
-
-    A directory stands for all text files below it, in order of their paths, and a pattern (``*``,
-    ``?``) for those that it fits. Without a name, a source is called as its directory, or as its
-    file without suffixes and the number of a shard.
-
-    Raises:
-        UserError: a directory or a pattern without text, or more sources than can be told apart.
+    Attributes:
+        name: Of the domain; by default as the first path is called, without suffixes.
+        path: Text files and token stores.
+        weight: Its share of the samples, relative to the weights of the others.
+        tokens: Its share of the tokens, relative to those of the others.
     """
-    found: list[NamedFile] = []
-    for argument in arguments:
-        name, path = _split(argument)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text(p))
-            if not inside:
-                raise UserError(f"{option} {path}: the directory holds no text file")
-            found += [NamedFile(name or path.resolve().name, each) for each in inside]
-        elif not path.exists() and re.search(r"[*?]", str(path)):
-            root = Path(path.anchor)
-            fitting = sorted(root.glob(str(path.relative_to(root))))
-            if not fitting:
-                raise UserError(f"{option} {path}: no file fits the pattern")
-            found += [NamedFile(name or _called(each), each) for each in fitting]
-        else:
-            found.append(NamedFile(name or _called(path), path))
-    sources = dict.fromkeys(file.source for file in found)
-    if len(sources) > MOST_SOURCES:
-        raise UserError(
-            f"{option}: {len(sources)} sources, {MOST_SOURCES} at most can be told apart; name "
-            "what belongs together: NAME=FILE or NAME=DIRECTORY"
+
+    name: str = Field(min_length=1)
+    path: TextPath | list[TextPath]
+    weight: Annotated[float | None, BeforeValidator(no_truth), Field(gt=0, allow_inf_nan=False)] = (
+        None
+    )
+    tokens: Size | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        return self.path if isinstance(self.path, list) else [self.path]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "name" in values:
+            return values
+        path = values.get("path")
+        first = path[0] if isinstance(path, list) and path else path
+        name = Path(first).name.partition(".")[0] if isinstance(first, str | Path) else ""
+        return {"name": name or str(first), **values}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.paths:
+            raise ValueError("no path; give at least one")
+        if self.weight is not None and self.tokens is not None:
+            raise ValueError("weight and tokens both say how much; give one")
+        return self
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The sources of a training; at least one."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for source in self.sources for path in source.paths]
+
+    @property
+    def stores(self) -> list[Path]:
+        return [path for path in self.paths if is_store(path)]
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of all text and all shares. Reads the text files."""
+        if len(self.sources) == 1 and not self.stores:
+            return documents_sha256(_read(self.paths))
+        sources = [
+            (source.name, source.weight, source.tokens, [_identity(path) for path in source.paths])
+            for source in self.sources
+        ]
+        return identity_of("corpus", sources=sources)
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Raise UserError where a share cannot be, or a store is of another tokenizer."""
+        _shares(self, {source.name: 1.0 for source in self.sources})
+        for path in self.stores:
+            open_store(path, tokenizer=tokenizer)
+
+    def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
+        """The text, source after source; that of stores out of their tokens, by the tokenizer.
+
+        Of a large store, documents that are spread evenly over it, some 16 million tokens.
+        """
+        for path in self.paths:
+            if is_store(path):
+                yield from _decoded(open_store(path, tokenizer=tokenizer), tokenizer)
+            else:
+                yield from read_documents(path)
+
+    def counts(self, tokenizer: Tokenizer) -> tuple[int, int]:
+        """Documents, and their tokens. Tokenises the text files."""
+        documents = tokens = 0
+        for path in self.paths:
+            if is_store(path):
+                store = open_store(path, tokenizer=tokenizer)
+                documents += len(store)
+                tokens += store.text_tokens
+            else:
+                for ids in tokenise(read_documents(path), tokenizer):
+                    documents += 1
+                    tokens += len(ids)
+        return documents, tokens
+
+    def tokens_up_to(self, enough: int, tokenizer: Tokenizer) -> int:
+        """Tokens, with one that ends each document; counted no further than to `enough`."""
+        tokens = 0
+        for path in self.paths:
+            if is_store(path):
+                tokens += len(open_store(path, tokenizer=tokenizer).tokens)
+                continue
+            for ids in tokenise(read_documents(path), tokenizer):
+                tokens += 1 + len(ids)
+                if tokens >= enough:
+                    break
+        return tokens
+
+
+Texts = Iterable[str] | Corpus
+"""Documents, or a corpus."""
+
+
+def rows_of(
+    texts: Texts,
+    tokenizer: Tokenizer,
+    of_text: Callable[[Iterable[str]], Samples],
+    of_store: Callable[[TokenStore], Samples],
+    mean: Callable[[Samples], float] = lambda rows: 1.0,
+) -> Samples:
+    """Rows that these functions make. `mean`: tokens of text in a row of a source; without it, all
+    sources have as many.
+
+    Raises UserError where a store is of another tokenizer, and what the functions raise.
+    """
+    if not isinstance(texts, Corpus):
+        return of_text(texts)
+    found = {}
+    for source, parts in _opened(texts, tokenizer, of_text, of_store):
+        found[source.name] = (
+            parts[0] if len(parts) == 1 else JoinedRows(_numbered(parts), domains=False)
         )
-    return found
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return JoinedRows(found, _shares(texts, {name: mean(rows) for name, rows in found.items()}))
 
 
-def _split(argument: str) -> tuple[str, Path]:
-    name, equals, path = argument.partition("=")
-    if equals and name and not Path(argument).exists():
-        return name, Path(path)
-    return "", Path(argument)
+def packed(texts: Texts, tokenizer: Tokenizer, row_length: int) -> Samples:
+    """Packed rows for a decoder; see `packing.pack`."""
+    return rows_of(
+        texts,
+        tokenizer,
+        lambda documents: pack(documents, tokenizer, row_length),
+        lambda store: pack_store(store, tokenizer, row_length),
+    )
 
 
-def _called(path: Path) -> str:
-    stem = path.name.partition(".")[0] or path.name
-    stem = _SHARD.sub("", stem)
-    return path.resolve().parent.name if stem.isdigit() else stem
+def windows_of(texts: Texts, tokenizer: Tokenizer, longest: int) -> TextWindows:
+    """Windows of documents; see `windows.cut_windows`.
+
+    Raises UserError where a source holds no token, and where a store is of another tokenizer.
+    """
+
+    def of_text(documents: Iterable[str]) -> TextWindows:
+        return cut_windows(documents, tokenizer, longest)
+
+    def of_store(store: TokenStore) -> TextWindows:
+        return cut_store(store, longest)
+
+    if not isinstance(texts, Corpus):
+        return of_text(texts)
+    found = {}
+    for source, parts in _opened(texts, tokenizer, of_text, of_store):
+        found[source.name] = (
+            parts[0] if len(parts) == 1 else JoinedWindows(_numbered(parts), domains=False)
+        )
+    if len(found) == 1:
+        return next(iter(found.values()))
+    means = {name: windows.text_tokens / len(windows) for name, windows in found.items()}
+    return JoinedWindows(found, _shares(texts, means))
+
+
+def _opened(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    of_text: Callable[[Iterable[str]], T],
+    of_store: Callable[[TokenStore], T],
+) -> Iterator[tuple[Source, list[T]]]:
+    """Each source with what it is made of: text files that follow each other are one."""
+    for source in corpus.sources:
+        parts = []
+        try:
+            for stored, paths in groupby(source.paths, is_store):
+                if stored:
+                    parts += [of_store(open_store(path, tokenizer=tokenizer)) for path in paths]
+                else:
+                    parts.append(of_text(_read(paths)))
+        except UserError as error:
+            if len(corpus.sources) == 1:
+                raise
+            raise UserError(f"data.train: {source.name}: {error}") from None
+        yield source, parts
+
+
+def _numbered(parts: Sequence[T]) -> dict[str, T]:
+    return {str(number): part for number, part in enumerate(parts)}
+
+
+def _shares(corpus: Corpus, means: Mapping[str, float]) -> Shares | None:
+    """The shares of the samples; `means`: tokens of a sample of each source."""
+    weights = [
+        source.weight if source.tokens is None else source.tokens / means[source.name]
+        for source in corpus.sources
+    ]
+    given = [weight for weight in weights if weight is not None]
+    return Shares([source.name for source in corpus.sources], given) if given else None
+
+
+def _read(paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        yield from read_documents(path)
+
+
+def _identity(path: Path) -> str:
+    return open_store(path).identity if is_store(path) else documents_sha256(read_documents(path))
+
+
+def _decoded(store: TokenStore, tokenizer: Tokenizer) -> Iterator[str]:
+    step = -(-len(store.tokens) // _DECODED) or 1
+    for number in range(0, len(store), step):
+        ids = store.text(number).tolist()
+        yield tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _KINDS = (".txt", ".jsonl", ".parquet")

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.common.errors import UserError
 from regrow.corpus.packing import Tokenizer, tokenise
-from regrow.errors import UserError
 
 
 class TextWindows(Protocol):

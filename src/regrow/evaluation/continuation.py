@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from regrow.common.precision import Precision, autocast
 from regrow.corpus.packing import NOT_PREDICTED, tokenise
 from regrow.corpus.samples import Batch
-from regrow.objectives.corrupted import denoising_tokens
-from regrow.objectives.denoising import DenoisingTokens
-from regrow.objectives.head import learned_positions
-from regrow.objectives.seq2seq import Seq2Seq
-from regrow.precision import Precision, autocast
+from regrow.objectives.losses.head import learned_positions
+from regrow.objectives.losses.seq2seq import Seq2Seq
+from regrow.objectives.rows.denoisers import DenoisingTokens
+from regrow.objectives.rows.span_corruption import denoising_tokens
 
 CHARACTERS, READ = 256, 192
 """Of a piece of text, and those of them that are read."""
@@ -97,7 +97,7 @@ def _batches(pairs: Sequence[_Pair], most: int) -> Iterator[Sequence[_Pair]]:
 
 
 def _batch(pairs: Sequence[_Pair], marks: DenoisingTokens) -> Batch:
-    """As `regrow.objectives.examples.write_examples` has it."""
+    """As `regrow.objectives.rows.examples.write_examples` has it."""
     prefix = [marks.prefixes["<S>"]] if "<S>" in marks.prefixes else []
     sentinel = marks.sentinels[0]
     sources = [[*prefix, *read, sentinel, marks.eos] for read, _ in pairs]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from regrow.errors import UserError
-from regrow.objectives.corrupted import decoder_start
+from regrow.common.errors import UserError
+from regrow.objectives.rows.span_corruption import decoder_start
 
 _CONTINUE, _SENTINEL = "<S>", "<extra_id_0>"
 """How UL2 asks for what follows a text, and where it stands."""

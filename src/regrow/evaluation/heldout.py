@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from regrow.common.errors import UserError
+from regrow.common.precision import Precision, autocast
 from regrow.corpus.packing import start_and_end, tokenise
-from regrow.errors import UserError
 from regrow.evaluation.continuation import continuation_loss
-from regrow.evaluation.parts import mean_loss
-from regrow.objectives.corrupted import CorruptedText, corrupt_text
-from regrow.objectives.head import check_head, head_of, hidden_states
-from regrow.objectives.seq2seq import Seq2Seq
-from regrow.precision import Precision, autocast
+from regrow.evaluation.heldout_parts import mean_loss
+from regrow.objectives.losses.head import check_head, head_of, hidden_states
+from regrow.objectives.losses.seq2seq import Seq2Seq
+from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text
 
 _SEED = 0
 """Of what is taken out of a held-out text."""

@@ -1,6 +1,6 @@
 """Which objectives there are, and for which models."""
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 FOR_DECODERS = (
     "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "d-ul2",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from regrow.report.numbers import change, count
+from regrow.common.numbers import change, count
 from regrow.report.svg import (
     WIDTH,
     Element,

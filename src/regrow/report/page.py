@@ -6,9 +6,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from regrow.files import write_atomically
-from regrow.report import charts, numbers, tables
-from regrow.report.summary import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
+from regrow.common import numbers
+from regrow.common.files import write_atomically
+from regrow.report import charts, tables
+from regrow.report.records import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
 from regrow.report.svg import Svg
 
 _PARTS = ("embedding", "attention", "ffn", "norms", "other", "head")

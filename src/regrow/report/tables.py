@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from regrow.report import numbers
-from regrow.report.summary import ModelRow, RunSummary, Score
+from regrow.common import numbers
+from regrow.report.records import ModelRow, RunSummary, Score
 
 
 @dataclass(frozen=True)

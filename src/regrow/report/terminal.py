@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regrow.report import tables
-from regrow.report.summary import RunSummary
+from regrow.report.records import RunSummary
 
 _HEADER = 8
 """Characters in a line of a column's header."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.common.errors import UserError
+from regrow.common.random_stream import random_stream
 from regrow.corpus.packing import pack
-from regrow.corpus.samples import random_stream
-from regrow.errors import UserError
 
 ROW_LENGTH = 512
 TOKENS = 16_384

@@ -23,8 +23,8 @@ from torch import nn
 from regrow.architectures import Layout
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint
-from regrow.errors import UserError
-from regrow.loading import load_without_weights
+from regrow.common.errors import UserError
+from regrow.models.loading import load_without_weights
 from regrow.scoring.observe import Pass, Run, sites
 
 BATCHES = 16

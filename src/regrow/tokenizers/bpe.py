@@ -55,11 +55,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from regrow.errors import UserError
-from regrow.tokenizers.choice import Model, Parts, Reason
-from regrow.tokenizers.merges import BPE, last_merges, last_merges_by_score, read_bpe
-from regrow.tokenizers.pieces import Piece
-from regrow.tokenizers.spelling import (
+from regrow.common.errors import UserError
+from regrow.tokenizers.alphabet import (
     BYTE_ALPHABET,
     BYTE_TOKENS,
     SPACE,
@@ -68,6 +65,9 @@ from regrow.tokenizers.spelling import (
     sentencepiece_spelling,
     spelling,
 )
+from regrow.tokenizers.candidates import Model, Parts, Reason
+from regrow.tokenizers.merges import BPE, last_merges, last_merges_by_score, read_bpe
+from regrow.tokenizers.sentencepiece_model import Piece
 
 Json = dict[str, Any]
 

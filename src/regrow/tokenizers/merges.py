@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 Pair = tuple[str, str]
 

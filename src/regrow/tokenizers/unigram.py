@@ -36,23 +36,23 @@ that the first token has: there the decoded texts can differ by leading spaces.
 
 *sentencepiece itself* scores in the same way (``unigram_model.cc``), in float32, but takes only
 pieces of text for the least score, and scores a user-defined piece by the greatest one; both are
-kept (:meth:`regrow.tokenizers.pieces.PieceFile.required`).
+kept (:meth:`regrow.tokenizers.sentencepiece_model.PieceFile.required`).
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from regrow.errors import UserError
-from regrow.tokenizers.choice import Model, Reason
-from regrow.tokenizers.pieces import Piece
-from regrow.tokenizers.spelling import (
+from regrow.common.errors import UserError
+from regrow.tokenizers.alphabet import (
     BYTE_TOKENS,
     SPACE,
     has_byte_fallback,
     sentencepiece_spelling,
     spelling,
 )
+from regrow.tokenizers.candidates import Model, Reason
+from regrow.tokenizers.sentencepiece_model import Piece
 
 Json = dict[str, Any]
 

@@ -29,8 +29,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from regrow.tokenizers.choice import Model, Reason
-from regrow.tokenizers.pieces import Piece
+from regrow.tokenizers.candidates import Model, Reason
+from regrow.tokenizers.sentencepiece_model import Piece
 
 Json = dict[str, Any]
 

@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 
 class DistillSettings(BaseModel):
-    """Distillation (`regrow.objectives.distillation`); in a recipe `distill: {from: original}`.
+    """Distillation; in a recipe `distill: {from: original}`.
+
+    The loss is in `regrow.objectives.losses.distillation`.
 
     Attributes:
         teacher: `original`, the model that the recipe begins with, or `previous`, the one that the

@@ -16,31 +16,14 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from regrow.corpus.samples import Samples, data_order, parts_of, random_stream
-from regrow.objectives.head import check_positions
-from regrow.objectives.objective import Objective
-from regrow.precision import autocast
-from regrow.training.attending import can_read_text_by_text, text_by_text
-from regrow.training.checkpoint import Checkpoints
-from regrow.training.environment import environment
-from regrow.training.guard import fault
-from regrow.training.layer_passes import (
-    check_compilable,
-    check_compiler,
-    check_recomputable,
-    compiled,
-    recomputing,
-)
-from regrow.training.memory import kept_memory
-from regrow.training.optimizers import make_optimizers
-from regrow.training.part_losses import PartLosses
-from regrow.training.passes import passes
-from regrow.training.processes import Processes, join_processes
-from regrow.training.progress import Progress, resume
-from regrow.training.saving import saving_less
-from regrow.training.schedule import learning_rate, schedule
-from regrow.training.settings import RecoverySettings
-from regrow.training.sharding import (
+from regrow.common.precision import autocast
+from regrow.common.random_stream import random_stream
+from regrow.corpus.samples import Samples, data_order, parts_of
+from regrow.objectives.losses.head import check_positions
+from regrow.objectives.losses.objective import Objective
+from regrow.training.checkpoints import Checkpoints
+from regrow.training.distributed.processes import Processes, join_processes
+from regrow.training.distributed.sharding import (
     Learner,
     check_offload,
     check_replicas,
@@ -48,9 +31,27 @@ from regrow.training.sharding import (
     shard,
     whole_weights,
 )
-from regrow.training.signals import leave, stop_requests
-from regrow.training.stalls import Doing, watched
-from regrow.training.steering import Evaluation, Steering
+from regrow.training.distributed.stalls import Doing, watched
+from regrow.training.efficiency.allocator import kept_memory
+from regrow.training.efficiency.attention import can_read_text_by_text, text_by_text
+from regrow.training.efficiency.layer_computation import (
+    check_compilable,
+    check_compiler,
+    check_recomputable,
+    compiled,
+    recomputing,
+)
+from regrow.training.efficiency.micro_batches import passes
+from regrow.training.efficiency.saved_tensors import saving_less
+from regrow.training.mixing.losses_by_part import PartLosses
+from regrow.training.mixing.training_mixture import Evaluation, Steering
+from regrow.training.optimizers import make_optimizers
+from regrow.training.reproducibility import environment
+from regrow.training.resume import Progress, resume
+from regrow.training.schedule import learning_rate, schedule
+from regrow.training.settings import RecoverySettings
+from regrow.training.step_guard import fault
+from regrow.training.stop_signals import leave, stop_requests
 
 _log = logging.getLogger(__name__)
 
@@ -164,8 +165,9 @@ def train(
             step, in the first process alone; again after a kill, where that came between the two.
 
     Under torchrun every process calls it alike, with the whole model on the CPU; all but the first
-    may have theirs on the meta device (`regrow.training.parts`). They share the work and the model:
-    afterwards its parameters are DTensors, and `whole_weights` puts them together.
+    may have theirs on the meta device (`regrow.training.distributed.sharded_loading`). They share
+    the work and the model: afterwards its parameters are DTensors, and `whole_weights` puts them
+    together.
 
     Asked by SIGTERM or SIGINT to stop, it saves a checkpoint after the step at hand and leaves by
     SystemExit or KeyboardInterrupt.
@@ -397,8 +399,8 @@ def _accumulate(
 
     And the same by part.
 
-    Rows of like length share a micro-batch (`regrow.training.passes`), and are dealt out to the
-    processes in turn, so that none waits long for another.
+    Rows of like length share a micro-batch (`regrow.training.efficiency.micro_batches`), and are
+    dealt out to the processes in turn, so that none waits long for another.
     """
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
+from regrow.models.layers import layers
 from regrow.training.settings import RecoverySettings
 
 
@@ -46,17 +47,6 @@ def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.
         torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
     )
     return found
-
-
-def layers(model: nn.Module) -> list[nn.Module]:
-    """The transformer's layers, as its class names them; inner ones after those around them."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    # A layer that was sharded is of a class of its own, derived from the one that is named.
-    return [
-        module
-        for module in model.modules()
-        if names & {kind.__name__ for kind in type(module).__mro__}
-    ]
 
 
 def _layer_matrices(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -4,9 +4,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from regrow.precision import Precision
+from regrow.common.precision import Precision
 from regrow.training.distill_settings import DistillSettings
-from regrow.training.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
+from regrow.training.mixing.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 from regrow.training.tracking import Tool
 
 ONLY_HOW = frozenset(

@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from regrow.errors import UserError
+from regrow.common.errors import UserError
 
 _log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.errors import UserError
-from regrow.files import read_json_object, write_atomically
-from regrow.tokenizers import Reason, VocabularyChoice
-from regrow.tokenizers.files import read_tokenizer
-from regrow.tokenizers.surgery import token_ids
-from regrow.vocabulary.listing import listing
-from regrow.vocabulary.planning import VocabularyPlan
+from regrow.common.errors import UserError
+from regrow.common.files import read_json_object, write_atomically
+from regrow.tokenizers.families import Reason, VocabularyChoice
+from regrow.tokenizers.tokenizer_files import read_tokenizer
+from regrow.tokenizers.tokenizer_json import token_ids
+from regrow.vocabulary.sizing import VocabularyPlan
+from regrow.vocabulary.token_listing import listing
 
 FORMAT = 1
 

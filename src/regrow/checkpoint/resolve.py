@@ -1,0 +1,118 @@
+"""From what a user calls a model to a local directory: a path, a GGUF file, or a hub id."""
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from regrow.common.errors import UserError
+from regrow.common.files import from_home
+
+_HUB_ID = re.compile(
+    r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII
+)
+# Weights by the one name that transformers reads, and what config and tokenizer consist of:
+# no pickles, no code, and no second copy of the weights (consolidated*, original/, onnx/). Of the
+# directories, which patterns can only leave out, additional_chat_templates and 1_Pooling stay.
+_WANTED = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+_UNWANTED = ("[!a1]*/*", "a[!d]*/*", "*requirements*.txt")
+
+_log = logging.getLogger(__name__)
+
+
+def resolve_model(
+    model: str, cache: Path | None, notify: Callable[[str], None] = _log.info
+) -> Path:
+    """The local directory of `model`: a directory, a .gguf file, or `owner/name[@revision]`.
+
+    A GGUF file is converted once, under `cache` (None: `$XDG_CACHE_HOME/regrow`), and found again
+    by its SHA-256. A hub id is downloaded, without pickles or code, into `cache` (None: the hub's
+    own cache). What takes long is announced through `notify`.
+
+    Raises:
+        UserError: there is no such path or repository, or it cannot be had now.
+    """
+    path = from_home(Path(model))
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise UserError(f"{path}: is a file; give the directory that holds it, or a .gguf file")
+        return _converted(path, cache, notify)
+    match = _HUB_ID.fullmatch(model)
+    if match is None or model.lower().endswith((".gguf", ".safetensors")):
+        raise UserError(
+            f"{model}: no such directory; give one, a .gguf file, or a hub id as "
+            f"owner/name[@revision]"
+        )
+    return _downloaded(match["repo"], match["revision"], cache, notify)
+
+
+def _converted(gguf: Path, cache: Path | None, notify: Callable[[str], None]) -> Path:
+    from regrow.checkpoint.gguf import convert_gguf, file_sha256
+
+    if cache is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrow"
+    try:
+        directory = cache / "gguf" / f"{gguf.stem}-{file_sha256(gguf)[:16]}"
+        if directory.is_dir():
+            return directory
+        notify(f"converting {gguf} to {directory} (bfloat16, once)")
+        convert_gguf(gguf, directory, notify)
+    except OSError as error:
+        raise UserError(f"{error.filename or gguf}: {error.strerror or error}") from error
+    return directory
+
+
+def _downloaded(
+    repo: str, revision: str | None, cache: Path | None, notify: Callable[[str], None]
+) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    name = repo if revision is None else f"{repo}@{revision}"
+    notify(f"fetching {name} from the Hugging Face hub (or its cache)")
+    # HTTPError of httpx or of httpx2, as the hub's version has it.
+    http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    local = "a local path would start with ./ or /"
+    try:
+        directory = Path(
+            huggingface_hub.snapshot_download(
+                repo,
+                revision=revision,
+                cache_dir=cache,
+                allow_patterns=list(_WANTED),
+                ignore_patterns=list(_UNWANTED),
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{name}: access is gated; accept its terms at https://huggingface.co/{repo} and run: "
+            f"hf auth login"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"{name}: no such repository, or a private one; {local}") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{name}: the repository has no revision {revision!r}") from error
+    except errors.HFValidationError as error:
+        raise UserError(
+            f"{name}: is not a valid hub id (owner/name[@revision]); {local}"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise UserError(
+            f"{name}: is not in the hub's cache, and the hub cannot be reached (no network, or "
+            f"HF_HUB_OFFLINE is set); {local}"
+        ) from error
+    except (http_error, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name}: the download failed ({reason}); run again to go on") from error
+    if (
+        not any(directory.glob("model*.safetensors"))
+        and not (directory / "adapter_config.json").exists()
+    ):
+        raise UserError(
+            f"{name}: has no model*.safetensors; fetch what it has (hf download {repo} --local-dir "
+            f"DIR) and give that directory, to be told how to convert it"
+        )
+    return directory

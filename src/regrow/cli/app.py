@@ -1,0 +1,390 @@
+"""The command line: parse, call, print. Heavy imports stay inside the commands."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from regrow.cli.output import (
+    ERR,
+    print_checks,
+    print_inspection,
+    print_plan,
+    print_preview,
+    print_pruned,
+    print_report,
+    print_run,
+    print_tokenised,
+    say,
+)
+from regrow.cli.progress_bars import copying, speaks, watching
+from regrow.cli.train import train
+from regrow.cli.vocab import PadTo, vocab
+from regrow.common.errors import SaidError, UserError
+from regrow.common.quantities import count, nbytes
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one line."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        alone = extra.get("standalone_mode", True)
+        extra["standalone_mode"] = False
+        if not alone:
+            return super().main(*args, **extra)
+        try:
+            sys.exit(super().main(*args, **extra))
+        except typer.Abort:
+            _refuse_now("stopped", 1)
+        except Exception as error:
+            # Of click, or of the click that typer brings along: what cannot be parsed.
+            words: Any = getattr(error, "format_message", None)
+            if words is None:
+                raise
+            given = extra.get("args") or (args[0] if args else None)
+            _unparsed(words(), error, self._named(sys.argv[1:] if given is None else given))
+
+    def _named(self, words: Sequence[str]) -> list[str]:
+        """The commands that a line begins with."""
+        group: Any = self
+        found: list[str] = []
+        for word in words:
+            group = getattr(group, "commands", {}).get(word)
+            if group is None:
+                break
+            found.append(word)
+        return found
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SaidError:
+            raise typer.Exit(2) from None
+        except UserError as error:
+            _refuse(str(error) if speaks() else f"process {os.environ['RANK']}: {error}")
+        except KeyboardInterrupt:
+            if not speaks():
+                raise typer.Exit(130) from None
+            _refuse("stopped", code=130)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            # A disk or a network that fails is no bug either; transformers wraps in OSError too.
+            where = f"{error.filename}: " if error.filename else ""
+            _refuse(where + " ".join((error.strerror or str(error)).split()))
+
+
+def _unparsed(message: str, error: Any, command: list[str]) -> NoReturn:
+    if "\n" in message:  # the help, where nothing was asked for
+        error.show()
+        sys.exit(error.exit_code)
+    text = message[:1].lower() + message[1:].rstrip(".")
+    where = f"{' '.join(command)}: " if command else ""
+    advice = " ".join(["see regrow", *command, "--help"])
+    _refuse_now(f"{where}{text}; {advice}", error.exit_code)
+
+
+def _refuse_now(message: str, code: int) -> NoReturn:
+    if speaks():
+        ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _refuse(message: str, code: int = 2) -> NoReturn:
+    ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Prune a language model in stages, and regrow what each cut costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Sizes = list[str] | None
+_QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def _size_option(what: str) -> Any:
+    return typer.Option(metavar="[STACK=]N", help=f"{what} that remain.")
+
+
+def main() -> None:
+    """Run the command line; what a user can cause becomes one line and exit code 2."""
+    # The libraries' own bars and advice would break into ours.
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    app(prog_name="regrow")
+
+
+@app.command()
+def inspect(model: Model, as_json: Json = False) -> None:
+    """Show a model's axes and parameters, and what can be cut."""
+    from regrow import api
+
+    result = api.inspect(model, say=say)
+    print_inspection(result, as_json)
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|RECIPE", help="A model as for inspect, or a .yaml recipe."),
+    ],
+    params: Annotated[
+        str | None, typer.Option(metavar="N", help="Parameters that may remain: 3.4B, 67M.")
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(metavar="R", help="Share of the parameters that remains.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the recipe here instead of printing it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Propose stages under a budget, as a recipe to edit; or show what a recipe will do."""
+    from regrow import api
+
+    if model.endswith((".yaml", ".yml")):
+        if (params, keep, out) != (None, None, None):
+            raise UserError(
+                f"{model}: a recipe has its sizes; leave --params, --keep and --out out"
+            )
+        print_preview(api.preview(model, say=say), as_json)
+        return
+    budget = None if params is None else count("--params", params)
+    if out is not None and out.exists():
+        raise UserError(f"{out}: exists; choose another file")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such directory")
+    result = api.plan(model, params=budget, keep=keep, say=say)
+    if out is not None:
+        from regrow.common.files import write_atomically
+
+        write_atomically(out, result.recipe.encode())
+    print_plan(result, out, as_json)
+
+
+@app.command()
+def prune(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
+    layers: Annotated[Sizes, _size_option("Layers")] = None,
+    drop_layers: Annotated[
+        Sizes,
+        typer.Option(metavar="[STACK=]A-B,C", help="Layers to drop, by number from 0."),
+    ] = None,
+    hidden: Annotated[Sizes, _size_option("Channels of the residual stream")] = None,
+    ffn: Annotated[Sizes, _size_option("Neurons of each feed-forward")] = None,
+    heads: Annotated[Sizes, _size_option("Attention heads")] = None,
+    kv_heads: Annotated[Sizes, _size_option("Key-value heads")] = None,
+    vocab_size: Annotated[
+        str | None, typer.Option(metavar="N", help="Tokens that remain, by count.")
+    ] = None,
+    vocab_plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Tokens that remain, as vocab plan --out wrote them."),
+    ] = None,
+    pad_to: PadTo = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="random, activation or influence. Default: influence for layers, "
+            "activation for the rest.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Text for scores and token counts: .txt, .jsonl, .jsonl.gz."),
+    ] = None,
+    cut: Annotated[Path | None, typer.Option(help="A cut file, in place of sizes.")] = None,
+    max_shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest weight file: 5GB, 500MB.")
+    ] = "5GB",
+    seed: Annotated[int, typer.Option(min=0, help="Decides random scores.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Cut a model and write a plain Hugging Face directory."""
+    from regrow import api
+
+    options: dict[str, Any] = {
+        "layers": _by_stack("--layers", layers),
+        "hidden": _by_stack("--hidden", hidden),
+        "ffn": _by_stack("--ffn", ffn),
+        "heads": _by_stack("--heads", heads),
+        "kv_heads": _by_stack("--kv-heads", kv_heads),
+        "drop_layers": _texts_by_stack("--drop-layers", drop_layers),
+        **_vocabulary(vocab_size, vocab_plan, pad_to),
+        "by": by,
+        "cut": cut,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    with copying("carving") as progress:
+        result = api.prune(
+            model, out, calibration=calibration, seed=seed,
+            max_shard_bytes=nbytes("--max-shard-size", max_shard_size),
+            dry_run=dry_run, say=say, progress=progress, **given,
+        )  # fmt: skip
+    print_pruned(result, dry_run, as_json)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run. [default: runs/NAME]")
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="Also train the original on the same tokens.")
+    ] = False,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Also make all cuts in one, on the same tokens.")
+    ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Do again what a changed recipe invalidates.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run all stages of a recipe; safe to stop and to start again, alone or under torchrun."""
+    from regrow import api
+
+    compare = [name for name, asked in (("control", control), ("at-once", at_once)) if asked]
+    with watching() as (above, watch):
+        result = api.run(recipe, out, compare=compare, redo=redo, say=above, watch=watch)
+    if not speaks():
+        return
+    from regrow.pipeline.summary import summarise
+
+    print_run(summarise(result.directory), result, as_json)
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory.")],
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run code of its own that is not regrow's."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Reload a model in a clean process without regrow, and check it."""
+    from regrow import api
+
+    result = api.verify(directory, trust_remote_code=trust_remote_code)
+    print_checks(result, as_json)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")],
+) -> None:
+    """Write the report page of a run again, from its ledger."""
+    from regrow import api
+    from regrow.pipeline.summary import summarise
+
+    page = api.write_report(directory)
+    print_report(summarise(directory), page)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+) -> None:
+    """Let a model answer a prompt."""
+    from regrow import api
+
+    typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, say=say))
+
+
+corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
+app.add_typer(corpus, name="corpus")
+app.add_typer(vocab, name="vocab")
+app.command()(train)
+
+
+@corpus.command()
+def tokenise(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="More text, after --text.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE...", help="Text: .txt or .jsonl, also .gz or .zst; .parquet."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Processes. [default: one for each core]"),
+    ] = None,
+    eos: Annotated[bool, typer.Option("--eos/--no-eos", help="End each document with eos.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Write text as a token store; stop it, start it again, it goes on."""
+    from regrow import api
+
+    with copying("tokenising") as progress:
+        result = api.tokenise(
+            model, out, [*(text or []), *(more or [])], workers=workers, eos=eos, say=say,
+            progress=progress,
+        )  # fmt: skip
+    print_tokenised(result, as_json)
+
+
+# Reading what was typed
+
+
+def _texts_by_stack(option: str, texts: Sizes) -> str | dict[str, str] | None:
+    if not texts:
+        return None
+    named: dict[str, str] = {}
+    plain = []
+    for text in texts:
+        stack, equals, value = text.partition("=")
+        if equals:
+            named[stack.strip()] = value.strip()
+        else:
+            plain.append(text.strip())
+    if (named and plain) or len(plain) > 1 or len(named) + len(plain) < len(texts):
+        raise UserError(f"{option} {' '.join(texts)}: give one number, or one by stack (STACK=N)")
+    return named or plain[0]
+
+
+def _vocabulary(size: str | None, plan: Path | None, pad_to: str | None) -> dict[str, Any]:
+    """How the vocabulary is cut, as the keys of a recipe."""
+    tokens = None if size is None else count("--vocab-size", size)
+    vocab: dict[str, Any] | None = None if plan is None else {"plan": plan}
+    if pad_to is not None:
+        if tokens is None and plan is None:
+            raise UserError("--pad-to: give --vocab-size or --vocab-plan, which it rounds up")
+        vocab = {**(vocab or {"size": tokens}), "pad_to": count("--pad-to", pad_to)}
+        tokens = None if plan is None else tokens
+    return {"vocab_size": tokens, "vocab": vocab}
+
+
+def _by_stack(option: str, texts: Sizes) -> int | dict[str, int] | None:
+    found = _texts_by_stack(option, texts)
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return count(option, found)
+    return {stack: count(option, value) for stack, value in found.items()}

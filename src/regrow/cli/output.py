@@ -1,0 +1,278 @@
+"""What each command prints: tables and lines within 80 columns, or JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from regrow.common import numbers
+
+if TYPE_CHECKING:
+    from regrow.checkpoint.verify import VerifyResult
+    from regrow.corpus.tokenisation import Tokenised
+    from regrow.pipeline.preview import Preview
+    from regrow.pipeline.proposal import Plan
+    from regrow.pipeline.run import Result
+    from regrow.pipeline.train_model import Trained
+    from regrow.report.records import RunSummary
+    from regrow.surgery.grow_vocabulary import Grown
+    from regrow.surgery.inspection import Inspection
+    from regrow.surgery.prune import Pruned
+    from regrow.vocabulary.sizing import VocabularyPlan
+    from regrow.vocabulary.token_counting import Counted
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """News of what is being done, beside the result."""
+    ERR.print(text, markup=False, soft_wrap=True, style="dim")
+
+
+def print_inspection(found: "Inspection", as_json: bool) -> None:
+    if as_json:
+        _print_json(found)
+        return
+    head = "tied to the embedding" if found.tied else "of its own"
+    types = ", ".join(f"{name} {_gigabytes(size)}" for name, size in found.dtypes.items())
+    OUT.print(f"{found.model_type}, {found.parameters:,} parameters, weights {types}")
+    if found.parameters_counted_once < found.parameters:
+        OUT.print(f"{found.parameters_counted_once:,} with embedding and head counted once")
+    if found.fingerprint is None:
+        OUT.print("from the config alone; there are no weights")
+    fixed = ", ".join(f"{name} {size}" for name, size in found.fixed.items())
+    OUT.print(f"output head {head}" + (f"; fixed: {fixed}" if fixed else ""))
+    if found.vocabulary_only:
+        OUT.print("no blueprint for this class: only its vocabulary can be cut")
+    training = _gigabytes(found.parameters * 16)
+    OUT.print(f"memory: {_gigabytes(found.weight_bytes)} to run, {training} to train with AdamW\n")
+    table = _table(("part", "left"), ("parameters", "right"), ("share", "right"))
+    for part, count in found.parts.items():
+        table.add_row(part, f"{count:,}", f"{count / found.parameters:.1%}")
+    OUT.print(table)
+    OUT.print()
+    table = _table(
+        ("axis", "left"), ("size", "right"), ("choice", "left"), ("parameters", "right"),
+        ("each", "right"), ("what can remain", "left"),
+    )  # fmt: skip
+    for axis in found.axes:
+        table.add_row(
+            axis.name, f"{axis.size:,}", axis.scope, numbers.count(axis.parameters, 2),
+            f"{axis.parameters_per_index:,}", axis.sizes,
+        )  # fmt: skip
+    OUT.print(table)
+    for name in found.ignored:
+        OUT.print(f"{name}: ignored by the class, dropped by a cut", markup=False)
+
+
+def print_plan(found: "Plan", written: Path | None, as_json: bool) -> None:
+    """`written`: where the recipe stands, if it was not asked for on the terminal."""
+    if as_json:
+        _print_json(found)
+        return
+    table = _table(
+        ("stage", "left"), ("what remains", "left"), ("parameters", "right"), ("", "right")
+    )
+    table.add_row("original", "", f"{found.parameters_before:,}", "")
+    for stage in found.stages:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in stage.sizes.items())
+        share = stage.parameters / found.parameters_before
+        table.add_row(stage.name, sizes, f"{stage.parameters:,}", f"{share:.0%}")
+    ERR.print(table)
+    for note in found.notes:
+        say(note)
+    if written is None:
+        typer.echo(found.recipe, nl=False)
+    else:
+        OUT.print(f"recipe  {written}", markup=False, soft_wrap=True)
+
+
+def print_preview(found: "Preview", as_json: bool) -> None:
+    from regrow.cli.preview_tables import cost_rows, size_rows, total_words
+
+    if as_json:
+        _print_json({**_fields(found), "flops": found.flops})
+        return
+    OUT.print(f"{found.name}: {found.model_type}, {found.model}\n", markup=False, soft_wrap=True)
+    for columns, *rows in filter(None, (size_rows(found), cost_rows(found))):
+        table = _table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
+        for row in rows:
+            table.add_row(*row)
+        OUT.print(table)
+        OUT.print()
+    for line in total_words(found):
+        OUT.print(line, markup=False)
+
+
+def print_pruned(result: "Pruned", dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        _print_json({**_fields(result), "cut": result.cut.to_json(), "words": result.cut.words()})
+        return
+    table = _table(("part", "left"), ("before", "right"), ("after", "right"), ("kept", "right"))
+    rows = [*result.parts_before.items(), ("all", result.parameters_before)]
+    after = {**result.parts, "all": result.parameters}
+    for part, count in rows:
+        table.add_row(part, f"{count:,}", f"{after[part]:,}", f"{after[part] / count:.1%}")
+    OUT.print(result.cut.words(), markup=False)
+    OUT.print(table)
+    for note in result.notes:
+        OUT.print(note, markup=False)
+    size = _gigabytes(result.nbytes)
+    told = (
+        f"nothing written; {size} would be in {result.out}"
+        if dry_run
+        else f"{size} in {result.out}, carved in {result.seconds:.1f} s"
+    )
+    OUT.print(told, markup=False, soft_wrap=True)
+
+
+def print_run(summary: "RunSummary", result: "Result", as_json: bool) -> None:
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=1))
+        return
+    print_report(summary, result.report)
+    OUT.print(f"model   {result.model}", markup=False, soft_wrap=True)
+
+
+def print_trained(result: "Trained", as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    OUT.print(f"{result.tokens:,} tokens in {result.seconds:,.0f} s", markup=False)
+    if result.skipped:
+        OUT.print(f"{result.skipped:,} steps skipped", markup=False)
+    _, loss = result.heldout[-1]
+    OUT.print(f"loss    {loss:.4f} nats per token held out", markup=False)
+    OUT.print(f"model   {result.model}", markup=False, soft_wrap=True)
+
+
+def print_report(summary: "RunSummary", page: Path) -> None:
+    from regrow.report.terminal import print_table
+
+    print_table(summary, OUT, page)
+
+
+def print_checks(result: "VerifyResult", as_json: bool) -> None:
+    if as_json:
+        _print_json({**_fields(result), "ok": result.ok})
+        return
+    for check in result.checks:
+        mark = "ok  " if check.ok else "FAIL"
+        detail = f": {check.detail}" if check.detail else ""
+        OUT.print(f"{mark} {check.name}{detail}", markup=False, soft_wrap=True)
+
+
+def print_tokenised(result: "Tokenised", as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    table = _table(("source", "left"), ("documents", "right"), ("tokens", "right"))
+    for source in result.sources:
+        table.add_row(escape(source.path), f"{source.documents:,}", f"{source.tokens:,}")
+    if len(result.sources) > 1:
+        table.add_row("all", f"{result.documents:,}", f"{result.tokens:,}")
+    OUT.print(table)
+    if result.taken_up:
+        OUT.print(f"{result.taken_up:,} documents were there from a run that was stopped")
+    told = f"{result.tokens:,} tokens as {result.dtype} in {result.out}, {result.seconds:.1f} s"
+    OUT.print(told, markup=False, soft_wrap=True)
+
+
+def print_counted(result: "Counted", as_json: bool) -> None:
+    counts = result.counts
+    if as_json:
+        _print_json({"out": result.out, **counts.to_json(), "seconds": result.seconds})
+        return
+    table = _table(
+        ("source", "left"), ("script", "left"), ("documents", "right"), ("text", "right"),
+        ("tokens", "right"), ("per character", "right"),
+    )  # fmt: skip
+    for group, row in zip(counts.groups, counts.counts.sum(axis=1).tolist(), strict=True):
+        table.add_row(
+            escape(group.source), group.script, f"{group.documents:,}", numbers.size(group.bytes),
+            f"{row:,}", f"{row / group.characters:.3f}",
+        )  # fmt: skip
+    OUT.print(table)
+    if result.taken_up:
+        OUT.print(f"{result.taken_up:,} documents were counted by a run that was stopped")
+    total = counts.total
+    used = int((total > 0).sum())
+    OUT.print(f"{total.sum():,} tokens, {used:,} of {len(total):,} ids among them")
+    OUT.print(f"counts  {result.out}", markup=False, soft_wrap=True)
+
+
+def print_grown(result: "Grown", as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    whole = [repr(token) for token in result.tokens if "\ufffd" not in token]  # part of a character
+    shown = ", ".join([*whole[:8], *(["..."] if len(result.tokens) > 8 else [])])
+    OUT.print(f"{len(result.tokens):,} more tokens: {shown}", markup=False)
+    table = _table(
+        ("tokens per character", "left"), ("before", "right"), ("after", "right"),
+        ("change", "right"),
+    )  # fmt: skip
+    for name, before in result.per_character_before.items():
+        after = result.per_character[name]
+        change = numbers.change(before, after, 1)
+        table.add_row(escape(name), f"{before:.4f}", f"{after:.4f}", change)
+    OUT.print(table)
+    more = numbers.change(result.parameters_before, result.parameters, 1)
+    OUT.print(f"vocabulary {result.size_before:,} -> {result.size:,}, {more} parameters")
+    told = (
+        f"model  {result.out}" if result.written else f"nothing written; {result.out} was asked for"
+    )
+    OUT.print(told, markup=False, soft_wrap=True)
+
+
+def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_json: bool) -> None:
+    """`written`: the files that the plan was written to."""
+    from regrow.vocabulary.plan_tables import language_rows, size_rows, suggestion, to_json
+
+    if as_json:
+        _print_json({**to_json(plan), "written": [str(path) for path in written]})
+        return
+    for columns, *rows in filter(None, (size_rows(plan), language_rows(plan))):
+        table = _table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
+        for row in rows:
+            table.add_row(*map(escape, row))
+        OUT.print(table)
+        OUT.print()
+    OUT.print(suggestion(plan), markup=False)
+    for path in written:
+        OUT.print(f"written  {path}", markup=False, soft_wrap=True)
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in result.__dataclass_fields__}
+
+
+def _print_json(value: Any) -> None:
+    def plain(item: Any) -> Any:
+        if hasattr(item, "__dataclass_fields__"):
+            return _fields(item)
+        return dict(item) if isinstance(item, Mapping) else str(item)
+
+    typer.echo(json.dumps(value, default=plain, indent=1))
+
+
+def _table(*columns: tuple[str, str]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0),
+        collapse_padding=True,
+    )  # fmt: skip
+    for number, (name, justify) in enumerate(columns):
+        table.add_column(name, justify=justify, no_wrap=number == 0)  # type: ignore[arg-type]
+    return table
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,117 @@
+"""The tables of a preview: titles of columns, then rows, as text within 80 columns."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from regrow.architectures.schema import AxisKind, axis_kind
+from regrow.common.numbers import count, size
+from regrow.pipeline.preview import Preview, PreviewStage
+
+Table = tuple[tuple[str, ...], ...]
+_SIZES: Mapping[AxisKind, str] = {
+    "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv heads",
+    "vocab": "vocabulary",
+}  # fmt: skip
+
+
+def size_rows(found: Preview) -> Table:
+    """What each model consists of. Layers of encoder and decoder are joined by `+`, other sizes in
+    which they differ by `/`."""
+    models = (found.original, *found.stages)
+    two_ways = any(model.stored != model.parameters for model in models)
+    kinds = [
+        kind for kind in _SIZES
+        if any(_size(model, kind) for model in models)
+        and not (kind == "kv_head" and all(_size(m, kind) == _size(m, "head") for m in models))
+    ]  # fmt: skip
+    columns = ("stage", *(_SIZES[kind] for kind in kinds), "params", "left")
+    rows = []
+    for model in models:
+        share = model.parameters / found.original.parameters
+        row = (model.name, *(_size(model, kind) for kind in kinds))
+        row += (count(model.parameters, 2), f"{share:.1%}")
+        rows.append((*row, count(model.stored, 2)) if two_ways else row)
+    return ((*columns, "stored") if two_ways else columns, *rows)
+
+
+def cost_rows(found: Preview) -> Table:
+    """What each training costs, beside what the report says of the same."""
+    trainings = [
+        (model.name, model.training)
+        for model in (found.original, *found.stages)
+        if model.training is not None
+    ]
+    if not trainings:
+        return ()
+    unit = _unit(found)
+    columns = ("training", "objective", "tokens", "text", "positions", f"FLOPs/{_power(unit)}")
+    rows: list[tuple[str, ...]] = []
+    for name, training in trainings:
+        sample, row = training.sample, training.reported
+        positions = "+".join(f"{n:,}" for n in (sample.encoder, sample.decoder) if n)
+        flops = f"{training.flops / unit:,.2f}"
+        said = ("", "")
+        if row is not None:
+            said = (f"{row.flops / unit:,.1f}", f"{training.flops / row.flops:.3f}")
+        what = (name, training.objective, _tokens(training.tokens), f"{sample.text:,}", positions)
+        rows.append((*what, flops, *said))
+    if any(training.reported for _, training in trainings):
+        return ((*columns, "report", "ratio"), *rows)
+    return (columns, *(row[:-2] for row in rows))
+
+
+def total_words(found: Preview) -> Iterator[str]:
+    """What all stages together come to, and what the tables leave open."""
+    trainings = [stage.training for stage in found.stages if stage.training]
+    before = found.original.training
+    if trainings:
+        tokens = sum(training.tokens for training in trainings)
+        words = f"recovery: {_tokens(tokens)} tokens, {_scientific(found.flops)} FLOPs"
+        if before is not None:
+            words += f", {found.flops / before.flops:.0%} of the original's training"
+        if taught := sum(training.taught for training in trainings):
+            words += f"; {taught / found.flops:.0%} of them go through teachers"
+        yield words
+    last = (found.stages or (found.original,))[-1]
+    yield f"result: {last.parameters:,} parameters, {size(last.nbytes)}"
+    if last.stored != last.parameters:
+        yield (
+            "params count embedding and head once; stored counts both, as the file holds them "
+            f"({size(found.original.nbytes)} at first)"
+        )
+    if any(training.reported for training in trainings):
+        yield (
+            "objective, positions and report are those of the OpenBA-V2 report (arXiv 2405.05957, "
+            "table 1); regrow hardly fills up what it computes, so its positions are fewer"
+        )
+
+
+def _size(model: PreviewStage, kind: AxisKind) -> str:
+    """Of an axis of this kind in each stack; that of self-attention where there are two."""
+    by_stack: dict[str, int] = {}
+    for name, number in model.sizes.items():
+        if axis_kind(name) == kind:
+            by_stack.setdefault(name.rpartition(".")[0], number)
+    sizes = [f"{number:,}" for number in by_stack.values()]
+    if kind == "layer":
+        return "+".join(sizes)
+    return "/".join(dict.fromkeys(sizes))
+
+
+def _tokens(number: int) -> str:
+    return count(number).replace(".0", "")
+
+
+def _unit(found: Preview) -> float:
+    """The power of ten of the smallest cost."""
+    costs = [stage.training.flops for stage in found.stages if stage.training]
+    return 10.0 ** math.floor(math.log10(min(costs))) if costs else 1.0
+
+
+def _power(unit: float) -> str:
+    return f"1e{round(math.log10(unit))}"
+
+
+def _scientific(value: float) -> str:
+    mantissa, _, exponent = f"{value:.2e}".partition("e+")
+    return f"{mantissa}e{int(exponent)}" if exponent else f"{value:g}"

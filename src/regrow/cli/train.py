@@ -1,0 +1,84 @@
+"""`regrow train`: one training by itself."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regrow.cli.output import print_trained
+from regrow.cli.progress_bars import speaks, watching
+from regrow.common.errors import UserError
+
+
+def train(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RECIPE",
+            help="A directory, a GGUF file or a hub id; or a .yaml recipe that trains.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the training.")],
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Text or a token store to train on; may be repeated."),
+    ] = None,
+    heldout: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text that is measured, not trained on.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of docs/training.md; may be repeated."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides data order and first weights.")] = 0,
+    stage: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which stage, where a recipe has several.")
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Begin with random weights.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train a model; safe to stop and to start again, alone or under torchrun."""
+    from regrow import api
+    from regrow.pipeline.recipe import load_recipe
+    from regrow.pipeline.train_model import of_options
+
+    if what.endswith((".yaml", ".yml")):
+        if text or heldout or settings or seed:
+            raise UserError(f"{what}: a recipe says all that; leave the other options out")
+        recipe = load_recipe(Path(what))
+    else:
+        if not text or heldout is None:
+            raise UserError("train: give --text and --heldout, or a recipe")
+        if stage is not None:
+            raise UserError("--stage: only a recipe has stages; leave it out")
+        recipe = of_options(what, text, heldout, _settings(settings or []), seed)
+    with watching() as (above, watch):
+        result = api.train(
+            recipe, out, stage=stage, from_scratch=from_scratch, say=above, watch=watch
+        )
+    if speaks():
+        print_trained(result, as_json)
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    """`a.b=1` as the recipe would have it."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text}: not KEY=VALUE, such as tokens=1_000_000")
+        *above, last = key.strip().split(".")
+        place = found
+        for name in above:
+            place = place.setdefault(name, {})
+        try:
+            place[last] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):
+            raise UserError(f"--set {text}: not a value as a recipe has it") from None
+    return found

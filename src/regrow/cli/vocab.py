@@ -1,0 +1,214 @@
+"""`regrow vocab`: count tokens, plan a vocabulary, prune to it; add words to it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regrow.cli.output import print_counted, print_grown, print_pruned, print_vocabulary_plan, say
+from regrow.cli.progress_bars import copying
+from regrow.common.errors import UserError
+from regrow.common.quantities import count as number
+from regrow.common.quantities import share
+
+vocab = typer.Typer(
+    help="Count what a corpus needs of a vocabulary, and prune to that.", no_args_is_help=True
+)
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Size = Annotated[str | None, typer.Option(metavar="N", help="Tokens that remain.")]
+Coverage = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="As many as this share of the corpus needs: 99.9%."),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A language, source or script whose text decides."),
+]
+Minimum = Annotated[
+    str | None, typer.Option(metavar="N", help="Of each language its N most frequent stay.")
+]
+Keep = Annotated[Path | None, typer.Option(help="A file of tokens that stay, one a line.")]
+Drop = Annotated[Path | None, typer.Option(help="A file of tokens that go, one a line.")]
+Characters = Annotated[
+    bool,
+    typer.Option(
+        "--characters/--no-characters",
+        help="Keep every character that no bytes stand in for; else text can become unknown.",
+    ),
+]
+PadTo = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Pad the embedding to a multiple of this; the ids without a token are suppressed in "
+        "generation_config.json.",
+    ),
+]
+
+
+@vocab.command()
+def count(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new file.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="More text, after --corpus.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE...",
+            help="Text: .txt or .jsonl, also .gz or .zst; .parquet; or a directory of such. NAME: "
+            "the language or source, counted apart.",
+        ),
+    ] = None,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="COUNTS", help="Add counts of other parts of a corpus."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Processes. [default: one for each core]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count the tokens of a corpus; stop it, start it again, it goes on."""
+    from regrow import api
+
+    with copying("counting") as progress:
+        result = api.count_vocabulary(
+            model, out, [*(corpus or []), *(more or [])], merge=merge or [], workers=workers,
+            say=say, progress=progress,
+        )  # fmt: skip
+    print_counted(result, as_json)
+
+
+@vocab.command()
+def plan(
+    model: Model,
+    counts: Annotated[Path, typer.Argument(metavar="COUNTS", help="What count wrote.")],
+    size: Size = None,
+    coverage: Coverage = None,
+    only: Only = None,
+    minimum: Minimum = None,
+    keep: Keep = None,
+    drop: Drop = None,
+    characters: Characters = True,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Measure tokens per character on this text. [default: some of what was counted]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the plan here, each token with its reason.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page with the curve here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how much of a corpus each size covers and what it saves, and suggest one."""
+    from regrow import api
+
+    result = api.plan_vocabulary(
+        model, counts, text=text, out=out, page=page, say=say,
+        **_choice(size, coverage, only, minimum, keep, drop, characters),
+    )  # fmt: skip
+    print_vocabulary_plan(result, [path for path in (out, page) if path is not None], as_json)
+
+
+@vocab.command()
+def prune(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What plan --out wrote.")
+    ] = None,
+    counts: Annotated[Path | None, typer.Option(metavar="COUNTS", help="What count wrote.")] = None,
+    size: Size = None,
+    coverage: Coverage = None,
+    only: Only = None,
+    minimum: Minimum = None,
+    keep: Keep = None,
+    drop: Drop = None,
+    characters: Characters = True,
+    pad_to: PadTo = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prune a model's vocabulary; with other cuts in one pass: regrow prune --vocab-plan."""
+    from regrow import api
+
+    chosen = _choice(size, coverage, only, minimum, keep, drop, characters)
+    files = {name: path for name, path in (("plan", plan), ("counts", counts)) if path}
+    if pad_to is not None:
+        chosen["pad_to"] = number("--pad-to", pad_to)
+    if not files:
+        raise UserError("vocab prune: give --plan, or --counts with --size or --coverage")
+    with copying("carving") as progress:
+        result = api.prune(
+            model, out, vocab={**files, **chosen}, dry_run=dry_run, say=say, progress=progress
+        )
+    print_pruned(result, dry_run, as_json)
+
+
+@vocab.command()
+def grow(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="More text, after --corpus.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]FILE...", help="Text of the domain, as for count."),
+    ] = None,
+    tokens: Annotated[
+        str, typer.Option(metavar="N", help="Tokens that are added, at most.")
+    ] = "1000",
+    least: Annotated[
+        int, typer.Option(min=2, help="How often a token must occur in the text.")
+    ] = 20,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Measure tokens per character on this text. [default: some of the corpus]",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add the words of a domain, merged from the tokens there are, with the mean of their rows."""
+    from regrow import api
+
+    result = api.grow_vocabulary(
+        model, out, [*(corpus or []), *(more or [])], number("--tokens", tokens), least=least,
+        text=text, dry_run=dry_run, say=say,
+    )  # fmt: skip
+    print_grown(result, as_json)
+
+
+def _choice(
+    size: str | None,
+    coverage: str | None,
+    only: list[str] | None,
+    minimum: str | None,
+    keep: Path | None,
+    drop: Path | None,
+    characters: bool,
+) -> dict[str, Any]:
+    """What was asked for, as the keys of a recipe."""
+    asked = {
+        "size": None if size is None else number("--size", size),
+        "coverage": None if coverage is None else share("--coverage", coverage),
+        "only": only or None,
+        "minimum": None if minimum is None else number("--minimum", minimum),
+        "keep": keep,
+        "drop": drop,
+        "characters": None if characters else False,
+    }
+    return {name: value for name, value in asked.items() if value is not None}

@@ -1,0 +1,111 @@
+"""Small files, whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regrow.common.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def from_home(path: Path) -> Path:
+    """With ~ as a home directory; as it is where nobody has that name."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside the path, sync, rename: a reader sees the old file or the new one."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def save_tensors(tensors: "Mapping[str, Tensor]", path: Path) -> None:
+    """Write a safetensors file, whole or not at all, readable for all as other files are.
+
+    Raises UserError where it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+        path.chmod(0o644)  # the library's is 0600
+    except (SafetensorError, OSError) as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: cannot be written, the disk is full or does not take it: "
+            f"{one_line(str(error))}"
+        ) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside a directory last."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UserError, one line, where it is none."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return _parse(raw, str(path))
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError, one line, where it is none."""
+    return _object(read_json(path), str(path))
+
+
+def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
+    """An object in UTF-8. Raises UserError, one line that begins with `where`, if it is none."""
+    return _object(_parse(raw, where), where)
+
+
+def _parse(raw: bytes, where: str) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: not JSON: not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: a JSON object is expected")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two values of a key they take, so there must be one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice")
+    return found

@@ -1,0 +1,86 @@
+"""What pydantic refuses, in the words of a reader."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from regrow.common.errors import one_line
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+Place = tuple[str | int, ...]
+"""Keys and indices from the root of what was validated."""
+
+
+def first_error(error: "ValidationError", values: Any) -> tuple[Place, "ErrorDetails"]:
+    """The first thing that is wrong and its place in `values`.
+
+    Where a value may be of several kinds, the kind that it looks like has its say.
+    """
+    found = [(_place(each["loc"], values), each) for each in error.errors()]
+    first = found[0][0]
+    return max(
+        (pair for pair in found if pair[0][: len(first)] == first), key=lambda pair: len(pair[0])
+    )
+
+
+def _place(loc: tuple[int | str, ...], values: Any) -> Place:
+    """Where an error is, without the names that pydantic gives to the members of a union."""
+    at: Place = ()
+    for part in loc:
+        if isinstance(values, dict):
+            inside = part in values
+        else:
+            inside = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        if inside:
+            at, values = (*at, part), values[part]
+    return at
+
+
+def said(error: "ErrorDetails") -> str:
+    """A validation error in the words of a recipe: what is wanted, and what was given."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    shown = f", not {_short(given)}"
+    if kind == "literal_error":
+        return f"{context['expected'].replace(chr(39), '')} is wanted{shown}"
+    if kind in _WANTED:
+        return _WANTED[kind].format(**context) + shown
+    message = error["msg"]
+    return message[0].lower() + message[1:] + shown
+
+
+_KEYS = "keys with values are wanted"
+_WHOLE = "a whole number is wanted"
+_WANTED: Mapping[str, str] = {
+    "int_type": _WHOLE, "int_parsing": _WHOLE, "int_from_float": _WHOLE,
+    "int_parsing_size": _WHOLE,
+    "bool_type": "true or false is wanted",
+    "float_type": "a number is wanted", "float_parsing": "a number is wanted",
+    "finite_number": "a finite number is wanted",
+    "string_type": "text is wanted", "string_too_short": "text is wanted",
+    "string_unicode": "Unicode text is wanted",
+    "path_type": "a path is wanted",
+    "dict_type": _KEYS, "model_type": _KEYS, "mapping_type": _KEYS,
+    "list_type": "a list is wanted", "tuple_type": "a list is wanted",
+    "greater_than": "more than {gt:g} is wanted", "greater_than_equal": "at least {ge:g} is wanted",
+    "less_than": "less than {lt:g} is wanted", "less_than_equal": "at most {le:g} is wanted",
+    "too_short": "at least {min_length} is wanted",
+    "too_long": "{max_length} values are wanted",
+}  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    if value in ({}, [], None):
+        return "nothing"
+    text = repr(value) if isinstance(value, str | int | float) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def dotted(place: Place) -> str:
+    """`stages.0.cut.ffn`"""
+    return ".".join(one_line(str(part)) or repr(part) for part in place)

@@ -1,0 +1,156 @@
+"""Several sources as one, one after the other.
+
+Which source a row is of stays known by name, so that losses can be told apart by it, and shares
+changed while a training goes on.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.common.identity import identity_of
+from regrow.corpus.samples import Batch, DataOrder, Order, Parts, Samples, parts_of, slots_of
+from regrow.corpus.source_mixture import MixedOrder, Shares
+from regrow.corpus.windows import TextWindows
+
+T = TypeVar("T", Samples, TextWindows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined(Generic[T]):
+    """Rows of several sources.
+
+    Attributes:
+        sources: By name; at least one, and none of them empty.
+        shares: Of the samples, for each source; None where each row comes once in an epoch.
+        domains: Whether the sources are what losses are told apart by.
+    """
+
+    kind: ClassVar[str]
+    """What an identity calls such rows."""
+
+    sources: Mapping[str, T]
+    shares: Shares | None = None
+    domains: bool = True
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def order(self, seed: int) -> Order:
+        if self.shares is None:
+            return DataOrder(seed, len(self))
+        return MixedOrder([len(source) for source in self.sources.values()], self.shares, seed)
+
+    def sources_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which source each of these rows is of, by its place among the names."""
+        return np.searchsorted(self._ends, rows, side="right")
+
+    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+        """The domain, and what the sources themselves have parts of."""
+        found: dict[str, Parts] = {}
+        for source, places, inside in self._by_source(rows):
+            for kind, part in parts_of(source, inside, samples[places]).items():
+                empty = Parts(part.names, np.zeros(len(rows), dtype=np.int64))
+                found.setdefault(kind, empty).of[places] = part.of
+        if self.domains:
+            found["domain"] = Parts(tuple(self.sources), self.sources_of(rows))
+        return found
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of all that the rows hold, and of the shares as they begin."""
+        return identity_of(
+            self.kind,
+            sources={name: source.identity for name, source in self.sources.items()},
+            shares=None if self.shares is None else self.shares.identity,
+        )
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum([len(source) for source in self.sources.values()], dtype=np.int64)
+
+    def _by_source(
+        self, rows: NDArray[np.int64]
+    ) -> Iterator[tuple[T, NDArray[np.int64], NDArray[np.int64]]]:
+        """A source, where its rows stand among these, and their numbers within it."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        numbers = self.sources_of(rows)
+        for number, source in enumerate(self.sources.values()):
+            places = np.flatnonzero(numbers == number)
+            if len(places):
+                yield source, places, rows[places] - (self._ends[number] - len(source))
+
+
+class JoinedWindows(_Joined[TextWindows]):
+    """Several sources of windows as one."""
+
+    kind = "joined windows"
+
+    def __getitem__(self, number: int) -> NDArray[np.int32]:
+        """The token ids of a window."""
+        return self.pieces(np.array([number]))[0]
+
+    def pieces(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        """The token ids of each of these windows."""
+        found: dict[int, NDArray[np.int32]] = {}
+        for source, places, inside in self._by_source(numbers):
+            found |= zip(places.tolist(), source.pieces(inside), strict=True)
+        return [found[place] for place in range(len(numbers))]
+
+    @property
+    def longest(self) -> int:
+        """Bound on the tokens in a window."""
+        return max(source.longest for source in self.sources.values())
+
+    @property
+    def longest_length(self) -> int:
+        """The tokens of the longest window."""
+        return max(source.longest_length for source in self.sources.values())
+
+    @property
+    def text_tokens(self) -> int:
+        """In all windows."""
+        return sum(source.text_tokens for source in self.sources.values())
+
+    def lengths_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens in each of these windows."""
+        found = np.empty(len(numbers), dtype=np.int64)
+        for source, places, inside in self._by_source(numbers):
+            found[places] = source.lengths_of(inside)
+        return found
+
+
+class JoinedRows(_Joined[Samples]):
+    """Several `Samples` as one, whose batches are arrays of the same names and widths."""
+
+    kind = "joined rows"
+
+    @property
+    def row_length(self) -> int:
+        return max(source.row_length for source in self.sources.values())
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        found = np.empty(len(rows), dtype=np.int64)
+        for source, places, inside in self._by_source(rows):
+            found[places] = source.lengths(inside)
+        return found
+
+    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As the sources have it, which fill the same arrays."""
+        found: dict[int, NDArray[np.int64]] = {}
+        for source, places, inside in self._by_source(rows):
+            found |= zip(places.tolist(), slots_of(source, inside, samples[places]), strict=True)
+        return np.stack([found[place] for place in range(len(rows))])
+
+    def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
+        batch: Batch = {}
+        for source, places, inside in self._by_source(rows):
+            for name, values in source.batch(inside, samples[places]).items():
+                shape = (len(rows), *values.shape[1:])
+                batch.setdefault(name, np.empty(shape, dtype=values.dtype))[places] = values
+        return batch

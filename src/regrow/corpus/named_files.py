@@ -1,0 +1,67 @@
+"""Which files a user means, and what each source of text is called."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from regrow.common.errors import UserError
+from regrow.corpus.text import is_text
+
+MOST_SOURCES = 64
+_SHARD = re.compile(r"[-_.]\d+([-_.]?of[-_.]?\d+)?$")
+
+
+class NamedFile(NamedTuple):
+    """A file of text and the source that it belongs to."""
+
+    source: str
+    path: Path
+
+
+def named_files(arguments: Sequence[str], option: str) -> list[NamedFile]:
+    """The files that arguments name, in order: a path each, or ``NAME=PATH``.
+
+    A directory stands for all text files below it, in order of their paths, and a pattern (``*``,
+    ``?``) for those that it fits. Without a name, a source is called as its directory, or as its
+    file without suffixes and the number of a shard.
+
+    Raises:
+        UserError: a directory or a pattern without text, or more sources than can be told apart.
+    """
+    found: list[NamedFile] = []
+    for argument in arguments:
+        name, path = _split(argument)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text(p))
+            if not inside:
+                raise UserError(f"{option} {path}: the directory holds no text file")
+            found += [NamedFile(name or path.resolve().name, each) for each in inside]
+        elif not path.exists() and re.search(r"[*?]", str(path)):
+            root = Path(path.anchor)
+            fitting = sorted(root.glob(str(path.relative_to(root))))
+            if not fitting:
+                raise UserError(f"{option} {path}: no file fits the pattern")
+            found += [NamedFile(name or _called(each), each) for each in fitting]
+        else:
+            found.append(NamedFile(name or _called(path), path))
+    sources = dict.fromkeys(file.source for file in found)
+    if len(sources) > MOST_SOURCES:
+        raise UserError(
+            f"{option}: {len(sources)} sources, {MOST_SOURCES} at most can be told apart; name "
+            "what belongs together: NAME=FILE or NAME=DIRECTORY"
+        )
+    return found
+
+
+def _split(argument: str) -> tuple[str, Path]:
+    name, equals, path = argument.partition("=")
+    if equals and name and not Path(argument).exists():
+        return name, Path(path)
+    return "", Path(argument)
+
+
+def _called(path: Path) -> str:
+    stem = path.name.partition(".")[0] or path.name
+    stem = _SHARD.sub("", stem)
+    return path.resolve().parent.name if stem.isdigit() else stem

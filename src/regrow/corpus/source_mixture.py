@@ -1,0 +1,155 @@
+"""In which order rows of several sources come, in given shares.
+
+The rows of all sources lie one source after the other. Samples come in blocks of 4,096, counted
+from where the shares last changed. Each block holds the same number of samples of each source, in
+an order drawn from the seed and the number of the block; so the shares are exact after every block,
+and which row of its source a sample is follows by counting within one block. Each source is gone
+through in an order of its own, again and again, in another order each time.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.common.errors import UserError
+from regrow.common.identity import identity_of
+from regrow.common.random_stream import random_stream
+from regrow.corpus.samples import DataOrder
+
+BLOCK = 1 << 12
+"""Samples after which the shares are exact."""
+
+Quotas = tuple[int, ...]
+"""How many samples of each source are in a block; they sum to `BLOCK`."""
+
+
+class Shares:
+    """How much of the samples is of which source, and from which sample on.
+
+    Attributes:
+        names: Of the sources, in order.
+        changes: (first sample, quotas) ascending, the first at sample 0.
+    """
+
+    def __init__(self, names: Sequence[str], weights: Sequence[float]) -> None:
+        """Raises UserError at a weight that is not positive, or is less than 1 sample in a block.
+
+        `weights`: of samples.
+        """
+        self.names = tuple(names)
+        for name, weight in zip(names, weights, strict=True):
+            if not 0 < weight < float("inf"):
+                raise UserError(f"weight of {name}: {weight:g}; a number above 0 is wanted")
+        quotas = _quotas(weights)
+        for name, weight, quota in zip(names, weights, quotas, strict=True):
+            if quota == 0:
+                raise UserError(
+                    f"{name}: {weight / sum(weights):.2g} of all is less than 1 sample in "
+                    f"{BLOCK:,}; leave it out or give it more"
+                )
+        self.changes = [(0, quotas)]
+
+    @property
+    def identity(self) -> str:
+        """How the shares begin; what becomes of them is the doing of the training itself."""
+        return identity_of("shares", names=self.names, quotas=self.changes[0][1])
+
+    def mix_from(self, sample: int, weights: Sequence[float]) -> None:
+        """Draw by these weights from this sample on, which no one has asked for yet.
+
+        Rounded to 1 in `BLOCK`; 0 leaves a source out.
+
+        Raises ValueError where the sample lies before the last change, or the weights are none.
+        """
+        if len(weights) != len(self.names) or min(weights) < 0 or not 0 < sum(weights) < np.inf:
+            raise ValueError(f"weights {list(weights)} of {', '.join(self.names)}")
+        if sample < self.changes[-1][0]:
+            raise ValueError(f"a change at {sample}, after the one at {self.changes[-1][0]}")
+        if sample == self.changes[-1][0]:
+            self.changes.pop()
+        self.changes.append((sample, _quotas(weights)))
+
+
+class MixedOrder:
+    """An `Order` that takes rows of each source in its share.
+
+    `sizes`: rows of each source. `shares`: may change while the order is in use.
+    """
+
+    def __init__(self, sizes: Sequence[int], shares: Shares, seed: int) -> None:
+        self._shares = shares
+        self._seed = seed
+        self._sources = [
+            (first, DataOrder(seed, size, f"order of {name}"))
+            for first, size, name in zip(
+                accumulate(sizes, initial=0), sizes, shares.names, strict=False
+            )
+        ]
+        self._known = [np.zeros(len(sizes), dtype=np.int64)]
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The rows of samples ``start`` to ``stop - 1``, counted through all sources."""
+        found = np.empty(stop - start, dtype=np.int64)
+        for first, last, sources, before in self._pieces(start, stop):
+            piece = found[first - start : last - start]
+            for number, (origin, order) in enumerate(self._sources):
+                places = np.flatnonzero(sources == number)
+                if len(places):
+                    rank = before[number]
+                    piece[places] = origin + order.rows(rank, rank + len(places))
+        return found
+
+    def _pieces(
+        self, start: int, stop: int
+    ) -> Iterator[tuple[int, int, NDArray[np.int32], list[int]]]:
+        """First and last sample, the source of each, and samples of each source before them."""
+        changes = self._shares.changes
+        ends = [first for first, _ in changes[1:]] + [max(stop, changes[-1][0])]
+        for number, ((origin, quotas), end) in enumerate(zip(changes, ends, strict=True)):
+            if origin >= stop or end <= start:
+                continue
+            block = (max(start, origin) - origin) // BLOCK
+            while (at := origin + block * BLOCK) < min(stop, end):
+                first, last = max(start, at), min(stop, end, at + BLOCK)
+                sources = _block(self._seed, origin, quotas, block)
+                earlier = self._before(number) + self._within(number, first)
+                yield first, last, sources[first - at : last - at], earlier.tolist()
+                block += 1
+
+    def _before(self, number: int) -> NDArray[np.int64]:
+        """Samples of each source before a change of shares."""
+        changes = self._shares.changes
+        for known in range(len(self._known), number + 1):
+            after = self._within(known - 1, changes[known][0])
+            self._known.append(self._known[-1] + after)
+        return self._known[number]
+
+    def _within(self, number: int, sample: int) -> NDArray[np.int64]:
+        """Samples of each source from a change of shares on, before a sample."""
+        origin, quotas = self._shares.changes[number]
+        block, rest = divmod(sample - origin, BLOCK)
+        counts = block * np.array(quotas, dtype=np.int64)
+        if rest:
+            sources = _block(self._seed, origin, quotas, block)[:rest]
+            counts += np.bincount(sources, minlength=len(quotas))
+        return counts
+
+
+def _quotas(weights: Sequence[float]) -> Quotas:
+    exact = np.array(weights, dtype=np.float64) / sum(weights) * BLOCK
+    quotas = exact.astype(np.int64)
+    # The largest remainders are rounded up.
+    by_remainder = np.argsort(quotas - exact, kind="stable")
+    quotas[by_remainder[: BLOCK - int(quotas.sum())]] += 1
+    return tuple(quotas.tolist())
+
+
+@lru_cache(maxsize=64)
+def _block(seed: int, origin: int, quotas: Quotas, block: int) -> NDArray[np.int32]:
+    """The source of each sample of a block; the blocks are counted from sample `origin` on."""
+    sources = np.repeat(np.arange(len(quotas), dtype=np.int32), quotas)
+    keys = random_stream(seed, f"mixture from {origin}", block).random_raw(BLOCK)
+    return sources[np.argsort(keys, kind="stable")]

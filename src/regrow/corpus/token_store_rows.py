@@ -1,0 +1,111 @@
+"""A token store as packed rows for decoders, without holding it.
+
+The same rows that `packing.pack` makes of the text. Its line of predictions is the line of tokens
+as they lie in the store: each is predicted once, the end of a document among them, from the one
+before, and a document's first from the start token. So a row is one piece of the store, and all
+that is looked up is where documents begin in it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.common.errors import UserError
+from regrow.common.identity import identity_of
+from regrow.corpus.packing import NOT_PREDICTED, Tokenizer, end_is_predicted, start_and_end
+from regrow.corpus.samples import Batch
+from regrow.corpus.token_store import TokenStore
+
+
+@dataclass(frozen=True, eq=False)
+class StoreRows:
+    """Rows of packed documents; a `Samples` for the causal objective.
+
+    Attributes:
+        store: The documents. Where they lie there without an end, none is learned.
+        row_length: Predictions in a row.
+        start: The token before a document's first.
+        end: What the last row is filled up with.
+        predict_end: Whether the end of a document is a label.
+    """
+
+    store: TokenStore
+    row_length: int
+    start: int
+    end: int
+    predict_end: bool = True
+
+    def __len__(self) -> int:
+        return -(-len(self.store.tokens) // self.row_length)
+
+    @cached_property
+    def identity(self) -> str:
+        return identity_of(
+            "store rows",
+            row_length=self.row_length,
+            start=self.start,
+            end=self.end,
+            predict_end=self.predict_end,
+            store=self.store.identity,
+        )
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.full(len(rows), self.row_length)
+
+    def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Batch:
+        """As `PackedText.batch` has it."""
+        shape = (len(rows), self.row_length)
+        input_ids, labels, positions = (np.empty(shape, dtype=np.int64) for _ in range(3))
+        for place, row in enumerate(rows.tolist()):
+            self._write(row, input_ids[place], labels[place], positions[place])
+        return {"input_ids": input_ids, "labels": labels, "position_ids": positions}
+
+    def _write(
+        self,
+        row: int,
+        input_ids: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        positions: NDArray[np.int64],
+    ) -> None:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        tokens, length = self.store.tokens, self.row_length
+        first = row * length
+        count = min(length, len(tokens) - first)
+        last = first + count
+        starts = self.store.starts_between(first, last + 1) - first
+
+        labels[:count] = tokens[first:last]
+        labels[count:] = NOT_PREDICTED
+        if self.store.end is not None and not self.predict_end:
+            ends = starts - 1 if last < len(tokens) else np.append(starts - 1, count - 1)
+            labels[ends[ends >= 0]] = NOT_PREDICTED
+
+        input_ids[1:count] = tokens[first : last - 1]
+        input_ids[0] = tokens[first - 1] if first else self.start
+        input_ids[count:] = self.end
+        begins = starts[starts < count]
+        input_ids[begins] = self.start
+
+        # Positions count from each document's first, and from the filling's.
+        positions[:] = 0
+        positions[begins] = begins
+        if count < length:
+            positions[count] = count
+        np.subtract(np.arange(length), np.maximum.accumulate(positions), out=positions)
+
+
+def pack_store(store: TokenStore, tokenizer: Tokenizer, row_length: int) -> StoreRows:
+    """The documents of a store as rows of `row_length` predictions; reads none of them.
+
+    Raises UserError where they fill less than one row, or the tokenizer has no ``eos``.
+    """
+    start, end = start_and_end(tokenizer)
+    if len(store.tokens) < row_length:
+        raise UserError(
+            f"{store.path}: {len(store.tokens):,} tokens, less than one row of {row_length}; "
+            "give more text or a smaller row_length"
+        )
+    return StoreRows(store, row_length, start, end, end_is_predicted(tokenizer))

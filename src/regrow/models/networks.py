@@ -1,0 +1,109 @@
+"""Networks that transformers has not, and the lookup of classes in both.
+
+A network's files stand in a package of its own, named by model type, and travel with every
+checkpoint of that type: `auto_map` in its config names them, so that it loads elsewhere with
+trust_remote_code=True and without regrow.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_AUTO_CLASSES = {
+    "openba": {
+        "AutoConfig": "configuration_openba.OpenBAConfig",
+        "AutoModelForSeq2SeqLM": "modeling_openba.OpenBAForConditionalGeneration",
+    },
+}
+_AUTO_TOKENIZERS = {"openba": "tokenization_openba.OpenBATokenizer"}
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_FILES = (TOKENIZER_CONFIG, "tokenizer.json", "spiece.model")
+
+
+def register() -> None:
+    """Make the networks known to the Auto classes of transformers."""
+    for model_type in _AUTO_CLASSES:
+        importlib.import_module(f"regrow.models.{model_type}")
+
+
+def config_class(model_type: str) -> Any:
+    """The config class of a model type. Raises ValueError where there is none."""
+    import transformers
+
+    register()
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise ValueError(f"transformers has no model type {model_type!r}")
+    return transformers.CONFIG_MAPPING[model_type]
+
+
+def model_class(architecture: str) -> Any:
+    """The class of this name, in transformers or here. Raises ValueError where there is none."""
+    import transformers
+
+    for model_type, classes in _AUTO_CLASSES.items():
+        module, _, name = classes["AutoModelForSeq2SeqLM"].partition(".")
+        if name == architecture:
+            return getattr(importlib.import_module(f"regrow.models.{model_type}.{module}"), name)
+    found = getattr(transformers, architecture, None)
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        raise ValueError(f"transformers has no model class {architecture!r}")
+    return found
+
+
+def own_code(model_type: str) -> dict[str, bytes]:
+    """The network's files by name; empty for what transformers has."""
+    if model_type not in _AUTO_CLASSES:
+        return {}
+    directory = Path(__file__).with_name(model_type)
+    return {p.name: p.read_bytes() for p in sorted(directory.glob("*_*.py")) if p.name[0] != "_"}
+
+
+def with_own_code(
+    config: Mapping[str, Any], files: Mapping[str, bytes]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Config and small files of a model with the network's code beside them, and named."""
+    model_type = config["model_type"]
+    code = own_code(model_type)
+    if not code:
+        return dict(config), dict(files)
+    named = {**config, "auto_map": _AUTO_CLASSES[model_type]}
+    if any(name in files for name in _TOKENIZER_FILES):
+        tokenizer = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
+        tokenizer["auto_map"] = _tokenizer_map(model_type)
+        text = json.dumps(tokenizer, indent=1, ensure_ascii=False) + "\n"
+        code[TOKENIZER_CONFIG] = text.encode()
+    return named, {**files, **code}
+
+
+def foreign_code(directory: Path) -> str | None:
+    """Why the code in a directory is not what regrow writes there; None where it is, byte for byte.
+
+    All Python files count, also those below, and both of the maps that name what to load.
+    """
+    config, tokenizer = (
+        json.loads(path.read_bytes()) if path.is_file() else {}
+        for path in (directory / "config.json", directory / TOKENIZER_CONFIG)
+    )
+    model_type = config.get("model_type")
+    own = own_code(model_type)
+    if not own:
+        return f"config.json: regrow has no code for {model_type!r}"
+    for path in sorted(directory.rglob("*.py")):
+        name = path.relative_to(directory).as_posix()
+        if name not in own or path.read_bytes() != own[name]:
+            return f"{name} is not regrow's own"
+    maps = (
+        ("config.json", config, _AUTO_CLASSES[model_type]),
+        (TOKENIZER_CONFIG, tokenizer, _tokenizer_map(model_type)),
+    )
+    for where, values, wanted in maps:
+        if values.get("auto_map", wanted) != wanted:
+            return f"{where}: auto_map names other code than regrow's own"
+    return None
+
+
+def _tokenizer_map(model_type: str) -> dict[str, list[str | None]]:
+    return {"AutoTokenizer": [None, _AUTO_TOKENIZERS[model_type]]}

@@ -1,0 +1,125 @@
+"""What a recipe will do, stage by stage, from configs and headers alone: no weights, no texts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from regrow.architectures import Layout
+from regrow.architectures.flops import Sample, forward_flops, training_flops
+from regrow.checkpoint.bind import open_layout, parameters_counted_once, stored_bytes
+from regrow.common.errors import UserError
+from regrow.pipeline.published import Training, published_original, published_training
+from regrow.pipeline.recipe import Recipe, Stage
+from regrow.pipeline.recipe_checks import layouts_by_stage
+from regrow.pipeline.steps import teacher_names
+from regrow.training.cost import mean_sample
+
+
+@dataclass(frozen=True)
+class PreviewTraining:
+    """A recovery, and what it costs.
+
+    `sample`: by its objective, of a text that fills a row. `flops`: with the forward passes of its
+    teacher, `taught`. `reported`: the same training in the OpenBA-V2 report, from which objective
+    and sample are then.
+    """
+
+    tokens: int
+    objective: str
+    sample: Sample
+    flops: int
+    reported: Training | None
+    taught: int = 0
+
+
+@dataclass(frozen=True)
+class PreviewStage:
+    """A model that the recipe makes, or begins with.
+
+    `parameters`: with one matrix for embedding and head. `stored`: as they lie in the file.
+    `training`: what it is given; for an original that the report has, what it was given there.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    parameters: int
+    stored: int
+    nbytes: int
+    training: PreviewTraining | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a recipe will do. `stages`: after the original."""
+
+    name: str
+    model: str
+    model_type: str
+    original: PreviewStage
+    stages: tuple[PreviewStage, ...]
+
+    @property
+    def flops(self) -> int:
+        """Of all recoveries."""
+        return sum(stage.training.flops for stage in self.stages if stage.training)
+
+
+def preview_recipe(recipe: Recipe, directory: Path) -> Preview:
+    """Count what a recipe will make of the model in `directory`, which may be a config alone.
+
+    Raises UserError at a cut that cannot be made.
+    """
+    layout, checkpoint = open_layout(directory)
+    per_parameter = stored_bytes(layout, checkpoint) / layout.parameters()
+    kind = layout.blueprint.model_type
+
+    def stage(name: str, after: Layout, training: PreviewTraining | None) -> PreviewStage:
+        stored = after.parameters()
+        sizes = {axis: after.sizes[axis] for axis in layout.blueprint.axis_names}
+        once = parameters_counted_once(after)
+        return PreviewStage(name, sizes, once, stored, round(stored * per_parameter), training)
+
+    row = published_original(kind, layout.sizes)
+    before = None if row is None else _as_reported(layout, row)
+    layouts = layouts_by_stage(recipe, checkpoint, layout)
+    teachers = teacher_names(recipe.stages)
+    return Preview(
+        recipe.name,
+        recipe.model,
+        kind,
+        stage("original", layout, before),
+        tuple(
+            stage(
+                each.name,
+                layouts[each.name],
+                _training(
+                    each, layouts[each.name], layouts.get(teachers.get(each.name, ""), layout)
+                ),
+            )
+            for each in recipe.stages
+        ),
+    )
+
+
+def _as_reported(layout: Layout, row: Training) -> PreviewTraining:
+    cost = training_flops(layout, row.sample, row.tokens)
+    return PreviewTraining(row.tokens, row.objective, row.sample, cost, row)
+
+
+def _training(stage: Stage, layout: Layout, teacher: Layout) -> PreviewTraining | None:
+    settings = stage.recover
+    if settings is None:
+        return None
+    try:
+        name, sample = mean_sample(settings, layout)
+    except UserError as error:
+        raise UserError(f"stages: {stage.name}: recover: objective: {error}") from None
+    row = published_training(
+        layout.blueprint.model_type, layout.sizes, settings.tokens, settings.row_length
+    )
+    if row is not None and settings.distill is None:
+        return _as_reported(layout, row)
+    cost, taught = training_flops(layout, sample, settings.tokens), 0
+    if settings.distill is not None:
+        taught = forward_flops(teacher, sample).total * settings.tokens // sample.text
+    return PreviewTraining(settings.tokens, name, sample, cost + taught, None, taught)

@@ -1,0 +1,277 @@
+"""What can be known of a recipe before hours of work."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from regrow.architectures import Layout
+from regrow.checkpoint.reader import Checkpoint
+from regrow.common.errors import UserError
+from regrow.corpus.sources import Corpus
+from regrow.corpus.text import read_documents
+from regrow.corpus.token_store import is_store, open_store
+from regrow.objectives.names import objective_name
+from regrow.objectives.special_tokens import lacking
+from regrow.pipeline.recipe import Data, Recipe, Stage
+from regrow.pipeline.steps import AT_ONCE, control_settings
+from regrow.surgery.cut import Cut, check_cut
+from regrow.surgery.cut_spec import CutSpec
+from regrow.surgery.requests import options_for, requested
+from regrow.training.mixing.mixture_settings import MixtureSettings
+from regrow.training.settings import RecoverySettings
+from regrow.training.tracking import check_tools
+from regrow.vocabulary.kept_tokens import check_vocabulary
+from regrow.vocabulary.plan_file import load_plan
+from regrow.vocabulary.vocabulary_spec import VocabularySpec
+
+_FLAG = re.compile(r"--([a-z-]+)")
+_BY_STACK = re.compile(r"(\w+) (\w+)=([\w,-]+)")
+
+
+def check_readable(data: Data) -> None:
+    """Raise UserError, with the key, where a text cannot be read or holds nothing."""
+    named = [("data.train", path) for path in data.train_paths]
+    named += [(f"data.heldout.{name}", path) for name, path in data.heldout.items()]
+    for key, path in named:
+        try:
+            if key == "data.train" and is_store(path):
+                written = len(open_store(path).tokens) > 0
+            else:
+                written = any(document.strip() for document in read_documents(path))
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        if not written:
+            raise UserError(f"{key}: {path}: no text")
+
+
+def layouts_by_stage(
+    recipe: Recipe, checkpoint: Checkpoint | None, layout: Layout
+) -> dict[str, Layout]:
+    """The layout after each stage, to count with.
+
+    `checkpoint`: of the original; None where there is only its config.
+    Raises UserError, with the stage, at a cut that cannot be made.
+    """
+    layouts: dict[str, Layout] = {}
+    original = layout
+    for number, stage in enumerate(recipe.stages):
+        try:
+            sizes = _sizes_after(stage, layout, checkpoint if number == 0 else None)
+            vocab = stage.cut.vocabulary if stage.cut else None
+            if vocab is None and "vocab" in sizes:  # in a cut file
+                vocab = VocabularySpec(size=sizes["vocab"])
+            if vocab is not None and sizes.get("vocab", 0) < layout.sizes["vocab"]:
+                sizes |= _vocabulary_after(vocab, layout, original, checkpoint)
+        except UserError as error:
+            raise UserError(f"stages: {stage.name}: {_as_keys(str(error))}") from None
+        layout = layout.resized(sizes)
+        layouts[stage.name] = layout
+    return layouts
+
+
+def _vocabulary_after(
+    vocab: VocabularySpec, layout: Layout, original: Layout, checkpoint: Checkpoint | None
+) -> dict[str, int]:
+    """The size of the vocabulary, where it is known. `layout`: of what is cut."""
+    if layout.sizes["vocab"] != original.sizes["vocab"] and (vocab.counts or vocab.plan):
+        key = "counts" if vocab.counts else "plan"
+        raise UserError(
+            f"cut.vocab.{key}: made for the tokenizer of the original, which an earlier stage "
+            "cuts; cut the vocabulary once, or give a size alone"
+        )
+    if checkpoint is not None:
+        return {"vocab": check_vocabulary(checkpoint.directory, original, vocab)}
+    if vocab.plan is not None:
+        tokens = len(load_plan(vocab.plan).choice.kept)
+    elif vocab.size is not None:
+        tokens = vocab.size
+    else:
+        return {}
+    return {"vocab": tokens + vocab.padding(tokens, layout.sizes["vocab"])}
+
+
+def _as_keys(message: str) -> str:
+    """Options of the command line as the keys of a recipe."""
+    named = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), message)
+    return _BY_STACK.sub(r"\1: {\2: \3}", named)
+
+
+def at_once(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
+    """All cuts of a recipe made in one, with the tokens of all its recoveries.
+
+    Chosen by the score that all its stages name, or else by the best of each kind. None where the
+    recipe has fewer than two cuts, or recovers nothing.
+    """
+    cuts = [stage.cut for stage in recipe.stages if stage.cut is not None]
+    settings = control_settings(recipe)
+    options = options_for(original, last.sizes)
+    if len(cuts) < 2 or settings is None or not options:
+        return None
+    named = {cut.by for cut in cuts}
+    chosen = [cut.vocab for cut in cuts if cut.vocab is not None]
+    if chosen:
+        options["vocab"] = chosen[0]
+        options.pop("vocab_size", None)
+    spec = CutSpec(
+        **options,
+        by=named.pop() if len(named) == 1 else None,
+        calibration_tokens=max(cut.calibration_tokens for cut in cuts),
+    )
+    return Stage(name=AT_ONCE, cut=spec, recover=settings)
+
+
+def _sizes_after(stage: Stage, layout: Layout, checkpoint: Checkpoint | None) -> dict[str, int]:
+    """`checkpoint`: what is cut, where it exists already."""
+    from regrow.scoring.score import SCORERS
+
+    if stage.cut is None:
+        return {}
+    if stage.cut.cut is not None:
+        cut = Cut.load(stage.cut.cut)
+        check_cut(cut, layout, checkpoint.fingerprint if checkpoint else cut.model)
+        return cut.sizes
+    sizes, given = requested(layout, stage.cut.chosen)
+    for name, size in sizes.items():
+        axis = layout.blueprint.axis(name)
+        by = stage.cut.by
+        scored = name not in given and size < layout.sizes[name] and axis.kind != "vocab"
+        if scored and by is not None and axis.kind not in SCORERS[by].kinds:
+            raise UserError(
+                f"cut.by: {by} scores {', '.join(SCORERS[by].kinds)}, not {name}; leave it out to "
+                "take the best for each axis"
+            )
+    return sizes | {name: len(keep) for name, keep in given.items()}
+
+
+def tokens_wanted(
+    recipe: Recipe, vocabulary: Collection[str], *, is_encoder_decoder: bool
+) -> tuple[str, ...]:
+    """The tokens that the tokenizer of the original has to be given for a run, in order.
+
+    An encoder-decoder is measured by filling in spans, so it needs sentinels whatever it learns.
+    Raises UserError, with the stage, at an objective that is not for such a model.
+    """
+    names = ["span-corruption"] if is_encoder_decoder else []
+    for stage in recipe.stages:
+        if stage.recover is not None:
+            where = f"stages: {stage.name}: recover"
+            names.append(_objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder))
+    found = (token for name in names for token in lacking(name, vocabulary))
+    return tuple(dict.fromkeys(found))
+
+
+def check_corpus(
+    corpus: Corpus, tokenizer: Any, stages: Iterable[Stage], vocabularies: Mapping[str, int]
+) -> None:
+    """Raise UserError where shares cannot be, or a store is of another tokenizer than a training.
+
+    `tokenizer`: of the original. `vocabularies`: sizes by stage, and that of the original.
+    """
+    try:
+        corpus.check(tokenizer)
+    except UserError as error:
+        raise UserError(f"data.train: {error}") from None
+    for stage in stages if corpus.stores else ():
+        if stage.recover is not None and vocabularies[stage.name] != vocabularies["original"]:
+            raise UserError(
+                f"data.train: {corpus.stores[0]}: a token store, whose tokens the model no longer "
+                f"has when {stage.name} trains it, after vocab_size was cut; give its text, or cut "
+                "vocab_size after all that trains"
+            )
+
+
+def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> None:
+    """Raise UserError, with the stage, where a recovery cannot learn what it should from the text.
+
+    `config`: of the model that the recipe begins with. `corpus`: the training text.
+    """
+    from regrow.objectives.registry import least_text
+
+    least: dict[int, str] = {}
+    for stage in recipe.stages:
+        settings = stage.recover
+        if settings is None:
+            continue
+        where = f"stages: {stage.name}: recover"
+        _objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
+        try:
+            check_tools(settings.track)
+            tokens = least_text(settings.objective, tokenizer, config, settings.row_length)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        least.setdefault(tokens, stage.name)
+    _check_length(least, tokenizer, corpus)
+
+
+def check_positions(stages: Iterable[Stage], positions: int | None) -> None:
+    """Raise UserError, with the stage, at rows longer than a model has learned positions."""
+    for stage in stages:
+        length = stage.recover.row_length if stage.recover else 0
+        if positions is not None and length > positions:
+            raise UserError(
+                f"stages: {stage.name}: recover.row_length ({length}): the model knows "
+                f"{positions} positions; give at most so many"
+            )
+
+
+def check_mixtures(
+    recipe: Recipe, stages: Iterable[Stage], vocabularies: Mapping[str, int]
+) -> None:
+    """Raise UserError, with the stage, where a mixture has nothing to follow.
+
+    `stages`: of the recipe, and what it is compared with. `vocabularies`: sizes by stage, and that
+    of the original.
+    """
+    for stage in stages:
+        settings = stage.recover
+        for kind, mixing in settings.mixtures.items() if settings else ():
+            where = f"stages: {stage.name}: recover.{kind}s"
+            if kind == "domain":
+                _check_domains(where, mixing, recipe.data)
+            of_another = vocabularies.get(stage.name, vocabularies["original"])
+            if mixing.references is None and of_another != vocabularies["original"]:
+                raise UserError(
+                    f"{where}: a loss per token of the original cannot be compared under another "
+                    f"vocabulary ({of_another:,} tokens); give references, or cut vocab_size last"
+                )
+
+
+def _check_domains(where: str, mixing: MixtureSettings, data: Data) -> None:
+    names = [source.name for source in data.sources]
+    if len(names) < 2 or any(s.weight is None and s.tokens is None for s in data.sources):
+        raise UserError(
+            f"{where}: data.train: no shares to begin with; give two sources or more, each with a "
+            "name, a path and a weight"
+        )
+    missing = [name for name in names if name not in data.heldout]
+    if missing:
+        raise UserError(
+            f"{where}: data.heldout has no text for {', '.join(missing)}; give one for each source "
+            "of data.train, under its name"
+        )
+    try:
+        mixing.check(names)
+    except ValueError as error:
+        raise UserError(f"{where}.{error}") from None
+
+
+def _objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bool) -> str:
+    try:
+        return objective_name(settings.objective, is_encoder_decoder=is_encoder_decoder)
+    except UserError as error:
+        raise UserError(f"{where}: objective: {error}") from None
+
+
+def _check_length(least: Mapping[int, str], tokenizer: Any, corpus: Corpus) -> None:
+    """`least`: tokens that each source of text should have, and the stage for which."""
+    longest = max(least, default=0)
+    if longest <= 1:
+        return
+    for source in corpus.sources:
+        tokens = Corpus((source,)).tokens_up_to(longest, tokenizer)
+        if tokens < longest:
+            named = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
+            raise UserError(
+                f"{named}: {tokens:,} tokens, less than one row of {longest:,} (stages: "
+                f"{least[longest]}: recover.row_length); give more text or a smaller row_length"
+            )

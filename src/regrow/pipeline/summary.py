@@ -1,0 +1,256 @@
+"""From the ledger of a run to what the report shows."""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from regrow.common.errors import UserError
+from regrow.pipeline.ledger import FILE_NAME, Entry, read_entries
+from regrow.pipeline.steps import AT_ONCE, CONTROL
+from regrow.report.records import (
+    KeptAxis,
+    Machine,
+    MixtureRow,
+    ModelRow,
+    RunSummary,
+    Sample,
+    Score,
+    Seconds,
+    StageRow,
+    Text,
+)
+from regrow.surgery.cut import AxisCut, Cut
+from regrow.training.distill_settings import DistillSettings
+
+Entries = Mapping[str, Entry]
+
+
+def summarise(directory: Path) -> RunSummary:
+    """The run in `directory`, as far as it went.
+
+    Raises UserError where there is no run.
+    """
+    entries = read_entries(directory / FILE_NAME)
+    original = entries.get("original")
+    if original is None:
+        raise UserError(f"{directory}: no run was begun here ({FILE_NAME} has no entry)")
+    last = max(entries.values(), key=lambda entry: entry.started)
+    stages = list(
+        dict.fromkeys(
+            name.partition("/")[0] for name in entries if name.endswith(("/carve", "/recover"))
+        )
+    )
+    stages = [name for name in stages if name not in (CONTROL, AT_ONCE)]
+    measured = entries.get("original/measure")
+    rows = [_model_row("original", "original", original, None, measured, _made_from(original))]
+    rows += [_stage_model(name, entries) for name in stages]
+    rows += _comparisons(entries)
+    hashes = {"original": original.outputs["fingerprint"]}
+    for name in stages:
+        entry = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
+        hashes[name] = entry.outputs["fingerprint"]
+    return RunSummary(
+        name=directory.name,
+        command=last.environment["command"],
+        started=datetime.datetime.fromisoformat(original.started),
+        seconds=sum(map(_seconds, entries.values())),
+        recipe_text=entries["recipe"].outputs["text"] if "recipe" in entries else "",
+        versions=_versions(entries),
+        machine=Machine(**last.environment["machine"]),
+        hashes=hashes,
+        texts=tuple(
+            Text(**text)
+            for text in (entries["texts"].outputs["texts"] if "texts" in entries else ())
+        ),
+        models=tuple(rows),
+        stages=tuple(_stage_row(name, entries) for name in stages),
+        predicts=_predicts(entries),
+        samples=_samples(entries),
+    )
+
+
+def _comparisons(entries: Entries) -> Iterator[ModelRow]:
+    for name, words in (
+        (CONTROL, "the original, trained on {tokens:,} tokens too"),
+        (AT_ONCE, "all cuts made in one, then {tokens:,} tokens"),
+    ):
+        made = entries.get(f"{name}/recover")
+        if made is not None:
+            note = words.format(tokens=made.outputs["tokens"])
+            cut, recovered = entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure")
+            yield _model_row(name, "comparison", made, cut, recovered, note)
+
+
+def _predicts(entries: Entries) -> Literal["every token", "what is taken out"]:
+    measured = entries.get("original/measure")
+    losses = [*measured.outputs["heldout"].values()] if measured else []
+    return losses[0]["predicts"] if losses else "every token"
+
+
+def _made_from(original: Entry) -> str:
+    """What a converted original is: `dequantised Q4_1`."""
+    source = original.outputs["source"]
+    if source is None:
+        return ""
+    kinds = [kind for kind in source["tensor_types"] if kind not in ("F32", "F16", "BF16")]
+    return f"dequantised {' + '.join(kinds)}" if kinds else ""
+
+
+def _seconds(entry: Entry) -> float:
+    """Of a step, in all runs that led to it."""
+    recovered: float = entry.outputs.get("seconds", {}).get("recover", 0.0)
+    return max(entry.seconds, recovered)
+
+
+def _versions(entries: Entries) -> dict[str, str]:
+    """Versions that took part, several where a run went on under others."""
+    found: dict[str, list[str]] = {}
+    for entry in entries.values():
+        for package, version in entry.environment["versions"].items():
+            found.setdefault(package, []).append(version)
+    return {package: ", ".join(dict.fromkeys(seen)) for package, seen in found.items()}
+
+
+def _stage_model(name: str, entries: Entries) -> ModelRow:
+    made = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
+    return _model_row(
+        name, "stage", made, entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure")
+    )
+
+
+def _model_row(
+    name: str, role: Any, made: Entry, cut: Entry | None, recovered: Entry | None, note: str = ""
+) -> ModelRow:
+    facts = made.outputs
+    speeds = [entry.outputs.get("tokens_per_second") for entry in (recovered, cut) if entry]
+    return ModelRow(
+        name=name,
+        role=role,
+        note=note,
+        parameters=facts["parameters"],
+        parameters_by_part=facts["parts"],
+        vocabulary=facts["vocabulary"],
+        bytes_on_disk=facts["bytes"],
+        generation_tokens_per_second=next((s for s in speeds if s is not None), None),
+        after_cut=_scores(cut),
+        after_recovery=_scores(recovered),
+    )
+
+
+def _scores(entry: Entry | None) -> dict[str, Score]:
+    if entry is None:
+        return {}
+    return {
+        text: Score(loss=found["loss_per_token"], bits_per_byte=found["bits_per_byte"])
+        for text, found in entry.outputs["heldout"].items()
+    }
+
+
+def _stage_row(name: str, entries: Entries) -> StageRow:
+    carve = entries.get(f"{name}/carve")
+    recover = entries.get(f"{name}/recover")
+    measured = [
+        entries[step].seconds
+        for step in (f"{name}/measure-cut", f"{name}/measure")
+        if step in entries
+    ]
+    spent = carve.outputs["seconds"] if carve else {}
+    cut = Cut.from_json(carve.outputs["cut"], f"{FILE_NAME}: {name}/carve") if carve else None
+    return StageRow(
+        name=name,
+        done=f"{name}/measure" in entries or _is_last_word(entries.get(f"{name}/measure-cut")),
+        cut=f"{carve.outputs['words']}{_chosen_by(carve)}" if carve else "",
+        recovery=_recovery(recover),
+        kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),
+        curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
+        heldout_curve=_heldout_curve(recover, entries.get(f"{name}/measure")),
+        mixtures=tuple(_mixtures(recover)),
+        seconds=Seconds(
+            score=spent.get("score"),
+            carve=spent.get("carve"),
+            recover=recover.outputs["seconds"]["recover"] if recover else None,
+            measure=sum(measured) if measured else None,
+        ),
+        warnings=tuple(carve.outputs["notes"]) if carve else (),
+    )
+
+
+def _is_last_word(measure_cut: Entry | None) -> bool:
+    """Whether a stage without recovery was measured."""
+    return measure_cut is not None and measure_cut.inputs["speed"]
+
+
+def _heldout_curve(
+    recover: Entry | None, measure: Entry | None
+) -> tuple[tuple[int, dict[str, float]], ...]:
+    """Where the text has not changed since: its other losses are of the new one."""
+    if recover is None:
+        return ()
+    now = measure.inputs["heldout"] if measure else recover.outputs["heldout"]
+    curve = recover.outputs["heldout_curve"]
+    return tuple(
+        (tokens, losses)
+        for tokens, losses in curve
+        if all(now.get(text) == recover.outputs["heldout"][text] for text in losses)
+    )
+
+
+def _mixtures(recover: Entry | None) -> Iterator[MixtureRow]:
+    # Ledgers of before there were any do not name them.
+    found = recover.outputs.get("mixtures", {}) if recover else {}
+    for kind, mixture in found.items():
+        history = mixture["history"]
+        yield MixtureRow(
+            of=kind,
+            shares=((0, mixture["start"]), *((c["tokens"], c["shares"]) for c in history)),
+            losses=tuple((c["tokens"], c["losses"]) for c in history),
+            references=mixture["references"],
+        )
+
+
+def _chosen_by(carve: Entry) -> str:
+    by = carve.inputs["cut"].get("by")
+    return f", by {by}" if by else ""
+
+
+_OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}
+
+
+def _recovery(recover: Entry | None) -> str:
+    if recover is None:
+        return ""
+    settings = recover.inputs["recover"]
+    return (
+        f"{recover.outputs['tokens']:,} tokens in steps of {settings['batch_tokens']:,}, "
+        f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "
+        f"with {settings['schedule']}{_taught(settings)}"
+    )
+
+
+def _taught(settings: Mapping[str, Any]) -> str:
+    distill = settings.get("distill")
+    return f", {DistillSettings.model_validate(distill).words()}" if distill else ""
+
+
+def _kept(name: str, axis: AxisCut) -> KeptAxis:
+    if axis.along is None:
+        return KeptAxis(axis=name, before=axis.size, kept=tuple(sorted(axis.keep.tolist())))
+    return KeptAxis(
+        axis=name,
+        before=axis.size,
+        kept_by_layer=tuple(tuple(sorted(row)) for row in axis.keep.tolist()),
+    )
+
+
+def _samples(entries: Entries) -> tuple[Sample, ...]:
+    before, after = entries.get("original/measure"), entries.get("result/samples")
+    if before is None:
+        return ()
+    prompts = before.inputs["prompts"]
+    originals = before.outputs["answers"]
+    results = after.outputs["answers"] if after else [None] * len(prompts)
+    return tuple(
+        Sample(prompt=prompt, original=original, result=result)
+        for prompt, original, result in zip(prompts, originals, results, strict=False)
+    )

@@ -1,0 +1,150 @@
+"""What a vocabulary does not cover against its size: a chart, and the page that shows it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from regrow.common import numbers
+from regrow.common.files import write_atomically
+from regrow.report.svg import WIDTH, Scale, Svg, add, canvas, path, shorten, ticks
+
+if TYPE_CHECKING:
+    from regrow.vocabulary.sizing import VocabularyPlan
+
+_LEFT, _RIGHT, _PLOT, _BOTTOM = 46.0, WIDTH - 14.0, 190.0, 28.0
+_CHARACTER = 5.8
+_LEAST_SHARE = 1e-5
+_STYLES = ("line regrown", "line h1", "line h2", "line cut", "line comparison", "line train")
+"""Of all text, then of each language."""
+
+
+def share_chart(
+    title: str, curves: Mapping[str, Sequence[tuple[int, float]]], marks: Mapping[str, int]
+) -> Svg | None:
+    """Shares over sizes of the vocabulary, both axes by factors.
+
+    ``marks``: sizes by what they are called. None where no line has two shares that can be seen.
+    """
+    drawn = {
+        name: [(size, share) for size, share in points if share >= _LEAST_SHARE]
+        for name, points in list(curves.items())[: len(_STYLES)]
+    }
+    drawn = {name: points for name, points in drawn.items() if len(points) > 1}
+    if not drawn:
+        return None
+    legend = _legend(list(drawn))
+    top = legend[-1][1] + 12
+    points = [point for line in drawn.values() for point in line]
+    sizes = [size for size, _ in points] + list(marks.values())
+    shares = [share for _, share in points]
+    x = Scale(math.log(min(sizes)), math.log(max(sizes)), _LEFT, _RIGHT)
+    y = Scale(math.log(min(shares)), math.log(max(shares)), top + _PLOT, top)
+    told = "; ".join(f"{name} {size:,}" for name, size in marks.items())
+    root = canvas(title, top + _PLOT + _BOTTOM, told + "." if told else "")
+    for exponent in range(-5, 1):
+        if min(shares) <= (share := 10.0**exponent) <= max(shares):
+            at = y(math.log(share))
+            add(root, "path", "grid", d=path([(_LEFT, at), (_RIGHT, at)]))
+            label = f"{share:.3%}".rstrip("0%").rstrip(".") + "%"
+            add(root, "text", "tick", label, x=_LEFT - 5, y=at + 3.5, text_anchor="end")
+    base = top + _PLOT
+    add(root, "path", "axis", d=path([(_LEFT, base), (_RIGHT, base)]))
+    for size in _round_sizes(min(sizes), max(sizes)):
+        label = numbers.count(size, 0) if size >= 10_000 else f"{size:,}"
+        add(root, "text", "tick", label, x=x(math.log(size)), y=base + 14, text_anchor="middle")
+    add(root, "text", "tick", "tokens in the vocabulary", x=_RIGHT, y=base + 25, text_anchor="end")
+    for number, (name, size) in enumerate(marks.items()):
+        at = x(math.log(size))
+        add(root, "path", "line comparison", d=path([(at, top), (at, base)]))
+        after = at < (_LEFT + _RIGHT) / 2
+        place, anchor = (at + 4, "start") if after else (at - 4, "end")
+        add(
+            root, "text", "value strong", f"{name} {size:,}", x=place, y=base - 8 - 13 * number,
+            text_anchor=anchor,
+        )  # fmt: skip
+    for style, line, (at_x, at_y), name in zip(
+        _STYLES, drawn.values(), legend, drawn, strict=False
+    ):
+        add(root, "path", style, d=path([(x(math.log(a)), y(math.log(b))) for a, b in line]))
+        add(root, "path", style, d=path([(at_x, at_y - 4), (at_x + 16, at_y - 4)]))
+        add(root, "text", "label", shorten(name, 24), x=at_x + 21, y=at_y)
+    return Svg(root)
+
+
+def _legend(names: Sequence[str]) -> list[tuple[float, float]]:
+    """Where each entry begins, in rows from the left."""
+    places: list[tuple[float, float]] = []
+    x, y = _LEFT, 11.0
+    for name in names:
+        width = 36 + _CHARACTER * len(shorten(name, 24))
+        if places and x + width > WIDTH:
+            x, y = _LEFT, y + 15
+        places.append((x, y))
+        x += width
+    return places
+
+
+def _round_sizes(low: int, high: int) -> list[int]:
+    """1, 2 or 5 times a power of ten, as many as find room; evenly apart in a narrow range."""
+    if high < 10 * low:
+        return [round(value) for value in ticks(low, high, 4)]
+    found = [
+        digit * 10**power
+        for power in range(8)
+        for digit in (1, 2, 5)
+        if low <= digit * 10**power <= high
+    ]
+    return found[::-1][:: -(-len(found) // 8)][::-1]
+
+
+def render_vocabulary(plan: "VocabularyPlan") -> str:
+    """The whole page, without network and scripts; every text in it is escaped."""
+    from regrow.vocabulary.plan_tables import language_rows, percent, size_rows
+
+    environment = Environment(
+        loader=PackageLoader("regrow", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    before, after = plan.sizes[0], plan.at(plan.chosen)
+    marks = {"suggested": plan.suggested}
+    if plan.chosen != plan.suggested:
+        marks["asked for"] = plan.chosen
+    largest = sorted(plan.shares, key=lambda name: -plan.shares[name])[: len(_STYLES) - 1]
+    curves = {name: plan.curve[name] for name in ("all", *(largest if len(largest) > 1 else ()))}
+    return environment.get_template("vocabulary.html").render(
+        plan=plan,
+        name=plan.model.name,
+        before=before,
+        after=after,
+        change=numbers.change(before.parameters, after.parameters, 1),
+        longer=plan.longer(plan.chosen),
+        number=numbers,
+        percent=percent,
+        missing=share_chart("Share of the corpus that is not covered, by size", curves, marks),
+        lengthened=share_chart("How much longer text gets, by size", _longer(plan, curves), marks),
+        tables=[(rows[0], rows[1:]) for rows in (size_rows(plan), language_rows(plan))],
+        reasons={
+            reason: plan.choice.reasons.count(reason)
+            for reason in dict.fromkeys(plan.choice.reasons)
+        },
+    )
+
+
+def _longer(
+    plan: "VocabularyPlan", names: Iterable[str]
+) -> dict[str, tuple[tuple[int, float], ...]]:
+    """How much longer text gets at the measured sizes, of all and by language."""
+    found = {}
+    for name in names:
+        only = None if name == "all" else name
+        rows = [(row.size, plan.longer(row.size, only)) for row in plan.sizes[:0:-1]]
+        found[name] = tuple((size, value - 1) for size, value in rows if value is not None)
+    return found
+
+
+def write_vocabulary_page(plan: "VocabularyPlan", target: Path) -> None:
+    """Render to ``target``, which is replaced as a whole or not at all."""
+    write_atomically(target, render_vocabulary(plan).encode())

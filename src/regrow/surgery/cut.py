@@ -1,0 +1,288 @@
+"""A cut: the indices to keep, by axis. Immutable; two cuts compose into one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy as np
+
+from regrow.architectures import Layout
+from regrow.common.errors import UserError
+from regrow.common.files import read_json, write_atomically
+from regrow.surgery.ranges import Indices, format_ranges, parse_ranges
+
+FORMAT = 1
+FILE_NAME = "regrow_cut.json"
+_LARGEST_SIZE = 1 << 24
+"""Of an axis in a file: an axis is read into memory before it is compared with a model."""
+
+
+@dataclass(frozen=True, eq=False)
+class AxisCut:
+    """What is kept along one axis.
+
+    `size`: of the axis before the cut. `keep`: kept indices in their new order; [kept] where one
+    choice serves the whole scope, [kept layers, kept] where it differs along the layer axis
+    `along`, with one row for each layer that is kept. `padded`: how many of the last kept rows of a
+    vocabulary are there for the sake of a round number, and have no token any more.
+    """
+
+    size: int
+    keep: Indices
+    along: str | None = None
+    padded: int = 0
+
+    def __post_init__(self) -> None:
+        keep = np.array(self.keep, dtype=np.int64, order="C")
+        if keep.ndim != (1 if self.along is None else 2):
+            raise ValueError(f"keep has {keep.ndim} dimensions, along is {self.along}")
+        if keep.shape[-1] == 0:
+            raise ValueError("nothing is kept")
+        if keep.size and (keep.min() < 0 or keep.max() >= self.size):
+            raise ValueError(f"an index lies outside 0 to {self.size - 1}")
+        if not 0 <= self.padded < keep.shape[-1] or (self.padded and self.along is not None):
+            raise ValueError(f"padded is {self.padded}, of {keep.shape[-1]} that are kept")
+        rows = np.sort(keep.reshape(-1, keep.shape[-1]), axis=1)
+        if (np.diff(rows, axis=1) == 0).any():
+            raise ValueError("an index is kept twice")
+        keep.setflags(write=False)
+        object.__setattr__(self, "keep", keep)
+
+    @property
+    def kept(self) -> int:
+        """How many indices are kept, in each layer."""
+        return int(self.keep.shape[-1])
+
+    @property
+    def tokens(self) -> Indices:
+        """What is kept without the padding, along the axis of a vocabulary."""
+        return self.keep[: self.kept - self.padded]
+
+    @property
+    def is_identity(self) -> bool:
+        same = self.kept == self.size and not self.padded
+        return same and bool((self.keep == np.arange(self.size)).all())
+
+    def row(self, layer: int) -> Indices:
+        """Indices kept in the kept layer of this number (its number after the cut)."""
+        return self.keep if self.along is None else self.keep[layer]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, AxisCut)
+            and (self.size, self.along, self.padded) == (other.size, other.along, other.padded)
+            and np.array_equal(self.keep, other.keep)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.size, self.along, self.padded, self.keep.tobytes()))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The indices to keep, by axis; an axis that is not named stays whole.
+
+    `model`: fingerprint of the checkpoint that the cut was made for.
+    """
+
+    model: str
+    axes: Mapping[str, AxisCut]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """New sizes of the axes that are cut."""
+        return {name: axis.kept for name, axis in self.axes.items()}
+
+    @property
+    def is_identity(self) -> bool:
+        return all(axis.is_identity for axis in self.axes.values())
+
+    def layers(self, axis: str, count: int) -> Indices:
+        """Kept layers along a layer axis that has `count` layers before the cut."""
+        return self.axes[axis].keep if axis in self.axes else np.arange(count, dtype=np.int64)
+
+    def then(self, second: "Cut") -> "Cut":
+        """One cut that does what this cut and then `second` do."""
+        axes: dict[str, AxisCut] = {}
+        for name in dict.fromkeys([*self.axes, *second.axes]):
+            axes[name] = _compose(name, self, second)
+        return Cut(self.model, axes)
+
+    def words(self) -> str:
+        """What the cut does, in one line."""
+        if self.is_identity:
+            return "nothing is cut"
+        by_stack: dict[str, list[str]] = {}
+        for name, axis in sorted(self.axes.items(), key=lambda item: _reading_order(item[0])):
+            if not axis.is_identity:
+                stack, _, kind = name.rpartition(".")
+                by_stack.setdefault(stack, []).append(_axis_words(kind, axis))
+        return "; ".join(f"{stack} {', '.join(parts)}".strip() for stack, parts in by_stack.items())
+
+    def to_json(self) -> dict[str, Any]:
+        axes: dict[str, Any] = {}
+        for name, axis in self.axes.items():
+            rows = [format_ranges(row) for row in axis.keep.reshape(-1, axis.kept)]
+            axes[name] = {"size": axis.size, "keep": rows[0]}
+            if axis.padded:
+                axes[name]["padded"] = axis.padded
+            if axis.along is not None:
+                axes[name] = {"size": axis.size, "along": axis.along, "keep": rows}
+        return {"format": FORMAT, "model": self.model, "axes": axes}
+
+    @classmethod
+    def from_json(cls, data: Any, where: str) -> Self:
+        """Read what `to_json` gives. Raises UserError with `where` (a file) at anything else."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UserError(f"{where}: format: not a cut of format {FORMAT}")
+        if not isinstance(data.get("model"), str) or not isinstance(data.get("axes"), dict):
+            raise UserError(f"{where}: a cut has the keys format, model and axes")
+        axes: dict[str, AxisCut] = {}
+        for name, entry in data["axes"].items():
+            try:
+                axes[name] = _read_axis(entry)
+            except ValueError as error:
+                raise UserError(f"{where}: axes.{name}: {error}") from None
+        return cls(data["model"], axes)
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, json.dumps(self.to_json(), indent=1).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        return cls.from_json(read_json(path), str(path))
+
+
+def check_cut(cut: Cut, layout: Layout, fingerprint: str) -> None:
+    """Raise UserError unless the cut fits this checkpoint."""
+    if cut.model != fingerprint:
+        raise UserError(
+            f"cut: it was made for model {cut.model[:19]}…, this one is {fingerprint[:19]}…"
+        )
+    blueprint = layout.blueprint
+    for name, axis in cut.axes.items():
+        if name not in blueprint.axis_names:
+            raise UserError(
+                f"cut: axis {name}: {blueprint.model_type} has {', '.join(blueprint.axis_names)}"
+            )
+        spec = blueprint.axis(name)
+        if axis.size != layout.sizes[name]:
+            raise UserError(
+                f"cut: axis {name}: made for size {axis.size:,}, the model has "
+                f"{layout.sizes[name]:,}"
+            )
+        if axis.along is not None and axis.along != spec.along:
+            raise UserError(
+                f"cut: axis {name}: one choice serves all layers in {blueprint.model_type}"
+            )
+        if axis.along is not None:
+            rows = len(cut.layers(axis.along, layout.sizes[axis.along]))
+            if axis.keep.shape[0] != rows:
+                raise UserError(
+                    f"cut: axis {name}: {axis.keep.shape[0]} rows for {rows} kept layers"
+                )
+    layout.check_sizes(cut.sizes)
+    for spec in blueprint.axes:
+        if spec.groups and (spec.name in cut.axes or spec.groups in cut.axes):
+            _check_groups(cut, layout, spec.name, spec.groups)
+
+
+def _check_groups(cut: Cut, layout: Layout, head: str, kv_head: str) -> None:
+    """Kept query heads must still find the key-value head that they had."""
+    group = layout.sizes[head] // layout.sizes[kv_head]
+    whole = {name: np.arange(layout.sizes[name], dtype=np.int64) for name in (head, kv_head)}
+    rows = [
+        cut.axes[n].keep.reshape(-1, cut.axes[n].kept) for n in (head, kv_head) if n in cut.axes
+    ]
+    for layer in range(max(len(r) for r in rows)):
+        heads, kv_heads = (
+            cut.axes[n].row(layer) if n in cut.axes else whole[n] for n in (head, kv_head)
+        )
+        new_group = len(heads) // len(kv_heads)
+        if not np.array_equal(heads // group, np.repeat(kv_heads, new_group)):
+            raise UserError(
+                f"cut: axis {head}: a kept query head would lose its key-value head "
+                f"(layer {layer} of the result); drop as many in each group, or whole groups"
+            )
+
+
+def _read_axis(entry: Any) -> AxisCut:
+    """One axis of the file; ValueError, in words, at anything else."""
+    if not isinstance(entry, dict):
+        raise ValueError("an axis has the keys size and keep")
+    size, along, keep = entry.get("size"), entry.get("along"), entry.get("keep")
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _LARGEST_SIZE:
+        raise ValueError(f"size is not a number between 1 and {_LARGEST_SIZE:,}")
+    if along is None:
+        if not isinstance(keep, str):
+            raise ValueError("keep is not a list of ranges such as '0-11,16-29'")
+        padded = entry.get("padded", 0)
+        if not isinstance(padded, int) or isinstance(padded, bool):
+            raise ValueError("padded is not a number")
+        return AxisCut(size, parse_ranges(keep, size), padded=padded)
+    if not isinstance(along, str):
+        raise ValueError("along is not the name of a layer axis")
+    if not isinstance(keep, list) or not keep or not all(isinstance(row, str) for row in keep):
+        raise ValueError("keep does not have one list of ranges a kept layer, as along wants")
+    rows = [parse_ranges(row, size) for row in keep]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("keep does not have the same number of indices in each layer")
+    return AxisCut(size, np.stack(rows), along)
+
+
+def _compose(name: str, first: Cut, second: Cut) -> AxisCut:
+    a, b = first.axes.get(name), second.axes.get(name)
+    along = (a.along if a else None) or (b.along if b else None)
+    if a is not None and b is not None and a.kept != b.size:
+        raise UserError(f"cut: axis {name}: the second cut is for size {b.size}, not {a.kept}")
+    if along is None or (b is None and along not in second.axes):
+        if b is None:
+            assert a is not None
+            return a
+        return b if a is None else AxisCut(a.size, a.keep[b.keep], padded=b.padded)
+    # Row j of the result is row b_layers[j] of the first cut, then row j of the second.
+    if a is None:
+        assert b is not None
+        return b
+    rows = second.axes[along].keep if along in second.axes else None
+    if rows is None:
+        assert b is not None
+        rows = np.arange(b.keep.shape[0] if b.along else a.keep.shape[0])
+    before = a.keep[rows] if a.along else np.tile(a.keep, (len(rows), 1))
+    if b is None:
+        return AxisCut(a.size, before, along)
+    chosen = b.keep if b.along else np.tile(b.keep, (len(rows), 1))
+    return AxisCut(a.size, np.take_along_axis(before, chosen, axis=1), along)
+
+
+_WORDS = {
+    "layer": "layers",
+    "hidden": "hidden",
+    "ffn": "ffn",
+    "head": "heads",
+    "kv_head": "key-value heads",
+    "cross_head": "cross-attention heads",
+    "cross_kv_head": "cross-attention key-value heads",
+    "vocab": "vocabulary",
+}
+
+
+def _axis_words(kind: str, axis: AxisCut) -> str:
+    if axis.kept == axis.size and not axis.padded:
+        return f"{f'{axis.size} layers' if kind == 'layer' else _WORDS[kind]} in another order"
+    if kind == "layer":
+        dropped = np.setdiff1d(np.arange(axis.size), axis.keep)
+        return f"{axis.size} -> {axis.kept} layers (without {format_ranges(dropped)})"
+    padding = f" ({axis.padded} of them padding)" if axis.padded else ""
+    return f"{_WORDS[kind]} {axis.size:,} -> {axis.kept:,}{padding}"
+
+
+def _reading_order(name: str) -> tuple[str, int]:
+    stack, _, kind = name.rpartition(".")
+    return ("~" if not stack and kind == "vocab" else stack, list(_WORDS).index(kind))

@@ -1,0 +1,262 @@
+"""Kept elements of one stored tensor, as a stream of byte blocks in the new order.
+
+A plain copy wherever no index is dropped; the only arithmetic is a fold, and the only look at
+values is the check that they are finite.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.checkpoint.header import TensorInfo, os_errors, read_into
+from regrow.common.errors import UserError
+
+Indices = NDArray[np.int64]
+
+_INFINITY: dict[str, tuple[str, int, int]] = {
+    "F64": ("8", 0x7FF0_0000_0000_0000, 0xFFF0_0000_0000_0000),
+    "F32": ("4", 0x7F80_0000, 0xFF80_0000),
+    "F16": ("2", 0x7C00, 0xFC00),
+    "BF16": ("2", 0x7F80, 0xFF80),
+}
+"""Bytes of a value, and the bits of infinity and of minus infinity: only NaN has more."""
+
+_GAP_BYTES = 32 << 10  # takes about as long to read as another call
+_PIECES = os.sysconf("SC_IOV_MAX")
+
+_FLOAT = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """w becomes (w + offset) * factor - offset, computed in float64, rounded to nearest even."""
+
+    factor: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is read of one tensor: kept indices by dimension (None: all), then a scaling."""
+
+    info: TensorInfo
+    keep: tuple[Indices | None, ...]
+    scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        for size, keep in zip(self.info.shape, self.keep, strict=True):
+            if keep is not None and len(keep) and (keep.min() < 0 or keep.max() >= size):
+                raise ValueError(f"{self.info.name}: an index lies outside 0 to {size - 1}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(
+            size if keep is None else len(keep)
+            for size, keep in zip(self.info.shape, self.keep, strict=True)
+        )
+
+    @property
+    def item_bytes(self) -> int:
+        return self.info.nbytes // max(1, prod(self.info.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.item_bytes
+
+
+def stream(
+    selection: Selection, descriptor: int, buffers: Iterator[bytearray]
+) -> Iterator[memoryview]:
+    """Blocks of the selected bytes, each inside a buffer taken from `buffers`.
+
+    `descriptor`: of the open file that holds the tensor. Memory is bounded by a few buffers, or by
+    a few rows where one row is larger than a buffer. A block is valid until the next is asked for
+    and its buffer comes round again.
+
+    Raises UserError where a value is not finite or the file ends early.
+    """
+    blocks = _copied if all(keep is None for keep in selection.keep[1:]) else _taken
+    for block in blocks(selection, descriptor, buffers):
+        if selection.scaling is not None:
+            with np.errstate(over="ignore"):  # what overflows is infinite, and found next
+                _scale(selection, block)
+        _check_finite(selection.info, block)
+        yield block
+
+
+def _copied(
+    selection: Selection, descriptor: int, buffers: Iterator[bytearray]
+) -> Iterator[memoryview]:
+    """Whole rows: byte ranges as they are, short ones sharing a buffer."""
+    info = selection.info
+    view: memoryview | None = None
+    filled, ranges = 0, list[Range]()
+    for offset, length in _byte_runs(selection):
+        while length:
+            if view is None:
+                view, filled, ranges = memoryview(next(buffers)), 0, []
+            size = min(length, len(view) - filled)
+            ranges.append((offset, size))
+            filled, offset, length = filled + size, offset + size, length - size
+            if filled == len(view):
+                _read_ranges(descriptor, view, ranges, info.file)
+                yield view
+                view = None
+    if view is not None:
+        _read_ranges(descriptor, view, ranges, info.file)
+        yield view[:filled]
+
+
+def _taken(
+    selection: Selection, descriptor: int, buffers: Iterator[bytearray]
+) -> Iterator[memoryview]:
+    """Rows in blocks, then a pick along the inner dimensions."""
+    info, item = selection.info, selection.item_bytes
+    row_bytes = info.nbytes // info.shape[0]
+    out_row_bytes = selection.nbytes // selection.shape[0]
+    rows = selection.keep[0]
+    if rows is None:
+        rows = np.arange(info.shape[0], dtype=np.int64)
+    buffer = next(buffers)
+    block_rows = max(1, len(buffer) // row_bytes)
+    source = bytearray(block_rows * row_bytes)
+    picks = _picks(selection)
+    for start in range(0, len(rows), block_rows):
+        part = rows[start : start + block_rows]
+        ranges = [
+            (info.start + first * row_bytes, count * row_bytes) for first, count in _runs(part)
+        ]
+        _read_ranges(descriptor, memoryview(source), ranges, info.file)
+        words = np.frombuffer(source, f"u{item}", len(part) * row_bytes // item)
+        size = len(part) * out_row_bytes
+        if size > len(buffer):
+            buffer = bytearray(size)
+        _pick(words, info.shape[1:], picks, np.frombuffer(buffer, words.dtype, size // item))
+        yield memoryview(buffer)[:size]
+        if start + block_rows < len(rows):
+            buffer = next(buffers)
+
+
+Pick = tuple[int, Indices, int]
+"""A dimension, the kept groups of neighbours along it, and how many indices make a group."""
+
+
+def _picks(selection: Selection) -> list[Pick]:
+    picks = []
+    for axis, keep in enumerate(selection.keep[1:]):
+        if keep is not None:
+            starts = np.flatnonzero(np.diff(keep, prepend=-2) != 1)
+            ends = [len(keep), selection.info.shape[axis + 1]]
+            group = int(np.gcd.reduce(np.concatenate((starts, keep[starts], ends))))
+            picks.append((axis, keep[::group] // group, group))
+    return picks
+
+
+def _pick(
+    words: NDArray[Any], shape: tuple[int, ...], picks: list[Pick], out: NDArray[Any]
+) -> None:
+    """Write to `out` what is picked along the dimensions of rows of this shape."""
+    for axis, keep, group in picks:
+        inner = prod(shape[axis + 1 :])
+        # Whole heads are 10 times as fast as one index at a time.
+        grouped = words.reshape(-1, shape[axis] // group, group * inner)
+        last = axis == picks[-1][0]
+        # "clip" never clips, Selection has checked; "raise" would buffer `out`.
+        into = out.reshape(-1, len(keep), group * inner) if last else None
+        words = np.take(grouped, keep, axis=1, out=into, mode="clip")
+        shape = (*shape[:axis], len(keep) * group, *shape[axis + 1 :])
+
+
+Range = tuple[int, int]
+"""Absolute offset in a file and length, in bytes."""
+
+
+def _read_ranges(descriptor: int, into: memoryview, ranges: list[Range], file: Path) -> None:
+    """Read byte ranges one behind the other into the start of `into`.
+
+    What lies in a short gap between two of them is read too, and forgotten: one call for some
+    hundred ranges takes half the time of a call for each.
+    """
+    unused = memoryview(bytearray(_GAP_BYTES))
+    pieces: list[memoryview] = []
+    begin = end = filled = 0
+    for offset, length in ranges:
+        gap = offset - end
+        if pieces and (not 0 <= gap <= _GAP_BYTES or len(pieces) > _PIECES - 2):
+            _read_pieces(descriptor, pieces, begin, file)
+            pieces = []
+        if not pieces:
+            begin = offset
+        elif gap:
+            pieces.append(unused[:gap])
+        pieces.append(into[filled : filled + length])
+        filled, end = filled + length, offset + length
+    _read_pieces(descriptor, pieces, begin, file)
+
+
+def _read_pieces(descriptor: int, pieces: list[memoryview], offset: int, file: Path) -> None:
+    with os_errors(file):
+        count = os.preadv(descriptor, pieces, offset)
+    for piece in pieces:
+        if count < len(piece):  # a read may end early; at the end of the file it is an error
+            read_into(descriptor, piece[count:], offset + count, file)
+        count, offset = max(0, count - len(piece)), offset + len(piece)
+
+
+def _byte_runs(selection: Selection) -> list[Range]:
+    """Kept rows as ranges of neighbours, in order."""
+    info = selection.info
+    if not selection.keep or selection.keep[0] is None:
+        return [(info.start, info.nbytes)]
+    row_bytes = info.nbytes // info.shape[0]
+    return [
+        (info.start + first * row_bytes, count * row_bytes)
+        for first, count in _runs(selection.keep[0])
+    ]
+
+
+def _runs(indices: Indices) -> list[tuple[int, int]]:
+    """Indices as runs of neighbours: (first, count), in order."""
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    starts = np.concatenate(([0], breaks))
+    counts = np.diff(np.concatenate((starts, [len(indices)])))
+    return list(zip(indices[starts].tolist(), counts.tolist(), strict=True))
+
+
+def _check_finite(info: TensorInfo, block: memoryview) -> None:
+    if info.dtype not in _INFINITY:
+        return
+    size, infinity, minus_infinity = _INFINITY[info.dtype]
+    # Two maxima need no memory of their own: 2.5 times as fast as masking the exponents.
+    positive = int(np.frombuffer(block, f"i{size}").max(initial=0))
+    negative = int(np.frombuffer(block, f"u{size}").max(initial=0))
+    if positive >= infinity or negative >= minus_infinity:
+        raise UserError(
+            f"{info.file}: {info.name}: a weight is NaN or infinite, the model is damaged"
+        )
+
+
+def _scale(selection: Selection, block: memoryview) -> None:
+    scaling, dtype = selection.scaling, selection.info.dtype
+    assert scaling is not None
+
+    def scaled(values: NDArray[Any]) -> NDArray[np.float64]:
+        wide = values.astype(np.float64)
+        return (wide + scaling.offset) * scaling.factor - scaling.offset
+
+    if dtype == "BF16":
+        words = np.frombuffer(block, dtype=np.uint16)
+        bits = scaled((words.astype(np.uint32) << 16).view(np.float32)).astype(np.float32)
+        wide = bits.view(np.uint32)
+        words[:] = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16
+    elif dtype in _FLOAT:
+        values = np.frombuffer(block, dtype=_FLOAT[dtype])
+        values[:] = scaled(values).astype(values.dtype)
+    else:
+        raise UserError(f"{selection.info.name}: values of type {dtype} cannot be scaled")

@@ -1,0 +1,284 @@
+"""Which tokens stay, and why: what must, what is asked for, then the most frequent."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.common.errors import UserError
+
+Reason = Literal[
+    "special",
+    "added",
+    "config",
+    "template",
+    "byte",
+    "character",
+    "score",
+    "list",
+    "language",
+    "count",
+    "merge ancestor",
+]
+"""Why a token stays: it is special or added, an id that a config names, or in the text of a chat
+template; it spells a byte or a space, or a character; unknown text is scored by it; the user lists
+it; a language's least number of tokens has it; by its count; or a token that stays is merged from
+it."""
+
+Parts = Mapping[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class VocabularyChoice:
+    """The tokens to keep.
+
+    Attributes:
+        kept: old ids, ascending, shape [size], int64. The new id of ``kept[i]`` is ``i``.
+        reasons: why each kept token stays, in the order of ``kept``.
+    """
+
+    kept: NDArray[np.int64]
+    reasons: tuple[Reason, ...]
+
+    def mapping(self) -> dict[int, int]:
+        """New id by old id, kept tokens only."""
+        return mapping_of(self.kept)
+
+
+def mapping_of(kept: NDArray[np.int64]) -> dict[int, int]:
+    """New id by old id: dense, from 0, in ascending order of old ids."""
+    return {int(old): new for new, old in enumerate(kept)}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user asks of a choice beside its size.
+
+    Attributes:
+        keep: tokens to keep, as the vocabulary writes them or as text: " the" finds "Ġthe".
+        drop: tokens to drop, written in the same way.
+        minimum: so many of the most frequent tokens of each language stay; fewer where its text has
+            fewer.
+        languages: occurrences by id, shape [largest id + 1], by name of the language.
+        characters: where no bytes stand in for a character that is dropped, keep all characters, so
+            that no text loses more than it did. If not, text can become unknown: measure it.
+    """
+
+    keep: Collection[str] = ()
+    drop: Collection[str] = ()
+    minimum: int = 0
+    languages: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    characters: bool = True
+
+
+@dataclass(frozen=True)
+class Model:
+    """What has to be known about the model of a tokenizer, whatever its family.
+
+    Attributes:
+        required: the tokens of the model that must stay, and why.
+        parts: the tokens that a token is merged from, by id; they stay where it does.
+        never: the tokens that no text is encoded to.
+        rank: by id, which of two tokens of equal count is kept first: that of the lower rank.
+        spell: how the vocabulary writes a text.
+        prune: the contents of ``model`` in ``tokenizer.json`` for new ids by old ones.
+    """
+
+    required: Mapping[int, Reason]
+    parts: Parts
+    never: Collection[int]
+    rank: Mapping[int, float]
+    spell: Callable[[str], str]
+    prune: Callable[[Mapping[int, int]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The tokens in the order in which they are kept, for any size.
+
+    Attributes:
+        required: those that must stay, and why.
+        order: the others, the first to be kept at the front; none whose parts may not be kept.
+        parts: see :class:`Model`.
+    """
+
+    required: Mapping[int, Reason]
+    order: tuple[int, ...]
+    parts: Parts
+
+    @property
+    def least(self) -> int:
+        """The smallest size there is."""
+        return len(self.required)
+
+    @property
+    def most(self) -> int:
+        """The largest size there is."""
+        return len(self.required.keys() | self.order)
+
+    def choose(self, size: int) -> VocabularyChoice:
+        """Choose exactly ``size`` tokens: those that must stay, then the others in their order.
+
+        Each token comes with those that it is merged from; one whose parts do not fit into the room
+        that is left is passed over for the next that fits.
+
+        One pass is enough for the exact size: what a later choice adds shortens the path of a token
+        passed over by at most as much as it takes from the room, so that token never fits later;
+        and while a token is left out, the shortest such needs nothing but itself, and so fits.
+
+        Raises:
+            UserError: ``size`` is below what must stay or above what there is.
+        """
+        if size > self.most:
+            raise UserError(f"vocabulary size {size:,} is above the {self.most:,} tokens there are")
+        if size < self.least:
+            counted = Counter(self.required.values()).items()
+            tally = ", ".join(f"{n:,} {reason}" for reason, n in counted)
+            raise UserError(
+                f"vocabulary size {size:,} is too small: the least is {self.least:,}, "
+                f"since these must stay: {tally}"
+            )
+        reasons = dict(self.required)
+        for token in self.order:
+            room = size - len(reasons)
+            if room == 0:
+                break
+            if token in reasons:
+                reasons[token] = "count"
+                continue
+            path = missing_path(token, self.parts, reasons)
+            if len(path) < room:
+                reasons |= dict.fromkeys(path, "merge ancestor")
+                reasons[token] = "count"
+        kept = sorted(reasons)
+        return VocabularyChoice(np.array(kept, dtype=np.int64), tuple(reasons[i] for i in kept))
+
+
+def candidates(
+    model: Model,
+    ids: Mapping[str, int],
+    referenced: Mapping[int, Reason],
+    counts: NDArray[np.int64],
+    named: Mapping[int, str],
+    wishes: Wishes,
+) -> Candidates:
+    """Put the tokens in the order in which they are kept.
+
+    The order is that of ``counts``; equal ones are in order of rank, and tokens that no text is
+    encoded to come last.
+
+    Args:
+        model: the model of the tokenizer.
+        ids: of all tokens, by content.
+        referenced: those that the tokenizer needs outside its model.
+        counts: occurrences by id, shape [largest id + 1].
+        named: by id, where else it is named, such as "config.json: eos_token_id".
+        wishes: what else is asked for.
+
+    Raises:
+        UserError: ``counts`` is of another tokenizer, ``named`` has an id that no token has, or a
+            wish cannot be met.
+    """
+    contents = {token: content for content, token in ids.items()}
+    rows = max(contents, default=-1) + 1
+    _check_counts(counts, rows, "token counts")
+    for language, own in wishes.languages.items():
+        _check_counts(own, rows, f"token counts of {language}")
+    for token, where in named.items():
+        if token not in contents:
+            raise UserError(f"{where} is {token}, but tokenizer.json has no token of that id")
+
+    config: Reason = "config"
+    reasons: dict[int, Reason] = {}
+    for token, reason in (
+        *referenced.items(),
+        *((token, config) for token in named),
+        *model.required.items(),
+    ):
+        if reason != "character" or wishes.characters:
+            reasons.setdefault(token, reason)
+    for token in find_tokens(wishes.keep, ids, model.spell, "keep"):
+        reasons.setdefault(token, "list")
+    for token in list(reasons):
+        reasons |= dict.fromkeys(missing_path(token, model.parts, reasons), "merge ancestor")
+    dropped = find_tokens(wishes.drop, ids, model.spell, "drop")
+    for token in dropped:
+        if token in reasons:
+            raise UserError(f"drop: {contents[token]!r} must stay ({reasons[token]})")
+
+    lost = _built_from(dropped, model.parts)
+    able = [token for token in contents if token not in lost]
+
+    def in_order(tokens: Iterable[int], of: NDArray[np.int64]) -> list[int]:
+        def priority(token: int) -> tuple[bool, int, float, int]:
+            return token in model.never, -int(of[token]), model.rank.get(token, np.inf), token
+
+        return sorted(tokens, key=priority)
+
+    for own in wishes.languages.values():
+        for token in in_order((i for i in able if own[i]), own)[: wishes.minimum]:
+            reasons |= dict.fromkeys(missing_path(token, model.parts, reasons), "merge ancestor")
+            if reasons.get(token, "merge ancestor") == "merge ancestor":
+                reasons[token] = "language"
+    free = (i for i in able if reasons.get(i, "merge ancestor") == "merge ancestor")
+    return Candidates(reasons, tuple(in_order(free, counts)), model.parts)
+
+
+def missing_path(token: int, parts: Parts, kept: Collection[int]) -> set[int]:
+    """The tokens that ``token`` is merged from, at any depth, that are not kept yet."""
+    path: set[int] = set()
+    todo = [token]
+    while todo:
+        for part in parts.get(todo.pop(), ()):
+            if part not in kept and part not in path:
+                path.add(part)
+                todo.append(part)
+    return path
+
+
+def find_tokens(
+    tokens: Iterable[str], ids: Mapping[str, int], spell: Callable[[str], str], where: str
+) -> list[int]:
+    """The ids of tokens, written as the vocabulary does or as text.
+
+    Raises:
+        UserError: one does not exist; the message begins with ``where`` and has near ones.
+    """
+    found = []
+    for token in tokens:
+        content = token if token in ids else spell(token)
+        if content not in ids:
+            near = ", ".join(map(repr, get_close_matches(content, ids, n=3)))
+            raise UserError(
+                f"{where}: the vocabulary has no token {token!r}"
+                + (f"; near it are {near}" if near else "")
+            )
+        found.append(ids[content])
+    return found
+
+
+def _built_from(tokens: Iterable[int], parts: Parts) -> set[int]:
+    """The tokens and all that are merged from one of them."""
+    products: dict[int, list[int]] = {}
+    for product, of in parts.items():
+        for part in of:
+            products.setdefault(part, []).append(product)
+    found = set(tokens)
+    todo = list(found)
+    while todo:
+        more = [p for p in products.get(todo.pop(), ()) if p not in found]
+        found.update(more)
+        todo += more
+    return found
+
+
+def _check_counts(counts: NDArray[np.int64], rows: int, what: str) -> None:
+    if counts.shape != (rows,):
+        raise UserError(
+            f"{what}: {len(counts):,} entries, but the tokenizer has ids up to {rows - 1:,}; "
+            "count with the tokenizer that is pruned"
+        )

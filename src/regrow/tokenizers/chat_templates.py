@@ -1,0 +1,74 @@
+"""The text that every conversation has: what a chat template writes itself.
+
+A model was trained on its tokens in the one way in which they were encoded; a role that falls apart
+into other tokens would be new to it in every prompt.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regrow.common.errors import UserError
+from regrow.common.files import read_json_object
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_ROLES = ("system", "user", "assistant", "tool")
+"""What a template that takes the role from the message does not name."""
+
+
+def template_ids(directory: Path, tokenizer: "Tokenizer") -> list[int]:
+    """The tokens of the text in the chat templates of a directory, in order; none without them.
+
+    A literal is encoded alone, so a token that spans one and the message beside it is not found.
+
+    Raises:
+        UserError: a template is not one.
+    """
+    found: dict[int, None] = {}
+    for where, template in _templates(directory):
+        for literal in (*_literals(template, where), *_ROLES):
+            found |= dict.fromkeys(tokenizer.encode(literal, add_special_tokens=False).ids)
+    return list(found)
+
+
+def has_template(directory: Path) -> bool:
+    """Whether there is any."""
+    return next(_templates(directory), None) is not None
+
+
+def _templates(directory: Path) -> Iterator[tuple[str, str]]:
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        path = directory / name
+        value = read_json_object(path).get("chat_template") if path.is_file() else None
+        if isinstance(value, str):
+            yield f"{name}: chat_template", value
+        for entry in value if isinstance(value, list) else ():
+            if isinstance(entry, dict) and isinstance(entry.get("template"), str):
+                yield f"{name}: chat_template", entry["template"]
+    for path in sorted([*directory.glob("*.jinja"), *directory.glob("*_chat_templates/*.jinja")]):
+        yield path.name, path.read_text(encoding="utf-8")
+
+
+def _literals(template: str, where: str) -> Iterator[str]:
+    """Text outside of the tags, and strings inside."""
+    import jinja2
+
+    lines: Iterator[tuple[int, str, Any]] = jinja2.Environment(autoescape=True).lex(template)
+    try:
+        for _, kind, value in lines:
+            if kind == "data":
+                yield value
+            elif kind == "string":
+                yield _unescaped(value[1:-1])
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"{where}: not a template: {error.message}") from error
+
+
+def _unescaped(text: str) -> str:
+    """As jinja2 reads the inside of a string."""
+    try:
+        return text.encode("ascii", "backslashreplace").decode("unicode-escape")
+    except UnicodeDecodeError:
+        return text

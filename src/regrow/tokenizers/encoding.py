@@ -1,0 +1,88 @@
+"""How often each token occurs in a corpus, counted in this process."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.common.errors import UserError
+from regrow.tokenizers.tokenizer_files import read_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Ids = NDArray[np.int64]
+
+_CHUNK_CHARACTERS = 1 << 20
+
+
+def count_tokens(directory: Path, documents: Iterable[str]) -> NDArray[np.int64]:
+    """Count the tokens of ``documents`` under the tokenizer of ``directory``, in this process.
+
+    Documents are encoded in chunks of about a million characters, so memory does not grow with the
+    corpus. Special tokens are not added and nothing is truncated.
+
+    Returns:
+        Occurrences by token id, shape [largest id + 1].
+
+    Raises:
+        UserError: there is no tokenizer.
+    """
+    tokenizer = open_tokenizer(directory)
+    ids = id_count(tokenizer)
+    counts = np.zeros(ids, dtype=np.int64)
+    for chunk in chunks(documents):
+        tokens, _ = encode(tokenizer, chunk)
+        counts += np.bincount(tokens, minlength=ids)
+    return counts
+
+
+def open_tokenizer(directory: Path) -> "Tokenizer":
+    """The tokenizer of a model directory, without truncation and padding.
+
+    Raises:
+        UserError: there is no tokenizer, or tokenizer.json is not one.
+    """
+    from tokenizers import Tokenizer
+
+    path = directory / "tokenizer.json"
+    contents = None if path.is_file() else json.dumps(read_tokenizer(directory))
+    try:
+        tokenizer = Tokenizer.from_str(contents) if contents else Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{path}: not a tokenizer ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def id_count(tokenizer: "Tokenizer") -> int:
+    """The largest id + 1."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def chunks(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Documents in lists of about a million characters."""
+    chunk: list[str] = []
+    characters = 0
+    for document in documents:
+        chunk.append(document)
+        # An empty document still takes room.
+        characters += len(document) + 1
+        if characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def encode(tokenizer: "Tokenizer", texts: list[str]) -> tuple[Ids, Ids]:
+    """The tokens of all texts in one line, [tokens], and how many each text has, [texts]."""
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    lines = [encoding.ids for encoding in encodings]
+    lengths = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines))
+    return np.fromiter(chain.from_iterable(lines), np.int64, count=int(lengths.sum())), lengths

@@ -1,0 +1,224 @@
+"""A smaller vocabulary that still encodes what it must.
+
+Choosing and cutting is dispatched by the kind of tokenizer, which is read from ``tokenizer.json``.
+Nothing here loads torch or transformers, but for a directory that has no ``tokenizer.json``.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.common.errors import UserError
+from regrow.tokenizers import bpe, unigram, wordpiece
+from regrow.tokenizers.candidates import (
+    Candidates,
+    Model,
+    Reason,
+    VocabularyChoice,
+    Wishes,
+    candidates,
+    mapping_of,
+)
+from regrow.tokenizers.sentencepiece_model import Piece, PieceFile
+from regrow.tokenizers.tokenizer_json import model_ids, referenced, renumber, token_ids
+
+__all__ = [
+    "Candidates",
+    "Reason",
+    "VocabularyChoice",
+    "Wishes",
+    "candidates_of",
+    "check_kind",
+    "kind_of",
+    "prune_tokenizer_json",
+    "pruner",
+    "select",
+]
+
+Json = dict[str, Any]
+
+FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], Model]] = {
+    "byte-level BPE": bpe.read_byte_level,
+    "SentencePiece BPE": bpe.read_sentencepiece,
+    "Unigram": unigram.read_unigram,
+    "WordPiece": wordpiece.read_wordpiece,
+}
+WITH_MERGES = ("byte-level BPE", "SentencePiece BPE")
+"""The kinds that build their tokens by merges."""
+WITH_PIECES = ("SentencePiece BPE", "Unigram")
+"""The kinds whose vocabulary can lie in a `.model` of sentencepiece too."""
+
+
+def kind_of(tokenizer_json: Json) -> str:
+    """The kind of tokenizer: one of :data:`FAMILIES`, or what else its model is called.
+
+    Raises:
+        UserError: it has no vocabulary.
+    """
+    model = tokenizer_json.get("model") or {}
+    if "vocab" not in model:
+        raise UserError("tokenizer.json: model.vocab is missing; this is not a tokenizer")
+    # Old files leave the type of the model out.
+    kind: str = model.get("type") or _unnamed(model)
+    if kind != "BPE":
+        return kind
+    steps = (tokenizer_json.get(key) for key in ("normalizer", "pre_tokenizer"))
+    return "byte-level BPE" if any(map(_is_byte_level, steps)) else "SentencePiece BPE"
+
+
+def check_kind(tokenizer_json: Json) -> str:
+    """The kind of a tokenizer that can be pruned. Raises UserError at any other."""
+    kind = kind_of(tokenizer_json)
+    if kind not in FAMILIES:
+        raise UserError(
+            f"tokenizer.json: the tokenizer is {kind}; what can be pruned is {', '.join(FAMILIES)}"
+        )
+    return kind
+
+
+def candidates_of(
+    tokenizer_json: Json,
+    counts: NDArray[np.int64],
+    named: Mapping[int, str] | None = None,
+    wishes: Wishes | None = None,
+    piece_files: Sequence[PieceFile] = (),
+    spoken: Collection[int] = (),
+) -> Candidates:
+    """The tokens in the order in which they are kept, from which any size can be chosen.
+
+    Args:
+        tokenizer_json: the contents of the file.
+        counts: occurrences by id, shape [largest id + 1].
+        named: by id, where else it is named, such as "config.json: eos_token_id".
+        wishes: what else is asked for.
+        piece_files: the same vocabulary in the form of sentencepiece.
+        spoken: the tokens of every conversation (:mod:`regrow.tokenizers.chat_templates`).
+
+    Raises:
+        UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
+    """
+    ids = token_ids(tokenizer_json)
+    template: Reason = "template"
+    return candidates(
+        _model(tokenizer_json, piece_files),
+        ids,
+        dict.fromkeys(spoken, template) | _outside(tokenizer_json, ids, piece_files),
+        counts,
+        named or {},
+        wishes or Wishes(),
+    )
+
+
+def select(
+    tokenizer_json: Json,
+    counts: NDArray[np.int64],
+    size: int,
+    named: Mapping[int, str] | None = None,
+    wishes: Wishes | None = None,
+    piece_files: Sequence[PieceFile] = (),
+) -> VocabularyChoice:
+    """Choose exactly ``size`` tokens to keep: see :func:`candidates_of`.
+
+    Raises:
+        UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
+    """
+    return candidates_of(tokenizer_json, counts, named, wishes, piece_files).choose(size)
+
+
+def prune_tokenizer_json(
+    tokenizer_json: Json, kept: NDArray[np.int64], piece_files: Sequence[PieceFile] = ()
+) -> Json:
+    """The contents of ``tokenizer.json`` with the ``kept`` old ids only, renumbered from 0.
+
+    New ids are dense, in ascending order of the old ones. Ids are changed in ``added_tokens``,
+    ``post_processor`` and ``padding`` too.
+
+    Args:
+        tokenizer_json: the contents of the file; it is not changed.
+        kept: old ids, ascending, such as :func:`select` chooses.
+        piece_files: the same vocabulary in the form of sentencepiece.
+
+    Raises:
+        UserError: a kind of tokenizer that cannot be pruned, ``kept`` is not ascending, has an id
+            that no token has, or lacks a token without which the guarantees of the family do not
+            hold. Characters may be missing, as :class:`Wishes` can ask for.
+    """
+    return pruner(tokenizer_json, piece_files)(kept)
+
+
+def pruner(
+    tokenizer_json: Json, piece_files: Sequence[PieceFile] = ()
+) -> Callable[[NDArray[np.int64]], Json]:
+    """What :func:`prune_tokenizer_json` does with one tokenizer, for any number of choices."""
+    model = _model(tokenizer_json, piece_files)
+    ids = token_ids(tokenizer_json)
+    outside = _outside(tokenizer_json, ids, piece_files)
+
+    def prune(kept: NDArray[np.int64]) -> Json:
+        _check_kept(model, ids, outside, kept)
+        mapping = mapping_of(kept)
+        return {**renumber(tokenizer_json, mapping), "model": model.prune(mapping)}
+
+    return prune
+
+
+def _model(tokenizer_json: Json, piece_files: Sequence[PieceFile]) -> Model:
+    kind = check_kind(tokenizer_json)
+    ids = model_ids(tokenizer_json)
+    for file in piece_files:
+        file.check(kind, ids)
+    return FAMILIES[kind](tokenizer_json, [piece for file in piece_files for piece in file.pieces])
+
+
+def _outside(
+    tokenizer_json: Json, ids: Mapping[str, int], piece_files: Sequence[PieceFile]
+) -> dict[int, Reason]:
+    """The tokens that must stay for other reasons than the model's own."""
+    reasons = referenced(tokenizer_json)
+    for file in piece_files:
+        for content, reason in file.required().items():
+            if content in ids:
+                reasons.setdefault(ids[content], reason)
+    return reasons
+
+
+def _check_kept(
+    model: Model,
+    ids: Mapping[str, int],
+    outside: Mapping[int, Reason],
+    kept: NDArray[np.int64],
+) -> None:
+    if np.any(np.diff(kept) <= 0):
+        raise UserError("kept tokens: the ids are not ascending")
+    content = {token: text for text, token in ids.items()}
+    chosen = set(kept.tolist())
+    if unknown := chosen - content.keys():
+        raise UserError(f"kept tokens: tokenizer.json has no token of id {min(unknown)}")
+    for token, reason in (*model.required.items(), *outside.items()):
+        if token not in chosen and reason != "character":
+            raise UserError(
+                f"kept tokens: {content[token]!r} (id {token}) is missing, which must stay "
+                f"({reason})"
+            )
+    for token in kept.tolist():
+        for part in model.parts.get(token, ()):
+            if part not in chosen:
+                raise UserError(
+                    f"kept tokens: {content[part]!r} (id {part}) is missing, without which "
+                    f"{content[token]!r} (id {token}) cannot be built"
+                )
+
+
+def _unnamed(model: Json) -> str:
+    if "merges" in model:
+        return "BPE"
+    return "Unigram" if isinstance(model["vocab"], list) else "unnamed"
+
+
+def _is_byte_level(step: Json | None) -> bool:
+    if step is None:
+        return False
+    parts = step.get("pretokenizers") or step.get("normalizers") or []
+    return step["type"] == "ByteLevel" or any(map(_is_byte_level, parts))

@@ -1,0 +1,83 @@
+"""What a tokenizer makes of text: how many tokens, and how much of it is unknown to it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from regrow.tokenizers.candidates import VocabularyChoice
+from regrow.tokenizers.encoding import chunks
+from regrow.tokenizers.tokenizer_files import plan_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a text is spelled.
+
+    Attributes:
+        characters: of the text.
+        tokens: special tokens that frame a text are not counted.
+        unknown: characters that became the unknown token; what they were is lost.
+    """
+
+    characters: int
+    tokens: int
+    unknown: int
+
+    @property
+    def tokens_per_character(self) -> float:
+        return self.tokens / max(1, self.characters)
+
+    @property
+    def unknown_share(self) -> float:
+        """Of all characters, from 0 to 1."""
+        return self.unknown / max(1, self.characters)
+
+    def __add__(self, other: Self) -> "Spelling":
+        return Spelling(
+            self.characters + other.characters,
+            self.tokens + other.tokens,
+            self.unknown + other.unknown,
+        )
+
+
+def spell(tokenizer: "Tokenizer", documents: Iterable[str]) -> Spelling:
+    """Encode ``documents`` and count; memory does not grow with their number."""
+    unknown = _unknown_id(tokenizer)
+    found = Spelling(0, 0, 0)
+    for chunk in chunks(documents):
+        encodings = tokenizer.encode_batch(chunk, add_special_tokens=False)
+        lost = 0
+        for encoding in encodings if unknown is not None else ():
+            if unknown in encoding.ids:
+                spans = zip(encoding.ids, encoding.offsets, strict=True)
+                lost += sum(end - start for token, (start, end) in spans if token == unknown)
+        tokens = sum(len(encoding.ids) for encoding in encodings)
+        found += Spelling(sum(map(len, chunk)), tokens, lost)
+    return found
+
+
+def pruned_tokenizer(directory: Path, choice: VocabularyChoice) -> "Tokenizer":
+    """What the tokenizer of a model directory would be with the tokens of ``choice`` only.
+
+    Raises:
+        UserError: what :func:`regrow.tokenizers.tokenizer_files.plan_tokenizer` refuses.
+    """
+    from tokenizers import Tokenizer
+
+    planned: bytes = plan_tokenizer(directory, choice)["tokenizer.json"]
+    tokenizer = Tokenizer.from_str(planned.decode())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _unknown_id(tokenizer: "Tokenizer") -> int | None:
+    model = json.loads(tokenizer.to_str())["model"]
+    token = model.get("unk_token")
+    unknown: int | None = model.get("unk_id") if token is None else tokenizer.token_to_id(token)
+    return unknown

@@ -1,0 +1,104 @@
+"""How far a training is, and how it is taken up again."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from regrow.training.checkpoints import last_checkpoint, load_checkpoint
+from regrow.training.distributed.processes import Processes
+from regrow.training.step_guard import RECENT
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Where a training stands; what a checkpoint says of it beside the weights."""
+
+    step: int = 0
+    tokens: int = 0
+    predicted: int = 0
+    seconds: float = 0.0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    heldout: list[tuple[int, float]] = field(default_factory=list)
+    heldout_identity: str = ""
+    recent: list[tuple[float, float]] = field(default_factory=list)
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    steering: dict[str, Any] = field(default_factory=dict)
+
+    def add(
+        self, tokens: int, predicted: int, loss: float, norm: float, skipped: str | None
+    ) -> None:
+        """One step more. Tokens of a skipped one count for the budget, not for the curves."""
+        self.step += 1
+        self.tokens += tokens
+        if skipped is not None:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return
+        self.predicted += predicted
+        self.skipped_in_a_row = 0
+        self.curve.append((self.tokens, loss))
+        self.recent = [*self.recent, (loss, norm)][-RECENT:]
+
+
+def resume(
+    directory: Path,
+    run: dict[str, Any],
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    steps: int,
+    machine: dict[str, str | int],
+    processes: Processes,
+) -> Progress:
+    """Take up the last checkpoint in a directory; the beginning where there is none.
+
+    `run`: everything that decides the weights. `steps`: of the whole training. `machine`: what
+    decides their last bits (`regrow.training.reproducibility`).
+
+    Raises UserError where the checkpoint is of another training, or damaged.
+    """
+    checkpoint = processes.in_first(lambda: last_checkpoint(directory))
+    if checkpoint is None:
+        return Progress()
+    state = checkpoint.state
+    for key in dict.fromkeys([*run, *state["run"]]):
+        ours, theirs = (each.get(key, "its default") for each in (run, state["run"]))
+        if theirs != ours:
+            raise processes.error(
+                f"{checkpoint.path}: a checkpoint of another training ({key} was {theirs}, "
+                f"now {ours}); remove {checkpoint.path.parent} or name another directory"
+            )
+    changed = [
+        f"{key} was {state['environment'].get(key)}, now {value}"
+        for key, value in machine.items()
+        if state["environment"].get(key) != value
+    ]
+    if changed and processes.first:
+        _log.warning(
+            "%s: resumed elsewhere than it was written, so the weights may differ in their last "
+            "bits: %s",
+            checkpoint.path,
+            "; ".join(changed),
+        )
+    complete = state["step"] == steps
+    wanted = None if complete else optimizers
+    processes.in_all(lambda: load_checkpoint(checkpoint, model, wanted))
+    return Progress(
+        step=state["step"],
+        tokens=state["tokens"],
+        predicted=state["predicted"],
+        seconds=state["seconds"],
+        curve=[(tokens, loss) for tokens, loss in state["curve"]],
+        heldout=[(tokens, loss) for tokens, loss in state["heldout"]],
+        heldout_identity=state["heldout_identity"],
+        recent=[(loss, norm) for loss, norm in state["recent"]],
+        skipped=state["skipped"],
+        skipped_in_a_row=state["skipped_in_a_row"],
+        steering=state["steering"],
+    )

@@ -1,0 +1,186 @@
+"""The tokens that a cut keeps: as planned, or chosen by counts or by the text at hand."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regrow.architectures import Layout
+from regrow.common.errors import UserError
+from regrow.tokenizers.config_ids import check_rows
+from regrow.tokenizers.encoding import count_tokens, id_count, open_tokenizer
+from regrow.tokenizers.families import Candidates, VocabularyChoice
+from regrow.tokenizers.tokenizer_files import has_tokenizer, read_tokenizer
+from regrow.tokenizers.tokenizer_json import token_ids
+from regrow.vocabulary.plan_file import PlannedVocabulary, load_plan
+from regrow.vocabulary.selection import Needs, choose, needs_of, open_candidates
+from regrow.vocabulary.sizing import named_by_configs, unknown_after
+from regrow.vocabulary.text_samples import Texts, by_language, files_still_there, some_of
+from regrow.vocabulary.token_counting import fingerprint
+from regrow.vocabulary.token_counts import TokenCounts
+from regrow.vocabulary.token_listing import listing
+from regrow.vocabulary.vocabulary_spec import VocabularySpec
+
+Ids = NDArray[np.int64]
+Documents = Callable[[], Iterator[str]]
+
+_GONE = "the text that was counted is gone"
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The tokens that a cut keeps.
+
+    Attributes:
+        choice: The tokens and why they stay.
+        counts: Occurrences of each, shape [kept].
+        padding: Old rows that stay without a token, so that there is a round number of rows.
+    """
+
+    choice: VocabularyChoice
+    counts: Ids
+    padding: Ids
+
+
+def choose_vocabulary(
+    directory: Path,
+    layout: Layout,
+    spec: VocabularySpec,
+    documents: Documents | None,
+    *,
+    least_tokens: int = 0,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Chosen:
+    """The tokens of a model directory that ``spec`` keeps; it has a size, a coverage or a plan.
+
+    ``documents``: the text to count where ``spec`` names no counts. ``least_tokens``: that it has.
+
+    Raises:
+        UserError: there is no text, or what is asked for cannot be.
+    """
+    if spec.plan is not None:
+        planned = _planned(directory, layout, spec.plan)
+        if not planned.every_character and not planned.unknown:
+            notify(f"{spec.plan}: how much text becomes unknown was not measured: {_GONE}")
+        for name, share in planned.unknown.items():
+            if share:
+                notify(f"{share:.3%} of the characters of {name} will be unknown")
+        choice = planned.choice
+        return Chosen(choice, planned.counts, _padding(choice.kept, spec, layout))
+    if spec.counts is None:
+        if documents is None:
+            raise UserError(
+                "vocab_size: token counts need a text; give one with --calibration FILE"
+            )
+        check_vocabulary(directory, layout, spec)  # what no text could help
+        notify("counting tokens")
+        counts = count_tokens(directory, documents())
+        if counts.sum() < least_tokens:
+            raise UserError(
+                f"calibration: the text is {counts.sum()} tokens, less than one row of "
+                f"{least_tokens}; give more text"
+            )
+        needs = Needs(counts)
+    else:
+        needs = _counted(directory, spec)
+    choice = choose(_candidates(directory, layout, spec, needs), spec, needs.counts)
+    if not spec.characters:
+        _tell_unknown(directory, spec, choice, documents, notify)
+    return Chosen(choice, needs.counts[choice.kept], _padding(choice.kept, spec, layout))
+
+
+def kept_tokens(directory: Path, kept: Ids, padding: int, chosen: Chosen | None) -> bytes:
+    """What is said of the tokens of a cut. ``directory``: of the model before it.
+
+    ``padding``: rows beyond the tokens. ``chosen``: None where the cut came from a file, which does
+    not say why.
+    """
+    content: dict[int, str] = {}
+    if has_tokenizer(directory):
+        content = {i: token for token, i in token_ids(read_tokenizer(directory)).items()}
+    counts: dict[int, int] = {}
+    reasons: dict[int, str] = {}
+    if chosen is not None:
+        own = chosen.choice.kept.tolist()
+        counts = dict(zip(own, chosen.counts.tolist(), strict=True))
+        reasons = dict(zip(own, chosen.choice.reasons, strict=True))
+    facts = {"size": len(kept), **({"padding": padding} if padding else {})}
+    return listing(
+        facts, ((i, content.get(i), counts.get(i), reasons.get(i)) for i in kept.tolist())
+    )
+
+
+def check_vocabulary(directory: Path, layout: Layout, spec: VocabularySpec) -> int:
+    """How many rows ``spec`` leads to, without looking at text.
+
+    Raises:
+        UserError: no text could make the tokens that remain enough, or a file of ``spec`` does not
+            belong to this model.
+    """
+    if spec.plan is not None:
+        tokens = len(_planned(directory, layout, spec.plan).choice.kept)
+        return tokens + spec.padding(tokens, layout.sizes["vocab"])
+    if spec.counts is not None:
+        needs = _counted(directory, spec)
+    else:
+        needs = Needs(np.zeros(id_count(open_tokenizer(directory)), dtype=np.int64))
+    kept = choose(_candidates(directory, layout, spec, needs), spec, needs.counts).kept
+    return len(kept) + spec.padding(len(kept), layout.sizes["vocab"])
+
+
+def _padding(kept: Ids, spec: VocabularySpec, layout: Layout) -> Ids:
+    """The rows that pad: those of the largest ids that are dropped, which are rare tokens or none.
+
+    A row of zeros would have the logit 0, which is far above all others in some models.
+    """
+    rows = layout.sizes["vocab"]
+    free = np.setdiff1d(np.arange(rows, dtype=np.int64), kept)
+    return free[len(free) - spec.padding(len(kept), rows) :]
+
+
+def _tell_unknown(
+    directory: Path,
+    spec: VocabularySpec,
+    choice: VocabularyChoice,
+    documents: Documents | None,
+    notify: Callable[[str], None],
+) -> None:
+    """Say how much text becomes unknown, before anything is written."""
+    if documents is not None:
+        sample: Texts = {"the text": list(some_of(documents()))}
+    else:
+        assert spec.counts is not None
+        counts = TokenCounts.load(spec.counts)
+        sample = by_language(files_still_there(counts.files), spec.only or counts.languages)
+    if not sample:
+        notify(f"how much text becomes unknown is not measured: {_GONE}")
+    for name, share in unknown_after(directory, choice, sample).items():
+        notify(f"{share:.3%} of the characters of {name} will be unknown")
+
+
+def _planned(directory: Path, layout: Layout, path: Path) -> PlannedVocabulary:
+    planned = load_plan(path)
+    tokenizer = open_tokenizer(directory)
+    if planned.tokenizer_sha256 != fingerprint(tokenizer):
+        raise UserError(f"{path}: planned for another tokenizer than that of {directory}")
+    check_rows(id_count(tokenizer), layout.sizes["vocab"])
+    kept = set(planned.choice.kept.tolist())
+    for token, where in named_by_configs(directory, layout).items():
+        if token not in kept:
+            raise UserError(f"{path}: {where} is {token}, which is not among the kept tokens")
+    return planned
+
+
+def _counted(directory: Path, spec: VocabularySpec) -> Needs:
+    assert spec.counts is not None
+    counts = TokenCounts.load(spec.counts)
+    counts.check_tokenizer(fingerprint(open_tokenizer(directory)), str(spec.counts), directory)
+    return needs_of(counts, spec)
+
+
+def _candidates(directory: Path, layout: Layout, spec: VocabularySpec, needs: Needs) -> Candidates:
+    check_rows(len(needs.counts), layout.sizes["vocab"])
+    named: Mapping[int, str] = named_by_configs(directory, layout)
+    return open_candidates(directory, named, spec, needs)

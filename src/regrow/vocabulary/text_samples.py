@@ -1,0 +1,64 @@
+"""Some text of each language, to measure tokens per character on."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from regrow.corpus.named_files import NamedFile
+from regrow.corpus.text import documents_in, read_blocks
+from regrow.vocabulary.scripts import SCRIPTS, scripts_of
+from regrow.vocabulary.token_counts import CountedFile
+
+_CHARACTERS = 1 << 19
+"""Of each source, at most."""
+_FILES = 8
+"""Of each source, at most."""
+_BLOCK_BYTES = 1 << 16
+
+Texts = Mapping[str, list[str]]
+"""By language."""
+
+
+def files_still_there(counted: Sequence[CountedFile]) -> list[NamedFile]:
+    """The files that were counted and have not changed in size since."""
+    return [
+        NamedFile(file.source, path)
+        for file in counted
+        if (path := Path(file.path)).is_file() and path.stat().st_size == file.bytes
+    ]
+
+
+def by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> Texts:
+    """About half a million characters of each source, from files that lie evenly among its own.
+
+    A text belongs to the language that its source is called, or else to its script, if that is
+    one; texts of other languages are left out.
+    """
+    found: dict[str, list[str]] = {name: [] for name in languages}
+    for source in dict.fromkeys(file.source for file in files):
+        own = [file.path for file in files if file.source == source]
+        step = -(-len(own) // _FILES)
+        chosen = own[::step]
+        for path in chosen:
+            texts = _beginning(path, _CHARACTERS // len(chosen))
+            if source in found:
+                found[source] += texts
+                continue
+            for text, script in zip(texts, scripts_of(texts).tolist(), strict=True):
+                if SCRIPTS[script] in found:
+                    found[SCRIPTS[script]].append(text)
+    return {name: texts for name, texts in found.items() if texts}
+
+
+def some_of(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator[str]:
+    """The first documents, up to so many characters."""
+    left = characters
+    for text in documents:
+        yield text[:left]
+        left -= len(text)
+        if left <= 0:
+            return
+
+
+def _beginning(path: Path, characters: int) -> list[str]:
+    blocks = read_blocks(path, _BLOCK_BYTES, whole=False)
+    return list(some_of((text for block in blocks for text in documents_in(block)), characters))

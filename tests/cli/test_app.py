@@ -1,0 +1,426 @@
+"""The command line: what it prints, and one line for what a user can get wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import regrow
+from regrow.architectures.t5 import T5
+from regrow.checkpoint.verify import Check, VerifyResult
+from regrow.cli import app
+from regrow.common import quantities
+from regrow.common.errors import UserError
+from regrow.pipeline.recipe import load_recipe
+from tests.tiny import sentences, write_model, write_text, write_tiny
+
+REGROW = [sys.executable, "-c", "import sys; from regrow.cli.app import main; main()"]
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with two models and texts, which no test changes."""
+    directory = tmp_path_factory.mktemp("cli")
+    write_model(directory / "m")
+    write_tiny(T5, directory / "t5")
+    write_text(directory / "text.jsonl", sentences(60))
+    (directory / "empty.txt").touch()
+    (directory / "latin.txt").write_bytes("é".encode("latin-1"))
+    (directory / "short.txt").write_text("A river.")
+    unknown = write_model(directory / "unknown")
+    config = json.loads((unknown / "config.json").read_text())
+    config |= {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}
+    (unknown / "config.json").write_text(json.dumps(config))
+    regrow.prune(directory / "m", directory / "cut", drop_layers="1")
+    write_recipe(directory / "small.yaml", layers=2)
+    write_recipe(directory / "wrong.yaml", layers=9)
+    config_only = directory / "config-only"
+    config_only.mkdir()
+    (config_only / "config.json").write_text((directory / "m/config.json").read_text())
+    return directory
+
+
+def write_recipe(path: Path, layers: int) -> None:
+    path.write_text(
+        "name: small\nmodel: m\ndata: {train: none.jsonl, heldout: {domain: none.jsonl}}\n"
+        f"stages:\n  - {{name: depth, cut: {{layers: {layers}}}, recover: {{tokens: 51_200}}}}\n"
+    )
+
+
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command in that directory, in this process."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: str) -> Any:
+        return CliRunner().invoke(app.app, arguments)
+
+    return call
+
+
+def shell(*arguments: str, cwd: Path, **more: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*REGROW, *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True,
+        check=False, **more,
+    )  # fmt: skip
+
+
+def listing(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+# Light
+
+
+HEAVY = ["torch", "transformers", "numpy", "yaml", "tokenizers", "safetensors", "huggingface_hub"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    # Typer itself takes pydantic in where a command has options.
+    [(["--help"], [*HEAVY, "pydantic"]), (["prune", "--help"], HEAVY), ([], [*HEAVY, "pydantic"])],
+)
+def test_help_imports_nothing_heavy(
+    arguments: Sequence[str], heavy: Sequence[str], tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from regrow.cli.app import main\n"
+        "try: main()\n"
+        f"finally: print([name for name in {heavy} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert "Usage: " in done.stdout + done.stderr
+
+
+def test_importing_regrow_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = "import regrow, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+def test_every_command_explains_itself(run: Any) -> None:
+    names = [getattr(command.callback, "__name__", "") for command in app.app.registered_commands]
+    assert names == ["inspect", "plan", "prune", "run", "verify", "report", "generate", "train"]
+    shown = run("--help").stdout
+    for name in names:
+        assert f"  {name} " in shown
+        help_text = run(name, "--help")
+        assert help_text.exit_code == 0
+        assert all(len(line) <= 80 for line in help_text.stdout.splitlines())
+
+
+# What a user can get wrong
+
+WRONG = {
+    "another class": (["inspect", "unknown"], "tokens, but MambaForCausalLM has no tensor of this"),
+    "not a directory": (["inspect", "m/config.json"], "m/config.json: is a file; give the "),
+    "no such directory": (["inspect", "nowhere"], "nowhere: no such directory; give one, "),
+    "no model": (["inspect", "."], "config.json"),
+    "hub id without network": (["inspect", "some/model"], "some/model: is not in the hub's cache"),
+    "more layers": (["prune", "m", "o", "--layers", "5"], "layer: 5 is not between 1 and 4"),
+    "no layers": (["prune", "m", "o", "--layers", "0"], "--layers: more than 0 is wanted, not 0"),
+    "no size": (["prune", "m", "o", "--hidden", "many"], "--hidden many: not a number such as"),
+    "half a layer": (["prune", "m", "o", "--layers", "2.5"], "--layers 2.5: not a whole number"),
+    "hidden by heads": (["prune", "m", "o", "--hidden", "30"], "hidden: the llama config class "),
+    "heads by groups": (["prune", "m", "o", "--heads", "3"], "head: 3 heads on 2 key-value heads"),
+    "nothing to cut": (["prune", "m", "o"], "nothing to cut; give layers, drop_layers, hidden"),
+    "two ways": (["prune", "t5", "o", "--layers", "2"],
+                 "--layers 2: t5 has 2 stacks; write --layers encoder=2 or --layers decoder=2"),
+    "no such stack": (["prune", "m", "o", "--ffn", "decoder=4"], "--ffn decoder=4: llama has no "),
+    "twice": (["prune", "m", "o", "--ffn", "4", "--ffn", "5"], "--ffn 4 5: give one number, or "),
+    "output exists": (["prune", "m", "cut", "--drop-layers", "1"], "cut: already holds something"),
+    "output is a file": (["prune", "m", "text.jsonl", "--drop-layers", "1"],
+                         "text.jsonl: exists and is not a directory"),
+    "output inside": (["prune", "m", "m/o", "--drop-layers", "1"], "m/o: lies inside the model"),
+    "output nowhere": (["prune", "m", "a/b", "--drop-layers", "1"], "a: no such directory"),
+    "cut of another": (["prune", "cut", "o", "--cut", "cut/regrow_cut.json"],
+                       "cut: it was made for model sha256:"),
+    "cut missing": (["prune", "m", "o", "--cut", "none.json"], "none.json: no such file"),
+    "cut is no cut": (["prune", "m", "o", "--cut", "m/config.json"], "m/config.json: format: not"),
+    "cut and sizes": (["prune", "m", "o", "--cut", "x", "--ffn", "4"], "a cut file says all that "),
+    "no text": (["prune", "m", "o", "--ffn", "24"], "--calibration"),
+    "text empty": (["prune", "m", "o", "--ffn", "24", "--calibration", "empty.txt"],
+                   "--calibration empty.txt: the file holds no text"),
+    "text not UTF-8": (["prune", "m", "o", "--ffn", "24", "--calibration", "latin.txt"],
+                       "--calibration latin.txt: line 1 is not UTF-8"),
+    "text short": (["prune", "m", "o", "--ffn", "24", "--calibration", "short.txt"],
+                   "calibration: the text is "),
+    "text missing": (["prune", "m", "o", "--ffn", "24", "--calibration", "none.txt"],
+                     "--calibration none.txt: no such file; name a .txt, .jsonl"),
+    "text of a kind": (["prune", "m", "o", "--ffn", "24", "--calibration", "m/config.json"],
+                       "--calibration m/config.json: unknown kind of text"),
+    "vocabulary without text": (["prune", "m", "o", "--vocab-size", "300"],
+                                "vocab_size: token counts need a text"),
+    "vocabulary too small": (["prune", "m", "o", "--vocab-size", "9", "--calibration",
+                              "text.jsonl"], "vocabulary size 9 is too small: the least is 259"),
+    "vocabulary without tokenizer": (["prune", "t5", "o", "--vocab-size", "30", "--calibration",
+                                      "text.jsonl"], "t5: no tokenizer.json"),
+    "unknown score": (["prune", "m", "o", "--ffn", "24", "--by", "magic"],
+                      "--by: random, activation or influence is wanted, not 'magic'"),
+    "shards": (["prune", "m", "o", "--drop-layers", "1", "--max-shard-size", "big"],
+               "--max-shard-size big: not a size such as 5GB or 500MB"),
+    "shards of nothing": (["prune", "m", "o", "--drop-layers", "1", "--max-shard-size", "0"],
+                          "--max-shard-size 0: not a size"),
+    "too many parameters": (["plan", "m", "--params", "1M"], "--params 1,000,000: the model has "),
+    "too few parameters": (["plan", "m", "--params", "100"], "--params 100: too few for this "),
+    "no number": (["plan", "m", "--params", "3,4B"], "--params 3,4B: not a number such as"),
+    "keep all": (["plan", "m", "--keep", "2"], "--keep 2: a share between 0 and 1 is wanted"),
+    "keep nothing": (["plan", "m", "--keep", "nan"], "--keep nan: a share between 0 and 1"),
+    "recipe with a budget": (["plan", "small.yaml", "--keep", "0.5"],
+                             "small.yaml: a recipe has its sizes; leave --params, --keep and "),
+    "recipe nowhere": (["plan", "none.yaml"], "none.yaml: no such file"),
+    "recipe that cannot be": (["plan", "wrong.yaml"],
+                              "stages: depth: layer: 9 is not between 1 and 4"),
+    "no budget": (["plan", "m"], "plan: give --params or --keep, one of the two"),
+    "plan exists": (["plan", "m", "--keep", "0.7", "--out", "empty.txt"], "empty.txt: exists"),
+    "plan nowhere": (["plan", "m", "--keep", "0.7", "--out", "a/plan.yaml"], "a: no such "),
+    "nothing named": (["run"], "regrow: run: missing argument 'RECIPE'; see regrow run --help"),
+    "no such command": (["cut"], "regrow: no such command 'cut'; see "),
+    "no such option": (["vocab", "plan", "m", "c", "--half", "9"],
+                       "vocab plan: no such option: --half"),
+    "option without value": (["prune", "m", "o", "--ffn"],
+                             "prune: option '--ffn' requires an argument; see regrow prune --help"),
+    "no number at all": (["plan", "m", "--keep", "half"], "plan: invalid value for '--keep': "),
+    "no recipe": (["run", "none.yaml"], "none.yaml: no such file"),
+    "bad recipe": (["run", "empty.txt"], "empty.txt:1: a recipe has the keys name, model"),
+    "no run": (["report", "m"], "m: no run was begun here (ledger.jsonl has no entry)"),
+    "run nowhere": (["report", "nowhere"], "nowhere: no run was begun here"),
+    "verify nowhere": (["verify", "nowhere"], "nowhere: no such directory"),
+    "generate from T5": (["generate", "t5", "Hello"], "t5: no tokenizer that transformers can "),
+    "generate without prompt": (["generate", "m", ""], "the prompt holds no token"),
+    "generate nowhere": (["generate", "nowhere", "Hello"], "nowhere: no such directory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_one_line(
+    run: Any, place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    before = listing(place)
+    done = run(*arguments)
+    told = done.stderr.splitlines()
+    assert told[-1].startswith("regrow: ")
+    assert message in told[-1]
+    assert all(line in ("counting tokens",) or "fetching" in line for line in told[:-1]), told
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize("name", ["hub id without network", "two ways", "output inside"])
+def test_the_shell_sees_one_line_and_code_2(place: Path, name: str) -> None:
+    arguments, message = WRONG[name]
+    done = shell(*arguments, cwd=place)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == (2 if "hub" in name else 1)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_module_is_called_regrow_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "regrow", "run"], capture_output=True, text=True, check=False,
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    said = "regrow: run: missing argument 'RECIPE'; see regrow run --help\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_a_disk_that_fails_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error", "weights")
+
+    monkeypatch.setattr("regrow.api.inspect", fail)
+    done = run("inspect", "m")
+    assert (done.exit_code, done.stderr) == (2, "regrow: weights: Input/output error\n")
+
+
+def test_a_defect_keeps_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("regrow.api.inspect", fail)
+    assert isinstance(run("inspect", "m").exception, ZeroDivisionError)
+
+
+def test_ctrl_c_is_one_line(place: Path) -> None:
+    code = (
+        "import time, regrow.api\n"
+        "def wait(*_, **__):\n"
+        "    print('waiting', flush=True)\n"
+        "    time.sleep(600)\n"
+        "regrow.api.inspect = wait\n"
+        "from regrow.cli.app import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "inspect", "m"], cwd=place, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    timer = threading.Timer(60, process.kill)
+    timer.start()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    timer.cancel()
+    assert (process.returncode, told) == (130, "regrow: stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("22", 22), ("65,400,000", 65_400_000), ("65_400_000", 65_400_000), ("67M", 67_000_000),
+     ("67.1M", 67_100_000), ("3.4B", 3_400_000_000), ("1.1b", 1_100_000_000), ("2k", 2_000),
+     (" 5 ", 5), ("0.5k", 500)],
+)  # fmt: skip
+def test_counts(text: str, count: int) -> None:
+    assert quantities.count("--params", text) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "1e6", "3,4B", "1,00", "1__0", "_1", "2.5", "٣", "1.0001K", "1 2"]
+)
+def test_what_is_no_count(text: str) -> None:
+    with pytest.raises(UserError, match="--params"):
+        quantities.count("--params", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("1.5k", 1_500), ("7", 7)]
+)
+def test_sizes_of_files(text: str, size: int) -> None:
+    assert quantities.nbytes("--max-shard-size", text) == size
+
+
+# What is printed
+
+
+def fits(text: str) -> bool:
+    return all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_inspect(run: Any) -> None:
+    done = run("inspect", "m")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("llama, 41,248 parameters, weights F32 0.2 MB\n")
+    assert "output head tied to the embedding; fixed: head_dim 8" in done.stdout
+    assert fits(done.stdout)
+    found = json.loads(run("inspect", "m", "--json").stdout)
+    assert found["parameters"] == 41_248 == sum(found["parts"].values())
+    assert {axis["name"]: axis["size"] for axis in found["axes"]}["ffn"] == 48
+    assert fits(run("inspect", "t5").stdout)
+
+
+def test_plan(run: Any, place: Path, tmp_path: Path) -> None:
+    done = run("plan", "m", "--keep", "0.6")
+    assert done.exit_code == 0
+    path = tmp_path / "plan.yaml"
+    path.write_text(done.stdout)
+    recipe = load_recipe(path)
+    assert Path(recipe.model) == place / "m"
+    assert fits(done.stderr)
+    written = run("plan", "m", "--keep", "0.6", "--out", str(tmp_path / "new.yaml"))
+    assert (written.exit_code, (tmp_path / "new.yaml").read_text()) == (0, done.stdout)
+    found = json.loads(run("plan", "m", "--params", "30,000", "--json").stdout)
+    assert found["parameters"] <= 30_000
+    assert [stage["parameters"] for stage in found["stages"]][-1] == found["parameters"]
+
+
+def test_inspect_a_config_alone(run: Any) -> None:
+    done = run("inspect", "config-only")
+    assert done.exit_code == 0, done.stderr
+    assert "\nfrom the config alone; there are no weights\n" in done.stdout
+    full = run("inspect", "m")
+    assert done.stdout.replace("from the config alone; there are no weights\n", "") == full.stdout
+    assert json.loads(run("inspect", "config-only", "--json").stdout)["fingerprint"] is None
+
+
+def test_plan_of_a_recipe(run: Any) -> None:
+    done = run("plan", "small.yaml")
+    assert done.exit_code == 0, done.stderr
+    assert "small: llama, m\n" in done.stdout
+    assert "51,200" in done.stdout or "51.2K" in done.stdout
+    assert fits(done.stdout)
+    found = json.loads(run("plan", "small.yaml", "--json").stdout)
+    assert found["original"]["stored"] == 41_248
+    (stage,) = found["stages"]
+    assert (stage["name"], stage["sizes"]["layer"]) == ("depth", 2)
+    assert stage["training"]["tokens"] == 51_200
+    assert stage["training"]["flops"] == found["flops"] > 6 * 51_200 * stage["stored"]
+
+
+def test_the_plan_of_openba_v2_fits_the_terminal(run: Any) -> None:
+    recipe = str(Path(__file__).parents[2] / "recipes/openba-v2.yaml")
+    done = run("plan", recipe)
+    assert done.exit_code == 0, done.stderr
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()[1:])
+    assert "…" not in done.stdout
+    assert re.search(r"stage-5 +O-UL2 +700B +2,048 +1,040\+1,040 +87.60 +99.1 +0.884", done.stdout)
+    found = json.loads(run("plan", recipe, "--json").stdout)
+    assert found["stages"][4]["training"]["reported"]["flops"] == 99.1e20
+    assert "…" not in run("inspect", str(Path(recipe).with_name("openba-15b"))).stdout
+
+
+def test_prune_dry_run_writes_nothing(run: Any, place: Path) -> None:
+    before = listing(place)
+    done = run("prune", "m", "o", "--drop-layers", "1-2", "--dry-run")
+    assert done.exit_code == 0
+    assert "4 -> 2 layers (without 1-2)" in done.stdout
+    assert "nothing written; 0.1 MB would be in o" in done.stdout
+    assert fits(done.stdout)
+    assert listing(place) == before
+
+
+def test_prune_from_the_shell(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    arguments = ["prune", "m", str(out), "--layers", "3", "--ffn", "24", "--hidden", "16",
+                 "--vocab-size", "300", "--by", "random", "--calibration", "text.jsonl",
+                 "--max-shard-size", "30kB"]  # fmt: skip
+    done = shell(*arguments, "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["parameters"] == regrow.inspect(out).parameters
+    assert found["words"].endswith("vocabulary 320 -> 300")
+    assert len(list(out.glob("model-*.safetensors"))) == 2
+    checked = shell("verify", str(out), cwd=place)
+    assert checked.returncode == 0, checked.stdout
+    assert {line[:4] for line in checked.stdout.splitlines()} == {"ok  "}
+
+
+def test_a_model_that_fails_its_checks_fails_the_command(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = (Check("keys", True, ""), Check("ids", False, "eos_token_id is 999 of 320"))
+    monkeypatch.setattr("regrow.api.verify", lambda path, **_: VerifyResult(path, checks))
+    done = run("verify", "m")
+    assert (done.exit_code, done.stdout) == (1, "ok   keys\nFAIL ids: eos_token_id is 999 of 320\n")
+    done = run("verify", "m", "--json")
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["ok"], found["checks"][1]["name"]) == (1, False, "ids")
+
+
+def test_generate(place: Path) -> None:
+    done = shell("generate", "m", "The river", "--max-new-tokens", "3", cwd=place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == regrow.generate(place / "m", "The river", max_new_tokens=3) + "\n"
+
+
+def test_a_cut_file_repeats_a_cut(run: Any, place: Path, tmp_path: Path) -> None:
+    done = run("prune", "m", str(tmp_path / "o"), "--cut", "cut/regrow_cut.json")
+    assert done.exit_code == 0, done.stderr
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "o" / name).read_bytes() == (place / "cut" / name).read_bytes()

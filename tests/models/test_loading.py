@@ -1,0 +1,101 @@
+"""What transformers refuses is one line that names the directory."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regrow.architectures.t5 import T5
+from regrow.common.errors import UserError
+from regrow.evaluation.answer import generate_text
+from regrow.models.loading import load_config, load_model, load_tokenizer
+from tests.tiny import write_model, write_tiny
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "m")
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_loads_decoders_and_encoder_decoders(directory: Path, tmp_path: Path) -> None:
+    model = load_model(directory)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert load_tokenizer(directory).vocab_size == 320
+    t5 = write_tiny(T5, tmp_path / "t5", dtype=torch.bfloat16)
+    assert load_model(t5, dtype="auto").dtype == torch.bfloat16
+    model = load_model(t5)
+    assert type(model).__name__ == T5.architectures[0]
+    assert model.dtype == torch.float32
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "activation": {"hidden_act": "nope"},
+    "rope": {"rope_parameters": "x"},
+    "rope type": {"rope_parameters": {"rope_type": "nope", "rope_theta": 1.0}},
+    "dtype": {"dtype": "bogus"},
+    "model type": {"model_type": "nope"},
+    "size as text": {"hidden_size": "many"},
+    "other sizes": {"hidden_size": 64},
+    "own code": {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}},
+}
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
+def test_refuses_a_config_in_one_line(directory: Path, changes: dict[str, Any]) -> None:
+    change(directory / "config.json", **changes)
+    named = re.escape(str(directory))
+    with pytest.raises(UserError, match=rf"^{named}: .*cannot load \(.+\)") as e:
+        load_model(directory, dtype="auto")
+    assert str(e.value).isprintable()
+    with pytest.raises(UserError, match=named):
+        generate_text(directory, "The river", 2)
+
+
+TOKENIZERS: dict[str, str | None] = {
+    "missing": None,
+    "no JSON": "{",
+    "a list": "[]",
+    "no tokenizer": '{"model": {}}',
+    "no such model": '{"version": "1.0", "added_tokens": [], "model": {"type": "nope"}}',
+}
+
+
+@pytest.mark.parametrize("content", TOKENIZERS.values(), ids=TOKENIZERS.keys())
+def test_refuses_a_tokenizer_in_one_line(directory: Path, content: str | None) -> None:
+    path = directory / "tokenizer.json"
+    if content is None:
+        path.unlink()
+        (directory / "tokenizer_config.json").unlink()
+    else:
+        path.write_text(content)
+    expected = rf"^{re.escape(str(directory))}: no tokenizer that transformers can load \(.+\); put"
+    with pytest.raises(UserError, match=expected) as e:
+        load_tokenizer(directory)
+    assert str(e.value).isprintable()
+    with pytest.raises(UserError, match=expected):
+        generate_text(directory, "The river", 2)
+
+
+def test_own_code_is_not_run(directory: Path) -> None:
+    (directory / "own.py").write_text("raise SystemExit('ran')\n")
+    change(directory / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"})
+    with pytest.raises(UserError, match="a config that transformers cannot load"):
+        load_config(directory)
+
+
+def test_generates(directory: Path, tmp_path: Path) -> None:
+    assert isinstance(generate_text(directory, "The river", 3), str)
+    t5 = write_tiny(T5, tmp_path / "t5")
+    with pytest.raises(UserError, match=r"t5: no tokenizer that transformers can load \(no file"):
+        generate_text(t5, "The river", 3)
+    with pytest.raises(UserError, match="holds no token"):
+        generate_text(directory, "", 3)

@@ -1,0 +1,290 @@
+"""What inspect and plan say of a model is what prune then does to it."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from regrow.architectures import BLUEPRINTS, Blueprint, Layout
+from regrow.architectures.cut_config import cut_config
+from regrow.architectures.llama import LLAMA
+from regrow.architectures.t5 import T5
+from regrow.architectures.t5gemma import T5GEMMA
+from regrow.checkpoint.meta_check import find_problem
+from regrow.common.errors import UserError
+from regrow.models.networks import model_class
+from regrow.pipeline.proposal import plan_directory
+from regrow.pipeline.recipe import load_recipe
+from regrow.surgery.budget import plan_sizes, plan_stages
+from regrow.surgery.cut_spec import CutSpec
+from regrow.surgery.inspection import inspect_directory
+from regrow.surgery.prune import prune_checkpoint
+from regrow.surgery.requests import requested
+from tests.surgery.random_cuts import TINY, TINY_IDS
+from tests.tiny import tiny_layout, tiny_shapes, write_model, write_tiny
+
+LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]
+all_tiny = pytest.mark.parametrize(("blueprint", "number"), TINY, ids=TINY_IDS)
+
+
+def resized_config(layout: Layout, sizes: dict[str, int]) -> dict[str, Any]:
+    layers = {
+        axis.name: list(range(sizes.get(axis.name, layout.sizes[axis.name])))
+        for axis in layout.blueprint.axes
+        if axis.kind == "layer"
+    }
+    return dict(cut_config(layout, sizes, layers))
+
+
+def counted(layout: Layout, sizes: dict[str, int]) -> int:
+    """Parameters of the library's own class at these sizes."""
+    config = resized_config(layout, sizes)
+    shapes = tiny_shapes(layout.blueprint, config)
+    parameters = shapes.keys() - set(layout.blueprint.buffers)
+    return sum(torch.Size(shapes[name]).numel() for name in parameters)
+
+
+# Inspect
+
+
+@all_tiny
+def test_inspect_counts_what_is_there(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
+    directory = write_tiny(blueprint, tmp_path / "m", number)
+    found = inspect_directory(directory)
+    tensors = load_file(directory / "model.safetensors")
+    layout = tiny_layout(blueprint, number)
+    assert found.parameters == counted(layout, {}) == sum(found.parts.values())
+    assert found.weight_bytes == sum(t.nbytes for t in tensors.values())
+    assert [axis.name for axis in found.axes] == list(blueprint.axis_names)
+    assert found.model_type == blueprint.model_type
+
+
+@all_tiny
+def test_an_index_is_worth_what_it_says(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
+    layout = tiny_layout(blueprint, number)
+    found = inspect_directory(write_tiny(blueprint, tmp_path / "m", number))
+    for axis in found.axes:
+        alone = [
+            {axis.name: size}
+            for size in range(1, axis.size)
+            if layout.size_problem({axis.name: size}) is None
+        ]
+        for sizes in alone[:1] + alone[-1:]:
+            dropped = axis.size - sizes[axis.name]
+            fewer = found.parameters - counted(layout, sizes)
+            assert fewer == dropped * axis.parameters_per_index, axis.name
+        assert axis.parameters == axis.size * axis.parameters_per_index
+        shared = len(layout.axes_of_field(axis.name)) > 1
+        if (match := re.fullmatch(r"multiples of (\d+)", axis.sizes)) and not shared:
+            multiples = range(int(match[1]), axis.size, int(match[1]))
+            assert [sizes[axis.name] for sizes in alone] == list(multiples)
+        elif axis.sizes == "any" and not shared:
+            assert len(alone) == axis.size - 1
+        elif axis.sizes.startswith(("with", "not alone")):
+            assert alone == []
+
+
+# Plan
+
+
+@all_tiny
+def test_a_plan_is_what_prune_then_gives(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
+    directory = write_tiny(blueprint, tmp_path / "m", number)
+    whole = inspect_directory(directory).parameters
+    plan = plan_directory(str(directory), directory, int(whole * 0.6))
+    assert plan.parameters <= whole * 0.6 < plan.parameters_before == whole
+    path = tmp_path / "plan.yaml"
+    path.write_text(plan.recipe, encoding="utf-8")
+    recipe = load_recipe(path)
+    assert Path(recipe.model) == directory
+    assert len(recipe.stages) == len(plan.stages)
+    for stage, planned in zip(recipe.stages, plan.stages, strict=True):
+        out = tmp_path / stage.name
+        assert stage.cut is not None
+        spec = CutSpec(**stage.cut.chosen, by="random")
+        result = prune_checkpoint(directory, out, spec)
+        assert result.parameters == planned.parameters
+        assert {k: v for k, v in result.cut.sizes.items() if k in planned.sizes} == {
+            name: size for name, size in planned.sizes.items() if size < result.sizes_before[name]
+        }
+        assert not result.cut.is_identity
+        model = model_class(blueprint.architectures[0]).from_pretrained(out)
+        assert sum(p.numel() for p in model.parameters()) == planned.parameters
+        directory = out
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(LAYOUTS), st.floats(0.3, 0.99))
+def test_any_budget_is_met_or_refused(layout: Layout, share: float) -> None:
+    whole = layout.parameters()
+    budget = int(whole * share)
+    try:
+        sizes = plan_sizes(layout, budget)
+    except UserError as error:
+        refusal = str(error)
+        sizes = {}
+    if not sizes:
+        assert "too few for this model; the least that keeps a share of every axis" in refusal
+        least = int(re.findall(r"[\d,]+$", refusal)[0].replace(",", ""))
+        assert budget < least
+        assert layout.parameters(plan_sizes(layout, least)) == least
+        return
+    stages = plan_stages(layout, sizes)
+    assert stages[-1].parameters == layout.parameters(sizes) <= budget
+    before: dict[str, int] = {}
+    for stage in stages:
+        after = before | dict(stage.sizes)
+        assert after != before
+        assert all(size <= before.get(n, layout.sizes[n]) for n, size in after.items())
+        assert layout.parameters(after) == stage.parameters
+        layout.check_sizes(after)
+        shapes = tiny_shapes(layout.blueprint, resized_config(layout, after))
+        assert (
+            find_problem(resized_config(layout, after), layout.blueprint.architectures[0], shapes)
+            is None
+        )
+        assert sum(torch.Size(s).numel() for s in shapes.values()) >= stage.parameters
+        before = after
+    assert before == sizes
+    assert len({stage.name for stage in stages}) == len(stages)
+
+
+@pytest.mark.parametrize(("budget", "message"), [
+    (10**9, "--params 1,000,000,000: the model has 41,248 parameters; ask for fewer"),
+    (41_248, "--params 41,248: the model has 41,248 parameters; ask for fewer"),
+    (0, "--params 0: too few for this model; the least that keeps a share of every axis is "),
+])  # fmt: skip
+def test_a_budget_that_cannot_be(tmp_path: Path, budget: int, message: str) -> None:
+    directory = write_model(tmp_path / "m")
+    with pytest.raises(UserError) as error:
+        plan_directory("m", directory, budget)
+    assert str(error.value).startswith(message)
+
+
+def test_a_large_vocabulary_is_planned_too() -> None:
+    layout = dataclasses.replace(
+        tiny_layout(LLAMA, 1), sizes={**tiny_layout(LLAMA, 1).sizes, "vocab": 49_152}
+    )
+    stages = plan_stages(layout, plan_sizes(layout, layout.parameters() // 3))
+    assert stages[-1].name == "vocabulary"
+    assert stages[-1].sizes["vocab"] % 1_024 == 0
+
+
+def test_the_recipe_names_the_model_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_model(tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    recipe = plan_directory("m", directory, 30_000).recipe
+    assert f"model: {directory}\n" in recipe
+    assert "model: owner/name\n" in plan_directory("owner/name", directory, 30_000).recipe
+    odd = tmp_path / "it's: #5"
+    directory.rename(odd)
+    (tmp_path / "r.yaml").write_text(plan_directory(str(odd), odd, 30_000).recipe)
+    assert load_recipe(tmp_path / "r.yaml").model == str(odd)
+
+
+# What a user asks for
+
+T5GEMMA_FOUR_HEADS = {
+    f"decoder.{name}": 4 for name in ("head", "cross_head", "kv_head", "cross_kv_head")
+}
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "options", "sizes"),
+    [
+        (LLAMA, {"heads": 3}, {"head": 3}),
+        (LLAMA, {"kv_heads": 2}, {"kv_head": 2, "head": 4}),
+        (LLAMA, {"heads": 2, "kv_heads": 1}, {"head": 2, "kv_head": 1}),
+        (T5, {"layers": {"encoder": 2}}, {"encoder.layer": 2}),
+        (T5GEMMA, {"heads": {"decoder": 4}}, T5GEMMA_FOUR_HEADS),
+    ],
+)
+def test_options_are_sizes_by_axis(
+    blueprint: Blueprint, options: dict[str, Any], sizes: dict[str, int]
+) -> None:
+    assert requested(tiny_layout(blueprint), options) == (sizes, {})
+
+
+def test_heads_without_groups_take_their_key_value_heads_along() -> None:
+    assert requested(tiny_layout(LLAMA, 1), {"heads": 3})[0] == {"head": 3, "kv_head": 3}
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "options", "message"),
+    [
+        (T5GEMMA, {"layers": 2},
+         "--layers 2: t5gemma has 2 stacks; write --layers encoder=2 or --layers decoder=2"),
+        (LLAMA, {"layers": {"decoder": 2}},
+         "--layers decoder=2: llama has no decoder of its own; write --layers 2"),
+        (T5GEMMA, {"layers": {"middle": 2}},
+         "--layers middle=2: t5gemma has no middle of its own; it has encoder, decoder"),
+        (LLAMA, {"layers": 9}, "layer: 9 is not between 1 and 4, what the model has"),
+        (LLAMA, {"hidden": 23}, "hidden: the llama config class refuses 23 with 6 heads, not a "
+         "multiple; 18 or 24 would be right"),
+        (LLAMA, {"heads": 5}, "head: 5 heads on 3 key-value heads cannot be cut from 6 on 3; keep "
+         "a multiple of 3 heads, or whole groups of 2"),
+        (LLAMA, {"drop_layers": "0-3"}, "--drop-layers 0-3: no layer is left"),
+        (LLAMA, {"drop_layers": "4"}, "--drop-layers 4: '4' lies beyond 3 (layers 0 to 3)"),
+        (LLAMA, {"drop_layers": "1,0-2"}, "--drop-layers 1,0-2: a layer is named twice"),
+        (LLAMA, {"drop_layers": "x"}, "--drop-layers x: 'x' is not a number or a range such as "
+         "12-15 (layers 0 to 3)"),
+        (LLAMA, {"drop_layers": ""}, "--drop-layers: names no layer; write such as 12-15,20"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_for(
+    blueprint: Blueprint, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        requested(tiny_layout(blueprint), options)
+    assert str(error.value) == message
+
+
+def test_layers_named_by_number() -> None:
+    sizes, given = requested(tiny_layout(LLAMA), {"drop_layers": "1,3"})
+    assert sizes == {}
+    assert given["layer"].tolist() == [0, 2]
+
+
+def test_every_family_is_covered() -> None:
+    assert {b.model_type for b, _ in TINY} == {b.model_type for b in BLUEPRINTS}
+
+
+# What cannot be done is not planned
+
+
+def test_a_tokenizer_that_cannot_be_pruned_keeps_its_vocabulary(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", vocab_size=8192)
+    budget = int(inspect_directory(directory).parameters * 0.95)
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    tokenizer["model"] = {"type": "WordLevel", "vocab": vocab, "unk_token": next(iter(vocab))}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    plan = plan_directory("m", directory, budget)
+    assert not any("vocab" in stage.sizes for stage in plan.stages)
+    assert "the vocabulary stays whole: " in plan.notes[0]
+    assert "WordLevel" in plan.notes[0]
+
+
+def test_an_encoder_decoder_is_planned_with_what_its_recovery_needs(tmp_path: Path) -> None:
+    directory = write_tiny(T5, tmp_path / "m")
+    plan = plan_directory("m", directory, int(inspect_directory(directory).parameters * 0.7))
+    assert plan.recipe.count("recover: {tokens: ") == len(plan.stages)
+    assert any("gives it the sentinels" in note for note in plan.notes)
+
+
+def test_a_config_alone_is_planned_as_its_checkpoint(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m")
+    full = plan_directory("m", directory, 30_000)
+    (directory / "model.safetensors").unlink()
+    alone = plan_directory("m", directory, 30_000)
+    assert (alone.stages, alone.recipe) == (full.stages, full.recipe)
+    assert alone.notes == ("planned from the config alone: the tokenizer may need more tokens",)

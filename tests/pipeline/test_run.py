@@ -1,0 +1,905 @@
+"""A run from end to end: killed anywhere, changed, tampered with, refused."""
+
+import contextlib
+import copy
+import json
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+import yaml
+from safetensors.torch import load_file, save_file
+
+import regrow
+from regrow.architectures.openba import OPENBA
+from regrow.architectures.t5 import T5
+from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.reader import open_checkpoint
+from regrow.checkpoint.trained_weights import save_trained
+from regrow.common.errors import UserError
+from regrow.pipeline.ledger import read_entries
+from regrow.pipeline.run import Result, Update
+from regrow.pipeline.summary import summarise
+from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_tiny
+
+Recipe = dict[str, Any]
+SAME = ["original", "recipe", "texts"]
+ALL = [
+    "original", "recipe", "texts", "original/measure",
+    "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure",
+    "width/carve", "width/measure-cut", "width/recover", "width/measure",
+    "vocabulary/carve", "vocabulary/measure-cut", "vocabulary/recover", "vocabulary/measure",
+    "result/samples",
+]  # fmt: skip
+
+
+def recover(tokens: int, **more: Any) -> dict[str, Any]:
+    return {"tokens": tokens, "row_length": 32, "batch_tokens": 64, "learning_rate": 0.01, **more}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run that no test changes, and what it was made of."""
+
+    home: Path
+    recipe: Recipe
+    out: Path
+    result: Result
+    updates: list[Update]
+    said: list[str]
+
+    def changed(self, *places: tuple[str, Any]) -> Recipe:
+        """The recipe with some dotted keys set; stages by name."""
+        recipe = copy.deepcopy(self.recipe)
+        for dotted, value in places:
+            at: Any = recipe
+            *before, last = dotted.split(".")
+            for key in before:
+                named = at if isinstance(at, dict) else {stage["name"]: stage for stage in at}
+                at = named[key]
+            at[last] = value
+        return recipe
+
+    def copied(self, out: Path) -> Path:
+        shutil.copytree(self.out, out)
+        return out
+
+
+def go(recipe: Recipe, out: Path, **options: Any) -> Result:
+    """Write the recipe beside `out` and run it."""
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return regrow.run(path, out, **options)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    home = tmp_path_factory.mktemp("pipeline")
+    write_model(home / "m")
+    write_text(home / "train.jsonl", sentences(60))
+    write_text(home / "heldout.jsonl", sentences(4, seed=1))
+    (home / "other.txt").write_text("Snow fell on the town, and nobody came.")
+    recipe: Recipe = {
+        "name": "tiny", "model": str(home / "m"), "seed": 3, "threads": 1,
+        "data": {
+            "train": str(home / "train.jsonl"),
+            "heldout": {"domain": str(home / "heldout.jsonl"), "other": str(home / "other.txt")},
+        },
+        "prompts": ["The river"], "answer_tokens": 3,
+        "stages": [
+            {"name": "depth", "cut": {"layers": 3, "calibration_tokens": 512},
+             "recover": recover(320, evaluate_every=128, save_every=0)},
+            {"name": "width", "cut": {"ffn": 24, "hidden": 28, "calibration_tokens": 512},
+             "recover": recover(128)},
+            {"name": "vocabulary", "cut": {"vocab_size": 300}, "recover": recover(128)},
+        ],
+    }  # fmt: skip
+    updates: list[Update] = []
+    said: list[str] = []
+    result = go(recipe, home / "run", watch=updates.append, say=said.append)
+    return Finished(home, recipe, home / "run", result, updates, said)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files by path, without the lock and the drawn numbers, which hold times."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != "lock" and path.parent.name != "tensorboard"
+    }
+
+
+def entries(out: Path) -> Mapping[str, Any]:
+    return read_entries(out / "ledger.jsonl")
+
+
+def assert_same_result(out: Path, other: Path) -> None:
+    """Models to the last bit; cuts, curves and losses too."""
+    ours, theirs = contents(out / "stages"), contents(other / "stages")
+    assert ours.keys() == theirs.keys()
+    for name, data in ours.items():
+        assert data == theirs[name], name
+    told, wanted = entries(out), entries(other)
+    assert told.keys() == wanted.keys()
+    timed = {"seconds", "tokens_per_second", "directory", "model"}
+    for name, entry in told.items():
+        decisive = {key: value for key, value in entry.outputs.items() if key not in timed}
+        assert decisive == {k: v for k, v in wanted[name].outputs.items() if k not in timed}, name
+
+
+# To the end
+
+
+def test_all_steps_are_done_in_order(finished: Finished) -> None:
+    assert list(entries(finished.out)) == ALL
+    assert finished.result.report == finished.out / "report.html"
+    assert finished.result.report.stat().st_size > 10_000
+    assert {path.name for path in finished.out.iterdir()} == {
+        "ledger.jsonl", "lock", "report.html", "stages",
+    }  # fmt: skip
+    for stage in ("depth", "width", "vocabulary"):
+        left = {path.name for path in (finished.out / "stages" / stage).iterdir()}
+        assert left == {"model", "tensorboard"}
+
+
+def test_the_result_is_a_plain_model_of_the_planned_size(finished: Finished) -> None:
+    code = (
+        "import sys, transformers\n"
+        "model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "assert 'regrow' not in sys.modules\n"
+        "print(sum(p.numel() for p in model.parameters()), len(tokenizer))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(finished.result.model)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    # Embedding, and 3 layers: queries and outputs, keys and values, three of ffn, two norms.
+    layer = 2 * 28 * 32 + 2 * 28 * 16 + 3 * 24 * 28 + 2 * 28
+    planned = 300 * 28 + 3 * layer + 28
+    assert done.stdout.split() == [str(planned), "300"]
+    assert entries(finished.out)["vocabulary/carve"].outputs["parameters"] == planned
+
+
+def test_training_helped(finished: Finished) -> None:
+    done = entries(finished.out)
+    for stage in ("depth", "width"):
+        before, after = (
+            done[f"{stage}/{step}"].outputs["heldout"]["domain"]["loss_per_token"]
+            for step in ("measure-cut", "measure")
+        )
+        assert after < before - 0.02
+    curve = done["depth/recover"].outputs["heldout_curve"]
+    assert [tokens for tokens, _ in curve] == [128, 256, 320]
+    assert curve[-1][1]["domain"] == pytest.approx(
+        done["depth/measure"].outputs["heldout"]["domain"]["loss_per_token"], abs=1e-5
+    )
+
+
+def test_who_watches_sees_it_go_on(finished: Finished) -> None:
+    assert finished.updates[0].stage == "original"
+    assert finished.updates[-1].stage == "result"
+    for update in finished.updates:
+        assert 0 <= update.share <= 1
+        assert 0 <= update.seconds_left < math.inf
+    stages = list(dict.fromkeys(update.stage for update in finished.updates))
+    assert stages == ["original", "depth", "width", "vocabulary", "result"]
+    losses = [u.loss for u in finished.updates if u.stage == "depth" and u.loss is not None]
+    assert len(losses) == 5
+    assert "depth: 4 -> 3 layers" in "\n".join(finished.said)
+
+
+def test_running_again_does_nothing(finished: Finished) -> None:
+    before = contents(finished.out)
+    said: list[str] = []
+    go(finished.recipe, finished.out, say=said.append)
+    assert said == []
+    assert contents(finished.out) == before
+    assert (finished.out / "lock").read_bytes() == b""
+
+
+# Killed
+
+
+def _run(recipe: str, out: str, compare: Sequence[str]) -> None:
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        regrow.run(recipe, out, compare=compare)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Any:
+    """Processes from one that has imported all, so that many can be killed in little time."""
+    root = str(Path(__file__).parents[2])
+    # An empty entry would be the current directory.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", root, prepend=os.pathsep if "PYTHONPATH" in os.environ else None)
+        context = multiprocessing.get_context("forkserver")
+        llama = "transformers.models.llama.modeling_llama"
+        context.set_forkserver_preload(["tests.pipeline.test_run", "regrow.training.loop", llama])
+        yield context
+
+
+def killed(
+    forks: Any, recipe: Path, out: Path, when: Callable[[], bool], compare: Sequence[str] = ()
+) -> bool:
+    """Run until `when`, then SIGKILL; whether it was killed before its end."""
+    process = forks.Process(target=_run, args=(str(recipe), str(out), compare))
+    process.start()
+    limit = time.monotonic() + 120
+    while process.is_alive() and not when():
+        assert time.monotonic() < limit, "a run hangs"
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -9)
+    return bool(process.exitcode)
+
+
+def lines(out: Path) -> int:
+    path = out / "ledger.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def longer_than(out: Path, count: int) -> Callable[[], bool]:
+    return lambda: lines(out) > count
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def saved_after(training: Path, step: int) -> Callable[[], bool]:
+    return lambda: any(int(path.name[5:]) > step for path in training.glob("step-*"))
+
+
+def written(finished: Finished, tmp_path: Path, recipe: Recipe | None = None) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(recipe or finished.recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def test_killed_after_every_step_it_ends_in_the_same_bits(
+    finished: Finished, forks: Any, tmp_path: Path
+) -> None:
+    recipe, out = written(finished, tmp_path), tmp_path / "run"
+    kills = 0
+    while lines(out) < len(ALL):
+        kills += killed(forks, recipe, out, longer_than(out, lines(out)))
+    assert kills >= len(ALL) - 2
+    go(finished.recipe, out)
+    assert_same_result(out, finished.out)
+
+
+def test_killed_within_a_training_it_ends_in_the_same_bits(
+    finished: Finished, forks: Any, tmp_path: Path
+) -> None:
+    recipe, out = written(finished, tmp_path), tmp_path / "run"
+    training = out / "stages/depth/training"
+    within = 0
+    for step in range(4):
+        assert killed(forks, recipe, out, saved_after(training, step))
+        within += any(training.glob("step-*")) and "depth/recover" not in entries(out)
+    assert within
+    go(finished.recipe, out)
+    assert_same_result(out, finished.out)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_it_ends_in_the_same_bits(
+    finished: Finished, forks: Any, tmp_path: Path, seed: int
+) -> None:
+    recipe, out = written(finished, tmp_path), tmp_path / "run"
+    rng = random.Random(seed)
+    kills = sum(killed(forks, recipe, out, after(rng.uniform(0.05, 0.5))) for _ in range(8))
+    assert kills
+    go(finished.recipe, out)
+    assert_same_result(out, finished.out)
+    assert not [path for path in out.rglob("*") if "partial" in path.name]
+
+
+def test_what_killed_writes_left_is_swept(finished: Finished, tmp_path: Path) -> None:
+    out = finished.copied(tmp_path / "run")
+    for name in (".ledger.jsonl.x1", ".report.html.x1", "stages/depth/.training.json.x"):
+        (out / name).touch()
+    for name in ("stages/depth/.carved.x.partial", "stages/width/.model.partial"):
+        (out / name).mkdir()
+        (out / name / "model.safetensors").touch()
+    for name in ("carved", "training"):  # between the record of a recovery and their removal
+        (out / "stages/depth" / name).mkdir()
+    go(finished.recipe, out)
+    assert contents(out) == contents(finished.out)
+
+
+# Changed
+
+CHANGES: Mapping[str, tuple[list[tuple[str, Any]], str, str, list[str]]] = {
+    "a size": ([("stages.width.cut.ffn", 20)], "width.cut.ffn: 24 -> 20",
+               "width, vocabulary, result (answers)", ALL[8:]),
+    "a score": ([("stages.width.cut.by", "random")], "width.cut.by: nothing -> random",
+                "width, vocabulary, result (answers)", ALL[8:]),
+    "a recovery": ([("stages.width.recover.tokens", 192)], "width.recover.tokens: 128 -> 192",
+                   "width, vocabulary, result (answers)", ALL[10:]),
+    "a prompt": ([("prompts", ["Rain"])], 'prompts: ["The river"] -> ["Rain"]',
+                 "original (losses), result (answers)", [ALL[3], ALL[16]]),
+    "the seed": ([("seed", 4)], "seed: 3 -> 4",
+                 "depth, width, vocabulary, result (answers)", ALL[4:]),
+    "the train text": ([("data.train", "heldout.jsonl")], "data.train: changed",
+                       "depth, width, vocabulary, result (answers)", ALL[4:]),
+    "a held-out text": ([("data.heldout.other", "train.jsonl")], "data.heldout.other: changed",
+                        "original (losses), depth (losses), width (losses), vocabulary (losses)",
+                        [name for name in ALL if "measure" in name]),
+    "a name": ([("stages.vocabulary.name", "words")], "vocabulary is no longer there",
+               "vocabulary, result (answers)", ALL[12:]),
+}  # fmt: skip
+
+
+def as_changed(finished: Finished, name: str) -> Recipe:
+    changes = [
+        (key, str(finished.home / value) if key.startswith("data") else value)
+        for key, value in CHANGES[name][0]
+    ]
+    return finished.changed(*changes)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_recipe_is_refused(finished: Finished, tmp_path: Path, name: str) -> None:
+    _, change, invalid, _ = CHANGES[name]
+    out = finished.copied(tmp_path / "run")
+    with pytest.raises(UserError) as error:
+        go(as_changed(finished, name), out)
+    assert str(error.value) == (
+        f"{out}: the recipe changed ({change}); this invalidates {invalid}; add --redo to do them "
+        "again, or choose another --out"
+    )
+    assert contents(out) == contents(finished.out)
+
+
+@pytest.mark.parametrize("name", ["a recovery", "a held-out text", "a prompt", "a name"])
+def test_redo_does_exactly_these_steps_again(finished: Finished, tmp_path: Path, name: str) -> None:
+    stale = CHANGES[name][3]
+    out = finished.copied(tmp_path / "run")
+    before = entries(out)
+    models = contents(out / "stages")
+    go(as_changed(finished, name), out, redo=True)
+    after = entries(out)
+    again = {n for n, entry in after.items() if n not in before or entry != before[n]}
+    renamed = {n.replace("vocabulary", "words") for n in stale} if name == "a name" else stale
+    assert again - {"recipe", "texts"} == set(renamed)
+    recovered = {n.partition("/")[0] for n in stale if n.endswith("/recover")}
+    for path, data in contents(out / "stages").items():
+        if path.partition("/")[0] not in recovered and not path.startswith("words"):
+            assert data == models[path]
+    summary = summarise(out)
+    assert [stage.done for stage in summary.stages] == [True] * 3
+    assert all(row.after_cut for row in summary.models[1:])
+    assert summary.recipe_text == out.with_suffix(".yaml").read_text()
+    # And back again: what is put into the same steps comes out of them.
+    go(finished.recipe, out, redo=True)
+    shutil.rmtree(out / "stages/words", ignore_errors=True)
+    assert_same_result(out, finished.out)
+
+
+def test_a_curve_of_another_text_is_not_shown(finished: Finished, tmp_path: Path) -> None:
+    assert len(summarise(finished.out).stages[0].heldout_curve) == 3
+    out = finished.copied(tmp_path / "run")
+    recipe = finished.changed(("data.heldout.domain", str(finished.home / "other.txt")))
+    go(recipe, out, redo=True)
+    assert summarise(out).stages[0].heldout_curve == ()
+
+
+@pytest.mark.parametrize(
+    "change", [("stages.depth.recover.save_every", 60), ("threads", None), ("name", "other")]
+)
+def test_what_changes_nothing_may_change(
+    finished: Finished, tmp_path: Path, change: tuple[str, Any]
+) -> None:
+    out = finished.copied(tmp_path / "run")
+    go(finished.changed(change), out)
+    before, after = entries(finished.out), entries(out)
+    assert [name for name in after if after[name] != before[name]] == ["recipe"]
+
+
+def test_other_settings_of_a_half_done_training_are_noticed(
+    finished: Finished, forks: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    recipe = finished.changed(("stages", finished.recipe["stages"][:1]))
+    training = out / "stages/depth/training"
+    assert killed(
+        forks, written(finished, tmp_path, recipe), out, lambda: any(training.glob("step-*"))
+    )
+    other = finished.changed(("stages.depth.recover.learning_rate", 0.02))
+    other["stages"] = other["stages"][:1]
+    with pytest.raises(UserError, match=r"depth\.recover\.learning_rate: 0\.01 -> 0\.02\); this "
+                       r"invalidates depth; add --redo"):  # fmt: skip
+        go(other, out)
+    go(other, out, redo=True)
+    go(other, tmp_path / "fresh")
+    assert_same_result(out, tmp_path / "fresh")
+
+
+# Tampered with
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+TAMPERING: Mapping[str, Callable[[Path], object]] = {
+    "weights": lambda model: flip(model / "model.safetensors"),
+    "config": lambda model: flip(model / "config.json"),
+    "tokenizer": lambda model: flip(model / "tokenizer_config.json"),
+    "gone": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("stage", ["depth", "vocabulary"])
+@pytest.mark.parametrize("what", TAMPERING)
+def test_a_changed_output_is_noticed(
+    finished: Finished, tmp_path: Path, stage: str, what: str
+) -> None:
+    out = finished.copied(tmp_path / "run")
+    TAMPERING[what](out / "stages" / stage / "model")
+    message = "gone, though the ledger says" if what == "gone" else "not as .*/recover left it"
+    if what == "config":  # no JSON any more, or other JSON
+        message += "|not JSON|not valid JSON|JSON"
+    with pytest.raises(UserError, match=f"stages/{stage}/model.*({message})"):
+        go(finished.recipe, out)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_changed_original_is_noticed(finished: Finished, tmp_path: Path, name: str) -> None:
+    shutil.copytree(finished.home / "m", tmp_path / "m")
+    out = finished.copied(tmp_path / "run")
+    moved = finished.changed(("model", str(tmp_path / "m")))
+    go(moved, out)
+    if name == "config.json":
+        config = json.loads((tmp_path / "m" / name).read_text())
+        (tmp_path / "m" / name).write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    else:
+        flip(tmp_path / "m" / name)
+    with pytest.raises(UserError, match=r"the recipe changed \(model\.\w+: changed\)"):
+        go(moved, out)
+
+
+# The control
+
+
+def test_a_control_can_be_added_later(finished: Finished, tmp_path: Path) -> None:
+    out = finished.copied(tmp_path / "run")
+    before, models = entries(out), contents(out / "stages")
+    go(finished.recipe, out, compare=["control"])
+    after = entries(out)
+    assert list(after) == [*ALL, "control/recover", "control/measure"]
+    assert all(after[name] == before[name] for name in ALL)
+    assert all(contents(out / "stages")[path] == data for path, data in models.items())
+    assert after["control/recover"].outputs["tokens"] == 320 + 128 + 128
+    summary = summarise(out)
+    assert [row.role for row in summary.models] == ["original", *["stage"] * 3, "comparison"]
+    assert "576 tokens" in summary.models[-1].note
+    done = contents(out)
+    go(finished.recipe, out)
+    go(finished.recipe, out, compare=["control"])
+    assert contents(out) == done
+    with pytest.raises(UserError, match=r"invalidates width, vocabulary, result \(answers\), con"):
+        go(as_changed(finished, "a recovery"), out)
+
+
+# Refused before anything is written
+
+
+def _two(finished: Finished, second: dict[str, Any], **first: Any) -> Recipe:
+    """Two stages of which the second is wrong."""
+    stages = [{"name": "a", "cut": {"layers": 3}, **first}, {"name": "b", "cut": second}]
+    return finished.changed(("stages", stages))
+
+
+def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
+    def change(key: str, value: Any) -> Callable[[Finished], Recipe]:
+        return lambda f: f.changed((key, value))
+
+    def second(**cut: Any) -> Callable[[Finished], Recipe]:
+        return lambda f: _two(f, cut)
+
+    def at_home(key: str, name: str) -> Callable[[Finished], Recipe]:
+        return lambda f: f.changed((key, str(f.home / name)))
+
+    def of_decoders(f: Finished) -> Recipe:
+        stages = [{"name": "a", "recover": recover(64, objective="causal")}]
+        return f.changed(("model", str(f.home / "t5")), ("stages", stages))
+
+    yield "no train text", at_home("data.train", "none.txt"), "data.train: .*none.txt: no such file"
+    yield "no held-out text", at_home("data.heldout.x", "none.txt"), "data.heldout.x: .*no such f"
+    yield "empty text", at_home("data.heldout.x", "empty.txt"), "data.heldout.x: .*no text"
+    yield "blank text", at_home("data.train", "blank.jsonl"), "data.train: .*blank.jsonl: no text"
+    yield "not UTF-8", at_home("data.train", "latin.txt"), "data.train: .*line 1 is not UTF-8"
+    yield (
+        "short",
+        at_home("data.train", "short.txt"),
+        (r"data.train: \d+ tokens, less than one row of 32 \(stages: \w+: recover.row_length\)"),
+    )
+    yield (
+        "objective of the other kind",
+        of_decoders,
+        "stages: a: recover: objective: causal is not for an encoder-decoder; give one of span-",
+    )
+    yield (
+        "which stack",
+        at_home("model", "t5"),
+        (
+            r"stages: depth: layers 3: t5 has 2 stacks; write layers: \{encoder: 3\} or "
+            r"layers: \{decoder: 3\}"
+        ),
+    )
+    yield "no model", at_home("model", "none"), "none: no such directory"
+    yield (
+        "no tokenizer",
+        lambda f: f.changed(("model", str(f.home / "bare")), ("stages", f.recipe["stages"][:1])),
+        "bare: no tokenizer that transformers can load",
+    )
+    yield "no tokenizer to cut", at_home("model", "bare"), "stages: vocabulary: .*no tokenizer.json"
+    yield "no eos", at_home("model", "endless"), "endless: no eos_token"
+    yield "later layers", second(layers=4), "stages: b: layer: 4 is not between 1 and 3"
+    yield "later layer", second(drop_layers="3"), "stages: b: drop_layers 3: '3' lies beyond 2"
+    yield "later hidden", second(hidden=30), "stages: b: hidden: the llama config class refuses 30"
+    yield "later heads", second(heads=3), "stages: b: head: 3 heads on 2 key-value heads"
+    yield "vocabulary", second(vocab_size=9), "stages: b: vocabulary size 9 is too small: the least"
+    yield "large vocabulary", second(vocab_size=400), "stages: b: vocab: 400 is not between 1"
+    yield "stack", second(ffn={"decoder": 8}), r"stages: b: ffn: \{decoder: 8\}: llama has no dec"
+    yield "score", second(ffn=24, by="influence"), "stages: b: cut.by: influence scores layer, not"
+    yield "no cut", second(cut="/none.json"), "stages: b: /none.json: no such file"
+    yield (
+        "cut",
+        lambda f: _two(f, {"cut": str(f.home / "cut/regrow_cut.json")}),
+        ("stages: b: cut: axis layer: made for size 4, the model has 3"),
+    )
+    yield (
+        "cut of another",
+        lambda f: f.changed(
+            ("model", str(f.home / "cut")),
+            ("stages", [{"name": "a", "cut": {"cut": str(f.home / "cut/regrow_cut.json")}}]),
+        ),
+        "stages: a: cut: it was made for model sha256:",
+    )
+    yield (
+        "replicas",
+        change("stages.depth.recover.replicas", 2),
+        r"depth: recover.replicas \(2\): one",
+    )
+    yield "stage called result", change("stages.depth.name", "result"), "name 'result' is taken"
+
+
+REFUSED = {name: (make, message) for name, make, message in _refused()}
+
+
+@pytest.fixture(scope="module")
+def wrong(finished: Finished) -> Finished:
+    """Beside the run, what cannot be run."""
+    home = finished.home
+    write_tiny(T5, home / "t5", vocab_size=400)
+    for path in (home / "m").glob("tokenizer*"):
+        shutil.copy(path, home / "t5")
+    regrow.prune(home / "m", home / "cut", drop_layers="1")
+    (home / "empty.txt").touch()
+    (home / "blank.jsonl").write_text('{"text": "  "}\n')
+    (home / "latin.txt").write_bytes("né".encode("latin-1"))
+    (home / "short.txt").write_text("A river.")
+    for name in ("bare", "endless"):
+        shutil.copytree(home / "m", home / name)
+    for path in (home / "bare").glob("tokenizer*"):
+        path.unlink()
+    config = json.loads((home / "endless/tokenizer_config.json").read_text())
+    del config["eos_token"]
+    (home / "endless/tokenizer_config.json").write_text(json.dumps(config))
+    return finished
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    wrong: Finished, tmp_path: Path, name: str
+) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(UserError, match=message) as error:
+        go(make(wrong), tmp_path / "new")
+    assert "\n" not in str(error.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"new.yaml"}
+
+
+def test_a_run_does_not_go_into_its_model(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.home / "m", tmp_path / "m")
+    before = contents(tmp_path / "m")
+    with pytest.raises(UserError, match="lies inside the model"):
+        regrow.run(written(finished, tmp_path, finished.changed(("model", str(tmp_path / "m")))),
+                   tmp_path / "m/run")  # fmt: skip
+    assert contents(tmp_path / "m") == before
+
+
+def test_the_disk_must_have_room(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="bytes are needed there, 1,000,000 are free"):
+        go(finished.recipe, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    out = finished.copied(tmp_path / "run")
+    go(finished.recipe, out)  # nothing to do needs no room
+
+
+def test_what_a_training_saved_makes_room_for_it(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(update: Update) -> None:
+        if update.doing == "recovering":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        go(finished.recipe, out, watch=stop)
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="bytes are needed there"):
+        go(finished.recipe, out)
+
+    def save(stage: Path) -> None:
+        saved = stage / "training/step-00000001/model.safetensors"
+        saved.parent.mkdir(parents=True)
+        saved.touch()
+        os.truncate(saved, 10**12)
+
+    save(out / "stages/control")  # which nobody asks for
+    with pytest.raises(UserError, match="bytes are needed there"):
+        go(finished.recipe, out)
+    (carved,) = out.glob("stages/*/carved")
+    save(carved.parent)
+    with pytest.raises(UserError, match=r"state.json: cannot be read"):
+        go(finished.recipe, out)
+
+
+# Encoder-decoders and comparisons
+
+
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """An OpenBA in two cuts and a recovery without a cut, beside both comparisons."""
+    home = tmp_path_factory.mktemp("seq2seq")
+    write_seq2seq(home / "m", OPENBA)
+    write_text(home / "train.jsonl", sentences(40))
+    text = sentences(4, seed=1)
+    write_text(home / "heldout.jsonl", [*text, " ".join(text)])
+    cut = {"calibration_tokens": 512}
+    recipe: Recipe = {
+        "name": "tiny", "model": str(home / "m"), "seed": 3, "threads": 1,
+        "data": {"train": str(home / "train.jsonl"),
+                 "heldout": {"domain": str(home / "heldout.jsonl")}},
+        "prompts": ["The river"], "answer_tokens": 3,
+        "stages": [
+            {"name": "depth", "cut": {"layers": {"encoder": 2, "decoder": 3}, **cut},
+             "recover": recover(320, evaluate_every=128)},
+            {"name": "width", "cut": {"ffn": 256, "hidden": 16, "heads": 2, **cut},
+             "recover": recover(128)},
+            {"name": "longer", "recover": recover(128)},
+        ],
+    }  # fmt: skip
+    result = go(recipe, home / "run", compare=["control", "at-once"])
+    return Finished(home, recipe, home / "run", result, [], [])
+
+
+def test_an_encoder_decoder_is_cut_and_recovered(filled: Finished) -> None:
+    done = entries(filled.out)
+    assert list(done)[4:] == [
+        "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure",
+        "width/carve", "width/measure-cut", "width/recover", "width/measure",
+        "longer/recover", "longer/measure", "result/samples",
+        "control/recover", "control/measure",
+        "at-once/carve", "at-once/measure-cut", "at-once/recover", "at-once/measure",
+    ]  # fmt: skip
+    for name in ("depth/measure", "width/measure", "longer/measure", "at-once/measure"):
+        domain = done[name].outputs["heldout"]["domain"]
+        assert 0 < domain["bits_per_byte"] < 20
+        assert 0 < domain["loss_per_token"] < 20
+    config = json.loads((filled.result.model / "config.json").read_text())
+    assert (config["num_layers"], config["num_decoder_layers"]) == (2, 3)
+    assert config["auto_map"]["AutoConfig"] == "configuration_openba.OpenBAConfig"
+    assert regrow.verify(filled.result.model).ok
+    assert regrow.generate(filled.result.model, "The river", max_new_tokens=2) is not None
+
+
+def test_the_comparisons_have_the_same_sizes_and_tokens(filled: Finished) -> None:
+    summary = summarise(filled.out)
+    rows = {row.name: row for row in summary.models}
+    assert [row.role for row in summary.models] == ["original", *["stage"] * 3, *["comparison"] * 2]
+    assert rows["at-once"].parameters == rows["longer"].parameters
+    assert rows["control"].parameters == rows["original"].parameters
+    assert rows["at-once"].after_cut.keys() == rows["at-once"].after_recovery.keys() == {"domain"}
+    done = entries(filled.out)
+    budget = sum(done[f"{name}/recover"].outputs["tokens"] for name in ("depth", "width", "longer"))
+    for name in ("control", "at-once"):
+        assert done[f"{name}/recover"].outputs["tokens"] == pytest.approx(budget, abs=128)
+    stages = {stage.name: stage for stage in summary.stages}
+    assert list(stages) == ["depth", "width", "longer"]
+    assert stages["longer"].cut == ""
+    assert stages["longer"].done
+    page = (filled.out / "report.html").read_text(encoding="utf-8")
+    assert "all cuts made in one" in page
+    assert "what is taken out of the text" in page
+
+
+@pytest.mark.parametrize("within", ["longer", "control", "at-once"])
+def test_killed_within_a_comparison_it_ends_in_the_same_bits(
+    filled: Finished, forks: Any, tmp_path: Path, within: str
+) -> None:
+    """From what stood before that training, killed after its first step."""
+    out, whole = tmp_path / "run", list(entries(filled.out))
+    lines_of = (filled.out / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    before = whole.index(f"{within}/recover")
+    out.mkdir()
+    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:before]))
+    for name in {step.partition("/")[0] for step in whole[:before]} - {within, *SAME, "result"}:
+        shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
+    recipe = filled.changed(("stages.longer.recover.save_every", 0))
+    path = written(filled, tmp_path, recipe)
+    training = out / "stages" / within / "training"
+    compare = ("control", "at-once") if within != "longer" else ()
+    assert killed(forks, path, out, saved_after(training, 0), compare)
+    assert f"{within}/recover" not in entries(out)
+    regrow.run(path, out, compare=compare)
+    result = f"stages/{within}/model/model.safetensors"
+    assert (out / result).read_bytes() == (filled.out / result).read_bytes()
+
+
+def test_comparisons_that_a_change_invalidates_are_named(filled: Finished, tmp_path: Path) -> None:
+    out = filled.copied(tmp_path / "run")
+    longer = filled.changed(("stages.longer.recover.learning_rate", 0.02))
+    with pytest.raises(UserError, match=r"result \(answers\), control \(dropped\), at-once \(dro"):
+        go(longer, out)
+    with pytest.raises(
+        UserError, match=r"longer, result \(answers\), control \(dropped\), at-once;"
+    ):
+        go(longer, out, compare=["at-once"])
+    said: list[str] = []
+    go(longer, out, compare=["at-once"], redo=True, say=said.append)
+    assert any("control (dropped)" in line for line in said)
+    assert "at-once/measure" in entries(out)
+    assert "control/recover" not in entries(out)
+
+
+def test_a_half_done_training_is_not_lost_when_its_stage_is_renamed(
+    filled: Finished, forks: Any, tmp_path: Path
+) -> None:
+    lines_of = (filled.out / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    out = tmp_path / "run"
+    for name in ("depth", "width"):
+        shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
+    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:12]))
+    recipe = filled.changed(("stages.longer.recover.save_every", 0))
+    training = out / "stages/longer/training"
+    assert killed(forks, written(filled, tmp_path, recipe), out, saved_after(training, 0))
+    recipe["stages"][2]["name"] = "long"
+    with pytest.raises(UserError, match=r"longer is no longer there.*invalidates longer"):
+        go(recipe, out)
+    assert any(training.iterdir())
+    go(recipe, out, redo=True)
+    assert not training.exists()
+
+
+@pytest.mark.parametrize(
+    ("stages", "compare", "message"),
+    [
+        ([{"name": "a", "cut": {"layers": 3}, "recover": recover(64)}], "at-once",
+         "--at-once: the recipe makes fewer than two cuts"),
+        ([{"name": "a", "cut": {"layers": 4}, "recover": recover(64)},
+          {"name": "b", "cut": {"ffn": 48}}], "at-once", "--at-once: the recipe makes fewer"),
+        ([{"name": "a", "cut": {"layers": 3}}], "control", "--control: the recipe recov"),
+    ],
+)  # fmt: skip
+def test_a_comparison_with_nothing_to_compare_is_refused(
+    finished: Finished, tmp_path: Path, stages: list[Any], compare: str, message: str
+) -> None:
+    recipe = finished.changed(("stages", stages), ("prompts", []))
+    with pytest.raises(UserError, match=message):
+        go(recipe, tmp_path / "new", compare=[compare])
+    assert not (tmp_path / "new").exists()
+
+
+def test_too_few_sentinels_are_said_before_work(filled: Finished, tmp_path: Path) -> None:
+    recipe = filled.changed(
+        ("stages.longer.recover", recover(400, row_length=400, batch_tokens=400))
+    )
+    with pytest.raises(
+        UserError, match=r"stages: longer: recover: 400 tokens .* 8 sent.* at most \d+ tokens"
+    ):
+        go(recipe, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_original_as_published_is_trained_with_its_code(filled: Finished) -> None:
+    control = filled.out / "stages/control/model"
+    assert (control / "modeling_openba.py").is_file()
+    assert json.loads((control / "config.json").read_text())["auto_map"]
+
+
+# The report
+
+
+def test_a_run_can_be_reported_after_every_step(finished: Finished, tmp_path: Path) -> None:
+    whole = (finished.out / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    for count in range(1, len(whole) + 1):
+        (tmp_path / "ledger.jsonl").write_bytes(b"".join(whole[:count]) + b'{"torn')
+        page = regrow.write_report(tmp_path)
+        assert page.stat().st_size > 5_000
+        summary = summarise(tmp_path)
+        done = [stage.name for stage in summary.stages if stage.done]
+        assert done == [n for n in ("depth", "width", "vocabulary")
+                        if f"{n}/measure" in ALL[:count]]  # fmt: skip
+        assert len(summary.models) == 1 + len(summary.stages)
+    (tmp_path / "ledger.jsonl").write_bytes(b"")
+    with pytest.raises(UserError, match="no run was begun here"):
+        summarise(tmp_path)
+
+
+def test_a_run_without_recovery(finished: Finished, tmp_path: Path) -> None:
+    stages = [{"name": "depth", "cut": {"drop_layers": "1-2"}}]
+    result = go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run")
+    assert result.model.name == "carved"
+    config = json.loads((result.model / "config.json").read_text())
+    assert config["num_hidden_layers"] == 2
+    (stage,) = summarise(result.directory).stages
+    assert (stage.done, stage.recovery, stage.curve) == (True, "", ())
+    original, row = summarise(result.directory).models
+    assert row.after_cut.keys() == original.after_recovery.keys()
+    assert row.after_recovery == {}
+    assert row.generation_tokens_per_second is not None
+    go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run")
+    assert "control/recover" not in entries(tmp_path / "run")
+
+
+# Saving
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_saving_leaves_out_what_the_class_ignores(tmp_path: Path, shards: int) -> None:
+    source = write_model(tmp_path / "m")
+    state = load_file(source / "model.safetensors")
+    extra = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    state[extra] = torch.ones(4)
+    if shards == 1:
+        save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (source / "model.safetensors").unlink()
+        names = sorted(state)
+        parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+        for file, held in parts.items():
+            save_file({n: state[n] for n in held}, source / file, metadata={"format": "pt"})
+        places = {name: file for file, held in parts.items() for name in held}
+        index = {"metadata": {}, "weight_map": places}
+        (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    checkpoint = open_checkpoint(source)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    save_trained(model.state_dict(), checkpoint, bind_checkpoint(checkpoint), tmp_path / "out")
+    again = open_checkpoint(tmp_path / "out")
+    assert again.tensors.keys() == state.keys() - {extra}
+    assert len(again.files) == shards
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, state[name] * 2)
+    assert (tmp_path / "out/tokenizer.json").is_file()
+    assert [path.name for path in tmp_path.glob(".*")] == []

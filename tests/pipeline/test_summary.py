@@ -1,0 +1,153 @@
+"""From the ledger of a run to what the report shows, however far the run went."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrow.common.errors import UserError
+from regrow.pipeline.ledger import Entry, Ledger
+from regrow.pipeline.summary import summarise
+
+DOMAIN = {"domain": "a" * 64}
+CUT = {
+    "format": 1, "model": "sha256:" + "0" * 64,
+    "axes": {
+        "layer": {"size": 4, "keep": "0,2-3"},
+        "ffn": {"size": 6, "along": "layer", "keep": ["0-2", "5,1,0", "3-5"]},
+    },
+}  # fmt: skip
+
+
+def facts(parameters: int, **more: Any) -> dict[str, Any]:
+    return {
+        "fingerprint": f"sha256:{parameters:064d}", "parameters": parameters,
+        "parts": {"embedding": 10, "ffn": parameters - 10}, "vocabulary": 320, "bytes": 99, **more,
+    }  # fmt: skip
+
+
+def losses(loss: float, **more: Any) -> dict[str, Any]:
+    measured = {
+        "loss_per_token": loss,
+        "bits_per_byte": loss / 2,
+        "tokens": 9,
+        "bytes": 30,
+        "predicts": "every token",
+    }
+    return {"heldout": {"domain": measured}, **more}
+
+
+PROMPTS = {"prompts": ["Hello", "Why?"], "heldout": DOMAIN}
+RECOVERY = {
+    "curve": [[64, 5.5], [100, 5.25]], "heldout_curve": [[100, {"domain": 5.0}]],
+    "heldout": DOMAIN, "tokens": 100, "predicted": 90, "seconds": {"recover": 7.0},
+}  # fmt: skip
+STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
+    ("original", {}, facts(100, source=None), 1.0),
+    ("recipe", {}, {"text": "name: x # <b>\n"}, 0.0),
+    ("texts", {}, {"texts": [
+        {"name": "train", "role": "train", "documents": 2, "tokens": 50, "sha256": "t"},
+        {"name": "domain", "role": "heldout", "documents": 1, "tokens": 9, "sha256": "h"},
+    ]}, 0.5),
+    ("original/measure", PROMPTS, losses(4.0, answers=["a", "b"], tokens_per_second=20.0), 2.0),
+    ("depth/carve", {"cut": {"layers": 3, "by": "random"}},
+     facts(80, words="4 -> 3 layers", cut=CUT, notes=["x: dropped"],
+           seconds={"score": 3.0, "carve": 0.25}), 3.25),
+    ("depth/measure-cut", {"heldout": DOMAIN, "speed": False}, losses(6.0), 1.5),
+    ("depth/recover", {"recover": {
+        "batch_tokens": 64, "learning_rate": 3e-4, "optimizer": "adamw", "schedule": "cosine",
+    }},
+     facts(80, **RECOVERY), 7.5),
+    ("depth/measure", {"heldout": DOMAIN}, losses(5.0, tokens_per_second=30.0), 1.25),
+    ("words/carve", {"cut": {"vocab_size": 300, "by": None}},
+     facts(70, words="vocabulary 320 -> 300", notes=[],
+           cut={**CUT, "axes": {"vocab": {"size": 320, "keep": "0-299"}}},
+           seconds={"score": 0.0, "carve": 0.5}), 0.75),
+    ("words/measure-cut", {"heldout": DOMAIN, "speed": True},
+     losses(5.5, tokens_per_second=31.0), 1.0),
+    ("result/samples", PROMPTS, {"answers": ["c", "d"]}, 0.5),
+    ("control/recover", {"recover": {}}, facts(100, **{**RECOVERY, "tokens": 1_000}), 9.0),
+    ("control/measure", {"heldout": DOMAIN}, losses(3.5, tokens_per_second=21.0), 1.0),
+]  # fmt: skip
+
+
+def ledger(directory: Path, count: int, **changed: dict[str, Any]) -> Path:
+    """The first steps of a run; `changed`: other inputs, by step with _ for /."""
+    with Ledger(directory) as found:
+        for number, (name, inputs, outputs, seconds) in enumerate(STEPS[:count]):
+            environment = {
+                "versions": {"torch": "2"}, "seed": 0, "command": f"regrow run {number}",
+                "machine": {"cpu": "c", "threads": 2, "memory": 8},
+            }  # fmt: skip
+            inputs = changed.get(name.replace("/", "_"), inputs)
+            started = f"2026-01-01T00:00:{number:02d}+00:00"
+            found.record(Entry(name, "k", inputs, outputs, environment, started, seconds))
+    return directory
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    summary = summarise(ledger(tmp_path / "small", len(STEPS)))
+    assert (summary.name, summary.command) == ("small", "regrow run 12")
+    assert summary.seconds == sum(step[3] for step in STEPS)
+    assert summary.recipe_text == "name: x # <b>\n"
+    assert [text.name for text in summary.texts] == ["train", "domain"]
+    assert [(row.name, row.role, row.parameters) for row in summary.models] == [
+        ("original", "original", 100), ("depth", "stage", 80), ("words", "stage", 70),
+        ("control", "comparison", 100),
+    ]  # fmt: skip
+    original, depth, words, control = summary.models
+    assert (original.after_cut, original.after_recovery["domain"].loss) == ({}, 4.0)
+    assert (depth.after_cut["domain"].loss, depth.after_recovery["domain"].loss) == (6.0, 5.0)
+    assert (words.after_cut["domain"].bits_per_byte, words.after_recovery) == (2.75, {})
+    speeds = [row.generation_tokens_per_second for row in summary.models]
+    assert speeds == [20.0, 30.0, 31.0, 21.0]
+    assert control.note == "the original, trained on 1,000 tokens too"
+    assert list(summary.hashes) == ["original", "depth", "words"]
+    assert [(s.prompt, s.original, s.result) for s in summary.samples] == [
+        ("Hello", "a", "c"), ("Why?", "b", "d"),
+    ]  # fmt: skip
+
+
+def test_what_a_stage_did(tmp_path: Path) -> None:
+    depth, words = summarise(ledger(tmp_path, len(STEPS))).stages
+    assert (depth.cut, words.cut) == ("4 -> 3 layers, by random", "vocabulary 320 -> 300")
+    assert depth.recovery == ("100 tokens in steps of 64, AdamW, learning rate 0.0003 with cosine")
+    assert (depth.warnings, words.recovery) == (("x: dropped",), "")
+    ffn, layer = sorted(depth.kept, key=lambda kept: kept.axis)
+    assert (layer.axis, layer.before, layer.kept) == ("layer", 4, (0, 2, 3))
+    assert ffn.kept_by_layer == ((0, 1, 2), (0, 1, 5), (3, 4, 5))
+    assert depth.curve == ((64, 5.5), (100, 5.25))
+    assert depth.heldout_curve == ((100, {"domain": 5.0}),)
+    assert depth.seconds.model_dump() == {
+        "score": 3.0, "carve": 0.25, "recover": 7.0, "measure": 2.75,
+    }  # fmt: skip
+    assert words.seconds.recover is None
+
+
+@pytest.mark.parametrize(
+    ("count", "models", "done"),
+    [(1, 1, []), (4, 1, []), (5, 2, [False]), (6, 2, [False]), (7, 2, [False]), (8, 2, [True]),
+     (9, 3, [True, False]), (10, 3, [True, True]), (11, 3, [True, True])],
+)  # fmt: skip
+def test_a_run_on_its_way(tmp_path: Path, count: int, models: int, done: list[bool]) -> None:
+    summary = summarise(ledger(tmp_path, count))
+    assert len(summary.models) == models
+    assert [stage.done for stage in summary.stages] == done
+    if count >= 4:
+        assert [s.result for s in summary.samples] == (["c", "d"] if count > 10 else [None] * 2)
+
+
+def test_a_curve_of_another_text_is_left_out(tmp_path: Path) -> None:
+    other = {"heldout": {"domain": "b" * 64}}
+    assert summarise(ledger(tmp_path, 8, depth_measure=other)).stages[0].heldout_curve == ()
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run was begun here \(ledger\.jsonl has no entry\)"):
+        summarise(tmp_path)
+    (tmp_path / "ledger.jsonl").write_text('{"torn')
+    with pytest.raises(UserError, match="no run was begun here"):
+        summarise(tmp_path)
+    (tmp_path / "ledger.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"ledger\.jsonl:1: damaged"):
+        summarise(tmp_path)

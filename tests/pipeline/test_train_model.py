@@ -1,0 +1,221 @@
+"""regrow train: one training, from options or a recipe, alone or under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
+
+from regrow import UserError, api
+from regrow.cli import app
+from regrow.models.loading import load_model, load_tokenizer
+from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.train_model import FILE_NAME, of_options
+from tests.tiny import sentences, write_model, write_text
+
+torch.set_num_threads(1)
+SETTINGS: dict[str, Any] = {
+    "tokens": 1200, "row_length": 32, "batch_tokens": 128, "learning_rate": 0.01,
+    "precision": "fp32", "export_every": 500,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    write_model(home / "tiny")
+    write_text(home / "text.jsonl", sentences(60))
+    write_text(home / "heldout.jsonl", sentences(6, seed=5))
+    return home
+
+
+def recipe(home: Path, seed: int = 3, **changes: Any) -> Recipe:
+    return of_options(
+        str(home / "tiny"), [home / "text.jsonl"], home / "heldout.jsonl", SETTINGS | changes, seed
+    )
+
+
+def options(home: Path) -> list[str]:
+    """The same on the command line."""
+    settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
+    texts = [f"--text={home / 'text.jsonl'}", f"--heldout={home / 'heldout.jsonl'}"]
+    return [str(home / "tiny"), *texts, *settings, "--seed=3"]
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Path:
+    result = CliRunner().invoke(app.app, ["train", *options(home), str(home / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    return home / "out"
+
+
+def test_a_model_is_trained_and_plain(home: Path, trained: Path) -> None:
+    known = json.loads((trained / FILE_NAME).read_text())["result"]
+    losses = [loss for _, loss in known["curve"]]
+    assert losses[-1] < losses[0] - 0.3
+    assert known["tokens"] >= 1200
+    ((tokens, heldout),) = known["heldout"]
+    assert tokens == known["tokens"]
+    load_tokenizer(trained / "model")
+    ours, before = load_model(trained / "model").state_dict(), load_model(home / "tiny")
+    assert ours.keys() == before.state_dict().keys()
+    assert heldout < losses[0] - 0.3
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"model", "exports", "tensorboard", FILE_NAME}
+
+
+def test_exports_are_models_on_the_way(home: Path, trained: Path) -> None:
+    paths = sorted((trained / "exports").iterdir())
+    assert [path.name for path in paths] == ["step-00000004", "step-00000008"]
+    one, other, last = (load_model(path).lm_head.weight for path in (*paths, trained / "model"))
+    assert not torch.equal(one, other)
+    assert not torch.equal(other, last)
+
+
+def test_a_training_that_is_done_is_not_done_again(home: Path, trained: Path) -> None:
+    said: list[str] = []
+    result = api.train(recipe(home), trained, say=said.append)
+    assert said == [f"{trained}: trained already"]
+    assert result.model == trained / "model"
+    assert result.tokens >= 1200
+
+
+def test_another_training_is_not_mixed_with_it(home: Path, trained: Path) -> None:
+    with pytest.raises(UserError, match=r"another training \(settings.learning_rate: 0.01 -> 0.1"):
+        api.train(recipe(home, learning_rate=0.1), trained)
+    with pytest.raises(UserError, match="not empty, and no training"):
+        api.train(recipe(home), home)
+
+
+def drawn(out: Path) -> list[tuple[int, float]]:
+    """The losses that TensorBoard draws."""
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("speed/tflops_per_device")[0].value > 0
+    return [(event.step, event.value) for event in events.Scalars("train/loss")]
+
+
+def approximately(curve: list[list[float]]) -> list[tuple[int, Any]]:
+    return [(step, pytest.approx(loss, rel=1e-4)) for step, (_, loss) in enumerate(curve, start=1)]
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_training_that_was_stopped_goes_on(home: Path, trained: Path, tmp_path: Path) -> None:
+    steps: list[str] = []
+
+    def stop(pace: Any) -> None:
+        steps.append(pace.doing)
+        if len(steps) == 5:
+            raise StopError
+
+    settings = {"save_every": 0}
+    with pytest.raises(StopError):
+        api.train(recipe(home, **settings), tmp_path / "out", watch=stop)
+    result = api.train(
+        recipe(home, **settings), tmp_path / "out", watch=lambda p: steps.append(p.doing)
+    )
+    assert steps == [f"step {number} of 10" for number in range(1, 11)]
+    whole = json.loads((trained / FILE_NAME).read_text())["result"]
+    assert [list(point) for point in result.curve] == whole["curve"]
+    assert drawn(tmp_path / "out") == drawn(trained) == approximately(whole["curve"])
+    for one, other in zip(
+        load_model(result.model).parameters(), load_model(trained / "model").parameters(),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(one, other)
+
+
+def test_pre_training_needs_no_weights(home: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in (home / "tiny").iterdir():
+        if path.suffix != ".safetensors":
+            (bare / path.name).write_bytes(path.read_bytes())
+    made = [
+        api.train(
+            recipe(home, seed).model_copy(update={"model": str(bare)}), tmp_path / name,
+            from_scratch=True,
+        )
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]  # fmt: skip
+    assert made[0].curve == made[1].curve
+    assert made[0].curve != made[2].curve
+    assert made[0].curve[-1][1] < made[0].curve[0][1]
+    assert load_tokenizer(made[0].model).eos_token_id == 2
+
+
+def test_a_recipe_with_a_stage_that_only_trains(home: Path, tmp_path: Path) -> None:
+    text = {
+        "name": "small", "model": "tiny", "seed": 3,
+        "data": {"train": "text.jsonl", "heldout": {"domain": "heldout.jsonl"}},
+        "stages": [
+            {"name": "cut", "cut": {"layers": 2}, "recover": SETTINGS},
+            {"name": "more", "recover": SETTINGS},
+        ],
+    }  # fmt: skip
+    path = home / "recipe.yaml"
+    path.write_text(yaml.safe_dump(text))
+    with pytest.raises(UserError, match=r"--stage: which of them.* cut, more"):
+        api.train(path, tmp_path / "out")
+    with pytest.raises(UserError, match="stages: cut: cuts; regrow run does"):
+        api.train(path, tmp_path / "out", stage="cut")
+    result = api.train(path, tmp_path / "out", stage="more")
+    assert len(result.curve) == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--set", "tokns=5"], "--set tokns: unknown"),
+        (["--set", "tokens=many"], "--set tokens: a whole number is wanted, not 'many'"),
+        (["--set", "tokens"], "--set tokens: not KEY=VALUE"),
+        (["--set", "tokens=["], "--set tokens=[: not a value"),
+        (["--set", "track=wandbb"], "--set track: tensorboard, wandb or trackio is wanted"),
+        (["--stage", "x"], "--stage: only a recipe has stages"),
+        (["--set", "row_length=9000", "--set", "batch_tokens=9000"], "tokens"),
+    ],
+)
+def test_what_is_wrong_is_said(home: Path, tmp_path: Path, given: list[str], message: str) -> None:
+    result = CliRunner().invoke(app.app, ["train", *options(home), *given, str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_under_torchrun_one_process_speaks_and_writes(home: Path, trained: Path) -> None:
+    out = home / "together"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            "-m", "regrow", "train", *options(home), str(out),
+        ],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model ") == 1
+    ours, alone = (
+        json.loads((directory / FILE_NAME).read_text())["result"] for directory in (out, trained)
+    )
+    for curve in ("curve", "heldout"):
+        assert [tokens for tokens, _ in ours[curve]] == [tokens for tokens, _ in alone[curve]]
+        losses = [loss for _, loss in ours[curve]]
+        assert losses == pytest.approx([loss for _, loss in alone[curve]], rel=1e-4)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "exports",
+        "model",
+        "tensorboard",
+        FILE_NAME,
+    ]
+    assert drawn(out) == approximately(alone["curve"])
+    load_model(out / "exports/step-00000004")
