@@ -22,7 +22,9 @@ import torch
 import transformers
 from common import Goal, Result, parser, say, show
 
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.resolve import resolve_model
+from regrow.common.progress import Progress
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
 from regrow.models.loading import load_model, load_tokenizer
@@ -33,7 +35,7 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.distributed.processes import Processes
-from regrow.training.loop import train
+from regrow.training.loop import TrainingTask, train
 from regrow.training.settings import RecoverySettings
 from regrow.training.teacher import load_teacher
 
@@ -84,7 +86,13 @@ class Trial:
         self.domain = [topics[name][: scale.heldout_characters] for name in held]
         self.prose = list(read_documents(PROSE))
         self.tokenizer = load_tokenizer(original)
-        prune_checkpoint(original, self.student, CUT, documents=lambda: iter(self.text), notify=say)
+        prune_checkpoint(
+            ModelDirectory(original),
+            self.student,
+            CUT,
+            documents=lambda: iter(self.text),
+            progress=Progress(say=say),
+        )
 
     def losses(self, model: Any) -> tuple[float, float]:
         domain, prose = (
@@ -101,13 +109,14 @@ class Trial:
         )
         objective: Objective = task
         if distill is not None:
-            teacher = load_teacher(self.original, self.student, "auto", Processes())
+            teacher = load_teacher(
+                ModelDirectory(self.original), ModelDirectory(self.student), "auto", Processes()
+            )
             objective = Distilled(task, teacher, distill.weight, distill.temperature)
         with tempfile.TemporaryDirectory(dir=self.work) as place:
             began = time.monotonic()
-            result = train(
-                model, samples, objective, settings, seed=seed, directory=Path(place) / "training"
-            )
+            learned = TrainingTask(samples, objective, seed)
+            result = train(model, learned, settings, directory=Path(place) / "training")
             rate = result.tokens / (time.monotonic() - began)
         return Outcome(*self.losses(model), rate)
 

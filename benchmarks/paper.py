@@ -22,6 +22,7 @@ import yaml
 from common import Result, parser, say, show, write_figure
 
 import regrow
+from regrow.common.progress import Progress
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout_parts import heldout_denoisers
 from regrow.models.loading import load_model, load_tokenizer
@@ -140,7 +141,9 @@ def row_length(recipe: Recipe) -> int:
 def run(recipe: Recipe, out: Path, compare: tuple[str, ...] = ()) -> RunSummary:
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    regrow.run(path, out, compare=compare, say=lambda line: say(f"{out.name}: {line}"))
+    regrow.run(
+        path, out, compare=compare, progress=Progress(say=lambda line: say(f"{out.name}: {line}"))
+    )
     return summarise(out)
 
 

@@ -33,7 +33,7 @@ from regrow.surgery.carve import carve
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import Cut
 from regrow.surgery.prune import carve_plan
-from regrow.training.loop import train
+from regrow.training.loop import TrainingTask, train
 from regrow.training.settings import RecoverySettings
 
 EVERY = 8
@@ -144,7 +144,8 @@ class Trial:
                 return before, None
             settings = RecoverySettings(tokens=self.scale.recovery_tokens)
             samples = pack(self.text, self.tokenizer, settings.row_length)
-            train(model, samples, Causal(), settings, seed=0, directory=Path(name) / "training")
+            task = TrainingTask(samples, Causal(), seed=0)
+            train(model, task, settings, directory=Path(name) / "training")
             return before, self._losses(model)
 
     def _losses(self, model: Any) -> Losses:

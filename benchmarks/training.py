@@ -40,7 +40,7 @@ from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.objective import Objective
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import corrupt_text
-from regrow.training.loop import StepReport, train
+from regrow.training.loop import Hooks, StepReport, TrainingTask, train
 from regrow.training.settings import RecoverySettings
 
 ROWS, LENGTH, SEED = 8, 512, 0
@@ -179,8 +179,8 @@ def _regrow(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory, contextlib.suppress(_EnoughError):
         train(
-            model, _Ordered(samples, rows), objective, settings, seed=SEED,
-            directory=Path(directory) / "training", on_step=on_step,
+            model, TrainingTask(_Ordered(samples, rows), objective, SEED), settings,
+            directory=Path(directory) / "training", hooks=Hooks(on_step=on_step),
         )  # fmt: skip
     return times, losses
 

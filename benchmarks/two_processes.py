@@ -25,7 +25,7 @@ from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
 from regrow.models.loading import load_tokenizer
 from regrow.objectives.losses.causal import Causal
-from regrow.training.loop import StepReport, train
+from regrow.training.loop import Hooks, StepReport, TrainingTask, train
 from regrow.training.settings import RecoverySettings
 
 LENGTH = 256
@@ -101,8 +101,8 @@ def learn(arguments: argparse.Namespace) -> None:
         losses.append(report.loss)
 
     train(
-        model, samples, Causal(), settings, seed=0, directory=arguments.work / "training",
-        on_step=on_step,
+        model, TrainingTask(samples, Causal(), 0), settings,
+        directory=arguments.work / "training", hooks=Hooks(on_step=on_step),
     )  # fmt: skip
     if losses:
         found = {

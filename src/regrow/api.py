@@ -6,19 +6,22 @@ All raise `regrow.UserError`, with one line, at what a user can cause.
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from regrow.common.errors import UserError
+from regrow.common.progress import QUIET, Progress
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from regrow.checkpoint.model_directory import ModelDirectory
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
     from regrow.pipeline.preview import Preview
     from regrow.pipeline.proposal import Plan
     from regrow.pipeline.recipe import Recipe
-    from regrow.pipeline.run import Result, Watch
+    from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
-    from regrow.pipeline.train_model import Watch as Pacing
     from regrow.surgery.grow_vocabulary import Grown
     from regrow.surgery.inspection import Inspection
     from regrow.surgery.prune import Pruned
@@ -26,51 +29,45 @@ if TYPE_CHECKING:
     from regrow.vocabulary.token_counting import Counted
     from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
-Say = Callable[[str], None]
 
-
-def _quiet(_: str) -> None:
-    pass
-
-
-def inspect(model: Path | str, *, say: Say = _quiet) -> "Inspection":
+def inspect(model: Path | str, *, progress: Progress = QUIET) -> "Inspection":
     """The axes and parameters of a model (a directory, a GGUF file or a hub id)."""
-    from regrow.checkpoint.resolve import resolve_model
-    from regrow.surgery.inspection import inspect_directory
+    from regrow.surgery.inspection import inspect_model
 
-    return inspect_directory(resolve_model(str(model), None, say))
+    return inspect_model(_open(model, progress))
 
 
 def plan(
-    model: Path | str, *, params: int | None = None, keep: float | None = None, say: Say = _quiet
+    model: Path | str,
+    *,
+    params: int | None = None,
+    keep: float | None = None,
+    progress: Progress = QUIET,
 ) -> "Plan":
     """Stages that bring a model to `params` parameters, or to the share `keep` of what it has."""
-    from regrow.checkpoint.resolve import resolve_model
-    from regrow.pipeline.proposal import plan_directory
-    from regrow.surgery.inspection import inspect_directory
+    from regrow.pipeline.proposal import propose
 
     if (params is None) == (keep is None):
-        raise UserError("plan: give --params or --keep, one of the two")
+        raise UserError("plan: give params or keep, one of the two")
     if keep is not None and not 0 < keep < 1:
-        raise UserError(f"--keep {keep:g}: a share between 0 and 1 is wanted, such as 0.5")
-    directory = resolve_model(str(model), None, say)
+        raise UserError(f"{keep:g}: a share between 0 and 1 is wanted, such as 0.5", key="keep")
+    opened = _open(model, progress)
     if params is None:
         assert keep is not None
-        params = int(inspect_directory(directory).parameters * keep)
-    return plan_directory(str(model), directory, params)
+        params = int(opened.layout.parameters() * keep)
+    return propose(opened, params, str(model))
 
 
-def preview(recipe: Path | str, *, say: Say = _quiet) -> "Preview":
+def preview(recipe: Path | str, *, progress: Progress = QUIET) -> "Preview":
     """What a recipe will do, stage by stage: sizes, parameters, tokens and training FLOPs.
 
     Neither weights nor texts are read; the recipe's model may be a directory with a config alone.
     """
-    from regrow.checkpoint.resolve import resolve_model
     from regrow.pipeline.preview import preview_recipe
     from regrow.pipeline.recipe import load_recipe
 
     loaded = load_recipe(Path(recipe))
-    return preview_recipe(loaded, resolve_model(loaded.model, None, say))
+    return preview_recipe(loaded, _open(loaded.model, progress))
 
 
 def prune(
@@ -81,8 +78,7 @@ def prune(
     seed: int = 0,
     max_shard_bytes: int = 5 * 10**9,
     dry_run: bool = False,
-    say: Say = _quiet,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = QUIET,
     **cut: Any,
 ) -> "Pruned":
     """Cut a model and write the result to `out`, a plain Hugging Face directory.
@@ -93,11 +89,12 @@ def prune(
     """
     from pydantic import ValidationError
 
-    from regrow.checkpoint.resolve import resolve_model
-    from regrow.common.validation_errors import first_error, said
+    from regrow.common.disk import check_free_space
+    from regrow.common.validation_errors import dotted, first_error, said
     from regrow.corpus.text import read_documents
+    from regrow.surgery.carve import check_output
     from regrow.surgery.cut_spec import CutSpec
-    from regrow.surgery.prune import prune_checkpoint
+    from regrow.surgery.prune import plan_cut, prune_checkpoint
 
     if isinstance(vocab := cut.get("vocab"), Mapping):
         # A relative path is taken from here, and may lead anywhere.
@@ -106,25 +103,36 @@ def prune(
         spec = CutSpec(**cut)
     except ValidationError as error:
         place, wrong = first_error(error, cut)
-        named = place[1:2] if place[:1] == ("vocab",) and len(place) > 1 else place[:1]
-        option = "".join(f"--{part}: ".replace("_", "-") for part in named)
-        raise UserError(f"{option}{said(wrong)}") from None
+        raise UserError(said(wrong), key=dotted(place[:2]) or None) from None
     documents: Callable[[], Iterator[str]] | None = None
     if calibration is not None:
         text = Path(calibration)
         try:
             next(iter(read_documents(text)))
         except UserError as error:
-            raise UserError(f"--calibration {error}") from None
+            raise UserError(str(error), key="calibration") from None
 
         def documents() -> Iterator[str]:
             return read_documents(text)
 
-    source = resolve_model(str(model), None, say)
-    return prune_checkpoint(
-        source, Path(out), spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
-        dry_run=dry_run, notify=say, progress=progress,
-    )  # fmt: skip
+    source = _open(model, progress)
+    options: dict[str, Any] = {
+        "documents": documents, "seed": seed, "max_shard_bytes": max_shard_bytes,
+        "progress": progress,
+    }  # fmt: skip
+    if dry_run:
+        check_output(Path(out), source.path)
+        planned = plan_cut(source, spec, **options)
+        check_free_space(Path(out), planned.carving.nbytes)
+        return planned.result(Path(out))
+    return prune_checkpoint(source, Path(out), spec, **options)
+
+
+def _open(model: Path | str, progress: Progress) -> "ModelDirectory":
+    from regrow.checkpoint.model_directory import ModelDirectory
+    from regrow.checkpoint.resolve import resolve_model
+
+    return ModelDirectory(resolve_model(str(model), None, progress.say))
 
 
 def _absolute(value: Any) -> Any:
@@ -137,8 +145,7 @@ def run(
     *,
     compare: Collection[str] = (),
     redo: bool = False,
-    say: Say = _quiet,
-    watch: "Watch" = lambda _: None,
+    progress: Progress = QUIET,
 ) -> "Result":
     """Run all stages of a recipe in the directory `out`; see `regrow.pipeline.run.run`.
 
@@ -151,14 +158,18 @@ def run(
 
         path = Path(recipe)
         loaded = load_recipe(path)
+        from regrow.pipeline.plan import RunOptions
         from regrow.pipeline.run import run as run_recipe
 
-        return run_recipe(
-            loaded, Path("runs") / loaded.name if out is None else Path(out),
-            recipe_text=path.read_text(encoding="utf-8"), compare=compare, redo=redo,
-            say=say, watch=watch,
-        )  # fmt: skip
+        options = RunOptions(path.read_text(encoding="utf-8"), compare, redo)
+        place = Path("runs") / loaded.name if out is None else Path(out)
+        return run_recipe(loaded, place, options, progress)
 
+    return _lead(work)
+
+
+def _lead(work: "Callable[[], T]") -> "T":
+    """Do what is for one process; under torchrun the others train with the first."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return work()
     from regrow.training.distributed.processes import join_processes
@@ -172,23 +183,30 @@ def train(
     *,
     stage: str | None = None,
     from_scratch: bool = False,
-    say: Say = _quiet,
-    watch: "Pacing" = lambda _: None,
+    redo: bool = False,
+    progress: Progress = QUIET,
 ) -> "Trained":
     """Train the model of a recipe as one of its stages says.
 
-    See `regrow.pipeline.train_model.train_model`.
+    See `regrow.pipeline.train_model.train_model`. Processes that torchrun started call it alike.
 
-    `recipe`: also one of `regrow.pipeline.train_model.of_options`.
+    `recipe`: also one of `regrow.pipeline.train_model.training_recipe`. `from_scratch`: begin with
+    random weights, of which the recipe's model may then have none.
     """
-    from regrow.pipeline.recipe import load_recipe
-    from regrow.pipeline.train_model import train_model
 
-    if isinstance(recipe, Path | str):
-        recipe = load_recipe(Path(recipe))
-    return train_model(
-        recipe, Path(out), stage=stage, from_scratch=from_scratch, say=say, watch=watch
-    )
+    def work() -> "Trained":
+        from regrow.pipeline.plan import RunOptions
+        from regrow.pipeline.recipe import load_recipe
+        from regrow.pipeline.train_model import train_model
+
+        loaded, text = recipe, ""
+        if isinstance(loaded, Path | str):
+            text = Path(loaded).read_text(encoding="utf-8") if Path(loaded).is_file() else ""
+            loaded = load_recipe(Path(loaded))
+        options = RunOptions(text, redo=redo, from_scratch=from_scratch)
+        return train_model(loaded, Path(out), stage=stage, options=options, progress=progress)
+
+    return _lead(work)
 
 
 def verify(directory: Path | str, *, trust_remote_code: bool = False) -> "VerifyResult":
@@ -218,19 +236,17 @@ def tokenise(
     *,
     workers: int | None = None,
     eos: bool = True,
-    say: Say = _quiet,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = QUIET,
 ) -> "Tokenised":
     """Write text files as a token store; see `regrow.corpus.tokenisation.tokenise_files`.
 
     `workers`: None takes one for each core.
     """
-    from regrow.checkpoint.resolve import resolve_model
     from regrow.corpus.tokenisation import tokenise_files
 
     return tokenise_files(
-        resolve_model(str(model), None, say), Path(out), [Path(path) for path in text],
-        workers=workers or os.cpu_count() or 1, eos=eos, progress=progress,
+        _open(model, progress).path, Path(out), [Path(path) for path in text],
+        workers=workers or os.cpu_count() or 1, eos=eos, progress=progress.advance,
     )  # fmt: skip
 
 
@@ -241,8 +257,7 @@ def count_vocabulary(
     *,
     merge: Sequence[Path | str] = (),
     workers: int | None = None,
-    say: Say = _quiet,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = QUIET,
 ) -> "Counted":
     """Count the tokens of text files; see `regrow.vocabulary.token_counting.count_files`.
 
@@ -250,14 +265,13 @@ def count_vocabulary(
     source that is counted apart. `merge`: files of counts that are added. `workers`: None takes one
     for each core.
     """
-    from regrow.checkpoint.resolve import resolve_model
     from regrow.corpus.named_files import named_files
     from regrow.vocabulary.token_counting import count_files
 
     files = named_files([str(path) for path in corpus], "--corpus")
     return count_files(
-        resolve_model(str(model), None, say), Path(out), files, more=[Path(path) for path in merge],
-        workers=workers or os.cpu_count() or 1, progress=progress,
+        _open(model, progress).path, Path(out), files, more=[Path(path) for path in merge],
+        workers=workers or os.cpu_count() or 1, progress=progress.advance,
     )  # fmt: skip
 
 
@@ -268,7 +282,7 @@ def plan_vocabulary(
     text: Sequence[Path | str] | None = None,
     out: Path | str | None = None,
     page: Path | str | None = None,
-    say: Say = _quiet,
+    progress: Progress = QUIET,
     **choice: Any,
 ) -> "VocabularyPlan":
     """Plan a vocabulary for text that was counted; see `regrow.vocabulary.sizing`.
@@ -278,7 +292,6 @@ def plan_vocabulary(
     some of what was counted. `out`: where the plan is written, for `prune`. `page`: where the page
     is.
     """
-    from regrow.checkpoint.resolve import resolve_model
     from regrow.corpus.named_files import named_files
     from regrow.report.vocabulary_page import write_vocabulary_page
     from regrow.vocabulary.plan_file import save_plan
@@ -290,7 +303,11 @@ def plan_vocabulary(
             raise UserError(f"{Path(path).parent}: no such directory")
     files = None if text is None else named_files([str(path) for path in text], "--text")
     plan = plan_vocabulary(
-        resolve_model(str(model), None, say), Path(counts), spec, files, notify=say
+        _open(model, progress).path,
+        Path(counts),
+        spec,
+        files,
+        notify=progress.say,
     )
     if out is not None:
         save_plan(plan, Path(out))
@@ -308,44 +325,41 @@ def grow_vocabulary(
     least: int = 20,
     text: Sequence[Path | str] | None = None,
     dry_run: bool = False,
-    say: Say = _quiet,
+    progress: Progress = QUIET,
 ) -> "Grown":
     """Write a model with more tokens; see `regrow.surgery.grow_vocabulary.grow_vocabulary`.
 
     `corpus`: as for `count_vocabulary`. `tokens`: at most so many. `least`: times that each occurs.
     `text`: what tokens per character are measured on, in place of some of the corpus.
     """
-    from regrow.checkpoint.resolve import resolve_model
     from regrow.corpus.named_files import named_files
     from regrow.surgery.grow_vocabulary import grow_vocabulary
 
     files = named_files([str(path) for path in corpus], "--corpus")
     texts = None if text is None else named_files([str(path) for path in text], "--text")
     return grow_vocabulary(
-        resolve_model(str(model), None, say), Path(out), files, tokens, least=least, texts=texts,
-        dry_run=dry_run, notify=say,
+        _open(model, progress).path, Path(out), files, tokens, least=least, texts=texts,
+        dry_run=dry_run, notify=progress.say,
     )  # fmt: skip
 
 
 def _vocabulary_spec(values: dict[str, Any]) -> "VocabularySpec":
     from pydantic import ValidationError
 
-    from regrow.common.validation_errors import first_error, said
+    from regrow.common.validation_errors import dotted, first_error, said
     from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
     try:
         return VocabularySpec(**values)
     except ValidationError as error:
         place, wrong = first_error(error, values)
-        option = "".join(f"--{part}: ".replace("_", "-") for part in place[:1])
-        raise UserError(f"{option}{said(wrong)}") from None
+        raise UserError(said(wrong), key=dotted(place[:1]) or None) from None
 
 
 def generate(
-    model: Path | str, prompt: str, *, max_new_tokens: int = 128, say: Say = _quiet
+    model: Path | str, prompt: str, *, max_new_tokens: int = 128, progress: Progress = QUIET
 ) -> str:
     """What a model writes after a prompt, greedily."""
-    from regrow.checkpoint.resolve import resolve_model
     from regrow.evaluation.answer import generate_text
 
-    return generate_text(resolve_model(str(model), None, say), prompt, max_new_tokens)
+    return generate_text(_open(model, progress).path, prompt, max_new_tokens)

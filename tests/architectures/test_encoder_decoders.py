@@ -15,12 +15,13 @@ from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import MT5, T5
 from regrow.architectures.umt5 import UMT5
 from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.models.networks import model_class
 from regrow.surgery.carve import carve
 from regrow.surgery.cut import Cut
-from regrow.surgery.prune import prepare
+from regrow.surgery.prune import plan_output
 from tests.surgery.carving import axis_cut
 from tests.tiny import tiny_layout, tiny_shapes, write_tiny
 
@@ -65,7 +66,7 @@ def test_every_block_of_umt5_keeps_its_own_bias(tmp_path: Path) -> None:
     source = write_tiny(UMT5, tmp_path / "in")
     checkpoint = open_checkpoint(source)
     cut = Cut(checkpoint.fingerprint, {"encoder.layer": axis_cut(3, [1, 2])})
-    carve(prepare(checkpoint, bind_checkpoint(checkpoint), cut, None), tmp_path / "out")
+    carve(plan_output(ModelDirectory(checkpoint.directory), cut), tmp_path / "out")
     before = load_file(source / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
     bias = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -167,7 +168,7 @@ def test_all_names_of_the_table_follow_a_cut(tmp_path: Path) -> None:
         "decoder.head": axis_cut(4, [2]),
         "decoder.cross_head": axis_cut(4, [3]),
     }
-    plan = prepare(checkpoint, bind_checkpoint(checkpoint), Cut(checkpoint.fingerprint, axes), None)
+    plan = plan_output(ModelDirectory(checkpoint.directory), Cut(checkpoint.fingerprint, axes))
     carve(plan, tmp_path / "out")
     after = load_file(tmp_path / "out" / "model.safetensors")
     for name in (MBART.head.embedding, *names):
@@ -177,7 +178,7 @@ def test_all_names_of_the_table_follow_a_cut(tmp_path: Path) -> None:
 def test_older_count_of_layers_follows_the_encoder(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(BART, tmp_path / "in", 1))
     cut = Cut(checkpoint.fingerprint, {"encoder.layer": axis_cut(3, [0, 2])})
-    config = prepare(checkpoint, bind_checkpoint(checkpoint), cut, None).config
+    config = plan_output(ModelDirectory(checkpoint.directory), cut).config
     assert (config["encoder_layers"], config["num_hidden_layers"]) == (2, 2)
     assert config["decoder_layers"] == 4
 
@@ -193,7 +194,7 @@ def test_bias_of_the_logits_may_be_lacking(blueprint: Blueprint, tmp_path: Path)
     layout = bind_checkpoint(checkpoint)
     assert layout.parameters() == tiny_layout(blueprint).parameters()
     cut = Cut(checkpoint.fingerprint, {"vocab": axis_cut(61, [*range(20), *range(30, 61)])})
-    carve(prepare(checkpoint, layout, cut, None), tmp_path / "out")
+    carve(plan_output(ModelDirectory(checkpoint.directory), cut), tmp_path / "out")
     model, found = model_class(blueprint.architectures[0]).from_pretrained(
         tmp_path / "out", output_loading_info=True
     )

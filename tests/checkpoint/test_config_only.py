@@ -8,8 +8,9 @@ import pytest
 from regrow.architectures import Blueprint
 from regrow.checkpoint.bind import open_layout, parameters_counted_once
 from regrow.checkpoint.config_only import bind_config, is_config_only, stored_type
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.surgery.inspection import inspect_directory
+from regrow.surgery.inspection import inspect_model
 from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, write_tiny
 
@@ -22,9 +23,9 @@ def without_weights(directory: Path) -> Path:
 @pytest.mark.parametrize(("blueprint", "number"), TINY, ids=TINY_IDS)
 def test_the_same_as_with_weights(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
     directory = write_tiny(blueprint, tmp_path / "m", number)
-    full = inspect_directory(directory)
+    full = inspect_model(ModelDirectory(directory))
     with_weights, _ = open_layout(directory)
-    alone = inspect_directory(without_weights(directory))
+    alone = inspect_model(ModelDirectory(without_weights(directory)))
     layout = bind_config(directory)
     assert {n: t.dims for n, t in layout.tensors.items()} == {
         n: t.dims for n, t in with_weights.tensors.items()
@@ -76,5 +77,5 @@ def test_the_type_of_the_config(tmp_path: Path) -> None:
 def test_what_the_class_refuses_is_one_line(tmp_path: Path) -> None:
     directory = written(tmp_path, num_hidden_layers=-1)
     with pytest.raises(UserError, match=r"^.*config\.json: .*$") as error:
-        inspect_directory(directory)
+        inspect_model(ModelDirectory(directory))
     assert "\n" not in str(error.value)

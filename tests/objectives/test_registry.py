@@ -15,9 +15,9 @@ from regrow.objectives.names import FOR_DECODERS, FOR_ENCODER_DECODERS, objectiv
 from regrow.objectives.registry import least_text, make_task
 from regrow.objectives.special_tokens import lacking
 from regrow.surgery.extend import extended
-from regrow.training.loop import train
 from regrow.training.settings import Objective, RecoverySettings
 from tests.tiny import sentences, write_model, write_seq2seq
+from tests.training.small import train_on
 
 torch.set_num_threads(1)
 ROW = 48
@@ -47,7 +47,7 @@ def test_a_model_learns_it(tmp_path: Path, name: str, is_encoder_decoder: bool) 
             "learning_rate": 0.01, "precision": "fp32",
         }
     )  # fmt: skip
-    result = train(model, samples, objective, settings, seed=0, directory=tmp_path / "t")
+    result = train_on(model, samples, objective, settings, seed=0, directory=tmp_path / "t")
     losses = [loss for _, loss in result.curve]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.3
 

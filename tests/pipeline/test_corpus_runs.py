@@ -9,9 +9,9 @@ import pytest
 
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
+from regrow.common.progress import Progress, Update
 from regrow.corpus import tokenisation
 from regrow.models.loading import load_tokenizer
-from regrow.pipeline.run import Update
 from tests.pipeline.test_run import Recipe, contents, entries, go, recover
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
 
@@ -114,8 +114,8 @@ def test_a_mixture_is_stopped_and_ends_in_the_same_bits(
                 raise StoppedError
 
     with pytest.raises(StoppedError):
-        go(mixed, tmp_path / "stopped", watch=watch)
-    go(mixed, tmp_path / "stopped", watch=watch)
+        go(mixed, tmp_path / "stopped", progress=Progress(update=watch))
+    go(mixed, tmp_path / "stopped", progress=Progress(update=watch))
     steps = len(entries(tmp_path / "whole")["a/recover"].outputs["curve"])
     assert len(losses) == steps > 3  # none of them twice
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")

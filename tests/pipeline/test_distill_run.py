@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import regrow
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.recipe import parse_recipe
@@ -117,6 +118,7 @@ def test_another_teacher_is_another_run(home: Path) -> None:
 def test_a_half_done_training_is_not_taken_up_with_another_teacher(
     home: Path, tmp_path: Path
 ) -> None:
+    from regrow.training.recovery import RecoveryData
     from regrow.training.recovery import recover as train_back
     from regrow.training.settings import RecoverySettings
 
@@ -130,24 +132,22 @@ def test_a_half_done_training_is_not_taken_up_with_another_teacher(
     settings = RecoverySettings.model_validate(
         recover(128, distill={"from": "original"}, save_every=0)
     )
-    given: dict[str, Any] = {
-        "seed": 0, "training": tmp_path / "training", "heldout": home / "heldout.jsonl",
-        "heldout_identity": "", "texts": {}, "references": {},
-    }  # fmt: skip
-    student = run / "stages/vocabulary/model"
+    data = RecoveryData(sentences(40), {"h": home / "heldout.jsonl"}, {"h": ""}, {})
+    student = ModelDirectory(run / "stages/vocabulary/model")
+
+    def train(teacher: Path | None, on_step: Any = None) -> None:
+        taught = None if teacher is None else ModelDirectory(teacher)
+        train_back(student, tmp_path, settings, data, seed=0, teacher=taught, on_step=on_step)
+
     with pytest.raises(KilledError):
-        train_back(student, tmp_path / "out", settings, sentences(40), on_step=kill,
-                   teacher=home / "m", **given)  # fmt: skip
+        train(home / "m", kill)
     found = last_checkpoint(tmp_path / "training")
     assert found is not None
     assert found.state["run"]["distill"] == {"from": "original"}
     with pytest.raises(UserError, match=r"a checkpoint of another training \(objective was"):
-        train_back(student, tmp_path / "out", settings, sentences(40), on_step=lambda _: None,
-                   teacher=run / "stages/depth/model", **given)  # fmt: skip
+        train(run / "stages/depth/model")
     with pytest.raises(ValueError, match="no teacher"):
-        train_back(
-            student, tmp_path / "out", settings, sentences(40), on_step=lambda _: None, **given
-        )
+        train(None)
 
 
 _WRONG: list[tuple[int, dict[str, Any], str]] = [

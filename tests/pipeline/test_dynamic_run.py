@@ -129,7 +129,7 @@ def test_killed_and_taken_up_again_it_is_the_same(home: Path, tmp_path: Path) ->
     assert done.returncode == -signal.SIGKILL
     assert "depth/recover" not in read_entries(out / "ledger.jsonl")
     (state,) = (out / "stages/depth/training").glob("step-*/state.json")
-    assert json.loads(state.read_text())["steering"]["denoiser"]["history"]
+    assert json.loads(state.read_text())["mixtures"]["denoiser"]["history"]
     regrow.run(path, out)
     name = "stages/longer/model/model.safetensors"
     assert (out / name).read_bytes() == (whole / name).read_bytes()
@@ -141,7 +141,7 @@ def test_other_text_to_follow_is_another_training(home: Path, tmp_path: Path) ->
     changed = recipe(home)
     write_text(tmp_path / "two.jsonl", sentences(4, seed=7))
     changed["data"]["heldout"]["two"] = str(tmp_path / "two.jsonl")
-    shutil.copytree(home / "run", tmp_path / "run")
+    shutil.copytree(home / "run", tmp_path / "run", symlinks=True)
     with pytest.raises(UserError, match=r"data.heldout.two: changed\); this invalidates original"):
         go(changed, tmp_path / "run")
     del changed["stages"][0]["recover"]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.pipeline.ledger import FILE_NAME, Entry, Ledger, differences, read_entries, step_after
+from regrow.pipeline.ledger import LEDGER_FILE, Entry, Ledger, differences, read_entries, step_after
 
 _HOLD = """
 import sys, time
@@ -34,7 +34,7 @@ def filled(directory: Path, *steps: str) -> Path:
     with Ledger(directory) as ledger:
         for step in steps:
             ledger.record(entry(step, text="é\u2028\n"))
-    return directory / FILE_NAME
+    return directory / LEDGER_FILE
 
 
 def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_damage_elsewhere_is_named(tmp_path: Path, line: bytes) -> None:
     damaged = b"\n".join([lines[0], line, lines[2]]) + b"\n"
     path.write_bytes(damaged)
     for _ in range(2):  # the lock is free again after the first
-        with pytest.raises(UserError, match=f"{FILE_NAME}:2: damaged"), Ledger(tmp_path):
+        with pytest.raises(UserError, match=f"{LEDGER_FILE}:2: damaged"), Ledger(tmp_path):
             pass
     assert path.read_bytes() == damaged
 
@@ -163,7 +163,7 @@ def test_forgetting_rewrites_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ledger.forget(["two", "unknown"])
         assert list(ledger.entries) == ["one", "three"]
     assert list(read_entries(path)) == ["one", "three"]
-    assert {p.name for p in tmp_path.iterdir()} == {FILE_NAME, "lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {LEDGER_FILE, "lock"}
 
 
 def test_a_step_is_on_disk_before_it_counts(

@@ -12,6 +12,7 @@ import regrow
 from regrow.architectures import Layout
 from regrow.architectures.flops import forward_flops
 from regrow.checkpoint.config_only import bind_config
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.cli.preview_tables import cost_rows, size_rows, total_words
 from regrow.pipeline.preview import Preview, preview_recipe
 from regrow.pipeline.published import OPENBA_V2
@@ -137,7 +138,7 @@ def test_what_differs_from_the_report_is_not_compared() -> None:
     longer = stages[0].recover.model_copy(update={"tokens": 20_000_000_000})
     stages[0] = stages[0].model_copy(update={"recover": longer})
     changed = preview_recipe(
-        recipe().model_copy(update={"stages": stages}), ROOT / "recipes/openba-15b"
+        recipe().model_copy(update={"stages": stages}), ModelDirectory(ROOT / "recipes/openba-15b")
     )
     first, second = changed.stages[0].training, changed.stages[1].training
     assert first is not None
@@ -201,7 +202,10 @@ def test_the_page_has_the_total() -> None:
 
 def test_what_the_page_makes_of_the_ratio() -> None:
     """Each figure under "Why the report says more", from the terms of the formula."""
-    layouts = {"original": original(), **layouts_by_stage(recipe(), None, original())}
+    layouts = {
+        "original": original(),
+        **layouts_by_stage(recipe(), ModelDirectory(ROOT / "recipes/openba-15b")),
+    }
     recomputed, texts, both, by_parameters = [], [], [], []
     for name, row in zip(layouts, OPENBA_V2, strict=False):
         flops = forward_flops(layouts[name], row.sample)

@@ -9,15 +9,16 @@ from regrow.architectures import Blueprint
 from regrow.architectures.flops import Sample, forward_flops, training_flops
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.cli.preview_tables import cost_rows, size_rows, total_words
 from regrow.common.errors import UserError
 from regrow.corpus.windows import Windows
 from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, DenoisingTokens
 from regrow.objectives.rows.span_corruption import CorruptedText
 from regrow.pipeline.preview import Preview, preview_recipe
-from regrow.pipeline.proposal import plan_directory
+from regrow.pipeline.proposal import propose
 from regrow.pipeline.recipe import parse_recipe
-from regrow.surgery.inspection import inspect_directory
+from regrow.surgery.inspection import inspect_model
 from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, write_tiny
 
@@ -30,7 +31,9 @@ stages:
 
 
 def previewed(stages: str, directory: Path) -> Preview:
-    return preview_recipe(parse_recipe(HEAD + stages, directory / "r.yaml"), directory)
+    return preview_recipe(
+        parse_recipe(HEAD + stages, directory / "r.yaml"), ModelDirectory(directory)
+    )
 
 
 @pytest.mark.parametrize(("blueprint", "number"), TINY, ids=TINY_IDS)
@@ -38,9 +41,11 @@ def test_a_plan_previewed_has_the_counts_of_the_plan(
     tmp_path: Path, blueprint: Blueprint, number: int
 ) -> None:
     directory = write_tiny(blueprint, tmp_path / "m", number)
-    whole = inspect_directory(directory)
-    plan = plan_directory("m", directory, int(whole.parameters * 0.6))
-    found = preview_recipe(parse_recipe(plan.recipe, tmp_path / "r.yaml"), directory)
+    whole = inspect_model(ModelDirectory(directory))
+    plan = propose(ModelDirectory(directory), int(whole.parameters * 0.6), "m")
+    found = preview_recipe(
+        parse_recipe(plan.recipe, tmp_path / "r.yaml"), ModelDirectory(directory)
+    )
     assert [stage.stored for stage in found.stages] == [s.parameters for s in plan.stages]
     assert found.original.parameters == whole.parameters_counted_once
     assert found.original.nbytes == whole.weight_bytes

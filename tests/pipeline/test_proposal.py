@@ -18,13 +18,14 @@ from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.checkpoint.meta_check import find_problem
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.models.networks import model_class
-from regrow.pipeline.proposal import plan_directory
+from regrow.pipeline.proposal import propose
 from regrow.pipeline.recipe import load_recipe
 from regrow.surgery.budget import plan_sizes, plan_stages
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.inspection import inspect_directory
+from regrow.surgery.inspection import inspect_model
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.requests import requested
 from tests.surgery.random_cuts import TINY, TINY_IDS
@@ -57,7 +58,7 @@ def counted(layout: Layout, sizes: dict[str, int]) -> int:
 @all_tiny
 def test_inspect_counts_what_is_there(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
     directory = write_tiny(blueprint, tmp_path / "m", number)
-    found = inspect_directory(directory)
+    found = inspect_model(ModelDirectory(directory))
     tensors = load_file(directory / "model.safetensors")
     layout = tiny_layout(blueprint, number)
     assert found.parameters == counted(layout, {}) == sum(found.parts.values())
@@ -69,7 +70,7 @@ def test_inspect_counts_what_is_there(tmp_path: Path, blueprint: Blueprint, numb
 @all_tiny
 def test_an_index_is_worth_what_it_says(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
     layout = tiny_layout(blueprint, number)
-    found = inspect_directory(write_tiny(blueprint, tmp_path / "m", number))
+    found = inspect_model(ModelDirectory(write_tiny(blueprint, tmp_path / "m", number)))
     for axis in found.axes:
         alone = [
             {axis.name: size}
@@ -97,8 +98,8 @@ def test_an_index_is_worth_what_it_says(tmp_path: Path, blueprint: Blueprint, nu
 @all_tiny
 def test_a_plan_is_what_prune_then_gives(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
     directory = write_tiny(blueprint, tmp_path / "m", number)
-    whole = inspect_directory(directory).parameters
-    plan = plan_directory(str(directory), directory, int(whole * 0.6))
+    whole = inspect_model(ModelDirectory(directory)).parameters
+    plan = propose(ModelDirectory(directory), int(whole * 0.6), str(directory))
     assert plan.parameters <= whole * 0.6 < plan.parameters_before == whole
     path = tmp_path / "plan.yaml"
     path.write_text(plan.recipe, encoding="utf-8")
@@ -109,7 +110,7 @@ def test_a_plan_is_what_prune_then_gives(tmp_path: Path, blueprint: Blueprint, n
         out = tmp_path / stage.name
         assert stage.cut is not None
         spec = CutSpec(**stage.cut.chosen, by="random")
-        result = prune_checkpoint(directory, out, spec)
+        result = prune_checkpoint(ModelDirectory(directory), out, spec)
         assert result.parameters == planned.parameters
         assert {k: v for k, v in result.cut.sizes.items() if k in planned.sizes} == {
             name: size for name, size in planned.sizes.items() if size < result.sizes_before[name]
@@ -157,14 +158,14 @@ def test_any_budget_is_met_or_refused(layout: Layout, share: float) -> None:
 
 
 @pytest.mark.parametrize(("budget", "message"), [
-    (10**9, "--params 1,000,000,000: the model has 41,248 parameters; ask for fewer"),
-    (41_248, "--params 41,248: the model has 41,248 parameters; ask for fewer"),
-    (0, "--params 0: too few for this model; the least that keeps a share of every axis is "),
+    (10**9, "params: 1,000,000,000: the model has 41,248 parameters; ask for fewer"),
+    (41_248, "params: 41,248: the model has 41,248 parameters; ask for fewer"),
+    (0, "params: 0: too few for this model; the least that keeps a share of every axis is "),
 ])  # fmt: skip
 def test_a_budget_that_cannot_be(tmp_path: Path, budget: int, message: str) -> None:
     directory = write_model(tmp_path / "m")
     with pytest.raises(UserError) as error:
-        plan_directory("m", directory, budget)
+        propose(ModelDirectory(directory), budget, "m")
     assert str(error.value).startswith(message)
 
 
@@ -182,12 +183,12 @@ def test_the_recipe_names_the_model_from_anywhere(
 ) -> None:
     directory = write_model(tmp_path / "m")
     monkeypatch.chdir(tmp_path)
-    recipe = plan_directory("m", directory, 30_000).recipe
+    recipe = propose(ModelDirectory(directory), 30_000, "m").recipe
     assert f"model: {directory}\n" in recipe
-    assert "model: owner/name\n" in plan_directory("owner/name", directory, 30_000).recipe
+    assert "model: owner/name\n" in propose(ModelDirectory(directory), 30_000, "owner/name").recipe
     odd = tmp_path / "it's: #5"
     directory.rename(odd)
-    (tmp_path / "r.yaml").write_text(plan_directory(str(odd), odd, 30_000).recipe)
+    (tmp_path / "r.yaml").write_text(propose(ModelDirectory(odd), 30_000, str(odd)).recipe)
     assert load_recipe(tmp_path / "r.yaml").model == str(odd)
 
 
@@ -222,22 +223,22 @@ def test_heads_without_groups_take_their_key_value_heads_along() -> None:
     ("blueprint", "options", "message"),
     [
         (T5GEMMA, {"layers": 2},
-         "--layers 2: t5gemma has 2 stacks; write --layers encoder=2 or --layers decoder=2"),
+         "layers: 2: t5gemma has 2 stacks; give encoder=2 or decoder=2"),
         (LLAMA, {"layers": {"decoder": 2}},
-         "--layers decoder=2: llama has no decoder of its own; write --layers 2"),
+         "layers: decoder=2: llama has no decoder of its own; give 2 alone"),
         (T5GEMMA, {"layers": {"middle": 2}},
-         "--layers middle=2: t5gemma has no middle of its own; it has encoder, decoder"),
+         "layers: middle=2: t5gemma has no middle of its own; it has encoder, decoder"),
         (LLAMA, {"layers": 9}, "layer: 9 is not between 1 and 4, what the model has"),
         (LLAMA, {"hidden": 23}, "hidden: the llama config class refuses 23 with 6 heads, not a "
          "multiple; 18 or 24 would be right"),
         (LLAMA, {"heads": 5}, "head: 5 heads on 3 key-value heads cannot be cut from 6 on 3; keep "
          "a multiple of 3 heads, or whole groups of 2"),
-        (LLAMA, {"drop_layers": "0-3"}, "--drop-layers 0-3: no layer is left"),
-        (LLAMA, {"drop_layers": "4"}, "--drop-layers 4: '4' lies beyond 3 (layers 0 to 3)"),
-        (LLAMA, {"drop_layers": "1,0-2"}, "--drop-layers 1,0-2: a layer is named twice"),
-        (LLAMA, {"drop_layers": "x"}, "--drop-layers x: 'x' is not a number or a range such as "
+        (LLAMA, {"drop_layers": "0-3"}, "drop_layers: 0-3: no layer is left"),
+        (LLAMA, {"drop_layers": "4"}, "drop_layers: 4: '4' lies beyond 3 (layers 0 to 3)"),
+        (LLAMA, {"drop_layers": "1,0-2"}, "drop_layers: 1,0-2: a layer is named twice"),
+        (LLAMA, {"drop_layers": "x"}, "drop_layers: x: 'x' is not a number or a range such as "
          "12-15 (layers 0 to 3)"),
-        (LLAMA, {"drop_layers": ""}, "--drop-layers: names no layer; write such as 12-15,20"),
+        (LLAMA, {"drop_layers": ""}, "drop_layers: names no layer; write such as 12-15,20"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_for(
@@ -263,12 +264,12 @@ def test_every_family_is_covered() -> None:
 
 def test_a_tokenizer_that_cannot_be_pruned_keeps_its_vocabulary(tmp_path: Path) -> None:
     directory = write_model(tmp_path / "m", vocab_size=8192)
-    budget = int(inspect_directory(directory).parameters * 0.95)
+    budget = int(inspect_model(ModelDirectory(directory)).parameters * 0.95)
     tokenizer = json.loads((directory / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]
     tokenizer["model"] = {"type": "WordLevel", "vocab": vocab, "unk_token": next(iter(vocab))}
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    plan = plan_directory("m", directory, budget)
+    plan = propose(ModelDirectory(directory), budget, "m")
     assert not any("vocab" in stage.sizes for stage in plan.stages)
     assert "the vocabulary stays whole: " in plan.notes[0]
     assert "WordLevel" in plan.notes[0]
@@ -276,15 +277,17 @@ def test_a_tokenizer_that_cannot_be_pruned_keeps_its_vocabulary(tmp_path: Path) 
 
 def test_an_encoder_decoder_is_planned_with_what_its_recovery_needs(tmp_path: Path) -> None:
     directory = write_tiny(T5, tmp_path / "m")
-    plan = plan_directory("m", directory, int(inspect_directory(directory).parameters * 0.7))
+    plan = propose(
+        ModelDirectory(directory), int(ModelDirectory(directory).layout.parameters() * 0.7), "m"
+    )
     assert plan.recipe.count("recover: {tokens: ") == len(plan.stages)
     assert any("gives it the sentinels" in note for note in plan.notes)
 
 
 def test_a_config_alone_is_planned_as_its_checkpoint(tmp_path: Path) -> None:
     directory = write_model(tmp_path / "m")
-    full = plan_directory("m", directory, 30_000)
+    full = propose(ModelDirectory(directory), 30_000, "m")
     (directory / "model.safetensors").unlink()
-    alone = plan_directory("m", directory, 30_000)
+    alone = propose(ModelDirectory(directory), 30_000, "m")
     assert (alone.stages, alone.recipe) == (full.stages, full.recipe)
     assert alone.notes == ("planned from the config alone: the tokenizer may need more tokens",)

@@ -11,6 +11,7 @@ import regrow
 from regrow.architectures.bart import BART
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.common.errors import UserError
+from regrow.common.progress import Progress
 from regrow.models.loading import load_tokenizer
 from regrow.objectives.rows.fill_in_the_middle import MARKS
 from regrow.objectives.special_tokens import SENTINELS
@@ -52,14 +53,14 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
     # What cannot be is found before tokens are added.
     with pytest.raises(UserError, match=r"depth: recover.row_length \(65\): .* knows 64 positions"):
         run(tmp_path, {"row_length": 65}, cut)
-    with pytest.raises(UserError, match="--at-once: the recipe makes fewer than two cuts"):
+    with pytest.raises(UserError, match=r"compare\.at-once: the recipe makes fewer than two cuts"):
         run(tmp_path, {"row_length": 48}, cut, compare=["at-once"])
     with pytest.raises(UserError, match="o-ul2 with rows of 20 tokens and 100 sentinels"):
         run(tmp_path, {"row_length": 20, "objective": "o-ul2"}, cut)
     with pytest.raises(UserError, match=r"data\.train: "):
         run(tmp_path, {"row_length": 60, "objective": "o-ul2"}, cut, train=["Too short."])
     assert not (tmp_path / "run").exists()
-    out = run(tmp_path, {"row_length": 48}, cut, say=said.append)
+    out = run(tmp_path, {"row_length": 48}, cut, progress=Progress(say=said.append))
     assert "adding 100 tokens (<extra_id_0> ... <extra_id_99>)" in said[0]
     model = out / "stages/depth/model"
     assert load_tokenizer(model).convert_tokens_to_ids(list(SENTINELS)) == list(range(320, 420))
@@ -69,7 +70,7 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
     assert done["original"].outputs["vocabulary"] == 420
     assert done["depth/recover"].outputs["predicted"] > 0
     said.clear()
-    regrow.run(tmp_path / "recipe.yaml", out, say=said.append)
+    regrow.run(tmp_path / "recipe.yaml", out, progress=Progress(say=said.append))
     assert not any("adding" in line for line in said)
 
 

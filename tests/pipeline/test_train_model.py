@@ -1,6 +1,5 @@
 """regrow train: one training, from options or a recipe, alone or under torchrun."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,12 +14,15 @@ from typer.testing import CliRunner
 
 from regrow import UserError, api
 from regrow.cli import app
+from regrow.common.progress import Progress, Update
 from regrow.models.loading import load_model, load_tokenizer
+from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.recipe import Recipe
-from regrow.pipeline.train_model import FILE_NAME, of_options
+from regrow.pipeline.train_model import training_recipe
 from tests.tiny import sentences, write_model, write_text
 
 torch.set_num_threads(1)
+FILES = {"model", "stages", "ledger.jsonl", "lock", "report.html"}
 SETTINGS: dict[str, Any] = {
     "tokens": 1200, "row_length": 32, "batch_tokens": 128, "learning_rate": 0.01,
     "precision": "fp32", "export_every": 500,
@@ -37,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(home: Path, seed: int = 3, **changes: Any) -> Recipe:
-    return of_options(
+    return training_recipe(
         str(home / "tiny"), [home / "text.jsonl"], home / "heldout.jsonl", SETTINGS | changes, seed
     )
 
@@ -56,23 +58,31 @@ def trained(home: Path) -> Path:
     return home / "out"
 
 
+def outputs(out: Path, kind: str = "recover", stage: str = "train") -> Any:
+    """What the ledger says of a step."""
+    return read_entries(out / "ledger.jsonl")[f"{stage}/{kind}"].outputs
+
+
 def test_a_model_is_trained_and_plain(home: Path, trained: Path) -> None:
-    known = json.loads((trained / FILE_NAME).read_text())["result"]
+    known = outputs(trained)
     losses = [loss for _, loss in known["curve"]]
     assert losses[-1] < losses[0] - 0.3
     assert known["tokens"] >= 1200
-    ((tokens, heldout),) = known["heldout"]
-    assert tokens == known["tokens"]
+    heldout = outputs(trained, "measure")["heldout"]["heldout"]["loss_per_token"]
+    before = outputs(trained, "measure", "original")["heldout"]["heldout"]["loss_per_token"]
+    assert heldout < before - 0.3
     load_tokenizer(trained / "model")
-    ours, before = load_model(trained / "model").state_dict(), load_model(home / "tiny")
-    assert ours.keys() == before.state_dict().keys()
-    assert heldout < losses[0] - 0.3
-    names = {path.name for path in trained.iterdir()}
-    assert names == {"model", "exports", "tensorboard", FILE_NAME}
+    ours, theirs = load_model(trained / "model").state_dict(), load_model(home / "tiny")
+    assert ours.keys() == theirs.state_dict().keys()
+    assert {path.name for path in trained.iterdir()} == FILES
+    stage = trained / "stages/train"
+    assert {path.name for path in stage.iterdir()} == {"model", "exports", "tensorboard"}
+    assert (trained / "model").readlink() == Path("stages/train/model")
+    assert "held out" in (trained / "report.html").read_text()
 
 
 def test_exports_are_models_on_the_way(home: Path, trained: Path) -> None:
-    paths = sorted((trained / "exports").iterdir())
+    paths = sorted((trained / "stages/train/exports").iterdir())
     assert [path.name for path in paths] == ["step-00000004", "step-00000008"]
     one, other, last = (load_model(path).lm_head.weight for path in (*paths, trained / "model"))
     assert not torch.equal(one, other)
@@ -81,22 +91,34 @@ def test_exports_are_models_on_the_way(home: Path, trained: Path) -> None:
 
 def test_a_training_that_is_done_is_not_done_again(home: Path, trained: Path) -> None:
     said: list[str] = []
-    result = api.train(recipe(home), trained, say=said.append)
-    assert said == [f"{trained}: trained already"]
+    before = (trained / "ledger.jsonl").read_bytes()
+    result = api.train(recipe(home), trained, progress=Progress(say=said.append))
+    assert said == []
+    assert (trained / "ledger.jsonl").read_bytes() == before
     assert result.model == trained / "model"
     assert result.tokens >= 1200
+    assert result.heldout[-1][0] == result.tokens
 
 
 def test_another_training_is_not_mixed_with_it(home: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match=r"another training \(settings.learning_rate: 0.01 -> 0.1"):
-        api.train(recipe(home, learning_rate=0.1), trained)
-    with pytest.raises(UserError, match="not empty, and no training"):
+    changed = recipe(home, learning_rate=0.1)
+    with pytest.raises(UserError, match=r"changed \(train.recover.learning_rate: 0.01 -> 0.1\)"):
+        api.train(changed, trained)
+    with pytest.raises(UserError, match="so it is no run"):
         api.train(recipe(home), home)
+
+
+def test_a_changed_training_is_done_again_where_that_is_asked_for(
+    home: Path, tmp_path: Path
+) -> None:
+    api.train(recipe(home), tmp_path / "out")
+    result = api.train(recipe(home, tokens=256), tmp_path / "out", redo=True)
+    assert result.tokens == 256
 
 
 def drawn(out: Path) -> list[tuple[int, float]]:
     """The losses that TensorBoard draws."""
-    events = EventAccumulator(str(out / "tensorboard"))
+    events = EventAccumulator(str(out / "stages/train/tensorboard"))
     events.Reload()
     assert events.Scalars("speed/tflops_per_device")[0].value > 0
     return [(event.step, event.value) for event in events.Scalars("train/loss")]
@@ -113,19 +135,21 @@ class StopError(Exception):
 def test_a_training_that_was_stopped_goes_on(home: Path, trained: Path, tmp_path: Path) -> None:
     steps: list[str] = []
 
-    def stop(pace: Any) -> None:
-        steps.append(pace.doing)
+    def note(update: Update) -> None:
+        if update.doing.startswith("step"):
+            steps.append(update.doing)
+
+    def stop(update: Update) -> None:
+        note(update)
         if len(steps) == 5:
             raise StopError
 
     settings = {"save_every": 0}
     with pytest.raises(StopError):
-        api.train(recipe(home, **settings), tmp_path / "out", watch=stop)
-    result = api.train(
-        recipe(home, **settings), tmp_path / "out", watch=lambda p: steps.append(p.doing)
-    )
+        api.train(recipe(home, **settings), tmp_path / "out", progress=Progress(update=stop))
+    result = api.train(recipe(home, **settings), tmp_path / "out", progress=Progress(update=note))
     assert steps == [f"step {number} of 10" for number in range(1, 11)]
-    whole = json.loads((trained / FILE_NAME).read_text())["result"]
+    whole = outputs(trained)
     assert [list(point) for point in result.curve] == whole["curve"]
     assert drawn(tmp_path / "out") == drawn(trained) == approximately(whole["curve"])
     for one, other in zip(
@@ -165,7 +189,7 @@ def test_a_recipe_with_a_stage_that_only_trains(home: Path, tmp_path: Path) -> N
     }  # fmt: skip
     path = home / "recipe.yaml"
     path.write_text(yaml.safe_dump(text))
-    with pytest.raises(UserError, match=r"--stage: which of them.* cut, more"):
+    with pytest.raises(UserError, match=r"stage: which of them.* cut, more"):
         api.train(path, tmp_path / "out")
     with pytest.raises(UserError, match="stages: cut: cuts; regrow run does"):
         api.train(path, tmp_path / "out", stage="cut")
@@ -204,18 +228,15 @@ def test_under_torchrun_one_process_speaks_and_writes(home: Path, trained: Path)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model ") == 1
-    ours, alone = (
-        json.loads((directory / FILE_NAME).read_text())["result"] for directory in (out, trained)
-    )
-    for curve in ("curve", "heldout"):
-        assert [tokens for tokens, _ in ours[curve]] == [tokens for tokens, _ in alone[curve]]
-        losses = [loss for _, loss in ours[curve]]
-        assert losses == pytest.approx([loss for _, loss in alone[curve]], rel=1e-4)
-    assert sorted(path.name for path in out.iterdir()) == [
-        "exports",
-        "model",
-        "tensorboard",
-        FILE_NAME,
+    ours, alone = outputs(out), outputs(trained)
+    assert [tokens for tokens, _ in ours["curve"]] == [tokens for tokens, _ in alone["curve"]]
+    losses = [loss for _, loss in ours["curve"]]
+    assert losses == pytest.approx([loss for _, loss in alone["curve"]], rel=1e-4)
+    heldout = [
+        outputs(directory, "measure")["heldout"]["heldout"]["loss_per_token"]
+        for directory in (out, trained)
     ]
+    assert heldout[0] == pytest.approx(heldout[1], rel=1e-4)
+    assert {path.name for path in out.iterdir()} == FILES
     assert drawn(out) == approximately(alone["curve"])
-    load_model(out / "exports/step-00000004")
+    load_model(out / "stages/train/exports/step-00000004")

@@ -6,11 +6,12 @@ import numpy as np
 
 from regrow.architectures import BLUEPRINTS
 from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.verify import verify_all
 from regrow.surgery.budget import plan_sizes
 from regrow.surgery.carve import carve
-from regrow.surgery.prune import prepare
+from regrow.surgery.prune import plan_output
 from tests.surgery.random_cuts import cut_to
 from tests.tiny import write_tiny
 
@@ -29,7 +30,7 @@ def test_every_family_works_without_regrow(tmp_path: Path) -> None:
                 layout, sizes, np.random.default_rng(0), checkpoint.fingerprint, ordered=True
             )
             out = tmp_path / f"{source.name}-cut"
-            carve(prepare(checkpoint, layout, cut, None), out)
+            carve(plan_output(ModelDirectory(checkpoint.directory), cut), out)
             sources.append(source)
             made.append(out)
     results = verify_all([*sources, *made])

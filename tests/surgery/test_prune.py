@@ -15,18 +15,20 @@ from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
+from regrow.common.progress import Progress
 from regrow.surgery.cut import FILE_NAME, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.prune import ORIGIN_FILE, Pruned, prune_checkpoint
+from regrow.surgery.prune import ORIGIN_FILE, Pruned, plan_cut, prune_checkpoint
 from tests.surgery.carving import assert_same_bytes, tensors
 from tests.tiny import write_tiny
 
 
 def _prune(source: Path, out: Path, *, seed: int = 0, **options: Any) -> Pruned:
     by = {} if "cut" in options or "drop_layers" in options else {"by": "random"}
-    return prune_checkpoint(source, out, CutSpec(**by, **options), seed=seed)
+    return prune_checkpoint(ModelDirectory(source), out, CutSpec(**by, **options), seed=seed)
 
 
 def _with(directory: Path, name: str, tensor: torch.Tensor) -> Path:
@@ -193,11 +195,14 @@ def test_refuses_an_output_in_use_before_it_reads(tmp_path: Path) -> None:
 def test_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
     source = write_tiny(LLAMA, tmp_path / "in")
     spec = CutSpec(ffn=8, hidden=12, by="random")
-    dry = prune_checkpoint(source, tmp_path / "out", spec, dry_run=True)
+    dry = plan_cut(ModelDirectory(source), spec).result(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     told: list[tuple[int, int]] = []
     wet = prune_checkpoint(
-        source, tmp_path / "out", spec, progress=lambda done, total: told.append((done, total))
+        ModelDirectory(source),
+        tmp_path / "out",
+        spec,
+        progress=Progress(advance=lambda *given: told.append(given)),
     )
     assert (dry.cut, dry.parameters, dry.nbytes, dry.parts) == (
         wet.cut, wet.parameters, wet.nbytes, wet.parts,

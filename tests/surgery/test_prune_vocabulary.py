@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from regrow.architectures.openba import OPENBA
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.surgery.cut_spec import CutSpec
@@ -34,7 +35,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     generation = {"decoder_start_token_id": 0, "eos_token_id": 1, "suppress_tokens": [2, 359, 462]}
     (source / "generation_config.json").write_text(json.dumps(generation))
     out = source.with_name("out")
-    prune_checkpoint(source, out, CutSpec(vocab_size=SIZE), documents=documents)
+    prune_checkpoint(ModelDirectory(source), out, CutSpec(vocab_size=SIZE), documents=documents)
     return source, out
 
 
@@ -90,7 +91,9 @@ def test_no_id_is_stale(pruned: tuple[Path, Path]) -> None:
 def test_pruned_again_it_is_what_one_cut_gives(pruned: tuple[Path, Path], tmp_path: Path) -> None:
     source, out = pruned
     for directory, first in ((source, tmp_path / "one"), (out, tmp_path / "two")):
-        prune_checkpoint(directory, first, CutSpec(vocab_size=420), documents=documents)
+        prune_checkpoint(
+            ModelDirectory(directory), first, CutSpec(vocab_size=420), documents=documents
+        )
     for name in ("spiece.model", "model.safetensors", "added_tokens.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -99,7 +102,12 @@ def test_a_size_below_what_must_stay_names_the_least(
     pruned: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"the least is 364, .* 257 byte") as error:
-        prune_checkpoint(pruned[0], tmp_path / "out", CutSpec(vocab_size=300), documents=documents)
+        prune_checkpoint(
+            ModelDirectory(pruned[0]),
+            tmp_path / "out",
+            CutSpec(vocab_size=300),
+            documents=documents,
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -109,7 +117,7 @@ def test_padding_leaves_all_forms_of_the_tokenizer_as_they_are(
 ) -> None:
     source, plain = pruned
     spec = CutSpec(vocab=VocabularySpec(size=SIZE, pad_to=64))
-    done = prune_checkpoint(source, tmp_path / "out", spec, documents=documents)
+    done = prune_checkpoint(ModelDirectory(source), tmp_path / "out", spec, documents=documents)
     rows = done.cut.sizes["vocab"]
     assert (rows, done.cut.axes["vocab"].padded) == (448, 448 - SIZE)
     for name in ("spiece.model", "tokenizer_config.json", "added_tokens.json"):
@@ -132,7 +140,9 @@ def test_a_vocabulary_in_another_format_is_left_out_and_that_is_said(
     source = tmp_path / "in"
     shutil.copytree(pruned[0], source)
     (source / "old.tiktoken").write_bytes(b"the old one")
-    done = prune_checkpoint(source, tmp_path / "out", CutSpec(vocab_size=SIZE), documents=documents)
+    done = prune_checkpoint(
+        ModelDirectory(source), tmp_path / "out", CutSpec(vocab_size=SIZE), documents=documents
+    )
     assert done.notes == ("old.tiktoken: left out, it holds the old vocabulary",)
     assert not (tmp_path / "out/old.tiktoken").exists()
     assert (tmp_path / "out/spiece.model").exists()

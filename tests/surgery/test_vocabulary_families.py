@@ -18,7 +18,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from tokenizers.trainers import WordPieceTrainer
 
 import regrow
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.verify import verify_all
+from regrow.common.progress import Progress
 from regrow.pipeline.summary import summarise
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import VOCABULARY_FILE, prune_checkpoint
@@ -191,7 +193,7 @@ def prune(name: str, directory: Path) -> Pruned:
     model, source = MODELS[name], directory / "in"
     before = write(model, source)
     out, size = source.with_name("out"), before * 9 // 10
-    prune_checkpoint(source, out, CutSpec(vocab_size=size), documents=documents)
+    prune_checkpoint(ModelDirectory(source), out, CutSpec(vocab_size=size), documents=documents)
     tokens = json.loads((out / VOCABULARY_FILE).read_text(encoding="utf-8"))["tokens"]
     return Pruned(model, source, out, size, [token[0] for token in tokens])
 
@@ -315,7 +317,7 @@ def test_that_text_is_gone_is_said_where_characters_may_go(tmp_path: Path) -> No
             tmp_path / "m", tmp_path / "counts", coverage=0.9, characters=False, out=plan
         )
         out = tmp_path / f"out-{gone}"
-        regrow.prune(tmp_path / "m", out, vocab={"plan": plan}, say=said.append)
+        regrow.prune(tmp_path / "m", out, vocab={"plan": plan}, progress=Progress(say=said.append))
     shares = [
         line for line in said if re.search(r"^[\d.]+% of the characters of .* unknown$", line)
     ]

@@ -7,6 +7,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from regrow.training.loop import HeldoutLoss, Hooks, TrainingResult, TrainingTask, train
+from regrow.training.settings import RecoverySettings
+
 VOCAB = 258
 BOS, EOS = 256, 257
 FAMILIES = ("llama", "gpt_neox", "gemma2", "olmo2", "phi3")
@@ -73,3 +76,17 @@ def byte_tokenizer(*, bos: bool = False, eos: bool = True) -> Any:
         )
     special = {"bos_token": "<bos>"} | ({"eos_token": "<eos>"} if eos else {})
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+
+
+def train_on(
+    model: Any, samples: Any, objective: Any, settings: RecoverySettings, **options: Any
+) -> TrainingResult:
+    """`train`, with all that it takes by name."""
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: options.pop(name) for name in names if name in options}
+
+    task = TrainingTask(samples, objective, **{"seed": 0, **given("seed", "mixtures")})
+    heldout = HeldoutLoss(options.pop("heldout_identity", ""), options.pop("evaluate", None))
+    hooks = Hooks(**given("track", "on_step", "export"))
+    return train(model, task, settings, heldout=heldout, hooks=hooks, **options)

@@ -25,10 +25,10 @@ from regrow.corpus.samples import DataOrder
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.losses.causal import Causal
 from regrow.training import checkpoints, loop
-from regrow.training.loop import StepReport, TrainingResult, train
+from regrow.training.loop import StepReport, TrainingResult
 from regrow.training.reproducibility import environment
 from regrow.training.settings import RecoverySettings
-from tests.training.small import FAMILIES, byte_tokenizer, small_model
+from tests.training.small import FAMILIES, byte_tokenizer, small_model, train_on
 
 TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
 SETTINGS = RecoverySettings(
@@ -56,7 +56,7 @@ def run(
     model = small_model("llama", attention_dropout=0.1) if model is None else model
     options = {"seed": 3, "identity": "m", "samples": data(), **options}
     samples = options.pop("samples")
-    result = train(model, samples, Causal(), settings, directory=directory, **options)
+    result = train_on(model, samples, Causal(), settings, directory=directory, **options)
     return model.state_dict(), result
 
 
@@ -338,7 +338,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     objective.check = lambda model: None  # type: ignore[method-assign]
     message = r"not finite at step 1 of 1, after 0 steps skipped in a row; a learning_rate below 0"
     with pytest.raises(UserError, match=message):
-        train(model, data(), objective, settings, seed=0, directory=tmp_path)
+        train_on(model, data(), objective, settings, seed=0, directory=tmp_path)
     assert torch.equal(model.model.embed_tokens.weight, untouched)
     assert list(tmp_path.iterdir()) == []
 
@@ -379,7 +379,7 @@ def test_a_broken_step_is_skipped_and_said(
 
     objective = BrokenAt({12}, factor)
     with caplog.at_level(logging.WARNING):
-        result = train(model, data(), objective, SHORT, seed=0, directory=tmp_path, on_step=keep)
+        result = train_on(model, data(), objective, SHORT, seed=0, directory=tmp_path, on_step=keep)
     assert re.search(reason, caplog.text)
     assert [r.step for r in reports if r.skipped] == [12]
     same = [torch.equal(one, other) for one, other in itertools.pairwise(weights)]
@@ -393,12 +393,12 @@ def test_a_training_that_only_skips_ends(tmp_path: Path) -> None:
     objective = BrokenAt({9, 11, 12, 13}, 1e3)
     settings = SHORT.model_copy(update={"skips": 3})
     with pytest.raises(UserError, match=r"step 13 of \d+, after 2 steps skipped in a row"):
-        train(small_model("llama"), data(), objective, settings, seed=0, directory=tmp_path)
+        train_on(small_model("llama"), data(), objective, settings, seed=0, directory=tmp_path)
     saved = json.loads(next(tmp_path.glob("*/state.json")).read_text())
     assert (saved["step"], saved["skipped"], saved["skipped_in_a_row"]) == (12, 3, 2)
     objective = BrokenAt({1}, 1e3)
     with pytest.raises(UserError, match=r"step 13 of \d+, after 2 steps skipped in a row"):
-        train(small_model("llama"), data(), objective, settings, seed=0, directory=tmp_path)
+        train_on(small_model("llama"), data(), objective, settings, seed=0, directory=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,13 @@ from regrow.objectives.dynamic_mixture import OPENBA_LOSSES, OPENBA_START, RULES
 from regrow.objectives.registry import make_task
 from regrow.objectives.rows.denoisers import UL2
 from regrow.pipeline.recipe import Data
-from regrow.training.loop import TrainingResult, train
-from regrow.training.mixing.dynamic_mixtures import MixtureSteering
+from regrow.training.loop import TrainingResult
+from regrow.training.mixing.dynamic_mixtures import DynamicMixtures
 from regrow.training.mixing.mixture_settings import DENOISERS
-from regrow.training.mixtures import make_steering, measure_references, shares_of
+from regrow.training.mixtures import measure_references, open_mixtures, shares_of
 from regrow.training.settings import RecoverySettings
 from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, write_text
+from tests.training.small import train_on
 
 torch.set_num_threads(1)
 ROW = 24
@@ -69,15 +70,15 @@ def heldout(home: Path) -> dict[str, Path]:
 
 def steered(
     home: Path, model: str, given: RecoverySettings, out: Path
-) -> tuple[TrainingResult, MixtureSteering, Any]:
+) -> tuple[TrainingResult, DynamicMixtures, Any]:
     network, tokenizer = load_model(home / model), load_tokenizer(home / model)
     measured = measure_references(given, network, tokenizer, heldout(home), DOMAINS)
     objective, samples = make_task(
         given.objective, corpus(home), tokenizer, network.config, ROW, seed=4
     )
-    steering = make_steering(given, samples, tokenizer, network.config, heldout(home), measured)
+    steering = open_mixtures(given, samples, tokenizer, network.config, heldout(home), measured)
     assert steering is not None
-    result = train(network, samples, objective, given, seed=1, directory=out, steering=steering)
+    result = train_on(network, samples, objective, given, seed=1, directory=out, mixtures=steering)
     return result, steering, samples
 
 
@@ -89,7 +90,7 @@ def test_domains_that_lie_behind_are_drawn_more_often(
     home: Path, tmp_path: Path, model: str
 ) -> None:
     result, steering, samples = steered(home, model, settings(domains=FOLLOWS), tmp_path)
-    state = result.steering["domain"]
+    state = result.mixtures["domain"]
     assert state["start"] == pytest.approx({"river": 0.5, "snow": 0.375, "code": 0.125})
     history = state["history"]
     assert [change["tokens"] // 200 for change in history] == [1, 2, 3, 4]
@@ -107,8 +108,8 @@ def test_domains_that_lie_behind_are_drawn_more_often(
 def test_denoisers_and_domains_are_two_distributions(home: Path, tmp_path: Path) -> None:
     both = settings(objective="d-ul2", domains=FOLLOWS, denoisers={"rule": "code"})
     result, steering, _ = steered(home, "openba", both, tmp_path)
-    assert list(result.steering) == ["denoiser", "domain"]
-    assert set(result.steering["denoiser"]["history"][0]["losses"]) == set(UL2)
+    assert list(result.mixtures) == ["denoiser", "domain"]
+    assert set(result.mixtures["denoiser"]["history"][0]["losses"]) == set(UL2)
     for kind, alone in (
         ("denoiser", settings(objective="d-ul2", denoisers={"rule": "code"})),
         ("domain", settings(domains=FOLLOWS)),
@@ -125,7 +126,7 @@ def test_a_decoder_mixes_denoisers_and_domains_too(home: Path, tmp_path: Path) -
     result, steering, samples = steered(home, "filler", given, tmp_path)
     mixture = steering.mixtures["denoiser"].mixture
     assert samples.pairs.mixture.current == pytest.approx(tuple(mixture.shares.values()))
-    assert result.steering["domain"]["history"][-1]["shares"]["snow"] > 0.9
+    assert result.mixtures["domain"]["history"][-1]["shares"]["snow"] > 0.9
     assert steering.mixtures["denoiser"].heldout.objective.identity == f"prefix-lm {prefix}"
 
 
@@ -148,7 +149,7 @@ def test_most_recoveries_have_nothing_to_follow(home: Path) -> None:
     model, tokenizer = load_model(home / "llama"), load_tokenizer(home / "llama")
     _, samples = make_task(None, corpus(home), tokenizer, model.config, ROW, seed=4)
     given = settings(mixture_every=None)
-    assert make_steering(given, samples, tokenizer, model.config, heldout(home), {}) is None
+    assert open_mixtures(given, samples, tokenizer, model.config, heldout(home), {}) is None
 
 
 def test_where_it_begins_depends_on_the_rule() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.causal import Causal
@@ -25,7 +26,9 @@ ALONE = Processes()
 
 def cut(source: Path, out: Path, **spec: Any) -> Path:
     spec["calibration_tokens"] = 256
-    prune_checkpoint(source, out, CutSpec(**spec), documents=lambda: iter(sentences(60)))
+    prune_checkpoint(
+        ModelDirectory(source), out, CutSpec(**spec), documents=lambda: iter(sentences(60))
+    )
     return out
 
 
@@ -34,14 +37,14 @@ def test_tokens_keep_their_text_through_two_cuts_of_the_vocabulary(tmp_path: Pat
     shallow = cut(original, tmp_path / "shallow", layers=3)
     small = cut(shallow, tmp_path / "small", vocab_size=300)
     smaller = cut(small, tmp_path / "smaller", vocab_size=285, layers=2)
-    assert kept_rows(shallow, original) is None
-    assert kept_rows(original, original) is None
-    assert kept_rows(small, small) is None
+    assert kept_rows(ModelDirectory(shallow), ModelDirectory(original)) is None
+    assert kept_rows(ModelDirectory(original), ModelDirectory(original)) is None
+    assert kept_rows(ModelDirectory(small), ModelDirectory(small)) is None
     for student, teacher in [
         (small, original), (small, shallow), (smaller, original), (smaller, shallow),
         (smaller, small),
     ]:  # fmt: skip
-        rows = kept_rows(student, teacher)
+        rows = kept_rows(ModelDirectory(student), ModelDirectory(teacher))
         assert rows is not None
         old, new = load_tokenizer(teacher), load_tokenizer(student)
         assert old.convert_ids_to_tokens(rows.tolist()) == new.convert_ids_to_tokens(
@@ -50,7 +53,10 @@ def test_tokens_keep_their_text_through_two_cuts_of_the_vocabulary(tmp_path: Pat
         # Another segmentation of the same text, and a valid one.
         text = sentences(1, seed=5)[0]
         assert old.decode(rows[np.array(new(text)["input_ids"])]) == text
-    first, second = kept_rows(smaller, original), kept_rows(smaller, small)
+    first, second = (
+        kept_rows(ModelDirectory(smaller), ModelDirectory(original)),
+        kept_rows(ModelDirectory(smaller), ModelDirectory(small)),
+    )
     assert first is not None
     assert second is not None
     assert not np.array_equal(first, second)
@@ -59,8 +65,8 @@ def test_tokens_keep_their_text_through_two_cuts_of_the_vocabulary(tmp_path: Pat
 def test_a_teacher_teaches_what_was_cut_from_it(tmp_path: Path) -> None:
     original = write_model(tmp_path / "original")
     student = cut(original, tmp_path / "student", vocab_size=300, hidden=24)
-    teacher = load_teacher(original, student, "fp32", ALONE)
-    again = load_teacher(original, student, "bf16", ALONE)
+    teacher = load_teacher(ModelDirectory(original), ModelDirectory(student), "fp32", ALONE)
+    again = load_teacher(ModelDirectory(original), ModelDirectory(student), "bf16", ALONE)
     assert teacher.tokens == 300
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
@@ -68,8 +74,8 @@ def test_a_teacher_teaches_what_was_cut_from_it(tmp_path: Path) -> None:
     assert not teacher.model.training
     identities = {
         teacher.identity,
-        load_teacher(original, original, "fp32", ALONE).identity,
-        load_teacher(student, student, "fp32", ALONE).identity,
+        load_teacher(ModelDirectory(original), ModelDirectory(original), "fp32", ALONE).identity,
+        load_teacher(ModelDirectory(student), ModelDirectory(student), "fp32", ALONE).identity,
     }
     assert len(identities) == 3
     Distilled(Causal(), teacher, 0.5, 1.0).check(load_model(student))
@@ -80,11 +86,11 @@ def test_a_model_is_taught_by_none_that_it_does_not_come_from(tmp_path: Path) ->
     other = write_model(tmp_path / "other", hidden_size=24)
     student = cut(original, tmp_path / "student", vocab_size=300)
     with pytest.raises(UserError, match=r"not cut from .*; a teacher is the model"):
-        kept_rows(student, other)
+        kept_rows(ModelDirectory(student), ModelDirectory(other))
     smaller = cut(student, tmp_path / "smaller", vocab_size=290)
     for pair, lacking in (((original, student), 20), ((student, smaller), 10)):
         with pytest.raises(UserError, match=f"which lacks {lacking} of its tokens"):
-            kept_rows(*pair)
+            kept_rows(*map(ModelDirectory, pair))
 
 
 def test_settings_are_written_as_they_are_read() -> None:

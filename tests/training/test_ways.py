@@ -23,11 +23,11 @@ from regrow.training.distributed.processes import join_processes
 from regrow.training.distributed.sharded_loading import load_in_first
 from regrow.training.distributed.sharding import check_offload, check_replicas, shard, whole_weights
 from regrow.training.efficiency import layer_computation
-from regrow.training.loop import StepReport, train
+from regrow.training.loop import StepReport
 from regrow.training.settings import RecoverySettings
 from tests.forks import Together, imported
 from tests.tiny import write_model, write_seq2seq
-from tests.training.small import byte_tokenizer, small_model, without_memory
+from tests.training.small import byte_tokenizer, small_model, train_on, without_memory
 
 TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
 TRACED = "eager"
@@ -51,7 +51,7 @@ def perform(
     def evaluate(trained: Any) -> float:
         return heldout_loss(trained, tokenizer, TEXT[:4]).loss_per_token
 
-    result = train(
+    result = train_on(
         model, pack(TEXT, tokenizer, 10), Causal(), settings, seed=3, directory=directory,
         evaluate=evaluate if settings.evaluate_every else None, on_step=on_step,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import regrow
-from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import named_files
@@ -177,12 +177,9 @@ def test_a_recipe_cuts_as_planned_and_again_the_same(home: Path, tmp_path: Path)
 
 
 def test_the_size_of_each_stage_is_known_before(home: Path) -> None:
-    checkpoint = open_checkpoint(home / "m")
-    layout = bind_checkpoint(checkpoint)
-
     def sizes(*cuts: dict[str, Any]) -> list[int]:
         loaded = load_recipe(recipe(home, *cuts, name="sizes.yaml"))
-        layouts = layouts_by_stage(loaded, checkpoint, layout)
+        layouts = layouts_by_stage(loaded, ModelDirectory(home / "m"))
         return [each.sizes["vocab"] for each in layouts.values()]
 
     size = len(planned(home))
@@ -311,7 +308,7 @@ def test_a_recipe_pads_and_knows_the_size_before(home: Path, tmp_path: Path) -> 
         recipe(home, {"vocab": {"plan": "plan.json", "pad_to": 64}}, {"layers": 3}, name="pad.yaml")
     )
     checkpoint = open_checkpoint(home / "m")
-    layouts = layouts_by_stage(loaded, checkpoint, bind_checkpoint(checkpoint))
+    layouts = layouts_by_stage(loaded, ModelDirectory(checkpoint.directory))
     assert [each.sizes["vocab"] for each in layouts.values()] == [320, 320]
     result = regrow.run(home / "pad.yaml", tmp_path / "run")
     assert load_model(result.model).config.vocab_size == 320

@@ -1,12 +1,11 @@
 """Bind a checkpoint, or a config alone, to the blueprint of its architecture."""
 
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 from regrow.architectures import Blueprint, Layout, bind, blueprint_for
 from regrow.architectures.schema import read_field
-from regrow.checkpoint.config_only import bind_config, is_config_only, stored_type
+from regrow.checkpoint.config_only import bind_config, is_config_only
 from regrow.checkpoint.header import TensorInfo
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint, read_bytes
 from regrow.checkpoint.vocabulary_blueprint import vocabulary_blueprint
@@ -71,18 +70,3 @@ def parameters_counted_once(layout: Layout) -> int:
         if tensor.parameter in (blueprint.head.weight, blueprint.head.embedding)
     }
     return replace(layout, tied=layout.tied or len(shapes) == 1).parameters()
-
-
-def stored_bytes(layout: Layout, checkpoint: Checkpoint | None) -> int:
-    """Bytes of all weights in the file."""
-    return sum(bytes_by_type(layout, checkpoint).values())
-
-
-def bytes_by_type(layout: Layout, checkpoint: Checkpoint | None) -> dict[str, int]:
-    if checkpoint is None:
-        name, width = stored_type(layout)
-        return {name: sum(prod(t.shape) for t in layout.tensors.values()) * width}
-    dtypes: dict[str, int] = {}
-    for info in checkpoint.tensors.values():
-        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.nbytes
-    return dtypes

@@ -1,17 +1,13 @@
 """The command line: parse, call, print. Heavy imports stay inside the commands."""
 
-import errno
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from regrow.cli.commands import Command, Commands
 from regrow.cli.output import (
-    ERR,
     print_checks,
     print_inspection,
     print_plan,
@@ -20,88 +16,16 @@ from regrow.cli.output import (
     print_report,
     print_run,
     print_tokenised,
-    say,
+    tell,
 )
 from regrow.cli.progress_bars import copying, speaks, watching
 from regrow.cli.train import train
 from regrow.cli.vocab import PadTo, vocab
-from regrow.common.errors import SaidError, UserError
+from regrow.common.errors import UserError
 from regrow.common.quantities import count, nbytes
 
-
-class _Commands(TyperGroup):
-    """Commands whose errors are one line."""
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        alone = extra.get("standalone_mode", True)
-        extra["standalone_mode"] = False
-        if not alone:
-            return super().main(*args, **extra)
-        try:
-            sys.exit(super().main(*args, **extra))
-        except typer.Abort:
-            _refuse_now("stopped", 1)
-        except Exception as error:
-            # Of click, or of the click that typer brings along: what cannot be parsed.
-            words: Any = getattr(error, "format_message", None)
-            if words is None:
-                raise
-            given = extra.get("args") or (args[0] if args else None)
-            _unparsed(words(), error, self._named(sys.argv[1:] if given is None else given))
-
-    def _named(self, words: Sequence[str]) -> list[str]:
-        """The commands that a line begins with."""
-        group: Any = self
-        found: list[str] = []
-        for word in words:
-            group = getattr(group, "commands", {}).get(word)
-            if group is None:
-                break
-            found.append(word)
-        return found
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SaidError:
-            raise typer.Exit(2) from None
-        except UserError as error:
-            _refuse(str(error) if speaks() else f"process {os.environ['RANK']}: {error}")
-        except KeyboardInterrupt:
-            if not speaks():
-                raise typer.Exit(130) from None
-            _refuse("stopped", code=130)
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            # A disk or a network that fails is no bug either; transformers wraps in OSError too.
-            where = f"{error.filename}: " if error.filename else ""
-            _refuse(where + " ".join((error.strerror or str(error)).split()))
-
-
-def _unparsed(message: str, error: Any, command: list[str]) -> NoReturn:
-    if "\n" in message:  # the help, where nothing was asked for
-        error.show()
-        sys.exit(error.exit_code)
-    text = message[:1].lower() + message[1:].rstrip(".")
-    where = f"{' '.join(command)}: " if command else ""
-    advice = " ".join(["see regrow", *command, "--help"])
-    _refuse_now(f"{where}{text}; {advice}", error.exit_code)
-
-
-def _refuse_now(message: str, code: int) -> NoReturn:
-    if speaks():
-        ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
-    sys.exit(code)
-
-
-def _refuse(message: str, code: int = 2) -> NoReturn:
-    ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
-    raise typer.Exit(code)
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="Prune a language model in stages, and regrow what each cut costs.",
     no_args_is_help=True,
     add_completion=False,
@@ -129,16 +53,16 @@ def main() -> None:
     app(prog_name="regrow")
 
 
-@app.command()
+@app.command(cls=Command)
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show a model's axes and parameters, and what can be cut."""
     from regrow import api
 
-    result = api.inspect(model, say=say)
+    result = api.inspect(model, progress=tell)
     print_inspection(result, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
     model: Annotated[
         str,
@@ -163,14 +87,16 @@ def plan(
             raise UserError(
                 f"{model}: a recipe has its sizes; leave --params, --keep and --out out"
             )
-        print_preview(api.preview(model, say=say), as_json)
+        print_preview(api.preview(model, progress=tell), as_json)
         return
+    if (params is None) == (keep is None):
+        raise UserError("plan: give --params or --keep, one of the two")
     budget = None if params is None else count("--params", params)
     if out is not None and out.exists():
         raise UserError(f"{out}: exists; choose another file")
     if out is not None and not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such directory")
-    result = api.plan(model, params=budget, keep=keep, say=say)
+    result = api.plan(model, params=budget, keep=keep, progress=tell)
     if out is not None:
         from regrow.common.files import write_atomically
 
@@ -178,7 +104,7 @@ def plan(
     print_plan(result, out, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def prune(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
@@ -238,12 +164,12 @@ def prune(
         result = api.prune(
             model, out, calibration=calibration, seed=seed,
             max_shard_bytes=nbytes("--max-shard-size", max_shard_size),
-            dry_run=dry_run, say=say, progress=progress, **given,
+            dry_run=dry_run, progress=progress, **given,
         )  # fmt: skip
     print_pruned(result, dry_run, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")],
     out: Annotated[
@@ -264,8 +190,8 @@ def run(
     from regrow import api
 
     compare = [name for name, asked in (("control", control), ("at-once", at_once)) if asked]
-    with watching() as (above, watch):
-        result = api.run(recipe, out, compare=compare, redo=redo, say=above, watch=watch)
+    with watching() as progress:
+        result = api.run(recipe, out, compare=compare, redo=redo, progress=progress)
     if not speaks():
         return
     from regrow.pipeline.summary import summarise
@@ -273,7 +199,7 @@ def run(
     print_run(summarise(result.directory), result, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory.")],
     trust_remote_code: Annotated[
@@ -291,7 +217,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")],
 ) -> None:
@@ -303,7 +229,7 @@ def report(
     print_report(summarise(directory), page)
 
 
-@app.command()
+@app.command(cls=Command)
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
@@ -312,16 +238,16 @@ def generate(
     """Let a model answer a prompt."""
     from regrow import api
 
-    typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, say=say))
+    typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, progress=tell))
 
 
 corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
 app.add_typer(vocab, name="vocab")
-app.command()(train)
+app.command(cls=Command)(train)
 
 
-@corpus.command()
+@corpus.command(cls=Command)
 def tokenise(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
@@ -344,7 +270,7 @@ def tokenise(
 
     with copying("tokenising") as progress:
         result = api.tokenise(
-            model, out, [*(text or []), *(more or [])], workers=workers, eos=eos, say=say,
+            model, out, [*(text or []), *(more or [])], workers=workers, eos=eos,
             progress=progress,
         )  # fmt: skip
     print_tokenised(result, as_json)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from regrow.common import numbers
+from regrow.common.progress import Progress
 
 if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
@@ -32,6 +33,10 @@ ERR = Console(stderr=True, highlight=False)
 def say(text: str) -> None:
     """News of what is being done, beside the result."""
     ERR.print(text, markup=False, soft_wrap=True, style="dim")
+
+
+tell = Progress(say=say)
+"""For commands that say something and show no bar."""
 
 
 def print_inspection(found: "Inspection", as_json: bool) -> None:

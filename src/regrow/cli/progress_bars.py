@@ -4,9 +4,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from regrow.cli.output import ERR
+from regrow.cli.output import ERR, say
+from regrow.common.progress import QUIET, Progress, Update
 
 _TOLD_EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -18,24 +18,18 @@ def speaks() -> bool:
 
 
 @contextmanager
-def copying(what: str) -> Iterator[Any]:
+def copying(what: str) -> Iterator[Progress]:
     """A progress bar for bytes, shown once there is something to show."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich import progress as bars
 
-    bar = Progress(
-        TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-        TimeRemainingColumn(), console=ERR, transient=True, disable=not ERR.is_terminal,
+    bar = bars.Progress(
+        bars.TextColumn(what), bars.BarColumn(), bars.DownloadColumn(),
+        bars.TransferSpeedColumn(), bars.TimeRemainingColumn(), console=ERR, transient=True,
+        disable=not ERR.is_terminal,
     )  # fmt: skip
     task = None
 
-    def progress(done: int, total: int) -> None:
+    def advance(done: int, total: int) -> None:
         nonlocal task
         if task is None:
             bar.start()
@@ -43,32 +37,32 @@ def copying(what: str) -> Iterator[Any]:
         bar.update(task, completed=done)
 
     try:
-        yield progress
+        yield Progress(say=say, advance=advance)
     finally:
         bar.stop()
 
 
 @contextmanager
-def watching() -> Iterator[Any]:
+def watching() -> Iterator[Progress]:
     """One line that says where a run is and how long it still takes; results above it.
 
     Of several processes the first alone says anything.
     """
     if not speaks():
-        yield (lambda _: None), (lambda _: None)
+        yield QUIET
         return
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich import progress as bars
 
-    bar = Progress(
-        TextColumn("{task.fields[stage]}"), BarColumn(bar_width=16),
-        TextColumn("{task.percentage:>3.0f}%  {task.fields[left]}  {task.description}"),
+    bar = bars.Progress(
+        bars.TextColumn("{task.fields[stage]}"), bars.BarColumn(bar_width=16),
+        bars.TextColumn("{task.percentage:>3.0f}%  {task.fields[left]}  {task.description}"),
         console=ERR, transient=True, disable=not ERR.is_terminal,
     )  # fmt: skip
     task = bar.add_task("starting", total=1.0, stage="", left="")
 
     told = time.monotonic()
 
-    def watch(update: Any) -> None:
+    def watch(update: Update) -> None:
         nonlocal told
         doing = update.doing
         if update.loss is not None:
@@ -85,11 +79,11 @@ def watching() -> Iterator[Any]:
             left = _duration(update.seconds_left)
             ERR.print(f"{update.stage}: {update.share:.0%}, {left} left, {doing}", markup=False)
 
-    def say(text: str) -> None:
+    def say_above(text: str) -> None:
         bar.console.print(text, markup=False, soft_wrap=True)
 
     with bar:
-        yield say, watch
+        yield Progress(say=say_above, update=watch)
 
 
 def _duration(seconds: float) -> str:

@@ -1,13 +1,16 @@
 """`regrow train`: one training by itself."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from regrow.cli.output import print_trained
 from regrow.cli.progress_bars import speaks, watching
 from regrow.common.errors import UserError
+
+if TYPE_CHECKING:
+    from regrow.pipeline.recipe import Recipe
 
 
 def train(
@@ -39,12 +42,14 @@ def train(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Begin with random weights.")
     ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Do again what changed settings invalidate.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a model; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
     from regrow.pipeline.recipe import load_recipe
-    from regrow.pipeline.train_model import of_options
 
     if what.endswith((".yaml", ".yml")):
         if text or heldout or settings or seed:
@@ -55,13 +60,25 @@ def train(
             raise UserError("train: give --text and --heldout, or a recipe")
         if stage is not None:
             raise UserError("--stage: only a recipe has stages; leave it out")
-        recipe = of_options(what, text, heldout, _settings(settings or []), seed)
-    with watching() as (above, watch):
+        recipe = _recipe(what, text, heldout, settings or [], seed)
+    with watching() as progress:
         result = api.train(
-            recipe, out, stage=stage, from_scratch=from_scratch, say=above, watch=watch
+            recipe, out, stage=stage, from_scratch=from_scratch, redo=redo, progress=progress
         )
     if speaks():
         print_trained(result, as_json)
+
+
+def _recipe(
+    model: str, text: list[Path], heldout: Path, settings: list[str], seed: int
+) -> "Recipe":
+    from regrow.pipeline.train_model import training_recipe
+
+    given = _settings(settings)
+    try:
+        return training_recipe(model, text, heldout, given, seed)
+    except UserError as error:
+        raise UserError(error.message, key=f"--set {error.key or 'options'}") from None
 
 
 def _settings(given: list[str]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.output import print_counted, print_grown, print_pruned, print_vocabulary_plan, say
+from regrow.cli.commands import Command
+from regrow.cli.output import print_counted, print_grown, print_pruned, print_vocabulary_plan, tell
 from regrow.cli.progress_bars import copying
 from regrow.common.errors import UserError
 from regrow.common.quantities import count as number
@@ -50,7 +51,7 @@ PadTo = Annotated[
 ]
 
 
-@vocab.command()
+@vocab.command(cls=Command)
 def count(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new file.")],
@@ -81,12 +82,12 @@ def count(
     with copying("counting") as progress:
         result = api.count_vocabulary(
             model, out, [*(corpus or []), *(more or [])], merge=merge or [], workers=workers,
-            say=say, progress=progress,
+            progress=progress,
         )  # fmt: skip
     print_counted(result, as_json)
 
 
-@vocab.command()
+@vocab.command(cls=Command)
 def plan(
     model: Model,
     counts: Annotated[Path, typer.Argument(metavar="COUNTS", help="What count wrote.")],
@@ -114,13 +115,13 @@ def plan(
     from regrow import api
 
     result = api.plan_vocabulary(
-        model, counts, text=text, out=out, page=page, say=say,
+        model, counts, text=text, out=out, page=page, progress=tell,
         **_choice(size, coverage, only, minimum, keep, drop, characters),
     )  # fmt: skip
     print_vocabulary_plan(result, [path for path in (out, page) if path is not None], as_json)
 
 
-@vocab.command()
+@vocab.command(cls=Command)
 def prune(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
@@ -150,12 +151,12 @@ def prune(
         raise UserError("vocab prune: give --plan, or --counts with --size or --coverage")
     with copying("carving") as progress:
         result = api.prune(
-            model, out, vocab={**files, **chosen}, dry_run=dry_run, say=say, progress=progress
+            model, out, vocab={**files, **chosen}, dry_run=dry_run, progress=progress
         )
     print_pruned(result, dry_run, as_json)
 
 
-@vocab.command()
+@vocab.command(cls=Command)
 def grow(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
@@ -187,7 +188,7 @@ def grow(
 
     result = api.grow_vocabulary(
         model, out, [*(corpus or []), *(more or [])], number("--tokens", tokens), least=least,
-        text=text, dry_run=dry_run, say=say,
+        text=text, dry_run=dry_run, progress=tell,
     )  # fmt: skip
     print_grown(result, as_json)
 

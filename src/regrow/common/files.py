@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,35 @@ def save_tensors(tensors: "Mapping[str, Tensor]", path: Path) -> None:
             f"{path}: cannot be written, the disk is full or does not take it: "
             f"{one_line(str(error))}"
         ) from error
+
+
+def link_atomically(path: Path, target: Path) -> None:
+    """Make `path` a symbolic link to `target`, in place of one that is there."""
+    if path.is_symlink() and path.readlink() == target:
+        return
+    if not path.is_symlink():  # a copy of the directory that the link led to
+        remove(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    remove(temporary)
+    temporary.symlink_to(target, target_is_directory=True)
+    temporary.replace(path)
+
+
+def remove(*paths: Path) -> None:
+    """Remove files and directories that may be there.
+
+    A directory disappears at once: it is renamed to `.NAME.partial` before it is emptied.
+    """
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            doomed = path
+            if not path.name.startswith("."):
+                doomed = path.with_name(f".{path.name}.partial")
+                shutil.rmtree(doomed, ignore_errors=True)
+                path.rename(doomed)
+            shutil.rmtree(doomed)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from regrow.common.errors import UserError
+from regrow.common.files import write_atomically
 
-FILE_NAME = "ledger.jsonl"
+LEDGER_FILE = "ledger.jsonl"
 _BEFORE_FIRST_ENTRY = ("original",)
 """What a run may make before it records anything: a converted or downloaded model."""
 _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
@@ -27,16 +28,39 @@ _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Step:
-    """A step as planned: its name, what goes into it, and the key of all that leads to it."""
+    """A step as planned.
 
-    name: str
+    Attributes:
+        stage: A stage of the recipe, `original`, `result`, or a comparison; of what is recorded of
+            the run itself, the name alone: `recipe`, `texts`.
+        kind: What is done: `carve`, `measure-cut`, `recover`, `measure`, ...; empty where the
+            stage says all.
+        inputs: What goes into the step.
+        key: A hash of what decides the step's result, and of all steps before it.
+    """
+
+    stage: str
+    kind: str
     inputs: Mapping[str, Any]
     key: str
+
+    @property
+    def name(self) -> str:
+        """As the ledger has it: `depth/carve`."""
+        return f"{self.stage}/{self.kind}" if self.kind else self.stage
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A step as done. `outputs`: measurements and hashes. `environment`: versions, threads."""
+    """A step as done, one line of the ledger.
+
+    Attributes:
+        step: Its name.
+        outputs: Measurements and hashes.
+        environment: Versions, machine, command.
+        started: Date and time, ISO 8601.
+        seconds: That the step took.
+    """
 
     step: str
     key: str
@@ -45,6 +69,14 @@ class Entry:
     environment: Mapping[str, Any]
     started: str
     seconds: float
+
+    @property
+    def stage(self) -> str:
+        return self.step.partition("/")[0]
+
+    @property
+    def kind(self) -> str:
+        return self.step.partition("/")[2]
 
 
 def step_after(
@@ -65,7 +97,8 @@ def step_after(
         },
         sort_keys=True,
     )
-    return Step(name, inputs, hashlib.sha256(text.encode()).hexdigest())
+    stage, _, kind = name.partition("/")
+    return Step(stage, kind, inputs, hashlib.sha256(text.encode()).hexdigest())
 
 
 class Ledger:
@@ -76,7 +109,7 @@ class Ledger:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.path = directory / FILE_NAME
+        self.path = directory / LEDGER_FILE
         self._lock_path = directory / "lock"
         self._lock: int | None = None
         self._made: list[Path] = []
@@ -120,7 +153,7 @@ class Ledger:
         for path in self.directory.iterdir():
             if path.name not in (self._lock_path.name, *_BEFORE_FIRST_ENTRY):
                 raise UserError(
-                    f"{self.directory}: holds {path.name} and no {FILE_NAME}, so it is no run; "
+                    f"{self.directory}: holds {path.name} and no {LEDGER_FILE}, so it is no run; "
                     "choose a new or empty directory"
                 )
 
@@ -134,7 +167,7 @@ class Ledger:
                 os.close(lock)
                 raise UserError(
                     f"{self.directory}: another run (process {owner}) is using it; wait for it, or "
-                    "choose another --out"
+                    "choose another directory for this one"
                 ) from None
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock), self._lock_path.stat()):
@@ -167,8 +200,6 @@ class Ledger:
 
     def forget(self, steps: Sequence[str]) -> None:
         """Take entries out, by rewriting the file."""
-        from regrow.common.files import write_atomically
-
         kept = {name: entry for name, entry in self._entries.items() if name not in steps}
         lines = [json.dumps(asdict(entry), sort_keys=True) + "\n" for entry in kept.values()]
         write_atomically(self.path, "".join(lines).encode())

@@ -1,21 +1,21 @@
 """What a run will do, known before any work: models, texts, stages, steps, and the work of each."""
 
+import copy
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.architectures import Layout
-from regrow.checkpoint.bind import bind_checkpoint
-from regrow.checkpoint.facts import files_sha256
 from regrow.checkpoint.meta_check import check_on_meta
-from regrow.checkpoint.reader import Checkpoint, open_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.resolve import resolve_model
 from regrow.common.errors import UserError
+from regrow.common.progress import Progress
 from regrow.common.random_stream import random_stream
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import documents_sha256, read_documents
-from regrow.models.loading import load_config, load_tokenizer
+from regrow.pipeline.from_scratch import with_random_weights
 from regrow.pipeline.ledger import Step
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import (
@@ -50,13 +50,31 @@ _NOTHING_TO_COMPARE = {
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """How a recipe is run.
+
+    Attributes:
+        recipe_text: As it was written, for the ledger.
+        compare: What else is trained on the same tokens: `control`, the original; `at-once`, the
+            original with all cuts made in one.
+        redo: Where the recipe changed, do again what that invalidates; without it a change is an
+            error.
+        from_scratch: Begin with random weights, of which the model may then have none.
+    """
+
+    recipe_text: str = ""
+    compare: Collection[str] = ()
+    redo: bool = False
+    from_scratch: bool = False
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """A recipe, and what follows from it and from the files that it names.
 
     Attributes:
         out: Directory of the run.
-        original: Directory of the model that is cut, with the tokens that its objectives need.
-        source: Its checkpoint.
+        original: The model that is cut, with the tokens that its objectives need.
         stages: By name, those of comparisons too, asked for or not.
         comparisons: Those that were asked for.
         parameters: Of each stage's model, by name, and of "original".
@@ -68,8 +86,7 @@ class RunPlan:
     recipe: Recipe
     recipe_text: str
     out: Path
-    original: Path
-    source: Checkpoint
+    original: ModelDirectory
     corpus: Corpus
     stages: Mapping[str, Stage]
     comparisons: list[Stage]
@@ -78,16 +95,18 @@ class RunPlan:
     heldout: Mapping[str, str]
     steps: dict[str, Step]
 
-    def is_wanted(self, step: str) -> bool:
+    def is_wanted(self, step: Step) -> bool:
         """Not where it belongs to a comparison that nobody asked for."""
-        stage = step.partition("/")[0]
-        return stage not in (CONTROL, AT_ONCE) or stage in {s.name for s in self.comparisons}
+        asked = {stage.name for stage in self.comparisons}
+        return step.stage not in (CONTROL, AT_ONCE) or step.stage in asked
 
     def recoveries(self) -> list[RecoverySettings]:
         return [stage.recover for stage in self.stages.values() if stage.recover is not None]
 
     def data_seed(self, stage: str) -> int:
-        """Each stage goes through the text in an order of its own."""
+        """Each stage goes through the text in an order of its own; a single one in the seed's."""
+        if [each.name for each in self.recipe.stages] == [stage]:
+            return self.recipe.seed
         return int(random_stream(self.recipe.seed, f"stage {stage}", 0).random_raw() >> 33)
 
     def count(self, stage: str) -> int:
@@ -109,19 +128,19 @@ class RunPlan:
         """Work of all steps, in operations, bytes or seconds."""
         texts = sum(path.stat().st_size for path in self.recipe.data.heldout.values()) / 4
         pieces = []
-        for name in filter(self.is_wanted, self.steps):
-            stage, _, what = name.partition("/")
-            count = self.count(stage)
-            if what in ("measure", "measure-cut"):
+        for step in filter(self.is_wanted, self.steps.values()):
+            name, count = step.name, self.count(step.stage)
+            if step.kind in ("measure", "measure-cut"):
                 pieces.append(Piece(name, "forward", 2 * count * texts))
             elif name == REFERENCES:
                 pieces.append(Piece(name, "forward", 2 * count * self._followed_tokens()))
-            elif what == "carve":
+            elif step.kind == "carve":
                 pieces.append(Piece(name, "write", 16.0 * count))
-            elif what == "recover":
-                settings = self.stages[stage].recover
+            elif step.kind == "recover":
+                settings = self.stages[step.stage].recover
                 assert settings is not None
-                pieces.append(Piece(name, "train", self.flops_of_token(stage) * settings.tokens))
+                work = self.flops_of_token(step.stage) * settings.tokens
+                pieces.append(Piece(name, "train", work))
         answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
         pieces += [
             Piece("original/speak", "fixed", answers), Piece("result/samples", "fixed", answers),
@@ -139,63 +158,60 @@ class RunPlan:
         return float(sum(measured.values()))
 
 
-def make_plan(
-    recipe: Recipe,
-    out: Path,
-    recipe_text: str,
-    compare: Collection[str],
-    say: Callable[[str], None],
-) -> RunPlan:
+def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress) -> RunPlan:
     """The plan of `regrow.pipeline.run.run`, whose arguments these are.
 
-    Fetches or converts the original, and adds the tokens that it lacks, where that is not done.
+    Fetches or converts the original, draws its weights where it begins with random ones, and adds
+    the tokens that it lacks, where that is not done.
 
     Raises UserError at whatever cannot be.
     """
     check_readable(recipe.data)
     corpus = Corpus(recipe.data.sources)
-    original = resolve_model(recipe.model, out / "original", say)
-    check_apart(out, original)
-    source, layout, layouts = _opened(recipe, original)
-    known, trained, vocabularies = _trained(recipe, layout, layouts, compare)
-    tokenizer, config = load_tokenizer(original), load_config(original)
-    both = bool(config.is_encoder_decoder)
+    original = ModelDirectory(resolve_model(recipe.model, out / "original", progress.say))
+    check_apart(out, original.path)
+    if options.from_scratch:
+        original = with_random_weights(original, out / "original", recipe.seed)
+    layouts = _layouts(recipe, original)
+    known, trained, vocabularies = _trained(recipe, original.layout, layouts, options.compare)
+    tokenizer = copy.deepcopy(original.tokenizer)
+    both = bool(original.config.is_encoder_decoder)
     wanted = tokens_wanted(recipe, tokenizer.get_vocab(), is_encoder_decoder=both)
     tokenizer.add_tokens(list(wanted), special_tokens=True)  # as it is going to be
     check_corpus(corpus, tokenizer, trained, vocabularies)
-    check_tasks(recipe, tokenizer, config, corpus)
+    check_tasks(recipe, tokenizer, original.config, corpus)
     if wanted:
-        original = extended(original, wanted, out / "original", say)
-        source, layout, layouts = _opened(recipe, original)
-        known, trained, vocabularies = _trained(recipe, layout, layouts, compare)
+        original = ModelDirectory(extended(original.path, wanted, out / "original", progress.say))
+        layouts = _layouts(recipe, original)
+        known, trained, vocabularies = _trained(recipe, original.layout, layouts, options.compare)
     last = layouts[recipe.stages[-1].name]
     parameters = {name: each.parameters() for name, each in layouts.items()}
-    parameters |= {"original": layout.parameters(), AT_ONCE: last.parameters()}
+    parameters |= {"original": original.layout.parameters(), AT_ONCE: last.parameters()}
     heldout = {
         name: documents_sha256(read_documents(path)) for name, path in recipe.data.heldout.items()
     }
     steps = plan_steps(
         recipe,
-        {"weights": source.fingerprint, "files": files_sha256(original)},
+        {"weights": original.checkpoint.fingerprint, "files": original.files_sha256},
         corpus.identity,
         heldout,
-        hashlib.sha256(recipe_text.encode()).hexdigest(),
+        hashlib.sha256(options.recipe_text.encode()).hexdigest(),
         known,
     )
     return RunPlan(
-        recipe=recipe, recipe_text=recipe_text, out=out, original=original, source=source,
-        corpus=corpus, stages={stage.name: stage for stage in (*recipe.stages, *known)},
-        comparisons=[stage for stage in known if stage.name in compare], parameters=parameters,
-        teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
+        recipe=recipe, recipe_text=options.recipe_text, out=out, original=original, corpus=corpus,
+        stages={stage.name: stage for stage in (*recipe.stages, *known)},
+        comparisons=[stage for stage in known if stage.name in options.compare],
+        parameters=parameters, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
     )  # fmt: skip
 
 
-def _opened(recipe: Recipe, original: Path) -> tuple[Checkpoint, Layout, dict[str, Layout]]:
-    """A checkpoint, its layout, and the layout after each stage."""
-    source = open_checkpoint(original)
-    layout = bind_checkpoint(source)
-    check_on_meta(source.config, layout.blueprint, layout.shapes, str(original / "config.json"))
-    return source, layout, layouts_by_stage(recipe, source, layout)
+def _layouts(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
+    """The layout after each stage."""
+    layout = original.layout
+    where = str(original.path / "config.json")
+    check_on_meta(original.checkpoint.config, layout.blueprint, layout.shapes, where)
+    return layouts_by_stage(recipe, original)
 
 
 def _trained(
@@ -213,7 +229,7 @@ def _trained(
     possible = {CONTROL: control, AT_ONCE: at_once(recipe, layout, last)}
     for name in compare:
         if possible[name] is None:
-            raise UserError(f"--{name}: {_NOTHING_TO_COMPARE[name]}")
+            raise UserError(_NOTHING_TO_COMPARE[name], key=f"compare.{name}")
     known = [stage for stage in possible.values() if stage is not None]
     trained = [*recipe.stages, *(stage for stage in known if stage.name in compare)]
     vocabularies = {name: each.sizes["vocab"] for name, each in layouts.items()}

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from regrow.architectures import Layout
 from regrow.architectures.flops import Sample, forward_flops, training_flops
-from regrow.checkpoint.bind import open_layout, parameters_counted_once, stored_bytes
+from regrow.checkpoint.bind import parameters_counted_once
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.pipeline.published import Training, published_original, published_training
 from regrow.pipeline.recipe import Recipe, Stage
@@ -64,13 +64,13 @@ class Preview:
         return sum(stage.training.flops for stage in self.stages if stage.training)
 
 
-def preview_recipe(recipe: Recipe, directory: Path) -> Preview:
-    """Count what a recipe will make of the model in `directory`, which may be a config alone.
+def preview_recipe(recipe: Recipe, model: ModelDirectory) -> Preview:
+    """Count what a recipe will make of a model, which may be a config alone.
 
     Raises UserError at a cut that cannot be made.
     """
-    layout, checkpoint = open_layout(directory)
-    per_parameter = stored_bytes(layout, checkpoint) / layout.parameters()
+    layout = model.layout
+    per_parameter = model.weight_bytes / layout.parameters()
     kind = layout.blueprint.model_type
 
     def stage(name: str, after: Layout, training: PreviewTraining | None) -> PreviewStage:
@@ -81,7 +81,7 @@ def preview_recipe(recipe: Recipe, directory: Path) -> Preview:
 
     row = published_original(kind, layout.sizes)
     before = None if row is None else _as_reported(layout, row)
-    layouts = layouts_by_stage(recipe, checkpoint, layout)
+    layouts = layouts_by_stage(recipe, model)
     teachers = teacher_names(recipe.stages)
     return Preview(
         recipe.name,

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from regrow.architectures import Layout
-from regrow.checkpoint.bind import open_layout
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import from_home
 from regrow.surgery.budget import PlannedStage, plan_sizes, plan_stages
@@ -33,21 +33,21 @@ class Plan:
     """What the plan leaves alone, and why."""
 
 
-def plan_directory(model: str, directory: Path, budget: int) -> Plan:
+def propose(model: ModelDirectory, budget: int, named: str) -> Plan:
     """The cheapest accepted sizes with at most `budget` parameters, in stages.
 
-    `model`: as the user named it, for the recipe. The counts are exact.
+    `named`: the model as the user named it, for the recipe. The counts are exact.
     Raises UserError where the budget cannot be met.
     """
-    layout, checkpoint = open_layout(directory)
+    layout = model.layout
     sizes = plan_sizes(layout, budget)
     notes = []
-    if checkpoint is None:
+    if model.is_config_only:
         notes.append("planned from the config alone: the tokenizer may need more tokens")
     elif "vocab" in sizes:
         try:
             spec = VocabularySpec(size=sizes["vocab"])
-            check_vocabulary(checkpoint.directory, layout, spec)
+            check_vocabulary(model.path, layout, spec)
         except UserError as error:
             notes.append(f"the vocabulary stays whole: {error}")
             sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))
@@ -58,8 +58,8 @@ def plan_directory(model: str, directory: Path, budget: int) -> Plan:
         )
     stages = tuple(plan_stages(layout, sizes))
     return Plan(
-        model, layout.parameters(), stages[-1].parameters, stages,
-        _recipe_text(model, layout, stages), tuple(notes),
+        named, layout.parameters(), stages[-1].parameters, stages,
+        _recipe_text(named, layout, stages), tuple(notes),
     )  # fmt: skip
 
 

@@ -1,11 +1,10 @@
 """What can be known of a recipe before hours of work."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from regrow.architectures import Layout
-from regrow.checkpoint.reader import Checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
@@ -24,9 +23,6 @@ from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.plan_file import load_plan
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
-_FLAG = re.compile(r"--([a-z-]+)")
-_BY_STACK = re.compile(r"(\w+) (\w+)=([\w,-]+)")
-
 
 def check_readable(data: Data) -> None:
     """Raise UserError, with the key, where a text cannot be read or holds nothing."""
@@ -44,43 +40,41 @@ def check_readable(data: Data) -> None:
             raise UserError(f"{key}: {path}: no text")
 
 
-def layouts_by_stage(
-    recipe: Recipe, checkpoint: Checkpoint | None, layout: Layout
-) -> dict[str, Layout]:
+def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
     """The layout after each stage, to count with.
 
-    `checkpoint`: of the original; None where there is only its config.
+    `original`: may have no more than its config.
     Raises UserError, with the stage, at a cut that cannot be made.
     """
     layouts: dict[str, Layout] = {}
-    original = layout
+    layout = original.layout
     for number, stage in enumerate(recipe.stages):
         try:
-            sizes = _sizes_after(stage, layout, checkpoint if number == 0 else None)
+            sizes = _sizes_after(stage, layout, original if number == 0 else None)
             vocab = stage.cut.vocabulary if stage.cut else None
             if vocab is None and "vocab" in sizes:  # in a cut file
                 vocab = VocabularySpec(size=sizes["vocab"])
             if vocab is not None and sizes.get("vocab", 0) < layout.sizes["vocab"]:
-                sizes |= _vocabulary_after(vocab, layout, original, checkpoint)
+                sizes |= _vocabulary_after(vocab, layout, original)
         except UserError as error:
-            raise UserError(f"stages: {stage.name}: {_as_keys(str(error))}") from None
+            raise error.within(f"stages: {stage.name}") from None
         layout = layout.resized(sizes)
         layouts[stage.name] = layout
     return layouts
 
 
 def _vocabulary_after(
-    vocab: VocabularySpec, layout: Layout, original: Layout, checkpoint: Checkpoint | None
+    vocab: VocabularySpec, layout: Layout, original: ModelDirectory
 ) -> dict[str, int]:
     """The size of the vocabulary, where it is known. `layout`: of what is cut."""
-    if layout.sizes["vocab"] != original.sizes["vocab"] and (vocab.counts or vocab.plan):
+    if layout.sizes["vocab"] != original.layout.sizes["vocab"] and (vocab.counts or vocab.plan):
         key = "counts" if vocab.counts else "plan"
         raise UserError(
             f"cut.vocab.{key}: made for the tokenizer of the original, which an earlier stage "
             "cuts; cut the vocabulary once, or give a size alone"
         )
-    if checkpoint is not None:
-        return {"vocab": check_vocabulary(checkpoint.directory, original, vocab)}
+    if not original.is_config_only:
+        return {"vocab": check_vocabulary(original.path, original.layout, vocab)}
     if vocab.plan is not None:
         tokens = len(load_plan(vocab.plan).choice.kept)
     elif vocab.size is not None:
@@ -88,12 +82,6 @@ def _vocabulary_after(
     else:
         return {}
     return {"vocab": tokens + vocab.padding(tokens, layout.sizes["vocab"])}
-
-
-def _as_keys(message: str) -> str:
-    """Options of the command line as the keys of a recipe."""
-    named = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), message)
-    return _BY_STACK.sub(r"\1: {\2: \3}", named)
 
 
 def at_once(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
@@ -120,15 +108,16 @@ def at_once(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
     return Stage(name=AT_ONCE, cut=spec, recover=settings)
 
 
-def _sizes_after(stage: Stage, layout: Layout, checkpoint: Checkpoint | None) -> dict[str, int]:
-    """`checkpoint`: what is cut, where it exists already."""
+def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) -> dict[str, int]:
+    """`source`: what is cut, where it exists already."""
     from regrow.scoring.score import SCORERS
 
     if stage.cut is None:
         return {}
     if stage.cut.cut is not None:
         cut = Cut.load(stage.cut.cut)
-        check_cut(cut, layout, checkpoint.fingerprint if checkpoint else cut.model)
+        known = source is not None and not source.is_config_only
+        check_cut(cut, layout, source.checkpoint.fingerprint if source and known else cut.model)
         return cut.sizes
     sizes, given = requested(layout, stage.cut.chosen)
     for name, size in sizes.items():

@@ -8,7 +8,7 @@ from typing import Any
 from regrow.common import environment
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, resolve_precision
-from regrow.pipeline.ledger import Entry
+from regrow.pipeline.ledger import Entry, Step
 from regrow.training.settings import RecoverySettings
 
 _MOST_REASONS = 4
@@ -21,16 +21,16 @@ def check_apart(out: Path, model: Path) -> None:
         raise UserError(f"{out}: lies inside the model {model}; choose a place outside it")
 
 
-def bytes_needed(to_do: Iterable[str], parameters: Mapping[str, int], bytes_each: float) -> int:
+def bytes_needed(to_do: Iterable[Step], parameters: Mapping[str, int], bytes_each: float) -> int:
     """Room for all models that are still to be made, and for the largest training.
 
     `parameters`: by stage. `bytes_each`: of a stored parameter.
     """
-    made = [name for name in to_do if name.endswith(("/carve", "/recover"))]
-    trained = [parameters[n.partition("/")[0]] for n in made if n.endswith("/recover")]
+    made = [step for step in to_do if step.kind in ("carve", "recover")]
+    trained = [parameters[step.stage] for step in made if step.kind == "recover"]
     # Weights and two moments in float32, twice while one checkpoint replaces another.
     training = max(trained, default=0) * 4 * 3 * 2
-    return int(training + sum(parameters[n.partition("/")[0]] for n in made) * bytes_each)
+    return int(training + sum(parameters[step.stage] for step in made) * bytes_each)
 
 
 def check_memory(stage: str, student: int, teacher: int, precision: Precision) -> None:
@@ -82,8 +82,8 @@ def refuse_changes(because: Iterable[str], invalid: str, out: Path) -> None:
         reasons[_MOST_REASONS:] = [f"{len(reasons) - _MOST_REASONS} more"]
     why = "; ".join(reasons) or "stages were added, removed or moved"
     raise UserError(
-        f"{out}: the recipe changed ({why}); this invalidates {invalid}; add --redo to do "
-        "them again, or choose another --out"
+        f"{out}: the recipe changed ({why}); this invalidates {invalid}; ask for redo "
+        "to do them again, or choose another directory"
     )
 
 

@@ -30,11 +30,13 @@ TRAINING_FILE = "training.json"
 class Changes:
     """What does not fit the recipe any more.
 
-    `steps`: done ones by name. `trainings`: stages whose half-done recovery is of other settings.
-    `reasons`: what changed, in words.
+    Attributes:
+        entries: Of steps that were done.
+        trainings: Stages whose half-done recovery is of other settings.
+        reasons: What changed, in words.
     """
 
-    steps: tuple[str, ...]
+    entries: tuple[Entry, ...]
     trainings: tuple[str, ...]
     reasons: tuple[str, ...]
 
@@ -44,9 +46,8 @@ class Changes:
         `dropped`: stages that will not be made again.
         """
         by_stage: dict[str, set[str]] = {stage: {"recover"} for stage in self.trainings}
-        for name in self.steps:
-            stage, _, what = name.partition("/")
-            by_stage.setdefault(stage, set()).add(what)
+        for entry in self.entries:
+            by_stage.setdefault(entry.stage, set()).add(entry.kind)
         return ", ".join(
             f"{stage} (dropped)" if stage in dropped
             else f"{stage} (losses)" if done <= {"measure", "measure-cut"}
@@ -88,7 +89,7 @@ def plan_steps(
     for stage in recipe.stages:
         new = _stage_steps(stage, last, learned, measured)
         steps += new
-        last = next(step for step in reversed(new) if step.name.endswith(("/carve", "/recover")))
+        last = next(step for step in reversed(new) if step.kind in ("carve", "recover"))
     steps.append(step_after(last, "result/samples", spoken))
     for stage in comparisons:
         steps += _stage_steps(stage, first, learned, measured)
@@ -160,18 +161,18 @@ def reference_keys(settings: RecoverySettings) -> dict[str, str]:
 
 def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: Path) -> Changes:
     """Compare what was done in `out` with what the recipe asks for now."""
-    stale, trainings = [], []
+    stale: list[Entry] = []
+    trainings: list[str] = []
     reasons: list[str] = []
     for name, entry in entries.items():
         step = steps.get(name)
         if name in UNCHAINED or (step is not None and step.key == entry.key):
             continue
-        stale.append(name)
-        stage = name.partition("/")[0]
+        stale.append(entry)
         if step is None:
-            reasons.append(f"{stage} is no longer there")
+            reasons.append(f"{entry.stage} is no longer there")
         else:
-            reasons += _in_words(entry.inputs, step.inputs, stage)
+            reasons += _in_words(entry.inputs, step.inputs, entry.stage)
     for path in sorted((out / STAGES).glob(f"*/{TRAINING_FILE}")):
         stage = path.parent.name
         step = steps.get(f"{stage}/recover")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regrow.common.errors import UserError
-from regrow.pipeline.ledger import FILE_NAME, Entry, read_entries
+from regrow.pipeline.ledger import LEDGER_FILE, Entry, read_entries
 from regrow.pipeline.steps import AT_ONCE, CONTROL
 from regrow.report.records import (
     KeptAxis,
@@ -31,10 +31,10 @@ def summarise(directory: Path) -> RunSummary:
 
     Raises UserError where there is no run.
     """
-    entries = read_entries(directory / FILE_NAME)
+    entries = read_entries(directory / LEDGER_FILE)
     original = entries.get("original")
     if original is None:
-        raise UserError(f"{directory}: no run was begun here ({FILE_NAME} has no entry)")
+        raise UserError(f"{directory}: no run was begun here ({LEDGER_FILE} has no entry)")
     last = max(entries.values(), key=lambda entry: entry.started)
     stages = list(
         dict.fromkeys(
@@ -156,7 +156,7 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
         if step in entries
     ]
     spent = carve.outputs["seconds"] if carve else {}
-    cut = Cut.from_json(carve.outputs["cut"], f"{FILE_NAME}: {name}/carve") if carve else None
+    cut = Cut.from_json(carve.outputs["cut"], f"{LEDGER_FILE}: {name}/carve") if carve else None
     return StageRow(
         name=name,
         done=f"{name}/measure" in entries or _is_last_word(entries.get(f"{name}/measure-cut")),

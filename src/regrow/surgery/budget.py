@@ -46,7 +46,9 @@ def plan_sizes(layout: Layout, budget: int, uncut: frozenset[str] = frozenset())
         )
     whole = layout.parameters()
     if budget >= whole:
-        raise UserError(f"--params {budget:,}: the model has {whole:,} parameters; ask for fewer")
+        raise UserError(
+            f"{budget:,}: the model has {whole:,} parameters; ask for fewer", key="params"
+        )
     best: tuple[float, int, dict[str, int]] | None = None
     least = whole
     for sizes in _width_choices(layout, uncut):
@@ -66,8 +68,9 @@ def plan_sizes(layout: Layout, budget: int, uncut: frozenset[str] = frozenset())
             best = (*key, found)
     if best is None:
         raise UserError(
-            f"--params {budget:,}: too few for this model; the least that keeps a share of every "
-            f"axis is {least:,}"
+            f"{budget:,}: too few for this model; the least that keeps a share of every axis is "
+            f"{least:,}",
+            key="params",
         )
     return {name: size for name, size in best[2].items() if size < layout.sizes[name]}
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.architectures import Axis, Layout
-from regrow.checkpoint.bind import bytes_by_type, open_layout, parameters_counted_once
+from regrow.checkpoint.bind import parameters_counted_once
+from regrow.checkpoint.model_directory import ModelDirectory
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,23 @@ class Inspection:
         return sum(self.dtypes.values())
 
 
-def inspect_directory(directory: Path) -> Inspection:
-    """Read headers and config of a local model directory.
+def inspect_model(model: ModelDirectory) -> Inspection:
+    """Read headers and config of a model.
 
     Raises UserError where it is no model that regrow knows.
     """
-    layout, checkpoint = open_layout(directory)
+    layout = model.layout
     return Inspection(
-        directory,
+        model.path,
         layout.blueprint.model_type,
-        checkpoint.fingerprint if checkpoint else None,
+        None if model.is_config_only else model.checkpoint.fingerprint,
         layout.parameters(),
         parameters_counted_once(layout),
         layout.parameters_by_part(),
         tuple(_facts(layout, axis) for axis in layout.blueprint.axes),
         {name: layout.sizes[name] for name in layout.blueprint.fixed},
         layout.tied,
-        bytes_by_type(layout, checkpoint),
+        model.bytes_by_type,
         layout.ignored,
         layout.blueprint.vocabulary_only,
     )

@@ -11,13 +11,13 @@ import numpy as np
 
 from regrow.architectures import Layout
 from regrow.architectures.cut_config import cut_config
-from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.companions import companion_files
-from regrow.checkpoint.facts import generation_config
 from regrow.checkpoint.meta_check import check_on_meta
-from regrow.checkpoint.reader import Checkpoint, open_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.checkpoint.reader import Checkpoint
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
+from regrow.common.progress import QUIET, Progress
 from regrow.models.networks import with_own_code
 from regrow.surgery.carve import CarvePlan, carve, check_output, plan_carve
 from regrow.surgery.choose import Scores, choose
@@ -27,6 +27,9 @@ from regrow.surgery.requests import requested
 
 if TYPE_CHECKING:
     from regrow.vocabulary.kept_tokens import Chosen
+
+Documents = Callable[[], Iterator[str]]
+"""Opens the text anew at each call."""
 
 ROW_LENGTH = 512
 """Tokens of calibration text below which counts and scores are refused."""
@@ -57,42 +60,113 @@ class Pruned:
     """From the first byte read to the last rename; 0 in a dry run."""
 
 
-def carve_plan(
-    checkpoint: Checkpoint,
-    layout: Layout,
-    cut: Cut,
-    *,
-    config: Mapping[str, Any] | None = None,
-    files: Mapping[str, bytes] | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> CarvePlan:
-    """What will be written, with all checks that need no weights.
+@dataclass(frozen=True)
+class PlannedCut:
+    """A cut that was chosen and checked, and all that it will write."""
 
-    `config`: of the model before the cut, where it is not the checkpoint's own.
+    source: ModelDirectory
+    cut: Cut
+    carving: CarvePlan
+
+    def result(self, out: Path, seconds: float = 0.0) -> Pruned:
+        """What is said of the cut; `seconds`: that the carving took."""
+        layout, cut = self.source.layout, self.cut
+        return Pruned(
+            self.source.path, out, cut,
+            layout.parameters(), layout.parameters(cut.sizes),
+            layout.parameters_by_part(), layout.parameters_by_part(cut.sizes),
+            {name: layout.sizes[name] for name in layout.blueprint.axis_names},
+            self.carving.nbytes,
+            (*_notes(layout, cut), *_left_out(self.source.path, cut, self.carving)), seconds,
+        )  # fmt: skip
+
+    def write(self, out: Path, progress: Progress = QUIET) -> Pruned:
+        """Carve the result to `out`."""
+        done = 0
+
+        def report(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            progress.advance(done, self.carving.weight_bytes)
+
+        progress.say(f"carving {self.carving.weight_bytes:,} bytes to {out}")
+        began = time.perf_counter()
+        carve(self.carving, out, report)
+        return self.result(out, time.perf_counter() - began)
+
+
+def plan_cut(
+    source: ModelDirectory,
+    spec: CutSpec,
+    *,
+    documents: Documents | None = None,
+    seed: int = 0,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress = QUIET,
+) -> PlannedCut:
+    """Choose a cut, and compute and check all that it will write.
+
+    `documents`: the text that scores and token counts come from; None where there is none.
+
+    Raises UserError at whatever cannot be.
     """
-    check_cut(cut, layout, checkpoint.fingerprint)
-    layers = {
-        axis.name: cut.layers(axis.name, layout.sizes[axis.name]).tolist()
-        for axis in layout.blueprint.axes
-        if axis.kind == "layer"
-    }
-    new_config = cut_config(layout, cut.sizes, layers, config)
-    return plan_carve(checkpoint, layout, cut, new_config, files or {}, max_shard_bytes)
+    cut, chosen = choose_cut(source, spec, documents, seed=seed, progress=progress)
+    return PlannedCut(source, cut, plan_output(source, cut, chosen, max_shard_bytes))
+
+
+def prune_checkpoint(
+    source: ModelDirectory,
+    out: Path,
+    spec: CutSpec,
+    *,
+    documents: Documents | None = None,
+    seed: int = 0,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress = QUIET,
+) -> Pruned:
+    """Cut a model and write the result to `out`; the arguments are those of `plan_cut`.
+
+    Raises UserError, before anything is written, at whatever cannot be.
+    """
+    check_output(out, source.path)
+    planned = plan_cut(
+        source, spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
+        progress=progress,
+    )  # fmt: skip
+    check_free_space(out, planned.carving.nbytes)
+    return planned.write(out, progress)
+
+
+def repeat_cut(
+    source: ModelDirectory, out: Path, cut: Cut, spec: CutSpec, documents: Documents
+) -> None:
+    """Carve again what a cut that was chosen before gives, byte for byte.
+
+    `spec`: by which it was chosen. `documents`: the text by which its vocabulary was.
+    """
+    layout = source.layout
+    ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
+    chosen: Chosen | None = None
+    if "vocab" in ordered and spec.vocabulary:
+        from regrow.vocabulary.kept_tokens import choose_vocabulary
+
+        chosen = choose_vocabulary(source.path, layout, spec.vocabulary, documents)
+    carve(plan_output(source, Cut(cut.model, ordered), chosen), out)
 
 
 def choose_cut(
-    checkpoint: Checkpoint,
-    layout: Layout,
+    source: ModelDirectory,
     spec: CutSpec,
-    documents: Callable[[], Iterator[str]] | None,
+    documents: Documents | None,
     *,
     seed: int,
-    notify: Callable[[str], None] = lambda _: None,
+    progress: Progress = QUIET,
 ) -> tuple[Cut, "Chosen | None"]:
     """The cut that a spec asks for, and the tokens that were chosen where it is of the vocabulary.
 
     `documents`: the text that scores and token counts come from; None where there is none.
     """
+    checkpoint, layout = source.checkpoint, source.layout
     if spec.cut is not None:
         cut = Cut.load(spec.cut)
         check_cut(cut, layout, checkpoint.fingerprint)
@@ -103,8 +177,8 @@ def choose_cut(
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
         chosen = choose_vocabulary(
-            checkpoint.directory, layout, spec.vocabulary, documents,
-            least_tokens=min(ROW_LENGTH, spec.calibration_tokens), notify=notify,
+            source.path, layout, spec.vocabulary, documents,
+            least_tokens=min(ROW_LENGTH, spec.calibration_tokens), notify=progress.say,
         )  # fmt: skip
         kept = np.concatenate([chosen.choice.kept, chosen.padding])
         layout.check_sizes({**sizes, "vocab": len(kept)})
@@ -118,7 +192,7 @@ def choose_cut(
 
         scores = score(
             checkpoint, layout, scored, by=spec.by, documents=documents,
-            tokens=spec.calibration_tokens, seed=seed, notify=notify,
+            tokens=spec.calibration_tokens, seed=seed, notify=progress.say,
         )  # fmt: skip
     cut = choose(layout, checkpoint.fingerprint, sizes, scores, given)
     if chosen is not None and len(chosen.padding):
@@ -128,54 +202,76 @@ def choose_cut(
     return cut, chosen
 
 
-def prepare(
-    checkpoint: Checkpoint,
-    layout: Layout,
+def plan_output(
+    source: ModelDirectory,
     cut: Cut,
-    chosen: "Chosen | None",
-    *,
+    chosen: "Chosen | None" = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> CarvePlan:
     """All that a cut will write: config, weights, tokenizer, ids. Checked by the class itself.
 
     `chosen`: the tokens, where they were chosen for this cut.
     """
-    directory = checkpoint.directory
-    config: Mapping[str, Any] = checkpoint.config
-    files = {name: path.read_bytes() for name, path in companion_files(directory).items()}
+    layout = source.layout
+    config: Mapping[str, Any] = source.checkpoint.config
+    files = {name: path.read_bytes() for name, path in companion_files(source.path).items()}
     if "vocab" in cut.axes:
         from regrow.vocabulary.kept_tokens import kept_tokens
 
         axis = cut.axes["vocab"]
-        config, files = _with_vocabulary(checkpoint, axis, files)
-        files[VOCABULARY_FILE] = kept_tokens(directory, axis.tokens, axis.padded, chosen)
+        config, files = _with_vocabulary(source, axis, files)
+        files[VOCABULARY_FILE] = kept_tokens(source.path, axis.tokens, axis.padded, chosen)
     config, files = with_own_code(config, files)
     files[FILE_NAME] = _json(cut.to_json())
-    files[ORIGIN_FILE] = _json(_origin(directory, cut).to_json())
+    files[ORIGIN_FILE] = _json(_origin(source.path, cut).to_json())
     plan = carve_plan(
-        checkpoint, layout, cut, config=config, files=files, max_shard_bytes=max_shard_bytes
+        source.checkpoint, layout, cut, config=config, files=files, max_shard_bytes=max_shard_bytes
     )
     check_on_meta(plan.config, layout.blueprint, plan.shapes)
     return plan
 
 
+def carve_plan(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    cut: Cut,
+    *,
+    config: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> CarvePlan:
+    """What will be written, with all checks that need no weights.
+
+    `config`: of the model before the cut, where it is not the checkpoint's own. `files`: what lies
+    beside the weights.
+    """
+    check_cut(cut, layout, checkpoint.fingerprint)
+    layers = {
+        axis.name: cut.layers(axis.name, layout.sizes[axis.name]).tolist()
+        for axis in layout.blueprint.axes
+        if axis.kind == "layer"
+    }
+    new_config = cut_config(layout, cut.sizes, layers, config)
+    return plan_carve(checkpoint, layout, cut, new_config, files or {}, max_shard_bytes)
+
+
 def _with_vocabulary(
-    checkpoint: Checkpoint, axis: AxisCut, files: dict[str, bytes]
+    source: ModelDirectory, axis: AxisCut, files: dict[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Config and files with every id renumbered."""
     from regrow.tokenizers.candidates import VocabularyChoice
     from regrow.tokenizers.config_ids import remap_ids
     from regrow.tokenizers.tokenizer_files import has_tokenizer, plan_tokenizer, stale_files
 
-    directory = checkpoint.directory
+    directory = source.path
     mapping = {int(old): new for new, old in enumerate(axis.tokens)}
     files = {name: data for name, data in files.items() if name not in stale_files(directory)}
     if has_tokenizer(directory):
         if (np.diff(axis.tokens) < 0).any():
             raise UserError("cut: axis vocab: token ids must stay in ascending order")
         files.update(plan_tokenizer(directory, VocabularyChoice(axis.tokens, ())))
-    config = remap_ids(dict(checkpoint.config), mapping, "config.json")
-    generation = generation_config(directory)
+    config = remap_ids(dict(source.checkpoint.config), mapping, "config.json")
+    generation = source.generation_config
     if generation is not None:
         generation = remap_ids(generation, mapping, "generation_config.json")
     if axis.padded:
@@ -204,69 +300,6 @@ def _origin(directory: Path, cut: Cut) -> Cut:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def prune_checkpoint(
-    source: Path,
-    out: Path,
-    spec: CutSpec,
-    *,
-    documents: Callable[[], Iterator[str]] | None = None,
-    seed: int = 0,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    dry_run: bool = False,
-    notify: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Pruned:
-    """Cut a local model directory and write the result to `out`.
-
-    `documents`: the text for scores and token counts. `progress`: bytes written and in all.
-    Raises UserError, before anything is written, at whatever cannot be.
-    """
-    check_output(out, source)
-    checkpoint = open_checkpoint(source)
-    layout = bind_checkpoint(checkpoint)
-    cut, chosen = choose_cut(checkpoint, layout, spec, documents, seed=seed, notify=notify)
-    plan = prepare(checkpoint, layout, cut, chosen, max_shard_bytes=max_shard_bytes)
-    check_free_space(out, plan.nbytes)
-    seconds = 0.0
-    if not dry_run:
-        done = 0
-
-        def report(nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            progress(done, plan.weight_bytes)
-
-        notify(f"carving {plan.weight_bytes:,} bytes to {out}")
-        began = time.perf_counter()
-        carve(plan, out, report)
-        seconds = time.perf_counter() - began
-    return Pruned(
-        source, out, cut,
-        layout.parameters(), layout.parameters(cut.sizes),
-        layout.parameters_by_part(), layout.parameters_by_part(cut.sizes),
-        {name: layout.sizes[name] for name in layout.blueprint.axis_names},
-        plan.nbytes, (*_notes(layout, cut), *_left_out(source, cut, plan)), seconds,
-    )  # fmt: skip
-
-
-def repeat_cut(
-    source: Path, out: Path, cut: Cut, spec: CutSpec, documents: Callable[[], Iterator[str]]
-) -> None:
-    """Carve again what a cut that was chosen before gives, byte for byte.
-
-    `spec`: by which it was chosen. `documents`: the text by which its vocabulary was.
-    """
-    checkpoint = open_checkpoint(source)
-    layout = bind_checkpoint(checkpoint)
-    ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
-    chosen: Chosen | None = None
-    if "vocab" in ordered and spec.vocabulary:
-        from regrow.vocabulary.kept_tokens import choose_vocabulary
-
-        chosen = choose_vocabulary(source, layout, spec.vocabulary, documents)
-    carve(prepare(checkpoint, layout, Cut(cut.model, ordered), chosen), out)
 
 
 def _notes(layout: Layout, cut: Cut) -> Iterator[str]:

@@ -58,26 +58,27 @@ def _is_cut(layout: Layout, axis: Axis, sizes: Mapping[str, int]) -> bool:
 
 def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
     kind = layout.blueprint.model_type
-    flag = "--" + option.replace("_", "-")
     axes = [axis for axis in layout.blueprint.axes if axis.kind == _KINDS[option]]
     if not axes and layout.blueprint.vocabulary_only:
-        raise UserError(f"{flag}: {kind} has no blueprint; only its vocabulary can be cut")
+        raise UserError(f"{kind} has no blueprint; only its vocabulary can be cut", key=option)
     if not axes:
-        raise UserError(f"{flag}: {kind} has no such axis")
+        raise UserError(f"{kind} has no such axis", key=option)
     if not isinstance(value, Mapping):
         fields = {axis.field.path for axis in axes}
         stacks = list(dict.fromkeys(axis.stack for axis in axes if axis.stack))
         if len(fields) > 1:
-            both = " or ".join(f"{flag} {stack}={value}" for stack in stacks)
-            raise UserError(f"{flag} {value}: {kind} has {len(stacks)} stacks; write {both}")
+            both = " or ".join(f"{stack}={value}" for stack in stacks)
+            raise UserError(f"{value}: {kind} has {len(stacks)} stacks; give {both}", key=option)
         return [(axis, value) for axis in axes]
     pairs = []
     for stack, wanted in value.items():
         named = [axis for axis in axes if axis.stack == stack]
         if not named:
             stacks = list(dict.fromkeys(axis.stack for axis in axes if axis.stack))
-            right = f"it has {', '.join(stacks)}" if stacks else f"write {flag} {wanted}"
-            raise UserError(f"{flag} {stack}={wanted}: {kind} has no {stack} of its own; {right}")
+            right = f"it has {', '.join(stacks)}" if stacks else f"give {wanted} alone"
+            raise UserError(
+                f"{stack}={wanted}: {kind} has no {stack} of its own; {right}", key=option
+            )
         pairs += [(axis, wanted) for axis in named]
     return pairs
 
@@ -87,14 +88,14 @@ def _without(layout: Layout, axis: Axis, ranges: str) -> Indices:
     try:
         dropped = parse_ranges(str(ranges), size)
     except ValueError as error:
-        raise UserError(f"--drop-layers {ranges}: {error} (layers 0 to {size - 1})") from None
+        raise UserError(f"{ranges}: {error} (layers 0 to {size - 1})", key="drop_layers") from None
     if len(np.unique(dropped)) != len(dropped):
-        raise UserError(f"--drop-layers {ranges}: a layer is named twice")
+        raise UserError(f"{ranges}: a layer is named twice", key="drop_layers")
     if len(dropped) == 0:
-        raise UserError("--drop-layers: names no layer; write such as 12-15,20")
+        raise UserError("names no layer; write such as 12-15,20", key="drop_layers")
     keep = np.setdiff1d(np.arange(size, dtype=np.int64), dropped)
     if len(keep) == 0:
-        raise UserError(f"--drop-layers {ranges}: no layer is left")
+        raise UserError(f"{ranges}: no layer is left", key="drop_layers")
     return keep
 
 

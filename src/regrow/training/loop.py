@@ -44,10 +44,10 @@ from regrow.training.efficiency.layer_computation import (
 from regrow.training.efficiency.micro_batches import passes
 from regrow.training.efficiency.saved_tensors import saving_less
 from regrow.training.mixing.losses_by_part import PartLosses
-from regrow.training.mixing.training_mixture import Evaluation, Steering
+from regrow.training.mixing.training_mixture import MixtureLosses, TrainingMixture
 from regrow.training.optimizers import make_optimizers
 from regrow.training.reproducibility import environment
-from regrow.training.resume import Progress, resume
+from regrow.training.resume import TrainingState, resume
 from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
 from regrow.training.step_guard import fault
@@ -73,14 +73,14 @@ class StepReport:
         loss: Nats per predicted token, before the step's update.
         gradient_norm: Of the loss per token, before clipping.
         heldout: Held-out loss per token, where it was measured after this step.
-        steered: What the steering measured after this step, where it did.
+        mixture_losses: What the mixtures measured after this step, where they did.
         seconds: Since training began, in all runs that led here.
         skipped: Why no update was made, in words; None where one was.
         parts: The loss of each denoiser and domain, by ``kind/part``; of those that the step has
             tokens of, where samples say what they are of (`regrow.corpus.samples.Parted`).
         step_tokens: Of text, in this step.
         step_seconds: From the first of its samples to its update.
-        mixture: Shares by which its samples were drawn, where a steering decides them.
+        shares: By which its samples were drawn, where mixtures decide that.
     """
 
     step: int
@@ -90,13 +90,13 @@ class StepReport:
     gradient_norm: float
     learning_rate: float
     heldout: float | None
-    steered: Mapping[str, float] | None
+    mixture_losses: Mapping[str, float] | None
     seconds: float
     skipped: str | None
     parts: Mapping[str, float]
     step_tokens: int
     step_seconds: float
-    mixture: Mapping[str, float] | None
+    shares: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class TrainingResult:
         seconds: Wall time of all runs that led here, held-out measurements included.
         resumed_at: Step after which this call took up the work; 0 for a fresh start.
         skipped: Steps without an update, since the loss or the gradient was out of all measure.
-        steering: What it said of itself last; empty without one, or before it measured.
+        mixtures: What they said of themselves last; empty without any, or before they measured.
     """
 
     curve: list[tuple[int, float]]
@@ -122,24 +122,66 @@ class TrainingResult:
     seconds: float
     resumed_at: int
     skipped: int
-    steering: Mapping[str, Any]
+    mixtures: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What a model learns, and from which rows.
+
+    Attributes:
+        samples: Rows of text.
+        objective: What is learned from a batch of them.
+        seed: Decides the data order, and dropout where the model has any.
+        mixtures: How the samples are drawn, where that changes while the training runs.
+    """
+
+    samples: Samples
+    objective: Objective
+    seed: int
+    mixtures: TrainingMixture | None = None
+
+
+@dataclass(frozen=True)
+class HeldoutLoss:
+    """What is measured while a training runs.
+
+    Attributes:
+        identity: Hash of the text. What was measured on another text before a training was taken
+            up again is dropped.
+        evaluate: Called every ``evaluate_every`` tokens and at the end, with the model in
+            evaluation mode; by every process, each with all of the text. None measures nothing.
+    """
+
+    identity: str = ""
+    evaluate: Evaluate | None = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the first process calls while a training runs.
+
+    Attributes:
+        track: After each step, and before its checkpoint if there is one.
+        on_step: The same, after its checkpoint.
+        export: Given the weights every ``export_every`` tokens, before a checkpoint of the same
+            step; again after a kill that came between the two.
+    """
+
+    track: Callable[[StepReport], None] | None = None
+    on_step: Callable[[StepReport], None] | None = None
+    export: Export | None = None
 
 
 def train(
     model: nn.Module,
-    samples: Samples,
-    objective: Objective,
+    task: TrainingTask,
     settings: RecoverySettings,
     *,
-    seed: int,
     directory: Path,
     identity: str = "",
-    evaluate: Evaluate | None = None,
-    heldout_identity: str = "",
-    steering: Steering | None = None,
-    track: Callable[[StepReport], None] | None = None,
-    on_step: Callable[[StepReport], None] | None = None,
-    export: Export | None = None,
+    heldout: HeldoutLoss = HeldoutLoss(),
+    hooks: Hooks = Hooks(),
 ) -> TrainingResult:
     """Trains a model in place, safe to kill and call again.
 
@@ -150,19 +192,8 @@ def train(
 
     Args:
         model: Float32 parameters; one process trains on the device that they are on.
-        seed: Decides the data order, and dropout where the model has any.
         directory: For checkpoints, which no other training may use.
         identity: Hash of what the model was before training, as the caller knows it.
-        evaluate: Measured every ``evaluate_every`` tokens and at the end, with the model in
-            evaluation mode; by every process, each with all of the text.
-        heldout_identity: Hash of the text that is measured; what was measured on another before
-            this call took up the work is dropped.
-        steering: What the samples ask how they are drawn.
-        track: Called after each step, and before its checkpoint if there is one, by the first
-            process alone.
-        on_step: The same, after its checkpoint.
-        export: Given the weights every ``export_every`` tokens, before a checkpoint of the same
-            step, in the first process alone; again after a kill, where that came between the two.
 
     Under torchrun every process calls it alike, with the whole model on the CPU; all but the first
     may have theirs on the meta device (`regrow.training.distributed.sharded_loading`). They share
@@ -176,6 +207,8 @@ def train(
         UserError: ``directory`` holds the checkpoint of another training, the objective cannot
             train this model, or too many steps in a row were skipped (``settings.skips``).
     """
+    samples, objective, seed, mixtures = task.samples, task.objective, task.seed, task.mixtures
+    evaluate = heldout.evaluate
     wrong = {str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"}
     if wrong:
         raise ValueError(f"training keeps its weights in float32, not {', '.join(sorted(wrong))}")
@@ -196,18 +229,18 @@ def train(
         "data": samples.identity,
         # In place of its name: which teacher, and which mask, the settings do not say.
         "objective": objective.identity,
-        "steering": None if steering is None else steering.identity,
+        "mixtures": None if mixtures is None else mixtures.identity,
         "seed": seed,
     }
     order = data_order(samples, seed)
     plan = schedule(settings, samples, order)
     machine = environment(device, settings.precision, processes.count, settings.replicas)
     progress = resume(directory, run, model, optimizers, plan.steps, machine, processes)
-    if progress.heldout_identity != heldout_identity:
-        progress.heldout, progress.heldout_identity = [], heldout_identity
+    if progress.heldout_identity != heldout.identity:
+        progress.heldout, progress.heldout_identity = [], heldout.identity
     resumed_at = progress.step
-    if steering is not None and resumed_at:
-        steering.load(progress.steering)
+    if mixtures is not None and resumed_at:
+        mixtures.load(progress.mixtures)
     checkpoints = Checkpoints(directory, processes, background=settings.save_in_background)
     began = time.monotonic() - progress.seconds
     saved = time.monotonic()
@@ -231,7 +264,7 @@ def train(
                 first = step * plan.batch_rows
                 last = min(first + plan.batch_rows, plan.rows)
                 rows, numbers = order.rows(first, last), np.arange(first, last)
-                shares = None if steering is None else steering.shares()
+                shares = None if mixtures is None else mixtures.shares()
                 rate = learning_rate(step, plan.steps, settings)
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
@@ -243,7 +276,7 @@ def train(
                     purpose = "dropout" if processes.first else f"dropout {processes.rank}"
                     torch.manual_seed(int(random_stream(seed, purpose, step).random_raw()))
                     summed, counted, parts = _accumulate(
-                        learner, samples, settings, rows, numbers, processes, device,
+                        learner, StepRows(samples, rows, numbers), settings, processes, device,
                         partial(mark, step + 1),
                     )  # fmt: skip
                 mark(step + 1, "updating")
@@ -270,16 +303,18 @@ def train(
                     _skip(skipped, progress, plan.steps, settings, processes)
                 done = progress.step == plan.steps
                 mark(step + 1, "measuring")
-                heldout = steered = None
+                heldout_loss = mixture_losses = None
                 every = settings.evaluate_every
                 if evaluate is not None and (done or _is_due(every, before, progress.tokens)):
                     model.eval()
                     with readable(learner):
-                        heldout = evaluate(model)
-                    progress.heldout.append((progress.tokens, heldout))
-                if steering is not None and _is_due(steering.every, before, progress.tokens):
-                    steered = _steer(steering, learner, processes, progress.tokens, last)
-                    progress.steering = steering.state()
+                        heldout_loss = evaluate(model)
+                    progress.heldout.append((progress.tokens, heldout_loss))
+                if mixtures is not None and _is_due(mixtures.every, before, progress.tokens):
+                    mixture_losses = _update_mixtures(
+                        mixtures, learner, processes, progress.tokens, last
+                    )
+                    progress.mixtures = mixtures.state()
                 progress.seconds = time.monotonic() - began
                 report = StepReport(
                     step=progress.step,
@@ -288,24 +323,24 @@ def train(
                     loss=loss,
                     gradient_norm=norm,
                     learning_rate=rate,
-                    heldout=heldout,
-                    steered=steered,
+                    heldout=heldout_loss,
+                    mixture_losses=mixture_losses,
                     seconds=progress.seconds,
                     skipped=skipped,
                     parts=parts.means(totals[5:]),
                     step_tokens=progress.tokens - before,
                     step_seconds=taken,
-                    mixture=shares,
+                    shares=shares,
                 )
                 mark(step + 1, "reporting")
-                if track is not None and processes.first:
-                    track(report)
+                if hooks.track is not None and processes.first:
+                    hooks.track(report)
                 mark(step + 1, "saving")
-                exports = export is not None and _is_due(
+                exports = hooks.export is not None and _is_due(
                     settings.export_every, before, progress.tokens
                 )
-                if export is not None and exports:
-                    write = partial(export, progress.step, whole_weights(model))
+                if hooks.export is not None and exports:
+                    write = partial(hooks.export, progress.step, whole_weights(model))
                     processes.in_first(write)
                 if done or stop or late or exports:
                     state = {
@@ -319,8 +354,8 @@ def train(
                     )  # fmt: skip
                     saved = time.monotonic()
                 mark(step + 1, "reporting")
-                if on_step is not None and processes.first:
-                    on_step(report)
+                if hooks.on_step is not None and processes.first:
+                    hooks.on_step(report)
                 if stop:
                     if processes.first:
                         _log.warning(
@@ -342,7 +377,7 @@ def train(
         seconds=progress.seconds,
         resumed_at=resumed_at,
         skipped=progress.skipped,
-        steering=progress.steering,
+        mixtures=progress.mixtures,
     )
 
 
@@ -369,7 +404,7 @@ def _check(
 
 def _skip(
     reason: str,
-    progress: Progress,
+    progress: TrainingState,
     steps: int,
     settings: RecoverySettings,
     processes: Processes,
@@ -385,12 +420,19 @@ def _skip(
         _log.warning("%s; no update", where)
 
 
+@dataclass(frozen=True)
+class StepRows:
+    """What an optimiser step is computed on: rows, and the numbers of the samples that they are."""
+
+    samples: Samples
+    rows: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+
+
 def _accumulate(
     learner: Learner,
-    samples: Samples,
+    step: StepRows,
     settings: RecoverySettings,
-    rows: NDArray[np.int64],
-    numbers: NDArray[np.int64],
     processes: Processes,
     device: torch.device,
     mark: Callable[[Doing], None],
@@ -402,6 +444,7 @@ def _accumulate(
     Rows of like length share a micro-batch (`regrow.training.efficiency.micro_batches`), and are
     dealt out to the processes in turn, so that none waits long for another.
     """
+    samples, rows, numbers = step.samples, step.rows, step.numbers
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0
     # What is recomputed or compiled decides itself what it keeps; on GPUs nobody has tried it.
@@ -413,7 +456,7 @@ def _accumulate(
             # Replicas add up once a step what each of them has added up in every pass.
             learner.set_requires_all_reduce(number == len(todo))
         own = part[processes.rank :: processes.count]
-        # In a pass all take part; who has no row left does one that does not count.
+        # Every rank must join the collective, so an idle rank runs a row with weight zero.
         counts = len(own) > 0
         own = own if counts else part[:1]
         mark("reading samples")
@@ -441,14 +484,14 @@ def _scale_and_clip(model: nn.Module, predicted: int, clip: float) -> float:
     return norm
 
 
-def _steer(
-    steering: Steering, learner: Learner, processes: Processes, tokens: int, next_sample: int
+def _update_mixtures(
+    mixtures: TrainingMixture, learner: Learner, processes: Processes, tokens: int, next_sample: int
 ) -> Mapping[str, float]:
     learner.model.eval()
     with readable(learner):
-        measured = steering.measure(learner.model)
+        measured = mixtures.measure(learner.model)
     losses = processes.in_first(lambda: measured)
-    steering.after(Evaluation(losses, tokens, next_sample))
+    mixtures.after(MixtureLosses(losses, tokens, next_sample))
     return losses
 
 

@@ -56,7 +56,7 @@ class Meter:
         if report.heldout is not None:
             found["heldout/loss"] = report.heldout
         for group, values in (
-            ("train", report.parts), ("heldout", report.steered), ("mixture", report.mixture),
+            ("train", report.parts), ("heldout", report.mixture_losses), ("mixture", report.shares),
         ):  # fmt: skip
             found |= {f"{group}/{part}": value for part, value in (values or {}).items()}
         return found

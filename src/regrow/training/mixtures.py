@@ -12,7 +12,7 @@ from regrow.training.settings import RecoverySettings
 if TYPE_CHECKING:
     from regrow.corpus.samples import Samples
     from regrow.evaluation.heldout_parts import HeldoutParts
-    from regrow.training.mixing.dynamic_mixtures import Mixed, MixtureSteering
+    from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, Mixed
 
 DENOISER, DOMAIN = "denoiser", "domain"
 """What there may be a mixture of."""
@@ -21,20 +21,20 @@ Losses = Mapping[str, Mapping[str, float]]
 """In nats per token, by what they are of, and by part."""
 
 
-def make_steering(
+def open_mixtures(
     settings: RecoverySettings,
     samples: "Samples",
     tokenizer: Any,
     config: Any,
     heldout: Mapping[str, Path],
     measured: Losses,
-) -> "MixtureSteering | None":
+) -> "DynamicMixtures | None":
     """What draws `samples` by what it measures on `heldout`, by name; None where nothing is to.
 
     `measured`: references, where the settings give none.
     Raises UserError where the text does not do.
     """
-    from regrow.training.mixing.dynamic_mixtures import MixtureSteering, SteeredMixture
+    from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, FollowingMixture
 
     mixtures = {}
     rows: Any = samples
@@ -45,10 +45,10 @@ def make_steering(
         else:
             mixed, start = shares_of(samples)
         heldout_parts = _heldout(kind, settings, tokenizer, config, heldout, [*start])
-        mixtures[kind] = SteeredMixture(
+        mixtures[kind] = FollowingMixture(
             mixing.mixture(start, measured.get(kind)), heldout_parts, mixed
         )
-    return MixtureSteering(mixtures, settings.measured_every) if mixtures else None
+    return DynamicMixtures(mixtures, settings.measured_every) if mixtures else None
 
 
 def measure_references(

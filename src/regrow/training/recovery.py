@@ -7,118 +7,100 @@ next token of packed documents, and an encoder-decoder fills in spans taken out 
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.checkpoint.bind import bind_checkpoint
-from regrow.checkpoint.reader import open_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.evaluation.measurements import loss
-from regrow.models.loading import load_tokenizer
 from regrow.training.cost import flops_of_token
-from regrow.training.mixtures import Losses, make_steering
+from regrow.training.mixtures import Losses, open_mixtures
 from regrow.training.settings import RecoverySettings
 from regrow.training.tracking import Write, tracking
 
 if TYPE_CHECKING:
-    from regrow.corpus.samples import Samples
     from regrow.corpus.sources import Texts
-    from regrow.objectives.losses.objective import Objective
-    from regrow.training.loop import StepReport, TrainingResult
-    from regrow.training.mixing.dynamic_mixtures import MixtureSteering
+    from regrow.training.loop import StepReport, TrainingResult, TrainingTask
+
+
+@dataclass(frozen=True)
+class RecoveryData:
+    """The text of a recovery.
+
+    Attributes:
+        train: What is learned from.
+        heldout: Texts that nothing is learned from, by name. Mixtures follow the loss on them; the
+            first is also measured on the way, where the settings ask for that.
+        hashes: Of the held-out texts, by name.
+        references: Losses that mixtures are to get back to, where the settings give none.
+    """
+
+    train: "Texts"
+    heldout: Mapping[str, Path]
+    hashes: Mapping[str, str]
+    references: Losses
 
 
 def recover(
-    source: Path,
-    out: Path,
+    source: ModelDirectory,
+    place: Path,
     settings: RecoverySettings,
-    text: "Texts",
+    data: RecoveryData,
     *,
     seed: int,
-    training: Path,
-    heldout: Path,
-    heldout_identity: str,
-    texts: Mapping[str, Path],
-    references: Losses,
+    teacher: ModelDirectory | None = None,
     on_step: Callable[["StepReport"], None] | None = None,
-    teacher: Path | None = None,
 ) -> "TrainingResult":
-    """Train the model of `source` and write it to `out`, as `source` in all but the weights.
+    """Train a model and write it to `place`, as `source` in all but the weights.
 
-    `training`: directory for checkpoints; a killed recovery goes on from the last. `heldout`: the
-    text that is measured on the way, where the settings ask for that, and its hash. `texts`,
-    `references`: what mixtures follow, by name, and the losses to get back to, where the settings
-    give none (`regrow.training.mixtures`).
-    `teacher`: where the settings distill, the directory of the model that is learned from.
-    Numbers of each step go beside `out`, to what `settings.track` says (`docs/training.md`).
-    Where the settings export, the model as it then is lies in ``exports`` beside `out`. Processes
-    that torchrun started call it alike.
+    Under `place` lie ``model``, the result; ``training``, the checkpoints from which a killed
+    recovery goes on; ``exports``, the model on the way, where the settings export; and the numbers
+    of each step, for the tools that `settings.track` names (docs/training.md).
+
+    `teacher`: the model that is learned from, where the settings distill. Processes that torchrun
+    started call this alike.
+
     Raises UserError where the model cannot learn this, or from this text.
     """
     import torch
 
     from regrow.checkpoint.trained_weights import save_trained
-    from regrow.objectives.losses.distillation import Distilled
-    from regrow.objectives.losses.shared_row_attention import keeps_apart
-    from regrow.objectives.registry import make_task
     from regrow.training.checkpoints import last_checkpoint
     from regrow.training.distributed.processes import join_processes
     from regrow.training.distributed.sharded_loading import load_in_first
     from regrow.training.distributed.sharding import whole_weights
-    from regrow.training.loop import train
+    from regrow.training.loop import HeldoutLoss, Hooks, train
     from regrow.training.metrics import Meter
     from regrow.training.teacher import load_teacher
 
     processes = join_processes()
-    checkpoint = processes.in_all(lambda: open_checkpoint(source))
-    layout = processes.in_all(lambda: bind_checkpoint(checkpoint))
-    model = load_in_first(source, torch.float32, processes)
-    shared_rows = settings.shared_rows
-    if shared_rows is None:
-        shared_rows = processes.in_first(
-            lambda: bool(model.config.is_encoder_decoder) and keeps_apart(model)
-        )
-    whom = None
+    checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
+    model = load_in_first(source.path, torch.float32, processes)
+    taught = None
     if settings.distill is not None:
         if teacher is None:
             raise ValueError("settings that distill, and no teacher")
-        whom = load_teacher(teacher, source, settings.precision, processes)
-
-    def prepared() -> "tuple[Any, Samples, Objective, MixtureSteering | None]":
-        tokenizer = load_tokenizer(source)
-        task, samples = make_task(
-            settings.objective, text, tokenizer, model.config, settings.row_length, seed,
-            settings.prefix, shared_rows=shared_rows,
-        )  # fmt: skip
-        objective: Objective = task
-        if settings.distill is not None and whom is not None:
-            objective = Distilled(task, whom, settings.distill.weight, settings.distill.temperature)
-        steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
-        if processes.count == 1:  # several share it out before it is on a GPU
-            model.to(processes.trains_on)
-        return tokenizer, samples, objective, steering
-
-    tokenizer, samples, objective, steering = processes.in_all(prepared)
+        taught = load_teacher(teacher, source, settings.precision, processes)
+    task = _open_task(source, model, settings, data, seed, taught)
 
     def export(step: int, weights: Mapping[str, Any]) -> None:
-        path = out.parent / "exports" / f"step-{step:08d}"
+        path = place / "exports" / f"step-{step:08d}"
         shutil.rmtree(path, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_trained(weights, checkpoint, layout, path)
 
+    name, text = next(iter(data.heldout.items()))
+
     def evaluate(trained: Any) -> float:
-        found: float = loss(trained, tokenizer, heldout, bits=False)["loss_per_token"]
+        found: float = loss(trained, source.tokenizer, text, bits=False)["loss_per_token"]
         return found
 
-    last = processes.in_first(lambda: last_checkpoint(training))
+    last = processes.in_first(lambda: last_checkpoint(place / "training"))
     done = 0 if last is None else int(last.state["step"])
     config = settings.model_dump(mode="json", exclude_defaults=True)
-    learned_from = None
-    if settings.distill is not None and teacher is not None:
-        learned_from = processes.in_all(lambda: bind_checkpoint(open_checkpoint(teacher)))
+    of_teacher = None if taught is None or teacher is None else teacher.layout
     meter = Meter(
-        flops_of_token(settings, layout, learned_from),
-        processes.trains_on,
-        processes.count,
+        flops_of_token(settings, layout, of_teacher), processes.trains_on, processes.count
     )
 
     with ExitStack() as stack, torch.enable_grad():
@@ -126,7 +108,7 @@ def recover(
         def opened() -> Write | None:
             if not processes.first:
                 return None
-            return stack.enter_context(tracking(settings.track, out.parent, done, config))
+            return stack.enter_context(tracking(settings.track, place, done, config))
 
         write = processes.in_all(opened)
 
@@ -135,11 +117,52 @@ def recover(
                 write(report.step, meter.numbers(report))
 
         result = train(
-            model, samples, objective, settings, seed=seed, directory=training,
-            identity=checkpoint.fingerprint, track=track, on_step=on_step,
-            evaluate=evaluate if settings.evaluate_every else None,
-            heldout_identity=heldout_identity, steering=steering, export=export,
+            model, task, settings, directory=place / "training", identity=checkpoint.fingerprint,
+            heldout=HeldoutLoss(data.hashes[name], evaluate if settings.evaluate_every else None),
+            hooks=Hooks(track, on_step, export),
         )  # fmt: skip
     weights = whole_weights(model)
-    processes.in_first(lambda: save_trained(weights, checkpoint, layout, out))
+    processes.in_first(lambda: save_trained(weights, checkpoint, layout, place / "model"))
     return result
+
+
+def _open_task(
+    source: ModelDirectory,
+    model: Any,
+    settings: RecoverySettings,
+    data: RecoveryData,
+    seed: int,
+    teacher: Any,
+) -> "TrainingTask":
+    """What the model learns, and from which rows, the same in all processes."""
+    from regrow.objectives.losses.distillation import Distilled
+    from regrow.objectives.losses.objective import Objective
+    from regrow.objectives.losses.shared_row_attention import keeps_apart
+    from regrow.objectives.registry import make_task
+    from regrow.training.distributed.processes import join_processes
+    from regrow.training.loop import TrainingTask
+
+    processes = join_processes()
+    shared_rows = settings.shared_rows
+    if shared_rows is None:
+        shared_rows = processes.in_first(
+            lambda: bool(model.config.is_encoder_decoder) and keeps_apart(model)
+        )
+
+    def opened() -> TrainingTask:
+        from_text, samples = make_task(
+            settings.objective, data.train, source.tokenizer, model.config, settings.row_length,
+            seed, settings.prefix, shared_rows=shared_rows,
+        )  # fmt: skip
+        objective: Objective = from_text
+        if settings.distill is not None and teacher is not None:
+            distill = settings.distill
+            objective = Distilled(from_text, teacher, distill.weight, distill.temperature)
+        mixtures = open_mixtures(
+            settings, samples, source.tokenizer, model.config, data.heldout, data.references
+        )
+        if processes.count == 1:  # several share it out before it is on a GPU
+            model.to(processes.trains_on)
+        return TrainingTask(samples, objective, seed, mixtures)
+
+    return processes.in_all(opened)

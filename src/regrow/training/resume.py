@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where a training stands; what a checkpoint says of it beside the weights."""
 
     step: int = 0
@@ -29,7 +29,7 @@ class Progress:
     recent: list[tuple[float, float]] = field(default_factory=list)
     skipped: int = 0
     skipped_in_a_row: int = 0
-    steering: dict[str, Any] = field(default_factory=dict)
+    mixtures: dict[str, Any] = field(default_factory=dict)
 
     def add(
         self, tokens: int, predicted: int, loss: float, norm: float, skipped: str | None
@@ -55,7 +55,7 @@ def resume(
     steps: int,
     machine: dict[str, str | int],
     processes: Processes,
-) -> Progress:
+) -> TrainingState:
     """Take up the last checkpoint in a directory; the beginning where there is none.
 
     `run`: everything that decides the weights. `steps`: of the whole training. `machine`: what
@@ -65,7 +65,7 @@ def resume(
     """
     checkpoint = processes.in_first(lambda: last_checkpoint(directory))
     if checkpoint is None:
-        return Progress()
+        return TrainingState()
     state = checkpoint.state
     for key in dict.fromkeys([*run, *state["run"]]):
         ours, theirs = (each.get(key, "its default") for each in (run, state["run"]))
@@ -89,7 +89,7 @@ def resume(
     complete = state["step"] == steps
     wanted = None if complete else optimizers
     processes.in_all(lambda: load_checkpoint(checkpoint, model, wanted))
-    return Progress(
+    return TrainingState(
         step=state["step"],
         tokens=state["tokens"],
         predicted=state["predicted"],
@@ -100,5 +100,5 @@ def resume(
         recent=[(loss, norm) for loss, norm in state["recent"]],
         skipped=state["skipped"],
         skipped_in_a_row=state["skipped_in_a_row"],
-        steering=state["steering"],
+        mixtures=state["mixtures"],
     )

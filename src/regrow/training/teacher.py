@@ -1,12 +1,11 @@
 """The teacher of a recovery, from its directory."""
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regrow.checkpoint.reader import open_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, resolve_precision
 from regrow.surgery.cut import AxisCut, Cut
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load_teacher(
-    directory: Path, student: Path, precision: Precision, processes: "Processes"
+    model: ModelDirectory, student: ModelDirectory, precision: Precision, processes: "Processes"
 ) -> "Teacher":
     """The model of a directory as the teacher of another, which was cut from it.
 
@@ -36,16 +35,17 @@ def load_teacher(
     from regrow.training.distributed.sharded_loading import load_in_first
 
     device = processes.trains_on
-    rows = processes.in_all(lambda: kept_rows(student, directory))
+    rows = processes.in_all(lambda: kept_rows(student, model))
     in_bf16 = resolve_precision(precision, device) == "bf16"
-    model = load_in_first(directory, torch.bfloat16 if in_bf16 else torch.float32, processes)
-    processes.in_first(lambda: check_head(model))
-    identity = processes.in_all(lambda: open_checkpoint(directory)).fingerprint
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    loaded = load_in_first(model.path, dtype, processes)
+    processes.in_first(lambda: check_head(loaded))
+    identity = processes.in_all(lambda: model.checkpoint).fingerprint
     if rows is not None:
         digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
         identity = f"{identity} of rows {digest}"
     found = None if rows is None else torch.tensor(rows, device=device)
-    teacher = Teacher(model.requires_grad_(False), found, identity)
+    teacher = Teacher(loaded.requires_grad_(False), found, identity)
     share_out(teacher, processes)
     return teacher
 
@@ -68,7 +68,7 @@ def share_out(teacher: "Teacher", processes: "Processes") -> None:
     fill_parts(teacher, teacher.model, whole, processes)
 
 
-def kept_rows(student: Path, teacher: Path) -> Indices | None:
+def kept_rows(student: ModelDirectory, teacher: ModelDirectory) -> Indices | None:
     """The teacher's number of each token of the student, [student's vocab]; None if all are kept.
 
     Both are traced to the first original that they come from, which may be the teacher itself.
@@ -78,7 +78,8 @@ def kept_rows(student: Path, teacher: Path) -> Indices | None:
     (first, ours), (other, theirs) = _vocabulary(student), _vocabulary(teacher)
     if first != other:
         raise UserError(
-            f"{student}: not cut from {teacher}; a teacher is the model that its student comes from"
+            f"{student.path}: not cut from {teacher.path}; a teacher is the model that its student "
+            "comes from"
         )
     if theirs is None:
         return None if ours is None else ours.keep
@@ -88,15 +89,16 @@ def kept_rows(student: Path, teacher: Path) -> Indices | None:
     number = {int(token): at for at, token in enumerate(theirs.keep)}
     if missing := [int(token) for token in kept if int(token) not in number]:
         raise UserError(
-            f"{student}: {teacher} cannot teach it, which lacks {len(missing):,} of its tokens"
+            f"{student.path}: {teacher.path} cannot teach it, which lacks {len(missing):,} of its "
+            "tokens"
         )
     return np.array([number[int(token)] for token in kept], dtype=np.int64)
 
 
-def _vocabulary(directory: Path) -> tuple[str, AxisCut | None]:
+def _vocabulary(model: ModelDirectory) -> tuple[str, AxisCut | None]:
     """Fingerprint of the first original of a model, and which of its tokens are left."""
-    path = directory / ORIGIN_FILE
+    path = model.path / ORIGIN_FILE
     if not path.is_file():
-        return open_checkpoint(directory).fingerprint, None
+        return model.checkpoint.fingerprint, None
     origin = Cut.load(path)
     return origin.model, origin.axes.get("vocab")

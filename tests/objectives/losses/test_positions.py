@@ -12,10 +12,9 @@ from regrow.corpus.packing import pack
 from regrow.models.loading import load_model
 from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.head import check_positions, learned_positions
-from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from tests.tiny import write_tiny
-from tests.training.small import VOCAB, byte_tokenizer, small_model
+from tests.training.small import VOCAB, byte_tokenizer, small_model, train_on
 
 STACKS = ("encoder", "decoder")
 
@@ -52,7 +51,7 @@ def test_a_training_asks_first(tmp_path: Path) -> None:
     samples = pack(["so it goes on and on"] * 9, byte_tokenizer(), 25)
     settings = RecoverySettings(tokens=100, row_length=25, batch_tokens=50, precision="fp32")
     with pytest.raises(UserError, match=r"row_length \(25\): GPT2LMHeadModel knows 24"):
-        train(model, samples, Causal(), settings, seed=0, directory=tmp_path / "t")
+        train_on(model, samples, Causal(), settings, seed=0, directory=tmp_path / "t")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])

@@ -17,9 +17,9 @@ from regrow.evaluation.heldout import heldout_loss
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text, denoising_tokens
-from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from tests.tiny import sentences, write_seq2seq
+from tests.training.small import train_on
 
 torch.set_num_threads(1)
 CASES = [(OPENBA, 0), (OPENBA, 1), (T5, 0), (T5, 1)]
@@ -143,9 +143,11 @@ def test_training_learns_and_goes_on_after_a_kill(tmp_path: Path) -> None:
         place = tmp_path / name / "training"
         if on_step is not None:
             with pytest.raises(KilledError):
-                train(model, samples, Seq2Seq(), settings, seed=1, directory=place, on_step=on_step)
+                train_on(
+                    model, samples, Seq2Seq(), settings, seed=1, directory=place, on_step=on_step
+                )
             model = load_model(tmp_path / name / "m")
-        result = train(model, samples, Seq2Seq(), settings, seed=1, directory=place)
+        result = train_on(model, samples, Seq2Seq(), settings, seed=1, directory=place)
         results.append((model.state_dict(), result))
     (whole, first), (killed, second) = results
     assert second.resumed_at == 4

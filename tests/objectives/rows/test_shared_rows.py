@@ -31,9 +31,9 @@ from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.shared_rows import SharedRows, lay_out, share_rows, spread
 from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text
 from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
-from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from tests.tiny import sentences, write_seq2seq
+from tests.training.small import train_on
 
 torch.set_num_threads(1)
 TEXTS = [*sentences(7), "A", "A longer text. " * 5, "b b", "Two words."]
@@ -233,7 +233,7 @@ def test_training_meets_its_budget_and_learns(tmp_path: Path) -> None:
         tokens=600, row_length=24, batch_tokens=96, micro_batch=3, learning_rate=0.01
     )
     assert shared.per_row == 2
-    result = train(
+    result = train_on(
         model, shared, Seq2Seq(shared_rows=True), given_settings, seed=1,
         directory=tmp_path / "training",
     )  # fmt: skip

@@ -17,9 +17,9 @@ from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 from regrow.corpus.packing import pack
 from regrow.objectives.losses.causal import Causal
 from regrow.training.distributed.stalls import Doing, Judge, Place, watched
-from regrow.training.loop import StepReport, train
+from regrow.training.loop import StepReport
 from regrow.training.settings import RecoverySettings
-from tests.training.small import byte_tokenizer, small_model
+from tests.training.small import byte_tokenizer, small_model, train_on
 
 READING, COMPUTING, UPDATING = (
     Place(marks, 7, doing)
@@ -162,7 +162,7 @@ def _train(rank: int, port: int, directory: str) -> None:
         tokens=200, row_length=10, batch_tokens=40, precision="fp32", stall=STALL, save_every=0,
         evaluate_every=80,
     )  # fmt: skip
-    train(
+    train_on(
         small_model("llama"), Rows(), Causal(), settings, seed=3, identity="m",
         directory=Path(directory) / "training", on_step=on_step, evaluate=evaluate,
     )  # fmt: skip

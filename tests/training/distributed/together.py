@@ -37,12 +37,12 @@ from regrow.objectives.rows.span_corruption import corrupt_text
 from regrow.objectives.rows.ul2 import mix_denoisers
 from regrow.training.distributed.processes import join_processes
 from regrow.training.distributed.sharding import whole_weights
-from regrow.training.loop import StepReport, train
-from regrow.training.mixing.dynamic_mixtures import MixtureSteering, SteeredMixture
+from regrow.training.loop import StepReport
+from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, FollowingMixture
 from regrow.training.settings import RecoverySettings
 from regrow.training.teacher import share_out
 from tests.tiny import sentences
-from tests.training.small import byte_tokenizer, small_model, without_memory
+from tests.training.small import byte_tokenizer, small_model, train_on, without_memory
 
 TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
 SETTINGS = RecoverySettings(
@@ -173,14 +173,14 @@ def perform(
         mixture = DynamicMixture(
             RULES["code"], dict.fromkeys(UL2, 1.0), {**dict.fromkeys(UL2, 5.0), "S": 4.0}
         )
-        steered = SteeredMixture(mixture, followed, samples)
-        steering = MixtureSteering({"denoiser": steered}, every=80)
+        steered = FollowingMixture(mixture, followed, samples)
+        steering = DynamicMixtures({"denoiser": steered}, every=80)
     parts: list[Mapping[str, float]] = []
     samples = Watched(samples, place / f"asked-{os.getpid()}.jsonl", at_break)
-    result = train(
+    result = train_on(
         model, samples, objective, settings, seed=3, directory=place / "training", identity="m",
         evaluate=lambda model: heldout_loss(model, tokenizer, text[:4]).loss_per_token,
-        track=lambda report: parts.append(report.parts), on_step=on_step, steering=steering,
+        track=lambda report: parts.append(report.parts), on_step=on_step, mixtures=steering,
     )  # fmt: skip
     processes = join_processes()
     weights = whole_weights(model)
@@ -191,7 +191,7 @@ def perform(
         "resumed_at": result.resumed_at,
         "curve": result.curve,
         "heldout": result.heldout,
-        "steering": result.steering,
+        "steering": result.mixtures,
         "parts": parts,
         "heads": [n for n, p in model.named_parameters(remove_duplicate=False) if p is head],
         "equal": [len({id(t) for t in weights.values()}), len(weights)],

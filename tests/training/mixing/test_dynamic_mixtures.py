@@ -21,42 +21,43 @@ from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2
 from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
-from regrow.training.loop import StepReport, TrainingResult, train
-from regrow.training.mixing.dynamic_mixtures import MixtureSteering, SteeredMixture
-from regrow.training.mixing.training_mixture import Evaluation
+from regrow.training.loop import StepReport, TrainingResult
+from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, FollowingMixture
+from regrow.training.mixing.training_mixture import MixtureLosses
 from regrow.training.settings import RecoverySettings
 from tests.tiny import sentences, write_seq2seq
+from tests.training.small import train_on
 
 torch.set_num_threads(1)
 SETTINGS = RecoverySettings(
     tokens=400, row_length=12, batch_tokens=48, micro_batch=3, learning_rate=0.01, save_every=0
 )
 EVERY = 100
-Whole = tuple[Any, TrainingResult, MixedDenoisers, MixtureSteering]
+Whole = tuple[Any, TrainingResult, MixedDenoisers, DynamicMixtures]
 REFERENCES = dict.fromkeys(UL2, 4.0) | {"S": 3.0}
 
 
 def parts(
     directory: Path, references: dict[str, float] = REFERENCES
-) -> tuple[Any, MixedDenoisers, MixtureSteering]:
-    """Model, samples and steering, all new."""
+) -> tuple[Any, MixedDenoisers, DynamicMixtures]:
+    """Model, samples and mixtures, all new."""
     if not directory.exists():
         write_seq2seq(directory, OPENBA)
     model, tokenizer = load_model(directory), load_tokenizer(directory)
     samples = mix_denoisers(sentences(30), tokenizer, model.config, 12, seed=5)
     heldout = heldout_denoisers(sentences(6, seed=1), tokenizer, model.config, 12, 60)
     mixture = DynamicMixture(RULES["stable"], dict.fromkeys(UL2, 1.0), references)
-    steered = SteeredMixture(mixture, heldout, samples)
-    return model, samples, MixtureSteering({"denoiser": steered}, EVERY)
+    steered = FollowingMixture(mixture, heldout, samples)
+    return model, samples, DynamicMixtures({"denoiser": steered}, EVERY)
 
 
 def trained(directory: Path, on_step: Callable[[StepReport], None] | None = None) -> Whole:
-    model, samples, steering = parts(directory / "m")
-    result = train(
+    model, samples, mixtures = parts(directory / "m")
+    result = train_on(
         model, samples, Seq2Seq(), SETTINGS, seed=1, directory=directory / "training",
-        steering=steering, on_step=on_step,
+        mixtures=mixtures, on_step=on_step,
     )  # fmt: skip
-    return model, result, samples, steering
+    return model, result, samples, mixtures
 
 
 class KilledError(Exception):
@@ -70,8 +71,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def test_the_mixture_moves_and_the_samples_with_it(whole: Whole) -> None:
-    _, result, samples, steering = whole
-    history = steering.mixtures["denoiser"].mixture.history
+    _, result, samples, mixtures = whole
+    history = mixtures.mixtures["denoiser"].mixture.history
     assert len(history) == SETTINGS.tokens // EVERY
     assert history[-1].shares["S"] > 1.5 / 7 > history[-1].shares["R1"]
     assert [first for first, _ in samples.mixture.changes] == [0, *(h.sample for h in history)]
@@ -89,10 +90,10 @@ def test_the_mixture_moves_and_the_samples_with_it(whole: Whole) -> None:
 
 
 def test_the_change_reaches_the_weights(tmp_path: Path, whole: Whole) -> None:
-    model, samples, steering = parts(tmp_path / "m", dict.fromkeys(UL2, 100.0))
-    train(
+    model, samples, mixtures = parts(tmp_path / "m", dict.fromkeys(UL2, 100.0))
+    train_on(
         model, samples, Seq2Seq(), SETTINGS, seed=1, directory=tmp_path / "training",
-        steering=steering,
+        mixtures=mixtures,
     )  # fmt: skip
     others, moved = model.state_dict(), whole[0].state_dict()
     assert len(samples.mixture.changes) == 1
@@ -109,10 +110,10 @@ def test_after_a_kill_it_is_the_same_to_the_bit(
 
     with pytest.raises(KilledError):
         trained(tmp_path, kill)
-    model, result, samples, steering = trained(tmp_path)
+    model, result, samples, mixtures = trained(tmp_path)
     assert result.resumed_at == last_step
     assert result.curve == whole[1].curve
-    assert steering.state() == whole[3].state()
+    assert mixtures.state() == whole[3].state()
     assert samples.mixture == whole[2].mixture
     states = model.state_dict(), whole[0].state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -134,19 +135,19 @@ trained(Path(sys.argv[1]), kill)
 def test_after_kill_9_too(tmp_path: Path, whole: Whole) -> None:
     done = subprocess.run([sys.executable, "-c", _KILLED, tmp_path], env=os.environ, check=False)
     assert done.returncode == -signal.SIGKILL
-    model, result, _, steering = trained(tmp_path)
+    model, result, _, mixtures = trained(tmp_path)
     assert result.resumed_at == 5
     assert result.curve == whole[1].curve
-    assert steering.state() == whole[3].state()
+    assert mixtures.state() == whole[3].state()
     states = model.state_dict(), whole[0].state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_who_watches_sees_losses_and_shares(tmp_path: Path) -> None:
     reports: list[StepReport] = []
-    _, _, _, steering = trained(tmp_path, reports.append)
-    mixture = steering.mixtures["denoiser"].mixture
-    measured = [report.steered for report in reports if report.steered is not None]
+    _, _, _, mixtures = trained(tmp_path, reports.append)
+    mixture = mixtures.mixtures["denoiser"].mixture
+    measured = [report.mixture_losses for report in reports if report.mixture_losses is not None]
     assert measured == [
         {f"denoiser/{name}": loss for name, loss in change.losses.items()}
         for change in mixture.history
@@ -156,45 +157,45 @@ def test_who_watches_sees_losses_and_shares(tmp_path: Path) -> None:
     seen = 0
     for report in reports:
         expected = {f"denoiser/{name}": share for name, share in shares[seen].items()}
-        assert report.mixture == expected
-        seen += report.steered is not None
+        assert report.shares == expected
+        seen += report.mixture_losses is not None
     assert seen == len(mixture.history) > 1
 
 
 def test_its_state_is_json(tmp_path: Path) -> None:
-    _, _, steering = parts(tmp_path / "m")
+    _, _, mixtures = parts(tmp_path / "m")
     losses = {f"denoiser/{name}": 3.0 + place / 3 for place, name in enumerate(UL2)}
-    steering.after(Evaluation(losses, tokens=10, next_sample=4))
+    mixtures.after(MixtureLosses(losses, tokens=10, next_sample=4))
     _, samples, other = parts(tmp_path / "m")
-    other.load(json.loads(json.dumps(steering.state())))
-    assert other.state() == steering.state()
+    other.load(json.loads(json.dumps(mixtures.state())))
+    assert other.state() == mixtures.state()
     assert [first for first, _ in samples.mixture.changes] == [0, 4]
 
 
 def test_its_identity_is_of_all_that_decides(tmp_path: Path) -> None:
-    _, _, steering = parts(tmp_path / "m")
-    before = steering.identity
-    steering.after(Evaluation({f"denoiser/{n}": 5.0 for n in UL2}, tokens=10, next_sample=4))
-    assert steering.identity == before
+    _, _, mixtures = parts(tmp_path / "m")
+    before = mixtures.identity
+    mixtures.after(MixtureLosses({f"denoiser/{n}": 5.0 for n in UL2}, tokens=10, next_sample=4))
+    assert mixtures.identity == before
     _, samples, again = parts(tmp_path / "m")
     assert again.identity == before
-    mixture, heldout = steering.mixtures["denoiser"].mixture, steering.mixtures["denoiser"].heldout
+    mixture, heldout = mixtures.mixtures["denoiser"].mixture, mixtures.mixtures["denoiser"].heldout
     others = [
         DynamicMixture(RULES["paper"], mixture.start, mixture.references),
         DynamicMixture(mixture.rule, OPENBA_START, mixture.references),
         DynamicMixture(mixture.rule, mixture.start, dict(mixture.references) | {"S": 2.9}),
     ]
     found = [
-        MixtureSteering({"denoiser": SteeredMixture(other, heldout, samples)}, EVERY).identity
+        DynamicMixtures({"denoiser": FollowingMixture(other, heldout, samples)}, EVERY).identity
         for other in others
     ]
-    found.append(MixtureSteering(steering.mixtures, EVERY + 1).identity)
+    found.append(DynamicMixtures(mixtures.mixtures, EVERY + 1).identity)
     assert len({before, *found}) == 5
 
 
 def test_what_is_measured_must_be_what_is_mixed(tmp_path: Path) -> None:
-    _, samples, steering = parts(tmp_path / "m")
-    heldout = steering.mixtures["denoiser"].heldout
+    _, samples, mixtures = parts(tmp_path / "m")
+    heldout = mixtures.mixtures["denoiser"].heldout
     fewer = DynamicMixture(RULES["stable"], {"R1": 1, "S": 1}, {"R1": 1, "S": 1})
     with pytest.raises(ValueError, match="a mixture of R1, S, measured of R1, R2, S"):
-        SteeredMixture(fewer, heldout, samples)
+        FollowingMixture(fewer, heldout, samples)

@@ -13,9 +13,10 @@ from regrow.corpus.samples import Samples, data_order, parts_of
 from regrow.corpus.sources import Corpus, Source
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import make_task
-from regrow.training.loop import StepReport, train
+from regrow.training.loop import StepReport
 from regrow.training.settings import RecoverySettings
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
+from tests.training.small import train_on
 
 torch.set_num_threads(1)
 LENGTH = 24
@@ -89,7 +90,7 @@ def test_they_are_those_of_the_samples_alone(home: Path, tmp_path: Path, case: s
         learning_rate=1e-9, precision="fp32", schedule="wsd", warmup=0, decay=0,
     )  # fmt: skip
     reports: list[StepReport] = []
-    train(model, samples, objective, settings, seed=5, directory=tmp_path, track=reports.append)
+    train_on(model, samples, objective, settings, seed=5, directory=tmp_path, track=reports.append)
     first = reports[0]
     rows = data_order(samples, 5)
     count = next(

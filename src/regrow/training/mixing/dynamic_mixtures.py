@@ -9,7 +9,7 @@ from torch import nn
 from regrow.common.identity import identity_of
 from regrow.evaluation.heldout_parts import HeldoutParts
 from regrow.objectives.dynamic_mixture import DynamicMixture
-from regrow.training.mixing.training_mixture import Evaluation
+from regrow.training.mixing.training_mixture import MixtureLosses
 
 
 class Mixed(Protocol):
@@ -20,8 +20,8 @@ class Mixed(Protocol):
 
 
 @dataclass(eq=False)
-class SteeredMixture:
-    """One mixture, what it follows and what it steers.
+class FollowingMixture:
+    """One mixture, the losses that it follows, and the samples that are drawn by it.
 
     Attributes:
         mixture: Of the parts, in the order in which `mixed` has them.
@@ -49,8 +49,8 @@ class SteeredMixture:
 
 
 @dataclass(eq=False)
-class MixtureSteering:
-    """A `Steering` of one mixture or several, each a distribution of its own.
+class DynamicMixtures:
+    """A `TrainingMixture` of one mixture or several, each a distribution of its own.
 
     Losses are named ``kind/part``: ``denoiser/R1``.
 
@@ -59,7 +59,7 @@ class MixtureSteering:
         every: Tokens of text between two measurements.
     """
 
-    mixtures: Mapping[str, SteeredMixture]
+    mixtures: Mapping[str, FollowingMixture]
     every: int
 
     @property
@@ -81,7 +81,7 @@ class MixtureSteering:
             for part, loss in each.heldout.losses(model).items()
         }
 
-    def after(self, evaluation: Evaluation) -> None:
+    def after(self, evaluation: MixtureLosses) -> None:
         for kind, each in self.mixtures.items():
             losses = {part: evaluation.losses[f"{kind}/{part}"] for part in each.mixture.references}
             each.become(

@@ -1,12 +1,12 @@
-"""What may change while a training runs: which mixture its samples are drawn from.
+"""A mixture that changes while a training runs: what its samples are drawn from.
 
-A `Steering` is given to `regrow.training.loop.train`. Whenever it wants to (`every`), and before
-the checkpoint of the same step, the loop lets it measure the model and hands it the numbers of the
-first process. What it then says of itself (`state`) is in every checkpoint, and is given back
-(`load`) before the first step of a training that is taken up again. All processes do this alike, so
-each keeps a steering of its own. The samples of a training ask its steering how to be drawn. Since
-a mixture changes only at `Evaluation.next_sample`, what a sample holds stays a function of the
-seed, its number, and the mixtures until then.
+`regrow.training.loop.train` takes a `TrainingMixture`. After every `every` tokens, and before the
+checkpoint of the same step, the loop lets the mixture measure the model (`measure`) and gives it
+the losses of the first process (`after`). The mixture's `state` is saved in every checkpoint. A
+training that is taken up again gives that state back (`load`) before its first step. All processes
+do this alike, so each keeps a mixture of its own. A mixture changes only at
+`MixtureLosses.next_sample`, so what a sample holds is a function of the seed, of the sample's
+number, and of the mixtures until then.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What a steering measured.
+class MixtureLosses:
+    """Held-out losses that a mixture measured.
 
     Attributes:
         losses: Nats per token, by whatever it tells apart: denoisers, domains.
@@ -31,8 +31,8 @@ class Evaluation:
     next_sample: int
 
 
-class Steering(Protocol):
-    """Learns from measurements how to draw the samples that follow."""
+class TrainingMixture(Protocol):
+    """Decides by held-out losses how the samples that follow are drawn."""
 
     @property
     def identity(self) -> str:
@@ -45,7 +45,7 @@ class Steering(Protocol):
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Held-out losses in nats per token; in evaluation mode, by every process alike."""
 
-    def after(self, evaluation: Evaluation) -> None:
+    def after(self, evaluation: MixtureLosses) -> None:
         """Decide what samples from ``evaluation.next_sample`` on are drawn from."""
 
     def shares(self) -> Mapping[str, float]:
