@@ -21,16 +21,6 @@ from regrow.checkpoint.header import UNQUANTISED, TensorInfo, os_errors, read_he
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
 
-__all__ = [
-    "Checkpoint",
-    "TensorInfo",
-    "fingerprint",
-    "open_checkpoint",
-    "read_bytes",
-    "read_into",
-    "read_tensor",
-]
-
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SAMPLE_BYTES = 4096
@@ -192,6 +182,11 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         if outside or not shard.isprintable():
             raise UserError(
                 f"{where} is {shard!r}, a path outside the directory; name a file in it"
+            )
+        if len(path.parts) > 1:
+            raise UserError(
+                f"{where} is {shard!r}, in a folder; move the file beside the index, under a name "
+                f"that no other weight file has"
             )
         if path.suffix != ".safetensors":
             raise UserError(f"{where} is {shard!r}; a .safetensors file was expected")
