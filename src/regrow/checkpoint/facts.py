@@ -4,13 +4,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.reader import open_checkpoint
+from regrow.common.files import read_json_object
 
 
 def generation_config(directory: Path) -> dict[str, Any] | None:
     """The contents of generation_config.json, or None where there is none."""
-    from regrow.common.files import read_json_object
-
     path = directory / "generation_config.json"
     return read_json_object(path) if path.is_file() else None
 
@@ -33,10 +34,6 @@ def directory_bytes(directory: Path) -> int:
 
 def model_facts(directory: Path) -> dict[str, Any]:
     """Hashes, parameters and size of a model directory, as the ledger records them."""
-    from regrow.checkpoint.bind import bind_checkpoint
-    from regrow.checkpoint.facts import directory_bytes, files_sha256
-    from regrow.checkpoint.reader import open_checkpoint
-
     checkpoint = open_checkpoint(directory)
     layout = bind_checkpoint(checkpoint)
     return {
