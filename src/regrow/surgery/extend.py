@@ -33,7 +33,7 @@ from regrow.common.errors import UserError
 from regrow.common.files import parse_json_object, read_json_object
 from regrow.models.loading import load_tokenizer
 from regrow.surgery.carve import CarvePlan, Output, Shard, carve
-from regrow.surgery.computed import Computed
+from regrow.surgery.computed import Computed, Floats
 from regrow.surgery.cut import CUT_FILE
 from regrow.surgery.prune import ORIGIN_FILE, VOCABULARY_FILE
 from regrow.surgery.select import Selection
@@ -168,17 +168,16 @@ class _Rows:
             parts = [read_tensor(info, part, 1)[0] for part in self.parts[row - self.first]]
             return np.asarray(np.mean(parts, axis=0, dtype=np.float64))
 
-        def rows(first: int, last: int) -> NDArray[np.float64]:
-            found = np.empty((last - first, *info.shape[1:]), dtype=np.float64)
+        def rows(first: int, last: int) -> Floats:
             begin, end = (min(max(edge, first), last) for edge in (self.first, self.last))
+            pieces: list[Floats] = []
             if first < begin:
-                found[: begin - first] = read_tensor(info, first, begin - first)
-            for row in range(begin, end):
-                found[row - first] = new(row)
+                pieces.append(read_tensor(info, first, begin - first))
+            if begin < end:
+                pieces.append(np.stack([new(row) for row in range(begin, end)]))
             if end < last:
-                rest = self.rest + end - self.last
-                found[end - first :] = read_tensor(info, rest, last - end)
-            return found
+                pieces.append(read_tensor(info, self.rest + end - self.last, last - end))
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
         return Computed(shape, rows)
 
