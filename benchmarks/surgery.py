@@ -36,6 +36,7 @@ from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.surgery.carve import plan_carve
 from regrow.surgery.choose import choose
 from regrow.surgery.cut import Cut
+from regrow.surgery.select import Selection
 
 SHARD_BYTES = 10**9
 BLOCK_BYTES = 8 << 20
@@ -168,11 +169,12 @@ def cut_all_axes(checkpoint: Checkpoint, layout: Layout, sizes: dict[str, int], 
 
 def bytes_read_and_kept(checkpoint: Checkpoint, layout: Layout, cut: Cut) -> tuple[int, int]:
     """Of weights: whole rows are read where any column is kept."""
-    plan = plan_carve(checkpoint, layout, cut, {}, {}, SHARD_BYTES)
+    plan = plan_carve(checkpoint, layout, cut, checkpoint.config, {}, SHARD_BYTES)
     read = 0
     for output in plan.outputs:
-        info: TensorInfo = output.selection.info
-        read += output.selection.shape[0] * (info.nbytes // info.shape[0])
+        assert isinstance(output.content, Selection)
+        info: TensorInfo = output.content.info
+        read += output.content.shape[0] * (info.nbytes // info.shape[0])
     return read, plan.weight_bytes
 
 

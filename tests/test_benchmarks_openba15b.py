@@ -82,7 +82,7 @@ def test_cuts_compose_to_the_last_sizes(bench: ModuleType, tmp_path: Path) -> No
 
     cut = reduce(Cut.then, bench.choose_cuts(stages, checkpoint, layout))
 
-    plan = plan_carve(checkpoint, layout, cut, {}, {}, 10**9)
+    plan = plan_carve(checkpoint, layout, cut, checkpoint.config, {}, 10**9)
     assert plan.shapes == dict(stages[-1].sizes.tensors)
     assert cut.axes["vocab"].keep[:3].tolist() == [0, 1, 2]
 

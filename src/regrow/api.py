@@ -64,7 +64,7 @@ def preview(recipe: Path | str, *, progress: Progress = QUIET) -> "Preview":
     Neither weights nor texts are read; the recipe's model may be a directory with a config alone.
     """
     from regrow.pipeline.preview import preview_recipe
-    from regrow.pipeline.recipe import load_recipe
+    from regrow.pipeline.recipe_file import load_recipe
 
     loaded = load_recipe(Path(recipe))
     return preview_recipe(loaded, _open(loaded.model, progress))
@@ -154,7 +154,7 @@ def run(
     """
 
     def work() -> "Result":
-        from regrow.pipeline.recipe import load_recipe
+        from regrow.pipeline.recipe_file import load_recipe
 
         path = Path(recipe)
         loaded = load_recipe(path)
@@ -196,7 +196,7 @@ def train(
 
     def work() -> "Trained":
         from regrow.pipeline.plan import RunOptions
-        from regrow.pipeline.recipe import load_recipe
+        from regrow.pipeline.recipe_file import load_recipe
         from regrow.pipeline.train_model import train_model
 
         loaded, text = recipe, ""

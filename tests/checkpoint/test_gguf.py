@@ -291,11 +291,11 @@ def test_a_conversion_that_runs_is_left_alone(
     source = write(tmp_path / "tiny.gguf", tiny_model())
     save = module._save
 
-    def meanwhile(*args: Any) -> None:
+    def meanwhile(*args: Any) -> Any:
         monkeypatch.setattr(module, "_save", save)
         convert(source)
         assert args[1].is_dir()
-        save(*args)
+        return save(*args)
 
     monkeypatch.setattr(module, "_save", meanwhile)
     convert(source)

@@ -297,6 +297,11 @@ MALFORMED: Sequence[Case] = [
         lambda d: edit_index(d, lambda m: m.update(scale="x/../../a.safetensors")),
         "outside",
     ),
+    (
+        "folder",
+        lambda d: edit_index(d, lambda m: m.update(scale="x/a.safetensors")),
+        "in a folder; move the file beside the index",
+    ),
     ("NUL", lambda d: edit_index(d, lambda m: m.update(scale="a\0.safetensors")), "outside"),
     (
         "name too long",

@@ -20,7 +20,7 @@ from regrow.checkpoint.verify import Check, VerifyResult
 from regrow.cli import app
 from regrow.common import quantities
 from regrow.common.errors import UserError
-from regrow.pipeline.recipe import load_recipe
+from regrow.pipeline.recipe_file import load_recipe
 from tests.tiny import sentences, write_model, write_text, write_tiny
 
 REGROW = [sys.executable, "-c", "import sys; from regrow.cli.app import main; main()"]

@@ -13,7 +13,7 @@ import regrow
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import read_entries
-from regrow.pipeline.recipe import parse_recipe
+from regrow.pipeline.recipe_file import parse_recipe
 from regrow.pipeline.steps import teacher_names
 from regrow.pipeline.summary import summarise
 from regrow.training.checkpoints import last_checkpoint

@@ -17,7 +17,7 @@ from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, DenoisingTokens
 from regrow.objectives.rows.span_corruption import CorruptedText
 from regrow.pipeline.preview import Preview, preview_recipe
 from regrow.pipeline.proposal import propose
-from regrow.pipeline.recipe import parse_recipe
+from regrow.pipeline.recipe_file import parse_recipe
 from regrow.surgery.inspection import inspect_model
 from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, write_tiny

@@ -22,7 +22,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.models.networks import model_class
 from regrow.pipeline.proposal import propose
-from regrow.pipeline.recipe import load_recipe
+from regrow.pipeline.recipe_file import load_recipe
 from regrow.surgery.budget import plan_sizes, plan_stages
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.inspection import inspect_model

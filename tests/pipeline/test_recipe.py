@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.pipeline.recipe import load_recipe, parse_recipe
+from regrow.pipeline.recipe_file import load_recipe, parse_recipe
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 

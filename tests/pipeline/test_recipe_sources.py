@@ -6,7 +6,7 @@ import pytest
 
 from regrow.common.errors import UserError
 from regrow.corpus.sources import Source
-from regrow.pipeline.recipe import parse_recipe
+from regrow.pipeline.recipe_file import parse_recipe
 
 HERE = Path("/recipes/r.yaml")
 RECIPE = """\

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import regrow.surgery.carve as carving
 from regrow.architectures import Blueprint
 from regrow.architectures.bart import BART, MBART
 from regrow.architectures.gemma2 import GEMMA2
@@ -21,7 +22,8 @@ from regrow.checkpoint.verify import verify_all
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.special_tokens import SENTINELS, lacking
-from regrow.surgery.extend import extend, extended
+from regrow.surgery.extend import extend, extended, grow
+from tests.surgery.carving import sharded
 from tests.tiny import add_tokenizer, sentences, write_tiny
 
 TOKENS = [*SENTINELS[:5], "<X>"]
@@ -193,3 +195,28 @@ def test_padded_ids_that_get_a_token_are_no_longer_suppressed(tmp_path: Path) ->
     extend(source, tmp_path / "out", TOKENS)
     found = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert found == {**IDS, "suppress_tokens": [7, *range(320 + len(TOKENS), 330)]}
+
+
+@pytest.mark.parametrize("buffer", [8, 1 << 9, 1 << 14])
+@pytest.mark.parametrize("rows", [320, 330])
+def test_small_buffers_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, buffer: int
+) -> None:
+    """Blocks that begin and end before, in and behind the new rows."""
+    source = write(tmp_path / "m", LLAMA, 0, rows, torch.bfloat16)
+    merges = [("a", "b"), ("ab", "c")]
+    extend(source, tmp_path / "extended", TOKENS)
+    grow(source, tmp_path / "grown", merges)
+    monkeypatch.setattr(carving, "BUFFER_BYTES", buffer)
+    extend(source, tmp_path / "extended-again", TOKENS)
+    grow(source, tmp_path / "grown-again", merges)
+    for name in ("extended", "grown"):
+        for path in (tmp_path / name).iterdir():
+            assert path.read_bytes() == (tmp_path / f"{name}-again" / path.name).read_bytes()
+
+
+def test_a_single_shard_with_an_index_keeps_it(tmp_path: Path) -> None:
+    source = sharded(write(tmp_path / "m", LLAMA, 0, 320), 1)
+    extend(source, tmp_path / "new", TOKENS)
+    (file,) = open_checkpoint(tmp_path / "new").files
+    assert file.name == "model-00001-of-00001.safetensors"

@@ -19,7 +19,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress
-from regrow.surgery.cut import FILE_NAME, Cut
+from regrow.surgery.cut import CUT_FILE, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import ORIGIN_FILE, Pruned, plan_cut, prune_checkpoint
 from tests.surgery.carving import assert_same_bytes, tensors
@@ -102,10 +102,10 @@ def test_result_is_a_model(tmp_path: Path, blueprint: Blueprint, options: dict[s
     assert pruned.parameters < pruned.parameters_before
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
-        "config.json", "model.safetensors", "LICENSE", "generation_config.json", FILE_NAME,
+        "config.json", "model.safetensors", "LICENSE", "generation_config.json", CUT_FILE,
         ORIGIN_FILE,
     }  # fmt: skip
-    assert Cut.load(tmp_path / "out" / FILE_NAME) == pruned.cut
+    assert Cut.load(tmp_path / "out" / CUT_FILE) == pruned.cut
     assert Cut.load(tmp_path / "out" / ORIGIN_FILE) == pruned.cut
     assert pruned.cut.model == open_checkpoint(source).fingerprint
 
@@ -140,7 +140,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 def test_cut_file_repeats_the_cut(tmp_path: Path) -> None:
     source = write_tiny(LLAMA, tmp_path / "in")
     _prune(source, tmp_path / "a", ffn=8, layers=2, heads=3)
-    _prune(source, tmp_path / "b", cut=tmp_path / "a" / FILE_NAME)
+    _prune(source, tmp_path / "b", cut=tmp_path / "a" / CUT_FILE)
     assert_same_bytes(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
 
 
@@ -181,7 +181,7 @@ def test_refuses_the_cut_of_another_model(tmp_path: Path) -> None:
     other = write_tiny(LLAMA, tmp_path / "other", dtype=torch.bfloat16)
     _prune(source, tmp_path / "a", ffn=8)
     with pytest.raises(UserError, match="cut: it was made for model sha256:"):
-        _prune(other, tmp_path / "b", cut=tmp_path / "a" / FILE_NAME)
+        _prune(other, tmp_path / "b", cut=tmp_path / "a" / CUT_FILE)
     assert not (tmp_path / "b").exists()
 
 

@@ -19,8 +19,8 @@ from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import named_files
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.pipeline.recipe import load_recipe
 from regrow.pipeline.recipe_checks import layouts_by_stage
+from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.steps import plan_steps
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.prune import VOCABULARY_FILE

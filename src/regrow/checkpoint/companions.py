@@ -29,6 +29,11 @@ def companion_files(directory: Path) -> dict[str, Path]:
     }
 
 
+def read_companions(directory: Path) -> dict[str, bytes]:
+    """The contents of :func:`companion_files`, by name."""
+    return {name: path.read_bytes() for name, path in companion_files(directory).items()}
+
+
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write small files, by the names that :func:`companion_files` gives, in their order."""
     for name, data in files.items():

@@ -5,23 +5,26 @@ The loader restores weights, sizes and vocabulary; it drops the pre-tokenizers i
 These are put back here from the file's metadata (key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
-import fcntl
 import hashlib
 import json
 import math
-import os
-import shutil
 import struct
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from glob import escape
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regrow.checkpoint.reader import CONFIG_FILE
+from regrow.checkpoint.writer import (
+    WeightFile,
+    json_bytes,
+    library_weights,
+    partial_directory,
+    publish,
+    small_files,
+)
 from regrow.common.errors import UserError
 from regrow.models.loading import refusals
 
@@ -59,10 +62,11 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
     quantisation = sorted({tensor.tensor_type.name for tensor in reader.tensors})
     del reader  # it maps the file
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _partial(directory) as temporary:
-        _save(gguf, temporary, metadata)
-        _repair_config(temporary, rope)
-        _repair_tokenizer(gguf, temporary, metadata, notify)
+    with partial_directory(directory) as partial:
+        weights = _save(gguf, partial, metadata)
+        config = _repaired_config(partial, rope)
+        _repair_generation_config(partial)
+        _repair_tokenizer(gguf, partial, metadata, notify)
         source = {
             "file": gguf.name,
             "sha256": file_sha256(gguf),
@@ -71,48 +75,13 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
             "dtype": "bfloat16",
             "versions": {name: version(name) for name in ("regrow", "transformers", "gguf")},
         }
-        _write_json(temporary / SOURCE_FILE, source)
-        _publish(temporary, directory)
-
-
-@contextmanager
-def _partial(directory: Path) -> Iterator[Path]:
-    """A directory to fill, gone at the end; so are those that killed processes left.
-
-    One that is being filled is locked, and a lock ends with its process.
-    """
-    for left in directory.parent.glob(f".{escape(directory.name)}.*.partial"):
-        with _locked(left) as locked:
-            if locked:
-                shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(
-        tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent)
-    )
-    with _locked(temporary):
         try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[bool]:
-    """Whether the directory is locked by us: not where another holds it, it is gone, or the file
-    system has no locks."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
+            files = {SOURCE_FILE: json_bytes(source)}
+            publish(partial, directory, weights, small_files(config, files, weights))
         except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(descriptor)
+            # A directory that another process put there meanwhile is as good.
+            if not directory.is_dir():
+                raise
 
 
 def file_sha256(path: Path) -> str:
@@ -150,7 +119,8 @@ def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
         )
 
 
-def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> None:
+def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[WeightFile]:
+    """Write model and tokenizer as transformers does; the weight files that this was to give."""
     import torch
     from transformers import (
         AutoConfig,
@@ -188,22 +158,25 @@ def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> None:
         tokenizer.model_max_length = length
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return library_weights(model, directory)
 
 
-def _repair_config(directory: Path, rope: dict[str, Any] | None) -> None:
-    path = directory / "config.json"
-    config = _shorten_floats(json.loads(path.read_text()))
+def _repaired_config(directory: Path, rope: dict[str, Any] | None) -> dict[str, Any]:
+    path = directory / CONFIG_FILE
+    config: dict[str, Any] = _shorten_floats(json.loads(path.read_text()))
     config.pop("_model_name_or_path", None)
     if rope is not None:
         config["rope_parameters"].update(rope)
-    _write_json(path, config)
+    return config
 
+
+def _repair_generation_config(directory: Path) -> None:
     path = directory / "generation_config.json"
     if path.exists():
         # Marked so, transformers would ignore the file and derive another one from config.json.
         generation = json.loads(path.read_text())
         generation.pop("_from_model_config", None)
-        _write_json(path, generation)
+        path.write_bytes(json_bytes(generation))
 
 
 def _shorten_floats(value: Any) -> Any:
@@ -284,29 +257,12 @@ def _repair_tokenizer(
                     f"{gguf.name}: tokenizer.ggml.pre is {name!r}, an unknown pre-tokenizer; text "
                     f"is split as GPT-2 does, so some ids may differ from the original's"
                 )
-    _write_json(path, tokenizer, indent=None)
+    path.write_bytes(json_bytes(tokenizer, indent=None))
 
     path = directory / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for key in ("is_local", "local_files_only", "name_or_path"):
         config.pop(key, None)
-    _write_json(path, config)
+    path.write_bytes(json_bytes(config))
     if not metadata.get("tokenizer.chat_template"):
         notify(f"{gguf.name}: has no chat template (tokenizer.chat_template)")
-
-
-def _write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
-
-
-def _publish(temporary: Path, directory: Path) -> None:
-    """Sync and rename; a directory that another process put there meanwhile is as good."""
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    temporary.chmod(0o755)  # mkdtemp's is 0700
-    try:
-        temporary.rename(directory)
-    except OSError:
-        if not directory.is_dir():
-            raise

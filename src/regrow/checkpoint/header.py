@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from regrow.common.errors import UserError
 from regrow.common.files import parse_json_object
@@ -24,10 +24,29 @@ DTYPE_BYTES: Mapping[str, int] = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+SAFETENSORS_DTYPES: Mapping[str, str] = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "F16": "float16",
+    "BF16": "bfloat16", "U32": "uint32", "I32": "int32", "F32": "float32", "U64": "uint64",
+    "I64": "int64", "F64": "float64", "C64": "complex64",
+}  # fmt: skip
+"""Names of types in PyTorch by their names in safetensors."""
+TORCH_DTYPES: Mapping[str, str] = {torch: own for own, torch in SAFETENSORS_DTYPES.items()}
 _PACKED_DTYPES = ("F4", "F6_E2M3", "F6_E3M2")
 UNQUANTISED = "quantised checkpoints cannot be cut, start from the unquantised model"
 _MAX_SIZE = 2**63 - 1
 _MAX_DIMENSIONS = 64  # NumPy's and PyTorch's own limit
+
+
+class TensorSpec(NamedTuple):
+    """A tensor without its values; `dtype` is spelled as safetensors does ("BF16", "F32")."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,10 @@ class TensorInfo:
     file: Path
     start: int
     nbytes: int
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name, self.dtype, self.shape)
 
 
 def read_header(file: Path) -> list[TensorInfo]:
@@ -97,16 +120,18 @@ def read_header(file: Path) -> list[TensorInfo]:
     return infos
 
 
-def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
-    """Length and header of a file whose tensors lie in this order: name, dtype and shape of each.
+def header_bytes(tensors: Iterable[TensorSpec]) -> bytes:
+    """Length and header of a file whose tensors lie in this order.
 
     Filled up so that the first begins at a multiple of 8 bytes.
     """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name, dtype, shape in tensors:
-        end = offset + math.prod(shape) * DTYPE_BYTES[dtype]
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+    for spec in tensors:
+        end = offset + spec.nbytes
+        entries[spec.name] = {
+            "dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, end],
+        }  # fmt: skip
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

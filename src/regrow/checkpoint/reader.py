@@ -21,16 +21,7 @@ from regrow.checkpoint.header import UNQUANTISED, TensorInfo, os_errors, read_he
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
 
-__all__ = [
-    "Checkpoint",
-    "TensorInfo",
-    "fingerprint",
-    "open_checkpoint",
-    "read_bytes",
-    "read_into",
-    "read_tensor",
-]
-
+CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SAMPLE_BYTES = 4096
@@ -78,8 +69,8 @@ def _open(directory: Path) -> Checkpoint:
             f"{directory}: holds an adapter (adapter_config.json), not a whole model; merge it "
             f"first: {_merge_command(directory)}"
         )
-    config = read_json_object(directory / "config.json")
-    _refuse_quantised_config(directory / "config.json", config)
+    config = read_json_object(directory / CONFIG_FILE)
+    _refuse_quantised_config(directory / CONFIG_FILE, config)
 
     single, index = directory / SINGLE_FILE, directory / INDEX_FILE
     if single.exists() or single.is_symlink():
@@ -192,6 +183,11 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         if outside or not shard.isprintable():
             raise UserError(
                 f"{where} is {shard!r}, a path outside the directory; name a file in it"
+            )
+        if len(path.parts) > 1:
+            raise UserError(
+                f"{where} is {shard!r}, in a folder; move the file beside the index, under a name "
+                f"that no other weight file has"
             )
         if path.suffix != ".safetensors":
             raise UserError(f"{where} is {shard!r}; a .safetensors file was expected")

@@ -1,18 +1,16 @@
 """Write trained weights in the form of the checkpoint that they began from."""
 
-import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from regrow.architectures import Layout
-from regrow.checkpoint.companions import companion_files, write_files
-from regrow.checkpoint.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
+from regrow.checkpoint.companions import read_companions
+from regrow.checkpoint.header import SAFETENSORS_DTYPES
+from regrow.checkpoint.reader import Checkpoint
+from regrow.checkpoint.writer import WeightFile, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
-from regrow.common.files import save_tensors, sync_directory
-from regrow.models.networks import with_own_code
+from regrow.common.files import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,44 +27,23 @@ def save_trained(
 
     Raises UserError where the disk has no room.
     """
-    named = {name: info for name, info in like.tensors.items() if name in layout.tensors}
-    sizes = sum(info.nbytes for info in named.values())
-    check_free_space(out, sizes)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
-        temporary.chmod(0o755)
-        written: dict[str, str] = {}
-        for file in like.files:
-            tensors = {
-                name: state[layout.tensors[name].parameter]
-                .detach()
-                .to(_dtype(info.dtype), copy=True)
-                .contiguous()
-                for name, info in named.items()
-                if info.file == file
-            }
-            if tensors:
-                save_tensors(tensors, temporary / file.name)
-                written |= dict.fromkeys(tensors, file.name)
-        if [file.name for file in like.files] != [SINGLE_FILE]:
-            index = {"metadata": {"total_size": sizes}, "weight_map": written}
-            (temporary / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
-        companions = companion_files(like.directory)
-        files = {name: path.read_bytes() for name, path in companions.items()}
-        config, files = with_own_code(like.config, files)
-        files["config.json"] = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
-        write_files(temporary, files)
-        for path in (*temporary.rglob("*"), temporary):
-            sync_directory(path)
-        temporary.rename(out)
-        sync_directory(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _dtype(name: str) -> Any:
     import torch
 
-    return {
-        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    }[name]  # fmt: skip
+    weights = []
+    for path in like.files:
+        infos = (info for info in like.tensors.values() if info.file == path)
+        if specs := tuple(info.spec for info in infos if info.name in layout.tensors):
+            weights.append(WeightFile(path.name, specs))
+    check_free_space(out, sum(spec.nbytes for file in weights for spec in file.tensors))
+    with partial_directory(out) as partial:
+        for file in weights:
+            tensors = {
+                spec.name: state[layout.tensors[spec.name].parameter]
+                .detach()
+                .to(getattr(torch, SAFETENSORS_DTYPES[spec.dtype]), copy=True)
+                .contiguous()
+                for spec in file.tensors
+            }
+            save_tensors(tensors, partial / file.name)
+        files = read_companions(like.directory)
+        publish(partial, out, weights, small_files(like.config, files, weights, indent=1))

@@ -49,7 +49,7 @@ def train(
 ) -> None:
     """Train a model; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
-    from regrow.pipeline.recipe import load_recipe
+    from regrow.pipeline.recipe_file import load_recipe
 
     if what.endswith((".yaml", ".yml")):
         if text or heldout or settings or seed:

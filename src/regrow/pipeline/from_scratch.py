@@ -1,10 +1,13 @@
 """A model with random weights, to be trained from the beginning."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from regrow.checkpoint.companions import companion_files, write_files
+from regrow.checkpoint.companions import read_companions
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.checkpoint.reader import CONFIG_FILE
+from regrow.checkpoint.writer import library_weights, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
 
 
@@ -29,10 +32,10 @@ def _write(model: ModelDirectory, start: Path, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = kind.from_config(model.config, dtype=torch.float32)
-    partial = start.with_name(f".{start.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    start.parent.mkdir(parents=True, exist_ok=True)
     check_free_space(start, 4 * made.num_parameters())
-    made.save_pretrained(partial)
-    companions = companion_files(model.path)
-    write_files(partial, {name: path.read_bytes() for name, path in companions.items()})
-    partial.rename(start)
+    with partial_directory(start) as partial:
+        made.save_pretrained(partial)
+        weights = library_weights(made, partial)
+        config = json.loads((partial / CONFIG_FILE).read_text(encoding="utf-8"))
+        publish(partial, start, weights, small_files(config, read_companions(model.path), weights))

@@ -22,7 +22,6 @@ from regrow.common.files import (
     link_atomically,
     read_json_object,
     remove,
-    sync_directory,
     write_atomically,
 )
 from regrow.common.progress import QUIET, Progress, Update
@@ -272,9 +271,6 @@ class _Run:
             source, carved.path, spec, documents=self.train_documents, seed=self.recipe.seed,
             progress=Progress(say=lambda text: self._tell(step.stage, text)),
         )  # fmt: skip
-        # The ledger must not outlive what it speaks of.
-        for path in (*carved.path.iterdir(), carved.path, carved.path.parent):
-            sync_directory(path)
         self.progress.say(f"{step.stage}: {result.cut.words()}, {result.parameters:,} parameters")
         seconds = time.monotonic() - began
         return {

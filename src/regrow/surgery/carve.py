@@ -6,30 +6,29 @@ directory that is renamed at the end. Memory does not grow with the model.
 """
 
 import errno
-import json
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from regrow.architectures import LabelledTensor, Layout
 from regrow.architectures.dims import Dimension
-from regrow.checkpoint.companions import write_files
-from regrow.checkpoint.header import header_bytes, os_errors
-from regrow.checkpoint.reader import Checkpoint
+from regrow.checkpoint.header import TensorSpec, header_bytes, os_errors
+from regrow.checkpoint.reader import SINGLE_FILE, Checkpoint
+from regrow.checkpoint.writer import WeightFile, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
+from regrow.surgery.computed import Computed, stream_computed
 from regrow.surgery.cut import Cut
-from regrow.surgery.select import Indices, Scaling, Selection, stream
+from regrow.surgery.select import FLOATS, Indices, Scaling, Selection, stream
 
 BUFFER_BYTES = 1 << 20  # a larger one does not stay in the cache: up to twice the CPU time
 _THREADS = 2
@@ -37,29 +36,46 @@ _THREADS = 2
 
 @dataclass(frozen=True)
 class Output:
-    """One tensor of the result: its name, and what it is made of."""
+    """One tensor of the result, and what it is made of: stored bytes, or computed values."""
 
     name: str
     parameter: str
-    selection: Selection
+    dtype: str
+    content: Selection | Computed
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name, self.dtype, self.content.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.spec.nbytes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of the result: header bytes, then its tensors in order."""
+    """One file of the result: a header, then its tensors in order."""
 
     name: str
-    header: bytes
     outputs: tuple[Output, ...]
+
+    @cached_property
+    def header(self) -> bytes:
+        """With the length before it, as the file begins."""
+        return header_bytes(output.spec for output in self.outputs)
+
+    @property
+    def weights(self) -> WeightFile:
+        return WeightFile(self.name, tuple(output.spec for output in self.outputs))
 
     @property
     def nbytes(self) -> int:
-        return self.offsets[-1] + self.outputs[-1].selection.nbytes
+        return self.offsets[-1] + self.outputs[-1].nbytes
 
     @property
     def offsets(self) -> list[int]:
         """Where each tensor begins in the file."""
-        sizes = (o.selection.nbytes for o in self.outputs[:-1])
+        sizes = (output.nbytes for output in self.outputs[:-1])
         return list(accumulate(sizes, initial=len(self.header)))
 
 
@@ -83,12 +99,12 @@ class CarvePlan:
 
     @cached_property  # it is asked for at each step of the progress
     def weight_bytes(self) -> int:
-        return sum(output.selection.nbytes for output in self.outputs)
+        return sum(output.nbytes for output in self.outputs)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the result by parameter name."""
-        return {o.parameter: o.selection.shape for o in self.outputs}
+        return {output.parameter: output.content.shape for output in self.outputs}
 
 
 def plan_carve(
@@ -98,11 +114,16 @@ def plan_carve(
     config: Mapping[str, Any],
     files: Mapping[str, bytes],
     max_shard_bytes: int,
+    corrections: Mapping[str, Computed] = MappingProxyType({}),
 ) -> CarvePlan:
     """What a cut makes of a checkpoint.
 
     `config`: of the result. `files`: further small files of the result. `max_shard_bytes`: a shard
-    holds no more, unless one tensor alone is larger.
+    holds no more, unless one tensor alone is larger. `corrections`: tensors that take the place of
+    carved ones, by parameter name in the result.
+
+    Raises ValueError where a correction is of a tensor that the cut does not write, has another
+    shape, or is not of floats, and where it would part tied tensors.
     """
     scalings = _scalings(layout, cut)
     shared: _Shared = {}
@@ -118,13 +139,10 @@ def plan_carve(
         keep = tuple(_indices(d, position, layout, cut, shared) for d in label.dims.dimensions)
         selection = Selection(info, keep, scalings.get(label.parameter))
         parameter = label.parameter if label.layer is None else new_name
-        outputs.append(Output(new_name, parameter, selection))
+        outputs.append(Output(new_name, parameter, info.dtype, selection))
+    outputs = _corrected(outputs, layout, corrections)
     shards = _shards(outputs, max_shard_bytes)
-    small = dict(files)
-    if len(shards) > 1:
-        small["model.safetensors.index.json"] = _json(_index(shards))
-    # Last, so that a directory without it is not taken for a model.
-    small["config.json"] = _json(config)
+    small = small_files(config, files, [shard.weights for shard in shards])
     return CarvePlan(shards, config, small)
 
 
@@ -134,26 +152,19 @@ def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _
     `progress` is told the number of weight bytes written since it was last told. On any failure
     nothing of the result is left.
 
-    Raises UserError where the disk is or becomes full, or a weight is not finite.
+    Raises UserError where the disk is or becomes full, a weight is not finite, or a file does not
+    hold what was planned.
     """
     check_free_space(out, plan.nbytes)
-    temporary: Path | None = None
     try:
-        temporary = Path(
-            tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
-        )
-        temporary.chmod(0o755)
-        for shard in plan.shards:
-            _write_shard(shard, temporary / shard.name, progress)
-        write_files(temporary, plan.files)
-        temporary.rename(out)
+        with partial_directory(out) as partial:
+            for shard in plan.shards:
+                _write_shard(shard, partial / shard.name, progress)
+            publish(partial, out, [shard.weights for shard in plan.shards], plan.files)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{out}: the disk is full; {plan.nbytes:,} bytes are needed") from error
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_output(out: Path, source: Path) -> None:
@@ -205,44 +216,48 @@ def _scalings(layout: Layout, cut: Cut) -> dict[str, Scaling]:
     return scalings
 
 
+def _corrected(
+    outputs: list[Output], layout: Layout, corrections: Mapping[str, Computed]
+) -> list[Output]:
+    written = {output.parameter: output for output in outputs}
+    for name, computed in corrections.items():
+        if name not in written:
+            raise ValueError(f"{name}: a correction of a tensor that the cut does not write")
+        shape, dtype = written[name].content.shape, written[name].dtype
+        if computed.shape != shape:
+            raise ValueError(
+                f"{name}: the correction has shape {list(computed.shape)}, the tensor {list(shape)}"
+            )
+        if dtype not in FLOATS:
+            raise ValueError(f"{name}: a correction of a tensor of type {dtype}")
+    head = layout.blueprint.head
+    tied = {head.embedding, *head.aliases, *((head.weight,) if layout.tied else ())}
+    tied &= written.keys()
+    if tied & corrections.keys() and tied - corrections.keys():
+        raise ValueError(f"{', '.join(sorted(tied))}: tied, so correct all of them or none")
+    return [
+        replace(output, content=corrections.get(output.parameter, output.content))
+        for output in outputs
+    ]
+
+
 def _shards(outputs: list[Output], max_shard_bytes: int) -> tuple[Shard, ...]:
     groups: list[list[Output]] = [[]]
     filled = 0
     for output in outputs:
-        size = output.selection.nbytes
+        size = output.nbytes
         if groups[-1] and filled + size > max_shard_bytes:
             groups.append([])
             filled = 0
         groups[-1].append(output)
         filled += size
     if len(groups) == 1:
-        names = ["model.safetensors"]
+        names = [SINGLE_FILE]
     else:
         names = [
             f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)
         ]
-    return tuple(
-        Shard(name, _header(group), tuple(group)) for name, group in zip(names, groups, strict=True)
-    )
-
-
-def _header(outputs: list[Output]) -> bytes:
-    """Length and header of a safetensors file whose tensors lie in this order."""
-    return header_bytes(
-        (output.name, output.selection.info.dtype, output.selection.shape) for output in outputs
-    )
-
-
-def _index(shards: tuple[Shard, ...]) -> dict[str, Any]:
-    outputs = [(output, shard.name) for shard in shards for output in shard.outputs]
-    return {
-        "metadata": {"total_size": sum(output.selection.nbytes for output, _ in outputs)},
-        "weight_map": {output.name: name for output, name in outputs},
-    }
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return tuple(Shard(name, tuple(group)) for name, group in zip(names, groups, strict=True))
 
 
 def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> None:
@@ -254,7 +269,8 @@ def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> N
     jobs = zip(shard.outputs, shard.offsets, strict=True)
     lock = threading.Lock()
     failures: list[BaseException] = []
-    with _opened({o.selection.info.file for o in shard.outputs}) as sources, path.open("wb") as out:
+    files = {o.content.info.file for o in shard.outputs if isinstance(o.content, Selection)}
+    with _opened(files) as sources, path.open("wb") as out:
 
         def work() -> None:
             buffers = repeat(bytearray(BUFFER_BYTES))
@@ -264,8 +280,7 @@ def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> N
                         output, offset = next(jobs, (None, 0))
                     if output is None:
                         return
-                    source = sources[output.selection.info.file]
-                    for block in stream(output.selection, source, buffers):
+                    for block in _blocks(output, sources, buffers):
                         if failures:
                             return
                         _write_at(out.fileno(), block, offset)
@@ -284,6 +299,15 @@ def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> N
             thread.join()
         if failures:
             raise failures[0]
+
+
+def _blocks(
+    output: Output, sources: Mapping[Path, int], buffers: Iterator[bytearray]
+) -> Iterator[memoryview]:
+    content = output.content
+    if isinstance(content, Computed):
+        return stream_computed(content, output.spec, buffers)
+    return stream(content, sources[content.info.file], buffers)
 
 
 @contextmanager

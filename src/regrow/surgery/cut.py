@@ -15,7 +15,7 @@ from regrow.common.files import read_json, write_atomically
 from regrow.surgery.ranges import Indices, format_ranges, parse_ranges
 
 FORMAT = 1
-FILE_NAME = "regrow_cut.json"
+CUT_FILE = "regrow_cut.json"
 _LARGEST_SIZE = 1 << 24
 """Of an axis in a file: an axis is read into memory before it is compared with a model."""
 

@@ -11,17 +11,16 @@ import numpy as np
 
 from regrow.architectures import Layout
 from regrow.architectures.cut_config import cut_config
-from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.companions import companion_files, read_companions
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
-from regrow.models.networks import with_own_code
 from regrow.surgery.carve import CarvePlan, carve, check_output, plan_carve
 from regrow.surgery.choose import Scores, choose
-from regrow.surgery.cut import FILE_NAME, AxisCut, Cut, check_cut
+from regrow.surgery.cut import CUT_FILE, AxisCut, Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.requests import requested
 
@@ -214,15 +213,14 @@ def plan_output(
     """
     layout = source.layout
     config: Mapping[str, Any] = source.checkpoint.config
-    files = {name: path.read_bytes() for name, path in companion_files(source.path).items()}
+    files = read_companions(source.path)
     if "vocab" in cut.axes:
         from regrow.vocabulary.kept_tokens import kept_tokens
 
         axis = cut.axes["vocab"]
         config, files = _with_vocabulary(source, axis, files)
         files[VOCABULARY_FILE] = kept_tokens(source.path, axis.tokens, axis.padded, chosen)
-    config, files = with_own_code(config, files)
-    files[FILE_NAME] = _json(cut.to_json())
+    files[CUT_FILE] = _json(cut.to_json())
     files[ORIGIN_FILE] = _json(_origin(source.path, cut).to_json())
     plan = carve_plan(
         source.checkpoint, layout, cut, config=config, files=files, max_shard_bytes=max_shard_bytes

@@ -30,7 +30,9 @@ _INFINITY: dict[str, tuple[str, int, int]] = {
 _GAP_BYTES = 32 << 10  # takes about as long to read as another call
 _PIECES = os.sysconf("SC_IOV_MAX")
 
-_FLOAT = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+_NUMPY = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+FLOATS = frozenset({*_NUMPY, "BF16"})
+"""Types, as safetensors spells them, whose values can be computed."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,16 @@ def stream(
 
     Raises UserError where a value is not finite or the file ends early.
     """
+    info = selection.info
     blocks = _copied if all(keep is None for keep in selection.keep[1:]) else _taken
     for block in blocks(selection, descriptor, buffers):
         if selection.scaling is not None:
             with np.errstate(over="ignore"):  # what overflows is infinite, and found next
                 _scale(selection, block)
-        _check_finite(selection.info, block)
+        if not all_finite(block, info.dtype):
+            raise UserError(
+                f"{info.file}: {info.name}: a weight is NaN or infinite, the model is damaged"
+            )
         yield block
 
 
@@ -229,34 +235,39 @@ def _runs(indices: Indices) -> list[tuple[int, int]]:
     return list(zip(indices[starts].tolist(), counts.tolist(), strict=True))
 
 
-def _check_finite(info: TensorInfo, block: memoryview) -> None:
-    if info.dtype not in _INFINITY:
-        return
-    size, infinity, minus_infinity = _INFINITY[info.dtype]
+def all_finite(block: memoryview, dtype: str) -> bool:
+    """Whether no stored value is NaN or infinite."""
+    if dtype not in _INFINITY:
+        return True
+    size, infinity, minus_infinity = _INFINITY[dtype]
     # Two maxima need no memory of their own: 2.5 times as fast as masking the exponents.
     positive = int(np.frombuffer(block, f"i{size}").max(initial=0))
     negative = int(np.frombuffer(block, f"u{size}").max(initial=0))
-    if positive >= infinity or negative >= minus_infinity:
-        raise UserError(
-            f"{info.file}: {info.name}: a weight is NaN or infinite, the model is damaged"
-        )
+    return positive < infinity and negative < minus_infinity
+
+
+def encode(values: NDArray[np.floating[Any]], dtype: str, into: memoryview) -> None:
+    """Write values as they are stored, rounded to nearest even; bfloat16 by way of float32.
+
+    `dtype`: one of `FLOATS`, as safetensors spells it. Values beyond its range become infinite.
+    """
+    flat = values.reshape(-1)
+    if dtype == "BF16":
+        wide = flat.astype(np.float32).view(np.uint32)
+        np.frombuffer(into, np.uint16)[:] = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16
+    else:
+        np.frombuffer(into, _NUMPY[dtype])[:] = flat
 
 
 def _scale(selection: Selection, block: memoryview) -> None:
     scaling, dtype = selection.scaling, selection.info.dtype
     assert scaling is not None
 
-    def scaled(values: NDArray[Any]) -> NDArray[np.float64]:
-        wide = values.astype(np.float64)
-        return (wide + scaling.offset) * scaling.factor - scaling.offset
-
     if dtype == "BF16":
-        words = np.frombuffer(block, dtype=np.uint16)
-        bits = scaled((words.astype(np.uint32) << 16).view(np.float32)).astype(np.float32)
-        wide = bits.view(np.uint32)
-        words[:] = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16
-    elif dtype in _FLOAT:
-        values = np.frombuffer(block, dtype=_FLOAT[dtype])
-        values[:] = scaled(values).astype(values.dtype)
+        words = np.frombuffer(block, np.uint16)
+        wide = (words.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    elif dtype in _NUMPY:
+        wide = np.frombuffer(block, _NUMPY[dtype]).astype(np.float64)
     else:
         raise UserError(f"{selection.info.name}: values of type {dtype} cannot be scaled")
+    encode((wide + scaling.offset) * scaling.factor - scaling.offset, dtype, block)
