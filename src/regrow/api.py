@@ -254,7 +254,7 @@ def count_vocabulary(
     from regrow.corpus.named_files import named_files
     from regrow.vocabulary.token_counting import count_files
 
-    files = named_files([str(path) for path in corpus], "--corpus")
+    files = named_files([str(path) for path in corpus], "corpus")
     return count_files(
         resolve_model(str(model), None, say), Path(out), files, more=[Path(path) for path in merge],
         workers=workers or os.cpu_count() or 1, progress=progress,
@@ -288,7 +288,7 @@ def plan_vocabulary(
     for path in (out, page):
         if path is not None and not Path(path).parent.is_dir():
             raise UserError(f"{Path(path).parent}: no such directory")
-    files = None if text is None else named_files([str(path) for path in text], "--text")
+    files = None if text is None else named_files([str(path) for path in text], "text")
     plan = plan_vocabulary(
         resolve_model(str(model), None, say), Path(counts), spec, files, notify=say
     )
@@ -319,8 +319,8 @@ def grow_vocabulary(
     from regrow.corpus.named_files import named_files
     from regrow.surgery.grow_vocabulary import grow_vocabulary
 
-    files = named_files([str(path) for path in corpus], "--corpus")
-    texts = None if text is None else named_files([str(path) for path in text], "--text")
+    files = named_files([str(path) for path in corpus], "corpus")
+    texts = None if text is None else named_files([str(path) for path in text], "text")
     return grow_vocabulary(
         resolve_model(str(model), None, say), Path(out), files, tokens, least=least, texts=texts,
         dry_run=dry_run, notify=say,

@@ -38,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("cutting")
     write_model(home / "m")
     write_text(home / "text.jsonl", TEXT)
-    files = named_files([str(home / "text.jsonl")], "--corpus")
+    files = named_files([str(home / "text.jsonl")], "corpus")
     job, _ = plan_count(home / "m", home / "counts", files, [])
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.setattr(

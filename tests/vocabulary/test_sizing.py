@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[NamedFile]:
     place = tmp_path_factory.mktemp("text")
     en, up = write_text(place / "en.jsonl", ENGLISH), write_text(place / "up.jsonl", OTHER)
-    return named_files([str(en), str(up)], "--corpus")
+    return named_files([str(en), str(up)], "corpus")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_sample_tells_how_much_longer_and_the_counts_how_long(
 ) -> None:
     """Also where the beginning of a file, which is the sample, is another kind of text."""
     texts = ENGLISH[:4] + OTHER * 4
-    files = named_files([str(write_text(tmp_path / "mix.jsonl", texts))], "--corpus")
+    files = named_files([str(write_text(tmp_path / "mix.jsonl", texts))], "corpus")
     counts = count(model, files, tmp_path / "counts")
     monkeypatch.setattr(text_samples, "_CHARACTERS", len("".join(ENGLISH[:4])))
     spec = VocabularySpec(size=290, counts=counts)

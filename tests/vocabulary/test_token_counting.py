@@ -254,7 +254,7 @@ def test_a_file_that_a_part_holds_is_refused_before_any_work(
     path = tmp_path / "a.jsonl"
     write(path, MIXED)
     count_here(model, tmp_path / "part", named(path))
-    twice = r"part: holds the counts of .*a\.jsonl, whose text --corpus .*a\.jsonl has too"
+    twice = r"part: holds the counts of .*a\.jsonl, whose text .*a\.jsonl has too"
     with pytest.raises(UserError, match=twice):
         plan_count(model, tmp_path / "all", named(path), [tmp_path / "part"])
     # Another text of the same name and size, as shards of two corpora may be.
@@ -291,7 +291,7 @@ def test_what_cannot_be_counted_leaves_nothing(here: None, model: Path, tmp_path
             count_here(model, target, named(*paths))
         assert sorted(tmp_path.iterdir()) == before
 
-    refused(r"--corpus: no text in .*a\.jsonl, .*b\.jsonl; give text to count", empty, blank)
+    refused(r"corpus: no text in .*a\.jsonl, .*b\.jsonl; give text to count", empty, blank)
     refused(r"c\.jsonl: line 2 has no key 'text'", text, bad)
     refused("named twice", text, text)
     refused("name at least one file")

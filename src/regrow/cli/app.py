@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from regrow.cli.options import keys_as_options
 from regrow.cli.output import (
     ERR,
     print_checks,
@@ -234,7 +235,7 @@ def prune(
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    with copying("carving") as progress:
+    with keys_as_options({"vocab.pad_to": "--pad-to"}), copying("carving") as progress:
         result = api.prune(
             model, out, calibration=calibration, seed=seed,
             max_shard_bytes=nbytes("--max-shard-size", max_shard_size),
@@ -342,7 +343,7 @@ def tokenise(
     """Write text as a token store; stop it, start it again, it goes on."""
     from regrow import api
 
-    with copying("tokenising") as progress:
+    with keys_as_options({"text": "--text"}), copying("tokenising") as progress:
         result = api.tokenise(
             model, out, [*(text or []), *(more or [])], workers=workers, eos=eos, say=say,
             progress=progress,

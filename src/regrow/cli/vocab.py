@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from regrow.cli.options import keys_as_options
 from regrow.cli.output import print_counted, print_grown, print_pruned, print_vocabulary_plan, say
 from regrow.cli.progress_bars import copying
 from regrow.common.errors import UserError
@@ -49,6 +50,12 @@ PadTo = Annotated[
     ),
 ]
 
+OPTIONS = {
+    **{key: f"--{key}" for key in ("corpus", "text", "tokens", "only", "keep", "drop")},
+    "vocab.pad_to": "--pad-to",
+}
+"""Option by the key of an error."""
+
 
 @vocab.command()
 def count(
@@ -78,7 +85,7 @@ def count(
     """Count the tokens of a corpus; stop it, start it again, it goes on."""
     from regrow import api
 
-    with copying("counting") as progress:
+    with keys_as_options(OPTIONS), copying("counting") as progress:
         result = api.count_vocabulary(
             model, out, [*(corpus or []), *(more or [])], merge=merge or [], workers=workers,
             say=say, progress=progress,
@@ -113,10 +120,11 @@ def plan(
     """Show how much of a corpus each size covers and what it saves, and suggest one."""
     from regrow import api
 
-    result = api.plan_vocabulary(
-        model, counts, text=text, out=out, page=page, say=say,
-        **_choice(size, coverage, only, minimum, keep, drop, characters),
-    )  # fmt: skip
+    with keys_as_options(OPTIONS):
+        result = api.plan_vocabulary(
+            model, counts, text=text, out=out, page=page, say=say,
+            **_choice(size, coverage, only, minimum, keep, drop, characters),
+        )  # fmt: skip
     print_vocabulary_plan(result, [path for path in (out, page) if path is not None], as_json)
 
 
@@ -148,7 +156,7 @@ def prune(
         chosen["pad_to"] = number("--pad-to", pad_to)
     if not files:
         raise UserError("vocab prune: give --plan, or --counts with --size or --coverage")
-    with copying("carving") as progress:
+    with keys_as_options(OPTIONS), copying("carving") as progress:
         result = api.prune(
             model, out, vocab={**files, **chosen}, dry_run=dry_run, say=say, progress=progress
         )
@@ -185,10 +193,11 @@ def grow(
     """Add the words of a domain, merged from the tokens there are, with the mean of their rows."""
     from regrow import api
 
-    result = api.grow_vocabulary(
-        model, out, [*(corpus or []), *(more or [])], number("--tokens", tokens), least=least,
-        text=text, dry_run=dry_run, say=say,
-    )  # fmt: skip
+    with keys_as_options(OPTIONS):
+        result = api.grow_vocabulary(
+            model, out, [*(corpus or []), *(more or [])], number("--tokens", tokens), least=least,
+            text=text, dry_run=dry_run, say=say,
+        )  # fmt: skip
     print_grown(result, as_json)
 
 

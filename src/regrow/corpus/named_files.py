@@ -19,7 +19,7 @@ class NamedFile(NamedTuple):
     path: Path
 
 
-def named_files(arguments: Sequence[str], option: str) -> list[NamedFile]:
+def named_files(arguments: Sequence[str], key: str) -> list[NamedFile]:
     """The files that arguments name, in order: a path each, or ``NAME=PATH``.
 
     A directory stands for all text files below it, in order of their paths, and a pattern (``*``,
@@ -35,21 +35,22 @@ def named_files(arguments: Sequence[str], option: str) -> list[NamedFile]:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text(p))
             if not inside:
-                raise UserError(f"{option} {path}: the directory holds no text file")
+                raise UserError(f"{path}: the directory holds no text file", key=key)
             found += [NamedFile(name or path.resolve().name, each) for each in inside]
         elif not path.exists() and re.search(r"[*?]", str(path)):
             root = Path(path.anchor)
             fitting = sorted(root.glob(str(path.relative_to(root))))
             if not fitting:
-                raise UserError(f"{option} {path}: no file fits the pattern")
+                raise UserError(f"{path}: no file fits the pattern", key=key)
             found += [NamedFile(name or _called(each), each) for each in fitting]
         else:
             found.append(NamedFile(name or _called(path), path))
     sources = dict.fromkeys(file.source for file in found)
     if len(sources) > MOST_SOURCES:
         raise UserError(
-            f"{option}: {len(sources)} sources, {MOST_SOURCES} at most can be told apart; name "
-            "what belongs together: NAME=FILE or NAME=DIRECTORY"
+            f"{len(sources)} sources, {MOST_SOURCES} at most can be told apart; name "
+            "what belongs together: NAME=FILE or NAME=DIRECTORY",
+            key=key,
         )
     return found
 

@@ -45,10 +45,10 @@ class Done(NamedTuple):
     result: Any
 
 
-def check_files(files: Sequence[Path], option: str) -> None:
+def check_files(files: Sequence[Path], key: str) -> None:
     """Raise UserError where one cannot be read, or is named twice, or none is named."""
     if not files:
-        raise UserError(f"{option}: name at least one file")
+        raise UserError("name at least one file", key=key)
     seen: set[Path] = set()
     for path in files:
         check_text(path)
@@ -76,7 +76,7 @@ def pool(workers: int, start: Callable[..., None], *arguments: Any) -> Iterator[
     except BrokenProcessPool:
         raise UserError(
             "a process that tokenises was killed, perhaps for want of memory; start again with "
-            "fewer --workers, and it goes on from here"
+            "fewer workers, and it goes on from here"
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)

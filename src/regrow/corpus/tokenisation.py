@@ -138,7 +138,7 @@ def tokenise_files(
 
 def plan(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> Job:
     """Check what can be known before any work. Raises UserError."""
-    parallel.check_files(files, "--text")
+    parallel.check_files(files, "text")
     if out.exists():
         raise UserError(f"{out}: exists; choose another directory")
     if not out.parent.is_dir():
@@ -148,7 +148,7 @@ def plan(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> Job:
     if eos and end is None:
         raise UserError(
             f"{model}: no eos_token, which ends each document; set eos_token in "
-            "tokenizer_config.json, or leave the ends out with --no-eos"
+            "tokenizer_config.json, or turn eos off"
         )
     ids = last_id(tokenizer) + 1
     return Job(model, tokenizer_sha256(tokenizer), end, token_dtype(tokenizer), ids)

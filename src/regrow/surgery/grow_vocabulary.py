@@ -74,9 +74,9 @@ def grow_vocabulary(
     from regrow.surgery.extend import grow
 
     if not files:
-        raise UserError("--corpus: name at least one file")
+        raise UserError("name at least one file", key="corpus")
     if most < 1:
-        raise UserError(f"--tokens {most}: there is nothing to add; give at least 1")
+        raise UserError(f"{most}: there is nothing to add; give at least 1", key="tokens")
     for file in (*files, *(texts or ())):
         check_text(file.path)
     check_output(out, directory)
@@ -91,11 +91,13 @@ def grow_vocabulary(
     read = _Read(files)
     words = words_of(tokenizer, contents, read.documents())
     if not read.characters:
-        raise UserError(f"--corpus: no text in {files[0].path}; give text of the domain")
+        raise UserError(f"no text in {files[0].path}; give text of the domain", key="corpus")
     notify(f"merging the tokens of {len(words):,} words")
     merges = learn_merges(words, token_ids(contents), most, least)
     if not merges:
-        raise UserError(f"--corpus: no two tokens stand beside each other {least} times in a word")
+        raise UserError(
+            f"no two tokens stand beside each other {least} times in a word", key="corpus"
+        )
     measured = files if texts is None else texts
     sample = by_language(measured, tuple(dict.fromkeys(file.source for file in measured)))
     before = {name: spell(tokenizer, texts).tokens_per_character for name, texts in sample.items()}

@@ -208,7 +208,7 @@ def candidates(
     dropped = find_tokens(wishes.drop, ids, model.spell, "drop")
     for token in dropped:
         if token in reasons:
-            raise UserError(f"drop: {contents[token]!r} must stay ({reasons[token]})")
+            raise UserError(f"{contents[token]!r} must stay ({reasons[token]})", key="drop")
 
     lost = _built_from(dropped, model.parts)
     able = [token for token in contents if token not in lost]
@@ -241,12 +241,12 @@ def missing_path(token: int, parts: Parts, kept: Collection[int]) -> set[int]:
 
 
 def find_tokens(
-    tokens: Iterable[str], ids: Mapping[str, int], spell: Callable[[str], str], where: str
+    tokens: Iterable[str], ids: Mapping[str, int], spell: Callable[[str], str], key: str
 ) -> list[int]:
     """The ids of tokens, written as the vocabulary does or as text.
 
     Raises:
-        UserError: one does not exist; the message begins with ``where`` and has near ones.
+        UserError: one does not exist; the message suggests similar tokens. ``key``: of the error.
     """
     found = []
     for token in tokens:
@@ -254,8 +254,9 @@ def find_tokens(
         if content not in ids:
             near = ", ".join(map(repr, get_close_matches(content, ids, n=3)))
             raise UserError(
-                f"{where}: the vocabulary has no token {token!r}"
-                + (f"; near it are {near}" if near else "")
+                f"the vocabulary has no token {token!r}"
+                + (f"; near it are {near}" if near else ""),
+                key=key,
             )
         found.append(ids[content])
     return found

@@ -71,16 +71,15 @@ def choose_vocabulary(
         return Chosen(choice, planned.counts, _padding(choice.kept, spec, layout))
     if spec.counts is None:
         if documents is None:
-            raise UserError(
-                "vocab_size: token counts need a text; give one with --calibration FILE"
-            )
+            raise UserError("token counts need a text; give a calibration text", key="vocab_size")
         check_vocabulary(directory, layout, spec)  # what no text could help
         notify("counting tokens")
         counts = count_tokens(directory, documents())
         if counts.sum() < least_tokens:
             raise UserError(
-                f"calibration: the text is {counts.sum()} tokens, less than one row of "
-                f"{least_tokens}; give more text"
+                f"the text is {counts.sum()} tokens, less than one row of "
+                f"{least_tokens}; give more text",
+                key="calibration",
             )
         needs = Needs(counts)
     else:

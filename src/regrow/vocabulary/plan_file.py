@@ -82,5 +82,5 @@ def load_plan(path: Path) -> PlannedVocabulary:
         )  # fmt: skip
     except (KeyError, AttributeError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError(
-            f"{path}: not a planned vocabulary; name a file that regrow vocab plan --out wrote"
+            f"{path}: not a planned vocabulary; name a plan that regrow vocab plan wrote"
         ) from None

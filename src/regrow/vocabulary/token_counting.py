@@ -108,7 +108,7 @@ def plan_count(
 ) -> tuple[Job, list[tuple[str, TokenCounts]]]:
     """Check what can be known before any work. Raises UserError."""
     if files or not more:
-        parallel.check_files([file.path for file in files], "--corpus")
+        parallel.check_files([file.path for file in files], "corpus")
     if out.exists():
         raise UserError(f"{out}: exists; choose another file")
     if not out.parent.is_dir():
@@ -117,7 +117,7 @@ def plan_count(
         if file.source in SCRIPTS:
             raise UserError(
                 f"{file.path}: its source would be called as the script {file.source} is, which is "
-                f"counted apart; give it another name: --corpus NAME={file.path}"
+                f"counted apart; give it another name: NAME={file.path}"
             )
     tokenizer = open_tokenizer(model)
     check_kind(read_tokenizer(model))
@@ -135,8 +135,8 @@ def plan_count(
                 here = CountedFile(str(path), "", counted.bytes, sha256(path))
                 if here.is_same_text(counted):
                     raise UserError(
-                        f"{name}: holds the counts of {counted.path}, whose text --corpus {path} "
-                        "has too; its tokens would count twice"
+                        f"{name}: holds the counts of {counted.path}, whose text {path} has "
+                        "too; its tokens would count twice"
                     )
     return job, parts
 
@@ -198,7 +198,7 @@ def write_counts(
         _check_some(state.tally.documents, paths)
         counts = state.counts(job, files)
         if parts:
-            counts = merge([("--corpus", counts), *parts])
+            counts = merge([("the corpus", counts), *parts])
         counts.save(out)
         parallel.remove(place)
     return counts, taken_up
@@ -207,7 +207,7 @@ def write_counts(
 def _check_some(documents: int, paths: Sequence[Path]) -> None:
     if documents == 0:
         named = ", ".join(map(str, paths[:3])) + (" and more" if len(paths) > 3 else "")
-        raise UserError(f"--corpus: no text in {named}; give text to count")
+        raise UserError(f"no text in {named}; give text to count", key="corpus")
 
 
 class _Tokens(NamedTuple):

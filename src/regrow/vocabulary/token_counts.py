@@ -101,16 +101,16 @@ class TokenCounts:
         sources = tuple(dict.fromkeys(group.source for group in self.groups))
         return sources if len(sources) > 1 else tuple(group.script for group in self.groups)
 
-    def of(self, names: Sequence[str], where: str) -> NDArray[np.int64]:
+    def of(self, names: Sequence[str], key: str) -> NDArray[np.int64]:
         """Occurrences in the documents of these sources or scripts, each counted once.
 
         Raises:
-            UserError: there is none of a name; the message begins with ``where``.
+            UserError: one of the names was not counted; ``key`` is the key of the error.
         """
         for name in names:
             if name not in self.names:
                 known = ", ".join(self.names)
-                raise UserError(f"{where}: {name!r} was not counted; there are {known}")
+                raise UserError(f"{name!r} was not counted; there are {known}", key=key)
         found: NDArray[np.int64] = self.counts[self._rows(names)].sum(axis=0)
         return found
 

@@ -26,7 +26,7 @@ class VocabularySpec(BaseModel):
         drop: Tokens that go, with those that are merged from them.
         characters: Where the tokenizer has no bytes to spell a character with, keep all characters
             that it has. If not, text can become unknown; `regrow vocab plan` says how much.
-        plan: What `regrow vocab plan --out` wrote, in place of all of the above.
+        plan: A plan that `regrow vocab plan` wrote, in place of all of the above.
         pad_to: Rows of the embedding, and of the head, are padded to a multiple of this.
     """
 
@@ -64,8 +64,9 @@ class VocabularySpec(BaseModel):
         more = -tokens % (self.pad_to or 1)
         if tokens + more > rows:
             raise UserError(
-                f"--pad-to {self.pad_to}: {tokens:,} tokens would have {tokens + more:,} rows, "
-                f"more than the {rows:,} there are; give a smaller multiple"
+                f"{self.pad_to}: {tokens:,} tokens would have {tokens + more:,} rows, "
+                f"more than the {rows:,} there are; give a smaller multiple",
+                key="vocab.pad_to",
             )
         return more
 
@@ -84,7 +85,7 @@ class VocabularySpec(BaseModel):
         return {name: path for name, path in named.items() if isinstance(path, Path)}
 
 
-def read_tokens(tokens: Tokens, where: str) -> list[str]:
+def read_tokens(tokens: Tokens, key: str) -> list[str]:
     """The tokens of a list: lines that are not empty, with their spaces.
 
     Raises:
@@ -95,7 +96,7 @@ def read_tokens(tokens: Tokens, where: str) -> list[str]:
     try:
         text = tokens.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{where}: {tokens}: no such file; write a token in each line") from None
+        raise UserError(f"{tokens}: no such file; write a token in each line", key=key) from None
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{where}: {tokens}: cannot be read as UTF-8 text") from None
+        raise UserError(f"{tokens}: cannot be read as UTF-8 text", key=key) from None
     return [line for line in text.replace("\r\n", "\n").split("\n") if line]
