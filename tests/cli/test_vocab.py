@@ -26,7 +26,7 @@ def use_threads(patch: pytest.MonkeyPatch) -> None:
     """Threads in place of processes, which take seconds to begin."""
 
     def started(workers: int, start: object, job: token_counting.Job) -> ThreadPoolExecutor:
-        worker = token_counting.counter(job.model), job.ids
+        worker = token_counting.make_counter(job.model), job.ids
         patch.setattr(token_counting, "_worker", worker, raising=False)
         return ThreadPoolExecutor(1)
 

@@ -9,7 +9,7 @@ import pytest
 
 from regrow.common.errors import UserError
 from regrow.corpus import sources
-from regrow.corpus.concatenation import JoinedRows, JoinedWindows
+from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import pack
 from regrow.corpus.samples import DataOrder, data_order
 from regrow.corpus.source_mixture import BLOCK
@@ -110,7 +110,7 @@ def test_stores_and_texts_follow_each_other(tmp_path: Path) -> None:
 def test_sources_come_in_their_shares(tmp_path: Path) -> None:
     mixed = mixture([store(tmp_path, "a"), text_file(tmp_path, "b")], "weight", [3, 1])
     found = packed(mixed, TOKENIZER, 4)
-    assert isinstance(found, JoinedRows)
+    assert isinstance(found, ConcatenatedRows)
     order = data_order(found, 5).rows(0, 2 * BLOCK)
     assert order.tolist() == data_order(packed(mixed, TOKENIZER, 4), 5).rows(0, 2 * BLOCK).tolist()
     assert np.bincount(found.sources_of(order)).tolist() == [BLOCK * 3 // 2, BLOCK // 2]
@@ -125,7 +125,7 @@ def test_shares_of_tokens(tmp_path: Path) -> None:
     """Windows of unlike length, tokens of like number."""
     mixed = mixture([text_file(tmp_path, "b"), store(tmp_path, "c")], "tokens", [500, 1500])
     found = windows_of(mixed, TOKENIZER, 10)
-    assert isinstance(found, JoinedWindows)
+    assert isinstance(found, ConcatenatedWindows)
     order = data_order(found, 5).rows(0, 4 * BLOCK)
     lengths, sources = found.lengths_of(order), found.sources_of(order)
     assert lengths[sources == 1].sum() / lengths.sum() == pytest.approx(0.75, abs=0.002)

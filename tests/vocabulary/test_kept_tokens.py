@@ -42,7 +42,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job, _ = plan_count(home / "m", home / "counts", files, [])
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.setattr(
-            token_counting, "_worker", (token_counting.counter(job.model), job.ids), raising=False
+            token_counting,
+            "_worker",
+            (token_counting.make_counter(job.model), job.ids),
+            raising=False,
         )
         write_counts(job, home / "counts", files, executor, ahead=1)
     regrow.plan_vocabulary(

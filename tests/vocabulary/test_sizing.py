@@ -47,7 +47,7 @@ def count(model: Path, files: list[NamedFile], out: Path) -> Path:
     job, _ = plan_count(model, out, files, [])
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.setattr(
-            token_counting, "_worker", (token_counting.counter(model), job.ids), raising=False
+            token_counting, "_worker", (token_counting.make_counter(model), job.ids), raising=False
         )
         write_counts(job, out, files, executor, ahead=1)
     return out

@@ -41,7 +41,7 @@ def here(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process can count, as those of a pool can."""
     ids = id_count(open_tokenizer(model))
     monkeypatch.setattr(
-        token_counting, "_worker", (token_counting.counter(model), ids), raising=False
+        token_counting, "_worker", (token_counting.make_counter(model), ids), raising=False
     )
 
 

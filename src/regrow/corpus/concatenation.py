@@ -21,7 +21,7 @@ T = TypeVar("T", Samples, TextWindows)
 
 
 @dataclass(frozen=True, eq=False)
-class _Joined(Generic[T]):
+class _Concatenated(Generic[T]):
     """Rows of several sources.
 
     Attributes:
@@ -86,7 +86,7 @@ class _Joined(Generic[T]):
                 yield source, places, rows[places] - (self._ends[number] - len(source))
 
 
-class JoinedWindows(_Joined[TextWindows]):
+class ConcatenatedWindows(_Concatenated[TextWindows]):
     """Several sources of windows as one."""
 
     kind = "joined windows"
@@ -125,7 +125,7 @@ class JoinedWindows(_Joined[TextWindows]):
         return found
 
 
-class JoinedRows(_Joined[Samples]):
+class ConcatenatedRows(_Concatenated[Samples]):
     """Several `Samples` as one, whose batches are arrays of the same names and widths."""
 
     kind = "joined rows"

@@ -47,7 +47,7 @@ class Pieces:
 
 
 @dataclass(frozen=True, eq=False)
-class DocumentLine:
+class DocumentStream:
     """Documents that hold a token each, in order.
 
     Attributes:
@@ -125,30 +125,32 @@ class DocumentLine:
         return low, np.maximum(slots - self._slots_before(low) - self.slots_each, 0)
 
 
-def line_of_tokens(
+def stream_of_tokens(
     tokens: NDArray[Any], bounds: Ids, slots_each: int, *, ended: bool
-) -> DocumentLine:
+) -> DocumentStream:
     """`bounds`: where each document begins, all with text, and where the last ends."""
     digest = hashlib.sha256(f"line {len(tokens)} {ended}\0".encode())
     digest.update(tokens.astype("<i4").data)
     digest.update(bounds.astype("<i8").data)
     identity = digest.hexdigest()
-    return DocumentLine(
+    return DocumentStream(
         tokens, bounds.__getitem__, ended, _NONE, len(bounds) - 1, slots_each, identity
     )
 
 
-def line_of_text(documents: Iterable[str], tokenizer: Tokenizer, slots_each: int) -> DocumentLine:
+def stream_of_text(
+    documents: Iterable[str], tokenizer: Tokenizer, slots_each: int
+) -> DocumentStream:
     """Documents that hold text, each followed by the tokenizer's end."""
     end = np.array([tokenizer.eos_token_id], dtype=np.int32)
     held = [ids for ids in tokenise(documents, tokenizer) if len(ids)]
     parts = [part for ids in held for part in (ids, end)]
     tokens = np.concatenate([*parts, np.empty(0, dtype=np.int32)])
     bounds = np.cumsum([0, *(len(ids) + 1 for ids in held)], dtype=np.int64)
-    return line_of_tokens(tokens, bounds, slots_each, ended=True)
+    return stream_of_tokens(tokens, bounds, slots_each, ended=True)
 
 
-def line_of_store(store: TokenStore, slots_each: int) -> DocumentLine:
+def stream_of_store(store: TokenStore, slots_each: int) -> DocumentStream:
     """The documents of a store that hold text; reads its index once, and none of its tokens.
 
     Raises UserError where the index is corrupt, or documents end with a token and one does not.
@@ -164,15 +166,15 @@ def line_of_store(store: TokenStore, slots_each: int) -> DocumentLine:
             )
         empty.append(first + np.flatnonzero(lengths == ended))
     without = np.concatenate(empty)
-    return DocumentLine(
+    return DocumentStream(
         store.tokens, store.starts_of, ended, without - np.arange(len(without)),
         len(store) - len(without), slots_each, store.identity,
     )  # fmt: skip
 
 
-def undivided(line: DocumentLine) -> DocumentLine:
+def as_one_document(line: DocumentStream) -> DocumentStream:
     """All tokens as one document, ends among them as they lie."""
     bounds = np.array([0, len(line.tokens)], dtype=np.int64)
-    return DocumentLine(
+    return DocumentStream(
         line.tokens, bounds.__getitem__, False, _NONE, 1, 0, f"undivided {line.identity}"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regrow.common.errors import UserError
-from regrow.corpus.text import is_text
+from regrow.corpus.text import is_text_file
 
 MOST_SOURCES = 64
 _SHARD = re.compile(r"[-_.]\d+([-_.]?of[-_.]?\d+)?$")
@@ -33,7 +33,7 @@ def named_files(arguments: Sequence[str], key: str) -> list[NamedFile]:
     for argument in arguments:
         name, path = _split(argument)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text(p))
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text_file(p))
             if not inside:
                 raise UserError(f"{path}: the directory holds no text file", key=key)
             found += [NamedFile(name or path.resolve().name, each) for each in inside]

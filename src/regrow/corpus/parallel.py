@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from regrow.common.errors import UserError
 from regrow.common.files import sync_directory
-from regrow.corpus.text import Block, Place, check_text, read_blocks
+from regrow.corpus.text import Block, Position, check_text_file, read_blocks
 
 NOTE_SECONDS = 20.0
 """Between two notes of how far the work is; what a killed run loses at most."""
@@ -40,7 +40,7 @@ class Done(NamedTuple):
     """
 
     file: int
-    after: Place
+    after: Position
     read: int
     result: Any
 
@@ -51,13 +51,13 @@ def check_files(files: Sequence[Path], key: str) -> None:
         raise UserError("name at least one file", key=key)
     seen: set[Path] = set()
     for path in files:
-        check_text(path)
+        check_text_file(path)
         if (real := path.resolve()) in seen:
             raise UserError(f"{path}: named twice; its documents would be doubled")
         seen.add(real)
 
 
-def file_facts(files: Sequence[Path]) -> list[list[Any]]:
+def file_stamps(files: Sequence[Path]) -> list[list[Any]]:
     """By which a later run sees whether the files are the same."""
     return [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
@@ -97,12 +97,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def blocks_of(
-    files: Sequence[Path], first: int, place: Place, size: int, *, whole: bool = True
+def read_files(
+    files: Sequence[Path], first: int, place: Position, size: int, *, whole: bool = True
 ) -> Iterator[tuple[int, Block]]:
     """Blocks with the number of their file, from a place in the file `first` on."""
     for number in range(first, len(files)):
-        start = place if number == first else Place()
+        start = place if number == first else Position()
         for block in read_blocks(files[number], size, start, whole=whole):
             yield number, block
 
@@ -111,7 +111,7 @@ def in_order(
     blocks: Iterator[tuple[int, Block]], submit: Callable[[Block], "Future[T]"], ahead: int
 ) -> Iterator[Done]:
     """What comes of each block, as they were read; at most `ahead` are read before their turn."""
-    waiting: deque[tuple[int, Place, int, Future[T]]] = deque()
+    waiting: deque[tuple[int, Position, int, Future[T]]] = deque()
     try:
         for number, block in blocks:
             waiting.append((number, block.after, block.read, submit(block)))
@@ -126,12 +126,12 @@ def in_order(
         yield _done(*waiting.popleft())
 
 
-def _done(number: int, after: Place, read: int, future: "Future[T]") -> Done:
+def _done(number: int, after: Position, read: int, future: "Future[T]") -> Done:
     return Done(number, after, read, future.result())
 
 
 @contextmanager
-def workplace(out: Path, state: str) -> Iterator[Path]:
+def unfinished_directory(out: Path, state: str) -> Iterator[Path]:
     """A hidden directory beside `out`, for one process at a time.
 
     It is removed when the work fails before its file `state` is there; without that, nothing can

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from regrow.common.errors import UserError
 from regrow.common.fields import Size, Strict, TextPath, no_truth
 from regrow.common.identity import identity_of
-from regrow.corpus.concatenation import JoinedRows, JoinedWindows
+from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import Tokenizer, pack, tokenise
 from regrow.corpus.samples import Samples
 from regrow.corpus.source_mixture import Shares
@@ -163,11 +163,13 @@ def rows_of(
     found = {}
     for source, parts in _opened(texts, tokenizer, of_text, of_store):
         found[source.name] = (
-            parts[0] if len(parts) == 1 else JoinedRows(_numbered(parts), domains=False)
+            parts[0] if len(parts) == 1 else ConcatenatedRows(_numbered(parts), domains=False)
         )
     if len(found) == 1:
         return next(iter(found.values()))
-    return JoinedRows(found, _shares(texts, {name: mean(rows) for name, rows in found.items()}))
+    return ConcatenatedRows(
+        found, _shares(texts, {name: mean(rows) for name, rows in found.items()})
+    )
 
 
 def packed(texts: Texts, tokenizer: Tokenizer, row_length: int) -> Samples:
@@ -197,12 +199,12 @@ def windows_of(texts: Texts, tokenizer: Tokenizer, longest: int) -> TextWindows:
     found = {}
     for source, parts in _opened(texts, tokenizer, of_text, of_store):
         found[source.name] = (
-            parts[0] if len(parts) == 1 else JoinedWindows(_numbered(parts), domains=False)
+            parts[0] if len(parts) == 1 else ConcatenatedWindows(_numbered(parts), domains=False)
         )
     if len(found) == 1:
         return next(iter(found.values()))
     means = {name: windows.text_tokens / len(windows) for name, windows in found.items()}
-    return JoinedWindows(found, _shares(texts, means))
+    return ConcatenatedWindows(found, _shares(texts, means))
 
 
 def _opened(

@@ -29,7 +29,7 @@ _BYTES_A_ROW = 4096
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where a record begins.
 
     Attributes:
@@ -54,8 +54,8 @@ class Block:
     """
 
     path: Path
-    first: Place
-    after: Place
+    first: Position
+    after: Position
     records: bytes | tuple[Any, ...]
     read: int
 
@@ -76,11 +76,11 @@ def read_documents(path: Path) -> Iterator[str]:
             ``text``, or no document at all. The file is opened at once; its content is checked
             while it is read.
     """
-    check_text(path)
+    check_text_file(path)
     return _documents(path)
 
 
-def check_text(path: Path) -> None:
+def check_text_file(path: Path) -> None:
     """Raise UserError where a file is missing or cannot be read here, whatever it holds."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a {_SUFFIXES} file")
@@ -88,7 +88,7 @@ def check_text(path: Path) -> None:
         _needed(suffix, path)
 
 
-def is_text(path: Path) -> bool:
+def is_text_file(path: Path) -> bool:
     """Whether the name is one of a file that is read here."""
     try:
         _kind(path)
@@ -98,7 +98,7 @@ def is_text(path: Path) -> bool:
 
 
 def read_blocks(
-    path: Path, size: int = _BLOCK_BYTES, start: Place | None = None, *, whole: bool = True
+    path: Path, size: int = _BLOCK_BYTES, start: Position | None = None, *, whole: bool = True
 ) -> Iterator[Block]:
     """The records of a file from `start` on, in blocks of some `size` bytes, or of one record.
 
@@ -108,7 +108,7 @@ def read_blocks(
     Raises UserError, while it is read, where the file is not of its kind.
     """
     kind, packed = _kind(path)
-    start = start or Place()
+    start = start or Position()
     if kind == ".parquet":
         yield from _row_blocks(path, size, start)
         return
@@ -120,7 +120,7 @@ def read_blocks(
             if not data.endswith(b"\n"):
                 data += text.readline()
             lines = data.count(b"\n") + (not data.endswith(b"\n"))
-            after = Place(place.offset + len(data), place.record + lines)
+            after = Position(place.offset + len(data), place.record + lines)
             yield Block(path, place, after, data, file.tell())
             place = after
 
@@ -148,7 +148,7 @@ def documents_in(block: Block) -> Iterator[str]:
             yield text
 
 
-def no_document(path: Path) -> UserError:
+def no_document_error(path: Path) -> UserError:
     """What to raise where a file holds none."""
     what = {
         ".txt": "text; it should hold one document",
@@ -175,7 +175,7 @@ def _documents(path: Path) -> Iterator[str]:
             empty = False
             yield document
     if empty:
-        raise no_document(path)
+        raise no_document_error(path)
 
 
 def _kind(path: Path) -> tuple[str, str]:
@@ -320,7 +320,7 @@ def _skip(text: BinaryIO, offset: int) -> None:
 # Parquet
 
 
-def _row_blocks(path: Path, size: int, start: Place) -> Iterator[Block]:
+def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
     arrow = _needed(".parquet", path)
     parquet = import_module("pyarrow.parquet")
     nbytes = path.stat().st_size
@@ -344,7 +344,9 @@ def _row_blocks(path: Path, size: int, start: Place) -> Iterator[Block]:
                     if first < after:
                         texts = tuple(batch.column(0).slice(first - row).to_pylist())
                         read = nbytes * after // total
-                        yield Block(path, Place(first, first), Place(after, after), texts, read)
+                        yield Block(
+                            path, Position(first, first), Position(after, after), texts, read
+                        )
                     row = after
     except (arrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -26,7 +26,7 @@ from regrow.common.errors import UserError
 from regrow.common.files import read_json_object, sync_directory, write_atomically
 from regrow.corpus import parallel
 from regrow.corpus.packing import Tokenizer, tokenise
-from regrow.corpus.text import Block, Place, documents_in, no_document
+from regrow.corpus.text import Block, Position, documents_in, no_document_error
 from regrow.corpus.token_store import (
     NAME,
     Tokens,
@@ -101,7 +101,7 @@ class _State:
 
     sources: list[Source]
     source: int = 0
-    place: Place = field(default_factory=Place)
+    place: Position = field(default_factory=Position)
 
     @property
     def documents(self) -> int:
@@ -171,10 +171,10 @@ def write_store(
     """
     begun = time.monotonic()
     before = list(accumulate((path.stat().st_size for path in files), initial=0))
-    with parallel.workplace(out, f"{_NOTES}/{_STATE}") as place:
+    with parallel.unfinished_directory(out, f"{_NOTES}/{_STATE}") as place:
         state = _taken_up(place, job, files)
         taken_up = state.documents
-        blocks = parallel.blocks_of(files, state.source, state.place, block_bytes)
+        blocks = parallel.read_files(files, state.source, state.place, block_bytes)
         with _Writer(place, job, state) as writer:
             for done in parallel.in_order(blocks, lambda b: executor.submit(_encode, b), ahead):
                 _check_filled(state, done.file)
@@ -247,7 +247,9 @@ class _Writer:
         self._tokens.close()
         self._lengths.close()
 
-    def write(self, number: int, after: Place, tokens: Tokens, lengths: NDArray[np.int32]) -> None:
+    def write(
+        self, number: int, after: Position, tokens: Tokens, lengths: NDArray[np.int32]
+    ) -> None:
         self._tokens.write(tokens.data)
         self._digest.update(tokens.data)
         self._lengths.write(lengths.data)
@@ -285,7 +287,7 @@ def _taken_up(place: Path, job: Job, files: Sequence[Path]) -> _State:
         "tokenizer_sha256": job.tokenizer_sha256,
         "end": job.end,
         "dtype": job.dtype,
-        "files": parallel.file_facts(files),
+        "files": parallel.file_stamps(files),
     }
     notes = place / _NOTES
     notes.mkdir(exist_ok=True)
@@ -300,7 +302,7 @@ def _taken_up(place: Path, job: Job, files: Sequence[Path]) -> _State:
                 )
         noted = read_json_object(notes / _STATE)
         sources = [Source(**source) for source in noted["sources"]]
-        state = _State(sources, noted["source"], Place(**noted["place"]))
+        state = _State(sources, noted["source"], Position(**noted["place"]))
     else:
         write_atomically(notes / "job.json", json.dumps(asked, indent=1).encode())
     sizes = {
@@ -319,7 +321,7 @@ def _check_filled(state: _State, number: int) -> None:
     """Raise UserError where a file that is left for this one held no document."""
     for source in state.sources[state.source : number]:
         if source.documents == 0:
-            raise no_document(Path(source.path))
+            raise no_document_error(Path(source.path))
 
 
 def _publish(place: Path, out: Path, job: Job, state: _State, digest: str) -> None:

@@ -99,7 +99,7 @@ class Windows:
         return digest.hexdigest()
 
 
-def in_a_line(
+def as_one_array(
     windows: TextWindows, numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """A line of tokens that holds these windows, and where each begins in it; [windows]."""

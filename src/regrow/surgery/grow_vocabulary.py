@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from regrow.checkpoint.bind import open_layout
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import NamedFile
-from regrow.corpus.text import check_text, documents_in, read_blocks
+from regrow.corpus.text import check_text_file, documents_in, read_blocks
 from regrow.surgery.carve import check_output
 from regrow.tokenizers.config_ids import check_rows
 from regrow.tokenizers.encoding import id_count, open_tokenizer
-from regrow.tokenizers.fertility import spell
+from regrow.tokenizers.fertility import measure_fertility
 from regrow.tokenizers.tokenizer_files import plan_grown_tokenizer, read_tokenizer
 from regrow.tokenizers.tokenizer_json import token_ids
 from regrow.vocabulary.bpe_training import Pair, learn_merges, words_of
-from regrow.vocabulary.text_samples import by_language
+from regrow.vocabulary.text_samples import samples_by_language
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -78,7 +78,7 @@ def grow_vocabulary(
     if most < 1:
         raise UserError(f"{most}: there is nothing to add; give at least 1", key="tokens")
     for file in (*files, *(texts or ())):
-        check_text(file.path)
+        check_text_file(file.path)
     check_output(out, directory)
     layout, checkpoint = open_layout(directory)
     if checkpoint is None:
@@ -99,10 +99,15 @@ def grow_vocabulary(
             f"no two tokens stand beside each other {least} times in a word", key="corpus"
         )
     measured = files if texts is None else texts
-    sample = by_language(measured, tuple(dict.fromkeys(file.source for file in measured)))
-    before = {name: spell(tokenizer, texts).tokens_per_character for name, texts in sample.items()}
+    sample = samples_by_language(measured, tuple(dict.fromkeys(file.source for file in measured)))
+    before = {
+        name: measure_fertility(tokenizer, texts).tokens_per_character
+        for name, texts in sample.items()
+    }
     grown = _with_merges(directory, merges)
-    after = {name: spell(grown, texts).tokens_per_character for name, texts in sample.items()}
+    after = {
+        name: measure_fertility(grown, texts).tokens_per_character for name, texts in sample.items()
+    }
     if not dry_run:
         notify(f"writing {out}")
         grow(directory, out, merges)

@@ -26,7 +26,7 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.requests import requested
 
 if TYPE_CHECKING:
-    from regrow.vocabulary.kept_tokens import Chosen
+    from regrow.vocabulary.kept_tokens import KeptTokens
 
 ROW_LENGTH = 512
 """Tokens of calibration text below which counts and scores are refused."""
@@ -88,7 +88,7 @@ def choose_cut(
     *,
     seed: int,
     notify: Callable[[str], None] = lambda _: None,
-) -> tuple[Cut, "Chosen | None"]:
+) -> tuple[Cut, "KeptTokens | None"]:
     """The cut that a spec asks for, and the tokens that were chosen where it is of the vocabulary.
 
     `documents`: the text that scores and token counts come from; None where there is none.
@@ -98,7 +98,7 @@ def choose_cut(
         check_cut(cut, layout, checkpoint.fingerprint)
         return cut, None
     sizes, given = requested(layout, spec.chosen)
-    chosen: Chosen | None = None
+    chosen: KeptTokens | None = None
     if spec.vocabulary and sizes.get("vocab", 0) < layout.sizes["vocab"]:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
@@ -132,7 +132,7 @@ def prepare(
     checkpoint: Checkpoint,
     layout: Layout,
     cut: Cut,
-    chosen: "Chosen | None",
+    chosen: "KeptTokens | None",
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> CarvePlan:
@@ -261,7 +261,7 @@ def repeat_cut(
     checkpoint = open_checkpoint(source)
     layout = bind_checkpoint(checkpoint)
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
-    chosen: Chosen | None = None
+    chosen: KeptTokens | None = None
     if "vocab" in ordered and spec.vocabulary:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 

@@ -15,17 +15,17 @@ SPACE = "\u2581"
 """What SentencePiece writes for a space."""
 
 
-def byte_level_spelling(text: str) -> str:
+def to_byte_level(text: str) -> str:
     """A text in the characters that stand for its bytes in UTF-8."""
     return "".join(_BYTE_LEVEL[byte] for byte in text.encode("utf-8", "surrogatepass"))
 
 
-def sentencepiece_spelling(text: str) -> str:
+def to_sentencepiece(text: str) -> str:
     """A text with the sign for spaces."""
     return text.replace(" ", SPACE)
 
 
-def spelling(vocab: Collection[str], alphabet: Collection[str]) -> list[str]:
+def tokens_for_alphabet(vocab: Collection[str], alphabet: Collection[str]) -> list[str]:
     """The tokens of ``alphabet``, and those with a character of it that has no token of its own."""
     missing = set(alphabet).difference(vocab)
     return [token for token in vocab if token in alphabet or not missing.isdisjoint(token)]

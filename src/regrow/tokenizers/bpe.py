@@ -60,19 +60,19 @@ from regrow.tokenizers.alphabet import (
     BYTE_ALPHABET,
     BYTE_TOKENS,
     SPACE,
-    byte_level_spelling,
     has_byte_fallback,
-    sentencepiece_spelling,
-    spelling,
+    to_byte_level,
+    to_sentencepiece,
+    tokens_for_alphabet,
 )
-from regrow.tokenizers.candidates import Model, Parts, Reason
+from regrow.tokenizers.candidates import MergeParts, Reason, TokenizerModel
 from regrow.tokenizers.merges import BPE, last_merges, last_merges_by_score, read_bpe
 from regrow.tokenizers.sentencepiece_model import Piece
 
 Json = dict[str, Any]
 
 
-def read_byte_level(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
+def read_byte_level(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> TokenizerModel:
     """The model of a tokenizer that is known to be byte-level BPE.
 
     Raises:
@@ -89,10 +89,10 @@ def read_byte_level(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model
         _check_apart(bpe, [bpe.unk])
     required = _required(bpe, BYTE_ALPHABET, "byte")
     parts = last_merges(bpe)
-    return _model(tokenizer_json, bpe, required, parts, parts, byte_level_spelling)
+    return _model(tokenizer_json, bpe, required, parts, parts, to_byte_level)
 
 
-def read_sentencepiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
+def read_sentencepiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> TokenizerModel:
     """The model of a tokenizer that is known to be BPE of characters.
 
     Args:
@@ -122,7 +122,7 @@ def read_sentencepiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Mo
         token = bpe.vocab[content]
         own = (bpe.vocab[part] for part in pair if part in bpe.vocab)
         both[token] = tuple(dict.fromkeys([*both.get(token, ()), *own]))
-    return _model(tokenizer_json, bpe, required, parts, both, sentencepiece_spelling)
+    return _model(tokenizer_json, bpe, required, parts, both, to_sentencepiece)
 
 
 def _check_apart(bpe: BPE, symbols: Sequence[str]) -> None:
@@ -142,7 +142,7 @@ def _required(bpe: BPE, alphabet: frozenset[str], reason: Reason) -> dict[int, R
     if bpe.unk in bpe.vocab:
         required[bpe.vocab[bpe.unk]] = "special"
     # Without ignore_merges, a token with a symbol that no token spells is never built.
-    spelled = spelling(bpe.vocab.keys(), alphabet) if bpe.ignore_merges else alphabet
+    spelled = tokens_for_alphabet(bpe.vocab.keys(), alphabet) if bpe.ignore_merges else alphabet
     for content in spelled:
         if content in bpe.vocab:
             required.setdefault(bpe.vocab[content], reason)
@@ -154,9 +154,9 @@ def _model(
     bpe: BPE,
     required: Mapping[int, Reason],
     built: Mapping[int, tuple[int, int]],
-    parts: Parts,
-    spell: Callable[[str], str],
-) -> Model:
+    parts: MergeParts,
+    as_token: Callable[[str], str],
+) -> TokenizerModel:
     content = {token: text for text, token in bpe.vocab.items()}
     never = set()
     if not bpe.ignore_merges:
@@ -164,12 +164,12 @@ def _model(
     rank = {
         token: bpe.rank[content[left], content[right]] for token, (left, right) in built.items()
     }
-    return Model(
+    return TokenizerModel(
         required=required,
         parts=parts,
-        never=never,
+        unreachable=never,
         rank={token: rank.get(token, len(bpe.merges)) for token in content},
-        spell=spell,
+        as_token=as_token,
         prune=partial(_prune, tokenizer_json["model"], bpe, set(built)),
     )
 

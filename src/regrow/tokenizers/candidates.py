@@ -29,7 +29,7 @@ template; it spells a byte or a space, or a character; unknown text is scored by
 it; a language's least number of tokens has it; by its count; or a token that stays is merged from
 it."""
 
-Parts = Mapping[int, tuple[int, ...]]
+MergeParts = Mapping[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +46,16 @@ class VocabularyChoice:
 
     def mapping(self) -> dict[int, int]:
         """New id by old id, kept tokens only."""
-        return mapping_of(self.kept)
+        return new_ids(self.kept)
 
 
-def mapping_of(kept: NDArray[np.int64]) -> dict[int, int]:
+def new_ids(kept: NDArray[np.int64]) -> dict[int, int]:
     """New id by old id: dense, from 0, in ascending order of old ids."""
     return {int(old): new for new, old in enumerate(kept)}
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Constraints:
     """What a user asks of a choice beside its size.
 
     Attributes:
@@ -76,23 +76,23 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Model:
+class TokenizerModel:
     """What has to be known about the model of a tokenizer, whatever its family.
 
     Attributes:
         required: the tokens of the model that must stay, and why.
         parts: the tokens that a token is merged from, by id; they stay where it does.
-        never: the tokens that no text is encoded to.
+        unreachable: the tokens that no text is encoded to.
         rank: by id, which of two tokens of equal count is kept first: that of the lower rank.
-        spell: how the vocabulary writes a text.
+        as_token: how the vocabulary writes a text.
         prune: the contents of ``model`` in ``tokenizer.json`` for new ids by old ones.
     """
 
     required: Mapping[int, Reason]
-    parts: Parts
-    never: Collection[int]
+    parts: MergeParts
+    unreachable: Collection[int]
     rank: Mapping[int, float]
-    spell: Callable[[str], str]
+    as_token: Callable[[str], str]
     prune: Callable[[Mapping[int, int]], dict[str, Any]]
 
 
@@ -103,12 +103,12 @@ class Candidates:
     Attributes:
         required: those that must stay, and why.
         order: the others, the first to be kept at the front; none whose parts may not be kept.
-        parts: see :class:`Model`.
+        parts: see :class:`TokenizerModel`.
     """
 
     required: Mapping[int, Reason]
     order: tuple[int, ...]
-    parts: Parts
+    parts: MergeParts
 
     @property
     def least(self) -> int:
@@ -150,7 +150,7 @@ class Candidates:
             if token in reasons:
                 reasons[token] = "count"
                 continue
-            path = missing_path(token, self.parts, reasons)
+            path = missing_ancestors(token, self.parts, reasons)
             if len(path) < room:
                 reasons |= dict.fromkeys(path, "merge ancestor")
                 reasons[token] = "count"
@@ -159,12 +159,12 @@ class Candidates:
 
 
 def candidates(
-    model: Model,
+    model: TokenizerModel,
     ids: Mapping[str, int],
     referenced: Mapping[int, Reason],
     counts: NDArray[np.int64],
     named: Mapping[int, str],
-    wishes: Wishes,
+    constraints: Constraints,
 ) -> Candidates:
     """Put the tokens in the order in which they are kept.
 
@@ -177,7 +177,7 @@ def candidates(
         referenced: those that the tokenizer needs outside its model.
         counts: occurrences by id, shape [largest id + 1].
         named: by id, where else it is named, such as "config.json: eos_token_id".
-        wishes: what else is asked for.
+        constraints: what else is asked for.
 
     Raises:
         UserError: ``counts`` is of another tokenizer, ``named`` has an id that no token has, or a
@@ -186,7 +186,7 @@ def candidates(
     contents = {token: content for content, token in ids.items()}
     rows = max(contents, default=-1) + 1
     _check_counts(counts, rows, "token counts")
-    for language, own in wishes.languages.items():
+    for language, own in constraints.languages.items():
         _check_counts(own, rows, f"token counts of {language}")
     for token, where in named.items():
         if token not in contents:
@@ -199,13 +199,13 @@ def candidates(
         *((token, config) for token in named),
         *model.required.items(),
     ):
-        if reason != "character" or wishes.characters:
+        if reason != "character" or constraints.characters:
             reasons.setdefault(token, reason)
-    for token in find_tokens(wishes.keep, ids, model.spell, "keep"):
+    for token in find_tokens(constraints.keep, ids, model.as_token, "keep"):
         reasons.setdefault(token, "list")
     for token in list(reasons):
-        reasons |= dict.fromkeys(missing_path(token, model.parts, reasons), "merge ancestor")
-    dropped = find_tokens(wishes.drop, ids, model.spell, "drop")
+        reasons |= dict.fromkeys(missing_ancestors(token, model.parts, reasons), "merge ancestor")
+    dropped = find_tokens(constraints.drop, ids, model.as_token, "drop")
     for token in dropped:
         if token in reasons:
             raise UserError(f"{contents[token]!r} must stay ({reasons[token]})", key="drop")
@@ -215,20 +215,22 @@ def candidates(
 
     def in_order(tokens: Iterable[int], of: NDArray[np.int64]) -> list[int]:
         def priority(token: int) -> tuple[bool, int, float, int]:
-            return token in model.never, -int(of[token]), model.rank.get(token, np.inf), token
+            return token in model.unreachable, -int(of[token]), model.rank.get(token, np.inf), token
 
         return sorted(tokens, key=priority)
 
-    for own in wishes.languages.values():
-        for token in in_order((i for i in able if own[i]), own)[: wishes.minimum]:
-            reasons |= dict.fromkeys(missing_path(token, model.parts, reasons), "merge ancestor")
+    for own in constraints.languages.values():
+        for token in in_order((i for i in able if own[i]), own)[: constraints.minimum]:
+            reasons |= dict.fromkeys(
+                missing_ancestors(token, model.parts, reasons), "merge ancestor"
+            )
             if reasons.get(token, "merge ancestor") == "merge ancestor":
                 reasons[token] = "language"
     free = (i for i in able if reasons.get(i, "merge ancestor") == "merge ancestor")
     return Candidates(reasons, tuple(in_order(free, counts)), model.parts)
 
 
-def missing_path(token: int, parts: Parts, kept: Collection[int]) -> set[int]:
+def missing_ancestors(token: int, parts: MergeParts, kept: Collection[int]) -> set[int]:
     """The tokens that ``token`` is merged from, at any depth, that are not kept yet."""
     path: set[int] = set()
     todo = [token]
@@ -241,7 +243,7 @@ def missing_path(token: int, parts: Parts, kept: Collection[int]) -> set[int]:
 
 
 def find_tokens(
-    tokens: Iterable[str], ids: Mapping[str, int], spell: Callable[[str], str], key: str
+    tokens: Iterable[str], ids: Mapping[str, int], as_token: Callable[[str], str], key: str
 ) -> list[int]:
     """The ids of tokens, written as the vocabulary does or as text.
 
@@ -250,7 +252,7 @@ def find_tokens(
     """
     found = []
     for token in tokens:
-        content = token if token in ids else spell(token)
+        content = token if token in ids else as_token(token)
         if content not in ids:
             near = ", ".join(map(repr, get_close_matches(content, ids, n=3)))
             raise UserError(
@@ -262,7 +264,7 @@ def find_tokens(
     return found
 
 
-def _built_from(tokens: Iterable[int], parts: Parts) -> set[int]:
+def _built_from(tokens: Iterable[int], parts: MergeParts) -> set[int]:
     """The tokens and all that are merged from one of them."""
     products: dict[int, list[int]] = {}
     for product, of in parts.items():

@@ -14,32 +14,31 @@ from regrow.common.errors import UserError
 from regrow.tokenizers import bpe, unigram, wordpiece
 from regrow.tokenizers.candidates import (
     Candidates,
-    Model,
+    Constraints,
     Reason,
+    TokenizerModel,
     VocabularyChoice,
-    Wishes,
     candidates,
-    mapping_of,
+    new_ids,
 )
-from regrow.tokenizers.sentencepiece_model import Piece, PieceFile
+from regrow.tokenizers.sentencepiece_model import Piece, SentencePieceModel
 from regrow.tokenizers.tokenizer_json import model_ids, referenced, renumber, token_ids
 
 __all__ = [
     "Candidates",
+    "Constraints",
     "Reason",
     "VocabularyChoice",
-    "Wishes",
     "candidates_of",
-    "check_kind",
-    "kind_of",
+    "check_family",
+    "family_of",
     "prune_tokenizer_json",
     "pruner",
-    "select",
 ]
 
 Json = dict[str, Any]
 
-FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], Model]] = {
+FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], TokenizerModel]] = {
     "byte-level BPE": bpe.read_byte_level,
     "SentencePiece BPE": bpe.read_sentencepiece,
     "Unigram": unigram.read_unigram,
@@ -51,7 +50,7 @@ WITH_PIECES = ("SentencePiece BPE", "Unigram")
 """The kinds whose vocabulary can lie in a `.model` of sentencepiece too."""
 
 
-def kind_of(tokenizer_json: Json) -> str:
+def family_of(tokenizer_json: Json) -> str:
     """The kind of tokenizer: one of :data:`FAMILIES`, or what else its model is called.
 
     Raises:
@@ -68,9 +67,9 @@ def kind_of(tokenizer_json: Json) -> str:
     return "byte-level BPE" if any(map(_is_byte_level, steps)) else "SentencePiece BPE"
 
 
-def check_kind(tokenizer_json: Json) -> str:
+def check_family(tokenizer_json: Json) -> str:
     """The kind of a tokenizer that can be pruned. Raises UserError at any other."""
-    kind = kind_of(tokenizer_json)
+    kind = family_of(tokenizer_json)
     if kind not in FAMILIES:
         raise UserError(
             f"tokenizer.json: the tokenizer is {kind}; what can be pruned is {', '.join(FAMILIES)}"
@@ -82,8 +81,8 @@ def candidates_of(
     tokenizer_json: Json,
     counts: NDArray[np.int64],
     named: Mapping[int, str] | None = None,
-    wishes: Wishes | None = None,
-    piece_files: Sequence[PieceFile] = (),
+    constraints: Constraints | None = None,
+    sentencepiece_models: Sequence[SentencePieceModel] = (),
     spoken: Collection[int] = (),
 ) -> Candidates:
     """The tokens in the order in which they are kept, from which any size can be chosen.
@@ -92,8 +91,8 @@ def candidates_of(
         tokenizer_json: the contents of the file.
         counts: occurrences by id, shape [largest id + 1].
         named: by id, where else it is named, such as "config.json: eos_token_id".
-        wishes: what else is asked for.
-        piece_files: the same vocabulary in the form of sentencepiece.
+        constraints: what else is asked for.
+        sentencepiece_models: the same vocabulary in the form of sentencepiece.
         spoken: the tokens of every conversation (:mod:`regrow.tokenizers.chat_templates`).
 
     Raises:
@@ -102,33 +101,19 @@ def candidates_of(
     ids = token_ids(tokenizer_json)
     template: Reason = "template"
     return candidates(
-        _model(tokenizer_json, piece_files),
+        _model(tokenizer_json, sentencepiece_models),
         ids,
-        dict.fromkeys(spoken, template) | _outside(tokenizer_json, ids, piece_files),
+        dict.fromkeys(spoken, template) | _outside(tokenizer_json, ids, sentencepiece_models),
         counts,
         named or {},
-        wishes or Wishes(),
+        constraints or Constraints(),
     )
 
 
-def select(
-    tokenizer_json: Json,
-    counts: NDArray[np.int64],
-    size: int,
-    named: Mapping[int, str] | None = None,
-    wishes: Wishes | None = None,
-    piece_files: Sequence[PieceFile] = (),
-) -> VocabularyChoice:
-    """Choose exactly ``size`` tokens to keep: see :func:`candidates_of`.
-
-    Raises:
-        UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
-    """
-    return candidates_of(tokenizer_json, counts, named, wishes, piece_files).choose(size)
-
-
 def prune_tokenizer_json(
-    tokenizer_json: Json, kept: NDArray[np.int64], piece_files: Sequence[PieceFile] = ()
+    tokenizer_json: Json,
+    kept: NDArray[np.int64],
+    sentencepiece_models: Sequence[SentencePieceModel] = (),
 ) -> Json:
     """The contents of ``tokenizer.json`` with the ``kept`` old ids only, renumbered from 0.
 
@@ -137,47 +122,51 @@ def prune_tokenizer_json(
 
     Args:
         tokenizer_json: the contents of the file; it is not changed.
-        kept: old ids, ascending, such as :func:`select` chooses.
-        piece_files: the same vocabulary in the form of sentencepiece.
+        kept: old ids, ascending, such as :meth:`Candidates.choose` gives.
+        sentencepiece_models: the same vocabulary in the form of sentencepiece.
 
     Raises:
         UserError: a kind of tokenizer that cannot be pruned, ``kept`` is not ascending, has an id
             that no token has, or lacks a token without which the guarantees of the family do not
-            hold. Characters may be missing, as :class:`Wishes` can ask for.
+            hold. Characters may be missing, as :class:`Constraints` can ask for.
     """
-    return pruner(tokenizer_json, piece_files)(kept)
+    return pruner(tokenizer_json, sentencepiece_models)(kept)
 
 
 def pruner(
-    tokenizer_json: Json, piece_files: Sequence[PieceFile] = ()
+    tokenizer_json: Json, sentencepiece_models: Sequence[SentencePieceModel] = ()
 ) -> Callable[[NDArray[np.int64]], Json]:
     """What :func:`prune_tokenizer_json` does with one tokenizer, for any number of choices."""
-    model = _model(tokenizer_json, piece_files)
+    model = _model(tokenizer_json, sentencepiece_models)
     ids = token_ids(tokenizer_json)
-    outside = _outside(tokenizer_json, ids, piece_files)
+    outside = _outside(tokenizer_json, ids, sentencepiece_models)
 
     def prune(kept: NDArray[np.int64]) -> Json:
         _check_kept(model, ids, outside, kept)
-        mapping = mapping_of(kept)
+        mapping = new_ids(kept)
         return {**renumber(tokenizer_json, mapping), "model": model.prune(mapping)}
 
     return prune
 
 
-def _model(tokenizer_json: Json, piece_files: Sequence[PieceFile]) -> Model:
-    kind = check_kind(tokenizer_json)
+def _model(
+    tokenizer_json: Json, sentencepiece_models: Sequence[SentencePieceModel]
+) -> TokenizerModel:
+    kind = check_family(tokenizer_json)
     ids = model_ids(tokenizer_json)
-    for file in piece_files:
+    for file in sentencepiece_models:
         file.check(kind, ids)
-    return FAMILIES[kind](tokenizer_json, [piece for file in piece_files for piece in file.pieces])
+    return FAMILIES[kind](
+        tokenizer_json, [piece for file in sentencepiece_models for piece in file.pieces]
+    )
 
 
 def _outside(
-    tokenizer_json: Json, ids: Mapping[str, int], piece_files: Sequence[PieceFile]
+    tokenizer_json: Json, ids: Mapping[str, int], sentencepiece_models: Sequence[SentencePieceModel]
 ) -> dict[int, Reason]:
     """The tokens that must stay for other reasons than the model's own."""
     reasons = referenced(tokenizer_json)
-    for file in piece_files:
+    for file in sentencepiece_models:
         for content, reason in file.required().items():
             if content in ids:
                 reasons.setdefault(ids[content], reason)
@@ -185,7 +174,7 @@ def _outside(
 
 
 def _check_kept(
-    model: Model,
+    model: TokenizerModel,
     ids: Mapping[str, int],
     outside: Mapping[int, Reason],
     kept: NDArray[np.int64],

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Spelling:
+class Fertility:
     """How a text is spelled.
 
     Attributes:
@@ -37,18 +37,18 @@ class Spelling:
         """Of all characters, from 0 to 1."""
         return self.unknown / max(1, self.characters)
 
-    def __add__(self, other: Self) -> "Spelling":
-        return Spelling(
+    def __add__(self, other: Self) -> "Fertility":
+        return Fertility(
             self.characters + other.characters,
             self.tokens + other.tokens,
             self.unknown + other.unknown,
         )
 
 
-def spell(tokenizer: "Tokenizer", documents: Iterable[str]) -> Spelling:
+def measure_fertility(tokenizer: "Tokenizer", documents: Iterable[str]) -> Fertility:
     """Encode ``documents`` and count; memory does not grow with their number."""
     unknown = _unknown_id(tokenizer)
-    found = Spelling(0, 0, 0)
+    found = Fertility(0, 0, 0)
     for chunk in chunks(documents):
         encodings = tokenizer.encode_batch(chunk, add_special_tokens=False)
         lost = 0
@@ -57,7 +57,7 @@ def spell(tokenizer: "Tokenizer", documents: Iterable[str]) -> Spelling:
                 spans = zip(encoding.ids, encoding.offsets, strict=True)
                 lost += sum(end - start for token, (start, end) in spans if token == unknown)
         tokens = sum(len(encoding.ids) for encoding in encodings)
-        found += Spelling(sum(map(len, chunk)), tokens, lost)
+        found += Fertility(sum(map(len, chunk)), tokens, lost)
     return found
 
 

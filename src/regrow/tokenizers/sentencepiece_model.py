@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from regrow.common.errors import UserError
-from regrow.tokenizers.alphabet import SPACE, spelling
+from regrow.tokenizers.alphabet import SPACE, tokens_for_alphabet
 from regrow.tokenizers.candidates import Reason
 from regrow.tokenizers.merges import last_merges_by_score
 
@@ -38,7 +38,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PieceFile:
+class SentencePieceModel:
     """A `.model`.
 
     Attributes:
@@ -82,10 +82,10 @@ class PieceFile:
         text = [piece for piece in self.pieces if piece.is_text]
         contents = [piece.content for piece in text]
         if self.proto.trainer_spec.byte_fallback:
-            for content in spelling(contents, frozenset(SPACE)):
+            for content in tokens_for_alphabet(contents, frozenset(SPACE)):
                 found.setdefault(content, "byte")
         else:
-            for content in spelling(contents, frozenset().union(*contents)):
+            for content in tokens_for_alphabet(contents, frozenset().union(*contents)):
                 found.setdefault(content, "character")
         if self.kind == "Unigram" and text:
             found.setdefault(min(text, key=lambda piece: piece.score).content, "score")
@@ -153,7 +153,7 @@ class PieceFile:
         return {content for content in scores if len(content) > 1 and content not in built}
 
 
-def read_piece_files(directory: Path) -> list[PieceFile]:
+def read_sentencepiece_models(directory: Path) -> list[SentencePieceModel]:
     """Every `.model` of a directory, in order of their names.
 
     Raises:
@@ -163,7 +163,7 @@ def read_piece_files(directory: Path) -> list[PieceFile]:
     return [_read(path) for path in paths]
 
 
-def _read(path: Path) -> PieceFile:
+def _read(path: Path) -> SentencePieceModel:
     try:
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from sentencepiece.sentencepiece_model_pb2 import (  # type: ignore[attr-defined]
@@ -181,4 +181,4 @@ def _read(path: Path) -> PieceFile:
         raise UserError(f"{path}: not a model of sentencepiece") from error
     if not proto.pieces:
         raise UserError(f"{path}: not a model of sentencepiece, it has no pieces")
-    return PieceFile(path.name, raw, proto)
+    return SentencePieceModel(path.name, raw, proto)

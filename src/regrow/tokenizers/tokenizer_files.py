@@ -24,13 +24,13 @@ from regrow.tokenizers.families import (
     WITH_MERGES,
     WITH_PIECES,
     Candidates,
-    Wishes,
+    Constraints,
     candidates_of,
-    kind_of,
+    family_of,
     prune_tokenizer_json,
     pruner,
 )
-from regrow.tokenizers.sentencepiece_model import PieceFile, read_piece_files
+from regrow.tokenizers.sentencepiece_model import SentencePieceModel, read_sentencepiece_models
 from regrow.tokenizers.tokenizer_json import token_ids
 
 Json = dict[str, Any]
@@ -103,7 +103,7 @@ def vocabulary_candidates(
     directory: Path,
     counts: NDArray[np.int64],
     named: Mapping[int, str] | None = None,
-    wishes: Wishes | None = None,
+    constraints: Constraints | None = None,
 ) -> Candidates:
     """The tokens in the order in which they are kept, from which any size can be chosen.
 
@@ -113,7 +113,7 @@ def vocabulary_candidates(
         named: by id, where a config names it; see
             :func:`regrow.tokenizers.config_ids.referenced_ids`. Ids that files of the tokenizer
             name are added.
-        wishes: what else is asked for.
+        constraints: what else is asked for.
 
     Raises:
         UserError: there is no tokenizer that can be pruned, its files do not agree, or a wish
@@ -124,8 +124,8 @@ def vocabulary_candidates(
         contents,
         counts,
         {**(named or {}), **named_ids(directory)},
-        wishes,
-        _piece_files(directory, contents),
+        constraints,
+        _sentencepiece_models(directory, contents),
         _spoken(directory, contents),
     )
 
@@ -148,7 +148,7 @@ def vocabulary_pruner(directory: Path) -> Callable[[NDArray[np.int64]], Json]:
         UserError: there is no tokenizer that can be pruned, or its files do not agree.
     """
     contents = read_tokenizer(directory)
-    return pruner(contents, _piece_files(directory, contents))
+    return pruner(contents, _sentencepiece_models(directory, contents))
 
 
 def named_ids(directory: Path) -> dict[int, str]:
@@ -192,7 +192,7 @@ def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes
             kept, or the tokenizer cannot be pruned so.
     """
     old = read_tokenizer(directory)
-    files = _piece_files(directory, old)
+    files = _sentencepiece_models(directory, old)
     new = prune_tokenizer_json(old, choice.kept, files)
     ids = token_ids(old)
     mapping = choice.mapping()
@@ -214,12 +214,12 @@ def plan_grown_tokenizer(
         UserError: the tokenizer is no BPE, or lies in a `.model` too.
     """
     old = read_tokenizer(directory)
-    if (kind := kind_of(old)) not in WITH_MERGES:
+    if (kind := family_of(old)) not in WITH_MERGES:
         raise UserError(
             f"{directory}: the tokenizer is {kind}; what can be given merges is "
             + ", ".join(WITH_MERGES)
         )
-    if files := _piece_files(directory, old):
+    if files := _sentencepiece_models(directory, old):
         raise UserError(
             f"{directory / files[0].name}: this form of the tokenizer cannot be given merges; "
             "delete it where tokenizer.json is enough"
@@ -246,7 +246,7 @@ def _in_step(directory: Path, old: Json, new: Json, mapping: Mapping[int, int]) 
         planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, ids, mapping) | more)
     if (merges := directory / "merges.txt").is_file():
         planned["merges.txt"] = _prune_merges(merges, old["model"], new["model"])
-    if (words := directory / "vocab.txt").is_file() and kind_of(old) == "WordPiece":
+    if (words := directory / "vocab.txt").is_file() and family_of(old) == "WordPiece":
         planned["vocab.txt"] = _prune_lines(words, ids, mapping)
     for name in _UNCHANGED:
         if (directory / name).is_file():
@@ -254,9 +254,9 @@ def _in_step(directory: Path, old: Json, new: Json, mapping: Mapping[int, int]) 
     return planned
 
 
-def _piece_files(directory: Path, contents: Json) -> list[PieceFile]:
+def _sentencepiece_models(directory: Path, contents: Json) -> list[SentencePieceModel]:
     """The `.model` files, where the kind of tokenizer has one; others are of another format."""
-    return read_piece_files(directory) if kind_of(contents) in WITH_PIECES else []
+    return read_sentencepiece_models(directory) if family_of(contents) in WITH_PIECES else []
 
 
 def stale_files(directory: Path) -> list[str]:

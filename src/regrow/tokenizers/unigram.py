@@ -36,7 +36,7 @@ that the first token has: there the decoded texts can differ by leading spaces.
 
 *sentencepiece itself* scores in the same way (``unigram_model.cc``), in float32, but takes only
 pieces of text for the least score, and scores a user-defined piece by the greatest one; both are
-kept (:meth:`regrow.tokenizers.sentencepiece_model.PieceFile.required`).
+kept (:meth:`regrow.tokenizers.sentencepiece_model.SentencePieceModel.required`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,10 +48,10 @@ from regrow.tokenizers.alphabet import (
     BYTE_TOKENS,
     SPACE,
     has_byte_fallback,
-    sentencepiece_spelling,
-    spelling,
+    to_sentencepiece,
+    tokens_for_alphabet,
 )
-from regrow.tokenizers.candidates import Model, Reason
+from regrow.tokenizers.candidates import Reason, TokenizerModel
 from regrow.tokenizers.sentencepiece_model import Piece
 
 Json = dict[str, Any]
@@ -59,7 +59,7 @@ Json = dict[str, Any]
 _NEVER = -float("inf")
 
 
-def read_unigram(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
+def read_unigram(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> TokenizerModel:
     """The model of a tokenizer that is known to be Unigram.
 
     Raises:
@@ -84,16 +84,16 @@ def read_unigram(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
         alphabet = frozenset().union(*ids)
         # Without an unknown token the tokenizers library fails at an unknown character.
         reason = byte if unknown is None else "character"
-    for content in spelling(ids.keys(), alphabet):
+    for content in tokens_for_alphabet(ids.keys(), alphabet):
         required.setdefault(ids[content], reason)
     if scores:
         required.setdefault(ids[min(scores, key=scores.__getitem__)], "score")
-    return Model(
+    return TokenizerModel(
         required=required,
         parts={},
-        never={ids[content] for content in scores if not _is_best(content, scores)},
+        unreachable={ids[content] for content in scores if not _is_best(content, scores)},
         rank={ids[content]: -score for content, score in scores.items()},
-        spell=sentencepiece_spelling,
+        as_token=to_sentencepiece,
         prune=partial(_prune, model),
     )
 

@@ -29,13 +29,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from regrow.tokenizers.candidates import Model, Reason
+from regrow.tokenizers.candidates import Reason, TokenizerModel
 from regrow.tokenizers.sentencepiece_model import Piece
 
 Json = dict[str, Any]
 
 
-def read_wordpiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
+def read_wordpiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> TokenizerModel:
     """The model of a tokenizer that is known to be WordPiece."""
     model = tokenizer_json["model"]
     vocab: dict[str, int] = model["vocab"]
@@ -50,12 +50,12 @@ def read_wordpiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
         characters = _characters(content, prefix)
         if len(characters) == 1 or not all(character in vocab for character in characters):
             required.setdefault(token, reason)
-    return Model(
+    return TokenizerModel(
         required=required,
         parts={},
-        never=(),
+        unreachable=(),
         rank={},
-        spell=str.strip,
+        as_token=str.strip,
         prune=partial(_prune, model),
     )
 

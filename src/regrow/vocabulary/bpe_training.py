@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from regrow.tokenizers.alphabet import BYTE_TOKENS, SPACE
 from regrow.tokenizers.encoding import chunks
-from regrow.tokenizers.families import kind_of
+from regrow.tokenizers.families import family_of
 from regrow.tokenizers.tokenizer_json import token_ids
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _borders(
     alone[[token["id"] for token in tokenizer_json.get("added_tokens") or []]] = True
     if (unknown := tokenizer_json["model"].get("unk_token")) in ids:
         alone[ids[unknown]] = True
-    if kind_of(tokenizer_json) == "SentencePiece BPE":
+    if family_of(tokenizer_json) == "SentencePiece BPE":
         alone[[ids[byte] for byte in BYTE_TOKENS if byte in ids]] = True
         begins[[token for content, token in ids.items() if content.startswith(SPACE)]] = True
     return alone, begins

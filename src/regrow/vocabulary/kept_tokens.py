@@ -15,9 +15,14 @@ from regrow.tokenizers.families import Candidates, VocabularyChoice
 from regrow.tokenizers.tokenizer_files import has_tokenizer, read_tokenizer
 from regrow.tokenizers.tokenizer_json import token_ids
 from regrow.vocabulary.plan_file import PlannedVocabulary, load_plan
-from regrow.vocabulary.selection import Needs, choose, needs_of, open_candidates
-from regrow.vocabulary.sizing import named_by_configs, unknown_after
-from regrow.vocabulary.text_samples import Texts, by_language, files_still_there, some_of
+from regrow.vocabulary.selection import DecidingCounts, choose, deciding_counts, load_candidates
+from regrow.vocabulary.sizing import ids_in_configs, unknown_shares
+from regrow.vocabulary.text_samples import (
+    Texts,
+    first_characters,
+    samples_by_language,
+    unchanged_files,
+)
 from regrow.vocabulary.token_counting import fingerprint
 from regrow.vocabulary.token_counts import TokenCounts
 from regrow.vocabulary.token_listing import listing
@@ -30,7 +35,7 @@ _GONE = "the text that was counted is gone"
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class KeptTokens:
     """The tokens that a cut keeps.
 
     Attributes:
@@ -52,7 +57,7 @@ def choose_vocabulary(
     *,
     least_tokens: int = 0,
     notify: Callable[[str], None] = lambda _: None,
-) -> Chosen:
+) -> KeptTokens:
     """The tokens of a model directory that ``spec`` keeps; it has a size, a coverage or a plan.
 
     ``documents``: the text to count where ``spec`` names no counts. ``least_tokens``: that it has.
@@ -68,7 +73,7 @@ def choose_vocabulary(
             if share:
                 notify(f"{share:.3%} of the characters of {name} will be unknown")
         choice = planned.choice
-        return Chosen(choice, planned.counts, _padding(choice.kept, spec, layout))
+        return KeptTokens(choice, planned.counts, _padding(choice.kept, spec, layout))
     if spec.counts is None:
         if documents is None:
             raise UserError("token counts need a text; give a calibration text", key="vocab_size")
@@ -81,16 +86,16 @@ def choose_vocabulary(
                 f"{least_tokens}; give more text",
                 key="calibration",
             )
-        needs = Needs(counts)
+        needs = DecidingCounts(counts)
     else:
         needs = _counted(directory, spec)
     choice = choose(_candidates(directory, layout, spec, needs), spec, needs.counts)
     if not spec.characters:
         _tell_unknown(directory, spec, choice, documents, notify)
-    return Chosen(choice, needs.counts[choice.kept], _padding(choice.kept, spec, layout))
+    return KeptTokens(choice, needs.counts[choice.kept], _padding(choice.kept, spec, layout))
 
 
-def kept_tokens(directory: Path, kept: Ids, padding: int, chosen: Chosen | None) -> bytes:
+def kept_tokens(directory: Path, kept: Ids, padding: int, chosen: KeptTokens | None) -> bytes:
     """What is said of the tokens of a cut. ``directory``: of the model before it.
 
     ``padding``: rows beyond the tokens. ``chosen``: None where the cut came from a file, which does
@@ -124,7 +129,7 @@ def check_vocabulary(directory: Path, layout: Layout, spec: VocabularySpec) -> i
     if spec.counts is not None:
         needs = _counted(directory, spec)
     else:
-        needs = Needs(np.zeros(id_count(open_tokenizer(directory)), dtype=np.int64))
+        needs = DecidingCounts(np.zeros(id_count(open_tokenizer(directory)), dtype=np.int64))
     kept = choose(_candidates(directory, layout, spec, needs), spec, needs.counts).kept
     return len(kept) + spec.padding(len(kept), layout.sizes["vocab"])
 
@@ -148,14 +153,14 @@ def _tell_unknown(
 ) -> None:
     """Say how much text becomes unknown, before anything is written."""
     if documents is not None:
-        sample: Texts = {"the text": list(some_of(documents()))}
+        sample: Texts = {"the text": list(first_characters(documents()))}
     else:
         assert spec.counts is not None
         counts = TokenCounts.load(spec.counts)
-        sample = by_language(files_still_there(counts.files), spec.only or counts.languages)
+        sample = samples_by_language(unchanged_files(counts.files), spec.only or counts.languages)
     if not sample:
         notify(f"how much text becomes unknown is not measured: {_GONE}")
-    for name, share in unknown_after(directory, choice, sample).items():
+    for name, share in unknown_shares(directory, choice, sample).items():
         notify(f"{share:.3%} of the characters of {name} will be unknown")
 
 
@@ -166,20 +171,22 @@ def _planned(directory: Path, layout: Layout, path: Path) -> PlannedVocabulary:
         raise UserError(f"{path}: planned for another tokenizer than that of {directory}")
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
     kept = set(planned.choice.kept.tolist())
-    for token, where in named_by_configs(directory, layout).items():
+    for token, where in ids_in_configs(directory, layout).items():
         if token not in kept:
             raise UserError(f"{path}: {where} is {token}, which is not among the kept tokens")
     return planned
 
 
-def _counted(directory: Path, spec: VocabularySpec) -> Needs:
+def _counted(directory: Path, spec: VocabularySpec) -> DecidingCounts:
     assert spec.counts is not None
     counts = TokenCounts.load(spec.counts)
     counts.check_tokenizer(fingerprint(open_tokenizer(directory)), str(spec.counts), directory)
-    return needs_of(counts, spec)
+    return deciding_counts(counts, spec)
 
 
-def _candidates(directory: Path, layout: Layout, spec: VocabularySpec, needs: Needs) -> Candidates:
+def _candidates(
+    directory: Path, layout: Layout, spec: VocabularySpec, needs: DecidingCounts
+) -> Candidates:
     check_rows(len(needs.counts), layout.sizes["vocab"])
-    named: Mapping[int, str] = named_by_configs(directory, layout)
-    return open_candidates(directory, named, spec, needs)
+    named: Mapping[int, str] = ids_in_configs(directory, layout)
+    return load_candidates(directory, named, spec, needs)

@@ -15,19 +15,19 @@ from regrow.corpus.named_files import NamedFile
 from regrow.tokenizers.config_ids import check_rows, referenced_ids
 from regrow.tokenizers.encoding import id_count, open_tokenizer
 from regrow.tokenizers.families import Candidates, VocabularyChoice
-from regrow.tokenizers.fertility import spell
+from regrow.tokenizers.fertility import measure_fertility
 from regrow.tokenizers.tokenizer_files import vocabulary_pruner
 from regrow.vocabulary.selection import (
     Counts,
-    Needs,
+    DecidingCounts,
     choose,
-    covered,
-    in_order,
-    needs_of,
-    open_candidates,
-    size_for,
+    coverage_curve,
+    deciding_counts,
+    load_candidates,
+    retention_order,
+    size_for_coverage,
 )
-from regrow.vocabulary.text_samples import Texts, by_language, files_still_there
+from regrow.vocabulary.text_samples import Texts, samples_by_language, unchanged_files
 from regrow.vocabulary.token_counting import fingerprint
 from regrow.vocabulary.token_counts import TokenCounts
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
@@ -148,20 +148,20 @@ def plan_vocabulary(
     counts.check_tokenizer(sha256, str(counts_path), directory)
     layout, _ = open_layout(directory)
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
-    needs = needs_of(counts, spec)
+    needs = deciding_counts(counts, spec)
     if not needs.counts.sum():
         raise UserError(f"{counts_path}: no text was counted")
     notify("ordering the tokens")
-    candidates = open_candidates(directory, named_by_configs(directory, layout), spec, needs)
-    order = in_order(candidates)
+    candidates = load_candidates(directory, ids_in_configs(directory, layout), spec, needs)
+    order = retention_order(candidates)
     suggested = _suggested(candidates, order, needs)
     choice = (
         candidates.choose(suggested)
         if spec.size is None and spec.coverage is None
         else choose(candidates, spec, needs.counts)
     )
-    files = files_still_there(counts.files) if texts is None else texts
-    sample = by_language(files, tuple(needs.languages))
+    files = unchanged_files(counts.files) if texts is None else texts
+    sample = samples_by_language(files, tuple(needs.languages))
     wanted = _sizes(candidates, order, needs, suggested, len(choice.kept))
     present = layout.sizes["vocab"]
     now = _Fertility.of(tokenizer, sample)
@@ -194,7 +194,7 @@ def plan_vocabulary(
     )
 
 
-def named_by_configs(directory: Path, layout: Layout) -> dict[int, str]:
+def ids_in_configs(directory: Path, layout: Layout) -> dict[int, str]:
     """The ids that config.json and generation_config.json name, and where."""
     from regrow.common.files import read_json_object
 
@@ -204,27 +204,29 @@ def named_by_configs(directory: Path, layout: Layout) -> dict[int, str]:
     return referenced_ids(config, generation, layout.sizes["vocab"])
 
 
-def _suggested(candidates: Candidates, order: Counts, needs: Needs) -> int:
+def _suggested(candidates: Candidates, order: Counts, needs: DecidingCounts) -> int:
     """The least round size that covers what is wanted, of all text and of each language."""
     total = int(needs.counts.sum())
     all_of_it = [needs.counts]
     all_of_it += [own for own in needs.languages.values() if own.sum() >= _STRAY * total]
     least = max(
-        size_for(order, own, min(WANTED, float(covered(order, own)[-1])), candidates)
+        size_for_coverage(
+            order, own, min(WANTED, float(coverage_curve(order, own)[-1])), candidates
+        )
         for own in all_of_it
     )
     return min(-(-least // _ROUND) * _ROUND, candidates.most)
 
 
 def _sizes(
-    candidates: Candidates, order: Counts, needs: Needs, suggested: int, chosen: int
+    candidates: Candidates, order: Counts, needs: DecidingCounts, suggested: int, chosen: int
 ) -> dict[int, str]:
     """Sizes to show, and why."""
     found: dict[int, str] = {}
-    shares = covered(order, needs.counts)
+    shares = coverage_curve(order, needs.counts)
     for share in _SHOWN:
         if share <= shares[-1]:
-            size = size_for(order, needs.counts, share, candidates)
+            size = size_for_coverage(order, needs.counts, share, candidates)
             found.setdefault(size, "the least" if size == candidates.least else f"{share:.6g}")
     found[chosen] = "asked for"
     found[suggested] = "suggested"
@@ -235,7 +237,7 @@ def _row(
     size: int,
     why: str,
     layout: Layout,
-    needs: Needs,
+    needs: DecidingCounts,
     choice: VocabularyChoice | None,
     fertility: "_Fertility",
 ) -> SizePlan:
@@ -254,14 +256,14 @@ def _row(
 
 
 def _curves(
-    candidates: Candidates, order: Counts, needs: Needs
+    candidates: Candidates, order: Counts, needs: DecidingCounts
 ) -> dict[str, tuple[tuple[int, float], ...]]:
     """What is not covered, at sizes that grow by a factor."""
     first, last = max(1, candidates.least), len(order)
     sizes = np.unique(np.geomspace(first, last, _POINTS).round().astype(int))
     curves = {}
     for name, own in {"all": needs.counts, **needs.languages}.items():
-        shares = 1 - covered(order, own)[sizes]
+        shares = 1 - coverage_curve(order, own)[sizes]
         curves[name] = tuple(zip(sizes.tolist(), shares.tolist(), strict=True))
     return curves
 
@@ -296,14 +298,14 @@ class _Fertility:
 
     @classmethod
     def of(cls, tokenizer: "Tokenizer", sample: Texts) -> "_Fertility":
-        found = {name: spell(tokenizer, texts) for name, texts in sample.items()}
+        found = {name: measure_fertility(tokenizer, texts) for name, texts in sample.items()}
         return cls(
             {name: spelling.tokens_per_character for name, spelling in found.items()},
             {name: spelling.unknown_share for name, spelling in found.items()},
         )
 
 
-def _as_counted(counts: TokenCounts, needs: Needs, sample: _Fertility) -> _Fertility:
+def _as_counted(counts: TokenCounts, needs: DecidingCounts, sample: _Fertility) -> _Fertility:
     """Tokens per character of the whole corpus, for the languages of the sample."""
     return replace(
         sample,
@@ -314,7 +316,7 @@ def _as_counted(counts: TokenCounts, needs: Needs, sample: _Fertility) -> _Ferti
     )
 
 
-def unknown_after(directory: Path, choice: VocabularyChoice, sample: Texts) -> Mapping[str, float]:
+def unknown_shares(directory: Path, choice: VocabularyChoice, sample: Texts) -> Mapping[str, float]:
     """The share of the characters of a sample that are unknown, by language, once it is pruned."""
     contents = vocabulary_pruner(directory)(choice.kept)
     return _Fertility.after(contents, sample).unknown

@@ -18,7 +18,7 @@ Texts = Mapping[str, list[str]]
 """By language."""
 
 
-def files_still_there(counted: Sequence[CountedFile]) -> list[NamedFile]:
+def unchanged_files(counted: Sequence[CountedFile]) -> list[NamedFile]:
     """The files that were counted and have not changed in size since."""
     return [
         NamedFile(file.source, path)
@@ -27,7 +27,7 @@ def files_still_there(counted: Sequence[CountedFile]) -> list[NamedFile]:
     ]
 
 
-def by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> Texts:
+def samples_by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> Texts:
     """About half a million characters of each source, from files that lie evenly among its own.
 
     A text belongs to the language that its source is called, or else to its script, if that is
@@ -49,7 +49,7 @@ def by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> Texts:
     return {name: texts for name, texts in found.items() if texts}
 
 
-def some_of(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator[str]:
+def first_characters(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator[str]:
     """The first documents, up to so many characters."""
     left = characters
     for text in documents:
@@ -61,4 +61,6 @@ def some_of(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator
 
 def _beginning(path: Path, characters: int) -> list[str]:
     blocks = read_blocks(path, _BLOCK_BYTES, whole=False)
-    return list(some_of((text for block in blocks for text in documents_in(block)), characters))
+    return list(
+        first_characters((text for block in blocks for text in documents_in(block)), characters)
+    )

@@ -73,7 +73,7 @@ class Splitter:
         return self.places.split(text)
 
 
-def splitter(tokenizer_json: Json, tokenizer: "Tokenizer") -> Splitter | None:
+def make_splitter(tokenizer_json: Json, tokenizer: "Tokenizer") -> Splitter | None:
     """How texts may be split for this tokenizer, or None where it is not known that they may be."""
     normalizers = list(_steps(tokenizer_json.get("normalizer"), "normalizers"))
     prepended = False

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.corpus import parallel
 from regrow.corpus.named_files import NamedFile
-from regrow.corpus.text import Block, Place, documents_in
+from regrow.corpus.text import Block, Position, documents_in
 from regrow.tokenizers.encoding import chunks, id_count, open_tokenizer
-from regrow.tokenizers.families import check_kind
+from regrow.tokenizers.families import check_family
 from regrow.tokenizers.tokenizer_files import read_tokenizer
 from regrow.vocabulary.scripts import SCRIPTS, scripts_of
-from regrow.vocabulary.text_splitting import splitter
+from regrow.vocabulary.text_splitting import make_splitter
 from regrow.vocabulary.token_counts import CountedFile, Group, Tally, TokenCounts, merge, read_facts
-from regrow.vocabulary.word_cache import PartCounter
+from regrow.vocabulary.word_cache import TokenCounter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -120,7 +120,7 @@ def plan_count(
                 f"counted apart; give it another name: NAME={file.path}"
             )
     tokenizer = open_tokenizer(model)
-    check_kind(read_tokenizer(model))
+    check_family(read_tokenizer(model))
     job = Job(model, fingerprint(tokenizer), id_count(tokenizer))
     parts = [(str(path), TokenCounts.load(path)) for path in more]
     sha256 = cache(_file_sha256)
@@ -184,10 +184,10 @@ def write_counts(
     paths = [file.path for file in files]
     sizes = [path.stat().st_size for path in paths]
     before = list(accumulate(sizes, initial=0))
-    with parallel.workplace(out, _STATE) as place:
+    with parallel.unfinished_directory(out, _STATE) as place:
         state = _taken_up(place / _STATE, job, files)
         taken_up = state.tally.documents
-        blocks = parallel.blocks_of(paths, state.file, state.place, block_bytes, whole=False)
+        blocks = parallel.read_files(paths, state.file, state.place, block_bytes, whole=False)
         noted = time.monotonic()
         for done in parallel.in_order(blocks, lambda b: executor.submit(_count, b), ahead):
             state.add(done, files[done.file].source, job.ids)
@@ -228,20 +228,20 @@ class _Found(NamedTuple):
     tokens: list[_Tokens]
 
 
-_worker: tuple[PartCounter, int]
+_worker: tuple[TokenCounter, int]
 
 
 def _start(job: Job) -> None:
     global _worker
     gc.disable()  # nothing here makes cycles, and looking for them took a quarter of the time
-    _worker = counter(job.model), job.ids
+    _worker = make_counter(job.model), job.ids
 
 
-def counter(model: Path) -> PartCounter:
+def make_counter(model: Path) -> TokenCounter:
     """What counts the tokens of texts with the tokenizer of a model directory."""
     tokenizer = open_tokenizer(model)
-    found = splitter(json.loads(tokenizer.to_str()), tokenizer)
-    return PartCounter(tokenizer, id_count(tokenizer), found)
+    found = make_splitter(json.loads(tokenizer.to_str()), tokenizer)
+    return TokenCounter(tokenizer, id_count(tokenizer), found)
 
 
 def _count(block: Block) -> _Found:
@@ -271,7 +271,7 @@ def _count(block: Block) -> _Found:
 def _file_sha256(path: Path) -> str:
     """What the counts say of a file whose text is this."""
     found = ""
-    for _, block in parallel.blocks_of([path], 0, Place(), parallel.BLOCK_BYTES, whole=False):
+    for _, block in parallel.read_files([path], 0, Position(), parallel.BLOCK_BYTES, whole=False):
         found = _chained(found, _sha256(block))
     return found
 
@@ -298,7 +298,7 @@ class _State:
     def __init__(self, files: int) -> None:
         self.tally = Tally()
         self.file = 0
-        self.place = Place()
+        self.place = Position()
         self.hashes = [""] * files
 
     def add(self, done: parallel.Done, source: str, ids: int) -> None:
@@ -328,7 +328,7 @@ def _asked(job: Job, files: Sequence[NamedFile]) -> dict[str, Any]:
     """What decides the counts."""
     return {
         "tokenizer_sha256": job.tokenizer_sha256,
-        "files": parallel.file_facts([file.path for file in files]),
+        "files": parallel.file_stamps([file.path for file in files]),
         "sources": [file.source for file in files],
     }
 
@@ -348,6 +348,6 @@ def _taken_up(path: Path, job: Job, files: Sequence[NamedFile]) -> _State:
             )
     counts = TokenCounts.load(path)
     state.tally.add(zip(counts.groups, counts.counts, strict=True))
-    state.file, state.place = facts["file"], Place(**facts["place"])
+    state.file, state.place = facts["file"], Position(**facts["place"])
     state.hashes = [file.sha256 for file in counts.files]
     return state

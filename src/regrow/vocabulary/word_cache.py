@@ -17,15 +17,15 @@ _LONGEST = 32
 """Characters of a part that may come again; a sentence without spaces hardly does."""
 
 
-class PartCounter:
+class TokenCounter:
     """Counts tokens, and remembers up to ``most`` short parts of the texts that it saw."""
 
     def __init__(
         self, tokenizer: "Tokenizer", ids: int, splitter: Splitter | None, most: int = _MOST_PARTS
     ) -> None:
         self._splitter = splitter
-        self._firsts = _Remembered(tokenizer, ids, "", most // 8)
-        self._others = _Remembered(tokenizer, ids, splitter.prefix if splitter else "", most)
+        self._firsts = _WordCache(tokenizer, ids, "", most // 8)
+        self._others = _WordCache(tokenizer, ids, splitter.prefix if splitter else "", most)
 
     def count(self, texts: list[str]) -> NDArray[np.int64]:
         """Occurrences by token id, shape [ids], in all texts together."""
@@ -41,7 +41,7 @@ class PartCounter:
         return self._firsts.count(Counter(firsts)) + self._others.count(Counter(others))
 
 
-class _Remembered:
+class _WordCache:
     """Parts of texts and their tokens.
 
     The tokens of all parts stand in one line; a part knows by its number where its own begin.
