@@ -16,7 +16,7 @@ from regrow.corpus.document_stream import (
     stream_of_tokens,
 )
 from regrow.corpus.token_store import open_store
-from tests.corpus.test_token_store import write
+from tests.corpus.stores import write
 from tests.training.small import byte_tokenizer
 
 END = 1

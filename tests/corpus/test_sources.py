@@ -15,9 +15,9 @@ from regrow.corpus.samples import DataOrder, data_order
 from regrow.corpus.source_mixture import BLOCK
 from regrow.corpus.sources import Corpus, Source, packed, windows_of
 from regrow.corpus.text import documents_sha256
-from regrow.corpus.token_store import tokenizer_sha256
+from regrow.corpus.tokenizer_hash import tokenizer_sha256
 from regrow.corpus.windows import cut_windows
-from tests.corpus.test_token_store import write
+from tests.corpus.stores import write
 from tests.training.small import EOS, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -146,11 +146,11 @@ def test_identity_is_that_of_what_is_read(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    from tests.corpus.test_token_store import _splitting_otherwise
+    from tests.corpus.stores import lowercasing
 
     mixed = mixture([store(tmp_path, "a"), text_file(tmp_path, "b")], "weight", [3, 1])
     mixed.check(TOKENIZER)
-    other = _splitting_otherwise(TOKENIZER)
+    other = lowercasing(TOKENIZER)
     for ask in (mixed.check, lambda t: packed(mixed, t, 4), lambda t: windows_of(mixed, t, 4)):
         with pytest.raises(UserError, match="made with another tokenizer") as caught:
             ask(other)

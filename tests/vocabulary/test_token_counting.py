@@ -318,7 +318,7 @@ def test_counts_of_another_tokenizer_are_not_added(here: None, model: Path, tmp_
 def test_the_hash_is_that_of_a_token_store(model: Path) -> None:
     from transformers import AutoTokenizer
 
-    from regrow.corpus.token_store import tokenizer_sha256
+    from regrow.corpus.tokenizer_hash import tokenizer_sha256
 
     expected = tokenizer_sha256(AutoTokenizer.from_pretrained(model))
     assert token_counting.fingerprint(open_tokenizer(model)) == expected

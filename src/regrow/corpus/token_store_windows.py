@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
-from regrow.corpus.token_store import Offsets, TokenStore
+from regrow.corpus.mapped_files import Offsets
+from regrow.corpus.token_store import TokenStore
 
 _STRIDE = 64
 """Documents for each entry of the table."""

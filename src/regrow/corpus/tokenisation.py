@@ -25,16 +25,12 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object, sync_directory, write_atomically
 from regrow.corpus import parallel
+from regrow.corpus.mapped_files import Tokens
+from regrow.corpus.megatron_format import write_index
 from regrow.corpus.packing import Tokenizer, tokenise
 from regrow.corpus.text import Block, Position, documents_in, no_document_error
-from regrow.corpus.token_store import (
-    NAME,
-    Tokens,
-    last_id,
-    token_dtype,
-    tokenizer_sha256,
-    write_index,
-)
+from regrow.corpus.token_store import NAME
+from regrow.corpus.tokenizer_hash import last_id, token_dtype, tokenizer_sha256
 from regrow.models.loading import load_tokenizer
 
 _COPY_BYTES = 1 << 20

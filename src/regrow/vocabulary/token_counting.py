@@ -56,7 +56,7 @@ class Job:
 
     Attributes:
         model: The directory that the tokenizer is in.
-        tokenizer_sha256: See :func:`regrow.corpus.token_store.tokenizer_sha256`.
+        tokenizer_sha256: See :func:`regrow.corpus.tokenizer_hash.tokenizer_sha256`.
         ids: The largest id + 1.
     """
 
@@ -143,7 +143,7 @@ def plan_count(
 
 def fingerprint(tokenizer: "Tokenizer") -> str:
     """The hash of a tokenizer, the same as of a token store that it made."""
-    from regrow.corpus.token_store import tokenizer_sha256
+    from regrow.corpus.tokenizer_hash import tokenizer_sha256
 
     return tokenizer_sha256(_AsTransformers(tokenizer))
 

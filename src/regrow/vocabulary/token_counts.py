@@ -71,7 +71,7 @@ class TokenCounts:
     """What a corpus holds of each token.
 
     Attributes:
-        tokenizer_sha256: see :func:`regrow.corpus.token_store.tokenizer_sha256`.
+        tokenizer_sha256: see :func:`regrow.corpus.tokenizer_hash.tokenizer_sha256`.
         groups: in order of source, then script.
         counts: occurrences, shape [groups, largest id + 1], int64.
         files: in the order in which they were named.
