@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import NamedFile, named_files
+from regrow.corpus.parallel import Workers
 from regrow.report.vocabulary_page import render_vocabulary
 from regrow.tokenizers.encoding import count_tokens, open_tokenizer
 from regrow.tokenizers.tokenizer_files import plan_tokenizer
@@ -18,7 +19,7 @@ from regrow.vocabulary import text_samples, token_counting
 from regrow.vocabulary.plan_file import load_plan, save_plan
 from regrow.vocabulary.plan_tables import language_rows, percent, size_rows, suggestion
 from regrow.vocabulary.sizing import VocabularyPlan, plan_vocabulary
-from regrow.vocabulary.token_counting import plan_count, write_counts
+from regrow.vocabulary.token_counting import plan_counts, write_counts
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.tiny import sentences, write_model, write_text
 
@@ -44,12 +45,12 @@ def counts(model: Path, files: list[NamedFile], tmp_path_factory: pytest.TempPat
 
 
 def count(model: Path, files: list[NamedFile], out: Path) -> Path:
-    job, _ = plan_count(model, out, files, [])
+    job, _ = plan_counts(model, out, files, [])
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.setattr(
             token_counting, "_worker", (token_counting.make_counter(model), job.ids), raising=False
         )
-        write_counts(job, out, files, executor, ahead=1)
+        write_counts(job, out, files, Workers(executor, ahead=1))
     return out
 
 

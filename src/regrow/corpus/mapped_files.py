@@ -2,8 +2,9 @@
 
 import mmap
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,8 @@ class DocumentIndex(Protocol):
         """How many documents begin before a token."""
 
 
-class StoreFiles(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class StoreFiles:
     """What the reader of a format finds in the files of a store.
 
     Attributes:
