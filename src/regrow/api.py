@@ -317,13 +317,13 @@ def grow_vocabulary(
     """
     from regrow.checkpoint.resolve import resolve_model
     from regrow.corpus.named_files import named_files
-    from regrow.surgery.grow_vocabulary import grow_vocabulary
+    from regrow.surgery.grow_vocabulary import MergeLimits, grow_vocabulary
 
     files = named_files([str(path) for path in corpus], "corpus")
     texts = None if text is None else named_files([str(path) for path in text], "text")
     return grow_vocabulary(
-        resolve_model(str(model), None, say), Path(out), files, tokens, least=least, texts=texts,
-        dry_run=dry_run, notify=say,
+        resolve_model(str(model), None, say), Path(out), files, MergeLimits(tokens, least),
+        texts=texts, dry_run=dry_run, notify=say,
     )  # fmt: skip
 
 

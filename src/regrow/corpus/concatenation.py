@@ -4,7 +4,7 @@ Which source a row is of stays known by name, so that losses can be told apart b
 changed while a training goes on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
@@ -73,6 +73,17 @@ class _Concatenated(Generic[T]):
     def _ends(self) -> NDArray[np.int64]:
         return np.cumsum([len(source) for source in self.sources.values()], dtype=np.int64)
 
+    def _gather(
+        self,
+        rows: NDArray[np.int64],
+        lengths: Callable[[T, NDArray[np.int64]], NDArray[np.int64]],
+    ) -> NDArray[np.int64]:
+        """The length of each of these rows, [rows]; `lengths`: of rows within a source."""
+        found = np.empty(len(rows), dtype=np.int64)
+        for source, places, inside in self._by_source(rows):
+            found[places] = lengths(source, inside)
+        return found
+
     def _by_source(
         self, rows: NDArray[np.int64]
     ) -> Iterator[tuple[T, NDArray[np.int64], NDArray[np.int64]]]:
@@ -119,10 +130,7 @@ class ConcatenatedWindows(_Concatenated[TextWindows]):
 
     def lengths_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens in each of these windows."""
-        found = np.empty(len(numbers), dtype=np.int64)
-        for source, places, inside in self._by_source(numbers):
-            found[places] = source.lengths_of(inside)
-        return found
+        return self._gather(numbers, lambda source, inside: source.lengths_of(inside))
 
 
 class ConcatenatedRows(_Concatenated[Samples]):
@@ -135,10 +143,7 @@ class ConcatenatedRows(_Concatenated[Samples]):
         return max(source.row_length for source in self.sources.values())
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        found = np.empty(len(rows), dtype=np.int64)
-        for source, places, inside in self._by_source(rows):
-            found[places] = source.lengths(inside)
-        return found
+        return self._gather(rows, lambda source, inside: source.lengths(inside))
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """As the sources have it, which fill the same arrays."""

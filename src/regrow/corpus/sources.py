@@ -4,7 +4,7 @@ Each source is a domain with a name. Where sources have shares, samples are a mi
 `mixture`); where they have none, all is gone through once before anything comes again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -160,16 +160,7 @@ def rows_of(
     """
     if not isinstance(texts, Corpus):
         return of_text(texts)
-    found = {}
-    for source, parts in _opened(texts, tokenizer, of_text, of_store):
-        found[source.name] = (
-            parts[0] if len(parts) == 1 else ConcatenatedRows(_numbered(parts), domains=False)
-        )
-    if len(found) == 1:
-        return next(iter(found.values()))
-    return ConcatenatedRows(
-        found, _shares(texts, {name: mean(rows) for name, rows in found.items()})
-    )
+    return _concatenate(texts, tokenizer, of_text, of_store, ConcatenatedRows, mean)
 
 
 def packed(texts: Texts, tokenizer: Tokenizer, row_length: int) -> Samples:
@@ -194,43 +185,52 @@ def windows_of(texts: Texts, tokenizer: Tokenizer, longest: int) -> TextWindows:
     def of_store(store: TokenStore) -> TextWindows:
         return cut_store(store, longest)
 
+    def mean(windows: TextWindows) -> float:
+        return windows.text_tokens / len(windows)
+
     if not isinstance(texts, Corpus):
         return of_text(texts)
-    found = {}
-    for source, parts in _opened(texts, tokenizer, of_text, of_store):
-        found[source.name] = (
-            parts[0] if len(parts) == 1 else ConcatenatedWindows(_numbered(parts), domains=False)
-        )
-    if len(found) == 1:
-        return next(iter(found.values()))
-    means = {name: windows.text_tokens / len(windows) for name, windows in found.items()}
-    return ConcatenatedWindows(found, _shares(texts, means))
+    return _concatenate(texts, tokenizer, of_text, of_store, ConcatenatedWindows, mean)
 
 
-def _opened(
+def _concatenate(
     corpus: Corpus,
     tokenizer: Tokenizer,
     of_text: Callable[[Iterable[str]], T],
     of_store: Callable[[TokenStore], T],
-) -> Iterator[tuple[Source, list[T]]]:
-    """Each source with what it is made of: text files that follow each other are one."""
+    concatenated: Callable[..., T],
+    mean: Callable[[T], float],
+) -> T:
+    """All sources, in their shares; `mean`: tokens of text in a row of a source."""
+    found: dict[str, T] = {}
     for source in corpus.sources:
-        parts = []
         try:
-            for stored, paths in groupby(source.paths, is_store):
-                if stored:
-                    parts += [of_store(open_store(path, tokenizer=tokenizer)) for path in paths]
-                else:
-                    parts.append(of_text(_read(paths)))
+            parts = _open(source, tokenizer, of_text, of_store)
         except UserError as error:
             if len(corpus.sources) == 1:
                 raise
             raise UserError(f"data.train: {source.name}: {error}") from None
-        yield source, parts
+        numbered = {str(number): part for number, part in enumerate(parts)}
+        found[source.name] = parts[0] if len(parts) == 1 else concatenated(numbered, domains=False)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return concatenated(found, _shares(corpus, {name: mean(rows) for name, rows in found.items()}))
 
 
-def _numbered(parts: Sequence[T]) -> dict[str, T]:
-    return {str(number): part for number, part in enumerate(parts)}
+def _open(
+    source: Source,
+    tokenizer: Tokenizer,
+    of_text: Callable[[Iterable[str]], T],
+    of_store: Callable[[TokenStore], T],
+) -> list[T]:
+    """The rows of a source: of each store, and of text files that follow each other."""
+    parts: list[T] = []
+    for stored, paths in groupby(source.paths, is_store):
+        if stored:
+            parts += [of_store(open_store(path, tokenizer=tokenizer)) for path in paths]
+        else:
+            parts.append(of_text(_read(paths)))
+    return parts
 
 
 def _shares(corpus: Corpus, means: Mapping[str, float]) -> Shares | None:

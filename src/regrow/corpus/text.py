@@ -80,6 +80,17 @@ def read_documents(path: Path) -> Iterator[str]:
     return _documents(path)
 
 
+def read_pieces(path: Path, size: int = _BLOCK_BYTES) -> Iterator[str]:
+    """The documents of a file, of which a ``.txt`` file is cut at line ends into `size` bytes each.
+
+    So memory does not grow with the file. A file without text gives nothing.
+
+    Raises UserError, while it is read, if the file is not of its kind.
+    """
+    for block in read_blocks(path, size, whole=False):
+        yield from documents_in(block)
+
+
 def check_text_file(path: Path) -> None:
     """Raise UserError where a file is missing or cannot be read here, whatever it holds."""
     if not path.is_file():

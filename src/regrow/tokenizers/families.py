@@ -83,7 +83,7 @@ def candidates_of(
     named: Mapping[int, str] | None = None,
     constraints: Constraints | None = None,
     sentencepiece_models: Sequence[SentencePieceModel] = (),
-    spoken: Collection[int] = (),
+    template_tokens: Collection[int] = (),
 ) -> Candidates:
     """The tokens in the order in which they are kept, from which any size can be chosen.
 
@@ -93,7 +93,7 @@ def candidates_of(
         named: by id, where else it is named, such as "config.json: eos_token_id".
         constraints: what else is asked for.
         sentencepiece_models: the same vocabulary in the form of sentencepiece.
-        spoken: the tokens of every conversation (:mod:`regrow.tokenizers.chat_templates`).
+        template_tokens: those of the text of chat templates.
 
     Raises:
         UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
@@ -103,7 +103,8 @@ def candidates_of(
     return candidates(
         _model(tokenizer_json, sentencepiece_models),
         ids,
-        dict.fromkeys(spoken, template) | _outside(tokenizer_json, ids, sentencepiece_models),
+        dict.fromkeys(template_tokens, template)
+        | _outside(tokenizer_json, ids, sentencepiece_models),
         counts,
         named or {},
         constraints or Constraints(),

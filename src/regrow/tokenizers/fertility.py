@@ -1,7 +1,7 @@
 """What a tokenizer makes of text: how many tokens, and how much of it is unknown to it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from regrow.tokenizers.candidates import VocabularyChoice
 from regrow.tokenizers.encoding import chunks
 from regrow.tokenizers.tokenizer_files import plan_tokenizer
+from regrow.tokenizers.tokenizer_json import build_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,19 +62,20 @@ def measure_fertility(tokenizer: "Tokenizer", documents: Iterable[str]) -> Ferti
     return found
 
 
+def fertility_by_language(
+    tokenizer: "Tokenizer", samples: Mapping[str, Iterable[str]]
+) -> dict[str, Fertility]:
+    """The fertility of a tokenizer on a sample of each language."""
+    return {name: measure_fertility(tokenizer, texts) for name, texts in samples.items()}
+
+
 def pruned_tokenizer(directory: Path, choice: VocabularyChoice) -> "Tokenizer":
     """What the tokenizer of a model directory would be with the tokens of ``choice`` only.
 
     Raises:
         UserError: what :func:`regrow.tokenizers.tokenizer_files.plan_tokenizer` refuses.
     """
-    from tokenizers import Tokenizer
-
-    planned: bytes = plan_tokenizer(directory, choice)["tokenizer.json"]
-    tokenizer = Tokenizer.from_str(planned.decode())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return build_tokenizer(plan_tokenizer(directory, choice)["tokenizer.json"].decode())
 
 
 def _unknown_id(tokenizer: "Tokenizer") -> int | None:

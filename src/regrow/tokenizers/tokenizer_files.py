@@ -31,7 +31,7 @@ from regrow.tokenizers.families import (
     pruner,
 )
 from regrow.tokenizers.sentencepiece_model import SentencePieceModel, read_sentencepiece_models
-from regrow.tokenizers.tokenizer_json import token_ids
+from regrow.tokenizers.tokenizer_json import build_tokenizer, token_ids
 
 Json = dict[str, Any]
 
@@ -126,19 +126,14 @@ def vocabulary_candidates(
         {**(named or {}), **named_ids(directory)},
         constraints,
         _sentencepiece_models(directory, contents),
-        _spoken(directory, contents),
+        _template_tokens(directory, contents),
     )
 
 
-def _spoken(directory: Path, contents: Json) -> list[int]:
+def _template_tokens(directory: Path, contents: Json) -> list[int]:
     if not has_template(directory):
         return []
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(json.dumps(contents))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return template_ids(directory, tokenizer)
+    return template_ids(directory, build_tokenizer(json.dumps(contents)))
 
 
 def vocabulary_pruner(directory: Path) -> Callable[[NDArray[np.int64]], Json]:

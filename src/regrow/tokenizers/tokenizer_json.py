@@ -2,14 +2,27 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
 from regrow.tokenizers.candidates import Reason
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 Json = dict[str, Any]
 
 _SENTINEL = re.compile("\u2581?<extra_id_[0-9]+>")
+
+
+def build_tokenizer(tokenizer_json: str) -> "Tokenizer":
+    """The tokenizer of a ``tokenizer.json``, without truncation and padding."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def model_ids(tokenizer_json: Json) -> dict[str, int]:

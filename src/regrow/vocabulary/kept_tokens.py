@@ -18,7 +18,7 @@ from regrow.vocabulary.plan_file import PlannedVocabulary, load_plan
 from regrow.vocabulary.selection import DecidingCounts, choose, deciding_counts, load_candidates
 from regrow.vocabulary.sizing import ids_in_configs, unknown_shares
 from regrow.vocabulary.text_samples import (
-    Texts,
+    LanguageSamples,
     first_characters,
     samples_by_language,
     unchanged_files,
@@ -153,7 +153,7 @@ def _tell_unknown(
 ) -> None:
     """Say how much text becomes unknown, before anything is written."""
     if documents is not None:
-        sample: Texts = {"the text": list(first_characters(documents()))}
+        sample: LanguageSamples = {"the text": list(first_characters(documents()))}
     else:
         assert spec.counts is not None
         counts = TokenCounts.load(spec.counts)

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from regrow.corpus.named_files import NamedFile
 from regrow.tokenizers.config_ids import check_rows, referenced_ids
 from regrow.tokenizers.encoding import id_count, open_tokenizer
 from regrow.tokenizers.families import Candidates, VocabularyChoice
-from regrow.tokenizers.fertility import measure_fertility
+from regrow.tokenizers.fertility import Fertility, fertility_by_language
 from regrow.tokenizers.tokenizer_files import vocabulary_pruner
+from regrow.tokenizers.tokenizer_json import build_tokenizer
 from regrow.vocabulary.selection import (
     Counts,
     DecidingCounts,
@@ -27,13 +28,10 @@ from regrow.vocabulary.selection import (
     retention_order,
     size_for_coverage,
 )
-from regrow.vocabulary.text_samples import Texts, samples_by_language, unchanged_files
+from regrow.vocabulary.text_samples import LanguageSamples, samples_by_language, unchanged_files
 from regrow.vocabulary.token_counting import fingerprint
 from regrow.vocabulary.token_counts import TokenCounts
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 WANTED = 0.999
 """Share of the tokens of each language that the suggested size covers."""
@@ -164,16 +162,18 @@ def plan_vocabulary(
     sample = samples_by_language(files, tuple(needs.languages))
     wanted = _sizes(candidates, order, needs, suggested, len(choice.kept))
     present = layout.sizes["vocab"]
-    now = _Fertility.of(tokenizer, sample)
-    counted = _as_counted(counts, needs, now) if texts is None else now
-    rows = [_row(present, "now", layout, needs, None, counted)]
+    now = fertility_by_language(tokenizer, sample)
+    counted = (
+        _corpus_fertility(counts, needs, tuple(sample)) if texts is None else _per_character(now)
+    )
+    rows = [_row(present, "now", layout, needs, None, counted, now)]
     prune = vocabulary_pruner(directory)
     wanted.pop(present, None)
     for size, why in sorted(wanted.items(), reverse=True):
         notify(f"measuring {size:,} tokens")
         kept = choice if size == len(choice.kept) else candidates.choose(size)
-        then = _Fertility.after(prune(kept.kept), sample) if sample else _Fertility({}, {})
-        rows.append(_row(size, why, layout, needs, kept, then.scaled(now, counted)))
+        then = _pruned_fertility(prune(kept.kept), sample) if sample else {}
+        rows.append(_row(size, why, layout, needs, kept, _scaled(counted, now, then), then))
     total = int(needs.counts.sum())
     return VocabularyPlan(
         model=directory,
@@ -239,7 +239,8 @@ def _row(
     layout: Layout,
     needs: DecidingCounts,
     choice: VocabularyChoice | None,
-    fertility: "_Fertility",
+    per_character: Mapping[str, float],
+    fertility: Mapping[str, Fertility],
 ) -> SizePlan:
     def coverage(counts: Counts) -> float:
         return 1.0 if choice is None else float(counts[choice.kept].sum() / max(1, counts.sum()))
@@ -250,8 +251,8 @@ def _row(
         coverage(needs.counts),
         {name: coverage(own) for name, own in needs.languages.items()},
         layout.parameters({"vocab": size}),
-        fertility.per_character,
-        fertility.unknown,
+        per_character,
+        {name: measured.unknown_share for name, measured in fertility.items()},
     )
 
 
@@ -268,55 +269,35 @@ def _curves(
     return curves
 
 
-@dataclass(frozen=True)
-class _Fertility:
-    """Tokens per character, and the share of characters that is unknown, by language."""
-
-    per_character: Mapping[str, float]
-    unknown: Mapping[str, float]
-
-    def scaled(self, sample: "_Fertility", counted: "_Fertility") -> "_Fertility":
-        """Of what was counted, as far from that as this is from the sample before."""
-        longer = {
-            name: value / sample.per_character[name] if sample.per_character[name] else 1.0
-            for name, value in self.per_character.items()
-        }
-        return replace(
-            self,
-            per_character={name: counted.per_character[name] * r for name, r in longer.items()},
-        )
-
-    @classmethod
-    def after(cls, contents: dict[str, Any], sample: Texts) -> "_Fertility":
-        """With the tokenizer of these contents."""
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_str(json.dumps(contents))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return cls.of(tokenizer, sample)
-
-    @classmethod
-    def of(cls, tokenizer: "Tokenizer", sample: Texts) -> "_Fertility":
-        found = {name: measure_fertility(tokenizer, texts) for name, texts in sample.items()}
-        return cls(
-            {name: spelling.tokens_per_character for name, spelling in found.items()},
-            {name: spelling.unknown_share for name, spelling in found.items()},
-        )
+def _pruned_fertility(contents: dict[str, Any], sample: LanguageSamples) -> dict[str, Fertility]:
+    """On a sample, with the tokenizer of these contents."""
+    return fertility_by_language(build_tokenizer(json.dumps(contents)), sample)
 
 
-def _as_counted(counts: TokenCounts, needs: DecidingCounts, sample: _Fertility) -> _Fertility:
-    """Tokens per character of the whole corpus, for the languages of the sample."""
-    return replace(
-        sample,
-        per_character={
-            name: int(needs.languages[name].sum()) / counts.characters((name,))
-            for name in sample.per_character
-        },
-    )
+def _per_character(fertility: Mapping[str, Fertility]) -> dict[str, float]:
+    return {name: measured.tokens_per_character for name, measured in fertility.items()}
 
 
-def unknown_shares(directory: Path, choice: VocabularyChoice, sample: Texts) -> Mapping[str, float]:
-    """The share of the characters of a sample that are unknown, by language, once it is pruned."""
-    contents = vocabulary_pruner(directory)(choice.kept)
-    return _Fertility.after(contents, sample).unknown
+def _corpus_fertility(
+    counts: TokenCounts, needs: DecidingCounts, languages: Sequence[str]
+) -> dict[str, float]:
+    """Tokens per character of the whole corpus, by language."""
+    return {
+        name: int(needs.languages[name].sum()) / counts.characters((name,)) for name in languages
+    }
+
+
+def _scaled(
+    corpus: Mapping[str, float], before: Mapping[str, Fertility], after: Mapping[str, Fertility]
+) -> dict[str, float]:
+    """Tokens per character of the corpus, changed by the factor by which a sample's changed."""
+    old, new = _per_character(before), _per_character(after)
+    return {name: corpus[name] * (new[name] / old[name] if old[name] else 1.0) for name in new}
+
+
+def unknown_shares(
+    directory: Path, choice: VocabularyChoice, sample: LanguageSamples
+) -> Mapping[str, float]:
+    """The share of the characters of a sample that become unknown, by language."""
+    fertility = _pruned_fertility(vocabulary_pruner(directory)(choice.kept), sample)
+    return {name: measured.unknown_share for name, measured in fertility.items()}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from regrow.corpus.named_files import NamedFile
-from regrow.corpus.text import documents_in, read_blocks
+from regrow.corpus.text import read_pieces
 from regrow.vocabulary.scripts import SCRIPTS, scripts_of
 from regrow.vocabulary.token_counts import CountedFile
 
@@ -14,7 +14,7 @@ _FILES = 8
 """Of each source, at most."""
 _BLOCK_BYTES = 1 << 16
 
-Texts = Mapping[str, list[str]]
+LanguageSamples = Mapping[str, list[str]]
 """By language."""
 
 
@@ -27,7 +27,7 @@ def unchanged_files(counted: Sequence[CountedFile]) -> list[NamedFile]:
     ]
 
 
-def samples_by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> Texts:
+def samples_by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> LanguageSamples:
     """About half a million characters of each source, from files that lie evenly among its own.
 
     A text belongs to the language that its source is called, or else to its script, if that is
@@ -60,7 +60,4 @@ def first_characters(documents: Iterable[str], characters: int = _CHARACTERS) ->
 
 
 def _beginning(path: Path, characters: int) -> list[str]:
-    blocks = read_blocks(path, _BLOCK_BYTES, whole=False)
-    return list(
-        first_characters((text for block in blocks for text in documents_in(block)), characters)
-    )
+    return list(first_characters(read_pieces(path, _BLOCK_BYTES), characters))
