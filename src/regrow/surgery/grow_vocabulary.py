@@ -1,4 +1,4 @@
-"""Give a vocabulary back what a domain needs: words that are now spelled with several tokens."""
+"""Add tokens for the words of a domain, which have several tokens so far."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LEAST = 20
-"""A token that occurs less often is not learned from the text."""
+"""By default, a new token occurs at least so often in the text."""
 
 
 @dataclass(frozen=True)
 class Grown:
-    """What was added.
+    """The result: what was added.
 
     Attributes:
         out: The directory.
         tokens: The new tokens as text, the most frequent first.
         size_before, size: Rows of the embedding.
         parameters_before, parameters: Of the model.
-        per_character_before, per_character: Tokens per character of a sample, by source.
-        written: Whether anything was.
+        per_character_before, per_character: Tokens per character of the sample, by source.
+        written: Whether the model was written.
     """
 
     out: Path

@@ -1,7 +1,7 @@
-"""A smaller vocabulary that still encodes what it must.
+"""Choose tokens and prune ``tokenizer.json``, for each family of tokenizers.
 
-Choosing and cutting is dispatched by the kind of tokenizer, which is read from ``tokenizer.json``.
-Nothing here loads torch or transformers, but for a directory that has no ``tokenizer.json``.
+The family is read from ``tokenizer.json``. Neither torch nor transformers is loaded, unless a
+directory has no ``tokenizer.json``.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,16 +45,16 @@ FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], TokenizerModel]] = {
     "WordPiece": wordpiece.read_wordpiece,
 }
 WITH_MERGES = ("byte-level BPE", "SentencePiece BPE")
-"""The kinds that build their tokens by merges."""
+"""The families that build their tokens by merges."""
 WITH_PIECES = ("SentencePiece BPE", "Unigram")
-"""The kinds whose vocabulary can lie in a `.model` of sentencepiece too."""
+"""The families whose vocabulary can also be in a `.model` of sentencepiece."""
 
 
 def family_of(tokenizer_json: Json) -> str:
-    """The kind of tokenizer: one of :data:`FAMILIES`, or what else its model is called.
+    """The family of a tokenizer: one of :data:`FAMILIES`, or another type of model.
 
     Raises:
-        UserError: it has no vocabulary.
+        UserError: the file has no vocabulary.
     """
     model = tokenizer_json.get("model") or {}
     if "vocab" not in model:
@@ -68,7 +68,7 @@ def family_of(tokenizer_json: Json) -> str:
 
 
 def check_family(tokenizer_json: Json) -> str:
-    """The kind of a tokenizer that can be pruned. Raises UserError at any other."""
+    """The family of a tokenizer. Raises UserError if it cannot be pruned."""
     kind = family_of(tokenizer_json)
     if kind not in FAMILIES:
         raise UserError(
@@ -85,18 +85,18 @@ def candidates_of(
     sentencepiece_models: Sequence[SentencePieceModel] = (),
     template_tokens: Collection[int] = (),
 ) -> Candidates:
-    """The tokens in the order in which they are kept, from which any size can be chosen.
+    """The tokens in the order in which they are kept. Any size can be chosen from them.
 
     Args:
         tokenizer_json: the contents of the file.
         counts: occurrences by id, shape [largest id + 1].
-        named: by id, where else it is named, such as "config.json: eos_token_id".
-        constraints: what else is asked for.
-        sentencepiece_models: the same vocabulary in the form of sentencepiece.
+        named: the ids that other files name, and where, such as "config.json: eos_token_id".
+        constraints: what the user asks for.
+        sentencepiece_models: the `.model` files with the same vocabulary.
         template_tokens: those of the text of chat templates.
 
     Raises:
-        UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
+        UserError: the tokenizer cannot be pruned, or the constraints cannot be met.
     """
     ids = token_ids(tokenizer_json)
     template: Reason = "template"
@@ -124,12 +124,12 @@ def prune_tokenizer_json(
     Args:
         tokenizer_json: the contents of the file; it is not changed.
         kept: old ids, ascending, such as :meth:`Candidates.choose` gives.
-        sentencepiece_models: the same vocabulary in the form of sentencepiece.
+        sentencepiece_models: the `.model` files with the same vocabulary.
 
     Raises:
-        UserError: a kind of tokenizer that cannot be pruned, ``kept`` is not ascending, has an id
-            that no token has, or lacks a token without which the guarantees of the family do not
-            hold. Characters may be missing, as :class:`Constraints` can ask for.
+        UserError: the tokenizer cannot be pruned; or ``kept`` is not ascending, has an id that no
+            token has, or lacks a token that the guarantees of the family need. Characters may be
+            missing, since :class:`Constraints` can ask for that.
     """
     return pruner(tokenizer_json, sentencepiece_models)(kept)
 
@@ -137,7 +137,7 @@ def prune_tokenizer_json(
 def pruner(
     tokenizer_json: Json, sentencepiece_models: Sequence[SentencePieceModel] = ()
 ) -> Callable[[NDArray[np.int64]], Json]:
-    """What :func:`prune_tokenizer_json` does with one tokenizer, for any number of choices."""
+    """:func:`prune_tokenizer_json` for one tokenizer and many sets of kept tokens."""
     model = _model(tokenizer_json, sentencepiece_models)
     ids = token_ids(tokenizer_json)
     outside = _outside(tokenizer_json, ids, sentencepiece_models)
@@ -165,7 +165,7 @@ def _model(
 def _outside(
     tokenizer_json: Json, ids: Mapping[str, int], sentencepiece_models: Sequence[SentencePieceModel]
 ) -> dict[int, Reason]:
-    """The tokens that must stay for other reasons than the model's own."""
+    """The tokens that must stay for reasons outside the model."""
     reasons = referenced(tokenizer_json)
     for file in sentencepiece_models:
         for content, reason in file.required().items():

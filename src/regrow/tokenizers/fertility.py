@@ -1,4 +1,4 @@
-"""What a tokenizer makes of text: how many tokens, and how much of it is unknown to it."""
+"""The fertility of a tokenizer: how many tokens a text has, and how much of it is unknown."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fertility:
-    """How a text is spelled.
+    """The tokens of a text.
 
     Attributes:
         characters: of the text.
-        tokens: special tokens that frame a text are not counted.
-        unknown: characters that became the unknown token; what they were is lost.
+        tokens: without special tokens around the text.
+        unknown: characters that became the unknown token.
     """
 
     characters: int
@@ -47,7 +47,7 @@ class Fertility:
 
 
 def measure_fertility(tokenizer: "Tokenizer", documents: Iterable[str]) -> Fertility:
-    """Encode ``documents`` and count; memory does not grow with their number."""
+    """Encode ``documents`` and count. Memory does not grow with their number."""
     unknown = _unknown_id(tokenizer)
     found = Fertility(0, 0, 0)
     for chunk in chunks(documents):
@@ -70,10 +70,10 @@ def fertility_by_language(
 
 
 def pruned_tokenizer(directory: Path, choice: VocabularyChoice) -> "Tokenizer":
-    """What the tokenizer of a model directory would be with the tokens of ``choice`` only.
+    """The tokenizer of a model directory, with the tokens of ``choice`` only.
 
     Raises:
-        UserError: what :func:`regrow.tokenizers.tokenizer_files.plan_tokenizer` refuses.
+        UserError: see :func:`regrow.tokenizers.tokenizer_files.plan_tokenizer`.
     """
     return build_tokenizer(plan_tokenizer(directory, choice)["tokenizer.json"].decode())
 

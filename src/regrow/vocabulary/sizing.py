@@ -1,4 +1,4 @@
-"""How large a vocabulary a corpus needs: coverage, tokens per character and parameters by size."""
+"""How large a vocabulary a corpus needs: coverage, fertility and parameters by size."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +36,9 @@ from regrow.vocabulary.vocabulary_spec import VocabularySpec
 WANTED = 0.999
 """Share of the tokens of each language that the suggested size covers."""
 _STRAY = 0.01
-"""A language with a smaller share of the corpus than this has no say in the suggestion."""
+"""Languages with a smaller share of the corpus do not change the suggestion."""
 _ROUND = 128
-"""Sizes are suggested in multiples of this, which processors like."""
+"""The suggested size is a multiple of this, which is faster on many processors."""
 _SHOWN = (0.99, 0.995, 0.999, 0.9999, 1.0)
 _POINTS = 96
 
@@ -49,14 +49,13 @@ class SizePlan:
 
     Attributes:
         size: Tokens.
-        why: What it is: the present size, a coverage, the suggestion, or what was asked for.
-        coverage: Share of the tokens of the corpus that stay; what else is there is spelled with
-            several tokens each.
+        why: The present size, a coverage, the suggestion, or what was asked for.
+        coverage: Share of the tokens of the corpus that stay. Each other token becomes several.
         languages: The same by language.
-        parameters: Of the whole model, then.
-        per_character: Tokens per character, by language; empty without a sample. Of what was
-            counted, where the sample is some of that: at the present size as counted, at others so
-            many times that as in the sample.
+        parameters: Of the whole model with this size.
+        per_character: Tokens per character, by language; empty without a sample. If the sample is
+            part of the corpus, these are numbers of the corpus: counted at the present size, and
+            at other sizes scaled by the change in the sample.
         unknown: Share of the characters of the sample that become unknown, by language.
     """
 
@@ -71,23 +70,23 @@ class SizePlan:
 
 @dataclass(frozen=True, eq=False)
 class VocabularyPlan:
-    """What a corpus needs of the vocabulary of a model.
+    """Vocabulary sizes for a model and a corpus, and the tokens that are kept at one of them.
 
     Attributes:
         model: The directory.
         counts: The file of counts.
-        tokenizer_sha256: Whose vocabulary it is.
+        tokenizer_sha256: Of the tokenizer of the model.
         tokens, characters: Of the corpus.
-        shares: The share of the tokens of the corpus that each language has.
+        shares: The share of each language in the tokens of the corpus.
         sampled: Characters of the sample, by language.
-        least: The smallest size there can be, and why it must be so large.
+        least: The smallest possible size.
         sizes: The present size, then smaller ones, largest first.
         suggested: The size that is suggested.
-        chosen: The size that was asked for, or else the suggested one.
+        chosen: The size that was asked for, or the suggested size.
         choice: The tokens that are kept at that size.
-        token_counts: Occurrences by id that decided.
-        every_character: Whether every character is kept that no bytes stand in for.
-        curve: Sizes and the share that they do not cover, of all and by language.
+        token_counts: Occurrences by id, [largest id + 1].
+        every_character: Whether all characters are kept for which there are no byte tokens.
+        curve: Sizes and the share of tokens that each does not cover, of all text and by language.
     """
 
     model: Path
@@ -107,9 +106,10 @@ class VocabularyPlan:
     curve: Mapping[str, tuple[tuple[int, float], ...]]
 
     def longer(self, size: int, language: str | None = None) -> float | None:
-        """How many times as many tokens the text of a language has at a size; None: of the corpus.
+        """The tokens of a text at a size, as a multiple of its tokens at the present size.
 
-        As in the sample, language by language. None where nothing is measured.
+        Measured on the sample, language by language. ``language``: None for the whole corpus. The
+        result is None without a sample.
         """
         before, after = self.sizes[0].per_character, self.at(size).per_character
         weights = {
@@ -121,7 +121,7 @@ class VocabularyPlan:
         return sum(part * after[name] / before[name] for name, part in weights.items()) / total
 
     def at(self, size: int) -> SizePlan:
-        """The plan of a size that is among them."""
+        """The plan of one of the sizes."""
         return next(plan for plan in self.sizes if plan.size == size)
 
 
@@ -134,8 +134,13 @@ def plan_vocabulary(
 ) -> VocabularyPlan:
     """Plan the vocabulary of a model for a corpus that was counted. Nothing is written.
 
-    ``texts``: what tokens per character are measured on; None takes some of what was counted, where
-    it is still there.
+    Args:
+        directory: of the model.
+        counts_path: the file of counts.
+        spec: which tokens must stay, and perhaps a size or a coverage.
+        texts: the text on which fertility is measured; None takes a sample of the counted files
+            that have not changed.
+        notify: is told what is done.
 
     Raises:
         UserError: counts, tokenizer and model do not belong together, or ``spec`` cannot be met.
@@ -146,51 +151,51 @@ def plan_vocabulary(
     counts.check_tokenizer(sha256, str(counts_path), directory)
     layout, _ = open_layout(directory)
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
-    needs = deciding_counts(counts, spec)
-    if not needs.counts.sum():
+    deciding = deciding_counts(counts, spec)
+    if not deciding.counts.sum():
         raise UserError(f"{counts_path}: no text was counted")
     notify("ordering the tokens")
-    candidates = load_candidates(directory, ids_in_configs(directory, layout), spec, needs)
+    candidates = load_candidates(directory, ids_in_configs(directory, layout), spec, deciding)
     order = retention_order(candidates)
-    suggested = _suggested(candidates, order, needs)
+    suggested = _suggested(candidates, order, deciding)
     choice = (
         candidates.choose(suggested)
         if spec.size is None and spec.coverage is None
-        else choose(candidates, spec, needs.counts)
+        else choose(candidates, spec, deciding.counts)
     )
     files = unchanged_files(counts.files) if texts is None else texts
-    sample = samples_by_language(files, tuple(needs.languages))
-    wanted = _sizes(candidates, order, needs, suggested, len(choice.kept))
+    sample = samples_by_language(files, tuple(deciding.languages))
+    wanted = _sizes(candidates, order, deciding, suggested, len(choice.kept))
     present = layout.sizes["vocab"]
     now = fertility_by_language(tokenizer, sample)
     counted = (
-        _corpus_fertility(counts, needs, tuple(sample)) if texts is None else _per_character(now)
+        _corpus_fertility(counts, deciding, tuple(sample)) if texts is None else _per_character(now)
     )
-    rows = [_row(present, "now", layout, needs, None, counted, now)]
+    rows = [_row(present, "now", layout, deciding, None, counted, now)]
     prune = vocabulary_pruner(directory)
     wanted.pop(present, None)
     for size, why in sorted(wanted.items(), reverse=True):
         notify(f"measuring {size:,} tokens")
         kept = choice if size == len(choice.kept) else candidates.choose(size)
         then = _pruned_fertility(prune(kept.kept), sample) if sample else {}
-        rows.append(_row(size, why, layout, needs, kept, _scaled(counted, now, then), then))
-    total = int(needs.counts.sum())
+        rows.append(_row(size, why, layout, deciding, kept, _scaled(counted, now, then), then))
+    total = int(deciding.counts.sum())
     return VocabularyPlan(
         model=directory,
         counts=counts_path,
         tokenizer_sha256=sha256,
         tokens=total,
-        characters=counts.characters(tuple(needs.languages)),
-        shares={name: int(own.sum()) / total for name, own in needs.languages.items()},
+        characters=counts.characters(tuple(deciding.languages)),
+        shares={name: int(own.sum()) / total for name, own in deciding.languages.items()},
         sampled={name: sum(map(len, own)) for name, own in sample.items()},
         least=candidates.least,
         sizes=tuple(rows),
         suggested=suggested,
         chosen=len(choice.kept),
         choice=choice,
-        token_counts=needs.counts,
+        token_counts=deciding.counts,
         every_character=spec.characters,
-        curve=_curves(candidates, order, needs),
+        curve=_curves(candidates, order, deciding),
     )
 
 
@@ -204,11 +209,11 @@ def ids_in_configs(directory: Path, layout: Layout) -> dict[int, str]:
     return referenced_ids(config, generation, layout.sizes["vocab"])
 
 
-def _suggested(candidates: Candidates, order: Counts, needs: DecidingCounts) -> int:
-    """The least round size that covers what is wanted, of all text and of each language."""
-    total = int(needs.counts.sum())
-    all_of_it = [needs.counts]
-    all_of_it += [own for own in needs.languages.values() if own.sum() >= _STRAY * total]
+def _suggested(candidates: Candidates, order: Counts, deciding: DecidingCounts) -> int:
+    """The least round size that covers `WANTED` of all text and of each large language."""
+    total = int(deciding.counts.sum())
+    all_of_it = [deciding.counts]
+    all_of_it += [own for own in deciding.languages.values() if own.sum() >= _STRAY * total]
     least = max(
         size_for_coverage(
             order, own, min(WANTED, float(coverage_curve(order, own)[-1])), candidates
@@ -219,14 +224,14 @@ def _suggested(candidates: Candidates, order: Counts, needs: DecidingCounts) -> 
 
 
 def _sizes(
-    candidates: Candidates, order: Counts, needs: DecidingCounts, suggested: int, chosen: int
+    candidates: Candidates, order: Counts, deciding: DecidingCounts, suggested: int, chosen: int
 ) -> dict[int, str]:
-    """Sizes to show, and why."""
+    """The sizes to show, and why each is shown."""
     found: dict[int, str] = {}
-    shares = coverage_curve(order, needs.counts)
+    shares = coverage_curve(order, deciding.counts)
     for share in _SHOWN:
         if share <= shares[-1]:
-            size = size_for_coverage(order, needs.counts, share, candidates)
+            size = size_for_coverage(order, deciding.counts, share, candidates)
             found.setdefault(size, "the least" if size == candidates.least else f"{share:.6g}")
     found[chosen] = "asked for"
     found[suggested] = "suggested"
@@ -237,7 +242,7 @@ def _row(
     size: int,
     why: str,
     layout: Layout,
-    needs: DecidingCounts,
+    deciding: DecidingCounts,
     choice: VocabularyChoice | None,
     per_character: Mapping[str, float],
     fertility: Mapping[str, Fertility],
@@ -248,8 +253,8 @@ def _row(
     return SizePlan(
         size,
         why,
-        coverage(needs.counts),
-        {name: coverage(own) for name, own in needs.languages.items()},
+        coverage(deciding.counts),
+        {name: coverage(own) for name, own in deciding.languages.items()},
         layout.parameters({"vocab": size}),
         per_character,
         {name: measured.unknown_share for name, measured in fertility.items()},
@@ -257,20 +262,20 @@ def _row(
 
 
 def _curves(
-    candidates: Candidates, order: Counts, needs: DecidingCounts
+    candidates: Candidates, order: Counts, deciding: DecidingCounts
 ) -> dict[str, tuple[tuple[int, float], ...]]:
-    """What is not covered, at sizes that grow by a factor."""
+    """The share that is not covered, at sizes that grow by a constant factor."""
     first, last = max(1, candidates.least), len(order)
     sizes = np.unique(np.geomspace(first, last, _POINTS).round().astype(int))
     curves = {}
-    for name, own in {"all": needs.counts, **needs.languages}.items():
+    for name, own in {"all": deciding.counts, **deciding.languages}.items():
         shares = 1 - coverage_curve(order, own)[sizes]
         curves[name] = tuple(zip(sizes.tolist(), shares.tolist(), strict=True))
     return curves
 
 
 def _pruned_fertility(contents: dict[str, Any], sample: LanguageSamples) -> dict[str, Fertility]:
-    """On a sample, with the tokenizer of these contents."""
+    """The fertility on a sample of the tokenizer with these contents."""
     return fertility_by_language(build_tokenizer(json.dumps(contents)), sample)
 
 
@@ -279,18 +284,18 @@ def _per_character(fertility: Mapping[str, Fertility]) -> dict[str, float]:
 
 
 def _corpus_fertility(
-    counts: TokenCounts, needs: DecidingCounts, languages: Sequence[str]
+    counts: TokenCounts, deciding: DecidingCounts, languages: Sequence[str]
 ) -> dict[str, float]:
     """Tokens per character of the whole corpus, by language."""
     return {
-        name: int(needs.languages[name].sum()) / counts.characters((name,)) for name in languages
+        name: int(deciding.languages[name].sum()) / counts.characters((name,)) for name in languages
     }
 
 
 def _scaled(
     corpus: Mapping[str, float], before: Mapping[str, Fertility], after: Mapping[str, Fertility]
 ) -> dict[str, float]:
-    """Tokens per character of the corpus, changed by the factor by which a sample's changed."""
+    """Tokens per character of the corpus, scaled by the change in the sample."""
     old, new = _per_character(before), _per_character(after)
     return {name: corpus[name] * (new[name] / old[name] if old[name] else 1.0) for name in new}
 

@@ -1,4 +1,4 @@
-"""Some text of each language, to measure tokens per character on."""
+"""A sample of text of each language, on which fertility is measured."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,17 +9,17 @@ from regrow.vocabulary.scripts import SCRIPTS, scripts_of
 from regrow.vocabulary.token_counts import CountedFile
 
 _CHARACTERS = 1 << 19
-"""Of each source, at most."""
+"""Characters of each source, at most."""
 _FILES = 8
-"""Of each source, at most."""
+"""Files of each source, at most."""
 _BLOCK_BYTES = 1 << 16
 
 LanguageSamples = Mapping[str, list[str]]
-"""By language."""
+"""Texts by language."""
 
 
 def unchanged_files(counted: Sequence[CountedFile]) -> list[NamedFile]:
-    """The files that were counted and have not changed in size since."""
+    """The files that were counted, without those that are gone or have another size now."""
     return [
         NamedFile(file.source, path)
         for file in counted
@@ -28,10 +28,11 @@ def unchanged_files(counted: Sequence[CountedFile]) -> list[NamedFile]:
 
 
 def samples_by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> LanguageSamples:
-    """About half a million characters of each source, from files that lie evenly among its own.
+    """Texts of each language, about half a million characters of each source.
 
-    A text belongs to the language that its source is called, or else to its script, if that is
-    one; texts of other languages are left out.
+    They are the beginnings of files that are evenly spread over the files of a source. The language
+    of a text is the name of its source if that is one of ``languages``, or else its script. Texts
+    of other languages are left out.
     """
     found: dict[str, list[str]] = {name: [] for name in languages}
     for source in dict.fromkeys(file.source for file in files):
@@ -50,7 +51,7 @@ def samples_by_language(files: Sequence[NamedFile], languages: Sequence[str]) ->
 
 
 def first_characters(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator[str]:
-    """The first documents, up to so many characters."""
+    """The first documents, up to this number of characters."""
     left = characters
     for text in documents:
         yield text[:left]

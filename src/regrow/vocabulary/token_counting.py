@@ -1,4 +1,4 @@
-"""How often each token occurs in many files, counted by several processes."""
+"""Count how often each token occurs in many files, by several processes."""
 
 import gc
 import hashlib
@@ -150,14 +150,14 @@ def _check_not_counted(
 
 
 def fingerprint(tokenizer: "Tokenizer") -> str:
-    """The hash of a tokenizer, the same as of a token store that it made."""
+    """The hash of a tokenizer; token stores of the same tokenizer have the same hash."""
     from regrow.corpus.tokenizer_hash import tokenizer_sha256
 
     return tokenizer_sha256(_AsTransformers(tokenizer))
 
 
 class _AsTransformers:
-    """What the hash asks of a transformers tokenizer."""
+    """A tokenizer with the methods of transformers that the hash uses."""
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
@@ -231,7 +231,7 @@ class _ScriptCounts(NamedTuple):
 
 
 class _BlockCounts(NamedTuple):
-    """What a process makes of a block."""
+    """What a process returns for a block."""
 
     sha256: bytes
     tokens: list[_ScriptCounts]
