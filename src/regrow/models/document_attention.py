@@ -168,7 +168,7 @@ def attention(
         states = [each for row in of_each for each in compute(*row)]
     rows, heads, width, _ = query.shape
     shape = (rows, width, heads, value.shape[-1])
-    joined: Tensor = _Concatenated.apply(runs, shape, product, *states)  # type: ignore[no-untyped-call]
+    joined: Tensor = _Joined.apply(runs, shape, product, *states)  # type: ignore[no-untyped-call]
     return joined, None
 
 
@@ -225,7 +225,7 @@ def _split(states: Tensor, lengths: list[int]) -> Sequence[Tensor]:
     return (states,) if len(lengths) == 1 else torch.split(states, lengths, dim=2)
 
 
-class _Concatenated(torch.autograd.Function):
+class _Joined(torch.autograd.Function):
     """The states of all texts in their rows, zeros in empty slots: [rows, width, heads, size].
 
     `again` of its node makes them again from what attention keeps for its own backward pass.
