@@ -22,7 +22,7 @@ import numpy as np
 from common import Goal, Result, parser, say, show
 from numpy.typing import NDArray
 
-from regrow.corpus.document_stream import line_of_tokens
+from regrow.corpus.document_stream import stream_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch
 from regrow.corpus.windows import Windows
@@ -163,7 +163,7 @@ def main() -> None:
     ]
     say("O-UL2")
     bounds = np.append(windows.starts, len(tokens))
-    line = line_of_tokens(tokens, bounds, 5, ended=False)
+    line = stream_of_tokens(tokens, bounds, 5, ended=False)
     fixed = OptimizedText(line, fixed_lengths(100, 1_898), 1_898, MARKS, 0, "two rows")
     speed = tokens_per_second(
         fixed.batch, len(fixed), lambda rows: int(fixed.lengths(rows).sum()), 10, rounds

@@ -18,7 +18,7 @@ import numpy as np
 from common import Goal, Result, parser, say, show
 from numpy.typing import NDArray
 
-from regrow.corpus.document_stream import line_of_tokens
+from regrow.corpus.document_stream import stream_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import DataOrder, Samples
 from regrow.corpus.windows import Windows
@@ -94,7 +94,7 @@ def main() -> None:
             ]
         say(f"O-UL2, {text}")
         bounds = np.append(0, np.cumsum(documents))
-        line = line_of_tokens(windows.tokens, bounds, 5, ended=False)
+        line = stream_of_tokens(windows.tokens, bounds, 5, ended=False)
         fixed = OptimizedText(line, fixed_lengths(100, 1_898), 1_898, MARKS, 0, "two rows")
         value, _, _ = filled(fixed, steps)
         results.append(Result(f"O-UL2, {text}", value, "% full", goal=Goal("value", ">=", 99.5)))

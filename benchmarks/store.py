@@ -37,7 +37,7 @@ SMOLLM2 = {
 
 def write_sparse(stem: Path, tokens: int) -> None:
     """A store of `tokens` tokens, zeros that take no place on disk; the index is written whole."""
-    from regrow.corpus.token_store import write_index
+    from regrow.corpus.megatron_format import write_index
 
     documents = tokens // DOCUMENT
     with Path(f"{stem}.bin").open("wb") as file:

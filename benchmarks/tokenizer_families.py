@@ -36,8 +36,8 @@ from tokenizers import Tokenizer
 from regrow.common.errors import UserError
 from regrow.corpus.text import read_documents
 from regrow.tokenizers.encoding import count_tokens, open_tokenizer
-from regrow.tokenizers.families import VocabularyChoice, kind_of
-from regrow.tokenizers.fertility import Spelling, spell
+from regrow.tokenizers.families import VocabularyChoice, family_of
+from regrow.tokenizers.fertility import Fertility, measure_fertility
 from regrow.tokenizers.tokenizer_files import plan_tokenizer, read_tokenizer, vocabulary_candidates
 
 EVERY = 10
@@ -71,8 +71,8 @@ class Found:
     size: int
     kept: int
     least: int
-    before: dict[str, Spelling]
-    after: dict[str, Spelling]
+    before: dict[str, Fertility]
+    after: dict[str, Fertility]
     checked: int
     only_kept: int
     differ: int
@@ -174,12 +174,16 @@ def measured(name: str, directory: Path, texts: dict[str, Text], quick: bool) ->
         in_step = check_step(before, after, path, files[path.name], lines)
     return Found(
         name=name,
-        kind=kind_of(contents),
+        kind=family_of(contents),
         size=candidates.most,
         kept=len(choice.kept),
         least=candidates.least,
-        before={language: spell(before, text.measured) for language, text in texts.items()},
-        after={language: spell(after, text.measured) for language, text in texts.items()},
+        before={
+            language: measure_fertility(before, text.measured) for language, text in texts.items()
+        },
+        after={
+            language: measure_fertility(after, text.measured) for language, text in texts.items()
+        },
         checked=len(lines),
         only_kept=only_kept,
         differ=differ,

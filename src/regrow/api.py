@@ -50,7 +50,9 @@ def plan(
     if (params is None) == (keep is None):
         raise UserError("plan: give params or keep, one of the two")
     if keep is not None and not 0 < keep < 1:
-        raise UserError(f"{keep:g}: a share between 0 and 1 is wanted, such as 0.5", key="keep")
+        raise UserError(
+            "a share between 0 and 1 is wanted, such as 0.5", key="keep", value=f"{keep:g}"
+        )
     opened = _open(model, progress)
     if params is None:
         assert keep is not None
@@ -268,7 +270,7 @@ def count_vocabulary(
     from regrow.corpus.named_files import named_files
     from regrow.vocabulary.token_counting import count_files
 
-    files = named_files([str(path) for path in corpus], "--corpus")
+    files = named_files([str(path) for path in corpus], "corpus")
     return count_files(
         _open(model, progress).path, Path(out), files, more=[Path(path) for path in merge],
         workers=workers or os.cpu_count() or 1, progress=progress.advance,
@@ -301,7 +303,7 @@ def plan_vocabulary(
     for path in (out, page):
         if path is not None and not Path(path).parent.is_dir():
             raise UserError(f"{Path(path).parent}: no such directory")
-    files = None if text is None else named_files([str(path) for path in text], "--text")
+    files = None if text is None else named_files([str(path) for path in text], "text")
     plan = plan_vocabulary(
         _open(model, progress).path,
         Path(counts),
@@ -333,12 +335,12 @@ def grow_vocabulary(
     `text`: what tokens per character are measured on, in place of some of the corpus.
     """
     from regrow.corpus.named_files import named_files
-    from regrow.surgery.grow_vocabulary import grow_vocabulary
+    from regrow.surgery.grow_vocabulary import MergeLimits, grow_vocabulary
 
-    files = named_files([str(path) for path in corpus], "--corpus")
-    texts = None if text is None else named_files([str(path) for path in text], "--text")
+    files = named_files([str(path) for path in corpus], "corpus")
+    texts = None if text is None else named_files([str(path) for path in text], "text")
     return grow_vocabulary(
-        _open(model, progress).path, Path(out), files, tokens, least=least, texts=texts,
+        _open(model, progress).path, Path(out), files, MergeLimits(tokens, least), texts=texts,
         dry_run=dry_run, notify=progress.say,
     )  # fmt: skip
 

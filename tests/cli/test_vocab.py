@@ -1,5 +1,7 @@
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from typer.testing import CliRunner
 
 from regrow.cli import app
 from regrow.corpus import parallel
+from regrow.corpus.parallel import Workers
 from regrow.vocabulary import token_counting
 from regrow.vocabulary.token_counts import TokenCounts
 from tests.tiny import sentences, write_model, write_text
@@ -25,10 +28,12 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 def use_threads(patch: pytest.MonkeyPatch) -> None:
     """Threads in place of processes, which take seconds to begin."""
 
-    def started(workers: int, start: object, job: token_counting.Job) -> ThreadPoolExecutor:
-        worker = token_counting.counter(job.model), job.ids
+    @contextmanager
+    def started(workers: int, start: object, job: token_counting.Job) -> Iterator[Workers]:
+        worker = token_counting.make_counter(job.model), job.ids
         patch.setattr(token_counting, "_worker", worker, raising=False)
-        return ThreadPoolExecutor(1)
+        with ThreadPoolExecutor(1) as executor:
+            yield Workers(executor, ahead=2)
 
     patch.setattr(parallel, "pool", started)
 

@@ -9,25 +9,25 @@ from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
 from regrow.corpus.document_stream import (
-    DocumentLine,
-    line_of_store,
-    line_of_text,
-    line_of_tokens,
-    undivided,
+    DocumentStream,
+    as_one_document,
+    stream_of_store,
+    stream_of_text,
+    stream_of_tokens,
 )
 from regrow.corpus.token_store import open_store
-from tests.corpus.test_token_store import write
+from tests.corpus.stores import write
 from tests.training.small import byte_tokenizer
 
 END = 1
 
 
-def line_of(lengths: list[int], slots_each: int, *, ended: bool) -> DocumentLine:
+def line_of(lengths: list[int], slots_each: int, *, ended: bool) -> DocumentStream:
     """Each token of text is another number, from 10 on."""
     texts = np.split(np.arange(10, 10 + sum(lengths)), np.cumsum(lengths)[:-1])
     parts = [np.append(text, END) if ended else text for text in texts]
     bounds = np.cumsum([0, *map(len, parts)])
-    return line_of_tokens(np.concatenate(parts), bounds, slots_each, ended=ended)
+    return stream_of_tokens(np.concatenate(parts), bounds, slots_each, ended=ended)
 
 
 def written_out(lengths: list[int], slots_each: int) -> list[tuple[int, int]]:
@@ -77,7 +77,7 @@ def test_pieces_are_what_lies_in_each_stretch(
 
 
 def test_undivided_it_is_one_document_with_all_ends() -> None:
-    line = undivided(line_of([3, 2], 5, ended=True))
+    line = as_one_document(line_of([3, 2], 5, ended=True))
     assert (line.slots, line.text_tokens, line.documents) == (7, 7, 1)
     pieces = line.pieces(np.array([0, 4]), np.array([4, 7]))
     assert pieces.starts.tolist() == [0, 4]
@@ -87,7 +87,7 @@ def test_undivided_it_is_one_document_with_all_ends() -> None:
 
 def test_documents_without_text_are_left_out() -> None:
     tokenizer = byte_tokenizer()
-    line = line_of_text(["ab", "", "c"], tokenizer, 2)
+    line = stream_of_text(["ab", "", "c"], tokenizer, 2)
     a, b, c = (tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in "abc")
     end = tokenizer.eos_token_id
     assert line.tokens.tolist() == [a, b, end, c, end]
@@ -99,7 +99,7 @@ def test_a_store_is_read_as_its_documents(tmp_path: Path, ended: bool) -> None:
     texts = [[10, 11, 12], [], [13], [14, 15], []]
     documents = [[*text, END] if ended else text for text in texts]
     store = open_store(write(tmp_path / "tokens", documents), end=END if ended else None)
-    line = line_of_store(store, 5)
+    line = stream_of_store(store, 5)
     assert (line.documents, line.text_tokens, line.slots) == (3, 6, 6 + 15)
     pieces = line.pieces(np.array([0]), np.array([line.slots]))
     ends = pieces.starts + pieces.lengths
@@ -110,14 +110,14 @@ def test_a_store_is_read_as_its_documents(tmp_path: Path, ended: bool) -> None:
 def test_a_document_without_even_its_end_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "tokens", [[10, END], [], [11, END]])
     with pytest.raises(UserError, match="document 1 is empty, where each should end with token 1"):
-        line_of_store(open_store(path, end=END), 5)
-    assert line_of_store(open_store(path), 5).documents == 2
+        stream_of_store(open_store(path, end=END), 5)
+    assert stream_of_store(open_store(path), 5).documents == 2
 
 
 def test_identity_is_of_all_that_decides() -> None:
     made = [
         line_of([3, 2], 5, ended=True), line_of([3, 2], 5, ended=False),
         line_of([2, 3], 5, ended=True), line_of([3, 3], 5, ended=True),
-        undivided(line_of([3, 2], 5, ended=True)),
+        as_one_document(line_of([3, 2], 5, ended=True)),
     ]  # fmt: skip
     assert len({line.identity for line in made}) == len(made)

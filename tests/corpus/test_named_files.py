@@ -21,23 +21,23 @@ def test_names_of_sources(tmp_path: Path) -> None:
         f"{tmp_path}/wiki_12.parquet": [("wiki", "wiki_12.parquet")],
         f"{tmp_path}/00003.jsonl": [(tmp_path.name, "00003.jsonl")],
     }.items():
-        found = named_files([argument], "--corpus")
+        found = named_files([argument], "corpus")
         assert [(name, str(path.relative_to(tmp_path))) for name, path in found] == expected
 
 
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
     path = tmp_path / "lang=en.jsonl"
     path.touch()
-    assert named_files([str(path)], "--corpus") == [("lang=en", path)]
+    assert named_files([str(path)], "corpus") == [("lang=en", path)]
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "readme.md").touch()
     with pytest.raises(UserError, match="holds no text file"):
-        named_files([str(tmp_path)], "--corpus")
+        named_files([str(tmp_path)], "corpus")
     with pytest.raises(UserError, match="no file fits the pattern"):
-        named_files([f"zh={tmp_path}/*.jsonl"], "--corpus")
+        named_files([f"zh={tmp_path}/*.jsonl"], "corpus")
     letters = [chr(ord("a") + n // 26) + chr(ord("a") + n % 26) for n in range(MOST_SOURCES + 1)]
     with pytest.raises(UserError, match="65 sources, 64 at most"):
-        named_files([f"{name}.jsonl" for name in letters], "--corpus")
-    assert len(named_files([f"all={name}.jsonl" for name in letters], "--corpus")) == 65
+        named_files([f"{name}.jsonl" for name in letters], "corpus")
+    assert len(named_files([f"all={name}.jsonl" for name in letters], "corpus")) == 65

@@ -76,7 +76,7 @@ def test_any_number_of_rows_needs_no_memory() -> None:
 @given(seed=SEEDS, start=st.integers(0, 40), count=st.integers(0, 30))
 def test_orders_of_many_rows_keep_what_others_keep(seed: int, start: int, count: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samples, "_SORTED", 0)
+        patch.setattr(samples, "_MOST_IN_MEMORY", 0)
         order = DataOrder(seed, 9)
         together = order.rows(start, start + count).tolist()
         assert sorted(order.rows(18, 27)) == list(range(9))

@@ -9,15 +9,15 @@ import pytest
 
 from regrow.common.errors import UserError
 from regrow.corpus import sources
-from regrow.corpus.concatenation import JoinedRows, JoinedWindows
+from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import pack
 from regrow.corpus.samples import DataOrder, data_order
 from regrow.corpus.source_mixture import BLOCK
 from regrow.corpus.sources import Corpus, Source, packed, windows_of
 from regrow.corpus.text import documents_sha256
-from regrow.corpus.token_store import tokenizer_sha256
+from regrow.corpus.tokenizer_hash import tokenizer_sha256
 from regrow.corpus.windows import cut_windows
-from tests.corpus.test_token_store import write
+from tests.corpus.stores import write
 from tests.training.small import EOS, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -110,7 +110,7 @@ def test_stores_and_texts_follow_each_other(tmp_path: Path) -> None:
 def test_sources_come_in_their_shares(tmp_path: Path) -> None:
     mixed = mixture([store(tmp_path, "a"), text_file(tmp_path, "b")], "weight", [3, 1])
     found = packed(mixed, TOKENIZER, 4)
-    assert isinstance(found, JoinedRows)
+    assert isinstance(found, ConcatenatedRows)
     order = data_order(found, 5).rows(0, 2 * BLOCK)
     assert order.tolist() == data_order(packed(mixed, TOKENIZER, 4), 5).rows(0, 2 * BLOCK).tolist()
     assert np.bincount(found.sources_of(order)).tolist() == [BLOCK * 3 // 2, BLOCK // 2]
@@ -125,7 +125,7 @@ def test_shares_of_tokens(tmp_path: Path) -> None:
     """Windows of unlike length, tokens of like number."""
     mixed = mixture([text_file(tmp_path, "b"), store(tmp_path, "c")], "tokens", [500, 1500])
     found = windows_of(mixed, TOKENIZER, 10)
-    assert isinstance(found, JoinedWindows)
+    assert isinstance(found, ConcatenatedWindows)
     order = data_order(found, 5).rows(0, 4 * BLOCK)
     lengths, sources = found.lengths_of(order), found.sources_of(order)
     assert lengths[sources == 1].sum() / lengths.sum() == pytest.approx(0.75, abs=0.002)
@@ -146,11 +146,11 @@ def test_identity_is_that_of_what_is_read(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    from tests.corpus.test_token_store import _splitting_otherwise
+    from tests.corpus.stores import lowercasing
 
     mixed = mixture([store(tmp_path, "a"), text_file(tmp_path, "b")], "weight", [3, 1])
     mixed.check(TOKENIZER)
-    other = _splitting_otherwise(TOKENIZER)
+    other = lowercasing(TOKENIZER)
     for ask in (mixed.check, lambda t: packed(mixed, t, 4), lambda t: windows_of(mixed, t, 4)):
         with pytest.raises(UserError, match="made with another tokenizer") as caught:
             ask(other)

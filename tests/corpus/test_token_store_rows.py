@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
+from regrow.corpus.megatron_format import write_index
 from regrow.corpus.packing import NOT_PREDICTED, pack
-from regrow.corpus.token_store import open_store, write_index
+from regrow.corpus.token_store import open_store
 from regrow.corpus.token_store_rows import StoreRows, pack_store
 from regrow.corpus.token_store_windows import cut_store
-from tests.corpus.test_token_store import read, write
+from tests.corpus.stores import read, write
 from tests.training.small import BOS, EOS, byte_tokenizer
 
 FILES = settings(

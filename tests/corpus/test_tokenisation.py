@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,10 @@ from regrow.cli import app
 from regrow.common.errors import UserError
 from regrow.common.files import write_atomically
 from regrow.corpus import parallel, tokenisation
+from regrow.corpus.parallel import Workers
 from regrow.corpus.text import Block
 from regrow.corpus.token_store import open_store
-from regrow.corpus.tokenisation import Tokenised, plan, pool, tokenise_files, write_store
+from regrow.corpus.tokenisation import Tokenised, plan_store, pool, tokenise_files, write_store
 from tests.corpus.test_text_formats import NAMES, write
 from tests.training.small import EOS, byte_tokenizer
 
@@ -61,9 +64,9 @@ def content(out: Path) -> dict[str, bytes]:
 def run_here(
     model: Path, out: Path, files: list[Path], threads: int = 1, size: int = 1 << 20, ahead: int = 2
 ) -> Tokenised:
-    job = plan(model, out, files, eos=True)
+    job = plan_store(model, out, files, eos=True)
     with ThreadPoolExecutor(threads) as executor:
-        return write_store(job, out, files, executor, ahead=ahead, block_bytes=size)
+        return write_store(job, out, files, Workers(executor, ahead=ahead, block_bytes=size))
 
 
 @settings(
@@ -108,21 +111,21 @@ def test_every_document_is_there_once_and_in_order(
 
 SCRIPT = """
 import multiprocessing, os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from regrow.corpus import parallel, tokenisation
 
-parallel.NOTE_SECONDS = 0
+parallel.CHECKPOINT_SECONDS = 0
 def progress(done, total):
     if done > {after} * total:
         print(*multiprocessing.active_children(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
     model, out, *files = map(Path, sys.argv[1:])
-    job = tokenisation.plan(model, out, files, eos=True)
-    with tokenisation.pool(job, 2) as executor:
-        tokenisation.write_store(
-            job, out, files, executor, ahead=3, block_bytes=300, progress=progress
-        )
+    job = tokenisation.plan_store(model, out, files, eos=True)
+    with tokenisation.pool(job, 2) as workers:
+        workers = replace(workers, ahead=3, block_bytes=300)
+        tokenisation.write_store(job, out, files, workers, progress=progress)
 """
 
 
@@ -157,7 +160,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
 
 def _run_and_note_all(model: Path, out: Path, files: list[Path], *how: int) -> None:
-    parallel.NOTE_SECONDS = 0
+    parallel.CHECKPOINT_SECONDS = 0
     run_here(model, out, files, *how)
 
 
@@ -251,7 +254,7 @@ def test_stopped_anywhere_and_with_other_blocks_it_goes_on(
     for number, path in enumerate(files):
         write(path, [f"{number} {line}" for line in range(8)])
     run_here(model, place / "whole", files)
-    job = plan(model, place / "out", files, eos=True)
+    job = plan_store(model, place / "out", files, eos=True)
 
     class StoppedError(Exception):
         pass
@@ -267,11 +270,15 @@ def test_stopped_anywhere_and_with_other_blocks_it_goes_on(
 
         with ThreadPoolExecutor(2) as executor:
             write_store(
-                job, place / "out", files, executor, ahead=1, block_bytes=size, progress=progress
+                job,
+                place / "out",
+                files,
+                Workers(executor, ahead=1, block_bytes=size),
+                progress=progress,
             )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "NOTE_SECONDS", 0)
+        patch.setattr(parallel, "CHECKPOINT_SECONDS", 0)
         for number, stop in enumerate(stops):
             try:
                 attempt(stop, size + number)
@@ -297,7 +304,7 @@ def test_processes_give_what_threads_give(here: None, model: Path, tmp_path: Pat
 
 
 def test_a_killed_process_of_the_pool_is_one_line(model: Path, tmp_path: Path) -> None:
-    job = plan(model, tmp_path / "out", [_text(tmp_path)], eos=True)
+    job = plan_store(model, tmp_path / "out", [_text(tmp_path)], eos=True)
     with pytest.raises(UserError, match="was killed, perhaps for want of memory"), pool(job, 1):
         raise BrokenProcessPool
 
@@ -305,10 +312,10 @@ def test_a_killed_process_of_the_pool_is_one_line(model: Path, tmp_path: Path) -
 def test_without_ends(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.jsonl"
     write(file, ["ab", "c"])
-    job = plan(model, tmp_path / "out", [file], eos=False)
+    job = plan_store(model, tmp_path / "out", [file], eos=False)
     monkeypatch.setattr(tokenisation, "_worker", (byte_tokenizer(), job), raising=False)
     with ThreadPoolExecutor(1) as executor:
-        write_store(job, tmp_path / "out", [file], executor, ahead=1)
+        write_store(job, tmp_path / "out", [file], Workers(executor, ahead=1))
     store = open_store(tmp_path / "out")
     assert [store[0].tolist(), store[1].tolist()] == [ids("ab"), ids("c")]
     assert store.end is None
@@ -339,9 +346,9 @@ def test_what_is_wrong_is_said_before_any_work(model: Path, tmp_path: Path) -> N
     ]
     for directory, place, files, message in cases:
         with pytest.raises(UserError, match=message) as caught:
-            plan(directory, place, files, eos=True)
+            plan_store(directory, place, files, eos=True)
         assert "\n" not in str(caught.value)
-    assert plan(bare, out, [file], eos=False).end is None
+    assert plan_store(bare, out, [file], eos=False).end is None
 
 
 def test_a_wrong_line_is_named_and_nothing_stays(here: None, model: Path, tmp_path: Path) -> None:
@@ -366,10 +373,10 @@ def test_two_runs_do_not_write_one_store(here: None, model: Path, tmp_path: Path
                 run_here(model, tmp_path / "out", [file])
             return super().submit(*arguments, **more)
 
-    job = plan(model, tmp_path / "out", [file], eos=True)
+    job = plan_store(model, tmp_path / "out", [file], eos=True)
     executor: Executor
     with Nested(1) as executor:
-        write_store(job, tmp_path / "out", [file], executor, ahead=1)
+        write_store(job, tmp_path / "out", [file], Workers(executor, ahead=1))
     assert len(open_store(tmp_path / "out")) == 1
 
 
@@ -377,9 +384,11 @@ def test_two_runs_do_not_write_one_store(here: None, model: Path, tmp_path: Path
 def quick_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads in place of processes."""
 
-    def started(job: tokenisation.Job, workers: int) -> ThreadPoolExecutor:
+    @contextmanager
+    def started(job: tokenisation.Job, processes: int) -> Iterator[Workers]:
         monkeypatch.setattr(tokenisation, "_worker", (byte_tokenizer(), job), raising=False)
-        return ThreadPoolExecutor(workers)
+        with ThreadPoolExecutor(processes) as executor:
+            yield Workers(executor, ahead=2)
 
     monkeypatch.setattr(tokenisation, "pool", started)
 

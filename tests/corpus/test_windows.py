@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.corpus.concatenation import JoinedWindows
-from regrow.corpus.windows import cut_windows, in_a_line
+from regrow.corpus.concatenation import ConcatenatedWindows
+from regrow.corpus.windows import as_one_array, cut_windows
 from tests.training.small import byte_tokenizer
 
 documents = st.lists(st.text("abc é", max_size=40), max_size=8)
@@ -48,8 +48,8 @@ def test_windows_are_found_in_a_line_wherever_they_lie() -> None:
     windows = cut_windows(["abcdef", "g", "hij"], byte_tokenizer(), 4)
 
     numbers = np.array([3, 0, 0, 2])
-    for each in (windows, JoinedWindows({"elsewhere": windows})):
-        line, starts = in_a_line(each, numbers)
+    for each in (windows, ConcatenatedWindows({"elsewhere": windows})):
+        line, starts = as_one_array(each, numbers)
         for number, start in zip(numbers.tolist(), starts.tolist(), strict=True):
             wanted = windows[number].tolist()
             assert line[start : start + len(wanted)].tolist() == wanted

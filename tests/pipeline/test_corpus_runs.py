@@ -11,6 +11,7 @@ from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
 from regrow.corpus import tokenisation
+from regrow.corpus.parallel import Workers
 from regrow.models.loading import load_tokenizer
 from tests.pipeline.test_run import Recipe, contents, entries, go, recover
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
@@ -34,10 +35,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(home: Path, model: str, name: str) -> None:
     """`NAME.jsonl` as the store `MODEL-NAME`, without another process."""
     text, out = home / f"{name}.jsonl", home / f"{model}-{name}"
-    job = tokenisation.plan(home / model, out, [text], eos=True)
+    job = tokenisation.plan_store(home / model, out, [text], eos=True)
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.setattr(tokenisation, "_worker", (load_tokenizer(home / model), job), raising=False)
-        tokenisation.write_store(job, out, [text], executor, ahead=1)
+        tokenisation.write_store(job, out, [text], Workers(executor, ahead=1))
 
 
 def recipe(home: Path, train: Any, stages: list[dict[str, Any]], model: str = "m") -> Recipe:

@@ -158,9 +158,9 @@ def test_any_budget_is_met_or_refused(layout: Layout, share: float) -> None:
 
 
 @pytest.mark.parametrize(("budget", "message"), [
-    (10**9, "params: 1,000,000,000: the model has 41,248 parameters; ask for fewer"),
-    (41_248, "params: 41,248: the model has 41,248 parameters; ask for fewer"),
-    (0, "params: 0: too few for this model; the least that keeps a share of every axis is "),
+    (10**9, "params 1,000,000,000: the model has 41,248 parameters; ask for fewer"),
+    (41_248, "params 41,248: the model has 41,248 parameters; ask for fewer"),
+    (0, "params 0: too few for this model; the least that keeps a share of every axis is "),
 ])  # fmt: skip
 def test_a_budget_that_cannot_be(tmp_path: Path, budget: int, message: str) -> None:
     directory = write_model(tmp_path / "m")
@@ -223,20 +223,20 @@ def test_heads_without_groups_take_their_key_value_heads_along() -> None:
     ("blueprint", "options", "message"),
     [
         (T5GEMMA, {"layers": 2},
-         "layers: 2: t5gemma has 2 stacks; give encoder=2 or decoder=2"),
+         "layers 2: t5gemma has 2 stacks; give encoder=2 or decoder=2"),
         (LLAMA, {"layers": {"decoder": 2}},
-         "layers: decoder=2: llama has no decoder of its own; give 2 alone"),
+         "layers decoder=2: llama has no decoder of its own; give 2 alone"),
         (T5GEMMA, {"layers": {"middle": 2}},
-         "layers: middle=2: t5gemma has no middle of its own; it has encoder, decoder"),
+         "layers middle=2: t5gemma has no middle of its own; it has encoder, decoder"),
         (LLAMA, {"layers": 9}, "layer: 9 is not between 1 and 4, what the model has"),
         (LLAMA, {"hidden": 23}, "hidden: the llama config class refuses 23 with 6 heads, not a "
          "multiple; 18 or 24 would be right"),
         (LLAMA, {"heads": 5}, "head: 5 heads on 3 key-value heads cannot be cut from 6 on 3; keep "
          "a multiple of 3 heads, or whole groups of 2"),
-        (LLAMA, {"drop_layers": "0-3"}, "drop_layers: 0-3: no layer is left"),
-        (LLAMA, {"drop_layers": "4"}, "drop_layers: 4: '4' lies beyond 3 (layers 0 to 3)"),
-        (LLAMA, {"drop_layers": "1,0-2"}, "drop_layers: 1,0-2: a layer is named twice"),
-        (LLAMA, {"drop_layers": "x"}, "drop_layers: x: 'x' is not a number or a range such as "
+        (LLAMA, {"drop_layers": "0-3"}, "drop_layers 0-3: no layer is left"),
+        (LLAMA, {"drop_layers": "4"}, "drop_layers 4: '4' lies beyond 3 (layers 0 to 3)"),
+        (LLAMA, {"drop_layers": "1,0-2"}, "drop_layers 1,0-2: a layer is named twice"),
+        (LLAMA, {"drop_layers": "x"}, "drop_layers x: 'x' is not a number or a range such as "
          "12-15 (layers 0 to 3)"),
         (LLAMA, {"drop_layers": ""}, "drop_layers: names no layer; write such as 12-15,20"),
     ],

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.tokenizers.alphabet import SPACE
-from regrow.tokenizers.families import candidates_of, select
+from regrow.tokenizers.families import Constraints, VocabularyChoice, candidates_of
+from regrow.tokenizers.sentencepiece_model import SentencePieceModel
 from regrow.tokenizers.tokenizer_files import plan_tokenizer, read_tokenizer, vocabulary_candidates
 from regrow.tokenizers.tokenizer_json import token_ids
 from tests.tokenizers.bpe_cases import Json, decode, encode, load, zeros
@@ -30,6 +31,18 @@ TEXT = (
     "def row(table):\n    return table[0]",
 )
 """Training text: English, Chinese, code."""
+
+
+def select(
+    contents: Json,
+    counts: Ids,
+    size: int,
+    named: Mapping[int, str] | None = None,
+    constraints: Constraints | None = None,
+    sentencepiece_models: Sequence[SentencePieceModel] = (),
+) -> VocabularyChoice:
+    """Exactly ``size`` tokens of the tokenizer."""
+    return candidates_of(contents, counts, named, constraints, sentencepiece_models).choose(size)
 
 
 def least_size(contents: Json) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.tokenizers.alphabet import BYTE_ALPHABET
-from regrow.tokenizers.families import VocabularyChoice, kind_of, prune_tokenizer_json, select
+from regrow.tokenizers.families import VocabularyChoice, family_of, prune_tokenizer_json
 from regrow.tokenizers.merges import last_merge, last_merges, read_bpe
 from tests.tokenizers.bpe_cases import (
     ALPHABET,
@@ -27,7 +27,7 @@ from tests.tokenizers.bpe_cases import (
     wild_json,
     zeros,
 )
-from tests.tokenizers.checks import Pruned, least_size, random_counts
+from tests.tokenizers.checks import Pruned, least_size, random_counts, select
 
 Json = dict[str, Any]
 Counts = NDArray[np.int64]
@@ -407,9 +407,9 @@ def test_the_kind_is_found_inside_sequences_and_without_a_type() -> None:
     parts = [digits, contents["pre_tokenizer"]]
     contents["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
     del contents["model"]["type"]
-    assert kind_of(contents) == "byte-level BPE"
+    assert family_of(contents) == "byte-level BPE"
     contents["pre_tokenizer"], contents["normalizer"] = digits, {"type": "ByteLevel"}
-    assert kind_of(contents) == "byte-level BPE"
+    assert family_of(contents) == "byte-level BPE"
 
 
 def test_the_byte_alphabet_is_the_library_s() -> None:

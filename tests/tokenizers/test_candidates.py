@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from regrow.common.errors import UserError
 from regrow.tokenizers.alphabet import SPACE
 from regrow.tokenizers.candidates import VocabularyChoice
-from regrow.tokenizers.families import Wishes, candidates_of, prune_tokenizer_json, select
+from regrow.tokenizers.families import Constraints, candidates_of, prune_tokenizer_json
 from tests.tokenizers.bpe_cases import Json, load, tokenizer_json, total, wild_json, zeros
-from tests.tokenizers.checks import random_counts
+from tests.tokenizers.checks import random_counts, select
 from tests.tokenizers.sentencepiece_bpe_cases import bpe_json
 from tests.tokenizers.test_wordpiece import wild_wordpiece, wordpiece_json
 from tests.tokenizers.unigram_cases import unigram_json, wild_unigram
@@ -56,16 +56,18 @@ def test_sentinels_stay_in_order_where_they_are_but_tokens(contents: Json) -> No
 def test_listed_tokens_stay_with_their_path() -> None:
     """Written as the vocabulary does, or as text."""
     for listed in ("Ġabc", " abc"):
-        choice = select(CONTENTS, zeros(CONTENTS), LEAST + 3, wishes=Wishes(keep=[listed]))
+        choice = select(
+            CONTENTS, zeros(CONTENTS), LEAST + 3, constraints=Constraints(keep=[listed])
+        )
         assert reasons(choice) == {"Ġabc": "list", "abc": "merge ancestor", "ab": "merge ancestor"}
     with pytest.raises(UserError, match=r"the least is 260, .* 1 list, 2 merge ancestor"):
-        select(CONTENTS, zeros(CONTENTS), LEAST + 2, wishes=Wishes(keep=["Ġabc"]))
+        select(CONTENTS, zeros(CONTENTS), LEAST + 2, constraints=Constraints(keep=["Ġabc"]))
 
 
 def test_dropped_tokens_go_with_what_is_built_from_them() -> None:
     counts = zeros(CONTENTS)
     counts[[CONTENTS["model"]["vocab"][t] for t in ("Ġabc", "abc", "ab")]] = 9
-    found = candidates_of(CONTENTS, counts, wishes=Wishes(drop=["ab"]))
+    found = candidates_of(CONTENTS, counts, constraints=Constraints(drop=["ab"]))
     assert found.most == LEAST + 2
     assert reasons(found.choose(found.most)) == {"de": "count", "df": "count"}
     with pytest.raises(UserError, match="above the 259 tokens"):
@@ -73,23 +75,26 @@ def test_dropped_tokens_go_with_what_is_built_from_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "said"),
+    ("constraints", "said"),
     [
-        (Wishes(keep=["abd"]), r"keep: the vocabulary has no token 'abd'; near it are '.*ab.*'"),
-        (Wishes(drop=[" ab"]), "drop: the vocabulary has no token ' ab'"),
-        (Wishes(keep=["abc"], drop=["abc"]), r"drop: 'abc' must stay \(list\)"),
-        (Wishes(keep=["abc"], drop=["ab"]), r"drop: 'ab' must stay \(merge ancestor\)"),
-        (Wishes(drop=["<s>"]), r"drop: '<s>' must stay \(special\)"),
-        (Wishes(drop=["a"]), r"drop: 'a' must stay \(byte\)"),
         (
-            Wishes(minimum=1, languages={"Thai": np.zeros(3, dtype=np.int64)}),
+            Constraints(keep=["abd"]),
+            r"keep: the vocabulary has no token 'abd'; near it are '.*ab.*'",
+        ),
+        (Constraints(drop=[" ab"]), "drop: the vocabulary has no token ' ab'"),
+        (Constraints(keep=["abc"], drop=["abc"]), r"drop: 'abc' must stay \(list\)"),
+        (Constraints(keep=["abc"], drop=["ab"]), r"drop: 'ab' must stay \(merge ancestor\)"),
+        (Constraints(drop=["<s>"]), r"drop: '<s>' must stay \(special\)"),
+        (Constraints(drop=["a"]), r"drop: 'a' must stay \(byte\)"),
+        (
+            Constraints(minimum=1, languages={"Thai": np.zeros(3, dtype=np.int64)}),
             "token counts of Thai: 3 entries",
         ),
     ],
 )
-def test_wishes_that_cannot_be_met_are_refused(wishes: Wishes, said: str) -> None:
+def test_wishes_that_cannot_be_met_are_refused(constraints: Constraints, said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
-        select(CONTENTS, zeros(CONTENTS), LEAST + 4, wishes=wishes)
+        select(CONTENTS, zeros(CONTENTS), LEAST + 4, constraints=constraints)
     assert "\n" not in str(error.value)
 
 
@@ -101,18 +106,18 @@ def test_a_small_language_is_not_starved() -> None:
     counts = big + small
     languages = {"big": big, "small": small}
     assert reasons(select(CONTENTS, counts, LEAST + 2)) == {"de": "count", "df": "count"}
-    least = Wishes(minimum=2, languages=languages)
-    choice = select(CONTENTS, counts, LEAST + 4, wishes=least)
+    least = Constraints(minimum=2, languages=languages)
+    choice = select(CONTENTS, counts, LEAST + 4, constraints=least)
     # "a" is a byte, and the language's most frequent token.
     assert reasons(choice) == {
         "abc": "language", "ab": "merge ancestor", "de": "language", "df": "language",
     }  # fmt: skip
-    one = Wishes(minimum=3, languages={"small": small})
-    assert reasons(select(CONTENTS, counts, LEAST + 2, wishes=one)) == {
+    one = Constraints(minimum=3, languages={"small": small})
+    assert reasons(select(CONTENTS, counts, LEAST + 2, constraints=one)) == {
         "abc": "language", "ab": "language",
     }  # fmt: skip
     with pytest.raises(UserError, match=r"the least is 261, .* 3 language, 1 merge ancestor"):
-        select(CONTENTS, counts, LEAST + 3, wishes=least)
+        select(CONTENTS, counts, LEAST + 3, constraints=least)
 
 
 @settings(max_examples=50, deadline=None)
@@ -125,14 +130,19 @@ def test_every_wish_is_granted_at_every_size(contents: Json, data: st.DataObject
     listed = data.draw(st.lists(st.sampled_from(free), max_size=3)) if free else []
     minimum = data.draw(st.integers(0, 4))
     own = random_counts(contents, data.draw(st.integers(0, 99)))
-    wishes = Wishes(keep=[names[i] for i in listed], minimum=minimum, languages={"own": own})
-    wanted = candidates_of(contents, counts, wishes=wishes)
+    constraints = Constraints(
+        keep=[names[i] for i in listed], minimum=minimum, languages={"own": own}
+    )
+    wanted = candidates_of(contents, counts, constraints=constraints)
     left = [i for i in wanted.order if i not in wanted.required]
     dropped = data.draw(st.lists(st.sampled_from(left), max_size=3)) if left else []
-    wishes = Wishes(
-        keep=wishes.keep, drop=[names[i] for i in dropped], minimum=minimum, languages={"own": own}
+    constraints = Constraints(
+        keep=constraints.keep,
+        drop=[names[i] for i in dropped],
+        minimum=minimum,
+        languages={"own": own},
     )
-    found = candidates_of(contents, counts, wishes=wishes)
+    found = candidates_of(contents, counts, constraints=constraints)
     for size in range(found.least, found.most + 1):
         choice = found.choose(size)
         kept = set(choice.kept.tolist())

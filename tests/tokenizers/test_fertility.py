@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from regrow.tokenizers.alphabet import SPACE
-from regrow.tokenizers.families import Wishes
-from regrow.tokenizers.fertility import Spelling, pruned_tokenizer, spell
+from regrow.tokenizers.families import Constraints
+from regrow.tokenizers.fertility import Fertility, measure_fertility, pruned_tokenizer
 from regrow.tokenizers.tokenizer_files import vocabulary_candidates
 from tests.tokenizers.bpe_cases import Json, load, tokenizer_json, trained, zeros
 from tests.tokenizers.test_wordpiece import wordpiece_json
@@ -18,17 +18,17 @@ PIECES = [(c, -1.0) for c in ("a", "b", SPACE, "日", "ab")]
 @pytest.mark.parametrize(
     ("contents", "expected"),
     [
-        (tokenizer_json([("a", "b")]), Spelling(8, 8, 0)),
-        (unigram_json(PIECES), Spelling(8, 8, 3)),  # two runs of what is unknown
-        (unigram_json(PIECES, byte_fallback=True), Spelling(8, 10, 0)),
-        (wordpiece_json(["ab", "b", "日"]), Spelling(8, 4, 3)),
+        (tokenizer_json([("a", "b")]), Fertility(8, 8, 0)),
+        (unigram_json(PIECES), Fertility(8, 8, 3)),  # two runs of what is unknown
+        (unigram_json(PIECES, byte_fallback=True), Fertility(8, 10, 0)),
+        (wordpiece_json(["ab", "b", "日"]), Fertility(8, 4, 3)),
     ],
 )
-def test_tokens_and_what_is_unknown(contents: Json, expected: Spelling) -> None:
-    found = spell(load(contents), iter(["ab xé b", "x"]))
+def test_tokens_and_what_is_unknown(contents: Json, expected: Fertility) -> None:
+    found = measure_fertility(load(contents), iter(["ab xé b", "x"]))
     assert found == expected
-    assert spell(load(contents), []) == Spelling(0, 0, 0)
-    assert Spelling(0, 0, 0).tokens_per_character == 0
+    assert measure_fertility(load(contents), []) == Fertility(0, 0, 0)
+    assert Fertility(0, 0, 0).tokens_per_character == 0
     assert expected.tokens_per_character == expected.tokens / 8
     assert expected.unknown_share == expected.unknown / 8
 
@@ -36,10 +36,12 @@ def test_tokens_and_what_is_unknown(contents: Json, expected: Spelling) -> None:
 def test_what_would_be_lost_is_known_before_anything_is_written(tmp_path: Path) -> None:
     contents = unigram_json(PIECES)
     (tmp_path / "tokenizer.json").write_text(json.dumps(contents))
-    found = vocabulary_candidates(tmp_path, zeros(contents), wishes=Wishes(characters=False))
+    found = vocabulary_candidates(
+        tmp_path, zeros(contents), constraints=Constraints(characters=False)
+    )
     tokenizer = pruned_tokenizer(tmp_path, found.choose(found.least))
-    assert spell(load(contents), ["日"]).unknown == 0
-    assert spell(tokenizer, ["日"]).unknown == 1
+    assert measure_fertility(load(contents), ["日"]).unknown == 0
+    assert measure_fertility(tokenizer, ["日"]).unknown == 1
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
 
 

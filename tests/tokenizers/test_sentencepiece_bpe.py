@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from regrow.common.errors import UserError
 from regrow.models.loading import load_tokenizer
 from regrow.tokenizers.alphabet import BYTE_TOKENS, SPACE
-from regrow.tokenizers.families import Wishes, kind_of, prune_tokenizer_json, select
-from regrow.tokenizers.sentencepiece_model import PieceFile, read_piece_files
+from regrow.tokenizers.families import Constraints, family_of, prune_tokenizer_json
+from regrow.tokenizers.sentencepiece_model import SentencePieceModel, read_sentencepiece_models
 from regrow.tokenizers.tokenizer_files import plan_tokenizer, read_tokenizer, vocabulary_candidates
 from tests.tokenizers.bpe_cases import Json, built_alone, decode, load, total, zeros
 from tests.tokenizers.checks import (
@@ -23,6 +23,7 @@ from tests.tokenizers.checks import (
     least_size,
     processor,
     random_counts,
+    select,
     train_pieces,
     write_all,
 )
@@ -39,9 +40,9 @@ texts = st.lists(
 ).map("".join)
 
 
-def piece_file(directory: Path, model: bytes) -> PieceFile:
+def piece_file(directory: Path, model: bytes) -> SentencePieceModel:
     (directory / "tokenizer.model").write_bytes(model)
-    return read_piece_files(directory)[0]
+    return read_sentencepiece_models(directory)[0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -113,7 +114,7 @@ def test_both_paths_to_a_piece_are_kept(tmp_path: Path) -> None:
     least = least_size(contents)
     names = {token: content for content, token in vocab.items()}
     for files, path in (([], {"ab"}), ([file], {"ab", "bc"})):
-        choice = select(contents, counts, least + 4 + len(path), piece_files=files)
+        choice = select(contents, counts, least + 4 + len(path), sentencepiece_models=files)
         kept = {names[i] for i in choice.kept.tolist()}
         assert {"abc", *path} <= kept
     with pytest.raises(UserError, match=r"'bc' .* without which 'abc'"):
@@ -157,11 +158,11 @@ def test_characters_go_with_bytes_and_stay_without() -> None:
     pruned.check("a 日 b")
     without = bpe_json(scores, byte_fallback=False)
     assert least_size(without) == 3 + 4
-    few = select(without, zeros(without), 3, wishes=Wishes(characters=False))
+    few = select(without, zeros(without), 3, constraints=Constraints(characters=False))
     assert len(few.kept) == 3
     without["model"]["unk_token"] = None  # the library would leave unknown characters out
     with pytest.raises(UserError, match=r"the least is 7, .* 4 byte"):
-        select(without, zeros(without), 3, wishes=Wishes(characters=False))
+        select(without, zeros(without), 3, constraints=Constraints(characters=False))
 
 
 @pytest.mark.parametrize("symbol", ["<0xC3>", "<unk>"])
@@ -173,8 +174,8 @@ def test_symbols_that_merge_with_text_are_refused(symbol: str) -> None:
 
 
 def test_the_kind_is_told_by_the_byte_level() -> None:
-    assert kind_of(bpe_json({"a": 0.0})) == "SentencePiece BPE"
-    assert kind_of(bpe_json({"a": 0.0}, byte_fallback=False)) == "SentencePiece BPE"
+    assert family_of(bpe_json({"a": 0.0})) == "SentencePiece BPE"
+    assert family_of(bpe_json({"a": 0.0}, byte_fallback=False)) == "SentencePiece BPE"
 
 
 # As trained

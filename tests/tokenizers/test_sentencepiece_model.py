@@ -13,7 +13,7 @@ from regrow.common.errors import UserError
 from regrow.models.loading import load_tokenizer
 from regrow.models.networks import register
 from regrow.tokenizers.alphabet import BYTE_TOKENS
-from regrow.tokenizers.sentencepiece_model import read_piece_files
+from regrow.tokenizers.sentencepiece_model import read_sentencepiece_models
 from regrow.tokenizers.tokenizer_files import read_tokenizer, vocabulary_candidates
 from tests.models.openba_files import write_tokenizer
 from tests.tokenizers.bpe_cases import Json, total, zeros
@@ -170,7 +170,7 @@ def test_the_model_needs_its_characters_whatever_tokenizer_json_does(tmp_path: P
 def test_user_defined_pieces_and_the_greatest_score_stay(tmp_path: Path) -> None:
     source = t5(tmp_path / "in", user_defined_symbols=["[img]", "row"])
     case = Case(source, tmp_path / "out", "spiece.model", 0.0)
-    pieces = read_piece_files(source)[0].pieces
+    pieces = read_sentencepiece_models(source)[0].pieces
     greatest = max((p for p in pieces if p.is_text), key=lambda p: p.score).content
     known = {case.after.id_to_piece(i) for i in range(len(case.after))}
     assert {"[img]", "row", greatest} <= known
@@ -180,7 +180,7 @@ def test_user_defined_pieces_and_the_greatest_score_stay(tmp_path: Path) -> None
 
 def test_the_piece_of_least_score_stays(openba: Case) -> None:
     """sentencepiece scores what is unknown by it, whatever tokenizer.json has."""
-    file = read_piece_files(openba.source)[0]
+    file = read_sentencepiece_models(openba.source)[0]
     least = min((piece for piece in file.pieces if piece.is_text), key=lambda piece: piece.score)
     assert file.required()[least.content] == "score"
 
@@ -196,7 +196,7 @@ def test_ids_of_the_trainer_follow(tmp_path: Path) -> None:
     register()
     files = Case(source, tmp_path / "out", "spiece.model", 0.1).files
     write_all(tmp_path / "alone", {"spiece.model": files["spiece.model"]})
-    proto = read_piece_files(tmp_path / "alone")[0].proto
+    proto = read_sentencepiece_models(tmp_path / "alone")[0].proto
     trained = proto.trainer_spec
     assert trained.vocab_size == len(proto.pieces) < 340
     ids = (trained.pad_id, trained.eos_id, trained.unk_id)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from regrow.common.errors import UserError
-from regrow.tokenizers.families import VocabularyChoice, select
+from regrow.tokenizers.families import VocabularyChoice
 from regrow.tokenizers.tokenizer_files import named_ids, plan_tokenizer, read_tokenizer, stale_files
 from tests.tokenizers.bpe_cases import Json, encode, load, tokenizer_json, zeros
+from tests.tokenizers.checks import select
 
 MERGES = [("a", "b"), ("ab", "c"), ("Ġ", "a"), ("d", "e")]
 

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.tokenizers.alphabet import BYTE_TOKENS, SPACE
 from regrow.tokenizers.families import (
+    Constraints,
     VocabularyChoice,
-    Wishes,
-    kind_of,
+    family_of,
     prune_tokenizer_json,
-    select,
 )
 from tests.tokenizers.bpe_cases import Json, decode, encode, load, total, zeros
-from tests.tokenizers.checks import Pruned, least_size, random_counts
+from tests.tokenizers.checks import Pruned, least_size, random_counts, select
 from tests.tokenizers.unigram_cases import texts, unigram_json, wild_unigram
 
 Ids = NDArray[np.int64]
@@ -55,10 +54,10 @@ def test_text_of_kept_tokens_needs_no_characters(
     contents: Json, data: st.DataObject, text: str
 ) -> None:
     """The first guarantee holds for any kept set that has what must stay but for characters."""
-    wishes = Wishes(characters=False)
+    constraints = Constraints(characters=False)
     counts = random_counts(contents, data.draw(st.integers(0, 99)))
     size = data.draw(st.integers(least_size(contents), total(contents)))
-    choice = select(contents, counts, size, wishes=wishes)
+    choice = select(contents, counts, size, constraints=constraints)
     before, after = load(contents), load(prune_tokenizer_json(contents, choice.kept))
     mapping, old = choice.mapping(), encode(before, text)
     if all(token in mapping for token in old):
@@ -116,11 +115,11 @@ def test_without_bytes_characters_stay_unless_told_otherwise() -> None:
     assert {vocab[i] for i, r in reasons.items() if r == "character"} == {
         "a", "b", SPACE, "日", "aé",
     } - {vocab[i] for i, r in reasons.items() if r == "score"}  # fmt: skip
-    few = select(contents, zeros(contents), 4, wishes=Wishes(characters=False))
+    few = select(contents, zeros(contents), 4, constraints=Constraints(characters=False))
     assert encode(load(prune_tokenizer_json(contents, few.kept)), "b") == [vocab.index("<unk>")]
     contents["model"]["unk_id"] = None  # the library would fail at an unknown character
     with pytest.raises(UserError, match=r"the least is 8, .* byte"):
-        select(contents, zeros(contents), 4, wishes=Wishes(characters=False))
+        select(contents, zeros(contents), 4, constraints=Constraints(characters=False))
 
 
 def test_sentinels_stay_in_order_also_where_they_are_only_pieces() -> None:
@@ -140,7 +139,9 @@ def test_the_unknown_token_is_found_wherever_it_is() -> None:
     )
     vocab = [content for content, _ in contents["model"]["vocab"]]
     contents["model"]["unk_id"] = vocab.index("<unk>")
-    choice = select(contents, zeros(contents), 4, wishes=Wishes(characters=False, drop=["b"]))
+    choice = select(
+        contents, zeros(contents), 4, constraints=Constraints(characters=False, drop=["b"])
+    )
     pruned = load(prune_tokenizer_json(contents, choice.kept))
     assert pruned.token_to_id("<unk>") == vocab.index("<unk>") - 1
     assert encode(pruned, "é")[-1] == pruned.token_to_id("<unk>")
@@ -179,7 +180,7 @@ def test_what_cannot_be_pruned_is_refused(contents: Json, said: str) -> None:
 def test_an_old_file_does_not_name_its_type() -> None:
     contents = unigram_json([("a", -1.0)])
     del contents["model"]["type"]
-    assert kind_of(contents) == "Unigram"
+    assert family_of(contents) == "Unigram"
 
 
 def test_bytes_that_are_not_all_there_do_not_count() -> None:

@@ -12,7 +12,7 @@ from tokenizers.trainers import WordPieceTrainer
 
 from regrow.common.errors import UserError
 from regrow.models.loading import load_tokenizer
-from regrow.tokenizers.families import VocabularyChoice, Wishes, prune_tokenizer_json, select
+from regrow.tokenizers.families import Constraints, VocabularyChoice, prune_tokenizer_json
 from regrow.tokenizers.tokenizer_files import (
     plan_tokenizer,
     read_tokenizer,
@@ -20,7 +20,7 @@ from regrow.tokenizers.tokenizer_files import (
     vocabulary_candidates,
 )
 from tests.tokenizers.bpe_cases import Json, added_token, decode, encode, load, total, zeros
-from tests.tokenizers.checks import TEXT, Pruned, least_size, random_counts, write_all
+from tests.tokenizers.checks import TEXT, Pruned, least_size, random_counts, select, write_all
 from tests.tokenizers.unigram_cases import contents_of
 
 BEFORE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -109,7 +109,7 @@ def test_text_of_kept_tokens_needs_no_characters(
 ) -> None:
     size = data.draw(st.integers(len(contents["added_tokens"]), total(contents)))
     counts = random_counts(contents, data.draw(st.integers(0, 99)))
-    choice = select(contents, counts, size, wishes=Wishes(characters=False))
+    choice = select(contents, counts, size, constraints=Constraints(characters=False))
     before, after = load(contents), load(prune_tokenizer_json(contents, choice.kept))
     mapping, old = choice.mapping(), encode(before, text)
     if all(token in mapping for token in old):
@@ -152,7 +152,7 @@ def test_characters_stay_at_the_beginning_and_inside() -> None:
     contents["model"]["vocab"]["[unk]"] = 1
     contents["added_tokens"][1]["content"] = "[unk]"
     with pytest.raises(UserError, match=r"byte"):
-        select(contents, zeros(contents), 5, wishes=Wishes(characters=False))
+        select(contents, zeros(contents), 5, constraints=Constraints(characters=False))
 
 
 def bert(directory: Path) -> Path:

@@ -18,6 +18,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import named_files
+from regrow.corpus.parallel import Workers
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.pipeline.recipe_checks import layouts_by_stage
 from regrow.pipeline.recipe_file import load_recipe
@@ -25,7 +26,7 @@ from regrow.pipeline.steps import plan_steps
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.prune import VOCABULARY_FILE
 from regrow.vocabulary import token_counting
-from regrow.vocabulary.token_counting import plan_count, write_counts
+from regrow.vocabulary.token_counting import plan_counts, write_counts
 from regrow.vocabulary.token_counts import TokenCounts
 from tests.tiny import sentences, write_model, write_text
 
@@ -38,13 +39,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("cutting")
     write_model(home / "m")
     write_text(home / "text.jsonl", TEXT)
-    files = named_files([str(home / "text.jsonl")], "--corpus")
-    job, _ = plan_count(home / "m", home / "counts", files, [])
+    files = named_files([str(home / "text.jsonl")], "corpus")
+    job, _ = plan_counts(home / "m", home / "counts", files, [])
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.setattr(
-            token_counting, "_worker", (token_counting.counter(job.model), job.ids), raising=False
+            token_counting,
+            "_worker",
+            (token_counting.make_counter(job.model), job.ids),
+            raising=False,
         )
-        write_counts(job, home / "counts", files, executor, ahead=1)
+        write_counts(job, home / "counts", files, Workers(executor, ahead=1))
     regrow.plan_vocabulary(
         home / "m", home / "counts", coverage=0.98, keep=["Ġ", "b"], out=home / "plan.json"
     )

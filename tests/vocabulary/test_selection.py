@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from regrow.common.errors import UserError
 from regrow.tokenizers.encoding import count_tokens, id_count, open_tokenizer
 from regrow.vocabulary.selection import (
-    Needs,
+    DecidingCounts,
     choose,
-    covered,
-    in_order,
-    needs_of,
-    open_candidates,
-    size_for,
+    coverage_curve,
+    deciding_counts,
+    load_candidates,
+    retention_order,
+    size_for_coverage,
 )
 from regrow.vocabulary.token_counts import Group, TokenCounts
 from regrow.vocabulary.vocabulary_spec import VocabularySpec, read_tokens
@@ -39,9 +39,9 @@ def test_coverage_is_met_by_the_least_size(
     model: Path, seed: int, highest: int, share: float
 ) -> None:
     counts = np.random.default_rng(seed).integers(0, highest, IDS, dtype=np.int64, endpoint=True)
-    needs = Needs(counts)
-    candidates = open_candidates(model, {}, VocabularySpec(coverage=share, counts=Path("x")), needs)
-    order = in_order(candidates)
+    needs = DecidingCounts(counts)
+    candidates = load_candidates(model, {}, VocabularySpec(coverage=share, counts=Path("x")), needs)
+    order = retention_order(candidates)
     assert sorted(order.tolist()) == list(range(IDS))
     choice = choose(candidates, VocabularySpec(coverage=share, counts=Path("x")), counts)
     total = max(1, counts.sum())
@@ -51,7 +51,7 @@ def test_coverage_is_met_by_the_least_size(
         fewer = candidates.choose(size - 1)
         # A token comes with those that it is merged from: a smaller size may cover as much as the
         # first tokens in order, and no less than they do.
-        assert covered(order, counts)[size - 1] < share
+        assert coverage_curve(order, counts)[size - 1] < share
         assert counts[fewer.kept].sum() >= counts[order[: size - 1]].sum()
     for at in range(candidates.least, IDS + 1, 7):
         prefix = set(order[:at].tolist())
@@ -70,13 +70,13 @@ def test_only_some_languages_decide_and_none_is_starved(model: Path) -> None:
         (VocabularySpec(size=size, counts=Path("x"), only=["fr"]), [317, 318, 319], []),
         (VocabularySpec(size=size, counts=Path("x"), minimum=1), [259, 318], [278]),
     ):
-        needs = needs_of(counts, spec)
-        chosen = choose(open_candidates(model, {}, spec, needs), spec, needs.counts)
+        needs = deciding_counts(counts, spec)
+        chosen = choose(load_candidates(model, {}, spec, needs), spec, needs.counts)
         assert set(kept) <= set(chosen.kept.tolist()), spec
         assert set(gone).isdisjoint(chosen.kept.tolist()), spec
         assert ("language" in chosen.reasons) == bool(spec.minimum)
     with pytest.raises(UserError, match="only: 'de' was not counted; there are en, fr, Latin"):
-        needs_of(counts, VocabularySpec(counts=Path("x"), only=["de"]))
+        deciding_counts(counts, VocabularySpec(counts=Path("x"), only=["de"]))
 
 
 def test_lists_are_kept_and_dropped(model: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_lists_are_kept_and_dropped(model: Path, tmp_path: Path) -> None:
     kept = tmp_path / "keep.txt"
     kept.write_text(f"{keep.replace('Ġ', ' ')}\r\n\n")
     spec = VocabularySpec(size=280, keep=kept, drop=[drop])
-    chosen = choose(open_candidates(model, {}, spec, Needs(counts)), spec, counts)
+    chosen = choose(load_candidates(model, {}, spec, DecidingCounts(counts)), spec, counts)
     reasons = dict(zip(chosen.kept.tolist(), chosen.reasons, strict=True))
     assert reasons[vocab[keep]] == "list"
     assert vocab[drop] not in reasons
@@ -95,7 +95,7 @@ def test_lists_are_kept_and_dropped(model: Path, tmp_path: Path) -> None:
     most[vocab[drop]] = 9
     spec = VocabularySpec(coverage=0.5, counts=Path("x"), drop=[drop])
     with pytest.raises(UserError, match=r"coverage 0\.5: without the dropped tokens, 0 is the"):
-        choose(open_candidates(model, {}, spec, Needs(most)), spec, most)
+        choose(load_candidates(model, {}, spec, DecidingCounts(most)), spec, most)
 
 
 def test_a_token_that_does_not_exist_is_named_with_near_ones(model: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_token_that_does_not_exist_is_named_with_near_ones(model: Path) -> Non
     with pytest.raises(
         UserError, match=f"keep: .* no token '{longest}s'.*near.*'{longest}'"
     ) as told:
-        open_candidates(model, {}, spec, Needs(np.zeros(IDS, dtype=np.int64)))
+        load_candidates(model, {}, spec, DecidingCounts(np.zeros(IDS, dtype=np.int64)))
     assert "\n" not in str(told.value)
 
 
@@ -122,5 +122,7 @@ def test_a_list_keeps_the_spaces_of_its_lines(tmp_path: Path) -> None:
 def test_shares_of_nothing_are_whole(model: Path) -> None:
     nothing = np.zeros(IDS, dtype=np.int64)
     spec = VocabularySpec(coverage=1, counts=Path("x"))
-    candidates = open_candidates(model, {}, spec, Needs(nothing))
-    assert size_for(in_order(candidates), nothing, 1.0, candidates) == candidates.least
+    candidates = load_candidates(model, {}, spec, DecidingCounts(nothing))
+    assert (
+        size_for_coverage(retention_order(candidates), nothing, 1.0, candidates) == candidates.least
+    )

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import NamedFile, named_files
+from regrow.corpus.parallel import Workers
 from regrow.report.vocabulary_page import render_vocabulary
 from regrow.tokenizers.encoding import count_tokens, open_tokenizer
 from regrow.tokenizers.tokenizer_files import plan_tokenizer
@@ -18,7 +19,7 @@ from regrow.vocabulary import text_samples, token_counting
 from regrow.vocabulary.plan_file import load_plan, save_plan
 from regrow.vocabulary.plan_tables import language_rows, percent, size_rows, suggestion
 from regrow.vocabulary.sizing import VocabularyPlan, plan_vocabulary
-from regrow.vocabulary.token_counting import plan_count, write_counts
+from regrow.vocabulary.token_counting import plan_counts, write_counts
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.tiny import sentences, write_model, write_text
 
@@ -35,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[NamedFile]:
     place = tmp_path_factory.mktemp("text")
     en, up = write_text(place / "en.jsonl", ENGLISH), write_text(place / "up.jsonl", OTHER)
-    return named_files([str(en), str(up)], "--corpus")
+    return named_files([str(en), str(up)], "corpus")
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,12 @@ def counts(model: Path, files: list[NamedFile], tmp_path_factory: pytest.TempPat
 
 
 def count(model: Path, files: list[NamedFile], out: Path) -> Path:
-    job, _ = plan_count(model, out, files, [])
+    job, _ = plan_counts(model, out, files, [])
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
         patch.setattr(
-            token_counting, "_worker", (token_counting.counter(model), job.ids), raising=False
+            token_counting, "_worker", (token_counting.make_counter(model), job.ids), raising=False
         )
-        write_counts(job, out, files, executor, ahead=1)
+        write_counts(job, out, files, Workers(executor, ahead=1))
     return out
 
 
@@ -85,7 +86,7 @@ def test_a_sample_tells_how_much_longer_and_the_counts_how_long(
 ) -> None:
     """Also where the beginning of a file, which is the sample, is another kind of text."""
     texts = ENGLISH[:4] + OTHER * 4
-    files = named_files([str(write_text(tmp_path / "mix.jsonl", texts))], "--corpus")
+    files = named_files([str(write_text(tmp_path / "mix.jsonl", texts))], "corpus")
     counts = count(model, files, tmp_path / "counts")
     monkeypatch.setattr(text_samples, "_CHARACTERS", len("".join(ENGLISH[:4])))
     spec = VocabularySpec(size=290, counts=counts)

@@ -13,8 +13,8 @@ from tokenizers import normalizers as n
 from tokenizers import pre_tokenizers as p
 
 from regrow.tokenizers.encoding import id_count
-from regrow.vocabulary.text_splitting import Splitter, splitter
-from regrow.vocabulary.word_cache import PartCounter
+from regrow.vocabulary.text_splitting import Splitter, make_splitter
+from regrow.vocabulary.word_cache import TokenCounter
 from tests.tiny import sentences
 
 LLAMA3 = (
@@ -125,13 +125,13 @@ NOT_SPLIT: dict[str, Callable[[], Tokenizer]] = {
 
 
 @cache
-def made(kind: str) -> tuple[Tokenizer, PartCounter]:
+def made(kind: str) -> tuple[Tokenizer, TokenCounter]:
     tokenizer = SPLIT[kind]()
-    return tokenizer, PartCounter(tokenizer, id_count(tokenizer), how(tokenizer), most=40)
+    return tokenizer, TokenCounter(tokenizer, id_count(tokenizer), how(tokenizer), most=40)
 
 
 def how(tokenizer: Tokenizer) -> Splitter | None:
-    return splitter(json.loads(tokenizer.to_str()), tokenizer)
+    return make_splitter(json.loads(tokenizer.to_str()), tokenizer)
 
 
 WORDS = st.one_of(
@@ -189,7 +189,7 @@ def test_added_tokens_that_reach_over_a_space_keep_a_text_whole() -> None:
     assert found.split("a <left> b") == ["a", "<left>", "b"]
     assert found.split("a <right> b") == ["a <right> b"]
     assert found.split("a new york b") == ["a new york b"]
-    counter = PartCounter(tokenizer, id_count(tokenizer), found)
+    counter = TokenCounter(tokenizer, id_count(tokenizer), found)
     texts = ["a <left> b", "a <right> b", "in new york now", "a  b", "a <left> <left> b <right>"]
     expected = np.zeros(id_count(tokenizer), dtype=np.int64)
     for text in texts:
@@ -204,7 +204,7 @@ def test_a_token_that_is_found_in_normalised_text_forbids_to_split(normalized: b
     tokenizer.add_tokens([AddedToken("new york", normalized=normalized)])
     found = how(tokenizer)
     assert (found is None) == normalized
-    counter = PartCounter(tokenizer, id_count(tokenizer), found)
+    counter = TokenCounter(tokenizer, id_count(tokenizer), found)
     text = "a New York b"
     expected = np.bincount(tokenizer.encode(text).ids, minlength=id_count(tokenizer))
     np.testing.assert_array_equal(counter.count([text]), expected)
@@ -212,7 +212,7 @@ def test_a_token_that_is_found_in_normalised_text_forbids_to_split(normalized: b
 
 def test_memory_is_bounded() -> None:
     tokenizer = byte_bpe(regex=True)
-    counter = PartCounter(tokenizer, id_count(tokenizer), how(tokenizer), most=10)
+    counter = TokenCounter(tokenizer, id_count(tokenizer), how(tokenizer), most=10)
     for number in range(50):
         counter.count([f"word{number} other{number}"])
     assert len(counter._others._numbers) == 10

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from regrow.common.errors import UserError
 from regrow.corpus import parallel
 from regrow.corpus.named_files import NamedFile
+from regrow.corpus.parallel import Workers
 from regrow.corpus.text import Block
 from regrow.tokenizers.encoding import id_count, open_tokenizer
 from regrow.vocabulary import token_counting
 from regrow.vocabulary.scripts import SCRIPTS, scripts_of
-from regrow.vocabulary.token_counting import count_files, plan_count, write_counts
+from regrow.vocabulary.token_counting import count_files, plan_counts, write_counts
 from regrow.vocabulary.token_counts import TokenCounts
 from tests.corpus.test_text_formats import NAMES, write
 from tests.tiny import add_tokenizer
@@ -41,7 +42,7 @@ def here(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process can count, as those of a pool can."""
     ids = id_count(open_tokenizer(model))
     monkeypatch.setattr(
-        token_counting, "_worker", (token_counting.counter(model), ids), raising=False
+        token_counting, "_worker", (token_counting.make_counter(model), ids), raising=False
     )
 
 
@@ -53,9 +54,9 @@ def count_here(
     model: Path, out: Path, files: Sequence[NamedFile], *, threads: int = 1, size: int = 1 << 20,
     ahead: int = 2,
 ) -> TokenCounts:  # fmt: skip
-    job, _ = plan_count(model, out, files, [])
+    job, _ = plan_counts(model, out, files, [])
     with ThreadPoolExecutor(threads) as executor:
-        return write_counts(job, out, files, executor, ahead=ahead, block_bytes=size)[0]
+        return write_counts(job, out, files, Workers(executor, ahead=ahead, block_bytes=size))[0]
 
 
 def plain_counts(model: Path, texts: Sequence[str]) -> Counter[tuple[str, int]]:
@@ -115,23 +116,23 @@ def test_counts_are_those_of_a_loop_by_source_and_script(
 
 SCRIPT = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from regrow.corpus import parallel
 from regrow.corpus.named_files import NamedFile
 from regrow.vocabulary import token_counting
 
-parallel.NOTE_SECONDS = 0
+parallel.CHECKPOINT_SECONDS = 0
 def progress(done, total):
     if done > 0.4 * total:
         os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
     model, out, *files = map(Path, sys.argv[1:])
     files = [NamedFile(path.parent.name, path) for path in files]
-    job, _ = token_counting.plan_count(model, out, files, [])
-    with parallel.pool(2, token_counting._start, job) as executor:
-        token_counting.write_counts(
-            job, out, files, executor, ahead=3, block_bytes=300, progress=progress
-        )
+    job, _ = token_counting.plan_counts(model, out, files, [])
+    with parallel.pool(2, token_counting._start, job) as workers:
+        workers = replace(workers, ahead=3, block_bytes=300)
+        token_counting.write_counts(job, out, files, workers, progress=progress)
 """
 
 
@@ -177,7 +178,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_file(
     paths[2].write_text("\n".join(MIXED))
     files = named(*paths)
     count_here(model, place / "whole", files, size=size)
-    job, _ = plan_count(model, place / "out", files, [])
+    job, _ = plan_counts(model, place / "out", files, [])
 
     class StoppedError(Exception):
         pass
@@ -193,11 +194,15 @@ def test_stopped_anywhere_it_goes_on_to_the_same_file(
 
         with ThreadPoolExecutor(2) as executor:
             write_counts(
-                job, place / "out", files, executor, ahead=1, block_bytes=size, progress=progress
+                job,
+                place / "out",
+                files,
+                Workers(executor, ahead=1, block_bytes=size),
+                progress=progress,
             )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "NOTE_SECONDS", 0)
+        patch.setattr(parallel, "CHECKPOINT_SECONDS", 0)
         for stop in stops:
             try:
                 attempt(stop)
@@ -245,7 +250,7 @@ def test_a_tokenizer_of_unknown_kind_is_refused_before_any_work(
     (tmp_path / "m").mkdir()
     (tmp_path / "m/tokenizer.json").write_text(json.dumps(contents))
     with pytest.raises(UserError, match=r"the tokenizer is WordLevel; what can be pruned is byte"):
-        plan_count(tmp_path / "m", tmp_path / "out", named(path), [])
+        plan_counts(tmp_path / "m", tmp_path / "out", named(path), [])
 
 
 def test_a_file_that_a_part_holds_is_refused_before_any_work(
@@ -254,16 +259,16 @@ def test_a_file_that_a_part_holds_is_refused_before_any_work(
     path = tmp_path / "a.jsonl"
     write(path, MIXED)
     count_here(model, tmp_path / "part", named(path))
-    twice = r"part: holds the counts of .*a\.jsonl, whose text --corpus .*a\.jsonl has too"
+    twice = r"part: holds the counts of .*a\.jsonl, whose text .*a\.jsonl has too"
     with pytest.raises(UserError, match=twice):
-        plan_count(model, tmp_path / "all", named(path), [tmp_path / "part"])
+        plan_counts(model, tmp_path / "all", named(path), [tmp_path / "part"])
     # Another text of the same name and size, as shards of two corpora may be.
     other = tmp_path / "more/a.jsonl"
     other.parent.mkdir()
     write(other, [text.swapcase() for text in MIXED])
     other.write_bytes(other.read_bytes().ljust(path.stat().st_size, b"\n"))
     assert other.stat().st_size == path.stat().st_size
-    plan_count(model, tmp_path / "all", named(other), [tmp_path / "part"])
+    plan_counts(model, tmp_path / "all", named(other), [tmp_path / "part"])
 
 
 def test_a_long_text_is_counted_in_pieces(here: None, model: Path, tmp_path: Path) -> None:
@@ -291,7 +296,7 @@ def test_what_cannot_be_counted_leaves_nothing(here: None, model: Path, tmp_path
             count_here(model, target, named(*paths))
         assert sorted(tmp_path.iterdir()) == before
 
-    refused(r"--corpus: no text in .*a\.jsonl, .*b\.jsonl; give text to count", empty, blank)
+    refused(r"corpus: no text in .*a\.jsonl, .*b\.jsonl; give text to count", empty, blank)
     refused(r"c\.jsonl: line 2 has no key 'text'", text, bad)
     refused("named twice", text, text)
     refused("name at least one file")
@@ -318,7 +323,7 @@ def test_counts_of_another_tokenizer_are_not_added(here: None, model: Path, tmp_
 def test_the_hash_is_that_of_a_token_store(model: Path) -> None:
     from transformers import AutoTokenizer
 
-    from regrow.corpus.token_store import tokenizer_sha256
+    from regrow.corpus.tokenizer_hash import tokenizer_sha256
 
     expected = tokenizer_sha256(AutoTokenizer.from_pretrained(model))
     assert token_counting.fingerprint(open_tokenizer(model)) == expected

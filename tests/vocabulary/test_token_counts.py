@@ -76,8 +76,8 @@ def test_what_is_not_merged() -> None:
 
 
 def test_a_name_that_was_not_counted() -> None:
-    with pytest.raises(UserError, match=r"--only: 'fr' was not counted; there are en, Latin"):
-        counts("en", [1] * IDS).of(["en", "fr"], "--only")
+    with pytest.raises(UserError, match=r"only: 'fr' was not counted; there are en, Latin"):
+        counts("en", [1] * IDS).of(["en", "fr"], "only")
 
 
 def test_what_is_no_file_of_counts(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Command(TyperCommand):
         name = (error.key or "").rpartition(".")[2]
         for parameter in self.params:
             if parameter.name == name and parameter.opts[0].startswith("--"):
-                return UserError(error.message, key=parameter.opts[0])
+                return UserError(error.message, key=parameter.opts[0], value=error.value)
         return error
 
 

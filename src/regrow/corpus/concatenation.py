@@ -1,10 +1,10 @@
-"""Several sources as one, one after the other.
+"""Several sources of rows as one: the rows of one source after those of another.
 
-Which source a row is of stays known by name, so that losses can be told apart by it, and shares
-changed while a training goes on.
+The source of each row is known by name. So losses can be shown by source, and the shares of the
+sources can change during a training.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
@@ -21,17 +21,17 @@ T = TypeVar("T", Samples, TextWindows)
 
 
 @dataclass(frozen=True, eq=False)
-class _Joined(Generic[T]):
+class _Concatenated(Generic[T]):
     """Rows of several sources.
 
     Attributes:
-        sources: By name; at least one, and none of them empty.
-        shares: Of the samples, for each source; None where each row comes once in an epoch.
-        domains: Whether the sources are what losses are told apart by.
+        sources: By name; at least one, and each has rows.
+        shares: The share of each source in the samples; None if each row comes once in an epoch.
+        domains: Whether the sources are domains: losses are shown for each of them.
     """
 
     kind: ClassVar[str]
-    """What an identity calls such rows."""
+    """The name of the class in the identity; it stays when the class is renamed."""
 
     sources: Mapping[str, T]
     shares: Shares | None = None
@@ -46,11 +46,11 @@ class _Joined(Generic[T]):
         return MixedOrder([len(source) for source in self.sources.values()], self.shares, seed)
 
     def sources_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which source each of these rows is of, by its place among the names."""
+        """The source of each of these rows, as its place among the names, [rows]."""
         return np.searchsorted(self._ends, rows, side="right")
 
     def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """The domain, and what the sources themselves have parts of."""
+        """The domain of each row, and the parts that the sources themselves have."""
         found: dict[str, Parts] = {}
         for source, places, inside in self._by_source(rows):
             for kind, part in parts_of(source, inside, samples[places]).items():
@@ -62,7 +62,7 @@ class _Joined(Generic[T]):
 
     @cached_property
     def identity(self) -> str:
-        """A hash of all that the rows hold, and of the shares as they begin."""
+        """A hash of all rows, and of the shares at the beginning."""
         return identity_of(
             self.kind,
             sources={name: source.identity for name, source in self.sources.items()},
@@ -73,10 +73,21 @@ class _Joined(Generic[T]):
     def _ends(self) -> NDArray[np.int64]:
         return np.cumsum([len(source) for source in self.sources.values()], dtype=np.int64)
 
+    def _gather(
+        self,
+        rows: NDArray[np.int64],
+        lengths: Callable[[T, NDArray[np.int64]], NDArray[np.int64]],
+    ) -> NDArray[np.int64]:
+        """The length of each of these rows, [rows]; `lengths`: of rows within a source."""
+        found = np.empty(len(rows), dtype=np.int64)
+        for source, places, inside in self._by_source(rows):
+            found[places] = lengths(source, inside)
+        return found
+
     def _by_source(
         self, rows: NDArray[np.int64]
     ) -> Iterator[tuple[T, NDArray[np.int64], NDArray[np.int64]]]:
-        """A source, where its rows stand among these, and their numbers within it."""
+        """Each source with its rows among these: their places here, and their numbers within it."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         numbers = self.sources_of(rows)
@@ -86,7 +97,7 @@ class _Joined(Generic[T]):
                 yield source, places, rows[places] - (self._ends[number] - len(source))
 
 
-class JoinedWindows(_Joined[TextWindows]):
+class ConcatenatedWindows(_Concatenated[TextWindows]):
     """Several sources of windows as one."""
 
     kind = "joined windows"
@@ -104,7 +115,7 @@ class JoinedWindows(_Joined[TextWindows]):
 
     @property
     def longest(self) -> int:
-        """Bound on the tokens in a window."""
+        """The most tokens that a window may have."""
         return max(source.longest for source in self.sources.values())
 
     @property
@@ -114,18 +125,15 @@ class JoinedWindows(_Joined[TextWindows]):
 
     @property
     def text_tokens(self) -> int:
-        """In all windows."""
+        """Tokens of all windows."""
         return sum(source.text_tokens for source in self.sources.values())
 
     def lengths_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens in each of these windows."""
-        found = np.empty(len(numbers), dtype=np.int64)
-        for source, places, inside in self._by_source(numbers):
-            found[places] = source.lengths_of(inside)
-        return found
+        return self._gather(numbers, lambda source, inside: source.lengths_of(inside))
 
 
-class JoinedRows(_Joined[Samples]):
+class ConcatenatedRows(_Concatenated[Samples]):
     """Several `Samples` as one, whose batches are arrays of the same names and widths."""
 
     kind = "joined rows"
@@ -135,13 +143,10 @@ class JoinedRows(_Joined[Samples]):
         return max(source.row_length for source in self.sources.values())
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        found = np.empty(len(rows), dtype=np.int64)
-        for source, places, inside in self._by_source(rows):
-            found[places] = source.lengths(inside)
-        return found
+        return self._gather(rows, lambda source, inside: source.lengths(inside))
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As the sources have it, which fill the same arrays."""
+        """See `Slotted`; all sources fill the same arrays."""
         found: dict[int, NDArray[np.int64]] = {}
         for source, places, inside in self._by_source(rows):
             found |= zip(places.tolist(), slots_of(source, inside, samples[places]), strict=True)

@@ -1,8 +1,8 @@
-"""Documents one after the other, and the pieces of them that lie in stretches of that line.
+"""Documents one after the other as one stream, and the pieces of them in stretches of the stream.
 
-Each document begins with some slots that hold none of its text. So stretches of one length in slots
-hold the more text, the fewer documents they are of: what an objective writes beside each document
-has room in them.
+Positions in the stream are slots. Each document begins with a fixed number of slots that hold no
+text: room for the tokens that an objective adds to each document, such as prefixes and sentinels.
+So all stretches of the same number of slots fit into rows of the same length.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ Ids = NDArray[np.int64]
 
 _NONE: Ids = np.empty(0, dtype=np.int64)
 _AT_ONCE = 1 << 18
-"""Documents of a store that are looked at at once."""
+"""Documents of a store whose lengths are read at once."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Documents, or parts of them, stretch after stretch; [pieces] each.
+    """Documents or parts of documents, stretch after stretch; arrays of shape [pieces].
 
     Attributes:
-        stretches: Which stretch each lies in, ascending.
-        starts: Where its tokens begin.
-        lengths: How many there are, at least 1.
+        stretches: The number of the stretch that each piece is in, ascending.
+        starts: Where its tokens begin in the array of tokens.
+        lengths: The number of its tokens, at least 1.
     """
 
     stretches: Ids
@@ -41,23 +41,24 @@ class Pieces:
 
     @cached_property
     def numbers(self) -> Ids:
-        """Of each piece in its stretch, from 0."""
+        """The place of each piece within its stretch, from 0."""
         places = np.arange(len(self.stretches))
         return places - np.searchsorted(self.stretches, self.stretches)
 
 
 @dataclass(frozen=True, eq=False)
-class DocumentLine:
-    """Documents that hold a token each, in order.
+class DocumentStream:
+    """Documents with at least one token each, in order.
 
     Attributes:
-        tokens: Of all documents, ends among them, [tokens].
-        starts_of: Where each of these documents begins there; of as many as there are, where the
-            last ends.
-        ended: Whether each ends with a token that is not of its text.
-        skipped: Of each document without text, in order, how many with text are before it.
-        documents: That hold text.
-        slots_each: That stand before the text of each.
+        tokens: Of all documents, with their end tokens, [tokens].
+        starts_of: Where each of these documents begins in `tokens`; past the last one, where that
+            ends.
+        ended: Whether each document ends with an end token, which is not text.
+        skipped: For each document without text, in order: how many documents with text are before
+            it.
+        documents: The number of documents with text.
+        slots_each: The number of slots before the text of each document.
         identity: A hash of all tokens and of where documents begin.
     """
 
@@ -71,21 +72,26 @@ class DocumentLine:
 
     @cached_property
     def slots(self) -> int:
-        """In the line, of text and before it."""
+        """All slots of the stream: those of text, and those before each text."""
         return int(self._slots_before(np.array([self.documents]))[0])
 
     @cached_property
     def text_tokens(self) -> int:
+        """All tokens of text, without end tokens."""
         return self.slots - self.slots_each * self.documents
 
     def pieces(self, firsts: Ids, stops: Ids) -> Pieces:
-        """What lies in stretches of slots, [stretches] each; one that begins or ends before a text
-        begins or ends where that text does.
+        """The pieces of documents in some stretches of the stream.
 
-        Each stretch is to be longer than what stands before a text.
+        A stretch that begins or ends in the slots before a text has all or nothing of that text.
+
+        Args:
+            firsts: the first slot of each stretch, [stretches].
+            stops: the slot after its last, [stretches]. Each stretch has more slots than there are
+                before a text.
         """
-        first, first_offsets = self._places(firsts)
-        last, last_offsets = self._places(stops)
+        first, first_offsets = self._locate(firsts)
+        last, last_offsets = self._locate(stops)
         counts = last - first + (last_offsets > 0)
         ends = np.cumsum(counts)
         stretches = np.repeat(np.arange(len(firsts)), counts)
@@ -99,15 +105,15 @@ class DocumentLine:
         return Pieces(stretches, starts + begins, stops_at - begins)
 
     def text_lengths(self, firsts: Ids, stops: Ids) -> Ids:
-        """Tokens of text in such stretches, [stretches]."""
+        """Tokens of text in each stretch, [stretches]; see `pieces`."""
         return self._text_before(stops) - self._text_before(firsts)
 
     def _text_before(self, slots: Ids) -> Ids:
-        documents, offsets = self._places(slots)
+        documents, offsets = self._locate(slots)
         return self._text(documents)[1] + offsets
 
     def _text(self, documents: Ids) -> tuple[Ids, Ids]:
-        """Where documents begin among the tokens, and how much text is before them."""
+        """Where documents begin in `tokens`, and how many tokens of text are before them."""
         numbers = documents + np.searchsorted(self.skipped, documents, side="right")
         starts = self.starts_of(numbers)
         return starts, starts - numbers if self.ended else starts
@@ -115,8 +121,8 @@ class DocumentLine:
     def _slots_before(self, documents: Ids) -> Ids:
         return self._text(documents)[1] + self.slots_each * documents
 
-    def _places(self, slots: Ids) -> tuple[Ids, Ids]:
-        """The document that a slot lies in, and how much of its text is before the slot."""
+    def _locate(self, slots: Ids) -> tuple[Ids, Ids]:
+        """The document that each slot is in, and the tokens of its text before the slot."""
         low, high = np.zeros_like(slots), np.full_like(slots, self.documents)
         for _ in range(self.documents.bit_length()):
             middle = (low + high + 1) // 2
@@ -125,33 +131,41 @@ class DocumentLine:
         return low, np.maximum(slots - self._slots_before(low) - self.slots_each, 0)
 
 
-def line_of_tokens(
+def stream_of_tokens(
     tokens: NDArray[Any], bounds: Ids, slots_each: int, *, ended: bool
-) -> DocumentLine:
-    """`bounds`: where each document begins, all with text, and where the last ends."""
+) -> DocumentStream:
+    """A stream of tokens in memory.
+
+    `bounds`: where each document begins, and where the last one ends, [documents + 1]. All
+    documents have text. `ended`: whether each ends with an end token.
+    """
     digest = hashlib.sha256(f"line {len(tokens)} {ended}\0".encode())
     digest.update(tokens.astype("<i4").data)
     digest.update(bounds.astype("<i8").data)
     identity = digest.hexdigest()
-    return DocumentLine(
+    return DocumentStream(
         tokens, bounds.__getitem__, ended, _NONE, len(bounds) - 1, slots_each, identity
     )
 
 
-def line_of_text(documents: Iterable[str], tokenizer: Tokenizer, slots_each: int) -> DocumentLine:
-    """Documents that hold text, each followed by the tokenizer's end."""
+def stream_of_text(
+    documents: Iterable[str], tokenizer: Tokenizer, slots_each: int
+) -> DocumentStream:
+    """A stream of the documents that hold text, each followed by the tokenizer's ``eos``."""
     end = np.array([tokenizer.eos_token_id], dtype=np.int32)
     held = [ids for ids in tokenise(documents, tokenizer) if len(ids)]
     parts = [part for ids in held for part in (ids, end)]
     tokens = np.concatenate([*parts, np.empty(0, dtype=np.int32)])
     bounds = np.cumsum([0, *(len(ids) + 1 for ids in held)], dtype=np.int64)
-    return line_of_tokens(tokens, bounds, slots_each, ended=True)
+    return stream_of_tokens(tokens, bounds, slots_each, ended=True)
 
 
-def line_of_store(store: TokenStore, slots_each: int) -> DocumentLine:
-    """The documents of a store that hold text; reads its index once, and none of its tokens.
+def stream_of_store(store: TokenStore, slots_each: int) -> DocumentStream:
+    """A stream of the documents of a store that hold text.
 
-    Raises UserError where the index is corrupt, or documents end with a token and one does not.
+    Reads the index once, and no tokens.
+
+    Raises UserError if the index is corrupt, or a document lacks its end token.
     """
     ended = store.end is not None
     empty = [_NONE]
@@ -164,15 +178,15 @@ def line_of_store(store: TokenStore, slots_each: int) -> DocumentLine:
             )
         empty.append(first + np.flatnonzero(lengths == ended))
     without = np.concatenate(empty)
-    return DocumentLine(
+    return DocumentStream(
         store.tokens, store.starts_of, ended, without - np.arange(len(without)),
         len(store) - len(without), slots_each, store.identity,
     )  # fmt: skip
 
 
-def undivided(line: DocumentLine) -> DocumentLine:
-    """All tokens as one document, ends among them as they lie."""
+def as_one_document(line: DocumentStream) -> DocumentStream:
+    """All tokens of a stream, with the end tokens, as one document."""
     bounds = np.array([0, len(line.tokens)], dtype=np.int64)
-    return DocumentLine(
+    return DocumentStream(
         line.tokens, bounds.__getitem__, False, _NONE, 1, 0, f"undivided {line.identity}"
     )

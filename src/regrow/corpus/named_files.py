@@ -1,4 +1,4 @@
-"""Which files a user means, and what each source of text is called."""
+"""The text files that a user names, and the source that each belongs to."""
 
 import re
 from collections.abc import Sequence
@@ -6,50 +6,55 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regrow.common.errors import UserError
-from regrow.corpus.text import is_text
+from regrow.corpus.text import is_text_file
 
 MOST_SOURCES = 64
 _SHARD = re.compile(r"[-_.]\d+([-_.]?of[-_.]?\d+)?$")
 
 
 class NamedFile(NamedTuple):
-    """A file of text and the source that it belongs to."""
+    """A text file and the name of its source, such as a language."""
 
     source: str
     path: Path
 
 
-def named_files(arguments: Sequence[str], option: str) -> list[NamedFile]:
+def named_files(arguments: Sequence[str], key: str) -> list[NamedFile]:
     """The files that arguments name, in order: a path each, or ``NAME=PATH``.
 
-    A directory stands for all text files below it, in order of their paths, and a pattern (``*``,
-    ``?``) for those that it fits. Without a name, a source is called as its directory, or as its
-    file without suffixes and the number of a shard.
+    A directory stands for all text files below it, in the order of their paths. A pattern (``*``,
+    ``?``) stands for the files that match it. Without ``NAME``, the source is called like the
+    directory, or like the file without its suffixes and shard number.
+
+    Args:
+        arguments: what the user gave.
+        key: the key of an error.
 
     Raises:
-        UserError: a directory or a pattern without text, or more sources than can be told apart.
+        UserError: a directory or a pattern gives no text file, or there are too many sources.
     """
     found: list[NamedFile] = []
     for argument in arguments:
         name, path = _split(argument)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text(p))
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text_file(p))
             if not inside:
-                raise UserError(f"{option} {path}: the directory holds no text file")
+                raise UserError(f"{path}: the directory holds no text file", key=key)
             found += [NamedFile(name or path.resolve().name, each) for each in inside]
         elif not path.exists() and re.search(r"[*?]", str(path)):
             root = Path(path.anchor)
             fitting = sorted(root.glob(str(path.relative_to(root))))
             if not fitting:
-                raise UserError(f"{option} {path}: no file fits the pattern")
-            found += [NamedFile(name or _called(each), each) for each in fitting]
+                raise UserError(f"{path}: no file fits the pattern", key=key)
+            found += [NamedFile(name or _source_name(each), each) for each in fitting]
         else:
-            found.append(NamedFile(name or _called(path), path))
+            found.append(NamedFile(name or _source_name(path), path))
     sources = dict.fromkeys(file.source for file in found)
     if len(sources) > MOST_SOURCES:
         raise UserError(
-            f"{option}: {len(sources)} sources, {MOST_SOURCES} at most can be told apart; name "
-            "what belongs together: NAME=FILE or NAME=DIRECTORY"
+            f"{len(sources)} sources, {MOST_SOURCES} at most can be told apart; name "
+            "what belongs together: NAME=FILE or NAME=DIRECTORY",
+            key=key,
         )
     return found
 
@@ -61,7 +66,7 @@ def _split(argument: str) -> tuple[str, Path]:
     return "", Path(argument)
 
 
-def _called(path: Path) -> str:
+def _source_name(path: Path) -> str:
     stem = path.name.partition(".")[0] or path.name
     stem = _SHARD.sub("", stem)
     return path.resolve().parent.name if stem.isdigit() else stem

@@ -1,10 +1,10 @@
 """Documents as token rows of one length, for decoders that predict the next token.
 
 A document of tokens t1 ... tn becomes n + 1 predictions: from ``start t1 ... tn`` to ``t1 ... tn
-eos``. The predictions of all documents stand in one line, which is cut into rows. So every token,
-and every end of a document where that is to be learned, is predicted once: none is dropped, none
-doubled, at a row's edge neither. Only the last row can be short; it is filled up with positions
-that predict nothing.
+eos``. The predictions of all documents, one after the other, are cut into rows of one length. So
+every token is predicted exactly once, also at the edge of a row, and so is the end of each document
+if it is to be learned. Only the last row can be short; it is padded with positions that predict
+nothing.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from regrow.common.errors import UserError
 from regrow.corpus.samples import Batch
 
 NOT_PREDICTED = -100
-"""The label of a position that predicts nothing; the field's own value."""
+"""The label of a position that predicts nothing; transformers uses the same value."""
 
 Tokenizer = Any
 """A transformers tokenizer; its package is not imported here."""
@@ -32,9 +32,9 @@ _DOCUMENTS_AT_ONCE = 256
 def start_and_end(tokenizer: Tokenizer) -> tuple[int, int]:
     """The token before a document's first token, and the token after its last.
 
-    The start is the tokenizer's ``bos`` where the tokenizer itself puts it before a text (Llama,
-    Gemma), and otherwise ``eos``, as in models that were trained on documents with ``eos`` between
-    them (GPT-NeoX, OLMo 2, SmolLM2).
+    The start is the tokenizer's ``bos`` if the tokenizer puts it before a text (Llama, Gemma).
+    Otherwise it is ``eos``: such models were trained on documents with ``eos`` between them
+    (GPT-NeoX, OLMo 2, SmolLM2).
 
     Raises:
         UserError: the tokenizer has no ``eos``.
@@ -54,8 +54,8 @@ def start_and_end(tokenizer: Tokenizer) -> tuple[int, int]:
 def end_is_predicted(tokenizer: Tokenizer) -> bool:
     """Whether a model should learn that a document ends with ``eos``.
 
-    Not where ``eos`` ends the turns of a chat template: a document is no turn, and a model that
-    learns to end one after any line answers nothing.
+    Not if ``eos`` ends the turns of a chat template. A document is not a turn: a model that learns
+    ``eos`` after any line ends its answers at once.
     """
     template = getattr(tokenizer, "chat_template", None)
     if not template:
@@ -65,7 +65,7 @@ def end_is_predicted(tokenizer: Tokenizer) -> bool:
 
 
 def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int32]]:
-    """The token ids of each document, with nothing added, [tokens] each."""
+    """The token ids of each document, without special tokens, [tokens] each."""
     rest = iter(documents)
     while group := list(islice(rest, _DOCUMENTS_AT_ONCE)):
         encoded = tokenizer(group, add_special_tokens=False, verbose=False)
@@ -78,9 +78,9 @@ class PackedText:
     """Rows of packed documents; a `Samples` for the causal objective.
 
     Attributes:
-        inputs: Input tokens of all documents in one line, each after its start token,
-            [predictions].
-        starts: Where each document begins in that line, ascending, first 0, [documents].
+        inputs: Input tokens of all documents, one after the other, each document after its start
+            token, [predictions].
+        starts: Where each document begins in `inputs`, ascending, first 0, [documents].
         end: The token that ends a document.
         row_length: Predictions in a row.
         predict_end: Whether the end of a document is a label.
@@ -113,8 +113,8 @@ class PackedText:
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Batch:
         """``input_ids``, ``labels`` and ``position_ids``, int64, [rows, row_length] each.
 
-        Positions count from 0 in each document, and from 0 again in each row: where a position is
-        0 another document's piece begins, and no attention crosses it. Nothing is random.
+        Positions count from 0 in each document, and from 0 again in each row. So position 0 marks
+        the begin of a piece of another document, and no attention crosses it. Nothing is random.
         """
         shape = (len(rows), self.row_length)
         input_ids, labels, positions = (np.empty(shape, dtype=np.int64) for _ in range(3))
@@ -162,7 +162,7 @@ def pack(documents: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Pac
 def pack_tokens(
     documents: Iterable[NDArray[np.int32]], tokenizer: Tokenizer, row_length: int
 ) -> PackedText:
-    """`pack` for documents that are tokens already, [tokens] each."""
+    """`pack`, for documents that are tokenised, [tokens] each."""
     start, end = start_and_end(tokenizer)
     parts: list[NDArray[np.int32]] = []
     starts: list[int] = []

@@ -1,7 +1,8 @@
-"""Blocks of text files through several processes: work that may be killed, and is then taken up.
+"""Text files through several processes, in work that can be killed and is then resumed.
 
-One process reads blocks of records and gathers what the others make of them, in the order of
-reading. So what comes out does not depend on how many processes there are.
+One process reads blocks of records, and collects what the worker processes make of each block, in
+the order of reading. So the result does not depend on the number of processes. From time to time
+it saves a checkpoint; a later run of the same work resumes from there.
 """
 
 import fcntl
@@ -10,81 +11,164 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from regrow.common.errors import UserError
 from regrow.common.files import sync_directory
-from regrow.corpus.text import Block, Place, check_text, read_blocks
+from regrow.corpus.text import Block, Position, check_text_file, read_blocks
 
-NOTE_SECONDS = 20.0
-"""Between two notes of how far the work is; what a killed run loses at most."""
+CHECKPOINT_SECONDS = 20.0
+"""Time between two checkpoints; a killed run loses at most so much work."""
 BLOCK_BYTES = 1 << 20
 
 T = TypeVar("T")
 
+Progress = Callable[[int, int], None]
+"""Is told the bytes that were read so far, and the bytes of all files."""
 
-class Done(NamedTuple):
-    """What came of a block.
 
-    Attributes:
-        file: The number of its file.
-        after: Where the next block begins.
-        read: Bytes of the file that were read so far.
-        result: What the process returned.
+def no_progress(_done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+# Checks before the work
+
+
+def check_files(files: Sequence[Path], key: str) -> None:
+    """Raise UserError if no file is given, one cannot be read, or one is given twice.
+
+    `key`: of the error if no file is given.
     """
-
-    file: int
-    after: Place
-    read: int
-    result: Any
-
-
-def check_files(files: Sequence[Path], option: str) -> None:
-    """Raise UserError where one cannot be read, or is named twice, or none is named."""
     if not files:
-        raise UserError(f"{option}: name at least one file")
+        raise UserError("name at least one file", key=key)
     seen: set[Path] = set()
     for path in files:
-        check_text(path)
+        check_text_file(path)
         if (real := path.resolve()) in seen:
             raise UserError(f"{path}: named twice; its documents would be doubled")
         seen.add(real)
 
 
-def file_facts(files: Sequence[Path]) -> list[list[Any]]:
-    """By which a later run sees whether the files are the same."""
+def check_new(out: Path, kind: Literal["file", "directory"]) -> None:
+    """Raise UserError if `out` exists, or the directory that it should be in does not."""
+    if out.exists():
+        raise UserError(f"{out}: exists; choose another {kind}")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such directory")
+
+
+def file_stamps(files: Sequence[Path]) -> list[list[Any]]:
+    """Path, bytes and time of change of each file: a later run compares them with its own files."""
     return [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
+# Work that can be resumed
+
+
 @contextmanager
-def pool(workers: int, start: Callable[..., None], *arguments: Any) -> Iterator[Executor]:
+def unfinished_directory(out: Path, checkpoint: str) -> Iterator[Path]:
+    """A hidden directory beside `out`, locked for this process.
+
+    If the work fails before there is a checkpoint, the directory is removed.
+
+    Args:
+        out: what the work will write.
+        checkpoint: the name of its checkpoint, a file in the directory.
+
+    Raises:
+        UserError: another process has locked the directory.
+    """
+    directory = out.parent / f".{out.name}.unfinished"
+    directory.mkdir(exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another process is writing it") from None
+        try:
+            yield directory
+        except BaseException:
+            if not (directory / checkpoint).is_file():
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+    finally:
+        os.close(handle)
+
+
+def check_same_work(
+    directory: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], names: Mapping[str, str]
+) -> None:
+    """Raise UserError if an earlier run in the directory did other work.
+
+    `earlier`, `now`: what decides the result, by key. `names`: what a message calls each key.
+    """
+    for key, name in names.items():
+        if earlier[key] != now[key]:
+            raise UserError(
+                f"{directory}: left by a run that was stopped, with other {name}; "
+                "delete it to begin anew"
+            )
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove an unfinished directory once its work is done."""
+    shutil.rmtree(directory)
+    sync_directory(directory.parent)
+
+
+# Processes
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that work on blocks, and how blocks are given to them.
+
+    The sizes change how fast the work is, and not its result.
+
+    Attributes:
+        executor: The processes.
+        ahead: Blocks that are read before the result of the first of them is used.
+        block_bytes: Bytes of text in a block, about.
+    """
+
+    executor: Executor
+    ahead: int
+    block_bytes: int = BLOCK_BYTES
+
+
+@contextmanager
+def pool(processes: int, start: Callable[..., None], *arguments: Any) -> Iterator[Workers]:
     """Processes that called `start` with these arguments when they began.
 
-    Raises UserError where one is killed.
+    Raises UserError if one of them is killed.
     """
     # Not forked: threads of the tokenizers library and of a progress bar may hold locks.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, context, _begin, (start, arguments))
+    executor = ProcessPoolExecutor(processes, context, _begin, (start, arguments))
     try:
-        yield executor
+        yield Workers(executor, ahead=2 * processes)
     except BrokenProcessPool:
         raise UserError(
             "a process that tokenises was killed, perhaps for want of memory; start again with "
-            "fewer --workers, and it goes on from here"
+            "fewer workers, and it goes on from here"
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
 
 
 def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told of it, and ends us
-    # A parent that is killed cannot end us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    # A parent that is killed cannot end its processes.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     start(*arguments)
@@ -97,65 +181,91 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def blocks_of(
-    files: Sequence[Path], first: int, place: Place, size: int, *, whole: bool = True
-) -> Iterator[tuple[int, Block]]:
-    """Blocks with the number of their file, from a place in the file `first` on."""
-    for number in range(first, len(files)):
-        start = place if number == first else Place()
-        for block in read_blocks(files[number], size, start, whole=whole):
-            yield number, block
+# Blocks
 
 
-def in_order(
-    blocks: Iterator[tuple[int, Block]], submit: Callable[[Block], "Future[T]"], ahead: int
-) -> Iterator[Done]:
-    """What comes of each block, as they were read; at most `ahead` are read before their turn."""
-    waiting: deque[tuple[int, Place, int, Future[T]]] = deque()
-    try:
-        for number, block in blocks:
-            waiting.append((number, block.after, block.read, submit(block)))
-            if len(waiting) > ahead:
-                yield _done(*waiting.popleft())
-    except UserError:
-        # What is wrong further on is told after what is wrong before it.
-        for item in waiting:
-            item[3].result()
-        raise
-    while waiting:
-        yield _done(*waiting.popleft())
+@dataclass(frozen=True)
+class FilePosition:
+    """How far a list of files is read.
 
-
-def _done(number: int, after: Place, read: int, future: "Future[T]") -> Done:
-    return Done(number, after, read, future.result())
-
-
-@contextmanager
-def workplace(out: Path, state: str) -> Iterator[Path]:
-    """A hidden directory beside `out`, for one process at a time.
-
-    It is removed when the work fails before its file `state` is there; without that, nothing can
-    be taken up.
+    Attributes:
+        file: The number of the file.
+        position: Where its next record begins.
     """
-    place = out.parent / f".{out.name}.unfinished"
-    place.mkdir(exist_ok=True)
-    handle = os.open(place, os.O_RDONLY)
+
+    file: int = 0
+    position: Position = field(default_factory=Position)
+
+
+@dataclass(frozen=True)
+class BlockResult(Generic[T]):
+    """What a process made of a block.
+
+    Attributes:
+        result: What the process returned.
+        after: Where the next block begins.
+    """
+
+    result: T
+    after: FilePosition
+
+
+def process_files(
+    work: Callable[[Block], T],
+    files: Sequence[Path],
+    start: FilePosition,
+    workers: Workers,
+    checkpoint: Callable[[], None],
+    *,
+    whole: bool = True,
+    progress: Progress = no_progress,
+) -> Iterator[BlockResult[T]]:
+    """The result of `work` for each block of the files, in the order of the files.
+
+    Args:
+        work: is called in the processes of `workers`.
+        files: text files.
+        start: where to begin.
+        workers: the processes.
+        checkpoint: is called from time to time, after the caller has used a result.
+        whole: see :func:`regrow.corpus.text.read_blocks`.
+        progress: is told of each block whose result was used.
+
+    Raises:
+        UserError: a file cannot be read. The results before that place are given first.
+    """
+    before = list(accumulate((path.stat().st_size for path in files), initial=0))
+    waiting: deque[tuple[FilePosition, int, Future[T]]] = deque()
+    saved = time.monotonic()
+
+    def results(most: int) -> Iterator[BlockResult[T]]:
+        nonlocal saved
+        while len(waiting) > most:
+            after, read, future = waiting.popleft()
+            yield BlockResult(future.result(), after)
+            if time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                checkpoint()
+                saved = time.monotonic()
+            progress(read, before[-1])
+
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another process is writing it") from None
-        try:
-            yield place
-        except BaseException:
-            if not (place / state).is_file():
-                shutil.rmtree(place, ignore_errors=True)
-            raise
-    finally:
-        os.close(handle)
+        for number, block in _read_files(files, start, workers.block_bytes, whole):
+            after, read = FilePosition(number, block.after), before[number] + block.read
+            waiting.append((after, read, workers.executor.submit(work, block)))
+            yield from results(workers.ahead)
+    except UserError:
+        # An error of an earlier block comes first.
+        for _, _, future in waiting:
+            future.result()
+        raise
+    yield from results(0)
 
 
-def remove(place: Path) -> None:
-    """Remove a hidden directory whose work is done."""
-    shutil.rmtree(place)
-    sync_directory(place.parent)
+def _read_files(
+    files: Sequence[Path], start: FilePosition, size: int, whole: bool
+) -> Iterator[tuple[int, Block]]:
+    """Blocks with the number of their file."""
+    for number in range(start.file, len(files)):
+        begin = start.position if number == start.file else Position()
+        for block in read_blocks(files[number], size, begin, whole=whole):
+            yield number, block

@@ -1,4 +1,4 @@
-"""What a training loop asks of data, and the order in which it asks."""
+"""What a training loop needs from its data, and the order in which it reads samples."""
 
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from regrow.common.random_stream import random_stream
 
 Batch = dict[str, NDArray[Any]]
-"""Named arrays whose first dimension is the sample; the objective knows the names."""
+"""Arrays by name, whose first dimension is the sample; the objective defines the names."""
 
 
 class Samples(Protocol):
-    """A fixed set of rows of text; sample ``i`` of a training is the same whoever asks for it."""
+    """A fixed set of rows of text. Sample ``i`` of a training is the same in every process."""
 
     @property
     def row_length(self) -> int:
-        """Bound on the text tokens in a row."""
+        """The most text tokens that a row may have."""
 
     def __len__(self) -> int: ...
 
@@ -26,9 +26,10 @@ class Samples(Protocol):
         """Text tokens in each of these rows."""
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """These rows, stacked, each as the sample of this number in the whole training.
+        """These rows as one batch.
 
-        What is drawn at random for a sample depends on its number and nothing else.
+        `samples`: the number of each row's sample in the whole training. What is drawn at random
+        for a sample depends on its number alone.
         """
 
     @property
@@ -37,7 +38,7 @@ class Samples(Protocol):
 
 
 class Order(Protocol):
-    """Which row is which sample: a pure function of the number of the sample."""
+    """The row of each sample: a pure function of the number of the sample."""
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
         """The rows of samples ``start`` to ``stop - 1``."""
@@ -45,19 +46,19 @@ class Order(Protocol):
 
 @runtime_checkable
 class Ordered(Protocol):
-    """Rows that say themselves in which order they come, as those of a mixture do."""
+    """Rows that define their own order, such as those of a mixture."""
 
     def order(self, seed: int) -> Order: ...
 
 
 @runtime_checkable
 class Slotted(Protocol):
-    """Samples that fill other slots of a batch than they have text tokens."""
+    """Samples whose slots in a batch are not as many as their text tokens."""
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Slots that each of these samples fills, [samples, arrays].
 
-        An array for each that a batch fills up for itself: of sources and of targets, or of rows.
+        The arrays are those that a batch pads on their own: sources and targets, or rows.
         """
 
 
@@ -93,25 +94,26 @@ def parts_of(
 def slots_of(
     samples: Samples, rows: NDArray[np.int64], numbers: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Slots that these rows fill as the samples of these numbers, [samples, arrays]."""
+    """Slots that each of these samples fills, [samples, arrays]; see `Slotted`."""
     if isinstance(samples, Slotted):
         return samples.slots(rows, numbers)
     return samples.lengths(rows)[:, None]
 
 
 def data_order(rows: Sized, seed: int) -> Order:
-    """The order of rows: their own, or one epoch after the other."""
+    """The order of rows: their own if they define one, else one shuffled epoch after another."""
     return rows.order(seed) if isinstance(rows, Ordered) else DataOrder(seed, len(rows))
 
 
-_SORTED = 1 << 20
-"""Rows up to which a permutation is written out, 8 bytes each."""
+_MOST_IN_MEMORY = 1 << 20
+"""Up to so many rows a permutation is held in memory, 8 bytes each."""
 
 
 class DataOrder:
-    """Which row is sample ``i``: entry ``i % rows`` of the permutation of epoch ``i // rows``.
+    """An `Order` in which every row comes once in each epoch.
 
-    `purpose`: tells orders of the same seed apart.
+    Sample ``i`` is entry ``i % rows`` of the permutation of epoch ``i // rows``. `purpose`: gives
+    different orders for the same seed.
     """
 
     def __init__(self, seed: int, rows: int, purpose: str = "data order") -> None:
@@ -134,7 +136,7 @@ class DataOrder:
         return found
 
     def _of(self, epoch: int, entry: int, count: int) -> NDArray[np.int64]:
-        written_out = self._rows <= _SORTED
+        written_out = self._rows <= _MOST_IN_MEMORY
         if epoch != self._epoch:
             stream = random_stream(self._seed, self._purpose, epoch)
             if written_out:
@@ -153,30 +155,30 @@ _ROUNDS = 8
 
 
 def shuffled(entries: NDArray[np.int64], count: int, keys: Sequence[int]) -> NDArray[np.int64]:
-    """These entries of a permutation of 0 to ``count - 1`` that is never written out.
+    """These entries of a random permutation of 0 to ``count - 1``, without computing the others.
 
-    A Feistel network over the next even number of bits, applied again where it leaves the range
+    A Feistel network over the next even number of bits. A value outside the range is permuted again
     (cycle walking; Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). A pure
-    function of its arguments; `keys`: 64 random bits for each round.
+    function of its arguments. `keys`: 64 random bits for each round.
     """
     half = max(1, ((count - 1).bit_length() + 1) // 2)
-    values = _crossed(entries.astype(np.uint64), half, keys)
+    values = _feistel(entries.astype(np.uint64), half, keys)
     while len(outside := np.flatnonzero(values >= count)):
-        values[outside] = _crossed(values[outside], half, keys)
+        values[outside] = _feistel(values[outside], half, keys)
     return values.astype(np.int64)
 
 
-def _crossed(values: NDArray[np.uint64], half: int, keys: Sequence[int]) -> NDArray[np.uint64]:
-    """Feistel's rounds over numbers of twice `half` bits."""
+def _feistel(values: NDArray[np.uint64], half: int, keys: Sequence[int]) -> NDArray[np.uint64]:
+    """The rounds of the network, over numbers of twice `half` bits."""
     bits = np.uint64(half)
     left, right = values >> bits, values & np.uint64((1 << half) - 1)
     for key in keys:
-        mixed = _scrambled(right ^ np.uint64(key)) >> np.uint64(64 - half)
+        mixed = _splitmix64(right ^ np.uint64(key)) >> np.uint64(64 - half)
         left, right = right, left ^ mixed
     return left << bits | right
 
 
-def _scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser (Steele et al. 2014): each bit of 64 depends on all."""
     values = values ^ values >> np.uint64(30)
     values *= np.uint64(0xBF58476D1CE4E5B9)

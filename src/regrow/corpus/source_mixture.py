@@ -1,10 +1,10 @@
-"""In which order rows of several sources come, in given shares.
+"""The order of rows of several sources in given shares.
 
-The rows of all sources lie one source after the other. Samples come in blocks of 4,096, counted
-from where the shares last changed. Each block holds the same number of samples of each source, in
-an order drawn from the seed and the number of the block; so the shares are exact after every block,
-and which row of its source a sample is follows by counting within one block. Each source is gone
-through in an order of its own, again and again, in another order each time.
+Rows are numbered through all sources, one source after another. Samples come in blocks of 4,096,
+counted from the last change of shares. Every block holds the same number of samples of each source,
+in an order drawn from the seed and the number of the block. So the shares are exact after every
+block, and counting within one block gives the row of a sample within its source. The rows of each
+source are shuffled for themselves, anew in each epoch of that source.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,21 +23,21 @@ BLOCK = 1 << 12
 """Samples after which the shares are exact."""
 
 Quotas = tuple[int, ...]
-"""How many samples of each source are in a block; they sum to `BLOCK`."""
+"""Samples of each source in a block; they sum to `BLOCK`."""
 
 
 class Shares:
-    """How much of the samples is of which source, and from which sample on.
+    """The share of each source in the samples; it can change at a sample.
 
     Attributes:
         names: Of the sources, in order.
-        changes: (first sample, quotas) ascending, the first at sample 0.
+        changes: First sample and quotas of each, ascending; the first is at sample 0.
     """
 
     def __init__(self, names: Sequence[str], weights: Sequence[float]) -> None:
-        """Raises UserError at a weight that is not positive, or is less than 1 sample in a block.
+        """Shares in proportion to the weights, from sample 0 on.
 
-        `weights`: of samples.
+        Raises UserError if a weight is not positive, or gives less than 1 sample in a block.
         """
         self.names = tuple(names)
         for name, weight in zip(names, weights, strict=True):
@@ -54,15 +54,15 @@ class Shares:
 
     @property
     def identity(self) -> str:
-        """How the shares begin; what becomes of them is the doing of the training itself."""
+        """A hash of the first shares. Later ones follow from the training and are left out."""
         return identity_of("shares", names=self.names, quotas=self.changes[0][1])
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """Draw by these weights from this sample on, which no one has asked for yet.
+        """Change the shares from this sample on; no order may have given it before.
 
-        Rounded to 1 in `BLOCK`; 0 leaves a source out.
+        Weights are rounded to 1 in `BLOCK`; 0 leaves a source out.
 
-        Raises ValueError where the sample lies before the last change, or the weights are none.
+        Raises ValueError if the sample is before the last change, or the weights are not weights.
         """
         if len(weights) != len(self.names) or min(weights) < 0 or not 0 < sum(weights) < np.inf:
             raise ValueError(f"weights {list(weights)} of {', '.join(self.names)}")
@@ -74,9 +74,9 @@ class Shares:
 
 
 class MixedOrder:
-    """An `Order` that takes rows of each source in its share.
+    """An `Order` with rows of each source in its share.
 
-    `sizes`: rows of each source. `shares`: may change while the order is in use.
+    `sizes`: rows of each source. `shares`: may be changed while the order is in use.
     """
 
     def __init__(self, sizes: Sequence[int], shares: Shares, seed: int) -> None:
@@ -105,7 +105,8 @@ class MixedOrder:
     def _pieces(
         self, start: int, stop: int
     ) -> Iterator[tuple[int, int, NDArray[np.int32], list[int]]]:
-        """First and last sample, the source of each, and samples of each source before them."""
+        """Parts within one block: first sample, stop, the source of each sample, and the samples of
+        each source before the part."""
         changes = self._shares.changes
         ends = [first for first, _ in changes[1:]] + [max(stop, changes[-1][0])]
         for number, ((origin, quotas), end) in enumerate(zip(changes, ends, strict=True)):
@@ -128,7 +129,7 @@ class MixedOrder:
         return self._known[number]
 
     def _within(self, number: int, sample: int) -> NDArray[np.int64]:
-        """Samples of each source from a change of shares on, before a sample."""
+        """Samples of each source between a change of shares and a sample."""
         origin, quotas = self._shares.changes[number]
         block, rest = divmod(sample - origin, BLOCK)
         counts = block * np.array(quotas, dtype=np.int64)

@@ -1,10 +1,10 @@
-"""What `data.train` of a recipe names: text files and token stores, as one corpus.
+"""The training text of a recipe (`data.train`): text files and token stores, as one corpus.
 
-Each source is a domain with a name. Where sources have shares, samples are a mixture of them (see
-`mixture`); where they have none, all is gone through once before anything comes again.
+Each source is a domain with a name. If sources have shares, samples are a mixture of them (see
+:mod:`regrow.corpus.source_mixture`). Otherwise every row comes once in each epoch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from regrow.common.errors import UserError
 from regrow.common.fields import Size, Strict, TextPath, no_truth
 from regrow.common.identity import identity_of
-from regrow.corpus.concatenation import JoinedRows, JoinedWindows
+from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import Tokenizer, pack, tokenise
 from regrow.corpus.samples import Samples
 from regrow.corpus.source_mixture import Shares
@@ -29,14 +29,14 @@ from regrow.corpus.windows import TextWindows, cut_windows
 T = TypeVar("T", Samples, TextWindows)
 
 _DECODED = 1 << 24
-"""Tokens of a store that are turned back into text, at most."""
+"""The most tokens of a store that are decoded to text."""
 
 
 class Source(Strict):
     """A domain of the training text.
 
     Attributes:
-        name: Of the domain; by default as the first path is called, without suffixes.
+        name: Of the domain; by default the name of the first path, without suffixes.
         path: Text files and token stores.
         weight: Its share of the samples, relative to the weights of the others.
         tokens: Its share of the tokens, relative to those of the others.
@@ -88,7 +88,7 @@ class Corpus:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of all text and all shares. Reads the text files."""
+        """A hash of all text and of the shares. Reads the text files."""
         if len(self.sources) == 1 and not self.stores:
             return documents_sha256(_read(self.paths))
         sources = [
@@ -98,15 +98,16 @@ class Corpus:
         return identity_of("corpus", sources=sources)
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """Raise UserError where a share cannot be, or a store is of another tokenizer."""
+        """Raise UserError if shares are not possible, or a store is of another tokenizer."""
         _shares(self, {source.name: 1.0 for source in self.sources})
         for path in self.stores:
             open_store(path, tokenizer=tokenizer)
 
     def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """The text, source after source; that of stores out of their tokens, by the tokenizer.
+        """The text of all documents, source after source.
 
-        Of a large store, documents that are spread evenly over it, some 16 million tokens.
+        Documents of token stores are decoded by the tokenizer. From a large store come only some,
+        evenly spread, with about 16 million tokens.
         """
         for path in self.paths:
             if is_store(path):
@@ -115,7 +116,7 @@ class Corpus:
                 yield from read_documents(path)
 
     def counts(self, tokenizer: Tokenizer) -> tuple[int, int]:
-        """Documents, and their tokens. Tokenises the text files."""
+        """The number of documents and of their tokens. Tokenises the text files."""
         documents = tokens = 0
         for path in self.paths:
             if is_store(path):
@@ -129,7 +130,7 @@ class Corpus:
         return documents, tokens
 
     def tokens_up_to(self, enough: int, tokenizer: Tokenizer) -> int:
-        """Tokens, with one that ends each document; counted no further than to `enough`."""
+        """The number of tokens, with an end token of each document; stops counting at `enough`."""
         tokens = 0
         for path in self.paths:
             if is_store(path):
@@ -153,25 +154,25 @@ def rows_of(
     of_store: Callable[[TokenStore], Samples],
     mean: Callable[[Samples], float] = lambda rows: 1.0,
 ) -> Samples:
-    """Rows that these functions make. `mean`: tokens of text in a row of a source; without it, all
-    sources have as many.
+    """The rows of a corpus, or of documents.
 
-    Raises UserError where a store is of another tokenizer, and what the functions raise.
+    Args:
+        texts: the documents or the corpus.
+        tokenizer: of the model.
+        of_text: makes rows of documents.
+        of_store: makes rows of a token store.
+        mean: mean tokens of text in a row of some rows; by default, the same for all sources.
+
+    Raises:
+        UserError: a store is of another tokenizer, or what the functions raise.
     """
     if not isinstance(texts, Corpus):
         return of_text(texts)
-    found = {}
-    for source, parts in _opened(texts, tokenizer, of_text, of_store):
-        found[source.name] = (
-            parts[0] if len(parts) == 1 else JoinedRows(_numbered(parts), domains=False)
-        )
-    if len(found) == 1:
-        return next(iter(found.values()))
-    return JoinedRows(found, _shares(texts, {name: mean(rows) for name, rows in found.items()}))
+    return _concatenate(texts, tokenizer, of_text, of_store, ConcatenatedRows, mean)
 
 
 def packed(texts: Texts, tokenizer: Tokenizer, row_length: int) -> Samples:
-    """Packed rows for a decoder; see `packing.pack`."""
+    """Packed rows for a decoder; see :func:`regrow.corpus.packing.pack`."""
     return rows_of(
         texts,
         tokenizer,
@@ -181,9 +182,9 @@ def packed(texts: Texts, tokenizer: Tokenizer, row_length: int) -> Samples:
 
 
 def windows_of(texts: Texts, tokenizer: Tokenizer, longest: int) -> TextWindows:
-    """Windows of documents; see `windows.cut_windows`.
+    """Windows of documents; see :func:`regrow.corpus.windows.cut_windows`.
 
-    Raises UserError where a source holds no token, and where a store is of another tokenizer.
+    Raises UserError if a source holds no token, or a store is of another tokenizer.
     """
 
     def of_text(documents: Iterable[str]) -> TextWindows:
@@ -192,47 +193,56 @@ def windows_of(texts: Texts, tokenizer: Tokenizer, longest: int) -> TextWindows:
     def of_store(store: TokenStore) -> TextWindows:
         return cut_store(store, longest)
 
+    def mean(windows: TextWindows) -> float:
+        return windows.text_tokens / len(windows)
+
     if not isinstance(texts, Corpus):
         return of_text(texts)
-    found = {}
-    for source, parts in _opened(texts, tokenizer, of_text, of_store):
-        found[source.name] = (
-            parts[0] if len(parts) == 1 else JoinedWindows(_numbered(parts), domains=False)
-        )
-    if len(found) == 1:
-        return next(iter(found.values()))
-    means = {name: windows.text_tokens / len(windows) for name, windows in found.items()}
-    return JoinedWindows(found, _shares(texts, means))
+    return _concatenate(texts, tokenizer, of_text, of_store, ConcatenatedWindows, mean)
 
 
-def _opened(
+def _concatenate(
     corpus: Corpus,
     tokenizer: Tokenizer,
     of_text: Callable[[Iterable[str]], T],
     of_store: Callable[[TokenStore], T],
-) -> Iterator[tuple[Source, list[T]]]:
-    """Each source with what it is made of: text files that follow each other are one."""
+    concatenated: Callable[..., T],
+    mean: Callable[[T], float],
+) -> T:
+    """All sources, in their shares; `mean`: tokens of text in a row of a source."""
+    found: dict[str, T] = {}
     for source in corpus.sources:
-        parts = []
         try:
-            for stored, paths in groupby(source.paths, is_store):
-                if stored:
-                    parts += [of_store(open_store(path, tokenizer=tokenizer)) for path in paths]
-                else:
-                    parts.append(of_text(_read(paths)))
+            parts = _open(source, tokenizer, of_text, of_store)
         except UserError as error:
             if len(corpus.sources) == 1:
                 raise
             raise UserError(f"data.train: {source.name}: {error}") from None
-        yield source, parts
+        numbered = {str(number): part for number, part in enumerate(parts)}
+        found[source.name] = parts[0] if len(parts) == 1 else concatenated(numbered, domains=False)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return concatenated(found, _shares(corpus, {name: mean(rows) for name, rows in found.items()}))
 
 
-def _numbered(parts: Sequence[T]) -> dict[str, T]:
-    return {str(number): part for number, part in enumerate(parts)}
+def _open(
+    source: Source,
+    tokenizer: Tokenizer,
+    of_text: Callable[[Iterable[str]], T],
+    of_store: Callable[[TokenStore], T],
+) -> list[T]:
+    """The rows of a source: of each store, and of text files that follow each other."""
+    parts: list[T] = []
+    for stored, paths in groupby(source.paths, is_store):
+        if stored:
+            parts += [of_store(open_store(path, tokenizer=tokenizer)) for path in paths]
+        else:
+            parts.append(of_text(_read(paths)))
+    return parts
 
 
 def _shares(corpus: Corpus, means: Mapping[str, float]) -> Shares | None:
-    """The shares of the samples; `means`: tokens of a sample of each source."""
+    """The shares of the sources in the samples; `means`: mean tokens in a sample, by source."""
     weights = [
         source.weight if source.tokens is None else source.tokens / means[source.name]
         for source in corpus.sources

@@ -1,7 +1,7 @@
-"""Documents from the files that a user names.
+"""Documents of text files.
 
-A file is read as blocks: whole records (lines or rows) that follow each other, as they stand in the
-file. What a block holds is looked at apart from the reading, so that other processes can do it.
+A file is read in blocks of whole records (lines or rows). A block is parsed apart from the reading,
+so that other processes can do it.
 """
 
 import gzip
@@ -20,20 +20,20 @@ from regrow.common.errors import UserError
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _KINDS = (".txt", ".jsonl", ".parquet")
-_PACKED = (".gz", ".zst")
+_COMPRESSED = (".gz", ".zst")
 _NEEDS = {".parquet": "pyarrow", ".zst": "zstandard"}
 _SUFFIXES = ".txt, .jsonl (also .gz or .zst) or .parquet"
 _BLOCK_BYTES = 1 << 20
 _BYTES_A_ROW = 4096
-"""What a row of Parquet is taken to hold, to choose how many make a block."""
+"""The assumed size of a row of Parquet; it decides how many rows make a block."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where a record begins.
 
     Attributes:
-        offset: Bytes of unpacked text before it; rows, in Parquet.
+        offset: Bytes of uncompressed text before it; in Parquet, rows.
         record: Lines or rows before it.
     """
 
@@ -43,53 +43,64 @@ class Place:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole records of a file that follow each other.
+    """Consecutive whole records of a file.
 
     Attributes:
         path: The file.
         first: Where the block begins.
-        after: Where the next one begins.
-        records: Lines as they stand; what the column ``text`` holds, a row each, in Parquet.
+        after: Where the next block begins.
+        records: The bytes of the lines; in Parquet, the value of the column ``text`` in each row.
         read: Bytes of the file that were read so far.
     """
 
     path: Path
-    first: Place
-    after: Place
+    first: Position
+    after: Position
     records: bytes | tuple[Any, ...]
     read: int
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    r"""The documents of a file, in order, as they are written.
+    r"""The documents of a file, in order, unchanged.
 
     - ``.txt``: the whole file is one document.
     - ``.jsonl``: one JSON object a line with the document under ``text``. Lines end at ``\n`` and
-      nowhere else. Blank lines and empty texts are passed over.
-    - ``.parquet``: one document a row in the column ``text``. Empty texts are passed over.
+      nowhere else. Blank lines and empty texts are skipped.
+    - ``.parquet``: one document a row in the column ``text``. Empty texts are skipped.
 
-    The first two may be packed (``.gz``, ``.zst``). A byte order mark at the start of a file is
+    The first two may be compressed (``.gz``, ``.zst``). A byte order mark at the start of a file is
     dropped; line ends are kept as they are.
 
     Raises:
-        UserError: no such file, another suffix, a package that is not installed, not UTF-8, no
-            ``text``, or no document at all. The file is opened at once; its content is checked
-            while it is read.
+        UserError: there is no such file, its suffix is another, a package is not installed, the
+            text is not UTF-8, a ``text`` is missing, or the file has no document. Whether the file
+            can be read is checked at once, its content while it is read.
     """
-    check_text(path)
+    check_text_file(path)
     return _documents(path)
 
 
-def check_text(path: Path) -> None:
-    """Raise UserError where a file is missing or cannot be read here, whatever it holds."""
+def read_pieces(path: Path, size: int = _BLOCK_BYTES) -> Iterator[str]:
+    """The documents of a file; a ``.txt`` file is cut at line ends into about `size` bytes each.
+
+    So memory does not grow with the file. A file without text gives nothing.
+
+    Raises UserError, while it is read, if the file is not of its kind.
+    """
+    for block in read_blocks(path, size, whole=False):
+        yield from documents_in(block)
+
+
+def check_text_file(path: Path) -> None:
+    """Raise UserError if a file is missing, has another suffix, or needs a missing package."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a {_SUFFIXES} file")
     for suffix in _kind(path):
-        _needed(suffix, path)
+        _package(suffix, path)
 
 
-def is_text(path: Path) -> bool:
-    """Whether the name is one of a file that is read here."""
+def is_text_file(path: Path) -> bool:
+    """Whether the suffix of a file is one that can be read."""
     try:
         _kind(path)
     except UserError:
@@ -98,29 +109,34 @@ def is_text(path: Path) -> bool:
 
 
 def read_blocks(
-    path: Path, size: int = _BLOCK_BYTES, start: Place | None = None, *, whole: bool = True
+    path: Path, size: int = _BLOCK_BYTES, start: Position | None = None, *, whole: bool = True
 ) -> Iterator[Block]:
-    """The records of a file from `start` on, in blocks of some `size` bytes, or of one record.
+    """The records of a file in blocks of about `size` bytes, or of one record if that is longer.
 
-    `whole`: a ``.txt`` file is one block; else it too is cut where lines end, and each block is
-    read as a document.
+    Args:
+        path: the file.
+        size: bytes of uncompressed text in a block.
+        start: where to begin.
+        whole: whether a ``.txt`` file is one block. Otherwise it is cut at line ends, and each
+            block is a document.
 
-    Raises UserError, while it is read, where the file is not of its kind.
+    Raises:
+        UserError: while it is read, if the content does not fit the suffix.
     """
-    kind, packed = _kind(path)
-    start = start or Place()
+    kind, compression = _kind(path)
+    start = start or Position()
     if kind == ".parquet":
         yield from _row_blocks(path, size, start)
         return
-    with path.open("rb") as file, _unpacking(path, packed):
-        text = _unpacked(file, packed, path)
+    with path.open("rb") as file, _reading_compressed(path, compression):
+        text = _uncompressed(file, compression, path)
         _skip(text, start.offset)
         place = start
         while data := text.read(-1 if whole and kind == ".txt" else size):
             if not data.endswith(b"\n"):
                 data += text.readline()
             lines = data.count(b"\n") + (not data.endswith(b"\n"))
-            after = Place(place.offset + len(data), place.record + lines)
+            after = Position(place.offset + len(data), place.record + lines)
             yield Block(path, place, after, data, file.tell())
             place = after
 
@@ -148,8 +164,8 @@ def documents_in(block: Block) -> Iterator[str]:
             yield text
 
 
-def no_document(path: Path) -> UserError:
-    """What to raise where a file holds none."""
+def no_document_error(path: Path) -> UserError:
+    """The error to raise if a file holds no document."""
     what = {
         ".txt": "text; it should hold one document",
         ".jsonl": f"document; each line should be {_EXAMPLE}",
@@ -159,7 +175,7 @@ def no_document(path: Path) -> UserError:
 
 
 def documents_sha256(documents: Iterable[str]) -> str:
-    """SHA-256 (hex) of a sequence of documents: their text and where one ends."""
+    """SHA-256 (hex) of a sequence of documents: of their text and their lengths."""
     digest = hashlib.sha256()
     for document in documents:
         data = document.encode()
@@ -175,21 +191,21 @@ def _documents(path: Path) -> Iterator[str]:
             empty = False
             yield document
     if empty:
-        raise no_document(path)
+        raise no_document_error(path)
 
 
 def _kind(path: Path) -> tuple[str, str]:
-    """How the documents are written, and how that is packed, as suffixes."""
+    """The suffix of the format, and that of the compression or ``""``."""
     name = path.name.lower()
-    packed = next((suffix for suffix in _PACKED if name.endswith(suffix)), "")
-    kind = next((s for s in _KINDS if name.removesuffix(packed).endswith(s)), "")
-    if not kind or (packed and kind == ".parquet"):
+    compression = next((suffix for suffix in _COMPRESSED if name.endswith(suffix)), "")
+    kind = next((s for s in _KINDS if name.removesuffix(compression).endswith(s)), "")
+    if not kind or (compression and kind == ".parquet"):
         raise UserError(f"{path}: unknown kind of text; name a {_SUFFIXES} file")
-    return kind, packed
+    return kind, compression
 
 
-def _needed(suffix: str, path: Path) -> Any:
-    """The package that reads files of this suffix, where one beyond the base is needed."""
+def _package(suffix: str, path: Path) -> Any:
+    """The package that reads files of this suffix, if an extra package is needed."""
     name = _NEEDS.get(suffix)
     try:
         return name and import_module(name)
@@ -211,7 +227,7 @@ def _decoded(data: bytes, block: Block) -> str:
 _EXAMPLE = '{"text": "..."}'
 _JSON_SPACE = " \t\r\n"
 _parsed = json.JSONDecoder().raw_decode
-"""What `json.loads` calls; for short lines, what it does before that takes as long."""
+"""`json.loads` calls this; for short lines, calling it directly takes half the time."""
 
 
 def _text_of(line: bytes, of: str, number: int) -> str:
@@ -229,7 +245,7 @@ def _text_of(line: bytes, of: str, number: int) -> str:
 
 
 def _no_text(line: bytes, where: str) -> UserError:
-    """What is wrong with a line that holds no text."""
+    """The error for a line that holds no text."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError:
@@ -246,36 +262,41 @@ def _no_text(line: bytes, where: str) -> UserError:
     )
 
 
-# Packed files
+# Compressed files
 
 
-class _Cut(Exception):  # noqa: N818
-    """A packed file ends before its end."""
+class _IncompleteError(Exception):
+    """A compressed file is incomplete."""
 
 
 @contextmanager
-def _unpacking(path: Path, packed: str) -> Iterator[None]:
-    failures: tuple[type[Exception], ...] = (gzip.BadGzipFile, EOFError, zlib.error, _Cut)
-    if packed == ".zst":
-        failures = (*failures, _needed(packed, path).ZstdError)
+def _reading_compressed(path: Path, compression: str) -> Iterator[None]:
+    failures: tuple[type[Exception], ...] = (
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        _IncompleteError,
+    )
+    if compression == ".zst":
+        failures = (*failures, _package(compression, path).ZstdError)
     try:
         yield
     except failures as error:
-        name = {".gz": "gzip", ".zst": "zstd"}[packed]
+        name = {".gz": "gzip", ".zst": "zstd"}[compression]
         raise UserError(f"{path}: not a complete {name} file ({error}); write it again") from None
 
 
-def _unpacked(file: BinaryIO, packed: str, path: Path) -> BinaryIO:
-    if packed == ".gz":
+def _uncompressed(file: BinaryIO, compression: str, path: Path) -> BinaryIO:
+    if compression == ".gz":
         return cast(BinaryIO, gzip.open(file, "rb"))
-    if packed == ".zst":
-        decompressor = _needed(packed, path).ZstdDecompressor(max_window_size=1 << 31)
+    if compression == ".zst":
+        decompressor = _package(compression, path).ZstdDecompressor(max_window_size=1 << 31)
         return io.BufferedReader(_Stream(_frames(file, decompressor.decompressobj)))
     return file
 
 
 def _frames(file: BinaryIO, frame: Callable[[], Any]) -> Iterator[bytes]:
-    """The content of all zstd frames of a file; the library passes a cut one over in silence."""
+    """The content of all zstd frames of a file; the library ignores an incomplete last frame."""
     data, current = b"", None
     while data := data or file.read(1 << 14):
         current = current or frame()
@@ -284,11 +305,11 @@ def _frames(file: BinaryIO, frame: Callable[[], Any]) -> Iterator[bytes]:
         if current.eof:
             data, current = current.unused_data, None
     if current is not None:
-        raise _Cut("it ends within a frame")
+        raise _IncompleteError("it ends within a frame")
 
 
 class _Stream(io.RawIOBase):
-    """Pieces of bytes as a file to read."""
+    """An iterator of bytes as a file."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -320,8 +341,8 @@ def _skip(text: BinaryIO, offset: int) -> None:
 # Parquet
 
 
-def _row_blocks(path: Path, size: int, start: Place) -> Iterator[Block]:
-    arrow = _needed(".parquet", path)
+def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
+    arrow = _package(".parquet", path)
     parquet = import_module("pyarrow.parquet")
     nbytes = path.stat().st_size
     try:
@@ -344,7 +365,9 @@ def _row_blocks(path: Path, size: int, start: Place) -> Iterator[Block]:
                     if first < after:
                         texts = tuple(batch.column(0).slice(first - row).to_pylist())
                         read = nbytes * after // total
-                        yield Block(path, Place(first, first), Place(after, after), texts, read)
+                        yield Block(
+                            path, Position(first, first), Position(after, after), texts, read
+                        )
                     row = after
     except (arrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -1,9 +1,9 @@
-"""A token store as packed rows for decoders, without holding it.
+"""A token store as packed rows for decoders, read from disk row by row.
 
-The same rows that `packing.pack` makes of the text. Its line of predictions is the line of tokens
-as they lie in the store: each is predicted once, the end of a document among them, from the one
-before, and a document's first from the start token. So a row is one piece of the store, and all
-that is looked up is where documents begin in it.
+The rows are those that :func:`regrow.corpus.packing.pack` makes of the same text. The predictions
+are the tokens in the order of the store: each token, also the end of a document, is predicted once
+from the token before it, and the first token of a document from the start token. So a row is one
+range of the store, and only the begins of documents in it have to be looked up.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class StoreRows:
     """Rows of packed documents; a `Samples` for the causal objective.
 
     Attributes:
-        store: The documents. Where they lie there without an end, none is learned.
+        store: The documents. If they have no end tokens there, no end is learned.
         row_length: Predictions in a row.
         start: The token before a document's first.
-        end: What the last row is filled up with.
+        end: The token that pads the last row.
         predict_end: Whether the end of a document is a label.
     """
 
@@ -55,7 +55,7 @@ class StoreRows:
         return np.full(len(rows), self.row_length)
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Batch:
-        """As `PackedText.batch` has it."""
+        """See `PackedText.batch`."""
         shape = (len(rows), self.row_length)
         input_ids, labels, positions = (np.empty(shape, dtype=np.int64) for _ in range(3))
         for place, row in enumerate(rows.tolist()):
@@ -89,7 +89,7 @@ class StoreRows:
         begins = starts[starts < count]
         input_ids[begins] = self.start
 
-        # Positions count from each document's first, and from the filling's.
+        # Positions count from the first token of each document, and from the first of the padding.
         positions[:] = 0
         positions[begins] = begins
         if count < length:
@@ -98,9 +98,9 @@ class StoreRows:
 
 
 def pack_store(store: TokenStore, tokenizer: Tokenizer, row_length: int) -> StoreRows:
-    """The documents of a store as rows of `row_length` predictions; reads none of them.
+    """The documents of a store as rows of `row_length` predictions. Reads no tokens.
 
-    Raises UserError where they fill less than one row, or the tokenizer has no ``eos``.
+    Raises UserError if they fill less than one row, or the tokenizer has no ``eos``.
     """
     start, end = start_and_end(tokenizer)
     if len(store.tokens) < row_length:

@@ -1,7 +1,7 @@
-"""A token store as windows, without holding it.
+"""A token store as windows, read from disk window by window.
 
-Which document a window lies in is found through a table with one entry for so many documents, and
-the index on disk. So memory is 8 bytes for 64 documents: 2.5 MB for 20 million of them.
+The document of a window is found by a table with one entry for each 64 documents, and then in the
+index on disk. So memory is 8 bytes for 64 documents: 2.5 MB for 20 million documents.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
-from regrow.corpus.token_store import Offsets, TokenStore
+from regrow.corpus.mapped_files import Offsets
+from regrow.corpus.token_store import TokenStore
 
 _STRIDE = 64
 """Documents for each entry of the table."""
@@ -22,15 +23,14 @@ _AT_ONCE = 1 << 12
 
 @dataclass(frozen=True, eq=False)
 class StoreWindows:
-    """The windows that `cut_windows` makes of the documents of a store.
-
-    The token that ends a document is in none of them.
+    """The windows that `cut_windows` makes of the documents of a store, without their end tokens.
 
     Attributes:
         store: The documents.
-        longest: Bound on the tokens in a window.
-        firsts: Windows before each stride of documents, and in all, [strides + 1].
-        text_tokens: In all windows.
+        longest: The most tokens that a window may have.
+        firsts: The number of windows before each group of `_STRIDE` documents, and of all windows,
+            [groups + 1].
+        text_tokens: Of all windows.
         longest_length: The tokens of the longest window.
     """
 
@@ -70,13 +70,13 @@ class StoreWindows:
         return identity_of("store windows", longest=self.longest, store=self.store.identity)
 
     def _places(self, numbers: NDArray[np.int64]) -> tuple[Offsets, Offsets]:
-        """Where these windows begin and end in the line of tokens, [windows] each."""
+        """Where these windows begin and end among the tokens of the store, [windows] each."""
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"windows {numbers.min()} to {numbers.max()} of {len(self)}")
         strides = np.searchsorted(self.firsts, numbers, side="right") - 1
         ranks = numbers - self.firsts[strides]
 
-        # [windows, documents of the stride]; past the last document are empty ones.
+        # [windows, documents of the group]; past the last document, they are empty.
         documents = (strides * _STRIDE)[:, None] + np.arange(_STRIDE + 1)
         bounds = self.store.starts_of(np.minimum(documents, len(self.store)))
         lengths = np.diff(bounds) - (self.store.end is not None)
@@ -92,9 +92,9 @@ class StoreWindows:
 
 
 def cut_store(store: TokenStore, longest: int) -> StoreWindows:
-    """The documents of a store as windows; reads its index once, and none of its tokens.
+    """The documents of a store as windows. Reads the index once, and no tokens.
 
-    Raises UserError where the documents hold no token, or the index is corrupt.
+    Raises UserError if the documents hold no token, or the index is corrupt.
     """
     counts = [np.zeros(1, dtype=np.int64)]
     tokens = longest_length = 0
@@ -113,7 +113,7 @@ def cut_store(store: TokenStore, longest: int) -> StoreWindows:
 
 
 def _lengths(store: TokenStore, first: int, last: int) -> Offsets:
-    """The tokens of each document without the end."""
+    """The number of tokens of each document, without its end token."""
     lengths: Offsets = np.diff(store.bounds(first, last)) - (store.end is not None)
     if "end" in store.facts and (lengths < 0).any():
         raise UserError(

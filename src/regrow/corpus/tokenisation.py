@@ -1,9 +1,8 @@
 """Text files as a token store, made by several processes.
 
-One process reads blocks of records and writes what comes back; the others look into the blocks and
-tokenise. Results are written in the order of reading, so the bytes do not depend on how many
-processes there are or how large the blocks. What is written so far is noted now and then; a run
-that was killed is taken up from the last note.
+One process reads blocks of records and writes their tokens; the others tokenise the blocks. Tokens
+are written in the order of the files, so the bytes depend neither on the number of processes nor on
+the size of the blocks. A run that was killed is resumed from its last checkpoint.
 """
 
 import hashlib
@@ -11,11 +10,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +22,24 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object, sync_directory, write_atomically
 from regrow.corpus import parallel
+from regrow.corpus.mapped_files import Tokens
+from regrow.corpus.megatron_format import write_index
 from regrow.corpus.packing import Tokenizer, tokenise
-from regrow.corpus.text import Block, Place, documents_in, no_document
-from regrow.corpus.token_store import (
-    NAME,
-    Tokens,
-    last_id,
-    token_dtype,
-    tokenizer_sha256,
-    write_index,
-)
+from regrow.corpus.parallel import FilePosition, Progress, Workers, no_progress
+from regrow.corpus.text import Block, Position, documents_in, no_document_error
+from regrow.corpus.token_store import NAME
+from regrow.corpus.tokenizer_hash import last_id, token_dtype, tokenizer_sha256
 from regrow.models.loading import load_tokenizer
 
 _COPY_BYTES = 1 << 20
-_NOTES = ".progress"
-"""Directory in an unfinished store for what a reader does not want."""
-_STATE = "state.json"
+_PROGRESS = ".progress"
+"""Directory in an unfinished store for what is not part of the store."""
+_CHECKPOINT = "state.json"
 
 
 @dataclass
-class Source:
-    """One file of text and what it holds; `bytes` as it lies on disk."""
+class TokenisedFile:
+    """A file of text and what it holds; `bytes` as it is on disk."""
 
     path: str
     bytes: int
@@ -59,19 +53,19 @@ class Tokenised:
 
     Attributes:
         out: Its directory.
-        documents: In all files.
-        tokens: In all files, the ends of documents among them.
-        dtype: Of a token on disk.
+        documents: Of all files.
+        tokens: Of all files, with the end tokens of documents.
+        dtype: The type of a token on disk.
         sources: The files, in order.
         taken_up: Documents that an earlier run had written.
-        seconds: That this run took.
+        seconds: The time of this run.
     """
 
     out: Path
     documents: int
     tokens: int
     dtype: str
-    sources: tuple[Source, ...]
+    sources: tuple[TokenisedFile, ...]
     taken_up: int
     seconds: float
 
@@ -81,11 +75,11 @@ class Job:
     """What decides the bytes of a store, beside the text.
 
     Attributes:
-        model: The directory that the tokenizer is in.
-        tokenizer_sha256: See `store.tokenizer_sha256`.
+        model: The directory of the tokenizer.
+        tokenizer_sha256: See :func:`regrow.corpus.tokenizer_hash.tokenizer_sha256`.
         end: The token after each document, or None.
-        dtype: Of a token on disk.
-        ids: That the tokenizer has; a reader may have more.
+        dtype: The type of a token on disk.
+        ids: The number of ids of the tokenizer; one that reads the store may have more.
     """
 
     model: Path
@@ -97,19 +91,25 @@ class Job:
 
 @dataclass
 class _State:
-    """How far a store is written."""
+    """How far a store is written: what each file holds so far, and what is read next."""
 
-    sources: list[Source]
-    source: int = 0
-    place: Place = field(default_factory=Place)
+    files: list[TokenisedFile]
+    reached: FilePosition = field(default_factory=FilePosition)
 
     @property
     def documents(self) -> int:
-        return sum(source.documents for source in self.sources)
+        return sum(file.documents for file in self.files)
 
     @property
     def tokens(self) -> int:
-        return sum(source.tokens for source in self.sources)
+        return sum(file.tokens for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sources": [asdict(file) for file in self.files],
+            "source": self.reached.file,
+            "place": asdict(self.reached.position),
+        }
 
 
 def tokenise_files(
@@ -119,36 +119,39 @@ def tokenise_files(
     *,
     workers: int,
     eos: bool = True,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Tokenised:
     """Write the documents of some files, in order, as the token store `out`, a new directory.
 
-    A run that was killed is taken up where files, tokenizer and `eos` are the same.
+    A run that was killed is resumed if files, tokenizer and `eos` are the same.
 
-    `workers`: processes that tokenise, a thread each. `eos`: end each document with the tokenizer's
-    ``eos``, so that a decoder that reads on through the store sees where a text ends and learns to
-    end one; readers of Megatron's format expect it. `progress`: told of bytes read and in all.
+    Args:
+        model: the directory of the tokenizer.
+        out: a new directory.
+        files: text files.
+        workers: the number of processes that tokenise.
+        eos: end each document with the tokenizer's ``eos``. A decoder that is trained on the store
+            then sees where a text ends, and learns to end one. Megatron's readers expect it.
+        progress: is told the bytes that were read.
 
-    Raises UserError at what a user can cause: before any work where it can be known.
+    Raises:
+        UserError: what a user can cause; before any work if it can be known then.
     """
-    job = plan(model, out, files, eos=eos)
-    with pool(job, workers) as executor:
-        return write_store(job, out, files, executor, ahead=2 * workers, progress=progress)
+    job = plan_store(model, out, files, eos=eos)
+    with pool(job, workers) as processes:
+        return write_store(job, out, files, processes, progress=progress)
 
 
-def plan(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> Job:
-    """Check what can be known before any work. Raises UserError."""
-    parallel.check_files(files, "--text")
-    if out.exists():
-        raise UserError(f"{out}: exists; choose another directory")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such directory")
+def plan_store(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> Job:
+    """Check what can be checked before any work. Raises UserError."""
+    parallel.check_files(files, "text")
+    parallel.check_new(out, "directory")
     tokenizer = load_tokenizer(model)
     end = tokenizer.eos_token_id if eos else None
     if eos and end is None:
         raise UserError(
             f"{model}: no eos_token, which ends each document; set eos_token in "
-            "tokenizer_config.json, or leave the ends out with --no-eos"
+            "tokenizer_config.json, or turn eos off"
         )
     ids = last_id(tokenizer) + 1
     return Job(model, tokenizer_sha256(tokenizer), end, token_dtype(tokenizer), ids)
@@ -158,33 +161,26 @@ def write_store(
     job: Job,
     out: Path,
     files: Sequence[Path],
-    executor: Executor,
+    workers: Workers,
     *,
-    ahead: int,
-    block_bytes: int = parallel.BLOCK_BYTES,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Tokenised:
-    """What `tokenise_files` does once all is checked, with the processes of `executor`.
-
-    `ahead`: blocks that are read before their turn to be written. `block_bytes`: size of a block.
-    Neither changes what is written.
-    """
+    """Write the store, once all is checked: see :func:`tokenise_files`."""
     begun = time.monotonic()
-    before = list(accumulate((path.stat().st_size for path in files), initial=0))
-    with parallel.workplace(out, f"{_NOTES}/{_STATE}") as place:
-        state = _taken_up(place, job, files)
-        taken_up = state.documents
-        blocks = parallel.blocks_of(files, state.source, state.place, block_bytes)
-        with _Writer(place, job, state) as writer:
-            for done in parallel.in_order(blocks, lambda b: executor.submit(_encode, b), ahead):
-                _check_filled(state, done.file)
-                writer.write(done.file, done.after, *done.result)
-                progress(before[done.file] + done.read, before[-1])
+    with parallel.unfinished_directory(out, f"{_PROGRESS}/{_CHECKPOINT}") as directory:
+        state = _resume(directory, job, files)
+        resumed = state.documents
+        with _Writer(directory, job, state) as writer:
+            for block in parallel.process_files(
+                _encode, files, state.reached, workers, writer.checkpoint, progress=progress
+            ):
+                _check_filled(state, block.after.file)
+                writer.write(block.after, *block.result)
             _check_filled(state, len(files))
             digest = writer.finish()
-        _publish(place, out, job, state, digest)
+        _publish(directory, out, job, state, digest)
     return Tokenised(
-        out, state.documents, state.tokens, job.dtype, tuple(state.sources), taken_up,
+        out, state.documents, state.tokens, job.dtype, tuple(state.files), resumed,
         time.monotonic() - begun,
     )  # fmt: skip
 
@@ -192,16 +188,16 @@ def write_store(
 # The processes that tokenise
 
 _Encoded = tuple[Tokens, NDArray[np.int32]]
-"""The tokens of all documents of a block in one line, and how many each has."""
+"""The tokens of all documents of a block, one after the other, and the length of each document."""
 
 _worker: tuple[Tokenizer, Job]
 
 
 @contextmanager
-def pool(job: Job, workers: int) -> Iterator[Executor]:
-    """Processes that know the tokenizer of a job."""
-    with parallel.pool(workers, _start, job) as executor:
-        yield executor
+def pool(job: Job, processes: int) -> Iterator[Workers]:
+    """Processes that have loaded the tokenizer of a job."""
+    with parallel.pool(processes, _start, job) as workers:
+        yield workers
 
 
 def _start(job: Job) -> None:
@@ -220,25 +216,24 @@ def _encode(block: Block) -> _Encoded:
         lengths = lengths[0::2] + 1
     if len(lengths) and lengths.max() > np.iinfo(np.int32).max:
         raise UserError(f"{block.path}: a document of {lengths.max():,} tokens; split it")
-    line = np.concatenate([*documents, np.empty(0, dtype=np.int32)])
-    return line.astype(np.dtype(job.dtype).newbyteorder("<")), lengths.astype("<i4")
+    tokens = np.concatenate([*documents, np.empty(0, dtype=np.int32)])
+    return tokens.astype(np.dtype(job.dtype).newbyteorder("<")), lengths.astype("<i4")
 
 
 # The process that writes
 
 
 class _Writer:
-    """Appends to the files of an unfinished store and notes how far they go."""
+    """Appends to the files of an unfinished store, and saves how far they are written."""
 
-    def __init__(self, place: Path, job: Job, state: _State) -> None:
-        self._place, self._job, self._state = place, job, state
-        self._tokens = (place / f"{NAME}.bin").open("r+b")
-        self._lengths = (place / _NOTES / "lengths").open("r+b")
+    def __init__(self, directory: Path, job: Job, state: _State) -> None:
+        self._directory, self._job, self._state = directory, job, state
+        self._tokens = (directory / f"{NAME}.bin").open("r+b")
+        self._lengths = (directory / _PROGRESS / "lengths").open("r+b")
         self._digest = hashlib.sha256()
         while data := self._tokens.read(_COPY_BYTES):
             self._digest.update(data)
         self._lengths.seek(0, os.SEEK_END)
-        self._noted = time.monotonic()
 
     def __enter__(self) -> "_Writer":
         return self
@@ -247,85 +242,81 @@ class _Writer:
         self._tokens.close()
         self._lengths.close()
 
-    def write(self, number: int, after: Place, tokens: Tokens, lengths: NDArray[np.int32]) -> None:
+    def write(self, after: FilePosition, tokens: Tokens, lengths: NDArray[np.int32]) -> None:
+        """Append the documents of a block; `after`: where the next block begins."""
         self._tokens.write(tokens.data)
         self._digest.update(tokens.data)
         self._lengths.write(lengths.data)
-        source = self._state.sources[number]
-        source.documents += len(lengths)
-        source.tokens += len(tokens)
-        self._state.source, self._state.place = number, after
-        if time.monotonic() - self._noted >= parallel.NOTE_SECONDS:
-            self._note()
+        file = self._state.files[after.file]
+        file.documents += len(lengths)
+        file.tokens += len(tokens)
+        self._state.reached = after
 
-    def finish(self) -> str:
-        """Note all that there is; SHA-256 (hex) of the tokens."""
-        self._note()
-        return self._digest.hexdigest()
-
-    def _note(self) -> None:
+    def checkpoint(self) -> None:
+        """Save how far the files are written, once they are on the disk."""
         for file in (self._tokens, self._lengths):
             file.flush()
             os.fsync(file.fileno())
-        state = asdict(self._state)
-        write_atomically(self._place / _NOTES / _STATE, json.dumps(state).encode())
-        self._noted = time.monotonic()
+        state = json.dumps(self._state.to_json()).encode()
+        write_atomically(self._directory / _PROGRESS / _CHECKPOINT, state)
+
+    def finish(self) -> str:
+        """Save a last checkpoint; SHA-256 (hex) of the tokens."""
+        self.checkpoint()
+        return self._digest.hexdigest()
 
 
-_ASKED = {"tokenizer_sha256": "tokenizer", "end": "ends", "dtype": "dtype", "files": "files"}
-"""What decides the bytes of a store, and how it is called."""
+_NAMES = {"tokenizer_sha256": "tokenizer", "end": "ends", "dtype": "dtype", "files": "files"}
+"""What decides the bytes of a store, and what a message calls it."""
 
 
-def _taken_up(place: Path, job: Job, files: Sequence[Path]) -> _State:
-    """What an earlier run left of the same work, with its files cut to what it noted.
+def _resume(directory: Path, job: Job, files: Sequence[Path]) -> _State:
+    """The state that an earlier run of the same work saved, with its files cut to that.
 
-    Raises UserError where it was other work.
+    Raises UserError if it was other work.
     """
-    asked = {
+    work = {
         "tokenizer_sha256": job.tokenizer_sha256,
         "end": job.end,
         "dtype": job.dtype,
-        "files": parallel.file_facts(files),
+        "files": parallel.file_stamps(files),
     }
-    notes = place / _NOTES
-    notes.mkdir(exist_ok=True)
-    state = _State([Source(str(path), path.stat().st_size) for path in files])
-    if (notes / _STATE).is_file():
-        earlier = read_json_object(notes / "job.json")
-        for key, name in _ASKED.items():
-            if earlier[key] != asked[key]:
-                raise UserError(
-                    f"{place}: left by a run that was stopped, with other {name}; "
-                    "delete it to begin anew"
-                )
-        noted = read_json_object(notes / _STATE)
-        sources = [Source(**source) for source in noted["sources"]]
-        state = _State(sources, noted["source"], Place(**noted["place"]))
+    saved = directory / _PROGRESS
+    saved.mkdir(exist_ok=True)
+    state = _State([TokenisedFile(str(path), path.stat().st_size) for path in files])
+    if (saved / _CHECKPOINT).is_file():
+        earlier = read_json_object(saved / "job.json")
+        parallel.check_same_work(directory, earlier, work, _NAMES)
+        facts = read_json_object(saved / _CHECKPOINT)
+        state = _State(
+            [TokenisedFile(**file) for file in facts["sources"]],
+            FilePosition(facts["source"], Position(**facts["place"])),
+        )
     else:
-        write_atomically(notes / "job.json", json.dumps(asked, indent=1).encode())
+        write_atomically(saved / "job.json", json.dumps(work, indent=1).encode())
     sizes = {
-        place / f"{NAME}.bin": state.tokens * np.dtype(job.dtype).itemsize,
-        notes / "lengths": state.documents * 4,
+        directory / f"{NAME}.bin": state.tokens * np.dtype(job.dtype).itemsize,
+        saved / "lengths": state.documents * 4,
     }
     for path, size in sizes.items():
         path.touch()
         if path.stat().st_size < size:
-            raise UserError(f"{path}: shorter than was noted; delete {place} to begin anew")
+            raise UserError(f"{path}: shorter than was noted; delete {directory} to begin anew")
         os.truncate(path, size)
     return state
 
 
 def _check_filled(state: _State, number: int) -> None:
-    """Raise UserError where a file that is left for this one held no document."""
-    for source in state.sources[state.source : number]:
-        if source.documents == 0:
-            raise no_document(Path(source.path))
+    """Raise UserError if a file before the one of this number held no document."""
+    for file in state.files[state.reached.file : number]:
+        if file.documents == 0:
+            raise no_document_error(Path(file.path))
 
 
-def _publish(place: Path, out: Path, job: Job, state: _State, digest: str) -> None:
+def _publish(directory: Path, out: Path, job: Job, state: _State, digest: str) -> None:
     """Finish the files and give the directory its name."""
-    with (place / f"{NAME}.idx").open("wb+") as file:
-        write_index(file, place / _NOTES / "lengths", job.dtype)
+    with (directory / f"{NAME}.idx").open("wb+") as file:
+        write_index(file, directory / _PROGRESS / "lengths", job.dtype)
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
@@ -338,11 +329,11 @@ def _publish(place: Path, out: Path, job: Job, state: _State, digest: str) -> No
         "documents": state.documents,
         "tokens": state.tokens,
         "sha256": {f"{NAME}.bin": digest, f"{NAME}.idx": index},
-        "sources": [asdict(source) for source in state.sources],
+        "sources": [asdict(file) for file in state.files],
     }
-    for stray in place.glob(f".{NAME}.json.*"):  # of a run that was killed right here
+    for stray in directory.glob(f".{NAME}.json.*"):  # of a run that was killed in the next line
         stray.unlink()
-    write_atomically(place / f"{NAME}.json", (json.dumps(facts, indent=1) + "\n").encode())
-    place.rename(out)
+    write_atomically(directory / f"{NAME}.json", (json.dumps(facts, indent=1) + "\n").encode())
+    directory.rename(out)
     sync_directory(out.parent)
-    shutil.rmtree(out / _NOTES)  # only now: until then a run can be taken up
+    shutil.rmtree(out / _PROGRESS)  # only now: until then the run can be resumed

@@ -1,4 +1,4 @@
-"""Documents as windows of tokens, none of which reaches over the end of a document."""
+"""Documents as windows of tokens; a window is a part of one document."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from regrow.corpus.packing import Tokenizer, tokenise
 
 
 class TextWindows(Protocol):
-    """Pieces of documents, wherever they lie."""
+    """Windows in memory or on disk."""
 
     @property
     def longest(self) -> int:
-        """Bound on the tokens in a window."""
+        """The most tokens that a window may have."""
 
     @property
     def longest_length(self) -> int:
@@ -26,7 +26,7 @@ class TextWindows(Protocol):
 
     @property
     def text_tokens(self) -> int:
-        """In all windows."""
+        """Tokens of all windows."""
 
     def __len__(self) -> int: ...
 
@@ -46,12 +46,12 @@ class TextWindows(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Pieces of documents, in order; every token is in one of them.
+    """Windows in memory, in order; every token of the documents is in one of them.
 
     Attributes:
-        tokens: Of all documents in one line, [tokens].
-        starts: Where each window begins in that line, ascending, first 0, [windows].
-        longest: Bound on the tokens in a window.
+        tokens: Of all documents, one after the other, [tokens].
+        starts: Where each window begins in `tokens`, ascending, first 0, [windows].
+        longest: The most tokens that a window may have.
     """
 
     tokens: NDArray[np.int32]
@@ -77,7 +77,7 @@ class Windows:
 
     @property
     def text_tokens(self) -> int:
-        """In all windows."""
+        """Tokens of all windows."""
         return len(self.tokens)
 
     @cached_property
@@ -99,10 +99,10 @@ class Windows:
         return digest.hexdigest()
 
 
-def in_a_line(
+def as_one_array(
     windows: TextWindows, numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """A line of tokens that holds these windows, and where each begins in it; [windows]."""
+    """An array that holds the tokens of these windows, and where each begins in it, [windows]."""
     if isinstance(windows, Windows):
         return windows.tokens, windows.starts[numbers]
     found = windows.pieces(numbers)
@@ -111,9 +111,11 @@ def in_a_line(
 
 
 def cut_windows(documents: Iterable[str], tokenizer: Tokenizer, longest: int) -> Windows:
-    """Documents cut into as few windows as `longest` allows, of like length in each document.
+    """Documents cut into windows of at most `longest` tokens.
 
-    Raises UserError where the documents hold no token.
+    Each document gives as few windows as possible, which differ by at most one token in length.
+
+    Raises UserError if the documents hold no token.
     """
     parts: list[NDArray[np.int32]] = []
     starts: list[NDArray[np.int64]] = []

@@ -47,7 +47,7 @@ def plan_sizes(layout: Layout, budget: int, uncut: frozenset[str] = frozenset())
     whole = layout.parameters()
     if budget >= whole:
         raise UserError(
-            f"{budget:,}: the model has {whole:,} parameters; ask for fewer", key="params"
+            f"the model has {whole:,} parameters; ask for fewer", key="params", value=f"{budget:,}"
         )
     best: tuple[float, int, dict[str, int]] | None = None
     least = whole
@@ -68,9 +68,9 @@ def plan_sizes(layout: Layout, budget: int, uncut: frozenset[str] = frozenset())
             best = (*key, found)
     if best is None:
         raise UserError(
-            f"{budget:,}: too few for this model; the least that keeps a share of every axis is "
-            f"{least:,}",
+            f"too few for this model; the least that keeps a share of every axis is {least:,}",
             key="params",
+            value=f"{budget:,}",
         )
     return {name: size for name, size in best[2].items() if size < layout.sizes[name]}
 

@@ -1,41 +1,41 @@
-"""Give a vocabulary back what a domain needs: words that are now spelled with several tokens."""
+"""Add tokens for the words of a domain, which have several tokens so far."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.bind import open_layout
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import NamedFile
-from regrow.corpus.text import check_text, documents_in, read_blocks
+from regrow.corpus.text import check_text_file, read_pieces
 from regrow.surgery.carve import check_output
 from regrow.tokenizers.config_ids import check_rows
 from regrow.tokenizers.encoding import id_count, open_tokenizer
-from regrow.tokenizers.fertility import spell
+from regrow.tokenizers.fertility import fertility_by_language
 from regrow.tokenizers.tokenizer_files import plan_grown_tokenizer, read_tokenizer
-from regrow.tokenizers.tokenizer_json import token_ids
+from regrow.tokenizers.tokenizer_json import build_tokenizer, token_ids
 from regrow.vocabulary.bpe_training import Pair, learn_merges, words_of
-from regrow.vocabulary.text_samples import by_language
+from regrow.vocabulary.text_samples import samples_by_language
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LEAST = 20
-"""A token that occurs less often is not learned from the text."""
+"""By default, a new token occurs at least so often in the text."""
 
 
 @dataclass(frozen=True)
 class Grown:
-    """What was added.
+    """The result: what was added.
 
     Attributes:
         out: The directory.
         tokens: The new tokens as text, the most frequent first.
         size_before, size: Rows of the embedding.
         parameters_before, parameters: Of the model.
-        per_character_before, per_character: Tokens per character of a sample, by source.
-        written: Whether anything was.
+        per_character_before, per_character: Tokens per character of the sample, by source.
+        written: Whether the model was written.
     """
 
     out: Path
@@ -49,58 +49,77 @@ class Grown:
     written: bool
 
 
+@dataclass(frozen=True)
+class MergeLimits:
+    """How many tokens are added.
+
+    Attributes:
+        most: At most so many.
+        least: Each occurs at least so often in the text.
+    """
+
+    most: int
+    least: int = LEAST
+
+
 def grow_vocabulary(
     directory: Path,
     out: Path,
     files: Sequence[NamedFile],
-    most: int,
+    limits: MergeLimits,
     *,
-    least: int = LEAST,
     texts: Sequence[NamedFile] | None = None,
     dry_run: bool = False,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Grown:
-    """Write a model with up to ``most`` further tokens, which text of ``files`` is shorter with.
+    """Write a model with further tokens, with which the text of ``files`` has fewer tokens.
 
-    Each is merged from tokens that there are, at least ``least`` times in the text; its rows are
-    the mean of theirs. Text without the new words becomes the tokens that it was.
+    Each new token is merged from two tokens. Its rows in the embedding and in the head are the mean
+    of the rows of the original tokens that it stands for. Text that holds no new token is encoded
+    as before.
 
-    ``texts``: what tokens per character are measured on; None takes some of ``files``.
+    Args:
+        directory: of the model.
+        out: a new or empty directory.
+        files: text of the domain.
+        limits: how many tokens are added.
+        texts: the text on which tokens per character are measured; None takes a sample of
+            ``files``.
+        dry_run: check and measure, and write nothing.
+        notify: is told what is done.
 
     Raises:
-        UserError: the tokenizer is no BPE or lies in a `.model` too, there is no text, or no pair
-            of tokens is so frequent.
+        UserError: the tokenizer is not BPE or has a `.model` too, there is no text, or no pair of
+            tokens is frequent enough.
     """
     from regrow.surgery.extend import grow
 
     if not files:
-        raise UserError("--corpus: name at least one file")
-    if most < 1:
-        raise UserError(f"--tokens {most}: there is nothing to add; give at least 1")
+        raise UserError("name at least one file", key="corpus")
+    if limits.most < 1:
+        raise UserError("there is nothing to add; give at least 1", key="tokens", value=limits.most)
     for file in (*files, *(texts or ())):
-        check_text(file.path)
+        check_text_file(file.path)
     check_output(out, directory)
     layout, checkpoint = open_layout(directory)
     if checkpoint is None:
         raise UserError(f"{directory}: has a config and no weights")
     tokenizer = open_tokenizer(directory)
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
-    plan_grown_tokenizer(directory, [])  # refuses what cannot be given merges
+    plan_grown_tokenizer(directory, [])  # raises if the tokenizer cannot be given merges
     contents = read_tokenizer(directory)
-    notify("reading the words")
-    read = _Read(files)
-    words = words_of(tokenizer, contents, read.documents())
-    if not read.characters:
-        raise UserError(f"--corpus: no text in {files[0].path}; give text of the domain")
-    notify(f"merging the tokens of {len(words):,} words")
-    merges = learn_merges(words, token_ids(contents), most, least)
-    if not merges:
-        raise UserError(f"--corpus: no two tokens stand beside each other {least} times in a word")
+    merges = _learn(tokenizer, contents, files, limits, notify)
     measured = files if texts is None else texts
-    sample = by_language(measured, tuple(dict.fromkeys(file.source for file in measured)))
-    before = {name: spell(tokenizer, texts).tokens_per_character for name, texts in sample.items()}
-    grown = _with_merges(directory, merges)
-    after = {name: spell(grown, texts).tokens_per_character for name, texts in sample.items()}
+    sample = samples_by_language(measured, tuple(dict.fromkeys(file.source for file in measured)))
+    planned, _ = plan_grown_tokenizer(directory, merges)
+    grown = build_tokenizer(planned["tokenizer.json"].decode())
+    before, after = (
+        {
+            name: fertility.tokens_per_character
+            for name, fertility in fertility_by_language(each, sample).items()
+        }
+        for each in (tokenizer, grown)
+    )
     if not dry_run:
         notify(f"writing {out}")
         grow(directory, out, merges)
@@ -119,26 +138,31 @@ def grow_vocabulary(
     )
 
 
-class _Read:
-    """The documents of some files, and how much text there was."""
+def _learn(
+    tokenizer: "Tokenizer",
+    contents: dict[str, Any],
+    files: Sequence[NamedFile],
+    limits: MergeLimits,
+    notify: Callable[[str], None],
+) -> list[Pair]:
+    """The merges that the text of the files asks for. Raises UserError if there are none."""
+    characters = 0
 
-    def __init__(self, files: Sequence[NamedFile]) -> None:
-        self._files = files
-        self.characters = 0
+    def documents() -> Iterator[str]:
+        nonlocal characters
+        for file in files:
+            for text in read_pieces(file.path):
+                characters += len(text.strip())
+                yield text
 
-    def documents(self) -> Iterator[str]:
-        for file in self._files:
-            for block in read_blocks(file.path, whole=False):
-                for text in documents_in(block):
-                    self.characters += len(text.strip())
-                    yield text
-
-
-def _with_merges(directory: Path, merges: Sequence[Pair]) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
-    files, _ = plan_grown_tokenizer(directory, merges)
-    tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    notify("reading the words")
+    words = words_of(tokenizer, contents, documents())
+    if not characters:
+        raise UserError(f"no text in {files[0].path}; give text of the domain", key="corpus")
+    notify(f"merging the tokens of {len(words):,} words")
+    merges = learn_merges(words, token_ids(contents), limits.most, limits.least)
+    if not merges:
+        raise UserError(
+            f"no two tokens stand beside each other {limits.least} times in a word", key="corpus"
+        )
+    return merges

@@ -25,7 +25,7 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.requests import requested
 
 if TYPE_CHECKING:
-    from regrow.vocabulary.kept_tokens import Chosen
+    from regrow.vocabulary.kept_tokens import KeptTokens
 
 Documents = Callable[[], Iterator[str]]
 """Opens the text anew at each call."""
@@ -145,7 +145,7 @@ def repeat_cut(
     """
     layout = source.layout
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
-    chosen: Chosen | None = None
+    chosen: KeptTokens | None = None
     if "vocab" in ordered and spec.vocabulary:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
@@ -160,7 +160,7 @@ def choose_cut(
     *,
     seed: int,
     progress: Progress = QUIET,
-) -> tuple[Cut, "Chosen | None"]:
+) -> tuple[Cut, "KeptTokens | None"]:
     """The cut that a spec asks for, and the tokens that were chosen where it is of the vocabulary.
 
     `documents`: the text that scores and token counts come from; None where there is none.
@@ -171,7 +171,7 @@ def choose_cut(
         check_cut(cut, layout, checkpoint.fingerprint)
         return cut, None
     sizes, given = requested(layout, spec.chosen)
-    chosen: Chosen | None = None
+    chosen: KeptTokens | None = None
     if spec.vocabulary and sizes.get("vocab", 0) < layout.sizes["vocab"]:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
@@ -204,7 +204,7 @@ def choose_cut(
 def plan_output(
     source: ModelDirectory,
     cut: Cut,
-    chosen: "Chosen | None" = None,
+    chosen: "KeptTokens | None" = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> CarvePlan:
     """All that a cut will write: config, weights, tokenizer, ids. Checked by the class itself.

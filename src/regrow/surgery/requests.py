@@ -68,7 +68,9 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
         stacks = list(dict.fromkeys(axis.stack for axis in axes if axis.stack))
         if len(fields) > 1:
             both = " or ".join(f"{stack}={value}" for stack in stacks)
-            raise UserError(f"{value}: {kind} has {len(stacks)} stacks; give {both}", key=option)
+            raise UserError(
+                f"{kind} has {len(stacks)} stacks; give {both}", key=option, value=value
+            )
         return [(axis, value) for axis in axes]
     pairs = []
     for stack, wanted in value.items():
@@ -77,7 +79,7 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
             stacks = list(dict.fromkeys(axis.stack for axis in axes if axis.stack))
             right = f"it has {', '.join(stacks)}" if stacks else f"give {wanted} alone"
             raise UserError(
-                f"{stack}={wanted}: {kind} has no {stack} of its own; {right}", key=option
+                f"{kind} has no {stack} of its own; {right}", key=option, value=f"{stack}={wanted}"
             )
         pairs += [(axis, wanted) for axis in named]
     return pairs
@@ -88,14 +90,16 @@ def _without(layout: Layout, axis: Axis, ranges: str) -> Indices:
     try:
         dropped = parse_ranges(str(ranges), size)
     except ValueError as error:
-        raise UserError(f"{ranges}: {error} (layers 0 to {size - 1})", key="drop_layers") from None
+        raise UserError(
+            f"{error} (layers 0 to {size - 1})", key="drop_layers", value=ranges
+        ) from None
     if len(np.unique(dropped)) != len(dropped):
-        raise UserError(f"{ranges}: a layer is named twice", key="drop_layers")
+        raise UserError("a layer is named twice", key="drop_layers", value=ranges)
     if len(dropped) == 0:
         raise UserError("names no layer; write such as 12-15,20", key="drop_layers")
     keep = np.setdiff1d(np.arange(size, dtype=np.int64), dropped)
     if len(keep) == 0:
-        raise UserError(f"{ranges}: no layer is left", key="drop_layers")
+        raise UserError("no layer is left", key="drop_layers", value=ranges)
     return keep
 
 

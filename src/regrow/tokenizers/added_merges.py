@@ -1,7 +1,7 @@
-"""More tokens for BPE, merged from those that there are.
+"""More tokens for BPE, merged from existing tokens.
 
-The new merges stand behind all others, so a text is first merged as it was, and then by them. Text
-in which no new pair stands beside each other becomes the tokens that it was.
+The new merges come after all others. So a text is merged as before, and then by the new merges.
+Text without a new pair is encoded as before.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,13 @@ def add_merges(
 ) -> tuple[Json, dict[int, int]]:
     """The contents of ``tokenizer.json`` with further merges, and the new id by old id.
 
-    The product of each merge is a new token. Their ids follow those of ``model.vocab``; tokens that
-    were added outside it move behind them, as the tokenizers library numbers them.
+    The product of each merge is a new token. The ids of new tokens follow those of ``model.vocab``.
+    Tokens that were added outside the model move behind them, since the tokenizers library numbers
+    them so.
 
     Raises:
-        UserError: the ids of ``model.vocab`` have holes, a part of a merge is no token, or a
-            product is one.
+        UserError: the ids of ``model.vocab`` have holes, a part of a merge is no token, or the
+            product is a token already.
     """
     bpe = read_bpe(tokenizer_json)
     first = len(bpe.vocab)

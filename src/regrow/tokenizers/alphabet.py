@@ -1,4 +1,4 @@
-"""How vocabularies write bytes and spaces."""
+"""The characters and tokens by which vocabularies write bytes and spaces."""
 
 from collections.abc import Collection
 from typing import Any
@@ -10,29 +10,32 @@ _BYTE_LEVEL = {b: chr(b) for b in _PRINTABLE} | {b: chr(0x100 + n) for n, b in e
 BYTE_ALPHABET = frozenset(_BYTE_LEVEL.values())
 """The 256 characters that stand for bytes (Radford et al. 2019, section 2.2, as GPT-2 has them)."""
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(0x100))
-"""What SentencePiece writes for a byte, where a character has no piece of its own."""
+"""SentencePiece's tokens for the 256 bytes, for characters that have no piece."""
 SPACE = "\u2581"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's character for a space."""
 
 
-def byte_level_spelling(text: str) -> str:
-    """A text in the characters that stand for its bytes in UTF-8."""
+def to_byte_level(text: str) -> str:
+    """A text as byte-level vocabularies write it: one character for each byte of its UTF-8."""
     return "".join(_BYTE_LEVEL[byte] for byte in text.encode("utf-8", "surrogatepass"))
 
 
-def sentencepiece_spelling(text: str) -> str:
-    """A text with the sign for spaces."""
+def to_sentencepiece(text: str) -> str:
+    """A text as SentencePiece's vocabularies write it, with ``▁`` for each space."""
     return text.replace(" ", SPACE)
 
 
-def spelling(vocab: Collection[str], alphabet: Collection[str]) -> list[str]:
-    """The tokens of ``alphabet``, and those with a character of it that has no token of its own."""
+def tokens_for_alphabet(vocab: Collection[str], alphabet: Collection[str]) -> list[str]:
+    """The tokens that are needed to write every character of ``alphabet`` that can be written.
+
+    These are the characters that are tokens, and all tokens with a character that is not a token.
+    """
     missing = set(alphabet).difference(vocab)
     return [token for token in vocab if token in alphabet or not missing.isdisjoint(token)]
 
 
 def has_byte_fallback(tokenizer_json: dict[str, Any]) -> bool:
-    """Whether any character without a token of its own becomes the tokens of its bytes."""
+    """Whether each character without a token is encoded to the tokens of its bytes."""
     model = tokenizer_json["model"]
     if not model.get("byte_fallback"):
         return False

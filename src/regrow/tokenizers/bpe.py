@@ -1,54 +1,60 @@
-"""A smaller vocabulary for BPE that encodes what it kept as before.
+"""BPE with fewer tokens: text of kept tokens is encoded as before.
 
-Three guarantees hold for a set of kept tokens that contains every token that spells a byte, every
-special and added token, the unknown token, and, with each token that BPE can build, the tokens on
-the path by which it builds it:
+The *path* of a token is the tokens from which BPE merges it, at any depth. Three guarantees hold if
+the kept tokens contain every token for a byte, every special and added token, the unknown token,
+and the path of each kept token that BPE can build:
 
-1. A text whose original encoding uses kept tokens only is encoded to the same tokens, renumbered.
+1. If the original encoding of a text has only kept tokens, the new encoding has the same tokens,
+   renumbered.
 2. The encoding of any other text decodes to the same text as the original encoding did.
-3. No text is encoded to a token that the original never emits, whose embedding was never trained.
+3. No text is encoded to a token that the original never emits: its embedding was never trained.
 
-Proof. Added tokens, normalizer and pre-tokenizer do not change, so it is enough to look at one
-piece of text between them. BPE starts from its symbols, which are bytes or characters, and takes,
-as long as there is a known pair, the one of least (rank, position).
+Proof. Added tokens, normalizer and pre-tokenizer do not change. So it is enough to look at one
+piece of text that they leave. BPE starts from the symbols of the piece, which are bytes or
+characters. As long as there is a known pair, it merges the pair of least (rank, position).
 
-*Paths are nested.* Let ``t`` be a token that occurs while ``w`` is encoded, and ``s`` the stretch
-of ``w`` that it covers. Until ``t`` is there no merge crosses a border of ``s``, and merges outside
-``s`` change nothing in it, so the merges inside ``s`` are each the least within ``s``: they are the
-merges of ``s`` encoded alone. So a token is built by one path, the same in every text; the paths to
-its parts are pieces of it; and a token that is not built alone is built nowhere.
+*Paths are nested.* Let ``t`` be a token that occurs while ``w`` is encoded, and ``s`` the part of
+``w`` that it covers. Until ``t`` is built, no merge crosses a border of ``s``, and merges outside
+``s`` change nothing in it. So each merge inside ``s`` is the least within ``s``: they are the
+merges of ``s`` encoded alone. It follows that a token has one path, the same in every text; that
+the path contains the paths of its parts; and that a token that is not built when it is encoded
+alone is never built.
 
-*Guarantee 1.* By the above, all merges that the original takes in ``w`` lie on paths to kept
-tokens, so their parts and products are kept. Let the pruned tokenizer have any subset of the old
-merges, in their old order, that contains those. At each step its known pairs are a subset of the
-original's that contains the least one, so it takes the same; at the end the original knows no pair,
-so it knows none either.
+*Guarantee 1.* So all merges that the original takes in ``w`` are on paths of kept tokens, and their
+parts and products are kept. Let the pruned tokenizer have any subset of the old merges, in the old
+order, that contains these. At each step its known pairs are a subset of the original's that
+contains the least pair, so it takes the same merge. At the end the original knows no pair, so the
+pruned tokenizer knows none either.
 
-*Guarantee 2.* Merging concatenates, and all that spells a byte, or stands for a missing one, is
-kept, so what the symbols spell is the same at the start and after any merges.
+*Guarantee 2.* All tokens for bytes are kept, and the token that stands for an unknown symbol. So
+the symbols at the start give the same text. A merge concatenates two symbols and keeps the text.
 
-*Which merges stay.* Guarantee 1 allows every merge whose parts and product are kept. One that leads
-off the path to a token that BPE can build stays and never fires: the pruned tokenizer builds that
-token by one path too, and by guarantee 1 it is the old one. One that leads to a token that the
-original BPE cannot build may come to fire when merges that were in its way are gone. Under
-``ignore_merges`` that token was emitted for whole pieces and was trained, and text that lost tokens
-gets shorter by it: the merge stays. Otherwise guarantee 3 forbids it: the merge goes.
+*Which merges stay.* Guarantee 1 allows every merge whose parts and product are kept.
 
-*ignore_merges.* A piece that is itself a token is taken whole. If it is kept, it still is. If not,
-guarantee 1 claims nothing, and its symbols are merged as above; a token with a symbol that no token
-spells could not be spelled so, and is kept. A piece that is no token is as above. So a token that
-BPE cannot build may be kept without a path.
+- A merge that is not on the path of its product stays and is never taken: the pruned tokenizer
+  builds the product by one path too, and by guarantee 1 that is the old path.
+- A merge to a token that the original cannot build could be taken when merges that came before it
+  are gone. Without ``ignore_merges``, guarantee 3 forbids this, and the merge goes. With
+  ``ignore_merges``, the token was emitted for whole pieces and was trained; the merge stays, and
+  makes text that lost tokens shorter.
 
-*Characters.* SentencePiece's BPE starts from characters. One that is no token becomes the tokens of
-its UTF-8 bytes, or the unknown token; neither merges, or the tokenizer is refused. A kept token has
-its characters on its path, so guarantee 1 stands. With all 256 bytes, whatever loses its character
-is spelled by bytes, and guarantee 2 stands; only the space has a sign of its own that bytes do not
-become again, and is kept. Without the bytes all characters have to be kept for it.
+*ignore_merges.* A piece that is a token is taken whole, and still is if the token is kept. If it is
+not kept, guarantee 1 says nothing about the text, and the symbols of the piece are merged as above.
+That would lose a symbol for which there is no token, so tokens with such a symbol are kept. A piece
+that is no token is encoded as above. So a token that BPE cannot build can be kept without a path.
 
-*sentencepiece itself* has no list of merges. It takes any pair that spells a piece, in the order of
-(score of the piece, position). That is an order as above, with paths of its own, which can differ
-where two ways lead to one piece; both are kept. A kept piece that it cannot build is no longer text
-to it, as its merge is gone from the list.
+*Characters.* SentencePiece's BPE starts from characters. A character that is no token becomes the
+tokens of its UTF-8 bytes, or the unknown token. A tokenizer in which these merge is refused. The
+characters of a kept token are on its path, so guarantee 1 holds. With tokens for all 256 bytes, a
+dropped character is written as bytes, and guarantee 2 holds. The exception is the space: its sign
+``▁`` would not become a space again, so it is kept. Without tokens for bytes, all characters are
+kept.
+
+*The sentencepiece library* has no list of merges. It merges any pair whose product is a piece, in
+the order of (score of the piece, position). So each piece has a path there too. If it differs from
+the path in ``tokenizer.json``, both are kept. A kept piece that the library could not
+build before, and could build now, gets another type, so that it is not searched in text: its merge
+is gone from ``tokenizer.json`` too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,20 +66,20 @@ from regrow.tokenizers.alphabet import (
     BYTE_ALPHABET,
     BYTE_TOKENS,
     SPACE,
-    byte_level_spelling,
     has_byte_fallback,
-    sentencepiece_spelling,
-    spelling,
+    to_byte_level,
+    to_sentencepiece,
+    tokens_for_alphabet,
 )
-from regrow.tokenizers.candidates import Model, Parts, Reason
+from regrow.tokenizers.candidates import MergeParts, Reason, TokenizerModel
 from regrow.tokenizers.merges import BPE, last_merges, last_merges_by_score, read_bpe
 from regrow.tokenizers.sentencepiece_model import Piece
 
 Json = dict[str, Any]
 
 
-def read_byte_level(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
-    """The model of a tokenizer that is known to be byte-level BPE.
+def read_byte_level(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> TokenizerModel:
+    """The model of a byte-level BPE tokenizer.
 
     Raises:
         UserError: the tokenizer is inconsistent or not plain BPE.
@@ -89,15 +95,15 @@ def read_byte_level(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model
         _check_apart(bpe, [bpe.unk])
     required = _required(bpe, BYTE_ALPHABET, "byte")
     parts = last_merges(bpe)
-    return _model(tokenizer_json, bpe, required, parts, parts, byte_level_spelling)
+    return _model(tokenizer_json, bpe, required, parts, parts, to_byte_level)
 
 
-def read_sentencepiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
-    """The model of a tokenizer that is known to be BPE of characters.
+def read_sentencepiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> TokenizerModel:
+    """The model of a SentencePiece BPE tokenizer.
 
     Args:
         tokenizer_json: the contents of the file.
-        pieces: those of the ``.model`` beside it, if there is one.
+        pieces: of the ``.model`` in the same directory, if there is one.
 
     Raises:
         UserError: the tokenizer is inconsistent or not plain BPE.
@@ -111,7 +117,7 @@ def read_sentencepiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Mo
         for byte in BYTE_TOKENS:
             required.setdefault(bpe.vocab[byte], "byte")
     else:
-        # Without an unknown token there would be no sign that a character was there.
+        # Without an unknown token, a dropped character would be lost without a trace.
         reason: Reason = "byte" if bpe.unk is None else "character"
         required = _required(bpe, frozenset().union(*bpe.vocab), reason)
 
@@ -122,11 +128,11 @@ def read_sentencepiece(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Mo
         token = bpe.vocab[content]
         own = (bpe.vocab[part] for part in pair if part in bpe.vocab)
         both[token] = tuple(dict.fromkeys([*both.get(token, ()), *own]))
-    return _model(tokenizer_json, bpe, required, parts, both, sentencepiece_spelling)
+    return _model(tokenizer_json, bpe, required, parts, both, to_sentencepiece)
 
 
 def _check_apart(bpe: BPE, symbols: Sequence[str]) -> None:
-    """Raise UserError where a symbol that stands for what has no token merges with text."""
+    """Raise UserError if a symbol for what has no token is part of a merge."""
     merged = {part for pair in bpe.merges for part in pair}
     for symbol in symbols:
         if symbol in merged:
@@ -137,12 +143,12 @@ def _check_apart(bpe: BPE, symbols: Sequence[str]) -> None:
 
 
 def _required(bpe: BPE, alphabet: frozenset[str], reason: Reason) -> dict[int, Reason]:
-    """The unknown token, those of the alphabet, and those with a symbol that no token spells."""
+    """The unknown token, and the tokens that are needed to write the alphabet."""
     required: dict[int, Reason] = {}
     if bpe.unk in bpe.vocab:
         required[bpe.vocab[bpe.unk]] = "special"
-    # Without ignore_merges, a token with a symbol that no token spells is never built.
-    spelled = spelling(bpe.vocab.keys(), alphabet) if bpe.ignore_merges else alphabet
+    # Without ignore_merges, a token with a symbol that is no token is never built.
+    spelled = tokens_for_alphabet(bpe.vocab.keys(), alphabet) if bpe.ignore_merges else alphabet
     for content in spelled:
         if content in bpe.vocab:
             required.setdefault(bpe.vocab[content], reason)
@@ -154,9 +160,9 @@ def _model(
     bpe: BPE,
     required: Mapping[int, Reason],
     built: Mapping[int, tuple[int, int]],
-    parts: Parts,
-    spell: Callable[[str], str],
-) -> Model:
+    parts: MergeParts,
+    as_token: Callable[[str], str],
+) -> TokenizerModel:
     content = {token: text for text, token in bpe.vocab.items()}
     never = set()
     if not bpe.ignore_merges:
@@ -164,12 +170,12 @@ def _model(
     rank = {
         token: bpe.rank[content[left], content[right]] for token, (left, right) in built.items()
     }
-    return Model(
+    return TokenizerModel(
         required=required,
         parts=parts,
-        never=never,
+        unreachable=never,
         rank={token: rank.get(token, len(bpe.merges)) for token in content},
-        spell=spell,
+        as_token=as_token,
         prune=partial(_prune, tokenizer_json["model"], bpe, set(built)),
     )
 

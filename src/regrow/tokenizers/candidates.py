@@ -1,4 +1,4 @@
-"""Which tokens stay, and why: what must, what is asked for, then the most frequent."""
+"""Which tokens stay, and why: required tokens, those that are asked for, then the most frequent."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,12 +24,21 @@ Reason = Literal[
     "count",
     "merge ancestor",
 ]
-"""Why a token stays: it is special or added, an id that a config names, or in the text of a chat
-template; it spells a byte or a space, or a character; unknown text is scored by it; the user lists
-it; a language's least number of tokens has it; by its count; or a token that stays is merged from
-it."""
+"""Why a token stays.
 
-Parts = Mapping[int, tuple[int, ...]]
+- special, added: it is a special or an added token.
+- config: a config names its id.
+- template: it is in the text of a chat template.
+- byte, character: it writes a byte or a space, or a character.
+- score: unknown text is scored by it.
+- list: the user asks for it.
+- language: it is among the most frequent tokens of a language.
+- count: it is frequent.
+- merge ancestor: a token that stays is merged from it.
+"""
+
+MergeParts = Mapping[int, tuple[int, ...]]
+"""The ids of the tokens that a token is merged from, by its id."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,26 +55,26 @@ class VocabularyChoice:
 
     def mapping(self) -> dict[int, int]:
         """New id by old id, kept tokens only."""
-        return mapping_of(self.kept)
+        return new_ids(self.kept)
 
 
-def mapping_of(kept: NDArray[np.int64]) -> dict[int, int]:
+def new_ids(kept: NDArray[np.int64]) -> dict[int, int]:
     """New id by old id: dense, from 0, in ascending order of old ids."""
     return {int(old): new for new, old in enumerate(kept)}
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a user asks of a choice beside its size.
+class Constraints:
+    """What a user asks for beside the size of a vocabulary.
 
     Attributes:
         keep: tokens to keep, as the vocabulary writes them or as text: " the" finds "Ġthe".
         drop: tokens to drop, written in the same way.
-        minimum: so many of the most frequent tokens of each language stay; fewer where its text has
+        minimum: so many of the most frequent tokens of each language stay; fewer if its text has
             fewer.
         languages: occurrences by id, shape [largest id + 1], by name of the language.
-        characters: where no bytes stand in for a character that is dropped, keep all characters, so
-            that no text loses more than it did. If not, text can become unknown: measure it.
+        characters: if the tokenizer has no tokens for bytes, keep all characters. Otherwise text
+            with a dropped character becomes unknown.
     """
 
     keep: Collection[str] = ()
@@ -76,39 +85,40 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Model:
-    """What has to be known about the model of a tokenizer, whatever its family.
+class TokenizerModel:
+    """The model of a tokenizer of any family, as far as pruning needs it.
 
     Attributes:
         required: the tokens of the model that must stay, and why.
-        parts: the tokens that a token is merged from, by id; they stay where it does.
-        never: the tokens that no text is encoded to.
-        rank: by id, which of two tokens of equal count is kept first: that of the lower rank.
-        spell: how the vocabulary writes a text.
-        prune: the contents of ``model`` in ``tokenizer.json`` for new ids by old ones.
+        parts: the tokens that a token is merged from, by its id; they stay if it stays.
+        unreachable: the tokens that no text is encoded to.
+        rank: by id; of two tokens of equal count, the one of lower rank is kept first.
+        as_token: a text as the vocabulary writes it.
+        prune: the new contents of ``model`` in ``tokenizer.json``, given the new id by old id.
     """
 
     required: Mapping[int, Reason]
-    parts: Parts
-    never: Collection[int]
+    parts: MergeParts
+    unreachable: Collection[int]
     rank: Mapping[int, float]
-    spell: Callable[[str], str]
+    as_token: Callable[[str], str]
     prune: Callable[[Mapping[int, int]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The tokens in the order in which they are kept, for any size.
+    """The tokens in the order in which they are kept. Any size can be chosen from them.
 
     Attributes:
-        required: those that must stay, and why.
-        order: the others, the first to be kept at the front; none whose parts may not be kept.
-        parts: see :class:`Model`.
+        required: the tokens that must stay, and why.
+        order: the others, the most important first. Tokens that are merged from a dropped token are
+            not among them.
+        parts: see :class:`TokenizerModel`.
     """
 
     required: Mapping[int, Reason]
     order: tuple[int, ...]
-    parts: Parts
+    parts: MergeParts
 
     @property
     def least(self) -> int:
@@ -123,15 +133,15 @@ class Candidates:
     def choose(self, size: int) -> VocabularyChoice:
         """Choose exactly ``size`` tokens: those that must stay, then the others in their order.
 
-        Each token comes with those that it is merged from; one whose parts do not fit into the room
-        that is left is passed over for the next that fits.
+        Each token comes with the tokens that it is merged from. If they do not all fit into the
+        size, the token is skipped.
 
-        One pass is enough for the exact size: what a later choice adds shortens the path of a token
-        passed over by at most as much as it takes from the room, so that token never fits later;
-        and while a token is left out, the shortest such needs nothing but itself, and so fits.
+        One pass gives the exact size. A skipped token never fits later: each token that is added
+        later makes its path shorter by at most one, and also takes one place. And as long as
+        tokens are left, the shortest of them needs no other token, so it fits.
 
         Raises:
-            UserError: ``size`` is below what must stay or above what there is.
+            UserError: ``size`` is smaller than the required tokens or larger than all tokens.
         """
         if size > self.most:
             raise UserError(f"vocabulary size {size:,} is above the {self.most:,} tokens there are")
@@ -150,7 +160,7 @@ class Candidates:
             if token in reasons:
                 reasons[token] = "count"
                 continue
-            path = missing_path(token, self.parts, reasons)
+            path = missing_ancestors(token, self.parts, reasons)
             if len(path) < room:
                 reasons |= dict.fromkeys(path, "merge ancestor")
                 reasons[token] = "count"
@@ -159,34 +169,34 @@ class Candidates:
 
 
 def candidates(
-    model: Model,
+    model: TokenizerModel,
     ids: Mapping[str, int],
     referenced: Mapping[int, Reason],
     counts: NDArray[np.int64],
     named: Mapping[int, str],
-    wishes: Wishes,
+    constraints: Constraints,
 ) -> Candidates:
     """Put the tokens in the order in which they are kept.
 
-    The order is that of ``counts``; equal ones are in order of rank, and tokens that no text is
+    More frequent tokens come first; equal counts are in order of rank. Tokens that no text is
     encoded to come last.
 
     Args:
         model: the model of the tokenizer.
         ids: of all tokens, by content.
-        referenced: those that the tokenizer needs outside its model.
+        referenced: the ids that the tokenizer needs outside its model, and why.
         counts: occurrences by id, shape [largest id + 1].
-        named: by id, where else it is named, such as "config.json: eos_token_id".
-        wishes: what else is asked for.
+        named: the ids that other files name, and where, such as "config.json: eos_token_id".
+        constraints: what the user asks for.
 
     Raises:
-        UserError: ``counts`` is of another tokenizer, ``named`` has an id that no token has, or a
-            wish cannot be met.
+        UserError: ``counts`` is of another tokenizer, ``named`` has an id that no token has, or the
+            constraints cannot be met.
     """
     contents = {token: content for content, token in ids.items()}
     rows = max(contents, default=-1) + 1
     _check_counts(counts, rows, "token counts")
-    for language, own in wishes.languages.items():
+    for language, own in constraints.languages.items():
         _check_counts(own, rows, f"token counts of {language}")
     for token, where in named.items():
         if token not in contents:
@@ -199,37 +209,39 @@ def candidates(
         *((token, config) for token in named),
         *model.required.items(),
     ):
-        if reason != "character" or wishes.characters:
+        if reason != "character" or constraints.characters:
             reasons.setdefault(token, reason)
-    for token in find_tokens(wishes.keep, ids, model.spell, "keep"):
+    for token in find_tokens(constraints.keep, ids, model.as_token, "keep"):
         reasons.setdefault(token, "list")
     for token in list(reasons):
-        reasons |= dict.fromkeys(missing_path(token, model.parts, reasons), "merge ancestor")
-    dropped = find_tokens(wishes.drop, ids, model.spell, "drop")
+        reasons |= dict.fromkeys(missing_ancestors(token, model.parts, reasons), "merge ancestor")
+    dropped = find_tokens(constraints.drop, ids, model.as_token, "drop")
     for token in dropped:
         if token in reasons:
-            raise UserError(f"drop: {contents[token]!r} must stay ({reasons[token]})")
+            raise UserError(f"{contents[token]!r} must stay ({reasons[token]})", key="drop")
 
     lost = _built_from(dropped, model.parts)
     able = [token for token in contents if token not in lost]
 
     def in_order(tokens: Iterable[int], of: NDArray[np.int64]) -> list[int]:
         def priority(token: int) -> tuple[bool, int, float, int]:
-            return token in model.never, -int(of[token]), model.rank.get(token, np.inf), token
+            return token in model.unreachable, -int(of[token]), model.rank.get(token, np.inf), token
 
         return sorted(tokens, key=priority)
 
-    for own in wishes.languages.values():
-        for token in in_order((i for i in able if own[i]), own)[: wishes.minimum]:
-            reasons |= dict.fromkeys(missing_path(token, model.parts, reasons), "merge ancestor")
+    for own in constraints.languages.values():
+        for token in in_order((i for i in able if own[i]), own)[: constraints.minimum]:
+            reasons |= dict.fromkeys(
+                missing_ancestors(token, model.parts, reasons), "merge ancestor"
+            )
             if reasons.get(token, "merge ancestor") == "merge ancestor":
                 reasons[token] = "language"
     free = (i for i in able if reasons.get(i, "merge ancestor") == "merge ancestor")
     return Candidates(reasons, tuple(in_order(free, counts)), model.parts)
 
 
-def missing_path(token: int, parts: Parts, kept: Collection[int]) -> set[int]:
-    """The tokens that ``token`` is merged from, at any depth, that are not kept yet."""
+def missing_ancestors(token: int, parts: MergeParts, kept: Collection[int]) -> set[int]:
+    """The tokens that a token is merged from, at any depth, without those that are kept."""
     path: set[int] = set()
     todo = [token]
     while todo:
@@ -241,27 +253,28 @@ def missing_path(token: int, parts: Parts, kept: Collection[int]) -> set[int]:
 
 
 def find_tokens(
-    tokens: Iterable[str], ids: Mapping[str, int], spell: Callable[[str], str], where: str
+    tokens: Iterable[str], ids: Mapping[str, int], as_token: Callable[[str], str], key: str
 ) -> list[int]:
-    """The ids of tokens, written as the vocabulary does or as text.
+    """The ids of tokens that are written as in the vocabulary or as text.
 
     Raises:
-        UserError: one does not exist; the message begins with ``where`` and has near ones.
+        UserError: one does not exist; the message suggests similar tokens. ``key``: of the error.
     """
     found = []
     for token in tokens:
-        content = token if token in ids else spell(token)
+        content = token if token in ids else as_token(token)
         if content not in ids:
             near = ", ".join(map(repr, get_close_matches(content, ids, n=3)))
             raise UserError(
-                f"{where}: the vocabulary has no token {token!r}"
-                + (f"; near it are {near}" if near else "")
+                f"the vocabulary has no token {token!r}"
+                + (f"; near it are {near}" if near else ""),
+                key=key,
             )
         found.append(ids[content])
     return found
 
 
-def _built_from(tokens: Iterable[int], parts: Parts) -> set[int]:
+def _built_from(tokens: Iterable[int], parts: MergeParts) -> set[int]:
     """The tokens and all that are merged from one of them."""
     products: dict[int, list[int]] = {}
     for product, of in parts.items():

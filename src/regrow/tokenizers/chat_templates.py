@@ -1,7 +1,7 @@
-"""The text that every conversation has: what a chat template writes itself.
+"""The tokens of the text that a chat template adds to every conversation.
 
-A model was trained on its tokens in the one way in which they were encoded; a role that falls apart
-into other tokens would be new to it in every prompt.
+They are kept. The model was trained on this text as these tokens; other tokens would be new to it
+in every prompt.
 """
 
 from collections.abc import Iterator
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _ROLES = ("system", "user", "assistant", "tool")
-"""What a template that takes the role from the message does not name."""
+"""Roles that a template takes from the messages, so that it does not name them."""
 
 
 def template_ids(directory: Path, tokenizer: "Tokenizer") -> list[int]:
-    """The tokens of the text in the chat templates of a directory, in order; none without them.
+    """The ids of the tokens of the text in the chat templates of a directory, in order.
 
-    A literal is encoded alone, so a token that spans one and the message beside it is not found.
+    Each text of a template is encoded alone. A token that covers text of the template and of a
+    message is not found.
 
     Raises:
-        UserError: a template is not one.
+        UserError: a template has a syntax error.
     """
     found: dict[int, None] = {}
     for where, template in _templates(directory):
@@ -34,7 +35,7 @@ def template_ids(directory: Path, tokenizer: "Tokenizer") -> list[int]:
 
 
 def has_template(directory: Path) -> bool:
-    """Whether there is any."""
+    """Whether a directory has a chat template."""
     return next(_templates(directory), None) is not None
 
 
@@ -52,7 +53,7 @@ def _templates(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def _literals(template: str, where: str) -> Iterator[str]:
-    """Text outside of the tags, and strings inside."""
+    """The text outside the tags of a template, and the strings inside them."""
     import jinja2
 
     lines: Iterator[tuple[int, str, Any]] = jinja2.Environment(autoescape=True).lex(template)

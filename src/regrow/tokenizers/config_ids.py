@@ -1,7 +1,7 @@
 """Token ids in ``config.json`` and ``generation_config.json``.
 
-Ids are looked for at every depth, so in ``text_config``, ``encoder``, ``decoder`` and
-``task_specific_params`` too. Negative ids mean "none" and stay. ``vocab_size`` is not an id and is
+Ids are searched at every depth, so also in ``text_config``, ``encoder``, ``decoder`` and
+``task_specific_params``. Negative ids mean "none" and stay. ``vocab_size`` is not an id and is
 not touched.
 """
 
@@ -19,7 +19,7 @@ class Reference(NamedTuple):
     Attributes:
         token: the id.
         where: file and key, such as "config.json: decoder.pad_token_id".
-        droppable: what is said is void without the token, as for one that is suppressed.
+        droppable: whether the entry can be left out with the token, as in a list of suppressed ids.
     """
 
     token: int
@@ -27,7 +27,7 @@ class Reference(NamedTuple):
     droppable: bool
 
 
-# The new id, or None for a droppable one that is gone.
+# The new id, or None if a droppable id is gone.
 _Visit = Callable[[Reference], int | None]
 
 _ID_SUFFIXES = ("_token_id", "_token_ids", "_token_index")
@@ -36,7 +36,7 @@ _SUPPRESSED = frozenset({"suppress_tokens", "begin_suppress_tokens"})
 
 
 def check_rows(ids: int, rows: int) -> None:
-    """Check that every id has its row in the embedding; rows beyond the ids are padding.
+    """Check that every id has a row in the embedding. More rows than ids are padding.
 
     Args:
         ids: largest id + 1.
@@ -53,9 +53,9 @@ def check_rows(ids: int, rows: int) -> None:
 
 
 def referenced_ids(config: Json, generation_config: Json | None, rows: int) -> dict[int, str]:
-    """The ids that must be kept because a config names them, and where the first to do so does.
+    """The ids that must be kept because a config names them, and the first place that names each.
 
-    Suppressed ids and sequences are not among them: what is said about a token goes with it.
+    Suppressed ids and sequences are not among them: such an entry goes with its token.
 
     Args:
         config: the contents of ``config.json``.
@@ -63,7 +63,7 @@ def referenced_ids(config: Json, generation_config: Json | None, rows: int) -> d
         rows: rows of the embedding.
 
     Raises:
-        UserError: an id at or beyond ``rows``, or a value of another form than transformers writes.
+        UserError: an id is not below ``rows``, or a value does not have transformers' form.
     """
     references = references_in(config, "config.json")
     references += references_in(generation_config or {}, "generation_config.json")
@@ -83,7 +83,7 @@ def references_in(config: Json, file: str) -> list[Reference]:
     """Every id in ``config``, the contents of ``file``.
 
     Raises:
-        UserError: a value of another form than transformers writes.
+        UserError: a value does not have transformers' form.
     """
     found: list[Reference] = []
 
@@ -98,8 +98,8 @@ def references_in(config: Json, file: str) -> list[Reference]:
 def remap_ids(config: Json, mapping: Mapping[int, int], file: str) -> Json:
     """``config`` with the new id for every old one; nothing else changes.
 
-    A suppressed id that was dropped is taken off its list, and so is a sequence with a dropped id;
-    a list of which nothing is left becomes null, since transformers refuses some when empty.
+    A suppressed id that was dropped is removed from its list, and so is a sequence with a dropped
+    id. A list that becomes empty is replaced by null, since transformers refuses some empty lists.
 
     Args:
         config: the contents of ``file``; it is not changed.
@@ -107,8 +107,8 @@ def remap_ids(config: Json, mapping: Mapping[int, int], file: str) -> Json:
         file: its name, for messages.
 
     Raises:
-        UserError: an id that must be kept was dropped, or a value of another form than
-            transformers writes.
+        UserError: an id that must be kept was dropped, or a value does not have transformers'
+            form.
     """
 
     def new(reference: Reference) -> int | None:
@@ -148,7 +148,7 @@ def _entry(key: str, value: Any, visit: _Visit, where: str) -> Any:
 
 
 def _ids(value: Any, visit: _Visit, where: str) -> Any:
-    """An id, or lists of them at any depth, or ids by name."""
+    """An id, nested lists of ids, or ids by name."""
     match value:
         case None | bool():
             return value

@@ -1,4 +1,4 @@
-"""How often each token occurs in a corpus, counted in this process."""
+"""Open the tokenizer of a model directory, encode text with it, and count the tokens."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -23,8 +23,8 @@ _CHUNK_CHARACTERS = 1 << 20
 def count_tokens(directory: Path, documents: Iterable[str]) -> NDArray[np.int64]:
     """Count the tokens of ``documents`` under the tokenizer of ``directory``, in this process.
 
-    Documents are encoded in chunks of about a million characters, so memory does not grow with the
-    corpus. Special tokens are not added and nothing is truncated.
+    Documents are encoded in chunks of about a million characters, so memory does not grow with
+    their number. Special tokens are not added and nothing is truncated.
 
     Returns:
         Occurrences by token id, shape [largest id + 1].
@@ -81,7 +81,7 @@ def chunks(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def encode(tokenizer: "Tokenizer", texts: list[str]) -> tuple[Ids, Ids]:
-    """The tokens of all texts in one line, [tokens], and how many each text has, [texts]."""
+    """The tokens of all texts, one after the other, [tokens], and of how many is each, [texts]."""
     encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     lines = [encoding.ids for encoding in encodings]
     lengths = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines))

@@ -1,7 +1,7 @@
-"""A smaller vocabulary that still encodes what it must.
+"""Choose tokens and prune ``tokenizer.json``, for each family of tokenizers.
 
-Choosing and cutting is dispatched by the kind of tokenizer, which is read from ``tokenizer.json``.
-Nothing here loads torch or transformers, but for a directory that has no ``tokenizer.json``.
+The family is read from ``tokenizer.json``. Neither torch nor transformers is loaded, unless a
+directory has no ``tokenizer.json``.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,48 +14,47 @@ from regrow.common.errors import UserError
 from regrow.tokenizers import bpe, unigram, wordpiece
 from regrow.tokenizers.candidates import (
     Candidates,
-    Model,
+    Constraints,
     Reason,
+    TokenizerModel,
     VocabularyChoice,
-    Wishes,
     candidates,
-    mapping_of,
+    new_ids,
 )
-from regrow.tokenizers.sentencepiece_model import Piece, PieceFile
+from regrow.tokenizers.sentencepiece_model import Piece, SentencePieceModel
 from regrow.tokenizers.tokenizer_json import model_ids, referenced, renumber, token_ids
 
 __all__ = [
     "Candidates",
+    "Constraints",
     "Reason",
     "VocabularyChoice",
-    "Wishes",
     "candidates_of",
-    "check_kind",
-    "kind_of",
+    "check_family",
+    "family_of",
     "prune_tokenizer_json",
     "pruner",
-    "select",
 ]
 
 Json = dict[str, Any]
 
-FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], Model]] = {
+FAMILIES: Mapping[str, Callable[[Json, Sequence[Piece]], TokenizerModel]] = {
     "byte-level BPE": bpe.read_byte_level,
     "SentencePiece BPE": bpe.read_sentencepiece,
     "Unigram": unigram.read_unigram,
     "WordPiece": wordpiece.read_wordpiece,
 }
 WITH_MERGES = ("byte-level BPE", "SentencePiece BPE")
-"""The kinds that build their tokens by merges."""
+"""The families that build their tokens by merges."""
 WITH_PIECES = ("SentencePiece BPE", "Unigram")
-"""The kinds whose vocabulary can lie in a `.model` of sentencepiece too."""
+"""The families whose vocabulary can also be in a `.model` of sentencepiece."""
 
 
-def kind_of(tokenizer_json: Json) -> str:
-    """The kind of tokenizer: one of :data:`FAMILIES`, or what else its model is called.
+def family_of(tokenizer_json: Json) -> str:
+    """The family of a tokenizer: one of :data:`FAMILIES`, or another type of model.
 
     Raises:
-        UserError: it has no vocabulary.
+        UserError: the file has no vocabulary.
     """
     model = tokenizer_json.get("model") or {}
     if "vocab" not in model:
@@ -68,9 +67,9 @@ def kind_of(tokenizer_json: Json) -> str:
     return "byte-level BPE" if any(map(_is_byte_level, steps)) else "SentencePiece BPE"
 
 
-def check_kind(tokenizer_json: Json) -> str:
-    """The kind of a tokenizer that can be pruned. Raises UserError at any other."""
-    kind = kind_of(tokenizer_json)
+def check_family(tokenizer_json: Json) -> str:
+    """The family of a tokenizer. Raises UserError if it cannot be pruned."""
+    kind = family_of(tokenizer_json)
     if kind not in FAMILIES:
         raise UserError(
             f"tokenizer.json: the tokenizer is {kind}; what can be pruned is {', '.join(FAMILIES)}"
@@ -82,53 +81,40 @@ def candidates_of(
     tokenizer_json: Json,
     counts: NDArray[np.int64],
     named: Mapping[int, str] | None = None,
-    wishes: Wishes | None = None,
-    piece_files: Sequence[PieceFile] = (),
-    spoken: Collection[int] = (),
+    constraints: Constraints | None = None,
+    sentencepiece_models: Sequence[SentencePieceModel] = (),
+    template_tokens: Collection[int] = (),
 ) -> Candidates:
-    """The tokens in the order in which they are kept, from which any size can be chosen.
+    """The tokens in the order in which they are kept. Any size can be chosen from them.
 
     Args:
         tokenizer_json: the contents of the file.
         counts: occurrences by id, shape [largest id + 1].
-        named: by id, where else it is named, such as "config.json: eos_token_id".
-        wishes: what else is asked for.
-        piece_files: the same vocabulary in the form of sentencepiece.
-        spoken: the tokens of every conversation (:mod:`regrow.tokenizers.chat_templates`).
+        named: the ids that other files name, and where, such as "config.json: eos_token_id".
+        constraints: what the user asks for.
+        sentencepiece_models: the `.model` files with the same vocabulary.
+        template_tokens: those of the text of chat templates.
 
     Raises:
-        UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
+        UserError: the tokenizer cannot be pruned, or the constraints cannot be met.
     """
     ids = token_ids(tokenizer_json)
     template: Reason = "template"
     return candidates(
-        _model(tokenizer_json, piece_files),
+        _model(tokenizer_json, sentencepiece_models),
         ids,
-        dict.fromkeys(spoken, template) | _outside(tokenizer_json, ids, piece_files),
+        dict.fromkeys(template_tokens, template)
+        | _outside(tokenizer_json, ids, sentencepiece_models),
         counts,
         named or {},
-        wishes or Wishes(),
+        constraints or Constraints(),
     )
 
 
-def select(
-    tokenizer_json: Json,
-    counts: NDArray[np.int64],
-    size: int,
-    named: Mapping[int, str] | None = None,
-    wishes: Wishes | None = None,
-    piece_files: Sequence[PieceFile] = (),
-) -> VocabularyChoice:
-    """Choose exactly ``size`` tokens to keep: see :func:`candidates_of`.
-
-    Raises:
-        UserError: a kind of tokenizer that cannot be pruned, or what cannot be met.
-    """
-    return candidates_of(tokenizer_json, counts, named, wishes, piece_files).choose(size)
-
-
 def prune_tokenizer_json(
-    tokenizer_json: Json, kept: NDArray[np.int64], piece_files: Sequence[PieceFile] = ()
+    tokenizer_json: Json,
+    kept: NDArray[np.int64],
+    sentencepiece_models: Sequence[SentencePieceModel] = (),
 ) -> Json:
     """The contents of ``tokenizer.json`` with the ``kept`` old ids only, renumbered from 0.
 
@@ -137,47 +123,51 @@ def prune_tokenizer_json(
 
     Args:
         tokenizer_json: the contents of the file; it is not changed.
-        kept: old ids, ascending, such as :func:`select` chooses.
-        piece_files: the same vocabulary in the form of sentencepiece.
+        kept: old ids, ascending, such as :meth:`Candidates.choose` gives.
+        sentencepiece_models: the `.model` files with the same vocabulary.
 
     Raises:
-        UserError: a kind of tokenizer that cannot be pruned, ``kept`` is not ascending, has an id
-            that no token has, or lacks a token without which the guarantees of the family do not
-            hold. Characters may be missing, as :class:`Wishes` can ask for.
+        UserError: the tokenizer cannot be pruned; or ``kept`` is not ascending, has an id that no
+            token has, or lacks a token that the guarantees of the family need. Characters may be
+            missing, since :class:`Constraints` can ask for that.
     """
-    return pruner(tokenizer_json, piece_files)(kept)
+    return pruner(tokenizer_json, sentencepiece_models)(kept)
 
 
 def pruner(
-    tokenizer_json: Json, piece_files: Sequence[PieceFile] = ()
+    tokenizer_json: Json, sentencepiece_models: Sequence[SentencePieceModel] = ()
 ) -> Callable[[NDArray[np.int64]], Json]:
-    """What :func:`prune_tokenizer_json` does with one tokenizer, for any number of choices."""
-    model = _model(tokenizer_json, piece_files)
+    """:func:`prune_tokenizer_json` for one tokenizer and many sets of kept tokens."""
+    model = _model(tokenizer_json, sentencepiece_models)
     ids = token_ids(tokenizer_json)
-    outside = _outside(tokenizer_json, ids, piece_files)
+    outside = _outside(tokenizer_json, ids, sentencepiece_models)
 
     def prune(kept: NDArray[np.int64]) -> Json:
         _check_kept(model, ids, outside, kept)
-        mapping = mapping_of(kept)
+        mapping = new_ids(kept)
         return {**renumber(tokenizer_json, mapping), "model": model.prune(mapping)}
 
     return prune
 
 
-def _model(tokenizer_json: Json, piece_files: Sequence[PieceFile]) -> Model:
-    kind = check_kind(tokenizer_json)
+def _model(
+    tokenizer_json: Json, sentencepiece_models: Sequence[SentencePieceModel]
+) -> TokenizerModel:
+    kind = check_family(tokenizer_json)
     ids = model_ids(tokenizer_json)
-    for file in piece_files:
+    for file in sentencepiece_models:
         file.check(kind, ids)
-    return FAMILIES[kind](tokenizer_json, [piece for file in piece_files for piece in file.pieces])
+    return FAMILIES[kind](
+        tokenizer_json, [piece for file in sentencepiece_models for piece in file.pieces]
+    )
 
 
 def _outside(
-    tokenizer_json: Json, ids: Mapping[str, int], piece_files: Sequence[PieceFile]
+    tokenizer_json: Json, ids: Mapping[str, int], sentencepiece_models: Sequence[SentencePieceModel]
 ) -> dict[int, Reason]:
-    """The tokens that must stay for other reasons than the model's own."""
+    """The tokens that must stay for reasons outside the model."""
     reasons = referenced(tokenizer_json)
-    for file in piece_files:
+    for file in sentencepiece_models:
         for content, reason in file.required().items():
             if content in ids:
                 reasons.setdefault(ids[content], reason)
@@ -185,7 +175,7 @@ def _outside(
 
 
 def _check_kept(
-    model: Model,
+    model: TokenizerModel,
     ids: Mapping[str, int],
     outside: Mapping[int, Reason],
     kept: NDArray[np.int64],

@@ -1,7 +1,7 @@
-"""What a tokenizer makes of text: how many tokens, and how much of it is unknown to it."""
+"""The fertility of a tokenizer: how many tokens a text has, and how much of it is unknown."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Self
 from regrow.tokenizers.candidates import VocabularyChoice
 from regrow.tokenizers.encoding import chunks
 from regrow.tokenizers.tokenizer_files import plan_tokenizer
+from regrow.tokenizers.tokenizer_json import build_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """How a text is spelled.
+class Fertility:
+    """The tokens of a text.
 
     Attributes:
         characters: of the text.
-        tokens: special tokens that frame a text are not counted.
-        unknown: characters that became the unknown token; what they were is lost.
+        tokens: without special tokens around the text.
+        unknown: characters that became the unknown token.
     """
 
     characters: int
@@ -37,18 +38,18 @@ class Spelling:
         """Of all characters, from 0 to 1."""
         return self.unknown / max(1, self.characters)
 
-    def __add__(self, other: Self) -> "Spelling":
-        return Spelling(
+    def __add__(self, other: Self) -> "Fertility":
+        return Fertility(
             self.characters + other.characters,
             self.tokens + other.tokens,
             self.unknown + other.unknown,
         )
 
 
-def spell(tokenizer: "Tokenizer", documents: Iterable[str]) -> Spelling:
-    """Encode ``documents`` and count; memory does not grow with their number."""
+def measure_fertility(tokenizer: "Tokenizer", documents: Iterable[str]) -> Fertility:
+    """Encode ``documents`` and count. Memory does not grow with their number."""
     unknown = _unknown_id(tokenizer)
-    found = Spelling(0, 0, 0)
+    found = Fertility(0, 0, 0)
     for chunk in chunks(documents):
         encodings = tokenizer.encode_batch(chunk, add_special_tokens=False)
         lost = 0
@@ -57,23 +58,24 @@ def spell(tokenizer: "Tokenizer", documents: Iterable[str]) -> Spelling:
                 spans = zip(encoding.ids, encoding.offsets, strict=True)
                 lost += sum(end - start for token, (start, end) in spans if token == unknown)
         tokens = sum(len(encoding.ids) for encoding in encodings)
-        found += Spelling(sum(map(len, chunk)), tokens, lost)
+        found += Fertility(sum(map(len, chunk)), tokens, lost)
     return found
 
 
+def fertility_by_language(
+    tokenizer: "Tokenizer", samples: Mapping[str, Iterable[str]]
+) -> dict[str, Fertility]:
+    """The fertility of a tokenizer on a sample of each language."""
+    return {name: measure_fertility(tokenizer, texts) for name, texts in samples.items()}
+
+
 def pruned_tokenizer(directory: Path, choice: VocabularyChoice) -> "Tokenizer":
-    """What the tokenizer of a model directory would be with the tokens of ``choice`` only.
+    """The tokenizer of a model directory, with the tokens of ``choice`` only.
 
     Raises:
-        UserError: what :func:`regrow.tokenizers.tokenizer_files.plan_tokenizer` refuses.
+        UserError: see :func:`regrow.tokenizers.tokenizer_files.plan_tokenizer`.
     """
-    from tokenizers import Tokenizer
-
-    planned: bytes = plan_tokenizer(directory, choice)["tokenizer.json"]
-    tokenizer = Tokenizer.from_str(planned.decode())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return build_tokenizer(plan_tokenizer(directory, choice)["tokenizer.json"].decode())
 
 
 def _unknown_id(tokenizer: "Tokenizer") -> int | None:

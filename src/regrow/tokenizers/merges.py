@@ -1,4 +1,4 @@
-"""BPE as data: its merges, and the path by which it builds each token."""
+"""The merges of BPE, and the path by which it builds each token."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class BPE:
     Attributes:
         vocab: id by token.
         merges: pairs as the file lists them, a pair listed twice included.
-        rank: the rank that counts for each pair: its last place in ``merges``.
-        unk: the token for a symbol that the vocabulary lacks, if there is one.
-        ignore_merges: a piece of text that is a token is not built by merges.
+        rank: of each pair; if a pair is listed twice, its last place in ``merges``.
+        unk: the unknown token, if there is one.
+        ignore_merges: whether a piece of text that is a token is taken whole, without merges.
     """
 
     vocab: dict[str, int]
@@ -33,11 +33,11 @@ class BPE:
 
 
 def read_bpe(tokenizer_json: dict[str, Any]) -> BPE:
-    """Read the model of a tokenizer that is known to be BPE.
+    """Read the model of a BPE tokenizer.
 
     Raises:
-        UserError: a merge that is no pair or whose parts or product are no tokens, or a setting
-            under which the encoding is not plain BPE.
+        UserError: a merge is no pair, its parts or product are no tokens, or a setting changes how
+            BPE encodes.
     """
     model = tokenizer_json["model"]
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -72,10 +72,10 @@ def _pair(merge: str | list[str], place: int) -> Pair:
 
 
 def last_merge(bpe: BPE, token: str) -> Pair | None:
-    """The last merge when BPE encodes ``token`` alone, or None if the outcome is not one token.
+    """The last merge when BPE encodes ``token`` alone; None if the result is not this one token.
 
-    Where several merges produce the same token, this is the one really taken. None for a single
-    character: there is nothing to merge.
+    If several merges have the same product, this is the one that BPE takes. None for a single
+    character, since there is nothing to merge.
     """
     return last_merge_by(lambda pair: bpe.rank.get(pair, NEVER), token)
 
@@ -83,12 +83,12 @@ def last_merge(bpe: BPE, token: str) -> Pair | None:
 def last_merge_by(rank: Callable[[Pair], float], token: str) -> Pair | None:
     """The last merge when ``token`` is encoded alone by merging the pair of least rank.
 
-    Of pairs of one rank the leftmost is merged first. The paths to the two parts are found in the
-    same way (see :mod:`regrow.tokenizers.bpe`).
+    Of pairs of equal rank, the leftmost is merged first. The same function gives the paths of the
+    two parts (see :mod:`regrow.tokenizers.bpe`).
 
     Args:
         rank: of a pair; :data:`NEVER` if it is not merged.
-        token: what is encoded.
+        token: the text to encode.
     """
     parts = list(token)
     if len(parts) < 2:
@@ -118,10 +118,10 @@ def last_merges(bpe: BPE) -> dict[int, tuple[int, int]]:
 
 
 def last_merges_by_score(scores: Mapping[str, float]) -> dict[str, Pair]:
-    """What :func:`last_merges` is for sentencepiece, by piece; ``scores``: of all pieces of text.
+    """The last merge of each piece in the sentencepiece library; ``scores``: of all pieces of text.
 
-    Its BPE has no list of merges: any two symbols that spell a piece are merged, those of the
-    highest score first, and of equal ones the leftmost (``bpe_model.cc``).
+    Its BPE has no list of merges. It merges any two symbols whose product is a piece: the pair of
+    the highest score first, and of equal scores the leftmost (``bpe_model.cc``).
     """
 
     def rank(pair: Pair) -> float:

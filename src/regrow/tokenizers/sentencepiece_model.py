@@ -1,6 +1,6 @@
 """The `.model` of sentencepiece: its pieces, and the same file with fewer of them.
 
-Read and written through sentencepiece's own message, which needs the extra `sentencepiece`.
+It is read and written as a protobuf message, which needs the extra `sentencepiece`.
 """
 
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from regrow.common.errors import UserError
-from regrow.tokenizers.alphabet import SPACE, spelling
+from regrow.tokenizers.alphabet import SPACE, tokens_for_alphabet
 from regrow.tokenizers.candidates import Reason
 from regrow.tokenizers.merges import last_merges_by_score
 
@@ -24,8 +24,8 @@ class Piece(NamedTuple):
 
     Attributes:
         content: its text.
-        score: the logarithm of its probability (Unigram), or what orders the merges (BPE).
-        kind: only a normal one is text; a user-defined one is cut out of the text before.
+        score: the logarithm of its probability (Unigram), or the order of its merge (BPE).
+        kind: only a normal piece is text; a user-defined piece is cut out of the text first.
     """
 
     content: str
@@ -38,13 +38,13 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PieceFile:
-    """A `.model`.
+class SentencePieceModel:
+    """A `.model` file.
 
     Attributes:
         name: of the file.
-        raw: its contents.
-        proto: what they say.
+        raw: the bytes of the file.
+        proto: the same, parsed.
     """
 
     name: str
@@ -61,17 +61,17 @@ class PieceFile:
 
     @property
     def kind(self) -> str:
-        """As tokenizers call it."""
+        """The family, see :data:`regrow.tokenizers.families.FAMILIES`."""
         trained = self.proto.trainer_spec
         names = {trained.UNIGRAM: "Unigram", trained.BPE: "SentencePiece BPE"}
         return names.get(trained.model_type, "of single words or characters")
 
     def required(self) -> dict[str, Reason]:
-        """The pieces without which it does not work, and why they stay.
+        """The pieces that must stay, and why.
 
-        Unknown text is scored by the least score of all pieces of text, and a user-defined piece by
-        the greatest (``unigram_model.cc``), so one piece of each score stays: the first. Where a
-        character that has no piece does not become bytes, all characters stay.
+        Unigram scores unknown text by the least score of all pieces of text, and a user-defined
+        piece by the greatest (``unigram_model.cc``). So the first piece of each of these scores
+        stays. If there is no byte fallback, all characters stay.
         """
         found: dict[str, Reason] = {}
         for piece in self.pieces:
@@ -82,10 +82,10 @@ class PieceFile:
         text = [piece for piece in self.pieces if piece.is_text]
         contents = [piece.content for piece in text]
         if self.proto.trainer_spec.byte_fallback:
-            for content in spelling(contents, frozenset(SPACE)):
+            for content in tokens_for_alphabet(contents, frozenset(SPACE)):
                 found.setdefault(content, "byte")
         else:
-            for content in spelling(contents, frozenset().union(*contents)):
+            for content in tokens_for_alphabet(contents, frozenset().union(*contents)):
                 found.setdefault(content, "character")
         if self.kind == "Unigram" and text:
             found.setdefault(min(text, key=lambda piece: piece.score).content, "score")
@@ -94,10 +94,10 @@ class PieceFile:
         return found
 
     def check(self, kind: str, ids: Mapping[str, int]) -> None:
-        """Raise UserError where the tokenizer is of another kind, or a piece of text is no token.
+        """Raise UserError if the tokenizer is of another family, or a piece of text is no token.
 
         Args:
-            kind: of the tokenizer.
+            kind: the family of the tokenizer.
             ids: of all its tokens, by content.
         """
         if self.kind != kind:
@@ -115,8 +115,8 @@ class PieceFile:
     def prune(self, gone: Collection[str]) -> bytes:
         """The file without the pieces in ``gone``, the others in their order.
 
-        The sentences that it was once tested with are left out: they may be other pieces now. A
-        piece that its BPE could not build, and now could, is no longer looked for in text.
+        The test sentences in the file are left out, since their pieces may have changed. A piece
+        that BPE could not build, and now could, gets a type that is not searched in text.
         """
         old = self.proto
         new = type(old)()
@@ -131,7 +131,7 @@ class PieceFile:
             place[number] = len(new.pieces)
             new.pieces.add().CopyFrom(piece)
             if piece.piece in newly_built:
-                # transformers takes it for a special token where it reads this file alone.
+                # transformers takes it for a special token if it reads this file alone.
                 new.pieces[-1].type = piece.CONTROL
         if len(new.pieces) == len(old.pieces):
             return self.raw
@@ -143,7 +143,7 @@ class PieceFile:
         return bytes(new.SerializeToString(deterministic=True))
 
     def _unbuilt(self, gone: Collection[str] = ()) -> set[str]:
-        """Pieces of several characters that no merges lead to, without those in ``gone``."""
+        """Pieces of several characters that BPE cannot build without those in ``gone``."""
         scores = {
             piece.content: piece.score
             for piece in self.pieces
@@ -153,8 +153,8 @@ class PieceFile:
         return {content for content in scores if len(content) > 1 and content not in built}
 
 
-def read_piece_files(directory: Path) -> list[PieceFile]:
-    """Every `.model` of a directory, in order of their names.
+def read_sentencepiece_models(directory: Path) -> list[SentencePieceModel]:
+    """Every `.model` file of a directory, in order of their names.
 
     Raises:
         UserError: one cannot be read, or the extra is not installed.
@@ -163,7 +163,7 @@ def read_piece_files(directory: Path) -> list[PieceFile]:
     return [_read(path) for path in paths]
 
 
-def _read(path: Path) -> PieceFile:
+def _read(path: Path) -> SentencePieceModel:
     try:
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from sentencepiece.sentencepiece_model_pb2 import (  # type: ignore[attr-defined]
@@ -181,4 +181,4 @@ def _read(path: Path) -> PieceFile:
         raise UserError(f"{path}: not a model of sentencepiece") from error
     if not proto.pieces:
         raise UserError(f"{path}: not a model of sentencepiece, it has no pieces")
-    return PieceFile(path.name, raw, proto)
+    return SentencePieceModel(path.name, raw, proto)

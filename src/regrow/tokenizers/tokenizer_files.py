@@ -1,8 +1,8 @@
-"""The tokenizer files of a Hugging Face directory, kept in step with each other.
+"""The tokenizer files of a Hugging Face directory, changed together so that they agree.
 
-Those that hold the vocabulary are tokenizer.json and, beside it or alone, a `.model` of
-sentencepiece, vocab.txt, or vocab.json and merges.txt. Where tokenizer.json is missing, it is what
-transformers makes of the others.
+The vocabulary is in tokenizer.json and, beside it or alone, in a `.model` of sentencepiece,
+vocab.txt, or vocab.json and merges.txt. If tokenizer.json is missing, transformers makes it from
+the other files.
 """
 
 import json
@@ -24,14 +24,14 @@ from regrow.tokenizers.families import (
     WITH_MERGES,
     WITH_PIECES,
     Candidates,
-    Wishes,
+    Constraints,
     candidates_of,
-    kind_of,
+    family_of,
     prune_tokenizer_json,
     pruner,
 )
-from regrow.tokenizers.sentencepiece_model import PieceFile, read_piece_files
-from regrow.tokenizers.tokenizer_json import token_ids
+from regrow.tokenizers.sentencepiece_model import SentencePieceModel, read_sentencepiece_models
+from regrow.tokenizers.tokenizer_json import build_tokenizer, token_ids
 
 Json = dict[str, Any]
 
@@ -56,13 +56,13 @@ _ALONE = ("*.model", "vocab.txt", "vocab.json")
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether a directory has a vocabulary in one of the forms that can be pruned."""
+    """Whether a directory has a vocabulary in a form that can be pruned."""
     forms = ("tokenizer.json", *_ALONE)
     return any(path.is_file() for form in forms for path in directory.glob(form))
 
 
 def read_tokenizer(directory: Path) -> Json:
-    """The contents of ``directory/tokenizer.json``, or what would stand there.
+    """The contents of ``directory/tokenizer.json``, or what transformers would write there.
 
     Raises:
         UserError: there is no tokenizer, or it cannot be read.
@@ -80,12 +80,14 @@ def read_tokenizer(directory: Path) -> Json:
         for path in sorted(directory.iterdir())
         if path.is_file()
     )
-    return parse_json_object(_made(directory, stamps), f"{directory}: the tokenizer")
+    return parse_json_object(
+        _made_by_transformers(directory, stamps), f"{directory}: the tokenizer"
+    )
 
 
 @lru_cache(maxsize=1)
-def _made(directory: Path, stamps: tuple[tuple[str, int, int], ...]) -> bytes:
-    """The tokenizer.json that transformers makes; ``stamps``: of the files, which may change."""
+def _made_by_transformers(directory: Path, stamps: tuple[tuple[str, int, int], ...]) -> bytes:
+    """The tokenizer.json that transformers makes; ``stamps``: of the files, for the cache."""
     from regrow.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
@@ -103,62 +105,56 @@ def vocabulary_candidates(
     directory: Path,
     counts: NDArray[np.int64],
     named: Mapping[int, str] | None = None,
-    wishes: Wishes | None = None,
+    constraints: Constraints | None = None,
 ) -> Candidates:
-    """The tokens in the order in which they are kept, from which any size can be chosen.
+    """The tokens in the order in which they are kept. Any size can be chosen from them.
 
     Args:
         directory: of the model.
         counts: occurrences by id, shape [largest id + 1].
-        named: by id, where a config names it; see
-            :func:`regrow.tokenizers.config_ids.referenced_ids`. Ids that files of the tokenizer
-            name are added.
-        wishes: what else is asked for.
+        named: the ids that a config names, and where; see
+            :func:`regrow.tokenizers.config_ids.referenced_ids`. The ids that files of the tokenizer
+            name are added to them.
+        constraints: what the user asks for.
 
     Raises:
-        UserError: there is no tokenizer that can be pruned, its files do not agree, or a wish
-            cannot be met.
+        UserError: there is no tokenizer that can be pruned, its files do not agree, or the
+            constraints cannot be met.
     """
     contents = read_tokenizer(directory)
     return candidates_of(
         contents,
         counts,
         {**(named or {}), **named_ids(directory)},
-        wishes,
-        _piece_files(directory, contents),
-        _spoken(directory, contents),
+        constraints,
+        _sentencepiece_models(directory, contents),
+        _template_tokens(directory, contents),
     )
 
 
-def _spoken(directory: Path, contents: Json) -> list[int]:
+def _template_tokens(directory: Path, contents: Json) -> list[int]:
     if not has_template(directory):
         return []
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(json.dumps(contents))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return template_ids(directory, tokenizer)
+    return template_ids(directory, build_tokenizer(json.dumps(contents)))
 
 
 def vocabulary_pruner(directory: Path) -> Callable[[NDArray[np.int64]], Json]:
-    """What makes the contents of tokenizer.json with any set of kept tokens, to look at.
+    """A function from kept tokens to the contents of tokenizer.json. It writes nothing.
 
     Raises:
         UserError: there is no tokenizer that can be pruned, or its files do not agree.
     """
     contents = read_tokenizer(directory)
-    return pruner(contents, _piece_files(directory, contents))
+    return pruner(contents, _sentencepiece_models(directory, contents))
 
 
 def named_ids(directory: Path) -> dict[int, str]:
     """The ids of tokens that files beside ``tokenizer.json`` name, and where.
 
-    transformers adds such a token again when it loads a tokenizer that lacks it, so they must be
-    kept. One that tokenizer.json itself lacks is refused: its id is settled only when it is loaded.
+    They must be kept: transformers adds such a token again when it loads a tokenizer without it.
 
     Raises:
-        UserError: a token or an id that does not agree with ``tokenizer.json``.
+        UserError: a token is not in ``tokenizer.json`` or has another id there.
     """
     ids = token_ids(read_tokenizer(directory))
     found: dict[int, str] = {}
@@ -181,18 +177,18 @@ def named_ids(directory: Path) -> dict[int, str]:
 
 
 def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes]:
-    """The new contents, by name, of each file in ``directory`` that is part of the tokenizer.
+    """The new contents of each tokenizer file in ``directory``, by name.
 
-    These are tokenizer.json and, where present, each `.model`, tokenizer_config.json, vocab.json,
+    These are tokenizer.json and, if present, each `.model`, tokenizer_config.json, vocab.json,
     merges.txt, vocab.txt, added_tokens.json, special_tokens_map.json and chat_template.jinja.
-    Nothing is written, and other files are not looked at; see :func:`stale_files`.
+    Nothing is written, and other files are not read; see :func:`stale_files`.
 
     Raises:
-        UserError: a file is malformed or does not agree with tokenizer.json, a named token is not
-            kept, or the tokenizer cannot be pruned so.
+        UserError: a file is malformed or does not agree with tokenizer.json, a token that a file
+            names is not kept, or the tokenizer cannot be pruned.
     """
     old = read_tokenizer(directory)
-    files = _piece_files(directory, old)
+    files = _sentencepiece_models(directory, old)
     new = prune_tokenizer_json(old, choice.kept, files)
     ids = token_ids(old)
     mapping = choice.mapping()
@@ -200,7 +196,7 @@ def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes
         if token not in mapping:
             raise UserError(f"{where} has the id {token}, which is not kept; keep it too")
 
-    planned = _in_step(directory, old, new, mapping)
+    planned = _renumbered_files(directory, old, new, mapping)
     gone = {content for content, token in ids.items() if token not in mapping}
     return planned | {file.name: file.prune(gone) for file in files}
 
@@ -208,29 +204,34 @@ def plan_tokenizer(directory: Path, choice: VocabularyChoice) -> dict[str, bytes
 def plan_grown_tokenizer(
     directory: Path, merges: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, bytes], dict[int, int]]:
-    """What :func:`plan_tokenizer` gives, with further merges; and the new id by old id.
+    """The new contents of each tokenizer file with further merges, and the new id by old id.
 
     Raises:
-        UserError: the tokenizer is no BPE, or lies in a `.model` too.
+        UserError: the tokenizer is not BPE, or is in a `.model` too.
     """
     old = read_tokenizer(directory)
-    if (kind := kind_of(old)) not in WITH_MERGES:
+    if (kind := family_of(old)) not in WITH_MERGES:
         raise UserError(
             f"{directory}: the tokenizer is {kind}; what can be given merges is "
             + ", ".join(WITH_MERGES)
         )
-    if files := _piece_files(directory, old):
+    if files := _sentencepiece_models(directory, old):
         raise UserError(
             f"{directory / files[0].name}: this form of the tokenizer cannot be given merges; "
             "delete it where tokenizer.json is enough"
         )
-    named_ids(directory)  # refuses files that do not agree
+    named_ids(directory)  # raises if the files do not agree
     new, mapping = add_merges(old, merges)
-    return _in_step(directory, old, new, mapping), mapping
+    return _renumbered_files(directory, old, new, mapping), mapping
 
 
-def _in_step(directory: Path, old: Json, new: Json, mapping: Mapping[int, int]) -> dict[str, bytes]:
-    """All files but those of sentencepiece, with the tokens of ``new``; ``mapping``: of old ids."""
+def _renumbered_files(
+    directory: Path, old: Json, new: Json, mapping: Mapping[int, int]
+) -> dict[str, bytes]:
+    """All files but those of sentencepiece, with the tokens of ``new``.
+
+    ``mapping``: new id by old id.
+    """
     ids = token_ids(old)
     planned = {"tokenizer.json": _json_bytes(new)}
     if (config := _read_json(directory / "tokenizer_config.json")) is not None:
@@ -246,7 +247,7 @@ def _in_step(directory: Path, old: Json, new: Json, mapping: Mapping[int, int]) 
         planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, ids, mapping) | more)
     if (merges := directory / "merges.txt").is_file():
         planned["merges.txt"] = _prune_merges(merges, old["model"], new["model"])
-    if (words := directory / "vocab.txt").is_file() and kind_of(old) == "WordPiece":
+    if (words := directory / "vocab.txt").is_file() and family_of(old) == "WordPiece":
         planned["vocab.txt"] = _prune_lines(words, ids, mapping)
     for name in _UNCHANGED:
         if (directory / name).is_file():
@@ -254,9 +255,9 @@ def _in_step(directory: Path, old: Json, new: Json, mapping: Mapping[int, int]) 
     return planned
 
 
-def _piece_files(directory: Path, contents: Json) -> list[PieceFile]:
-    """The `.model` files, where the kind of tokenizer has one; others are of another format."""
-    return read_piece_files(directory) if kind_of(contents) in WITH_PIECES else []
+def _sentencepiece_models(directory: Path, contents: Json) -> list[SentencePieceModel]:
+    """The `.model` files, if the family has them; for others the suffix means another format."""
+    return read_sentencepiece_models(directory) if family_of(contents) in WITH_PIECES else []
 
 
 def stale_files(directory: Path) -> list[str]:
@@ -265,7 +266,7 @@ def stale_files(directory: Path) -> list[str]:
 
 
 def _named_tokens(directory: Path) -> Iterator[tuple[str, int | None, str]]:
-    """Content, id where one is stated, and place of each token that a file names."""
+    """Each token that a file names: its content, its id if the file has it, and the place."""
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         for key, value in (_read_json(directory / file) or {}).items():
             where = f"{file}: {key}"
@@ -303,7 +304,7 @@ def _prune_vocab(
 
 
 def _prune_lines(path: Path, ids: Mapping[str, int], mapping: Mapping[int, int]) -> bytes:
-    """``vocab.txt``: a token a line, in order of their ids."""
+    """``vocab.txt``: one token a line, in the order of their ids."""
     lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     for number, line in enumerate(lines):
         if ids.get(line) != number:

@@ -1,15 +1,28 @@
-"""The parts of ``tokenizer.json`` that hold ids and are the same in every family of tokenizers."""
+"""The parts of ``tokenizer.json`` with ids that are the same in every family of tokenizers."""
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
 from regrow.tokenizers.candidates import Reason
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 Json = dict[str, Any]
 
 _SENTINEL = re.compile("\u2581?<extra_id_[0-9]+>")
+
+
+def build_tokenizer(tokenizer_json: str) -> "Tokenizer":
+    """The tokenizer of a ``tokenizer.json``, without truncation and padding."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def model_ids(tokenizer_json: Json) -> dict[str, int]:
@@ -40,10 +53,10 @@ def token_ids(tokenizer_json: Json) -> dict[str, int]:
 
     The tokenizers library ignores the ids stated in ``added_tokens``: a token that ``model.vocab``
     has keeps its id there, and the others are numbered from the size of the vocabulary on, in file
-    order. A file whose stated ids differ is refused, since its embedding rows cannot be told.
+    order. A file that states other ids is refused, since the rows of its tokens are not known.
 
     Raises:
-        UserError: an id is stated twice, or is not the one that the library gives.
+        UserError: an id is used twice, or is not the one that the library gives.
     """
     vocab = model_ids(tokenizer_json)
     ids = dict(vocab)
@@ -86,11 +99,11 @@ def _first_repeated(ids: Mapping[str, int]) -> str:
 def referenced(tokenizer_json: Json) -> dict[int, Reason]:
     """The ids that are needed outside the model: added tokens, post-processor, padding, sentinels.
 
-    A sentinel of T5 is found by its name, also where it is but a piece of the vocabulary, as mT5's
-    are; all of them stay, so that they stay in order.
+    T5's sentinels are found by their names, since mT5 has them as normal pieces of the vocabulary.
+    All of them stay, in their order.
 
     Raises:
-        UserError: an id that no token has, or a post-processor of an unknown type.
+        UserError: no token has an id that is used, or the type of the post-processor is unknown.
     """
     ids = token_ids(tokenizer_json)
     known = set(ids.values())
@@ -115,9 +128,9 @@ def referenced(tokenizer_json: Json) -> dict[int, Reason]:
 
 
 def renumber(tokenizer_json: Json, mapping: Mapping[int, int]) -> Json:
-    """``tokenizer_json`` with new ids everywhere but in ``model``, which is left as it is.
+    """``tokenizer_json`` with new ids everywhere except in ``model``, which is not changed.
 
-    ``mapping`` gives the new id by old id and holds every id of :func:`referenced`.
+    ``mapping``: new id by old id, with every id of :func:`referenced`.
     """
     result = dict(tokenizer_json)
     if result.get("added_tokens"):

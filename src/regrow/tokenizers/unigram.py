@@ -1,42 +1,44 @@
-"""A smaller vocabulary for Unigram that encodes what it kept as before.
+"""Unigram with fewer tokens: text of kept tokens is encoded as before.
 
-Two guarantees hold for a set of kept tokens that contains the unknown token, every special and
-added token, a piece of the least score, and all bytes and the space, or, where the tokenizer has
-not all bytes, all characters:
+Two guarantees hold if the kept tokens contain the unknown token, every special and added token, a
+piece of the least score, and the tokens of all bytes and of the space. If the tokenizer does not
+have all bytes, the kept tokens contain all characters instead.
 
-1. A text whose original encoding uses kept tokens only is encoded to the same tokens, renumbered.
+1. If the original encoding of a text has only kept tokens, the new encoding has the same tokens,
+   renumbered.
 2. The encoding of any other text decodes to the same text as the original encoding did.
 
-Proof. Normalizer, pre-tokenizer and added tokens do not change, so it is enough to look at one
-piece of text between them. Unigram takes the path of the greatest score through the text: for each
-end, in order, the best of (score up to the start, then the piece), where of equal ones that with
-the first start wins. A piece has its score. A character that is no piece is one step too, unknown,
-with the least score of all pieces minus 10.
+Proof. Normalizer, pre-tokenizer and added tokens do not change. So it is enough to look at one
+piece of text that they leave. Unigram takes the path of the greatest score through the text. For
+each end position, in order, it takes the best step: the one with the greatest sum of the score up
+to the start of the step and the score of its piece. Of equal sums, the step with the first start
+wins. A character that is no piece is a step too, an unknown one: its score is the least score of
+all pieces, minus 10.
 
-*Guarantee 1.* A kept piece of the least score keeps the score of what is unknown. A character that
-is dropped is unknown now: a step with less than the least score in the place of one with at least
-that. So by induction over the ends, no score up to any end rises: rounded addition is monotone, so
-that is true to the bit. Along the old path nothing falls either, since its pieces are kept, and its
-unknown characters are unknown still. So at each end of it the old step has the score that it had,
-others have at most theirs, and one with an earlier start, which was less, still is: the same step
-wins. Ties and rounding need no further thought.
+*Guarantee 1.* Since a piece of the least score is kept, unknown steps keep their score. A dropped
+character is unknown now: its step had at least the least score, and now has less. So, by induction
+over the end positions, no score up to any end rises. (Rounded addition is monotone, so this is true
+to the bit.) Along the old path no score falls either: its pieces are kept, and its unknown
+characters are still unknown. So at each end on the old path, the old step has the same score, and
+other steps have at most the score that they had. A step with an earlier start had less, and still
+has. So the same step wins, also with ties and rounding.
 
-Without a piece of the least score this fails: the penalty of the unknown would shrink, and a path
-that was worse for its unknown characters could win.
+Without a piece of the least score this fails: unknown characters would cost less, and a path with
+unknown characters could win.
 
-*Guarantee 2.* A path spells the text. Unknown characters are written as bytes, which become the
-character again when decoded. Only the space does not, as its sign is another character in bytes; so
-the space is kept. Without bytes, all characters are kept; then those are unknown that were, and
-each run of them becomes one unknown token, as it did. A character that is to be kept, but occurs in
-longer pieces only, is an exception: all of those pieces are kept, but another path than the one
-over such a piece can be the best now.
+*Guarantee 2.* The pieces of a path give the text. Unknown characters are written as bytes, which
+are decoded to the character again. This is not true for the space, since its sign ``▁`` would be
+decoded as that sign, so the space is kept. Without bytes, all characters are kept: the same
+characters are unknown as before, and each run of them becomes one unknown token, as before. There
+is one exception, a character that occurs only in longer pieces. All of these pieces are kept, but
+the best path can now be one without such a piece.
 
-Where text begins with several spaces, the Metaspace decoder of the tokenizers library drops those
-that the first token has: there the decoded texts can differ by leading spaces.
+If a text begins with several spaces, the Metaspace decoder of the tokenizers library drops the
+spaces of the first token. Then the decoded texts can differ by leading spaces.
 
-*sentencepiece itself* scores in the same way (``unigram_model.cc``), in float32, but takes only
-pieces of text for the least score, and scores a user-defined piece by the greatest one; both are
-kept (:meth:`regrow.tokenizers.sentencepiece_model.PieceFile.required`).
+*The sentencepiece library* scores in the same way, in float32 (``unigram_model.cc``). But it takes
+the least score from pieces of text only, and scores a user-defined piece by the greatest score. A
+piece of each is kept (:meth:`regrow.tokenizers.sentencepiece_model.SentencePieceModel.required`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,10 +50,10 @@ from regrow.tokenizers.alphabet import (
     BYTE_TOKENS,
     SPACE,
     has_byte_fallback,
-    sentencepiece_spelling,
-    spelling,
+    to_sentencepiece,
+    tokens_for_alphabet,
 )
-from regrow.tokenizers.candidates import Model, Reason
+from regrow.tokenizers.candidates import Reason, TokenizerModel
 from regrow.tokenizers.sentencepiece_model import Piece
 
 Json = dict[str, Any]
@@ -59,8 +61,8 @@ Json = dict[str, Any]
 _NEVER = -float("inf")
 
 
-def read_unigram(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
-    """The model of a tokenizer that is known to be Unigram.
+def read_unigram(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> TokenizerModel:
+    """The model of a Unigram tokenizer.
 
     Raises:
         UserError: the vocabulary is malformed.
@@ -84,25 +86,25 @@ def read_unigram(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Model:
         alphabet = frozenset().union(*ids)
         # Without an unknown token the tokenizers library fails at an unknown character.
         reason = byte if unknown is None else "character"
-    for content in spelling(ids.keys(), alphabet):
+    for content in tokens_for_alphabet(ids.keys(), alphabet):
         required.setdefault(ids[content], reason)
     if scores:
         required.setdefault(ids[min(scores, key=scores.__getitem__)], "score")
-    return Model(
+    return TokenizerModel(
         required=required,
         parts={},
-        never={ids[content] for content in scores if not _is_best(content, scores)},
+        unreachable={ids[content] for content in scores if not _is_best(content, scores)},
         rank={ids[content]: -score for content, score in scores.items()},
-        spell=sentencepiece_spelling,
+        as_token=to_sentencepiece,
         prune=partial(_prune, model),
     )
 
 
 def _is_best(piece: str, scores: Mapping[str, float]) -> bool:
-    """Whether no other path over the text of a piece is better, nor equal and chosen for it.
+    """Whether Unigram takes a piece for its own text, and not several pieces.
 
-    If one is, it is better inside any text, so the piece is never taken. A path with an unknown
-    character is worse than any piece.
+    If several pieces are better, they are better inside any text, and the piece is never taken. A
+    path with an unknown character is worse than any piece.
     """
     best = [0.0] + [_NEVER] * len(piece)
     for end in range(1, len(piece) + 1):

@@ -1,1 +1,1 @@
-"""What a corpus needs of a vocabulary: token counts, and a plan of what to keep."""
+"""Choose the tokens that a model keeps, by how often a corpus uses each token."""

@@ -1,13 +1,13 @@
-"""Which tokens a text would be shorter with: BPE's training, begun from the tokens there are.
+"""Train further merges of BPE on a text, starting from the tokens of a tokenizer.
 
-Gage 1994 merged the most frequent pair of symbols again and again, and Sennrich et al. 2016
-(arXiv 1508.07909, section 3.2) did so to words. Here the symbols at the start are the tokens of a
-tokenizer, so the text is read as it was, and then the new merges apply: an old merge never follows
-a new one, as no old merge has a new token in it.
+BPE merges the most frequent pair of symbols again and again (Gage 1994; within words: Sennrich et
+al. 2016, arXiv 1508.07909, section 3.2). Here the first symbols are the tokens of a tokenizer. So
+text is encoded as before, and then the new merges apply. No old merge follows a new one, since no
+old merge has a new token in it.
 
-A stretch of text whose borders are borders of tokens is encoded as it is alone (see
-:mod:`regrow.tokenizers.bpe`). So a new token is merged from the same parts wherever it comes to be,
-and is built where it stands alone too, as ``ignore_merges`` takes for granted.
+A part of a text that begins and ends at borders of tokens is encoded as when it is alone (see
+:mod:`regrow.tokenizers.bpe`). So a new token is merged from the same parts everywhere, also when it
+is alone. ``ignore_merges`` relies on that.
 """
 
 import heapq
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from regrow.tokenizers.alphabet import BYTE_TOKENS, SPACE
 from regrow.tokenizers.encoding import chunks
-from regrow.tokenizers.families import kind_of
+from regrow.tokenizers.families import family_of
 from regrow.tokenizers.tokenizer_json import token_ids
 
 if TYPE_CHECKING:
@@ -33,18 +33,18 @@ Words = Mapping[tuple[str, ...], int]
 """How often each word occurs, as its tokens."""
 
 _MOST_TOKENS = 1 << 22
-"""With so many tokens in all words together, those words that were seen once are forgotten."""
+"""When all words together have so many tokens, words that occurred once are dropped."""
 
 
 def words_of(
     tokenizer: "Tokenizer", tokenizer_json: Json, documents: Iterable[str], most: int = _MOST_TOKENS
 ) -> Words:
-    """The words of some documents, as the tokenizer has them: their tokens.
+    """The words of some documents as tokens, and how often each occurs.
 
-    A word is what the pre-tokenizer makes one, and ends where the sign for a space begins the next.
-    Tokens that are no text end one too: added ones, the unknown one, bytes of what has no token.
-    Words of one token are left out. Memory grows with the number of distinct words, up to about
-    half a GB (``most`` tokens in all).
+    The pre-tokenizer splits text into words. A token that begins with the sign for a space also
+    begins a word. Added tokens, the unknown token and byte tokens are not in words. Words of one
+    token are left out. Memory grows with the number of distinct words, up to about half a GB
+    (``most`` tokens in all).
     """
     ids = token_ids(tokenizer_json)
     content = {token: text for text, token in ids.items()}
@@ -66,13 +66,13 @@ def words_of(
 def _borders(
     tokenizer_json: Json, ids: Mapping[str, int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """By id, shape [largest id + 1]: whether a token stands alone; whether it begins a word."""
+    """By id, [largest id + 1]: whether a token is never in a word; whether it begins a word."""
     alone = np.zeros(max(ids.values()) + 1, dtype=np.bool_)
     begins = np.zeros_like(alone)
     alone[[token["id"] for token in tokenizer_json.get("added_tokens") or []]] = True
     if (unknown := tokenizer_json["model"].get("unk_token")) in ids:
         alone[ids[unknown]] = True
-    if kind_of(tokenizer_json) == "SentencePiece BPE":
+    if family_of(tokenizer_json) == "SentencePiece BPE":
         alone[[ids[byte] for byte in BYTE_TOKENS if byte in ids]] = True
         begins[[token for content, token in ids.items() if content.startswith(SPACE)]] = True
     return alone, begins
@@ -96,9 +96,9 @@ def _runs(
 def learn_merges(words: Words, known: Collection[str], most: int, least: int) -> list[Pair]:
     """The next ``most`` merges of BPE's training, of pairs that occur ``least`` times.
 
-    Of equally frequent pairs the first in the order of their code points is merged. A pair that
-    spells a token that there is already (``known``) is passed over: BPE does not build that token
-    there, and the model was not trained on it there.
+    Of equally frequent pairs, the first in the order of code points is merged. A pair whose product
+    is a token already (``known``) is skipped: BPE does not build that token from this pair, and the
+    model was not trained on it there.
     """
     known = set(known)
     texts = [list(tokens) for tokens in words]
@@ -115,7 +115,7 @@ def learn_merges(words: Words, known: Collection[str], most: int, least: int) ->
     while heap and len(merges) < most:
         negative, pair = heapq.heappop(heap)
         if -negative != counts[pair]:
-            continue  # an older count; the present one is in the heap too
+            continue  # an old count; the present count is in the heap too
         if -negative < least:
             break
         if "".join(pair) in known:
@@ -135,7 +135,7 @@ def _merge(
     counts: Counter[Pair],
     places: defaultdict[Pair, set[int]],
 ) -> set[Pair]:
-    """Merge a pair wherever it stands, from the left; the pairs whose count changed."""
+    """Merge a pair in all words, from the left; returns the pairs whose count changed."""
     changed: set[Pair] = set()
     for number in places.pop(pair):
         old = texts[number]

@@ -1,4 +1,4 @@
-"""The tokens that a cut keeps: as planned, or chosen by counts or by the text at hand."""
+"""The tokens that a cut keeps: those of a plan, or the most frequent in a text or in counts."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +15,14 @@ from regrow.tokenizers.families import Candidates, VocabularyChoice
 from regrow.tokenizers.tokenizer_files import has_tokenizer, read_tokenizer
 from regrow.tokenizers.tokenizer_json import token_ids
 from regrow.vocabulary.plan_file import PlannedVocabulary, load_plan
-from regrow.vocabulary.selection import Needs, choose, needs_of, open_candidates
-from regrow.vocabulary.sizing import named_by_configs, unknown_after
-from regrow.vocabulary.text_samples import Texts, by_language, files_still_there, some_of
+from regrow.vocabulary.selection import DecidingCounts, choose, deciding_counts, load_candidates
+from regrow.vocabulary.sizing import ids_in_configs, unknown_shares
+from regrow.vocabulary.text_samples import (
+    LanguageSamples,
+    first_characters,
+    samples_by_language,
+    unchanged_files,
+)
 from regrow.vocabulary.token_counting import fingerprint
 from regrow.vocabulary.token_counts import TokenCounts
 from regrow.vocabulary.token_listing import listing
@@ -30,13 +35,13 @@ _GONE = "the text that was counted is gone"
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class KeptTokens:
     """The tokens that a cut keeps.
 
     Attributes:
-        choice: The tokens and why they stay.
+        choice: The tokens, and why each stays.
         counts: Occurrences of each, shape [kept].
-        padding: Old rows that stay without a token, so that there is a round number of rows.
+        padding: Further old ids whose rows stay without a token, as padding of the embedding.
     """
 
     choice: VocabularyChoice
@@ -52,13 +57,19 @@ def choose_vocabulary(
     *,
     least_tokens: int = 0,
     notify: Callable[[str], None] = lambda _: None,
-) -> Chosen:
-    """The tokens of a model directory that ``spec`` keeps; it has a size, a coverage or a plan.
+) -> KeptTokens:
+    """The tokens of a model directory that ``spec`` keeps.
 
-    ``documents``: the text to count where ``spec`` names no counts. ``least_tokens``: that it has.
+    Args:
+        directory: of the model.
+        layout: of the model.
+        spec: has a size, a coverage or a plan.
+        documents: the text to count if ``spec`` names no counts.
+        least_tokens: the text must have so many tokens.
+        notify: is told what is done, and how much text becomes unknown.
 
     Raises:
-        UserError: there is no text, or what is asked for cannot be.
+        UserError: there is no text, or ``spec`` cannot be met.
     """
     if spec.plan is not None:
         planned = _planned(directory, layout, spec.plan)
@@ -68,34 +79,36 @@ def choose_vocabulary(
             if share:
                 notify(f"{share:.3%} of the characters of {name} will be unknown")
         choice = planned.choice
-        return Chosen(choice, planned.counts, _padding(choice.kept, spec, layout))
+        return KeptTokens(choice, planned.counts, _padding(choice.kept, spec, layout))
     if spec.counts is None:
         if documents is None:
-            raise UserError(
-                "vocab_size: token counts need a text; give one with --calibration FILE"
-            )
-        check_vocabulary(directory, layout, spec)  # what no text could help
+            raise UserError("token counts need a text; give a calibration text", key="vocab_size")
+        check_vocabulary(directory, layout, spec)  # before the text is read
         notify("counting tokens")
         counts = count_tokens(directory, documents())
         if counts.sum() < least_tokens:
             raise UserError(
-                f"calibration: the text is {counts.sum()} tokens, less than one row of "
-                f"{least_tokens}; give more text"
+                f"the text is {counts.sum()} tokens, less than one row of "
+                f"{least_tokens}; give more text",
+                key="calibration",
             )
-        needs = Needs(counts)
+        deciding = DecidingCounts(counts)
     else:
-        needs = _counted(directory, spec)
-    choice = choose(_candidates(directory, layout, spec, needs), spec, needs.counts)
+        deciding = _counted(directory, spec)
+    choice = choose(_candidates(directory, layout, spec, deciding), spec, deciding.counts)
     if not spec.characters:
         _tell_unknown(directory, spec, choice, documents, notify)
-    return Chosen(choice, needs.counts[choice.kept], _padding(choice.kept, spec, layout))
+    return KeptTokens(choice, deciding.counts[choice.kept], _padding(choice.kept, spec, layout))
 
 
-def kept_tokens(directory: Path, kept: Ids, padding: int, chosen: Chosen | None) -> bytes:
-    """What is said of the tokens of a cut. ``directory``: of the model before it.
+def kept_tokens(directory: Path, kept: Ids, padding: int, chosen: KeptTokens | None) -> bytes:
+    """The listing of the kept tokens of a cut, as a JSON file.
 
-    ``padding``: rows beyond the tokens. ``chosen``: None where the cut came from a file, which does
-    not say why.
+    Args:
+        directory: of the model before the cut.
+        kept: the old ids, [kept].
+        padding: the number of rows beyond the tokens.
+        chosen: counts and reasons; None if the cut came from a file, which has neither.
     """
     content: dict[int, str] = {}
     if has_tokenizer(directory):
@@ -113,27 +126,28 @@ def kept_tokens(directory: Path, kept: Ids, padding: int, chosen: Chosen | None)
 
 
 def check_vocabulary(directory: Path, layout: Layout, spec: VocabularySpec) -> int:
-    """How many rows ``spec`` leads to, without looking at text.
+    """The number of rows that ``spec`` leads to. No text is read.
 
     Raises:
-        UserError: no text could make the tokens that remain enough, or a file of ``spec`` does not
-            belong to this model.
+        UserError: ``spec`` cannot be met with any text, or one of its files belongs to another
+            model.
     """
     if spec.plan is not None:
         tokens = len(_planned(directory, layout, spec.plan).choice.kept)
         return tokens + spec.padding(tokens, layout.sizes["vocab"])
     if spec.counts is not None:
-        needs = _counted(directory, spec)
+        deciding = _counted(directory, spec)
     else:
-        needs = Needs(np.zeros(id_count(open_tokenizer(directory)), dtype=np.int64))
-    kept = choose(_candidates(directory, layout, spec, needs), spec, needs.counts).kept
+        deciding = DecidingCounts(np.zeros(id_count(open_tokenizer(directory)), dtype=np.int64))
+    kept = choose(_candidates(directory, layout, spec, deciding), spec, deciding.counts).kept
     return len(kept) + spec.padding(len(kept), layout.sizes["vocab"])
 
 
 def _padding(kept: Ids, spec: VocabularySpec, layout: Layout) -> Ids:
-    """The rows that pad: those of the largest ids that are dropped, which are rare tokens or none.
+    """The old ids whose rows are padding: the largest of the dropped ids.
 
-    A row of zeros would have the logit 0, which is far above all others in some models.
+    They are rare tokens or no tokens. Rows of zeros would have the logit 0, which is far above all
+    other logits in some models.
     """
     rows = layout.sizes["vocab"]
     free = np.setdiff1d(np.arange(rows, dtype=np.int64), kept)
@@ -147,16 +161,16 @@ def _tell_unknown(
     documents: Documents | None,
     notify: Callable[[str], None],
 ) -> None:
-    """Say how much text becomes unknown, before anything is written."""
+    """Notify how much text becomes unknown, before anything is written."""
     if documents is not None:
-        sample: Texts = {"the text": list(some_of(documents()))}
+        sample: LanguageSamples = {"the text": list(first_characters(documents()))}
     else:
         assert spec.counts is not None
         counts = TokenCounts.load(spec.counts)
-        sample = by_language(files_still_there(counts.files), spec.only or counts.languages)
+        sample = samples_by_language(unchanged_files(counts.files), spec.only or counts.languages)
     if not sample:
         notify(f"how much text becomes unknown is not measured: {_GONE}")
-    for name, share in unknown_after(directory, choice, sample).items():
+    for name, share in unknown_shares(directory, choice, sample).items():
         notify(f"{share:.3%} of the characters of {name} will be unknown")
 
 
@@ -167,20 +181,22 @@ def _planned(directory: Path, layout: Layout, path: Path) -> PlannedVocabulary:
         raise UserError(f"{path}: planned for another tokenizer than that of {directory}")
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
     kept = set(planned.choice.kept.tolist())
-    for token, where in named_by_configs(directory, layout).items():
+    for token, where in ids_in_configs(directory, layout).items():
         if token not in kept:
             raise UserError(f"{path}: {where} is {token}, which is not among the kept tokens")
     return planned
 
 
-def _counted(directory: Path, spec: VocabularySpec) -> Needs:
+def _counted(directory: Path, spec: VocabularySpec) -> DecidingCounts:
     assert spec.counts is not None
     counts = TokenCounts.load(spec.counts)
     counts.check_tokenizer(fingerprint(open_tokenizer(directory)), str(spec.counts), directory)
-    return needs_of(counts, spec)
+    return deciding_counts(counts, spec)
 
 
-def _candidates(directory: Path, layout: Layout, spec: VocabularySpec, needs: Needs) -> Candidates:
-    check_rows(len(needs.counts), layout.sizes["vocab"])
-    named: Mapping[int, str] = named_by_configs(directory, layout)
-    return open_candidates(directory, named, spec, needs)
+def _candidates(
+    directory: Path, layout: Layout, spec: VocabularySpec, deciding: DecidingCounts
+) -> Candidates:
+    check_rows(len(deciding.counts), layout.sizes["vocab"])
+    named: Mapping[int, str] = ids_in_configs(directory, layout)
+    return load_candidates(directory, named, spec, deciding)

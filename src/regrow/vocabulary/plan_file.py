@@ -1,4 +1,4 @@
-"""A planned vocabulary as a file: each token that is kept, and why."""
+"""The file of a planned vocabulary: each kept token, and why it stays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class PlannedVocabulary:
-    """What a file says.
+    """The contents of the file.
 
     Attributes:
-        tokenizer_sha256: of the tokenizer that it was planned for.
+        tokenizer_sha256: of the tokenizer that the plan is for.
         choice: the tokens that are kept.
         counts: occurrences of each, shape [kept].
         unknown: the share of the characters of the sample that become unknown, by language; empty
-            where there was no sample.
-        every_character: whether every character was kept that no bytes stand in for.
+            without a sample.
+        every_character: whether all characters are kept for which there are no byte tokens.
     """
 
     tokenizer_sha256: str
@@ -40,7 +40,7 @@ class PlannedVocabulary:
 
 
 def save_plan(plan: VocabularyPlan, path: Path) -> None:
-    """Write what is kept at the chosen size, a token in each line: id, text, count, reason."""
+    """Write the tokens that are kept at the chosen size, one a line: id, text, count, reason."""
     content = {i: token for token, i in token_ids(read_tokenizer(plan.model)).items()}
     chosen = plan.at(plan.chosen)
     facts: dict[str, Any] = {
@@ -60,7 +60,7 @@ def save_plan(plan: VocabularyPlan, path: Path) -> None:
 
 
 def load_plan(path: Path) -> PlannedVocabulary:
-    """Read what :func:`save_plan` wrote. Raises UserError at anything else."""
+    """Read what :func:`save_plan` wrote. Raises UserError at any other file."""
     facts = read_json_object(path)
     known = get_args(Reason)
     try:
@@ -82,5 +82,5 @@ def load_plan(path: Path) -> PlannedVocabulary:
         )  # fmt: skip
     except (KeyError, AttributeError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError(
-            f"{path}: not a planned vocabulary; name a file that regrow vocab plan --out wrote"
+            f"{path}: not a planned vocabulary; name a plan that regrow vocab plan wrote"
         ) from None

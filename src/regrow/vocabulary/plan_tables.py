@@ -1,4 +1,4 @@
-"""A planned vocabulary as rows of text, within 80 columns, and as JSON."""
+"""A planned vocabulary as tables of at most 80 columns, and as JSON."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ Rows = list[tuple[str, ...]]
 
 
 def size_rows(plan: VocabularyPlan) -> Rows:
-    """Sizes and what they do; the first row names the columns."""
+    """Coverage, parameters and length of text for each size; the first row names the columns."""
     before = plan.sizes[0]
     rows: Rows = [("tokens", "", "covered", "parameters", "change", "text longer")]
     for row in plan.sizes:
@@ -28,7 +28,7 @@ def size_rows(plan: VocabularyPlan) -> Rows:
 
 
 def language_rows(plan: VocabularyPlan) -> Rows:
-    """Languages at the chosen size; the first row names the columns."""
+    """Coverage and fertility of each language, at the chosen size; first the names of columns."""
     before, after = plan.sizes[0], plan.at(plan.chosen)
     unknown = any(after.unknown.values()) or any(before.unknown.values())
     head = (f"at {plan.chosen:,}", "share", "covered", "tokens/character", "then", "change")
@@ -47,7 +47,7 @@ def language_rows(plan: VocabularyPlan) -> Rows:
 
 
 def suggestion(plan: VocabularyPlan) -> str:
-    """What is suggested, in one line."""
+    """The suggested size, in one line."""
     row, before = plan.at(plan.suggested), plan.sizes[0]
     if row is before:
         return f"the corpus needs all {before.size:,} tokens; {plan.least:,} is the least"
@@ -59,7 +59,7 @@ def suggestion(plan: VocabularyPlan) -> str:
 
 
 def percent(share: float) -> str:
-    """As many digits as tell it from all and from nothing: 99.90%, 99.933%, 100%, 0.012%."""
+    """A share with enough digits to differ from 0% and 100%: 99.90%, 99.933%, 0.012%."""
     if share in (0, 1):
         return f"{share:.0%}"
     small = min(share, 1 - share)
@@ -68,7 +68,7 @@ def percent(share: float) -> str:
 
 
 def to_json(plan: VocabularyPlan) -> dict[str, Any]:
-    """The plan without the single tokens."""
+    """The plan as JSON, without the list of tokens."""
     return {
         "model": str(plan.model),
         "counts": str(plan.counts),

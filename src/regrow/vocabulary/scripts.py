@@ -1,7 +1,7 @@
 """The script that a text is written in: Latin, Han, Cyrillic and so on.
 
-Read from the names that Unicode gives to letters and their marks, as Python has them, so no table
-travels with regrow. Digits, punctuation and symbols have no script.
+The script of a letter or mark is read from its Unicode name, which Python knows, so regrow needs no
+table of its own. Digits, punctuation and symbols have no script.
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_SCRIPT = "none"
-"""Of a text without letters."""
+"""The script of a text without letters."""
 _OTHER = "other"
 _NAMED = (
     "Latin", "Greek", "Cyrillic", "Armenian", "Georgian", "Hebrew", "Arabic", "Syriac", "Thaana",
@@ -20,22 +20,22 @@ _NAMED = (
     "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala", "Thai", "Lao", "Tibetan", "Myanmar",
     "Khmer", "Mongolian", "Javanese", "Hangul", "Bopomofo", "Yi", "Cherokee", "Canadian",
 )  # fmt: skip
-_CALLED = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"}
+_RENAMED = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"}
 SCRIPTS: tuple[str, ...] = (NO_SCRIPT, *_NAMED, "Han", "Kana", _OTHER)
-"""Kana stands for Japanese: a text with Han characters too is Kana where it has enough of it."""
-_OF_NONE = ("COMBINING", "VARIATION", "MODIFIER", "MATHEMATICAL")
-"""An accent alone belongs to whatever it stands on."""
+"""Kana stands for Japanese: a text of Han and enough Kana counts as Kana."""
+_MARKS = ("COMBINING", "VARIATION", "MODIFIER", "MATHEMATICAL")
+"""First words of the Unicode names of characters without a script of their own."""
 _LETTERS_END = 0x40000
-"""Beyond are no letters."""
+"""There are no letters at or above this code point."""
 _HAN, _KANA = SCRIPTS.index("Han"), SCRIPTS.index("Kana")
 _ENOUGH_KANA = 4
-"""A text has Japanese words rather than names where one letter in so many is Kana."""
+"""If one letter in so many is Kana, a text is Japanese, and does not only quote names."""
 
 
 def scripts_of(texts: Sequence[str]) -> NDArray[np.intp]:
-    """The script that most letters of each text have, as a number in SCRIPTS, shape [texts].
+    """The script of most letters of each text, as an index of SCRIPTS, shape [texts].
 
-    Equal shares go to the one that SCRIPTS has first.
+    Of equally frequent scripts, the first in SCRIPTS.
     """
     points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
@@ -53,16 +53,16 @@ def scripts_of(texts: Sequence[str]) -> NDArray[np.intp]:
 
 @cache
 def _table() -> NDArray[np.uint8]:
-    """The number of the script of each code point."""
+    """The index in SCRIPTS of each code point."""
     numbers = {name.upper(): number for number, name in enumerate(SCRIPTS)}
-    numbers |= {word: SCRIPTS.index(name) for word, name in _CALLED.items()}
+    numbers |= {word: SCRIPTS.index(name) for word, name in _RENAMED.items()}
     table = np.zeros(0x110000, dtype=np.uint8)
     for point in range(_LETTERS_END):
         character = chr(point)
         if unicodedata.category(character)[0] not in "LM":
             continue
         words = unicodedata.name(character, "").replace("-", " ").split(" ")
-        if words[0] in _OF_NONE:
+        if words[0] in _MARKS:
             continue
         at = 1 if words[0] in ("FULLWIDTH", "HALFWIDTH") else 0
         table[point] = numbers.get(words[at], len(SCRIPTS) - 1)

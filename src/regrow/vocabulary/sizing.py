@@ -1,10 +1,10 @@
-"""How large a vocabulary a corpus needs: coverage, tokens per character and parameters by size."""
+"""How large a vocabulary a corpus needs: coverage, fertility and parameters by size."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,32 +15,30 @@ from regrow.corpus.named_files import NamedFile
 from regrow.tokenizers.config_ids import check_rows, referenced_ids
 from regrow.tokenizers.encoding import id_count, open_tokenizer
 from regrow.tokenizers.families import Candidates, VocabularyChoice
-from regrow.tokenizers.fertility import spell
+from regrow.tokenizers.fertility import Fertility, fertility_by_language
 from regrow.tokenizers.tokenizer_files import vocabulary_pruner
+from regrow.tokenizers.tokenizer_json import build_tokenizer
 from regrow.vocabulary.selection import (
     Counts,
-    Needs,
+    DecidingCounts,
     choose,
-    covered,
-    in_order,
-    needs_of,
-    open_candidates,
-    size_for,
+    coverage_curve,
+    deciding_counts,
+    load_candidates,
+    retention_order,
+    size_for_coverage,
 )
-from regrow.vocabulary.text_samples import Texts, by_language, files_still_there
+from regrow.vocabulary.text_samples import LanguageSamples, samples_by_language, unchanged_files
 from regrow.vocabulary.token_counting import fingerprint
 from regrow.vocabulary.token_counts import TokenCounts
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 WANTED = 0.999
 """Share of the tokens of each language that the suggested size covers."""
 _STRAY = 0.01
-"""A language with a smaller share of the corpus than this has no say in the suggestion."""
+"""Languages with a smaller share of the corpus do not change the suggestion."""
 _ROUND = 128
-"""Sizes are suggested in multiples of this, which processors like."""
+"""The suggested size is a multiple of this, which is faster on many processors."""
 _SHOWN = (0.99, 0.995, 0.999, 0.9999, 1.0)
 _POINTS = 96
 
@@ -51,14 +49,13 @@ class SizePlan:
 
     Attributes:
         size: Tokens.
-        why: What it is: the present size, a coverage, the suggestion, or what was asked for.
-        coverage: Share of the tokens of the corpus that stay; what else is there is spelled with
-            several tokens each.
+        why: The present size, a coverage, the suggestion, or what was asked for.
+        coverage: Share of the tokens of the corpus that stay. Each other token becomes several.
         languages: The same by language.
-        parameters: Of the whole model, then.
-        per_character: Tokens per character, by language; empty without a sample. Of what was
-            counted, where the sample is some of that: at the present size as counted, at others so
-            many times that as in the sample.
+        parameters: Of the whole model with this size.
+        per_character: Tokens per character, by language; empty without a sample. If the sample is
+            part of the corpus, these are numbers of the corpus: counted at the present size, and
+            at other sizes scaled by the change in the sample.
         unknown: Share of the characters of the sample that become unknown, by language.
     """
 
@@ -73,23 +70,23 @@ class SizePlan:
 
 @dataclass(frozen=True, eq=False)
 class VocabularyPlan:
-    """What a corpus needs of the vocabulary of a model.
+    """Vocabulary sizes for a model and a corpus, and the tokens that are kept at one of them.
 
     Attributes:
         model: The directory.
         counts: The file of counts.
-        tokenizer_sha256: Whose vocabulary it is.
+        tokenizer_sha256: Of the tokenizer of the model.
         tokens, characters: Of the corpus.
-        shares: The share of the tokens of the corpus that each language has.
+        shares: The share of each language in the tokens of the corpus.
         sampled: Characters of the sample, by language.
-        least: The smallest size there can be, and why it must be so large.
+        least: The smallest possible size.
         sizes: The present size, then smaller ones, largest first.
         suggested: The size that is suggested.
-        chosen: The size that was asked for, or else the suggested one.
+        chosen: The size that was asked for, or the suggested size.
         choice: The tokens that are kept at that size.
-        token_counts: Occurrences by id that decided.
-        every_character: Whether every character is kept that no bytes stand in for.
-        curve: Sizes and the share that they do not cover, of all and by language.
+        token_counts: Occurrences by id, [largest id + 1].
+        every_character: Whether all characters are kept for which there are no byte tokens.
+        curve: Sizes and the share of tokens that each does not cover, of all text and by language.
     """
 
     model: Path
@@ -109,9 +106,10 @@ class VocabularyPlan:
     curve: Mapping[str, tuple[tuple[int, float], ...]]
 
     def longer(self, size: int, language: str | None = None) -> float | None:
-        """How many times as many tokens the text of a language has at a size; None: of the corpus.
+        """The tokens of a text at a size, as a multiple of its tokens at the present size.
 
-        As in the sample, language by language. None where nothing is measured.
+        Measured on the sample, language by language. ``language``: None for the whole corpus. The
+        result is None without a sample.
         """
         before, after = self.sizes[0].per_character, self.at(size).per_character
         weights = {
@@ -123,7 +121,7 @@ class VocabularyPlan:
         return sum(part * after[name] / before[name] for name, part in weights.items()) / total
 
     def at(self, size: int) -> SizePlan:
-        """The plan of a size that is among them."""
+        """The plan of one of the sizes."""
         return next(plan for plan in self.sizes if plan.size == size)
 
 
@@ -136,8 +134,13 @@ def plan_vocabulary(
 ) -> VocabularyPlan:
     """Plan the vocabulary of a model for a corpus that was counted. Nothing is written.
 
-    ``texts``: what tokens per character are measured on; None takes some of what was counted, where
-    it is still there.
+    Args:
+        directory: of the model.
+        counts_path: the file of counts.
+        spec: which tokens must stay, and perhaps a size or a coverage.
+        texts: the text on which fertility is measured; None takes a sample of the counted files
+            that have not changed.
+        notify: is told what is done.
 
     Raises:
         UserError: counts, tokenizer and model do not belong together, or ``spec`` cannot be met.
@@ -148,53 +151,55 @@ def plan_vocabulary(
     counts.check_tokenizer(sha256, str(counts_path), directory)
     layout, _ = open_layout(directory)
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
-    needs = needs_of(counts, spec)
-    if not needs.counts.sum():
+    deciding = deciding_counts(counts, spec)
+    if not deciding.counts.sum():
         raise UserError(f"{counts_path}: no text was counted")
     notify("ordering the tokens")
-    candidates = open_candidates(directory, named_by_configs(directory, layout), spec, needs)
-    order = in_order(candidates)
-    suggested = _suggested(candidates, order, needs)
+    candidates = load_candidates(directory, ids_in_configs(directory, layout), spec, deciding)
+    order = retention_order(candidates)
+    suggested = _suggested(candidates, order, deciding)
     choice = (
         candidates.choose(suggested)
         if spec.size is None and spec.coverage is None
-        else choose(candidates, spec, needs.counts)
+        else choose(candidates, spec, deciding.counts)
     )
-    files = files_still_there(counts.files) if texts is None else texts
-    sample = by_language(files, tuple(needs.languages))
-    wanted = _sizes(candidates, order, needs, suggested, len(choice.kept))
+    files = unchanged_files(counts.files) if texts is None else texts
+    sample = samples_by_language(files, tuple(deciding.languages))
+    wanted = _sizes(candidates, order, deciding, suggested, len(choice.kept))
     present = layout.sizes["vocab"]
-    now = _Fertility.of(tokenizer, sample)
-    counted = _as_counted(counts, needs, now) if texts is None else now
-    rows = [_row(present, "now", layout, needs, None, counted)]
+    now = fertility_by_language(tokenizer, sample)
+    counted = (
+        _corpus_fertility(counts, deciding, tuple(sample)) if texts is None else _per_character(now)
+    )
+    rows = [_row(present, "now", layout, deciding, None, counted, now)]
     prune = vocabulary_pruner(directory)
     wanted.pop(present, None)
     for size, why in sorted(wanted.items(), reverse=True):
         notify(f"measuring {size:,} tokens")
         kept = choice if size == len(choice.kept) else candidates.choose(size)
-        then = _Fertility.after(prune(kept.kept), sample) if sample else _Fertility({}, {})
-        rows.append(_row(size, why, layout, needs, kept, then.scaled(now, counted)))
-    total = int(needs.counts.sum())
+        then = _pruned_fertility(prune(kept.kept), sample) if sample else {}
+        rows.append(_row(size, why, layout, deciding, kept, _scaled(counted, now, then), then))
+    total = int(deciding.counts.sum())
     return VocabularyPlan(
         model=directory,
         counts=counts_path,
         tokenizer_sha256=sha256,
         tokens=total,
-        characters=counts.characters(tuple(needs.languages)),
-        shares={name: int(own.sum()) / total for name, own in needs.languages.items()},
+        characters=counts.characters(tuple(deciding.languages)),
+        shares={name: int(own.sum()) / total for name, own in deciding.languages.items()},
         sampled={name: sum(map(len, own)) for name, own in sample.items()},
         least=candidates.least,
         sizes=tuple(rows),
         suggested=suggested,
         chosen=len(choice.kept),
         choice=choice,
-        token_counts=needs.counts,
+        token_counts=deciding.counts,
         every_character=spec.characters,
-        curve=_curves(candidates, order, needs),
+        curve=_curves(candidates, order, deciding),
     )
 
 
-def named_by_configs(directory: Path, layout: Layout) -> dict[int, str]:
+def ids_in_configs(directory: Path, layout: Layout) -> dict[int, str]:
     """The ids that config.json and generation_config.json name, and where."""
     from regrow.common.files import read_json_object
 
@@ -204,27 +209,29 @@ def named_by_configs(directory: Path, layout: Layout) -> dict[int, str]:
     return referenced_ids(config, generation, layout.sizes["vocab"])
 
 
-def _suggested(candidates: Candidates, order: Counts, needs: Needs) -> int:
-    """The least round size that covers what is wanted, of all text and of each language."""
-    total = int(needs.counts.sum())
-    all_of_it = [needs.counts]
-    all_of_it += [own for own in needs.languages.values() if own.sum() >= _STRAY * total]
+def _suggested(candidates: Candidates, order: Counts, deciding: DecidingCounts) -> int:
+    """The least round size that covers `WANTED` of all text and of each large language."""
+    total = int(deciding.counts.sum())
+    all_of_it = [deciding.counts]
+    all_of_it += [own for own in deciding.languages.values() if own.sum() >= _STRAY * total]
     least = max(
-        size_for(order, own, min(WANTED, float(covered(order, own)[-1])), candidates)
+        size_for_coverage(
+            order, own, min(WANTED, float(coverage_curve(order, own)[-1])), candidates
+        )
         for own in all_of_it
     )
     return min(-(-least // _ROUND) * _ROUND, candidates.most)
 
 
 def _sizes(
-    candidates: Candidates, order: Counts, needs: Needs, suggested: int, chosen: int
+    candidates: Candidates, order: Counts, deciding: DecidingCounts, suggested: int, chosen: int
 ) -> dict[int, str]:
-    """Sizes to show, and why."""
+    """The sizes to show, and why each is shown."""
     found: dict[int, str] = {}
-    shares = covered(order, needs.counts)
+    shares = coverage_curve(order, deciding.counts)
     for share in _SHOWN:
         if share <= shares[-1]:
-            size = size_for(order, needs.counts, share, candidates)
+            size = size_for_coverage(order, deciding.counts, share, candidates)
             found.setdefault(size, "the least" if size == candidates.least else f"{share:.6g}")
     found[chosen] = "asked for"
     found[suggested] = "suggested"
@@ -235,9 +242,10 @@ def _row(
     size: int,
     why: str,
     layout: Layout,
-    needs: Needs,
+    deciding: DecidingCounts,
     choice: VocabularyChoice | None,
-    fertility: "_Fertility",
+    per_character: Mapping[str, float],
+    fertility: Mapping[str, Fertility],
 ) -> SizePlan:
     def coverage(counts: Counts) -> float:
         return 1.0 if choice is None else float(counts[choice.kept].sum() / max(1, counts.sum()))
@@ -245,76 +253,56 @@ def _row(
     return SizePlan(
         size,
         why,
-        coverage(needs.counts),
-        {name: coverage(own) for name, own in needs.languages.items()},
+        coverage(deciding.counts),
+        {name: coverage(own) for name, own in deciding.languages.items()},
         layout.parameters({"vocab": size}),
-        fertility.per_character,
-        fertility.unknown,
+        per_character,
+        {name: measured.unknown_share for name, measured in fertility.items()},
     )
 
 
 def _curves(
-    candidates: Candidates, order: Counts, needs: Needs
+    candidates: Candidates, order: Counts, deciding: DecidingCounts
 ) -> dict[str, tuple[tuple[int, float], ...]]:
-    """What is not covered, at sizes that grow by a factor."""
+    """The share that is not covered, at sizes that grow by a constant factor."""
     first, last = max(1, candidates.least), len(order)
     sizes = np.unique(np.geomspace(first, last, _POINTS).round().astype(int))
     curves = {}
-    for name, own in {"all": needs.counts, **needs.languages}.items():
-        shares = 1 - covered(order, own)[sizes]
+    for name, own in {"all": deciding.counts, **deciding.languages}.items():
+        shares = 1 - coverage_curve(order, own)[sizes]
         curves[name] = tuple(zip(sizes.tolist(), shares.tolist(), strict=True))
     return curves
 
 
-@dataclass(frozen=True)
-class _Fertility:
-    """Tokens per character, and the share of characters that is unknown, by language."""
-
-    per_character: Mapping[str, float]
-    unknown: Mapping[str, float]
-
-    def scaled(self, sample: "_Fertility", counted: "_Fertility") -> "_Fertility":
-        """Of what was counted, as far from that as this is from the sample before."""
-        longer = {
-            name: value / sample.per_character[name] if sample.per_character[name] else 1.0
-            for name, value in self.per_character.items()
-        }
-        return replace(
-            self,
-            per_character={name: counted.per_character[name] * r for name, r in longer.items()},
-        )
-
-    @classmethod
-    def after(cls, contents: dict[str, Any], sample: Texts) -> "_Fertility":
-        """With the tokenizer of these contents."""
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_str(json.dumps(contents))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return cls.of(tokenizer, sample)
-
-    @classmethod
-    def of(cls, tokenizer: "Tokenizer", sample: Texts) -> "_Fertility":
-        found = {name: spell(tokenizer, texts) for name, texts in sample.items()}
-        return cls(
-            {name: spelling.tokens_per_character for name, spelling in found.items()},
-            {name: spelling.unknown_share for name, spelling in found.items()},
-        )
+def _pruned_fertility(contents: dict[str, Any], sample: LanguageSamples) -> dict[str, Fertility]:
+    """The fertility on a sample of the tokenizer with these contents."""
+    return fertility_by_language(build_tokenizer(json.dumps(contents)), sample)
 
 
-def _as_counted(counts: TokenCounts, needs: Needs, sample: _Fertility) -> _Fertility:
-    """Tokens per character of the whole corpus, for the languages of the sample."""
-    return replace(
-        sample,
-        per_character={
-            name: int(needs.languages[name].sum()) / counts.characters((name,))
-            for name in sample.per_character
-        },
-    )
+def _per_character(fertility: Mapping[str, Fertility]) -> dict[str, float]:
+    return {name: measured.tokens_per_character for name, measured in fertility.items()}
 
 
-def unknown_after(directory: Path, choice: VocabularyChoice, sample: Texts) -> Mapping[str, float]:
-    """The share of the characters of a sample that are unknown, by language, once it is pruned."""
-    contents = vocabulary_pruner(directory)(choice.kept)
-    return _Fertility.after(contents, sample).unknown
+def _corpus_fertility(
+    counts: TokenCounts, deciding: DecidingCounts, languages: Sequence[str]
+) -> dict[str, float]:
+    """Tokens per character of the whole corpus, by language."""
+    return {
+        name: int(deciding.languages[name].sum()) / counts.characters((name,)) for name in languages
+    }
+
+
+def _scaled(
+    corpus: Mapping[str, float], before: Mapping[str, Fertility], after: Mapping[str, Fertility]
+) -> dict[str, float]:
+    """Tokens per character of the corpus, scaled by the change in the sample."""
+    old, new = _per_character(before), _per_character(after)
+    return {name: corpus[name] * (new[name] / old[name] if old[name] else 1.0) for name in new}
+
+
+def unknown_shares(
+    directory: Path, choice: VocabularyChoice, sample: LanguageSamples
+) -> Mapping[str, float]:
+    """The share of the characters of a sample that become unknown, by language."""
+    fertility = _pruned_fertility(vocabulary_pruner(directory)(choice.kept), sample)
+    return {name: measured.unknown_share for name, measured in fertility.items()}

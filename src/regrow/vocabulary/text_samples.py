@@ -1,25 +1,25 @@
-"""Some text of each language, to measure tokens per character on."""
+"""A sample of text of each language, on which fertility is measured."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from regrow.corpus.named_files import NamedFile
-from regrow.corpus.text import documents_in, read_blocks
+from regrow.corpus.text import read_pieces
 from regrow.vocabulary.scripts import SCRIPTS, scripts_of
 from regrow.vocabulary.token_counts import CountedFile
 
 _CHARACTERS = 1 << 19
-"""Of each source, at most."""
+"""Characters of each source, at most."""
 _FILES = 8
-"""Of each source, at most."""
+"""Files of each source, at most."""
 _BLOCK_BYTES = 1 << 16
 
-Texts = Mapping[str, list[str]]
-"""By language."""
+LanguageSamples = Mapping[str, list[str]]
+"""Texts by language."""
 
 
-def files_still_there(counted: Sequence[CountedFile]) -> list[NamedFile]:
-    """The files that were counted and have not changed in size since."""
+def unchanged_files(counted: Sequence[CountedFile]) -> list[NamedFile]:
+    """The files that were counted, without those that are gone or have another size now."""
     return [
         NamedFile(file.source, path)
         for file in counted
@@ -27,11 +27,12 @@ def files_still_there(counted: Sequence[CountedFile]) -> list[NamedFile]:
     ]
 
 
-def by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> Texts:
-    """About half a million characters of each source, from files that lie evenly among its own.
+def samples_by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> LanguageSamples:
+    """Texts of each language, about half a million characters of each source.
 
-    A text belongs to the language that its source is called, or else to its script, if that is
-    one; texts of other languages are left out.
+    They are the beginnings of files that are evenly spread over the files of a source. The language
+    of a text is the name of its source if that is one of ``languages``, or else its script. Texts
+    of other languages are left out.
     """
     found: dict[str, list[str]] = {name: [] for name in languages}
     for source in dict.fromkeys(file.source for file in files):
@@ -49,8 +50,8 @@ def by_language(files: Sequence[NamedFile], languages: Sequence[str]) -> Texts:
     return {name: texts for name, texts in found.items() if texts}
 
 
-def some_of(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator[str]:
-    """The first documents, up to so many characters."""
+def first_characters(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator[str]:
+    """The first documents, up to this number of characters."""
     left = characters
     for text in documents:
         yield text[:left]
@@ -60,5 +61,4 @@ def some_of(documents: Iterable[str], characters: int = _CHARACTERS) -> Iterator
 
 
 def _beginning(path: Path, characters: int) -> list[str]:
-    blocks = read_blocks(path, _BLOCK_BYTES, whole=False)
-    return list(some_of((text for block in blocks for text in documents_in(block)), characters))
+    return list(first_characters(read_pieces(path, _BLOCK_BYTES), characters))

@@ -1,26 +1,26 @@
-r"""Where a text may be split so that its parts are encoded as they are in the whole.
+r"""Split a text into words that can be encoded one by one, with the same tokens.
 
 A text is split before a space that stands alone between two characters that are not white space.
-Most of the parts are words, which come again and again, so that each is encoded once and counted.
+Most parts are words that occur often, so each of them has to be encoded only once.
 
-Tokens are the same where no step of the tokenizer sees across the split:
+The tokens are the same if no step of the tokenizer looks across the split:
 
-- *Added tokens* are found in the raw text first. Only one with a space behind another character, or
-  one that takes the space behind it (``rstrip``), reaches over a split: a text with such a token
-  stays whole.
-- *Normalisers* that are known here map characters, or those and their marks, one by one; the space
-  stays, or becomes ``▁``. Where there is one, a text is split between plain characters only, which
-  no normaliser turns into white space.
-- *Pre-tokenisers*: those that split at white space do so here. A regular expression does if ``\s+``
-  is one of its alternatives and no alternative matches a space behind something else. Then no match
-  reaches over the split, and at the space one begins. What it finds before the split does not
-  depend on what is after it: it may look ahead only for whether white space follows, as it does at
-  the end of a text, or for what is no space. Steps before that one must not reach over the split,
-  steps after it see the same parts in both cases.
-- *Without such a step*, BPE does not merge over the split if no token has a space behind another
-  character. Unigram may weigh two ways of equal score in another order, and is not split for.
+- *Added tokens* are found in the raw text first. One reaches over a split only if it has a space
+  after another character, or takes the space after it (``rstrip``). A text with such a token is not
+  split.
+- *Normalizers* that are known here map characters, with their marks, one by one. The space stays
+  or becomes ``▁``. With a normalizer, a text is split only between plain characters, which no
+  normalizer turns into white space.
+- *Pre-tokenizers* of some types split at white space. A regular expression does so too if ``\s+``
+  is one of its alternatives and no alternative matches a space after something else. Then no match
+  reaches over the split, and a match begins at the space. Matches before the split do not depend on
+  the text after it: the expression may look ahead only for white space (the end of a text counts as
+  such) or for something that is not a space. Earlier steps must not reach over the split. Later
+  steps get the same parts in both cases.
+- *Without such a step*, BPE does not merge over the split if no token has a space after another
+  character. Text for Unigram is not split: of two paths of equal score it could take the other.
 
-What is not known here, or could differ, is not split at all; then there is no :class:`Splitter`.
+For other tokenizers there is no :class:`Splitter`, and text is encoded whole.
 """
 
 import re
@@ -35,7 +35,7 @@ Json = dict[str, Any]
 
 _SPACE = "▁"
 _PLAIN = "!-~À-ɏЀ-ӿ가-힣"
-"""Characters between which a text is split where there is a normaliser, as ranges."""
+"""Characters between which a text is split if there is a normalizer, as ranges."""
 _LOCAL = frozenset(
     ["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "Precompiled", "Strip",
      "BertNormalizer"]
@@ -51,10 +51,10 @@ class Splitter:
     """How texts are split.
 
     Attributes:
-        places: where: at each match, a space.
-        anywhere: whether those are all lone spaces.
-        prefix: what each part but the first is encoded with in front of it, instead of that space.
-        whole: a text that this is found in is not split.
+        places: Matches each space to split at.
+        anywhere: Whether these are all single spaces.
+        prefix: Is put before each part but the first, in place of the space, to encode it.
+        whole: A text with a match of this is not split.
     """
 
     places: re.Pattern[str]
@@ -68,13 +68,15 @@ class Splitter:
             return [text]
         if self.anywhere and _SPACE not in text:
             words = text.split()
-            if " ".join(words) == text:  # no other white space: the same, three times as fast
+            if (
+                " ".join(words) == text
+            ):  # no other white space: the same result, three times as fast
                 return words or [text]
         return self.places.split(text)
 
 
-def splitter(tokenizer_json: Json, tokenizer: "Tokenizer") -> Splitter | None:
-    """How texts may be split for this tokenizer, or None where it is not known that they may be."""
+def make_splitter(tokenizer_json: Json, tokenizer: "Tokenizer") -> Splitter | None:
+    """The splitter for a tokenizer, or None if its text cannot be split safely."""
     normalizers = list(_steps(tokenizer_json.get("normalizer"), "normalizers"))
     prepended = False
     replaced = False
@@ -102,8 +104,8 @@ def splitter(tokenizer_json: Json, tokenizer: "Tokenizer") -> Splitter | None:
     if any(token.get("normalized") for token in reaching) and any(
         step["type"] in _LOCAL for step in normalizers
     ):
-        return None  # such a token is found in what the normaliser makes, and so in other text
-    # A `▁` of the text is a space to a tokenizer that writes one so.
+        return None  # such a token is searched in normalized text, so it can come from other text
+    # For a tokenizer that writes a space as `▁`, a `▁` in the text is a space.
     plain = f"[{_PLAIN}]" if normalizers else rf"[^\s{_SPACE}]"
     return Splitter(
         re.compile(f"(?<={plain}) (?={plain})"),
@@ -124,9 +126,10 @@ def _steps(step: Json | None, key: str) -> Iterator[Json]:
 
 
 def _splits_at_spaces(tokenizer_json: Json, replaced: bool) -> tuple[bool | None, bool]:
-    """Whether the pre-tokeniser splits at every lone space, None if that is not known.
+    """Whether the pre-tokenizer splits at every single space; None if that is not known.
 
-    ``replaced``: whether a space is ``▁`` by now; it is returned too.
+    ``replaced``: whether earlier steps replaced spaces by ``▁``. The second result says the same of
+    the time after these steps.
     """
     stripped = any(
         step["type"] == "Strip" or step.get("pattern") == {"Regex": _AT_THE_ENDS}
@@ -149,7 +152,7 @@ def _splits_at_spaces(tokenizer_json: Json, replaced: bool) -> tuple[bool | None
                 if step.get("use_regex", True):
                     return True, replaced
             case "Split" if replaced and step["pattern"] == {"String": " "}:
-                pass  # there is none left
+                pass  # no space is left
             case "Split" if not (replaced or stripped) and "Regex" in step["pattern"]:
                 pattern = _Pattern(step["pattern"]["Regex"])
                 plain = step["behavior"] == "Isolated" and not step.get("invert")
@@ -165,7 +168,7 @@ def _splits_at_spaces(tokenizer_json: Json, replaced: bool) -> tuple[bool | None
 
 
 def _is_merged_within_words(model: Json) -> bool:
-    """Whether BPE never merges over a lone space, which is ``▁`` by now."""
+    """Whether BPE never merges over a single space, which is ``▁`` at this point."""
     if "merges" not in model or model.get("dropout") or model.get("ignore_merges"):
         return False
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
@@ -175,7 +178,7 @@ def _is_merged_within_words(model: Json) -> bool:
 
 
 def _stays_without_spaces(tokenizer: "Tokenizer") -> bool:
-    """Whether no plain character becomes white space in the normaliser."""
+    """Whether the normalizer turns no plain character into white space."""
     plain = re.compile(f"[{_PLAIN}]")
     text = "".join(c for c in map(chr, range(0x10000)) if plain.match(c))
     normal: str = tokenizer.normalizer.normalize_str(text)
@@ -183,7 +186,7 @@ def _stays_without_spaces(tokenizer: "Tokenizer") -> bool:
 
 
 def _reaching(added: list[Json], *, every: bool) -> list[Json]:
-    """Added tokens that a text with them is not split for."""
+    """The added tokens that reach over a split."""
     return [
         token
         for token in added
@@ -200,17 +203,17 @@ def _any_of(contents: list[str]) -> re.Pattern[str] | None:
 
 @dataclass(frozen=True)
 class _Element:
-    """A part of a regular expression and what it can match."""
+    """What a part of a regular expression can match: a space, something else."""
 
     space: bool
     other: bool
 
 
 class _Pattern:
-    r"""What has to be known of a regular expression of pre-tokenisers.
+    r"""A regular expression of a pre-tokenizer.
 
-    ``is_known``: it is made of characters, classes, groups and repetitions, and no alternative
-    matches a space behind something else. ``splits``: also, ``\s+`` is one of the alternatives.
+    ``is_known``: it has only characters, classes, groups and repetitions, and no alternative
+    matches a space after something else. ``splits``: ``\s+`` is one of its alternatives.
     """
 
     def __init__(self, source: str) -> None:
@@ -224,7 +227,7 @@ class _Pattern:
             self.is_known = False
 
     def _alternatives(self, *, top: bool = False) -> _Element:
-        """Up to the end or a closing bracket: what can be matched by any of the alternatives."""
+        """Parse alternatives up to the end or a closing bracket; what they can match together."""
         found = _Element(space=False, other=False)
         while True:
             begin = self._at
@@ -273,7 +276,7 @@ class _Pattern:
         return _Element(character == " ", character != " ")
 
     def _group(self) -> _Element:
-        if self._take(r"\(\?!\\S\)"):  # at the end of a text it holds too
+        if self._take(r"\(\?!\\S\)"):  # also true at the end of a text
             return _Element(space=False, other=False)
         ahead = self._take(r"\(\?[=!]")
         if not ahead and not self._take(r"\((?:\?i?:)?(?!\?)"):
@@ -285,7 +288,7 @@ class _Pattern:
 
     def _escape(self) -> _Element:
         if self._take(r"\\[rnt]"):
-            return _Element(space=False, other=False)  # white space, which is not a lone space
+            return _Element(space=False, other=False)  # white space other than a space
         if self._take(r"\\s"):
             return _Element(space=True, other=False)
         if self._take(r"\\p\{(?:L|Lu|Ll|Lt|Lm|Lo|M|Mn|N|Nd|P|S|Han)\}|\\[Sd]|\\[^A-Za-z0-9 ]"):
@@ -298,7 +301,7 @@ class _Pattern:
         space = other = False
         while not self._take(r"\]"):
             if self._next() in ("", "[") or self._source.startswith("&&", self._at):
-                raise _UnknownError  # unfinished, or made of other classes
+                raise _UnknownError  # unfinished, or a set operation of classes
             if self._next() == "\\":
                 element = self._escape()
                 if self._take(r"-(?!\])"):
@@ -317,4 +320,4 @@ class _Pattern:
 
 
 class _UnknownError(Exception):
-    """Something that is not known here."""
+    """A part of a regular expression that is not known here."""

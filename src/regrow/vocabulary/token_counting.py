@@ -1,14 +1,12 @@
-"""How often each token occurs in many files, counted by several processes."""
+"""Count how often each token occurs in many files, by several processes."""
 
 import gc
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,19 +16,20 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.corpus import parallel
 from regrow.corpus.named_files import NamedFile
-from regrow.corpus.text import Block, Place, documents_in
+from regrow.corpus.parallel import FilePosition, Progress, Workers, no_progress
+from regrow.corpus.text import Block, Position, documents_in, read_blocks
 from regrow.tokenizers.encoding import chunks, id_count, open_tokenizer
-from regrow.tokenizers.families import check_kind
+from regrow.tokenizers.families import check_family
 from regrow.tokenizers.tokenizer_files import read_tokenizer
 from regrow.vocabulary.scripts import SCRIPTS, scripts_of
-from regrow.vocabulary.text_splitting import splitter
+from regrow.vocabulary.text_splitting import make_splitter
 from regrow.vocabulary.token_counts import CountedFile, Group, Tally, TokenCounts, merge, read_facts
-from regrow.vocabulary.word_cache import PartCounter
+from regrow.vocabulary.word_cache import TokenCounter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_STATE = "state.safetensors"
+_CHECKPOINT = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,10 @@ class Counted:
     """What was counted.
 
     Attributes:
-        out: The file.
-        counts: What stands in it.
+        out: The file that was written.
+        counts: What it holds.
         taken_up: Documents that an earlier run had counted.
-        seconds: That this run took.
+        seconds: The time of this run.
     """
 
     out: Path
@@ -55,8 +54,8 @@ class Job:
     """What decides counts, beside the text.
 
     Attributes:
-        model: The directory that the tokenizer is in.
-        tokenizer_sha256: See :func:`regrow.corpus.token_store.tokenizer_sha256`.
+        model: The directory of the tokenizer.
+        tokenizer_sha256: See :func:`regrow.corpus.tokenizer_hash.tokenizer_sha256`.
         ids: The largest id + 1.
     """
 
@@ -72,84 +71,93 @@ def count_files(
     *,
     workers: int,
     more: Sequence[Path] = (),
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Counted:
     """Count the tokens of text files, by source and script, and write the counts to ``out``.
 
-    Neither the number of processes nor being stopped and started again changes what is written. A
-    run that was killed is taken up where files and tokenizer are the same.
+    What is written depends neither on the number of processes nor on how often the work was
+    stopped. A run that was killed is resumed if files and tokenizer are the same.
 
     Args:
-        model: the directory that the tokenizer is in.
+        model: the directory of the tokenizer.
         out: a new file.
         files: the text.
-        workers: processes that tokenise, a thread each.
-        more: files of counts that are added.
-        progress: told of bytes read and in all.
+        workers: the number of processes that tokenise.
+        more: files of counts to add.
+        progress: is told the bytes that were read.
 
     Raises:
-        UserError: at what a user can cause, before any work where it can be known.
+        UserError: what a user can cause; before any work if it can be known then.
     """
     begun = time.monotonic()
-    job, parts = plan_count(model, out, files, more)
+    job, parts = plan_counts(model, out, files, more)
     if not files:
         counts = merge(parts)
         counts.save(out)
         return Counted(out, counts, 0, time.monotonic() - begun)
-    with parallel.pool(workers, _start, job) as executor:
-        counts, taken_up = write_counts(
-            job, out, files, executor, ahead=2 * workers, parts=parts, progress=progress
-        )
-    return Counted(out, counts, taken_up, time.monotonic() - begun)
+    with parallel.pool(workers, _start, job) as processes:
+        counts, resumed = write_counts(job, out, files, processes, parts=parts, progress=progress)
+    return Counted(out, counts, resumed, time.monotonic() - begun)
 
 
-def plan_count(
+def plan_counts(
     model: Path, out: Path, files: Sequence[NamedFile], more: Sequence[Path]
 ) -> tuple[Job, list[tuple[str, TokenCounts]]]:
-    """Check what can be known before any work. Raises UserError."""
+    """Check what can be checked before any work; the job, and the counts to add by their names.
+
+    Raises UserError.
+    """
     if files or not more:
-        parallel.check_files([file.path for file in files], "--corpus")
-    if out.exists():
-        raise UserError(f"{out}: exists; choose another file")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such directory")
+        parallel.check_files([file.path for file in files], "corpus")
+    parallel.check_new(out, "file")
     for file in files:
         if file.source in SCRIPTS:
             raise UserError(
                 f"{file.path}: its source would be called as the script {file.source} is, which is "
-                f"counted apart; give it another name: --corpus NAME={file.path}"
+                f"counted apart; give it another name: NAME={file.path}"
             )
     tokenizer = open_tokenizer(model)
-    check_kind(read_tokenizer(model))
+    check_family(read_tokenizer(model))
     job = Job(model, fingerprint(tokenizer), id_count(tokenizer))
     parts = [(str(path), TokenCounts.load(path)) for path in more]
+    for name, part in parts:
+        part.check_tokenizer(job.tokenizer_sha256, name, model)
+    _check_not_counted(files, parts)
+    return job, parts
+
+
+def _check_not_counted(
+    files: Sequence[NamedFile], parts: Sequence[tuple[str, TokenCounts]]
+) -> None:
+    """Raise UserError if a part holds the counts of one of the files.
+
+    Adding the part would fail for this too, but only after hours of counting. Files are read only
+    if their size is that of a counted file.
+    """
     sha256 = cache(_file_sha256)
     by_size: dict[int, list[Path]] = {}
     for file in files:
         by_size.setdefault(file.path.stat().st_size, []).append(file.path)
     for name, part in parts:
-        part.check_tokenizer(job.tokenizer_sha256, name, model)
         for counted in part.files:
-            # Read before the work where it may be: at the end it would be refused after hours.
             for path in by_size.get(counted.bytes, []):
                 here = CountedFile(str(path), "", counted.bytes, sha256(path))
                 if here.is_same_text(counted):
                     raise UserError(
-                        f"{name}: holds the counts of {counted.path}, whose text --corpus {path} "
-                        "has too; its tokens would count twice"
+                        f"{name}: holds the counts of {counted.path}, whose text {path} has "
+                        "too; its tokens would count twice"
                     )
-    return job, parts
 
 
 def fingerprint(tokenizer: "Tokenizer") -> str:
-    """The hash of a tokenizer, the same as of a token store that it made."""
-    from regrow.corpus.token_store import tokenizer_sha256
+    """The hash of a tokenizer; token stores of the same tokenizer have the same hash."""
+    from regrow.corpus.tokenizer_hash import tokenizer_sha256
 
     return tokenizer_sha256(_AsTransformers(tokenizer))
 
 
 class _AsTransformers:
-    """What the hash asks of a transformers tokenizer."""
+    """A tokenizer with the methods of transformers that the hash uses."""
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
@@ -166,52 +174,53 @@ def write_counts(
     job: Job,
     out: Path,
     files: Sequence[NamedFile],
-    executor: Executor,
+    workers: Workers,
     *,
-    ahead: int,
-    block_bytes: int = parallel.BLOCK_BYTES,
     parts: Sequence[tuple[str, TokenCounts]] = (),
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> tuple[TokenCounts, int]:
-    """What :func:`count_files` does once all is checked, with the processes of ``executor``.
+    """Count and write, once all is checked: see :func:`count_files`.
 
-    ``ahead``: blocks that are read before their turn. ``block_bytes``: size of a block; it decides
-    the hashes of the files and nothing else. ``parts``: counts that are added, by name.
+    The size of a block changes the hashes of the files in the result, and nothing else.
+
+    Args:
+        job: what :func:`plan_counts` gave.
+        out: a new file.
+        files: the text.
+        workers: the processes.
+        parts: counts to add, by name.
+        progress: is told the bytes that were read.
 
     Returns:
-        The counts, and how many documents an earlier run had counted.
+        The counts, and the number of documents that an earlier run had counted.
     """
     paths = [file.path for file in files]
-    sizes = [path.stat().st_size for path in paths]
-    before = list(accumulate(sizes, initial=0))
-    with parallel.workplace(out, _STATE) as place:
-        state = _taken_up(place / _STATE, job, files)
-        taken_up = state.tally.documents
-        blocks = parallel.blocks_of(paths, state.file, state.place, block_bytes, whole=False)
-        noted = time.monotonic()
-        for done in parallel.in_order(blocks, lambda b: executor.submit(_count, b), ahead):
-            state.add(done, files[done.file].source, job.ids)
-            progress(before[done.file] + done.read, before[-1])
-            if time.monotonic() - noted >= parallel.NOTE_SECONDS:
-                state.save(place / _STATE, job, files)
-                noted = time.monotonic()
+    with parallel.unfinished_directory(out, _CHECKPOINT) as directory:
+        checkpoint = directory / _CHECKPOINT
+        state = _resume(checkpoint, job, files)
+        resumed = state.tally.documents
+        for block in parallel.process_files(
+            _count, paths, state.reached, workers,
+            lambda: state.save(checkpoint, job, files), whole=False, progress=progress,
+        ):  # fmt: skip
+            state.add(block.after, block.result, files[block.after.file].source, job.ids)
         _check_some(state.tally.documents, paths)
         counts = state.counts(job, files)
         if parts:
-            counts = merge([("--corpus", counts), *parts])
+            counts = merge([("the corpus", counts), *parts])
         counts.save(out)
-        parallel.remove(place)
-    return counts, taken_up
+        parallel.remove_directory(directory)
+    return counts, resumed
 
 
 def _check_some(documents: int, paths: Sequence[Path]) -> None:
     if documents == 0:
         named = ", ".join(map(str, paths[:3])) + (" and more" if len(paths) > 3 else "")
-        raise UserError(f"--corpus: no text in {named}; give text to count")
+        raise UserError(f"no text in {named}; give text to count", key="corpus")
 
 
-class _Tokens(NamedTuple):
-    """The tokens of the documents of a block in one script: ids that occur, and how often each."""
+class _ScriptCounts(NamedTuple):
+    """The tokens of the documents of a block in one script: the ids, and how often each occurs."""
 
     script: str
     documents: int
@@ -221,30 +230,30 @@ class _Tokens(NamedTuple):
     counts: NDArray[np.int64]
 
 
-class _Found(NamedTuple):
-    """What a process makes of a block."""
+class _BlockCounts(NamedTuple):
+    """What a process returns for a block."""
 
     sha256: bytes
-    tokens: list[_Tokens]
+    tokens: list[_ScriptCounts]
 
 
-_worker: tuple[PartCounter, int]
+_worker: tuple[TokenCounter, int]
 
 
 def _start(job: Job) -> None:
     global _worker
-    gc.disable()  # nothing here makes cycles, and looking for them took a quarter of the time
-    _worker = counter(job.model), job.ids
+    gc.disable()  # no cycles are made here, and the collector took a quarter of the time
+    _worker = make_counter(job.model), job.ids
 
 
-def counter(model: Path) -> PartCounter:
-    """What counts the tokens of texts with the tokenizer of a model directory."""
+def make_counter(model: Path) -> TokenCounter:
+    """A counter of tokens, with the tokenizer of a model directory."""
     tokenizer = open_tokenizer(model)
-    found = splitter(json.loads(tokenizer.to_str()), tokenizer)
-    return PartCounter(tokenizer, id_count(tokenizer), found)
+    found = make_splitter(json.loads(tokenizer.to_str()), tokenizer)
+    return TokenCounter(tokenizer, id_count(tokenizer), found)
 
 
-def _count(block: Block) -> _Found:
+def _count(block: Block) -> _BlockCounts:
     parts, ids = _worker
     tally = Tally()
     for texts in chunks(documents_in(block)):
@@ -260,18 +269,18 @@ def _count(block: Block) -> _Found:
     for group, row in tally:
         kept = np.flatnonzero(row)
         found.append(
-            _Tokens(
+            _ScriptCounts(
                 group.script, group.documents, group.characters, group.bytes,
                 kept.astype(np.int32), row[kept],
             )
         )  # fmt: skip
-    return _Found(_sha256(block), found)
+    return _BlockCounts(_sha256(block), found)
 
 
 def _file_sha256(path: Path) -> str:
-    """What the counts say of a file whose text is this."""
+    """The hash that counts give to a file, see :class:`CountedFile`."""
     found = ""
-    for _, block in parallel.blocks_of([path], 0, Place(), parallel.BLOCK_BYTES, whole=False):
+    for block in read_blocks(path, parallel.BLOCK_BYTES, whole=False):
         found = _chained(found, _sha256(block))
     return found
 
@@ -293,21 +302,19 @@ def _sha256(block: Block) -> bytes:
 
 
 class _State:
-    """What was counted so far, and where it goes on."""
+    """What was counted so far, and what is read next."""
 
     def __init__(self, files: int) -> None:
         self.tally = Tally()
-        self.file = 0
-        self.place = Place()
+        self.reached = FilePosition()
         self.hashes = [""] * files
 
-    def add(self, done: parallel.Done, source: str, ids: int) -> None:
-        found: _Found = done.result
+    def add(self, after: FilePosition, found: _BlockCounts, source: str, ids: int) -> None:
         for tokens in found.tokens:
             group = Group(source, tokens.script, tokens.documents, tokens.characters, tokens.bytes)
             self.tally.row(group, ids)[tokens.ids] += tokens.counts
-        self.hashes[done.file] = _chained(self.hashes[done.file], found.sha256)
-        self.file, self.place = done.file, done.after
+        self.hashes[after.file] = _chained(self.hashes[after.file], found.sha256)
+        self.reached = after
 
     def counts(self, job: Job, files: Sequence[NamedFile]) -> TokenCounts:
         counted = [
@@ -317,37 +324,35 @@ class _State:
         return self.tally.counts(job.tokenizer_sha256, job.ids, counted)
 
     def save(self, path: Path, job: Job, files: Sequence[NamedFile]) -> None:
-        more = {"work": _asked(job, files), "file": self.file, "place": asdict(self.place)}
+        more = {
+            "work": _work(job, files),
+            "file": self.reached.file,
+            "place": asdict(self.reached.position),
+        }
         self.counts(job, files).save(path, more)
 
 
-_ASKED = {"tokenizer_sha256": "tokenizer", "files": "files", "sources": "names of sources"}
+_NAMES = {"tokenizer_sha256": "tokenizer", "files": "files", "sources": "names of sources"}
+"""What decides the counts, and what a message calls it."""
 
 
-def _asked(job: Job, files: Sequence[NamedFile]) -> dict[str, Any]:
-    """What decides the counts."""
+def _work(job: Job, files: Sequence[NamedFile]) -> dict[str, Any]:
     return {
         "tokenizer_sha256": job.tokenizer_sha256,
-        "files": parallel.file_facts([file.path for file in files]),
+        "files": parallel.file_stamps([file.path for file in files]),
         "sources": [file.source for file in files],
     }
 
 
-def _taken_up(path: Path, job: Job, files: Sequence[NamedFile]) -> _State:
-    """What an earlier run left of the same work. Raises UserError where it was other work."""
+def _resume(checkpoint: Path, job: Job, files: Sequence[NamedFile]) -> _State:
+    """The state that an earlier run saved. Raises UserError if that was other work."""
     state = _State(len(files))
-    if not path.is_file():
+    if not checkpoint.is_file():
         return state
-    facts = read_facts(path)
-    asked = _asked(job, files)
-    for key, name in _ASKED.items():
-        if facts["work"][key] != asked[key]:
-            raise UserError(
-                f"{path.parent}: left by a run that was stopped, with other {name}; "
-                "delete it to begin anew"
-            )
-    counts = TokenCounts.load(path)
+    facts = read_facts(checkpoint)
+    parallel.check_same_work(checkpoint.parent, facts["work"], _work(job, files), _NAMES)
+    counts = TokenCounts.load(checkpoint)
     state.tally.add(zip(counts.groups, counts.counts, strict=True))
-    state.file, state.place = facts["file"], Place(**facts["place"])
+    state.reached = FilePosition(facts["file"], Position(**facts["place"]))
     state.hashes = [file.sha256 for file in counts.files]
     return state

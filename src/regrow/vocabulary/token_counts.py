@@ -1,4 +1,4 @@
-"""How often each token occurs, by source and script: as a file, and several as one."""
+"""How often each token occurs, by source and script; its file, and the sum of several."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ FORMAT = 1
 _TENSOR = "counts"
 _KEY = "regrow"
 _NO_CHANCE = 1 << 16
-"""Bytes from which files of equal text are copies, whatever their names."""
+"""Files of equal text with at least so many bytes are copies, whatever their names."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Group:
     """Documents of one source in one script.
 
     Attributes:
-        source: the name that the user gave, such as a language.
-        script: what most of their letters are, one of :data:`regrow.vocabulary.scripts.SCRIPTS`.
-        documents, characters, bytes: how much text it is; bytes in UTF-8.
+        source: the name of the source, such as a language.
+        script: of most of their letters, one of :data:`regrow.vocabulary.scripts.SCRIPTS`.
+        documents, characters, bytes: the size of the text; bytes in UTF-8.
     """
 
     source: str
@@ -42,13 +42,13 @@ class Group:
 
 @dataclass(frozen=True)
 class CountedFile:
-    """A file of the corpus.
+    """A file that was counted.
 
     Attributes:
-        path: where it was.
-        source: its source's name.
+        path: of the file, when it was counted.
+        source: the name of its source.
         bytes: on disk.
-        sha256: over the hashes of its blocks; equal for equal text in files of one kind.
+        sha256: of the hashes of its blocks; equal for equal text in files of the same format.
     """
 
     path: str
@@ -57,9 +57,9 @@ class CountedFile:
     sha256: str
 
     def is_same_text(self, other: "CountedFile") -> bool:
-        """Whether the tokens of both together would count twice.
+        """Whether both are the same file, so that adding both would count its tokens twice.
 
-        Small files of other names may well be equal, and are then two.
+        Small files can be equal by chance, so they must also have the same name.
         """
         same_name = Path(self.path).name == Path(other.path).name
         large = min(self.bytes, other.bytes) >= _NO_CHANCE
@@ -68,13 +68,13 @@ class CountedFile:
 
 @dataclass(frozen=True, eq=False)
 class TokenCounts:
-    """What a corpus holds of each token.
+    """Occurrences of each token in a corpus.
 
     Attributes:
-        tokenizer_sha256: see :func:`regrow.corpus.token_store.tokenizer_sha256`.
-        groups: in order of source, then script.
+        tokenizer_sha256: see :func:`regrow.corpus.tokenizer_hash.tokenizer_sha256`.
+        groups: in the order of source, then script.
         counts: occurrences, shape [groups, largest id + 1], int64.
-        files: in the order in which they were named.
+        files: in the order in which they were given.
     """
 
     tokenizer_sha256: str
@@ -90,32 +90,32 @@ class TokenCounts:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What :meth:`of` takes: the sources, then the scripts."""
+        """The names that :meth:`of` takes: the sources, then the scripts."""
         return tuple(
             dict.fromkeys([*(g.source for g in self.groups), *(g.script for g in self.groups)])
         )
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """The sources where there are several, else the scripts."""
+        """The sources if there are several, else the scripts."""
         sources = tuple(dict.fromkeys(group.source for group in self.groups))
         return sources if len(sources) > 1 else tuple(group.script for group in self.groups)
 
-    def of(self, names: Sequence[str], where: str) -> NDArray[np.int64]:
+    def of(self, names: Sequence[str], key: str) -> NDArray[np.int64]:
         """Occurrences in the documents of these sources or scripts, each counted once.
 
         Raises:
-            UserError: there is none of a name; the message begins with ``where``.
+            UserError: one of the names was not counted; ``key`` is the key of the error.
         """
         for name in names:
             if name not in self.names:
                 known = ", ".join(self.names)
-                raise UserError(f"{where}: {name!r} was not counted; there are {known}")
+                raise UserError(f"{name!r} was not counted; there are {known}", key=key)
         found: NDArray[np.int64] = self.counts[self._rows(names)].sum(axis=0)
         return found
 
     def characters(self, names: Sequence[str]) -> int:
-        """Of these sources or scripts."""
+        """Characters in the documents of these sources or scripts."""
         return sum(self.groups[row].characters for row in self._rows(names))
 
     def _rows(self, names: Sequence[str]) -> list[int]:
@@ -124,7 +124,7 @@ class TokenCounts:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """What was counted, without the counts of single tokens."""
+        """The groups and files as JSON, without the counts of single tokens."""
         groups = zip(self.groups, self.counts.sum(axis=1).tolist(), strict=True)
         return {
             "tokenizer_sha256": self.tokenizer_sha256,
@@ -135,7 +135,7 @@ class TokenCounts:
     def save(self, path: Path, more: Mapping[str, Any] | None = None) -> None:
         """Write a safetensors file: the tensor ``counts``, and the rest as JSON in its metadata.
 
-        ``more``: further facts for whoever reads them with :func:`read_facts`.
+        ``more``: further facts, which :func:`read_facts` returns.
         """
         from safetensors.numpy import save
 
@@ -151,7 +151,7 @@ class TokenCounts:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what :meth:`save` wrote. Raises UserError at anything else."""
+        """Read what :meth:`save` wrote. Raises UserError at any other file."""
         wrong = UserError(f"{path}: not token counts; name a file that regrow vocab count wrote")
         facts, counts = _read(path, wrong)
         try:
@@ -167,7 +167,7 @@ class TokenCounts:
         return found
 
     def check_tokenizer(self, sha256: str, where: str, model: Path) -> None:
-        """Raise UserError where the counts are of another tokenizer; ``where``: their file."""
+        """Raise UserError if the counts are of another tokenizer; ``where``: their file."""
         if self.tokenizer_sha256 != sha256:
             raise UserError(
                 f"{where}: counted with another tokenizer than that of {model}; count again"
@@ -175,7 +175,7 @@ class TokenCounts:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """The facts in the metadata of a file of counts. Raises UserError where it is none."""
+    """The facts in the metadata of a file of counts. Raises UserError at any other file."""
     wrong = UserError(f"{path}: not token counts; name a file that regrow vocab count wrote")
     return _read(path, wrong)[0]
 
@@ -197,7 +197,7 @@ def _read(path: Path, wrong: UserError) -> tuple[dict[str, Any], NDArray[np.int6
 
 
 def merge(parts: Sequence[tuple[str, TokenCounts]]) -> TokenCounts:
-    """One count of all corpora; ``parts``: with the name that a message gives to each.
+    """The sum of several counts; ``parts``: with a name of each for messages.
 
     Raises:
         UserError: they were counted with different tokenizers, or a text was counted twice.
@@ -223,7 +223,7 @@ def merge(parts: Sequence[tuple[str, TokenCounts]]) -> TokenCounts:
 
 
 class Tally:
-    """Groups that grow: counts and sizes are added to what is there of a source and script."""
+    """Counts and sizes of groups, to which more can be added."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str], Group] = {}
@@ -241,7 +241,7 @@ class Tally:
             self.row(group, len(counts))[:] += counts
 
     def row(self, group: Group, ids: int) -> NDArray[np.int64]:
-        """The counts of a group, [ids], to be added to; its sizes are added at once."""
+        """Add the sizes of a group; its counts, [ids], to which the caller adds."""
         old = self._groups.get(group.key)
         if old is None:
             self._groups[group.key] = group
@@ -256,7 +256,7 @@ class Tally:
         return self._rows[group.key]
 
     def counts(self, tokenizer_sha256: str, ids: int, files: Sequence[CountedFile]) -> TokenCounts:
-        """All that was added; ``ids``: largest id + 1."""
+        """The sum of all that was added; ``ids``: largest id + 1."""
         keys = sorted(self._groups)
         counts = np.zeros((len(keys), ids), dtype=np.int64)
         for row, key in zip(counts, keys, strict=True):

@@ -14,19 +14,19 @@ Tokens = Path | list[str]
 
 
 class VocabularySpec(BaseModel):
-    """Which tokens remain, beside those that must.
+    """Which tokens stay, beside those that must stay.
 
     Attributes:
-        size: How many.
-        coverage: As many as make up this share of the tokens that were counted: 0.999.
-        counts: What `regrow vocab count` wrote; None counts the text at hand.
-        only: Languages (sources or scripts) whose counts decide; all of them where there is none.
-        minimum: So many of the most frequent tokens of each language stay, whatever its share.
+        size: The number of tokens.
+        coverage: Keep as many tokens as cover this share of the counted tokens, such as 0.999.
+        counts: A file that `regrow vocab count` wrote; None counts the calibration text.
+        only: Languages (sources or scripts) whose counts decide; by default all.
+        minimum: Of each language, so many of its most frequent tokens stay.
         keep: Tokens that stay.
-        drop: Tokens that go, with those that are merged from them.
-        characters: Where the tokenizer has no bytes to spell a character with, keep all characters
-            that it has. If not, text can become unknown; `regrow vocab plan` says how much.
-        plan: What `regrow vocab plan --out` wrote, in place of all of the above.
+        drop: Tokens to remove, with all tokens that are merged from them.
+        characters: If the tokenizer has no tokens for bytes, keep all characters. If false, text
+            can become unknown; `regrow vocab plan` says how much.
+        plan: A plan that `regrow vocab plan` wrote, in place of all of the above.
         pad_to: Rows of the embedding, and of the head, are padded to a multiple of this.
     """
 
@@ -56,7 +56,7 @@ class VocabularySpec(BaseModel):
         return self
 
     def padding(self, tokens: int, rows: int) -> int:
-        """How many rows pad so many tokens; ``rows``: that there are before.
+        """The number of rows of padding for so many tokens; ``rows``: of the model before.
 
         Raises:
             UserError: there are not enough rows.
@@ -64,14 +64,16 @@ class VocabularySpec(BaseModel):
         more = -tokens % (self.pad_to or 1)
         if tokens + more > rows:
             raise UserError(
-                f"--pad-to {self.pad_to}: {tokens:,} tokens would have {tokens + more:,} rows, "
-                f"more than the {rows:,} there are; give a smaller multiple"
+                f"{tokens:,} tokens would have {tokens + more:,} rows, "
+                f"more than the {rows:,} there are; give a smaller multiple",
+                key="vocab.pad_to",
+                value=self.pad_to,
             )
         return more
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the choice depends on, with the SHA-256 of files in place of their paths."""
+        """All that decides the choice, with the SHA-256 of files in place of their paths."""
         found = self.model_dump(mode="json", exclude_defaults=True)
         for name, path in self.paths.items():
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -79,13 +81,15 @@ class VocabularySpec(BaseModel):
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files that are named, by key."""
+        """The files of the spec, by key."""
         named = {name: getattr(self, name) for name in ("counts", "keep", "drop", "plan")}
         return {name: path for name, path in named.items() if isinstance(path, Path)}
 
 
-def read_tokens(tokens: Tokens, where: str) -> list[str]:
-    """The tokens of a list: lines that are not empty, with their spaces.
+def read_tokens(tokens: Tokens, key: str) -> list[str]:
+    """The tokens of a list, or of a file: its lines that are not empty, with their spaces.
+
+    ``key``: of an error.
 
     Raises:
         UserError: the file is missing or is not UTF-8.
@@ -95,7 +99,7 @@ def read_tokens(tokens: Tokens, where: str) -> list[str]:
     try:
         text = tokens.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{where}: {tokens}: no such file; write a token in each line") from None
+        raise UserError(f"{tokens}: no such file; write a token in each line", key=key) from None
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{where}: {tokens}: cannot be read as UTF-8 text") from None
+        raise UserError(f"{tokens}: cannot be read as UTF-8 text", key=key) from None
     return [line for line in text.replace("\r\n", "\n").split("\n") if line]

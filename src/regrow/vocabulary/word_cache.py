@@ -1,4 +1,4 @@
-"""Counting the tokens of texts whose parts come again and again: each part is encoded once."""
+"""A cache of the tokens of words, to count the tokens of a text: most words are count_new once."""
 
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -12,25 +12,32 @@ from regrow.vocabulary.text_splitting import Splitter
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_MOST_PARTS = 1 << 17
+_MOST_WORDS = 1 << 17
 _LONGEST = 32
-"""Characters of a part that may come again; a sentence without spaces hardly does."""
+"""The most characters of a word in the cache; longer ones seldom occur twice."""
 
 
-class PartCounter:
-    """Counts tokens, and remembers up to ``most`` short parts of the texts that it saw."""
+class TokenCounter:
+    """Counts the tokens of texts.
+
+    Args:
+        tokenizer: encodes the texts.
+        ids: largest id + 1.
+        splitter: splits texts into words; None encodes them whole.
+        most: the most words in the cache.
+    """
 
     def __init__(
-        self, tokenizer: "Tokenizer", ids: int, splitter: Splitter | None, most: int = _MOST_PARTS
+        self, tokenizer: "Tokenizer", ids: int, splitter: Splitter | None, most: int = _MOST_WORDS
     ) -> None:
         self._splitter = splitter
-        self._firsts = _Remembered(tokenizer, ids, "", most // 8)
-        self._others = _Remembered(tokenizer, ids, splitter.prefix if splitter else "", most)
+        self._firsts = _WordCache(tokenizer, ids, "", most // 8)
+        self._others = _WordCache(tokenizer, ids, splitter.prefix if splitter else "", most)
 
     def count(self, texts: list[str]) -> NDArray[np.int64]:
         """Occurrences by token id, shape [ids], in all texts together."""
         if self._splitter is None:
-            return self._firsts.encoded(texts, np.ones(len(texts), dtype=np.int64))
+            return self._firsts.count_new(texts, np.ones(len(texts), dtype=np.int64))
         firsts: list[str] = []
         others: list[str] = []
         split = self._splitter.split
@@ -41,10 +48,10 @@ class PartCounter:
         return self._firsts.count(Counter(firsts)) + self._others.count(Counter(others))
 
 
-class _Remembered:
-    """Parts of texts and their tokens.
+class _WordCache:
+    """Words and their tokens.
 
-    The tokens of all parts stand in one line; a part knows by its number where its own begin.
+    The tokens of all words are in one array, in the order of the numbers of the words.
     """
 
     def __init__(self, tokenizer: "Tokenizer", ids: int, prefix: str, most: int) -> None:
@@ -53,33 +60,35 @@ class _Remembered:
         self._tokens = np.empty(1 << 10, dtype=np.int32)
         self._ends = np.zeros(most + 1, dtype=np.int64)
 
-    def count(self, parts: Counter[str]) -> NDArray[np.int64]:
+    def count(self, words: Counter[str]) -> NDArray[np.int64]:
         find = self._numbers.get
-        numbers = np.fromiter((find(part, -1) for part in parts), np.int64, count=len(parts))
-        times = np.fromiter(parts.values(), np.int64, count=len(parts))
+        numbers = np.fromiter((find(word, -1) for word in words), np.int64, count=len(words))
+        times = np.fromiter(words.values(), np.int64, count=len(words))
         known = numbers >= 0
-        new = [part for part, is_known in zip(parts, known, strict=True) if not is_known]
-        return self._known(numbers[known], times[known]) + self.encoded(new, times[~known])
+        new = [word for word, is_known in zip(words, known, strict=True) if not is_known]
+        return self._count_cached(numbers[known], times[known]) + self.count_new(new, times[~known])
 
-    def _known(self, numbers: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _count_cached(
+        self, numbers: NDArray[np.int64], times: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
         begins = self._ends[numbers]
         lengths = self._ends[numbers + 1] - begins
         within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
         tokens = self._tokens[np.repeat(begins, lengths) + within]
         return self._sum(tokens, times, lengths)
 
-    def encoded(self, parts: list[str], times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Count parts that are not known, and remember them while there is room."""
-        tokens, lengths = encode(self._tokenizer, [self._prefix + part for part in parts])
+    def count_new(self, words: list[str], times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count the tokens of words that are not in the cache, and add them while there is room."""
+        tokens, lengths = encode(self._tokenizer, [self._prefix + word for word in words])
         ends = lengths.cumsum()
-        for part, end, length in zip(parts, ends.tolist(), lengths.tolist(), strict=True):
+        for word, end, length in zip(words, ends.tolist(), lengths.tolist(), strict=True):
             if len(self._numbers) == self._most:
                 break
-            if len(part) <= _LONGEST:
-                self._remember(part, tokens[end - length : end])
+            if len(word) <= _LONGEST:
+                self._add(word, tokens[end - length : end])
         return self._sum(tokens, times, lengths)
 
-    def _remember(self, part: str, tokens: NDArray[np.int64]) -> None:
+    def _add(self, word: str, tokens: NDArray[np.int64]) -> None:
         number = len(self._numbers)
         begin = int(self._ends[number])
         end = begin + len(tokens)
@@ -87,7 +96,7 @@ class _Remembered:
             self._tokens = np.concatenate([self._tokens, np.empty(end, dtype=np.int32)])
         self._tokens[begin:end] = tokens
         self._ends[number + 1] = end
-        self._numbers[part] = number
+        self._numbers[word] = number
 
     def _sum(
         self, tokens: NDArray[np.integer], times: NDArray[np.int64], lengths: NDArray[np.int64]

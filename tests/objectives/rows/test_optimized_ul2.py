@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.corpus.document_stream import line_of_tokens, undivided
+from regrow.corpus.document_stream import as_one_document, stream_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch
 from regrow.objectives.rows.denoisers import DenoisingTokens
@@ -46,9 +46,9 @@ def samples_of(
     tokens = np.arange(FIRST_TEXT_ID, FIRST_TEXT_ID + sum(documents), dtype=np.int32)
     bounds = np.cumsum([0, *documents])
     each = 3 + prefixed if form == "one row" else 5
-    line = line_of_tokens(tokens, bounds, each, ended=False)
+    line = stream_of_tokens(tokens, bounds, each, ended=False)
     return OptimizedText(
-        undivided(line) if form == "across" else line,
+        as_one_document(line) if form == "across" else line,
         fixed_lengths(sentinels, row_length), row_length, marks(sentinels, prefixed), seed, form,
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.architectures.umt5 import UMT5
 from regrow.common.errors import UserError
-from regrow.corpus.concatenation import JoinedWindows
+from regrow.corpus.concatenation import ConcatenatedWindows
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch, Samples, data_order
 from regrow.corpus.source_mixture import Shares
@@ -202,7 +202,7 @@ def test_slots_are_filled(tmp_path: Path) -> None:
 
 
 def test_mixtures_change_at_the_sample_that_is_said() -> None:
-    windows = JoinedWindows(
+    windows = ConcatenatedWindows(
         {"a": windows_of_lengths([4] * 5), "b": windows_of_lengths([9] * 5)},
         Shares(["a", "b"], [1, 1]),
     )

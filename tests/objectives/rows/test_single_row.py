@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regrow.corpus.document_stream import line_of_tokens
+from regrow.corpus.document_stream import stream_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED, pack
 from regrow.corpus.windows import Windows
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
@@ -99,7 +99,7 @@ def test_o_ul2_fills_rows_of_one_length(documents: list[int], prefixed: bool, se
     marks = MARKS if prefixed else DenoisingTokens({}, SENTINELS, 1, 0, 2)
     each = 3 + prefixed
     samples = OptimizedText(
-        line_of_tokens(line, bounds, each, ended=False), fixed, 200, marks, seed, "one row"
+        stream_of_tokens(line, bounds, each, ended=False), fixed, 200, marks, seed, "one row"
     )
     rows = np.arange(len(samples))
     batch = samples.batch(rows, rows)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from regrow.corpus.concatenation import JoinedRows
+from regrow.corpus.concatenation import ConcatenatedRows
 from regrow.corpus.packing import PackedText
 from regrow.corpus.samples import Batch, slots_of
 from regrow.corpus.windows import Windows
@@ -105,7 +105,7 @@ def test_slots_are_those_of_the_batch(lengths: list[int], first: int) -> None:
     rows = np.arange(len(lengths))
     numbers = rows + first
     of_one = CorruptedText(samples.windows, UL2["X1"], MARKS, 0)
-    joined = JoinedRows({"a": samples, "b": samples})
+    joined = ConcatenatedRows({"a": samples, "b": samples})
     for each in (samples, of_one, joined):
         slots = slots_of(each, rows, numbers)
         batch = each.batch(rows, numbers)

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
-from regrow.corpus.concatenation import JoinedRows
+from regrow.corpus.concatenation import ConcatenatedRows
 from regrow.corpus.document_stream import (
-    DocumentLine,
+    DocumentStream,
     Pieces,
-    line_of_store,
-    line_of_text,
-    undivided,
+    as_one_document,
+    stream_of_store,
+    stream_of_text,
 )
 from regrow.corpus.samples import Batch, Parts, Samples
 from regrow.corpus.sources import Texts, rows_of
@@ -146,7 +146,7 @@ class OptimizedText:
         row_length: Bound on the text tokens in a row.
     """
 
-    line: DocumentLine
+    line: DocumentStream
     lengths_of_texts: FixedLengths
     row_length: int
     marks: DenoisingTokens
@@ -276,7 +276,7 @@ class OptimizedText:
         return Room(*self._widths, 1 + (self._prefixes is not None), 1)
 
 
-def _copied(line: DocumentLine, pieces: Pieces) -> tuple[NDArray[np.int32], Ids]:
+def _copied(line: DocumentStream, pieces: Pieces) -> tuple[NDArray[np.int32], Ids]:
     """A short line of tokens that holds these pieces, and where each begins in it."""
     firsts = np.flatnonzero(pieces.numbers == 0)
     lasts = np.append(firsts[1:], len(pieces.starts)) - 1
@@ -307,8 +307,8 @@ def join_text(
     # them would have no room.
     each = 3 + ({"<S>", "<X>"} <= marks.prefixes.keys()) if form == "one row" else 5
 
-    def rows(line: DocumentLine) -> OptimizedText:
-        line = undivided(line) if form == "across" else line
+    def rows(line: DocumentStream) -> OptimizedText:
+        line = as_one_document(line) if form == "across" else line
         if line.slots < fixed.split_text:
             raise UserError(
                 f"the training text is {len(line.tokens):,} tokens, less than one row of "
@@ -317,16 +317,16 @@ def join_text(
         return OptimizedText(line, fixed, row_length, marks, seed, form)
 
     def of_text(documents: Iterable[str]) -> OptimizedText:
-        return rows(line_of_text(documents, tokenizer, each))
+        return rows(stream_of_text(documents, tokenizer, each))
 
     def of_store(store: TokenStore) -> OptimizedText:
-        return rows(line_of_store(store, each))
+        return rows(stream_of_store(store, each))
 
     return rows_of(texts, tokenizer, of_text, of_store, _mean_text)
 
 
 def _mean_text(samples: Samples) -> float:
     """Tokens of text in a row."""
-    parts: Any = samples.sources.values() if isinstance(samples, JoinedRows) else [samples]
+    parts: Any = samples.sources.values() if isinstance(samples, ConcatenatedRows) else [samples]
     text = sum(each.mean_length * len(each) for each in parts)
     return float(text / sum(map(len, parts)))

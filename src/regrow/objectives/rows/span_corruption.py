@@ -13,7 +13,7 @@ from regrow.common.identity import identity_of
 from regrow.corpus.packing import start_and_end
 from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
 from regrow.corpus.sources import Texts, windows_of
-from regrow.corpus.windows import TextWindows, in_a_line
+from regrow.corpus.windows import TextWindows, as_one_array
 from regrow.objectives.rows.denoisers import (
     PREFIXES,
     SPAN_CORRUPTION,
@@ -98,7 +98,7 @@ def corrupted_batch(
     drawn = draw_spans(seed, samples, lengths, noise, spans)
     known = _prefixes(denoisers, marks)
     prefixes = None if known is None else np.array(known)[kinds]
-    line, starts = in_a_line(windows, rows)
+    line, starts = as_one_array(windows, rows)
     return write_examples(line, starts, drawn, prefixes, marks)
 
 
