@@ -12,7 +12,7 @@ from regrow.architectures.openba import OPENBA
 from regrow.corpus.samples import data_order
 from regrow.corpus.source_mixture import BLOCK
 from regrow.corpus.sources import Corpus, Source
-from regrow.evaluation.heldout_parts import heldout_texts
+from regrow.evaluation.heldout_components import heldout_texts
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.dynamic_mixture import OPENBA_LOSSES, OPENBA_START, RULES
 from regrow.objectives.registry import make_task
@@ -136,8 +136,8 @@ def test_a_domain_is_measured_as_any_held_out_text(home: Path) -> None:
         found = measure_references(given, model, tokenizer, heldout(home), DOMAINS)
         texts = {n: [f"{n} {t} {n}" for t in sentences(30, seed=i)][25:]
                  for i, n in enumerate(DOMAINS)}  # fmt: skip
-        parts = heldout_texts(texts, tokenizer, model.config, ROW, 200)
-        assert found == {"domain": parts.losses(model)}
+        components = heldout_texts(texts, tokenizer, model.config, ROW, 200)
+        assert found == {"domain": components.losses(model)}
         assert len({round(loss, 2) for loss in found["domain"].values()}) > 1
         assert measure_references(settings(mixture_every=None), model, tokenizer, {}, ()) == {}
         with_both = settings(domains={"references": dict.fromkeys(DOMAINS, 1.0)})

@@ -15,7 +15,7 @@ from regrow.common.errors import UserError
 from regrow.common.precision import Precision, autocast
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.evaluation.continuation import continuation_loss
-from regrow.evaluation.heldout_parts import mean_loss
+from regrow.evaluation.heldout_components import mean_loss
 from regrow.objectives.losses.head import check_head, head_of, hidden_states
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text

@@ -129,7 +129,7 @@ class RunPlan:
         return pieces
 
     def _followed_tokens(self) -> float:
-        """Text that references are measured on, once for each part."""
+        """Text that references are measured on, once for each component."""
         parts = {"denoiser": len(DENOISERS), "domain": len(self.recipe.data.sources)}
         measured = {
             key: parts[kind] * settings.mixture_tokens

@@ -56,9 +56,10 @@ class Meter:
         if report.heldout is not None:
             found["heldout/loss"] = report.heldout
         for group, values in (
-            ("train", report.parts), ("heldout", report.steered), ("mixture", report.mixture),
+            ("train", report.component_losses), ("heldout", report.steered),
+            ("mixture", report.mixture),
         ):  # fmt: skip
-            found |= {f"{group}/{part}": value for part, value in (values or {}).items()}
+            found |= {f"{group}/{name}": value for name, value in (values or {}).items()}
         return found
 
 

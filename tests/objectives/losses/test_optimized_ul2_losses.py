@@ -12,7 +12,7 @@ from regrow.architectures import Blueprint
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import data_order, parts_of
+from regrow.corpus.samples import components_of, data_order
 from regrow.corpus.sources import Corpus, Source
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.objective import Objective
@@ -94,7 +94,7 @@ def test_shares_of_tokens_are_kept(tmp_path: Path, shared_rows: bool) -> None:
         "o-ul2", corpus, tokenizer, model.config, ROW, 5, shared_rows=shared_rows
     )
     rows = data_order(samples, 0).rows(0, 2_048)
-    domains = parts_of(samples, rows, rows)["domain"]
+    domains = components_of(samples, rows, rows)["domain"]
     text = np.bincount(domains.of, samples.lengths(rows))
     assert domains.names == ("long", "short")
     assert text[0] / text[1] == pytest.approx(3, rel=0.1)

@@ -25,7 +25,7 @@ from regrow.corpus.document_stream import (
     line_of_text,
     undivided,
 )
-from regrow.corpus.samples import Batch, Parts, Samples
+from regrow.corpus.samples import Batch, Components, Samples
 from regrow.corpus.sources import Texts, rows_of
 from regrow.corpus.token_store import TokenStore
 from regrow.objectives.rows.denoisers import DenoisingTokens
@@ -217,9 +217,11 @@ class OptimizedText:
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.line.text_lengths(*self._stretches(rows))
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
         """Of denoisers: mixed, or split in two."""
-        return {"denoiser": Parts(("S", "mixed"), self.is_mixed(rows).astype(np.int64))}
+        return {"denoiser": Components(("S", "mixed"), self.is_mixed(rows).astype(np.int64))}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of sources and targets, [samples, 2], or of rows, [samples, 1]: the same for all."""

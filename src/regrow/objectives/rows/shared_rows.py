@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
+from regrow.corpus.samples import (
+    Batch,
+    Components,
+    Order,
+    Samples,
+    components_of,
+    data_order,
+    slots_of,
+)
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.random_segmentation import Ids
 
@@ -94,9 +102,11 @@ class SharedRows:
         whole: NDArray[np.int64] = each.reshape(len(rows), self.per_row, -1).sum(axis=1)
         return whole
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
         """Those of the pairs: of each of `per_row` in a sample."""
-        return parts_of(
+        return components_of(
             self.pairs, self._rows(rows).reshape(-1), self._numbers(samples).reshape(-1)
         )
 

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
+from regrow.corpus.samples import (
+    Batch,
+    Components,
+    Order,
+    Samples,
+    components_of,
+    data_order,
+    slots_of,
+)
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.random_segmentation import Ids, random_bits, sample_keys
 
@@ -47,9 +55,11 @@ class SplitRows:
     def order(self, seed: int) -> Order:
         return data_order(self.packed, seed)
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
         """Those of the rows."""
-        return parts_of(self.packed, rows, samples)
+        return components_of(self.packed, rows, samples)
 
     @cached_property
     def identity(self) -> str:
@@ -110,9 +120,11 @@ class PairedRows:
     def order(self, seed: int) -> Order:
         return data_order(self.pairs, seed)
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
         """Those of the pairs."""
-        return parts_of(self.pairs, rows, samples)
+        return components_of(self.pairs, rows, samples)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of rows, [samples, 1]: of source and target, without the end of the source."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.corpus.packing import start_and_end
-from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
+from regrow.corpus.samples import Batch, Components, Order, components_of, data_order
 from regrow.corpus.sources import Texts, windows_of
 from regrow.corpus.windows import TextWindows, in_a_line
 from regrow.objectives.rows.denoisers import (
@@ -60,9 +60,11 @@ class CorruptedText:
             windows=self.windows.identity,
         )
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
         """What the windows are of."""
-        return parts_of(self.windows, rows, samples)
+        return components_of(self.windows, rows, samples)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of sources and targets, [samples, 2]."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
-from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
+from regrow.corpus.samples import Batch, Components, Order, components_of, data_order
 from regrow.corpus.sources import Texts, windows_of
 from regrow.corpus.windows import TextWindows
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
@@ -77,10 +77,12 @@ class MixedDenoisers:
         """The number of each sample's denoiser, in the order of `denoisers`; [samples]."""
         return self.mixture.draw(self.seed, samples)
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
         """The denoiser, and what the windows are of."""
-        drawn = Parts(tuple(self.denoisers), self.drawn(samples))
-        return {**parts_of(self.windows, rows, samples), "denoiser": drawn}
+        drawn = Components(tuple(self.denoisers), self.drawn(samples))
+        return {**components_of(self.windows, rows, samples), "denoiser": drawn}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of sources and targets, [samples, 2]."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from regrow.architectures.openba import OPENBA
-from regrow.corpus.samples import Samples, data_order, parts_of
+from regrow.corpus.samples import Samples, components_of, data_order
 from regrow.corpus.sources import Corpus, Source
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import make_task
@@ -23,7 +23,7 @@ LENGTH = 24
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("parts")
+    home = tmp_path_factory.mktemp("components")
     write_seq2seq(home / "both", OPENBA)
     write_model(home / "decoder", vocab_size=330)
     for number, name in enumerate(("prose", "code", "more")):
@@ -68,8 +68,10 @@ def by_hand(
         arrays = samples.batch(one, other)
         with torch.no_grad():
             loss, each = objective(model, {k: torch.from_numpy(a) for k, a in arrays.items()})
-        for kind, part in parts_of(samples, one, other).items():
-            found = sums.setdefault(f"{kind}/{part.names[int(part.of[0])]}", [0.0, 0])
+        for kind, components in components_of(samples, one, other).items():
+            found = sums.setdefault(
+                f"{kind}/{components.names[int(components.indices[0])]}", [0.0, 0]
+            )
             found[0] += loss.item()
             found[1] += len(each)
     return {name: loss / tokens for name, (loss, tokens) in sums.items()}
@@ -100,26 +102,26 @@ def test_they_are_those_of_the_samples_alone(home: Path, tmp_path: Path, case: s
     assert {name for name in expected if name.startswith("domain")} == {
         "domain/prose", "domain/code",
     }  # fmt: skip
-    assert first.parts == pytest.approx(expected, rel=1e-4)
+    assert first.component_losses == pytest.approx(expected, rel=1e-4)
 
 
 def test_of_rows_with_fixed_lengths_too(home: Path, tmp_path: Path) -> None:
     model, tokenizer = load_model(home / "both"), load_tokenizer(home / "both")
     _, samples = make_task("o-ul2", corpus(home), tokenizer, model.config, 80, 3)
     rows = np.arange(len(samples))
-    parts = parts_of(samples, rows, rows)
-    assert parts.keys() == {"denoiser", "domain"}
-    assert parts["denoiser"].names == ("S", "mixed")
-    assert set(np.bincount(parts["denoiser"].of[:10]).tolist()) == {8, 2}
+    components = components_of(samples, rows, rows)
+    assert components.keys() == {"denoiser", "domain"}
+    assert components["denoiser"].names == ("S", "mixed")
+    assert set(np.bincount(components["denoiser"].indices[:10]).tolist()) == {8, 2}
     joined: Any = samples
     for source, places, inside in joined._by_source(rows):
-        assert (parts["denoiser"].of[places] == source.is_mixed(inside)).all()
+        assert (components["denoiser"].indices[places] == source.is_mixed(inside)).all()
 
 
-def test_text_of_one_source_has_no_parts(home: Path) -> None:
+def test_text_of_one_source_has_no_components(home: Path) -> None:
     model, tokenizer = load_model(home / "decoder"), load_tokenizer(home / "decoder")
     paths = [home / "prose.jsonl", home / "more.jsonl"]
     one = Corpus((Source(name="prose", path=paths),))
     _, samples = make_task("causal", one, tokenizer, model.config, LENGTH, 3)
     rows = np.arange(len(samples))
-    assert parts_of(samples, rows, rows) == {}
+    assert components_of(samples, rows, rows) == {}

@@ -33,7 +33,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
-class HeldoutParts:
+class HeldoutComponents:
     """What is measured of each part.
 
     Attributes:
@@ -110,7 +110,7 @@ def heldout_denoisers(
     tokens: int,
     denoisers: Mapping[str, Denoiser] = UL2,
     prefix: Prefix = "causal",
-) -> HeldoutParts:
+) -> HeldoutComponents:
     """About so many tokens of the documents, the same for each denoiser.
 
     They are windows of at most `row_length` tokens, evenly spread over the documents. `config`: of
@@ -128,14 +128,14 @@ def heldout_denoisers(
     }
     rows = dict.fromkeys(parts, spread(next(iter(parts.values())), tokens))
     if config.is_encoder_decoder:
-        return HeldoutParts(Seq2Seq(), parts, rows)
+        return HeldoutComponents(Seq2Seq(), parts, rows)
     in_one = {name: PairedRows(pairs, marks.start, marks.pad) for name, pairs in parts.items()}
-    return HeldoutParts(PrefixLM(prefix), in_one, rows)
+    return HeldoutComponents(PrefixLM(prefix), in_one, rows)
 
 
 def heldout_texts(
     texts: Mapping[str, Iterable[str]], tokenizer: Any, config: Any, row_length: int, tokens: int
-) -> HeldoutParts:
+) -> HeldoutComponents:
     """About so many tokens of each text, by name.
 
     A decoder predicts all of them, in packed rows of `row_length`; an encoder-decoder fills in
@@ -155,7 +155,7 @@ def heldout_texts(
         except UserError as error:
             raise UserError(f"data.heldout: {name}: {error}") from None
     rows = {name: spread(samples, tokens) for name, samples in parts.items()}
-    return HeldoutParts(Seq2Seq() if both else Causal(), parts, rows)
+    return HeldoutComponents(Seq2Seq() if both else Causal(), parts, rows)
 
 
 def spread(samples: Samples, tokens: int) -> NDArray[np.int64]:
