@@ -346,6 +346,6 @@ def generate(
 ) -> str:
     """What a model writes after a prompt, greedily."""
     from regrow.checkpoint.resolve import resolve_model
-    from regrow.evaluation.answer import generate_text
+    from regrow.evaluation.generation import generate_text
 
     return generate_text(resolve_model(str(model), None, say), prompt, max_new_tokens)

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from regrow.architectures.openba import OPENBA
 from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.evaluation.heldout_components import HeldoutComponents, heldout_denoisers, spread
+from regrow.evaluation.heldout_components import (
+    HeldoutComponents,
+    evenly_spaced_rows,
+    heldout_denoisers,
+)
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.rows.denoisers import UL2, Denoiser
 from tests.tiny import sentences, write_seq2seq
@@ -29,7 +33,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 def measured(opened: tuple[Any, Any], tokens: int = 10_000, **changes: Any) -> HeldoutComponents:
     model, tokenizer = opened
     heldout = heldout_denoisers(TEXTS, tokenizer, model.config, 12, tokens)
-    return HeldoutComponents(heldout.objective, heldout.samples, heldout.rows, **changes)
+    return HeldoutComponents(heldout.loss, heldout.samples, heldout.rows, **changes)
 
 
 def test_each_denoiser_has_all_of_the_same_text(opened: tuple[Any, Any]) -> None:
@@ -86,7 +90,7 @@ def test_its_identity_is_that_of_what_is_measured(opened: tuple[Any, Any]) -> No
 @given(st.integers(1, 400))
 def test_rows_are_spread_over_the_text(opened: tuple[Any, Any], tokens: int) -> None:
     samples = measured(opened).samples["R1"]
-    rows = spread(samples, tokens)
+    rows = evenly_spaced_rows(samples, tokens)
     assert rows[0] == 0
     assert len(set(rows.tolist())) == len(rows)
     steps = np.diff(np.append(rows, len(samples)))

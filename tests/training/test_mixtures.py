@@ -15,7 +15,7 @@ from regrow.corpus.sources import Corpus, Source
 from regrow.evaluation.heldout_components import heldout_texts
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.dynamic_mixture import OPENBA_LOSSES, OPENBA_START, RULES
-from regrow.objectives.registry import make_task
+from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.objectives.rows.denoisers import UL2
 from regrow.pipeline.recipe import Data
 from regrow.training.loop import TrainingResult, train
@@ -72,12 +72,11 @@ def steered(
 ) -> tuple[TrainingResult, MixtureSteering, Any]:
     network, tokenizer = load_model(home / model), load_tokenizer(home / model)
     measured = measure_references(given, network, tokenizer, heldout(home), DOMAINS)
-    objective, samples = make_task(
-        given.objective, corpus(home), tokenizer, network.config, ROW, seed=4
-    )
+    data = TrainingData(corpus(home), tokenizer, network.config, ROW, seed=4)
+    loss, samples = loss_and_rows(given.objective, data)
     steering = make_steering(given, samples, tokenizer, network.config, heldout(home), measured)
     assert steering is not None
-    result = train(network, samples, objective, given, seed=1, directory=out, steering=steering)
+    result = train(network, samples, loss, given, seed=1, directory=out, steering=steering)
     return result, steering, samples
 
 
@@ -126,7 +125,7 @@ def test_a_decoder_mixes_denoisers_and_domains_too(home: Path, tmp_path: Path) -
     mixture = steering.mixtures["denoiser"].mixture
     assert samples.pairs.mixture.current == pytest.approx(tuple(mixture.shares.values()))
     assert result.steering["domain"]["history"][-1]["shares"]["snow"] > 0.9
-    assert steering.mixtures["denoiser"].heldout.objective.identity == f"prefix-lm {prefix}"
+    assert steering.mixtures["denoiser"].heldout.loss.identity == f"prefix-lm {prefix}"
 
 
 def test_a_domain_is_measured_as_any_held_out_text(home: Path) -> None:
@@ -146,7 +145,9 @@ def test_a_domain_is_measured_as_any_held_out_text(home: Path) -> None:
 
 def test_most_recoveries_have_nothing_to_follow(home: Path) -> None:
     model, tokenizer = load_model(home / "llama"), load_tokenizer(home / "llama")
-    _, samples = make_task(None, corpus(home), tokenizer, model.config, ROW, seed=4)
+    _, samples = loss_and_rows(
+        None, TrainingData(corpus(home), tokenizer, model.config, ROW, seed=4)
+    )
     given = settings(mixture_every=None)
     assert make_steering(given, samples, tokenizer, model.config, heldout(home), {}) is None
 

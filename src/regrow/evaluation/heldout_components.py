@@ -1,4 +1,4 @@
-"""Loss on text held out of each part of a mixture, the same text every time."""
+"""Held-out loss of each component of a mixture, on the same text in every measurement."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from regrow.corpus.packing import pack
 from regrow.corpus.samples import Samples
 from regrow.corpus.windows import cut_windows
 from regrow.objectives.losses.causal import Causal
-from regrow.objectives.losses.objective import Objective
-from regrow.objectives.losses.prefix_lm import Prefix, PrefixLM
+from regrow.objectives.losses.loss import Loss
+from regrow.objectives.losses.prefix_lm import PrefixAttention, PrefixLM
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.denoisers import UL2, Denoiser
-from regrow.objectives.rows.single_row import PairedRows
+from regrow.objectives.rows.single_row import ConcatenatedPairs
 from regrow.objectives.rows.span_corruption import (
     CorruptedText,
     check_sentinels,
@@ -29,21 +29,23 @@ from regrow.objectives.rows.span_corruption import (
 )
 
 _SEED = 0
-"""Of what is taken out of a held-out text."""
+"""Of the noise spans in held-out text. Fixed, so that all models are measured on the same spans."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeldoutComponents:
-    """What is measured of each part.
+    """The held-out text of each component.
 
     Attributes:
-        samples: By the name of the part.
-        rows: Of these, in each part's own; each is read as the sample of its own number.
+        loss: What is measured.
+        samples: By the name of the component.
+        rows: The rows of each component's samples that are measured. A row is read as the sample
+            with the number of the row.
         batch_tokens: As in `mean_loss`.
-        precision: As in training: references are to be measured like what is held against them.
+        precision: As in training, because references are compared with losses in training.
     """
 
-    objective: Objective
+    loss: Loss
     samples: Mapping[str, Samples]
     rows: Mapping[str, NDArray[np.int64]]
     batch_tokens: int = 4096
@@ -51,19 +53,19 @@ class HeldoutComponents:
 
     @property
     def identity(self) -> str:
-        """A hash of all text that is measured, and of what is taken out of it."""
+        """A hash of the loss, all held-out text and its noise spans."""
         return identity_of(
             "held-out parts",
-            objective=self.objective.identity,
+            objective=self.loss.identity,
             samples={name: samples.identity for name, samples in self.samples.items()},
             rows=self.rows,
         )
 
     def losses(self, model: nn.Module) -> dict[str, float]:
-        """Nats per token, by part, in evaluation mode."""
+        """Losses by component in nats per token, in evaluation mode."""
         return {
             name: mean_loss(
-                model, self.objective, samples, self.rows[name], self.batch_tokens, self.precision
+                model, self.loss, samples, self.rows[name], self.batch_tokens, self.precision
             )[0]
             for name, samples in self.samples.items()
         }
@@ -72,15 +74,16 @@ class HeldoutComponents:
 @torch.no_grad()
 def mean_loss(
     model: nn.Module,
-    objective: Objective,
+    loss: Loss,
     samples: Samples,
     rows: NDArray[np.int64],
     batch_tokens: int,
     precision: Precision,
 ) -> tuple[float, int]:
-    """Nats per token over these rows, in evaluation mode, and of how many tokens.
+    """The loss over these rows in nats per token, in evaluation mode, and the number of tokens.
 
-    `batch_tokens`: bound on the tokens of text in one forward pass; at least one row is read.
+    A row is read as the sample with the number of the row. `batch_tokens`: upper bound on the text
+    tokens in a forward pass, which has at least one row.
     """
     device = next(model.parameters()).device
     lengths = samples.lengths(rows)
@@ -95,8 +98,8 @@ def mean_loss(
             arrays = samples.batch(some, some)
             batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
             with autocast(precision, device):
-                loss, each = objective(model, batch)
-            nats, tokens, first = nats + loss.item(), tokens + len(each), first + len(some)
+                summed, each = loss(model, batch)
+            nats, tokens, first = nats + summed.item(), tokens + len(each), first + len(some)
     finally:
         model.train(was_training)
     return nats / tokens, tokens
@@ -109,57 +112,66 @@ def heldout_denoisers(
     row_length: int,
     tokens: int,
     denoisers: Mapping[str, Denoiser] = UL2,
-    prefix: Prefix = "causal",
+    prefix: PrefixAttention = "causal",
 ) -> HeldoutComponents:
-    """About so many tokens of the documents, the same for each denoiser.
+    """Held-out text for each denoiser: the same windows, evenly spread over the documents.
 
-    They are windows of at most `row_length` tokens, evenly spread over the documents. `config`: of
-    the model, for the token that its decoder begins with. `prefix`: how a decoder attends among
-    tokens that are given.
+    Args:
+        config: Of the model, for the token that its decoder begins with.
+        row_length: Upper bound on the tokens in a window.
+        tokens: About how many tokens the windows have together.
+        denoisers: The components, by name.
+        prefix: How a decoder attends within the prefix of a row.
 
-    Raises UserError where the tokenizer has too few sentinels, or the documents no token.
+    Raises:
+        UserError: the tokenizer has too few sentinels, or the documents hold no token.
     """
-    marks = denoising_tokens(tokenizer, config)
+    special_tokens = denoising_tokens(tokenizer, config)
     windows = cut_windows(documents, tokenizer, row_length)
     for denoiser in denoisers.values():
-        check_sentinels(marks, int(windows.lengths.max()), denoiser)
-    parts: dict[str, Samples] = {
-        name: CorruptedText(windows, denoiser, marks, _SEED) for name, denoiser in denoisers.items()
+        check_sentinels(special_tokens, int(windows.lengths.max()), denoiser)
+    pairs: dict[str, Samples] = {
+        name: CorruptedText(windows, denoiser, special_tokens, _SEED)
+        for name, denoiser in denoisers.items()
     }
-    rows = dict.fromkeys(parts, spread(next(iter(parts.values())), tokens))
+    rows = dict.fromkeys(pairs, evenly_spaced_rows(next(iter(pairs.values())), tokens))
     if config.is_encoder_decoder:
-        return HeldoutComponents(Seq2Seq(), parts, rows)
-    in_one = {name: PairedRows(pairs, marks.start, marks.pad) for name, pairs in parts.items()}
-    return HeldoutComponents(PrefixLM(prefix), in_one, rows)
+        return HeldoutComponents(Seq2Seq(), pairs, rows)
+    single_rows = {
+        name: ConcatenatedPairs(each, special_tokens.start, special_tokens.pad)
+        for name, each in pairs.items()
+    }
+    return HeldoutComponents(PrefixLM(prefix), single_rows, rows)
 
 
 def heldout_texts(
     texts: Mapping[str, Iterable[str]], tokenizer: Any, config: Any, row_length: int, tokens: int
 ) -> HeldoutComponents:
-    """About so many tokens of each text, by name.
+    """Held-out text for each source of text, by name; about `tokens` tokens each.
 
-    A decoder predicts all of them, in packed rows of `row_length`; an encoder-decoder fills in
-    plain span corruption, in windows of at most so many.
+    For a decoder, every token is predicted, in packed rows of `row_length` tokens. For an
+    encoder-decoder, the text is corrupted as in T5, in windows of at most `row_length` tokens.
 
-    Raises UserError, with the name, where a text fills no row, or the tokenizer does not do.
+    Raises UserError, with the name of the text, if a text does not fill a row or the tokenizer does
+    not fit.
     """
-    both = config.is_encoder_decoder
-    parts: dict[str, Samples] = {}
+    is_encoder_decoder = config.is_encoder_decoder
+    found: dict[str, Samples] = {}
     for name, documents in texts.items():
         try:
-            parts[name] = (
+            found[name] = (
                 corrupt_text(documents, tokenizer, config, row_length, _SEED)
-                if both
+                if is_encoder_decoder
                 else pack(documents, tokenizer, row_length)
             )
         except UserError as error:
             raise UserError(f"data.heldout: {name}: {error}") from None
-    rows = {name: spread(samples, tokens) for name, samples in parts.items()}
-    return HeldoutComponents(Seq2Seq() if both else Causal(), parts, rows)
+    rows = {name: evenly_spaced_rows(samples, tokens) for name, samples in found.items()}
+    return HeldoutComponents(Seq2Seq() if is_encoder_decoder else Causal(), found, rows)
 
 
-def spread(samples: Samples, tokens: int) -> NDArray[np.int64]:
-    """Rows at equal distances, about so many that they hold `tokens` tokens; at least one."""
+def evenly_spaced_rows(samples: Samples, tokens: int) -> NDArray[np.int64]:
+    """Rows at equal distances that together hold about `tokens` tokens; at least one."""
     rows = np.arange(len(samples))
     mean = samples.lengths(rows).mean()
     count = min(len(rows), max(1, round(tokens / mean)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.architectures import Layout
-from regrow.architectures.flops import Sample, forward_flops, training_flops
+from regrow.architectures.flops import SampleShape, forward_flops, training_flops
 from regrow.checkpoint.bind import open_layout, parameters_counted_once, stored_bytes
 from regrow.common.errors import UserError
 from regrow.pipeline.published import Training, published_original, published_training
@@ -26,7 +26,7 @@ class PreviewTraining:
 
     tokens: int
     objective: str
-    sample: Sample
+    sample: SampleShape
     flops: int
     reported: Training | None
     taught: int = 0

@@ -22,7 +22,7 @@ from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object, sync_directory, write_atomically
 from regrow.corpus.sources import Corpus, Source
-from regrow.evaluation import measurements
+from regrow.evaluation.registry import EvaluationData, evaluate
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.pipeline.ledger import FILE_NAME, Entry, Ledger, Step
 from regrow.pipeline.plan import RunPlan, make_plan
@@ -123,6 +123,11 @@ class _Run:
         self.say = say
         self.watch = watch
         self.clock = Clock(plan.pieces())
+        self.evaluation_data = EvaluationData(
+            texts=plan.recipe.data.heldout,
+            prompts=tuple(plan.recipe.prompts),
+            answer_tokens=plan.recipe.answer_tokens,
+        )
 
     def train_documents(self) -> Iterator[str]:
         return self.plan.corpus.documents(load_tokenizer(self.original))
@@ -313,11 +318,13 @@ class _Run:
             stage = name.partition("/")[0]
             self._tell(stage, "measuring")
             model, tokenizer = load_model(directory), load_tokenizer(directory)
-            found = measurements.losses(model, tokenizer, self.recipe.data.heldout)
+            found = evaluate("heldout", model, tokenizer, self.evaluation_data)
             outputs: dict[str, Any] = {"heldout": found}
             self._spent(name, time.time() - began)
             if speed:
-                outputs["tokens_per_second"] = measurements.speed(model, tokenizer)
+                outputs["tokens_per_second"] = evaluate(
+                    "tokens_per_second", model, tokenizer, self.evaluation_data
+                )
             if speak:
                 self._tell(stage, "answering the prompts")
                 outputs["answers"] = self._answers(model, tokenizer)
@@ -353,9 +360,8 @@ class _Run:
         self.clock.finish(step.name)
 
     def _answers(self, model: Any, tokenizer: Any) -> list[str]:
-        return measurements.answers(
-            model, tokenizer, self.recipe.prompts, self.recipe.answer_tokens
-        )
+        answers: list[str] = evaluate("answers", model, tokenizer, self.evaluation_data)
+        return answers
 
     def _train(
         self, step: Step, source: Path, training: Path, model_out: Path, teacher: Path | None

@@ -20,7 +20,7 @@ from regrow.common.precision import autocast
 from regrow.common.random_stream import random_stream
 from regrow.corpus.samples import Samples, components_of, data_order
 from regrow.objectives.losses.head import check_positions
-from regrow.objectives.losses.objective import Objective
+from regrow.objectives.losses.loss import Loss
 from regrow.training.checkpoints import Checkpoints
 from regrow.training.distributed.processes import Processes, join_processes
 from regrow.training.distributed.sharding import (
@@ -129,7 +129,7 @@ class TrainingResult:
 def train(
     model: nn.Module,
     samples: Samples,
-    objective: Objective,
+    objective: Loss,
     settings: RecoverySettings,
     *,
     seed: int,
@@ -349,7 +349,7 @@ def train(
 
 def _check(
     model: nn.Module,
-    objective: Objective,
+    objective: Loss,
     settings: RecoverySettings,
     processes: Processes,
     device: torch.device,

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import open_checkpoint
-from regrow.evaluation.measurements import loss
 from regrow.models.loading import load_tokenizer
-from regrow.training.cost import flops_of_token
+from regrow.training.cost import flops_per_token
 from regrow.training.mixtures import Losses, make_steering
 from regrow.training.settings import RecoverySettings
 from regrow.training.tracking import Write, tracking
@@ -22,7 +21,7 @@ from regrow.training.tracking import Write, tracking
 if TYPE_CHECKING:
     from regrow.corpus.samples import Samples
     from regrow.corpus.sources import Texts
-    from regrow.objectives.losses.objective import Objective
+    from regrow.objectives.losses.loss import Loss
     from regrow.training.loop import StepReport, TrainingResult
     from regrow.training.mixing.dynamic_mixtures import MixtureSteering
 
@@ -57,9 +56,10 @@ def recover(
     import torch
 
     from regrow.checkpoint.trained_weights import save_trained
+    from regrow.evaluation.heldout import text_loss
     from regrow.objectives.losses.distillation import Distilled
-    from regrow.objectives.losses.shared_row_attention import keeps_apart
-    from regrow.objectives.registry import make_task
+    from regrow.objectives.losses.shared_row_attention import supports_shared_rows
+    from regrow.objectives.registry import TrainingData, loss_and_rows
     from regrow.training.checkpoints import last_checkpoint
     from regrow.training.distributed.processes import join_processes
     from regrow.training.distributed.sharded_loading import load_in_first
@@ -75,7 +75,7 @@ def recover(
     shared_rows = settings.shared_rows
     if shared_rows is None:
         shared_rows = processes.in_first(
-            lambda: bool(model.config.is_encoder_decoder) and keeps_apart(model)
+            lambda: bool(model.config.is_encoder_decoder) and supports_shared_rows(model)
         )
     whom = None
     if settings.distill is not None:
@@ -83,15 +83,15 @@ def recover(
             raise ValueError("settings that distill, and no teacher")
         whom = load_teacher(teacher, source, settings.precision, processes)
 
-    def prepared() -> "tuple[Any, Samples, Objective, MixtureSteering | None]":
+    def prepared() -> "tuple[Any, Samples, Loss, MixtureSteering | None]":
         tokenizer = load_tokenizer(source)
-        task, samples = make_task(
-            settings.objective, text, tokenizer, model.config, settings.row_length, seed,
-            settings.prefix, shared_rows=shared_rows,
-        )  # fmt: skip
-        objective: Objective = task
+        data = TrainingData(text, tokenizer, model.config, settings.row_length, seed)
+        loss, samples = loss_and_rows(
+            settings.objective, data, prefix=settings.prefix, shared_rows=shared_rows
+        )
+        objective: Loss = loss
         if settings.distill is not None and whom is not None:
-            objective = Distilled(task, whom, settings.distill.weight, settings.distill.temperature)
+            objective = Distilled(loss, whom, settings.distill.weight, settings.distill.temperature)
         steering = make_steering(settings, samples, tokenizer, model.config, texts, references)
         if processes.count == 1:  # several share it out before it is on a GPU
             model.to(processes.trains_on)
@@ -106,8 +106,7 @@ def recover(
         save_trained(weights, checkpoint, layout, path)
 
     def evaluate(trained: Any) -> float:
-        found: float = loss(trained, tokenizer, heldout, bits=False)["loss_per_token"]
-        return found
+        return text_loss(trained, tokenizer, heldout, bits=False).loss_per_token
 
     last = processes.in_first(lambda: last_checkpoint(training))
     done = 0 if last is None else int(last.state["step"])
@@ -116,7 +115,7 @@ def recover(
     if settings.distill is not None and teacher is not None:
         learned_from = processes.in_all(lambda: bind_checkpoint(open_checkpoint(teacher)))
     meter = Meter(
-        flops_of_token(settings, layout, learned_from),
+        flops_per_token(settings, layout, learned_from),
         processes.trains_on,
         processes.count,
     )

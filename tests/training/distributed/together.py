@@ -30,7 +30,7 @@ from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.dynamic_mixture import RULES, DynamicMixture
 from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.distillation import Distilled, Teacher
-from regrow.objectives.losses.objective import Objective
+from regrow.objectives.losses.loss import Loss
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.denoisers import UL2
 from regrow.objectives.rows.span_corruption import corrupt_text
@@ -152,7 +152,7 @@ def perform(
     is_given = scenario.given and not join_processes().first
     if is_given:
         model = without_memory(model)
-    objective: Objective = Causal()
+    objective: Loss = Causal()
     samples: Samples = (
         pack(text, tokenizer, settings.row_length)
         if scenario.family != "t5"

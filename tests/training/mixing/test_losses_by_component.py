@@ -12,7 +12,7 @@ from regrow.architectures.openba import OPENBA
 from regrow.corpus.samples import Samples, components_of, data_order
 from regrow.corpus.sources import Corpus, Source
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.registry import make_task
+from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.training.loop import StepReport, train
 from regrow.training.settings import RecoverySettings
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
@@ -83,9 +83,8 @@ def test_they_are_those_of_the_samples_alone(home: Path, tmp_path: Path, case: s
     # That of the encoder-decoder has sentinels.
     model, tokenizer = load_model(home / directory), load_tokenizer(home / "both")
     length = 3 * LENGTH if name == "o-ul2" else LENGTH
-    objective, samples = make_task(
-        name, corpus(home), tokenizer, model.config, length, 3, shared_rows=shared
-    )
+    data = TrainingData(corpus(home), tokenizer, model.config, length, 3)
+    objective, samples = loss_and_rows(name, data, shared_rows=shared)
     settings = RecoverySettings(
         tokens=20 * length, row_length=length, batch_tokens=10 * length, micro_batch=3,
         learning_rate=1e-9, precision="fp32", schedule="wsd", warmup=0, decay=0,
@@ -107,7 +106,7 @@ def test_they_are_those_of_the_samples_alone(home: Path, tmp_path: Path, case: s
 
 def test_of_rows_with_fixed_lengths_too(home: Path, tmp_path: Path) -> None:
     model, tokenizer = load_model(home / "both"), load_tokenizer(home / "both")
-    _, samples = make_task("o-ul2", corpus(home), tokenizer, model.config, 80, 3)
+    _, samples = loss_and_rows("o-ul2", TrainingData(corpus(home), tokenizer, model.config, 80, 3))
     rows = np.arange(len(samples))
     components = components_of(samples, rows, rows)
     assert components.keys() == {"denoiser", "domain"}
@@ -122,6 +121,6 @@ def test_text_of_one_source_has_no_components(home: Path) -> None:
     model, tokenizer = load_model(home / "decoder"), load_tokenizer(home / "decoder")
     paths = [home / "prose.jsonl", home / "more.jsonl"]
     one = Corpus((Source(name="prose", path=paths),))
-    _, samples = make_task("causal", one, tokenizer, model.config, LENGTH, 3)
+    _, samples = loss_and_rows("causal", TrainingData(one, tokenizer, model.config, LENGTH, 3))
     rows = np.arange(len(samples))
     assert components_of(samples, rows, rows) == {}

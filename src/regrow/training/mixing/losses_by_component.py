@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regrow.corpus.samples import Components
-from regrow.objectives.losses.objective import TensorBatch, examples_of
+from regrow.objectives.losses.loss import TensorBatch, examples_of
 
 
 @dataclass
