@@ -1,5 +1,7 @@
 """Every objective by its name: what it needs is said before, and a model learns it."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,20 @@ def test_without_a_name_it_is_the_kinds_own(tmp_path: Path, is_encoder_decoder: 
     data = TrainingData(TEXTS, tokenizer, model.config, ROW, 0)
     made = [loss_and_rows(name, data)[1].identity for name in (None, own)]
     assert made[0] == made[1]
+
+
+def test_a_recipe_is_read_and_its_cost_computed_without_pytorch() -> None:
+    code = (
+        "import sys\n"
+        "import regrow.training.settings\n"
+        "from regrow.objectives.registry import OBJECTIVES\n"
+        "print({'torch', 'transformers', 'numpy'} & set(sys.modules))\n"
+        "import regrow.pipeline.recipe, regrow.training.cost\n"
+        "shapes = [each.mean_sample(512) for each in OBJECTIVES.values()]\n"
+        "print({'torch', 'transformers'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\nset()\n"
 
 
 def test_names_are_those_that_settings_take() -> None:

@@ -36,10 +36,10 @@ class TrainingData:
 
     Attributes:
         texts: Documents, token stores, or a mixture of sources.
-        tokenizer: Of the model.
-        config: Of the model, for the token that its decoder begins with.
+        tokenizer: The model's tokenizer.
+        config: The model's config, which names the token that a decoder begins with.
         row_length: Upper bound on the text tokens in a row.
-        seed: Of all that is drawn at random for a sample.
+        seed: Decides all random choices for a sample.
     """
 
     texts: "Texts"
@@ -65,8 +65,7 @@ class Objective:
 
     Attributes:
         mean_sample: Row length -> shape of the mean sample, from which training costs are
-            computed. Where a sample is a source and a target, it is their shape in an
-            encoder-decoder.
+            computed. For a source and a target, it is their shape in an encoder-decoder.
         minimum_tokens: (tokenizer, config, row length) -> the fewest tokens of text that are enough
             to train on. Raises UserError if the tokenizer or the row length does not fit.
         for_decoder: Loss and rows for a decoder-only model; None if it cannot learn this.

@@ -341,6 +341,15 @@ def test_identity_is_of_all_that_decides() -> None:
     assert samples_of([1_000]).identity == made[0].identity
 
 
+@pytest.mark.parametrize(
+    ("layout", "begins"),
+    [("row pair", "64ff82af"), ("single row", "f9d2ee5b"), ("across documents", "2b126058")],
+)
+def test_an_identity_stays_the_same_so_that_runs_resume(layout: RowLayout, begins: str) -> None:
+    """As of the first runs, when layouts had other names."""
+    assert samples_of([1_000], layout=layout).identity.startswith(begins)
+
+
 @pytest.mark.parametrize(("sentinels", "row_length"), [(3, 500), (100, 20)])
 def test_what_cannot_be_done_is_refused(sentinels: int, row_length: int) -> None:
     with pytest.raises(UserError, match=r"o-ul2 with rows of \d+ tokens and \d+ sentinels: at"):

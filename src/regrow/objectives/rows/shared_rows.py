@@ -42,7 +42,7 @@ class SharedRows:
         pairs: Samples of one source and one target each, in batches as from
             `regrow.objectives.rows.examples.write_examples`.
         per_row: Samples of `pairs` in one sample.
-        seed: Of the data order of `pairs`.
+        seed: For the data order of `pairs`.
         break_even_width: Width of a row at which attention costs as much as the matrices.
     """
 
@@ -178,7 +178,7 @@ def make_shared_rows(pairs: Samples, text_tokens: int, seed: int, hidden: int) -
     Args:
         pairs: Samples of one source and one target each.
         text_tokens: Text tokens in all of `pairs`.
-        seed: Of the data order.
+        seed: For the data order.
         hidden: Hidden size of the model.
     """
     mean = text_tokens / len(pairs)

@@ -103,7 +103,7 @@ def corrupted_batch(
         denoisers: All denoisers.
         kinds: The index of each row's denoiser, [rows].
         special_tokens: The ids to write with.
-        seed: Of the noise spans.
+        seed: For the noise spans.
 
     Returns:
         As from `regrow.objectives.rows.examples.write_examples`.
@@ -154,7 +154,7 @@ def corrupt_text(
     Args:
         config: Of the model, for the token that its decoder begins with.
         row_length: Upper bound on the text tokens in a sample.
-        seed: Of the noise spans.
+        seed: For the noise spans.
 
     Raises:
         UserError: the tokenizer has too few sentinels, or the text holds no token.

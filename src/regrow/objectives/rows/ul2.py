@@ -32,7 +32,7 @@ class MixedDenoisers:
     Attributes:
         windows: Windows of text.
         special_tokens: The ids to write with.
-        seed: Of denoisers and noise spans.
+        seed: For denoisers and noise spans.
         mixture: The shares of the denoisers, and the samples at which they change.
         denoisers: By name, in the order of the shares in the mixture.
     """
@@ -118,7 +118,7 @@ def mix_denoisers(
     Args:
         config: Of the model, for the token that its decoder begins with.
         row_length: Upper bound on the text tokens in a sample.
-        seed: Of denoisers and noise spans.
+        seed: For denoisers and noise spans.
         weights: One for each denoiser; None draws all with the same probability.
 
     Raises:
