@@ -24,7 +24,7 @@ from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text
 
 _ROW_LENGTH = 512
 _SEED = 0
-"""Seed of the noise spans in held-out text. Fixed, so that all models are measured on the same spans."""
+"""Seed of the noise spans in held-out text; fixed, so that all models are measured alike."""
 
 Predicts = Literal["every token", "what is taken out"]
 """Which tokens a loss per token is over. Reports and ledgers hold these words."""

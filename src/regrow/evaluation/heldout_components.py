@@ -29,7 +29,7 @@ from regrow.objectives.rows.span_corruption import (
 )
 
 _SEED = 0
-"""Seed of the noise spans in held-out text. Fixed, so that all models are measured on the same spans."""
+"""Seed of the noise spans in held-out text; fixed, so that all models are measured alike."""
 
 
 @dataclass(frozen=True, eq=False)
