@@ -1,4 +1,4 @@
-"""Documents with a gap: nothing of them is lost, and marks say where everything was."""
+"""Documents with a gap: nothing of them is lost, and special tokens say where everything was."""
 
 from typing import Any
 
@@ -81,12 +81,12 @@ def test_no_space_comes_before_what_follows_a_cut() -> None:
         tokenizer_object=inner, eos_token="<eos>", unk_token="<unk>"
     )
     assert made.convert_ids_to_tokens(made("river")["input_ids"])[0].startswith("▁")
-    marks = set(made.convert_tokens_to_ids(list(NAMES)))
+    special = set(made.convert_tokens_to_ids(list(NAMES)))
     texts = sentences(60)
     found = [ids.tolist() for ids in reorder_documents(texts, made, 200, 0)]
     assert len(found) == len(texts)
     for text, ids in zip(texts, found, strict=True):
-        spelled = "".join(made.convert_ids_to_tokens([t for t in ids if t not in marks]))
+        spelled = "".join(made.convert_ids_to_tokens([t for t in ids if t not in special]))
         # One for each space, and that of the text itself.
         assert spelled.count("▁") == 1 + text.count(" ")
 
