@@ -29,7 +29,7 @@ from regrow.corpus.windows import Windows
 from regrow.objectives.dynamic_mixture import OPENBA_START
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, Denoiser, DenoisingTokens
-from regrow.objectives.rows.optimized_ul2 import OptimizedText, fixed_lengths
+from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
 from regrow.objectives.rows.ul2 import MixedDenoisers
 
 BATCH = 64
@@ -38,7 +38,7 @@ WINDOWS = 20_000
 SOURCE, TARGET = 570, 381
 """The lengths of the reference."""
 GOAL = Goal("value", ">=", 50.0)
-MARKS = DenoisingTokens(
+SPECIAL_TOKENS = DenoisingTokens(
     {"<R>": 101, "<S>": 102, "<X>": 103}, tuple(range(99, -1, -1)), eos=1, pad=0, start=0
 )
 Ids = NDArray[np.int64]
@@ -63,16 +63,16 @@ def corrupted_alone(
     starts = np.zeros(len(text), dtype=np.int64)
     starts[np.cumsum(lengths)[:-1]] = 1
     is_noise = np.cumsum(starts) % 2 == 1
-    source, target = [MARKS.prefixes[denoiser.prefix]], []
+    source, target = [SPECIAL_TOKENS.prefixes[denoiser.prefix]], []
     span, before = -1, False
     for token, taken_out in zip(text.tolist(), is_noise.tolist(), strict=True):
         if taken_out and not before:
             span += 1
-            source.append(MARKS.sentinels[span])
-            target.append(MARKS.sentinels[span])
+            source.append(SPECIAL_TOKENS.sentinels[span])
+            target.append(SPECIAL_TOKENS.sentinels[span])
         (target if taken_out else source).append(token)
         before = taken_out
-    return [*source, MARKS.eos], [*target, MARKS.eos]
+    return [*source, SPECIAL_TOKENS.eos], [*target, SPECIAL_TOKENS.eos]
 
 
 def one_by_one(
@@ -85,14 +85,14 @@ def one_by_one(
         random = np.random.default_rng(sample)
         denoiser = denoisers[random.integers(len(denoisers))]
         source, target = corrupted_alone(windows[row], denoiser, random)
-        ids = np.full(SOURCE, MARKS.pad)
+        ids = np.full(SOURCE, SPECIAL_TOKENS.pad)
         ids[: len(source)] = source
-        inputs, labels = np.full(TARGET, MARKS.pad), np.full(TARGET, NOT_PREDICTED)
-        inputs[: len(target)] = [MARKS.start, *target[:-1]]
+        inputs, labels = np.full(TARGET, SPECIAL_TOKENS.pad), np.full(TARGET, NOT_PREDICTED)
+        inputs[: len(target)] = [SPECIAL_TOKENS.start, *target[:-1]]
         labels[: len(target)] = target
         arrays: tuple[NDArray[np.int64], ...] = (ids, inputs, labels)
         if dense:
-            reads, writes = ids != MARKS.pad, labels != NOT_PREDICTED
+            reads, writes = ids != SPECIAL_TOKENS.pad, labels != NOT_PREDICTED
             causal = np.tril(np.ones((TARGET, TARGET), dtype=np.int64))
             arrays += (
                 (reads[:, None] * reads[None]).astype(np.int64),
@@ -146,7 +146,7 @@ def main() -> None:
 
     def measured(name: str, shares: list[float], goal: Goal | None = None) -> Result:
         say(name)
-        samples = MixedDenoisers(windows, MARKS, 0, MixtureHistory.constant(shares))
+        samples = MixedDenoisers(windows, SPECIAL_TOKENS, 0, MixtureHistory.constant(shares))
 
         def batch(rows: Ids, numbers: Ids) -> Batch:
             return samples.batch(rows, numbers)
@@ -164,7 +164,7 @@ def main() -> None:
     say("O-UL2")
     bounds = np.append(windows.starts, len(tokens))
     line = stream_of_tokens(tokens, bounds, 5, ended=False)
-    fixed = OptimizedText(line, fixed_lengths(100, 1_898), 1_898, MARKS, 0, "two rows")
+    fixed = OptimizedUL2Rows(line, fixed_lengths(100, 1_898), 1_898, SPECIAL_TOKENS, 0, "row pair")
     speed = tokens_per_second(
         fixed.batch, len(fixed), lambda rows: int(fixed.lengths(rows).sum()), 10, rounds
     )

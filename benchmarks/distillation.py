@@ -29,8 +29,8 @@ from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.distillation import Distilled
-from regrow.objectives.losses.objective import Objective
-from regrow.objectives.registry import make_task
+from regrow.objectives.losses.loss import Loss
+from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint
 from regrow.training.distill_settings import DistillSettings
@@ -104,15 +104,14 @@ class Trial:
     def recovered(self, distill: DistillSettings | None, seed: int) -> Outcome:
         model = load_model(self.student)
         settings = RecoverySettings(tokens=self.scale.tokens, micro_batch=2, distill=distill)
-        task, samples = make_task(
-            None, self.text, self.tokenizer, model.config, settings.row_length, seed
-        )
-        objective: Objective = task
+        data = TrainingData(self.text, self.tokenizer, model.config, settings.row_length, seed)
+        loss, samples = loss_and_rows(None, data)
+        objective: Loss = loss
         if distill is not None:
             teacher = load_teacher(
                 ModelDirectory(self.original), ModelDirectory(self.student), "auto", Processes()
             )
-            objective = Distilled(task, teacher, distill.weight, distill.temperature)
+            objective = Distilled(loss, teacher, distill.weight, distill.temperature)
         with tempfile.TemporaryDirectory(dir=self.work) as place:
             began = time.monotonic()
             learned = TrainingTask(samples, objective, seed)

@@ -25,7 +25,7 @@ from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch, Samples, data_order
 from regrow.corpus.text import read_documents
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.registry import make_task
+from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.training.efficiency.allocator import kept_memory
 from regrow.training.efficiency.attention import text_by_text
 from regrow.training.efficiency.micro_batches import passes
@@ -96,11 +96,9 @@ def main() -> None:
 def learned(
     contender: Contender, documents: list[str], tokenizer: Any, config: Any
 ) -> tuple[Any, Iterator[tuple[Batch, int]]]:
-    objective, samples = make_task(
-        contender.objective, documents, tokenizer, config, contender.longest, SEED,
-        shared_rows=contender.shared,
-    )  # fmt: skip
-    return objective, batches_of(samples, contender)
+    data = TrainingData(documents, tokenizer, config, contender.longest, SEED)
+    loss, samples = loss_and_rows(contender.objective, data, shared_rows=contender.shared)
+    return loss, batches_of(samples, contender)
 
 
 def batches_of(samples: Samples, contender: Contender) -> Iterator[tuple[Batch, int]]:

@@ -26,13 +26,13 @@ from regrow.objectives.dynamic_mixture import OPENBA_START
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
 from regrow.objectives.rows.examples import NO_TEXT
-from regrow.objectives.rows.optimized_ul2 import OptimizedText, fixed_lengths
+from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
 from regrow.objectives.rows.ul2 import MixedDenoisers
 from regrow.training.efficiency.micro_batches import passes
 
 STEP, PASS, LONGEST = 1_024, 8, 568
 SOURCE, TARGET = 570, 381
-MARKS = DenoisingTokens(
+SPECIAL_TOKENS = DenoisingTokens(
     {"<R>": 101, "<S>": 102, "<X>": 103}, tuple(range(99, -1, -1)), eos=1, pad=0, start=0
 )
 
@@ -85,7 +85,7 @@ def main() -> None:
         windows = windows_of(documents)
         for name, shares in mixtures.items():
             say(f"{name}, {text}")
-            samples = MixedDenoisers(windows, MARKS, 0, MixtureHistory.constant(shares))
+            samples = MixedDenoisers(windows, SPECIAL_TOKENS, 0, MixtureHistory.constant(shares))
             value, padded, ratio = filled(samples, steps)
             goal = Goal("value", ">=", 97.0)
             results += [
@@ -95,7 +95,9 @@ def main() -> None:
         say(f"O-UL2, {text}")
         bounds = np.append(0, np.cumsum(documents))
         line = stream_of_tokens(windows.tokens, bounds, 5, ended=False)
-        fixed = OptimizedText(line, fixed_lengths(100, 1_898), 1_898, MARKS, 0, "two rows")
+        fixed = OptimizedUL2Rows(
+            line, fixed_lengths(100, 1_898), 1_898, SPECIAL_TOKENS, 0, "row pair"
+        )
         value, _, _ = filled(fixed, steps)
         results.append(Result(f"O-UL2, {text}", value, "% full", goal=Goal("value", ">=", 99.5)))
     show(results, as_json=args.json)

@@ -24,7 +24,7 @@ from common import Result, parser, say, show, write_figure
 import regrow
 from regrow.common.progress import Progress
 from regrow.corpus.text import read_documents
-from regrow.evaluation.heldout_parts import heldout_denoisers
+from regrow.evaluation.heldout_components import heldout_denoisers
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.rows.denoisers import UL2, Denoiser
 from regrow.pipeline.ledger import read_entries

@@ -37,7 +37,7 @@ from regrow.corpus.samples import Batch, Samples, data_order
 from regrow.corpus.text import read_documents
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.causal import Causal
-from regrow.objectives.losses.objective import Objective
+from regrow.objectives.losses.loss import Loss
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import corrupt_text
 from regrow.training.loop import Hooks, StepReport, TrainingTask, train
@@ -131,7 +131,7 @@ def contend(kind: str, who: str, arguments: argparse.Namespace) -> Measured:
     _touch_everything()
     before = _resident()
     model = load_model(directory).to(device)
-    objective: Objective
+    objective: Loss
     samples: Samples
     if kind == "decoder":
         objective, samples = Causal(), pack(documents, tokenizer, LENGTH)
@@ -156,7 +156,7 @@ def contend(kind: str, who: str, arguments: argparse.Namespace) -> Measured:
 def _regrow(
     model: Any,
     samples: Samples,
-    objective: Objective,
+    objective: Loss,
     rows: np.ndarray[Any, Any],
     lengths: np.ndarray[Any, Any],
     precision: Any,
@@ -247,7 +247,7 @@ class _Rows(torch.utils.data.Dataset[Any]):
 def _peer(
     model: Any,
     samples: Samples,
-    objective: Objective,
+    objective: Loss,
     rows: np.ndarray[Any, Any],
     lengths: np.ndarray[Any, Any],
     precision: Any,

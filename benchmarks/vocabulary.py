@@ -113,9 +113,9 @@ def measured(directory: Path, texts: dict[str, list[str]]) -> dict[str, Cost]:
 
 def _continued(model: Any, tokenizer: Any, documents: Sequence[str]) -> Cost:
     """Each document's end, predicted from what comes before it."""
-    marks = denoising_tokens(tokenizer, model.config)
-    sentinel = marks.sentinels[0]
-    prefix = [marks.prefixes["<S>"]] if "<S>" in marks.prefixes else []
+    special_tokens = denoising_tokens(tokenizer, model.config)
+    sentinel = special_tokens.sentinels[0]
+    prefix = [special_tokens.prefixes["<S>"]] if "<S>" in special_tokens.prefixes else []
     objective = Seq2Seq()
     objective.check(model)
     model.eval()
@@ -127,11 +127,11 @@ def _continued(model: Any, tokenizer: Any, documents: Sequence[str]) -> Cost:
             tokenizer(part, add_special_tokens=False)["input_ids"]
             for part in (text[:split], text[split:])
         )
-        source = [*prefix, *read, sentinel, marks.eos]
+        source = [*prefix, *read, sentinel, special_tokens.eos]
         batch = {
             "input_ids": [source],
             "attention_mask": [[1] * len(source)],
-            "decoder_input_ids": [[marks.start, sentinel, *predicted]],
+            "decoder_input_ids": [[special_tokens.start, sentinel, *predicted]],
             "labels": [[NOT_PREDICTED, *predicted, NOT_PREDICTED]],
         }
         arrays = {name: torch.from_numpy(np.array(ids)) for name, ids in batch.items()}

@@ -362,6 +362,6 @@ def generate(
     model: Path | str, prompt: str, *, max_new_tokens: int = 128, progress: Progress = QUIET
 ) -> str:
     """What a model writes after a prompt, greedily."""
-    from regrow.evaluation.answer import generate_text
+    from regrow.evaluation.generation import generate_text
 
     return generate_text(_open(model, progress).path, prompt, max_new_tokens)

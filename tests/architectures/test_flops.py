@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from regrow.architectures import BLUEPRINTS, Blueprint, bind
-from regrow.architectures.flops import Sample, forward_flops, training_flops
+from regrow.architectures.flops import SampleShape, forward_flops, training_flops
 from regrow.checkpoint.vocabulary_blueprint import vocabulary_blueprint
 from regrow.models.networks import config_class, model_class
 from regrow.pipeline.published import OPENBA_V2
@@ -47,7 +47,7 @@ def counted(network: Any, encoder: bool, train: bool) -> int:
 def test_as_torch_counts(blueprint: Blueprint, number: int, train: bool) -> None:
     encoder = blueprint.is_encoder_decoder
     layout = tiny_layout(blueprint, number)
-    sample = Sample(text=DECODER, decoder=DECODER, encoder=ENCODER if encoder else 0)
+    sample = SampleShape(text=DECODER, decoder=DECODER, encoder=ENCODER if encoder else 0)
     wanted = counted(tiny_network(blueprint, number), encoder, train)
     if train:
         assert training_flops(layout, sample, tokens=10 * DECODER) == 10 * wanted
@@ -61,7 +61,7 @@ def test_as_torch_counts(blueprint: Blueprint, number: int, train: bool) -> None
 def test_without_a_blueprint_all_but_the_pairs_is_counted(blueprint: Blueprint) -> None:
     layout, tiny = tiny_layout(blueprint), blueprint.tiny[0]
     unknown = bind(vocabulary_blueprint(tiny, layout.shapes), tiny, layout.shapes)
-    sample = Sample(text=DECODER, decoder=DECODER)
+    sample = SampleShape(text=DECODER, decoder=DECODER)
     found, known = forward_flops(unknown, sample), forward_flops(layout, sample)
     assert (found.decoder, found.head, found.scores) == (known.decoder, known.head, 0)
 
@@ -72,8 +72,8 @@ def test_without_a_blueprint_all_but_the_pairs_is_counted(blueprint: Blueprint) 
 def test_only_keys_and_values_pass_at_the_encoder(blueprint: Blueprint) -> None:
     """A longer encoder input costs the decoder its keys, values and scores, and nothing else."""
     layout = tiny_layout(blueprint)
-    short = forward_flops(layout, Sample(9, decoder=5, encoder=7))
-    long = forward_flops(layout, Sample(9, decoder=5, encoder=14))
+    short = forward_flops(layout, SampleShape(9, decoder=5, encoder=7))
+    long = forward_flops(layout, SampleShape(9, decoder=5, encoder=14))
     assert long.decoder == short.decoder
     assert long.cross_keys_values == 2 * short.cross_keys_values > 0
     assert long.encoder == 2 * short.encoder

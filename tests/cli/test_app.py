@@ -166,7 +166,7 @@ WRONG = {
     "text of a kind": (["prune", "m", "o", "--ffn", "24", "--calibration", "m/config.json"],
                        "--calibration: m/config.json: unknown kind of text"),
     "vocabulary without text": (["prune", "m", "o", "--vocab-size", "300"],
-                                "vocab_size: token counts need a text"),
+                                "--vocab-size: token counts need a text"),
     "vocabulary too small": (["prune", "m", "o", "--vocab-size", "9", "--calibration",
                               "text.jsonl"], "vocabulary size 9 is too small: the least is 259"),
     "vocabulary without tokenizer": (["prune", "t5", "o", "--vocab-size", "30", "--calibration",

@@ -10,7 +10,7 @@ import torch
 
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
-from regrow.evaluation.answer import generate_text
+from regrow.evaluation.generation import generate_text
 from regrow.models.loading import load_config, load_model, load_tokenizer
 from tests.tiny import write_model, write_tiny
 

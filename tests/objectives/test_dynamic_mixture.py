@@ -16,7 +16,7 @@ from regrow.objectives.dynamic_mixture import (
     DynamicMixture,
     MixtureChange,
     RuleName,
-    raised,
+    with_floor,
 )
 
 NAMES = tuple(OPENBA_LOSSES)
@@ -220,7 +220,7 @@ def test_changes_are_kept_in_order() -> None:
 def test_raising_keeps_order_and_proportions(start: dict[str, float], least: float) -> None:
     total = math.fsum(start.values())
     shares = {name: share / total for name, share in start.items()}
-    found = raised(shares, least)
+    found = with_floor(shares, least)
     assert math.fsum(found.values()) == pytest.approx(1, abs=1e-12)
     assert min(found.values()) >= least
     above = [name for name in NAMES if found[name] > least]
@@ -230,7 +230,7 @@ def test_raising_keeps_order_and_proportions(start: dict[str, float], least: flo
     assert all(
         shares[name] * ratios[0] <= least * (1 + 1e-9) for name in NAMES if name not in above
     )
-    assert raised(found, least) == pytest.approx(found, rel=1e-9)
+    assert with_floor(found, least) == pytest.approx(found, rel=1e-9)
 
 
 @pytest.mark.parametrize(

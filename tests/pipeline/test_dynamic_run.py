@@ -17,7 +17,7 @@ import yaml
 import regrow
 from regrow.architectures.openba import OPENBA
 from regrow.common.errors import UserError
-from regrow.evaluation.heldout_parts import heldout_denoisers
+from regrow.evaluation.heldout_components import heldout_denoisers
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.rows.denoisers import UL2
 from regrow.pipeline.ledger import read_entries
@@ -85,8 +85,8 @@ def test_references_are_those_of_the_uncut_model(home: Path) -> None:
     original = Path(outputs(home / "run", "original")["directory"])
     model, tokenizer = load_model(original), load_tokenizer(original)
     texts = [*sentences(8, seed=1), *sentences(4, seed=2)]
-    parts = heldout_denoisers(texts, tokenizer, model.config, ROW, 200)
-    assert measured[KEY] == pytest.approx(parts.losses(model), rel=1e-6)
+    components = heldout_denoisers(texts, tokenizer, model.config, ROW, 200)
+    assert measured[KEY] == pytest.approx(components.losses(model), rel=1e-6)
     mixture = outputs(home / "run", "depth/recover")["mixtures"]["denoiser"]
     assert mixture["references"] == measured[KEY]
 

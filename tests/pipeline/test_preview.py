@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from regrow.architectures import Blueprint
-from regrow.architectures.flops import Sample, forward_flops, training_flops
+from regrow.architectures.flops import SampleShape, forward_flops, training_flops
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -69,7 +69,7 @@ def test_a_teacher_costs_a_forward_pass_of_its_own(tmp_path: Path) -> None:
         training, untaught = found.stages[1].training, plain[1].training
         assert training is not None
         assert untaught is not None
-        taught = forward_flops(teacher, Sample(64, decoder=64)).total * 1280 // 64
+        taught = forward_flops(teacher, SampleShape(64, decoder=64)).total * 1280 // 64
         assert training.taught == taught
         assert training.flops == untaught.flops + taught
         share = f"{taught / found.flops:.0%}"
@@ -88,11 +88,11 @@ def test_a_recovery_costs_by_the_model_that_it_trains(tmp_path: Path) -> None:
     layout = tiny_layout(LLAMA)
     assert first is not None
     assert third is not None
-    assert first.sample == Sample(text=64, decoder=64)
-    assert first.flops == training_flops(layout.resized({"layer": 3}), Sample(64, 64), 6400)
+    assert first.sample == SampleShape(text=64, decoder=64)
+    assert first.flops == training_flops(layout.resized({"layer": 3}), SampleShape(64, 64), 6400)
     assert second is None
     small = layout.resized({"layer": 2, "ffn": 10})
-    assert third.flops == training_flops(small, Sample(128, 128), 1280)
+    assert third.flops == training_flops(small, SampleShape(128, 128), 1280)
     assert found.flops == first.flops + third.flops
     assert first.reported is None
     titles = cost_rows(found)[0]
@@ -126,10 +126,10 @@ def test_an_encoder_decoder_computes_what_span_corruption_makes_of_a_row(tmp_pat
     found = previewed("  - {name: a, recover: {tokens: 5120, row_length: 512}}\n", directory)
     training = found.stages[0].training
     assert training is not None
-    marks = DenoisingTokens({}, sentinels=tuple(range(100)), eos=101, pad=102, start=103)
+    special_tokens = DenoisingTokens({}, sentinels=tuple(range(100)), eos=101, pad=102, start=103)
     windows = Windows(np.arange(200, 712, dtype=np.int32), np.zeros(1, dtype=np.int64), 512)
     rows = np.zeros(1, dtype=np.int64)
-    batch = CorruptedText(windows, SPAN_CORRUPTION, marks, 0).batch(rows, rows)
+    batch = CorruptedText(windows, SPAN_CORRUPTION, special_tokens, 0).batch(rows, rows)
     assert (1, training.sample.encoder) == batch["input_ids"].shape
     assert (1, training.sample.decoder) == batch["labels"].shape
     assert training.flops == training_flops(tiny_layout(T5), training.sample, 5120)
@@ -148,8 +148,8 @@ def test_the_sample_is_that_of_the_objective(tmp_path: Path) -> None:
     assert fixed is not None
     assert (mixed.objective, fixed.objective) == ("ul2", "o-ul2")
     # Noise of 77, 77, 128, 256, 256, 77 and 256 tokens; 26, 10, 1, 85, 32, 1 and 4 spans.
-    assert mixed.sample == Sample(text=512, encoder=512 - 161 + 23 + 1, decoder=161 + 23 + 1)
-    assert fixed.sample == Sample(text=1_858, encoder=952, decoder=951)
+    assert mixed.sample == SampleShape(text=512, encoder=512 - 161 + 23 + 1, decoder=161 + 23 + 1)
+    assert fixed.sample == SampleShape(text=1_858, encoder=952, decoder=951)
 
 
 def test_a_decoder_computes_source_and_target_in_one_row(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_decoder_computes_source_and_target_in_one_row(tmp_path: Path) -> None
     training = previewed(stages, directory).stages[0].training
     assert training is not None
     # 435 tokens that stay and 77 that go, with 26 sentinels each, and an end or a start.
-    assert training.sample == Sample(text=512, decoder=435 + 26 + 77 + 26 + 1)
+    assert training.sample == SampleShape(text=512, decoder=435 + 26 + 77 + 26 + 1)
 
 
 def test_an_objective_of_the_other_kind_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from regrow.architectures.t5gemma import T5GEMMA
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress
 from regrow.models.loading import load_tokenizer
-from regrow.objectives.rows.fill_in_the_middle import MARKS
-from regrow.objectives.special_tokens import SENTINELS
+from regrow.objectives.special_tokens import INFILLING_TOKENS, SENTINELS
 from regrow.pipeline.ledger import read_entries
 from tests.tiny import add_tokenizer, sentences, write_model, write_text, write_tiny
 
@@ -106,6 +105,6 @@ def test_a_decoder_learns_by_other_objectives(
     model = out / "stages/depth/model"
     known = load_tokenizer(model).get_vocab()
     assert len(known) == 320 + added
-    wanted = {103: [*SENTINELS, "<R>", "<S>", "<X>"], 3: [*MARKS[0]], 0: []}[added]
+    wanted = {103: [*SENTINELS, "<R>", "<S>", "<X>"], 3: [*INFILLING_TOKENS[0]], 0: []}[added]
     assert [known[name] for name in wanted] == list(range(320, 320 + added))
     assert json.loads((model / "config.json").read_text())["vocab_size"] == 320 + added

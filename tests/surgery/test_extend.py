@@ -21,7 +21,8 @@ from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.verify import verify_all
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.special_tokens import SENTINELS, lacking
+from regrow.objectives.registry import missing_tokens
+from regrow.objectives.special_tokens import SENTINELS
 from regrow.surgery.extend import extend, extended, grow
 from tests.surgery.carving import sharded
 from tests.tiny import add_tokenizer, sentences, write_tiny
@@ -181,11 +182,11 @@ def test_what_cannot_be_extended_is_left_alone(
 
 def test_what_each_objective_lacks() -> None:
     bare = {"a"}
-    assert lacking("causal", bare) == lacking("prefix-lm", bare) == ()
-    assert lacking("span-corruption", bare) == SENTINELS
-    assert lacking("ul2", bare) == (*SENTINELS, "<R>", "<S>", "<X>")
-    assert lacking("o-ul2", {"<extra_id_0>", "<S>"}) == ("<R>", "<X>")
-    assert lacking("span-corruption", {"<extra_id_0>"}) == ()
+    assert missing_tokens("causal", bare) == missing_tokens("prefix-lm", bare) == ()
+    assert missing_tokens("span-corruption", bare) == SENTINELS
+    assert missing_tokens("ul2", bare) == (*SENTINELS, "<R>", "<S>", "<X>")
+    assert missing_tokens("o-ul2", {"<extra_id_0>", "<S>"}) == ("<R>", "<X>")
+    assert missing_tokens("span-corruption", {"<extra_id_0>"}) == ()
 
 
 def test_padded_ids_that_get_a_token_are_no_longer_suppressed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def report(**changes: Any) -> StepReport:
         "step": 7, "steps": 9, "tokens": 7000, "loss": 4.0, "gradient_norm": 0.5,
         "learning_rate": 1e-3, "heldout": None, "steered": None, "seconds": 900.0,
         "skipped": None, "step_tokens": 1000, "step_seconds": 2.0, "mixture": None,
-        "parts": {},
+        "component_losses": {},
     }  # fmt: skip
     return StepReport(**values | changes)
 
@@ -34,7 +34,7 @@ def test_numbers_of_a_step() -> None:
 def test_what_is_measured_at_times() -> None:
     found = Meter(flops=1, device=CPU, devices=1).numbers(
         report(
-            parts={"domain/code": 3.0},
+            component_losses={"domain/code": 3.0},
             heldout=3.5,
             steered={"denoiser/S": 2.5},
             mixture={"denoiser/S": 0.25},

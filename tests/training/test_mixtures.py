@@ -12,10 +12,10 @@ from regrow.architectures.openba import OPENBA
 from regrow.corpus.samples import data_order
 from regrow.corpus.source_mixture import BLOCK
 from regrow.corpus.sources import Corpus, Source
-from regrow.evaluation.heldout_parts import heldout_texts
+from regrow.evaluation.heldout_components import heldout_texts
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.dynamic_mixture import OPENBA_LOSSES, OPENBA_START, RULES
-from regrow.objectives.registry import make_task
+from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.objectives.rows.denoisers import UL2
 from regrow.pipeline.recipe import Data
 from regrow.training.loop import TrainingResult
@@ -73,12 +73,11 @@ def steered(
 ) -> tuple[TrainingResult, DynamicMixtures, Any]:
     network, tokenizer = load_model(home / model), load_tokenizer(home / model)
     measured = measure_references(given, network, tokenizer, heldout(home), DOMAINS)
-    objective, samples = make_task(
-        given.objective, corpus(home), tokenizer, network.config, ROW, seed=4
-    )
+    data = TrainingData(corpus(home), tokenizer, network.config, ROW, seed=4)
+    loss, samples = loss_and_rows(given.objective, data)
     steering = open_mixtures(given, samples, tokenizer, network.config, heldout(home), measured)
     assert steering is not None
-    result = train_on(network, samples, objective, given, seed=1, directory=out, mixtures=steering)
+    result = train_on(network, samples, loss, given, seed=1, directory=out, mixtures=steering)
     return result, steering, samples
 
 
@@ -127,7 +126,7 @@ def test_a_decoder_mixes_denoisers_and_domains_too(home: Path, tmp_path: Path) -
     mixture = steering.mixtures["denoiser"].mixture
     assert samples.pairs.mixture.current == pytest.approx(tuple(mixture.shares.values()))
     assert result.mixtures["domain"]["history"][-1]["shares"]["snow"] > 0.9
-    assert steering.mixtures["denoiser"].heldout.objective.identity == f"prefix-lm {prefix}"
+    assert steering.mixtures["denoiser"].heldout.loss.identity == f"prefix-lm {prefix}"
 
 
 def test_a_domain_is_measured_as_any_held_out_text(home: Path) -> None:
@@ -137,8 +136,8 @@ def test_a_domain_is_measured_as_any_held_out_text(home: Path) -> None:
         found = measure_references(given, model, tokenizer, heldout(home), DOMAINS)
         texts = {n: [f"{n} {t} {n}" for t in sentences(30, seed=i)][25:]
                  for i, n in enumerate(DOMAINS)}  # fmt: skip
-        parts = heldout_texts(texts, tokenizer, model.config, ROW, 200)
-        assert found == {"domain": parts.losses(model)}
+        components = heldout_texts(texts, tokenizer, model.config, ROW, 200)
+        assert found == {"domain": components.losses(model)}
         assert len({round(loss, 2) for loss in found["domain"].values()}) > 1
         assert measure_references(settings(mixture_every=None), model, tokenizer, {}, ()) == {}
         with_both = settings(domains={"references": dict.fromkeys(DOMAINS, 1.0)})
@@ -147,7 +146,9 @@ def test_a_domain_is_measured_as_any_held_out_text(home: Path) -> None:
 
 def test_most_recoveries_have_nothing_to_follow(home: Path) -> None:
     model, tokenizer = load_model(home / "llama"), load_tokenizer(home / "llama")
-    _, samples = make_task(None, corpus(home), tokenizer, model.config, ROW, seed=4)
+    _, samples = loss_and_rows(
+        None, TrainingData(corpus(home), tokenizer, model.config, ROW, seed=4)
+    )
     given = settings(mixture_every=None)
     assert open_mixtures(given, samples, tokenizer, model.config, heldout(home), {}) is None
 

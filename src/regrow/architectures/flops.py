@@ -1,16 +1,18 @@
 """Floating-point operations of a model, from its labelled tensors.
 
-A matrix costs 2 * size for each position that passes through it, and attention 2 * width for each
-pair of positions in its scores and as much again in their weighted sum (the whole square, also
-under a causal mask). The keys and values of cross-attention are computed at the positions of the
-encoder. Where no blueprint says what attention is, its pairs are left out, and every matrix but the
-embedding is one that each position passes through: too much for a mixture of experts. An embedding
-is looked up and costs nothing; the head costs the same whether it is tied or not. Norms, biases,
-activations and softmax are left out: far less than 1% in any large model.
+- A matrix costs 2 * size operations for each position that is multiplied by it.
+- Attention costs 2 * width for each pair of positions in its scores, and as much again in the
+  weighted sum of values. All pairs are counted, also under a causal mask. The keys and values of
+  cross-attention are computed at the positions of the encoder.
+- The embedding is a lookup and costs nothing. The head costs the same whether it is tied or not.
+- Norms, biases, activations and softmax are left out: far less than 1% in any large model.
 
-The backward pass computes two products for each of the forward pass, so training costs three times
-the forward pass. Nothing is computed again (activation checkpointing adds to this).
-`docs/openba-v2.md` has the formula written out for OpenBA.
+For an architecture without a blueprint of its own, attention scores are left out, and every matrix
+except the embedding is counted at every position. For a mixture of experts this is too much.
+
+The backward pass computes two matrix products for each product of the forward pass, so training
+costs three times the forward pass. Activation checkpointing is not counted; it would add to this.
+`docs/openba-v2.md` writes the formula out for OpenBA.
 """
 
 import re
@@ -22,15 +24,18 @@ from regrow.architectures import LabelledTensor, Layout
 from regrow.architectures.schema import axis_kind
 
 _KEYS_AND_VALUES = re.compile(r"\.(k|v|kv|k_proj|v_proj)\.weight")
-"""What a cross-attention applies to the encoder's output; its queries come from the decoder."""
+"""Cross-attention multiplies the encoder's output by these; queries come from the decoder."""
 _TRAINING = 3
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample: tokens of source text in it, and positions in encoder and decoder.
+class SampleShape:
+    """How much text one training sample holds, and how many positions it fills.
 
-    `encoder`: 0 in a model with one stack, whose positions are `decoder`.
+    Attributes:
+        text: Tokens of text.
+        decoder: Positions in the decoder; in a decoder-only model, in its one stack.
+        encoder: Positions in the encoder; 0 in a decoder-only model.
     """
 
     text: int
@@ -40,7 +45,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one forward pass over one sample: matrices by where they stand, and attention scores."""
+    """Operations of one forward pass over one sample.
+
+    Attributes:
+        encoder: Matrices of the encoder's layers.
+        decoder: Matrices of the decoder's layers, except `cross_keys_values`.
+        cross_keys_values: Key and value projections of cross-attention.
+        scores: Attention scores and weighted sums of values, in all stacks.
+        head: The matrix that gives the logits.
+    """
 
     encoder: int
     decoder: int
@@ -53,10 +66,10 @@ class Flops:
         return self.encoder + self.decoder + self.cross_keys_values + self.scores + self.head
 
 
-def forward_flops(layout: Layout, sample: Sample) -> Flops:
+def forward_flops(layout: Layout, sample: SampleShape) -> Flops:
     """Operations of a forward pass over one sample.
 
-    `layout`: at its present sizes; `Layout.resized` gives those after a cut.
+    `layout`: its sizes are counted; `Layout.resized` gives a layout with the sizes after a cut.
     """
     costs = {"encoder": 0, "decoder": 0, "cross_keys_values": 0, "scores": 0}
     if layout.blueprint.vocabulary_only:
@@ -84,14 +97,17 @@ def forward_flops(layout: Layout, sample: Sample) -> Flops:
     return Flops(**costs, head=2 * _head_size(layout) * sample.decoder)
 
 
-def training_flops(layout: Layout, sample: Sample, tokens: int) -> int:
-    """Operations of training on `tokens` tokens of source text, cut into samples like this one."""
+def training_flops(layout: Layout, sample: SampleShape, tokens: int) -> int:
+    """Operations of training on `tokens` tokens of text, in samples of this shape."""
     return _TRAINING * forward_flops(layout, sample).total * tokens // sample.text
 
 
 def _matrices(layout: Layout) -> Iterator[LabelledTensor]:
-    """One tensor for each pattern of matrices inside the layers: lookups have no hidden, or no
-    head or ffn."""
+    """One tensor for each pattern of matrices inside the layers.
+
+    Such a matrix has a hidden dimension and a head or ffn dimension; embeddings and tables of
+    positions do not have both.
+    """
     for tensor in {tensor.pattern: tensor for tensor in layout.tensors.values()}.values():
         kinds = {axis_kind(name) for name in tensor.dims.names}
         if len(tensor.dims.dimensions) == 2 and "hidden" in kinds and kinds & _INNER:
@@ -106,7 +122,7 @@ def _heads(names: frozenset[str]) -> bool:
 
 
 def _head_size(layout: Layout) -> int:
-    """Of the matrix that gives the logits, tied or not."""
+    """Elements of the matrix that gives the logits, tied or not."""
     head, blueprint = layout.blueprint.head, layout.blueprint
     names = (head.weight, f"{head.weight}?", head.embedding)
     pattern = next(name for name in names if name in blueprint.tensors)

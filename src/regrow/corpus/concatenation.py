@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
-from regrow.corpus.samples import Batch, DataOrder, Order, Parts, Samples, parts_of, slots_of
+from regrow.corpus.samples import (
+    Batch,
+    Components,
+    DataOrder,
+    Order,
+    Samples,
+    components_of,
+    slots_of,
+)
 from regrow.corpus.source_mixture import MixedOrder, Shares
 from regrow.corpus.windows import TextWindows
 
@@ -49,15 +57,17 @@ class _Concatenated(Generic[T]):
         """The source of each of these rows, as its place among the names, [rows]."""
         return np.searchsorted(self._ends, rows, side="right")
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """The domain of each row, and the parts that the sources themselves have."""
-        found: dict[str, Parts] = {}
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        """The domain of each row, and the components that the sources themselves know."""
+        found: dict[str, Components] = {}
         for source, places, inside in self._by_source(rows):
-            for kind, part in parts_of(source, inside, samples[places]).items():
-                empty = Parts(part.names, np.zeros(len(rows), dtype=np.int64))
-                found.setdefault(kind, empty).of[places] = part.of
+            for kind, components in components_of(source, inside, samples[places]).items():
+                empty = Components(components.names, np.zeros(len(rows), dtype=np.int64))
+                found.setdefault(kind, empty).indices[places] = components.indices
         if self.domains:
-            found["domain"] = Parts(tuple(self.sources), self.sources_of(rows))
+            found["domain"] = Components(tuple(self.sources), self.sources_of(rows))
         return found
 
     @cached_property

@@ -63,32 +63,37 @@ class Slotted(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """Which of several parts each sample is of: denoisers, domains.
+class Components:
+    """Which component of a mixture each sample is from; the components are denoisers or domains.
 
     Attributes:
-        names: Of the parts.
-        of: The place among them, [samples]; where a sample is several examples, of each, [samples *
-            examples].
+        names: The names of the components.
+        indices: The index of each sample's component in `names`, [samples]. Where a sample holds
+            several examples, there is one index for each example, [samples * examples].
     """
 
     names: tuple[str, ...]
-    of: NDArray[np.int64]
+    indices: NDArray[np.int64]
 
 
 @runtime_checkable
-class Parted(Protocol):
-    """Rows whose losses can be told apart by what they are of."""
+class HasComponents(Protocol):
+    """Rows drawn from a mixture, so that their losses can be reported by component."""
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """By what they are parts of: `denoiser`, `domain`."""
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        """The component of each sample, for each kind of mixture: `denoiser`, `domain`."""
 
 
-def parts_of(
+def components_of(
     rows_of_text: object, rows: NDArray[np.int64], samples: NDArray[np.int64]
-) -> dict[str, Parts]:
-    """What these rows are of as the samples of these numbers; nothing where that is not known."""
-    return rows_of_text.parts(rows, samples) if isinstance(rows_of_text, Parted) else {}
+) -> dict[str, Components]:
+    """The components of these rows, read as samples with these numbers, by kind of mixture.
+
+    Empty if the rows are not drawn from a mixture.
+    """
+    return rows_of_text.components(rows, samples) if isinstance(rows_of_text, HasComponents) else {}
 
 
 def slots_of(

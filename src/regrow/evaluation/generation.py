@@ -1,17 +1,20 @@
-"""What a model writes, and how fast."""
+"""Text generation and its speed."""
 
 import copy
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
+from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.rows.span_corruption import decoder_start
 
 _CONTINUE, _SENTINEL = "<S>", "<extra_id_0>"
-"""How UL2 asks for what follows a text, and where it stands."""
+"""UL2's mode token for continuing a text, and the sentinel after which the continuation stands."""
 
 
 def generate(
@@ -22,17 +25,18 @@ def generate(
     *,
     chat: bool | None = None,
 ) -> str:
-    """The model's greedy continuation of a prompt, or its answer, without the prompt.
+    """A model's greedy continuation of a prompt, or its answer in a chat; without the prompt.
 
-    An encoder-decoder whose tokenizer has UL2's `<S>` reads `<S> prompt <extra_id_0>` and writes
-    what follows `<extra_id_0>` (OpenBA-V2 report, evaluation); others read the prompt as it is.
+    An encoder-decoder whose tokenizer has UL2's `<S>` reads `<S> prompt <extra_id_0>`, and its
+    decoder continues after `<extra_id_0>` (OpenBA-V2 report, evaluation). All others read the
+    prompt as it is.
 
     Args:
-        chat: Put the prompt as a user's turn in the tokenizer's chat template. None does so when
-            there is a template.
+        chat: Whether to put the prompt as a user's turn into the tokenizer's chat template. None
+            does so if there is a template.
 
     Raises:
-        UserError: ``chat`` without a template, or a prompt without a token.
+        UserError: ``chat`` is True and there is no template, or the prompt has no token.
     """
     inputs = _inputs(model, tokenizer, prompt, chat)
     new = _greedy(model, tokenizer, inputs, max_new_tokens)
@@ -40,20 +44,33 @@ def generate(
     return text
 
 
+def generate_text(directory: Path, prompt: str, max_new_tokens: int) -> str:
+    """`generate` with the model of a directory, loaded by transformers.
+
+    Raises UserError if the prompt is empty, or transformers cannot load the model or the tokenizer.
+    """
+    if not prompt:
+        raise UserError("the prompt holds no token; give some text")
+    open_checkpoint(directory)
+    tokenizer = load_tokenizer(directory)
+    model = load_model(directory, dtype="auto")
+    return generate(model, tokenizer, prompt, max_new_tokens)
+
+
 def generation_speed(
     model: nn.Module, tokenizer: Any, prompt: str, *, new_tokens: int = 64, repeats: int = 3
 ) -> float:
-    """New tokens a second for one greedy sequence, prompt included; the best of some repeats.
+    """New tokens per second of one greedy sequence, with the time to read the prompt.
 
-    One more run goes before to warm up. End tokens are suppressed, so exactly ``new_tokens`` are
-    written each time.
+    The fastest of some repeats, after one run to warm up. End tokens are suppressed, so that each
+    run writes exactly ``new_tokens`` tokens.
     """
     inputs = _inputs(model, tokenizer, prompt, chat=None)
     seconds = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
         new = _greedy(model, tokenizer, inputs, new_tokens, exactly=True)
-        # Reading the tokens waits for the device.
+        # `tolist` waits for the device.
         written = len(new.tolist())
         seconds.append((time.perf_counter() - began) / written)
     return 1 / min(seconds[1:])
@@ -99,7 +116,7 @@ def _greedy(
     *,
     exactly: bool = False,
 ) -> torch.Tensor:
-    """The new token ids, [tokens]. Suppressed ids and end tokens are the model's own."""
+    """The new token ids, [tokens], with the model's own suppressed ids and end tokens."""
     config = copy.deepcopy(model.generation_config)
     config.do_sample = False
     config.num_beams = 1
@@ -110,7 +127,7 @@ def _greedy(
     if config.eos_token_id is None:
         config.eos_token_id = tokenizer.eos_token_id
     if config.pad_token_id is None:
-        # One sequence is never filled up, but transformers wants to know with what.
+        # One sequence is never padded, but transformers requires a pad token.
         end = config.eos_token_id
         config.pad_token_id = end[0] if isinstance(end, list) else end
     was_training = model.training

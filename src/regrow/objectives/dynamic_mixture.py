@@ -1,9 +1,10 @@
-"""Shares of denoisers, or of sources of text, that follow what a cut has cost each of them.
+"""Mixtures of denoisers, or of sources of text, whose shares follow held-out losses.
 
-At times the loss of each part is measured on text held out, and set against a reference, mostly the
-loss of the uncut model. What lies further behind is drawn more often. Dynamic-UL2 does so with
-denoisers (OpenBA-V2 report, algorithm 1), Sheared LLaMA with sources (Xia et al. 2023, section
-2.2). One rule serves both, each with a distribution of its own.
+From time to time the loss of each component is measured on held-out text and compared with a
+reference, mostly the loss of the uncut model. The further a component is above its reference, the
+more often it is drawn. Dynamic-UL2 does this with denoisers (OpenBA-V2 report, algorithm 1), and
+Sheared LLaMA with sources of text (Xia et al. 2023, section 2.2). The rule is the same for both;
+each has its own shares.
 """
 
 import math
@@ -15,27 +16,27 @@ from typing import Any, Literal, Self
 RuleName = Literal["stable", "paper", "code"]
 
 Numbers = Mapping[str, float]
-"""A number for each part, by name."""
+"""A number for each component, by name."""
 
 
 @dataclass(frozen=True)
 class MixtureRule:
-    """How shares p follow gaps d between losses and their references.
+    """How the shares p follow the gaps d, where a gap is a loss minus its reference.
 
-    With s the shares at the start::
+    With s the shares at the start, one update is::
 
         log p  <-  (1 - pull) * log p + pull * log s + rate * d    then normalised,
 
-    and then every share is at least ``least`` of an even one.
+    and then every share is raised to at least ``least / components``.
 
     Attributes:
-        rate: eta; what a gap of one nat adds to the logarithm of a share in one update.
-        pull: The way back to the start that is gone in each update, from 0 to 1.
-        least: c; the part of an even share that every part keeps.
-        clipped: Whether a part that is better than its reference counts as one that equals it.
-        blended: Whether shares are kept from vanishing by blending in even ones, ``(1 - c) * p +
-            c / parts``, which moves all of them each time; or else by raising those that are too
-            small at the cost of the others in proportion, which moves nothing where none is.
+        rate: eta; how much a gap of one nat adds to the logarithm of a share in one update.
+        pull: How far each update moves the logarithms back to those at the start, from 0 to 1.
+        least: c; the smallest share, as a fraction of an even share.
+        clipped: Whether gaps below 0 count as 0.
+        blended: How the smallest share is kept. True blends in even shares, ``(1 - c) * p +
+            c / components``, which changes all shares in every update. False raises only the
+            shares that are too small, and scales the others down in proportion.
     """
 
     rate: float
@@ -49,7 +50,7 @@ class MixtureRule:
             raise ValueError(f"no rule: {self}")
 
     def shares(self, before: Numbers, start: Numbers, gaps: Numbers) -> dict[str, float]:
-        """The shares after one update; they sum to 1. `before` and `start` are above 0."""
+        """The shares after one update; they sum to 1. `before` and `start` must be above 0."""
         logs = {
             name: (1 - self.pull) * math.log(before[name])
             + self.pull * math.log(start[name])
@@ -61,7 +62,7 @@ class MixtureRule:
         if self.blended:
             even = self.least / len(raw)
             return {name: (1 - self.least) * share + even for name, share in raw.items()}
-        return raised(raw, self.least / len(raw))
+        return with_floor(raw, self.least / len(raw))
 
 
 RULES: Mapping[RuleName, MixtureRule] = {
@@ -69,38 +70,41 @@ RULES: Mapping[RuleName, MixtureRule] = {
     "paper": MixtureRule(rate=1.0, pull=0.0, least=1e-4, clipped=True, blended=True),
     "code": MixtureRule(rate=1.0, pull=0.0, least=1e-4, clipped=False, blended=True),
 }
-"""`paper` is algorithm 1 with the constants of the code that was released with it; `code` is that
-code, in which gaps below 0 count too. Both add up gaps without end: those that stay at 0.1 to 0.3
-nats put half of all on one of seven denoisers in 20 updates.
+"""The rules by name.
 
-`stable` cannot run away. Its logarithms of shares are running means of ``log s + 3 * d`` over some
-five updates: the same gaps for ever lead to shares that go as ``s * exp(3 * d)``, a single bad
-measurement is forgotten, and without gaps the shares return to those of the start. None falls below
-14% of an even share, which is 2% with seven parts, and one that lay there rises again at once,
-since what is remembered is the share itself. As gaps are clipped, one part that is better than its
-reference does not lend its share to those that are as good as theirs.
+`paper` is algorithm 1 with the constants of the code that was released with it. `code` is that
+code, in which gaps below 0 count too. Both add up gaps without bound: if gaps stay at 0.1 to 0.3
+nats, one of seven denoisers has half of all samples after 20 updates.
+
+`stable` is bounded. The logarithms of its shares are running means of ``log s + 3 * d`` over about
+five updates. If the gaps stay the same, the shares converge to ``s * exp(3 * d)``, normalised. A
+single bad measurement is forgotten, and without gaps the shares return to those at the start. No
+share falls below 14% of an even share, which is 2% with seven components. A share at this bound can
+rise in the next update, because the rule has no other memory than the shares. Gaps are clipped, so
+a component that is better than its reference does not lose share to components that only equal
+theirs.
 """
 
 OPENBA_START: Numbers = {
     "R1": 0.02, "R2": 0.02, "S": 0.8, "X1": 0.1, "X2": 0.02, "X3": 0.02, "X4": 0.02,
 }  # fmt: skip
-"""Shares of UL2's denoisers with which the released code begins."""
+"""The shares of UL2's denoisers at the start of training in the released code."""
 
 OPENBA_LOSSES: Numbers = {
     "R1": 1.154, "R2": 1.594, "S": 2.106, "X1": 1.298, "X2": 1.723, "X3": 2.151, "X4": 2.151,
 }  # fmt: skip
-"""Reference losses there, in nats per token: of OpenBA 15B on its own text held out."""
+"""The reference losses in the released code, in nats per token: OpenBA 15B on its held-out text."""
 
 
 @dataclass(frozen=True)
 class MixtureChange:
-    """One update.
+    """One update of the shares.
 
     Attributes:
-        sample: The first sample of the training that is drawn by these shares.
-        tokens: Text tokens trained on before it.
-        losses: As measured, in nats per token, by part.
-        shares: By part; they sum to 1.
+        sample: The number of the first sample that is drawn with these shares.
+        tokens: Text tokens trained on before this update.
+        losses: The measured losses by component, in nats per token.
+        shares: By component; they sum to 1.
     """
 
     sample: int
@@ -111,14 +115,14 @@ class MixtureChange:
 
 @dataclass(frozen=True)
 class DynamicMixture:
-    """Shares over the samples of a training. Nothing but its history changes, so that resumes it.
+    """The shares of a mixture during a training. A training resumes from its history.
 
     Attributes:
         rule: How shares follow losses.
-        start: Weights of the first samples, by part, above 0. Their shares are in proportion, but
-            for what the rule leaves each part at least.
-        references: Losses to get back to, in nats per token, by part.
-        history: In order.
+        start: Weights of the components for the first samples, above 0. Shares are in proportion to
+            the weights, unless they would be below the rule's smallest share.
+        references: Losses to get back to, by component, in nats per token.
+        history: All updates, in order.
     """
 
     rule: MixtureRule
@@ -142,19 +146,20 @@ class DynamicMixture:
 
     @cached_property
     def first_shares(self) -> dict[str, float]:
-        """Of the first samples, by part."""
+        """The shares of the first samples, by component."""
         shares = _normalised(self.start)
-        return shares if self.rule.blended else raised(shares, self.rule.least / len(shares))
+        return shares if self.rule.blended else with_floor(shares, self.rule.least / len(shares))
 
     @property
     def shares(self) -> dict[str, float]:
-        """The latest, by part."""
+        """The current shares, by component."""
         return dict(self.history[-1].shares if self.history else self.first_shares)
 
     def updated(self, losses: Numbers, *, sample: int, tokens: int) -> Self:
-        """The same after a measurement; its shares hold from `sample` on.
+        """The mixture after a measurement, with new shares from `sample` on.
 
-        Where a loss is not finite nothing is known, and the shares stay.
+        If a loss is not finite, the shares stay the same.
+        Raises ValueError if a loss is missing, or if `sample` lies before the last update.
         """
         if losses.keys() != self.references.keys():
             raise ValueError(
@@ -169,22 +174,22 @@ class DynamicMixture:
         return self._with(MixtureChange(sample, tokens, dict(losses), shares))
 
     def as_json(self) -> list[dict[str, Any]]:
-        """The history, to be kept in a checkpoint."""
+        """The history as JSON, for a checkpoint."""
         return [asdict(change) for change in self.history]
 
     def resumed(self, history: Iterable[Mapping[str, Any]]) -> Self:
-        """The same where `as_json` was written."""
+        """The mixture with a history that `as_json` gave."""
         return replace(self, history=tuple(MixtureChange(**change) for change in history))
 
     def _with(self, change: MixtureChange) -> Self:
         return replace(self, history=(*self.history, change))
 
 
-def raised(shares: Numbers, floor: float) -> dict[str, float]:
-    """The distribution nearest to `shares` in which each has at least `floor`.
+def with_floor(shares: Numbers, floor: float) -> dict[str, float]:
+    """The distribution closest to `shares` in which each share is at least `floor`.
 
-    Nearest by the Kullback-Leibler divergence from it: those above the floor keep their
-    proportions. `shares` sum to 1, and `floor` is at most an even one.
+    Closest by Kullback-Leibler divergence: shares above the floor keep their proportions. `shares`
+    must sum to 1, and `floor` must be at most an even share.
     """
     low: set[str] = set()
     while True:
@@ -197,6 +202,6 @@ def raised(shares: Numbers, floor: float) -> dict[str, float]:
 
 
 def _normalised(shares: Numbers) -> dict[str, float]:
-    # In an exact sum the order of the parts does not matter.
+    # `fsum` is exact, so the order of the components does not matter.
     total = math.fsum(shares.values())
     return {name: share / total for name, share in shares.items()}

@@ -1,194 +1,354 @@
-"""From the name of an objective to what is learned, and the rows that it is learned from."""
+"""All training objectives by name. An objective is one entry of `OBJECTIVES`.
 
-from collections.abc import Callable, Iterable
+To add an objective, write its rows (`regrow.objectives.rows`) or its loss
+(`regrow.objectives.losses`) and add an entry here. Settings, checks, costs and training take all
+they need to know from the entry.
+
+Importing this module imports neither PyTorch nor NumPy, so that a recipe can be read without them.
+The functions of the entries import what they need when they are called.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from regrow.corpus.packing import pack_tokens, start_and_end
-from regrow.corpus.samples import Samples
-from regrow.corpus.sources import Texts, packed, rows_of
-from regrow.corpus.token_store import TokenStore
-from regrow.objectives.losses.causal import Causal
-from regrow.objectives.losses.objective import PredictsTokens
-from regrow.objectives.losses.prefix_lm import Prefix, PrefixLM
-from regrow.objectives.losses.seq2seq import Seq2Seq
-from regrow.objectives.names import objective_name
-from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, UL2
-from regrow.objectives.rows.fill_in_the_middle import infilling_tokens, reordered
-from regrow.objectives.rows.optimized_ul2 import Form, fixed_lengths, join_text
-from regrow.objectives.rows.shared_rows import share_rows
-from regrow.objectives.rows.single_row import PairedRows, SplitRows
-from regrow.objectives.rows.span_corruption import (
-    CorruptedText,
-    check_sentinels,
-    corrupt_text,
-    denoising_tokens,
+from regrow.common.errors import UserError
+from regrow.objectives.special_tokens import (
+    missing_infilling_tokens,
+    missing_prefixes,
+    missing_sentinels,
 )
-from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
+
+if TYPE_CHECKING:
+    from regrow.architectures.flops import SampleShape
+    from regrow.corpus.samples import Samples
+    from regrow.corpus.sources import Texts
+    from regrow.objectives.losses.loss import TokenLoss
+    from regrow.objectives.losses.prefix_lm import PrefixAttention
+    from regrow.objectives.rows.optimized_ul2 import RowLayout
+    from regrow.objectives.rows.span_corruption import CorruptedText
+    from regrow.objectives.rows.ul2 import MixedDenoisers
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """One objective for one kind of model.
+class TrainingData:
+    """The text of a training, and how it is turned into rows.
 
     Attributes:
-        make: (documents, tokenizer, config, row length, seed) -> what is learned, and its rows;
-            of a decoder, (..., prefix), of an encoder-decoder, (..., shared rows).
-        least: (tokenizer, config, row length) -> tokens of text that it needs at least. Raises
-            UserError where the tokenizer, or the length, does not do.
+        texts: Documents, token stores, or a mixture of sources.
+        tokenizer: The model's tokenizer.
+        config: The model's config, which names the token that a decoder begins with.
+        row_length: Upper bound on the text tokens in a row.
+        seed: Decides all random choices for a sample.
     """
 
-    make: Callable[..., tuple[PredictsTokens, Samples]]
-    least: Callable[[Any, Any, int], int]
+    texts: "Texts"
+    tokenizer: Any
+    config: Any
+    row_length: int
+    seed: int
 
 
-def _causal_least(tokenizer: Any, config: Any, row_length: int) -> int:
+LossAndRows = tuple["TokenLoss", "Samples"]
+"""What is minimised, and the rows that it is computed on."""
+ForDecoder = Callable[[TrainingData, "PrefixAttention"], LossAndRows]
+"""(data, attention within the prefix of a row) -> loss and rows."""
+ForEncoderDecoder = Callable[[TrainingData, bool], LossAndRows]
+"""(data, whether several examples share a row) -> loss and rows."""
+Pairs = Callable[[TrainingData], "CorruptedText | MixedDenoisers"]
+"""data -> samples that are a source and a target each."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a model can be trained to predict.
+
+    Attributes:
+        mean_sample: Row length -> shape of the mean sample, from which training costs are
+            computed. For a source and a target, it is their shape in an encoder-decoder.
+        minimum_tokens: (tokenizer, config, row length) -> the fewest tokens of text that are enough
+            to train on. Raises UserError if the tokenizer or the row length does not fit.
+        for_decoder: Loss and rows for a decoder-only model; None if it cannot learn this.
+        for_encoder_decoder: The same for an encoder-decoder.
+        missing_tokens: One function for each kind of special token that examples are written with.
+            It gives the tokens of this kind that have to be added to a vocabulary.
+    """
+
+    mean_sample: "Callable[[int], SampleShape]"
+    minimum_tokens: Callable[[Any, Any, int], int]
+    for_decoder: ForDecoder | None = None
+    for_encoder_decoder: ForEncoderDecoder | None = None
+    missing_tokens: tuple[Callable[[Collection[str]], tuple[str, ...]], ...] = ()
+
+
+# Next-token prediction, with or without a prefix
+
+
+def _text_alone(row_length: int) -> "SampleShape":
+    from regrow.architectures.flops import SampleShape
+
+    return SampleShape(row_length, decoder=row_length)
+
+
+def _one_row(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.corpus.packing import start_and_end
+
     start_and_end(tokenizer)
     return row_length
 
 
-def _span_corruption_least(tokenizer: Any, config: Any, row_length: int) -> int:
-    check_sentinels(denoising_tokens(tokenizer, config), row_length, SPAN_CORRUPTION)
-    return 1
+def _one_infilling_row(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.objectives.rows.fill_in_the_middle import infilling_tokens
 
-
-def _ul2_least(tokenizer: Any, config: Any, row_length: int) -> int:
-    marks = denoising_tokens(tokenizer, config)
-    for denoiser in UL2.values():
-        check_sentinels(marks, row_length, denoiser)
-    return 1
-
-
-def _optimized_least(tokenizer: Any, config: Any, row_length: int) -> int:
-    marks = denoising_tokens(tokenizer, config)
-    return fixed_lengths(len(marks.sentinels), row_length).split_text
-
-
-def _infilling_least(tokenizer: Any, config: Any, row_length: int) -> int:
     infilling_tokens(tokenizer)
-    return _causal_least(tokenizer, config, row_length)
+    return _one_row(tokenizer, config, row_length)
 
 
-def _make_causal(
-    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-) -> tuple[PredictsTokens, Samples]:
-    return Causal(), packed(texts, tokenizer, row_length)
+def _causal(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+    from regrow.corpus.sources import packed
+    from regrow.objectives.losses.causal import Causal
+
+    return Causal(), packed(data.texts, data.tokenizer, data.row_length)
 
 
-def _make_split(
-    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-) -> tuple[PredictsTokens, Samples]:
-    return PrefixLM(prefix), SplitRows(packed(texts, tokenizer, row_length), seed)
+def _prefix_lm(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+    from regrow.corpus.sources import packed
+    from regrow.objectives.losses.prefix_lm import PrefixLM
+    from regrow.objectives.rows.single_row import PrefixRows
+
+    rows = packed(data.texts, data.tokenizer, data.row_length)
+    return PrefixLM(prefix), PrefixRows(rows, data.seed)
 
 
-def _make_infilling(
-    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-) -> tuple[PredictsTokens, Samples]:
-    def of_text(documents: Iterable[str]) -> Samples:
-        return pack_tokens(reordered(documents, tokenizer, row_length, seed), tokenizer, row_length)
+def _fill_in_the_middle(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+    from regrow.objectives.losses.causal import Causal
+    from regrow.objectives.rows.fill_in_the_middle import infilling_rows
 
-    def of_store(store: TokenStore) -> Samples:
-        return of_text(
-            tokenizer.decode(store.text(number).tolist(), clean_up_tokenization_spaces=False)
-            for number in range(len(store))
-        )
-
-    return Causal(), rows_of(texts, tokenizer, of_text, of_store)
+    return Causal(), infilling_rows(data.texts, data.tokenizer, data.row_length, data.seed)
 
 
-def _in_one_row(
-    pair: Callable[..., Samples],
-) -> Callable[[Texts, Any, Any, int, int, Prefix], tuple[PredictsTokens, Samples]]:
-    def make(
-        texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-    ) -> tuple[PredictsTokens, Samples]:
-        pairs = pair(texts, tokenizer, config, row_length, seed)
-        marks = denoising_tokens(tokenizer, config)
-        return PrefixLM(prefix), PairedRows(pairs, marks.start, marks.pad)
+# Denoising: pairs of a source and a target
+
+
+def _span_corruption(data: TrainingData) -> "CorruptedText":
+    from regrow.objectives.rows.span_corruption import corrupt_text
+
+    return corrupt_text(data.texts, data.tokenizer, data.config, data.row_length, data.seed)
+
+
+def _span_corruption_sample(row_length: int) -> "SampleShape":
+    from regrow.objectives.rows.denoisers import SPAN_CORRUPTION
+    from regrow.objectives.rows.span_corruption import mean_sample
+
+    return mean_sample(row_length, [SPAN_CORRUPTION])
+
+
+def _span_corruption_minimum(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.objectives.rows.span_corruption import check_sentinels, denoising_tokens
+
+    check_sentinels(denoising_tokens(tokenizer, config), row_length)
+    return 1
+
+
+def _ul2(data: TrainingData) -> "MixedDenoisers":
+    from regrow.objectives.rows.ul2 import mix_denoisers
+
+    return mix_denoisers(data.texts, data.tokenizer, data.config, data.row_length, data.seed)
+
+
+def _ul2_sample(row_length: int) -> "SampleShape":
+    from regrow.objectives.rows.denoisers import UL2
+    from regrow.objectives.rows.span_corruption import mean_sample
+
+    return mean_sample(row_length, UL2.values())
+
+
+def _ul2_minimum(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.objectives.rows.span_corruption import denoising_tokens
+    from regrow.objectives.rows.ul2 import check_ul2_sentinels
+
+    check_ul2_sentinels(denoising_tokens(tokenizer, config), row_length)
+    return 1
+
+
+def _pairs_for_decoder(pairs: Pairs) -> ForDecoder:
+    """Each source and its target one after the other in one row."""
+
+    def make(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+        from regrow.objectives.losses.prefix_lm import PrefixLM
+        from regrow.objectives.rows.single_row import ConcatenatedPairs
+        from regrow.objectives.rows.span_corruption import denoising_tokens
+
+        rows = pairs(data)
+        tokens = denoising_tokens(data.tokenizer, data.config)
+        return PrefixLM(prefix), ConcatenatedPairs(rows, tokens.start, tokens.pad)
 
     return make
 
 
-def _in_two_rows(
-    pair: Callable[..., CorruptedText | MixedDenoisers],
-) -> Callable[[Texts, Any, Any, int, int, bool], tuple[PredictsTokens, Samples]]:
-    def make(
-        texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, shared: bool
-    ) -> tuple[PredictsTokens, Samples]:
-        pairs = pair(texts, tokenizer, config, row_length, seed)
-        if not shared:
-            return Seq2Seq(), pairs
-        hidden = getattr(config, "decoder", config).hidden_size
-        return Seq2Seq(shared_rows=True), share_rows(pairs, pairs.windows.text_tokens, seed, hidden)
+def _pairs_for_encoder_decoder(pairs: Pairs) -> ForEncoderDecoder:
+    """Sources in the encoder's rows, and targets in the decoder's."""
+
+    def make(data: TrainingData, shared_rows: bool) -> LossAndRows:
+        from regrow.objectives.losses.seq2seq import Seq2Seq
+        from regrow.objectives.rows.shared_rows import make_shared_rows
+
+        rows = pairs(data)
+        if not shared_rows:
+            return Seq2Seq(), rows
+        hidden = getattr(data.config, "decoder", data.config).hidden_size
+        shared = make_shared_rows(rows, rows.windows.text_tokens, data.seed, hidden)
+        return Seq2Seq(shared_rows=True), shared
 
     return make
 
 
-def _make_optimized(
-    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, shared: bool
-) -> tuple[PredictsTokens, Samples]:
-    form: Form = "two rows" if shared else "across"
-    samples = join_text(texts, tokenizer, config, row_length, seed, form)
-    return Seq2Seq(shared_rows=shared), samples
+# Optimized-UL2
 
 
-def _make_optimized_row(
-    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, prefix: Prefix
-) -> tuple[PredictsTokens, Samples]:
-    return PrefixLM(prefix), join_text(texts, tokenizer, config, row_length, seed, "one row")
+def _optimized_sample(row_length: int) -> "SampleShape":
+    from regrow.objectives.rows.optimized_ul2 import mean_sample
+
+    return mean_sample(row_length)
 
 
-_DECODER = {
-    "causal": _Kind(_make_causal, _causal_least),
-    "prefix-lm": _Kind(_make_split, _causal_least),
-    "fill-in-the-middle": _Kind(_make_infilling, _infilling_least),
-    "span-corruption": _Kind(_in_one_row(corrupt_text), _span_corruption_least),
-    "ul2": _Kind(_in_one_row(mix_denoisers), _ul2_least),
-    # What makes it dynamic is the steering of its training.
-    "d-ul2": _Kind(_in_one_row(mix_denoisers), _ul2_least),
-    "o-ul2": _Kind(_make_optimized_row, _optimized_least),
+def _optimized_minimum(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.objectives.rows.optimized_ul2 import fixed_lengths
+    from regrow.objectives.rows.span_corruption import denoising_tokens
+
+    tokens = denoising_tokens(tokenizer, config)
+    return fixed_lengths(len(tokens.sentinels), row_length).split_text
+
+
+def _optimized_rows(data: TrainingData, layout: "RowLayout") -> "Samples":
+    from regrow.objectives.rows.optimized_ul2 import optimized_ul2_rows
+
+    return optimized_ul2_rows(
+        data.texts, data.tokenizer, data.config, data.row_length, data.seed, layout
+    )
+
+
+def _optimized_for_decoder(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+    from regrow.objectives.losses.prefix_lm import PrefixLM
+
+    return PrefixLM(prefix), _optimized_rows(data, "single row")
+
+
+def _optimized_for_encoder_decoder(data: TrainingData, shared_rows: bool) -> LossAndRows:
+    from regrow.objectives.losses.seq2seq import Seq2Seq
+
+    layout: RowLayout = "row pair" if shared_rows else "across documents"
+    return Seq2Seq(shared_rows=shared_rows), _optimized_rows(data, layout)
+
+
+_UL2 = Objective(
+    mean_sample=_ul2_sample,
+    minimum_tokens=_ul2_minimum,
+    for_decoder=_pairs_for_decoder(_ul2),
+    for_encoder_decoder=_pairs_for_encoder_decoder(_ul2),
+    missing_tokens=(missing_sentinels, missing_prefixes),
+)
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "causal": Objective(
+        mean_sample=_text_alone,
+        minimum_tokens=_one_row,
+        for_decoder=_causal,
+    ),
+    "prefix-lm": Objective(
+        mean_sample=_text_alone,
+        minimum_tokens=_one_row,
+        for_decoder=_prefix_lm,
+    ),
+    "fill-in-the-middle": Objective(
+        mean_sample=_text_alone,
+        minimum_tokens=_one_infilling_row,
+        for_decoder=_fill_in_the_middle,
+        missing_tokens=(missing_infilling_tokens,),
+    ),
+    "span-corruption": Objective(
+        mean_sample=_span_corruption_sample,
+        minimum_tokens=_span_corruption_minimum,
+        for_decoder=_pairs_for_decoder(_span_corruption),
+        for_encoder_decoder=_pairs_for_encoder_decoder(_span_corruption),
+        missing_tokens=(missing_sentinels,),
+    ),
+    "ul2": _UL2,
+    # The same rows. The training loop changes the shares of the denoisers as it goes on.
+    "d-ul2": _UL2,
+    "o-ul2": Objective(
+        mean_sample=_optimized_sample,
+        minimum_tokens=_optimized_minimum,
+        for_decoder=_optimized_for_decoder,
+        for_encoder_decoder=_optimized_for_encoder_decoder,
+        missing_tokens=(missing_sentinels, missing_prefixes),
+    ),
 }
-_ENCODER_DECODER = {
-    "span-corruption": _Kind(_in_two_rows(corrupt_text), _span_corruption_least),
-    "ul2": _Kind(_in_two_rows(mix_denoisers), _ul2_least),
-    # What makes it dynamic is the steering of its training.
-    "d-ul2": _Kind(_in_two_rows(mix_denoisers), _ul2_least),
-    "o-ul2": _Kind(_make_optimized, _optimized_least),
-}
+"""The first that fits a kind of model is the default of this kind."""
 
 
-def make_task(
+def objective_names(*, is_encoder_decoder: bool) -> tuple[str, ...]:
+    """The objectives for one kind of model, the default first."""
+    return tuple(
+        name
+        for name, each in OBJECTIVES.items()
+        if (each.for_encoder_decoder if is_encoder_decoder else each.for_decoder) is not None
+    )
+
+
+def objective_name(named: str | None, *, is_encoder_decoder: bool) -> str:
+    """The objective that is named, or the default of this kind of model for None.
+
+    Raises UserError if a model of this kind cannot learn it.
+    """
+    names = objective_names(is_encoder_decoder=is_encoder_decoder)
+    if named is None:
+        return names[0]
+    if named not in names:
+        kind = "an encoder-decoder" if is_encoder_decoder else "a decoder"
+        raise UserError(f"{named} is not for {kind}; give one of {', '.join(names)}")
+    return named
+
+
+def missing_tokens(name: str, vocabulary: Collection[str]) -> tuple[str, ...]:
+    """The special tokens that have to be added to a vocabulary for an objective, in order."""
+    return tuple(
+        token for missing in OBJECTIVES[name].missing_tokens for token in missing(vocabulary)
+    )
+
+
+def minimum_tokens(named: str | None, tokenizer: Any, config: Any, row_length: int) -> int:
+    """The fewest tokens of text that are enough to train on, in rows of this length.
+
+    Raises UserError if the objective, the tokenizer or the row length does not fit.
+    """
+    name = objective_name(named, is_encoder_decoder=bool(config.is_encoder_decoder))
+    return OBJECTIVES[name].minimum_tokens(tokenizer, config, row_length)
+
+
+def loss_and_rows(
     named: str | None,
-    texts: Texts,
-    tokenizer: Any,
-    config: Any,
-    row_length: int,
-    seed: int,
-    prefix: Prefix = "causal",
+    data: TrainingData,
     *,
+    prefix: "PrefixAttention" = "causal",
     shared_rows: bool = False,
-) -> tuple[PredictsTokens, Samples]:
-    """What a model of this config learns from documents, and their rows.
+) -> LossAndRows:
+    """The loss of an objective, and the rows that it is computed on.
 
-    `named`: the objective; None for the one that its kind was trained with. `prefix`: how a decoder
-    attends among tokens that are given. `shared_rows`: whether examples of an encoder-decoder share
-    rows.
+    Args:
+        named: The objective; None for the default of this kind of model.
+        data: The text, and the model and row length that it is prepared for.
+        prefix: How a decoder attends within the prefix of a row. Encoder-decoders ignore it.
+        shared_rows: Whether several examples of an encoder-decoder share a row. Decoders ignore
+            it.
 
-    Raises UserError where the objective, the text or the tokenizer does not do.
+    Raises:
+        UserError: the objective, the text or the tokenizer does not fit.
     """
-    last = shared_rows if config.is_encoder_decoder else prefix
-    return _kind(named, config).make(texts, tokenizer, config, row_length, seed, last)
-
-
-def least_text(named: str | None, tokenizer: Any, config: Any, row_length: int) -> int:
-    """Tokens that a text needs at least, to be learned from in rows of this length.
-
-    Raises UserError where the objective, the tokenizer or the length does not do.
-    """
-    return _kind(named, config).least(tokenizer, config, row_length)
-
-
-def _kind(named: str | None, config: Any) -> _Kind:
-    both = bool(config.is_encoder_decoder)
-    name = objective_name(named, is_encoder_decoder=both)
-    return (_ENCODER_DECODER if both else _DECODER)[name]
+    is_encoder_decoder = bool(data.config.is_encoder_decoder)
+    objective = OBJECTIVES[objective_name(named, is_encoder_decoder=is_encoder_decoder)]
+    if is_encoder_decoder:
+        assert objective.for_encoder_decoder is not None
+        return objective.for_encoder_decoder(data, shared_rows)
+    assert objective.for_decoder is not None
+    return objective.for_decoder(data, prefix)

@@ -120,7 +120,7 @@ class RunPlan:
             return 0
         return self.count(self.teachers.get(stage, "original"))
 
-    def flops_of_token(self, stage: str) -> float:
+    def flops_per_token(self, stage: str) -> float:
         """Of training on one token of text, some."""
         return 6.0 * self.count(stage) + 2.0 * self.teacher_count(stage)
 
@@ -139,7 +139,7 @@ class RunPlan:
             elif step.kind == "recover":
                 settings = self.stages[step.stage].recover
                 assert settings is not None
-                work = self.flops_of_token(step.stage) * settings.tokens
+                work = self.flops_per_token(step.stage) * settings.tokens
                 pieces.append(Piece(name, "train", work))
         answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
         pieces += [
@@ -148,7 +148,7 @@ class RunPlan:
         return pieces
 
     def _followed_tokens(self) -> float:
-        """Text that references are measured on, once for each part."""
+        """Text that references are measured on, once for each component."""
         parts = {"denoiser": len(DENOISERS), "domain": len(self.recipe.data.sources)}
         measured = {
             key: parts[kind] * settings.mixture_tokens

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from regrow.architectures import Layout
-from regrow.architectures.flops import Sample, forward_flops, training_flops
+from regrow.architectures.flops import SampleShape, forward_flops, training_flops
 from regrow.checkpoint.bind import parameters_counted_once
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
@@ -26,7 +26,7 @@ class PreviewTraining:
 
     tokens: int
     objective: str
-    sample: Sample
+    sample: SampleShape
     flops: int
     reported: Training | None
     taught: int = 0

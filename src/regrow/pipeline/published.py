@@ -1,21 +1,31 @@
-"""What the OpenBA-V2 report (arXiv 2405.05957, tables 1 and 3) says of its own models.
+"""Published numbers of the OpenBA-V2 report (arXiv 2405.05957, tables 1 and 3).
 
-A recipe holds what is to be done; here stands what was said to come out, so that a plan of the same
-models can be compared with it.
+A recipe says what to do; this module holds what the report measured for the same models, so that a
+plan can be compared with the report.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from regrow.architectures.flops import Sample
+from regrow.architectures.flops import SampleShape
 
 
 @dataclass(frozen=True)
 class Training:
-    """One row of table 1: a model, and the training that it was given.
+    """One row of table 1: a model and its training.
 
-    `layers`: of encoder and decoder. `parameters`: as printed. `tokens`: of source text, with
-    their `objective`. `loss`: right after the cut and after the training, where table 3 has it.
+    Attributes:
+        name: The name of the model in the report.
+        parameters: As printed in the report.
+        layers: Layers of the encoder and of the decoder.
+        hidden: Hidden size.
+        ffn: Inner size of the feed-forward networks.
+        heads: Attention heads.
+        sample: Shape of one training sample.
+        tokens: Tokens of source text in the training.
+        objective: As printed in the report.
+        flops: Floating-point operations of the training, as printed.
+        loss: Right after the cut, and after the training; None if table 3 does not have it.
     """
 
     name: str
@@ -24,25 +34,25 @@ class Training:
     hidden: int
     ffn: int
     heads: int
-    sample: Sample
+    sample: SampleShape
     tokens: int
     objective: str
     flops: float
     loss: tuple[float | None, float | None] = (None, None)
 
     def is_of(self, model_type: str, sizes: Mapping[str, int]) -> bool:
-        """Whether a model has the shape of this row, whatever its vocabulary."""
+        """Whether a model has the sizes of this row; the vocabulary size is not compared."""
         return model_type == "openba" and (
             (sizes["encoder.layer"], sizes["decoder.layer"], sizes["hidden"]),
             (sizes["decoder.ffn"], sizes["decoder.head"]),
         ) == ((*self.layers, self.hidden), (self.ffn, self.heads))
 
 
-# The report gives 570 and 380 positions. They hold a text of 568 tokens: at the longest the encoder
-# has prefix, 567 tokens, sentinel and end; the decoder 284 tokens, 95 sentinels and end.
-_UL2 = Sample(text=568, encoder=570, decoder=380)
-# The report gives none; the lengths are those of the script released with it.
-_O_UL2 = Sample(text=2_048, encoder=1_040, decoder=1_040)
+# The report gives 570 and 380 positions. They hold a text of 568 tokens: the longest source is a
+# prefix, 567 tokens, a sentinel and eos; the longest target is 284 tokens, 95 sentinels and eos.
+_UL2 = SampleShape(text=568, encoder=570, decoder=380)
+# The report gives no lengths; these are from the script that was released with it.
+_O_UL2 = SampleShape(text=2_048, encoder=1_040, decoder=1_040)
 _WIDE, _NARROW = (4_096, 11_008, 40), (2_560, 6_912, 20)
 
 OPENBA_V2: tuple[Training, ...] = (
@@ -59,11 +69,11 @@ OPENBA_V2: tuple[Training, ...] = (
     Training("stage 5", "3.8B", (8, 24), *_NARROW, _O_UL2, 700_000_000_000, "O-UL2", 99.1e20),
 )  # fmt: skip
 VOCABULARY_PARAMETERS = "3.4B"
-"""Of the last row of table 1, which cuts the vocabulary and trains nothing."""
+"""From the last row of table 1, which cuts the vocabulary and does not train."""
 
 
 def published_original(model_type: str, sizes: Mapping[str, int]) -> Training | None:
-    """The training of a model that nothing was cut from."""
+    """The report's training of the original model; None if these are not its sizes."""
     first = OPENBA_V2[0]
     return first if first.is_of(model_type, sizes) else None
 
@@ -71,7 +81,7 @@ def published_original(model_type: str, sizes: Mapping[str, int]) -> Training | 
 def published_training(
     model_type: str, sizes: Mapping[str, int], tokens: int, text: int
 ) -> Training | None:
-    """The row of the report with these sizes, tokens, and tokens of text in a sample, if any."""
+    """The row of the report with these sizes, tokens, and `text` tokens in a sample; or None."""
     for row in OPENBA_V2[1:]:
         if row.is_of(model_type, sizes) and (row.tokens, row.sample.text) == (tokens, text):
             return row

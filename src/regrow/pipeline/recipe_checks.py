@@ -9,8 +9,7 @@ from regrow.common.errors import UserError
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import is_store, open_store
-from regrow.objectives.names import objective_name
-from regrow.objectives.special_tokens import lacking
+from regrow.objectives.registry import minimum_tokens, missing_tokens, objective_name
 from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.steps import AT_ONCE, control_settings
 from regrow.surgery.cut import Cut, check_cut
@@ -145,7 +144,7 @@ def tokens_wanted(
         if stage.recover is not None:
             where = f"stages: {stage.name}: recover"
             names.append(_objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder))
-    found = (token for name in names for token in lacking(name, vocabulary))
+    found = (token for name in names for token in missing_tokens(name, vocabulary))
     return tuple(dict.fromkeys(found))
 
 
@@ -174,8 +173,6 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
 
     `config`: of the model that the recipe begins with. `corpus`: the training text.
     """
-    from regrow.objectives.registry import least_text
-
     least: dict[int, str] = {}
     for stage in recipe.stages:
         settings = stage.recover
@@ -185,7 +182,7 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
         _objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
         try:
             check_tools(settings.track)
-            tokens = least_text(settings.objective, tokenizer, config, settings.row_length)
+            tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         least.setdefault(tokens, stage.name)

@@ -26,7 +26,7 @@ from regrow.common.files import (
 )
 from regrow.common.progress import QUIET, Progress, Update
 from regrow.corpus.sources import Corpus, Source
-from regrow.evaluation import measurements
+from regrow.evaluation.registry import EvaluationData, evaluate
 from regrow.pipeline.ledger import LEDGER_FILE, Entry, Ledger, Step
 from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
@@ -101,6 +101,11 @@ class _Run:
         self.ledger = ledger
         self.progress = progress
         self.clock = Clock(plan.pieces())
+        self.evaluation_data = EvaluationData(
+            texts=plan.recipe.data.heldout,
+            prompts=tuple(plan.recipe.prompts),
+            answer_tokens=plan.recipe.answer_tokens,
+        )
 
     def train_documents(self) -> Iterator[str]:
         return self.plan.corpus.documents(self.original.tokenizer)
@@ -289,12 +294,14 @@ class _Run:
         def measure() -> Mapping[str, Any]:
             began = time.monotonic()
             loaded = model.load()
-            found = measurements.losses(loaded, model.tokenizer, self.recipe.data.heldout)
+            found = evaluate("heldout", loaded, model.tokenizer, self.evaluation_data)
             piece = next(piece for piece in self.clock.pieces if piece.step == step.name)
             self.clock.done(step.name, piece.amount, time.monotonic() - began)
             outputs: dict[str, Any] = {"heldout": found}
             if speed:
-                outputs["tokens_per_second"] = measurements.speed(loaded, model.tokenizer)
+                outputs["tokens_per_second"] = evaluate(
+                    "tokens_per_second", loaded, model.tokenizer, self.evaluation_data
+                )
             if speak:
                 self._tell(step.stage, "answering the prompts")
                 outputs["answers"] = self._answers(loaded, model.tokenizer)
@@ -335,9 +342,8 @@ class _Run:
         self.clock.finish(step.name)
 
     def _answers(self, model: Any, tokenizer: Any) -> list[str]:
-        return measurements.answers(
-            model, tokenizer, self.recipe.prompts, self.recipe.answer_tokens
-        )
+        answers: list[str] = evaluate("answers", model, tokenizer, self.evaluation_data)
+        return answers
 
     def _recover(
         self, step: Step, source: ModelDirectory, previous: ModelDirectory
@@ -450,7 +456,7 @@ class _StepWatcher:
     def __call__(self, report: Any) -> None:
         seconds, new = time.monotonic() - self._last, report.tokens - self._tokens
         resumed = self._tokens == 0 and report.step > 1
-        work = self._run.plan.flops_of_token(self._stage) * new
+        work = self._run.plan.flops_per_token(self._stage) * new
         self._run.clock.done(f"{self._stage}/recover", work, None if resumed else seconds)
         self._last, self._tokens = time.monotonic(), report.tokens
         doing = f"step {report.step:,} of {report.steps:,}"

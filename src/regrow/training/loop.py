@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor
 
 from regrow.common.precision import autocast
 from regrow.common.random_stream import random_stream
-from regrow.corpus.samples import Samples, data_order, parts_of
+from regrow.corpus.samples import Samples, components_of, data_order
 from regrow.objectives.losses.head import check_positions
-from regrow.objectives.losses.objective import Objective
+from regrow.objectives.losses.loss import Loss
 from regrow.training.checkpoints import Checkpoints
 from regrow.training.distributed.processes import Processes, join_processes
 from regrow.training.distributed.sharding import (
@@ -43,7 +43,7 @@ from regrow.training.efficiency.layer_computation import (
 )
 from regrow.training.efficiency.micro_batches import passes
 from regrow.training.efficiency.saved_tensors import saving_less
-from regrow.training.mixing.losses_by_part import PartLosses
+from regrow.training.mixing.losses_by_component import ComponentLosses
 from regrow.training.mixing.training_mixture import MixtureLosses, TrainingMixture
 from regrow.training.optimizers import make_optimizers
 from regrow.training.reproducibility import environment
@@ -76,8 +76,9 @@ class StepReport:
         mixture_losses: What the mixtures measured after this step, where they did.
         seconds: Since training began, in all runs that led here.
         skipped: Why no update was made, in words; None where one was.
-        parts: The loss of each denoiser and domain, by ``kind/part``; of those that the step has
-            tokens of, where samples say what they are of (`regrow.corpus.samples.Parted`).
+        component_losses: The loss of each denoiser and domain that the step has tokens of, by
+            ``kind/component``. Empty if the samples are not drawn from a mixture
+            (`regrow.corpus.samples.HasComponents`).
         step_tokens: Of text, in this step.
         step_seconds: From the first of its samples to its update.
         shares: By which its samples were drawn, where mixtures decide that.
@@ -93,7 +94,7 @@ class StepReport:
     mixture_losses: Mapping[str, float] | None
     seconds: float
     skipped: str | None
-    parts: Mapping[str, float]
+    component_losses: Mapping[str, float]
     step_tokens: int
     step_seconds: float
     shares: Mapping[str, float] | None
@@ -137,7 +138,7 @@ class TrainingTask:
     """
 
     samples: Samples
-    objective: Objective
+    objective: Loss
     seed: int
     mixtures: TrainingMixture | None = None
 
@@ -275,7 +276,7 @@ def train(
                     # Dropout, too, depends on seed and step alone, and differs between processes.
                     purpose = "dropout" if processes.first else f"dropout {processes.rank}"
                     torch.manual_seed(int(random_stream(seed, purpose, step).random_raw()))
-                    summed, counted, parts = _accumulate(
+                    summed, counted, by_component = _accumulate(
                         learner, StepRows(samples, rows, numbers), settings, processes, device,
                         partial(mark, step + 1),
                     )  # fmt: skip
@@ -283,7 +284,7 @@ def train(
                 # One sum, so that all take the same decisions from the same numbers.
                 late = processes.first and time.monotonic() - saved >= settings.save_every
                 decided = [asked(), late, checkpoints.written()]
-                totals = processes.total([summed, counted, *decided, *parts.sums()])
+                totals = processes.total([summed, counted, *decided, *by_component.sums()])
                 loss, predicted = totals[0] / totals[1], int(totals[1])
                 stop, late = totals[2] > 0, totals[3] > 0
                 if totals[4] == processes.count:
@@ -327,7 +328,7 @@ def train(
                     mixture_losses=mixture_losses,
                     seconds=progress.seconds,
                     skipped=skipped,
-                    parts=parts.means(totals[5:]),
+                    component_losses=by_component.means(totals[5:]),
                     step_tokens=progress.tokens - before,
                     step_seconds=taken,
                     shares=shares,
@@ -383,7 +384,7 @@ def train(
 
 def _check(
     model: nn.Module,
-    objective: Objective,
+    objective: Loss,
     settings: RecoverySettings,
     processes: Processes,
     device: torch.device,
@@ -436,10 +437,10 @@ def _accumulate(
     processes: Processes,
     device: torch.device,
     mark: Callable[[Doing], None],
-) -> tuple[float, int, PartLosses]:
+) -> tuple[float, int, ComponentLosses]:
     """Adds up the gradients of the summed loss of this process's rows; returns it and its tokens.
 
-    And the same by part.
+    And the same by component.
 
     Rows of like length share a micro-batch (`regrow.training.efficiency.micro_batches`), and are
     dealt out to the processes in turn, so that none waits long for another.
@@ -449,7 +450,7 @@ def _accumulate(
     predicted = 0
     # What is recomputed or compiled decides itself what it keeps; on GPUs nobody has tried it.
     saves = device.type == "cpu" and not (settings.recompute or settings.compile)
-    parts = PartLosses(parts_of(samples, rows, numbers), len(rows), device)
+    by_component = ComponentLosses(components_of(samples, rows, numbers), len(rows), device)
     todo = passes(samples, rows, numbers, settings.micro_batch * processes.count)
     for number, part in enumerate(todo, start=1):
         if isinstance(learner, FSDPModule):
@@ -469,8 +470,8 @@ def _accumulate(
         if counts:
             total += loss.detach()
             predicted += len(each)
-            parts.add(own, batch, each)
-    return total.item(), predicted, parts
+            by_component.add(own, batch, each)
+    return total.item(), predicted, by_component
 
 
 def _scale_and_clip(model: nn.Module, predicted: int, clip: float) -> float:

@@ -56,9 +56,10 @@ class Meter:
         if report.heldout is not None:
             found["heldout/loss"] = report.heldout
         for group, values in (
-            ("train", report.parts), ("heldout", report.mixture_losses), ("mixture", report.shares),
+            ("train", report.component_losses), ("heldout", report.mixture_losses),
+            ("mixture", report.shares),
         ):  # fmt: skip
-            found |= {f"{group}/{part}": value for part, value in (values or {}).items()}
+            found |= {f"{group}/{name}": value for name, value in (values or {}).items()}
         return found
 
 

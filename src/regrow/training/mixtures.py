@@ -11,14 +11,14 @@ from regrow.training.settings import RecoverySettings
 
 if TYPE_CHECKING:
     from regrow.corpus.samples import Samples
-    from regrow.evaluation.heldout_parts import HeldoutParts
+    from regrow.evaluation.heldout_components import HeldoutComponents
     from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, Mixed
 
 DENOISER, DOMAIN = "denoiser", "domain"
 """What there may be a mixture of."""
 
 Losses = Mapping[str, Mapping[str, float]]
-"""In nats per token, by what they are of, and by part."""
+"""In nats per token, by kind of mixture, and by component."""
 
 
 def open_mixtures(
@@ -44,9 +44,9 @@ def open_mixtures(
             start = mixing.denoisers_start
         else:
             mixed, start = shares_of(samples)
-        heldout_parts = _heldout(kind, settings, tokenizer, config, heldout, [*start])
+        heldout_components = _heldout(kind, settings, tokenizer, config, heldout, [*start])
         mixtures[kind] = FollowingMixture(
-            mixing.mixture(start, measured.get(kind)), heldout_parts, mixed
+            mixing.mixture(start, measured.get(kind)), heldout_components, mixed
         )
     return DynamicMixtures(mixtures, settings.measured_every) if mixtures else None
 
@@ -90,8 +90,8 @@ def _heldout(
     config: Any,
     heldout: Mapping[str, Path],
     names: Sequence[str],
-) -> "HeldoutParts":
-    from regrow.evaluation.heldout_parts import heldout_denoisers, heldout_texts
+) -> "HeldoutComponents":
+    from regrow.evaluation.heldout_components import heldout_denoisers, heldout_texts
 
     length, tokens = settings.row_length, settings.mixture_tokens
     if kind == DENOISER:

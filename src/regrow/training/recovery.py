@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.evaluation.measurements import loss
-from regrow.training.cost import flops_of_token
+from regrow.evaluation.heldout import text_loss
+from regrow.training.cost import flops_per_token
 from regrow.training.mixtures import Losses, open_mixtures
 from regrow.training.settings import RecoverySettings
 from regrow.training.tracking import Write, tracking
@@ -92,15 +92,14 @@ def recover(
     name, text = next(iter(data.heldout.items()))
 
     def evaluate(trained: Any) -> float:
-        found: float = loss(trained, source.tokenizer, text, bits=False)["loss_per_token"]
-        return found
+        return text_loss(trained, source.tokenizer, text, bits=False).loss_per_token
 
     last = processes.in_first(lambda: last_checkpoint(place / "training"))
     done = 0 if last is None else int(last.state["step"])
     config = settings.model_dump(mode="json", exclude_defaults=True)
     of_teacher = None if taught is None or teacher is None else teacher.layout
     meter = Meter(
-        flops_of_token(settings, layout, of_teacher), processes.trains_on, processes.count
+        flops_per_token(settings, layout, of_teacher), processes.trains_on, processes.count
     )
 
     with ExitStack() as stack, torch.enable_grad():
@@ -136,9 +135,9 @@ def _open_task(
 ) -> "TrainingTask":
     """What the model learns, and from which rows, the same in all processes."""
     from regrow.objectives.losses.distillation import Distilled
-    from regrow.objectives.losses.objective import Objective
-    from regrow.objectives.losses.shared_row_attention import keeps_apart
-    from regrow.objectives.registry import make_task
+    from regrow.objectives.losses.loss import Loss
+    from regrow.objectives.losses.shared_row_attention import supports_shared_rows
+    from regrow.objectives.registry import TrainingData, loss_and_rows
     from regrow.training.distributed.processes import join_processes
     from regrow.training.loop import TrainingTask
 
@@ -146,23 +145,23 @@ def _open_task(
     shared_rows = settings.shared_rows
     if shared_rows is None:
         shared_rows = processes.in_first(
-            lambda: bool(model.config.is_encoder_decoder) and keeps_apart(model)
+            lambda: bool(model.config.is_encoder_decoder) and supports_shared_rows(model)
         )
 
     def opened() -> TrainingTask:
-        from_text, samples = make_task(
-            settings.objective, data.train, source.tokenizer, model.config, settings.row_length,
-            seed, settings.prefix, shared_rows=shared_rows,
-        )  # fmt: skip
-        objective: Objective = from_text
+        read = TrainingData(data.train, source.tokenizer, model.config, settings.row_length, seed)
+        from_text, samples = loss_and_rows(
+            settings.objective, read, prefix=settings.prefix, shared_rows=shared_rows
+        )
+        loss: Loss = from_text
         if settings.distill is not None and teacher is not None:
             distill = settings.distill
-            objective = Distilled(from_text, teacher, distill.weight, distill.temperature)
+            loss = Distilled(from_text, teacher, distill.weight, distill.temperature)
         mixtures = open_mixtures(
             settings, samples, source.tokenizer, model.config, data.heldout, data.references
         )
         if processes.count == 1:  # several share it out before it is on a GPU
             model.to(processes.trains_on)
-        return TrainingTask(samples, objective, seed, mixtures)
+        return TrainingTask(samples, loss, seed, mixtures)
 
     return processes.in_all(opened)

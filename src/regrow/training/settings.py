@@ -1,10 +1,11 @@
 """How to train back what a cut cost."""
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from regrow.common.precision import Precision
+from regrow.objectives.registry import OBJECTIVES
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixing.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 from regrow.training.tracking import Tool
@@ -18,9 +19,11 @@ ONLY_HOW = frozenset(
 """Settings that change neither the weights, but by rounding, nor what is measured."""
 
 
-Objective = Literal[
-    "causal", "prefix-lm", "fill-in-the-middle", "span-corruption", "ul2", "d-ul2", "o-ul2",
-]  # fmt: skip
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:
+    # pydantic then refuses any other name, and lists these.
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 
 class RecoverySettings(BaseModel):
@@ -86,7 +89,7 @@ class RecoverySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    objective: Objective | None = None
+    objective: ObjectiveName | None = None
     prefix: Literal["causal", "bidirectional"] = "causal"
     shared_rows: bool | None = Field(default=None, strict=True)
     distill: DistillSettings | None = None

@@ -19,9 +19,14 @@ from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED, pack
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.causal import Causal
-from regrow.objectives.losses.distillation import Distilled, Teacher, summed_distillation
+from regrow.objectives.losses.distillation import (
+    Distilled,
+    Predictions,
+    Teacher,
+    summed_distillation,
+)
 from regrow.objectives.losses.head import Head
-from regrow.objectives.losses.objective import PredictsTokens
+from regrow.objectives.losses.loss import TokenLoss
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import corrupt_text
 from tests.tiny import sentences, write_seq2seq
@@ -89,7 +94,7 @@ def test_value_and_gradients_are_those_of_all_logits(
     head, other = draw_head(draw, vocab, 6, **student), draw_head(draw, vocab, 4, **teacher)
     targets = torch.randint(vocab, (tokens,), generator=torch.Generator().manual_seed(seed))
     ours, each = summed_distillation(
-        hidden, head, targets, told, other,
+        Predictions(hidden, head), Predictions(told, other), targets,
         weight=weight, temperature=temperature, logits_at_once=logits_at_once,
     )  # fmt: skip
     theirs = plain(head.logits(hidden), targets, other.logits(told), weight, temperature)
@@ -111,7 +116,11 @@ def test_value_and_gradients_are_those_of_all_logits(
     ):
         torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-10)
     ours, _ = summed_distillation(
-        hidden, head, targets, told, other, weight=weight, temperature=temperature
+        Predictions(hidden, head),
+        Predictions(told, other),
+        targets,
+        weight=weight,
+        temperature=temperature,
     )
     assert all(
         gradient is None
@@ -128,7 +137,7 @@ def test_autocast_keeps_all_but_the_products_in_float32(temperature: float) -> N
     targets = torch.arange(64)
     with torch.autocast("cpu", torch.bfloat16):
         ours, _ = summed_distillation(
-            hidden, head, targets, told, other,
+            Predictions(hidden, head), Predictions(told, other), targets,
             weight=0.5, temperature=temperature, logits_at_once=6000,
         )  # fmt: skip
     as_read = replace(other, weight=other.weight.float()).logits(told.float())
@@ -182,11 +191,9 @@ def test_the_logits_of_neither_model_are_held_whole(temperature: float) -> None:
     targets = torch.arange(tokens) % vocab
     with _Alive() as ours:
         summed_distillation(
-            hidden,
-            head,
+            Predictions(hidden, head),
+            Predictions(told, other),
             targets,
-            told,
-            other,
             weight=0.5,
             temperature=temperature,
             logits_at_once=2000,
@@ -199,14 +206,14 @@ def test_the_logits_of_neither_model_are_held_whole(temperature: float) -> None:
     assert ours.most < 20 * 1000 < tokens * vocab < theirs.most
 
 
-def case(kind: str, tmp_path: Path) -> tuple[PredictsTokens, Any, Any, dict[str, Tensor]]:
+def case(kind: str, tmp_path: Path) -> tuple[TokenLoss, Any, Any, dict[str, Tensor]]:
     """An objective, a student, a larger teacher, and a batch."""
     if kind == "causal":
         packed = pack(["a", "a longer document", "bc", "the end"], byte_tokenizer(), 12)
         arrays = packed.batch(np.arange(len(packed)))
         student = small_model("gemma2")
         teacher = small_model("gemma2", seed=1, hidden_size=32, num_hidden_layers=3)
-        objective: PredictsTokens = Causal()
+        objective: TokenLoss = Causal()
     else:
         write_seq2seq(tmp_path / "m", T5)
         write_seq2seq(tmp_path / "teacher", T5, num_layers=3)

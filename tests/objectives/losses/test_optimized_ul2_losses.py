@@ -12,13 +12,13 @@ from regrow.architectures import Blueprint
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import data_order, parts_of
+from regrow.corpus.samples import components_of, data_order
 from regrow.corpus.sources import Corpus, Source
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.losses.objective import Objective
-from regrow.objectives.losses.prefix_lm import Prefix
-from regrow.objectives.registry import make_task
-from regrow.objectives.rows.single_row import NOT_GIVEN
+from regrow.objectives.losses.loss import Loss
+from regrow.objectives.losses.prefix_lm import PrefixAttention
+from regrow.objectives.registry import TrainingData, loss_and_rows
+from regrow.objectives.rows.single_row import NOT_IN_PREFIX
 from tests.tiny import add_tokenizer, sentences, write_seq2seq, write_text
 from tests.training.small import small_model
 
@@ -27,13 +27,13 @@ ROW = 90
 TEXTS = [*sentences(7), "A", "b b", "Two words."]
 
 
-def both(objective: Objective, model: Any, batch: dict[str, Tensor]) -> tuple[float, list[Tensor]]:
+def both(objective: Loss, model: Any, batch: dict[str, Tensor]) -> tuple[float, list[Tensor]]:
     loss, _ = objective(model, batch)
     return loss.item(), list(torch.autograd.grad(loss, list(model.parameters())))
 
 
 def assert_alike(
-    objective: Objective, model: Any, batch: dict[str, Tensor], apart: list[dict[str, Tensor]]
+    objective: Loss, model: Any, batch: dict[str, Tensor], apart: list[dict[str, Tensor]]
 ) -> None:
     loss, gradients = both(objective, model, batch)
     found = [both(objective, model, each) for each in apart]
@@ -56,9 +56,8 @@ def test_sources_with_their_targets(tmp_path: Path, blueprint: Blueprint, attent
     write_seq2seq(tmp_path / "m", blueprint)
     model = load_model(tmp_path / "m", dtype=torch.float64)
     model.set_attn_implementation(attention)
-    objective, samples = make_task(
-        "o-ul2", TEXTS, load_tokenizer(tmp_path / "m"), model.config, ROW, 5, shared_rows=True
-    )
+    data = TrainingData(TEXTS, load_tokenizer(tmp_path / "m"), model.config, ROW, 5)
+    objective, samples = loss_and_rows("o-ul2", data, shared_rows=True)
     objective.check(model)
     batch = everything(samples)
     apart = []
@@ -90,22 +89,22 @@ def test_shares_of_tokens_are_kept(tmp_path: Path, shared_rows: bool) -> None:
             for name, tokens in (("long", 3_000), ("short", 1_000))
         )
     )
-    _, samples = make_task(
-        "o-ul2", corpus, tokenizer, model.config, ROW, 5, shared_rows=shared_rows
-    )
+    data = TrainingData(corpus, tokenizer, model.config, ROW, 5)
+    _, samples = loss_and_rows("o-ul2", data, shared_rows=shared_rows)
     rows = data_order(samples, 0).rows(0, 2_048)
-    domains = parts_of(samples, rows, rows)["domain"]
-    text = np.bincount(domains.of, samples.lengths(rows))
+    domains = components_of(samples, rows, rows)["domain"]
+    text = np.bincount(domains.indices, samples.lengths(rows))
     assert domains.names == ("long", "short")
     assert text[0] / text[1] == pytest.approx(3, rel=0.1)
 
 
 @pytest.mark.parametrize("prefix", ["causal", "bidirectional"])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_in_one_row_of_a_decoder(tmp_path: Path, family: str, prefix: Prefix) -> None:
+def test_in_one_row_of_a_decoder(tmp_path: Path, family: str, prefix: PrefixAttention) -> None:
     model = small_model(family, vocab_size=330, attention="eager").double()
     tokenizer = load_tokenizer(add_tokenizer(tmp_path, sentinels=8))
-    objective, samples = make_task("o-ul2", TEXTS, tokenizer, model.config, ROW, 5, prefix)
+    data = TrainingData(TEXTS, tokenizer, model.config, ROW, 5)
+    objective, samples = loss_and_rows("o-ul2", data, prefix=prefix)
     objective.check(model)
     batch = everything(samples)
     apart = []
@@ -114,7 +113,7 @@ def test_in_one_row_of_a_decoder(tmp_path: Path, family: str, prefix: Prefix) ->
         for number in range(1, int(begins.max()) + 1):
             one = {name: array[row][begins == number][None] for name, array in batch.items()}
             assert (one["labels"] != NOT_PREDICTED).any()
-            assert set(one["blocks"][0].tolist()) == {NOT_GIVEN, number - 1}
+            assert set(one["blocks"][0].tolist()) == {NOT_IN_PREFIX, number - 1}
             apart.append(one)
     assert len(apart) > 2 * len(samples)
     assert_alike(objective, model, batch, apart)

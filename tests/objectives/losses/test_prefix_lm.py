@@ -11,8 +11,8 @@ from torch import Tensor
 from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED, pack
 from regrow.objectives.losses.causal import Causal
-from regrow.objectives.losses.prefix_lm import PrefixLM, given_mask
-from regrow.objectives.rows.single_row import NOT_GIVEN, SplitRows
+from regrow.objectives.losses.prefix_lm import PrefixLM, prefix_mask
+from regrow.objectives.rows.single_row import NOT_IN_PREFIX, PrefixRows
 from tests.training.small import FAMILIES, SLIDING_WINDOW, byte_tokenizer, small_model
 
 # Longer than a window, so that layers of both kinds differ.
@@ -21,7 +21,7 @@ DOCUMENTS = ["a longer document of some words", "b", "another one that is not sh
 
 
 def batch() -> dict[str, Tensor]:
-    samples = SplitRows(pack(DOCUMENTS, byte_tokenizer(), ROW), 0)
+    samples = PrefixRows(pack(DOCUMENTS, byte_tokenizer(), ROW), 0)
     rows = np.arange(len(samples))
     return {name: torch.from_numpy(a) for name, a in samples.batch(rows, rows).items()}
 
@@ -42,14 +42,14 @@ def allowed(given: dict[str, Tensor], row: int, window: int | None) -> Tensor:
         for k in range(len(positions)):
             if documents[q] == documents[k]:
                 past = k <= q and (window is None or q - k < window)
-                mask[q, k] = past or bool(blocks[q] == blocks[k] != NOT_GIVEN)
+                mask[q, k] = past or bool(blocks[q] == blocks[k] != NOT_IN_PREFIX)
     return mask
 
 
 @pytest.mark.parametrize(("family", "attention"), EACH)
 def test_the_mask_is_as_defined(family: str, attention: str) -> None:
     model, given = small_model(family, attention=attention), batch()
-    found = given_mask(model, given["position_ids"], given["blocks"])
+    found = prefix_mask(model, given["position_ids"], given["blocks"])
     masks = found if isinstance(found, dict) else {"full_attention": found}
     assert len(masks) == (2 if family == "gemma2" else 1)
     for kind, mask in masks.items():
@@ -105,4 +105,4 @@ def test_a_model_that_does_not_do_as_the_mask_says_is_refused(
     PrefixLM("causal").check(model)
     model.model.config.layer_types = ["linear_attention"]
     with pytest.raises(UserError, match="layers of linear_attention"):
-        given_mask(model, *(batch()[name] for name in ("position_ids", "blocks")))
+        prefix_mask(model, *(batch()[name] for name in ("position_ids", "blocks")))

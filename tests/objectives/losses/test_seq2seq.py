@@ -82,7 +82,7 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone(tmp_path: Path) -> No
 
     def source(row: int, number: int, of: CorruptedText = samples) -> list[int]:
         batch = of.batch(np.array([row]), np.array([number]))
-        assert batch["decoder_input_ids"][0, 0] == samples.marks.start
+        assert batch["decoder_input_ids"][0, 0] == samples.special_tokens.start
         assert (batch["decoder_input_ids"][0, 1:] == batch["labels"][0, :-1]).all()
         ids: list[int] = batch["input_ids"][0].tolist()
         return ids
@@ -92,20 +92,20 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone(tmp_path: Path) -> No
     longest = len(source(last, 9))
     assert together[1, :longest].tolist() == source(last, 9)
     assert source(last, 9) == source(last, 9) != source(last, 10)
-    other = CorruptedText(samples.windows, samples.denoiser, samples.marks, 4)
+    other = CorruptedText(samples.windows, samples.denoiser, samples.special_tokens, 4)
     assert source(last, 9, other) != source(last, 9)
     assert other.identity != samples.identity
 
 
 def test_sentinels_are_found_by_name(tmp_path: Path) -> None:
     model, tokenizer, samples = opened(tmp_path / "m", OPENBA, 0)
-    assert samples.marks.sentinels == tuple(range(327, 319, -1))
-    assert samples.marks.prefixes == {}
+    assert samples.special_tokens.sentinels == tuple(range(327, 319, -1))
+    assert samples.special_tokens.prefixes == {}
     tokenizer.add_special_tokens({"additional_special_tokens": ["<R>", "<X>"]})
     ids = tokenizer.get_vocab()
-    marks = denoising_tokens(tokenizer, model.config)
-    assert marks.prefixes == {"<R>": ids["<R>"], "<X>": ids["<X>"]}
-    prefixed = CorruptedText(samples.windows, samples.denoiser, marks, 3)
+    special_tokens = denoising_tokens(tokenizer, model.config)
+    assert special_tokens.prefixes == {"<R>": ids["<R>"], "<X>": ids["<X>"]}
+    prefixed = CorruptedText(samples.windows, samples.denoiser, special_tokens, 3)
     assert (prefixed.batch(np.arange(3), np.arange(3))["input_ids"][:, 0] == ids["<R>"]).all()
     assert prefixed.identity != samples.identity
 

@@ -15,7 +15,7 @@ from tests.objectives.rows.test_random_segmentation import chi_square
 
 EOS, PAD, START = 1, 3, 4
 SENTINELS = tuple(range(2_000, 1_000, -1))
-MARKS = DenoisingTokens({}, SENTINELS, EOS, PAD, START)
+SPECIAL_TOKENS = DenoisingTokens({}, SENTINELS, EOS, PAD, START)
 FIRST_TEXT_ID = 10
 
 denoisers = st.builds(
@@ -40,7 +40,7 @@ def written(
     drawn = draw_spans(seed, samples, lengths, noise, spans)
     prefixes = np.arange(3_000, 3_000 + len(rows)) if prefixed else None
     cut = [line[a : a + n].tolist() for a, n in zip(starts, lengths, strict=True)]
-    return cut, write_examples(line, starts, drawn, prefixes, MARKS)
+    return cut, write_examples(line, starts, drawn, prefixes, SPECIAL_TOKENS)
 
 
 @settings(deadline=None)
@@ -98,7 +98,7 @@ def test_an_example_is_the_same_in_any_batch(
     def batch(of: list[int]) -> Batch:
         noise, spans = np.array([rows[each][0].counts(rows[each][1]) for each in of]).T
         drawn = draw_spans(seed, samples[of], lengths[of], noise, spans)
-        return write_examples(line, np.zeros(len(of), dtype=np.int64), drawn, None, MARKS)
+        return write_examples(line, np.zeros(len(of), dtype=np.int64), drawn, None, SPECIAL_TOKENS)
 
     together = batch(list(range(len(rows))))
     for number in range(len(rows)):

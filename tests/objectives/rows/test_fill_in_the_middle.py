@@ -1,4 +1,4 @@
-"""Documents with a gap: nothing of them is lost, and marks say where everything was."""
+"""Documents with a gap: nothing of them is lost, and special tokens say where everything was."""
 
 from typing import Any
 
@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.objectives.rows.fill_in_the_middle import MARKS, RATE, infilling_tokens, reordered
-from regrow.objectives.special_tokens import lacking
+from regrow.objectives.rows.fill_in_the_middle import (
+    REORDERED_SHARE,
+    infilling_tokens,
+    reorder_documents,
+)
+from regrow.objectives.special_tokens import INFILLING_TOKENS, missing_infilling_tokens
 from tests.tiny import add_tokenizer, sentences
 
-NAMES = MARKS[0]
+NAMES = INFILLING_TOKENS[0]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def put_back(tokenizer: Any, ids: list[int]) -> str:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("abc é\n", max_size=60), max_size=8), st.integers(0, 2**40))
 def test_nothing_is_lost(tokenizer: Any, texts: list[str], seed: int) -> None:
-    found = [ids.tolist() for ids in reordered(texts, tokenizer, 24, seed)]
+    found = [ids.tolist() for ids in reorder_documents(texts, tokenizer, 24, seed)]
     assert "".join(put_back(tokenizer, ids) for ids in found) == "".join(texts)
     prefix = tokenizer.convert_tokens_to_ids(NAMES[0])
     # Parts are tokenised apart, so they may be longer than the whole was.
@@ -51,10 +55,10 @@ def test_nothing_is_lost(tokenizer: Any, texts: list[str], seed: int) -> None:
 def test_half_is_reordered_and_half_of_that_begins_with_the_suffix(tokenizer: Any) -> None:
     texts = sentences(1_000)
     prefix, suffix, _ = tokenizer.convert_tokens_to_ids(list(NAMES))
-    found = [ids.tolist() for ids in reordered(texts, tokenizer, 128, seed=3)]
+    found = [ids.tolist() for ids in reorder_documents(texts, tokenizer, 128, seed=3)]
     with_gap = [ids for ids in found if prefix in ids]
     whole = [ids for ids in found if prefix not in ids]
-    assert abs(len(with_gap) / len(texts) - RATE) < 0.05
+    assert abs(len(with_gap) / len(texts) - REORDERED_SHARE) < 0.05
     assert abs(np.mean([ids[1] == suffix for ids in with_gap]) - 0.5) < 0.07
     assert all(tokenizer.decode(ids) in texts for ids in whole)
     # Cuts lie within words too.
@@ -77,12 +81,12 @@ def test_no_space_comes_before_what_follows_a_cut() -> None:
         tokenizer_object=inner, eos_token="<eos>", unk_token="<unk>"
     )
     assert made.convert_ids_to_tokens(made("river")["input_ids"])[0].startswith("▁")
-    marks = set(made.convert_tokens_to_ids(list(NAMES)))
+    special = set(made.convert_tokens_to_ids(list(NAMES)))
     texts = sentences(60)
-    found = [ids.tolist() for ids in reordered(texts, made, 200, 0)]
+    found = [ids.tolist() for ids in reorder_documents(texts, made, 200, 0)]
     assert len(found) == len(texts)
     for text, ids in zip(texts, found, strict=True):
-        spelled = "".join(made.convert_ids_to_tokens([t for t in ids if t not in marks]))
+        spelled = "".join(made.convert_ids_to_tokens([t for t in ids if t not in special]))
         # One for each space, and that of the text itself.
         assert spelled.count("▁") == 1 + text.count(" ")
 
@@ -91,7 +95,7 @@ def test_a_document_depends_on_its_number_and_the_seed(tokenizer: Any) -> None:
     texts = sentences(40)
 
     def ids(seed: int, of: list[str] = texts) -> list[list[int]]:
-        return [found.tolist() for found in reordered(of, tokenizer, 64, seed)]
+        return [found.tolist() for found in reorder_documents(of, tokenizer, 64, seed)]
 
     assert ids(0) == ids(0) != ids(1)
     assert ids(0, texts[:20]) == ids(0)[:20]
@@ -100,10 +104,10 @@ def test_a_document_depends_on_its_number_and_the_seed(tokenizer: Any) -> None:
 def test_who_never_ends_a_document_ends_what_fills_a_gap(tokenizer: Any) -> None:
     prefix = tokenizer.convert_tokens_to_ids(NAMES[0])
     texts = sentences(20)
-    plain = [ids.tolist() for ids in reordered(texts, tokenizer, 64, 0)]
+    plain = [ids.tolist() for ids in reorder_documents(texts, tokenizer, 64, 0)]
     tokenizer.chat_template = "{{ eos_token }}"
     try:
-        ended = [ids.tolist() for ids in reordered(texts, tokenizer, 64, 0)]
+        ended = [ids.tolist() for ids in reorder_documents(texts, tokenizer, 64, 0)]
     finally:
         tokenizer.chat_template = None
     end = [tokenizer.eos_token_id]
@@ -112,11 +116,11 @@ def test_who_never_ends_a_document_ends_what_fills_a_gap(tokenizer: Any) -> None
 
 
 def test_marks_are_found_by_any_of_their_names(tokenizer: Any, tmp_path_factory: Any) -> None:
-    assert lacking("fill-in-the-middle", tokenizer.get_vocab()) == ()
+    assert missing_infilling_tokens(tokenizer.get_vocab()) == ()
     directory = add_tokenizer(tmp_path_factory.mktemp("bare"))
-    for names in MARKS:
+    for names in INFILLING_TOKENS:
         bare = transformers.AutoTokenizer.from_pretrained(directory)
-        assert lacking("fill-in-the-middle", bare.get_vocab()) == NAMES
+        assert missing_infilling_tokens(bare.get_vocab()) == NAMES
         with pytest.raises(UserError, match="no marks to fill in the middle with"):
             infilling_tokens(bare)
         bare.add_special_tokens({"additional_special_tokens": list(names)})

@@ -14,22 +14,22 @@ from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch
 from regrow.objectives.rows.denoisers import DenoisingTokens
 from regrow.objectives.rows.examples import NO_TEXT
-from regrow.objectives.rows.fixed_spans import apportioned, draw_fixed_spans
+from regrow.objectives.rows.fixed_spans import apportion, draw_fixed_spans
 from regrow.objectives.rows.optimized_ul2 import (
     BLOCK,
     FixedLengths,
-    Form,
-    OptimizedText,
+    OptimizedUL2Rows,
+    RowLayout,
     fixed_lengths,
 )
 from tests.objectives.rows.test_random_segmentation import chi_square
 
 FIRST_TEXT_ID = 5_000
-FORMS: tuple[Form, ...] = get_args(Form)
+LAYOUTS: tuple[RowLayout, ...] = get_args(RowLayout)
 PREFIXES = {"<R>": 4, "<S>": 5, "<X>": 6}
 
 
-def marks(sentinels: int, prefixed: bool = True) -> DenoisingTokens:
+def special_tokens(sentinels: int, prefixed: bool = True) -> DenoisingTokens:
     names = tuple(range(10 + sentinels, 10, -1))
     return DenoisingTokens(PREFIXES if prefixed else {}, names, 1, 0, 2)
 
@@ -40,16 +40,17 @@ def samples_of(
     row_length: int = 200,
     seed: int = 0,
     prefixed: bool = True,
-    form: Form = "two rows",
-) -> OptimizedText:
+    layout: RowLayout = "row pair",
+) -> OptimizedUL2Rows:
     """Documents of so many tokens; each is another id."""
     tokens = np.arange(FIRST_TEXT_ID, FIRST_TEXT_ID + sum(documents), dtype=np.int32)
     bounds = np.cumsum([0, *documents])
-    each = 3 + prefixed if form == "one row" else 5
+    each = 3 + prefixed if layout == "single row" else 5
     line = stream_of_tokens(tokens, bounds, each, ended=False)
-    return OptimizedText(
-        as_one_document(line) if form == "across" else line,
-        fixed_lengths(sentinels, row_length), row_length, marks(sentinels, prefixed), seed, form,
+    return OptimizedUL2Rows(
+        as_one_document(line) if layout == "across documents" else line,
+        fixed_lengths(sentinels, row_length), row_length, special_tokens(sentinels, prefixed),
+        seed, layout,
     )  # fmt: skip
 
 
@@ -150,7 +151,7 @@ def test_rows_are_full_and_no_span_is_without_a_sentinel(
     for row in range(len(rows)):
         others = text_tokens = pieces = 0
         for source, target in examples_of(batch, row):
-            text, spans, prefix = whole_text(source, target, samples.marks.sentinels)
+            text, spans, prefix = whole_text(source, target, samples.special_tokens.sentinels)
             assert len(spans) <= sentinels
             assert prefix == (PREFIXES["<X>" if is_mixed[row] else "<S>"] if prefixed else None)
             # A piece lies in one document, and row after row nothing is lost or doubled; the last
@@ -188,7 +189,7 @@ def test_a_row_of_one_document_is_as_the_report_has_it(
     assert (batch["target_texts"] == 0).all()
     for place, row in enumerate(rows):
         ((source, target),) = examples_of(batch, place)
-        text, spans, _ = whole_text(source, target, samples.marks.sentinels)
+        text, spans, _ = whole_text(source, target, samples.special_tokens.sentinels)
         if samples.is_mixed(np.array([row]))[0]:
             assert (len(text), sum(spans)) == (fixed.mixed_text, fixed.noise)
             assert (len(spans), spans[-1]) == (fixed.spans, fixed.suffix)
@@ -200,7 +201,7 @@ def test_a_row_of_one_document_is_as_the_report_has_it(
 @given(st.lists(st.integers(1, 90), min_size=40, max_size=60), st.booleans())
 def test_across_documents_a_row_is_one_text(documents: list[int], prefixed: bool) -> None:
     documents = [*documents, 200]
-    samples = samples_of(documents, prefixed=prefixed, form="across")
+    samples = samples_of(documents, prefixed=prefixed, layout="across documents")
     fixed, rows = samples.lengths_of_texts, np.arange(len(samples))
     batch = samples.batch(rows, rows)
     assert batch["attention_mask"].shape == (len(rows), fixed.source(prefixed))
@@ -209,7 +210,7 @@ def test_across_documents_a_row_is_one_text(documents: list[int], prefixed: bool
     expected = FIRST_TEXT_ID
     for row in rows:
         source, target = batch["input_ids"][row].tolist(), batch["labels"][row].tolist()
-        text, _, _ = whole_text(source, target, samples.marks.sentinels)
+        text, _, _ = whole_text(source, target, samples.special_tokens.sentinels)
         assert len(text) == (fixed.mixed_text if samples.is_mixed(rows)[row] else fixed.split_text)
         assert text == list(range(text[0], text[0] + len(text)))
         assert text[0] <= expected if row == rows[-1] else text[0] == expected
@@ -247,9 +248,9 @@ def test_short_documents_have_room_for_what_spans_take(
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.sampled_from(FORMS))
-def test_the_mean_length_is_that_of_all_rows(documents: list[int], form: Form) -> None:
-    samples = samples_of([*documents, 100], 9, 60, form=form)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.sampled_from(LAYOUTS))
+def test_the_mean_length_is_that_of_all_rows(documents: list[int], layout: RowLayout) -> None:
+    samples = samples_of([*documents, 100], 9, 60, layout=layout)
     mean = samples.lengths(np.arange(len(samples))).mean()
     assert samples.mean_length == pytest.approx(mean)
 
@@ -262,7 +263,7 @@ def test_half_of_every_document_is_learned_and_spans_are_as_long_as_their_kinds(
     suffixes, others = [], []
     for row in rows.tolist():
         for source, target in examples_of(batch, row):
-            text, spans, _ = whole_text(source, target, samples.marks.sentinels)
+            text, spans, _ = whole_text(source, target, samples.special_tokens.sentinels)
             if len(text) < 100:
                 continue
             taken[bool(is_mixed[row])].append(sum(spans) / len(text))
@@ -281,8 +282,8 @@ def test_half_of_every_document_is_learned_and_spans_are_as_long_as_their_kinds(
 @settings(deadline=None)
 @given(st.integers(0, 99), st.lists(st.integers(0, 2**40), min_size=2, max_size=9, unique=True))
 def test_a_sample_is_the_same_in_any_batch(seed: int, numbers: list[int]) -> None:
-    for form in FORMS:
-        samples = samples_of([900, 3, 40, 70] * 5, seed=seed, form=form)
+    for layout in LAYOUTS:
+        samples = samples_of([900, 3, 40, 70] * 5, seed=seed, layout=layout)
         rows = np.arange(len(numbers))
         together = samples.batch(rows, np.array(numbers))
         for row, number in enumerate(numbers):
@@ -307,7 +308,7 @@ def test_spans_of_a_mixed_text_stand_in_any_order() -> None:
     rows = rows[samples.is_mixed(rows)]
     pieces = samples.line.pieces(*samples._stretches(rows))
     is_mixed = np.full(len(rows), True)
-    drawn = draw_fixed_spans(0, rows, is_mixed, pieces, fixed.kinds, samples._room)
+    drawn = draw_fixed_spans(0, rows, is_mixed, pieces, fixed.kinds, samples._capacity)
     taken = drawn.taken.reshape(len(rows), fixed.spans)
     only = (taken[:, :-1] == taken[:, :-1].max(axis=1, keepdims=True)).sum(axis=1) == 1
     assert only.mean() > 0.8
@@ -320,7 +321,7 @@ def test_shares_are_whole_and_by_weight(weights: list[list[int]], data: st.DataO
     totals = [data.draw(st.integers(0, sum(each))) for each in weights]
     groups = np.repeat(np.arange(len(weights)), [len(each) for each in weights])
     flat = np.concatenate([np.array(each) for each in weights])
-    found = apportioned(np.array(totals), flat, groups)
+    found = apportion(np.array(totals), flat, groups)
     assert ((found >= 0) & (found <= flat)).all()
     for group, (total, each) in enumerate(zip(totals, weights, strict=True)):
         shares = found[groups == group]
@@ -334,10 +335,19 @@ def test_identity_is_of_all_that_decides() -> None:
         samples_of([1_000]), samples_of([1_001]), samples_of([999, 1]),
         samples_of([1_000], seed=1), samples_of([1_000], row_length=100),
         samples_of([1_000], prefixed=False), samples_of([1_000], sentinels=13),
-        *(samples_of([1_000], form=form) for form in FORMS if form != "two rows"),
+        *(samples_of([1_000], layout=layout) for layout in LAYOUTS if layout != "row pair"),
     ]  # fmt: skip
     assert len({samples.identity for samples in made}) == len(made)
     assert samples_of([1_000]).identity == made[0].identity
+
+
+@pytest.mark.parametrize(
+    ("layout", "begins"),
+    [("row pair", "64ff82af"), ("single row", "f9d2ee5b"), ("across documents", "2b126058")],
+)
+def test_an_identity_stays_the_same_so_that_runs_resume(layout: RowLayout, begins: str) -> None:
+    """As of the first runs, when layouts had other names."""
+    assert samples_of([1_000], layout=layout).identity.startswith(begins)
 
 
 @pytest.mark.parametrize(("sentinels", "row_length"), [(3, 500), (100, 20)])

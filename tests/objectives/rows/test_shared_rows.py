@@ -24,11 +24,16 @@ from regrow.corpus.windows import Windows, cut_windows
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.distillation import Distilled, Teacher
 from regrow.objectives.losses.seq2seq import Seq2Seq
-from regrow.objectives.losses.shared_row_attention import keeps_apart
+from regrow.objectives.losses.shared_row_attention import supports_shared_rows
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, DenoisingTokens
 from regrow.objectives.rows.examples import NO_TEXT
-from regrow.objectives.rows.shared_rows import SharedRows, lay_out, share_rows, spread
+from regrow.objectives.rows.shared_rows import (
+    SharedRows,
+    assign_rows,
+    make_shared_rows,
+    place_in_rows,
+)
 from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text
 from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
 from regrow.training.settings import RecoverySettings
@@ -37,7 +42,7 @@ from tests.training.small import train_on
 
 torch.set_num_threads(1)
 TEXTS = [*sentences(7), "A", "A longer text. " * 5, "b b", "Two words."]
-MARKS = DenoisingTokens({}, tuple(range(90, 99)), eos=2, pad=0, start=1)
+SPECIAL_TOKENS = DenoisingTokens({}, tuple(range(90, 99)), eos=2, pad=0, start=1)
 
 
 def windows_of_lengths(lengths: list[int], longest: int = 40) -> Windows:
@@ -71,7 +76,7 @@ def test_losses_and_gradients_are_those_of_the_examples_alone(
     model = load_model(tmp_path / "m", dtype=torch.float64)
     model.set_attn_implementation(attention)
     pairs = mix_denoisers(TEXTS[6:], tokenizer, model.config, 16, seed=3)
-    shared = SharedRows(pairs, per_row=3, seed=5, dear=60)
+    shared = SharedRows(pairs, per_row=3, seed=5, break_even_width=60)
     together = everything(shared)
     held = [len(set(row) - {NO_TEXT}) for row in together["source_texts"].tolist()]
     assert max(held) > 2
@@ -111,8 +116,8 @@ def test_losses_and_gradients_are_those_of_the_examples_alone(
 def test_every_example_lies_in_a_row_once(
     lengths: list[int], per_row: int, seed: int, data: st.DataObject
 ) -> None:
-    pairs = CorruptedText(windows_of_lengths(lengths), SPAN_CORRUPTION, MARKS, seed)
-    shared = SharedRows(pairs, per_row, seed, dear=data.draw(st.integers(1, 100)))
+    pairs = CorruptedText(windows_of_lengths(lengths), SPAN_CORRUPTION, SPECIAL_TOKENS, seed)
+    shared = SharedRows(pairs, per_row, seed, break_even_width=data.draw(st.integers(1, 100)))
     samples = data.draw(st.lists(st.integers(0, 40), min_size=1, max_size=4, unique=True))
     rows = np.concatenate([shared.order(0).rows(number, number + 1) for number in samples])
     batch = shared.batch(rows, np.array(samples))
@@ -161,13 +166,13 @@ def test_every_example_lies_in_a_row_once(
 @given(
     sizes=st.lists(st.tuples(st.integers(2, 60), st.integers(2, 60)), min_size=1, max_size=30),
     most=st.integers(1, 8),
-    dear=st.integers(1, 10_000),
+    break_even_width=st.integers(1, 10_000),
 )
 def test_examples_are_spread_over_no_more_rows_than_said(
-    sizes: list[tuple[int, int]], most: int, dear: int
+    sizes: list[tuple[int, int]], most: int, break_even_width: int
 ) -> None:
     sources, targets = (np.array(side) for side in zip(*sizes, strict=True))
-    row_of = spread(sources, targets, most, dear)
+    row_of = assign_rows(sources, targets, most, break_even_width)
     count = int(row_of.max()) + 1
     assert row_of.shape == sources.shape
     assert count <= most
@@ -181,7 +186,10 @@ def test_examples_are_spread_over_no_more_rows_than_said(
 
 def test_wide_rows_are_made_where_attention_is_cheap() -> None:
     sources, targets = np.array([40, 22, 21, 18, 9]), np.array([5, 11, 8, 9, 4])
-    assert spread(sources, targets, 5, dear=10_000_000).max() < spread(sources, targets, 5, 1).max()
+    assert (
+        assign_rows(sources, targets, 5, break_even_width=10_000_000).max()
+        < assign_rows(sources, targets, 5, 1).max()
+    )
 
 
 def test_slots_are_filled(tmp_path: Path) -> None:
@@ -191,7 +199,7 @@ def test_slots_are_filled(tmp_path: Path) -> None:
         DenoisingTokens({}, tuple(range(80, 105)), eos=2, pad=0, start=1), 0,
         MixtureHistory.constant([1.0] * 7),
     )  # fmt: skip
-    shared = share_rows(pairs, pairs.windows.text_tokens, seed=0, hidden=256)
+    shared = make_shared_rows(pairs, pairs.windows.text_tokens, seed=0, hidden=256)
     assert shared.per_row == 2
     padded = pairs.batch(np.arange(32), np.arange(32))
     used = [padded["attention_mask"].mean(), (padded["labels"] != NOT_PREDICTED).mean()]
@@ -206,8 +214,8 @@ def test_mixtures_change_at_the_sample_that_is_said() -> None:
         {"a": windows_of_lengths([4] * 5), "b": windows_of_lengths([9] * 5)},
         Shares(["a", "b"], [1, 1]),
     )
-    pairs = MixedDenoisers(windows, MARKS, 0, MixtureHistory.constant([1.0] * 7))
-    shared = SharedRows(pairs, per_row=3, seed=0, dear=100)
+    pairs = MixedDenoisers(windows, SPECIAL_TOKENS, 0, MixtureHistory.constant([1.0] * 7))
+    shared = SharedRows(pairs, per_row=3, seed=0, break_even_width=100)
     shared.mix_from(8, [0, 0, 1, 0, 0, 0, 0])
     assert shared.shares is not None
     assert shared.shares.names == ("a", "b")
@@ -219,7 +227,7 @@ def test_mixtures_change_at_the_sample_that_is_said() -> None:
     assert set(of_source[:24]) == {0, 1}
     assert set(of_source[24:]) == {1}
     plain = SharedRows(
-        CorruptedText(windows_of_lengths([3, 3]), SPAN_CORRUPTION, MARKS, 0), 1, 0, 9
+        CorruptedText(windows_of_lengths([3, 3]), SPAN_CORRUPTION, SPECIAL_TOKENS, 0), 1, 0, 9
     )
     assert plain.shares is None
 
@@ -228,7 +236,7 @@ def test_training_meets_its_budget_and_learns(tmp_path: Path) -> None:
     write_seq2seq(tmp_path / "m", OPENBA)
     model, tokenizer = load_model(tmp_path / "m"), load_tokenizer(tmp_path / "m")
     pairs = corrupt_text([*TEXTS, *"abcdefgh"], tokenizer, model.config, 24, seed=3)
-    shared = share_rows(pairs, pairs.windows.text_tokens, seed=1, hidden=32)
+    shared = make_shared_rows(pairs, pairs.windows.text_tokens, seed=1, hidden=32)
     given_settings = RecoverySettings(
         tokens=600, row_length=24, batch_tokens=96, micro_batch=3, learning_rate=0.01
     )
@@ -247,7 +255,7 @@ def test_a_teacher_reads_shared_rows_too(tmp_path: Path) -> None:
     write_seq2seq(tmp_path / "teacher", T5, num_layers=3)
     student, teacher = load_model(tmp_path / "m"), load_model(tmp_path / "teacher")
     pairs = corrupt_text(TEXTS, load_tokenizer(tmp_path / "m"), student.config, 16, seed=3)
-    shared = SharedRows(pairs, per_row=3, seed=2, dear=100)
+    shared = SharedRows(pairs, per_row=3, seed=2, break_even_width=100)
     rows = data_order(pairs, 2).rows(0, 3 * len(shared))
     apart = pairs.batch(rows, np.arange(len(rows)))
     whom = Teacher(teacher, None, "it")
@@ -268,20 +276,20 @@ def test_a_model_that_takes_no_such_mask_is_refused(tmp_path: Path) -> None:
     Seq2Seq().check(model)
     with pytest.raises(UserError, match=r"cannot keep examples in one row apart"):
         Seq2Seq(shared_rows=True).check(model)
-    assert not keeps_apart(model)
+    assert not supports_shared_rows(model)
     write_seq2seq(tmp_path / "t5", T5)
-    assert keeps_apart(load_model(tmp_path / "t5"))
+    assert supports_shared_rows(load_model(tmp_path / "t5"))
 
 
 def test_what_is_learned_says_how_rows_are_made() -> None:
-    pairs = CorruptedText(windows_of_lengths([5, 6]), SPAN_CORRUPTION, MARKS, 0)
+    pairs = CorruptedText(windows_of_lengths([5, 6]), SPAN_CORRUPTION, SPECIAL_TOKENS, 0)
     identities = {
-        SharedRows(pairs, per_row, seed, dear).identity
-        for per_row, seed, dear in [(1, 0, 1), (2, 0, 1), (1, 1, 1), (1, 0, 2)]
+        SharedRows(pairs, per_row, seed, break_even_width).identity
+        for per_row, seed, break_even_width in [(1, 0, 1), (2, 0, 1), (1, 1, 1), (1, 0, 2)]
     }
     assert len(identities | {pairs.identity}) == 5
     assert Seq2Seq().identity != Seq2Seq(shared_rows=True).identity
-    assert everything(SharedRows(pairs, 2, 0, 10)).keys() == lay_out(
+    assert everything(SharedRows(pairs, 2, 0, 10)).keys() == place_in_rows(
         everything(pairs), np.array([0, 0])
     ).keys() | {"examples"}
     assert len(cut_windows(["a"], lambda texts, **_: {"input_ids": [[1]]}, 4)) == 1

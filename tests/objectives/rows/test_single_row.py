@@ -12,8 +12,8 @@ from regrow.corpus.packing import NOT_PREDICTED, pack
 from regrow.corpus.windows import Windows
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
-from regrow.objectives.rows.optimized_ul2 import OptimizedText, fixed_lengths
-from regrow.objectives.rows.single_row import NOT_GIVEN, PairedRows, SplitRows
+from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
+from regrow.objectives.rows.single_row import NOT_IN_PREFIX, ConcatenatedPairs, PrefixRows
 from regrow.objectives.rows.ul2 import MixedDenoisers
 from tests.objectives.rows.test_random_segmentation import chi_square
 from tests.training.small import byte_tokenizer
@@ -27,7 +27,7 @@ documents = st.lists(st.text("abc é", max_size=30), min_size=1, max_size=8).fil
 @given(documents, st.integers(4, 20), st.integers(0, 2**40))
 def test_the_beginning_of_each_piece_is_given(texts: list[str], length: int, seed: int) -> None:
     packed = pack(texts, byte_tokenizer(), length)
-    samples = SplitRows(packed, seed)
+    samples = PrefixRows(packed, seed)
     rows = np.arange(len(packed))
     batch, plain = samples.batch(rows, rows + 7), packed.batch(rows)
     assert (batch["input_ids"] == plain["input_ids"]).all()
@@ -37,7 +37,9 @@ def test_the_beginning_of_each_piece_is_given(texts: list[str], length: int, see
             blocks = batch["blocks"][row, first:last].tolist()
             given_inputs = blocks.count(piece)
             assert 1 <= given_inputs <= last - first
-            assert blocks == [piece] * given_inputs + [NOT_GIVEN] * (last - first - given_inputs)
+            assert blocks == [piece] * given_inputs + [NOT_IN_PREFIX] * (
+                last - first - given_inputs
+            )
             labels = batch["labels"][row, first:last]
             assert (labels[: given_inputs - 1] == NOT_PREDICTED).all()
             kept = plain["labels"][row, first:last][given_inputs - 1 :]
@@ -49,27 +51,27 @@ def test_the_beginning_of_each_piece_is_given(texts: list[str], length: int, see
 def test_every_place_is_as_likely_for_the_split() -> None:
     packed = pack(["abcdefgh"], byte_tokenizer(), 9)
     rows = np.zeros(20_000, dtype=np.int64)
-    batch = SplitRows(packed, 0).batch(rows, np.arange(len(rows)))
-    given_inputs = (batch["blocks"] != NOT_GIVEN).sum(axis=1)
+    batch = PrefixRows(packed, 0).batch(rows, np.arange(len(rows)))
+    given_inputs = (batch["blocks"] != NOT_IN_PREFIX).sum(axis=1)
     assert abs(chi_square(given_inputs - 1, 9)) < 4
 
 
 SENTINELS = tuple(range(1_000, 900, -1))
-MARKS = DenoisingTokens({"<R>": 1_001, "<S>": 1_002, "<X>": 1_003}, SENTINELS, 1, 0, 2)
+SPECIAL_TOKENS = DenoisingTokens({"<R>": 1_001, "<S>": 1_002, "<X>": 1_003}, SENTINELS, 1, 0, 2)
 
 
 def pairs(lengths: list[int]) -> MixedDenoisers:
     tokens = np.random.default_rng(0).integers(10, 900, sum(lengths)).astype(np.int32)
     starts = (np.cumsum(lengths) - np.array(lengths)).astype(np.int64)
     windows = Windows(tokens, starts, 100)
-    return MixedDenoisers(windows, MARKS, 5, MixtureHistory.constant([1] * len(UL2)))
+    return MixedDenoisers(windows, SPECIAL_TOKENS, 5, MixtureHistory.constant([1] * len(UL2)))
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=8), st.integers(0, 2**40))
 def test_source_and_target_stand_in_one_row(lengths: list[int], first: int) -> None:
     inner = pairs(lengths)
-    samples = PairedRows(inner, start=2, pad=0)
+    samples = ConcatenatedPairs(inner, start=2, pad=0)
     rows = np.arange(len(lengths))
     apart, batch = inner.batch(rows, rows + first), samples.batch(rows, rows + first)
     for row in rows:
@@ -85,7 +87,7 @@ def test_source_and_target_stand_in_one_row(lengths: list[int], first: int) -> N
         assert target[0] == SENTINELS[0]
         assert set(learned[: len(source)] + learned[count:]) <= {NOT_PREDICTED}
         assert batch["blocks"][row].tolist() == [
-            0 if place <= len(source) else NOT_GIVEN for place in range(len(learned))
+            0 if place <= len(source) else NOT_IN_PREFIX for place in range(len(learned))
         ]
         assert batch["position_ids"][row].tolist() == list(range(len(learned)))
 
@@ -96,10 +98,15 @@ def test_o_ul2_fills_rows_of_one_length(documents: list[int], prefixed: bool, se
     """Documents in a row are each as the pair is alone."""
     line = np.arange(10_000, 10_400 + sum(documents), dtype=np.int32)
     bounds, fixed = np.cumsum([0, *documents, 400]), fixed_lengths(20, 200)
-    marks = MARKS if prefixed else DenoisingTokens({}, SENTINELS, 1, 0, 2)
+    special_tokens = SPECIAL_TOKENS if prefixed else DenoisingTokens({}, SENTINELS, 1, 0, 2)
     each = 3 + prefixed
-    samples = OptimizedText(
-        stream_of_tokens(line, bounds, each, ended=False), fixed, 200, marks, seed, "one row"
+    samples = OptimizedUL2Rows(
+        stream_of_tokens(line, bounds, each, ended=False),
+        fixed,
+        200,
+        special_tokens,
+        seed,
+        "single row",
     )
     rows = np.arange(len(samples))
     batch = samples.batch(rows, rows)
@@ -123,7 +130,7 @@ def test_o_ul2_fills_rows_of_one_length(documents: list[int], prefixed: bool, se
             assert (labels[learned[:-1]] == inside[learned[1:]]).all()
             assert (np.diff(learned) == 1).all()
             assert blocks.tolist() == [
-                number if place <= learned[0] else NOT_GIVEN for place in range(last - first)
+                number if place <= learned[0] else NOT_IN_PREFIX for place in range(last - first)
             ]
             of_text = inside[inside >= 10_000] - 10_000
             assert len(set(text[of_text].tolist())) == 1
@@ -135,13 +142,14 @@ def test_o_ul2_fills_rows_of_one_length(documents: list[int], prefixed: bool, se
 
 @pytest.mark.parametrize("kind", ["split", "paired"])
 def test_identity_is_of_all_that_decides(kind: str) -> None:
-    made: list[SplitRows] | list[PairedRows]
+    made: list[PrefixRows] | list[ConcatenatedPairs]
     if kind == "split":
         packed = [pack(["abcdef" * n], byte_tokenizer(), 4) for n in (1, 2)]
-        made = [SplitRows(packed[0], 0), SplitRows(packed[0], 1), SplitRows(packed[1], 0)]
+        made = [PrefixRows(packed[0], 0), PrefixRows(packed[0], 1), PrefixRows(packed[1], 0)]
     else:
         made = [
-            PairedRows(pairs([5]), 2, 0), PairedRows(pairs([5]), 3, 0), PairedRows(pairs([6]), 2, 0)
-        ]  # fmt: skip
+            ConcatenatedPairs(pairs([length]), start, 0)
+            for length, start in ((5, 2), (5, 3), (6, 2))
+        ]
     assert len({samples.identity for samples in made}) == 3
     assert made[0].row_length == made[0].lengths(np.arange(1))[0] or kind == "paired"

@@ -16,7 +16,7 @@ from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
 from tests.tiny import sentences, write_seq2seq
 
 SENTINELS = tuple(range(1_000, 900, -1))
-MARKS = DenoisingTokens({"<R>": 1_001, "<S>": 1_002, "<X>": 1_003}, SENTINELS, 1, 0, 0)
+SPECIAL_TOKENS = DenoisingTokens({"<R>": 1_001, "<S>": 1_002, "<X>": 1_003}, SENTINELS, 1, 0, 0)
 LENGTHS = [568, 1, 300, 2, 568, 40]
 
 
@@ -26,8 +26,10 @@ def windows() -> Windows:
     return Windows(tokens, starts.astype(np.int64), 568)
 
 
-def mixed(weights: list[float] | None = None, marks: DenoisingTokens = MARKS) -> MixedDenoisers:
-    return MixedDenoisers(windows(), marks, 5, MixtureHistory.constant(weights or [1] * 7))
+def mixed(
+    weights: list[float] | None = None, special_tokens: DenoisingTokens = SPECIAL_TOKENS
+) -> MixedDenoisers:
+    return MixedDenoisers(windows(), special_tokens, 5, MixtureHistory.constant(weights or [1] * 7))
 
 
 def test_a_sample_is_that_of_its_denoiser_alone() -> None:
@@ -39,8 +41,10 @@ def test_a_sample_is_that_of_its_denoiser_alone() -> None:
     together = samples.batch(rows, numbers)
     for kind, denoiser in enumerate(UL2.values()):
         own = np.flatnonzero(kinds == kind)
-        alone = CorruptedText(samples.windows, denoiser, MARKS, 5).batch(rows[own], numbers[own])
-        assert set(alone["input_ids"][:, 0].tolist()) == {MARKS.prefixes[denoiser.prefix]}
+        alone = CorruptedText(samples.windows, denoiser, SPECIAL_TOKENS, 5).batch(
+            rows[own], numbers[own]
+        )
+        assert set(alone["input_ids"][:, 0].tolist()) == {SPECIAL_TOKENS.prefixes[denoiser.prefix]}
         for name, array in alone.items():
             assert (together[name][own, : array.shape[1]] == array).all()
 
@@ -54,8 +58,8 @@ def test_the_rest_of_a_text_follows_its_beginning() -> None:
 
 
 def test_without_all_prefixes_there_is_none() -> None:
-    marks = DenoisingTokens({"<R>": 1_001}, SENTINELS, 1, 0, 0)
-    batch = mixed(marks=marks).batch(np.zeros(50, dtype=np.int64), np.arange(50))
+    special_tokens = DenoisingTokens({"<R>": 1_001}, SENTINELS, 1, 0, 0)
+    batch = mixed(special_tokens=special_tokens).batch(np.zeros(50, dtype=np.int64), np.arange(50))
     assert (batch["input_ids"][:, 0] < 900).all()
 
 
@@ -69,7 +73,7 @@ def test_a_new_mixture_holds_from_its_sample_on() -> None:
     for name, array in after.items():
         assert (before[name][:40, : array.shape[1]] == array).all()
     assert samples.identity == identity
-    again = MixedDenoisers(windows(), MARKS, 5, MixtureHistory(samples.mixture.changes))
+    again = MixedDenoisers(windows(), SPECIAL_TOKENS, 5, MixtureHistory(samples.mixture.changes))
     assert (again.drawn(numbers) == samples.drawn(numbers)).all()
 
 
@@ -77,9 +81,11 @@ def test_identity_is_of_all_that_decides() -> None:
     others = [
         mixed(),
         mixed([2, 1, 1, 1, 1, 1, 1]),
-        mixed(marks=DenoisingTokens({}, SENTINELS, 1, 0, 0)),
-        MixedDenoisers(windows(), MARKS, 6, MixtureHistory.constant([1] * 7)),
-        MixedDenoisers(windows(), MARKS, 5, MixtureHistory.constant([1]), {"X1": UL2["X1"]}),
+        mixed(special_tokens=DenoisingTokens({}, SENTINELS, 1, 0, 0)),
+        MixedDenoisers(windows(), SPECIAL_TOKENS, 6, MixtureHistory.constant([1] * 7)),
+        MixedDenoisers(
+            windows(), SPECIAL_TOKENS, 5, MixtureHistory.constant([1]), {"X1": UL2["X1"]}
+        ),
     ]
     assert len({samples.identity for samples in others}) == len(others)
     assert mixed().identity == mixed().identity

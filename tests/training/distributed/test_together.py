@@ -139,10 +139,12 @@ def test_a_mixture_moves_alike_in_all(directory: Path, alone: dict[str, Any]) ->
     assert max(mine[-1]["shares"].values()) > 1.5 / 7
 
 
-def test_losses_by_part_are_of_the_samples_of_all(directory: Path, alone: dict[str, Any]) -> None:
-    found = outcome(directory, "steered")["parts"]
+def test_losses_by_component_are_of_the_samples_of_all(
+    directory: Path, alone: dict[str, Any]
+) -> None:
+    found = outcome(directory, "steered")["component_losses"]
     assert {name for step in found for name in step} > {"denoiser/S", "denoiser/X1"}
-    for step, expected in zip(found, alone["steered"]["parts"], strict=True):
+    for step, expected in zip(found, alone["steered"]["component_losses"], strict=True):
         assert step == pytest.approx(expected, rel=1e-3)
 
 

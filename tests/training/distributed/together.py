@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.corpus.packing import pack
-from regrow.corpus.samples import Batch, Parts, Samples, parts_of
+from regrow.corpus.samples import Batch, Components, Samples, components_of
 from regrow.evaluation.heldout import heldout_loss
-from regrow.evaluation.heldout_parts import heldout_denoisers
+from regrow.evaluation.heldout_components import heldout_denoisers
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.dynamic_mixture import RULES, DynamicMixture
 from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.distillation import Distilled, Teacher
-from regrow.objectives.losses.objective import Objective
+from regrow.objectives.losses.loss import Loss
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.denoisers import UL2
 from regrow.objectives.rows.span_corruption import corrupt_text
@@ -75,8 +75,10 @@ class Watched:
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.samples.lengths(rows)
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        return parts_of(self.samples, rows, samples)
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        return components_of(self.samples, rows, samples)
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
         with self.log.open("a") as log:
@@ -150,7 +152,7 @@ def perform(
     is_given = scenario.given and not join_processes().first
     if is_given:
         model = without_memory(model)
-    objective: Objective = Causal()
+    objective: Loss = Causal()
     samples: Samples = (
         pack(text, tokenizer, settings.row_length)
         if scenario.family != "t5"
@@ -175,12 +177,13 @@ def perform(
         )
         steered = FollowingMixture(mixture, followed, samples)
         steering = DynamicMixtures({"denoiser": steered}, every=80)
-    parts: list[Mapping[str, float]] = []
+    component_losses: list[Mapping[str, float]] = []
     samples = Watched(samples, place / f"asked-{os.getpid()}.jsonl", at_break)
     result = train_on(
         model, samples, objective, settings, seed=3, directory=place / "training", identity="m",
         evaluate=lambda model: heldout_loss(model, tokenizer, text[:4]).loss_per_token,
-        track=lambda report: parts.append(report.parts), on_step=on_step, mixtures=steering,
+        track=lambda report: component_losses.append(report.component_losses),
+        on_step=on_step, mixtures=steering,
     )  # fmt: skip
     processes = join_processes()
     weights = whole_weights(model)
@@ -192,7 +195,7 @@ def perform(
         "curve": result.curve,
         "heldout": result.heldout,
         "steering": result.mixtures,
-        "parts": parts,
+        "component_losses": component_losses,
         "heads": [n for n, p in model.named_parameters(remove_duplicate=False) if p is head],
         "equal": [len({id(t) for t in weights.values()}), len(weights)],
         "weights": {key: tensor.tolist() for key, tensor in weights.items()},

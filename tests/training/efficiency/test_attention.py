@@ -16,7 +16,7 @@ from regrow.corpus.packing import pack
 from regrow.models.document_attention import reads_text_by_text
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.causal import Causal
-from regrow.objectives.losses.objective import Objective
+from regrow.objectives.losses.loss import Loss
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import corrupt_text
 from regrow.training.efficiency.attention import can_read_text_by_text, text_by_text
@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 CPU = torch.device("cpu")
 
 
-def gradients(model: Any, objective: Objective, batch: dict[str, Any]) -> list[torch.Tensor]:
+def gradients(model: Any, objective: Loss, batch: dict[str, Any]) -> list[torch.Tensor]:
     tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
     summed, each = objective(model, tensors)
     loss = summed / len(each)
@@ -47,7 +47,7 @@ def test_losses_and_gradients_are_the_same(tmp_path: Path, blueprint: Blueprint)
     samples: Any = (
         corrupt_text(texts, tokenizer, model.config, 24, 0) if both else pack(texts, tokenizer, 24)
     )
-    objective: Objective = Seq2Seq() if both else Causal()
+    objective: Loss = Seq2Seq() if both else Causal()
     rows = np.arange(4)
     batch = samples.batch(rows, rows)
     expected = gradients(model, objective, batch)

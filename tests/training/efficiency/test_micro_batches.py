@@ -15,12 +15,14 @@ from regrow.corpus.samples import Batch, slots_of
 from regrow.corpus.windows import Windows
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
-from regrow.objectives.rows.single_row import PairedRows
+from regrow.objectives.rows.single_row import ConcatenatedPairs
 from regrow.objectives.rows.span_corruption import CorruptedText
 from regrow.objectives.rows.ul2 import MixedDenoisers
 from regrow.training.efficiency.micro_batches import cheapest_parts, passes
 
-MARKS = DenoisingTokens({"<R>": 3, "<S>": 4, "<X>": 5}, tuple(range(200, 100, -1)), 1, 0, 2)
+SPECIAL_TOKENS = DenoisingTokens(
+    {"<R>": 3, "<S>": 4, "<X>": 5}, tuple(range(200, 100, -1)), 1, 0, 2
+)
 
 
 @dataclass
@@ -95,7 +97,7 @@ def test_rows_of_one_length_stay_in_order() -> None:
 def mixed(lengths: NDArray[np.int64]) -> MixedDenoisers:
     tokens = np.arange(int(lengths.sum()), dtype=np.int32) % 50 + 300
     windows = Windows(tokens, np.cumsum(lengths) - lengths, int(lengths.max()))
-    return MixedDenoisers(windows, MARKS, 0, MixtureHistory.constant([1] * len(UL2)))
+    return MixedDenoisers(windows, SPECIAL_TOKENS, 0, MixtureHistory.constant([1] * len(UL2)))
 
 
 @settings(deadline=None)
@@ -104,14 +106,14 @@ def test_slots_are_those_of_the_batch(lengths: list[int], first: int) -> None:
     samples = mixed(np.array(lengths))
     rows = np.arange(len(lengths))
     numbers = rows + first
-    of_one = CorruptedText(samples.windows, UL2["X1"], MARKS, 0)
+    of_one = CorruptedText(samples.windows, UL2["X1"], SPECIAL_TOKENS, 0)
     joined = ConcatenatedRows({"a": samples, "b": samples})
     for each in (samples, of_one, joined):
         slots = slots_of(each, rows, numbers)
         batch = each.batch(rows, numbers)
         assert slots[:, 0].tolist() == batch["attention_mask"].sum(axis=1).tolist()
         assert slots[:, 1].tolist() == (batch["labels"] != -100).sum(axis=1).tolist()
-    in_one = PairedRows(samples, 2, 0)
+    in_one = ConcatenatedPairs(samples, 2, 0)
     slots = slots_of(in_one, rows, numbers)
     for row in rows:
         alone = in_one.batch(rows[row : row + 1], numbers[row : row + 1])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from regrow.architectures.openba import OPENBA
-from regrow.evaluation.heldout_parts import heldout_denoisers
+from regrow.evaluation.heldout_components import heldout_denoisers
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.dynamic_mixture import OPENBA_START, RULES, DynamicMixture
 from regrow.objectives.losses.seq2seq import Seq2Seq

@@ -1,18 +1,18 @@
-"""Predict the next token."""
+"""Next-token prediction."""
 
 from torch import Tensor, nn
 
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.objectives.losses.head import check_head, head_of, hidden_states
-from regrow.objectives.losses.objective import TensorBatch
+from regrow.objectives.losses.loss import TensorBatch
 
 
 class Causal:
     """Next-token prediction over packed rows (`regrow.corpus.packing.PackedText`).
 
-    No attention mask is passed: transformers separates documents by the positions, which restart
-    (`transformers.masking_utils.find_packed_sequence_indices`), in sdpa and eager, in full and in
-    sliding attention.
+    No attention mask is passed. transformers separates packed documents by their positions, which
+    restart with each document (`transformers.masking_utils.find_packed_sequence_indices`). It does
+    so with sdpa and eager, in full and in sliding attention.
     """
 
     identity = "causal"

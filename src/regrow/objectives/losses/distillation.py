@@ -1,9 +1,9 @@
-"""Learn what a teacher says beside what the text says.
+"""Distillation: learn from a teacher's predictions and from the text.
 
 For each predicted token the loss is ``(1 - w) * cross-entropy + w * T**2 * KL(teacher || student)``
-in which the divergence is that of the distributions at temperature T (Hinton et al. 2015,
-"Distilling the knowledge in a neural network"; T**2 keeps the size of the gradients). It is taken
-wherever the objective predicts a token: of a text, of the part after a prefix, of a target.
+(Hinton et al. 2015, "Distilling the knowledge in a neural network"). The distributions of the
+divergence are at temperature T; the factor T**2 keeps the scale of the gradients. Distillation
+works with every objective whose loss is a cross-entropy of tokens.
 """
 
 from dataclasses import dataclass, replace
@@ -16,23 +16,24 @@ from regrow.common.identity import identity_of
 from regrow.objectives.losses.chunked import capped_logits, product_dtype, summed_over_blocks
 from regrow.objectives.losses.cross_entropy import LOGITS_AT_ONCE
 from regrow.objectives.losses.head import Head, head_of
-from regrow.objectives.losses.objective import PredictsTokens, TensorBatch
+from regrow.objectives.losses.loss import TensorBatch, TokenLoss
 
 _IDS = ("input_ids", "decoder_input_ids")
-"""What of a batch a model reads as tokens."""
+"""The arrays of a batch that a model reads as token ids."""
 
 
 class Teacher(nn.Module):
-    """A model that is not trained, read in one forward pass.
+    """A model that is not trained, and whose predictions a student learns.
 
-    Where the student has fewer tokens, the teacher reads the student's own tokens by their old
-    numbers: that is a valid way to write the text, if not always the one that its tokenizer would
-    take. Of what it says next the tokens that are left count, and their probabilities sum to 1.
+    If the student has a smaller vocabulary, the teacher reads the student's tokens by the ids that
+    they have in the teacher. These tokens spell the text correctly, but the teacher's own tokenizer
+    would sometimes divide it differently. The teacher's probabilities are those of the student's
+    tokens alone, normalised to sum to 1.
 
     Args:
         model: In evaluation mode, on the student's device.
-        rows: The teacher's number of each token of the student, [student's vocab]; None where the
-            numbers are the same.
+        rows: The teacher's id of each token of the student, [student's vocab]; None if the ids are
+            the same.
         identity: Hash of its weights and rows.
     """
 
@@ -40,30 +41,44 @@ class Teacher(nn.Module):
         super().__init__()
         self.model, self.rows, self.identity = model, rows, identity
         self.tokens = len(head_of(model).weight if rows is None else rows)
-        """How many of the student's tokens it knows."""
+        """The size of the student's vocabulary that this teacher is for."""
 
-    def forward(self, objective: PredictsTokens, batch: TensorBatch) -> tuple[Tensor, Head]:
-        """What its head reads where a token is predicted, [tokens, hidden], and that head."""
+    def forward(self, loss: TokenLoss, batch: TensorBatch) -> tuple[Tensor, Head]:
+        """The head's inputs at predicted tokens, [tokens, hidden], and the head."""
         rows, head = self.rows, head_of(self.model)
         if rows is not None:
             batch = batch | {name: rows[batch[name]] for name in _IDS if name in batch}
             bias = None if head.bias is None else head.bias[rows]
             head = replace(head, weight=head.weight[rows], bias=bias)
-        hidden, _ = objective.predicted(self.model, batch)
+        hidden, _ = loss.predicted(self.model, batch)
         return hidden, head
 
 
 @dataclass(frozen=True, eq=False)
-class Distilled:
-    """An objective whose tokens are learned from the text and from a teacher.
+class Predictions:
+    """A model's predictions of some tokens, before the head is applied.
 
     Attributes:
-        objective: Which tokens are predicted, and from what.
-        weight: Of the divergence from the teacher, from 0 to 1; the text has the rest.
-        temperature: Above 1, what the teacher thinks less likely counts for more.
+        hidden: The head's inputs, [tokens, hidden].
+        head: From these to logits.
     """
 
-    objective: PredictsTokens
+    hidden: Tensor
+    head: Head
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """The loss of an objective, computed from the text and from a teacher.
+
+    Attributes:
+        loss: Decides which tokens are predicted, and from which inputs.
+        teacher: The model to learn from.
+        weight: Weight of the divergence from the teacher, from 0 to 1. The text has the rest.
+        temperature: Of both distributions. Above 1, unlikely tokens count for more.
+    """
+
+    loss: TokenLoss
     teacher: Teacher
     weight: float
     temperature: float
@@ -72,14 +87,14 @@ class Distilled:
     def identity(self) -> str:
         return identity_of(
             "distillation",
-            objective=self.objective.identity,
+            objective=self.loss.identity,
             teacher=self.teacher.identity,
             weight=self.weight,
             temperature=self.temperature,
         )
 
     def check(self, model: nn.Module) -> None:
-        self.objective.check(model)
+        self.loss.check(model)
         tokens = len(head_of(model).weight)
         if tokens != self.teacher.tokens:
             raise UserError(
@@ -89,70 +104,73 @@ class Distilled:
 
     def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            told, teacher = self.teacher(self.objective, batch)
-        hidden, targets = self.objective.predicted(model, batch)
+            teacher = Predictions(*self.teacher(self.loss, batch))
+        hidden, targets = self.loss.predicted(model, batch)
         return summed_distillation(
-            hidden, head_of(model), targets, told, teacher,
+            Predictions(hidden, head_of(model)), teacher, targets,
             weight=self.weight, temperature=self.temperature,
         )  # fmt: skip
 
 
 def summed_distillation(
-    hidden: Tensor,
-    head: Head,
+    student: Predictions,
+    teacher: Predictions,
     targets: Tensor,
-    told: Tensor,
-    teacher: Head,
     *,
     weight: float,
     temperature: float = 1.0,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
-    """``(1 - weight) * cross-entropy + weight * temperature**2 * KL``, summed over tokens, in nats.
+    """``(1 - weight) * cross-entropy + weight * temperature**2 * KL`` in nats.
 
-    And that of each, [tokens], as `summed_over_blocks` has it. Gradients reach the student alone.
+    The sum over tokens, and the loss of each token, [tokens], as from `summed_over_blocks`. Only
+    the student gets gradients.
 
     Args:
-        hidden: What the student's head reads, [tokens, student's hidden].
+        student: Predictions of the model that is trained.
+        teacher: Predictions of the same tokens; its head has the same vocabulary size.
         targets: Token ids, int64, [tokens].
-        told: What the teacher's head reads for the same tokens, [tokens, teacher's hidden].
-        teacher: Its head, of as many tokens as the student's.
-        logits_at_once: Upper bound on the logits of both in memory.
+        weight: Weight of the divergence from the teacher, from 0 to 1.
+        temperature: Of both distributions.
+        logits_at_once: Upper bound on the number of logits of both models in memory.
     """
-    product = product_dtype(told)
+    head, taught = student.head, teacher.head
+    product = product_dtype(teacher.hidden)
     wide = torch.promote_types(product, torch.float32)
-    states = (told.detach() * teacher.input_scale).to(product)
-    matrix = teacher.weight.detach().to(product)
-    offsets = None if teacher.bias is None else teacher.bias.detach().to(wide)
-    of_text, is_warm = 1 - weight, temperature != 1
+    states = (teacher.hidden.detach() * taught.input_scale).to(product)
+    matrix = taught.weight.detach().to(product)
+    offsets = None if taught.bias is None else taught.bias.detach().to(wide)
+    text_weight, is_warm = 1 - weight, temperature != 1
 
-    def of_block(logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
-        said = capped_logits(states[part], matrix, offsets, teacher.scale, teacher.softcap)
-        teaches = torch.log_softmax(said.div_(temperature).to(logits.dtype), -1)
-        del said
-        probabilities = teaches.exp()
-        knows = torch.log_softmax(logits / temperature if is_warm else logits, -1)
-        divergence = teaches.sub_(knows).mul_(probabilities).sum(-1).double()
+    def block_loss(
+        logits: Tensor, part: slice, needs_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        teacher_logits = capped_logits(states[part], matrix, offsets, taught.scale, taught.softcap)
+        teacher_logs = torch.log_softmax(teacher_logits.div_(temperature).to(logits.dtype), -1)
+        del teacher_logits
+        probabilities = teacher_logs.exp()
+        student_logs = torch.log_softmax(logits / temperature if is_warm else logits, -1)
+        divergence = teacher_logs.sub_(student_logs).mul_(probabilities).sum(-1).double()
         loss = weight * temperature**2 * divergence
 
         target = targets[part, None]
-        logs = torch.log_softmax(logits, -1) if is_warm and of_text else knows
-        if of_text:
-            loss -= of_text * logs.gather(1, target)[:, 0]
-        if not wanted:
+        logs = torch.log_softmax(logits, -1) if is_warm and text_weight else student_logs
+        if text_weight:
+            loss -= text_weight * logs.gather(1, target)[:, 0]
+        if not needs_gradient:
             return loss, None
-        error = knows.exp_()
+        error = student_logs.exp_()
         if is_warm:
             error *= weight * temperature
-            if of_text:
-                error.add_(logs.exp_(), alpha=of_text)
+            if text_weight:
+                error.add_(logs.exp_(), alpha=text_weight)
         error.sub_(probabilities, alpha=weight * temperature)
-        if of_text:
-            error.scatter_add_(1, target, error.new_full(target.shape, -of_text))
+        if text_weight:
+            error.scatter_add_(1, target, error.new_full(target.shape, -text_weight))
         return loss, error
 
     return summed_over_blocks(
-        hidden * head.input_scale if head.input_scale != 1.0 else hidden,
-        head.weight, of_block, bias=head.bias, scale=head.scale, softcap=head.softcap,
+        student.hidden * head.input_scale if head.input_scale != 1.0 else student.hidden,
+        head.weight, block_loss, bias=head.bias, scale=head.scale, softcap=head.softcap,
         block=max(1, logits_at_once // (2 * len(head.weight))),
     )  # fmt: skip

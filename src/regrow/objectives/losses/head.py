@@ -1,4 +1,4 @@
-"""The last step of a language model, as far as a loss must know it."""
+"""The head of a language model, and the hidden states that it reads."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,9 @@ class Head:
     Attributes:
         weight: [vocab, hidden].
         bias: [vocab], or None.
-        input_scale: What the hidden states are multiplied by (tied T5 v1.0, tied OpenBA).
-        scale: What the logits are multiplied by (Cohere, Granite).
-        softcap: The bound of the logits (Gemma 2), or None.
+        input_scale: Factor of the hidden states (tied T5 v1.0, tied OpenBA).
+        scale: Factor of the logits (Cohere, Granite).
+        softcap: Bound of the logits (Gemma 2), or None.
     """
 
     weight: Tensor
@@ -32,13 +32,16 @@ class Head:
     softcap: float | None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[tokens, hidden] -> [tokens, vocab]; for a few tokens."""
+        """[tokens, hidden] -> [tokens, vocab]. All logits are in memory: only for a few tokens."""
         hidden = hidden * self.input_scale
         logits = self.scale * nn.functional.linear(hidden, self.weight, self.bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy in nats, summed and of each token; hidden [tokens, hidden]."""
+        """Cross-entropy in nats: the sum over tokens, and that of each token, [tokens].
+
+        `hidden`: [tokens, hidden]. `targets`: token ids, [tokens].
+        """
         if self.input_scale != 1.0:
             hidden = hidden * self.input_scale
         return summed_cross_entropy(
@@ -65,16 +68,17 @@ def head_of(model: nn.Module) -> Head:
 
 
 def _scales_its_output(config: Any) -> bool:
-    """Whether the class multiplies what the head reads by hidden**-0.5."""
+    """Whether the class multiplies the head's inputs by hidden**-0.5."""
     if config.model_type == "openba":
         return bool(config.tie_word_embeddings)
     return bool(getattr(config, "scale_decoder_outputs", False))
 
 
 def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
-    """What the head of a decoder reads, [batch, tokens, hidden], without any cache.
+    """The inputs of a decoder's head, [batch, tokens, hidden], computed without a cache.
 
-    Where it is given positions and no mask, texts that are packed into a row are kept apart.
+    `inputs`: of the model's forward pass. If there are `position_ids` and no `attention_mask`,
+    attention stays within each of the texts that are packed into a row.
     """
     if reads_text_by_text(model) and "position_ids" in inputs and "attention_mask" not in inputs:
         inputs["attention_mask"] = packed_mask(inputs["position_ids"])
@@ -86,10 +90,10 @@ def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
 def decoder_states(
     model: Any, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor
 ) -> Tensor:
-    """What the head of an encoder-decoder reads, [batch, target length, hidden].
+    """The inputs of an encoder-decoder's head, [batch, target length, hidden].
 
-    `input_ids`, `attention_mask`: [batch, source length]. `decoder_input_ids`: filled up on the
-    right, which nothing before sees.
+    `input_ids`, `attention_mask`: [batch, source length]. `decoder_input_ids`: [batch, target
+    length], padded on the right, so that causal attention never sees the padding.
     """
     source = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
     hidden: Tensor = model.get_decoder()(
@@ -103,11 +107,11 @@ def decoder_states(
 
 
 def check_head(model: nn.Module) -> None:
-    """Compares the logits of `head_of` with the model's own on a few tokens.
+    """Compares the logits of `head_of` with the model's own logits on a few tokens.
 
     Raises:
-        UserError: they differ, so the model does something between hidden states and logits that
-            `Head` does not know.
+        UserError: they differ, because the model does something between hidden states and logits
+            that `Head` cannot express.
     """
     was_training = model.training
     model.eval()
@@ -130,7 +134,7 @@ def check_head(model: nn.Module) -> None:
     finally:
         model.train(was_training)
     difference = ((ours - own).float().norm() / own.float().norm()).item()
-    # Written so that a difference that is not a number is a difference.
+    # `not <` also refuses NaN.
     if not difference < (1e-3 if own.dtype == torch.float32 else 3e-2):
         raise UserError(
             f"{type(model).__name__}: its logits differ by {difference:.2g} from those of its last "
@@ -143,13 +147,13 @@ def _device(model: nn.Module) -> torch.device:
 
 
 _OFFSETS = (0, 2)
-"""Rows that a table of positions has beyond those (BART's has two)."""
+"""Additional rows of a position table: none, or two (BART)."""
 
 
 def learned_positions(model: Any) -> int | None:
-    """How many places a model has learned a position for; None where others are as good."""
+    """The number of learned position embeddings; None if a model has none."""
     known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    tokens = model.get_input_embeddings().num_embeddings  # stacks may have tables of their own
+    tokens = model.get_input_embeddings().num_embeddings  # each stack may have its own
     tables = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)} - {tokens}
     if known is None or all(rows - known not in _OFFSETS for rows in tables):
         return None
@@ -157,7 +161,7 @@ def learned_positions(model: Any) -> int | None:
 
 
 def check_positions(model: Any, length: int) -> None:
-    """Raises UserError where a model has a learned position for each place, and too few."""
+    """Raises UserError if a row of this length has more positions than the model has learned."""
     known = learned_positions(model)
     if known is not None and known < length:
         raise UserError(

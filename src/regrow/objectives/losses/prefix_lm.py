@@ -1,4 +1,4 @@
-"""Predict the rest of a row from what is given, in a decoder."""
+"""Prefix-LM: a decoder predicts the rest of a row from a prefix."""
 
 from typing import Any, Literal
 
@@ -8,22 +8,22 @@ from torch import Tensor, nn
 from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.objectives.losses.head import check_head, head_of, hidden_states
-from regrow.objectives.losses.objective import TensorBatch
-from regrow.objectives.rows.single_row import NOT_GIVEN
+from regrow.objectives.losses.loss import TensorBatch
+from regrow.objectives.rows.single_row import NOT_IN_PREFIX
 
-Prefix = Literal["causal", "bidirectional"]
+PrefixAttention = Literal["causal", "bidirectional"]
 _CHECKED_TOKENS = 6
 
 
 class PrefixLM:
-    """Next-token prediction over rows of which a part is given (`SplitRows`, `PairedRows`).
+    """Next-token prediction in rows with prefixes (`PrefixRows`, `ConcatenatedPairs`).
 
-    `prefix`: how attention goes among the inputs that are given. Causal is what a decoder was
-    trained with, and what it does when it generates; bidirectional is UL2's and T5's prefix-LM, and
-    holds in use only where the same mask is passed (`given_mask`).
+    `prefix`: attention within a prefix. ``causal`` is what a decoder was trained with and what it
+    does when it generates. ``bidirectional`` is the prefix-LM of T5 and UL2; such a model must be
+    given the same mask when it is used (`prefix_mask`).
     """
 
-    def __init__(self, prefix: Prefix) -> None:
+    def __init__(self, prefix: PrefixAttention) -> None:
         self.prefix = prefix
 
     @property
@@ -40,10 +40,10 @@ class PrefixLM:
         return head_of(model).loss(hidden, targets)
 
     def predicted(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-        """What the head reads where a token is predicted, and the tokens; see `PredictsTokens`."""
+        """The head's inputs at predicted tokens, and the tokens; see `TokenLoss`."""
         masks: dict[str, Any] = {}
         if self.prefix == "bidirectional":
-            masks["attention_mask"] = given_mask(model, batch["position_ids"], batch["blocks"])
+            masks["attention_mask"] = prefix_mask(model, batch["position_ids"], batch["blocks"])
         hidden = hidden_states(
             model, input_ids=batch["input_ids"], position_ids=batch["position_ids"], **masks
         )
@@ -51,20 +51,29 @@ class PrefixLM:
         return hidden[predicts], batch["labels"][predicts]
 
 
-def given_mask(model: Any, position_ids: Tensor, blocks: Tensor) -> Any:
-    """The mask under which inputs of one block see each other, and all else is causal.
+def prefix_mask(model: Any, position_ids: Tensor, blocks: Tensor) -> Any:
+    """The attention mask of a batch: bidirectional within a prefix, and causal elsewhere.
 
-    Documents in a row stay apart, as positions say. Made once for a batch, as the attention of the
-    model wants it. `position_ids`, `blocks`: [batch, tokens].
+    Attention stays within a document of a row. Documents begin where positions restart.
 
-    transformers passes such a mask on as it is: where layers differ, one by the name of each kind.
+    Args:
+        model: Decides the form of the mask.
+        position_ids: [batch, tokens].
+        blocks: A number for each prefix of a row, and `NOT_IN_PREFIX`; [batch, tokens].
+
+    Returns:
+        A mask that transformers takes as ``attention_mask`` and does not change. If layers have
+        different kinds of attention, a mask for each kind by name.
+
+    Raises:
+        UserError: a kind of attention cannot be bidirectional within a prefix.
     """
     from transformers import masking_utils
 
     config = model.base_model.config
     given = {
         "config": config,
-        # Only its shape, type and device are looked at.
+        # Only its shape, dtype and device are used.
         "inputs_embeds": torch.empty(
             *position_ids.shape, 1, dtype=model.dtype, device=position_ids.device
         ),
@@ -91,19 +100,21 @@ def given_mask(model: Any, position_ids: Tensor, blocks: Tensor) -> Any:
 
 
 def _check_mask(model: nn.Module) -> None:
-    """Raise UserError unless the model does as the mask says: both ways in the prefix, and causal
-    after it."""
+    """Raise UserError unless the model's attention follows the mask.
+
+    It must be bidirectional within the prefix, and causal after it.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    blocks = torch.tensor([[0, 0, 0, NOT_GIVEN, NOT_GIVEN, NOT_GIVEN]], device=device)
+    blocks = torch.tensor([[0, 0, 0, NOT_IN_PREFIX, NOT_IN_PREFIX, NOT_IN_PREFIX]], device=device)
     ids = torch.arange(_CHECKED_TOKENS, device=device)[None]
 
     def states(changed: int | None) -> Tensor:
         tokens = ids.clone()
         if changed is not None:
             tokens[0, changed] = _CHECKED_TOKENS + 1
-        mask = given_mask(model, ids, blocks)
+        mask = prefix_mask(model, ids, blocks)
         return hidden_states(model, input_ids=tokens, position_ids=ids, attention_mask=mask)[0]
 
     try:

@@ -1,14 +1,14 @@
-"""Predict the target from the source, in an encoder-decoder."""
+"""Sequence to sequence: an encoder-decoder predicts a target from its source."""
 
 from torch import Tensor, nn
 
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.models.document_attention import reads_text_by_text
 from regrow.objectives.losses.head import check_head, decoder_states, head_of
-from regrow.objectives.losses.objective import TensorBatch
+from regrow.objectives.losses.loss import TensorBatch
 from regrow.objectives.losses.shared_row_attention import (
-    alone_in_rows,
-    check_apart,
+    check_shared_rows,
+    one_example_per_row,
     states_of_shared_rows,
 )
 
@@ -16,7 +16,7 @@ from regrow.objectives.losses.shared_row_attention import (
 class Seq2Seq:
     """Next-token prediction over targets, each with its source (`CorruptedText`).
 
-    `shared_rows`: whether examples share rows (`SharedRows`).
+    `shared_rows`: whether several examples share a row (`SharedRows`).
     """
 
     def __init__(self, *, shared_rows: bool = False) -> None:
@@ -29,18 +29,18 @@ class Seq2Seq:
     def check(self, model: nn.Module) -> None:
         check_head(model)
         if self.shared_rows:
-            check_apart(model)
+            check_shared_rows(model)
 
     def __call__(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         hidden, targets = self.predicted(model, batch)
         return head_of(model).loss(hidden, targets)
 
     def predicted(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-        """What the head reads where a token is predicted, and the tokens; see `PredictsTokens`."""
+        """The head's inputs at predicted tokens, and the tokens; see `TokenLoss`."""
         if self.shared_rows:
             hidden = states_of_shared_rows(model, batch)
         elif reads_text_by_text(model):
-            hidden = states_of_shared_rows(model, alone_in_rows(batch))
+            hidden = states_of_shared_rows(model, one_example_per_row(batch))
         else:
             hidden = decoder_states(
                 model, batch["input_ids"], batch["attention_mask"], batch["decoder_input_ids"]

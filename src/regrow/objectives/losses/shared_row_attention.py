@@ -1,15 +1,19 @@
-"""Read rows that several examples share, each as if it were alone.
+"""Attention in rows that several examples share; each example is computed as if it were alone.
 
-What keeps them apart is one boolean mask for the encoder, one for the decoder and one between
-them, made for each micro-batch: a slot sees slots of its own example. Each kind of attention takes
-this mask in its own form: `text_by_text` (`regrow.models.document_attention`) as lengths, `sdpa`
-(on CUDA the memory-efficient kernel, which computes all of a row) and `eager` as a tensor,
-`flex_attention` as blocks, of which those between examples are not computed. flash_attention_2 of
-transformers cannot take it: it passes one division into texts to a whole stack, and a decoder needs
-a second for its cross-attention.
+Masks keep the examples apart: a slot sees only slots of its own example. For each micro-batch there
+is a mask for the encoder, one for the decoder, and one for cross-attention. The form of the mask
+depends on the attention implementation:
 
-Positions begin again with each example where a stack takes them (OpenBA). The relative positions
-of T5 need no more than the mask: they are differences, and an example is one run of slots.
+- `text_by_text` (`regrow.models.document_attention`): the lengths of the examples.
+- `sdpa`: a boolean tensor. On CUDA the memory-efficient kernel takes it and computes whole rows.
+- `eager`: a tensor that is added to the scores.
+- `flex_attention`: a block mask. Blocks between examples are not computed.
+
+flash_attention_2 of transformers is not supported: it takes one division into texts for a whole
+stack, but a decoder needs a second one for cross-attention.
+
+If a stack takes positions (OpenBA), they restart with each example. The relative positions of T5
+need only the mask, because the slots of an example follow each other.
 """
 
 import inspect
@@ -21,18 +25,18 @@ from torch import Tensor, nn
 from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.models.document_attention import TEXT_BY_TEXT, seen_slots, texts_mask
-from regrow.objectives.losses.objective import TensorBatch
+from regrow.objectives.losses.loss import TensorBatch
 from regrow.objectives.rows.examples import NO_TEXT
 
 
 def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
-    """What the head reads, [rows, target width, hidden].
+    """The head's inputs, [rows, target width, hidden].
 
-    `batch`: as `regrow.objectives.rows.shared_rows.lay_out` has it.
+    `batch`: as from `regrow.objectives.rows.shared_rows.place_in_rows`.
     """
     sources, targets = batch["source_texts"], batch["target_texts"]
     encoder, decoder = model.get_encoder(), model.get_decoder()
-    # Lengths of texts are read from the device: before it has anything to do.
+    # Masks first: reading the lengths of texts waits for the device, which is idle now.
     among_sources = _mask(encoder, sources, sources)
     among_targets = _mask(decoder, targets, targets, is_causal=True)
     between = _mask(decoder, targets, sources)
@@ -52,10 +56,10 @@ def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
     return hidden
 
 
-def alone_in_rows(batch: TensorBatch) -> TensorBatch:
-    """Padded examples in the form of `lay_out`, one in each row.
+def one_example_per_row(batch: TensorBatch) -> TensorBatch:
+    """Padded examples in the form of a batch of `place_in_rows`, one example in each row.
 
-    `batch`: as `regrow.objectives.rows.examples.write_examples` makes it.
+    `batch`: as from `regrow.objectives.rows.examples.write_examples`.
     """
     source, target = batch["attention_mask"] > 0, batch["labels"] != NOT_PREDICTED
     return {
@@ -66,7 +70,10 @@ def alone_in_rows(batch: TensorBatch) -> TensorBatch:
 
 
 def _mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False) -> Any:
-    """Which slots see which, by the examples that they are of; [rows, width] each."""
+    """The mask between slots of the same example.
+
+    `queries`, `keys`: the example of each slot, [rows, width].
+    """
     attention = stack.config._attn_implementation
     if attention == TEXT_BY_TEXT:
         return texts_mask(queries, keys, is_causal=is_causal)
@@ -95,7 +102,7 @@ def _block_mask(queries: Tensor, keys: Tensor, is_causal: bool) -> Any:
 
 
 def _positions(stack: nn.Module, examples: Tensor) -> dict[str, Tensor]:
-    """Positions that begin again with each example, if the stack takes any."""
+    """Positions that restart with each example, if the stack takes positions."""
     if "position_ids" not in inspect.signature(stack.forward).parameters:
         return {}
     places = torch.arange(examples.shape[1], device=examples.device)
@@ -107,21 +114,21 @@ def _positions(stack: nn.Module, examples: Tensor) -> dict[str, Tensor]:
 _SOURCES, _TARGETS = (3, 4), (4, 3)
 
 
-def keeps_apart(model: Any) -> bool:
-    """Whether an example in a shared row is read as it is alone."""
+def supports_shared_rows(model: Any) -> bool:
+    """Whether a model computes an example in a shared row as if it were alone."""
     try:
-        check_apart(model)
+        check_shared_rows(model)
     except UserError:
         return False
     return True
 
 
-def check_apart(model: Any) -> None:
-    """Raise UserError where an example in a shared row is not read as it is alone."""
+def check_shared_rows(model: Any) -> None:
+    """Raise UserError unless a model computes an example in a shared row as if it were alone."""
     device = next(model.parameters()).device
 
     def row(*examples: int) -> TensorBatch:
-        """Some of two examples, with one empty slot."""
+        """A row of one or both of two examples, and one empty slot."""
         found = {}
         for ids, name, lengths in (
             ("input_ids", "source_texts", _SOURCES),
@@ -146,7 +153,7 @@ def check_apart(model: Any) -> None:
         model.train(was_training)
     expected = torch.cat(alone).float()
     difference = (together.float() - expected).norm() / expected.norm()
-    # Written so that a difference that is not a number is a difference.
+    # `not <` also refuses NaN.
     if not difference < (1e-4 if together.dtype == torch.float32 else 3e-2):
         raise UserError(_unable(model, "they see each other"))
 

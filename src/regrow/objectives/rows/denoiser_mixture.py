@@ -1,4 +1,4 @@
-"""Which denoiser each sample is corrupted by, in shares that can change while training goes on."""
+"""Which denoiser corrupts each sample. The shares of the denoisers can change during training."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,15 @@ from regrow.objectives.rows.random_segmentation import Ids, random_bits, sample_
 
 @dataclass(frozen=True)
 class MixtureHistory:
-    """The share of each denoiser, from which sample on.
+    """The shares of the denoisers, and the samples at which the shares changed.
 
-    Immutable, and a pure function of the sample: what was drawn for a sample stays, whatever is
-    added after it. To save it, save `changes`, which are lists and numbers.
+    It is immutable. The denoiser of a sample depends only on the seed, the number of the sample and
+    the changes up to it, so a later change does not affect earlier samples. To save a history, save
+    `changes`, which holds only tuples and numbers.
 
     Attributes:
-        changes: (first sample, shares [denoisers]) ascending, the first at sample 0. Shares are at
-            least 0 and sum to 1.
+        changes: (first sample, shares [denoisers]) in ascending order, the first at sample 0.
+            Shares are at least 0 and sum to 1.
     """
 
     changes: tuple[tuple[int, tuple[float, ...]], ...]
@@ -32,9 +33,11 @@ class MixtureHistory:
         return cls(((0, _shares(weights)),))
 
     def changed(self, first: int, weights: Sequence[float]) -> "MixtureHistory":
-        """With other shares from sample `first` on; the same shares again add nothing.
+        """The history with new shares from sample `first` on, in proportion to the weights.
 
-        Raises ValueError where `first` lies before the last change, or the weights are no weights.
+        If the shares stay the same, no change is added.
+        Raises ValueError if `first` lies before the last change, or if there are not as many
+        weights as denoisers, a weight is negative, or the weights do not have a positive sum.
         """
         last, current = self.changes[-1]
         shares = _shares(weights)
@@ -53,22 +56,23 @@ class MixtureHistory:
         return self.changes[-1][1]
 
     def draw(self, seed: int, samples: Ids) -> Ids:
-        """The number of each sample's denoiser, [samples]."""
+        """The index of each sample's denoiser, [samples]."""
         firsts, bounds = self._tables
         entries = np.searchsorted(firsts, samples, side="right") - 1
         keys = sample_keys(seed, "denoiser", samples)
-        # 53 bits, as many as a float64 between 0 and 1 holds.
+        # 53 bits, the precision of a float64 between 0 and 1.
         drawn = (random_bits(keys, np.zeros_like(samples)) >> np.uint64(11)) * 2.0**-53
         numbers: Ids = (drawn[:, None] >= bounds[entries]).sum(axis=1)
         return numbers
 
     @cached_property
     def _tables(self) -> tuple[Ids, NDArray[np.float64]]:
-        """First samples, and where in 0 to 1 each denoiser but the last possible ends."""
+        """First samples, [changes], and cumulative shares by denoiser, [changes, denoisers]."""
         firsts = np.array([first for first, _ in self.changes], dtype=np.int64)
         shares = np.array([shares for _, shares in self.changes])
         bounds = np.cumsum(shares, axis=1)
-        # Sums of shares are 1 but for rounding; past the last that has any, nothing is drawn.
+        # The sum of the shares is 1 except for rounding. The last denoiser with a share takes what
+        # is left, so that denoisers after it, with share 0, are never drawn.
         bounds[bounds >= bounds[:, -1:]] = math.inf
         return firsts, bounds
 

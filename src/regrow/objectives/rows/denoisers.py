@@ -1,8 +1,8 @@
 """Denoisers: how much of a text is taken out, and in how many spans.
 
-As T5 (Raffel et al. 2020, section 3.1.4) and UL2 (Tay et al. 2022) have it: the counts of noise
-and of other tokens are fixed by the length, the lengths of the segments are random, and a text
-begins with a segment that stays.
+As in T5 (Raffel et al. 2020, section 3.1.4) and UL2 (Tay et al. 2022). The length of a text fixes
+the number of noise tokens, which are taken out, and the number of noise spans. The length of each
+span is random (T5's random segmentation). A text begins with tokens that are kept.
 """
 
 import math
@@ -14,19 +14,16 @@ from numpy.typing import NDArray
 
 from regrow.objectives.rows.random_segmentation import Ids
 
-PREFIXES = ("<R>", "<S>", "<X>")
-"""UL2's marks of what is asked: short spans, the rest of a text, much or long spans."""
-
 
 @dataclass(frozen=True)
 class Denoiser:
     """How a text is corrupted.
 
     Attributes:
-        mean_span: Mean length of a span in tokens; infinite for one span, which then is the end
-            of the text.
-        rate: The part of the text that is taken out.
-        prefix: What the source begins with, where the tokenizer has it.
+        mean_span: Mean length of a noise span in tokens. Infinite for one span at the end of the
+            text.
+        rate: The share of the tokens that is taken out, between 0 and 1.
+        prefix: UL2's mode token, with which the source begins if the tokenizer has it.
     """
 
     mean_span: float
@@ -34,7 +31,7 @@ class Denoiser:
     prefix: str = "<R>"
 
     def counts(self, tokens: int) -> tuple[int, int]:
-        """Tokens taken out of a text of `tokens`, and in how many spans."""
+        """The number of noise tokens and of noise spans in a text of `tokens` tokens."""
         noise, spans = noise_and_spans(
             np.array([tokens]), np.array([self.mean_span]), np.array([self.rate])
         )
@@ -42,7 +39,7 @@ class Denoiser:
 
 
 SPAN_CORRUPTION = Denoiser(mean_span=3, rate=0.15)
-"""T5's own setting, and the first of UL2's seven."""
+"""T5's denoiser, which is also the first of UL2's seven."""
 
 UL2: Mapping[str, Denoiser] = {
     "R1": SPAN_CORRUPTION,
@@ -53,17 +50,19 @@ UL2: Mapping[str, Denoiser] = {
     "X3": Denoiser(64, 0.15, "<X>"),
     "X4": Denoiser(64, 0.5, "<X>"),
 }
-"""The seven denoisers of UL2 (table 1 there) as OpenBA uses them."""
+"""The seven denoisers of UL2 (Tay et al. 2022, table 1), with the numbers that OpenBA uses."""
 
 
 @dataclass(frozen=True)
 class DenoisingTokens:
-    """The ids that a denoising example is written with, looked up by name.
+    """The ids of the special tokens in denoising examples.
 
     Attributes:
-        prefixes: Those of `PREFIXES` that the tokenizer has.
-        sentinels: In the order in which they stand for spans.
-        start: What the decoder begins with.
+        prefixes: The id of each of UL2's mode tokens that the tokenizer has, by name.
+        sentinels: In order: the first replaces the first span of a text, and so on.
+        eos: Ends each source and each target.
+        pad: Fills rows up.
+        start: The first token that the decoder reads.
     """
 
     prefixes: Mapping[str, int]
@@ -76,7 +75,10 @@ class DenoisingTokens:
 def noise_and_spans(
     tokens: Ids, mean_spans: NDArray[np.float64], rates: NDArray[np.float64]
 ) -> tuple[Ids, Ids]:
-    """Tokens taken out of texts of these lengths, at least 1, and in how many spans; [texts]."""
+    """The numbers of noise tokens and of noise spans in texts of these lengths, [texts] each.
+
+    `tokens`, `mean_spans`, `rates`: [texts]. Each text has at least one noise token.
+    """
     others = np.maximum(tokens - 1, 1)
     noise = np.minimum(np.maximum(np.rint(tokens * rates), 1), others).astype(np.int64)
     spans = np.maximum(np.rint(noise / mean_spans), 1).astype(np.int64)

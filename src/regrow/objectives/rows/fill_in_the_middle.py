@@ -1,10 +1,13 @@
 """Fill-in-the-middle: documents reordered so that a decoder learns to fill gaps.
 
-Bavarian et al. 2022, "Efficient training of language models to fill in the middle": half of the
-documents are cut at two characters into prefix, middle and suffix, and the middle comes last; as
-prefix, suffix, middle or, as often, as suffix, prefix, middle. All tokens are predicted. Cuts are
-between characters, not tokens, so that a model can go on from within a word; and a document that
-would not fit in a row is made several, so that no row holds a gap without what fills it.
+Bavarian et al. 2022, "Efficient training of language models to fill in the middle". Half of the
+documents are cut at two characters into prefix, middle and suffix, and the middle is moved to the
+end. Half of these become prefix, suffix, middle, the others suffix, prefix, middle. All tokens are
+predicted.
+
+The cuts are between characters and not between tokens, so that a model can also continue from
+within a word. A document that is longer than a row is first divided into several, so that a row
+always holds a gap together with its middle.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,29 +19,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from regrow.common.errors import UserError
-from regrow.corpus.packing import Tokenizer, end_is_predicted, start_and_end, tokenise
-from regrow.objectives.rows.random_segmentation import random_bits, sample_keys
-
-MARKS = (
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # noqa: RUF001 - DeepSeek's own
+from regrow.corpus.packing import (
+    Tokenizer,
+    end_is_predicted,
+    pack_tokens,
+    start_and_end,
+    tokenise,
 )
-"""What marks prefix, suffix and middle: StarCoder's, Qwen's, SantaCoder's, Code Llama's and
-DeepSeek's names. A tokenizer that has none is given the first."""
+from regrow.corpus.samples import Samples
+from regrow.corpus.sources import Texts, rows_of
+from regrow.corpus.token_store import TokenStore
+from regrow.objectives.rows.random_segmentation import random_bits, sample_keys
+from regrow.objectives.special_tokens import INFILLING_TOKENS
 
-RATE = 0.5
-"""Of the documents, those that are reordered."""
-_ALONE = "☺"
-_SPARE = 16
-"""Tokens by which parts that are tokenised apart may grow, with the three marks and the start."""
+REORDERED_SHARE = 0.5
+"""The share of the documents that is reordered."""
+_SEPARATOR = "☺"
+_SPARE_TOKENS = 16
+"""Room in a row for the three special tokens, the start token, and the tokens by which three parts
+that are tokenised separately are longer than the whole."""
 
 
 @dataclass(frozen=True)
 class InfillingTokens:
-    """The ids of the three marks."""
+    """The ids of the special tokens that stand before prefix, suffix and middle."""
 
     prefix: int
     suffix: int
@@ -46,12 +50,17 @@ class InfillingTokens:
 
 
 def infilling_tokens(tokenizer: Tokenizer) -> InfillingTokens:
-    """The marks, by name. Raises UserError where the tokenizer has none, or no offsets."""
+    """The first complete set of `INFILLING_TOKENS` in a tokenizer.
+
+    Raises UserError if the tokenizer has none, or cannot give the character offsets of its tokens.
+    """
     named = tokenizer.name_or_path or "tokenizer"
     ids: Mapping[str, int] = tokenizer.get_vocab()
-    found = next((names for names in MARKS if all(name in ids for name in names)), None)
+    found = next((names for names in INFILLING_TOKENS if all(n in ids for n in names)), None)
     if found is None:
-        raise UserError(f"{named}: no marks to fill in the middle with, such as {MARKS[0][0]}")
+        raise UserError(
+            f"{named}: no marks to fill in the middle with, such as {INFILLING_TOKENS[0][0]}"
+        )
     if not tokenizer.is_fast:
         raise UserError(
             f"{named}: does not say where its tokens stand in a text; fill-in-the-middle needs a "
@@ -60,52 +69,79 @@ def infilling_tokens(tokenizer: Tokenizer) -> InfillingTokens:
     return InfillingTokens(*(ids[name] for name in found))
 
 
-def reordered(
+def infilling_rows(texts: Texts, tokenizer: Any, row_length: int, seed: int) -> Samples:
+    """Packed rows of documents, of which `REORDERED_SHARE` are reordered.
+
+    Documents of a token store are decoded first.
+    Raises UserError if the tokenizer or the text does not fit.
+    """
+
+    def of_text(documents: Iterable[str]) -> Samples:
+        ids = reorder_documents(documents, tokenizer, row_length, seed)
+        return pack_tokens(ids, tokenizer, row_length)
+
+    def of_store(store: TokenStore) -> Samples:
+        return of_text(
+            tokenizer.decode(store.text(number).tolist(), clean_up_tokenization_spaces=False)
+            for number in range(len(store))
+        )
+
+    return rows_of(texts, tokenizer, of_text, of_store)
+
+
+def reorder_documents(
     documents: Iterable[str], tokenizer: Tokenizer, row_length: int, seed: int
 ) -> Iterator[NDArray[np.int32]]:
-    """The token ids of documents, of which `RATE` are made to fill a gap; [tokens] each.
+    """The token ids of documents, of which `REORDERED_SHARE` are reordered; [tokens] each.
 
-    What is drawn for a document depends on the seed and its number. A document that is not
-    reordered is as `tokenise` has it. Where a tokenizer's ``eos`` is not predicted otherwise, it is
-    part of what fills a gap: a model has to learn where to stop.
+    Random numbers of a document depend on the seed and the index of the document. A document that
+    is not reordered has the ids that `tokenise` gives. If the tokenizer's ``eos`` would not be
+    predicted otherwise, it is added after the middle, because a model has to learn where to stop.
     """
-    marks = infilling_tokens(tokenizer)
+    special_tokens = infilling_tokens(tokenizer)
+    prefix_token, suffix_token, middle_token = (
+        [special_tokens.prefix], [special_tokens.suffix], [special_tokens.middle],
+    )  # fmt: skip
     end = () if end_is_predicted(tokenizer) else (start_and_end(tokenizer)[1],)
-    longest = max(row_length - _SPARE, 2)
+    longest = max(row_length - _SPARE_TOKENS, 2)
     for number, text in enumerate(documents):
-        drawn = _Drawn(seed, number)
-        if drawn.part() >= RATE:
+        random = _RandomNumbers(seed, number)
+        if random.uniform() >= REORDERED_SHARE:
             yield from tokenise([text], tokenizer)
             continue
         for piece in _pieces(text, tokenizer, longest):
-            first, second = sorted(drawn.below(len(piece) + 1) for _ in range(2))
+            first, second = sorted(random.below(len(piece) + 1) for _ in range(2))
             parts = (piece[:first], piece[second:], piece[first:second])
-            prefix, suffix, middle = _apart(parts, tokenizer)
+            prefix, suffix, middle = _tokenise_separately(parts, tokenizer)
             line: list[ArrayLike]
-            if drawn.part() < 0.5:
-                line = [[marks.prefix], prefix, [marks.suffix], suffix, [marks.middle], middle]
+            if random.uniform() < 0.5:
+                line = [prefix_token, prefix, suffix_token, suffix, middle_token, middle]
             else:
-                line = [[marks.prefix, marks.suffix], suffix, [marks.middle], prefix, middle]
+                line = [prefix_token, suffix_token, suffix, middle_token, prefix, middle]
             yield np.concatenate([*line, end]).astype(np.int32)
 
 
-def _apart(parts: Sequence[str], tokenizer: Any) -> list[NDArray[np.int32]]:
-    """The tokens of parts of a text, the first of which begins it.
+def _tokenise_separately(parts: Sequence[str], tokenizer: Any) -> list[NDArray[np.int32]]:
+    """The token ids of each part of a text; the first part is the beginning of the text.
 
-    Some tokenizers put a space before every text (Llama's): there the others are read after a
-    character that nothing merges with, and its tokens are left out, as Code Llama has it.
+    Some tokenizers (Llama's) put a space before every text. With these, the other parts are
+    tokenised after a character that merges with nothing, and its tokens are then removed, as in
+    Code Llama.
     """
     first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
     if not str(first[0]).startswith("▁"):
         return list(tokenise(parts, tokenizer))
-    alone, before, *after = tokenise(
-        [parts[0], _ALONE, *(_ALONE + part for part in parts[1:])], tokenizer
+    beginning, separator, *others = tokenise(
+        [parts[0], _SEPARATOR, *(_SEPARATOR + part for part in parts[1:])], tokenizer
     )
-    return [alone, *(ids[len(before) :] for ids in after)]
+    return [beginning, *(ids[len(separator) :] for ids in others)]
 
 
 def _pieces(text: str, tokenizer: Any, longest: int) -> list[str]:
-    """A text cut between tokens into as few pieces as do, of like numbers of tokens."""
+    """A text cut between tokens into pieces of at most `longest` tokens.
+
+    There are as few pieces as possible, of nearly equal numbers of tokens.
+    """
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     starts = [start for start, _ in encoded["offset_mapping"]]
     count = -(-len(starts) // longest)
@@ -116,18 +152,19 @@ def _pieces(text: str, tokenizer: Any, longest: int) -> list[str]:
     return [text[a:b] for a, b in pairwise(edges) if a < b]
 
 
-class _Drawn:
-    """Random numbers of one document, in order."""
+class _RandomNumbers:
+    """The sequence of random numbers of one document."""
 
     def __init__(self, seed: int, document: int) -> None:
         self._key = sample_keys(seed, "fill in the middle", np.array([document]))
-        self._number = 0
+        self._drawn = 0
 
-    def part(self) -> float:
+    def uniform(self) -> float:
         """At least 0 and below 1."""
-        bits = random_bits(self._key, np.array([self._number]))[0]
-        self._number += 1
+        bits = random_bits(self._key, np.array([self._drawn]))[0]
+        self._drawn += 1
         return int(bits >> np.uint64(11)) * 2.0**-53
 
     def below(self, bound: int) -> int:
-        return int(self.part() * bound)
+        """At least 0 and below `bound`."""
+        return int(self.uniform() * bound)

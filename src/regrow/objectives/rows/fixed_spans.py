@@ -1,4 +1,7 @@
-"""Spans of Optimized-UL2: as many as are fixed in a row, shared out over the documents in it."""
+"""Noise spans of Optimized-UL2: a row has a fixed number of them, divided among its documents.
+
+A row holds pieces: documents, or the part of a document that lies in the row.
+"""
 
 from dataclasses import dataclass
 
@@ -14,19 +17,19 @@ from regrow.objectives.rows.random_segmentation import (
     segment_lengths,
 )
 
-SUFFIX = 0.25
-"""Of the noise of a mixed text, at its end; the report draws it from 20 to 30%."""
+SUFFIX_SHARE = 0.25
+"""The share of the noise of a mixed text that is its end; the report draws it from 20 to 30%."""
 
 
 @dataclass(frozen=True)
-class Room:
-    """Slots of a row.
+class RowCapacity:
+    """How many slots a row has, and how many each piece takes beside its text and sentinels.
 
     Attributes:
-        source: For text that stays, sentinels, and what is written beside each piece.
-        target: For text that is taken out, sentinels, and the same.
-        each_source: Slots beside each piece in the source, but for sentinels.
-        each_target: And in the target.
+        source: Slots of the source row: for kept tokens, sentinels, prefixes and eos.
+        target: Slots of the target row: for noise tokens, sentinels and eos.
+        each_source: Slots of the source row for the prefix and eos of one piece.
+        each_target: Slots of the target row for the eos of one piece.
     """
 
     source: int
@@ -41,26 +44,34 @@ def draw_fixed_spans(
     is_mixed: NDArray[np.bool_],
     pieces: Pieces,
     kinds: tuple[tuple[int, int], ...],
-    room: Room | None,
+    capacity: RowCapacity | None,
 ) -> Spans:
-    """What is taken out of each piece of mixed and of split rows; `samples`, `is_mixed`: [rows].
+    """Draws the noise spans of each piece, in mixed and in split rows.
 
-    Half of the text of a row goes, or what the room asks for. Of a piece of a split row it is the
-    end. Of one of a mixed row it is the end too, a quarter of the noise, and spans of all `kinds`
-    (mean, and how many in a row) in an order that is drawn for the row; each piece has as many as
-    its length asks for. Every division of the noise of a kind, and of what stays, is as likely.
+    Half of the text of a row is noise, or as much as its capacity requires. In a split row, the
+    noise of a piece is its end. In a mixed row, a quarter of the noise of a piece is its end, and
+    the rest is in spans of all kinds, in an order that is drawn for the row. The number of spans of
+    a piece is in proportion to its length. For each kind, every division of the noise into spans
+    has the same probability, and so has every division of the kept tokens.
 
-    A piece gives up one token at least; where it has several spans, a token stays before each.
-    Where pieces are too short to have all spans, a row has fewer.
+    A piece has at least one noise token. If a piece has several spans, at least one token is kept
+    before each. If the pieces of a row are too short for all spans, the row has fewer.
+
+    Args:
+        samples: The number of each row's sample in the training, [rows].
+        is_mixed: Whether a row is mixed, or else split, [rows].
+        pieces: The pieces of each row.
+        kinds: Kinds of spans of a mixed row: mean length, and number of spans in a row.
+        capacity: Of a row; None if its length is not limited.
     """
-    others, noise = _shared_out(is_mixed, pieces, sum(spans for _, spans in kinds), room)
-    suffix = np.rint(noise * SUFFIX).astype(np.int64)
+    others, noise = _spans_and_noise(is_mixed, pieces, sum(spans for _, spans in kinds), capacity)
+    suffix = np.rint(noise * SUFFIX_SHARE).astype(np.int64)
     suffix = np.where(others > 0, np.clip(suffix, 1, noise - others), noise)
     taken = np.empty(int((others + 1).sum()), dtype=np.int64)
     is_last = np.zeros(len(taken), dtype=np.bool_)
     is_last[np.cumsum(others + 1) - 1] = True
     taken[is_last] = suffix
-    taken[~is_last] = _others(seed, samples, is_mixed, pieces, kinds, others, noise - suffix)
+    taken[~is_last] = _span_lengths(seed, samples, is_mixed, pieces, kinds, others, noise - suffix)
 
     kept = np.empty_like(taken)
     has_others = others > 0
@@ -73,12 +84,12 @@ def draw_fixed_spans(
     return Spans(others + 1, kept, taken)
 
 
-def _shared_out(
-    is_mixed: NDArray[np.bool_], pieces: Pieces, wanted: int, room: Room | None
+def _spans_and_noise(
+    is_mixed: NDArray[np.bool_], pieces: Pieces, wanted: int, capacity: RowCapacity | None
 ) -> tuple[Ids, Ids]:
-    """Spans before the last of each piece, and tokens that are taken out of it; [pieces] each.
+    """The spans of each piece except its last, and its noise tokens; [pieces] each.
 
-    `wanted`: spans before the last that a mixed row has together.
+    `wanted`: spans of a mixed row, without the last span of each piece.
     """
     rows, lengths = pieces.stretches, pieces.lengths
     firsts = np.searchsorted(rows, np.arange(len(is_mixed)))
@@ -90,26 +101,27 @@ def _shared_out(
     roomy = np.where(is_mixed[rows], np.maximum(lengths // 2 - 1, 0), 0)
     most = np.minimum(of_rows(roomy), wanted)
     in_row = of_rows(np.ones_like(rows))
-    if room is not None:
-        # Each has a sentinel and a token on either side; with the first of a piece one more stays.
-        left = room.source - (room.each_source + 1) * in_row - of_rows(np.minimum(roomy, 1))
+    if capacity is not None:
+        # Each span takes a sentinel and a token in the source and in the target. The first span of
+        # a piece needs one more kept token.
+        left = capacity.source - (capacity.each_source + 1) * in_row - of_rows(np.minimum(roomy, 1))
         most = np.minimum(most, left // 2)
-        most = np.minimum(most, (room.target - (room.each_target + 2) * in_row) // 2)
-    others = apportioned(np.maximum(most, 0), roomy, rows)
+        most = np.minimum(most, (capacity.target - (capacity.each_target + 2) * in_row) // 2)
+    others = apportion(np.maximum(most, 0), roomy, rows)
     taken_least = others + 1
     kept_least = np.where(others > 0, others + 1, 0)
     text = of_rows(lengths)
     low, high = of_rows(taken_least), text - of_rows(kept_least)
-    if room is not None:
+    if capacity is not None:
         spans = of_rows(taken_least)
-        low = np.maximum(low, text - (room.source - room.each_source * in_row - spans))
-        high = np.minimum(high, room.target - room.each_target * in_row - spans)
-    assert (low <= high).all(), "a row that holds more than there is room for"
+        low = np.maximum(low, text - (capacity.source - capacity.each_source * in_row - spans))
+        high = np.minimum(high, capacity.target - capacity.each_target * in_row - spans)
+    assert (low <= high).all(), "a row that holds more than its capacity"
     free = np.clip(text // 2, low, high) - of_rows(taken_least)
-    return others, taken_least + apportioned(free, lengths - taken_least - kept_least, rows)
+    return others, taken_least + apportion(free, lengths - taken_least - kept_least, rows)
 
 
-def _others(
+def _span_lengths(
     seed: int,
     samples: Ids,
     is_mixed: NDArray[np.bool_],
@@ -118,13 +130,15 @@ def _others(
     others: Ids,
     noise: Ids,
 ) -> Ids:
-    """Tokens in each span but the last of its piece, piece after piece.
+    """The lengths of all spans except the last of each piece, piece after piece; [spans].
 
-    `others`: how many in each piece; `noise`: tokens in them together.
+    `others`: the number of these spans in each piece; `noise`: their tokens in each piece;
+    [pieces] each.
     """
     if not others.any():
         return np.zeros(0, dtype=np.int64)
-    # The kinds of all spans of a mixed row in the order that is drawn for it; the first are taken.
+    # The kinds of all spans of a mixed row, in an order that is drawn for the row. A row with fewer
+    # spans takes the first of them.
     mixed = samples[is_mixed]
     many = sum(spans for _, spans in kinds)
     numbers = np.broadcast_to(np.arange(many), (len(mixed), many))
@@ -139,7 +153,7 @@ def _others(
     counts = np.bincount(piece_of * len(kinds) + kind_of, minlength=shape[0] * shape[1])
     longer = counts * np.tile([mean - 1 for mean, _ in kinds], len(others))
     groups = np.repeat(np.arange(len(others)), len(kinds))
-    tokens = (counts + apportioned(noise - others, longer, groups)).reshape(shape)
+    tokens = (counts + apportion(noise - others, longer, groups)).reshape(shape)
     counts = counts.reshape(shape)
     lengths = []
     for kind, (mean, _) in enumerate(kinds):
@@ -155,16 +169,20 @@ def _others(
 def _keys(
     seed: int, purpose: str, samples: Ids, pieces: Pieces, chosen: NDArray[np.bool_]
 ) -> NDArray[np.uint64]:
-    """A key for each piece that is chosen."""
+    """A random key for each chosen piece."""
     keys = sample_keys(seed, purpose, samples)[pieces.stretches[chosen]]
     return random_bits(keys, pieces.numbers[chosen])
 
 
-def apportioned(totals: Ids, weights: Ids, groups: Ids) -> Ids:
-    """Each of `totals` [groups] divided among the members of its group by weight; [members].
+def apportion(totals: Ids, weights: Ids, groups: Ids) -> Ids:
+    """Divides a total among the members of each group, in proportion to their weights; [members].
 
-    `groups`: that of each member, ascending from 0. Where no total is more than the weights of its
-    group together, no member has more than its weight. A group without weight has a total of 0.
+    If the total of a group is at most the sum of its weights, no member gets more than its weight.
+
+    Args:
+        totals: One for each group, [groups]; 0 for a group whose weights are all 0.
+        weights: One for each member, [members].
+        groups: The group of each member, ascending from 0, [members].
     """
     sums = np.cumsum(weights)
     firsts = np.searchsorted(groups, np.arange(len(totals)))

@@ -1,13 +1,15 @@
-"""Optimized-UL2: sources of one length and targets of one length, so that no batch is padded.
+"""Optimized-UL2: all sources have one length and all targets another, so no batch is padded.
 
-The OpenBA-V2 report (arXiv 2405.05957) has it: a fifth of the samples is mixed denoising, the
-others are a text of which the second half follows from the first. Here the counts of spans are
-fixed too, and with them all lengths; what is random is where the spans are and how long each is.
+From the OpenBA-V2 report (arXiv 2405.05957). One sample in five is mixed: noise spans of several
+lengths are taken out of it. The others are split: the first half of the text is the source, and the
+second half is the target. Here the number of noise spans is fixed, which fixes all lengths. The
+positions and the lengths of the spans are random.
 
-A row holds pieces of as many documents as fill it, each with a source and a target of its own.
+A row is filled with as many documents as it holds. A document that does not fit is divided, and
+each piece has a source and a target of its own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.architectures.flops import SampleShape
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.corpus.concatenation import ConcatenatedRows
@@ -25,55 +28,66 @@ from regrow.corpus.document_stream import (
     stream_of_store,
     stream_of_text,
 )
-from regrow.corpus.samples import Batch, Parts, Samples
+from regrow.corpus.samples import Batch, Components, Samples
 from regrow.corpus.sources import Texts, rows_of
 from regrow.corpus.token_store import TokenStore
 from regrow.objectives.rows.denoisers import DenoisingTokens
 from regrow.objectives.rows.examples import write_examples, write_rows
-from regrow.objectives.rows.fixed_spans import SUFFIX, Room, draw_fixed_spans
+from regrow.objectives.rows.fixed_spans import SUFFIX_SHARE, RowCapacity, draw_fixed_spans
 from regrow.objectives.rows.random_segmentation import Ids, random_bits, sample_keys
-from regrow.objectives.rows.single_row import in_one_row
+from regrow.objectives.rows.single_row import concatenate_pairs
 from regrow.objectives.rows.span_corruption import denoising_tokens
+from regrow.objectives.special_tokens import SENTINELS
 
 BLOCK = 5
-"""Rows of which one is mixed: 20%."""
+"""One row in so many is mixed: 20%."""
 
-Form = Literal["two rows", "one row", "across"]
-"""How pieces stand in rows: sources in one and targets in another; each source before its target;
-or, where a model cannot keep them apart, no pieces but one text across documents."""
+RowLayout = Literal["row pair", "single row", "across documents"]
+"""How sources and targets are placed in rows.
+
+- ``row pair``: for an encoder-decoder. A row of sources for the encoder, and a row of targets for
+  the decoder. Attention stays within a document.
+- ``single row``: for a decoder. Each source is followed by its target in the same row.
+- ``across documents``: for an encoder-decoder that cannot keep documents apart. All documents are
+  one text, and a row is one source and one target.
+"""
+_LAYOUT_IN_IDENTITY: Mapping[RowLayout, str] = {
+    "row pair": "two rows", "single row": "one row", "across documents": "across",
+}  # fmt: skip
+"""What identities have called the layouts since the first runs."""
 
 _NOISE = 0.5
 _KINDS = ((3, 0.3), (8, 0.4), (64, 0.3))
-"""Mean spans, and their parts of the noise that is not the suffix."""
+"""Kinds of spans: mean length, and share of the noise that is not the suffix."""
 _STEP = 20
-"""Lengths of mixed texts are multiples of it: so the parts of the noise come out nearly whole."""
+"""Lengths of mixed texts are multiples of this, so that shares of the noise are nearly integers."""
 _SHORTEST = 40
-"""Tokens of text in which each kind has a span, with tokens to spare between them."""
+"""The shortest mixed text: each kind has a span, with kept tokens between the spans."""
 
 
 @dataclass(frozen=True)
 class FixedLengths:
-    """What follows from the length of a mixed text.
+    """All lengths, which follow from the length of a mixed text.
 
     Attributes:
-        mixed_text: Tokens of a text that is mixed; a multiple of 20.
+        mixed_text: Tokens of a mixed text; a multiple of 20.
     """
 
     mixed_text: int
 
     @property
     def noise(self) -> int:
-        """Tokens that are taken out of a mixed text."""
+        """Noise tokens of a mixed text."""
         return int(self.mixed_text * _NOISE)
 
     @property
     def suffix(self) -> int:
-        """Those of them that are the end of the text."""
-        return round(self.noise * SUFFIX)
+        """Noise tokens at the end of a mixed text."""
+        return round(self.noise * SUFFIX_SHARE)
 
     @cached_property
     def kinds(self) -> tuple[tuple[int, int], ...]:
-        """Mean spans of the other noise, and how many there are of each."""
+        """Kinds of the other spans: mean length, and number of spans in a mixed text."""
         rest = self.noise - self.suffix
         tokens = [round(rest * part) for _, part in _KINDS[:-1]]
         tokens.append(rest - sum(tokens))
@@ -83,41 +97,41 @@ class FixedLengths:
 
     @property
     def spans(self) -> int:
-        """Sentinels that a mixed text needs, one of them for the suffix."""
+        """Sentinels of a mixed text: one for each span, one of them for the suffix."""
         return 1 + sum(spans for _, spans in self.kinds)
 
     @property
     def target(self) -> int:
-        """Tokens in a target of either kind, its end among them."""
+        """Tokens of a target of either kind, with sentinels and eos."""
         return self.noise + self.spans + 1
 
     @property
     def half(self) -> int:
-        """Tokens in either half of a text that is split: they fill what a mixed text fills."""
+        """Tokens of each half of a split text, whose target is as long as that of a mixed text."""
         return self.target - 2
 
     @property
     def split_text(self) -> int:
-        """Tokens of a text that is split."""
+        """Tokens of a split text."""
         return 2 * self.half
 
     @property
     def mean_text(self) -> int:
-        """Tokens of the mean text of a block of rows of one document each."""
+        """Mean tokens of text in a row of one document."""
         return round((self.mixed_text + (BLOCK - 1) * self.split_text) / BLOCK)
 
     def source(self, prefixed: bool) -> int:
-        """Tokens in a source of either kind, prefix and end among them."""
+        """Tokens of a source of either kind, with sentinels, eos and, if `prefixed`, its prefix."""
         return self.target + prefixed
 
 
 def fixed_lengths(sentinels: int, row_length: int) -> FixedLengths:
-    """The longest that need no more sentinels, and no text of more tokens than `row_length`.
+    """The longest lengths that need at most so many sentinels and at most `row_length` tokens.
 
-    With 100 sentinels and 1,898 tokens or more, mixed texts have 1,700 tokens and the others 1,898:
-    952 in each source that has a prefix, and 951 in each target.
+    With 100 sentinels and 1,898 tokens or more, a mixed text has 1,700 tokens and a split text
+    1,898. A source with a prefix then has 952 tokens, and a target 951.
 
-    Raises UserError where there is none.
+    Raises UserError if there are too few sentinels or tokens for any.
     """
     for mixed_text in range(row_length - row_length % _STEP, _SHORTEST - 1, -_STEP):
         lengths = FixedLengths(mixed_text)
@@ -131,40 +145,45 @@ def fixed_lengths(sentinels: int, row_length: int) -> FixedLengths:
 
 
 @dataclass(frozen=True, eq=False)
-class OptimizedText:
-    """A `Samples` for the sequence-to-sequence objective, or for prefix-LM (``one row``).
+class OptimizedUL2Rows:
+    """A `Samples` of Optimized-UL2, for the loss `Seq2Seq`, or `PrefixLM` in a ``single row``.
 
-    One row of every `BLOCK` is mixed, which of them is drawn by the seed. Rows follow each other
-    in the line of documents; the last begins earlier, so that it is full as well. What is written
-    beside a piece takes slots from text, five of them for an encoder-decoder. Where a row begins
-    between two documents as many stay empty at most, and as many where it ends so; one for each
-    piece without a prefix; and two for each span that pieces are too short to have.
+    One row in every `BLOCK` is mixed; the seed decides which. Rows follow each other in the line of
+    documents. The last row begins earlier than the row before it ends, so that it is full too.
+
+    A piece takes slots for prefix, sentinels and eos, which reduces the text of a row: five slots
+    for an encoder-decoder. Some slots stay empty: at most five where a row begins between two
+    documents, and at most five where it ends between two; one for each piece if there are no
+    prefixes; and two for each span that is missing because the pieces are too short.
 
     Attributes:
-        line: The documents, with `slots_each` before each.
-        lengths_of_texts: Of mixed and of split texts, in a row of one piece.
-        row_length: Bound on the text tokens in a row.
+        line: The documents, with `slots_each` slots before each.
+        lengths_of_texts: Lengths of mixed and of split texts in a row of one piece.
+        row_length: Upper bound on the text tokens in a row.
+        special_tokens: The ids to write with.
+        seed: Decides which rows are mixed, and where the spans are.
+        layout: How sources and targets are placed in rows.
     """
 
     line: DocumentStream
     lengths_of_texts: FixedLengths
     row_length: int
-    marks: DenoisingTokens
+    special_tokens: DenoisingTokens
     seed: int
-    form: Form
+    layout: RowLayout
 
     def __len__(self) -> int:
         return self._whole + (self._end_of_whole < self.line.slots)
 
     @cached_property
     def _block(self) -> int:
-        """Slots in a block of rows."""
+        """Slots of the line in a block of rows."""
         fixed = self.lengths_of_texts
         return fixed.mixed_text + (BLOCK - 1) * fixed.split_text
 
     @cached_property
     def _whole(self) -> int:
-        """Rows before the last, if that is one that begins earlier."""
+        """Rows that fit in the line one after the other; a last row that begins earlier follows."""
         rows = self.line.slots // self._block * BLOCK
         candidates = np.arange(rows, rows + BLOCK)
         ends = self._starts(candidates) + self._sizes(candidates)
@@ -175,7 +194,7 @@ class OptimizedText:
         return int(self._starts(np.array([self._whole]))[0])
 
     def is_mixed(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the rows are mixed, the others being split; [rows]."""
+        """Whether each of these rows is mixed, or else split; [rows]."""
         blocks, places = np.divmod(rows, BLOCK)
         is_mixed: NDArray[np.bool_] = places == self._mixed_places(blocks)
         return is_mixed
@@ -185,12 +204,12 @@ class OptimizedText:
         return (random_bits(keys, np.zeros_like(blocks)) % np.uint64(BLOCK)).astype(np.int64)
 
     def _sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Slots of the line in each row."""
+        """Slots of the line in each of these rows, [rows]."""
         fixed = self.lengths_of_texts
         return np.where(self.is_mixed(rows), fixed.mixed_text, fixed.split_text)
 
     def _starts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where rows begin, the last of all as if the line went on."""
+        """Where rows begin in the line, if all followed each other; [rows]."""
         fixed = self.lengths_of_texts
         blocks, places = np.divmod(rows, BLOCK)
         shorter = np.where(
@@ -200,41 +219,45 @@ class OptimizedText:
         return starts
 
     def _stretches(self, rows: NDArray[np.int64]) -> tuple[Ids, Ids]:
-        """Where rows begin and end in the line."""
+        """Where rows begin and end in the line, [rows] each; the last row begins earlier."""
         sizes = self._sizes(rows)
         starts = np.minimum(self._starts(rows), self.line.slots - sizes)
         return starts, starts + sizes
 
     @cached_property
     def mean_length(self) -> float:
-        """Tokens of text in the mean row; where the last begins earlier, some are in two."""
-        twice = np.zeros(1, dtype=np.int64)
+        """Mean text tokens of a row. If the last row begins earlier, some tokens count twice."""
+        repeated = np.zeros(1, dtype=np.int64)
         if self._end_of_whole < self.line.slots:
             starts, _ = self._stretches(np.array([len(self) - 1]))
-            twice = self.line.text_lengths(starts, np.array([self._end_of_whole]))
-        return (self.line.text_tokens + int(twice[0])) / len(self)
+            repeated = self.line.text_lengths(starts, np.array([self._end_of_whole]))
+        return (self.line.text_tokens + int(repeated[0])) / len(self)
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.line.text_lengths(*self._stretches(rows))
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """Of denoisers: mixed, or split in two."""
-        return {"denoiser": Parts(("S", "mixed"), self.is_mixed(rows).astype(np.int64))}
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        """The denoiser of each row: ``mixed``, or ``S`` for split."""
+        return {"denoiser": Components(("S", "mixed"), self.is_mixed(rows).astype(np.int64))}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of sources and targets, [samples, 2], or of rows, [samples, 1]: the same for all."""
+        """Slots of source and target, [samples, 2], or of a single row, [samples, 1]; all equal."""
         return np.tile(self._widths, (len(rows), 1))
 
     @cached_property
     def _widths(self) -> tuple[int] | tuple[int, int]:
         fixed = self.lengths_of_texts
         source = fixed.source(self._prefixes is not None)
-        return (source - 1 + fixed.target,) if self.form == "one row" else (source, fixed.target)
+        return (
+            (source - 1 + fixed.target,) if self.layout == "single row" else (source, fixed.target)
+        )
 
     @cached_property
     def _prefixes(self) -> Ids | None:
-        """Of split and of mixed texts; none where the tokenizer lacks one."""
-        found = [self.marks.prefixes.get(name) for name in ("<S>", "<X>")]
+        """Prefixes of split and of mixed texts, [2]; None if the tokenizer lacks one of them."""
+        found = [self.special_tokens.prefixes.get(name) for name in ("<S>", "<X>")]
         return None if None in found else np.array(found)
 
     @cached_property
@@ -242,42 +265,47 @@ class OptimizedText:
         return identity_of(
             "o-ul2",
             lengths=self.lengths_of_texts,
-            tokens=self.marks,
+            tokens=self.special_tokens,
             seed=self.seed,
-            form=self.form,
+            form=_LAYOUT_IN_IDENTITY[self.layout],
             slots_each=self.line.slots_each,
             text=self.line.identity,
         )
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """As `regrow.objectives.rows.examples.write_rows` has it in ``two rows``; as
-        `regrow.objectives.rows.single_row.in_one_row` in ``one row``; as
-        `regrow.objectives.rows.examples.write_examples`, with no slot empty, ``across``."""
+        """A batch whose form depends on the layout.
+
+        ``row pair``: as `regrow.objectives.rows.examples.write_rows`; ``single row``: as
+        `regrow.objectives.rows.single_row.concatenate_pairs`; ``across documents``: as
+        `regrow.objectives.rows.examples.write_examples`, without empty slots.
+        """
         is_mixed = self.is_mixed(rows)
         pieces = self.line.pieces(*self._stretches(rows))
-        kinds, room = self.lengths_of_texts.kinds, self._room
-        spans = draw_fixed_spans(self.seed, samples, is_mixed, pieces, kinds, room)
-        line, starts = _copied(self.line, pieces)
+        kinds, capacity = self.lengths_of_texts.kinds, self._capacity
+        spans = draw_fixed_spans(self.seed, samples, is_mixed, pieces, kinds, capacity)
+        line, starts = _tokens_of(self.line, pieces)
         prefixes = self._prefixes
         if prefixes is not None:
             prefixes = prefixes[is_mixed[pieces.stretches].astype(int)]
-        if self.form == "across":
-            return write_examples(line, starts, spans, prefixes, self.marks)
+        if self.layout == "across documents":
+            return write_examples(line, starts, spans, prefixes, self.special_tokens)
         row_of, widths = pieces.stretches, self._widths
         if len(widths) == 2:
-            return write_rows(line, starts, spans, prefixes, self.marks, row_of, widths)
-        pairs = write_rows(line, starts, spans, prefixes, self.marks, row_of, None)
-        return in_one_row(pairs, self.marks.start, self.marks.pad, widths[0])
+            return write_rows(line, starts, spans, prefixes, self.special_tokens, row_of, widths)
+        pairs = write_rows(line, starts, spans, prefixes, self.special_tokens, row_of, None)
+        return concatenate_pairs(
+            pairs, self.special_tokens.start, self.special_tokens.pad, widths[0]
+        )
 
     @cached_property
-    def _room(self) -> Room | None:
+    def _capacity(self) -> RowCapacity | None:
         if len(self._widths) == 1:
             return None
-        return Room(*self._widths, 1 + (self._prefixes is not None), 1)
+        return RowCapacity(*self._widths, 1 + (self._prefixes is not None), 1)
 
 
-def _copied(line: DocumentStream, pieces: Pieces) -> tuple[NDArray[np.int32], Ids]:
-    """A short line of tokens that holds these pieces, and where each begins in it."""
+def _tokens_of(line: DocumentStream, pieces: Pieces) -> tuple[NDArray[np.int32], Ids]:
+    """The tokens of these pieces one after the other, and where each piece begins in them."""
     firsts = np.flatnonzero(pieces.numbers == 0)
     lasts = np.append(firsts[1:], len(pieces.starts)) - 1
     begins, ends = pieces.starts[firsts], (pieces.starts + pieces.lengths)[lasts]
@@ -287,46 +315,56 @@ def _copied(line: DocumentStream, pieces: Pieces) -> tuple[NDArray[np.int32], Id
     return tokens, pieces.starts + moved[pieces.stretches]
 
 
-def join_text(
-    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, form: Form
+def optimized_ul2_rows(
+    texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int, layout: RowLayout
 ) -> Samples:
-    """Documents, or pieces of them, side by side as examples of O-UL2.
+    """Rows of Optimized-UL2.
 
-    ``across``: all documents as one, each followed by the token that ends it; a store as it lies,
-    where it has no ends, without.
+    ``across documents``: all documents form one text, with eos after each document. A token store
+    that was written without eos has none here either.
 
-    `config`: of the model, for the token that its decoder begins with. `row_length`: bound on the
-    text tokens of a sample.
+    Args:
+        config: Of the model, for the token that its decoder begins with.
+        row_length: Upper bound on the text tokens in a row.
 
-    Raises UserError where the tokenizer has too few sentinels, or the text fills no row.
+    Raises:
+        UserError: the tokenizer has too few sentinels, or the text does not fill a row.
     """
-    marks = denoising_tokens(tokenizer, config)
-    fixed = fixed_lengths(len(marks.sentinels), row_length)
-    # A sentinel on either side; the end of both, or the start of the row and the end of neither. A
-    # piece of one token needs three slots of the target: with fewer than five in all, rows full of
-    # them would have no room.
-    each = 3 + ({"<S>", "<X>"} <= marks.prefixes.keys()) if form == "one row" else 5
+    special_tokens = denoising_tokens(tokenizer, config)
+    fixed = fixed_lengths(len(special_tokens.sentinels), row_length)
+    # Slots beside the text of a piece. In a single row: start, two sentinels, and a prefix if there
+    # is one. In a row pair: prefix, two sentinels, two eos. Without a prefix it is still five: a
+    # piece of one token takes three slots of the target, and a row full of such pieces would
+    # otherwise exceed its capacity.
+    prefixed = {"<S>", "<X>"} <= special_tokens.prefixes.keys()
+    slots_each = 3 + prefixed if layout == "single row" else 5
 
-    def rows(line: DocumentStream) -> OptimizedText:
-        line = as_one_document(line) if form == "across" else line
+    def rows(line: DocumentStream) -> OptimizedUL2Rows:
+        line = as_one_document(line) if layout == "across documents" else line
         if line.slots < fixed.split_text:
             raise UserError(
                 f"the training text is {len(line.tokens):,} tokens, less than one row of "
                 f"{fixed.split_text:,}; give more text or a smaller row_length"
             )
-        return OptimizedText(line, fixed, row_length, marks, seed, form)
+        return OptimizedUL2Rows(line, fixed, row_length, special_tokens, seed, layout)
 
-    def of_text(documents: Iterable[str]) -> OptimizedText:
-        return rows(stream_of_text(documents, tokenizer, each))
+    def of_text(documents: Iterable[str]) -> OptimizedUL2Rows:
+        return rows(stream_of_text(documents, tokenizer, slots_each))
 
-    def of_store(store: TokenStore) -> OptimizedText:
-        return rows(stream_of_store(store, each))
+    def of_store(store: TokenStore) -> OptimizedUL2Rows:
+        return rows(stream_of_store(store, slots_each))
 
-    return rows_of(texts, tokenizer, of_text, of_store, _mean_text)
+    return rows_of(texts, tokenizer, of_text, of_store, _mean_text_tokens)
 
 
-def _mean_text(samples: Samples) -> float:
-    """Tokens of text in a row."""
-    parts: Any = samples.sources.values() if isinstance(samples, ConcatenatedRows) else [samples]
-    text = sum(each.mean_length * len(each) for each in parts)
-    return float(text / sum(map(len, parts)))
+def _mean_text_tokens(samples: Samples) -> float:
+    """Mean text tokens of a row."""
+    sources: Any = samples.sources.values() if isinstance(samples, ConcatenatedRows) else [samples]
+    text_tokens = sum(each.mean_length * len(each) for each in sources)
+    return float(text_tokens / sum(map(len, sources)))
+
+
+def mean_sample(row_length: int) -> SampleShape:
+    """The shape of the mean row of one document, with T5's 100 sentinels, in an encoder-decoder."""
+    fixed = fixed_lengths(len(SENTINELS), row_length)
+    return SampleShape(fixed.mean_text, decoder=fixed.target, encoder=fixed.source(prefixed=True))

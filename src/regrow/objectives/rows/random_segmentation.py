@@ -1,9 +1,9 @@
-"""Random divisions of texts into segments, for many texts at once.
+"""Random segmentation: divides many texts at once into segments of random lengths.
 
-Every random bit is a pure function of (seed, purpose, number of the sample), so a sample is the
-same in whatever batch it is drawn. The generator is SplitMix64 (Steele, Lea and Flood 2014, "Fast
-splittable pseudorandom number generators"), one sequence a sample, computed for all samples at
-once: in numpy that takes some ten operations, where Philox takes a hundred.
+Every random bit is a pure function of (seed, purpose, number of the sample), so the batch that a
+sample is in does not change it. The generator is SplitMix64 (Steele, Lea and Flood 2014, "Fast
+splittable pseudorandom number generators"), with one sequence for each sample, computed for all
+samples at once. This takes some ten NumPy operations, where Philox takes a hundred.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def sample_keys(seed: int, purpose: str, samples: Ids) -> Bits:
-    """Where the sequence of each sample begins, [samples]."""
+    """The key of each sample's random sequence for this purpose, [samples]."""
     return random_bits(_stream(seed, purpose), samples)
 
 
@@ -30,9 +30,9 @@ def _stream(seed: int, purpose: str) -> np.uint64:
 
 
 def random_bits(keys: Bits | np.uint64, numbers: Ids) -> Bits:
-    """Number `numbers[i]` of the sequence that begins at `keys[i]`; 64 bits, of any shape.
+    """64 random bits each: entry `numbers[i]` of the sequence with key `keys[i]`.
 
-    One key alone is that of all.
+    `keys` and `numbers` have the same shape, or there is one key for all numbers.
     """
     z = numbers.astype(np.uint64)
     z += np.uint64(1)
@@ -47,15 +47,20 @@ def random_bits(keys: Bits | np.uint64, numbers: Ids) -> Bits:
 
 
 def segment_lengths(keys: Bits, totals: Ids, segments: Ids) -> Ids:
-    """Each of `totals` [rows] divided into so many segments [rows]; all divisions are as likely.
+    """Divides each total into segments; every division has the same probability.
 
-    Needs 1 <= segments <= totals. Returns the lengths, each at least 1, row after row, [sum of
-    segments].
+    A division is a set of `segments - 1` cuts among `totals - 1` positions. The cuts are the first
+    distinct positions in the random sequence of the row, two positions for each 64 bits. If more
+    than half of the positions are cuts, the positions without a cut are drawn instead. The
+    probabilities of two positions differ by at most a factor of 1 + positions / 2**32.
 
-    A division is a set of `segments - 1` cuts among `totals - 1` places: the first so many
-    distinct places in the sequence of the row's key, two to each 64 bits. Where more than half of
-    the places are cuts, those that are none are drawn instead. A place is as likely as another up
-    to one part in 2**32 / places.
+    Args:
+        keys: As `sample_keys` gives them, [rows].
+        totals: The length of each row, [rows].
+        segments: The number of segments of each row, from 1 to its total, [rows].
+
+    Returns:
+        The lengths of the segments, each at least 1, row after row, [sum of segments].
     """
     ends = np.cumsum(totals)
     size = int(ends[-1])
@@ -70,7 +75,7 @@ def segment_lengths(keys: Bits, totals: Ids, segments: Ids) -> Ids:
     lacking = np.flatnonzero(missing)
     missing = missing[lacking]
     made = np.zeros_like(missing)
-    # A guess, so that one turn mostly does; more draws than needed change nothing.
+    # An estimate, so that one iteration is mostly enough. Surplus draws do not change the result.
     expected = missing * (1 + 0.8 * missing / totals[lacking])
     pairs = (expected / 2 + missing / np.sqrt(totals[lacking])).astype(np.int64) + 1
     while len(lacking):
@@ -82,7 +87,8 @@ def segment_lengths(keys: Bits, totals: Ids, segments: Ids) -> Ids:
         at >>= 32
         at += np.repeat(begins[lacking] + 1, draws)
         order = np.arange(len(at), dtype=np.int32)
-        # Of several writes to one place the last holds: backwards, that is the first draw.
+        # Of several writes to one index NumPy keeps the last, so write in reverse order to keep the
+        # first draw.
         first_draw[at[::-1]] = order[::-1]
         is_new = (first_draw[at] == order) & ~is_drawn[at]
         found = np.cumsum(is_new)

@@ -1,7 +1,7 @@
-"""Several examples in one row of an encoder-decoder, so that few slots are left empty.
+"""Several examples share a row of an encoder-decoder, so that few slots are padding.
 
-A row holds sources one after the other, and their targets in the same order. Which example a slot
-belongs to is one number a slot; masks are made from them when the row is read
+A row holds sources one after the other, and their targets in the same order. A batch says for each
+slot which example it belongs to. Attention masks are made from these numbers in the forward pass
 (`regrow.objectives.losses.shared_row_attention`).
 """
 
@@ -15,39 +15,48 @@ from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
+from regrow.corpus.samples import (
+    Batch,
+    Components,
+    Order,
+    Samples,
+    components_of,
+    data_order,
+    slots_of,
+)
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.random_segmentation import Ids
 
 
 @dataclass(frozen=True, eq=False)
 class SharedRows:
-    """A `Samples` of which each is several samples of another: sources with their targets.
+    """A `Samples` that joins several samples of `pairs` into one.
 
-    Sample ``i`` is made of samples ``i * per_row`` to ``(i + 1) * per_row - 1`` of `pairs`, each
-    the same as without: so are the order in which they come and what is drawn for them.
+    Sample ``i`` is made of samples ``i * per_row`` to ``(i + 1) * per_row - 1`` of `pairs`. These
+    are the same samples, in the same order, as without shared rows.
 
-    In a batch they are not kept together: all examples of it are spread over as many rows as cost
-    least.
+    In a batch, the examples of a sample do not stay together. All examples of the batch are
+    assigned to rows such that the forward pass costs least.
 
     Attributes:
-        pairs: As `regrow.objectives.rows.examples.write_examples` has them.
-        per_row: Samples of `pairs` in one of these.
-        seed: Of the order in which samples of `pairs` come.
-        dear: The width of a row at which attention costs as much as the matrices.
+        pairs: Samples of one source and one target each, in batches as from
+            `regrow.objectives.rows.examples.write_examples`.
+        per_row: Samples of `pairs` in one sample.
+        seed: For the data order of `pairs`.
+        break_even_width: Width of a row at which attention costs as much as the matrices.
     """
 
     pairs: Samples
     per_row: int
     seed: int
-    dear: int
+    break_even_width: int
 
     def __len__(self) -> int:
         return -(-len(self.pairs) // self.per_row)
 
     @property
     def row_length(self) -> int:
-        """Bound on the text tokens in an example."""
+        """Upper bound on the text tokens in an example."""
         return self.pairs.row_length
 
     @cached_property
@@ -56,7 +65,7 @@ class SharedRows:
             "shared rows",
             per_row=self.per_row,
             seed=self.seed,
-            cost=self.dear,
+            cost=self.break_even_width,
             pairs=self.pairs.identity,
         )
 
@@ -65,18 +74,17 @@ class SharedRows:
         return data_order(self.pairs, self.seed)
 
     def order(self, seed: int) -> Order:
-        """Their own: a row is called as the sample that it is."""
-        return _Counted()
+        """Row ``i`` is sample ``i``; `pairs` are ordered inside a row."""
+        return _IdentityOrder()
 
     def _rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of `pairs` that are in each of these, [rows, per_row]."""
-        many = self.per_row
+        """The rows of `pairs` that each of these rows holds, [rows, per_row]."""
+        count = self.per_row
         if len(rows) and (np.diff(rows) == 1).all():
-            return self._order.rows(int(rows[0]) * many, (int(rows[-1]) + 1) * many).reshape(
-                -1, many
-            )
-        each = [self._order.rows(row * many, (row + 1) * many) for row in rows.tolist()]
-        return np.array(each, dtype=np.int64).reshape(-1, many)
+            first, stop = int(rows[0]) * count, (int(rows[-1]) + 1) * count
+            return self._order.rows(first, stop).reshape(-1, count)
+        by_row = [self._order.rows(row * count, (row + 1) * count) for row in rows.tolist()]
+        return np.array(by_row, dtype=np.int64).reshape(-1, count)
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         inside = self._rows(rows)
@@ -84,57 +92,66 @@ class SharedRows:
         return lengths
 
     def _numbers(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The samples of `pairs` that are in each of these, [samples, per_row]."""
+        """The samples of `pairs` that each of these samples holds, [samples, per_row]."""
         return samples[:, None] * self.per_row + np.arange(self.per_row)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of sources and targets, [samples, 2]."""
+        """Slots of all sources and of all targets of a sample, [samples, 2]."""
         inside, numbers = self._rows(rows).reshape(-1), self._numbers(samples).reshape(-1)
         each = slots_of(self.pairs, inside, numbers)
         whole: NDArray[np.int64] = each.reshape(len(rows), self.per_row, -1).sum(axis=1)
         return whole
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """Those of the pairs: of each of `per_row` in a sample."""
-        return parts_of(
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        """The components of the pairs, `per_row` for each sample."""
+        return components_of(
             self.pairs, self._rows(rows).reshape(-1), self._numbers(samples).reshape(-1)
         )
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """As `lay_out` has it, and ``examples``, [rows, target width]: which of all examples."""
+        """As `place_in_rows`, and ``examples``, [rows, target width]: the example of each slot."""
         pairs = self.pairs.batch(self._rows(rows).reshape(-1), self._numbers(samples).reshape(-1))
         sources, targets = _lengths(pairs)
-        batch = lay_out(pairs, spread(sources, targets, len(rows), self.dear))
+        batch = place_in_rows(
+            pairs, assign_rows(sources, targets, len(rows), self.break_even_width)
+        )
         return {**batch, "examples": batch["target_texts"]}
 
-    # What a mixture of `pairs` is steered by counts samples of theirs.
+    # A mixture inside `pairs` counts samples of `pairs`, of which one sample here has `per_row`.
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """As `pairs` has it."""
+        """From this sample on, draw `pairs` by these weights."""
         mixed: Any = self.pairs
         mixed.mix_from(sample * self.per_row, weights)
 
     @property
-    def shares(self) -> "SharesOfEach | None":
-        """Of the sources that `pairs` is drawn from, where it has some."""
+    def shares(self) -> "ScaledShares | None":
+        """The shares of the sources of `pairs`; None if it is not drawn from a mixture."""
         pairs: Any = self.pairs
         found = getattr(pairs, "shares", None) or getattr(
             getattr(pairs, "windows", None), "shares", None
         )
-        return None if found is None else SharesOfEach(found, self.per_row)
+        return None if found is None else ScaledShares(found, self.per_row)
 
 
-class _Counted:
+class _IdentityOrder:
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
         return np.arange(start, stop)
 
 
 @dataclass(frozen=True, eq=False)
-class SharesOfEach:
-    """`regrow.corpus.source_mixture.Shares` of samples of which `each` are one sample here."""
+class ScaledShares:
+    """`regrow.corpus.source_mixture.Shares`, with samples counted in shared rows.
+
+    Attributes:
+        shares: Counts samples of single examples.
+        per_row: Examples in one sample of shared rows.
+    """
 
     shares: Any
-    each: int
+    per_row: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,36 +160,52 @@ class SharesOfEach:
 
     @property
     def changes(self) -> list[tuple[int, tuple[int, ...]]]:
-        return [(sample // self.each, quotas) for sample, quotas in self.shares.changes]
+        return [(sample // self.per_row, quotas) for sample, quotas in self.shares.changes]
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        self.shares.mix_from(sample * self.each, weights)
+        self.shares.mix_from(sample * self.per_row, weights)
 
 
-def share_rows(pairs: Samples, text_tokens: int, seed: int, hidden: int) -> SharedRows:
-    """As many examples in a row as find room for their text on average, and at least one.
+def make_shared_rows(pairs: Samples, text_tokens: int, seed: int, hidden: int) -> SharedRows:
+    """Shared rows with as many examples as fit on average, and at least one.
 
-    `text_tokens`: in all of `pairs`. `hidden`: of the model. A token costs some 24 * hidden**2
-    operations in the matrices of a layer and 4 * width * hidden in its attention, which come at
-    half the speed on a CPU.
+    Examples fit if their texts together have at most the `row_length` of `pairs`.
+
+    For each token, the matrices of a layer take some 24 * hidden**2 operations, and attention takes
+    4 * width * hidden operations at half the speed (on a CPU). Both cost the same at a width of
+    3 * hidden.
+
+    Args:
+        pairs: Samples of one source and one target each.
+        text_tokens: Text tokens in all of `pairs`.
+        seed: For the data order.
+        hidden: Hidden size of the model.
     """
     mean = text_tokens / len(pairs)
-    return SharedRows(pairs, max(1, int(pairs.row_length / mean)), seed, dear=3 * hidden)
+    return SharedRows(
+        pairs, max(1, int(pairs.row_length / mean)), seed, break_even_width=3 * hidden
+    )
 
 
-def spread(sources: Ids, targets: Ids, most: int, dear: int) -> Ids:
-    """The row of each example, [examples], so that a forward pass costs least; rows count from 0.
+def assign_rows(sources: Ids, targets: Ids, max_rows: int, break_even_width: int) -> Ids:
+    """The row of each example, counted from 0, such that a forward pass costs least; [examples].
 
-    Sizes are those of sources and targets, [examples]. For each number of rows up to `most` (and
-    no more than there are examples) the examples go, the largest first, to the row that is fullest
-    least: Graham 1969, "Bounds on multiprocessing timing anomalies", with two sizes.
+    For each possible number of rows, the examples are taken from the largest to the smallest, and
+    each is put into the row that is least full (Graham 1969, "Bounds on multiprocessing timing
+    anomalies", here with two sizes). The number of rows with the lowest cost is chosen.
+
+    Args:
+        sources: Tokens of each source, [examples].
+        targets: Tokens of each target, [examples].
+        max_rows: Upper bound on the number of rows.
+        break_even_width: Width of a row at which attention costs as much as the matrices.
     """
     all_sources, all_targets = int(sources.sum()), int(targets.sum())
     sizes = sources / all_sources + targets / all_targets
     largest_first = np.argsort(-sizes, kind="stable").tolist()
     widths = list(zip(sources.tolist(), targets.tolist(), strict=True))
     best: tuple[float, list[int]] | None = None
-    for count in range(1, min(most, len(widths)) + 1):
+    for count in range(1, min(max_rows, len(widths)) + 1):
         filled = [(0, 0)] * count
         fullness = [0.0] * count
         row_of = [0] * len(widths)
@@ -184,7 +217,7 @@ def spread(sources: Ids, targets: Ids, most: int, dear: int) -> Ids:
             fullness[row] = max((a + source) / all_sources, (b + target) / all_targets)
             row_of[example] = row
         source, target = (max(widths_of) for widths_of in zip(*filled, strict=True))
-        attention = (source**2 + target**2 + source * target) / dear
+        attention = (source**2 + target**2 + source * target) / break_even_width
         cost = count * (source + target + attention)
         if best is None or cost < best[0]:
             best = (cost, row_of)
@@ -192,13 +225,18 @@ def spread(sources: Ids, targets: Ids, most: int, dear: int) -> Ids:
     return np.array(best[1], dtype=np.int64)
 
 
-def lay_out(pairs: Batch, row_of: Ids) -> Batch:
-    """Examples, as `regrow.objectives.rows.examples.write_examples` has them, in these rows.
+def place_in_rows(pairs: Batch, row_of: Ids) -> Batch:
+    """Places examples in rows.
+
+    Args:
+        pairs: Padded examples, as from `regrow.objectives.rows.examples.write_examples`.
+        row_of: The row of each example, [examples].
 
     Returns:
-        ``input_ids`` and ``source_texts``, [rows, source width]; ``decoder_input_ids``,
-        ``labels`` and ``target_texts``, [rows, target width]; int64. The text of an example has
-        its number among the pairs in both; empty slots, on the right, have `NO_TEXT`.
+        ``input_ids`` and ``source_texts``: [rows, source width]. ``decoder_input_ids``, ``labels``
+        and ``target_texts``: [rows, target width]. All int64. ``source_texts`` and
+        ``target_texts`` hold the index of each slot's example in `pairs`. Empty slots are on the
+        right and hold `NO_TEXT`.
     """
     sources, targets = _lengths(pairs)
     by_row = np.argsort(row_of, kind="stable")
@@ -231,6 +269,6 @@ def lay_out(pairs: Batch, row_of: Ids) -> Batch:
 
 
 def _lengths(pairs: Batch) -> tuple[Ids, Ids]:
-    """Tokens in each source and in each target; [examples] each."""
+    """The number of tokens of each source and of each target, [examples] each."""
     sources: Ids = pairs["attention_mask"].sum(axis=1)
     return sources, (pairs["labels"] != NOT_PREDICTED).sum(axis=1)

@@ -1,7 +1,8 @@
-"""Examples for decoders in which a part is given and the rest is learned.
+"""Rows for decoders with a prefix, of which only what follows the prefix is predicted.
 
-Either a document is split in two, or a source and a target (span corruption, UL2, O-UL2) stand in
-one row. The batch says which inputs are given, so that attention can go both ways among them.
+Either a document is split in two (prefix-LM), or a source is followed by its target (span
+corruption, UL2, O-UL2). The batch says which inputs belong to a prefix, so that attention can be
+bidirectional among them.
 """
 
 from dataclasses import dataclass
@@ -12,23 +13,32 @@ from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Order, Parts, Samples, data_order, parts_of, slots_of
+from regrow.corpus.samples import (
+    Batch,
+    Components,
+    Order,
+    Samples,
+    components_of,
+    data_order,
+    slots_of,
+)
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.random_segmentation import Ids, random_bits, sample_keys
 
-NOT_GIVEN = -1
-"""The block of an input that is learned."""
+NOT_IN_PREFIX = -1
+"""The value of ``blocks`` for an input that belongs to no prefix."""
 
 
 @dataclass(frozen=True, eq=False)
-class SplitRows:
-    """A `Samples` of packed documents, of each of which the beginning is given: prefix-LM.
+class PrefixRows:
+    """A `Samples` of packed documents, each split into a prefix and the rest: prefix-LM.
 
-    Where a document, or its piece in a row, is split is drawn by the seed and the number of the
-    sample: before any of its predictions, as likely.
+    The seed and the number of the sample decide where a document, or its piece in a row, is split.
+    All positions before a predicted token have the same probability.
 
     Attributes:
-        packed: Rows as `regrow.corpus.packing.PackedText` has them.
+        packed: Rows of packed documents (`regrow.corpus.packing.PackedText`).
+        seed: Decides where documents are split.
     """
 
     packed: Samples
@@ -47,19 +57,21 @@ class SplitRows:
     def order(self, seed: int) -> Order:
         return data_order(self.packed, seed)
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """Those of the rows."""
-        return parts_of(self.packed, rows, samples)
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        """The components of the packed rows."""
+        return components_of(self.packed, rows, samples)
 
     @cached_property
     def identity(self) -> str:
         return identity_of("prefix-lm rows", seed=self.seed, packed=self.packed.identity)
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """As `packed`, and ``blocks``, int64, [rows, row_length].
+        """The batch of `packed`, and ``blocks``, int64, [rows, row_length].
 
-        Inputs that are given have the number of their piece in the row, others `NOT_GIVEN`. Labels
-        are those of the last that is given and of all after it.
+        ``blocks`` holds for each input of a prefix the number of its document in the row, and
+        `NOT_IN_PREFIX` for all other inputs. Predictions begin at the last input of each prefix.
         """
         batch = self.packed.batch(rows, samples)
         positions = batch["position_ids"]
@@ -70,27 +82,28 @@ class SplitRows:
         keys = sample_keys(self.seed, "split of a text", samples)
         row = firsts // begins.shape[1]
         bits = random_bits(keys[row], pieces.reshape(-1)[firsts]) >> np.uint64(32)
-        given = 1 + (bits.astype(np.int64) * lengths >> 32)
-        all_given = np.repeat(given, lengths).reshape(positions.shape)
+        prefix_lengths = 1 + (bits.astype(np.int64) * lengths >> 32)
+        prefix_of_each = np.repeat(prefix_lengths, lengths).reshape(positions.shape)
         return {
             **batch,
-            "labels": np.where(positions < all_given - 1, NOT_PREDICTED, batch["labels"]),
-            "blocks": np.where(positions < all_given, pieces, NOT_GIVEN),
+            "labels": np.where(positions < prefix_of_each - 1, NOT_PREDICTED, batch["labels"]),
+            "blocks": np.where(positions < prefix_of_each, pieces, NOT_IN_PREFIX),
         }
 
 
 @dataclass(frozen=True, eq=False)
-class PairedRows:
-    """A `Samples` in which each source and its target stand in one row.
+class ConcatenatedPairs:
+    """A `Samples` whose rows hold a source followed by its target.
 
-    A row is the start, the source without its end, and the target. All of it up to the first
-    sentinel of the target is given; that sentinel comes a second time, and so says that the source
-    has ended.
+    A row is the start token, the source without its eos, and the target. The prefix of the row ends
+    with the first sentinel of the target. This sentinel is already in the source, so its second
+    occurrence marks the end of the source.
 
     Attributes:
-        pairs: Sources and targets, as `regrow.objectives.rows.examples.write_examples` has them.
-        start: The token that a row begins with.
-        pad: What rows are filled up with.
+        pairs: Samples of one source and one target each, in batches as from
+            `regrow.objectives.rows.examples.write_examples`.
+        start: The first token of a row.
+        pad: The token that rows are padded with.
     """
 
     pairs: Samples
@@ -110,12 +123,14 @@ class PairedRows:
     def order(self, seed: int) -> Order:
         return data_order(self.pairs, seed)
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """Those of the pairs."""
-        return parts_of(self.pairs, rows, samples)
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        """The components of the pairs."""
+        return components_of(self.pairs, rows, samples)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of rows, [samples, 1]: of source and target, without the end of the source."""
+        """Slots of each row, [samples, 1]: source and target, without the eos of the source."""
         both: NDArray[np.int64] = slots_of(self.pairs, rows, samples).sum(axis=1, keepdims=True)
         return both - 1
 
@@ -126,7 +141,7 @@ class PairedRows:
         )
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """As `in_one_row` has it, one example in each."""
+        """As `concatenate_pairs`, with one example in each row."""
         pairs = self.pairs.batch(rows, samples)
         sources, targets = pairs["attention_mask"], pairs["labels"] != NOT_PREDICTED
         both = {
@@ -135,25 +150,27 @@ class PairedRows:
             "labels": pairs["labels"],
             "target_texts": np.where(targets, 0, NO_TEXT),
         }
-        return in_one_row(both, self.start, self.pad, None)
+        return concatenate_pairs(both, self.start, self.pad, None)
 
 
-def in_one_row(pairs: Batch, start: int, pad: int, width: int | None) -> Batch:
-    """Each source and its target side by side, as `PairedRows` says; in as many rows as they are.
+def concatenate_pairs(pairs: Batch, start: int, pad: int, width: int | None) -> Batch:
+    """Rows in which each source is followed by its target, as in `ConcatenatedPairs`.
 
     Args:
-        pairs: As `regrow.objectives.rows.examples.write_rows` has them; ``decoder_input_ids`` are
-            not read.
-        width: Of the rows; None for that of the fullest.
+        pairs: As from `regrow.objectives.rows.examples.write_rows`. Examples stay in their rows.
+            ``decoder_input_ids`` are not read.
+        start: The first token of each example.
+        pad: The token that rows are padded with, on the right.
+        width: Of the rows; None for that of the longest.
 
     Returns:
         ``input_ids``, ``labels``, ``position_ids`` and ``blocks``; int64, [rows, width]. Positions
-        begin again with each example, and go on where a row is filled up, on the right. ``blocks``:
-        the number of the example in its row for an input that is given, else `NOT_GIVEN`.
+        restart with each example, and continue through the padding. ``blocks`` holds for each input
+        of a prefix the number of its example in the row, and `NOT_IN_PREFIX` for all other inputs.
     """
     source_begins, sources, row_of = _runs(pairs["source_texts"])
     target_begins, targets, _ = _runs(pairs["target_texts"])
-    # The end of a source is left out, and the last of a target is a label only.
+    # The eos of a source is left out, and the eos of a target is a label only.
     lengths = sources + targets - 1
     firsts = np.flatnonzero(np.diff(row_of, prepend=-1))
     ends = np.cumsum(lengths)
@@ -162,7 +179,7 @@ def in_one_row(pairs: Batch, start: int, pad: int, width: int | None) -> Batch:
     begins = row_of * width + ends - lengths - (ends - lengths)[firsts][row_of]
     slots = np.diff(begins, append=len(firsts) * width)
 
-    # Of each example three runs: the start, its source, its target and what fills the row up.
+    # Three runs for each example: the start, its source, its target with the padding after it.
     runs = np.stack([np.ones_like(sources), sources - 1, slots - sources], axis=1)
     pool = np.concatenate([[start], pairs["input_ids"].reshape(-1), pairs["labels"].reshape(-1)])
     from_source = 1 + source_begins - (begins + 1)
@@ -172,20 +189,20 @@ def in_one_row(pairs: Batch, start: int, pad: int, width: int | None) -> Batch:
     at = places + np.repeat(shifts.reshape(-1), runs.reshape(-1))
     position = places - np.repeat(begins, slots)
     past = position - np.repeat(lengths, slots)
-    is_given = position <= np.repeat(sources, slots)
+    is_prefix = position <= np.repeat(sources, slots)
     is_learned = (position >= np.repeat(sources, slots)) & (past < 0)
     numbers = np.repeat(np.arange(len(row_of)) - np.searchsorted(row_of, row_of), slots)
     found = {
         "input_ids": np.where(past < 0, pool.take(at, mode="clip"), pad),
         "labels": np.where(is_learned, pool.take(at + 1, mode="clip"), NOT_PREDICTED),
         "position_ids": position,
-        "blocks": np.where(is_given, numbers, NOT_GIVEN),
+        "blocks": np.where(is_prefix, numbers, NOT_IN_PREFIX),
     }
     return {name: values.reshape(-1, width) for name, values in found.items()}
 
 
 def _runs(texts: Ids) -> tuple[Ids, Ids, Ids]:
-    """Where each text begins among all slots, its length, and its row; [texts]."""
+    """The index of each text's first slot, its length, and its row; [texts] each."""
     width = texts.shape[1]
     edges = np.diff(texts, axis=1, prepend=NO_TEXT - 1) != 0
     begins = np.flatnonzero(edges)

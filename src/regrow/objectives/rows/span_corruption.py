@@ -1,40 +1,42 @@
-"""Windows of text as span-corruption examples for an encoder-decoder."""
+"""Span corruption (Raffel et al. 2020): windows of text as pairs of a source and a target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.architectures.flops import SampleShape
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.corpus.packing import start_and_end
-from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
+from regrow.corpus.samples import Batch, Components, Order, components_of, data_order
 from regrow.corpus.sources import Texts, windows_of
 from regrow.corpus.windows import TextWindows, as_one_array
 from regrow.objectives.rows.denoisers import (
-    PREFIXES,
     SPAN_CORRUPTION,
     Denoiser,
     DenoisingTokens,
     noise_and_spans,
 )
 from regrow.objectives.rows.examples import draw_spans, write_examples
+from regrow.objectives.special_tokens import PREFIXES
 
 
 @dataclass(frozen=True, eq=False)
 class CorruptedText:
-    """A `Samples` for the sequence-to-sequence objective.
+    """A `Samples` of corrupted windows, for the loss `Seq2Seq`.
 
-    Which spans are taken out of a window is drawn anew for each sample of the training, by the
+    The noise spans of a window are drawn again for each sample of the training. They depend on the
     seed and the number of the sample.
     """
 
     windows: TextWindows
     denoiser: Denoiser
-    marks: DenoisingTokens
+    special_tokens: DenoisingTokens
     seed: int
 
     def __len__(self) -> int:
@@ -55,26 +57,28 @@ class CorruptedText:
         return identity_of(
             "span-corruption",
             denoiser=self.denoiser,
-            tokens=self.marks,
+            tokens=self.special_tokens,
             seed=self.seed,
             windows=self.windows.identity,
         )
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """What the windows are of."""
-        return parts_of(self.windows, rows, samples)
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        """The components of the windows."""
+        return components_of(self.windows, rows, samples)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of sources and targets, [samples, 2]."""
+        """Slots of each source and target, [samples, 2]."""
         return corrupted_slots(
-            self.lengths(rows), (self.denoiser,), np.zeros_like(rows), self.marks
+            self.lengths(rows), (self.denoiser,), np.zeros_like(rows), self.special_tokens
         )
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """As `regrow.objectives.rows.examples.write_examples` has it."""
+        """A batch as from `regrow.objectives.rows.examples.write_examples`."""
         kinds = np.zeros_like(rows)
         return corrupted_batch(
-            self.windows, rows, samples, (self.denoiser,), kinds, self.marks, self.seed
+            self.windows, rows, samples, (self.denoiser,), kinds, self.special_tokens, self.seed
         )
 
 
@@ -84,34 +88,44 @@ def corrupted_batch(
     samples: NDArray[np.int64],
     denoisers: Sequence[Denoiser],
     kinds: NDArray[np.int64],
-    marks: DenoisingTokens,
+    special_tokens: DenoisingTokens,
     seed: int,
 ) -> Batch:
-    """Windows [rows] as examples, each corrupted by one of the denoisers.
+    """A batch of windows, each corrupted by one of the denoisers.
 
-    `kinds`: which of `denoisers`, [rows]. What is taken out is drawn by the seed and the number of
-    the sample. Needs as many sentinels as a window has spans. As
-    `regrow.objectives.rows.examples.write_examples` has it.
+    Noise spans depend on the seed and the number of the sample. There must be as many sentinels as
+    a window has spans.
+
+    Args:
+        windows: Windows of text.
+        rows: Which windows, [rows].
+        samples: The number of each row's sample in the training, [rows].
+        denoisers: All denoisers.
+        kinds: The index of each row's denoiser, [rows].
+        special_tokens: The ids to write with.
+        seed: For the noise spans.
+
+    Returns:
+        As from `regrow.objectives.rows.examples.write_examples`.
     """
     lengths = windows.lengths_of(rows)
     noise, spans = _counts(lengths, denoisers, kinds)
     drawn = draw_spans(seed, samples, lengths, noise, spans)
-    known = _prefixes(denoisers, marks)
+    known = _prefixes(denoisers, special_tokens)
     prefixes = None if known is None else np.array(known)[kinds]
     line, starts = as_one_array(windows, rows)
-    return write_examples(line, starts, drawn, prefixes, marks)
+    return write_examples(line, starts, drawn, prefixes, special_tokens)
 
 
 def corrupted_slots(
     lengths: NDArray[np.int64],
     denoisers: Sequence[Denoiser],
     kinds: NDArray[np.int64],
-    marks: DenoisingTokens,
+    special_tokens: DenoisingTokens,
 ) -> NDArray[np.int64]:
-    """Slots that `corrupted_batch` fills with texts of these lengths, in sources and in targets;
-    [texts, 2]."""
+    """Slots of source and target of texts of these lengths in `corrupted_batch`, [texts, 2]."""
     noise, spans = _counts(lengths, denoisers, kinds)
-    prefixed = _prefixes(denoisers, marks) is not None
+    prefixed = _prefixes(denoisers, special_tokens) is not None
     return np.stack([lengths - noise + spans + (1 + prefixed), noise + spans + 1], axis=1)
 
 
@@ -125,9 +139,9 @@ def _counts(
     )
 
 
-def _prefixes(denoisers: Sequence[Denoiser], marks: DenoisingTokens) -> list[int] | None:
-    """One for each denoiser, or none: what has none cannot be told from what should have one."""
-    found = [marks.prefixes.get(denoiser.prefix) for denoiser in denoisers]
+def _prefixes(denoisers: Sequence[Denoiser], special_tokens: DenoisingTokens) -> list[int] | None:
+    """The prefix of each denoiser. Use prefixes only if the tokenizer has all of them."""
+    found = [special_tokens.prefixes.get(denoiser.prefix) for denoiser in denoisers]
     known = [prefix for prefix in found if prefix is not None]
     return known if len(known) == len(found) else None
 
@@ -135,40 +149,54 @@ def _prefixes(denoisers: Sequence[Denoiser], marks: DenoisingTokens) -> list[int
 def corrupt_text(
     texts: Texts, tokenizer: Any, config: Any, row_length: int, seed: int
 ) -> CorruptedText:
-    """Documents as examples of plain span corruption (3 tokens a span, 15% of the text).
+    """Samples of T5's span corruption: spans of 3 tokens on average, 15% of the text.
 
-    `config`: of the model, for the token that its decoder begins with. `row_length`: bound on the
-    text tokens of a sample.
+    Args:
+        config: Of the model, for the token that its decoder begins with.
+        row_length: Upper bound on the text tokens in a sample.
+        seed: For the noise spans.
 
-    Raises UserError where the tokenizer has too few sentinels, or the text no token.
+    Raises:
+        UserError: the tokenizer has too few sentinels, or the text holds no token.
     """
-    marks = denoising_tokens(tokenizer, config)
+    special_tokens = denoising_tokens(tokenizer, config)
     windows = windows_of(texts, tokenizer, row_length)
-    check_sentinels(marks, windows.longest_length)
-    return CorruptedText(windows, SPAN_CORRUPTION, marks, seed)
+    check_sentinels(special_tokens, windows.longest_length)
+    return CorruptedText(windows, SPAN_CORRUPTION, special_tokens, seed)
+
+
+def mean_sample(text: int, denoisers: Collection[Denoiser]) -> SampleShape:
+    """The mean shape of a text of `text` tokens in an encoder-decoder, over the denoisers.
+
+    Source and target hold a sentinel for each span, and eos.
+    """
+    counts = [denoiser.counts(text) for denoiser in denoisers]
+    noise = round(fmean(noise for noise, _ in counts))
+    spans = round(fmean(spans for _, spans in counts))
+    return SampleShape(text, decoder=noise + spans + 1, encoder=text - noise + spans + 1)
 
 
 def check_sentinels(
-    marks: DenoisingTokens, tokens: int, denoiser: Denoiser = SPAN_CORRUPTION
+    special_tokens: DenoisingTokens, tokens: int, denoiser: Denoiser = SPAN_CORRUPTION
 ) -> None:
-    """Raise UserError where a text of so many tokens has more spans than there are sentinels."""
+    """Raise UserError if a text of so many tokens has more spans than there are sentinels."""
     _, spans = denoiser.counts(tokens)
-    if spans > len(marks.sentinels):
+    if spans > len(special_tokens.sentinels):
         fitting = tokens
-        while denoiser.counts(fitting)[1] > len(marks.sentinels):
+        while denoiser.counts(fitting)[1] > len(special_tokens.sentinels):
             fitting -= 1
         raise UserError(
             f"{tokens:,} tokens are corrupted in {spans} spans, but the tokenizer has "
-            f"{len(marks.sentinels)} sentinels; give rows of at most {fitting:,} tokens"
+            f"{len(special_tokens.sentinels)} sentinels; give rows of at most {fitting:,} tokens"
         )
 
 
 def denoising_tokens(tokenizer: Any, config: Any) -> DenoisingTokens:
-    """The ids that denoising examples are written with, by name.
+    """The ids of the special tokens in denoising examples, for this tokenizer and model.
 
-    `config`: of the model. A decoder begins its rows as it begins documents.
+    `config`: of the model. The start token of a decoder is the one with which its documents begin.
 
-    Raises UserError where the tokenizer lacks sentinels or an end.
+    Raises UserError if the tokenizer has no sentinels or no eos.
     """
     ids: Mapping[str, int] = tokenizer.get_vocab()
     named = tokenizer.name_or_path or "tokenizer"
@@ -196,7 +224,7 @@ def denoising_tokens(tokenizer: Any, config: Any) -> DenoisingTokens:
 
 
 def decoder_start(config: Any) -> int:
-    """The token that a decoder begins with. Raises UserError where the config names none."""
+    """The token that a decoder begins with. Raises UserError if the config does not name one."""
     start = getattr(config, "decoder_start_token_id", None)
     if start is None:
         start = getattr(getattr(config, "decoder", None), "bos_token_id", None)

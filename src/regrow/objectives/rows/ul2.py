@@ -1,4 +1,4 @@
-"""Windows of text, each sample of which is corrupted by one of several denoisers."""
+"""UL2 (Tay et al. 2022): each sample is a window of text, corrupted by one of several denoisers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
-from regrow.corpus.samples import Batch, Order, Parts, data_order, parts_of
+from regrow.corpus.samples import Batch, Components, Order, components_of, data_order
 from regrow.corpus.sources import Texts, windows_of
 from regrow.corpus.windows import TextWindows
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
@@ -24,19 +24,21 @@ from regrow.objectives.rows.span_corruption import (
 
 @dataclass(eq=False)
 class MixedDenoisers:
-    """A `Samples` for the sequence-to-sequence objective: UL2 (Tay et al. 2022).
+    """A `Samples` of windows that several denoisers corrupt, for the loss `Seq2Seq`.
 
-    Which denoiser a sample is corrupted by, and which spans are taken out of it, is drawn by the
-    seed and the number of the sample. `mixture` may be replaced by one that agrees with it up to
-    the samples already trained on: see `mix_from`.
+    The denoiser of a sample and its noise spans depend on the seed, the number of the sample and
+    the mixture. `mix_from` changes the mixture for samples that were not drawn yet.
 
     Attributes:
+        windows: Windows of text.
+        special_tokens: The ids to write with.
+        seed: For denoisers and noise spans.
+        mixture: The shares of the denoisers, and the samples at which they change.
         denoisers: By name, in the order of the shares in the mixture.
-        mixture: The shares, and since when.
     """
 
     windows: TextWindows
-    marks: DenoisingTokens
+    special_tokens: DenoisingTokens
     seed: int
     mixture: MixtureHistory
     denoisers: Mapping[str, Denoiser] = field(default_factory=lambda: UL2)
@@ -56,42 +58,51 @@ class MixedDenoisers:
 
     @cached_property
     def identity(self) -> str:
-        """Of the mixture, how it begins: what it becomes is the doing of the training itself."""
+        """A hash of the text, the denoisers and their first shares.
+
+        Later shares do not count: they are a result of the training.
+        """
         return identity_of(
             "ul2",
             denoisers=self.denoisers,
             begins=self.mixture.changes[0],
-            tokens=self.marks,
+            tokens=self.special_tokens,
             seed=self.seed,
             windows=self.windows.identity,
         )
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """Draw by these weights from this sample on, in the order of `denoisers`.
+        """From this sample on, draw denoisers by these weights, in the order of `denoisers`.
 
-        Raises ValueError where the sample lies before the last change.
+        Raises ValueError if the sample lies before the last change.
         """
         self.mixture = self.mixture.changed(sample, weights)
 
     def drawn(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The number of each sample's denoiser, in the order of `denoisers`; [samples]."""
+        """The index of each sample's denoiser in `denoisers`, [samples]."""
         return self.mixture.draw(self.seed, samples)
 
-    def parts(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Parts]:
-        """The denoiser, and what the windows are of."""
-        drawn = Parts(tuple(self.denoisers), self.drawn(samples))
-        return {**parts_of(self.windows, rows, samples), "denoiser": drawn}
+    def components(
+        self, rows: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> dict[str, Components]:
+        """The denoiser of each sample, and the components of the windows."""
+        drawn = Components(tuple(self.denoisers), self.drawn(samples))
+        return {**components_of(self.windows, rows, samples), "denoiser": drawn}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of sources and targets, [samples, 2]."""
+        """Slots of each source and target, [samples, 2]."""
         denoisers = tuple(self.denoisers.values())
-        return corrupted_slots(self.lengths(rows), denoisers, self.drawn(samples), self.marks)
+        return corrupted_slots(
+            self.lengths(rows), denoisers, self.drawn(samples), self.special_tokens
+        )
 
     def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """As `regrow.objectives.rows.examples.write_examples` has it."""
+        """A batch as from `regrow.objectives.rows.examples.write_examples`."""
         denoisers = tuple(self.denoisers.values())
         kinds = self.drawn(samples)
-        return corrupted_batch(self.windows, rows, samples, denoisers, kinds, self.marks, self.seed)
+        return corrupted_batch(
+            self.windows, rows, samples, denoisers, kinds, self.special_tokens, self.seed
+        )
 
 
 def mix_denoisers(
@@ -102,17 +113,26 @@ def mix_denoisers(
     seed: int,
     weights: Sequence[float] | None = None,
 ) -> MixedDenoisers:
-    """Documents as examples of the seven denoisers of UL2, all as often where no weights are given.
+    """Samples of the seven denoisers of UL2.
 
-    `config`: of the model, for the token that its decoder begins with. `row_length`: bound on the
-    text tokens of a sample.
+    Args:
+        config: Of the model, for the token that its decoder begins with.
+        row_length: Upper bound on the text tokens in a sample.
+        seed: For denoisers and noise spans.
+        weights: One for each denoiser; None draws all with the same probability.
 
-    Raises UserError where the tokenizer has too few sentinels, or the text no token.
+    Raises:
+        UserError: the tokenizer has too few sentinels, or the text holds no token.
     """
-    marks = denoising_tokens(tokenizer, config)
-    for denoiser in UL2.values():
-        check_sentinels(marks, row_length, denoiser)
+    special_tokens = denoising_tokens(tokenizer, config)
+    check_ul2_sentinels(special_tokens, row_length)
     windows = windows_of(texts, tokenizer, row_length)
     return MixedDenoisers(
-        windows, marks, seed, MixtureHistory.constant(weights or [1.0] * len(UL2))
+        windows, special_tokens, seed, MixtureHistory.constant(weights or [1.0] * len(UL2))
     )
+
+
+def check_ul2_sentinels(special_tokens: DenoisingTokens, tokens: int) -> None:
+    """Raise UserError if a denoiser makes more spans in so many tokens than there are sentinels."""
+    for denoiser in UL2.values():
+        check_sentinels(special_tokens, tokens, denoiser)

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from regrow.common.errors import UserError
 from regrow.models.layers import layers
-from regrow.objectives.losses.objective import Objective, TensorBatch
+from regrow.objectives.losses.loss import Loss, TensorBatch
 from regrow.training.distributed.processes import Processes
 from regrow.training.distributed.sharded_loading import fill_parts, whole_parameters
 
@@ -23,7 +23,7 @@ class Learner(nn.Module):
     An objective calls parts of a model and reads its head, which FSDP would not see.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, objective: Loss) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
@@ -61,7 +61,7 @@ def check_offload(count: int, device: torch.device) -> None:
 
 def shard(
     model: nn.Module,
-    objective: Objective,
+    objective: Loss,
     processes: Processes,
     replicas: int = 1,
     *,

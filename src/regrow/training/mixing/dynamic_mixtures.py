@@ -7,16 +7,16 @@ from typing import Any, Protocol
 from torch import nn
 
 from regrow.common.identity import identity_of
-from regrow.evaluation.heldout_parts import HeldoutParts
+from regrow.evaluation.heldout_components import HeldoutComponents
 from regrow.objectives.dynamic_mixture import DynamicMixture
 from regrow.training.mixing.training_mixture import MixtureLosses
 
 
 class Mixed(Protocol):
-    """What is drawn from one of several parts: denoisers of samples, sources of rows."""
+    """Samples drawn from the components of a mixture: from denoisers, or from sources."""
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """Draw by these weights, one for each part in order, from this sample on."""
+        """From this sample on, draw by these weights: one for each component, in order."""
 
 
 @dataclass(eq=False)
@@ -24,13 +24,13 @@ class FollowingMixture:
     """One mixture, the losses that it follows, and the samples that are drawn by it.
 
     Attributes:
-        mixture: Of the parts, in the order in which `mixed` has them.
-        heldout: What is measured of each part.
+        mixture: Its components are in the same order as in `mixed`.
+        heldout: The held-out text of each component.
         mixed: Nothing was drawn from it yet.
     """
 
     mixture: DynamicMixture
-    heldout: HeldoutParts
+    heldout: HeldoutComponents
     mixed: Mixed
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class FollowingMixture:
 class DynamicMixtures:
     """A `TrainingMixture` of one mixture or several, each a distribution of its own.
 
-    Losses are named ``kind/part``: ``denoiser/R1``.
+    Losses are named ``kind/component``: ``denoiser/R1``.
 
     Attributes:
         mixtures: By what they are of: denoiser, source.
@@ -76,14 +76,14 @@ class DynamicMixtures:
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         return {
-            f"{kind}/{part}": loss
+            f"{kind}/{name}": loss
             for kind, each in self.mixtures.items()
-            for part, loss in each.heldout.losses(model).items()
+            for name, loss in each.heldout.losses(model).items()
         }
 
     def after(self, evaluation: MixtureLosses) -> None:
         for kind, each in self.mixtures.items():
-            losses = {part: evaluation.losses[f"{kind}/{part}"] for part in each.mixture.references}
+            losses = {name: evaluation.losses[f"{kind}/{name}"] for name in each.mixture.references}
             each.become(
                 each.mixture.updated(
                     losses, sample=evaluation.next_sample, tokens=evaluation.tokens
@@ -92,9 +92,9 @@ class DynamicMixtures:
 
     def shares(self) -> dict[str, float]:
         return {
-            f"{kind}/{part}": share
+            f"{kind}/{name}": share
             for kind, each in self.mixtures.items()
-            for part, share in each.mixture.shares.items()
+            for name, share in each.mixture.shares.items()
         }
 
     def state(self) -> dict[str, Any]:

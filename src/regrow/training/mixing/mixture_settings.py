@@ -19,10 +19,11 @@ class MixtureSettings(BaseModel):
 
     Attributes:
         rule: `stable`, `paper` (algorithm 1 of the OpenBA-V2 report), or `code` (as released).
-        start: Weights by part, for the first samples. None begins evenly; denoisers by `paper` or
-            `code` begin as the released code does, domains as `data.train` weighs them.
-        references: Losses to get back to, by part, in nats per token. None takes those of the model
-            that the run begins with.
+        start: Weights by component, for the first samples. None begins evenly, except that
+            denoisers with `paper` or `code` begin as in the released code, and domains with the
+            weights of `data.train`.
+        references: Losses to get back to, by component, in nats per token. None takes the losses
+            of the model that the run begins with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,13 +33,16 @@ class MixtureSettings(BaseModel):
     references: dict[str, _Loss] | None = None
 
     def check(self, names: Sequence[str]) -> None:
-        """Raise ValueError where a weight or a reference is not for exactly these parts."""
+        """Raise ValueError where a weight or a reference is not for exactly these components."""
         for key, given in (("start", self.start), ("references", self.references)):
             if given is not None and given.keys() != set(names):
                 raise ValueError(f"{key}: {', '.join(given) or 'none'}; give {', '.join(names)}")
 
     def mixture(self, default_start: Numbers, measured: Numbers | None) -> DynamicMixture:
-        """Of the parts of `default_start`; `measured`: references, where none are given."""
+        """A mixture of the components of `default_start`.
+
+        `measured`: the references, if the settings give none.
+        """
         start, references = self.start or default_start, self.references or measured
         if references is None:
             raise ValueError("no references, neither given nor measured")

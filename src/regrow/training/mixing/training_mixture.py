@@ -49,7 +49,7 @@ class TrainingMixture(Protocol):
         """Decide what samples from ``evaluation.next_sample`` on are drawn from."""
 
     def shares(self) -> Mapping[str, float]:
-        """What is drawn now of each part, by the names of `measure`."""
+        """The current share of each component, by the names of `measure`."""
 
     def state(self) -> dict[str, Any]:
         """All that a resumed training needs to go on alike, and the history, as JSON has it."""

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from regrow.architectures.openba import OPENBA
-from regrow.corpus.samples import Samples, data_order, parts_of
+from regrow.corpus.samples import Samples, components_of, data_order
 from regrow.corpus.sources import Corpus, Source
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.registry import make_task
+from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.training.loop import StepReport
 from regrow.training.settings import RecoverySettings
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
@@ -24,7 +24,7 @@ LENGTH = 24
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("parts")
+    home = tmp_path_factory.mktemp("components")
     write_seq2seq(home / "both", OPENBA)
     write_model(home / "decoder", vocab_size=330)
     for number, name in enumerate(("prose", "code", "more")):
@@ -69,8 +69,10 @@ def by_hand(
         arrays = samples.batch(one, other)
         with torch.no_grad():
             loss, each = objective(model, {k: torch.from_numpy(a) for k, a in arrays.items()})
-        for kind, part in parts_of(samples, one, other).items():
-            found = sums.setdefault(f"{kind}/{part.names[int(part.of[0])]}", [0.0, 0])
+        for kind, components in components_of(samples, one, other).items():
+            found = sums.setdefault(
+                f"{kind}/{components.names[int(components.indices[0])]}", [0.0, 0]
+            )
             found[0] += loss.item()
             found[1] += len(each)
     return {name: loss / tokens for name, (loss, tokens) in sums.items()}
@@ -82,9 +84,8 @@ def test_they_are_those_of_the_samples_alone(home: Path, tmp_path: Path, case: s
     # That of the encoder-decoder has sentinels.
     model, tokenizer = load_model(home / directory), load_tokenizer(home / "both")
     length = 3 * LENGTH if name == "o-ul2" else LENGTH
-    objective, samples = make_task(
-        name, corpus(home), tokenizer, model.config, length, 3, shared_rows=shared
-    )
+    data = TrainingData(corpus(home), tokenizer, model.config, length, 3)
+    objective, samples = loss_and_rows(name, data, shared_rows=shared)
     settings = RecoverySettings(
         tokens=20 * length, row_length=length, batch_tokens=10 * length, micro_batch=3,
         learning_rate=1e-9, precision="fp32", schedule="wsd", warmup=0, decay=0,
@@ -101,26 +102,26 @@ def test_they_are_those_of_the_samples_alone(home: Path, tmp_path: Path, case: s
     assert {name for name in expected if name.startswith("domain")} == {
         "domain/prose", "domain/code",
     }  # fmt: skip
-    assert first.parts == pytest.approx(expected, rel=1e-4)
+    assert first.component_losses == pytest.approx(expected, rel=1e-4)
 
 
 def test_of_rows_with_fixed_lengths_too(home: Path, tmp_path: Path) -> None:
     model, tokenizer = load_model(home / "both"), load_tokenizer(home / "both")
-    _, samples = make_task("o-ul2", corpus(home), tokenizer, model.config, 80, 3)
+    _, samples = loss_and_rows("o-ul2", TrainingData(corpus(home), tokenizer, model.config, 80, 3))
     rows = np.arange(len(samples))
-    parts = parts_of(samples, rows, rows)
-    assert parts.keys() == {"denoiser", "domain"}
-    assert parts["denoiser"].names == ("S", "mixed")
-    assert set(np.bincount(parts["denoiser"].of[:10]).tolist()) == {8, 2}
+    components = components_of(samples, rows, rows)
+    assert components.keys() == {"denoiser", "domain"}
+    assert components["denoiser"].names == ("S", "mixed")
+    assert set(np.bincount(components["denoiser"].indices[:10]).tolist()) == {8, 2}
     joined: Any = samples
     for source, places, inside in joined._by_source(rows):
-        assert (parts["denoiser"].of[places] == source.is_mixed(inside)).all()
+        assert (components["denoiser"].indices[places] == source.is_mixed(inside)).all()
 
 
-def test_text_of_one_source_has_no_parts(home: Path) -> None:
+def test_text_of_one_source_has_no_components(home: Path) -> None:
     model, tokenizer = load_model(home / "decoder"), load_tokenizer(home / "decoder")
     paths = [home / "prose.jsonl", home / "more.jsonl"]
     one = Corpus((Source(name="prose", path=paths),))
-    _, samples = make_task("causal", one, tokenizer, model.config, LENGTH, 3)
+    _, samples = loss_and_rows("causal", TrainingData(one, tokenizer, model.config, LENGTH, 3))
     rows = np.arange(len(samples))
-    assert parts_of(samples, rows, rows) == {}
+    assert components_of(samples, rows, rows) == {}

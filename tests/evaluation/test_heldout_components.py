@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from regrow.architectures.openba import OPENBA
 from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.evaluation.heldout_parts import HeldoutParts, heldout_denoisers, spread
+from regrow.evaluation.heldout_components import (
+    HeldoutComponents,
+    evenly_spaced_rows,
+    heldout_denoisers,
+)
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.rows.denoisers import UL2, Denoiser
 from tests.tiny import sentences, write_seq2seq
@@ -22,22 +26,22 @@ TEXTS = [*sentences(12), "A", "A longer text. " * 20]
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    directory = write_seq2seq(tmp_path_factory.mktemp("parts") / "m", OPENBA)
+    directory = write_seq2seq(tmp_path_factory.mktemp("components") / "m", OPENBA)
     return load_model(directory), load_tokenizer(directory)
 
 
-def measured(opened: tuple[Any, Any], tokens: int = 10_000, **changes: Any) -> HeldoutParts:
+def measured(opened: tuple[Any, Any], tokens: int = 10_000, **changes: Any) -> HeldoutComponents:
     model, tokenizer = opened
-    parts = heldout_denoisers(TEXTS, tokenizer, model.config, 12, tokens)
-    return HeldoutParts(parts.objective, parts.samples, parts.rows, **changes)
+    heldout = heldout_denoisers(TEXTS, tokenizer, model.config, 12, tokens)
+    return HeldoutComponents(heldout.loss, heldout.samples, heldout.rows, **changes)
 
 
 def test_each_denoiser_has_all_of_the_same_text(opened: tuple[Any, Any]) -> None:
-    parts = measured(opened)
-    assert list(parts.samples) == list(UL2)
+    heldout = measured(opened)
+    assert list(heldout.samples) == list(UL2)
     texts = set()
-    for name, samples in parts.samples.items():
-        rows = parts.rows[name]
+    for name, samples in heldout.samples.items():
+        rows = heldout.rows[name]
         batch = samples.batch(rows, rows)
         # Sentinels, prefixes, eos and pad apart, source and target are the text.
         ids = np.concatenate([batch["input_ids"], np.maximum(batch["labels"], 0)], axis=1)
@@ -47,13 +51,13 @@ def test_each_denoiser_has_all_of_the_same_text(opened: tuple[Any, Any]) -> None
 
 def test_it_is_the_models_own_loss(opened: tuple[Any, Any]) -> None:
     model, _ = opened
-    parts = measured(opened, precision="fp32")
-    found = parts.losses(model.train())
+    heldout = measured(opened, precision="fp32")
+    found = heldout.losses(model.train())
     assert model.training
     model.eval()
-    for name, samples in parts.samples.items():
+    for name, samples in heldout.samples.items():
         nats, tokens = 0.0, 0
-        for row in parts.rows[name]:
+        for row in heldout.rows[name]:
             one = np.array([row])
             arrays = samples.batch(one, one)
             batch = {key: torch.from_numpy(array) for key, array in arrays.items()}
@@ -86,7 +90,7 @@ def test_its_identity_is_that_of_what_is_measured(opened: tuple[Any, Any]) -> No
 @given(st.integers(1, 400))
 def test_rows_are_spread_over_the_text(opened: tuple[Any, Any], tokens: int) -> None:
     samples = measured(opened).samples["R1"]
-    rows = spread(samples, tokens)
+    rows = evenly_spaced_rows(samples, tokens)
     assert rows[0] == 0
     assert len(set(rows.tolist())) == len(rows)
     steps = np.diff(np.append(rows, len(samples)))

@@ -1,0 +1,65 @@
+"""All evaluations of a run by name. An evaluation is one entry of `EVALUATIONS`.
+
+To add an evaluation, write it in a module of this folder and add an entry here. The ledger of a run
+keeps the result under the name of the evaluation.
+
+Importing this module does not import PyTorch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What a recipe gives its evaluations.
+
+    Attributes:
+        texts: Held-out texts by name.
+        prompts: The prompts to answer.
+        answer_tokens: Upper bound on the tokens of an answer.
+    """
+
+    texts: Mapping[str, Path]
+    prompts: tuple[str, ...]
+    answer_tokens: int
+
+
+def _heldout(model: Any, tokenizer: Any, data: EvaluationData) -> dict[str, dict[str, Any]]:
+    """The loss over each held-out text, by name (`regrow.evaluation.heldout.HeldoutLoss`)."""
+    from regrow.evaluation.heldout import text_loss
+
+    return {name: asdict(text_loss(model, tokenizer, path)) for name, path in data.texts.items()}
+
+
+def _tokens_per_second(model: Any, tokenizer: Any, data: EvaluationData) -> float:
+    """The speed of greedy generation, one sequence of 32 new tokens."""
+    from regrow.evaluation.generation import generation_speed
+
+    prompt = "Write a short story about a river."
+    return generation_speed(model, tokenizer, prompt, new_tokens=32, repeats=2)
+
+
+def _answers(model: Any, tokenizer: Any, data: EvaluationData) -> list[str]:
+    """A greedy answer to each prompt."""
+    from regrow.evaluation.generation import generate
+
+    return [generate(model, tokenizer, prompt, data.answer_tokens) for prompt in data.prompts]
+
+
+EVALUATIONS: Mapping[str, Callable[[Any, Any, EvaluationData], Any]] = {
+    "heldout": _heldout,
+    "tokens_per_second": _tokens_per_second,
+    "answers": _answers,
+}
+"""Name -> (model, tokenizer, data) -> result as JSON."""
+
+
+def evaluate(name: str, model: Any, tokenizer: Any, data: EvaluationData) -> Any:
+    """The result of one evaluation, as JSON.
+
+    Raises UserError if the model or its tokenizer cannot be evaluated so.
+    """
+    return EVALUATIONS[name](model, tokenizer, data)
