@@ -162,7 +162,7 @@ def test_what_cannot_be_grown_is_one_line_and_nothing_is_written(
     for directory, corpus, said in (
         (home / "tied", [text], "no two tokens stand beside each other 20 times"),
         (home / "tied", [], "name at least one file"),
-        (home / "tied", [text], "tokens: 0: there is nothing to add; give at least 1"),
+        (home / "tied", [text], "tokens 0: there is nothing to add; give at least 1"),
         (home / "tied", [tmp_path / "none.jsonl"], "no such file"),
         (home / "tied", [empty], "corpus: no text in"),
         (other, [text], "the tokenizer is Unigram; what can be given merges is"),

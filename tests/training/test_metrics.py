@@ -14,8 +14,8 @@ CPU = torch.device("cpu")
 def report(**changes: Any) -> StepReport:
     values: dict[str, Any] = {
         "step": 7, "steps": 9, "tokens": 7000, "loss": 4.0, "gradient_norm": 0.5,
-        "learning_rate": 1e-3, "heldout": None, "steered": None, "seconds": 900.0,
-        "skipped": None, "step_tokens": 1000, "step_seconds": 2.0, "mixture": None,
+        "learning_rate": 1e-3, "heldout": None, "mixture_losses": None, "seconds": 900.0,
+        "skipped": None, "step_tokens": 1000, "step_seconds": 2.0, "shares": None,
         "component_losses": {},
     }  # fmt: skip
     return StepReport(**values | changes)
@@ -36,8 +36,8 @@ def test_what_is_measured_at_times() -> None:
         report(
             component_losses={"domain/code": 3.0},
             heldout=3.5,
-            steered={"denoiser/S": 2.5},
-            mixture={"denoiser/S": 0.25},
+            mixture_losses={"denoiser/S": 2.5},
+            shares={"denoiser/S": 0.25},
             skipped="nan",
         )
     )

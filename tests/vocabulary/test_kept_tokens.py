@@ -118,9 +118,9 @@ def test_counts_choose_as_a_plan_does(home: Path, tmp_path: Path) -> None:
         ({"plan": "other-plan.json"}, "planned for another tokenizer than that of"),
         ({"counts": "other-counts", "size": 300}, "counted with another tokenizer than that of"),
         ({"counts": "counts", "size": 100}, "the least is 259, since these must stay:"),
-        ({"counts": "counts"}, "--vocab: how many tokens remain is not said; give size"),
-        ({"coverage": 0.9}, "--vocab: coverage goes by counts; give what regrow vocab count"),
-        ({"plan": "plan.json", "size": 300}, "--vocab: a plan says which tokens remain"),
+        ({"counts": "counts"}, "vocab: how many tokens remain is not said; give size"),
+        ({"coverage": 0.9}, "vocab: coverage goes by counts; give what regrow vocab count"),
+        ({"plan": "plan.json", "size": 300}, "vocab: a plan says which tokens remain"),
         ({"counts": "counts", "size": 300, "keep": "none.txt"}, "none.txt: no such file"),
         ({"counts": "counts", "size": 300, "drop": ["<eos>"]}, "'<eos>' must stay (special)"),
         ({"size": 300}, "token counts need a text"),
@@ -299,7 +299,7 @@ def test_a_padded_vocabulary_is_cut_again(home: Path, tmp_path: Path) -> None:
 def test_padding_beyond_the_rows_is_refused(home: Path, tmp_path: Path) -> None:
     for vocab, said in (
         ({"plan": home / "plan.json", "pad_to": 1000}, "1,000 rows, more than the 320 there are"),
-        ({"counts": home / "counts", "size": 300, "pad_to": 0}, "--pad-to: more than 0 is wanted"),
+        ({"counts": home / "counts", "size": 300, "pad_to": 0}, "vocab.pad_to: more than 0 is wanted"),
     ):
         with pytest.raises(UserError, match=said) as error:
             regrow.prune(home / "m", tmp_path / "out", vocab=vocab)

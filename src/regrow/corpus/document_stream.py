@@ -188,5 +188,5 @@ def as_one_document(line: DocumentStream) -> DocumentStream:
     """All tokens of a stream, with the end tokens, as one document."""
     bounds = np.array([0, len(line.tokens)], dtype=np.int64)
     return DocumentStream(
-        line.tokens, bounds.__getitem__, False, _NONE, 1, 0, f"as_one_document {line.identity}"
+        line.tokens, bounds.__getitem__, False, _NONE, 1, 0, f"undivided {line.identity}"
     )
