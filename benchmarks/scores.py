@@ -28,6 +28,7 @@ from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.losses.causal import Causal
+from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.score import score
 from regrow.surgery.carve import carve
 from regrow.surgery.choose import Scores, choose
@@ -124,8 +125,9 @@ class Trial:
 
     def cases(self) -> Iterator[Case]:
         scored = score(
-            self.checkpoint, self.layout, AXES, documents=lambda: iter(self.text),
-            tokens=self.scale.calibration_tokens, notify=say,
+            self.checkpoint, self.layout, AXES,
+            text=CalibrationText(lambda: iter(self.text), self.scale.calibration_tokens),
+            notify=say,
         )  # fmt: skip
         random = score(self.checkpoint, self.layout, AXES, by="random")
         yield from by_score(self.layout, self.checkpoint.fingerprint, scored, random)

@@ -89,7 +89,9 @@ def prune(
 
     `cut`: the keys of `regrow.surgery.cut_spec.CutSpec` (layers, hidden, ffn, heads, vocab_size,
     vocab, by, ...); `vocab` as the keys of `regrow.vocabulary.vocabulary_spec.VocabularySpec`.
-    `calibration`: the text that scores and token counts come from.
+    `calibration`: the text that scores and token counts come from. `by`: the name of a score, or a
+    function of your own: (layout, name of the axis, open checkpoint, calibration) -> scores, [size]
+    or [layers, size], of which the highest are kept (`regrow.scoring.registry.ScoreFunction`).
     """
     from pydantic import ValidationError
 

@@ -48,6 +48,14 @@ class Block:
             positions = (positions[:, None] * size + inner[None, :]).reshape(-1)
         return positions
 
+    def owners(self, sizes: Mapping[str, int], axis: str) -> Indices:
+        """The index along an axis that each position belongs to; -1 where the block has no such
+        axis."""
+        if axis not in self.factors:
+            return np.full(self.size(sizes), -1, dtype=np.int64)
+        inner = Block(self.factors[self.factors.index(axis) + 1 :]).size(sizes)
+        return np.arange(self.size(sizes), dtype=np.int64) // inner % sizes[axis]
+
 
 @dataclass(frozen=True)
 class Dimension:
@@ -72,6 +80,11 @@ class Dimension:
             parts.append(block.indices(sizes, keep) + offset)
             offset += block.size(sizes)
         return np.concatenate(parts)
+
+    def owners(self, sizes: Mapping[str, int], axis: str) -> Indices:
+        """The index along an axis that each position belongs to, [size]; -1 for those of blocks
+        without the axis."""
+        return np.concatenate([block.owners(sizes, axis) for block in self.blocks])
 
 
 @dataclass(frozen=True)

@@ -70,17 +70,20 @@ class Layout:
 
     @cached_property
     def _present(self) -> dict[str, Dims]:
-        """Patterns with a parameter in this checkpoint; names of a shared one count once."""
-        head = self.blueprint.head
-        shared = {*head.aliases, *((head.weight,) if self.tied else ())}
+        """Patterns with a parameter in this checkpoint."""
         present: dict[str, Dims] = {}
-        for tensor in self.tensors.values():
-            if tensor.parameter in shared and self._holds(head.embedding):
-                continue
-            if tensor.parameter in self.blueprint.buffers:
-                continue
+        for tensor in self.distinct_tensors:
             present.setdefault(tensor.pattern, tensor.dims)
         return present
+
+    @cached_property
+    def distinct_tensors(self) -> tuple[LabelledTensor, ...]:
+        """The tensors that are parameters; one that is stored under several names counts once."""
+        head = self.blueprint.head
+        shared = {*head.aliases, *((head.weight,) if self.tied else ())}
+        others = shared if self._holds(head.embedding) else set()
+        others = others.union(self.blueprint.buffers)
+        return tuple(each for each in self.tensors.values() if each.parameter not in others)
 
     def _holds(self, parameter: str) -> bool:
         return any(t.parameter == parameter for t in self.tensors.values())
