@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from regrow.architectures import Axis, Layout
 from regrow.architectures.schema import AXIS_KINDS, AxisKind
 from regrow.scoring import activation, influence
+from regrow.scoring.magnitude import magnitude
 from regrow.scoring.random_scores import random_scores
 from regrow.scoring.weights import WeightRows
 
@@ -88,6 +89,7 @@ SCORES: Mapping[str, Score] = {
         FromText({"hidden": activation.hidden, "ffn": activation.ffn, "head": activation.head}),
     ),
     "influence": Score(("layer",), FromText({"layer": influence.layer})),
+    "magnitude": Score(WIDTHS, FromWeights(magnitude)),
 }
 
 DEFAULT: Mapping[AxisKind, str] = {
