@@ -213,12 +213,16 @@ def _read(model: Any, batch: TextBatch) -> Tensor:
     # Stack by stack: not every class has a base model, one without the head.
     source = model.get_encoder()(input_ids=ids, attention_mask=is_text.long())
     _is_text.set(batch.decoder_is_text.to(device))
+    target = batch.decoder_ids.to(device)
+    # A target may begin with the padding token, which some classes (T5Gemma) mask without a mask.
+    more = {} if batch.labels is None else {"attention_mask": torch.ones_like(target)}
     return _states(
         model.get_decoder()(
-            input_ids=batch.decoder_ids.to(device),
+            input_ids=target,
             encoder_hidden_states=source.last_hidden_state,
             encoder_attention_mask=is_text.long(),
             use_cache=False,
+            **more,
         )
     )
 
