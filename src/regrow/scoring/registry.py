@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from regrow.architectures import Axis, Layout
 from regrow.architectures.schema import AXIS_KINDS, AxisKind
-from regrow.scoring import activation, influence
+from regrow.scoring import activation, influence, taylor
 from regrow.scoring.magnitude import magnitude
 from regrow.scoring.random_scores import random_scores
 from regrow.scoring.weights import WeightRows
@@ -90,6 +90,13 @@ SCORES: Mapping[str, Score] = {
     ),
     "influence": Score(("layer",), FromText({"layer": influence.layer})),
     "magnitude": Score(WIDTHS, FromWeights(magnitude)),
+    "taylor": Score(
+        WIDTHS,
+        FromText(
+            {"hidden": taylor.hidden, "ffn": taylor.ffn_or_head, "head": taylor.ffn_or_head},
+            gradients=True,
+        ),
+    ),
 }
 
 DEFAULT: Mapping[AxisKind, str] = {
