@@ -34,7 +34,7 @@ def test_written_out_for_llama(dtype: torch.dtype, tmp_path: Path) -> None:
     found = score(checkpoint, layout, ["ffn", "hidden", "kv_head"], by="magnitude")
 
     def norm(*parts: torch.Tensor) -> float:
-        return sum(part.square().sum().item() for part in parts) ** 0.5
+        return float(sum(part.square().sum().item() for part in parts) ** 0.5)
 
     hidden = torch.zeros(24, dtype=torch.float64)
     for name, tensor in state.items():

@@ -64,7 +64,8 @@ def test_written_out_for_llama(tmp_path: Path) -> None:
         keep(f"{each}.self_attn.o_proj", "in")
     ids = torch.from_numpy(np.stack(rows.pieces))
     logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1)
-    torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="sum").backward()
+    loss: Any = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="sum")
+    loss.backward()
 
     def change(name: str) -> torch.Tensor:
         gradient = kept[name].grad

@@ -1,4 +1,4 @@
-"""Blueprints by family, and the lookup by config."""
+"""All blueprints, and the lookup of a blueprint by a config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,9 +38,9 @@ __all__ = [
 
 
 def blueprint_for(config: Mapping[str, Any]) -> Blueprint | None:
-    """The blueprint of a checkpoint by its config; None where none is written.
+    """The blueprint for the model type and class that a config names; None where there is none.
 
-    Raises UserError where the config names no class as it should.
+    Raises UserError where `architectures` is not a list of class names.
     """
     named = config.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):

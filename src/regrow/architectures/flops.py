@@ -1,15 +1,17 @@
-"""Floating-point operations of a model, from its labelled tensors.
+"""Floating-point operations (FLOPs) of a model, from its labelled tensors.
 
-A matrix costs 2 * size for each position that passes through it, and attention 2 * width for each
-pair of positions in its scores and as much again in their weighted sum (the whole square, also
-under a causal mask). The keys and values of cross-attention are computed at the positions of the
-encoder. Where no blueprint says what attention is, its pairs are left out, and every matrix but the
-embedding is one that each position passes through: too much for a mixture of experts. An embedding
-is looked up and costs nothing; the head costs the same whether it is tied or not. Norms, biases,
-activations and softmax are left out: far less than 1% in any large model.
+A matrix costs 2 * size at each position. Attention costs 2 * width for each pair of positions in
+its scores, and the same again in their weighted sum; all pairs count, also under a causal mask. The
+keys and values of cross-attention are computed at the positions of the encoder. An embedding is a
+lookup and costs nothing. The head costs the same whether it is tied or not. Norms, biases,
+activation functions and softmax are left out: far less than 1% in any large model.
 
-The backward pass computes two products for each of the forward pass, so training costs three times
-the forward pass. Nothing is computed again (activation checkpointing adds to this).
+A blueprint of the vocabulary alone does not know attention. Then the pairs of positions are left
+out, and every matrix but the embedding counts at each position, which is too much for a mixture of
+experts.
+
+The backward pass computes two products for each product of the forward pass, so training costs
+three times the forward pass. Recomputation (activation checkpointing) is not counted.
 `docs/openba-v2.md` has the formula written out for OpenBA.
 """
 
@@ -22,15 +24,16 @@ from regrow.architectures import LabelledTensor, Layout
 from regrow.architectures.schema import axis_kind
 
 _KEYS_AND_VALUES = re.compile(r"\.(k|v|kv|k_proj|v_proj)\.weight")
-"""What a cross-attention applies to the encoder's output; its queries come from the decoder."""
+"""Matrices of cross-attention that read the encoder's output; its queries read the decoder."""
 _TRAINING = 3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: tokens of source text in it, and positions in encoder and decoder.
+    """The size of one sample.
 
-    `encoder`: 0 in a model with one stack, whose positions are `decoder`.
+    `text`: its tokens of source text. `decoder`, `encoder`: positions in each stack. In a model
+    with one stack, `decoder` holds the positions and `encoder` is 0.
     """
 
     text: int
@@ -40,7 +43,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one forward pass over one sample: matrices by where they stand, and attention scores."""
+    """FLOPs of one forward pass over one sample, by part.
+
+    `encoder`, `decoder`: the matrices of each stack. `cross_keys_values`: the keys and values of
+    cross-attention. `scores`: attention scores and weighted sums.
+    """
 
     encoder: int
     decoder: int
@@ -54,9 +61,9 @@ class Flops:
 
 
 def forward_flops(layout: Layout, sample: Sample) -> Flops:
-    """Operations of a forward pass over one sample.
+    """FLOPs of a forward pass over one sample, at the sizes of the layout.
 
-    `layout`: at its present sizes; `Layout.resized` gives those after a cut.
+    `Layout.resized` gives the layout after a cut.
     """
     costs = {"encoder": 0, "decoder": 0, "cross_keys_values": 0, "scores": 0}
     if layout.blueprint.vocabulary_only:
@@ -85,13 +92,15 @@ def forward_flops(layout: Layout, sample: Sample) -> Flops:
 
 
 def training_flops(layout: Layout, sample: Sample, tokens: int) -> int:
-    """Operations of training on `tokens` tokens of source text, cut into samples like this one."""
+    """FLOPs of training on `tokens` tokens of source text, split into samples like this one."""
     return _TRAINING * forward_flops(layout, sample).total * tokens // sample.text
 
 
 def _matrices(layout: Layout) -> Iterator[LabelledTensor]:
-    """One tensor for each pattern of matrices inside the layers: lookups have no hidden, or no
-    head or ffn."""
+    """One tensor for each pattern of a matrix inside the layers.
+
+    They have a hidden dimension and one of heads or ffn, which no embedding and no table has.
+    """
     for tensor in {tensor.pattern: tensor for tensor in layout.tensors.values()}.values():
         kinds = {axis_kind(name) for name in tensor.dims.names}
         if len(tensor.dims.dimensions) == 2 and "hidden" in kinds and kinds & _INNER:
@@ -106,7 +115,7 @@ def _heads(names: frozenset[str]) -> bool:
 
 
 def _head_size(layout: Layout) -> int:
-    """Of the matrix that gives the logits, tied or not."""
+    """Parameters of the matrix that gives the logits, tied or not."""
     head, blueprint = layout.blueprint.head, layout.blueprint
     names = (head.weight, f"{head.weight}?", head.embedding)
     pattern = next(name for name in names if name in blueprint.tensors)

@@ -1,9 +1,9 @@
 """Granite 3 (Granite Team, IBM, 2024): Llama's layers with four multipliers.
 
-The config holds one constant each for the embedding (`embedding_multiplier`), for what attention
-and ffn add to the residual stream (`residual_multiplier`), for the attention scores
-(`attention_multiplier`, in place of head_dim**-0.5), and a divisor of the logits
-(`logits_scaling`). None of them depends on a size, so a cut leaves them as they are.
+The config holds four constants. `embedding_multiplier` multiplies the embedding, and
+`residual_multiplier` the outputs of attention and ffn. `attention_multiplier` multiplies the
+attention scores, in place of head_dim**-0.5. `logits_scaling` divides the logits. None of them
+depends on a size, so a cut does not change them.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ GRANITE = replace(
         )
         for bias, tied, more in (
             (True, False, dict(num_key_value_heads=3, head_dim=10)),
-            (False, True, {}),  # as published files are, with one head size for all
+            (False, True, {}),  # like published files: no key-value heads and no head_dim named
         )
     ),
 )  # fmt: skip

@@ -1,12 +1,12 @@
-"""T5 (Raffel et al., 2020) and mT5 (Xue et al., 2021): two stacks, bias by relative position.
+"""T5 (Raffel et al., 2020) and mT5 (Xue et al., 2021): two stacks with a relative position bias.
 
-T5 v1.0, v1.1 and Flan-T5 are one model type; mT5 is v1.1 under a type of its own; UMT5 has the
-bias in every block (`umt5.py`). Here block 0 of each stack holds the position bias of the whole
-stack, one column a head: so which self-attention heads are kept is one choice for the stack, and a
-cut that drops block 0 leaves the bias where it is, under the name of the new block 0.
+T5 v1.0, v1.1 and Flan-T5 share one model type. mT5 is v1.1 with its own type. UMT5 has the bias in
+every block (`umt5.py`). In T5 and mT5, block 0 of each stack holds the position bias of the whole
+stack, with one column for each head. So the kept self-attention heads are one choice for the whole
+stack. A cut that drops block 0 keeps the bias, under the name of the new block 0.
 
-v1.0 shares embedding and head and multiplies the decoder's output by hidden^-0.5; its class, like
-UMT5's, decides by the flag in the file that says tied. mT5's never multiplies.
+v1.0 has a tied head and multiplies the decoder's output by hidden^-0.5. The classes of T5 and UMT5
+multiply where the flag in the file says tied. The class of mT5 never multiplies.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,10 +24,10 @@ SCALED = (
 )
 """By config.json the head is tied and the decoder's output scaled."""
 _NEVER = Condition("tie_word_embeddings", ())
-"""What transformers 5 writes for mT5 says nothing: always true, and the published files are not."""
+"""Never holds: transformers 5 always saves mT5's flag as true, also for an untied model."""
 
 _CROSS_BIAS = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
-"""Old checkpoints carry a bias of the cross-attention that the network never had."""
+"""Old checkpoints hold a bias of cross-attention that the network does not use."""
 
 
 def _attention(module: str, head: str) -> Iterator[tuple[str, str]]:
@@ -91,7 +91,7 @@ def _axes(ffn: Field, heads: Field, every_block: bool) -> tuple[Axis, ...]:
         Axis(encoder, Field("num_layers"), sites=("encoder.block.{encoder.layer}",)),
         Axis(
             decoder,
-            # Without it transformers 5.24 makes a cache with as many layers as the encoder has.
+            # Without the mirror, transformers 5.24 makes a cache of as many layers as the encoder.
             Field("num_decoder_layers", default=encoder, mirrors=("decoder_layers",)),
             sites=("decoder.block.{decoder.layer}",),
         ),
@@ -109,10 +109,10 @@ def t5_like(
     ignored: tuple[str, ...] = (),
     bias_in_every_block: bool = False,
 ) -> Blueprint:
-    """The blueprint of a T5 by another name.
+    """The blueprint of an architecture of T5's kind.
 
-    `ffn`, `heads`: the defaults of its class. `scaled`: where all of these hold, the class
-    multiplies the decoder's output by hidden^-0.5; empty for a class that never does.
+    `ffn`, `heads`: the default sizes of its class. `scaled`: the class multiplies the decoder's
+    output by hidden^-0.5 where all of these hold; empty for a class that never does.
     """
     same = dict(
         model_type=model_type, architectures=[architectures[0]], vocab_size=61, d_model=24,

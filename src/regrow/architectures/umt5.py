@@ -1,6 +1,7 @@
 """UMT5 (Chung et al., 2023): T5 v1.1 with a position bias in every block.
 
-So self-attention heads are chosen block by block, and a block's bias goes with it.
+Each block therefore has its own choice of self-attention heads, and a dropped block takes its bias
+with it.
 """
 
 from regrow.architectures.t5 import SCALED, t5_like
