@@ -56,7 +56,7 @@ class Scale:
 
 
 FULL = Scale(4_096, 1_500, 10_000, 10_240)
-QUICK = Scale(2_048, 400, 4_000, 0)
+QUICK = Scale(2_048, 200, 2_000, 0)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Weight magnitude: the L2 norm of all weights of an index, without any text.
 
 Structured magnitude pruning (Li et al., 2017, "Pruning Filters for Efficient ConvNets", section
-3.1) ranks by the L1 norm, and reports that L2 gives about the same. L2 is used here because the
-norm of a head is then independent of the basis of its channels: a rotation of queries and keys, or
-of values and outputs, changes nothing in the network and should change no score.
+3.1) ranks by the L1 norm, and reports that L2 gives about the same; so it is here
+(docs/benchmarks.md). L2 is used because the norm of a head then does not depend on the basis of its
+channels: a rotation of a head's values, undone in the output projection, changes nothing in the
+network, and should change no score.
 
 Layers are not scored: the norms in front of a layer divide out the size of its input, so the size
 of its weights does not say how much it adds to the residual stream.
