@@ -10,6 +10,7 @@ multiply where the flag in the file says tied. The class of mT5 never multiplies
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from regrow.architectures.schema import Axis, Blueprint, Condition, Field, Fold, Head
@@ -98,12 +99,19 @@ def _axes(ffn: Field, heads: Field, every_block: bool) -> tuple[Axis, ...]:
     )
 
 
+@dataclass(frozen=True)
+class DefaultSizes:
+    """The sizes of a class where the config names none."""
+
+    ffn: int
+    heads: int
+
+
 def t5_like(
     model_type: str,
     architectures: tuple[str, ...],
     *,
-    ffn: int,
-    heads: int,
+    defaults: DefaultSizes,
     scaled: tuple[Condition, ...],
     tiny: tuple[Mapping[str, Any], ...],
     ignored: tuple[str, ...] = (),
@@ -111,7 +119,7 @@ def t5_like(
 ) -> Blueprint:
     """The blueprint of an architecture of T5's kind.
 
-    `ffn`, `heads`: the default sizes of its class. `scaled`: the class multiplies the decoder's
+    `defaults`: of its class. `scaled`: the class multiplies the decoder's
     output by hidden^-0.5 where all of these hold; empty for a class that never does.
     """
     same = dict(
@@ -124,7 +132,9 @@ def t5_like(
         model_type=model_type,
         architectures=architectures,
         axes=_axes(
-            Field("d_ff", default=ffn), Field("num_heads", default=heads), bias_in_every_block
+            Field("d_ff", default=defaults.ffn),
+            Field("num_heads", default=defaults.heads),
+            bias_in_every_block,
         ),
         fixed={
             "head_dim": Field("d_kv", default=64),
@@ -150,8 +160,7 @@ def t5_like(
 T5 = t5_like(
     "t5",
     ("T5ForConditionalGeneration", "T5WithLMHeadModel"),
-    ffn=2_048,
-    heads=8,
+    defaults=DefaultSizes(ffn=2_048, heads=8),
     scaled=SCALED,
     ignored=(_CROSS_BIAS,),
     tiny=(
@@ -165,8 +174,7 @@ T5 = t5_like(
 MT5 = t5_like(
     "mt5",
     ("MT5ForConditionalGeneration",),
-    ffn=1_024,
-    heads=6,
+    defaults=DefaultSizes(ffn=1_024, heads=6),
     scaled=(),
     ignored=(_CROSS_BIAS,),
     tiny=(

@@ -4,13 +4,12 @@ Each block therefore has its own choice of self-attention heads, and a dropped b
 with it.
 """
 
-from regrow.architectures.t5 import SCALED, t5_like
+from regrow.architectures.t5 import SCALED, DefaultSizes, t5_like
 
 UMT5 = t5_like(
     "umt5",
     ("UMT5ForConditionalGeneration",),
-    ffn=1_024,
-    heads=6,
+    defaults=DefaultSizes(ffn=1_024, heads=6),
     scaled=SCALED,
     bias_in_every_block=True,
     tiny=(
