@@ -35,8 +35,9 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.distributed.processes import Processes
-from regrow.training.loop import TrainingTask, train
+from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import TrainingTask
 from regrow.training.teacher import load_teacher
 
 EVERY = 8

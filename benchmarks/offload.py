@@ -54,13 +54,18 @@ def run_once(way: str, directory: Path, tokens: int, batch_tokens: int) -> int:
     from regrow.scoring.calibration import Calibration
     from regrow.scoring.observe import observe, one_by_one
     from regrow.scoring.offload import load_offloaded
-    from regrow.scoring.score import DEFAULT, SCORERS
+    from regrow.scoring.registry import DEFAULT, SCORES, FromText
 
     checkpoint = open_checkpoint(directory)
     layout = bind_checkpoint(checkpoint)
     # No score of heads: it reads a weight that accelerate's own hooks have let go by then.
     axes = [a for a in layout.blueprint.axes if a.kind in ("hidden", "ffn", "layer")]
-    statistics = {a.name: SCORERS[DEFAULT[a.kind]].statistics[a.kind] for a in axes}
+    sources = {a.name: SCORES[DEFAULT[a.kind]].source for a in axes}
+    statistics = {
+        a.name: source.statistics[a.kind]
+        for a in axes
+        if isinstance(source := sources[a.name], FromText)
+    }
     random = np.random.default_rng(0)
     pieces = tuple(random.integers(0, 1_024, 512) for _ in range(tokens // 512))
     if way == "one layer at a time":

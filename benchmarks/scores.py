@@ -10,7 +10,7 @@ losses and not what a cut adds, since a recovery can end below the original.
 import argparse
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -28,17 +28,21 @@ from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.losses.causal import Causal
+from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.score import score
 from regrow.surgery.carve import carve
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import Cut
 from regrow.surgery.prune import carve_plan
-from regrow.training.loop import TrainingTask, train
+from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import TrainingTask
 
 EVERY = 8
 PROSE = Path(__file__).parent.parent / "recipes" / "prose.txt"
-AXES = ("hidden", "ffn", "head", "layer")
+AXES = ("ffn", "head", "hidden", "layer")
+WIDTHS = ("random", "activation", "magnitude", "taylor")
+"""The scores of widths; each is compared with the first."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Scale:
 
 
 FULL = Scale(4_096, 1_500, 10_000, 10_240)
-QUICK = Scale(4_096, 900, 8_000, 0)
+QUICK = Scale(2_048, 200, 2_000, 0)
 
 
 @dataclass(frozen=True)
@@ -76,22 +80,21 @@ class Losses:
     prose: float
 
 
-def by_score(layout: Layout, model: str, scored: Scores, random: Scores) -> Iterator[Case]:
-    """All cuts, each peer before what is compared with it."""
-    sizes = layout.sizes
-    ffn = sizes["ffn"] * 3 // 4
-    heads = sizes["head"] - sizes["kv_head"]
-    hidden = sizes["hidden"] * 7 // 8
-    for axis, size, what in (
-        ("ffn", ffn, f"ffn {sizes['ffn']:,} -> {ffn:,}"),
-        ("head", heads, f"heads {sizes['head']} -> {heads}"),
-        ("hidden", hidden, f"hidden {sizes['hidden']} -> {hidden}"),
-    ):
-        yield Case(what, "random", choose(layout, model, {axis: size}, random), None)
-        cut = choose(layout, model, {axis: size}, scored)
-        yield Case(what, "activation", cut, "random", goal=True)
+def width_cases(
+    layout: Layout, model: str, sizes: Mapping[str, int], scores: Mapping[str, Scores]
+) -> Iterator[Case]:
+    """Cuts to these sizes, each axis alone, by all scores, random first."""
+    for axis, size in sizes.items():
+        what = f"{axis} {layout.sizes[axis]:,} -> {size:,}"
+        for by, scored in scores.items():
+            cut = choose(layout, model, {axis: size}, scored)
+            peer = None if by == WIDTHS[0] else WIDTHS[0]
+            yield Case(what, by, cut, peer, goal=by == "activation")
 
-    count = sizes["layer"]
+
+def layer_cases(layout: Layout, model: str, scored: Scores, random: Scores) -> Iterator[Case]:
+    """A fifth of the layers dropped, each peer before what is compared with it."""
+    count = layout.sizes["layer"]
     drop = count // 5
     what = f"layers {count} -> {count - drop}"
     first = (count - drop) // 2
@@ -110,9 +113,19 @@ def by_score(layout: Layout, model: str, scored: Scores, random: Scores) -> Iter
 class Trial:
     """One model, its texts, and the same measurements for every cut."""
 
-    def __init__(self, model: Path, prose: Path, scale: Scale, work: Path) -> None:
+    def __init__(
+        self, model: Path, prose: Path, scale: Scale, work: Path, sizes: Mapping[str, int]
+    ) -> None:
+        """`sizes`: what remains by axis, in place of the sizes of its own."""
         self.checkpoint: Checkpoint = open_checkpoint(model)
         self.layout = bind_checkpoint(self.checkpoint)
+        whole = self.layout.sizes
+        self.sizes = {
+            "ffn": whole["ffn"] * 3 // 4,
+            "head": whole["head"] - whole["kv_head"],
+            "hidden": whole["hidden"] * 7 // 8,
+            **sizes,
+        }
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         self.scale = scale
         self.work = work
@@ -122,13 +135,19 @@ class Trial:
         self.text = [topics[name] for name in names if name not in held]
         self.prose = [text[: scale.prose_characters] for text in read_documents(prose)]
 
-    def cases(self) -> Iterator[Case]:
-        scored = score(
-            self.checkpoint, self.layout, AXES, documents=lambda: iter(self.text),
-            tokens=self.scale.calibration_tokens, notify=say,
-        )  # fmt: skip
-        random = score(self.checkpoint, self.layout, AXES, by="random")
-        yield from by_score(self.layout, self.checkpoint.fingerprint, scored, random)
+    def cases(self, axes: Collection[str]) -> Iterator[Case]:
+        model = self.checkpoint.fingerprint
+        sizes = {axis: size for axis, size in self.sizes.items() if axis in axes}
+        if sizes:
+            scores = {by: self._scores([*sizes], by) for by in WIDTHS}
+            yield from width_cases(self.layout, model, sizes, scores)
+        if "layer" in axes:
+            scored, random = (self._scores(["layer"], by) for by in ("influence", "random"))
+            yield from layer_cases(self.layout, model, scored, random)
+
+    def _scores(self, axes: list[str], by: str) -> Scores:
+        text = CalibrationText(lambda: iter(self.text), self.scale.calibration_tokens)
+        return score(self.checkpoint, self.layout, axes, by=by, text=text, notify=say)
 
     def original(self) -> Losses:
         return self._losses(_load(self.checkpoint.directory))
@@ -162,13 +181,13 @@ def _load(directory: Path) -> Any:
     return model.eval()
 
 
-def results(trial: Trial) -> Iterator[Result]:
+def results(trial: Trial, axes: Collection[str]) -> Iterator[Result]:
     original = trial.original()
     say(f"original: domain {original.domain:.3f}, prose {original.prose:.3f}")
     yield Result("original, domain", original.domain, "nats/token")
     yield Result("original, prose", original.prose, "nats/token")
     known: dict[tuple[str, str], Losses] = {}
-    for case in trial.cases():
+    for case in trial.cases(axes):
         said = []
         for when, losses in zip(("cut", "recovered"), trial.losses(case.cut), strict=True):
             if losses is None:
@@ -198,14 +217,19 @@ def main() -> None:
         "--prose", type=Path, default=PROSE, help="text off the domain (default: recipes/prose.txt)"
     )
     arguments.add_argument("--threads", type=int, help="threads of the CPU")
+    arguments.add_argument(
+        "--axes", nargs="+", choices=AXES, default=AXES, help="what is cut (default: all)"
+    )
+    arguments.add_argument("--ffn", type=int, help="the ffn that remains (default: three quarters)")
     options: argparse.Namespace = arguments.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="scores-") as work:
         scale = QUICK if options.quick else FULL
-        trial = Trial(options.model, options.prose, scale, Path(work))
-        show(list(results(trial)), as_json=options.json)
+        sizes = {} if options.ffn is None else {"ffn": options.ffn}
+        trial = Trial(options.model, options.prose, scale, Path(work), sizes)
+        show(list(results(trial, options.axes)), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.loss import Loss
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import corrupt_text
-from regrow.training.loop import Hooks, StepReport, TrainingTask, train
+from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import Hooks, StepReport, TrainingTask
 
 ROWS, LENGTH, SEED = 8, 512, 0
 RATE = 1e-4

@@ -25,8 +25,9 @@ from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
 from regrow.models.loading import load_tokenizer
 from regrow.objectives.losses.causal import Causal
-from regrow.training.loop import Hooks, StepReport, TrainingTask, train
+from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import Hooks, StepReport, TrainingTask
 
 LENGTH = 256
 SIZES = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8,

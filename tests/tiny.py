@@ -13,6 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from regrow.architectures import Blueprint, Layout, bind
 from regrow.architectures.llama import LLAMA
 from regrow.models.networks import config_class, model_class
+from regrow.scoring.registry import SCORES
+
+SCORE_NAMES = " or ".join([", ".join([*SCORES][:-1]), [*SCORES][-1]])
+"""As an error lists them."""
 
 
 def tiny_shapes(blueprint: Blueprint, tiny: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -87,7 +87,9 @@ def prune(
 
     `cut`: the keys of `regrow.surgery.cut_spec.CutSpec` (layers, hidden, ffn, heads, vocab_size,
     vocab, by, ...); `vocab` as the keys of `regrow.vocabulary.vocabulary_spec.VocabularySpec`.
-    `calibration`: the text that scores and token counts come from.
+    `calibration`: the text that scores and token counts come from. `by`: the name of a score, or a
+    function of your own: (layout, name of the axis, open checkpoint, calibration) -> scores, [size]
+    or [layers, size], of which the highest are kept (`regrow.scoring.registry.ScoreFunction`).
     """
     from pydantic import ValidationError
 
@@ -305,7 +307,7 @@ def plan_vocabulary(
             raise UserError(f"{Path(path).parent}: no such directory")
     files = None if text is None else named_files([str(path) for path in text], "text")
     plan = plan_vocabulary(
-        _open(model, progress).path,
+        _open(model, progress),
         Path(counts),
         spec,
         files,
@@ -340,7 +342,7 @@ def grow_vocabulary(
     files = named_files([str(path) for path in corpus], "corpus")
     texts = None if text is None else named_files([str(path) for path in text], "text")
     return grow_vocabulary(
-        _open(model, progress).path, Path(out), files, MergeLimits(tokens, least), texts=texts,
+        _open(model, progress), Path(out), files, MergeLimits(tokens, least), texts=texts,
         dry_run=dry_run, notify=progress.say,
     )  # fmt: skip
 
@@ -364,4 +366,4 @@ def generate(
     """What a model writes after a prompt, greedily."""
     from regrow.evaluation.generation import generate_text
 
-    return generate_text(_open(model, progress).path, prompt, max_new_tokens)
+    return generate_text(_open(model, progress), prompt, max_new_tokens)

@@ -107,3 +107,22 @@ def test_blocks_of_one_matrix() -> None:
     assert rows is not None
     assert rows.tolist() == [4, 5, 6, 7, 10, 11, 14, 15]
     assert columns is None
+
+
+def test_owners_are_what_indices_keep() -> None:
+    sizes = {"head": 4, "kv_head": 2, "head_dim": 3, "hidden": 5}
+    for text in (
+        "head*3*head_dim",
+        "head_dim*head",
+        "head*head_dim + kv_head*head_dim",
+        "2 + head",
+    ):
+        (dimension,) = parse_dims(text).dimensions
+        owners = dimension.owners(sizes, "head")
+        assert len(owners) == dimension.size(sizes)
+        for index in range(4):
+            kept = dimension.indices(sizes, {"head": np.array([index])})
+            assert kept is not None
+            assert set(kept[owners[kept] >= 0]) == set(np.flatnonzero(owners == index))
+    (dimension,) = parse_dims("kv_head*head_dim").dimensions
+    assert (dimension.owners(sizes, "head") == -1).all()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from regrow.architectures import Blueprint
-from regrow.checkpoint.bind import open_layout, parameters_counted_once
+from regrow.checkpoint.bind import parameters_counted_once
 from regrow.checkpoint.config_only import bind_config, is_config_only, stored_type
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
@@ -24,7 +24,7 @@ def without_weights(directory: Path) -> Path:
 def test_the_same_as_with_weights(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
     directory = write_tiny(blueprint, tmp_path / "m", number)
     full = inspect_model(ModelDirectory(directory))
-    with_weights, _ = open_layout(directory)
+    with_weights = ModelDirectory(directory).layout
     alone = inspect_model(ModelDirectory(without_weights(directory)))
     layout = bind_config(directory)
     assert {n: t.dims for n, t in layout.tensors.items()} == {

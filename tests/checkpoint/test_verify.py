@@ -242,7 +242,7 @@ def test_code_that_is_not_regrows_own_runs_only_when_asked(
     for name, reason in reasons.items():
         (check,) = results[name].checks
         assert check.detail == (
-            f"the directory's own code, not run: {reason}; read it, then give --trust-remote-code"
+            f"the directory's own code, not run: {reason}; read it, then ask for trust_remote_code"
         )
     altered = results["altered-code"].directory
     assert not _marker(altered).exists()

@@ -21,7 +21,7 @@ from regrow.cli import app
 from regrow.common import quantities
 from regrow.common.errors import UserError
 from regrow.pipeline.recipe_file import load_recipe
-from tests.tiny import sentences, write_model, write_text, write_tiny
+from tests.tiny import SCORE_NAMES, sentences, write_model, write_text, write_tiny
 
 REGROW = [sys.executable, "-c", "import sys; from regrow.cli.app import main; main()"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
@@ -172,7 +172,7 @@ WRONG = {
     "vocabulary without tokenizer": (["prune", "t5", "o", "--vocab-size", "30", "--calibration",
                                       "text.jsonl"], "t5: no tokenizer.json"),
     "unknown score": (["prune", "m", "o", "--ffn", "24", "--by", "magic"],
-                      "--by: random, activation or influence is wanted, not 'magic'"),
+                      f"--by: {SCORE_NAMES} is wanted, not 'magic'"),
     "shards": (["prune", "m", "o", "--drop-layers", "1", "--max-shard-size", "big"],
                "--max-shard-size big: not a size such as 5GB or 500MB"),
     "shards of nothing": (["prune", "m", "o", "--drop-layers", "1", "--max-shard-size", "0"],

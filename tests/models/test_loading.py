@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from regrow.architectures.t5 import T5
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.evaluation.generation import generate_text
 from regrow.models.loading import load_config, load_model, load_tokenizer
@@ -57,7 +58,7 @@ def test_refuses_a_config_in_one_line(directory: Path, changes: dict[str, Any]) 
         load_model(directory, dtype="auto")
     assert str(e.value).isprintable()
     with pytest.raises(UserError, match=named):
-        generate_text(directory, "The river", 2)
+        generate_text(ModelDirectory(directory), "The river", 2)
 
 
 TOKENIZERS: dict[str, str | None] = {
@@ -82,7 +83,7 @@ def test_refuses_a_tokenizer_in_one_line(directory: Path, content: str | None) -
         load_tokenizer(directory)
     assert str(e.value).isprintable()
     with pytest.raises(UserError, match=expected):
-        generate_text(directory, "The river", 2)
+        generate_text(ModelDirectory(directory), "The river", 2)
 
 
 def test_own_code_is_not_run(directory: Path) -> None:
@@ -93,9 +94,9 @@ def test_own_code_is_not_run(directory: Path) -> None:
 
 
 def test_generates(directory: Path, tmp_path: Path) -> None:
-    assert isinstance(generate_text(directory, "The river", 3), str)
+    assert isinstance(generate_text(ModelDirectory(directory), "The river", 3), str)
     t5 = write_tiny(T5, tmp_path / "t5")
     with pytest.raises(UserError, match=r"t5: no tokenizer that transformers can load \(no file"):
-        generate_text(t5, "The river", 3)
+        generate_text(ModelDirectory(t5), "The river", 3)
     with pytest.raises(UserError, match="holds no token"):
-        generate_text(directory, "", 3)
+        generate_text(ModelDirectory(directory), "", 3)

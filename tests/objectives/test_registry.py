@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import (
@@ -42,8 +43,8 @@ def opened(home: Path, is_encoder_decoder: bool, name: str | None = None) -> tup
     """With the tokens that the objective wants."""
     directory = write_seq2seq(home / "m", OPENBA) if is_encoder_decoder else write_model(home / "m")
     wanted = () if name is None else missing_tokens(name, load_tokenizer(directory).get_vocab())
-    directory = extended(directory, wanted, home, lambda _: None)
-    return load_model(directory), load_tokenizer(directory)
+    model = extended(ModelDirectory(directory), wanted, home, lambda _: None)
+    return model.load(), model.tokenizer
 
 
 @pytest.mark.parametrize(("name", "is_encoder_decoder"), EACH)

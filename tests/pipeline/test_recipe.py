@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
+from regrow.pipeline.recipe import Stage
 from regrow.pipeline.recipe_file import load_recipe, parse_recipe
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
+from tests.tiny import SCORE_NAMES
 
 HERE = Path("recipes/r.yaml")
 GOOD = """\
@@ -113,7 +115,7 @@ def test_those_are() -> None:
         ("1e-4", "1e-4\n      precision: fp8",
          "15: stages.0.recover.precision: auto, bf16 or fp32 is wanted, not 'fp8'"),
         ("activation", "foo",
-         "18: stages.1.cut.by: random, activation or influence is wanted, not 'foo'"),
+         f"18: stages.1.cut.by: {SCORE_NAMES} is wanted, not 'foo'"),
         ("{layers: 22}", "{layers: many}",
          "11: stages.0.cut.layers: a whole number is wanted, not 'many'"),
         ("{layers: 22}", "{layers: -3}",
@@ -190,6 +192,15 @@ def test_what_is_true_or_false_may_be_so(written: str, read: bool) -> None:
     recipe = parse_recipe(GOOD.replace("1e-4", f"1e-4\n      recompute: {written}"), HERE)
     assert recipe.stages[0].recover is not None
     assert recipe.stages[0].recover.recompute is read
+
+
+def test_a_recipe_holds_no_function() -> None:
+    def flat(*_: Any) -> Any:
+        return [0.0] * 20
+
+    spec = CutSpec(ffn=8, by=flat)
+    with pytest.raises(ValueError, match=r"cut\.by: a function cannot be written down; a recipe"):
+        Stage(name="width", cut=spec)
 
 
 def test_an_alias_may_share_settings() -> None:

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
+from regrow.architectures.schema import AxisKind
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.models.networks import model_class
 from regrow.scoring.calibration import Calibration
+from regrow.scoring.observe import Statistic
+from regrow.scoring.registry import DEFAULT, SCORES, FromText
 from tests.tiny import write_tiny
 
 BY_TYPE = {blueprint.model_type: blueprint for blueprint in BLUEPRINTS}
@@ -30,6 +33,21 @@ def load(
 def text(lengths: Sequence[int] = (11, 9, 9, 4, 1), seed: int = 0) -> Calibration:
     random = np.random.default_rng(seed)
     return Calibration(tuple(random.integers(0, VOCAB, n) for n in sorted(lengths, reverse=True)))
+
+
+def statistic(score: str, kind: AxisKind) -> Statistic:
+    source = SCORES[score].source
+    assert isinstance(source, FromText)
+    return source.statistics[kind]
+
+
+def default_statistics(blueprint: Blueprint) -> dict[str, Statistic]:
+    """Of all axes that are scored from text where no score is named."""
+    return {
+        axis.name: statistic(DEFAULT[axis.kind], axis.kind)
+        for axis in blueprint.axes
+        if axis.kind not in ("vocab", "kv_head")
+    }
 
 
 def kill(

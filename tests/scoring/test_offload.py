@@ -21,23 +21,16 @@ from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model
 from regrow.scoring import score as score_module
-from regrow.scoring.observe import Statistic, observe, sites
+from regrow.scoring.calibration import CalibrationText
+from regrow.scoring.observe import Seen, observe, sites
 from regrow.scoring.offload import load_offloaded
-from regrow.scoring.score import DEFAULT, SCORERS, score
-from tests.scoring.models import BY_TYPE, text
+from regrow.scoring.score import score
+from tests.scoring.models import BY_TYPE, default_statistics, text
 from tests.tiny import add_tokenizer, sentences, write_tiny
 
 LLAMA = BY_TYPE["llama"]
 FAMILIES = ("llama", "gemma2", "t5", "openba")
 BATCH = 20
-
-
-def statistics(blueprint: Blueprint) -> dict[str, Statistic]:
-    return {
-        axis.name: SCORERS[DEFAULT[axis.kind]].statistics[axis.kind]
-        for axis in blueprint.axes
-        if axis.kind not in ("vocab", "kv_head")
-    }
 
 
 def write(
@@ -65,7 +58,7 @@ def test_the_same_bits_as_in_memory(
     blueprint: Blueprint, number: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     directory, layout = write(blueprint, tmp_path / "m", number, dtype)
-    wanted = statistics(blueprint)
+    wanted = default_statistics(blueprint)
     expected = observe(load_model(directory), layout, wanted, text(), batch_tokens=BATCH)
     model, run = load_offloaded(open_checkpoint(directory), layout)
     found = observe(model, layout, wanted, text(), batch_tokens=BATCH, run=run)
@@ -89,7 +82,9 @@ def test_each_weight_is_read_once_and_the_head_never(
 
     monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", counted)
     assert len(list(text().batches(BATCH))) > 1
-    observe(model, layout, statistics(layout.blueprint), text(), batch_tokens=BATCH, run=run)
+    observe(
+        model, layout, default_statistics(layout.blueprint), text(), batch_tokens=BATCH, run=run
+    )
     head = layout.blueprint.head
     # OpenBA's stacks share one embedding module, which each of them calls.
     twice = {head.embedding} if family == "openba" else set()
@@ -121,7 +116,9 @@ def test_one_module_in_memory_at_a_time(family: str, tmp_path: Path) -> None:
 
     for module in model.modules():
         module.register_forward_hook(see)
-    observe(model, layout, statistics(layout.blueprint), text(), batch_tokens=BATCH, run=run)
+    observe(
+        model, layout, default_statistics(layout.blueprint), text(), batch_tokens=BATCH, run=run
+    )
     assert {layer.removesuffix(".") for layer in layers} <= set().union(*seen)
     # A stack's own hook runs when its last module may still be there.
     assert all(len(names) <= 1 for names in seen)
@@ -134,12 +131,12 @@ def test_a_failure_is_raised_and_leaves_no_thread_and_no_hook(tmp_path: Path) ->
     threads = set(threading.enumerate())
     called = 0
 
-    def failing(module: Any, read: torch.Tensor, wrote: torch.Tensor, size: int) -> torch.Tensor:
+    def failing(seen: Seen) -> torch.Tensor:
         nonlocal called
         called += 1
         if called == 5:
             raise RuntimeError("five")
-        return wrote.abs()
+        return seen.wrote.abs()
 
     with pytest.raises(RuntimeError, match="five"):
         observe(model, layout, {"hidden": failing}, text(), batch_tokens=BATCH, run=run)
@@ -165,7 +162,7 @@ def scored(
     axes = [name for name in layout.blueprint.axis_names if name != "vocab"]
     return score(
         open_checkpoint(directory), layout, axes,
-        documents=lambda: iter(documents or sentences(60)), tokens=900, notify=said.append,
+        text=CalibrationText(lambda: iter(documents or sentences(60)), 900), notify=said.append,
     )  # fmt: skip
 
 
@@ -216,7 +213,7 @@ def test_without_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     available(monkeypatch, 3e9)
     monkeypatch.setattr(Layout, "parameters", lambda _: 15_000_000_000)
     with pytest.raises(UserError) as caught:
-        score(open_checkpoint(directory), layout, ["ffn"], documents=unread)
+        score(open_checkpoint(directory), layout, ["ffn"], text=CalibrationText(unread))
     assert str(caught.value) == (
         f"{directory}: 60.0 GB of float32 weights do not fit in 3.0 GB of free memory; reading it "
         "one layer at a time needs the accelerate package; run: pip install 'regrow[offload]'"
@@ -234,8 +231,7 @@ from regrow.models.loading import load_model
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.scoring.offload import load_offloaded
 from regrow.scoring.observe import observe, one_by_one
-from tests.scoring.models import text
-from tests.scoring.test_offload import statistics
+from tests.scoring.models import default_statistics, text
 
 def peak():
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -248,7 +244,7 @@ def scores(directory, offloaded):
         model, run = load_offloaded(open_checkpoint(directory), layout)
     else:
         model, run = load_model(directory), one_by_one
-    wanted = statistics(layout.blueprint)
+    wanted = default_statistics(layout.blueprint)
     observe(model, layout, wanted, text([16] * 8), batch_tokens=64, run=run)
     return 4 * layout.parameters()
 

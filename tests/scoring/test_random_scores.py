@@ -75,9 +75,10 @@ def test_needs_neither_torch_nor_transformers() -> None:
     code = (
         "import sys\n"
         "from regrow.architectures import BLUEPRINTS, bind\n"
-        "from regrow.scoring.score import SCORERS\n"
+        "from regrow.scoring.registry import SCORES\n"
         "from regrow.scoring.random_scores import random_scores\n"
-        "assert SCORERS['random'].draw is random_scores\n"
+        "import regrow.scoring.score\n"
+        "assert SCORES['random'].source.draw is random_scores\n"
         "print([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,21 +1,34 @@
 """Scores from text: what is dead scores lowest, in every family, however the text is batched."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.architectures import BLUEPRINTS, Blueprint, Layout
+from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
-from regrow.scoring.calibration import Calibration
+from regrow.scoring.calibration import Calibration, CalibrationText
 from regrow.scoring.observe import observe
-from regrow.scoring.score import DEFAULT, SCORERS, score, score_model
+from regrow.scoring.registry import DEFAULT, SCORES
+from regrow.scoring.score import score, score_model
 from regrow.surgery.choose import choose
-from tests.scoring.models import BY_TYPE, kill, kill_layer, load, text
+from tests.scoring.models import (
+    BY_TYPE,
+    default_statistics,
+    kill,
+    kill_layer,
+    load,
+    statistic,
+    text,
+)
 from tests.tiny import tiny_layout
 from tests.training.small import VOCAB as BYTES
 from tests.training.small import byte_tokenizer
@@ -80,11 +93,7 @@ def test_shapes_fit_choose_and_batches_do_not_matter(
     }
     assert choose(layout, "m", sizes, scores).sizes == sizes
 
-    statistics = {
-        name: SCORERS[DEFAULT[blueprint.axis(name).kind]].statistics[blueprint.axis(name).kind]
-        for name in axes
-        if blueprint.axis(name).kind != "kv_head"
-    }
+    statistics = default_statistics(blueprint)
     together = observe(model, layout, statistics, text(), batch_tokens=10_000)
     apart = observe(model, layout, statistics, text(), batch_tokens=1)
     for name, values in together.items():
@@ -183,15 +192,15 @@ def test_what_does_not_go_together(axis: str, by: str | None, message: str, tmp_
 def test_no_tokenizer_or_that_of_another_model(tmp_path: Path) -> None:
     _, layout, checkpoint = load(LLAMA, tmp_path / "m")
     with pytest.raises(UserError, match="no tokenizer that transformers can load") as caught:
-        score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]))
+        score(checkpoint, layout, ["ffn"], text=CalibrationText(lambda: iter(["text" * 500])))
     assert "\n" not in str(caught.value)
     broken = '{"version": "1.0", "added_tokens": [], "model": {"type": "nope"}}'
     (checkpoint.directory / "tokenizer.json").write_text(broken)
     with pytest.raises(UserError, match="no tokenizer that transformers can load"):
-        score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]))
+        score(checkpoint, layout, ["ffn"], text=CalibrationText(lambda: iter(["text" * 500])))
     byte_tokenizer().save_pretrained(checkpoint.directory)
     with pytest.raises(UserError, match="gives the id 257, but the embedding has 61 rows"):
-        score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]))
+        score(checkpoint, layout, ["ffn"], text=CalibrationText(lambda: iter(["text" * 500])))
 
 
 def test_a_model_that_transformers_refuses(tmp_path: Path) -> None:
@@ -200,7 +209,7 @@ def test_a_model_that_transformers_refuses(tmp_path: Path) -> None:
     path = checkpoint.directory / "config.json"
     path.write_text(json.dumps({**checkpoint.config, "hidden_act": "nope"}))
     with pytest.raises(UserError, match=r"model that transformers cannot load .*nope") as caught:
-        score(checkpoint, layout, ["ffn"], documents=lambda: iter(["text" * 500]), tokens=200)
+        score(checkpoint, layout, ["ffn"], text=CalibrationText(lambda: iter(["text" * 500]), 200))
     assert str(checkpoint.directory) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -209,7 +218,7 @@ def test_a_model_that_transformers_refuses(tmp_path: Path) -> None:
 def test_how_the_text_is_batched_does_not_matter(family: str, tmp_path: Path) -> None:
     model, layout, _ = load(BY_TYPE[family], tmp_path / "m")
     names = [axis.name for axis in BY_TYPE[family].axes if axis.kind == "ffn"]
-    statistics = dict.fromkeys(names, SCORERS["activation"].statistics["ffn"])
+    statistics = dict.fromkeys(names, statistic("activation", "ffn"))
 
     @settings(max_examples=25, deadline=None)
     @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(1, 80))
@@ -229,8 +238,8 @@ def test_how_the_text_is_batched_does_not_matter(family: str, tmp_path: Path) ->
 
 
 def test_every_kind_has_a_default_that_can_score_it() -> None:
-    assert all(kind in SCORERS[name].kinds for kind, name in DEFAULT.items())
-    assert DEFAULT.keys() == set(SCORERS["random"].kinds) - {"vocab"}
+    assert all(kind in SCORES[name].kinds for kind, name in DEFAULT.items())
+    assert DEFAULT.keys() == set(SCORES["random"].kinds) - {"vocab"}
 
 
 def test_from_a_directory_and_text(tmp_path: Path) -> None:
@@ -242,7 +251,7 @@ def test_from_a_directory_and_text(tmp_path: Path) -> None:
     def found(seed: int) -> dict[str, object]:
         scores = score(
             checkpoint, layout, ["layer", "ffn"],
-            documents=lambda: iter(documents), tokens=100, seed=seed, notify=said.append,
+            text=CalibrationText(lambda: iter(documents), 100), seed=seed, notify=said.append,
         )  # fmt: skip
         return {name: values.tolist() for name, values in scores.items()}
 
@@ -255,3 +264,57 @@ def test_from_a_directory_and_text(tmp_path: Path) -> None:
         "ffn": (4, 20),
     }
     assert tiny_layout(LLAMA).sizes["ffn"] == 20
+
+
+# --- a function of the user --------------------------------------------------------------------
+
+
+def test_a_function_of_the_user(tmp_path: Path) -> None:
+    _, layout, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
+    byte_tokenizer().save_pretrained(checkpoint.directory)
+    asked: list[tuple[str, int | None]] = []
+
+    def function(
+        layout: Layout, axis: str, opened: Checkpoint, calibration: Calibration | None
+    ) -> NDArray[np.float64]:
+        assert opened is checkpoint
+        asked.append((axis, calibration.tokens if calibration else None))
+        size = layout.sizes[axis]
+        rows = np.arange(4 * size).reshape(4, size) if axis != "head" else np.arange(size)
+        return rows.astype(np.float32)
+
+    scores = score(checkpoint, layout, ["ffn", "kv_head"], by=function)
+    assert scores["ffn"].tolist() == np.arange(80.0).reshape(4, 20).tolist()
+    assert scores["head"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert scores["kv_head"].tolist() == [0.5, 2.5, 4.5]
+    documents = [f"Document {i} says {i * i} things." for i in range(40)]
+    score(
+        checkpoint, layout, ["ffn"], by=function,
+        text=CalibrationText(lambda: iter(documents), 100),
+    )  # fmt: skip
+    assert asked == [("ffn", None), ("head", None), ("ffn", 100)]
+
+
+@pytest.mark.parametrize(
+    ("axis", "result", "message"),
+    [
+        ("ffn", np.zeros(19), "ffn: the function gave scores of shape [19]; [20] or [4, 20] is"),
+        ("hidden", np.zeros((4, 24)), "hidden: the function gave scores of shape [4, 24]; [24] is"),
+        ("layer", 3.0, "layer: the function gave scores of shape []; [4] is wanted"),
+        ("layer", None, "layer: the function gave scores of shape []; [4] is wanted"),
+        ("layer", "high", "layer: the function must give an array of numbers, [4], not str"),
+        ("layer", [1, [2], 3, 4], "layer: the function must give an array of numbers, [4], not"),
+        (
+            "layer",
+            [1, 2, np.nan, 4],
+            "layer: the function gave a score that is NaN or infinite, at",
+        ),
+    ],
+)
+def test_a_function_that_gives_no_scores(
+    axis: str, result: Any, message: str, tmp_path: Path
+) -> None:
+    _, layout, checkpoint = load(LLAMA, tmp_path / "m")
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        score(checkpoint, layout, [axis], by=lambda *_: result)
+    assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.verify import verify_all
 from regrow.common.errors import UserError
@@ -68,7 +69,7 @@ def test_old_tokens_stay_and_new_ones_are_the_mean(
     tmp_path: Path, blueprint: Blueprint, number: int, rows: int
 ) -> None:
     source = write(tmp_path / "m", blueprint, number, rows)
-    extend(source, tmp_path / "new", TOKENS)
+    extend(ModelDirectory(source), tmp_path / "new", TOKENS)
     before, after = (load_file(d / "model.safetensors") for d in (source, tmp_path / "new"))
     assert before.keys() == after.keys()
     layout = bind_checkpoint(open_checkpoint(source))
@@ -96,7 +97,7 @@ def test_old_tokens_stay_and_new_ones_are_the_mean(
 
 def test_the_tokenizer_reads_as_before(tmp_path: Path) -> None:
     source = write(tmp_path / "m", BART, 0, 320)
-    extend(source, tmp_path / "new", TOKENS)
+    extend(ModelDirectory(source), tmp_path / "new", TOKENS)
     old, new = load_tokenizer(source), load_tokenizer(tmp_path / "new")
     assert new.convert_tokens_to_ids(TOKENS) == list(range(320, 326))
     assert len(new) == 326
@@ -113,7 +114,7 @@ def test_anyone_can_load_it(tmp_path: Path) -> None:
     for name, (blueprint, number) in zip(NAMES, CASES, strict=True):
         source = write(tmp_path / name, blueprint, number, 320)
         made.append(tmp_path / f"{name}-new")
-        extend(source, made[-1], TOKENS)
+        extend(ModelDirectory(source), made[-1], TOKENS)
     checked = verify_all(made)
     for name, result in zip(NAMES, checked, strict=True):
         failed = {check.name for check in result.checks if not check.ok}
@@ -133,7 +134,7 @@ def test_shards_and_bfloat16(tmp_path: Path) -> None:
     (source / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": weight_map})
     )
-    extend(source, tmp_path / "new", TOKENS)
+    extend(ModelDirectory(source), tmp_path / "new", TOKENS)
     checkpoint = open_checkpoint(tmp_path / "new")
     assert {info.dtype for info in checkpoint.tensors.values()} == {"BF16"}
     assert {n: info.file.name for n, info in checkpoint.tensors.items()} == weight_map
@@ -144,14 +145,14 @@ def test_shards_and_bfloat16(tmp_path: Path) -> None:
 
 
 def test_it_is_made_once_and_only_where_something_lacks(tmp_path: Path) -> None:
-    source = write(tmp_path / "m", LLAMA, 0, 320)
+    source = ModelDirectory(write(tmp_path / "m", LLAMA, 0, 320))
     said: list[str] = []
     first = extended(source, TOKENS, tmp_path / "cache", said.append)
     assert extended(source, TOKENS, tmp_path / "cache", said.append) == first
     assert len(said) == 1
     assert extended(first, TOKENS, tmp_path / "cache", said.append) == first
     assert extended(source, [], tmp_path / "cache", said.append) == source
-    assert [p.name for p in (tmp_path / "cache/extended").iterdir()] == [first.name]
+    assert [p.name for p in (tmp_path / "cache/extended").iterdir()] == [first.path.name]
 
 
 def test_what_cannot_be_extended_is_left_alone(
@@ -159,10 +160,10 @@ def test_what_cannot_be_extended_is_left_alone(
 ) -> None:
     source = write(tmp_path / "m", LLAMA, 0, 320)
     with pytest.raises(UserError, match="already has <pad>"):
-        extend(source, tmp_path / "new", ["<pad>"])
+        extend(ModelDirectory(source), tmp_path / "new", ["<pad>"])
     small = write(tmp_path / "small", LLAMA, 0, 300)
     with pytest.raises(UserError, match="ids up to 319, the embedding 300 rows"):
-        extend(small, tmp_path / "new", TOKENS)
+        extend(ModelDirectory(small), tmp_path / "new", TOKENS)
 
     import regrow.surgery.extend as module
 
@@ -176,7 +177,7 @@ def test_what_cannot_be_extended_is_left_alone(
 
     monkeypatch.setattr(module, "load_tokenizer", forgetful)
     with pytest.raises(UserError, match="cannot be given tokens without changing"):
-        extend(source, tmp_path / "new", TOKENS)
+        extend(ModelDirectory(source), tmp_path / "new", TOKENS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "small"]
 
 
@@ -193,7 +194,7 @@ def test_padded_ids_that_get_a_token_are_no_longer_suppressed(tmp_path: Path) ->
     source = write(tmp_path / "in", LLAMA, 0, rows=330)
     path = source / "generation_config.json"
     path.write_text(json.dumps({**IDS, "suppress_tokens": [7, *range(320, 330)]}))
-    extend(source, tmp_path / "out", TOKENS)
+    extend(ModelDirectory(source), tmp_path / "out", TOKENS)
     found = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert found == {**IDS, "suppress_tokens": [7, *range(320 + len(TOKENS), 330)]}
 
@@ -206,11 +207,11 @@ def test_small_buffers_give_the_same_bytes(
     """Blocks that begin and end before, in and behind the new rows."""
     source = write(tmp_path / "m", LLAMA, 0, rows, torch.bfloat16)
     merges = [("a", "b"), ("ab", "c")]
-    extend(source, tmp_path / "extended", TOKENS)
-    grow(source, tmp_path / "grown", merges)
+    extend(ModelDirectory(source), tmp_path / "extended", TOKENS)
+    grow(ModelDirectory(source), tmp_path / "grown", merges)
     monkeypatch.setattr(carving, "BUFFER_BYTES", buffer)
-    extend(source, tmp_path / "extended-again", TOKENS)
-    grow(source, tmp_path / "grown-again", merges)
+    extend(ModelDirectory(source), tmp_path / "extended-again", TOKENS)
+    grow(ModelDirectory(source), tmp_path / "grown-again", merges)
     for name in ("extended", "grown"):
         for path in (tmp_path / name).iterdir():
             assert path.read_bytes() == (tmp_path / f"{name}-again" / path.name).read_bytes()
@@ -218,6 +219,6 @@ def test_small_buffers_give_the_same_bytes(
 
 def test_a_single_shard_with_an_index_keeps_it(tmp_path: Path) -> None:
     source = sharded(write(tmp_path / "m", LLAMA, 0, 320), 1)
-    extend(source, tmp_path / "new", TOKENS)
+    extend(ModelDirectory(source), tmp_path / "new", TOKENS)
     (file,) = open_checkpoint(tmp_path / "new").files
     assert file.name == "model-00001-of-00001.safetensors"

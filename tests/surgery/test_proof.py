@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from regrow.architectures import BLUEPRINTS, Blueprint
-from regrow.architectures.schema import Field
+from regrow.architectures.schema import Field, Fold
 from regrow.common.errors import UserError
 from regrow.surgery.proof import ProofError, prove
 from tests.tiny import tiny_layout as bind_tiny
@@ -38,6 +38,7 @@ _NEOX = _BY_TYPE["gpt_neox"]
 _GEMMA2 = _BY_TYPE["gemma2"]
 _GEMMA3 = _BY_TYPE["gemma3_text"]
 _MISTRAL = _BY_TYPE["mistral"]
+_GRANITE = _BY_TYPE["granite"]
 _QWEN2 = _BY_TYPE["qwen2"]
 _QWEN3 = _BY_TYPE["qwen3"]
 _OLMO2 = _BY_TYPE["olmo2"]
@@ -99,6 +100,22 @@ WRONG = {
             axes=tuple(replace(a, groups=None) if a.name == "head" else a for a in _MISTRAL.axes),
         ),
         0,
+    ),
+    "granite: heads inside out": (
+        _labelled(_GRANITE, {f"{_ATTENTION}.o_proj.weight": "hidden, head_dim*head"}),
+        0,
+    ),
+    "granite: gate declared fixed": (
+        _labelled(_GRANITE, {"model.layers.{layer}.mlp.gate_proj.weight": "20, hidden"}),
+        1,
+    ),
+    "granite: a multiplier taken for a size": (
+        replace(_GRANITE, folds=(Fold("model.embed_tokens.weight", "hidden", power=-0.5),)),
+        0,
+    ),
+    "granite: tied, a multiplier taken for a size": (
+        replace(_GRANITE, folds=(Fold("model.norm.weight", "hidden", power=0.5, tied=True),)),
+        1,
     ),
     "olmo2: query norm inside out": (
         _labelled(_OLMO2, {"model.layers.{layer}.self_attn.q_norm.weight": "head_dim*head"}),

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from regrow.architectures import Blueprint
+import regrow
+from regrow.architectures import Blueprint, Layout
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
@@ -135,6 +138,19 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     assert cuts[0] == cuts[1] != cuts[2]
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_a_score_of_the_user(tmp_path: Path) -> None:
+    source = write_tiny(LLAMA, tmp_path / "in")
+
+    def descending(layout: Layout, axis: str, *_: Any) -> NDArray[np.float64]:
+        return -np.arange(layout.sizes[axis], dtype=np.float64)
+
+    pruned = regrow.prune(source, tmp_path / "out", ffn=8, by=descending)
+    assert pruned.cut.axes["ffn"].keep.tolist() == list(range(8))
+    cut = tmp_path / "out" / CUT_FILE
+    with pytest.raises(UserError, match="a cut file says all that is cut"):
+        regrow.prune(source, tmp_path / "again", cut=cut, by=descending)
 
 
 def test_cut_file_repeats_the_cut(tmp_path: Path) -> None:

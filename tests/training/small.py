@@ -7,8 +7,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from regrow.training.loop import HeldoutLoss, Hooks, TrainingResult, TrainingTask, train
+from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import HeldoutLoss, Hooks, TrainingResult, TrainingTask
 
 VOCAB = 258
 BOS, EOS = 256, 257

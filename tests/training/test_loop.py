@@ -25,9 +25,9 @@ from regrow.corpus.samples import DataOrder
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.losses.causal import Causal
 from regrow.training import checkpoints, loop
-from regrow.training.loop import StepReport, TrainingResult
 from regrow.training.reproducibility import environment
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import StepReport, TrainingResult
 from tests.training.small import FAMILIES, byte_tokenizer, small_model, train_on
 
 TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3

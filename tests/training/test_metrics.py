@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from regrow.training.loop import StepReport
 from regrow.training.metrics import Meter
+from regrow.training.task import StepReport
 
 CPU = torch.device("cpu")
 

@@ -18,11 +18,11 @@ from regrow.objectives.dynamic_mixture import OPENBA_LOSSES, OPENBA_START, RULES
 from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.objectives.rows.denoisers import UL2
 from regrow.pipeline.recipe import Data
-from regrow.training.loop import TrainingResult
 from regrow.training.mixing.dynamic_mixtures import DynamicMixtures
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.mixtures import measure_references, open_mixtures, shares_of
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import TrainingResult
 from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, write_text
 from tests.training.small import train_on
 

@@ -23,8 +23,8 @@ from regrow.training.distributed.processes import join_processes
 from regrow.training.distributed.sharded_loading import load_in_first
 from regrow.training.distributed.sharding import check_offload, check_replicas, shard, whole_weights
 from regrow.training.efficiency import layer_computation
-from regrow.training.loop import StepReport
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import StepReport
 from tests.forks import Together, imported
 from tests.tiny import write_model, write_seq2seq
 from tests.training.small import byte_tokenizer, small_model, train_on, without_memory

@@ -299,7 +299,10 @@ def test_a_padded_vocabulary_is_cut_again(home: Path, tmp_path: Path) -> None:
 def test_padding_beyond_the_rows_is_refused(home: Path, tmp_path: Path) -> None:
     for vocab, said in (
         ({"plan": home / "plan.json", "pad_to": 1000}, "1,000 rows, more than the 320 there are"),
-        ({"counts": home / "counts", "size": 300, "pad_to": 0}, "vocab.pad_to: more than 0 is wanted"),
+        (
+            {"counts": home / "counts", "size": 300, "pad_to": 0},
+            "vocab.pad_to: more than 0 is wanted",
+        ),
     ):
         with pytest.raises(UserError, match=said) as error:
             regrow.prune(home / "m", tmp_path / "out", vocab=vocab)

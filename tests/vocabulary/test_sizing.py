@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import NamedFile, named_files
 from regrow.corpus.parallel import Workers
@@ -56,7 +57,9 @@ def count(model: Path, files: list[NamedFile], out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def plan(model: Path, counts: Path) -> VocabularyPlan:
-    return plan_vocabulary(model, counts, VocabularySpec(coverage=0.97, counts=counts))
+    return plan_vocabulary(
+        ModelDirectory(model), counts, VocabularySpec(coverage=0.97, counts=counts)
+    )
 
 
 def test_numbers_are_those_of_the_text(model: Path, plan: VocabularyPlan) -> None:
@@ -90,13 +93,13 @@ def test_a_sample_tells_how_much_longer_and_the_counts_how_long(
     counts = count(model, files, tmp_path / "counts")
     monkeypatch.setattr(text_samples, "_CHARACTERS", len("".join(ENGLISH[:4])))
     spec = VocabularySpec(size=290, counts=counts)
-    plan = plan_vocabulary(model, counts, spec)
+    plan = plan_vocabulary(ModelDirectory(model), counts, spec)
     whole = count_tokens(model, texts).sum() / len("".join(texts))
     begins = count_tokens(model, ENGLISH[:4]).sum() / len("".join(ENGLISH[:4]))
     assert whole > 1.2 * begins
     (name,) = plan.sampled
     assert plan.sizes[0].per_character[name] == pytest.approx(whole)
-    asked = plan_vocabulary(model, counts, spec, files)
+    asked = plan_vocabulary(ModelDirectory(model), counts, spec, files)
     assert asked.sizes[0].per_character[name] == pytest.approx(begins)
     for row, other in zip(plan.sizes, asked.sizes, strict=True):
         longer = other.per_character[name] / begins
@@ -170,13 +173,15 @@ def test_names_are_escaped(model: Path, counts: Path, plan: VocabularyPlan) -> N
 def test_text_that_is_gone_is_not_measured(
     model: Path, counts: Path, files: list[NamedFile], tmp_path: Path
 ) -> None:
-    plan = plan_vocabulary(model, counts, VocabularySpec(counts=counts), texts=[])
+    plan = plan_vocabulary(ModelDirectory(model), counts, VocabularySpec(counts=counts), texts=[])
     assert plan.sampled == {}
     assert plan.longer(plan.chosen) is None
     assert render_vocabulary(plan).count("<svg") == 1
     other = write_text(tmp_path / "new.jsonl", ["THE RIVER"])
     named = [NamedFile("up", other)]
-    measured = plan_vocabulary(model, counts, VocabularySpec(counts=counts), texts=named)
+    measured = plan_vocabulary(
+        ModelDirectory(model), counts, VocabularySpec(counts=counts), texts=named
+    )
     assert measured.sampled == {"up": 9}
 
 
@@ -194,9 +199,9 @@ def test_what_does_not_belong_together_is_refused(
 ) -> None:
     other = write_model(tmp_path / "other", vocab_size=300)
     with pytest.raises(UserError, match="tokenizer and embedding do not match"):
-        plan_vocabulary(other, counts, VocabularySpec(counts=counts))
+        plan_vocabulary(ModelDirectory(other), counts, VocabularySpec(counts=counts))
     with pytest.raises(UserError, match=r"the least is 259, since these must stay: .*256 byte"):
-        plan_vocabulary(model, counts, VocabularySpec(size=100, counts=counts))
+        plan_vocabulary(ModelDirectory(model), counts, VocabularySpec(size=100, counts=counts))
     contents = json.loads((other / "tokenizer.json").read_text())
     contents["model"]["vocab"] = {
         token.replace("Ġ", "ġ") if len(token) > 3 else token: i
@@ -204,4 +209,4 @@ def test_what_does_not_belong_together_is_refused(
     }
     (other / "tokenizer.json").write_text(json.dumps({**contents, "model": contents["model"]}))
     with pytest.raises(UserError):
-        plan_vocabulary(other, counts, VocabularySpec(counts=counts))
+        plan_vocabulary(ModelDirectory(other), counts, VocabularySpec(counts=counts))

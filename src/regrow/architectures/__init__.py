@@ -1,4 +1,4 @@
-"""Blueprints by family, and the lookup by config."""
+"""All blueprints, and the lookup of a blueprint by a config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from regrow.architectures.bart import BART, MBART
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gemma3 import GEMMA3
 from regrow.architectures.gpt_neox import GPT_NEOX
+from regrow.architectures.granite import GRANITE
 from regrow.architectures.layout import LabelledTensor, Layout, bind
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.mistral import MISTRAL
@@ -21,8 +22,8 @@ from regrow.architectures.umt5 import UMT5
 from regrow.common.errors import UserError
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
-    LLAMA, MISTRAL, QWEN2, QWEN3, GPT_NEOX, GEMMA2, GEMMA3, OLMO2, PHI3, T5, MT5, UMT5, T5GEMMA,
-    BART, MBART, OPENBA,
+    LLAMA, MISTRAL, GRANITE, QWEN2, QWEN3, GPT_NEOX, GEMMA2, GEMMA3, OLMO2, PHI3, T5, MT5, UMT5,
+    T5GEMMA, BART, MBART, OPENBA,
 )  # fmt: skip
 
 __all__ = [
@@ -37,9 +38,9 @@ __all__ = [
 
 
 def blueprint_for(config: Mapping[str, Any]) -> Blueprint | None:
-    """The blueprint of a checkpoint by its config; None where none is written.
+    """The blueprint for the model type and class that a config names; None where there is none.
 
-    Raises UserError where the config names no class as it should.
+    Raises UserError where `architectures` is not a list of class names.
     """
     named = config.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):

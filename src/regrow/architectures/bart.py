@@ -1,8 +1,8 @@
 """BART (Lewis et al., 2020) and mBART (Liu et al., 2020): learned positions, LayerNorm, biases.
 
-Heads and ffn belong to a stack. BART norms after each part; mBART before, and once more at the
-end of each stack. One table serves both embeddings and the head. No field holds the head size, so
-hidden and the heads of both stacks are cut in proportion.
+Each stack has its own heads and ffn. BART has a norm after each part. mBART has a norm before each
+part, and one more at the end of each stack. One table serves both embeddings and the head. No
+config field holds the head size, so hidden and the heads of both stacks are cut in proportion.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ def _layer(stack: str) -> str:
 
 
 def _norms(stack: str, final: bool) -> tuple[str, ...]:
-    """Names of all norms over the residual stream; `final`: one more ends each stack (mBART)."""
+    """Names of all norms over the residual stream. `final`: each stack ends with a norm (mBART)."""
     cross = ("encoder_attn_layer_norm",) if stack == "decoder" else ()
     inside = ("self_attn_layer_norm", *cross, "final_layer_norm")
     return (
@@ -76,13 +76,13 @@ def _axes(stack: str) -> Iterator[Axis]:
     yield Axis(f"{stack}.head", heads, along, sites=(f"{layer}.self_attn.out_proj",))
     if stack == "decoder":
         yield Axis("decoder.cross_head", heads, along, sites=(f"{layer}.encoder_attn.out_proj",))
-    # Older files repeat the number of encoder layers, and the class would read it.
+    # Older files repeat the number of encoder layers in this field, and the class reads it.
     also = ("num_hidden_layers",) if stack == "encoder" else ()
     yield Axis(along, Field(f"{stack}_layers", default=12, also=also), sites=(layer,))
 
 
 def _folds() -> Iterator[Fold]:
-    """mBART's, with scale_embedding; the norm before the head is a LayerNorm, weight and bias."""
+    """Folds of mBART with scale_embedding. The norm before the head has a weight and a bias."""
     for table in (_SHARED, *_ALIASES, _HEAD):
         yield Fold(table, "hidden", power=-0.5, when=(_SCALED,))
     for part in ("weight", "bias"):
@@ -114,7 +114,7 @@ def _blueprint(
             _SHARED: "vocab, hidden",
             **dict(_stack("encoder", final)),
             **dict(_stack("decoder", final)),
-            f"{_BIAS}?": "1, vocab",  # where a file has none, the class fills it with zeros
+            f"{_BIAS}?": "1, vocab",  # absent from a file, it is zeros
             f"{_HEAD}?": "vocab, hidden",
         },
         head=Head(_HEAD, _SHARED, aliases=_ALIASES, bias=_BIAS),

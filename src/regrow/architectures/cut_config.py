@@ -1,4 +1,5 @@
-"""The config.json of a cut model: edited as JSON, only fields that follow an axis change."""
+"""The config.json of a cut model. It is edited as JSON, and only fields that follow an axis
+change."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,14 @@ def cut_config(
 ) -> dict[str, Any]:
     """The config at new sizes.
 
-    `sizes`: new sizes of the axes that are cut. `layers`: kept layers by layer axis, for the
-    lists with one entry a layer. Sizes that the class would derive anew (head_dim from hidden and
-    heads) are written out where the class has a field for them. `config`: what is edited, where
-    it is not the layout's own (ids were renumbered, say).
+    `sizes`: new sizes of the axes that are cut. `layers`: the kept layers by layer axis, for lists
+    with one entry a layer. `config`: the config to edit; None takes the layout's own.
+
+    A size that the class derives from a cut axis, such as head_dim, is written out where the class
+    has a field for it.
+
+    Raises UserError where a list of the config has not one entry a layer, or no value of a field
+    gives a wanted size.
     """
     blueprint = layout.blueprint
     config = copy.deepcopy(dict(config or layout.config))
@@ -32,7 +37,7 @@ def cut_config(
         derived = isinstance(default, Quotient) and {default.dividend, default.divisor} & changed
         if name in changed or derived:
             _write(config, name, field, wanted[name])
-    # Again, now that other sizes are in place: a size left to its default may have moved.
+    # A second pass: a size that is left to its default may follow one that was just written.
     for name, size in bind_sizes(blueprint, config).items():
         if size != wanted[name]:
             _write(config, name, fields[name], wanted[name])
@@ -71,7 +76,7 @@ def _write(config: dict[str, Any], name: str, field: Field, size: int) -> None:
 
 
 def set_field(config: dict[str, Any], path: str, value: Any) -> None:
-    """Write a value at a dotted path, where `read_field` reads it."""
+    """Write a value at a dotted path, the path that `read_field` reads."""
     *parents, last = path.split(".")
     for key in parents:
         config = config.setdefault(key, {})

@@ -1,7 +1,7 @@
-"""The small notation that says along which axes the dimensions of a tensor lie.
+"""A notation for the axes along which the dimensions of a tensor lie.
 
-A tensor's dimensions are separated by commas. A dimension is one or more blocks laid one after
-the other, joined by `+`. A block is a product of factors, outermost first, joined by `*`. A factor
+Commas separate the dimensions of a tensor. A dimension is one or more blocks, joined by `+`, which
+lie one after the other. A block is a product of factors, joined by `*`, outermost first. A factor
 is the name of an axis, the name of a fixed size, or a number:
 
     vocab, hidden                       an embedding
@@ -10,7 +10,7 @@ is the name of an axis, the name of a fixed size, or a number:
     ffn + ffn, hidden                   gate block, then up block
     2 + position, hidden                two rows before the position table
 
-A scalar has no dimension, and no text.
+A scalar has no dimensions: its text is empty.
 """
 
 import re
@@ -39,7 +39,7 @@ class Block:
         return total
 
     def indices(self, sizes: Mapping[str, int], keep: Mapping[str, Indices]) -> Indices:
-        """Positions in the uncut block that are kept, in the order of `keep`."""
+        """Kept positions of the uncut block, in the order of `keep`, the kept indices by axis."""
         positions = np.zeros(1, dtype=np.int64)
         for factor in self.factors:
             size = factor if isinstance(factor, int) else sizes[factor]
@@ -48,10 +48,17 @@ class Block:
             positions = (positions[:, None] * size + inner[None, :]).reshape(-1)
         return positions
 
+    def owners(self, sizes: Mapping[str, int], axis: str) -> Indices:
+        """The index along an axis of each position; -1 in a block without the axis."""
+        if axis not in self.factors:
+            return np.full(self.size(sizes), -1, dtype=np.int64)
+        inner = Block(self.factors[self.factors.index(axis) + 1 :]).size(sizes)
+        return np.arange(self.size(sizes), dtype=np.int64) // inner % sizes[axis]
+
 
 @dataclass(frozen=True)
 class Dimension:
-    """Blocks laid one after the other along one dimension of a tensor."""
+    """Blocks that lie one after the other along one dimension of a tensor."""
 
     blocks: tuple[Block, ...]
 
@@ -63,7 +70,7 @@ class Dimension:
         return sum(block.size(sizes) for block in self.blocks)
 
     def indices(self, sizes: Mapping[str, int], keep: Mapping[str, Indices]) -> Indices | None:
-        """Positions that are kept, in the new order, or None where all stay as they are."""
+        """Kept positions in the new order; None where the cut does not touch this dimension."""
         if not any(name in keep for name in self.names):
             return None
         parts = []
@@ -72,6 +79,10 @@ class Dimension:
             parts.append(block.indices(sizes, keep) + offset)
             offset += block.size(sizes)
         return np.concatenate(parts)
+
+    def owners(self, sizes: Mapping[str, int], axis: str) -> Indices:
+        """The index along an axis of each position, [size]; -1 in blocks without the axis."""
+        return np.concatenate([block.owners(sizes, axis) for block in self.blocks])
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ class Dims:
 
 @lru_cache(maxsize=4096)
 def parse_dims(text: str) -> Dims:
-    """Read the notation above. Raises ValueError at anything else."""
+    """Parse the notation of this module. Raises ValueError where the text is not in it."""
 
     def factor(word: str) -> str | int:
         word = word.strip()

@@ -1,4 +1,4 @@
-"""Floating-point operations of a model, from its labelled tensors.
+"""Floating-point operations (FLOPs) of a model, from its labelled tensors.
 
 - A matrix costs 2 * size operations for each position that is multiplied by it.
 - Attention costs 2 * width for each pair of positions in its scores, and as much again in the

@@ -1,8 +1,9 @@
 """Gemma 2 (Gemma Team, 2024): norms before and after each part, scaled embedding, soft-caps.
 
-Attention divides by sqrt(query_pre_attn_scalar), a field that no cut changes. The embedding is
-multiplied by sqrt(hidden): a cut of hidden folds the ratio into the embedding and, where the head
-shares it, the inverse into the final norm, whose weight is stored as its difference from 1.
+Attention divides by sqrt(query_pre_attn_scalar), a field that no cut changes. The network
+multiplies the embedding by sqrt(hidden), so a cut of hidden folds the ratio into the embedding. A
+tied head uses the folded embedding too, so the inverse goes into the final norm, whose weight is
+stored as its difference from 1.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ _NORMS = (
 
 
 def alternating(_config: Mapping[str, Any], layer: int) -> str:
-    """Every other layer sees all, from the second on."""
+    """Full attention in every second layer, a sliding window in the others."""
     return "full_attention" if layer % 2 else "sliding_attention"
 
 
@@ -90,7 +91,7 @@ GEMMA2 = Blueprint(
             (True, False, dict(layer_types=["sliding_attention", "full_attention",
                                             "sliding_attention", "sliding_attention",
                                             "full_attention"])),
-            (False, True, {}),  # as published files are: the class makes the list
+            (False, True, {}),  # like published files: the class makes the list
         )
     ),
 )  # fmt: skip

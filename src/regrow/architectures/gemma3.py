@@ -1,6 +1,6 @@
-"""Gemma 3 (Gemma Team, 2025), its language model: Gemma 2 with norms of queries and keys.
+"""The language model of Gemma 3 (Gemma Team, 2025): Gemma 2 with norms of queries and keys.
 
-Five layers of six see a window, and have other angles of positions. What folds is Gemma 2's.
+Five of six layers have a sliding window and another rotary base. The folds are those of Gemma 2.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _VOCABULARY = Field("vocab_size", default=262_208)
 
 
 def every_sixth(config: Mapping[str, Any], layer: int) -> str:
-    """Every sixth layer sees all, or as the field says that older files have."""
+    """Full attention in every sixth layer; older files have a field with another period."""
     period = config.get("sliding_window_pattern", 6)
     return "sliding_attention" if (layer + 1) % period else "full_attention"
 

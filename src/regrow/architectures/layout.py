@@ -1,4 +1,4 @@
-"""A blueprint bound to one checkpoint: sizes, labelled tensors, and what a new size would do."""
+"""A blueprint bound to one checkpoint: sizes, labelled tensors, and which sizes are accepted."""
 
 import copy
 import re
@@ -26,8 +26,8 @@ _PLACE = re.compile(r"\{([a-z_.]+)\}")
 class LabelledTensor:
     """A tensor of the checkpoint with the axes of its dimensions.
 
-    `layer`: the layer axis and the index along it, for tensors that belong to a layer.
-    `parameter`: the name of the parameter, where it differs from the name in the file.
+    `name`: in the file. `parameter`: the name of the parameter; the two differ where transformers
+    maps names on load. `layer`: the layer axis and the number of the layer; None outside layers.
     """
 
     name: str
@@ -38,7 +38,7 @@ class LabelledTensor:
     layer: tuple[str, int] | None
 
     def renamed(self, index: int) -> str:
-        """The name in the file for another layer index."""
+        """The name in the file of the same tensor in another layer."""
         if self.layer is None:
             return self.name
         before, _, after = self.pattern.partition("{" + self.layer[0] + "}")
@@ -47,10 +47,11 @@ class LabelledTensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a blueprint says of one checkpoint.
+    """A blueprint with the sizes and tensors of one checkpoint.
 
-    `sizes`: of all axes and fixed sizes. `tensors`: in the order of the file. `ignored`: names
-    that the class ignores and a cut drops. `tied`: the head reads the embedding.
+    `sizes`: of all axes and fixed sizes, by name. `tensors`: by name, in the order of the file.
+    `ignored`: names of tensors that the class ignores; a cut drops them. `tied`: whether the head
+    shares the embedding.
     """
 
     blueprint: Blueprint
@@ -70,17 +71,20 @@ class Layout:
 
     @cached_property
     def _present(self) -> dict[str, Dims]:
-        """Patterns with a parameter in this checkpoint; names of a shared one count once."""
-        head = self.blueprint.head
-        shared = {*head.aliases, *((head.weight,) if self.tied else ())}
+        """Patterns with a parameter in this checkpoint."""
         present: dict[str, Dims] = {}
-        for tensor in self.tensors.values():
-            if tensor.parameter in shared and self._holds(head.embedding):
-                continue
-            if tensor.parameter in self.blueprint.buffers:
-                continue
+        for tensor in self.distinct_tensors:
             present.setdefault(tensor.pattern, tensor.dims)
         return present
+
+    @cached_property
+    def distinct_tensors(self) -> tuple[LabelledTensor, ...]:
+        """The tensors that are parameters; one that is stored under several names counts once."""
+        head = self.blueprint.head
+        shared = {*head.aliases, *((head.weight,) if self.tied else ())}
+        others = shared if self._holds(head.embedding) else set()
+        others = others.union(self.blueprint.buffers)
+        return tuple(each for each in self.tensors.values() if each.parameter not in others)
 
     def _holds(self, parameter: str) -> bool:
         return any(t.parameter == parameter for t in self.tensors.values())
@@ -97,8 +101,11 @@ class Layout:
         return total
 
     def parameters_by_part(self, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
-        """Parameters of embedding, head, attention, ffn, and of norms and biases of hidden; of a
-        blueprint of the vocabulary alone, all that is neither embedding nor head is `other`."""
+        """Number of parameters of embedding, head, attention and ffn, and in `norms` those of norms
+        and of biases along hidden.
+
+        A blueprint of the vocabulary alone counts all but embedding and head as `other`.
+        """
         merged = {**self.sizes, **(sizes or {})}
         parts = dict.fromkeys(("embedding", "attention", "ffn", "norms", "other", "head"), 0)
         for (pattern, dims), (_, layer) in zip(self._present.items(), self._shapes, strict=True):
@@ -125,8 +132,7 @@ class Layout:
         return {tensor.parameter: tensor.shape for tensor in self.tensors.values()}
 
     def resized(self, sizes: Mapping[str, int]) -> "Layout":
-        """The layout that a cut to these sizes leaves, to plan with: tensors keep their labels,
-        and say nothing of shapes."""
+        """A layout with other sizes, to plan with. Its tensors still have their old shapes."""
         return replace(self, sizes={**self.sizes, **sizes})
 
     def folds(self) -> Iterator[Fold]:
@@ -138,13 +144,13 @@ class Layout:
                 yield fold
 
     def check_sizes(self, sizes: Mapping[str, int]) -> None:
-        """Raise UserError, one line, at sizes that this architecture does not accept."""
+        """Raise UserError at sizes that this architecture does not accept."""
         problem = self.size_problem(sizes)
         if problem:
             raise UserError(problem)
 
     def size_problem(self, sizes: Mapping[str, int]) -> str | None:
-        """Why sizes (absent axes keep theirs) cannot be, or None where they can."""
+        """Why these sizes are refused, or None where they are accepted; absent axes keep theirs."""
         new = {**self.sizes, **sizes}
         kind = self.blueprint.model_type
         for axis in self.blueprint.axes:
@@ -177,7 +183,7 @@ class Layout:
     def _group_problem(self, head: str, kv_head: str, new: Mapping[str, int]) -> str | None:
         group = self.sizes[head] // self.sizes[kv_head]
         heads, kv_heads = new[head], new[kv_head]
-        # Fewer groups, fewer heads in each, or both: what two cuts after one another can leave.
+        # Fewer groups, fewer heads in each group, or both, as two successive cuts can leave.
         if heads % kv_heads == 0 and heads // kv_heads <= group:
             return None
         return (
@@ -220,7 +226,7 @@ class Layout:
         return {path: names for path, names in fields.items() if len(names) > 1}
 
     def axes_of_field(self, axis: str) -> tuple[str, ...]:
-        """The axes that share the config field of this one, itself among them."""
+        """The axes that share one config field with this axis, itself among them."""
         path = self.blueprint.axis(axis).field.path
         return tuple(a.name for a in self.blueprint.axes if a.field.path == path)
 
@@ -232,10 +238,10 @@ def bind(
     *,
     tied: bool | None = None,
 ) -> Layout:
-    """Label every dimension of every tensor, or say what does not fit.
+    """Label every dimension of every tensor.
 
-    `shapes`: of the tensors in the files, by name. `tied`: whether a head that is stored equals
-    the embedding; None where nobody looked, which counts as the flag in the config.
+    `shapes`: of the tensors in the files, by name. `tied`: whether a stored head equals the
+    embedding; None takes the flag in the config instead.
 
     Raises UserError where the config and the tensors disagree, or a tensor has no label.
     """
@@ -327,7 +333,7 @@ class _Pattern:
 
 
 def _check_scopes(blueprint: Blueprint, patterns: list[_Pattern]) -> None:
-    """What is chosen layer by layer cannot lie in a tensor that serves all layers."""
+    """Raise UserError where an axis with a choice for each layer lies in a tensor of all layers."""
     along = {axis.name: axis.along for axis in blueprint.axes if axis.along}
     for pattern in patterns:
         for name in pattern.dims.names & along.keys():
@@ -351,7 +357,7 @@ def _check_complete(
         present = have.get(pattern.name, set())
         missing = pattern.count(sizes) - len(present)
         if missing and (present or not pattern.optional):
-            # A config may claim any number of layers: look no further than the first.
+            # Only the first is looked for: a config may claim any number of layers.
             first = next(name for name in pattern.names(sizes) if name not in present)
             raise UserError(
                 f"{first}: missing, though {blueprint.model_type} with these sizes has it"
@@ -360,7 +366,10 @@ def _check_complete(
 
 
 def bind_sizes(blueprint: Blueprint, config: Mapping[str, Any]) -> dict[str, int]:
-    """Sizes of all axes and fixed sizes, by the config and the defaults of the class."""
+    """Sizes of all axes and fixed sizes, from the config and the defaults of the class.
+
+    Raises UserError where the config has no usable size, or heads do not divide into groups.
+    """
     fields = {axis.name: axis.field for axis in blueprint.axes} | dict(blueprint.fixed)
     sizes: dict[str, int] = {}
 

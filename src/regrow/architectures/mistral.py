@@ -1,4 +1,4 @@
-"""Mistral (Jiang et al., 2023): Llama's layers without biases, with a window in all or in none."""
+"""Mistral (Jiang et al., 2023): Llama's layers without biases; a window in all or none."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ from regrow.architectures.llama import LLAMA
 from regrow.architectures.schema import Axis, Field
 
 KV_HEAD = Axis("kv_head", Field("num_key_value_heads"), along="layer")
-"""Files say how many: the class takes another number where the field is absent than where it is
-null."""
+"""No default: where the field is absent the class takes one number, and where it is null another.
+Published files name the number."""
 
 MISTRAL = replace(
     LLAMA,

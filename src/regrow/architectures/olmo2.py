@@ -1,4 +1,4 @@
-"""OLMo 2 (OLMo Team, 2024): norms after each part, query and key norms over all heads at once."""
+"""OLMo 2 (OLMo Team, 2024): a norm after each part, query and key norms over all heads at once."""
 
 from regrow.architectures.schema import Axis, Blueprint, Field, Head, Quotient
 

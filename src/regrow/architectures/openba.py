@@ -1,9 +1,10 @@
 """OpenBA (arXiv 2309.10706): a shallow encoder and a deep decoder, in the published layout.
 
-In each head lie query, key, value; in cross-attention key, value. The config's `ffn_hidden_size`
-is not the size of the ffn: two thirds of it, rounded up to a multiple of 256, is. One field serves
-the ffn of both stacks, and one their heads. As published the head stands apart, with a bias; with
-the tying flag the class multiplies the decoder's output by hidden**-0.5.
+Fused attention matrices hold query, key and value head by head; those of cross-attention hold key
+and value. The size of the ffn is two thirds of the config's `ffn_hidden_size`, rounded up to a
+multiple of 256. Both stacks share one field for the ffn, and one for the heads. The published head
+is untied and has a bias; with the tying flag, the class multiplies the decoder's output by
+hidden**-0.5.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,12 +17,12 @@ _TIED = Condition("tie_word_embeddings", (True,), default=True)
 
 
 def ffn_size(value: int) -> int:
-    """The effective size: two thirds of the config's value, rounded up to a multiple of 256."""
+    """The size of the ffn: two thirds of the config's value, rounded up to a multiple of 256."""
     return -(-int(2 * value / 3) // _STEP) * _STEP
 
 
 def ffn_value(size: int) -> int:
-    """A value with this size; for 11,008 and 6,912 the one that was published."""
+    """A config value that gives this size; for 11,008 and 6,912 the published one."""
     if size % _STEP:
         raise ValueError(f"{size:,} is not a multiple of {_STEP}")
     return 3 * size // 2 - _STEP // 2

@@ -1,7 +1,7 @@
-"""Phi-3 (Abdin et al., 2024): query, key and value blocks in one matrix, gate then up in another.
+"""Phi-3 (Abdin et al., 2024): query, key and value blocks in one matrix, gate and up in another.
 
-With longrope the class checks its factors against hidden / heads, even where head_dim is written
-out: there hidden and heads are cut in proportion or not at all.
+With longrope the class compares the number of its factors with hidden / heads, even where head_dim
+is written out. Then hidden and heads are cut in proportion or not at all.
 """
 
 from regrow.architectures.schema import (

@@ -1,7 +1,7 @@
 """Qwen 2 and 2.5 (Yang et al., 2024), Qwen 3 (Yang et al., 2025): Llama's layers.
 
-Qwen 2 has biases on queries, keys and values; Qwen 3 has none by default, and norms its queries and
-keys head by head. Layers from `max_window_layers` on see a window, where one is used.
+Qwen 2 has biases of queries, keys and values. Qwen 3 has none by default, and norms the queries and
+keys of each head. Where a sliding window is used, layers from `max_window_layers` on have it.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _WINDOW = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers":
 
 
 def windowed(config: Mapping[str, Any], layer: int) -> str:
-    """Which layers see a window; only where the config says that one is used."""
+    """The attention of a layer: a sliding window only where the config says that one is used."""
     used = config.get("use_sliding_window") and config.get("sliding_window", 4_096) is not None
     first = read_field(config, "max_window_layers")
     return "sliding_attention" if used and layer >= (28 if first is None else first) else _ALL
@@ -38,7 +38,7 @@ QWEN2 = replace(
     MISTRAL,
     model_type="qwen2",
     architectures=("Qwen2ForCausalLM",),
-    # The class reads it where it is there; published files have none.
+    # Published files have no head_dim, but the class reads one where a file has it.
     fixed={"head_dim": Field("head_dim", default=Quotient("hidden", "head"))},
     tensors={
         **MISTRAL.tensors,

@@ -1,6 +1,7 @@
-"""Blueprints: for one architecture, as data, where every dimension of every tensor lies.
+"""The types of blueprints. A blueprint describes one architecture as data: along which axis every
+dimension of every tensor lies.
 
-`docs/blueprints.md` explains the schema with all families written down in it.
+`docs/blueprints.md` explains these types, and lists all families.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,9 +16,9 @@ AXIS_KINDS: tuple[AxisKind, ...] = ("vocab", "hidden", "ffn", "kv_head", "head",
 
 @dataclass(frozen=True)
 class Condition:
-    """Holds where a field of config.json has (or has not) one of the given values.
+    """A condition on config.json: a field has one of the given values.
 
-    A field that is absent counts as `default`.
+    `negate`: the field has none of them instead. An absent field counts as `default`.
     """
 
     field: str
@@ -33,7 +34,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Quotient:
-    """The default of a size that the architecture derives as `dividend // divisor`."""
+    """A size that the architecture derives as `dividend // divisor`, both names of axes."""
 
     dividend: str
     divisor: str
@@ -41,22 +42,22 @@ class Quotient:
 
 @dataclass(frozen=True)
 class Codec:
-    """Where config.json holds another number than the size (OpenBA's ffn)."""
+    """How a size follows from a number in config.json that is not the size (OpenBA's ffn)."""
 
     size: Callable[[int], int]
     value: Callable[[int], int]
-    """Inverse of `size`; raises ValueError for a size that no value gives."""
+    """From a size to the number; raises ValueError where no number gives the size."""
 
 
 @dataclass(frozen=True)
 class Field:
     """Where config.json holds a size.
 
-    `path` is dotted for nested configs; None where the class has no such field and always derives
-    the size. `default` is what the class takes when the field is absent: a number, the name of
-    another axis, or a quotient of two. `also` are fields that repeat the value, written where they
-    are present. `mirrors` are keys at the top that the class has not and the library reads: they
-    repeat the value where it is not the default, and only there.
+    `path`: dotted for nested configs; None where the class has no such field and always derives
+    the size. `default`: what the class takes when the field is absent: a number, the name of
+    another axis, or a quotient of two axes. `also`: fields that repeat the value; a cut writes
+    them where they are present. `mirrors`: keys that the config class does not have but the
+    library reads; a cut writes them only where the size differs from the default.
     """
 
     path: str | None
@@ -70,8 +71,9 @@ class Field:
 class LayerList:
     """A config list with one entry a layer.
 
-    `axis`: the layer axis. `default`: what the class puts at a layer of this number where the file
-    has no list; of fewer layers it would make another one.
+    `axis`: the layer axis. `default`: (config, number of the layer) -> the entry that the class
+    gives the layer where the file has no list. A cut of layers needs it: for fewer layers the class
+    would make another list.
     """
 
     axis: str
@@ -82,14 +84,15 @@ class LayerList:
 class Axis:
     """An axis that can be cut.
 
-    `along`: the layer axis along which the *choice* of indices may differ (how many are kept does
-    not: one field serves all layers); None where one choice serves the whole scope.
-    `groups`: for query heads, the key-value axis: with g heads to a key-value head, head i reads
-    key-value head i // g.
-    `sites`: modules where the axis can be seen at work: the input of the module for ffn and head,
-    the output for hidden (all norms over the residual stream), both ends for layer.
-    `inside_norms`: norms that run over the whole fused dimension (OLMo 2's query and key norms).
-    `multiple`: sizes that the architecture accepts are multiples of this.
+    `along`: the layer axis, where each layer has its own choice of indices (but the same number of
+    them, since one field holds it); None where one choice holds for the whole stack or model.
+    `groups`: of query heads, their key-value axis. With g query heads to a key-value head, query
+    head i reads key-value head i // g.
+    `sites`: modules at which the axis is observed: at the input of the module for ffn and head, at
+    the output for hidden (all norms over the residual stream), at both for layer.
+    `inside_norms`: norms over the whole fused dimension of all heads (OLMo 2's query and key
+    norms).
+    `multiple`: the architecture accepts only multiples of this size.
     """
 
     name: str
@@ -102,7 +105,7 @@ class Axis:
 
     @property
     def stack(self) -> str | None:
-        """The stack that the axis belongs to; None for the whole model."""
+        """The stack of the axis; None where it belongs to the whole model."""
         stack, dot, _ = self.name.rpartition(".")
         return stack if dot else None
 
@@ -113,7 +116,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Divides:
-    """The config class refuses `whole` that is not a multiple of `part`."""
+    """The config class refuses a `whole` that is not a multiple of `part`; both are axes."""
 
     part: str
     whole: str
@@ -122,7 +125,10 @@ class Divides:
 
 @dataclass(frozen=True)
 class KeepsQuotient:
-    """`dividend // divisor` must stay what it is: something of that size is not in the tensors."""
+    """`dividend // divisor` must not change, since the config holds something of this size.
+
+    `why`: the reason, for the error message.
+    """
 
     dividend: str
     divisor: str
@@ -132,10 +138,10 @@ class KeepsQuotient:
 
 @dataclass(frozen=True)
 class Fold:
-    """Keep the strength of a factor size**p that the network itself applies.
+    """Makes up for a factor size**p of the network, which a cut would change.
 
-    When the axis goes from n to m, the tensor w becomes (w + offset) * (m / n)**power - offset.
-    Written only for what the new size would change; the one exception to copying bytes.
+    When the axis goes from n to m, the tensor w becomes (w + offset) * (m / n)**power - offset. All
+    other tensors of a cut are copied without a change of values.
     """
 
     tensor: str
@@ -143,19 +149,20 @@ class Fold:
     power: float
     offset: float = 0.0
     tied: bool | None = None
-    """Applies only to a tied head, only to an untied one, or to both."""
+    """True: only with a tied head. False: only with an untied head. None: with both."""
     when: tuple[Condition, ...] = ()
-    """Applies where all of these hold."""
+    """The fold applies only where all of these hold."""
 
 
 @dataclass(frozen=True)
 class Head:
     """The output head and the embedding that it may share.
 
-    Tied is read from the tensors, not from a flag: a checkpoint without `weight` is tied.
-    `aliases` are further names of the embedding. `softcap` is a config field.
-    `ties_when_absent`: the class ties a head that is not stored even where the config says untied.
-    `tied_when`: where all of these hold the config says tied, and a head that differs is refused.
+    Whether the head is tied is read from the tensors, not from a flag: a checkpoint without
+    `weight` is tied. `aliases`: further names of the embedding. `softcap`: the config field of the
+    bound of the logits. `ties_when_absent`: the class ties a head that is not stored, even where
+    the config says untied. `tied_when`: the config says tied where all of these hold; then a stored
+    head that differs from the embedding is refused.
     """
 
     weight: str
@@ -171,18 +178,17 @@ class Head:
 class Blueprint:
     """One architecture as data.
 
-    `tensors`: name pattern -> dimensions (see `dims`). `{layer}` stands for the index along the
-    axis of that name, and is itself a dimension. A pattern that ends in `?` may be absent, in all
-    layers at once. `renames`: names in files -> names of parameters, where transformers maps them
-    on load; files keep theirs. `fixed`: sizes that cannot be cut. `lists`: config lists with one
-    entry a layer, by path. `ignored`: patterns (regular expressions) of tensors that old
-    checkpoints carry and the class ignores: dropped by name. `needs`: conditions on config.json
-    without which the blueprint does not describe the checkpoint, with the reason. `embeddings`:
-    modules whose output is the residual stream before the first layer. `buffers`: stored tensors
-    that are no parameters, and are not counted as such. `vocabulary_only`: it was found by asking
-    the class (`checkpoint/vocabulary.py`) and labels nothing but the vocabulary; `tensors` are
-    those of one checkpoint, and what has no axis is copied as it is. `encoder_decoder`: of such a
-    one, which has no axes to tell it by.
+    `tensors`: name pattern -> dimensions, in the notation of `dims`. `{layer}` in a pattern stands
+    for the number of the layer. A pattern that ends in `?` is optional: all layers have the tensor,
+    or none has. `renames`: names in files -> names of parameters, where transformers maps them on
+    load; a cut keeps the names of the files. `fixed`: sizes that cannot be cut. `lists`: config
+    lists with one entry a layer, by path. `ignored`: regular expressions for tensors that old
+    checkpoints have and the class ignores; a cut drops them. `needs`: conditions on config.json,
+    with the reason; a checkpoint that does not meet them is refused. `embeddings`: modules whose
+    output is the residual stream before the first layer. `buffers`: stored tensors that are no
+    parameters. `vocabulary_only`: this blueprint was made by asking the class
+    (`checkpoint/vocabulary_blueprint.py`) and labels only the vocabulary; all else is copied.
+    `encoder_decoder`: whether such a blueprint is of an encoder-decoder; others have stacks.
     """
 
     model_type: str
@@ -202,7 +208,7 @@ class Blueprint:
     vocabulary_only: bool = False
     encoder_decoder: bool = False
     tiny: tuple[Mapping[str, Any], ...] = ()
-    """Small configs that cover the variants; the proof runs on each."""
+    """Small configs that together switch on all variants; the proof runs on each."""
 
     def axis(self, name: str) -> Axis:
         for axis in self.axes:

@@ -1,15 +1,16 @@
-"""T5 (Raffel et al., 2020) and mT5 (Xue et al., 2021): two stacks, bias by relative position.
+"""T5 (Raffel et al., 2020) and mT5 (Xue et al., 2021): two stacks with a relative position bias.
 
-T5 v1.0, v1.1 and Flan-T5 are one model type; mT5 is v1.1 under a type of its own; UMT5 has the
-bias in every block (`umt5.py`). Here block 0 of each stack holds the position bias of the whole
-stack, one column a head: so which self-attention heads are kept is one choice for the stack, and a
-cut that drops block 0 leaves the bias where it is, under the name of the new block 0.
+T5 v1.0, v1.1 and Flan-T5 share one model type. mT5 is v1.1 with its own type. UMT5 has the bias in
+every block (`umt5.py`). In T5 and mT5, block 0 of each stack holds the position bias of the whole
+stack, with one column for each head. So the kept self-attention heads are one choice for the whole
+stack. A cut that drops block 0 keeps the bias, under the name of the new block 0.
 
-v1.0 shares embedding and head and multiplies the decoder's output by hidden^-0.5; its class, like
-UMT5's, decides by the flag in the file that says tied. mT5's never multiplies.
+v1.0 has a tied head and multiplies the decoder's output by hidden^-0.5. The classes of T5 and UMT5
+multiply where the flag in the file says tied. The class of mT5 never multiplies.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from regrow.architectures.schema import Axis, Blueprint, Condition, Field, Fold, Head
@@ -24,10 +25,10 @@ SCALED = (
 )
 """By config.json the head is tied and the decoder's output scaled."""
 _NEVER = Condition("tie_word_embeddings", ())
-"""What transformers 5 writes for mT5 says nothing: always true, and the published files are not."""
+"""Never holds: transformers 5 always saves mT5's flag as true, also for an untied model."""
 
 _CROSS_BIAS = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
-"""Old checkpoints carry a bias of the cross-attention that the network never had."""
+"""Old checkpoints hold a bias of cross-attention that the network does not use."""
 
 
 def _attention(module: str, head: str) -> Iterator[tuple[str, str]]:
@@ -91,28 +92,35 @@ def _axes(ffn: Field, heads: Field, every_block: bool) -> tuple[Axis, ...]:
         Axis(encoder, Field("num_layers"), sites=("encoder.block.{encoder.layer}",)),
         Axis(
             decoder,
-            # Without it transformers 5.24 makes a cache with as many layers as the encoder has.
+            # Without the mirror, transformers 5.24 makes a cache of as many layers as the encoder.
             Field("num_decoder_layers", default=encoder, mirrors=("decoder_layers",)),
             sites=("decoder.block.{decoder.layer}",),
         ),
     )
 
 
+@dataclass(frozen=True)
+class DefaultSizes:
+    """The sizes of a class where the config names none."""
+
+    ffn: int
+    heads: int
+
+
 def t5_like(
     model_type: str,
     architectures: tuple[str, ...],
     *,
-    ffn: int,
-    heads: int,
+    defaults: DefaultSizes,
     scaled: tuple[Condition, ...],
     tiny: tuple[Mapping[str, Any], ...],
     ignored: tuple[str, ...] = (),
     bias_in_every_block: bool = False,
 ) -> Blueprint:
-    """The blueprint of a T5 by another name.
+    """The blueprint of an architecture of T5's kind.
 
-    `ffn`, `heads`: the defaults of its class. `scaled`: where all of these hold, the class
-    multiplies the decoder's output by hidden^-0.5; empty for a class that never does.
+    `defaults`: of its class. `scaled`: the class multiplies the decoder's
+    output by hidden^-0.5 where all of these hold; empty for a class that never does.
     """
     same = dict(
         model_type=model_type, architectures=[architectures[0]], vocab_size=61, d_model=24,
@@ -124,7 +132,9 @@ def t5_like(
         model_type=model_type,
         architectures=architectures,
         axes=_axes(
-            Field("d_ff", default=ffn), Field("num_heads", default=heads), bias_in_every_block
+            Field("d_ff", default=defaults.ffn),
+            Field("num_heads", default=defaults.heads),
+            bias_in_every_block,
         ),
         fixed={
             "head_dim": Field("d_kv", default=64),
@@ -150,8 +160,7 @@ def t5_like(
 T5 = t5_like(
     "t5",
     ("T5ForConditionalGeneration", "T5WithLMHeadModel"),
-    ffn=2_048,
-    heads=8,
+    defaults=DefaultSizes(ffn=2_048, heads=8),
     scaled=SCALED,
     ignored=(_CROSS_BIAS,),
     tiny=(
@@ -165,8 +174,7 @@ T5 = t5_like(
 MT5 = t5_like(
     "mt5",
     ("MT5ForConditionalGeneration",),
-    ffn=1_024,
-    heads=6,
+    defaults=DefaultSizes(ffn=1_024, heads=6),
     scaled=(),
     ignored=(_CROSS_BIAS,),
     tiny=(

@@ -1,7 +1,7 @@
-"""T5Gemma (Zhang et al., 2025): Gemma 2 layers in two stacks, each with sizes of its own.
+"""T5Gemma (Zhang et al., 2025): Gemma 2 layers in two stacks, each with its own sizes.
 
-Cross-attention reads the encoder's hidden and writes the decoder's. Both embeddings are multiplied
-by sqrt(hidden of their stack); the head shares the decoder's.
+Cross-attention reads the encoder's hidden states and writes the decoder's. Each embedding is
+multiplied by sqrt(hidden size of its stack). The head shares the embedding of the decoder.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,15 +1,15 @@
 """UMT5 (Chung et al., 2023): T5 v1.1 with a position bias in every block.
 
-So self-attention heads are chosen block by block, and a block's bias goes with it.
+Each block therefore has its own choice of self-attention heads, and a dropped block takes its bias
+with it.
 """
 
-from regrow.architectures.t5 import SCALED, t5_like
+from regrow.architectures.t5 import SCALED, DefaultSizes, t5_like
 
 UMT5 = t5_like(
     "umt5",
     ("UMT5ForConditionalGeneration",),
-    ffn=1_024,
-    heads=6,
+    defaults=DefaultSizes(ffn=1_024, heads=6),
     scaled=SCALED,
     bias_in_every_block=True,
     tiny=(

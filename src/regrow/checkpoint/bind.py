@@ -1,13 +1,11 @@
 """Bind a checkpoint, or a config alone, to the blueprint of its architecture."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from regrow.architectures import Blueprint, Layout, bind, blueprint_for
 from regrow.architectures.schema import read_field
-from regrow.checkpoint.config_only import bind_config, is_config_only
 from regrow.checkpoint.header import TensorInfo
-from regrow.checkpoint.reader import Checkpoint, open_checkpoint, read_bytes
+from regrow.checkpoint.reader import Checkpoint, read_bytes
 from regrow.checkpoint.vocabulary_blueprint import vocabulary_blueprint
 from regrow.common.errors import UserError
 
@@ -51,14 +49,6 @@ def _same_bytes(a: TensorInfo, b: TensorInfo) -> bool:
         == read_bytes(b, start, min(rows, a.shape[0] - start))
         for start in range(0, a.shape[0], rows)
     )
-
-
-def open_layout(directory: Path) -> tuple[Layout, Checkpoint | None]:
-    """The layout of a model directory, and its checkpoint unless there is only a config."""
-    if is_config_only(directory):
-        return bind_config(directory), None
-    checkpoint = open_checkpoint(directory)
-    return bind_checkpoint(checkpoint), checkpoint
 
 
 def parameters_counted_once(layout: Layout) -> int:

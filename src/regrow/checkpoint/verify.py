@@ -79,4 +79,4 @@ def _distrust(directory: Path) -> str | None:
         found = foreign_code(directory)
     except (OSError, ValueError, AttributeError) as error:  # unreadable, or no JSON object
         found = f"its configs cannot be read ({error})"
-    return found and f"{found}; read it, then give --trust-remote-code"
+    return found and f"{found}; read it, then ask for trust_remote_code"

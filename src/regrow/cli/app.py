@@ -129,8 +129,8 @@ def prune(
         str | None,
         typer.Option(
             metavar="SCORE",
-            help="random, activation or influence. Default: influence for layers, "
-            "activation for the rest.",
+            help="Name of a score, such as random; a wrong name lists all. Default: influence "
+            "for layers, activation for the rest.",
         ),
     ] = None,
     calibration: Annotated[

@@ -2,15 +2,13 @@
 
 import copy
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from regrow.checkpoint.reader import open_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.rows.span_corruption import decoder_start
 
 _CONTINUE, _SENTINEL = "<S>", "<extra_id_0>"
@@ -44,17 +42,15 @@ def generate(
     return text
 
 
-def generate_text(directory: Path, prompt: str, max_new_tokens: int) -> str:
-    """`generate` with the model of a directory, loaded by transformers.
+def generate_text(model: ModelDirectory, prompt: str, max_new_tokens: int) -> str:
+    """`generate` with a model that is loaded first.
 
     Raises UserError if the prompt is empty, or transformers cannot load the model or the tokenizer.
     """
     if not prompt:
         raise UserError("the prompt holds no token; give some text")
-    open_checkpoint(directory)
-    tokenizer = load_tokenizer(directory)
-    model = load_model(directory, dtype="auto")
-    return generate(model, tokenizer, prompt, max_new_tokens)
+    model.checkpoint  # noqa: B018 - a checkpoint that cannot be read is refused in one line
+    return generate(model.load(dtype="auto"), model.tokenizer, prompt, max_new_tokens)
 
 
 def generation_speed(

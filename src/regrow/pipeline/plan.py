@@ -181,7 +181,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     check_corpus(corpus, tokenizer, trained, vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
     if wanted:
-        original = ModelDirectory(extended(original.path, wanted, out / "original", progress.say))
+        original = extended(original, wanted, out / "original", progress.say)
         layouts = _layouts(recipe, original)
         known, trained, vocabularies = _trained(recipe, original.layout, layouts, options.compare)
     last = layouts[recipe.stages[-1].name]

@@ -62,6 +62,8 @@ class Stage(Strict):
     def _does_something(self) -> Self:
         if self.cut is None and self.recover is None:
             raise ValueError("nothing to do; give cut, recover or both")
+        if self.cut is not None and callable(self.cut.by):
+            raise ValueError("cut.by: a function cannot be written down; a recipe names its score")
         if self.cut is None and self._teacher == "previous":
             raise ValueError(
                 "recover.distill: nothing is cut here, so the previous model is the student "

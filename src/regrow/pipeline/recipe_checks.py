@@ -109,7 +109,7 @@ def at_once(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
 
 def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) -> dict[str, int]:
     """`source`: what is cut, where it exists already."""
-    from regrow.scoring.score import SCORERS
+    from regrow.scoring.registry import SCORES
 
     if stage.cut is None:
         return {}
@@ -123,9 +123,9 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
         axis = layout.blueprint.axis(name)
         by = stage.cut.by
         scored = name not in given and size < layout.sizes[name] and axis.kind != "vocab"
-        if scored and by is not None and axis.kind not in SCORERS[by].kinds:
+        if scored and isinstance(by, str) and axis.kind not in SCORES[by].kinds:
             raise UserError(
-                f"cut.by: {by} scores {', '.join(SCORERS[by].kinds)}, not {name}; leave it out to "
+                f"cut.by: {by} scores {', '.join(SCORES[by].kinds)}, not {name}; leave it out to "
                 "take the best for each axis"
             )
     return sizes | {name: len(keep) for name, keep in given.items()}

@@ -1,34 +1,38 @@
-"""How strongly an axis is at work on a text (Muralidharan et al., 2024, "Compact Language Models
-via Pruning and Knowledge Distillation", section 2.2).
+"""The size of activations (Muralidharan et al., 2024, "Compact Language Models via Pruning and
+Knowledge Distillation", section 2.2).
 
-All are means over tokens of what one forward pass shows, so no gradient is needed.
+Each function gives [tokens, size], which is averaged over the tokens of the calibration text. One
+forward pass is enough; no gradient is needed.
 """
 
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from regrow.scoring.observe import Seen
 
 
-def hidden(module: "nn.Module", read: "Tensor", wrote: "Tensor", size: int) -> "Tensor":
-    """Absolute output of a norm over the residual stream, [tokens, size]."""
-    return wrote.abs()
+def hidden(seen: "Seen") -> "Tensor":
+    """Absolute output of a norm over the residual stream."""
+    return seen.wrote.abs()
 
 
-def ffn(module: "nn.Module", read: "Tensor", wrote: "Tensor", size: int) -> "Tensor":
-    """Absolute input of the down projection, [tokens, size]."""
-    return read.abs()
+def ffn(seen: "Seen") -> "Tensor":
+    """Absolute input of the down projection."""
+    return seen.read.abs()
 
 
-def head(module: "nn.Module", read: "Tensor", wrote: "Tensor", size: int) -> "Tensor":
-    """L2 norm of what each head adds through the output projection, [tokens, size].
+def head(seen: "Seen") -> "Tensor":
+    """L2 norm of what each head adds to the residual stream through the output projection.
 
-    Not of what it hands to the projection, as in the paper: SmolLM2-135M with 6 of 9 heads loses
-    1.35 nats a token this way and 1.76 that way (Python documentation, original 3.09).
+    The paper takes the norm of the projection's input instead. SmolLM2-135M with 6 of 9 heads
+    loses 1.35 nats a token with the norm of the output, and 1.76 with the norm of the input
+    (Python documentation, original 3.09).
     """
-    heads = read.reshape(len(read), size, -1).transpose(0, 1)
-    weight = cast("Tensor", module.weight).to(read.dtype)
-    by_head = weight.reshape(len(weight), size, -1).permute(1, 2, 0)
+    heads = seen.read.reshape(len(seen.read), seen.size, -1).transpose(0, 1)
+    weight = cast("Tensor", seen.module.weight).to(seen.read.dtype)
+    by_head = weight.reshape(len(weight), seen.size, -1).permute(1, 2, 0)
     # |W x|^2 = x' (W W') x, with a small matrix a head.
     squares = ((heads @ (by_head @ by_head.transpose(1, 2))) * heads).sum(-1)
     return squares.clamp_min(0).sqrt().T

@@ -11,30 +11,46 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.common.random_stream import random_stream
 from regrow.corpus.packing import pack
+from regrow.objectives.rows.denoisers import DenoisingTokens
 
 ROW_LENGTH = 512
 TOKENS = 16_384
 
+Documents = Callable[[], Iterator[str]]
+"""Opens a text and reads its documents."""
+
 Pieces = Sequence[NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """The text to calibrate on, and how many of its tokens are used."""
+
+    documents: Documents
+    tokens: int = TOKENS
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Rows of tokens from a text, taken apart where one document ends and the next begins.
+    """Rows of tokens from a text, split where one document ends and the next begins.
 
     `pieces`: token ids of one document each, [tokens], at most a row long, the longest first.
+    `denoising`: what span corruption is written with, for the loss of an encoder-decoder. `seed`:
+    decides which spans are taken out.
     """
 
     pieces: Pieces
+    denoising: DenoisingTokens | None = None
+    seed: int = 0
 
     @property
     def tokens(self) -> int:
         return sum(map(len, self.pieces))
 
     def batches(self, batch_tokens: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """Ids and where there are any, [pieces, tokens] each, filled up with 0 on the right.
+        """Token ids and where they are no padding, [pieces, tokens] each; 0 on the right pads.
 
-        `batch_tokens`: bound on a batch, filling included; a single piece may pass it.
+        `batch_tokens`: bound on a batch, padding included; a single piece may be longer.
         """
         first = 0
         while first < len(self.pieces):
@@ -56,10 +72,10 @@ def draw_calibration(
     seed: int = 0,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
-    """Rows drawn by the seed, without replacement, from all rows that the text fills.
+    """Draw rows by the seed, without replacement, from all rows that the text fills.
 
-    `tokens`: rounded down to whole rows, at least one; where the text has fewer, all its rows are
-    taken and that is said through `notify`.
+    `tokens`: rounded down to whole rows, at least one. A text with fewer rows is used whole, and
+    `notify` is told so.
 
     Raises UserError where the text is empty or fills less than one row.
     """
@@ -68,7 +84,7 @@ def draw_calibration(
     if opening is None:
         raise UserError("calibration: the text holds no document; give at least one")
     length = min(ROW_LENGTH, tokens)
-    # Rows of one token first: whether there is a whole row is for this text to say, not for pack.
+    # Packed in rows of one token first: the error about a short text is the one below, not pack's.
     packed = replace(pack(chain([opening], documents), tokenizer, 1), row_length=length)
     whole = len(packed.inputs) // length
     if whole == 0:

@@ -1,8 +1,9 @@
-"""What a model does with a text, as running means: no activation outlives its layer."""
+"""What a model computes on a text, as running means: no activation outlives its forward pass."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,24 +13,44 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regrow.architectures import Axis, Layout
+from regrow.corpus.packing import NOT_PREDICTED
+from regrow.objectives.losses.head import check_head, head_of
+from regrow.scoring.batches import TextBatch, with_loss, without_loss
 from regrow.scoring.calibration import Calibration
 
-Statistic = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
-"""(module, what it read, what it wrote, size of the axis) -> what is averaged.
 
-The first two are [tokens, width], the result is [tokens, size], or [tokens, 1] for layers.
-"""
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one module did with the tokens of a batch.
 
-Pass = Callable[[], None]
+    `read`, `wrote`: its input and its output, [tokens, width]. `size`: indices along the axis.
+    `gradient`: of the loss, summed over predicted tokens in nats, with respect to `wrote` for
+    hidden and layers, and to `read` for ffn and heads; None where the score asks for none.
+    """
+
+    module: nn.Module
+    read: Tensor
+    wrote: Tensor
+    size: int
+    gradient: Tensor | None = None
+
+
+Statistic = Callable[[Seen], Tensor]
+"""What is averaged over tokens: [tokens, size], or [tokens, 1] for layers."""
+
+Pass = Callable[[], object]
 """One batch through the model."""
 
 Run = Callable[[Sequence[Pass]], None]
 """Runs all passes to their end, in one thread or in a thread each."""
 
 BATCH_TOKENS = 2_048
+BATCH_TOKENS_WITH_GRADIENTS = 512
+"""Smaller, since all activations of a batch stay in memory until its backward pass: about 0.8 GB
+for SmolLM2-135M."""
 
 _is_text: ContextVar[Tensor] = ContextVar("_is_text")
-"""Where the batch of this thread has tokens, [pieces, tokens]."""
+"""Where the batch of this thread has tokens, in the stack that runs; [texts, tokens]."""
 
 
 class _Mean:
@@ -49,6 +70,37 @@ class _Mean:
             raise ValueError("the module was never called")
         mean: NDArray[np.float64] = (self.total / self.tokens).cpu().numpy()
         return mean
+
+
+@dataclass(frozen=True, eq=False)
+class _Observer:
+    """Adds to a mean what one module does in each pass."""
+
+    mean: _Mean
+    statistic: Statistic
+    axis: Axis
+    size: int
+    gradients: bool
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
+        read = args[0] if args else kwargs["hidden_states"]
+        wrote = out[0] if isinstance(out, tuple) else out
+        is_text = _is_text.get()
+
+        def add(gradient: Tensor | None = None) -> None:
+            seen = Seen(
+                module,
+                read.detach()[is_text],
+                wrote.detach()[is_text],
+                self.size,
+                None if gradient is None else gradient[is_text],
+            )
+            self.mean.add(self.statistic(seen))
+
+        if self.gradients:
+            (wrote if self.axis.kind in ("hidden", "layer") else read).register_hook(add)
+        else:
+            add()
 
 
 def one_by_one(passes: Sequence[Pass]) -> None:
@@ -72,65 +124,125 @@ def observe(
     order of the blueprint's patterns, layer by layer. An encoder-decoder reads the text in the
     encoder, and predicts the same text in the decoder. The head is not run.
     """
-    means: dict[str, list[_Mean]] = {name: [] for name in statistics}
-    device = next(model.parameters()).device
-    if device.type == "meta":
-        device = torch.device("cpu")  # where offloaded weights go when they are read
+    with _observed(model, layout, statistics, gradients=False) as means:
+        batches = without_loss(calibration, model.config, batch_tokens)
+        # Each pass switches gradients off for itself, since it may run in a thread of its own.
+        run([partial(torch.no_grad()(_read), model, batch) for batch in batches])
+    return _values(means)
 
-    def see(
-        mean: _Mean, statistic: Statistic, size: int,
-        module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any,
-    ) -> None:  # fmt: skip
-        read = args[0] if args else kwargs["hidden_states"]
-        wrote = output[0] if isinstance(output, tuple) else output
-        is_text = _is_text.get()
-        mean.add(statistic(module, read[is_text], wrote[is_text], size))
 
-    with contextlib.ExitStack() as stack:
-        for name, statistic in statistics.items():
-            for site in sites(layout, layout.blueprint.axis(name)):
-                mean = _Mean()
-                means[name].append(mean)
-                hook = partial(see, mean, statistic, layout.sizes[name])
-                handle = model.get_submodule(site).register_forward_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
-        run(
-            [
-                partial(_forward, model, torch.from_numpy(ids), torch.from_numpy(mask), device)
-                for ids, mask in calibration.batches(batch_tokens)
-            ]
-        )
+def observe_gradients(
+    model: nn.Module,
+    layout: Layout,
+    statistics: Mapping[str, Statistic],
+    calibration: Calibration,
+    *,
+    batch_tokens: int = BATCH_TOKENS_WITH_GRADIENTS,
+) -> dict[str, NDArray[np.float64]]:
+    """As `observe`, with the gradients of the loss that the model was trained with.
+
+    A decoder predicts the next token of each document. An encoder-decoder fills in span corruption.
+    Each document has a loss of its own, so batches change nothing but rounding. No gradient of a
+    weight is computed.
+
+    Raises UserError where the head of the model is not known.
+    """
+    check_head(model)
+    with (
+        torch.enable_grad(),
+        _gradients_of_activations(model, layout),
+        _observed(model, layout, statistics, gradients=True) as means,
+    ):
+        for batch in with_loss(calibration, model.config, batch_tokens):
+            _loss(model, batch).backward()  # type: ignore[no-untyped-call]
+    return _values(means)
+
+
+def _values(means: Mapping[str, Sequence[_Mean]]) -> dict[str, NDArray[np.float64]]:
     return {name: np.stack([mean.value() for mean in found]) for name, found in means.items()}
 
 
-@torch.no_grad()
-def _forward(model: Any, ids: Tensor, mask: Tensor, device: torch.device) -> None:
-    ids, mask = ids.to(device), mask.to(device)
-    _is_text.set(mask)
-    if not model.config.is_encoder_decoder:
-        # Filled up on the right, which nothing before sees: causal attention needs no mask.
-        model.base_model(input_ids=ids, use_cache=False)
-        return
+@contextlib.contextmanager
+def _observed(
+    model: nn.Module, layout: Layout, statistics: Mapping[str, Statistic], *, gradients: bool
+) -> Iterator[dict[str, list[_Mean]]]:
+    """Means that are filled while the model runs, by axis and site."""
+    means: dict[str, list[_Mean]] = {name: [] for name in statistics}
+    with contextlib.ExitStack() as stack:
+        for name, statistic in statistics.items():
+            axis = layout.blueprint.axis(name)
+            for site in sites(layout, axis):
+                mean = _Mean()
+                means[name].append(mean)
+                hook = _Observer(mean, statistic, axis, layout.sizes[name], gradients)
+                handle = model.get_submodule(site).register_forward_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
+        yield means
+
+
+@contextlib.contextmanager
+def _gradients_of_activations(model: nn.Module, layout: Layout) -> Iterator[None]:
+    """Gradients begin at the output of the embeddings; weights have none, which saves memory."""
+
+    def begin(_: nn.Module, __: Any, output: Tensor) -> None:
+        output.requires_grad_()
+
+    needed = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with contextlib.ExitStack() as stack:
+        for parameter, was_needed in needed:
+            stack.callback(parameter.requires_grad_, was_needed)
+            parameter.requires_grad_(False)
+        for name in layout.blueprint.embeddings:
+            stack.callback(model.get_submodule(name).register_forward_hook(begin).remove)
+        yield
+
+
+def _read(model: Any, batch: TextBatch) -> Tensor:
+    """Run the model without its head; what the head would read, [texts, tokens, hidden].
+
+    Padding stands on the right, where causal attention does not see it: a decoder needs no mask.
+    """
+    device = next(model.parameters()).device
+    if device.type == "meta":
+        device = torch.device("cpu")  # where offloaded weights go when they are read
+    ids, is_text = batch.ids.to(device), batch.is_text.to(device)
+    _is_text.set(is_text)
+    if batch.decoder_ids is None:
+        return _states(model.base_model(input_ids=ids, use_cache=False))
+    assert batch.decoder_is_text is not None
     # Stack by stack: not every class has a base model, one without the head.
-    source = model.get_encoder()(input_ids=ids, attention_mask=mask.long())
-    start = torch.full_like(ids[:, :1], _decoder_start(model.config))
-    model.get_decoder()(
-        input_ids=torch.cat([start, ids[:, :-1]], dim=1),
-        encoder_hidden_states=source.last_hidden_state,
-        encoder_attention_mask=mask.long(),
-        use_cache=False,
+    source = model.get_encoder()(input_ids=ids, attention_mask=is_text.long())
+    _is_text.set(batch.decoder_is_text.to(device))
+    target = batch.decoder_ids.to(device)
+    # A target may begin with the padding token, which some classes (T5Gemma) mask without a mask.
+    more = {} if batch.labels is None else {"attention_mask": torch.ones_like(target)}
+    return _states(
+        model.get_decoder()(
+            input_ids=target,
+            encoder_hidden_states=source.last_hidden_state,
+            encoder_attention_mask=is_text.long(),
+            use_cache=False,
+            **more,
+        )
     )
 
 
-def _decoder_start(config: Any) -> int:
-    start = getattr(config, "decoder_start_token_id", None)
-    if start is None:
-        start = config.decoder.bos_token_id
-    return int(start)
+def _states(output: Any) -> Tensor:
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def _loss(model: nn.Module, batch: TextBatch) -> Tensor:
+    """Cross-entropy summed over the predicted tokens, in nats."""
+    assert batch.labels is not None
+    hidden = _read(model, batch)
+    predicts = (batch.labels != NOT_PREDICTED).to(hidden.device)
+    loss, _ = head_of(model).loss(hidden[predicts], batch.labels.to(hidden.device)[predicts])
+    return loss
 
 
 def sites(layout: Layout, axis: Axis) -> Iterator[str]:
-    """Names of the modules where an axis can be seen at work."""
+    """Names of the modules at which an axis is observed."""
     layers = [a.name for a in layout.blueprint.axes if a.kind == "layer"]
     for pattern in axis.sites:
         along = next((name for name in layers if "{" + name + "}" in pattern), None)

@@ -1,13 +1,13 @@
-"""Calibration of a model that does not fit in memory: each layer is read once for all of the text.
+"""Calibration of a model that does not fit in memory: each layer is read once for the whole text.
 
-The weights stay in the checkpoint's own files, by accelerate's hooks and its reader of offloaded
-weights; nothing is copied. All batches walk through the model side by side: they wait before a
-module until all stand there, its weights are read, the batches pass it one after another, and the
-weights are let go. What each computes is what it computes in memory, with float32 weights.
+The weights stay in the files of the checkpoint and are read by accelerate; nothing is copied. All
+batches go through the model together. Each batch stops before a module until all batches are
+there. Then the weights of the module are read, the batches go through it one after another, and
+the weights are released. Each batch computes the same as with the whole model in memory in float32.
 
-What is held: the weights of one module in float32 (a layer; before the layers an embedding); of
-each batch what passes from layer to layer (hidden states, masks, position biases, what the encoder
-gave); and of one batch what it computes inside a layer. The head is never read.
+Memory holds the float32 weights of one module (a layer, or an embedding). Of each batch it holds
+what goes from layer to layer: hidden states, masks, position biases and the output of the encoder.
+Of one batch it holds the activations inside a layer. The head is never read.
 """
 
 import importlib.util
@@ -28,10 +28,11 @@ from regrow.models.loading import load_without_weights
 from regrow.scoring.observe import Pass, Run, sites
 
 BATCHES = 16
-"""How many walk side by side, about: each is a thread, with the threads of its matrix products."""
+"""About how many batches go through the model together. Each needs a thread, and the threads of its
+matrix products."""
 
 _Units = Mapping[nn.Module, Any]
-"""Modules whose weights are read together, with accelerate's hook of each."""
+"""Modules whose weights are read at once, each with its hook of accelerate."""
 
 
 def check_offload(problem: str) -> None:
@@ -44,12 +45,12 @@ def check_offload(problem: str) -> None:
 
 
 def load_offloaded(checkpoint: Checkpoint, layout: Layout) -> tuple[Any, Run]:
-    """A model without weights in memory, and how passes through it are run.
+    """A model without weights in memory, and the function that runs passes through it.
 
-    Needs accelerate. Raises UserError where transformers cannot build the model, or builds it with
-    other shapes.
+    Needs accelerate. Does not use from_pretrained with a device map, which reads every weight once
+    before it runs.
 
-    Not by from_pretrained with a device map: that reads every weight once before it runs.
+    Raises UserError where transformers cannot build the model, or builds it with other shapes.
     """
     model = load_without_weights(checkpoint.directory)
     check_on_meta(
@@ -62,7 +63,7 @@ def load_offloaded(checkpoint: Checkpoint, layout: Layout) -> tuple[Any, Run]:
 
 
 def _index(checkpoint: Checkpoint, layout: Layout) -> dict[str, dict[str, str]]:
-    """Where the file holds each parameter, in the form that accelerate reads."""
+    """The place of each parameter in the files, in accelerate's form."""
     index = {
         tensor.parameter: {
             "safetensors_file": str(checkpoint.tensors[name].file),
@@ -77,7 +78,7 @@ def _index(checkpoint: Checkpoint, layout: Layout) -> dict[str, dict[str, str]]:
 
 
 def _units(model: nn.Module, layout: Layout, index: Mapping[str, Any]) -> _Units:
-    """The layers, and whatever else has weights of its own."""
+    """The layers, and all other modules that have weights of their own."""
     from accelerate.hooks import AlignDevicesHook
     from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
 
@@ -108,7 +109,7 @@ def _units(model: nn.Module, layout: Layout, index: Mapping[str, Any]) -> _Units
 
 
 def _side_by_side(units: _Units, passes: Sequence[Pass]) -> None:
-    """Run all passes, each unit's weights in memory while all of them pass it."""
+    """Run all passes. The weights of a unit are in memory while all passes go through it."""
     handles = [unit.register_forward_pre_hook(_stop) for unit in units]
     walks: list[_Walk] = []
     try:
@@ -127,7 +128,7 @@ def _side_by_side(units: _Units, passes: Sequence[Pass]) -> None:
 
 
 def _advance(walks: Sequence["_Walk"]) -> nn.Module | None:
-    """Let each go on, one after another, to the unit where all stop next; None at the end."""
+    """Run each pass to the next unit, one after another; the unit, or None at the end."""
     stops = {walk.step() for walk in walks}
     if len(stops) > 1:
         raise ValueError("the batches take different ways through the model")
@@ -135,13 +136,13 @@ def _advance(walks: Sequence["_Walk"]) -> nn.Module | None:
 
 
 class _Abandoned(BaseException):
-    """Ends a pass that nobody waits for any more."""
+    """Ends a pass after another pass has failed."""
 
 
 class _Walk:
     """A pass through the model that stops before each unit.
 
-    A thread of its own keeps its place; only one thread runs at any time.
+    It runs in a thread of its own, so that it can stop anywhere. Only one thread runs at a time.
     """
 
     def __init__(self, forward: Pass) -> None:
@@ -151,7 +152,7 @@ class _Walk:
         self._thread.start()
 
     def step(self) -> nn.Module | None:
-        """Go on to the next unit, which is returned; None at the end. Raises what it raises."""
+        """Run to the next unit; the unit, or None at the end. Raises what the pass raises."""
         self._going.put(True)
         stop = self._stops.get()
         if isinstance(stop, BaseException):
@@ -159,12 +160,12 @@ class _Walk:
         return stop
 
     def stop_at(self, unit: nn.Module) -> None:
-        """Called in the thread: wait before a unit."""
+        """Called in the thread of the pass: wait before a unit."""
         self._stops.put(unit)
         self._wait()
 
     def abandon(self) -> None:
-        """End the thread where it stands, if it has not ended."""
+        """End the thread, if it has not ended."""
         self._going.put(False)
         self._thread.join()
 

@@ -1,7 +1,7 @@
-"""Scores at random, the choice of OpenBA-V2 (Qiao et al., 2024, neural pruning).
+"""Random scores, the choice of OpenBA-V2 (Qiao et al., 2024, neural pruning).
 
-Its paper draws one mask of hidden for the whole model, and one of ffn and one of heads for each
-layer; the axes of a blueprint say the same.
+The paper draws one mask of the hidden size for the whole model, and one mask of ffn and one of
+heads for each layer. The axes of a blueprint have the same scopes.
 """
 
 import numpy as np
@@ -12,7 +12,10 @@ from regrow.common.random_stream import random_stream
 
 
 def random_scores(layout: Layout, axis: Axis, seed: int) -> NDArray[np.float64]:
-    """Uniform in [0, 1), [size] or [layers, size]; a pure function of seed, axis and its sizes."""
+    """Uniform scores in [0, 1), [size] or [layers, size].
+
+    They depend on the seed, on the name of the axis and on its sizes, and on nothing else.
+    """
     size = layout.sizes[axis.name]
     shape = (layout.sizes[axis.along], size) if axis.along else (size,)
     bits = random_stream(seed, f"score {axis.name}", 0).random_raw(int(np.prod(shape)))

@@ -1,7 +1,8 @@
-"""Which indices of an axis matter: scores, by axis, of which a cut keeps the highest."""
+"""Scores of the indices along axes; a cut keeps the indices with the highest scores."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,74 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.architectures import Axis, Layout
-from regrow.architectures.schema import AXIS_KINDS, AxisKind
+from regrow.architectures.schema import AXIS_KINDS
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.common.memory import available_memory
-from regrow.models.loading import load_model, load_tokenizer
-from regrow.scoring import activation, influence
-from regrow.scoring.calibration import TOKENS
-from regrow.scoring.random_scores import random_scores
+from regrow.models.loading import load_config, load_model, load_tokenizer
+from regrow.scoring.registry import (
+    DEFAULT,
+    SCORES,
+    FromFunction,
+    FromText,
+    FromWeights,
+    RandomDraw,
+    Score,
+    ScoreFunction,
+)
+from regrow.scoring.weights import weights_along
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from regrow.scoring.calibration import Calibration
+    from regrow.scoring.calibration import Calibration, CalibrationText
     from regrow.scoring.observe import Statistic
 
-__all__ = ["DEFAULT", "SCORERS", "Scorer", "score", "score_model"]
-
-Documents = Callable[[], Iterator[str]]
 Notify = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """A way to score, for some kinds of axes.
-
-    `kinds`: what it scores; key-value heads count where it scores heads. `draw`: scores from
-    (layout, axis, seed) alone. `statistics`: by kind, what is averaged over calibration text.
-    """
-
-    kinds: tuple[AxisKind, ...]
-    draw: Callable[[Layout, Axis, int], NDArray[np.float64]] | None = None
-    statistics: "Mapping[AxisKind, Statistic]" = field(default_factory=dict)
-
-    @property
-    def needs_text(self) -> bool:
-        return self.draw is None
-
-
-SCORERS: Mapping[str, Scorer] = {
-    "random": Scorer(AXIS_KINDS, draw=random_scores),
-    "activation": Scorer(
-        ("hidden", "ffn", "kv_head", "head"),
-        statistics={
-            "hidden": activation.hidden,
-            "ffn": activation.ffn,
-            "head": activation.head,
-        },
-    ),
-    "influence": Scorer(("layer",), statistics={"layer": influence.layer}),
-}
-
-DEFAULT: Mapping[AxisKind, str] = {
-    "hidden": "activation",
-    "ffn": "activation",
-    "kv_head": "activation",
-    "head": "activation",
-    "layer": "influence",
-}
-"""The score of each kind of axis where none is named, by benchmarks/scores.py on SmolLM2-135M.
-
-Widths lose far less by activation than at random. Layers lose far less by influence than at random
-or evenly spaced, yet six in a row from the middle lost 0.1 nats a token less still: where that is
-wanted, layers are named by number.
-"""
-
+Scores = dict[str, NDArray[np.float64]]
+"""By axis, [size] or [layers, size]."""
 
 FREE = 0.1
-"""Of available memory, what a model's weights leave to its activations."""
+"""The part of available memory that is kept for activations; the rest is for weights."""
 
 
 def score(
@@ -84,65 +46,51 @@ def score(
     layout: Layout,
     axes: Sequence[str],
     *,
-    by: str | None = None,
-    documents: Documents | None = None,
-    tokens: int = TOKENS,
+    by: str | ScoreFunction | None = None,
+    text: "CalibrationText | None" = None,
     seed: int = 0,
     notify: Notify = lambda _: None,
-) -> dict[str, NDArray[np.float64]]:
-    """Scores of some axes of a checkpoint, [size] or [layers, size]; what is higher is kept.
+) -> Scores:
+    """Scores of some axes of a checkpoint, [size] or [layers, size]; higher scores are kept.
 
-    `by`: a name in SCORERS; None takes the default of each axis. `documents`: calibration text,
-    where a score needs it; `tokens` of it are read. `seed`: of random scores, and of which rows
-    of the text are read. Key-value heads score the mean of the query heads that read them, so
-    asking for them gives the scores of their query heads too.
+    `by`: a name in `SCORES`, or a function of the user; None takes the default of each axis.
+    `text`: calibration text, for scores that need it. `seed`: of random scores, and of which rows
+    of the text are read. The score of a key-value head is the mean of its query heads' scores: a
+    request for key-value heads gives the scores of their query heads too.
 
     A model whose float32 weights do not fit in available memory is read one layer at a time
-    (scoring/offload.py), which gives the same scores to rounding; that is said through `notify`.
+    (scoring/offload.py). The scores are the same to rounding, and `notify` is told. Scores that
+    need gradients cannot be computed that way.
 
-    Raises UserError, before the model is loaded, where a score does not go with an axis or lacks
-    its text or the package that offloads, and where the model's activations are not finite.
+    Raises UserError, before the model is loaded, where a score cannot score an axis, or lacks its
+    text, its memory or the package that offloads; and where scores come out wrong: activations or
+    weights that are not finite, or a function whose result has another shape.
     """
-    wanted = _scorers(layout, axes, by)
-    needs = [name for name, scorer in wanted.items() if SCORERS[scorer].needs_text]
-    if not needs:
-        return _scores(layout, wanted, seed, {})
-    if documents is None:
+    wanted = _wanted(layout, axes, by)
+    from_text = {name: each for name, each in wanted.items() if _needs_text(each[1])}
+    if from_text and text is None:
+        name, (said, _) = next(iter(from_text.items()))
         raise UserError(
-            f"{needs[0]}: scoring by {wanted[needs[0]]} needs a text; give one with "
-            "--calibration FILE, or score by random"
+            f"{name}: scoring by {said} needs a text; give one, or score by random",
+            key="calibration",
         )
-    from regrow.scoring.calibration import draw_calibration
+    observed: Scores = {}
+    calibration: Calibration | None = None
+    if from_text:
+        assert text is not None
+        observed = _observed(checkpoint, layout, from_text, text, seed, notify)
+    elif callable(by) and text is not None:
+        calibration = _calibration(checkpoint, layout, text, seed, notify)
 
-    directory = checkpoint.directory
-    too_large = _memory_problem(directory, layout)
-    if too_large:
-        from regrow.scoring.offload import check_offload
-
-        check_offload(too_large)
-    tokenizer = load_tokenizer(directory)
-    calibration = draw_calibration(documents(), tokenizer, tokens=tokens, seed=seed, notify=notify)
-    largest, rows = max(int(piece.max()) for piece in calibration.pieces), layout.sizes["vocab"]
-    if largest >= rows:
-        raise UserError(
-            f"{directory}: its tokenizer gives the id {largest:,}, but the embedding has {rows:,} "
-            "rows; put the model's own tokenizer there"
-        )
-    if not too_large:
-        model = load_model(directory)
-        notify(f"scoring on {calibration.tokens:,} tokens")
-        return score_model(model, layout, axes, by=by, calibration=calibration, seed=seed)
-
-    from regrow.scoring.observe import BATCH_TOKENS, observe
-    from regrow.scoring.offload import BATCHES, load_offloaded
-
-    notify(f"{too_large}; reading it one layer at a time")
-    model, run = load_offloaded(checkpoint, layout)
-    notify(f"scoring on {calibration.tokens:,} tokens")
-    batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
-    statistics = _statistics(layout, wanted)
-    observed = observe(model, layout, statistics, calibration, batch_tokens=batch_tokens, run=run)
-    return _scores(layout, wanted, seed, observed)
+    scores: Scores = {}
+    for name, (_, chosen) in wanted.items():
+        axis, source = layout.blueprint.axis(name), chosen.source
+        if isinstance(source, FromWeights):
+            scores[name] = _from_weights(source, checkpoint, layout, axis)
+        elif isinstance(source, FromFunction):
+            result = source.function(layout, name, checkpoint, calibration)
+            scores[name] = _checked(layout, axis, result)
+    return _with_groups(layout, wanted, scores | observed | _drawn(layout, wanted, seed))
 
 
 def score_model(
@@ -153,17 +101,159 @@ def score_model(
     calibration: "Calibration",
     by: str | None = None,
     seed: int = 0,
-) -> dict[str, NDArray[np.float64]]:
-    """`score` of a model in memory, in evaluation mode, in its own dtype and on its device."""
-    from regrow.scoring.observe import observe
+) -> Scores:
+    """`score` of a model in memory, in evaluation mode, in its own dtype and on its device.
 
-    wanted = _scorers(layout, axes, by)
-    observed = observe(model, layout, _statistics(layout, wanted), calibration)
-    return _scores(layout, wanted, seed, observed)
+    Not for scores that are read from the weights of a checkpoint.
+    """
+    wanted = _wanted(layout, axes, by)
+    from_text = {name: each for name, each in wanted.items() if _needs_text(each[1])}
+    observed = _observed_in_memory(model, layout, from_text, calibration)
+    return _with_groups(layout, wanted, observed | _drawn(layout, wanted, seed))
+
+
+_Wanted = Mapping[str, tuple[str, Score]]
+"""By axis, the name of its score, and the score."""
+
+
+def _wanted(layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None) -> _Wanted:
+    """The score of each axis to be scored; in place of key-value heads, of their query heads."""
+    if isinstance(by, str) and by not in SCORES:
+        raise UserError(f"score {by!r}: no such score; those that are: {', '.join(SCORES)}")
+    wanted: dict[str, tuple[str, Score]] = {}
+    for name in axes:
+        axis = layout.blueprint.axis(name)
+        scored = next((a.name for a in layout.blueprint.axes if a.groups == name), name)
+        if callable(by):
+            named = getattr(by, "__name__", "function")
+            wanted[scored] = (named, Score(AXIS_KINDS, FromFunction(by)))
+            continue
+        if by is None and axis.kind not in DEFAULT:
+            raise UserError(f"{name}: no score by default; score by random, or name what is kept")
+        chosen = by or DEFAULT[axis.kind]
+        if axis.kind not in SCORES[chosen].kinds:
+            able = " or ".join(n for n, each in SCORES.items() if axis.kind in each.kinds)
+            raise UserError(
+                f"{name}: {chosen} scores {', '.join(SCORES[chosen].kinds)}; score by {able}, "
+                "or name no score to take the best for each axis"
+            )
+        wanted[scored] = (chosen, SCORES[chosen])
+    return wanted
+
+
+def _needs_text(score: Score) -> bool:
+    return isinstance(score.source, FromText)
+
+
+def _needs_gradients(score: Score) -> bool:
+    return isinstance(score.source, FromText) and score.source.gradients
+
+
+def _drawn(layout: Layout, wanted: _Wanted, seed: int) -> Scores:
+    return {
+        name: chosen.source.draw(layout, layout.blueprint.axis(name), seed)
+        for name, (_, chosen) in wanted.items()
+        if isinstance(chosen.source, RandomDraw)
+    }
+
+
+def _from_weights(
+    source: FromWeights, checkpoint: Checkpoint, layout: Layout, axis: Axis
+) -> NDArray[np.float64]:
+    size = layout.sizes[axis.name]
+    if axis.along is None:
+        return source.function(weights_along(checkpoint, layout, axis), size)
+    layers = range(layout.sizes[axis.along])
+    return np.stack(
+        [source.function(weights_along(checkpoint, layout, axis, each), size) for each in layers]
+    )
+
+
+def _observed(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    wanted: _Wanted,
+    text: "CalibrationText",
+    seed: int,
+    notify: Notify,
+) -> Scores:
+    """Scores from calibration text, of a model that may be larger than memory."""
+    directory = checkpoint.directory
+    gradients = any(_needs_gradients(each) for _, each in wanted.values())
+    too_large = _memory_problem(directory, layout)
+    if too_large and gradients:
+        able = " or ".join(n for n, each in SCORES.items() if not _needs_gradients(each))
+        raise UserError(f"{too_large}, and gradients need all of them at once; score by {able}")
+    if too_large:
+        from regrow.scoring.offload import check_offload
+
+        check_offload(too_large)
+    calibration = _calibration(checkpoint, layout, text, seed, notify, loss=gradients)
+    if not too_large:
+        model = load_model(directory)
+        notify(f"scoring on {calibration.tokens:,} tokens")
+        return _observed_in_memory(model, layout, wanted, calibration)
+
+    from regrow.scoring.observe import BATCH_TOKENS, observe
+    from regrow.scoring.offload import BATCHES, load_offloaded
+
+    notify(f"{too_large}; reading it one layer at a time")
+    model, run = load_offloaded(checkpoint, layout)
+    notify(f"scoring on {calibration.tokens:,} tokens")
+    batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
+    read = partial(observe, batch_tokens=batch_tokens, run=run)
+    return _over_sites(
+        layout, wanted, read(model, layout, _statistics(layout, wanted), calibration)
+    )
+
+
+def _observed_in_memory(
+    model: "nn.Module", layout: Layout, wanted: _Wanted, calibration: "Calibration"
+) -> Scores:
+    from regrow.scoring.observe import observe, observe_gradients
+
+    observed: Scores = {}
+    for gradients, read in ((False, observe), (True, observe_gradients)):
+        some = {n: each for n, each in wanted.items() if _needs_gradients(each[1]) is gradients}
+        if some:
+            observed |= read(model, layout, _statistics(layout, some), calibration)
+    return _over_sites(layout, wanted, observed)
+
+
+def _calibration(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    text: "CalibrationText",
+    seed: int,
+    notify: Notify,
+    *,
+    loss: bool = False,
+) -> "Calibration":
+    """`loss`: whether the text must give the loss of the model."""
+    from regrow.scoring.calibration import draw_calibration
+
+    directory = checkpoint.directory
+    tokenizer = load_tokenizer(directory)
+    calibration = draw_calibration(
+        text.documents(), tokenizer, tokens=text.tokens, seed=seed, notify=notify
+    )
+    largest, rows = max(int(piece.max()) for piece in calibration.pieces), layout.sizes["vocab"]
+    if largest >= rows:
+        raise UserError(
+            f"{directory}: its tokenizer gives the id {largest:,}, but the embedding has {rows:,} "
+            "rows; put the model's own tokenizer there"
+        )
+    if loss and layout.blueprint.is_encoder_decoder:
+        from regrow.objectives.rows.span_corruption import check_sentinels, denoising_tokens
+
+        denoising = denoising_tokens(tokenizer, load_config(directory))
+        check_sentinels(denoising, max(map(len, calibration.pieces)))
+        return replace(calibration, denoising=denoising, seed=seed)
+    return calibration
 
 
 def _memory_problem(directory: Path, layout: Layout) -> str | None:
-    """What does not fit, or None where the model does."""
+    """Why the model does not fit in memory, or None where it does."""
     needed, available = 4 * layout.parameters(), available_memory()
     if needed <= (1 - FREE) * available:
         return None
@@ -173,68 +263,68 @@ def _memory_problem(directory: Path, layout: Layout) -> str | None:
     )
 
 
-def _statistics(layout: Layout, wanted: Mapping[str, str]) -> "dict[str, Statistic]":
+def _statistics(layout: Layout, wanted: _Wanted) -> "dict[str, Statistic]":
     return {
-        name: SCORERS[scorer].statistics[layout.blueprint.axis(name).kind]
-        for name, scorer in wanted.items()
-        if SCORERS[scorer].needs_text
+        name: chosen.source.statistics[layout.blueprint.axis(name).kind]
+        for name, (_, chosen) in wanted.items()
+        if isinstance(chosen.source, FromText)
     }
 
 
-def _scorers(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, str]:
-    """The score of each axis whose choice decides; key-value heads are decided by their heads."""
-    if by is not None and by not in SCORERS:
-        raise UserError(f"score {by!r}: no such score; those that are: {', '.join(SCORERS)}")
-    wanted: dict[str, str] = {}
-    for name in axes:
+def _over_sites(layout: Layout, wanted: _Wanted, observed: Scores) -> Scores:
+    """From [sites, size] to the shape of the choice."""
+    scores: Scores = {}
+    for name, means in observed.items():
         axis = layout.blueprint.axis(name)
-        if by is None and axis.kind not in DEFAULT:
-            raise UserError(f"{name}: no score by default; score by random, or name what is kept")
-        chosen = by or DEFAULT[axis.kind]
-        if axis.kind not in SCORERS[chosen].kinds:
-            able = " or ".join(n for n, scorer in SCORERS.items() if axis.kind in scorer.kinds)
-            raise UserError(
-                f"{name}: {chosen} scores {', '.join(SCORERS[chosen].kinds)}; score by {able}, "
-                "or name no score to take the best for each axis"
-            )
-        deciding = next((a.name for a in layout.blueprint.axes if a.groups == name), name)
-        wanted[deciding] = chosen
-    return wanted
-
-
-def _scores(
-    layout: Layout,
-    wanted: Mapping[str, str],
-    seed: int,
-    observed: Mapping[str, NDArray[np.float64]],
-) -> dict[str, NDArray[np.float64]]:
-    scores: dict[str, NDArray[np.float64]] = {}
-    for name, scorer in wanted.items():
-        axis = layout.blueprint.axis(name)
-        draw = SCORERS[scorer].draw
-        if draw is not None:
-            scores[name] = draw(layout, axis, seed)
+        _check_finite(name, wanted[name][0], means)
+        if axis.kind == "layer":
+            scores[name] = means[:, 0]
         else:
-            _check_finite(name, scorer, observed[name])
-            scores[name] = _over_sites(axis, observed[name])
-        if axis.groups:
-            shape = (layout.sizes[axis.groups], -1)
-            by_group = scores[name].reshape(*scores[name].shape[:-1], *shape)
-            scores[axis.groups] = by_group.mean(axis=-1)
+            scores[name] = means if axis.along else means.sum(axis=0)
     return scores
 
 
-def _over_sites(axis: Axis, means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From [sites, size] to the shape of the choice."""
-    if axis.kind == "layer":
-        return means[:, 0]
-    return means if axis.along else means.sum(axis=0)
+def _with_groups(layout: Layout, wanted: _Wanted, scores: Scores) -> Scores:
+    """In the order asked for, with the key-value heads of query heads."""
+    ordered: Scores = {}
+    for name in wanted:
+        ordered[name] = scores[name]
+        if groups := layout.blueprint.axis(name).groups:
+            by_group = scores[name].reshape(*scores[name].shape[:-1], layout.sizes[groups], -1)
+            ordered[groups] = by_group.mean(axis=-1)
+    return ordered
 
 
-def _check_finite(name: str, scorer: str, means: NDArray[np.float64]) -> None:
+def _check_finite(name: str, said: str, means: NDArray[np.float64]) -> None:
     wrong = np.flatnonzero(~np.isfinite(means).all(axis=1))
     if len(wrong):
         raise UserError(
-            f"{name}: the {scorer} is NaN or infinite at site {wrong[0]} of {len(means)}; the "
+            f"{name}: the {said} is NaN or infinite at site {wrong[0]} of {len(means)}; the "
             "model overflows or holds such weights, so repair it first"
         )
+
+
+def _checked(layout: Layout, axis: Axis, result: object) -> NDArray[np.float64]:
+    """What a user's function gave, as float64. Raises UserError where it cannot be scores."""
+    size = layout.sizes[axis.name]
+    shapes = [(size,), *([(layout.sizes[axis.along], size)] if axis.along else [])]
+    expected = " or ".join(str(list(shape)) for shape in shapes)
+    try:
+        values = np.asarray(result, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{axis.name}: the function must give an array of numbers, {expected}, not "
+            f"{type(result).__name__}"
+        ) from None
+    if values.shape not in shapes:
+        raise UserError(
+            f"{axis.name}: the function gave scores of shape {list(values.shape)}; {expected} is "
+            "wanted"
+        )
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        raise UserError(
+            f"{axis.name}: the function gave a score that is NaN or infinite, at "
+            f"{wrong[0].tolist()}"
+        )
+    return values

@@ -1,10 +1,12 @@
 """What a user asks of a cut."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic import BeforeValidator, WrapValidator, field_validator, model_validator
 
 from regrow.common.fields import Size, Strict, TextPath, stays_inside
+from regrow.scoring.registry import SCORES, ScoreFunction
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 
@@ -20,7 +22,14 @@ Layers = Annotated[str, BeforeValidator(_ranges)]
 """Numbers from 0: `12-15,20`; a single one is a number in YAML."""
 
 
-ScoreName = Literal["random", "activation", "influence"]
+def _name_or_function(value: Any, check_name: Callable[[Any], Any]) -> Any:
+    return value if callable(value) else check_name(value)
+
+
+if TYPE_CHECKING:
+    By = str | ScoreFunction | None
+else:
+    By = Annotated[Literal[tuple(SCORES)] | None, WrapValidator(_name_or_function)]
 
 
 class CutSpec(Strict):
@@ -32,8 +41,9 @@ class CutSpec(Strict):
         hidden, ffn, heads, kv_heads: Sizes that remain.
         vocab_size: Tokens that remain, by count in the text.
         vocab: In place of that, how the tokens that remain are chosen.
-        by: The score; None takes influence for layers and activation for widths, the best of
-            these (docs/benchmarks.md).
+        by: The name of the score; None takes influence for layers and activation for widths, the
+            best of these (docs/benchmarks.md). From Python also a function
+            (`regrow.scoring.registry.ScoreFunction`).
         calibration_tokens: Tokens of text that scores are computed on.
         cut: A cut file, in place of all of the above.
     """
@@ -46,7 +56,7 @@ class CutSpec(Strict):
     kv_heads: SizeByStack | None = None
     vocab_size: Size | None = None
     vocab: VocabularySpec | None = None
-    by: ScoreName | None = None
+    by: By = None
     calibration_tokens: Size = 16_384
     cut: TextPath | None = None
 

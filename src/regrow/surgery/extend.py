@@ -10,6 +10,7 @@ Tokens that are merged from others stand for text, which was read as those. Thei
 of the rows of what they are merged from.
 """
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.architectures import Layout
 from regrow.architectures.cut_config import cut_config
-from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.companions import companion_files, read_companions, write_files
 from regrow.checkpoint.header import TensorInfo
 from regrow.checkpoint.meta_check import check_on_meta
-from regrow.checkpoint.reader import Checkpoint, open_checkpoint, read_tensor
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.checkpoint.reader import read_tensor
 from regrow.checkpoint.writer import small_files
 from regrow.common.errors import UserError
-from regrow.common.files import parse_json_object, read_json_object
+from regrow.common.files import parse_json_object
 from regrow.models.loading import load_tokenizer
 from regrow.surgery.carve import CarvePlan, Output, Shard, carve
 from regrow.surgery.computed import Computed, Floats
@@ -49,25 +49,26 @@ _PROBE = "Ab 1234,56.7é\t日本語\n\n  x__Y'll 🙂 antidisestablishment def f
 
 
 def extended(
-    directory: Path, tokens: Sequence[str], cache: Path, notify: Callable[[str], None]
-) -> Path:
-    """`directory` where its tokenizer has these tokens, or else what `extend` makes of it.
+    model: ModelDirectory, tokens: Sequence[str], cache: Path, notify: Callable[[str], None]
+) -> ModelDirectory:
+    """The model itself if its tokenizer has these tokens, or else what `extend` makes of it.
 
     Made once, under `cache`, and found again by the hash of the weights and the tokens.
     """
-    missing = [token for token in tokens if token not in load_tokenizer(directory).get_vocab()]
+    vocabulary = model.tokenizer.get_vocab()
+    missing = [token for token in tokens if token not in vocabulary]
     if not missing:
-        return directory
-    fingerprint = open_checkpoint(directory).fingerprint.removeprefix("sha256:")[:16]
-    out = cache / "extended" / f"{directory.name}-{fingerprint}-{len(missing)}"
+        return model
+    fingerprint = model.checkpoint.fingerprint.removeprefix("sha256:")[:16]
+    out = cache / "extended" / f"{model.path.name}-{fingerprint}-{len(missing)}"
     if not out.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
         notify(f"adding {len(missing)} tokens ({missing[0]} ... {missing[-1]}) in {out}")
-        extend(directory, out, missing)
-    return out
+        extend(model, out, missing)
+    return ModelDirectory(out)
 
 
-def extend(source: Path, out: Path, tokens: Sequence[str]) -> None:
+def extend(source: ModelDirectory, out: Path, tokens: Sequence[str]) -> None:
     """Write the model of `source` to `out` with further special tokens.
 
     Their ids follow those that the tokenizer has. Where the embedding already has rows there, as
@@ -78,20 +79,19 @@ def extend(source: Path, out: Path, tokens: Sequence[str]) -> None:
     Raises UserError where the tokenizer has one of the tokens, or takes none, and where the disk
     has no room.
     """
-    checkpoint = open_checkpoint(source)
-    layout = bind_checkpoint(checkpoint)
+    layout = source.layout
     files, first = _with_tokens(source, tokens)
     if first > layout.sizes["vocab"]:
         raise UserError(
-            f"{source}: the tokenizer has ids up to {first - 1}, the embedding "
+            f"{source.path}: the tokenizer has ids up to {first - 1}, the embedding "
             f"{layout.sizes['vocab']} rows"
         )
     rows = _Rows(first, first + len(tokens), layout.sizes["vocab"])
     _allow(files, range(first, first + len(tokens)))
-    carve(_plan(checkpoint, layout, rows, checkpoint.config, files), out)
+    carve(_plan(source, rows, source.checkpoint.config, files), out)
 
 
-def grow(source: Path, out: Path, merges: Sequence[tuple[str, str]]) -> None:
+def grow(source: ModelDirectory, out: Path, merges: Sequence[tuple[str, str]]) -> None:
     """Write the model of `source` to `out` with a token more for each merge of its BPE.
 
     The ids of new tokens follow those of the tokenizer's model; tokens that were added outside it,
@@ -100,23 +100,21 @@ def grow(source: Path, out: Path, merges: Sequence[tuple[str, str]]) -> None:
 
     Raises UserError where the tokenizer cannot be given merges, and where the disk has no room.
     """
-    checkpoint = open_checkpoint(source)
-    layout = bind_checkpoint(checkpoint)
-    files, mapping = plan_grown_tokenizer(source, merges)
-    check_rows(max(mapping) + 1, before := layout.sizes["vocab"])
+    directory = source.path
+    files, mapping = plan_grown_tokenizer(directory, merges)
+    check_rows(max(mapping) + 1, before := source.layout.sizes["vocab"])
     vocab = parse_json_object(files["tokenizer.json"], "tokenizer.json")["model"]["vocab"]
     first = len(vocab) - len(merges)
     shifted = {token: token + len(merges) * (token >= first) for token in range(before)}
-    config = remap_ids(dict(checkpoint.config), shifted, "config.json")
-    stale = {*_OF_CUTS, *stale_files(source)}
-    kept = {name: path for name, path in companion_files(source).items() if name not in stale}
+    config = remap_ids(dict(source.checkpoint.config), shifted, "config.json")
+    stale = {*_OF_CUTS, *stale_files(directory)}
+    kept = {name: path for name, path in companion_files(directory).items() if name not in stale}
     files = {name: path.read_bytes() for name, path in kept.items()} | files
-    generation = source / _GENERATION_FILE
-    if generation.is_file():
-        read = remap_ids(read_json_object(generation), shifted, generation.name)
-        files[generation.name] = (json.dumps(read, indent=1) + "\n").encode()
+    if source.generation_config is not None:
+        read = remap_ids(source.generation_config, shifted, _GENERATION_FILE)
+        files[_GENERATION_FILE] = (json.dumps(read, indent=1) + "\n").encode()
     rows = _Rows(first, first + len(merges), before, _parts_of(merges, vocab, first))
-    carve(_plan(checkpoint, layout, rows, config, files), out)
+    carve(_plan(source, rows, config, files), out)
 
 
 def _parts_of(
@@ -192,14 +190,16 @@ class _Rows:
         return np.moveaxis(whole, 0, axis)
 
 
-def _with_tokens(source: Path, tokens: Sequence[str]) -> tuple[dict[str, bytes], int]:
+def _with_tokens(source: ModelDirectory, tokens: Sequence[str]) -> tuple[dict[str, bytes], int]:
     """The small files of `source`, its tokenizer with the tokens; the first new id."""
-    tokenizer = load_tokenizer(source)
+    tokenizer = copy.deepcopy(source.tokenizer)
     before, read = tokenizer.get_vocab(), tokenizer(_PROBE)["input_ids"]
     if known := [token for token in tokens if token in before]:
-        raise UserError(f"{source}: the tokenizer already has {', '.join(known)}")
+        raise UserError(f"{source.path}: the tokenizer already has {', '.join(known)}")
     first = 1 + int(max(before.values()))
-    kept = {name: data for name, data in read_companions(source).items() if name not in _OF_CUTS}
+    kept = {
+        name: data for name, data in read_companions(source.path).items() if name not in _OF_CUTS
+    }
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False
     )
@@ -211,8 +211,8 @@ def _with_tokens(source: Path, tokens: Sequence[str]) -> tuple[dict[str, bytes],
         wanted = before | {token: first + number for number, token in enumerate(tokens)}
         if again.get_vocab() != wanted or again(_PROBE)["input_ids"] != read:
             raise UserError(
-                f"{source}: {type(tokenizer).__name__} cannot be given tokens without changing "
-                f"others; give a model whose tokenizer has {tokens[0]}"
+                f"{source.path}: {type(tokenizer).__name__} cannot be given tokens without "
+                f"changing others; give a model whose tokenizer has {tokens[0]}"
             )
         files = {
             path.relative_to(directory).as_posix(): path.read_bytes()
@@ -234,13 +234,10 @@ def _allow(files: dict[str, bytes], tokens: range) -> None:
 
 
 def _plan(
-    checkpoint: Checkpoint,
-    layout: Layout,
-    rows: _Rows,
-    config: Mapping[str, Any],
-    files: Mapping[str, bytes],
+    source: ModelDirectory, rows: _Rows, config: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> CarvePlan:
     """`config`: of the model before, with the ids that it will have."""
+    layout = source.layout
     layers = {
         axis.name: range(layout.sizes[axis.name])
         for axis in layout.blueprint.axes
@@ -248,7 +245,7 @@ def _plan(
     }
     config = cut_config(layout, {"vocab": rows.count}, layers, config)
     by_file: dict[Path, list[Output]] = {}
-    for name, info in checkpoint.tensors.items():
+    for name, info in source.checkpoint.tensors.items():
         if name not in layout.tensors:
             continue
         label = layout.tensors[name]

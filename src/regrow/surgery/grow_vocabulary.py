@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.checkpoint.bind import open_layout
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import NamedFile
 from regrow.corpus.text import check_text_file, read_pieces
@@ -63,7 +63,7 @@ class MergeLimits:
 
 
 def grow_vocabulary(
-    directory: Path,
+    model: ModelDirectory,
     out: Path,
     files: Sequence[NamedFile],
     limits: MergeLimits,
@@ -79,7 +79,7 @@ def grow_vocabulary(
     as before.
 
     Args:
-        directory: of the model.
+        model: the model.
         out: a new or empty directory.
         files: text of the domain.
         limits: how many tokens are added.
@@ -100,10 +100,11 @@ def grow_vocabulary(
         raise UserError("there is nothing to add; give at least 1", key="tokens", value=limits.most)
     for file in (*files, *(texts or ())):
         check_text_file(file.path)
+    directory = model.path
     check_output(out, directory)
-    layout, checkpoint = open_layout(directory)
-    if checkpoint is None:
+    if model.is_config_only:
         raise UserError(f"{directory}: has a config and no weights")
+    layout = model.layout
     tokenizer = open_tokenizer(directory)
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
     plan_grown_tokenizer(directory, [])  # raises if the tokenizer cannot be given merges
@@ -122,7 +123,7 @@ def grow_vocabulary(
     )
     if not dry_run:
         notify(f"writing {out}")
-        grow(directory, out, merges)
+        grow(model, out, merges)
     size = layout.sizes["vocab"]
     first = len(contents["model"]["vocab"])
     return Grown(

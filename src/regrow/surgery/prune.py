@@ -187,12 +187,15 @@ def choose_cut(
     ]
     scores: Scores = {}
     if scored:
+        from regrow.scoring.calibration import CalibrationText
         from regrow.scoring.score import score
 
+        text = None
+        if documents is not None:
+            text = CalibrationText(documents, spec.calibration_tokens)
         scores = score(
-            checkpoint, layout, scored, by=spec.by, documents=documents,
-            tokens=spec.calibration_tokens, seed=seed, notify=progress.say,
-        )  # fmt: skip
+            checkpoint, layout, scored, by=spec.by, text=text, seed=seed, notify=progress.say
+        )
     cut = choose(layout, checkpoint.fingerprint, sizes, scores, given)
     if chosen is not None and len(chosen.padding):
         axis = AxisCut(layout.sizes["vocab"], given["vocab"], padded=len(chosen.padding))

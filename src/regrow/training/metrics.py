@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from regrow.training.loop import StepReport
+    from regrow.training.task import StepReport
 
 _PEAKS = {
     "GB200": 2500e12, "B200": 2250e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,

@@ -20,7 +20,7 @@ from regrow.training.tracking import Write, tracking
 
 if TYPE_CHECKING:
     from regrow.corpus.sources import Texts
-    from regrow.training.loop import StepReport, TrainingResult, TrainingTask
+    from regrow.training.task import StepReport, TrainingResult, TrainingTask
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def recover(
     from regrow.training.distributed.processes import join_processes
     from regrow.training.distributed.sharded_loading import load_in_first
     from regrow.training.distributed.sharding import whole_weights
-    from regrow.training.loop import HeldoutLoss, Hooks, train
+    from regrow.training.loop import train
     from regrow.training.metrics import Meter
+    from regrow.training.task import HeldoutLoss, Hooks
     from regrow.training.teacher import load_teacher
 
     processes = join_processes()
@@ -139,7 +140,7 @@ def _open_task(
     from regrow.objectives.losses.shared_row_attention import supports_shared_rows
     from regrow.objectives.registry import TrainingData, loss_and_rows
     from regrow.training.distributed.processes import join_processes
-    from regrow.training.loop import TrainingTask
+    from regrow.training.task import TrainingTask
 
     processes = join_processes()
     shared_rows = settings.shared_rows

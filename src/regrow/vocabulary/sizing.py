@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from regrow.architectures import Layout
-from regrow.checkpoint.bind import open_layout
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import NamedFile
 from regrow.tokenizers.config_ids import check_rows, referenced_ids
@@ -126,7 +126,7 @@ class VocabularyPlan:
 
 
 def plan_vocabulary(
-    directory: Path,
+    model: ModelDirectory,
     counts_path: Path,
     spec: VocabularySpec,
     texts: Sequence[NamedFile] | None = None,
@@ -135,7 +135,7 @@ def plan_vocabulary(
     """Plan the vocabulary of a model for a corpus that was counted. Nothing is written.
 
     Args:
-        directory: of the model.
+        model: the model.
         counts_path: the file of counts.
         spec: which tokens must stay, and perhaps a size or a coverage.
         texts: the text on which fertility is measured; None takes a sample of the counted files
@@ -145,11 +145,11 @@ def plan_vocabulary(
     Raises:
         UserError: counts, tokenizer and model do not belong together, or ``spec`` cannot be met.
     """
+    directory, layout = model.path, model.layout
     counts = TokenCounts.load(counts_path)
     tokenizer = open_tokenizer(directory)
     sha256 = fingerprint(tokenizer)
     counts.check_tokenizer(sha256, str(counts_path), directory)
-    layout, _ = open_layout(directory)
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
     deciding = deciding_counts(counts, spec)
     if not deciding.counts.sum():

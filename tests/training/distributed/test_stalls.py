@@ -17,8 +17,8 @@ from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 from regrow.corpus.packing import pack
 from regrow.objectives.losses.causal import Causal
 from regrow.training.distributed.stalls import Doing, Judge, Place, watched
-from regrow.training.loop import StepReport
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import StepReport
 from tests.training.small import byte_tokenizer, small_model, train_on
 
 READING, COMPUTING, UPDATING = (

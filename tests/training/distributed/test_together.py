@@ -19,7 +19,7 @@ import torch
 from regrow.architectures.t5 import T5
 from regrow.corpus.packing import pack
 from regrow.corpus.samples import DataOrder
-from regrow.training.loop import StepReport
+from regrow.training.task import StepReport
 from tests.tiny import write_seq2seq
 from tests.training.distributed.together import SCENARIOS, TEXT, perform
 from tests.training.small import byte_tokenizer

@@ -37,9 +37,9 @@ from regrow.objectives.rows.span_corruption import corrupt_text
 from regrow.objectives.rows.ul2 import mix_denoisers
 from regrow.training.distributed.processes import join_processes
 from regrow.training.distributed.sharding import whole_weights
-from regrow.training.loop import StepReport
 from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, FollowingMixture
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import StepReport
 from regrow.training.teacher import share_out
 from tests.tiny import sentences
 from tests.training.small import byte_tokenizer, small_model, train_on, without_memory

@@ -21,10 +21,10 @@ from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2
 from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
-from regrow.training.loop import StepReport, TrainingResult
 from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, FollowingMixture
 from regrow.training.mixing.training_mixture import MixtureLosses
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import StepReport, TrainingResult
 from tests.tiny import sentences, write_seq2seq
 from tests.training.small import train_on
 

@@ -13,8 +13,8 @@ from regrow.corpus.samples import Samples, components_of, data_order
 from regrow.corpus.sources import Corpus, Source
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import TrainingData, loss_and_rows
-from regrow.training.loop import StepReport
 from regrow.training.settings import RecoverySettings
+from regrow.training.task import StepReport
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
 from tests.training.small import train_on
 
