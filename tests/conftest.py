@@ -5,3 +5,9 @@ import os
 # At the size of these models a second thread only waits for the first, and how sums are rounded
 # should not depend on the machine. Before torch is imported; processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from hypothesis import settings
+
+# Time is never asserted: a machine may be busy with something else.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

@@ -194,7 +194,7 @@ def test_sentinels_are_needed(tmp_path: Path) -> None:
 
 def test_a_text_is_needed_that_predicts_something(tmp_path: Path) -> None:
     model, layout, checkpoint = load(LLAMA, tmp_path / "m")
-    with pytest.raises(UserError, match="ffn: scoring by taylor needs a text; give one with"):
+    with pytest.raises(UserError, match="ffn: scoring by taylor needs a text; give one"):
         score(checkpoint, layout, ["ffn"], by="taylor")
     with pytest.raises(UserError, match="each document is a single token; give longer"):
         scored(model, layout, ["ffn"], text((1, 1)))

@@ -50,7 +50,8 @@ def generate_text(model: ModelDirectory, prompt: str, max_new_tokens: int) -> st
     if not prompt:
         raise UserError("the prompt holds no token; give some text")
     model.checkpoint  # noqa: B018 - a checkpoint that cannot be read is refused in one line
-    return generate(model.load(dtype="auto"), model.tokenizer, prompt, max_new_tokens)
+    tokenizer = model.tokenizer
+    return generate(model.load(dtype="auto"), tokenizer, prompt, max_new_tokens)
 
 
 def generation_speed(
