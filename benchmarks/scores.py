@@ -216,7 +216,7 @@ def main() -> None:
     arguments.add_argument(
         "--prose", type=Path, default=PROSE, help="unrelated text (default: recipes/prose.txt)"
     )
-    arguments.add_argument("--threads", type=int, help="threads of the CPU")
+    arguments.add_argument("--threads", type=int, help="number of CPU threads")
     arguments.add_argument(
         "--axes", nargs="+", choices=AXES, default=AXES, help="axes to cut (default: all)"
     )
