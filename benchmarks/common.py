@@ -1,4 +1,4 @@
-"""The form that all benchmarks share: --quick, a table for people, --json for machines."""
+"""What all benchmarks share: the options --quick and --json, results, and a table of them."""
 
 import argparse
 import json
@@ -17,13 +17,13 @@ from rich.table import Table
 
 from regrow.report.svg import Svg
 
-# The libraries' own bars would break into the results.
+# Progress bars of the libraries would mix with the results.
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound that the value, or its ratio to the peer's, must keep."""
+    """A bound for the value, or for its ratio to the peer's value."""
 
     of: Literal["value", "ratio"]
     sense: Literal["<=", ">="]
@@ -35,7 +35,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Result:
-    """One measured number beside its peer's. `goal` None: for reference only."""
+    """One measured number, and the peer's. Without a goal it is only for reference."""
 
     name: str
     value: float
@@ -58,7 +58,7 @@ class Result:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """With the options that every benchmark takes."""
+    """A parser with the options that every benchmark takes."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,7 +68,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def say(text: str) -> None:
-    """Progress, apart from the results."""
+    """Print progress on standard error, so that standard output has only the results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -95,7 +95,7 @@ def show(results: Sequence[Result], *, as_json: bool) -> None:
 
 
 def write_figure(svg: Svg | None, path: Path) -> None:
-    """A chart of the report as a file of its own, in the colours of the report."""
+    """Write a chart as an SVG file, with the style of the report page."""
     assert svg is not None, "nothing finite to draw"
     root = ElementTree.fromstring(svg.__html__())
     root.set("xmlns", "http://www.w3.org/2000/svg")

@@ -1,12 +1,13 @@
-"""How fast text is corrupted: UL2's seven denoisers, and O-UL2, in batches of 64.
+"""How fast UL2 (seven denoisers) and O-UL2 make training samples, in batches of 64.
 
-The peer corrupts sample after sample as the code released with OpenBA-V2 does: T5's random
-segmentation with numpy, then a loop over the tokens of the text. It is written anew from the
-description of that code, and once more with the three dense attention masks that it makes for each
-sample. Both write all seven denoisers equally often, texts of 568 tokens, as sources and targets
-that are filled up, and both check the same: 100 sentinels do.
+The peer makes one sample after another, as the code released with OpenBA-V2 does: T5's random
+segmentation with numpy, then a loop over the tokens of the text. It was rewritten from a
+description of that code. It is measured twice: without and with the three dense attention masks
+that the released code makes for each sample. regrow and the peer use texts of 568 tokens, all seven
+denoisers equally often, and padded sources and targets. Both may rely on 100 sentinels being
+enough.
 
-Speeds are source tokens for each second of CPU time of one thread, the best of several rounds.
+Speeds are source tokens per second of CPU time of one thread, the best of several rounds.
 
     python benchmarks/corruption.py [--quick] [--json]
 """
@@ -36,7 +37,7 @@ BATCH = 64
 TEXT = 568
 WINDOWS = 20_000
 SOURCE, TARGET = 570, 381
-"""The lengths of the reference."""
+"""The padded lengths of the released code."""
 GOAL = Goal("value", ">=", 50.0)
 SPECIAL_TOKENS = DenoisingTokens(
     {"<R>": 101, "<S>": 102, "<X>": 103}, tuple(range(99, -1, -1)), eos=1, pad=0, start=0
@@ -45,17 +46,17 @@ Ids = NDArray[np.int64]
 
 
 def segmentation(random: np.random.Generator, total: int, segments: int) -> Ids:
-    """T5's: shuffle which places begin a segment, and count."""
+    """Random lengths of segments, as T5 draws them: shuffle which positions begin a segment."""
     begins = np.arange(total - 1) < segments - 1
     random.shuffle(begins)
     ids = np.cumsum(np.concatenate([[0], begins]))
     return np.bincount(ids)
 
 
-def corrupted_alone(
+def corrupt_one(
     text: NDArray[np.int32], denoiser: Denoiser, random: np.random.Generator
 ) -> tuple[list[int], list[int]]:
-    """Source and target of one text, token after token."""
+    """Source and target of one text, by a loop over its tokens."""
     noise, spans = denoiser.counts(len(text))
     taken = segmentation(random, noise, spans)
     kept = segmentation(random, len(text) - noise, spans)
@@ -78,13 +79,13 @@ def corrupted_alone(
 def one_by_one(
     windows: Windows, rows: Ids, samples: Ids, dense: bool
 ) -> list[tuple[NDArray[np.int64], ...]]:
-    """A batch in the reference's way, each sample filled up to the reference's lengths."""
+    """A batch as the released code makes it, each sample padded to `SOURCE` and `TARGET`."""
     denoisers = list(UL2.values())
     made = []
     for row, sample in zip(rows.tolist(), samples.tolist(), strict=True):
         random = np.random.default_rng(sample)
         denoiser = denoisers[random.integers(len(denoisers))]
-        source, target = corrupted_alone(windows[row], denoiser, random)
+        source, target = corrupt_one(windows[row], denoiser, random)
         ids = np.full(SOURCE, SPECIAL_TOKENS.pad)
         ids[: len(source)] = source
         inputs, labels = np.full(TARGET, SPECIAL_TOKENS.pad), np.full(TARGET, NOT_PREDICTED)
@@ -110,7 +111,7 @@ def tokens_per_second(
     batches: int,
     rounds: int,
 ) -> float:
-    """In millions; of one thread's CPU time."""
+    """Millions of source tokens per second of CPU time."""
     drawn = np.random.default_rng(0).integers(0, rows, (batches, BATCH))
     numbers = np.arange(batches * BATCH).reshape(batches, BATCH)
     count = sum(tokens(each) for each in drawn)
@@ -126,8 +127,8 @@ def tokens_per_second(
 def main() -> None:
     args = parser(__doc__).parse_args()
     rounds = 10 if args.quick else 150
-    # As in a process that trains: once a larger array was freed, the allocator keeps what a batch
-    # gives back, and no page of it has to be mapped again.
+    # Freeing one large array first makes the allocator keep the memory of later batches, as it does
+    # in a training process. Otherwise each batch would have to map its pages again.
     np.empty(16 << 20, dtype=np.uint8)
     tokens = np.random.default_rng(1).integers(200, 32_000, WINDOWS * TEXT).astype(np.int32)
     windows = Windows(tokens, np.arange(WINDOWS) * TEXT, TEXT)
@@ -135,7 +136,7 @@ def main() -> None:
     def full(rows: Ids) -> int:
         return len(rows) * TEXT
 
-    say("in the reference's way")
+    say("the released code's method")
     batches = 2 if args.quick else 5
     plain = [
         tokens_per_second(
@@ -154,10 +155,10 @@ def main() -> None:
         speed = tokens_per_second(batch, WINDOWS, full, 10, rounds)
         return Result(name, speed, "M tokens/s", "sample by sample", plain[0], goal)
 
-    results = [measured("UL2, all as often", [1.0] * len(UL2), GOAL)]
+    results = [measured("UL2, equal shares", [1.0] * len(UL2), GOAL)]
     first = results[0]
     results.append(Result(first.name, first.value, first.unit, "with dense masks", plain[1]))
-    results.append(measured("UL2, as D-UL2 begins", list(OPENBA_START.values()), GOAL))
+    results.append(measured("UL2, first shares of D-UL2", list(OPENBA_START.values()), GOAL))
     results += [
         measured(f"{name} alone", [float(each == name) for each in UL2]) for name in ("R1", "X1")
     ]

@@ -1,14 +1,14 @@
-"""Counting tokens: `regrow vocab count` against the obvious loop, on files of many short lines.
+"""Counting tokens: `regrow vocab count` against simple loops, on files of many short lines.
 
     python benchmarks/counting.py MODEL [--text FILE ...]
 
-MODEL is a directory with a tokenizer.json. The text is cut at its line ends, each line is a
-document, and lines are repeated in another order until there are enough of them; without --text it
-is the source code of Python's standard library. Speeds are in MB of text a second and count the
-whole command, the start of its processes too; the loops begin once the tokenizer is loaded, and
-read every eighth line of the same file. All count the same lines to the same counts, which is
-checked. Memory is the high-water mark of the resident set, of the process that reads and of the
-largest that tokenises, for a file and for one four times as long.
+MODEL is a directory with a tokenizer.json. Each line of the text is a document, and lines are
+repeated in another order until there are enough of them. Without --text the text is the source code
+of Python's standard library. Speeds are in MB of text a second. For regrow they include the whole
+command with the start of its processes. The loops are timed after the tokenizer is loaded, and read
+every eighth line of the same file. On these lines all must give the same counts. Memory is the peak
+of the resident set, of the process that reads and of the largest process that tokenises, for one
+file and for another that is four times as long.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from regrow.vocabulary.token_counts import TokenCounts
 
 EVERY = 8
 SHORTEST = 8
-"""Characters of a line that is a document."""
+"""The fewest characters of a line that is used."""
 
-# The obvious loops. Each prints seconds, and writes how often each token occurred.
+# The loops that are compared. Each prints its seconds, and writes how often each token occurred.
 LOOP = """
 import json, sys, time
 from collections import Counter
@@ -57,7 +57,7 @@ TOKENIZERS = LOOP.format(
     "tokenizer = Tokenizer.from_file(sys.argv[1] + '/tokenizer.json')",
     encode='tokenizer.encode(json.loads(line)["text"], add_special_tokens=False).ids',
 )
-# Run in place of the `regrow` script, it is that script, and leaves seconds and two peaks in KiB.
+# Runs the `regrow` command, and writes its seconds and two peaks of memory in KiB to a file.
 REGROW = """
 import atexit, resource, sys, time
 began = time.perf_counter()
@@ -77,7 +77,10 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Counted:
-    """Seconds, and peaks in bytes: of the process that reads, and of the largest other."""
+    """Seconds, and peaks of memory in bytes.
+
+    `own`: of the process that reads. `largest`: of the largest other process.
+    """
 
     seconds: float
     own: int
@@ -85,7 +88,7 @@ class Counted:
 
 
 def lines_of(paths: Sequence[Path]) -> list[str]:
-    """All lines of some texts that are not too short to be documents."""
+    """All lines of the texts that have at least `SHORTEST` characters."""
     texts: Iterator[str] = (text for path in paths for text in read_documents(path))
     if not paths:
         library = Path(sysconfig.get_paths()["stdlib"])
@@ -95,7 +98,7 @@ def lines_of(paths: Sequence[Path]) -> list[str]:
 
 
 def write_lines(lines: Sequence[str], nbytes: int, path: Path, seed: int) -> float:
-    """Write some `nbytes` of text as JSONL; how many MB of text they are."""
+    """Write about `nbytes` of text as JSONL; return the MB of text written."""
     order = random.Random(seed)
     written = 0
     with path.open("w", encoding="utf-8") as file:
@@ -109,7 +112,7 @@ def write_lines(lines: Sequence[str], nbytes: int, path: Path, seed: int) -> flo
 
 
 def write_part(whole: Path, part: Path) -> float:
-    """Every eighth line; how many MB of text they are."""
+    """Write every eighth line; return the MB of text written."""
     written = 0
     with whole.open(encoding="utf-8") as lines, part.open("w", encoding="utf-8") as file:
         for number, line in enumerate(lines):
@@ -121,7 +124,7 @@ def write_part(whole: Path, part: Path) -> float:
 
 def regrow(model: Path, text: Path, work: Path, workers: int) -> tuple[Counted, TokenCounts]:
     script, peaks, out = work / "regrow_script.py", work / "peaks", work / "counts"
-    script.write_text(REGROW)  # a file, since the processes import what began them
+    script.write_text(REGROW)  # a file, because the worker processes import the main module
     run(script, peaks, "vocab", "count", model, out, "--corpus", text, "--workers", workers)
     seconds, own, largest = peaks.read_text().split()
     counts = TokenCounts.load(out)

@@ -1,11 +1,11 @@
-"""What a teacher gives a recovery: held-out loss after equal tokens, with and without one.
+"""Recovery with and without a teacher: held-out loss after the same number of tokens.
 
-SmolLM2-135M-Instruct loses the layers that the quickstart cuts (30 to 22, by influence) and is
-trained back on the documentation of Python's own `help()`, of which every eighth topic is held out.
-The original teaches, with all of the loss or a part of it, at some temperatures; the peer learns
-from the text alone, on the same rows in the same order at the same learning rate. Losses are nats
-per token on the topics held out, and on prose that has nothing to do with them. With more than one
-seed they are means, and each is also said by itself.
+SmolLM2-135M-Instruct is cut from 30 to 22 layers by influence, as in the quickstart. It is
+recovered on the documentation of Python's own `help()`, of which every eighth topic is held out.
+The teacher is the original, with several weights in the loss and several temperatures. The peer is
+recovered from the text alone, on the same rows in the same order with the same learning rate.
+Losses are nats per token on the held-out topics, and on unrelated prose. With more than one seed,
+values are means; each seed's losses are printed as progress.
 """
 
 import argparse
@@ -142,8 +142,8 @@ def results(trial: Trial, seeds: int) -> Iterator[Result]:
         found = []
         for seed in range(seeds):
             found.append(trial.recovered(case, seed))
-            said = f"domain {found[-1].domain:.4f}, prose {found[-1].prose:.4f}"
-            say(f"{named(case)}, seed {seed}: {said}, {found[-1].rate:.0f} tokens/s")
+            losses = f"domain {found[-1].domain:.4f}, prose {found[-1].prose:.4f}"
+            say(f"{named(case)}, seed {seed}: {losses}, {found[-1].rate:.0f} tokens/s")
         mean = _mean(found)
         plain = plain or mean
         yield from _rows(case, mean, plain)
@@ -159,7 +159,7 @@ def _rows(case: DistillSettings | None, mean: Outcome, plain: Outcome) -> Iterat
         if case is None:
             yield Result(name, value, unit)
             continue
-        # What is on by default should pay off the domain.
+        # The default teacher should lower the loss on the prose.
         goal = Goal("ratio", "<=", 1.0) if case == DEFAULT and text == "prose" else None
         yield Result(name, value, unit, PLAIN, peer, goal)
 
@@ -177,9 +177,13 @@ def main() -> None:
     arguments.add_argument(
         "model", help="SmolLM2-135M-Instruct or a model like it: a directory or a GGUF file"
     )
-    arguments.add_argument("--seeds", type=int, default=1, help="orders of the text (default: 1)")
-    arguments.add_argument("--tokens", type=int, help=f"of each recovery (default: {TOKENS:,})")
-    arguments.add_argument("--threads", type=int, help="threads of the CPU")
+    arguments.add_argument(
+        "--seeds", type=int, default=1, help="number of data orders (default: 1)"
+    )
+    arguments.add_argument(
+        "--tokens", type=int, help=f"tokens of each recovery (default: {TOKENS:,})"
+    )
+    arguments.add_argument("--threads", type=int, help="number of CPU threads")
     options: argparse.Namespace = arguments.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

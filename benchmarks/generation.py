@@ -1,11 +1,11 @@
-"""Tokens per second of OpenBA on a CPU, beside attention as its published code has it.
+"""Tokens per second of OpenBA on a CPU, compared with attention as in the published code.
 
-The peer is the same model with the same weights, written plainly: keys and values of the target
-are kept, those of the source are computed again for each token, scores are in float32, and masks
-are dense and added. Both generate greedily from the same right-padded sources; the tokens must be
-the same. They take turns; values are medians. Weights and products are float32.
+The peer is a plain implementation with the same weights. It caches the keys and values of the
+target, and computes those of the source again for each token. Its attention scores are in float32,
+and its masks are dense and added. Both generate greedily from the same right-padded sources, and
+must give the same tokens. They take turns; values are medians. Weights and products are float32.
 
-Memory is the peak of the resident set while generating, above what it was before.
+Memory is the peak of the resident set while generating, minus the resident set before.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CACHES = ("dynamic", "static")
 
 @dataclass(frozen=True)
 class Scale:
-    """A random model, and how much it generates."""
+    """Sizes of the random model, and how much it generates."""
 
     hidden: int
     encoder_layers: int
@@ -69,8 +69,8 @@ def random_model(scale: Scale) -> Any:
 # --- the peer ----------------------------------------------------------------------------------
 
 
-def turn(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary positions: x [batch, length, heads, size]."""
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Apply rotary positions [length] to x [batch, length, heads, size]."""
     size = x.shape[-1]
     rates = 1.0 / 10_000 ** (torch.arange(0, size, 2).float() / size)
     angles = (positions.float()[:, None] * rates)[None, :, None]
@@ -80,19 +80,24 @@ def turn(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """[batch, length, heads, size] each; `mask` [batch, 1, queries, keys], 0 or MASKED."""
+    """Attention, [batch, queries, heads * size].
+
+    `query`, `key`, `value`: [batch, length, heads, size]. `mask`: [batch, 1, queries, keys], 0 or
+    `MASKED`.
+    """
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key).float() / query.shape[-1] ** 0.5
     weights = torch.softmax(scores + mask, dim=-1)
     return torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2)
 
 
 def by_head(states: Tensor, parts: int, size: int) -> tuple[Tensor, ...]:
+    """Split [batch, length, heads * parts * size] into `parts` tensors by head."""
     return states.view(*states.shape[:2], -1, parts, size).unbind(3)
 
 
 @torch.inference_mode()
 def published(model: Any, source: Tensor, mask: Tensor, tokens: int) -> Tensor:
-    """Tokens [batch, 1 + tokens], greedily."""
+    """Greedy tokens [batch, 1 + tokens] of the peer."""
     config = model.config
     size = config.kv_channels
     batch, length = source.shape
@@ -102,27 +107,27 @@ def published(model: Any, source: Tensor, mask: Tensor, tokens: int) -> Tensor:
     for block in model.encoder.block:
         query, key, value = by_head(block.self_attn.qkv(block.input_layernorm(x)), 3, size)
         states = attend(
-            turn(query, positions), turn(key, positions), value,
+            rotate(query, positions), rotate(key, positions), value,
             dense.expand(batch, 1, length, length).clone(),
         )  # fmt: skip
         x = x + block.self_attn.o(states)
         x = x + block.mlp(block.post_attn_layernorm(x))
     encoded = model.encoder.final_layernorm(x)
 
-    kept: list[tuple[Tensor, Tensor]] = []
+    cache: list[tuple[Tensor, Tensor]] = []
     output = source.new_full((batch, 1), config.decoder_start_token_id)
     for step in range(tokens):
         x = model.shared_embedding(output[:, -1:])
         position = torch.tensor([step])
         for number, block in enumerate(model.decoder.block):
             query, key, value = by_head(block.self_attn.qkv(block.input_layernorm(x)), 3, size)
-            query, key = turn(query, position), turn(key, position)
+            query, key = rotate(query, position), rotate(key, position)
             if step:
-                key = torch.cat((kept[number][0], key), dim=1)
-                value = torch.cat((kept[number][1], value), dim=1)
-                kept[number] = (key, value)
+                key = torch.cat((cache[number][0], key), dim=1)
+                value = torch.cat((cache[number][1], value), dim=1)
+                cache[number] = (key, value)
             else:
-                kept.append((key, value))
+                cache.append((key, value))
             states = attend(query, key, value, torch.zeros(batch, 1, 1, step + 1))
             x = x + block.self_attn.o(states)
             (query,) = by_head(block.inter_attn.q(block.post_attn_layernorm(x)), 1, size)
@@ -142,7 +147,7 @@ def published(model: Any, source: Tensor, mask: Tensor, tokens: int) -> Tensor:
 
 
 def own(model: Any, source: Tensor, mask: Tensor, tokens: int, cache: str) -> Tensor:
-    """Tokens [batch, 1 + tokens], greedily, by transformers' own generation."""
+    """Greedy tokens [batch, 1 + tokens], by `generate` of transformers."""
     found: Tensor = model.generate(
         input_ids=source, attention_mask=mask, min_new_tokens=tokens, max_new_tokens=tokens,
         do_sample=False, num_beams=1, cache_implementation=cache,
@@ -151,13 +156,13 @@ def own(model: Any, source: Tensor, mask: Tensor, tokens: int, cache: str) -> Te
 
 
 def memory(field: str) -> int:
-    """Bytes by the kernel's account of this process: VmRSS now, VmHWM at its highest."""
+    """Memory of this process in bytes. `field`: VmRSS for now, VmHWM for the peak."""
     with Path("/proc/self/status").open() as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith(field))
 
 
 def measure(generate: Callable[[], Tensor]) -> tuple[Tensor, float, int]:
-    """What came out, seconds, and bytes at the peak."""
+    """The output, seconds, and the peak of memory in bytes."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
@@ -169,7 +174,7 @@ def measure(generate: Callable[[], Tensor]) -> tuple[Tensor, float, int]:
 
 
 def sources(model: Any, batch: int, length: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask [batch, length]; of one row full, of more down to a half."""
+    """Ids and mask [batch, length]. The first row is full, later rows are shorter, down to half."""
     generator = torch.Generator().manual_seed(batch)
     ids = torch.randint(3, model.config.vocab_size, (batch, length), generator=generator)
     lengths = length - torch.arange(batch) * length // (2 * batch)
@@ -189,7 +194,7 @@ def results(model: Any, scale: Scale) -> Iterator[Result]:
             )
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         peaks: dict[str, int] = dict.fromkeys(ways, 0)
-        for repeat in range(-1, scale.repeats):  # the first, to warm up, does not count
+        for repeat in range(-1, scale.repeats):  # repeat -1 warms up and is not counted
             outputs = {}
             for way, generate in ways.items():
                 outputs[way], took, peak = measure(generate)
@@ -198,7 +203,7 @@ def results(model: Any, scale: Scale) -> Iterator[Result]:
                     peaks[way] = max(peaks[way], peak)
             for cache in CACHES:
                 if not torch.equal(outputs[cache], outputs[PEER]):
-                    raise SystemExit(f"batch {batch}, {cache} cache: other tokens than the peer's")
+                    raise SystemExit(f"batch {batch}, {cache} cache: tokens differ from the peer's")
         rates = {way: batch * scale.tokens / statistics.median(s) for way, s in seconds.items()}
         say(f"batch {batch}: " + ", ".join(f"{way} {rate:,.1f}/s" for way, rate in rates.items()))
         for cache in CACHES:
@@ -214,10 +219,12 @@ def results(model: Any, scale: Scale) -> Iterator[Result]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--model", type=Path, help="a directory of OpenBA (default: random)")
+    arguments.add_argument(
+        "--model", type=Path, help="an OpenBA directory (default: a random model)"
+    )
     arguments.add_argument("--hidden", type=int, help="hidden size of the random model")
     arguments.add_argument("--layers", type=int, nargs=2, metavar=("ENCODER", "DECODER"))
-    arguments.add_argument("--threads", type=int, help="threads of the CPU")
+    arguments.add_argument("--threads", type=int, help="number of CPU threads")
     options: argparse.Namespace = arguments.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,12 +1,14 @@
-"""Text tokens a second that an encoder-decoder learns from: O-UL2, UL2 in shared rows, padded UL2.
+"""Training speed of an encoder-decoder in text tokens a second: O-UL2, UL2 and padded UL2.
 
     python benchmarks/objectives.py --model DIR [--text FILE] [--quick] [--json]
 
-Forward and backward passes of one model, in turns, the median of which counts. UL2 cuts documents
-into windows of at most 568 tokens, 16 a pass; O-UL2 makes texts of one line of documents, as long
-as the sentinels allow (1,898 and 1,700 tokens for 100), 4 a pass. Padded UL2 is the same windows
-filled up to the lengths of the code released with OpenBA-V2, 570 and 381 (more where a sample is
-longer), in attention as torch computes it; `bucketed` is filled up to the longest of a pass only.
+Forward and backward passes of one model. The contenders take turns; values are medians. UL2 cuts
+documents into windows of at most 568 tokens, 16 in a micro-batch, with several examples in a row
+(shared rows) or one. O-UL2 cuts the concatenated documents into texts that are as long as the
+sentinels allow (1,898 and 1,700 tokens for 100 sentinels), 4 in a micro-batch. `padded` pads the
+windows to the lengths of the code released with OpenBA-V2, 570 and 381 (or more if a sample is
+longer), and torch computes attention with masks. `bucketed` pads to the longest sample of a
+micro-batch.
 """
 
 import statistics
@@ -32,7 +34,7 @@ from regrow.training.efficiency.micro_batches import passes
 
 LONGEST, TEXT = 568, 1_898
 SOURCE, TARGET = 570, 381
-UL2_PASS, O_UL2_PASS = 16, 4
+UL2_MICRO_BATCH, O_UL2_MICRO_BATCH = 16, 4
 SEED = 0
 PROSE = Path(__file__).parents[1] / "recipes/prose.txt"
 CPU = torch.device("cpu")
@@ -40,40 +42,43 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Contender:
-    """`fixed`: whether samples are filled up to the reference's lengths, and masked as torch does.
+    """One way to train.
 
-    `rows`: samples in a pass. `step`: samples that passes are cut from.
+    Attributes:
+        longest: Upper bound on the text tokens of a sample.
+        samples: In a micro-batch.
+        step: Samples that are split into micro-batches together.
+        shared: Whether several examples share a row.
+        fixed: Whether samples are padded to `SOURCE` and `TARGET`, with attention masks.
     """
 
     objective: str
     longest: int
-    rows: int
+    samples: int
     step: int
     shared: bool = False
     fixed: bool = False
 
 
 CONTENDERS = {
-    "O-UL2": Contender("o-ul2", TEXT, O_UL2_PASS, O_UL2_PASS),
-    "UL2, shared rows": Contender("ul2", LONGEST, UL2_PASS, UL2_PASS, shared=True),
-    "UL2, bucketed": Contender("ul2", LONGEST, UL2_PASS, 8 * UL2_PASS),
-    "UL2, padded": Contender("ul2", LONGEST, UL2_PASS, UL2_PASS, fixed=True),
+    "O-UL2": Contender("o-ul2", TEXT, O_UL2_MICRO_BATCH, O_UL2_MICRO_BATCH),
+    "UL2, shared rows": Contender("ul2", LONGEST, UL2_MICRO_BATCH, UL2_MICRO_BATCH, shared=True),
+    "UL2, bucketed": Contender("ul2", LONGEST, UL2_MICRO_BATCH, 8 * UL2_MICRO_BATCH),
+    "UL2, padded": Contender("ul2", LONGEST, UL2_MICRO_BATCH, UL2_MICRO_BATCH, fixed=True),
 }
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, required=True)
-    options.add_argument(
-        "--text", type=Path, default=Path(__file__).parents[1] / "recipes/prose.txt"
-    )
+    options.add_argument("--text", type=Path, default=PROSE)
     arguments = options.parse_args()
     turns, seconds = (2, 5.0) if arguments.quick else (5, 20.0)
     tokenizer = load_tokenizer(arguments.model)
     model = load_model(arguments.model).train()
-    documents = [*read_documents(arguments.text or PROSE)]
+    documents = [*read_documents(arguments.text)]
     streams = {
-        name: (each, *learned(each, documents, tokenizer, model.config))
+        name: (each, *loss_and_batches(each, documents, tokenizer, model.config))
         for name, each in CONTENDERS.items()
     }
     rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
@@ -84,16 +89,16 @@ def main() -> None:
                 say(f"turn {turn + 1} of {turns}: {name}, {rate:,.0f} tokens/s")
                 rates[name].append(rate)
     found = {name: statistics.median(each) for name, each in rates.items()}
-    padded = "UL2, padded"
+    peer = "UL2, padded"
     results = [
-        Result(name, rate, "text tokens/s", padded, found[padded],
+        Result(name, rate, "text tokens/s", peer, found[peer],
                Goal("ratio", ">=", 1.5) if name == "O-UL2" else None)
-        for name, rate in found.items() if name != padded
+        for name, rate in found.items() if name != peer
     ]  # fmt: skip
     show(results, as_json=arguments.json)
 
 
-def learned(
+def loss_and_batches(
     contender: Contender, documents: list[str], tokenizer: Any, config: Any
 ) -> tuple[Any, Iterator[tuple[Batch, int]]]:
     data = TrainingData(documents, tokenizer, config, contender.longest, SEED)
@@ -102,22 +107,22 @@ def learned(
 
 
 def batches_of(samples: Samples, contender: Contender) -> Iterator[tuple[Batch, int]]:
-    """Batches without end, and their tokens of text."""
+    """Endless batches, each with its number of text tokens."""
     order, step = data_order(samples, SEED), contender.step
     for first in range(0, 1 << 60, step):
         rows, numbers = order.rows(first, first + step), np.arange(first, first + step)
-        # In a pass of shared rows there are as many examples, in fewer rows.
-        many = max(1, contender.rows // getattr(samples, "per_row", 1))
-        for part in passes(samples, rows, numbers, many):
+        # With shared rows a micro-batch has fewer rows for the same number of examples.
+        rows_at_once = max(1, contender.samples // getattr(samples, "per_row", 1))
+        for part in passes(samples, rows, numbers, rows_at_once):
             batch = samples.batch(rows[part], numbers[part])
             yield (
-                filled_up(batch) if contender.fixed else batch,
+                padded(batch) if contender.fixed else batch,
                 int(samples.lengths(rows[part]).sum()),
             )
 
 
-def filled_up(batch: Batch) -> Batch:
-    """The same examples, in rows of at least the reference's lengths."""
+def padded(batch: Batch) -> Batch:
+    """The same examples, padded to at least `SOURCE` and `TARGET`."""
     found = {}
     for name, array in batch.items():
         width = SOURCE if name in ("input_ids", "attention_mask") else TARGET
@@ -134,7 +139,7 @@ def measure(
     batches: Iterator[tuple[Batch, int]],
     seconds: float,
 ) -> float:
-    """Tokens of text a second, in at least so many seconds after a first pass."""
+    """Text tokens a second, measured for at least `seconds` after a first micro-batch."""
     tokens, began = 0, None
     with text_by_text(model, not contender.fixed):
         for batch, text in batches:
@@ -145,7 +150,7 @@ def measure(
             tokens += text
             if (taken := time.perf_counter() - began) >= seconds:
                 return tokens / taken
-    raise AssertionError("batches have an end")
+    raise AssertionError("the batches ended")
 
 
 def learn(model: Any, objective: Any, batch: Batch) -> None:

@@ -1,9 +1,9 @@
-"""Scoring one layer at a time: peak memory and processor time, against the model in memory.
+"""Scores with one layer at a time in memory: peak memory and processor time.
 
-The model is a random Llama of 24 layers in bfloat16, scored in float32; each way runs in a process
-of its own. Memory is the peak of resident pages above what the imports take. The peers: the model
-in memory, and accelerate's offload to disk as transformers sets it up, which reads every weight
-again for every batch.
+The model is a random Llama of 24 layers, stored in bfloat16 and scored in float32. There are two
+peers: the whole model in memory, and accelerate's offload to disk as transformers sets it up, which
+reads all weights again for each batch. Each of the three runs in a process of its own. Memory is
+the peak of resident pages above what the imports take.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def write(directory: Path, hidden: int) -> None:
 
 
 def measure(way: str, work: Path, tokens: int, batch_tokens: int) -> dict[str, float]:
-    """Peak bytes and seconds of the processor of one way, in this process."""
-    run_once(way, work / "tiny", 1_024, 512)  # imports, and code that is loaded at its first call
+    """Peak memory in bytes, and CPU seconds, measured in this process."""
+    run_once(way, work / "tiny", 1_024, 512)  # loads all code first
     before = peak()
     began = time.process_time()
     size = run_once(way, work / "model", tokens, batch_tokens)
@@ -44,7 +44,7 @@ def measure(way: str, work: Path, tokens: int, batch_tokens: int) -> dict[str, f
 
 
 def run_once(way: str, directory: Path, tokens: int, batch_tokens: int) -> int:
-    """Load and score; bytes of the model's weights in float32."""
+    """Load and score a model; return the bytes of its weights in float32."""
     import torch
     import transformers
 
@@ -58,7 +58,7 @@ def run_once(way: str, directory: Path, tokens: int, batch_tokens: int) -> int:
 
     checkpoint = open_checkpoint(directory)
     layout = bind_checkpoint(checkpoint)
-    # No score of heads: it reads a weight that accelerate's own hooks have let go by then.
+    # Heads are not scored: their score reads a weight that accelerate's hooks have freed by then.
     axes = [a for a in layout.blueprint.axes if a.kind in ("hidden", "ffn", "layer")]
     sources = {a.name: SCORES[DEFAULT[a.kind]].source for a in axes}
     statistics = {
@@ -82,7 +82,7 @@ def run_once(way: str, directory: Path, tokens: int, batch_tokens: int) -> int:
 
 
 def peak() -> int:
-    """Peak bytes of resident pages so far."""
+    """Peak memory of this process so far, in bytes of resident pages."""
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     values = dict(line.split(":", 1) for line in status)
     return int(values["VmHWM"].split()[0]) * 1024
@@ -100,15 +100,15 @@ def results(work: Path, tokens: int, batch_tokens: int) -> list[Result]:
         say(f"{way}: {found[way]['peak'] / 1e6:,.0f} MB, {found[way]['seconds']:.1f} CPU s")
     ours = found[WAYS[-1]]
     size = ours["model"]
-    said = [Result("float32 weights of the model", size / 1e6, "MB")]
+    compared = [Result("float32 weights of the model", size / 1e6, "MB")]
     for peer in WAYS[:-1]:
         other = found[peer]
         goal = Goal("ratio", "<=", 0.5) if peer == "in memory" else None
-        said += [
+        compared += [
             Result("peak memory", ours["peak"] / 1e6, "MB", peer, other["peak"] / 1e6, goal),
             Result("load and score", ours["seconds"], "CPU s", peer, other["seconds"]),
         ]
-    return said
+    return compared
 
 
 def main() -> None:

@@ -1,20 +1,20 @@
 """The cuts of OpenBA-V2 at full size: 15B to 3.4B, stage by stage and all at once.
 
-A checkpoint of OpenBA's shape in bf16 (31 GB) is written, each weight finite and none zero. Then
-`regrow prune` takes it through the stages of the OpenBA-V2 report (arXiv 2405.05957, table 3): the
-layers that it names, hidden, ffn and heads at random, then the vocabulary (rows at random: there is
-no tokenizer here to count with). Before that, one pass from 15B with the same cuts composed. Both
-ways must end in the same files. After each cut the class is built on the meta device, in a process
-of its own, and must have exactly the shapes that were written.
+The script writes a checkpoint with OpenBA's shapes in bf16 (31 GB), with finite weights that are
+not zero. `regrow prune` first cuts it in one pass, with all cuts composed. Then it cuts it in the
+stages of the OpenBA-V2 report (arXiv 2405.05957, table 3): the layers that the report names;
+hidden, ffn and heads at random; and the vocabulary (rows at random, since there is no tokenizer to
+count with). The single pass and the stages must end in the same files. After each cut the class is
+built on the meta device, in a separate process, and must have exactly the shapes that were written.
 
-No input fits into the page cache: every timed command begins with none of it in memory and nothing
-left to be written back. Before each cut `cp` copies, without reflinks or holes, as many bytes as
-the cut reads (whole rows, where any of their columns is kept); the copy is removed again. Neither
-`cp` nor carving syncs the disk. Each is timed once.
+The inputs are larger than the page cache. So every timed command begins with none of its input in
+memory, and with nothing left to write to disk. Before each cut, `cp` copies as many bytes as the
+cut reads, without reflinks or holes; then the copy is removed. A row counts as read if any of its
+columns is kept. Neither `cp` nor carving waits until the data is on the disk. Each is timed once.
 
-Memory is the high-water mark of the resident set of the process that carves, and, apart from it, of
-the short-lived process that checks the result. Bytes off the plan are those of all files against
-what the command announced, and of the weights against the sizes in this file.
+Memory is the peak of the resident set of the process that carves. The short-lived process that
+checks the result is listed separately. "Bytes off the plan" compares all files with what the
+command announced, and the weights with the sizes in this script.
 """
 
 import argparse
@@ -53,14 +53,14 @@ from regrow.surgery.choose import choose
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.requests import requested
 
-SHARD_BYTES = 21 * 10**8  # the embedding fits into one
+SHARD_BYTES = 21 * 10**8  # large enough for the embedding
 SPARE_BYTES = 10**9
 PEAK_MB = 300
-TIMED_BYTES = 10**9  # the time of a smaller cut is mostly noise, and has no goal
+TIMED_BYTES = 10**9  # smaller cuts have no goal for their time, which is mostly noise
 SEED = 0
 FIRST_TOKENS = 3
 PERIOD = 4_194_301
-"""Random words before they repeat, at another scale: a prime, so that no two rows are alike."""
+"""Random weights repeat after so many, at another scale. A prime, so that all rows differ."""
 SCALES = 8
 
 
@@ -106,12 +106,12 @@ class Sizes:
 
     @property
     def nbytes(self) -> int:
-        """Of the weights."""
+        """Bytes of the weights."""
         return sum(2 * prod(shape) for _, shape in self.tensors)
 
     @property
     def parameters(self) -> int:
-        """As the report counts: the head is not counted beside the embedding."""
+        """The number of parameters without the head, as the report counts."""
         return sum(prod(shape) for name, shape in self.tensors if not name.startswith("lm_head"))
 
     @property
@@ -140,7 +140,7 @@ def _linear(at: str, rows: int, columns: int) -> Iterator[tuple[str, tuple[int, 
 
 @dataclass(frozen=True)
 class Family:
-    """A model to begin with, and the widths and vocabulary to end with."""
+    """The original, and the widths and vocabulary of the result."""
 
     original: Sizes
     hidden: int
@@ -163,12 +163,12 @@ DROPPED: tuple[Mapping[str, Sequence[int]], ...] = (
     {"encoder": (6, 10), "decoder": (4, 16, 27)},
     {"decoder": (10, 24, 33)},
 )
-"""Layers that stages 1 to 3 drop, by their number in the original (report, section 3)."""
+"""The layers that stages 1 to 3 drop, numbered as in the original (report, section 3)."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One cut. `options`: as `regrow prune` takes them, empty for the vocabulary."""
+    """One cut. `options`: of `regrow prune`; empty for the vocabulary."""
 
     name: str
     sizes: Sizes
@@ -191,7 +191,7 @@ class Stage:
 
 
 def stages_of(family: Family) -> list[Stage]:
-    """The stages of the report, layers by their number at that stage."""
+    """The stages of the report, with layers numbered as in the model that a stage begins with."""
     sizes, stages = family.original, []
     gone: dict[str, list[int]] = {"encoder": [], "decoder": []}
     for number, dropped in enumerate(DROPPED, start=1):
@@ -213,12 +213,12 @@ def stages_of(family: Family) -> list[Stage]:
 
 
 def renumbered(layers: Sequence[int], gone: Sequence[int]) -> list[int]:
-    """Numbers of layers once others are gone."""
+    """The numbers of `layers` after the layers `gone` were dropped."""
     return [layer - sum(other < layer for other in gone) for layer in layers]
 
 
 def choose_cuts(stages: Sequence[Stage], checkpoint: Checkpoint, layout: Layout) -> list[Cut]:
-    """What `regrow prune` will choose at each stage, known from the sizes alone."""
+    """The cut that `regrow prune` will choose at each stage."""
     cuts = []
     for stage in stages:
         options = {k: v for k, v in stage.options.items() if k not in ("by", "seed")}
@@ -237,13 +237,13 @@ def choose_cuts(stages: Sequence[Stage], checkpoint: Checkpoint, layout: Layout)
 
 
 def random_rows(size: int, kept: int) -> NDArray[np.int64]:
-    """Rows of the embedding to keep; the special tokens at its start are among them."""
+    """Rows of the embedding to keep, at random, but always the special tokens at its start."""
     others = np.random.default_rng(SEED).permutation(size - FIRST_TOKENS) + FIRST_TOKENS
     return np.concatenate((np.arange(FIRST_TOKENS), np.sort(others[: kept - FIRST_TOKENS])))
 
 
 def write_model(model: Sizes, directory: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """A bf16 checkpoint in shards; magnitudes lie between 2^-21 and 2^-5."""
+    """Write a bf16 checkpoint in shards. Magnitudes of weights lie between 2^-21 and 2^-5."""
     bits = np.random.default_rng(SEED).integers(0, 2**16, PERIOD, np.uint16)
     words = bits & np.uint16(0x80FF) | np.uint16(0x3C00)
     scaled = [memoryview((words - np.uint16(k << 8)).tobytes()) for k in range(SCALES)]
@@ -294,7 +294,7 @@ def write_model(model: Sizes, directory: Path, shard_bytes: int = SHARD_BYTES) -
 
 
 def cool(directory: Path) -> None:
-    """Write the files to disk and take them out of the page cache."""
+    """Sync the files to disk and drop them from the page cache."""
     for path in directory.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -305,7 +305,7 @@ def cool(directory: Path) -> None:
 
 
 def seconds_of(command: Sequence[str | Path]) -> tuple[float, str]:
-    """Wall time of a command and what it printed."""
+    """The wall time of a command, and its output."""
     os.sync()
     began = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -326,7 +326,7 @@ class Timing:
 def cut_once(
     name: str, work: Path, source: Path, out: Path, stage: Stage, cut: Cut, options: Sequence[str]
 ) -> tuple[Timing, list[Result]]:
-    """`cp` of the bytes that are read, then `regrow prune`; the result stays in `out`."""
+    """Time `cp` of the bytes that are read, then `regrow prune`. The result stays in `out`."""
     checkpoint = open_checkpoint(source)
     layout = bind_checkpoint(checkpoint)
     read, kept = bytes_read_and_kept(checkpoint, layout, cut)
@@ -409,7 +409,7 @@ def measure(family: Family, work: Path) -> list[Result]:
         Result(
             f"{original} -> {before}, all stages: whole commands", sum(t.whole for t in timings),
             "s", "cp of the bytes read", sum(t.cp for t in timings),
-            Goal("ratio", "<=", 2) if family is FULL else None,  # small ones mostly import
+            Goal("ratio", "<=", 2) if family is FULL else None,  # else mostly imports
         ),
         Result(
             "stage by stage and all at once: weight files that differ", differing, "files",
@@ -428,7 +428,7 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def bytes_needed(family: Family) -> int:
-    """Free disk at the fullest moment: the original, a part of one shard, and stage 1 beside it."""
+    """The disk space needed at most: the original, stage 1, and a part of one shard."""
     beside = stages_of(family)[0].sizes.nbytes
     return family.original.nbytes + min(SHARD_BYTES, beside) + beside + SPARE_BYTES
 

@@ -1,11 +1,11 @@
-"""OpenBA here against logits and greedy outputs that the published network computed.
+"""regrow's OpenBA against logits and greedy outputs that the published network computed.
 
     python benchmarks/openba_golden.py DIR
 
 DIR is an OpenBA directory with `golden.safetensors`: `input_ids`, `attention_mask` and
 `decoder_input_ids`, the published network's float32 `logits` at `logits_mask`, and its `greedy`
-outputs without a cache. With every attention and every cache the logits are to agree to 1e-3, and
-the greedy outputs to be equal.
+outputs without a cache. With SDPA and with eager attention, the logits must agree to 1e-3. The
+greedy outputs must be equal, with each cache and without one.
 """
 
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""Slots that hold a token, in what a training computes of an encoder-decoder.
+"""The share of slots that hold a token, in training batches of an encoder-decoder.
 
-UL2 in steps of 1,024 samples, eight samples a pass, passes cut by sources and targets; O-UL2 in the
-same steps. Every batch is made, and tokens are counted in it: attended inputs of the encoder and
-labels. The peer fills the same samples up to the lengths of the code released with OpenBA-V2, 570
-and 381.
+UL2 and O-UL2 in steps of 1,024 samples. Each step is split into micro-batches of at most eight
+samples with similar lengths of source and target. Every batch is made, and its tokens are counted:
+attended inputs of the encoder, and labels. The peer pads the same samples to the lengths of the
+code released with OpenBA-V2, 570 and 381.
 
-Two corpora, of which only the lengths of documents matter here: the documentation of Python's own
-`help()`, four bytes a token; and documents as long as on the web, log-normal with a median of 400
-tokens. Documents are cut into windows of at most 568 tokens.
+Only the lengths of the documents matter here. There are two corpora: the documentation of Python's
+own `help()`, with four bytes counted as a token; and documents as long as those on the web,
+log-normal with a median of 400 tokens. Documents are cut into windows of at most 568 tokens.
 
     python benchmarks/padding.py [--quick] [--json]
 """
@@ -30,7 +30,7 @@ from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
 from regrow.objectives.rows.ul2 import MixedDenoisers
 from regrow.training.efficiency.micro_batches import passes
 
-STEP, PASS, LONGEST = 1_024, 8, 568
+STEP, MICRO_BATCH, LONGEST = 1_024, 8, 568
 SOURCE, TARGET = 570, 381
 SPECIAL_TOKENS = DenoisingTokens(
     {"<R>": 101, "<S>": 102, "<X>": 103}, tuple(range(99, -1, -1)), eos=1, pad=0, start=0
@@ -38,7 +38,7 @@ SPECIAL_TOKENS = DenoisingTokens(
 
 
 def windows_of(documents: NDArray[np.int64]) -> Windows:
-    """Of documents with so many tokens."""
+    """Windows of random tokens. `documents`: the number of tokens of each document."""
     pieces = -(-documents // LONGEST)
     numbers = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     inside = numbers * np.repeat(documents, pieces) // np.repeat(pieces, pieces)
@@ -48,14 +48,16 @@ def windows_of(documents: NDArray[np.int64]) -> Windows:
 
 
 def filled(samples: Samples, steps: int) -> tuple[float, float, float]:
-    """Percent of slots that hold a token; of the same at the reference's lengths; and passes, as
-    a ratio to the fewest."""
+    """Percent of slots that hold a token, and the same if padded to `SOURCE` and `TARGET`.
+
+    Third, the number of micro-batches, divided by the fewest possible.
+    """
     order = DataOrder(0, len(samples))
     tokens = computed = made = 0
     for step in range(steps):
         numbers = np.arange(step * STEP, (step + 1) * STEP)
         rows = order.rows(step * STEP, (step + 1) * STEP)
-        for part in passes(samples, rows, numbers, PASS):
+        for part in passes(samples, rows, numbers, MICRO_BATCH):
             batch = samples.batch(rows[part], numbers[part])
             if "source_texts" in batch:
                 tokens += int((batch["source_texts"] != NO_TEXT).sum())
@@ -65,7 +67,7 @@ def filled(samples: Samples, steps: int) -> tuple[float, float, float]:
             computed += batch["input_ids"].size + batch["labels"].size
             made += 1
     padded = steps * STEP * (SOURCE + TARGET)
-    return 100 * tokens / computed, 100 * tokens / padded, made / (steps * STEP / PASS)
+    return 100 * tokens / computed, 100 * tokens / padded, made / (steps * STEP / MICRO_BATCH)
 
 
 def main() -> None:
@@ -77,8 +79,8 @@ def main() -> None:
         "web": lengths,
     }
     mixtures = {
-        "UL2, all as often": [1.0] * len(UL2),
-        "UL2, as D-UL2 begins": list(OPENBA_START.values()),
+        "UL2, equal shares": [1.0] * len(UL2),
+        "UL2, first shares of D-UL2": list(OPENBA_START.values()),
     }
     results = []
     for text, documents in corpora.items():
@@ -90,7 +92,7 @@ def main() -> None:
             goal = Goal("value", ">=", 97.0)
             results += [
                 Result(f"{name}, {text}", value, "% full", "570 + 381", padded, goal),
-                Result(f"{name}, {text}: passes", ratio, "of the fewest"),
+                Result(f"{name}, {text}: micro-batches", ratio, "of the fewest"),
             ]
         say(f"O-UL2, {text}")
         bounds = np.append(0, np.cumsum(documents))

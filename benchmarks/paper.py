@@ -1,13 +1,19 @@
-"""The OpenBA-V2 report's comparisons on a small OpenBA: stages, mixtures, objectives.
+"""The comparisons of the OpenBA-V2 report on a small OpenBA: stages, mixtures, objectives.
 
     python benchmarks/paper.py --out DIR [--model DIR] [--texts DIR] [--part 0.5]
 
-`--model`, `--texts`: what recipes/prepare_mini_openba.py lays out, and by default where it does.
-Runs recipes/mini-openba.yaml beside all its cuts in one (table 1), the layers' cuts in one, and
-after the cut of widths UL2, D-UL2 and O-UL2 (also as texts across documents) for the time that
-D-UL2 takes, and D-UL2 by the rules of the report and of its code too. What is done already in
-`--out` is not done again. DIR/paper.html draws figure 6 (losses of the denoisers while a training
-runs), figure 7 (their shares) and the tables. Three quarters of an hour on two cores.
+`--model` and `--texts` are the directories that recipes/prepare_mini_openba.py writes; their
+defaults are where it writes them. The script runs:
+
+- recipes/mini-openba.yaml, the same with all cuts at once (table 1), and with all cuts of layers
+  at once;
+- after the cut of widths: UL2, D-UL2 and O-UL2 (also across documents), for the time that D-UL2
+  takes;
+- after the cut of widths: D-UL2 by the rules of the report and of its released code.
+
+Runs that are already complete in `--out` are not repeated. DIR/paper.html shows figure 6 (losses of
+the denoisers during training), figure 7 (their shares) and the tables. It takes three quarters of
+an hour on two cores.
 """
 
 import copy
@@ -42,11 +48,11 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "o-ul2": {"objective": "o-ul2"},
     ACROSS: {"objective": "o-ul2", "shared_rows": False},
 }
-"""How the recovery of the widths differs, by name."""
+"""Settings of the recovery after the cut of widths, by name."""
 RULES = ("paper", "code")
-"""Beside `stable`, which is the default."""
+"""The rules that are compared with `stable`, the default."""
 HALF = Denoiser(math.inf, 0.5, "<S>")
-"""What four fifths of O-UL2 are."""
+"""The denoiser of four fifths of O-UL2's rows: it takes out the second half of a text."""
 MEASURED_TOKENS = 32_768
 WIDTH = "width"
 
@@ -59,7 +65,7 @@ def main() -> None:
     arguments.add_argument("--model", type=Path, default=RECIPES / "mini-openba/model")
     arguments.add_argument("--texts", type=Path, default=RECIPES / "mini-openba")
     arguments.add_argument(
-        "--part", type=float, help="of the recipe's tokens [default: 1, quick: 0.05]"
+        "--part", type=float, help="share of the recipe's tokens [default: 1, quick: 0.05]"
     )
     options = arguments.parse_args()
     part = options.part or (0.05 if options.quick else 1)
@@ -89,7 +95,10 @@ def main() -> None:
 
 
 def load(model: Path, texts: Path, part: float) -> Recipe:
-    """The recipe of the small OpenBA with this model and these texts, and `part` of its tokens."""
+    """The recipe of the small OpenBA with this model and these texts.
+
+    `part`: the share of its tokens that is trained on.
+    """
     recipe: Recipe = yaml.safe_load((RECIPES / "mini-openba.yaml").read_text(encoding="utf-8"))
     recipe["model"] = str(model.resolve())
     data = recipe["data"]
@@ -107,7 +116,7 @@ def load(model: Path, texts: Path, part: float) -> Recipe:
 
 
 def depth_at_once(recipe: Recipe) -> Recipe:
-    """All cuts of layers in one, and nothing recovered."""
+    """A recipe with all cuts of layers at once, and no recovery."""
     last = [stage for stage in recipe["stages"] if "layers" in stage.get("cut", {})][-1]
     return {**recipe, "prompts": [], "stages": [{"name": "depth", "cut": last["cut"]}]}
 
@@ -115,13 +124,16 @@ def depth_at_once(recipe: Recipe) -> Recipe:
 def after_the_layers(
     recipe: Recipe, out: Path, name: str, tokens: int, rule: str = "stable"
 ) -> Recipe:
-    """The cut of widths of the staged run, recovered by this one of `OBJECTIVES`."""
+    """A recipe that cuts the widths after the layers of the staged run.
+
+    `name`: the recovery, one of `OBJECTIVES`. `rule`: of the mixture of D-UL2.
+    """
     stages = {stage["name"]: stage for stage in recipe["stages"]}
     before = list(stages)[list(stages).index(WIDTH) - 1]
     stage = copy.deepcopy(stages[WIDTH])
     stage["recover"] |= {**OBJECTIVES[name], "tokens": tokens}
     if name == "d-ul2":
-        # Those of the uncut model, and not of the one that this run begins with.
+        # The references are losses of the uncut model; this run begins with a cut one.
         measured = read_entries(out / "staged/ledger.jsonl")[REFERENCES].outputs["losses"]
         references = next(iter(measured.values()))
         stage["recover"]["denoisers"] = {"rule": rule, "references": references}
@@ -148,30 +160,30 @@ def run(recipe: Recipe, out: Path, compare: tuple[str, ...] = ()) -> RunSummary:
 
 
 def equal_times(recipe: Recipe, out: Path) -> dict[str, RunSummary]:
-    """The others for the seconds that D-UL2 took, its measurements included; by name."""
+    """All of `OBJECTIVES` trained for the seconds that D-UL2 takes, its measurements included."""
     stages = {stage["name"]: stage for stage in recipe["stages"]}
     tokens = stages[WIDTH]["recover"]["tokens"]
     found = {"d-ul2": run(after_the_layers(recipe, out, "d-ul2", tokens), out / "d-ul2")}
     spent = seconds(out / "d-ul2")
     for name in [name for name in OBJECTIVES if name != "d-ul2"]:
-        # How fast it is, from a tenth; a run that stands keeps the tokens that it was given.
+        # A tenth of the tokens measures the speed. A run that was begun keeps its tokens.
         path = out / directory(name)
-        given = path.with_suffix(".yaml")
-        if given.exists():
-            (stage,) = yaml.safe_load(given.read_text(encoding="utf-8"))["stages"]
-            again = stage["recover"]["tokens"]
+        recipe_file = path.with_suffix(".yaml")
+        if recipe_file.exists():
+            (stage,) = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))["stages"]
+            tokens_now = stage["recover"]["tokens"]
         else:
             tenth = max(8_192, tokens // 10)
             speed = path.with_name(f"{path.name}-speed")
             run(after_the_layers(recipe, out, name, tenth), speed)
-            again = round(tenth * spent / seconds(speed))
-        found[name] = run(after_the_layers(recipe, out, name, again), path)
-        say(f"{name}: {again:,} tokens, {seconds(path):.0f} s of {spent:.0f}")
+            tokens_now = round(tenth * spent / seconds(speed))
+        found[name] = run(after_the_layers(recipe, out, name, tokens_now), path)
+        say(f"{name}: {tokens_now:,} tokens, {seconds(path):.0f} s of {spent:.0f}")
     return {name: found[name] for name in OBJECTIVES}
 
 
 def other_rules(recipe: Recipe, out: Path) -> dict[str, RunSummary]:
-    """D-UL2 by the other rules, from the shares that the released code begins with."""
+    """D-UL2 by the rules of the report and its code, from the first shares of that code."""
     stages = {stage["name"]: stage for stage in recipe["stages"]}
     tokens = stages[WIDTH]["recover"]["tokens"]
     return {
@@ -190,7 +202,7 @@ def seconds(out: Path) -> float:
 
 
 def denoiser_losses(out: Path, texts: list[Path], tokens: int, row: int) -> dict[str, float]:
-    """Of each denoiser and of a split in half, on the same text for all models."""
+    """Held-out loss of each denoiser of UL2, and of `HALF`, on the same text for all models."""
     directory = out / "stages" / WIDTH / "model"
     model, tokenizer = load_model(directory), load_tokenizer(directory)
     documents = (text for path in texts for text in read_documents(path))
@@ -200,16 +212,16 @@ def denoiser_losses(out: Path, texts: list[Path], tokens: int, row: int) -> dict
     )
 
 
-# What is said
+# Results
 
 
 def bits_of(summary: RunSummary, model: str, *, cut: bool = False) -> float:
-    """Bits per byte, mean over the held-out texts; after the cut, or in the end."""
+    """Mean bits per byte over the held-out texts, after the cut or at the end of a stage."""
     return _mean(summary, model, cut=cut)[1]
 
 
 def _mean(summary: RunSummary, model: str, *, cut: bool) -> tuple[float, float]:
-    """Nats per token, and bits per byte."""
+    """Means over the held-out texts: nats per token, and bits per byte."""
     (row,) = (row for row in summary.models if row.name == model)
     scores = (row.after_cut if cut else row.after_recovery or row.after_cut).values()
     return (
@@ -236,13 +248,13 @@ def of_stages(staged: RunSummary, depth: RunSummary) -> Iterator[Result]:
                  "the original, trained on", bits_of(staged, "control"))  # fmt: skip
     for stage in staged.stages:
         for mixture in stage.mixtures:
-            most = max(shares["S"] for _, shares in mixture.shares)
-            yield Result(f"{stage.name}: most of S in the mixture", most, "share",
-                         "an even share", 1 / len(UL2))  # fmt: skip
+            largest = max(shares["S"] for _, shares in mixture.shares)
+            yield Result(f"{stage.name}: largest share of S in the mixture", largest, "share",
+                         "an equal share", 1 / len(UL2))  # fmt: skip
 
 
 def of_objectives(losses: Mapping[str, Mapping[str, float]]) -> Iterator[Result]:
-    """At equal time, beside UL2."""
+    """Losses at equal time, compared with UL2."""
     for name in [name for name in OBJECTIVES if name != "ul2"]:
         for what in ("mean", "S", "half"):
             mine, other = (
@@ -257,8 +269,8 @@ def of_objectives(losses: Mapping[str, Mapping[str, float]]) -> Iterator[Result]
 def of_rules(by_rule: Mapping[str, RunSummary]) -> Iterator[Result]:
     for rule, summary in by_rule.items():
         shares = last_shares(summary)
-        yield Result(f"d-ul2 by the rule {rule}: S in the end", shares["S"], "share",
-                     "an even share", 1 / len(UL2))  # fmt: skip
+        yield Result(f"d-ul2 by the rule {rule}: last share of S", shares["S"], "share",
+                     "an equal share", 1 / len(UL2))  # fmt: skip
 
 
 def last_shares(summary: RunSummary) -> dict[str, float]:
@@ -270,7 +282,7 @@ def last_shares(summary: RunSummary) -> dict[str, float]:
 def mixtures(staged: RunSummary) -> list[tuple[str, str, Svg]]:
     """Figures 6 and 7 of each stage: name, caption, chart."""
     kinds = (
-        ("losses", "loss of each denoiser beyond the original's (figure 6)"),
+        ("losses", "loss of each denoiser above the original's (figure 6)"),
         ("shares", "shares (figure 7)"),
     )
     return [
@@ -292,8 +304,8 @@ def draw(
     by_rule: Mapping[str, RunSummary],
     figures: list[tuple[str, str, Svg]],
 ) -> str:
-    nothing = ["", ""]
-    rows = [["original", *nothing, *_cells(staged, "original", cut=False)]]
+    empty = ["", ""]
+    rows = [["original", *empty, *_cells(staged, "original", cut=False)]]
     recipe = {stage.name: stage for stage in staged.stages}
     for name in [*recipe, "at-once", "control"]:
         stage = recipe.get(name)
@@ -301,10 +313,10 @@ def draw(
         (row,) = (row for row in staged.models if row.name == name)
         rows.append([
             name,
-            *(_cells(staged, name, cut=True) if is_cut else nothing),
-            *(_cells(staged, name, cut=False) if row.after_recovery else nothing),
+            *(_cells(staged, name, cut=True) if is_cut else empty),
+            *(_cells(staged, name, cut=False) if row.after_recovery else empty),
         ])  # fmt: skip
-    rows.append(["layers at once", *_cells(depth, "depth", cut=True), *nothing])
+    rows.append(["layers at once", *_cells(depth, "depth", cut=True), *empty])
     columns = list(next(iter(losses.values())))
     by_objective = [
         [name, f"{_tokens(trained[name]):,}", *(f"{losses[name][c]:.3f}" for c in columns)]
@@ -320,7 +332,7 @@ def draw(
         + _table(["", "after the cut: nats/token", "bits/byte", "recovered", "bits/byte"], rows)
         + "<h2>UL2, D-UL2 and O-UL2 at equal time</h2>"
         + _table(["", "tokens", *columns], by_objective)
-        + "<h2>Shares of D-UL2 in the end, by its rule</h2>"
+        + "<h2>Last shares of D-UL2, by its rule</h2>"
         + _table(["", *UL2], of_shares)
         + '<h2>Mixtures</h2><div class="charts">'
         + "".join(_figure(caption, svg) for _, caption, svg in figures)

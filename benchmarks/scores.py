@@ -1,10 +1,10 @@
-"""What each score costs: held-out loss after equal cuts of SmolLM2-135M-Instruct.
+"""Held-out loss after equal cuts of SmolLM2-135M-Instruct, chosen by different scores.
 
-Every cut removes as much by one score as by another, and is measured at once and after the same
-short recovery (not with --quick). Losses are nats per token over text that nothing was chosen or
-trained on. The domain is the documentation of Python's own `help()`: every eighth topic is held
-out, the others calibrate and train; off the domain is prose that neither sees. Values are
-losses and not what a cut adds, since a recovery can end below the original.
+All scores cut to the same sizes. The loss is measured directly after the cut, and after the same
+short recovery (not with --quick). Losses are nats per token on held-out text. The domain is the
+documentation of Python's own `help()`. Every eighth topic is held out; the others are used for
+calibration and training. The prose is unrelated text, which is used for neither. The values are
+losses, not differences to the original, since a recovery can end below the original.
 """
 
 import argparse
@@ -42,7 +42,7 @@ EVERY = 8
 PROSE = Path(__file__).parent.parent / "recipes" / "prose.txt"
 AXES = ("ffn", "head", "hidden", "layer")
 WIDTHS = ("random", "activation", "magnitude", "taylor")
-"""The scores of widths; each is compared with the first."""
+"""The scores of widths. Each is compared with the first."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Case:
     cut: Cut
     peer: str | None
     goal: bool = False
-    """Whether it should be the lower of the two, once cut."""
+    """Whether its loss directly after the cut should not exceed the peer's."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Losses:
 def width_cases(
     layout: Layout, model: str, sizes: Mapping[str, int], scores: Mapping[str, Scores]
 ) -> Iterator[Case]:
-    """Cuts to these sizes, each axis alone, by all scores, random first."""
+    """Cuts of one axis at a time to these sizes, by each score, random first."""
     for axis, size in sizes.items():
         what = f"{axis} {layout.sizes[axis]:,} -> {size:,}"
         for by, scored in scores.items():
@@ -93,7 +93,7 @@ def width_cases(
 
 
 def layer_cases(layout: Layout, model: str, scored: Scores, random: Scores) -> Iterator[Case]:
-    """A fifth of the layers dropped, each peer before what is compared with it."""
+    """Cuts that drop a fifth of the layers. A peer comes before the cases compared with it."""
     count = layout.sizes["layer"]
     drop = count // 5
     what = f"layers {count} -> {count - drop}"
@@ -116,14 +116,14 @@ class Trial:
     def __init__(
         self, model: Path, prose: Path, scale: Scale, work: Path, sizes: Mapping[str, int]
     ) -> None:
-        """`sizes`: what remains by axis, in place of the sizes of its own."""
+        """`sizes`: by axis, the size after the cut, if it is not the default."""
         self.checkpoint: Checkpoint = open_checkpoint(model)
         self.layout = bind_checkpoint(self.checkpoint)
-        whole = self.layout.sizes
+        before = self.layout.sizes
         self.sizes = {
-            "ffn": whole["ffn"] * 3 // 4,
-            "head": whole["head"] - whole["kv_head"],
-            "hidden": whole["hidden"] * 7 // 8,
+            "ffn": before["ffn"] * 3 // 4,
+            "head": before["head"] - before["kv_head"],
+            "hidden": before["hidden"] * 7 // 8,
             **sizes,
         }
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
@@ -153,7 +153,7 @@ class Trial:
         return self._losses(_load(self.checkpoint.directory))
 
     def losses(self, cut: Cut) -> tuple[Losses, Losses | None]:
-        """Once cut, and once recovered where the scale has a recovery."""
+        """Losses after the cut, and after the recovery (None if there is none)."""
         with tempfile.TemporaryDirectory(dir=self.work) as name:
             carve(carve_plan(self.checkpoint, self.layout, cut), Path(name) / "cut")
             model = _load(Path(name) / "cut")
@@ -186,26 +186,26 @@ def results(trial: Trial, axes: Collection[str]) -> Iterator[Result]:
     say(f"original: domain {original.domain:.3f}, prose {original.prose:.3f}")
     yield Result("original, domain", original.domain, "nats/token")
     yield Result("original, prose", original.prose, "nats/token")
-    known: dict[tuple[str, str], Losses] = {}
+    measured: dict[tuple[str, str], Losses] = {}
     for case in trial.cases(axes):
-        said = []
+        lines = []
         for when, losses in zip(("cut", "recovered"), trial.losses(case.cut), strict=True):
             if losses is None:
                 continue
-            said.append(f"{when}: domain {losses.domain:.3f}, prose {losses.prose:.3f}")
-            known[f"{case.what} {case.by}", when] = losses
+            lines.append(f"{when}: domain {losses.domain:.3f}, prose {losses.prose:.3f}")
+            measured[f"{case.what} {case.by}", when] = losses
             name = f"{case.what} by {case.by}, {when}"
             domain = Result(f"{name}, domain", losses.domain, "nats/token")
             prose = Result(f"{name}, prose", losses.prose, "nats/token")
             if case.peer:
-                peer = known[f"{case.what} {case.peer}", when]
+                peer = measured[f"{case.what} {case.peer}", when]
                 domain = replace(domain, peer=case.peer, peer_value=peer.domain)
                 prose = replace(prose, peer=case.peer, peer_value=peer.prose)
             if case.goal and when == "cut":
                 domain = replace(domain, goal=Goal("ratio", "<=", 1.0))
             yield domain
             yield prose
-        say(f"{case.what} by {case.by}; " + "; ".join(said))
+        say(f"{case.what} by {case.by}; " + "; ".join(lines))
 
 
 def main() -> None:
@@ -214,13 +214,13 @@ def main() -> None:
         "model", type=Path, help="a directory of SmolLM2-135M-Instruct, or of a model like it"
     )
     arguments.add_argument(
-        "--prose", type=Path, default=PROSE, help="text off the domain (default: recipes/prose.txt)"
+        "--prose", type=Path, default=PROSE, help="unrelated text (default: recipes/prose.txt)"
     )
-    arguments.add_argument("--threads", type=int, help="threads of the CPU")
+    arguments.add_argument("--threads", type=int, help="number of CPU threads")
     arguments.add_argument(
-        "--axes", nargs="+", choices=AXES, default=AXES, help="what is cut (default: all)"
+        "--axes", nargs="+", choices=AXES, default=AXES, help="axes to cut (default: all)"
     )
-    arguments.add_argument("--ffn", type=int, help="the ffn that remains (default: three quarters)")
+    arguments.add_argument("--ffn", type=int, help="ffn after the cut (default: three quarters)")
     options: argparse.Namespace = arguments.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,16 +1,17 @@
-"""Token stores: what sampling costs beside a training step, memory, and tokenising.
+"""Token stores: the time of sampling compared with a training step, memory, and tokenising.
 
-`MODEL` is a directory whose tokenizer tokenises `--text`; the network that is trained has the sizes
+`MODEL` is a directory whose tokenizer tokenises `--text`. The network that is trained has the sizes
 of SmolLM2-135M and random weights.
 
-Sampling: batches of 8 rows of 512 tokens, each row anywhere in a store of zeros, which is
-sparse on disk, and a training step (bf16 autocast where the processor has it, AdamW) on one of
-them. Both in processor time; the step's is divided by the number of cores, as if it ran on all of
-them without loss, so the ratio is an upper bound. Memory is what the process allocated (RssAnon):
-pages of mapped files belong to the system, which takes them back. The peer is a store of a tenth
-the size. Tokenising is in MB of text per second, on the wall and of processor time; the peer is the
-tokenizers library on the same documents in one thread, in the same way, with nothing read or
-written.
+Sampling reads batches of 8 rows of 512 tokens, at random places of a store. The store holds only
+zeros, so that the file is sparse on disk. A training step on one batch (AdamW, bf16 autocast where
+the processor supports it) is measured for comparison. Both are CPU times. The step's is divided by
+the number of cores, as if it ran on all cores without overhead, so the ratio is an upper bound.
+Memory is the anonymous memory of the process (RssAnon). It leaves out pages of mapped files, which
+the system can take back. The peer for memory and opening is a store of a tenth of the size.
+
+Tokenising is measured in MB of text per second, of wall time and of CPU time. The peer is the
+tokenizers library on the same documents, in one thread, without reading or writing files.
 """
 
 import json
@@ -36,7 +37,7 @@ SMOLLM2 = {
 
 
 def write_sparse(stem: Path, tokens: int) -> None:
-    """A store of `tokens` tokens, zeros that take no place on disk; the index is written whole."""
+    """Write a store of `tokens` zeros. The tokens take no space on disk; the index does."""
     from regrow.corpus.megatron_format import write_index
 
     documents = tokens // DOCUMENT
@@ -53,7 +54,7 @@ def write_sparse(stem: Path, tokens: int) -> None:
 
 
 def read_store(stem: str, batches: int) -> dict[str, float]:
-    """Open a store and sample from it; in a process of its own."""
+    """Open a store and sample from it: seconds, and bytes of memory. Runs in its own process."""
     from regrow.corpus.samples import DataOrder
     from regrow.corpus.token_store import open_store
     from regrow.corpus.token_store_rows import StoreRows
@@ -61,7 +62,7 @@ def read_store(stem: str, batches: int) -> dict[str, float]:
 
     tiny = Path(f"{stem}.tiny")
     write_sparse(tiny, 100 * DOCUMENT)
-    sample(StoreRows(open_store(tiny), ROW_LENGTH, 0, 0), 1)  # code that is loaded at first use
+    sample(StoreRows(open_store(tiny), ROW_LENGTH, 0, 0), 1)  # loads all code first
     before = allocated()
     began = time.perf_counter()
     store = open_store(Path(stem), end=0)
@@ -86,7 +87,7 @@ def read_store(stem: str, batches: int) -> dict[str, float]:
 
 
 def sample(rows: Any, batches: int) -> float:
-    """Processor seconds of a batch, anywhere in the store."""
+    """Mean CPU seconds to read a batch of random rows."""
     from regrow.corpus.samples import DataOrder
 
     order = DataOrder(0, len(rows))
@@ -98,7 +99,7 @@ def sample(rows: Any, batches: int) -> float:
 
 
 def allocated() -> int:
-    """Bytes of memory that the process holds and that belong to no file."""
+    """Bytes of anonymous memory of this process (RssAnon)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024
@@ -106,14 +107,14 @@ def allocated() -> int:
 
 
 def step_seconds(steps: int) -> float:
-    """Seconds of a training step on all cores: processor time of one thread over their number."""
+    """Seconds of a training step on all cores: CPU time of one thread, divided by their number."""
     import torch
     import transformers
 
     from regrow.common.precision import autocast
     from regrow.objectives.losses.causal import Causal
 
-    torch.set_num_threads(1)  # threads that wait for each other would count as well
+    torch.set_num_threads(1)  # waiting threads would use CPU time
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**SMOLLM2))
     model.train()
@@ -136,7 +137,7 @@ def step_seconds(steps: int) -> float:
 
 
 def tokenise_seconds(model: Path, out: Path, text: Path, workers: int) -> tuple[float, float]:
-    """Wall and processor seconds of all processes, their start among them."""
+    """Wall and CPU seconds of all processes, including their start."""
     from regrow.corpus.tokenisation import tokenise_files
 
     def spent() -> float:
@@ -149,7 +150,7 @@ def tokenise_seconds(model: Path, out: Path, text: Path, workers: int) -> tuple[
 
 
 def library_seconds(model: Path, text: Path) -> tuple[float, float]:
-    """Wall and processor seconds of the tokenizers library alone, in one thread."""
+    """Wall and CPU seconds of the tokenizers library alone, in one thread."""
     from regrow.corpus.text import read_documents
     from regrow.models.loading import load_tokenizer
 
@@ -213,7 +214,7 @@ def measure_tokenising(model: Path, work: Path, text: Path, copies: int) -> list
     library = library_seconds(model, files[1])
     results = []
     for workers in (1, 2):
-        # What more text takes: the start of the processes falls out.
+        # The difference of a long and a short file leaves out the start of the processes.
         once, more = (
             tokenise_seconds(model, work / f"store{workers}-{count}", path, workers)
             for count, path in files.items()
@@ -232,8 +233,12 @@ def measure_tokenising(model: Path, work: Path, text: Path, copies: int) -> list
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("model", type=Path, metavar="MODEL")
-    arguments.add_argument("--text", type=Path, metavar="FILE", help="none: nothing is tokenised")
-    arguments.add_argument("--work", type=Path, metavar="DIR", help="for files, 1 GB at most")
+    arguments.add_argument(
+        "--text", type=Path, metavar="FILE", help="text to tokenise (default: skip this part)"
+    )
+    arguments.add_argument(
+        "--work", type=Path, metavar="DIR", help="a directory for files of 1 GB at most"
+    )
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=given.work) as directory:
         work = Path(directory)

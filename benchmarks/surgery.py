@@ -1,12 +1,12 @@
 """Carving against `cp`: time and peak memory of `regrow prune` on a Llama checkpoint.
 
-Weights are random, none is zero, so nothing is sparse. Every timed command finds its input in the
-page cache (it is read just before), starts with an empty output, and its output is removed right
-after. regrow and cp alternate; a value is the median, a ratio is of two medians. `cp` copies files
-that hold exactly as many bytes, without reflinks or holes.
+The weights are random and not zero, so no file is sparse. Before each timed command its input is
+read into the page cache. Its output directory is empty before, and is removed after. regrow and
+`cp` alternate. Values are medians, and a ratio is that of two medians. `cp` copies files of exactly
+as many bytes, without reflinks or holes.
 
-Memory is the high-water mark of the resident set of the process that carves, and, apart from it,
-of the short-lived process that builds the class on the meta device to check the result.
+Memory is the peak of the resident set of the process that carves. The short-lived process that
+builds the class on the meta device, to check the result, is listed separately.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SPARE_BYTES = 2 * 10**9
 DROPPED = "20-23"
 FIRST_TOKENS = 3
 
-# Run in place of the `regrow` script, it is that script, and leaves its two peaks in KiB.
+# Runs the `regrow` command, and writes its two peaks of memory in KiB to a file.
 REGROW = """
 import atexit, resource, sys
 def peaks():
@@ -62,7 +62,7 @@ main()
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes of a Llama, and of what remains of it when every axis is cut."""
+    """Sizes of a Llama. `cut`: its sizes after a cut of every axis."""
 
     hidden: int
     ffn: int
@@ -75,7 +75,7 @@ class Model:
 
     @property
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Names and shapes; the head is tied."""
+        """Names and shapes of the tensors. The head is tied."""
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
         yield "model.embed_tokens.weight", (self.vocab, self.hidden)
         for layer in range(self.layers):
@@ -117,7 +117,7 @@ SMALL = Model(
 
 
 def write_model(model: Model, directory: Path, seed: int = 0) -> None:
-    """A bf16 checkpoint in shards; each weight has a magnitude of 2^-7 to 2^-5."""
+    """Write a bf16 checkpoint in shards. Magnitudes of weights lie between 2^-7 and 2^-5."""
     generator = np.random.Generator(np.random.SFC64(seed))
     shards: list[list[tuple[str, tuple[int, ...], int]]] = [[]]
     filled = 0
@@ -149,14 +149,14 @@ def write_model(model: Model, directory: Path, seed: int = 0) -> None:
                 out.write(bits.tobytes()[:size])
                 end -= size
             out.flush()
-            os.fsync(out.fileno())  # no write-back of the input while a copy is timed
+            os.fsync(out.fileno())  # so that no write-back runs while a copy is timed
     index = {"metadata": {"total_size": model.nbytes}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     (directory / "config.json").write_text(json.dumps(model.config))
 
 
 def cut_all_axes(checkpoint: Checkpoint, layout: Layout, sizes: dict[str, int], seed: int) -> Cut:
-    """Random kept indices along every axis: few neighbours, the hardest case."""
+    """A cut that keeps random indices of every axis. Few are neighbours: the hardest case."""
     generator = np.random.default_rng(seed)
     layers = layout.sizes["layer"]
     scores: dict[str, NDArray[np.float64]] = {}
@@ -168,7 +168,7 @@ def cut_all_axes(checkpoint: Checkpoint, layout: Layout, sizes: dict[str, int], 
 
 
 def bytes_read_and_kept(checkpoint: Checkpoint, layout: Layout, cut: Cut) -> tuple[int, int]:
-    """Of weights: whole rows are read where any column is kept."""
+    """Bytes of weights that are read and kept. A row is read whole if any column is kept."""
     plan = plan_carve(checkpoint, layout, cut, checkpoint.config, {}, SHARD_BYTES)
     read = 0
     for output in plan.outputs:
@@ -179,9 +179,9 @@ def bytes_read_and_kept(checkpoint: Checkpoint, layout: Layout, cut: Cut) -> tup
 
 
 def hold_bytes(files: Sequence[Path], nbytes: int, directory: Path) -> None:
-    """Fill `directory` with links to whole files and a part of one, `nbytes` in all.
+    """Fill `directory` with hard links to files, and a part of one file, `nbytes` in all.
 
-    Links, so that both commands read the same pages.
+    With links, both commands read the same pages of the page cache.
     """
     directory.mkdir()
     for file in files:
@@ -202,7 +202,7 @@ def hold_bytes(files: Sequence[Path], nbytes: int, directory: Path) -> None:
 
 
 def warm(directory: Path) -> None:
-    """Read all files, so that they lie in the page cache."""
+    """Read all files into the page cache."""
     buffer = bytearray(BLOCK_BYTES)
     for path in sorted(directory.iterdir()):
         with path.open("rb", buffering=0) as file:
@@ -211,7 +211,7 @@ def warm(directory: Path) -> None:
 
 
 def seconds_of(command: Sequence[str | Path], source: Path, out: Path) -> tuple[float, str]:
-    """Wall time of one command and what it printed; its output directory is removed."""
+    """The wall time of a command, and its output. Removes its output directory."""
     warm(source)
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -224,7 +224,7 @@ def seconds_of(command: Sequence[str | Path], source: Path, out: Path) -> tuple[
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians in seconds, peaks in bytes."""
+    """Medians of times in seconds, and peaks of memory in bytes."""
 
     carve: float
     whole: float
@@ -236,7 +236,7 @@ class Timing:
 def compare(
     work: Path, source: Path, reference: Path, options: Sequence[str | Path], repeats: int
 ) -> Timing:
-    """`regrow prune` and `cp` of the reference, in turn."""
+    """Time `regrow prune` and `cp` of the reference, alternating."""
     out, peaks_file = work / "out", work / "peaks"
     prune: list[str | Path] = [
         sys.executable, "-c", REGROW, peaks_file, "prune", source, out, "--json", *options,
@@ -301,7 +301,11 @@ def kept_layers(layers: int, dropped: str) -> NDArray[np.int64]:
 
 
 def rows(what: str, timing: Timing, copied: str, carve_goal: float, large: bool) -> list[Result]:
-    """The command has a goal on the large model: on a small one it mostly imports libraries."""
+    """The results of one cut.
+
+    The whole command has a goal only on the large model. On a small one it mostly imports
+    libraries.
+    """
     peer = f"cp of the {copied}"
     whole_goal = Goal("ratio", "<=", 2) if large else None
     return [
@@ -320,7 +324,7 @@ def rows(what: str, timing: Timing, copied: str, carve_goal: float, large: bool)
 
 
 def install_mergekit(directory: Path) -> Path:
-    """A virtual environment with mergekit; the path of its command."""
+    """Install mergekit in a virtual environment; return the path of its command."""
     say("mergekit: installing")
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
     pip: list[str | Path] = [directory / "bin/pip", "install", "-q", "mergekit"]
@@ -331,7 +335,7 @@ def install_mergekit(directory: Path) -> Path:
 def with_mergekit(
     work: Path, source: Path, command: Path, model: Model, ours: Timing, repeats: int, size: str
 ) -> list[Result]:
-    """regrow beside mergekit's passthrough of the same layers, for reference."""
+    """Time mergekit's passthrough merge of the same layers, for reference."""
     first, last = map(int, DROPPED.split("-"))
     ranges = [[0, first], [last + 1, model.layers]]
     slices = [{"sources": [{"model": str(source), "layer_range": r}]} for r in ranges]
@@ -401,7 +405,7 @@ def main() -> None:
 
 
 def growth(results: Sequence[Result]) -> list[Result]:
-    """Peaks of the large model beside those of the small one."""
+    """Peaks of memory on the large model, compared with those on the small one."""
     peaks = [r for r in results if r.name.endswith(": peak memory") and r.goal]
     small, large = peaks[:2], peaks[2:]
     if not large:

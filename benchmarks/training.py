@@ -1,16 +1,16 @@
 """Training against the Hugging Face Trainer: tokens a second, and memory.
 
-Both train the same weights on the same rows in the same order, 8 of at most 512 text tokens in each
-step, with AdamW and the gradient clipped, products in bf16 under autocast where the hardware
-multiplies it (`--precision bf16` wherever it does not). A decoder (`--model`, SmolLM2) learns
-packed rows, against `Trainer`; an encoder-decoder (`--seq2seq`, a small OpenBA) learns span
+Both train the same weights on the same rows in the same order, with AdamW and gradient clipping. A
+step has 8 rows of at most 512 text tokens. Products are in bf16 under autocast if the hardware
+multiplies bf16; `--precision bf16` forces it. A decoder (`--model`, SmolLM2) is trained on packed
+rows, against `Trainer`. An encoder-decoder (`--seq2seq`, a small OpenBA) is trained by span
 corruption in padded batches, against `Seq2SeqTrainer`.
 
-Each contender runs in a process of its own, in turns, the median of which counts. Rates leave out
-the first step. Memory is the peak while training, above what the process held before it loaded the
-model and above weights, gradients and both moments of the optimiser (16 bytes a parameter): what
-activations, logits and the engine take. The losses of both are compared too; with equal rows,
-weights and settings they differ by rounding alone.
+regrow and the peer take turns, each in a process of its own, and values are medians. Rates leave
+out the first step. Memory is the peak during training, minus the memory of the process before it
+loaded the model, and minus weights, gradients and both moments of the optimiser (16 bytes per
+parameter). What remains are activations, logits and the training code. The losses of both are
+compared too. With equal rows, weights and settings they differ only by rounding.
 """
 
 import argparse
@@ -52,11 +52,11 @@ GOALS = {"decoder": 1.1, "seq2seq": 1.2}
 
 @dataclass(frozen=True)
 class Measured:
-    """What one contender did.
+    """What was measured of one contender.
 
     Attributes:
         rate: Text tokens a second, after the first step.
-        memory: Bytes above what the module's docstring says; None where it cannot be known.
+        memory: Bytes, as the module's docstring defines them; None if they cannot be measured.
         losses: Nats per predicted token, by step.
     """
 
@@ -69,9 +69,9 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, help="directory of a decoder")
     options.add_argument("--seq2seq", type=Path, help="directory of an encoder-decoder")
-    options.add_argument("--text", type=Path, help="text to learn [default: recipes/prose.txt]")
+    options.add_argument("--text", type=Path, help="training text [default: recipes/prose.txt]")
     options.add_argument("--steps", type=int, help="measured steps [default: 8, quick: 3]")
-    options.add_argument("--turns", type=int, help="of each contender [default: 3, quick: 1]")
+    options.add_argument("--turns", type=int, help="turns of each contender [default: 3, quick: 1]")
     options.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     options.add_argument("--one", help=argparse.SUPPRESS)
     arguments = options.parse_args()
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def compare(kind: str, turns: int) -> list[Result]:
-    """Both contenders in turns, each in a process of its own."""
+    """Run both contenders in turns, each in a process of its own."""
     found: dict[str, list[Measured]] = {"regrow": [], "peer": []}
     for turn in range(turns):
         for who in found if turn % 2 == 0 else reversed(found):
@@ -111,10 +111,10 @@ def compare(kind: str, turns: int) -> list[Result]:
     ]  # fmt: skip
     memory = [[m.memory for m in side if m.memory is not None] for side in (ours, theirs)]
     if all(memory):
-        least = [statistics.median(side) / 2**20 for side in memory]
+        medians = [statistics.median(side) / 2**20 for side in memory]
         results.append(
-            Result(f"{name}: memory above weights, gradients, optimiser", least[0], "MiB",
-                   peer, least[1], Goal("ratio", "<=", 0.7))
+            Result(f"{name}: memory above weights, gradients, optimiser", medians[0], "MiB",
+                   peer, medians[1], Goal("ratio", "<=", 0.7))
         )  # fmt: skip
     apart = max(abs(a - b) / b for a, b in zip(ours[0].losses, theirs[0].losses, strict=True))
     results.append(Result(f"{name}: losses apart by", apart, "of the loss"))
@@ -122,14 +122,14 @@ def compare(kind: str, turns: int) -> list[Result]:
 
 
 def contend(kind: str, who: str, arguments: argparse.Namespace) -> Measured:
-    """Train as one of the two, in this process."""
+    """Train in this process, with regrow or with the peer."""
     directory = arguments.model if kind == "decoder" else arguments.seq2seq
     tokenizer = load_tokenizer(directory)
     text = arguments.text or Path(__file__).parent.parent / "recipes" / "prose.txt"
     documents = [*read_documents(text)]
     steps = arguments.steps + 1
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _touch_everything()
+    _import_libraries()
     before = _resident()
     model = load_model(directory).to(device)
     objective: Loss
@@ -139,7 +139,7 @@ def contend(kind: str, who: str, arguments: argparse.Namespace) -> Measured:
     else:
         samples = corrupt_text(documents, tokenizer, model.config, LENGTH, SEED)
         objective = Seq2Seq()
-    held = 16 * sum(parameter.numel() for parameter in model.parameters())
+    state_bytes = 16 * sum(parameter.numel() for parameter in model.parameters())
     rows = data_order(samples, SEED).rows(0, steps * ROWS)
     lengths = samples.lengths(rows).reshape(steps, ROWS).sum(1)
     gc.collect()
@@ -149,7 +149,9 @@ def contend(kind: str, who: str, arguments: argparse.Namespace) -> Measured:
     peak = _peak(device)
     return Measured(
         rate=float(lengths[1:].sum()) / (times[-1] - times[0]),
-        memory=None if peak is None else peak - held - (before if device.type == "cpu" else 0),
+        memory=None
+        if peak is None
+        else peak - state_bytes - (before if device.type == "cpu" else 0),
         losses=losses,
     )
 
@@ -170,7 +172,7 @@ def _regrow(
         times.append(time.perf_counter())
         losses.append(report.loss)
         if len(times) == len(lengths):
-            raise _EnoughError  # what follows is a checkpoint
+            raise _EnoughError  # stop before the checkpoint is written
 
     settings = RecoverySettings(
         tokens=(len(rows) + ROWS) * LENGTH, row_length=samples.row_length,
@@ -192,7 +194,7 @@ class _EnoughError(Exception):
 
 @dataclass
 class _Ordered:
-    """Rows in a given order, all counted as long, so that a step is as many as the peer takes."""
+    """Rows in a given order. All have the same length, so that a step has as many as the peer's."""
 
     samples: Samples
     of: np.ndarray[Any, Any]
@@ -222,7 +224,7 @@ class _Ordered:
 
 
 class _Rows(torch.utils.data.Dataset[Any]):
-    """The same rows in the same order, a row at a time."""
+    """A dataset of the same rows in the same order."""
 
     def __init__(self, samples: Samples, rows: np.ndarray[Any, Any]) -> None:
         self.samples, self.rows = samples, rows
@@ -234,7 +236,7 @@ class _Rows(torch.utils.data.Dataset[Any]):
         return number
 
     def collate(self, numbers: list[int]) -> dict[str, torch.Tensor]:
-        """As the loop asks for them; labels as the library's decoders shift them themselves."""
+        """The batch of these rows. Decoders of transformers shift the labels themselves."""
         at = np.array(numbers)
         arrays = self.samples.batch(self.rows[at], at)
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -254,7 +256,7 @@ def _peer(
     precision: Any,
     device: torch.device,
 ) -> tuple[list[float], list[float]]:
-    """Trainer or Seq2SeqTrainer."""
+    """Train with Trainer or Seq2SeqTrainer."""
     times: list[float] = []
     seq2seq = model.config.is_encoder_decoder
     kinds = (
@@ -295,8 +297,8 @@ def _peer(
 # Memory
 
 
-def _touch_everything() -> None:
-    """Both contenders' libraries are loaded before memory is counted."""
+def _import_libraries() -> None:
+    """Import the libraries of both contenders before memory is measured."""
     assert transformers.Seq2SeqTrainer
     import accelerate
 
@@ -314,11 +316,11 @@ def _reset_peak(device: torch.device) -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        say("the peak of memory cannot be reset here, so loading may count")
+        say("the peak of memory cannot be reset here, so it may include loading the model")
 
 
 def _peak(device: torch.device) -> int | None:
-    """Bytes; on a GPU those that tensors took, else those of the process."""
+    """Peak memory in bytes: of all tensors on a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return _status("VmHWM")

@@ -1,9 +1,9 @@
-"""Two processes on one machine against one: the same losses, and what sharing costs.
+"""Training in two processes on one machine, compared with one process: losses and time.
 
-A small random Llama learns packed prose, alone and in two processes that torchrun starts (FSDP2
-over Gloo on CPUs; on two GPUs over NCCL), on the same rows in the same steps. On CPUs all have as
-many threads together as one alone, so the overhead is what communication and the sharing of layers
-cost: time of two beside time of one, where 1 would be free.
+A small random Llama is trained on packed prose, on the same rows in the same steps: in one process,
+and in two processes that torchrun starts (FSDP2, over Gloo on CPUs or NCCL on two GPUs). On CPUs,
+two processes together have as many threads as the one. So the ratio of the times shows what
+communication and sharded layers cost; without any overhead it would be 1.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--tokenizer", type=Path, required=True, help="directory of a tokenizer")
     options.add_argument("--steps", type=int, help="measured steps [default: 8, quick: 3]")
-    options.add_argument("--turns", type=int, help="of each [default: 3, quick: 1]")
+    options.add_argument("--turns", type=int, help="turns of each [default: 3, quick: 1]")
     options.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     arguments.steps = arguments.steps or (3 if arguments.quick else 8)
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def start(count: int, threads: int) -> dict[str, Any]:
-    """Losses and seconds a step of so many processes."""
+    """Losses, and seconds per step, of a training in `count` processes."""
     with tempfile.TemporaryDirectory() as work:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         subprocess.run(

