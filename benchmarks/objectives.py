@@ -26,9 +26,9 @@ from regrow.corpus.samples import Batch, Samples, data_order
 from regrow.corpus.text import read_documents
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import TrainingData, loss_and_rows
-from regrow.training.efficiency.allocator import kept_memory
-from regrow.training.efficiency.attention import text_by_text
-from regrow.training.efficiency.micro_batches import passes
+from regrow.training.efficiency.allocator import keep_freed_memory
+from regrow.training.efficiency.attention import using_document_attention
+from regrow.training.efficiency.micro_batches import split_into_micro_batches
 
 LONGEST, TEXT = 568, 1_898
 SOURCE, TARGET = 570, 381
@@ -77,7 +77,7 @@ def main() -> None:
         for name, each in CONTENDERS.items()
     }
     rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    with kept_memory():
+    with keep_freed_memory():
         for turn in range(turns):
             for name, (contender, objective, batches) in streams.items():
                 rate = measure(model, contender, objective, batches, seconds)
@@ -108,7 +108,7 @@ def batches_of(samples: Samples, contender: Contender) -> Iterator[tuple[Batch, 
         rows, numbers = order.rows(first, first + step), np.arange(first, first + step)
         # In a pass of shared rows there are as many examples, in fewer rows.
         many = max(1, contender.rows // getattr(samples, "per_row", 1))
-        for part in passes(samples, rows, numbers, many):
+        for part in split_into_micro_batches(samples, rows, numbers, many):
             batch = samples.batch(rows[part], numbers[part])
             yield (
                 filled_up(batch) if contender.fixed else batch,
@@ -136,7 +136,7 @@ def measure(
 ) -> float:
     """Tokens of text a second, in at least so many seconds after a first pass."""
     tokens, began = 0, None
-    with text_by_text(model, not contender.fixed):
+    with using_document_attention(model, not contender.fixed):
         for batch, text in batches:
             learn(model, objective, batch)
             if began is None:
