@@ -28,9 +28,9 @@ from regrow.corpus.samples import Batch, Samples, data_order
 from regrow.corpus.text import read_documents
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import TrainingData, loss_and_rows
-from regrow.training.efficiency.allocator import kept_memory
-from regrow.training.efficiency.attention import text_by_text
-from regrow.training.efficiency.micro_batches import passes
+from regrow.training.efficiency.allocator import keep_freed_memory
+from regrow.training.efficiency.attention import using_document_attention
+from regrow.training.efficiency.micro_batches import split_into_micro_batches
 
 LONGEST, TEXT = 568, 1_898
 SOURCE, TARGET = 570, 381
@@ -82,7 +82,7 @@ def main() -> None:
         for name, each in CONTENDERS.items()
     }
     rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    with kept_memory():
+    with keep_freed_memory():
         for turn in range(turns):
             for name, (contender, objective, batches) in streams.items():
                 rate = measure(model, contender, objective, batches, seconds)
@@ -113,7 +113,7 @@ def batches_of(samples: Samples, contender: Contender) -> Iterator[tuple[Batch, 
         rows, numbers = order.rows(first, first + step), np.arange(first, first + step)
         # With shared rows a micro-batch has fewer rows for the same number of examples.
         rows_at_once = max(1, contender.samples // getattr(samples, "per_row", 1))
-        for part in passes(samples, rows, numbers, rows_at_once):
+        for part in split_into_micro_batches(samples, rows, numbers, rows_at_once):
             batch = samples.batch(rows[part], numbers[part])
             yield (
                 padded(batch) if contender.fixed else batch,
@@ -141,7 +141,7 @@ def measure(
 ) -> float:
     """Text tokens a second, measured for at least `seconds` after a first micro-batch."""
     tokens, began = 0, None
-    with text_by_text(model, not contender.fixed):
+    with using_document_attention(model, not contender.fixed):
         for batch, text in batches:
             learn(model, objective, batch)
             if began is None:

@@ -28,7 +28,7 @@ from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
 from regrow.objectives.rows.ul2 import MixedDenoisers
-from regrow.training.efficiency.micro_batches import passes
+from regrow.training.efficiency.micro_batches import split_into_micro_batches
 
 STEP, MICRO_BATCH, LONGEST = 1_024, 8, 568
 SOURCE, TARGET = 570, 381
@@ -57,7 +57,7 @@ def filled(samples: Samples, steps: int) -> tuple[float, float, float]:
     for step in range(steps):
         numbers = np.arange(step * STEP, (step + 1) * STEP)
         rows = order.rows(step * STEP, (step + 1) * STEP)
-        for part in passes(samples, rows, numbers, MICRO_BATCH):
+        for part in split_into_micro_batches(samples, rows, numbers, MICRO_BATCH):
             batch = samples.batch(rows[part], numbers[part])
             if "source_texts" in batch:
                 tokens += int((batch["source_texts"] != NO_TEXT).sum())

@@ -14,7 +14,7 @@ from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.evaluation.continuation import _batches, continuation_loss
 from regrow.evaluation.heldout import heldout_loss
-from regrow.models.document_attention import TEXT_BY_TEXT
+from regrow.models.document_attention import DOCUMENT_ATTENTION
 from regrow.models.loading import load_model, load_tokenizer
 from tests.tiny import sentences, write_seq2seq, write_text
 
@@ -54,7 +54,7 @@ def by_hand(model: Any, tokenizer: Any, piece: str) -> float:
 
 @pytest.mark.parametrize(
     ("blueprint", "attention"),
-    [(OPENBA, "sdpa"), (OPENBA, TEXT_BY_TEXT), (T5, "sdpa")],
+    [(OPENBA, "sdpa"), (OPENBA, DOCUMENT_ATTENTION), (T5, "sdpa")],
     ids=lambda each: getattr(each, "model_type", each),
 )
 def test_it_is_that_of_each_piece_alone(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from regrow.models.document_attention import EMPTY, attention, packed_mask, texts_mask
+from regrow.models.document_attention import EMPTY, attention, packed_mask, text_mask
 
 torch.set_num_threads(1)
 MODULE: Any = SimpleNamespace(is_causal=False, num_key_value_groups=2)
@@ -85,7 +85,7 @@ def test_it_is_what_a_mask_gives(lengths: Lengths, is_causal: bool, same: bool, 
     keys = queries if is_causal else numbers([[asked for _, asked in row] for row in lengths])
 
     def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        mask = texts_mask(queries, keys, is_causal=is_causal)
+        mask = text_mask(queries, keys, is_causal=is_causal)
         found, weights = attention(MODULE, query, key, value, mask, scaling=0.3)
         assert weights is None
         return found
@@ -106,7 +106,7 @@ def test_short_texts_are_computed_in_float32(size: int, is_wide: bool) -> None:
     query, key, value = (torch.randn(1, 1, 300, size) for _ in range(3))
     module: Any = SimpleNamespace(is_causal=False)
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = attention(module, query, key, value, texts_mask(texts, texts, is_causal=False))
+        found, _ = attention(module, query, key, value, text_mask(texts, texts, is_causal=False))
     exact = nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, exact.bfloat16()) == is_wide
@@ -120,7 +120,7 @@ def test_types_that_differ_are_as_one_under_autocast(length: int) -> None:
     value = torch.randn(1, 1, length, 64).bfloat16()
     module: Any = SimpleNamespace(is_causal=True)
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = attention(module, query, key, value, texts_mask(texts, texts, is_causal=True))
+        found, _ = attention(module, query, key, value, text_mask(texts, texts, is_causal=True))
     exact = nn.functional.scaled_dot_product_attention(query, key, value.float(), is_causal=True)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), exact.transpose(1, 2), rtol=0.05, atol=0.05)
@@ -137,7 +137,7 @@ def test_another_mask_is_for_torch() -> None:
 
 def test_what_it_does_not_know_is_refused() -> None:
     texts = torch.zeros(1, 3, dtype=torch.long)
-    mask = texts_mask(texts, texts, is_causal=True)
+    mask = text_mask(texts, texts, is_causal=True)
     query, key, value = (torch.randn(1, 2, 3, SIZE) for _ in range(3))
     module: Any = SimpleNamespace(is_causal=True)
     with pytest.raises(NotImplementedError, match="attention with sliding_window"):
@@ -147,10 +147,10 @@ def test_what_it_does_not_know_is_refused() -> None:
 @pytest.mark.parametrize("texts", [[0, 1, 0], [0, EMPTY, 1]])
 def test_a_text_in_pieces_is_refused(texts: list[int]) -> None:
     row = torch.tensor([texts])
-    with pytest.raises(ValueError, match="one run of slots"):
-        texts_mask(row, row, is_causal=True)
+    with pytest.raises(ValueError, match="must be consecutive"):
+        text_mask(row, row, is_causal=True)
 
 
 def test_texts_in_another_order_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"texts \[0, 1\] ask, and \[1, 0\] are asked"):
-        texts_mask(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 0, 0]]), is_causal=False)
+    with pytest.raises(ValueError, match=r"queries of texts \[0, 1\], keys of \[1, 0\]"):
+        text_mask(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 0, 0]]), is_causal=False)

@@ -15,11 +15,14 @@ from regrow.architectures import Blueprint
 from regrow.architectures.bart import BART
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
-from regrow.models.document_attention import EMPTY, attention, texts_mask, way_of
+from regrow.models.document_attention import EMPTY, attention, attention_method, text_mask
 from regrow.models.loading import load_model
-from regrow.models.varlen_attention import attend, computes, side
+from regrow.models.varlen_attention import supports_varlen, varlen_attention, varlen_layout
 from regrow.training.efficiency import attention as training_attention
-from regrow.training.efficiency.attention import can_read_text_by_text, text_by_text
+from regrow.training.efficiency.attention import (
+    supports_document_attention,
+    using_document_attention,
+)
 from tests.models.test_document_attention import (
     LENGTHS,
     MODULE,
@@ -113,8 +116,13 @@ def test_it_is_what_a_mask_gives(lengths: Lengths, is_causal: bool, seed: int) -
     asked = asks if is_causal else [[b for _, b in row] for row in lengths]
 
     def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        of_queries, of_keys = side(asks, query.shape[2], CPU), side(asked, key.shape[2], CPU)
-        return attend(query, key, value, of_queries, of_keys, is_causal=is_causal, scaling=0.3)
+        of_queries, of_keys = (
+            varlen_layout(asks, query.shape[2], CPU),
+            varlen_layout(asked, key.shape[2], CPU),
+        )
+        return varlen_attention(
+            query, key, value, of_queries, of_keys, is_causal=is_causal, scaling=0.3
+        )
 
     assert_as_by_mask(attended, numbers(asks), numbers(asked), is_causal, seed)
 
@@ -124,19 +132,23 @@ def as_if_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that takes texts as CUDA does."""
 
     def way(device: str, product: torch.dtype, dropout: float) -> str:
-        return way_of("cuda", product, dropout)
+        return attention_method("cuda", product, dropout)
 
-    monkeypatch.setattr("regrow.models.document_attention.way_of", way)
+    monkeypatch.setattr("regrow.models.document_attention.attention_method", way)
 
 
 def test_each_way_is_for_what_it_can() -> None:
     half, whole = torch.bfloat16, torch.float32
-    assert {way_of("cpu", dtype, rate) for dtype in (half, whole) for rate in (0.0, 0.1)} == {
-        "text by text"
-    }
-    assert way_of("cuda", half, 0.0) == way_of("cuda", torch.float16, 0.0) == "one line"
+    assert {
+        attention_method("cpu", dtype, rate) for dtype in (half, whole) for rate in (0.0, 0.1)
+    } == {"each text"}
+    assert (
+        attention_method("cuda", half, 0.0)
+        == attention_method("cuda", torch.float16, 0.0)
+        == "varlen"
+    )
     for device, dtype, rate in (("cuda", half, 0.1), ("cuda", whole, 0.0), ("mps", half, 0.0)):
-        assert way_of(device, dtype, rate) == "a mask"
+        assert attention_method(device, dtype, rate) == "mask"
 
 
 @pytest.mark.usefixtures("as_if_cuda")
@@ -146,15 +158,15 @@ def test_in_float32_it_is_a_mask(is_causal: bool) -> None:
     keys = texts if is_causal else torch.tensor([[0, 1, 1, 1, EMPTY], [0, 0, EMPTY, EMPTY, EMPTY]])
     query = torch.randn(2, 4, 4, 8)
     key, value = (torch.randn(2, 2, keys.shape[1], 8) for _ in range(2))
-    mask = texts_mask(texts, keys, is_causal=is_causal)
+    mask = text_mask(texts, keys, is_causal=is_causal)
     found, _ = attention(MODULE, query, key, value, mask, scaling=0.3)
     expected = by_mask(query, key, value, texts, keys, is_causal)
     held = texts != EMPTY
     torch.testing.assert_close(found[held], expected[held])
     assert found.isfinite().all()
-    made = mask.seen
+    made = mask.dense
     attention(MODULE, query, key, value, mask, scaling=0.3)
-    assert mask.seen is made is not None  # by another layer
+    assert mask.dense is made is not None  # by another layer
 
 
 @pytest.mark.usefixtures("as_if_cuda")
@@ -164,13 +176,13 @@ def test_attention_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(*given: Any) -> Any:
         made.append(1)
-        return side(*given)
+        return varlen_layout(*given)
 
-    monkeypatch.setattr("regrow.models.document_attention.side", counted)
+    monkeypatch.setattr("regrow.models.document_attention.varlen_layout", counted)
     texts = torch.tensor([[0, 0, 1, EMPTY], [0, 0, 0, 0]])
     query = torch.randn(2, 4, 4, 8)
     key, value = (torch.randn(2, 2, 4, 8) for _ in range(2))
-    mask = texts_mask(texts, texts, is_causal=True)
+    mask = text_mask(texts, texts, is_causal=True)
     with torch.autocast("cpu", torch.bfloat16):
         first, _ = attention(MODULE, query, key, value.bfloat16(), mask, scaling=0.3)
         second, _ = attention(MODULE, query, key, value.bfloat16(), mask, scaling=0.3)
@@ -186,16 +198,16 @@ def test_attention_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_reads_so(tmp_path: Path, of: Blueprint) -> None:
     model = load_model(write_tiny(of, tmp_path / "m"))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        expected = [training_attention._states(model)]
-        with text_by_text(model, True):
-            expected.append(training_attention._states(model))
+        expected = [training_attention._probe_states(model)]
+        with using_document_attention(model, True):
+            expected.append(training_attention._probe_states(model))
     assert (expected[1] - expected[0]).norm() <= 0.02 * expected[0].norm()
 
 
 @pytest.mark.parametrize("how", ["", "refuses", "is not exact"])
 def test_what_a_device_gives_is_compared_first(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(f"{__name__}.wrong", [how] if how else [])
-    assert computes(CPU, torch.bfloat16, 4, 2, 8) == (how == "")
+    assert supports_varlen(CPU, torch.bfloat16, 4, 2, 8) == (how == "")
 
 
 def test_it_is_not_taken_without_the_kernel(
@@ -204,14 +216,14 @@ def test_it_is_not_taken_without_the_kernel(
     model = load_model(write_tiny(LLAMA, tmp_path / "m"))
     asked: list[tuple[Any, ...]] = []
 
-    def computes(*given: Any) -> bool:
+    def supports_varlen(*given: Any) -> bool:
         asked.append(given)
         return False
 
-    monkeypatch.setattr(training_attention, "computes", computes)
-    assert not can_read_text_by_text(model, CUDA, "fp32")
+    monkeypatch.setattr(training_attention, "supports_varlen", supports_varlen)
+    assert not supports_document_attention(model, CUDA, "fp32")
     assert not asked
-    assert not can_read_text_by_text(model, CUDA, "bf16")
+    assert not supports_document_attention(model, CUDA, "bf16")
     config = model.config
     groups = config.num_attention_heads // config.num_key_value_heads
     assert asked == [(CUDA, torch.bfloat16, config.num_attention_heads, groups, config.head_dim)]
@@ -223,8 +235,8 @@ def test_it_is_not_taken_without_the_kernel(
         asked.append(given)
         return True
 
-    monkeypatch.setattr(training_attention, "computes", has)
-    can_read_text_by_text(bart, CUDA, "bf16")
+    monkeypatch.setattr(training_attention, "supports_varlen", has)
+    supports_document_attention(bart, CUDA, "bf16")
     assert {heads for _, _, heads, _, _ in asked[1:]} == {4, 8}
-    monkeypatch.setattr(training_attention, "computes", lambda *given: True)
-    assert can_read_text_by_text(model, CUDA, "bf16")
+    monkeypatch.setattr(training_attention, "supports_varlen", lambda *given: True)
+    assert supports_document_attention(model, CUDA, "bf16")

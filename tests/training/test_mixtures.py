@@ -162,11 +162,13 @@ def test_where_it_begins_depends_on_the_rule() -> None:
 
 
 def test_how_often_is_a_twentieth_but_not_too_often() -> None:
-    assert settings(mixture_every=None, tokens=10**8, objective="d-ul2").measured_every == 5 * 10**6
-    assert settings(mixture_every=None, objective="d-ul2").measured_every == 240
+    assert (
+        settings(mixture_every=None, tokens=10**8, objective="d-ul2").mixture_interval == 5 * 10**6
+    )
+    assert settings(mixture_every=None, objective="d-ul2").mixture_interval == 240
     shorter = settings(mixture_every=None, objective="d-ul2", tokens=10_000)
-    assert shorter.measured_every == 1_600
-    assert settings(objective="d-ul2").measured_every == 200
+    assert shorter.mixture_interval == 1_600
+    assert settings(objective="d-ul2").mixture_interval == 200
 
 
 # The page

@@ -18,7 +18,7 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.distributed.processes import Processes
-from regrow.training.teacher import kept_rows, load_teacher
+from regrow.training.teacher import load_teacher, teacher_token_ids
 from tests.tiny import sentences, write_model
 
 ALONE = Processes()
@@ -37,14 +37,14 @@ def test_tokens_keep_their_text_through_two_cuts_of_the_vocabulary(tmp_path: Pat
     shallow = cut(original, tmp_path / "shallow", layers=3)
     small = cut(shallow, tmp_path / "small", vocab_size=300)
     smaller = cut(small, tmp_path / "smaller", vocab_size=285, layers=2)
-    assert kept_rows(ModelDirectory(shallow), ModelDirectory(original)) is None
-    assert kept_rows(ModelDirectory(original), ModelDirectory(original)) is None
-    assert kept_rows(ModelDirectory(small), ModelDirectory(small)) is None
+    assert teacher_token_ids(ModelDirectory(shallow), ModelDirectory(original)) is None
+    assert teacher_token_ids(ModelDirectory(original), ModelDirectory(original)) is None
+    assert teacher_token_ids(ModelDirectory(small), ModelDirectory(small)) is None
     for student, teacher in [
         (small, original), (small, shallow), (smaller, original), (smaller, shallow),
         (smaller, small),
     ]:  # fmt: skip
-        rows = kept_rows(ModelDirectory(student), ModelDirectory(teacher))
+        rows = teacher_token_ids(ModelDirectory(student), ModelDirectory(teacher))
         assert rows is not None
         old, new = load_tokenizer(teacher), load_tokenizer(student)
         assert old.convert_ids_to_tokens(rows.tolist()) == new.convert_ids_to_tokens(
@@ -54,8 +54,8 @@ def test_tokens_keep_their_text_through_two_cuts_of_the_vocabulary(tmp_path: Pat
         text = sentences(1, seed=5)[0]
         assert old.decode(rows[np.array(new(text)["input_ids"])]) == text
     first, second = (
-        kept_rows(ModelDirectory(smaller), ModelDirectory(original)),
-        kept_rows(ModelDirectory(smaller), ModelDirectory(small)),
+        teacher_token_ids(ModelDirectory(smaller), ModelDirectory(original)),
+        teacher_token_ids(ModelDirectory(smaller), ModelDirectory(small)),
     )
     assert first is not None
     assert second is not None
@@ -86,11 +86,11 @@ def test_a_model_is_taught_by_none_that_it_does_not_come_from(tmp_path: Path) ->
     other = write_model(tmp_path / "other", hidden_size=24)
     student = cut(original, tmp_path / "student", vocab_size=300)
     with pytest.raises(UserError, match=r"not cut from .*; a teacher is the model"):
-        kept_rows(ModelDirectory(student), ModelDirectory(other))
+        teacher_token_ids(ModelDirectory(student), ModelDirectory(other))
     smaller = cut(student, tmp_path / "smaller", vocab_size=290)
     for pair, lacking in (((original, student), 20), ((student, smaller), 10)):
         with pytest.raises(UserError, match=f"which lacks {lacking} of its tokens"):
-            kept_rows(*map(ModelDirectory, pair))
+            teacher_token_ids(*map(ModelDirectory, pair))
 
 
 def test_settings_are_written_as_they_are_read() -> None:

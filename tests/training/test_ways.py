@@ -20,8 +20,13 @@ from regrow.objectives.losses.causal import Causal
 from regrow.training import checkpoints, loop
 from regrow.training.distributed import sharded_loading
 from regrow.training.distributed.processes import join_processes
-from regrow.training.distributed.sharded_loading import load_in_first
-from regrow.training.distributed.sharding import check_offload, check_replicas, shard, whole_weights
+from regrow.training.distributed.sharded_loading import load_in_first_process
+from regrow.training.distributed.sharding import (
+    check_offload,
+    check_replicas,
+    full_state_dict,
+    shard,
+)
 from regrow.training.efficiency import layer_computation
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport
@@ -60,7 +65,7 @@ def perform(
         "curve": result.curve,
         "heldout": result.heldout,
         "resumed_at": result.resumed_at,
-        "weights": {key: tensor.tolist() for key, tensor in whole_weights(model).items()},
+        "weights": {key: tensor.tolist() for key, tensor in full_state_dict(model).items()},
     }
 
 
@@ -120,9 +125,9 @@ def test_two_groups_of_two_learn_what_one_process_does(
 def untied(directory: str) -> None:
     if not join_processes().first:
         setattr(sharded_loading, "load_model", None)  # noqa: B010
-    model = load_in_first(Path(directory), torch.float32, join_processes())
+    model = load_in_first_process(Path(directory), torch.float32, join_processes())
     shard(model, Causal(), join_processes())
-    weights = whole_weights(model)
+    weights = full_state_dict(model)
     if weights:
         save_file({name: each.clone() for name, each in weights.items()}, f"{directory}/whole")
 
@@ -299,7 +304,7 @@ def test_what_cannot_be_written_in_the_background_is_said(
 
     monkeypatch.setattr(checkpoints, "_write", full)
     if not asked:  # the next one waits for it
-        monkeypatch.setattr(checkpoints.Checkpoints, "written", lambda _: False)
+        monkeypatch.setattr(checkpoints.Checkpoints, "is_written", lambda _: False)
     with pytest.raises(UserError, match="cannot be written"):
         perform(tmp_path, save_in_background=True)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

@@ -26,7 +26,7 @@ from regrow.checkpoint.writer import (
     small_files,
 )
 from regrow.common.errors import UserError
-from regrow.models.loading import refusals
+from regrow.models.loading import library_errors
 
 SOURCE_FILE = "regrow_source.json"
 
@@ -132,7 +132,7 @@ def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[WeightF
 
     folder = str(gguf.resolve().parent)
     file = {"gguf_file": gguf.name, "local_files_only": True}
-    with refusals(f"{gguf}: transformers cannot load it"):
+    with library_errors(f"{gguf}: transformers cannot load it"):
         config = AutoConfig.from_pretrained(folder, **file)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model, loading = auto.from_pretrained(

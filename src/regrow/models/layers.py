@@ -1,12 +1,12 @@
-"""The layers of a model."""
+"""Find the layers of a model."""
 
 from torch import nn
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
-    """The transformer's layers, as its class names them; inner ones after those around them."""
+    """The layers that the model's class names (`_no_split_modules`); outer modules come first."""
     names = set(getattr(model, "_no_split_modules", None) or ())
-    # A layer that was sharded is of a class of its own, derived from the one that is named.
+    # `fully_shard` gives a layer a new class, derived from the one that is named.
     return [
         module
         for module in model.modules()

@@ -1,8 +1,8 @@
-"""Networks that transformers has not, and the lookup of classes in both.
+"""Networks that transformers does not have, and the lookup of classes in both.
 
-A network's files stand in a package of its own, named by model type, and travel with every
-checkpoint of that type: `auto_map` in its config names them, so that it loads elsewhere with
-trust_remote_code=True and without regrow.
+The files of such a network are a package, named by its model type. Every checkpoint of that type
+includes these files, and `auto_map` in its config names them. So it loads without regrow, with
+trust_remote_code=True.
 """
 
 import importlib
@@ -24,13 +24,13 @@ _TOKENIZER_FILES = (TOKENIZER_CONFIG, "tokenizer.json", "spiece.model")
 
 
 def register() -> None:
-    """Make the networks known to the Auto classes of transformers."""
+    """Register the networks with the Auto classes of transformers."""
     for model_type in _AUTO_CLASSES:
         importlib.import_module(f"regrow.models.{model_type}")
 
 
 def config_class(model_type: str) -> Any:
-    """The config class of a model type. Raises ValueError where there is none."""
+    """The config class of a model type. Raises ValueError if there is none."""
     import transformers
 
     register()
@@ -40,7 +40,7 @@ def config_class(model_type: str) -> Any:
 
 
 def model_class(architecture: str) -> Any:
-    """The class of this name, in transformers or here. Raises ValueError where there is none."""
+    """The class of this name, in transformers or here. Raises ValueError if there is none."""
     import transformers
 
     for model_type, classes in _AUTO_CLASSES.items():
@@ -54,7 +54,7 @@ def model_class(architecture: str) -> Any:
 
 
 def own_code(model_type: str) -> dict[str, bytes]:
-    """The network's files by name; empty for what transformers has."""
+    """The network's files by name; empty for a model type that transformers has."""
     if model_type not in _AUTO_CLASSES:
         return {}
     directory = Path(__file__).with_name(model_type)
@@ -64,7 +64,7 @@ def own_code(model_type: str) -> dict[str, bytes]:
 def with_own_code(
     config: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Config and small files of a model with the network's code beside them, and named."""
+    """Add the network's code to the small files of a model, and its `auto_map` to the configs."""
     model_type = config["model_type"]
     code = own_code(model_type)
     if not code:
@@ -79,9 +79,9 @@ def with_own_code(
 
 
 def foreign_code(directory: Path) -> str | None:
-    """Why the code in a directory is not what regrow writes there; None where it is, byte for byte.
+    """Why the code in a directory is not regrow's own; None if it is, byte for byte.
 
-    All Python files count, also those below, and both of the maps that name what to load.
+    This compares all Python files, also in subfolders, and the `auto_map` of both config files.
     """
     config, tokenizer = (
         json.loads(path.read_bytes()) if path.is_file() else {}

@@ -1,7 +1,7 @@
-"""Attention of many texts at once, by FlashAttention's kernel for texts of any length (CUDA).
+"""Attention of many texts at once, by FlashAttention's variable-length kernel (CUDA).
 
-Tokens of all texts stand in one line, with nothing for empty slots and no mask. Queries and keys
-have lengths of their own, as those of a decoder and the sources that it asks.
+The tokens of all texts stand in one sequence, without empty slots and without a mask. Queries and
+keys have separate lengths, as the target and the source have in cross-attention.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 TYPES = (torch.float16, torch.bfloat16)
-"""What the kernel multiplies."""
-_APART = 0.05
-"""Of what another kernel gives in float32; bfloat16 has 8 bits."""
+"""Dtypes that the kernel supports."""
+_TOLERANCE = 0.05
+"""Largest relative difference from another kernel in float32; bfloat16 has 8 bits."""
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """Queries, or keys and values.
+class VarlenLayout:
+    """Where the texts of a batch stand, for queries or for keys and values.
 
     Attributes:
-        slots: Those that are of a text among all slots of all rows, [tokens]; None where all are.
-        bounds: Where each text begins in the line, and where the last ends, int32, [texts + 1].
+        slots: Indices of the slots that belong to a text, among all slots of all rows, [tokens];
+            None if all do.
+        bounds: Where each text begins in the sequence, and where the last one ends, int32,
+            [texts + 1].
         longest: Tokens of the longest text.
     """
 
@@ -31,76 +33,91 @@ class Side:
     longest: int
 
 
-def side(rows: Sequence[Sequence[int]], width: int, device: torch.device) -> Side:
-    """`rows`: the lengths of the texts in each row, which stand on the left of `width` slots."""
+def varlen_layout(rows: Sequence[Sequence[int]], width: int, device: torch.device) -> VarlenLayout:
+    """The layout of rows of `width` slots.
+
+    `rows`: the lengths of the texts in each row; empty slots are on the right.
+    """
     lengths = torch.tensor([length for row in rows for length in row])
     bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
     bounds[1:] = lengths.cumsum(0)
-    held = torch.tensor([sum(row) for row in rows])
+    used = torch.tensor([sum(row) for row in rows])
     slots = None
-    if not (held == width).all():
-        is_held = torch.arange(width) < held[:, None]
-        slots = is_held.reshape(-1).nonzero()[:, 0].to(device)
-    return Side(slots, bounds.to(device), int(lengths.max()))
+    if not (used == width).all():
+        is_used = torch.arange(width) < used[:, None]
+        slots = is_used.reshape(-1).nonzero()[:, 0].to(device)
+    return VarlenLayout(slots, bounds.to(device), int(lengths.max()))
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, asks: Side, asked: Side, *,
+def varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, queries: VarlenLayout, keys: VarlenLayout, *,
     is_causal: bool, scaling: float | None,
 ) -> Tensor:  # fmt: skip
-    """[rows, heads, width, size] each, to [rows, width, heads, size]; zeros in empty slots.
+    """Attention within each text, [rows, width, heads, size]; zeros in empty slots.
 
-    Keys and values may have fewer heads. All in one of `TYPES`.
+    `query`, `key`, `value`: [rows, heads, width, size] each, in one of `TYPES`. Keys and values may
+    have fewer heads. `queries`, `keys`: their layouts.
     """
     from torch.nn.attention.varlen import varlen_attn
 
     rows, heads, width, _ = query.shape
     found = varlen_attn(
-        _line(query, asks), _line(key, asked), _line(value, asked),
-        asks.bounds, asked.bounds, asks.longest, asked.longest,
+        _sequence(query, queries), _sequence(key, keys), _sequence(value, keys),
+        queries.bounds, keys.bounds, queries.longest, keys.longest,
         scale=scaling, window_size=(-1, 0) if is_causal else (-1, -1),
         enable_gqa=key.shape[1] != heads,
     )  # fmt: skip
-    assert isinstance(found, Tensor)  # a pair where more is asked for
-    if asks.slots is not None:
+    assert isinstance(found, Tensor)  # it is a pair only if auxiliary outputs are requested
+    if queries.slots is not None:
         empty = found.new_zeros(rows * width, heads, found.shape[-1])
-        found = empty.index_copy(0, asks.slots, found)
+        found = empty.index_copy(0, queries.slots, found)
     return found.reshape(rows, width, heads, -1)
 
 
-def _line(states: Tensor, of: Side) -> Tensor:
-    """[tokens, heads, size]"""
-    each = states.transpose(1, 2).flatten(0, 1)
-    return each if of.slots is None else each.index_select(0, of.slots)
+def _sequence(states: Tensor, layout: VarlenLayout) -> Tensor:
+    """The tokens of all texts in one sequence, [tokens, heads, size]."""
+    slots = states.transpose(1, 2).flatten(0, 1)
+    return slots if layout.slots is None else slots.index_select(0, layout.slots)
 
 
-def computes(device: torch.device, dtype: torch.dtype, heads: int, groups: int, size: int) -> bool:
-    """Whether this device has the kernel for such heads, and what it gives is right.
+def supports_varlen(
+    device: torch.device, dtype: torch.dtype, heads: int, group_size: int, head_dim: int
+) -> bool:
+    """Whether this device has the kernel for such heads, and its results are right.
 
-    `groups`: heads to each of keys and values.
+    Outputs and gradients are compared with those of another kernel. `group_size`: query heads for
+    each key-value head.
     """
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(heads: int, width: int) -> Tensor:
-        states = torch.randn(1, heads, width, size, generator=generator)
+    def random_states(heads: int, width: int) -> Tensor:
+        states = torch.randn(1, heads, width, head_dim, generator=generator)
         return states.to(device, dtype).requires_grad_()
 
-    def is_right(asks: list[int], asked: list[int], scaling: float | None) -> bool:
-        """Two texts with so many queries and keys, and an empty slot; causal where they are one."""
-        queries, keys, is_causal = sum(asks) + 1, sum(asked) + 1, asks == asked
-        query, key, value = drawn(heads, queries), *(drawn(heads // groups, keys) for _ in range(2))
-        outer = torch.randn(1, queries, heads, size, generator=generator).to(device, dtype)
-        ours = attend(
-            query, key, value, side([asks], queries, device), side([asked], keys, device),
+    def is_right(query_lengths: list[int], key_lengths: list[int], scaling: float | None) -> bool:
+        """Check a row of two texts and an empty slot; causal if queries and keys are as long."""
+        query_width, key_width = sum(query_lengths) + 1, sum(key_lengths) + 1
+        is_causal = query_lengths == key_lengths
+        query = random_states(heads, query_width)
+        key, value = (random_states(heads // group_size, key_width) for _ in range(2))
+        outer = torch.randn(1, query_width, heads, head_dim, generator=generator).to(device, dtype)
+        ours = varlen_attention(
+            query, key, value,
+            varlen_layout([query_lengths], query_width, device),
+            varlen_layout([key_lengths], key_width, device),
             is_causal=is_causal, scaling=scaling,
         )  # fmt: skip
         found = [ours, *torch.autograd.grad(ours, (query, key, value), outer)]
-        # Texts one after the other, by another kernel, in float32.
-        parts = [states.detach().float().requires_grad_() for states in (query, key, value)]
-        wide = [parts[0], *(each.repeat_interleave(groups, dim=1) for each in parts[1:])]
+        # The reference: one text after the other, by another kernel, in float32.
+        leaves = [states.detach().float().requires_grad_() for states in (query, key, value)]
+        repeated = [
+            leaves[0], *(each.repeat_interleave(group_size, dim=1) for each in leaves[1:])
+        ]  # fmt: skip
         texts = [
             torch.split(each, [*lengths, 1], dim=2)[:2]
-            for each, lengths in zip(wide, (asks, asked, asked), strict=True)
+            for each, lengths in zip(
+                repeated, (query_lengths, key_lengths, key_lengths), strict=True
+            )
         ]
         states = [
             torch.nn.functional.scaled_dot_product_attention(
@@ -108,10 +125,11 @@ def computes(device: torch.device, dtype: torch.dtype, heads: int, groups: int, 
             )
             for q, k, v in zip(*texts, strict=True)
         ]
-        theirs = torch.cat([*states, torch.zeros_like(wide[0][:, :, -1:])], dim=2).transpose(1, 2)
-        expected = [theirs, *torch.autograd.grad(theirs, parts, outer.float())]
+        empty = torch.zeros_like(repeated[0][:, :, -1:])
+        theirs = torch.cat([*states, empty], dim=2).transpose(1, 2)
+        expected = [theirs, *torch.autograd.grad(theirs, leaves, outer.float())]
         pairs = zip(found, expected, strict=True)
-        return all(bool((a.float() - b).norm() <= _APART * b.norm()) for a, b in pairs)
+        return all(bool((a.float() - b).norm() <= _TOLERANCE * b.norm()) for a, b in pairs)
 
     try:
         return is_right([2, 4], [3, 5], None) and is_right([3, 4], [3, 4], 0.3)

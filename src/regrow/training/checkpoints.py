@@ -1,10 +1,11 @@
-"""Checkpoints that are whole or not there.
+"""Write and read checkpoints; a checkpoint is complete or does not exist.
 
-A checkpoint is a directory ``step-00000012`` with safetensors files and ``state.json``, which names
-them. One process writes ``model.safetensors`` and ``optimizer.safetensors`` (not in the last one of
-a run); of several, each writes its own part of both in a file (torch.distributed.checkpoint). Any
-number of processes reads either. A checkpoint is written under a hidden name, forced to disk and
-renamed, so what bears the name is complete; older ones go only after that.
+A checkpoint is a directory such as ``step-00000012``, with safetensors files and ``state.json``,
+which lists them. A single process writes ``model.safetensors`` and ``optimizer.safetensors`` (the
+last checkpoint of a training has no optimiser state). Of several processes, each writes its own
+part of both in one file (torch.distributed.checkpoint). Any number of processes can read both
+forms. A checkpoint is written under a hidden name, synced to disk and renamed. Older checkpoints
+are removed only after that.
 """
 
 import json
@@ -43,22 +44,22 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: where it lies and what ``state.json`` says."""
+    """A complete checkpoint: its path and the content of ``state.json``."""
 
     path: Path
     state: dict[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of a training that are written to a directory, one after another.
+    """Writes the checkpoints of a training to a directory, one after another.
 
-    In the background, where that is wanted: of a copy in the CPU's memory, while training goes on.
+    `background`: write a copy in the CPU's memory while training continues.
     """
 
     def __init__(self, directory: Path, processes: Processes, *, background: bool = False) -> None:
         self.directory, self.processes = directory, processes
         self._background = background
-        self._pending: tuple[_Place, Future[Any], dict[str, Any]] | None = None
+        self._pending: tuple[_Destination, Future[Any], dict[str, Any]] | None = None
         self._group: distributed.ProcessGroup | None = None
 
     def save(
@@ -70,77 +71,87 @@ class Checkpoints:
         *,
         wait: bool = True,
     ) -> None:
-        """Write a checkpoint and remove all older ones; called by all processes alike.
+        """Write a checkpoint and remove all older ones; every process must call this.
 
-        `wait`: until it is there; else, in the background, it may be so only after `finish`. One
-        that is still being written comes first.
+        It first waits for a checkpoint that is still being written. `wait`: return when this one is
+        complete. Otherwise, and if checkpoints are written in the background, it is complete only
+        after `finish`.
 
         Raises:
-            UserError: it, or the one before it, cannot be written, as on a full disk; older ones
-                stay.
+            UserError: this checkpoint, or the one before it, cannot be written, for example
+                because the disk is full; older checkpoints stay.
         """
         self.finish()
-        place = _Place(self.directory, f"step-{step:08d}")
+        place = _Destination(self.directory, f"step-{step:08d}")
         weights = _model_tensors(model)
         moments = None if optimizers is None else _optimizer_tensors(model, optimizers)
-        with self._cleared(place):
-            self.processes.in_first(lambda: _written(place.final, place.begin))
+        with self._removed_on_error(place):
+            self.processes.in_first(lambda: _with_user_error(place.final, place.begin))
             if self._background and not wait:
-                # Both lists of losses in it and weights change meanwhile.
-                self._pending = (place, self._begun(place, weights, moments), deepcopy(state))
+                # The lists in `state` and the weights change while the copy is written.
+                self._pending = (
+                    place,
+                    self._start_writing(place, weights, moments),
+                    deepcopy(state),
+                )
                 return
             self.processes.in_all(lambda: _write(place, weights, moments, self.processes))
-            self.processes.in_first(lambda: _written(place.final, lambda: place.finish(state)))
+            self.processes.in_first(
+                lambda: _with_user_error(place.final, lambda: place.finish(state))
+            )
 
-    def written(self) -> bool:
-        """Whether one is being written in the background, of which this process has done all."""
+    def is_written(self) -> bool:
+        """Whether this process has written all of its part of the pending checkpoint."""
         return self._pending is not None and self._pending[1].done()
 
     def finish(self) -> None:
-        """Wait for what is written in the background; called by all processes alike.
+        """Wait for the checkpoint that is written in the background; every process must call this.
 
         Raises UserError as `save` does.
         """
         if self._pending is None:
             return
         (place, writing, state), self._pending = self._pending, None
-        with self._cleared(place):
-            self.processes.in_all(lambda: _done(place, writing))
-            self.processes.in_first(lambda: _written(place.final, lambda: place.finish(state)))
+        with self._removed_on_error(place):
+            self.processes.in_all(lambda: _wait_for(place, writing))
+            self.processes.in_first(
+                lambda: _with_user_error(place.final, lambda: place.finish(state))
+            )
 
     def abandon(self) -> None:
-        """Where training fails: nobody waits for the others, who may be no more."""
+        """Drop the pending checkpoint, after an error in the training.
+
+        With several processes this does nothing, since the others may have ended.
+        """
         if self._pending is not None and self.processes.count == 1:
             (place, writing, _), self._pending = self._pending, None
             writing.exception()
             shutil.rmtree(place.partial, ignore_errors=True)
 
-    def _begun(
-        self, place: "_Place", weights: dict[str, Tensor], moments: dict[str, Tensor] | None
+    def _start_writing(
+        self, place: "_Destination", weights: dict[str, Tensor], moments: dict[str, Tensor] | None
     ) -> "Future[Any]":
-        """Begin to write a copy."""
+        """Start to write a copy in the background."""
         if self.processes.count > 1:
             if self._group is None:
-                # Collectives of its own, since those of the training go on meanwhile.
+                # A separate group, since the collectives of the training continue meanwhile.
                 self._group = distributed.new_group(backend="gloo")
-            begun = async_save(
+            writing = async_save(
                 {**weights, **(moments or {})},
                 storage_writer=_writer(place),
                 process_group=self._group,
             )
-            assert isinstance(begun, Future)
-            return begun
+            assert isinstance(writing, Future)
+            return writing
+        copies = (_copied_to_cpu(weights), None if moments is None else _copied_to_cpu(moments))
         executor = ThreadPoolExecutor(1)
-        writing = executor.submit(
-            _write, place, _copied(weights), None if moments is None else _copied(moments),
-            self.processes,
-        )  # fmt: skip
+        writing = executor.submit(_write, place, *copies, self.processes)
         executor.shutdown(wait=False)
         return writing
 
     @contextmanager
-    def _cleared(self, place: "_Place") -> Iterator[None]:
-        """Inside, a failure leaves nothing half-written."""
+    def _removed_on_error(self, place: "_Destination") -> Iterator[None]:
+        """Context manager: an error removes the partial checkpoint."""
         try:
             yield
         except BaseException:
@@ -150,8 +161,8 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a checkpoint comes to lie."""
+class _Destination:
+    """The paths of a checkpoint that is being written."""
 
     directory: Path
     name: str
@@ -166,11 +177,11 @@ class _Place:
 
     def begin(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        _clear_partial(self.directory)
+        _remove_partial(self.directory)
         self.partial.mkdir()
 
     def finish(self, state: dict[str, Any]) -> None:
-        """All parts are there: give it its name, and take away what came before."""
+        """Complete the checkpoint, rename it, and remove all older ones."""
         files = sorted(path.name for path in self.partial.iterdir())
         (self.partial / "state.json").write_text(json.dumps({**state, _FILES: files}, indent=1))
         for path in [*self.partial.iterdir(), self.partial]:
@@ -179,24 +190,25 @@ class _Place:
             shutil.rmtree(self.final)
         self.partial.rename(self.final)
         sync_directory(self.directory)
-        for path in _complete(self.directory):
+        for path in _complete_checkpoints(self.directory):
             if path != self.final:
                 shutil.rmtree(path)
 
 
-def _written(path: Path, work: Callable[[], None]) -> None:
+def _with_user_error(path: Path, work: Callable[[], None]) -> None:
+    """Run `work`; an OSError becomes a UserError."""
     try:
         work()
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _copied_to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _write(
-    place: _Place,
+    place: _Destination,
     weights: dict[str, Tensor],
     moments: dict[str, Tensor] | None,
     processes: Processes,
@@ -206,22 +218,22 @@ def _write(
         if moments is not None:
             save_tensors(moments, place.partial / "optimizer.safetensors")
         return
-    with _said(place):
+    with _checkpoint_errors(place):
         save({**weights, **(moments or {})}, storage_writer=_writer(place))
 
 
-def _writer(place: _Place) -> HuggingFaceStorageWriter:
+def _writer(place: _Destination) -> HuggingFaceStorageWriter:
     return HuggingFaceStorageWriter(str(place.partial), save_distributed=True)
 
 
-def _done(place: _Place, writing: "Future[Any]") -> None:
-    with _said(place):
+def _wait_for(place: _Destination, writing: "Future[Any]") -> None:
+    with _checkpoint_errors(place):
         writing.result()
 
 
 @contextmanager
-def _said(place: _Place) -> Iterator[None]:
-    """Turns what one of several processes could not write into a UserError."""
+def _checkpoint_errors(place: _Destination) -> Iterator[None]:
+    """Context manager: turn a CheckpointException of several processes into a UserError."""
     try:
         yield
     except CheckpointException as error:
@@ -230,17 +242,20 @@ def _said(place: _Place) -> Iterator[None]:
 
 
 def last_checkpoint(directory: Path) -> Checkpoint | None:
-    """The newest complete checkpoint in a directory, if any; clears what was left half-written."""
+    """The newest complete checkpoint of a directory, if any; removes partial ones.
+
+    Raises UserError if its ``state.json`` cannot be read.
+    """
     if not directory.is_dir():
         return None
-    _clear_partial(directory)
-    paths = _complete(directory)
+    _remove_partial(directory)
+    paths = _complete_checkpoints(directory)
     if not paths:
         return None
     try:
         state = json.loads((paths[-1] / "state.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(_broken(paths[-1] / "state.json", error)) from None
+        raise UserError(_unreadable(paths[-1] / "state.json", error)) from None
     return Checkpoint(paths[-1], state)
 
 
@@ -248,10 +263,9 @@ def last_checkpoint(directory: Path) -> Checkpoint | None:
 def load_checkpoint(
     checkpoint: Checkpoint, model: nn.Module, optimizers: Optimizers | None
 ) -> None:
-    """Puts the weights, and the state of the optimisers where they are given, back in place.
+    """Load the weights into the model, and the optimiser state into `optimizers` if given.
 
-    Raises:
-        UserError: the checkpoint belongs to another model, or its files are damaged.
+    Raises UserError if the checkpoint belongs to another model, or its files are damaged.
     """
     saved = _shapes(checkpoint)
     wanted = _model_tensors(model)
@@ -262,7 +276,7 @@ def load_checkpoint(
             "or name another directory"
         )
     if optimizers is not None:
-        _make_room(model, optimizers, saved)
+        _allocate_optimizer_state(model, optimizers, saved)
         wanted |= _optimizer_tensors(model, optimizers)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
@@ -270,21 +284,21 @@ def load_checkpoint(
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:
-    """Of all tensors, put together from their parts. Raises UserError where a file is damaged."""
+    """The full shape of each tensor, by name. Raises UserError if a file is damaged."""
     for name in checkpoint.state[_FILES]:
         path = checkpoint.path / name
         try:
             with safe_open(path, "pt"):
                 pass
         except (OSError, SafetensorError) as error:
-            raise UserError(_broken(path, error)) from None
+            raise UserError(_unreadable(path, error)) from None
     metadata = HuggingFaceStorageReader(str(checkpoint.path)).read_metadata()
     found: dict[str, Any] = metadata.state_dict_metadata
     return {name: entry.size for name, entry in found.items()}
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and saved buffer once, tied ones under their first name."""
+    """Each parameter and persistent buffer once, by name; tied ones under their first name."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -295,7 +309,10 @@ def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
-    """``moment/parameter``; a single number as a vector of one, since parts have a first entry."""
+    """The optimiser state under names ``moment/parameter``.
+
+    A scalar becomes a vector of one element, since torch.distributed.checkpoint slices tensors.
+    """
     return {
         f"{kind}/{name}": value if value.ndim else value.view(1)
         for name, parameter in model.named_parameters()
@@ -304,8 +321,10 @@ def _optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> dict[str, Te
     }
 
 
-def _make_room(model: nn.Module, optimizers: Optimizers, saved: Iterable[str]) -> None:
-    """State of the optimisers under the names of `saved`, for values to be read into."""
+def _allocate_optimizer_state(
+    model: nn.Module, optimizers: Optimizers, saved: Iterable[str]
+) -> None:
+    """Create optimiser state for the names in `saved`, so that values can be read into it."""
     by_name = dict(model.named_parameters())
     owner = {
         id(parameter): optimizer
@@ -324,15 +343,15 @@ def _make_room(model: nn.Module, optimizers: Optimizers, saved: Iterable[str]) -
             )
 
 
-def _broken(path: Path, error: Exception) -> str:
+def _unreadable(path: Path, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"{path}: cannot be read ({reason}); remove {path.parent} to start from before it"
 
 
-def _complete(directory: Path) -> list[Path]:
+def _complete_checkpoints(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 
-def _clear_partial(directory: Path) -> None:
+def _remove_partial(directory: Path) -> None:
     for path in directory.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path)

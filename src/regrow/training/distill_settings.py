@@ -1,4 +1,4 @@
-"""From whom a recovery learns beside the text, and how much."""
+"""Settings of distillation in a recovery."""
 
 from typing import Any, Literal
 
@@ -11,11 +11,11 @@ class DistillSettings(BaseModel):
     The loss is in `regrow.objectives.losses.distillation`.
 
     Attributes:
-        teacher: `original`, the model that the recipe begins with, or `previous`, the one that the
-            stage cuts. In a recipe its key is `from`.
-        weight: Of the teacher in the loss; the text has the rest, and at 1 nothing.
-        temperature: At which both distributions are compared; above 1 what the teacher thinks
-            unlikely counts for more.
+        teacher: `original`, the model that the recipe begins with, or `previous`, the model that
+            the stage cuts. In a recipe its key is `from`.
+        weight: Weight of the teacher's loss; the loss on the text has weight 1 - `weight`.
+        temperature: Both distributions are compared at this temperature; above 1, tokens that the
+            teacher finds unlikely count for more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -26,13 +26,15 @@ class DistillSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_written(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """By the keys of a recipe."""
+        """The settings under the keys of a recipe."""
         return {
             "from": self.teacher,
             **{k: v for k, v in serialise(self).items() if k != "teacher"},
         }
 
     def words(self) -> str:
-        """How it is learned, in half a line."""
-        whom = {"original": "the original", "previous": "the previous model"}[self.teacher]
-        return f"distilled from {whom} (weight {self.weight:g}, temperature {self.temperature:g})"
+        """A short description of the distillation."""
+        teacher = {"original": "the original", "previous": "the previous model"}[self.teacher]
+        return (
+            f"distilled from {teacher} (weight {self.weight:g}, temperature {self.temperature:g})"
+        )

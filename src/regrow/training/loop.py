@@ -26,22 +26,25 @@ from regrow.training.distributed.sharding import (
     Learner,
     check_offload,
     check_replicas,
-    readable,
+    full_state_dict,
     shard,
-    whole_weights,
+    unsharded,
 )
-from regrow.training.distributed.stalls import Doing, watched
-from regrow.training.efficiency.allocator import kept_memory
-from regrow.training.efficiency.attention import can_read_text_by_text, text_by_text
+from regrow.training.distributed.stalls import Activity, watch_for_stalls
+from regrow.training.efficiency.allocator import keep_freed_memory
+from regrow.training.efficiency.attention import (
+    supports_document_attention,
+    using_document_attention,
+)
 from regrow.training.efficiency.layer_computation import (
     check_compilable,
     check_compiler,
     check_recomputable,
-    compiled,
-    recomputing,
+    compiled_layers,
+    recomputed_layers,
 )
-from regrow.training.efficiency.micro_batches import passes
-from regrow.training.efficiency.saved_tensors import saving_less
+from regrow.training.efficiency.micro_batches import split_into_micro_batches
+from regrow.training.efficiency.saved_tensors import save_fewer_tensors
 from regrow.training.mixing.losses_by_component import ComponentLosses
 from regrow.training.mixing.training_mixture import MixtureLosses, TrainingMixture
 from regrow.training.optimizers import make_optimizers
@@ -49,8 +52,8 @@ from regrow.training.reproducibility import environment
 from regrow.training.resume import TrainingState, resume
 from regrow.training.schedule import learning_rate, schedule
 from regrow.training.settings import RecoverySettings
-from regrow.training.step_guard import fault
-from regrow.training.stop_signals import leave, stop_requests
+from regrow.training.step_guard import skip_reason
+from regrow.training.stop_signals import catch_stop_signals, exit_by_signal
 from regrow.training.task import (
     NO_HOOKS,
     NOTHING_MEASURED,
@@ -74,52 +77,54 @@ def train(
     heldout: HeldoutLoss = NOTHING_MEASURED,
     hooks: Hooks = NO_HOOKS,
 ) -> TrainingResult:
-    """Trains a model in place, safe to kill and call again.
+    """Train a model in place. A killed training resumes if this is called again.
 
-    The same call on the same machine kind, counts of threads and processes, and versions ends in
-    the same weights bit for bit, however often it was killed; with another count of processes, in
-    the same weights but for rounding. The last checkpoint in ``directory`` is taken up; when
-    the training is complete it holds the weights alone, and another call only loads them.
+    The same call with the same versions, kind of machine, and numbers of threads and processes
+    gives the same weights to the bit, however often it was killed. With another number of processes
+    the weights differ by rounding. A call resumes from the last checkpoint in ``directory``. The
+    checkpoint of a complete training has only the weights; another call then just loads them.
 
     Args:
-        model: Float32 parameters; one process trains on the device that they are on.
-        directory: For checkpoints, which no other training may use.
-        identity: Hash of what the model was before training, as the caller knows it.
+        model: Has float32 parameters; a single process trains on their device.
+        directory: For the checkpoints of this training alone.
+        identity: Hash of the model before training.
 
-    Under torchrun every process calls it alike, with the whole model on the CPU; all but the first
-    may have theirs on the meta device (`regrow.training.distributed.sharded_loading`). They share
-    the work and the model: afterwards its parameters are DTensors, and `whole_weights` puts them
-    together.
+    Under torchrun every process must call this, with the whole model on the CPU. In all processes
+    but the first the model may be on the meta device
+    (`regrow.training.distributed.sharded_loading`). The processes shard the model, so afterwards
+    its parameters are DTensors; `full_state_dict` gathers them.
 
-    Asked by SIGTERM or SIGINT to stop, it saves a checkpoint after the step at hand and leaves by
-    SystemExit or KeyboardInterrupt.
+    At SIGTERM or SIGINT it finishes the current step, saves a checkpoint, and raises SystemExit or
+    KeyboardInterrupt.
 
     Raises:
         UserError: ``directory`` holds the checkpoint of another training, the objective cannot
             train this model, or too many steps in a row were skipped (``settings.skips``).
     """
-    samples, learned, seed, mixtures = task.samples, task.loss, task.seed, task.mixtures
+    samples, objective, seed, mixtures = task.samples, task.loss, task.seed, task.mixtures
     evaluate = heldout.evaluate
-    wrong = {str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"}
-    if wrong:
-        raise ValueError(f"training keeps its weights in float32, not {', '.join(sorted(wrong))}")
+    wrong_dtypes = {str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"}
+    if wrong_dtypes:
+        raise ValueError(
+            f"training keeps its weights in float32, not {', '.join(sorted(wrong_dtypes))}"
+        )
     if samples.row_length != settings.row_length:
         raise ValueError(f"rows of {samples.row_length}, settings for {settings.row_length}")
     processes = join_processes()
     device = processes.device or next(model.parameters()).device
-    processes.in_all(partial(_check, model, learned, settings, processes, device))
-    by_text = not settings.compile and processes.in_first(
-        lambda: can_read_text_by_text(model, device, settings.precision)
+    processes.in_all(partial(_check, model, objective, settings, processes, device))
+    separates_documents = not settings.compile and processes.in_first(
+        lambda: supports_document_attention(model, device, settings.precision)
     )
 
-    learner = shard(model, learned, processes, settings.replicas, offload=settings.offload)
+    learner = shard(model, objective, processes, settings.replicas, offload=settings.offload)
     optimizers = processes.in_all(lambda: make_optimizers(model, settings))
     run = {
         **{key: value for key, value in settings.decisive().items() if key != "evaluate_every"},
         "model": identity,
         "data": samples.identity,
-        # In place of its name: which teacher, and which mask, the settings do not say.
-        "objective": learned.identity,
+        # Replaces the name in the settings, which does not say which teacher or mask is used.
+        "objective": objective.identity,
         "mixtures": None if mixtures is None else mixtures.identity,
         "seed": seed,
     }
@@ -138,20 +143,20 @@ def train(
     was_training = model.training
     try:
         with (
-            stop_requests() as asked,
-            recomputing(model, settings.recompute),
-            compiled(model, settings.compile),
-            watched(
+            catch_stop_signals() as stop_signal,
+            recomputed_layers(model, settings.recompute),
+            compiled_layers(model, settings.compile),
+            watch_for_stalls(
                 processes.rank,
                 processes.count,
-                processes.board(f"stalls {directory}"),
+                processes.shared_store(f"stalls {directory}"),
                 settings.stall,
-            ) as mark,
-            text_by_text(model, by_text),
-            kept_memory(),
+            ) as set_progress,
+            using_document_attention(model, separates_documents),
+            keep_freed_memory(),
         ):
             while progress.step < plan.steps:
-                step, at = progress.step, time.monotonic()
+                step, step_began = progress.step, time.monotonic()
                 first = step * plan.batch_rows
                 last = min(first + plan.batch_rows, plan.rows)
                 rows, numbers = order.rows(first, last), np.arange(first, last)
@@ -163,42 +168,42 @@ def train(
 
                 model.train()
                 with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                    # Dropout, too, depends on seed and step alone, and differs between processes.
+                    # Dropout depends only on the seed, the step and the process.
                     purpose = "dropout" if processes.first else f"dropout {processes.rank}"
                     torch.manual_seed(int(random_stream(seed, purpose, step).random_raw()))
-                    summed, counted, by_component = _accumulate(
+                    loss_sum, own_predicted, by_component = _accumulate(
                         learner, StepRows(samples, rows, numbers), settings, processes, device,
-                        partial(mark, step + 1),
+                        partial(set_progress, step + 1),
                     )  # fmt: skip
-                mark(step + 1, "updating")
-                # One sum, so that all take the same decisions from the same numbers.
-                late = processes.first and time.monotonic() - saved >= settings.save_every
-                decided = [asked(), late, checkpoints.written()]
-                totals = processes.total([summed, counted, *decided, *by_component.sums()])
+                set_progress(step + 1, "updating")
+                # Sum over processes, so that all decide the same from the same numbers.
+                save_is_due = processes.first and time.monotonic() - saved >= settings.save_every
+                flags = [stop_signal(), save_is_due, checkpoints.is_written()]
+                totals = processes.total([loss_sum, own_predicted, *flags, *by_component.sums()])
                 loss, predicted = totals[0] / totals[1], int(totals[1])
-                stop, late = totals[2] > 0, totals[3] > 0
+                stop, save_is_due = totals[2] > 0, totals[3] > 0
                 if totals[4] == processes.count:
                     checkpoints.finish()
                 norm = _scale_and_clip(model, predicted, settings.clip)
-                skipped = fault(loss, norm, progress.recent, settings.spike)
+                skipped = skip_reason(loss, norm, progress.recent, settings.spike)
                 if skipped is None:
                     for optimizer in optimizers:
                         optimizer.step()
                 for optimizer in optimizers:
                     optimizer.zero_grad(set_to_none=True)
 
-                taken = time.monotonic() - at
+                step_seconds = time.monotonic() - step_began
                 before = progress.tokens
                 progress.add(int(samples.lengths(rows).sum()), predicted, loss, norm, skipped)
                 if skipped is not None:
-                    _skip(skipped, progress, plan.steps, settings, processes)
+                    _report_skip(skipped, progress, plan.steps, settings, processes)
                 done = progress.step == plan.steps
-                mark(step + 1, "measuring")
+                set_progress(step + 1, "measuring")
                 heldout_loss = mixture_losses = None
                 every = settings.evaluate_every
                 if evaluate is not None and (done or _is_due(every, before, progress.tokens)):
                     model.eval()
-                    with readable(learner):
+                    with unsharded(learner):
                         heldout_loss = evaluate(model)
                     progress.heldout.append((progress.tokens, heldout_loss))
                 if mixtures is not None and _is_due(mixtures.every, before, progress.tokens):
@@ -220,31 +225,31 @@ def train(
                     skipped=skipped,
                     component_losses=by_component.means(totals[5:]),
                     step_tokens=progress.tokens - before,
-                    step_seconds=taken,
+                    step_seconds=step_seconds,
                     shares=shares,
                 )
-                mark(step + 1, "reporting")
+                set_progress(step + 1, "reporting")
                 if hooks.track is not None and processes.first:
                     hooks.track(report)
-                mark(step + 1, "saving")
-                exports = hooks.export is not None and _is_due(
+                set_progress(step + 1, "saving")
+                export_is_due = hooks.export is not None and _is_due(
                     settings.export_every, before, progress.tokens
                 )
-                if hooks.export is not None and exports:
-                    write = partial(hooks.export, progress.step, whole_weights(model))
+                if hooks.export is not None and export_is_due:
+                    write = partial(hooks.export, progress.step, full_state_dict(model))
                     processes.in_first(write)
-                if done or stop or late or exports:
-                    state = {
+                if done or stop or save_is_due or export_is_due:
+                    saved_state = {
                         "run": run,
                         "environment": machine,
                         **vars(progress),
                     }
                     checkpoints.save(
-                        progress.step, model, None if done else optimizers, state,
+                        progress.step, model, None if done else optimizers, saved_state,
                         wait=done or stop,
                     )  # fmt: skip
                     saved = time.monotonic()
-                mark(step + 1, "reporting")
+                set_progress(step + 1, "reporting")
                 if hooks.on_step is not None and processes.first:
                     hooks.on_step(report)
                 if stop:
@@ -255,7 +260,7 @@ def train(
                             progress.step,
                             plan.steps,
                         )
-                    leave(asked() or signal.SIGTERM)
+                    exit_by_signal(stop_signal() or signal.SIGTERM)
     finally:
         checkpoints.abandon()
         model.train(was_training)
@@ -279,9 +284,9 @@ def _check(
     processes: Processes,
     device: torch.device,
 ) -> None:
-    """Raises UserError where this model cannot learn this, or not so."""
+    """Raise UserError if the model cannot learn with this loss, or with these settings."""
     check_positions(model, settings.row_length)
-    if processes.first:  # who may be the only one that has the weights
+    if processes.first:  # it may be the only one that has the weights
         loss.check(model)
     check_replicas(settings.replicas, processes.count)
     if settings.offload:
@@ -293,14 +298,14 @@ def _check(
         check_compiler(device)
 
 
-def _skip(
+def _report_skip(
     reason: str,
     progress: TrainingState,
     steps: int,
     settings: RecoverySettings,
     processes: Processes,
 ) -> None:
-    """Says that a step was skipped. Raises UserError where there were too many in a row."""
+    """Log that a step was skipped. Raises UserError if too many in a row were skipped."""
     where = f"training: {reason} at step {progress.step} of {steps}"
     if progress.skipped_in_a_row >= min(settings.skips, steps):
         raise processes.error(
@@ -313,7 +318,7 @@ def _skip(
 
 @dataclass(frozen=True)
 class StepRows:
-    """What an optimiser step is computed on: rows, and the numbers of the samples that they are."""
+    """The samples of an optimiser step: their rows, and their numbers in the training."""
 
     samples: Samples
     rows: NDArray[np.int64]
@@ -326,35 +331,37 @@ def _accumulate(
     settings: RecoverySettings,
     processes: Processes,
     device: torch.device,
-    mark: Callable[[Doing], None],
+    set_activity: Callable[[Activity], None],
 ) -> tuple[float, int, ComponentLosses]:
-    """Adds up the gradients of the summed loss of this process's rows; returns it and its tokens.
+    """Accumulate the gradients of the summed loss of this process's rows.
 
-    And the same by component.
+    Returns the summed loss, the number of predicted tokens, and both by component.
 
-    Rows of like length share a micro-batch (`regrow.training.efficiency.micro_batches`), and are
-    dealt out to the processes in turn, so that none waits long for another.
+    Rows of similar length share a micro-batch (`regrow.training.efficiency.micro_batches`). The
+    rows of a micro-batch are dealt to the processes in turn, so that none waits long for another.
     """
     samples, rows, numbers = step.samples, step.rows, step.numbers
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0
-    # What is recomputed or compiled decides itself what it keeps; on GPUs nobody has tried it.
-    saves = device.type == "cpu" and not (settings.recompute or settings.compile)
+    # Recomputed or compiled layers decide themselves what to save; on GPUs this was not tried.
+    saves_fewer = device.type == "cpu" and not (settings.recompute or settings.compile)
     by_component = ComponentLosses(components_of(samples, rows, numbers), len(rows), device)
-    todo = passes(samples, rows, numbers, settings.micro_batch * processes.count)
-    for number, part in enumerate(todo, start=1):
+    micro_batches = split_into_micro_batches(
+        samples, rows, numbers, settings.micro_batch * processes.count
+    )
+    for number, part in enumerate(micro_batches, start=1):
         if isinstance(learner, FSDPModule):
-            # Replicas add up once a step what each of them has added up in every pass.
-            learner.set_requires_all_reduce(number == len(todo))
+            # Replicas sum their gradients once in each step, after its last micro-batch.
+            learner.set_requires_all_reduce(number == len(micro_batches))
         own = part[processes.rank :: processes.count]
         # Every rank must join the collective, so an idle rank runs a row with weight zero.
         counts = len(own) > 0
         own = own if counts else part[:1]
-        mark("reading samples")
+        set_activity("reading samples")
         arrays = samples.batch(rows[own], numbers[own])
         batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        mark("computing")
-        with autocast(settings.precision, device), saving_less(saves):
+        set_activity("computing")
+        with autocast(settings.precision, device), save_fewer_tensors(saves_fewer):
             loss, each = learner(batch)
         (loss * counts).backward()
         if counts:
@@ -365,11 +372,14 @@ def _accumulate(
 
 
 def _scale_and_clip(model: nn.Module, predicted: int, clip: float) -> float:
-    """Turns gradients of the sum into gradients of the clipped mean; returns their norm before."""
+    """Scale the gradients of the summed loss to the mean and clip them.
+
+    Returns the norm of the mean's gradient before clipping.
+    """
     gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
     total = nn.utils.get_total_norm(gradients)
-    whole = total.full_tensor() if isinstance(total, DTensor) else total
-    norm = whole.item() / predicted
+    full = total.full_tensor() if isinstance(total, DTensor) else total
+    norm = full.item() / predicted
     factor = min(1.0, clip / (norm + 1e-6)) / predicted
     torch._foreach_mul_(gradients, factor)
     return norm
@@ -379,13 +389,13 @@ def _update_mixtures(
     mixtures: TrainingMixture, learner: Learner, processes: Processes, tokens: int, next_sample: int
 ) -> Mapping[str, float]:
     learner.model.eval()
-    with readable(learner):
+    with unsharded(learner):
         measured = mixtures.measure(learner.model)
     losses = processes.in_first(lambda: measured)
-    mixtures.after(MixtureLosses(losses, tokens, next_sample))
+    mixtures.update(MixtureLosses(losses, tokens, next_sample))
     return losses
 
 
 def _is_due(every: int | None, before: int, after: int) -> bool:
-    """Whether a multiple of so many tokens was passed."""
+    """Whether the count of tokens passed a multiple of `every`."""
     return every is not None and before // every < after // every

@@ -1,4 +1,4 @@
-"""The mixtures of a recovery that follow held-out losses, from its settings."""
+"""Open the mixtures of a recovery that follow held-out losses, from its settings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from regrow.training.settings import RecoverySettings
 if TYPE_CHECKING:
     from regrow.corpus.samples import Samples
     from regrow.evaluation.heldout_components import HeldoutComponents
-    from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, Mixed
+    from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, MixedSamples
 
 DENOISER, DOMAIN = "denoiser", "domain"
-"""What there may be a mixture of."""
+"""The kinds of mixtures."""
 
 Losses = Mapping[str, Mapping[str, float]]
-"""In nats per token, by kind of mixture, and by component."""
+"""Losses in nats per token, by kind of mixture, then by component."""
 
 
 def open_mixtures(
@@ -29,26 +29,27 @@ def open_mixtures(
     heldout: Mapping[str, Path],
     measured: Losses,
 ) -> "DynamicMixtures | None":
-    """What draws `samples` by what it measures on `heldout`, by name; None where nothing is to.
+    """The mixtures that decide how `samples` are drawn; None if the settings have none.
 
-    `measured`: references, where the settings give none.
-    Raises UserError where the text does not do.
+    `heldout`: files of held-out text, by name. `measured`: references, if the settings give none.
+
+    Raises UserError if the text is not enough.
     """
-    from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, FollowingMixture
+    from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, MeasuredMixture
 
     mixtures = {}
     rows: Any = samples
     for kind, mixing in settings.mixtures.items():
         if kind == DENOISER:
-            mixed: Mixed = rows if hasattr(rows, "mix_from") else rows.pairs
+            mixed: MixedSamples = rows if hasattr(rows, "mix_from") else rows.pairs
             start = mixing.denoisers_start
         else:
             mixed, start = shares_of(samples)
         heldout_components = _heldout(kind, settings, tokenizer, config, heldout, [*start])
-        mixtures[kind] = FollowingMixture(
+        mixtures[kind] = MeasuredMixture(
             mixing.mixture(start, measured.get(kind)), heldout_components, mixed
         )
-    return DynamicMixtures(mixtures, settings.measured_every) if mixtures else None
+    return DynamicMixtures(mixtures, settings.mixture_interval) if mixtures else None
 
 
 def measure_references(
@@ -58,9 +59,11 @@ def measure_references(
     heldout: Mapping[str, Path],
     domains: Sequence[str],
 ) -> dict[str, dict[str, float]]:
-    """The losses of a model, by what they are of, for which the settings give no references.
+    """The losses of a model that serve as references, if the settings give none.
 
-    Raises UserError where the text does not do.
+    `heldout`: files of held-out text, by name. `domains`: the names of the sources.
+
+    Raises UserError if the text is not enough.
     """
     return {
         kind: _heldout(
@@ -73,7 +76,10 @@ def measure_references(
 
 
 def shares_of(samples: Any) -> tuple[Any, dict[str, float]]:
-    """The shares of the sources that samples are drawn from, and how they begin, by name."""
+    """The shares of the sources that samples are drawn from, and the first shares by name.
+
+    Raises UserError if the sources have no weights.
+    """
     rows = samples
     while (shares := getattr(rows, "shares", None)) is None:
         inner = [name for name in ("pairs", "packed", "windows") if hasattr(rows, name)]

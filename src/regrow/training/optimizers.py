@@ -1,4 +1,4 @@
-"""What updates which parameter."""
+"""Which optimiser updates which parameter."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,15 @@ from regrow.training.settings import RecoverySettings
 
 
 def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.optim.Optimizer]:
-    """One or two, which share the trained parameters out between them.
+    """The optimisers of all trained parameters: AdamW alone, or Muon and AdamW.
 
-    Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") takes the
-    matrices of the layers, a fused one (query, key and value) as one; its updates are scaled to
-    the size of AdamW's, so that learning rate and weight decay mean the same for both (Liu et al.
-    2025, "Muon is scalable for LLM training", section 2.2). AdamW takes all else.
+    Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") updates the
+    matrices of the layers; a fused matrix (query, key and value) counts as one. Its updates are
+    scaled to the size of AdamW's, so that learning rate and weight decay mean the same for both
+    (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2). AdamW updates all other
+    parameters.
 
-    Raises UserError where Muon finds no matrix.
+    Raises UserError if Muon finds no matrix.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     found: list[torch.optim.Optimizer] = []
@@ -36,8 +37,8 @@ def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.
                 adjust_lr_fn="match_rms_adamw",
             )
         )
-        taken = {id(parameter) for parameter in matrices}
-        trained = [parameter for parameter in trained if id(parameter) not in taken]
+        updated = {id(parameter) for parameter in matrices}
+        trained = [parameter for parameter in trained if id(parameter) not in updated]
     decayed = [p for p in trained if p.ndim >= 2]
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
@@ -50,7 +51,10 @@ def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.
 
 
 def _layer_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Each once. A table that is looked up, such as T5's position biases, is no matrix."""
+    """The matrices of all layers, each once.
+
+    An embedding table, such as T5's position biases, does not count as a matrix.
+    """
     seen: set[int] = set()
     for layer in layers(model):
         for module in layer.modules():

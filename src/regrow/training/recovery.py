@@ -1,4 +1,4 @@
-"""Train back what a cut cost: from one model directory to another.
+"""Recover what a cut cost by training: from one model directory to another.
 
 The objective (`regrow.objectives.registry`) says what is learned. By default a decoder predicts the
 next token of packed documents, and an encoder-decoder fills in spans taken out of them.
@@ -16,7 +16,7 @@ from regrow.evaluation.heldout import text_loss
 from regrow.training.cost import flops_per_token
 from regrow.training.mixtures import Losses, open_mixtures
 from regrow.training.settings import RecoverySettings
-from regrow.training.tracking import Write, tracking
+from regrow.training.tracking import WriteNumbers, tracking
 
 if TYPE_CHECKING:
     from regrow.corpus.sources import Texts
@@ -28,11 +28,11 @@ class RecoveryData:
     """The text of a recovery.
 
     Attributes:
-        train: What is learned from.
-        heldout: Texts that nothing is learned from, by name. Mixtures follow the loss on them; the
-            first is also measured on the way, where the settings ask for that.
-        hashes: Of the held-out texts, by name.
-        references: Losses that mixtures are to get back to, where the settings give none.
+        train: The text to train on.
+        heldout: Files of held-out text, by name. Mixtures follow the loss on them. The loss on the
+            first is also measured during the training, if the settings have `evaluate_every`.
+        hashes: Hashes of the held-out texts, by name.
+        references: Losses that mixtures are to get back to, if the settings give none.
     """
 
     train: "Texts"
@@ -51,24 +51,27 @@ def recover(
     teacher: ModelDirectory | None = None,
     on_step: Callable[["StepReport"], None] | None = None,
 ) -> "TrainingResult":
-    """Train a model and write it to `place`, as `source` in all but the weights.
+    """Train a model and write it to `place`; the result differs from `source` only in its weights.
 
-    Under `place` lie ``model``, the result; ``training``, the checkpoints from which a killed
-    recovery goes on; ``exports``, the model on the way, where the settings export; and the numbers
-    of each step, for the tools that `settings.track` names (docs/training.md).
+    `place` contains:
 
-    `teacher`: the model that is learned from, where the settings distill. Processes that torchrun
-    started call this alike.
+    - ``model``: the result.
+    - ``training``: the checkpoints, from which a killed recovery resumes.
+    - ``exports``: the model during the training, if the settings have `export_every`.
+    - the numbers of each step, for the tools in `settings.track` (docs/training.md).
 
-    Raises UserError where the model cannot learn this, or from this text.
+    `teacher`: the model to distill from, if the settings distill. Under torchrun every process
+    must call this.
+
+    Raises UserError if the model cannot learn the objective, or not from this text.
     """
     import torch
 
     from regrow.checkpoint.trained_weights import save_trained
     from regrow.training.checkpoints import last_checkpoint
     from regrow.training.distributed.processes import join_processes
-    from regrow.training.distributed.sharded_loading import load_in_first
-    from regrow.training.distributed.sharding import whole_weights
+    from regrow.training.distributed.sharded_loading import load_in_first_process
+    from regrow.training.distributed.sharding import full_state_dict
     from regrow.training.loop import train
     from regrow.training.metrics import Meter
     from regrow.training.task import HeldoutLoss, Hooks
@@ -76,13 +79,13 @@ def recover(
 
     processes = join_processes()
     checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
-    model = load_in_first(source.path, torch.float32, processes)
-    taught = None
+    model = load_in_first_process(source.path, torch.float32, processes)
+    loaded_teacher = None
     if settings.distill is not None:
         if teacher is None:
             raise ValueError("settings that distill, and no teacher")
-        taught = load_teacher(teacher, source, settings.precision, processes)
-    task = _open_task(source, model, settings, data, seed, taught)
+        loaded_teacher = load_teacher(teacher, source, settings.precision, processes)
+    task = _open_task(source, model, settings, data, seed, loaded_teacher)
 
     def export(step: int, weights: Mapping[str, Any]) -> None:
         path = place / "exports" / f"step-{step:08d}"
@@ -98,19 +101,21 @@ def recover(
     last = processes.in_first(lambda: last_checkpoint(place / "training"))
     done = 0 if last is None else int(last.state["step"])
     config = settings.model_dump(mode="json", exclude_defaults=True)
-    of_teacher = None if taught is None or teacher is None else teacher.layout
+    teacher_layout = None if loaded_teacher is None or teacher is None else teacher.layout
     meter = Meter(
-        flops_per_token(settings, layout, of_teacher), processes.trains_on, processes.count
+        flops_per_token(settings, layout, teacher_layout),
+        processes.training_device,
+        processes.count,
     )
 
     with ExitStack() as stack, torch.enable_grad():
 
-        def opened() -> Write | None:
+        def open_trackers() -> WriteNumbers | None:
             if not processes.first:
                 return None
             return stack.enter_context(tracking(settings.track, place, done, config))
 
-        write = processes.in_all(opened)
+        write = processes.in_all(open_trackers)
 
         def track(report: "StepReport") -> None:
             if write is not None:
@@ -121,7 +126,7 @@ def recover(
             heldout=HeldoutLoss(data.hashes[name], evaluate if settings.evaluate_every else None),
             hooks=Hooks(track, on_step, export),
         )  # fmt: skip
-    weights = whole_weights(model)
+    weights = full_state_dict(model)
     processes.in_first(lambda: save_trained(weights, checkpoint, layout, place / "model"))
     return result
 
@@ -134,7 +139,7 @@ def _open_task(
     seed: int,
     teacher: Any,
 ) -> "TrainingTask":
-    """What the model learns, and from which rows, the same in all processes."""
+    """The loss, the samples and the mixtures of a recovery, the same in all processes."""
     from regrow.objectives.losses.distillation import Distilled
     from regrow.objectives.losses.loss import Loss
     from regrow.objectives.losses.shared_row_attention import supports_shared_rows
@@ -149,10 +154,12 @@ def _open_task(
             lambda: bool(model.config.is_encoder_decoder) and supports_shared_rows(model)
         )
 
-    def opened() -> TrainingTask:
-        read = TrainingData(data.train, source.tokenizer, model.config, settings.row_length, seed)
+    def open_in_each() -> TrainingTask:
+        training_data = TrainingData(
+            data.train, source.tokenizer, model.config, settings.row_length, seed
+        )
         from_text, samples = loss_and_rows(
-            settings.objective, read, prefix=settings.prefix, shared_rows=shared_rows
+            settings.objective, training_data, prefix=settings.prefix, shared_rows=shared_rows
         )
         loss: Loss = from_text
         if settings.distill is not None and teacher is not None:
@@ -161,8 +168,8 @@ def _open_task(
         mixtures = open_mixtures(
             settings, samples, source.tokenizer, model.config, data.heldout, data.references
         )
-        if processes.count == 1:  # several share it out before it is on a GPU
-            model.to(processes.trains_on)
+        if processes.count == 1:  # several processes shard it before it is on a GPU
+            model.to(processes.training_device)
         return TrainingTask(samples, loss, seed, mixtures)
 
-    return processes.in_all(opened)
+    return processes.in_all(open_in_each)

@@ -1,4 +1,4 @@
-"""What must be the same for a resumed run to end in the same bits."""
+"""The environment that must be the same for a resumed run to give the same bits."""
 
 import importlib.metadata
 import platform
@@ -12,7 +12,7 @@ from regrow.common.precision import Precision, resolve_precision
 def environment(
     device: torch.device, precision: Precision, processes: int, replicas: int = 1
 ) -> dict[str, str | int]:
-    """Versions, machine kind, counts of threads and processes, and the type of the products."""
+    """Versions, machine kind, numbers of threads and processes, and the dtype of products."""
     return {
         "torch": torch.__version__,
         "numpy": np.__version__,

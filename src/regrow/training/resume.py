@@ -1,4 +1,4 @@
-"""How far a training is, and how it is taken up again."""
+"""The state of a training, and how it resumes from a checkpoint."""
 
 import logging
 from dataclasses import dataclass, field
@@ -17,7 +17,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class TrainingState:
-    """Where a training stands; what a checkpoint says of it beside the weights."""
+    """The state of a training; a checkpoint stores it beside weights and optimiser state.
+
+    Attributes:
+        step: Steps done.
+        tokens: Tokens of text trained on.
+        predicted: Tokens predicted.
+        seconds: Wall time of all runs so far.
+        curve: (tokens, loss) of each step that was not skipped.
+        heldout: (tokens, held-out loss) of each measurement.
+        heldout_identity: Hash of the held-out text.
+        recent: Loss and gradient norm of the last steps that were not skipped.
+        skipped: Steps skipped.
+        skipped_in_a_row: Steps skipped since the last update.
+        mixtures: State of the mixtures, after each of their updates.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -34,7 +48,10 @@ class TrainingState:
     def add(
         self, tokens: int, predicted: int, loss: float, norm: float, skipped: str | None
     ) -> None:
-        """One step more. Tokens of a skipped one count for the budget, not for the curves."""
+        """Add a step. A skipped step counts for the budget of tokens, not for the curve.
+
+        `skipped`: why there was no update; None if there was one.
+        """
         self.step += 1
         self.tokens += tokens
         if skipped is not None:
@@ -56,23 +73,23 @@ def resume(
     machine: dict[str, str | int],
     processes: Processes,
 ) -> TrainingState:
-    """Take up the last checkpoint in a directory; the beginning where there is none.
+    """Load the last checkpoint of a directory; a new state if there is none.
 
-    `run`: everything that decides the weights. `steps`: of the whole training. `machine`: what
-    decides their last bits (`regrow.training.reproducibility`).
+    `run`: everything that decides the weights. `steps`: number of steps of the whole training.
+    `machine`: what decides the last bits of the weights (`regrow.training.reproducibility`).
 
-    Raises UserError where the checkpoint is of another training, or damaged.
+    Raises UserError if the checkpoint is damaged or belongs to another training.
     """
     checkpoint = processes.in_first(lambda: last_checkpoint(directory))
     if checkpoint is None:
         return TrainingState()
     state = checkpoint.state
     for key in dict.fromkeys([*run, *state["run"]]):
-        ours, theirs = (each.get(key, "its default") for each in (run, state["run"]))
-        if theirs != ours:
+        current, saved = (each.get(key, "its default") for each in (run, state["run"]))
+        if saved != current:
             raise processes.error(
-                f"{checkpoint.path}: a checkpoint of another training ({key} was {theirs}, "
-                f"now {ours}); remove {checkpoint.path.parent} or name another directory"
+                f"{checkpoint.path}: a checkpoint of another training ({key} was {saved}, "
+                f"now {current}); remove {checkpoint.path.parent} or name another directory"
             )
     changed = [
         f"{key} was {state['environment'].get(key)}, now {value}"
@@ -86,9 +103,9 @@ def resume(
             checkpoint.path,
             "; ".join(changed),
         )
-    complete = state["step"] == steps
-    wanted = None if complete else optimizers
-    processes.in_all(lambda: load_checkpoint(checkpoint, model, wanted))
+    is_complete = state["step"] == steps
+    restored = None if is_complete else optimizers
+    processes.in_all(lambda: load_checkpoint(checkpoint, model, restored))
     return TrainingState(
         step=state["step"],
         tokens=state["tokens"],

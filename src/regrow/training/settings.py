@@ -1,4 +1,4 @@
-"""How to train back what a cut cost."""
+"""Settings of a training."""
 
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -10,81 +10,83 @@ from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixing.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 from regrow.training.tracking import Tool
 
-ONLY_HOW = frozenset(
+EXECUTION_SETTINGS = frozenset(
     {
         "export_every", "offload", "recompute", "replicas", "save_every", "save_in_background",
         "stall", "track",
     }
 )  # fmt: skip
-"""Settings that change neither the weights, but by rounding, nor what is measured."""
+"""Settings that change the weights at most by rounding, and never what is measured."""
 
 
 if TYPE_CHECKING:
     ObjectiveName = str
 else:
-    # pydantic then refuses any other name, and lists these.
+    # So pydantic refuses any other name, and lists these.
     ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 
 class RecoverySettings(BaseModel):
-    """Recovery training; the defaults suit some 10**5 to 10**7 tokens after one cut.
+    """Settings of a recovery; the defaults suit some 10**5 to 10**7 tokens after one cut.
 
     Attributes:
-        objective: What is learned (`docs/objectives.md`); None for what such a model is trained
-            with: `causal` for a decoder, `span-corruption` for an encoder-decoder.
-        prefix: How a decoder attends among tokens that are given and not learned: `causal`, as it
-            does when it generates, or `bidirectional`.
-        shared_rows: Whether short examples of an encoder-decoder share a row: the same examples in
-            the same order, and fewer empty places; with `o-ul2`, documents side by side, where
-            otherwise a row is one text across documents. None where its class keeps them apart, as
-            T5 and OpenBA do, and BART, whose positions are learned, does not.
-        distill: From whom is learned beside the text; None for the text alone.
-        denoisers: How the mixture of `d-ul2` follows its losses; None takes the defaults.
-        domains: How the shares of the sources in `data.train` follow their losses; None leaves them
-            as they are.
-        mixture_every: Tokens between two measurements that mixtures follow; None takes a twentieth
-            of the budget, eight times what is measured at least, a quarter of the budget at most.
-        mixture_tokens: Tokens of text held out that each denoiser, and each domain, is measured on.
-        tokens: The budget: text tokens in the rows trained on. It is met to within one row, by
-            whole steps of which the last takes the rows that remain.
-        row_length: Tokens of text in a row; where rows differ in length, in the longest.
+        objective: What is learned (`docs/objectives.md`). None takes `causal` for a decoder and
+            `span-corruption` for an encoder-decoder.
+        prefix: How a decoder attends among the tokens of a prefix, which are given and not
+            predicted: `causal`, as when it generates, or `bidirectional`.
+        shared_rows: Whether short examples of an encoder-decoder share a row. The examples and
+            their order stay the same, and fewer slots are empty. With `o-ul2`, a shared row holds
+            separate documents; otherwise it is one text that runs across documents. None shares
+            rows if the model's class can separate the examples: T5 and OpenBA can; BART cannot,
+            since its positions are learned.
+        distill: The teacher that is learned from beside the text; None for the text alone.
+        denoisers: How the mixture of denoisers in `d-ul2` follows their losses; None takes the
+            defaults.
+        domains: How the shares of the sources in `data.train` follow their losses; None keeps the
+            shares constant.
+        mixture_every: Tokens between two measurements of the losses that mixtures follow. None
+            takes a twentieth of the budget, but at least eight times `mixture_tokens` and at most
+            a quarter of the budget.
+        mixture_tokens: Tokens of held-out text to measure each denoiser, and each domain, on.
+        tokens: The budget: text tokens in the rows that are trained on. It is met to within one
+            row. All steps have the same number of rows, except that the last has what remains.
+        row_length: Tokens of text in a row; if rows differ in length, in the longest.
         batch_tokens: Tokens in an optimiser step; rounded down to whole rows of mean length.
-        micro_batch: Rows in one forward and backward pass of a process; changes memory and
+        micro_batch: Rows in one forward and backward pass of a process. It changes memory and
             speed, and the result only by rounding.
-        recompute: Keep only what goes from layer to layer, and compute the rest again in the
-            backward pass; less memory for a third more work (Chen et al. 2016, "Training deep
-            nets with sublinear memory cost").
-        compile: Have torch.compile make kernels of the layers. It takes a while at the start, and
-            changes the result as rounding does.
-        replicas: Groups of processes that share the model out each among its own: less to send
-            between nodes, more memory (hybrid sharding). Only with several processes.
-        offload: Keep parameters, gradients and optimiser of several processes in the CPU's memory,
-            and update them there; only what a layer's pass needs is on the GPU.
+        recompute: Save only the inputs of each layer, and compute the rest again in the backward
+            pass (activation checkpointing): less memory for a third more work (Chen et al. 2016,
+            "Training deep nets with sublinear memory cost").
+        compile: Compile the layers with torch.compile. This takes time at the start, and changes
+            the result by rounding.
+        replicas: Groups of processes that each shard a whole model (hybrid sharding): less traffic
+            between nodes, more memory. Only with several processes.
+        offload: Keep parameters, gradients and optimiser state in the CPU's memory, and update
+            them there; only what a layer's pass needs is on the GPU. Only with several processes.
         optimizer: `muon` for the matrices of the layers and AdamW for the rest, or all AdamW.
-        learning_rate: The peak.
-        schedule: `cosine` falls from the end of the warm-up on; `wsd` (warm-up, stable, decay;
-            Hu et al. 2024, MiniCPM, section 4) stays at the peak and falls in a line at the end.
-        warmup: Part of the steps over which the rate rises from 0 to the peak.
-        decay: Part of the steps over which `wsd` falls.
-        final_rate: Part of the peak at which the schedule ends.
-        weight_decay: On matrices and embeddings; never on norms, biases and other vectors.
-        betas: AdamW's averages (Loshchilov and Hutter 2019).
-        clip: Bound on the norm of the gradient of the loss per token.
-        spike: A step whose loss or gradient norm is more than this times the recent median is
-            skipped, as is one where they are not finite.
-        skips: Skipped steps in a row that end the training.
-        precision: Type of the products under autocast; `auto` takes bf16 where the hardware
-            multiplies it. Weights and optimiser are float32 always.
+        learning_rate: The peak learning rate.
+        schedule: `cosine` decays from the end of the warm-up; `wsd` (warm-up, stable, decay; Hu et
+            al. 2024, MiniCPM, section 4) stays at the peak and decays linearly at the end.
+        warmup: Fraction of the steps over which the rate rises from 0 to the peak.
+        decay: Fraction of the steps over which `wsd` decays.
+        final_rate: Learning rate at the end, as a fraction of the peak.
+        weight_decay: For matrices and embeddings; never for norms, biases and other vectors.
+        betas: Coefficients of AdamW's running averages (Loshchilov and Hutter 2019).
+        clip: Largest norm of the gradient of the loss per token.
+        spike: A step is skipped if its loss or gradient norm is more than this times the recent
+            median, or is not finite.
+        skips: Number of skipped steps in a row that ends the training.
+        precision: Dtype of matrix products under autocast; `auto` takes bf16 if the hardware
+            multiplies it. Weights and optimiser state are always float32.
         evaluate_every: Tokens between two held-out measurements; None measures at the end only.
         save_every: Seconds between two checkpoints; 0 saves after every step.
-        save_in_background: Train on while a checkpoint is written, from a copy of weights and
-            optimiser in the CPU's memory.
-        export_every: Tokens between two plain Hugging Face directories of the model as it then is;
-            None writes none before the end.
-        stall: Seconds for which one of several processes may stand still before it is named and all
-            end; None watches nobody.
-        track: Tools that draw the numbers of each step; None takes TensorBoard where it is
-            installed.
+        save_in_background: Continue training while a checkpoint is written, from a copy of weights
+            and optimiser state in the CPU's memory.
+        export_every: Tokens between two exports of the current model as a plain Hugging Face
+            directory; None exports none before the end.
+        stall: Seconds for which one of several processes may stand still; then all end, and the
+            error names it. None does not watch for stalls.
+        track: Tools that draw the numbers of each step; None takes TensorBoard if it is installed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -164,16 +166,18 @@ class RecoverySettings(BaseModel):
                 )
 
     def decisive(self, *, every_key: bool = False) -> dict[str, Any]:
-        """All that the weights, and what is measured, depend on, as JSON has it.
+        """The settings that decide the weights and the measurements, as JSON values.
 
-        Keys that hold their default are left out, so that a new key invalidates no run.
-        `every_key`: with them, to be shown.
+        Keys with their default value are left out, so that a new key invalidates no run.
+        `every_key`: include them, for display.
         """
-        return self.model_dump(mode="json", exclude=set(ONLY_HOW), exclude_defaults=not every_key)
+        return self.model_dump(
+            mode="json", exclude=set(EXECUTION_SETTINGS), exclude_defaults=not every_key
+        )
 
     @property
     def mixtures(self) -> dict[str, MixtureSettings]:
-        """Those that follow losses, by what they are of: denoiser, domain."""
+        """The mixtures that follow losses, by kind: denoiser, domain."""
         found = {}
         if self.objective == "d-ul2":
             found["denoiser"] = self.denoisers or MixtureSettings()
@@ -182,7 +186,7 @@ class RecoverySettings(BaseModel):
         return found
 
     @property
-    def measured_every(self) -> int:
-        """Tokens between two measurements that mixtures follow."""
+    def mixture_interval(self) -> int:
+        """Tokens between two measurements of the losses that mixtures follow."""
         least, most = 8 * self.mixture_tokens, max(1, self.tokens // 4)
         return self.mixture_every or min(max(self.tokens // 20, least), most)

@@ -1,27 +1,28 @@
-"""Which steps are not taken: those that would carry a broken batch into the weights."""
+"""Decide which steps to skip, so that a broken batch does not damage the weights."""
 
 import math
 import statistics
 from collections.abc import Sequence
 
 RECENT = 32
-"""Steps that a new one is compared with."""
-_ENOUGH = 8
+"""How many earlier steps a new step is compared with."""
+_MIN_RECENT = 8
+"""With fewer earlier steps, only finiteness is checked."""
 
 
-def fault(
+def skip_reason(
     loss: float, norm: float, recent: Sequence[tuple[float, float]], factor: float
 ) -> str | None:
-    """What is wrong with a step, in words; None where it may be taken.
+    """Why to skip a step, in words; None to take it.
 
-    A step is broken where its loss or its gradient is not finite, or where one of them is more
-    than `factor` times the median of the recent ones, of which there must be some.
+    A step is skipped if its loss or its gradient norm is not finite, or is more than `factor` times
+    the median of the recent ones.
 
-    `recent`: loss and gradient norm of the last steps taken, at most `RECENT`.
+    `recent`: loss and gradient norm of the last steps that were taken, at most `RECENT`.
     """
     if not (math.isfinite(loss) and math.isfinite(norm)):
         return "the loss is not finite" if not math.isfinite(loss) else "the gradient is not finite"
-    if len(recent) < _ENOUGH:
+    if len(recent) < _MIN_RECENT:
         return None
     medians = [statistics.median(values) for values in zip(*recent, strict=True)]
     for name, value, median in zip(("loss", "gradient norm"), (loss, norm), medians, strict=True):

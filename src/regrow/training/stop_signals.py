@@ -1,4 +1,4 @@
-"""A request to stop, as a scheduler or a keyboard makes it."""
+"""Stop a training at SIGTERM (from a scheduler) or SIGINT (from the keyboard)."""
 
 import signal
 import threading
@@ -7,39 +7,39 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-Asked = Callable[[], int]
-"""The signal that asked to stop, or 0."""
+StopSignal = Callable[[], int]
+"""Gives the number of the signal that was received, or 0."""
 
 
 @contextmanager
-def stop_requests() -> Iterator[Asked]:
-    """Inside, SIGTERM and a first SIGINT interrupt nothing; the function given tells of them.
+def catch_stop_signals() -> Iterator[StopSignal]:
+    """Context manager: SIGTERM and a first SIGINT interrupt nothing; the function reports them.
 
-    A second SIGINT interrupts as ever. In a thread that is not the main one signals are not ours,
-    and the function tells of none.
+    A second SIGINT interrupts as usual. Python handles signals only in the main thread; in another
+    thread the function always gives 0.
     """
-    asked = 0
+    received = 0
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: asked
+        yield lambda: received
         return
 
-    def note(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        asked = number
+    def record(number: int, _: FrameType | None) -> None:
+        nonlocal received
+        received = number
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
 
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, note) for number in numbers}
+    before = {number: signal.signal(number, record) for number in numbers}
     try:
-        yield lambda: asked
+        yield lambda: received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def leave(number: int) -> NoReturn:
-    """End as the signal wants, after all that stands open was closed: 130 or 143 for a shell."""
+def exit_by_signal(number: int) -> NoReturn:
+    """Raise the exception of a signal, so that contexts are closed; exit code 130 or 143."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

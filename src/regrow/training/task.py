@@ -1,4 +1,4 @@
-"""What a training is given, and what it tells: the nouns of `regrow.training.loop.train`."""
+"""The arguments and results of `regrow.training.loop.train`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,32 +11,34 @@ from regrow.objectives.losses.loss import Loss
 from regrow.training.mixing.training_mixture import TrainingMixture
 
 Evaluate = Callable[[nn.Module], float]
-"""Held-out loss per token of a model, in nats."""
+"""Gives the held-out loss of a model, in nats per token."""
 
 Export = Callable[[int, dict[str, Tensor]], None]
-"""Writes what a model is after a step, given its number and the state dict."""
+"""Exports a model, given the number of the step and the full state dict."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimiser step.
+    """Report of one optimiser step.
 
     Attributes:
-        step: 1 for the first.
-        steps: How many there will be.
-        tokens: Of text, trained so far.
+        step: Number of the step; the first is 1.
+        steps: Number of steps of the whole training.
+        tokens: Tokens of text trained on so far.
         loss: Nats per predicted token, before the step's update.
-        gradient_norm: Of the loss per token, before clipping.
-        heldout: Held-out loss per token, where it was measured after this step.
-        mixture_losses: What the mixtures measured after this step, where they did.
-        seconds: Since training began, in all runs that led here.
-        skipped: Why no update was made, in words; None where one was.
+        gradient_norm: Norm of the gradient of the loss per token, before clipping.
+        heldout: Held-out loss per token after this step; None if it was not measured.
+        mixture_losses: Held-out losses of the mixtures after this step; None if they were not
+            measured.
+        seconds: Wall time of the training so far, in all its runs.
+        skipped: Why there was no update, in words; None if there was one.
         component_losses: The loss of each denoiser and domain that the step has tokens of, by
             ``kind/component``. Empty if the samples are not drawn from a mixture
             (`regrow.corpus.samples.HasComponents`).
-        step_tokens: Of text, in this step.
-        step_seconds: From the first of its samples to its update.
-        shares: By which its samples were drawn, where mixtures decide that.
+        step_tokens: Tokens of text in this step.
+        step_seconds: Wall time from reading the first sample to the update.
+        shares: Shares of the components that the step's samples were drawn by; None without
+            mixtures.
     """
 
     step: int
@@ -57,18 +59,20 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training was.
+    """Result of a training.
 
     Attributes:
-        curve: (tokens trained after the step, loss per token before its update), one a step that
-            was not skipped.
-        heldout: (tokens trained, held-out loss per token), as often as it was measured.
-        tokens: Of text, trained on.
-        predicted: Tokens predicted, which the losses are means over.
-        seconds: Wall time of all runs that led here, held-out measurements included.
-        resumed_at: Step after which this call took up the work; 0 for a fresh start.
-        skipped: Steps without an update, since the loss or the gradient was out of all measure.
-        mixtures: What they said of themselves last; empty without any, or before they measured.
+        curve: (tokens trained on after the step, loss per token before its update) of each step
+            that was not skipped.
+        heldout: (tokens trained on, held-out loss per token) of each measurement.
+        tokens: Tokens of text trained on.
+        predicted: Tokens predicted; the losses are means over these.
+        seconds: Wall time of all runs of the training, with held-out measurements.
+        resumed_at: Step after which this call resumed; 0 for a fresh start.
+        skipped: Steps without an update, because loss or gradient was not finite or far above its
+            recent median.
+        mixtures: The last state of the mixtures; empty if there are none, or before their first
+            measurement.
     """
 
     curve: list[tuple[int, float]]
@@ -87,9 +91,9 @@ class TrainingTask:
 
     Attributes:
         samples: Rows of text.
-        loss: What is learned from a batch of them.
-        seed: Decides the data order, and dropout where the model has any.
-        mixtures: How the samples are drawn, where that changes while the training runs.
+        loss: The loss of a batch of rows.
+        seed: Decides the data order, and dropout if the model has any.
+        mixtures: Change how the samples are drawn while the training runs; None for no change.
     """
 
     samples: Samples
@@ -100,13 +104,13 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class HeldoutLoss:
-    """What is measured while a training runs.
+    """The held-out loss that is measured while a training runs.
 
     Attributes:
-        identity: Hash of the text. What was measured on another text before a training was taken
-            up again is dropped.
+        identity: Hash of the text. A resumed training drops measurements on another text.
         evaluate: Called every ``evaluate_every`` tokens and at the end, with the model in
-            evaluation mode; by every process, each with all of the text. None measures nothing.
+            evaluation mode. Every process calls it, each with the whole text. None measures
+            nothing.
     """
 
     identity: str = ""
@@ -115,13 +119,13 @@ class HeldoutLoss:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the first process calls while a training runs.
+    """Functions that the first process calls while a training runs.
 
     Attributes:
-        track: After each step, and before its checkpoint if there is one.
-        on_step: The same, after its checkpoint.
-        export: Given the weights every ``export_every`` tokens, before a checkpoint of the same
-            step; again after a kill that came between the two.
+        track: Called after each step, before its checkpoint if there is one.
+        on_step: Called after each step, after its checkpoint.
+        export: Called every ``export_every`` tokens with the weights, before a checkpoint of the
+            same step. If the process is killed between the two, it is called again.
     """
 
     track: Callable[[StepReport], None] | None = None

@@ -1,4 +1,4 @@
-"""The teacher of a recovery, from its directory."""
+"""Load the teacher of a recovery from its directory."""
 
 import hashlib
 from typing import TYPE_CHECKING
@@ -20,83 +20,84 @@ if TYPE_CHECKING:
 def load_teacher(
     model: ModelDirectory, student: ModelDirectory, precision: Precision, processes: "Processes"
 ) -> "Teacher":
-    """The model of a directory as the teacher of another, which was cut from it.
+    """Load `model` as the teacher of `student`, which was cut from it.
 
-    Its weights are in bfloat16 where products are. Several processes, which call it alike, share
-    them out, as they do with a model that is trained.
+    Its weights are in bfloat16 if matrix products are. Several processes must all call this; they
+    shard the teacher as they shard the model that is trained.
 
-    Raises UserError where it cannot teach it, or does something to its logits that `Head` does not
-    know.
+    Raises UserError if the student was not cut from this teacher, or if the teacher transforms its
+    logits in a way that `Head` does not support.
     """
     import torch
 
     from regrow.objectives.losses.distillation import Teacher
     from regrow.objectives.losses.head import check_head
-    from regrow.training.distributed.sharded_loading import load_in_first
+    from regrow.training.distributed.sharded_loading import load_in_first_process
 
-    device = processes.trains_on
-    rows = processes.in_all(lambda: kept_rows(student, model))
+    device = processes.training_device
+    rows = processes.in_all(lambda: teacher_token_ids(student, model))
     in_bf16 = resolve_precision(precision, device) == "bf16"
     dtype = torch.bfloat16 if in_bf16 else torch.float32
-    loaded = load_in_first(model.path, dtype, processes)
+    loaded = load_in_first_process(model.path, dtype, processes)
     processes.in_first(lambda: check_head(loaded))
     identity = processes.in_all(lambda: model.checkpoint).fingerprint
     if rows is not None:
         digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
         identity = f"{identity} of rows {digest}"
-    found = None if rows is None else torch.tensor(rows, device=device)
-    teacher = Teacher(loaded.requires_grad_(False), found, identity)
-    share_out(teacher, processes)
+    token_ids = None if rows is None else torch.tensor(rows, device=device)
+    teacher = Teacher(loaded.requires_grad_(False), token_ids, identity)
+    shard_teacher(teacher, processes)
     return teacher
 
 
-def share_out(teacher: "Teacher", processes: "Processes") -> None:
-    """Give each process a part of each layer's parameters; one alone has all, where it trains."""
+def shard_teacher(teacher: "Teacher", processes: "Processes") -> None:
+    """Shard the teacher over all processes; a single process moves it to its training device."""
     from torch.distributed.fsdp import fully_shard
 
     from regrow.models.layers import layers
-    from regrow.training.distributed.sharded_loading import fill_parts, whole_parameters
+    from regrow.training.distributed.sharded_loading import distribute_parameters, full_parameters
 
     if processes.mesh is None:
-        teacher.model.to(processes.trains_on)
+        teacher.model.to(processes.training_device)
         return
-    whole = whole_parameters(teacher.model, processes)
+    full = full_parameters(teacher.model, processes)
     for layer in reversed(layers(teacher.model)):
         fully_shard(layer, mesh=processes.mesh)
-    # The head is read after the pass, so what is left over stays whole from the first on.
+    # The head is read after the forward pass, so the parameters outside the layers stay gathered.
     fully_shard(teacher, mesh=processes.mesh, reshard_after_forward=False)
-    fill_parts(teacher, teacher.model, whole, processes)
+    distribute_parameters(teacher, teacher.model, full, processes)
 
 
-def kept_rows(student: ModelDirectory, teacher: ModelDirectory) -> Indices | None:
-    """The teacher's number of each token of the student, [student's vocab]; None if all are kept.
+def teacher_token_ids(student: ModelDirectory, teacher: ModelDirectory) -> Indices | None:
+    """The teacher's id of each token of the student, [student's vocab]; None if all are the same.
 
-    Both are traced to the first original that they come from, which may be the teacher itself.
+    Both are traced to the original model that they were cut from, which may be the teacher itself.
 
-    Raises UserError where the student was not cut from this teacher.
+    Raises UserError if the student was not cut from this teacher.
     """
-    (first, ours), (other, theirs) = _vocabulary(student), _vocabulary(teacher)
-    if first != other:
+    student_origin, student_vocab = _origin(student)
+    teacher_origin, teacher_vocab = _origin(teacher)
+    if student_origin != teacher_origin:
         raise UserError(
             f"{student.path}: not cut from {teacher.path}; a teacher is the model that its student "
             "comes from"
         )
-    if theirs is None:
-        return None if ours is None else ours.keep
-    kept = np.arange(theirs.size) if ours is None else ours.keep
-    if np.array_equal(kept, theirs.keep):
+    if teacher_vocab is None:
+        return None if student_vocab is None else student_vocab.keep
+    kept = np.arange(teacher_vocab.size) if student_vocab is None else student_vocab.keep
+    if np.array_equal(kept, teacher_vocab.keep):
         return None
-    number = {int(token): at for at, token in enumerate(theirs.keep)}
-    if missing := [int(token) for token in kept if int(token) not in number]:
+    teacher_id = {int(token): at for at, token in enumerate(teacher_vocab.keep)}
+    if missing := [int(token) for token in kept if int(token) not in teacher_id]:
         raise UserError(
             f"{student.path}: {teacher.path} cannot teach it, which lacks {len(missing):,} of its "
             "tokens"
         )
-    return np.array([number[int(token)] for token in kept], dtype=np.int64)
+    return np.array([teacher_id[int(token)] for token in kept], dtype=np.int64)
 
 
-def _vocabulary(model: ModelDirectory) -> tuple[str, AxisCut | None]:
-    """Fingerprint of the first original of a model, and which of its tokens are left."""
+def _origin(model: ModelDirectory) -> tuple[str, AxisCut | None]:
+    """The fingerprint of the original of a model, and which of the original's tokens it keeps."""
     path = model.path / ORIGIN_FILE
     if not path.is_file():
         return model.checkpoint.fingerprint, None

@@ -1,7 +1,7 @@
-"""Tools that draw numbers while a training runs: TensorBoard, Weights & Biases, trackio.
+"""Write numbers for TensorBoard, Weights & Biases or trackio while a training runs.
 
-The package of each is loaded only where it is asked for. A training that is taken up again goes on
-in the same place.
+A tool's package is imported only if the tool is used. A resumed training continues in the same
+place.
 """
 
 import importlib.util
@@ -21,14 +21,14 @@ _log = logging.getLogger(__name__)
 
 Tool = Literal["tensorboard", "wandb", "trackio"]
 _EXTRAS = {"tensorboard": "track"}
-"""Of the package, where one is not named as its tool is."""
+"""The extra that installs a tool, if it does not have the tool's name."""
 
-Write = Callable[[int, Mapping[str, float]], None]
-"""Takes a step and its numbers by name."""
+WriteNumbers = Callable[[int, Mapping[str, float]], None]
+"""Takes the number of a step, and its numbers by name."""
 
 
-class Metrics(Protocol):
-    """Takes the numbers of steps."""
+class Tracker(Protocol):
+    """Takes the numbers of steps, by name."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -36,19 +36,19 @@ class Metrics(Protocol):
 
 
 class TensorBoard:
-    """Event files in ``tensorboard``.
+    """Writes event files in ``tensorboard``.
 
-    What an earlier call wrote of steps that are done again is taken back (`purge_step`). Each step
-    is handed to the system before its checkpoint is, so none is lost where a process is killed.
+    After a resume, steps that are computed again replace those of the earlier run (`purge_step`).
+    Each step is flushed before its checkpoint is written, so a killed process loses none.
     """
 
     def __init__(self, directory: Path, done: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        made: Any = SummaryWriter
+        writer_class: Any = SummaryWriter
         place = directory / "tensorboard"
-        _leave_second(place)
-        self._writer = made(str(place), purge_step=done + 1)
+        _wait_for_next_second(place)
+        self._writer = writer_class(str(place), purge_step=done + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -59,35 +59,36 @@ class TensorBoard:
         self._writer.close()
 
 
-def _leave_second(place: Path) -> None:
-    """Wait while the newest event file is of this second.
+def _wait_for_next_second(place: Path) -> None:
+    """Wait until the newest event file is older than the current second.
 
-    Files are read in the order of their names: of the second, and then of what may be in any order.
+    TensorBoard reads the files in the order of their names. These begin with the second; what
+    follows does not keep the order of writing.
     """
     seconds = [int(path.name.split(".")[3]) for path in place.glob("events.out.tfevents.*")]
     while seconds and int(time.time()) == max(seconds):
         time.sleep(0.02)
 
 
-class Tracked:
-    """A run of Weights & Biases, or of trackio, which has the same functions.
+class OnlineTracker:
+    """Writes to a run of Weights & Biases, or of trackio, which has the same functions.
 
-    Its project is `regrow` where the environment names none.
+    The project is `regrow` if the environment names none.
     """
 
     def __init__(self, module: Any, directory: Path, done: int, config: Mapping[str, Any]) -> None:
         self._module = module
         tool = module.__name__
-        own = _own_id(directory / tool / "run-id", done)
+        run_id = _run_id(directory / tool / "run-id", done)
         project = os.environ.get(f"{tool.upper()}_PROJECT", "regrow")
         options: dict[str, Any] = {"project": project, "config": dict(config), "resume": "allow"}
         if tool == "wandb":
             name = os.environ.get("WANDB_NAME", str(directory))
-            options |= {"id": own, "name": name, "dir": str(directory)}
+            options |= {"id": run_id, "name": name, "dir": str(directory)}
         else:
-            # It knows a run by its name alone.
-            options |= {"name": f"{directory} {own}"}
-        # What a command prints is its own.
+            # trackio identifies a run by its name alone.
+            options |= {"name": f"{directory} {run_id}"}
+        # Standard output is for what the command prints.
         with redirect_stdout(sys.stderr):
             self._run = module.init(**options)
 
@@ -99,8 +100,8 @@ class Tracked:
             self._run.finish()
 
 
-def _own_id(path: Path, done: int) -> str:
-    """Of this training; a new one where it begins."""
+def _run_id(path: Path, done: int) -> str:
+    """The id of this training's run; a new one if the training begins."""
     if done == 0 or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(uuid.uuid4().hex[:8])
@@ -108,7 +109,7 @@ def _own_id(path: Path, done: int) -> str:
 
 
 def check_tools(tools: Sequence[Tool] | None) -> None:
-    """Raise UserError where one is not installed."""
+    """Raise UserError if one of the tools is not installed."""
     for tool in tools or ():
         if importlib.util.find_spec(tool) is None:
             extra = _EXTRAS.get(tool, tool)
@@ -118,43 +119,45 @@ def check_tools(tools: Sequence[Tool] | None) -> None:
 @contextmanager
 def tracking(
     tools: Sequence[Tool] | None, directory: Path, done: int, config: Mapping[str, Any]
-) -> Iterator[Write]:
-    """Inside, numbers are drawn by these tools; None takes TensorBoard where it is installed.
+) -> Iterator[WriteNumbers]:
+    """Context manager: gives a function that writes numbers to these tools.
 
-    Of several processes, the first alone does this.
+    Of several processes, only the first enters it.
 
-    `directory`: of the training, where they may write; a run has its name. `done`: step after which
-    the training is taken up. `config`: its settings, which the tools show.
-    Raises UserError where one is not installed, or says that it cannot.
+    `tools`: None takes TensorBoard if it is installed. `directory`: of the training; the tools may
+    write there, and a run has its name. `done`: steps done before the resume. `config`: settings
+    that the tools show.
+
+    Raises UserError if a tool is not installed or fails to start.
     """
-    opened: list[Metrics] = []
+    trackers: list[Tracker] = []
     check_tools(tools)
     try:
         for tool in tools if tools is not None else _installed():
             try:
-                opened.append(_open(tool, directory, done, config))
+                trackers.append(_open(tool, directory, done, config))
             except Exception as error:
-                said = f"track: {tool}: {' '.join(str(error).split()) or type(error).__name__}"
+                message = f"track: {tool}: {' '.join(str(error).split()) or type(error).__name__}"
                 if tools is not None:
-                    raise UserError(said) from error
-                # Nobody asked for it.
-                _log.warning("%s; goes on without", said)
+                    raise UserError(message) from error
+                # The user did not ask for TensorBoard, so its failure ends nothing.
+                _log.warning("%s; goes on without", message)
 
         def write(step: int, values: Mapping[str, float]) -> None:
-            for each in opened:
-                each.write(step, values)
+            for tracker in trackers:
+                tracker.write(step, values)
 
         yield write
     finally:
-        for each in opened:
-            each.close()
+        for tracker in trackers:
+            tracker.close()
 
 
 def _installed() -> list[Tool]:
     return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
 
 
-def _open(tool: Tool, directory: Path, done: int, config: Mapping[str, Any]) -> Metrics:
+def _open(tool: Tool, directory: Path, done: int, config: Mapping[str, Any]) -> Tracker:
     if tool == "tensorboard":
         return TensorBoard(directory, done)
-    return Tracked(importlib.import_module(tool), directory, done, config)
+    return OnlineTracker(importlib.import_module(tool), directory, done, config)

@@ -50,7 +50,7 @@ def everything(samples: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("blueprint", "attention"), [(OPENBA, "sdpa"), (OPENBA, "text_by_text"), (T5, "sdpa")]
+    ("blueprint", "attention"), [(OPENBA, "sdpa"), (OPENBA, "document_attention"), (T5, "sdpa")]
 )
 def test_sources_with_their_targets(tmp_path: Path, blueprint: Blueprint, attention: str) -> None:
     write_seq2seq(tmp_path / "m", blueprint)

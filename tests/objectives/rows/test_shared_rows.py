@@ -62,7 +62,7 @@ def everything(samples: Samples) -> Batch:
 @pytest.mark.parametrize(
     ("blueprint", "number", "attention"),
     [
-        *product([OPENBA], [0, 1], ["sdpa", "eager", "text_by_text"]),
+        *product([OPENBA], [0, 1], ["sdpa", "eager", "document_attention"]),
         *product([T5], [0, 1], ["sdpa", "eager"]),
         *product([UMT5], [0], ["sdpa", "eager"]),
     ],

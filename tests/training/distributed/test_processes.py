@@ -11,12 +11,14 @@ import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from regrow.common.errors import SaidError, UserError
-from regrow.training.distributed.processes import Processes, Speech, meet
+from regrow.training.distributed.processes import Processes, StoreChannel, agree_on_group_name
 
 
 def met(store: HashStore, count: int) -> set[str]:
     with ThreadPoolExecutor(count) as pool:
-        return set(pool.map(lambda rank: meet(store, rank, count), reversed(range(count))))
+        return set(
+            pool.map(lambda rank: agree_on_group_name(store, rank, count), reversed(range(count)))
+        )
 
 
 def test_those_who_meet_agree_on_a_name_that_nobody_had() -> None:
@@ -43,7 +45,7 @@ def together(work: Callable[[Processes], Any], store: Any = None, count: int = 3
     def of_one(rank: int) -> Any:
         sleep(0.05 * (rank == 0))
         try:
-            return work(Processes(rank, count, speech=Speech(store, rank, count)))
+            return work(Processes(rank, count, channel=StoreChannel(store, rank, count)))
         except UserError as error:
             return error
 
@@ -125,5 +127,5 @@ def test_one_process_trains_on_a_gpu_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch, has_gpu: bool, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    assert Processes().trains_on.type == expected
-    assert Processes(0, 2, device=torch.device("cpu")).trains_on.type == "cpu"
+    assert Processes().training_device.type == expected
+    assert Processes(0, 2, device=torch.device("cpu")).training_device.type == "cpu"

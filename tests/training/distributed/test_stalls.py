@@ -16,70 +16,74 @@ from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
 from regrow.corpus.packing import pack
 from regrow.objectives.losses.causal import Causal
-from regrow.training.distributed.stalls import Doing, Judge, Place, watched
+from regrow.training.distributed.stalls import Activity, Progress, StallDetector, watch_for_stalls
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport
 from tests.training.small import byte_tokenizer, small_model, train_on
 
 READING, COMPUTING, UPDATING = (
-    Place(marks, 7, doing)
-    for marks, doing in enumerate(("reading samples", "computing", "updating"))
+    Progress(marks, 7, activity)
+    for marks, activity in enumerate(("reading samples", "computing", "updating"))
 )
 
 
 LOOKS = 10
 
 
-def looks(judge: Judge, many: int, *places: Place, silent: int | None = None) -> Any:
+def looks(detector: StallDetector, many: int, *places: Progress, silent: int | None = None) -> Any:
     """What is said after so many looks at processes that stay where they are."""
     said = None
     for _ in range(many):
         count = time.monotonic_ns()
-        told = {rank: (0 if rank == silent else count, place) for rank, place in enumerate(places)}
-        said = judge.stalled(told)
+        reports = {
+            rank: (0 if rank == silent else count, place) for rank, place in enumerate(places)
+        }
+        said = detector.find_stalled(reports)
     return said
 
 
 def test_one_that_no_longer_counts_has_stalled() -> None:
-    judge = Judge(LOOKS)
-    assert looks(judge, LOOKS, COMPUTING, COMPUTING, silent=1) is None
-    said = looks(judge, 1, COMPUTING, COMPUTING, silent=1)
+    detector = StallDetector(LOOKS)
+    assert looks(detector, LOOKS, COMPUTING, COMPUTING, silent=1) is None
+    said = looks(detector, 1, COMPUTING, COMPUTING, silent=1)
     assert said == (1, "has not answered since step 7, computing")
 
 
 def test_one_that_stays_behind_has_stalled() -> None:
-    judge = Judge(LOOKS)
-    assert looks(judge, LOOKS, UPDATING, UPDATING, READING) is None
-    said = looks(judge, 1, UPDATING, UPDATING, READING)
+    detector = StallDetector(LOOKS)
+    assert looks(detector, LOOKS, UPDATING, UPDATING, READING) is None
+    said = looks(detector, 1, UPDATING, UPDATING, READING)
     assert said == (2, "has not moved from step 7, reading samples; others are at step 7, updating")
 
 
 def test_where_all_stand_at_one_place_nobody_has() -> None:
     """However long: the kernels of the first step are made."""
-    judge = Judge(LOOKS)
-    assert looks(judge, 50 * LOOKS, COMPUTING, COMPUTING) is None
+    detector = StallDetector(LOOKS)
+    assert looks(detector, 50 * LOOKS, COMPUTING, COMPUTING) is None
     # The others go on at last; this one is not behind for long.
-    assert looks(judge, LOOKS, UPDATING, COMPUTING) is None
-    assert looks(judge, 1, UPDATING, UPDATING) is None
-    assert looks(judge, LOOKS, UPDATING, UPDATING) is None
+    assert looks(detector, LOOKS, UPDATING, COMPUTING) is None
+    assert looks(detector, 1, UPDATING, UPDATING) is None
+    assert looks(detector, LOOKS, UPDATING, UPDATING) is None
 
 
-@pytest.mark.parametrize("doing", ["measuring", "saving", "reporting"])
-def test_what_one_may_do_alone_takes_as_long_as_it_takes(doing: Doing) -> None:
-    judge, here = Judge(LOOKS), Place(5, 7, doing)
-    ahead = Place(8, 8, "computing")
-    assert looks(judge, 50 * LOOKS, here, ahead) is None
-    assert looks(judge, LOOKS + 1, here, ahead, silent=0) == (
-        0, f"has not answered since step 7, {doing}",
+@pytest.mark.parametrize("activity", ["measuring", "saving", "reporting"])
+def test_what_one_may_do_alone_takes_as_long_as_it_takes(activity: Activity) -> None:
+    detector, here = StallDetector(LOOKS), Progress(5, 7, activity)
+    ahead = Progress(8, 8, "computing")
+    assert looks(detector, 50 * LOOKS, here, ahead) is None
+    assert looks(detector, LOOKS + 1, here, ahead, silent=0) == (
+        0, f"has not answered since step 7, {activity}",
     )  # fmt: skip
 
 
 def test_who_moves_behind_others_has_not_stalled() -> None:
-    judge = Judge(LOOKS)
+    detector = StallDetector(LOOKS)
     for number in range(5 * LOOKS):
-        slow = Place(number // 5, number // 5, "computing")
+        slow = Progress(number // 5, number // 5, "computing")
         assert (
-            judge.stalled({0: (number, Place(number, number, "computing")), 1: (number, slow)})
+            detector.find_stalled(
+                {0: (number, Progress(number, number, "computing")), 1: (number, slow)}
+            )
             is None
         )
 
@@ -89,15 +93,15 @@ def test_processes_tell_each_other_where_they_are() -> None:
     said: list[str] = []
 
     def other() -> None:
-        with watched(1, 2, store, 0.3, said.append) as mark:
-            mark(4, "reading samples")
+        with watch_for_stalls(1, 2, store, 0.3, said.append) as set_progress:
+            set_progress(4, "reading samples")
             over.wait()
 
     thread = threading.Thread(target=other)
     thread.start()
-    with watched(0, 2, store, 0.3, said.append) as mark:
+    with watch_for_stalls(0, 2, store, 0.3, said.append) as set_progress:
         for step in range(1, 6):
-            mark(step, "computing")
+            set_progress(step, "computing")
         while not said:
             time.sleep(0.02)
     over.set()
@@ -113,10 +117,10 @@ def test_one_that_has_left_is_not_waited_for() -> None:
     store = HashStore()
     said: list[str] = []
     for _ in range(2):
-        with watched(0, 2, store, 0.1, said.append) as mark:
-            with watched(1, 2, store, 0.1, said.append) as theirs:
+        with watch_for_stalls(0, 2, store, 0.1, said.append) as set_progress:
+            with watch_for_stalls(1, 2, store, 0.1, said.append) as theirs:
                 theirs(3, "reporting")
-                mark(3, "reporting")
+                set_progress(3, "reporting")
                 time.sleep(0.05)
             time.sleep(0.4)
     assert said == []
@@ -125,8 +129,8 @@ def test_one_that_has_left_is_not_waited_for() -> None:
 def test_alone_or_unasked_nobody_is_watched() -> None:
     before = threading.active_count()
     for count, seconds in ((1, 0.01), (2, None)):
-        with watched(0, count, HashStore(), seconds) as mark:
-            mark(1, "computing")
+        with watch_for_stalls(0, count, HashStore(), seconds) as set_progress:
+            set_progress(1, "computing")
             assert threading.active_count() == before
 
 
@@ -183,7 +187,7 @@ def test_of_two_processes_one_that_is_stopped_is_named_and_the_other_ends(tmp_pa
         both[0].join(120)
         said = (tmp_path / "said-0").read_text()
         assert both[0].exitcode == 1, said
-        # Where it stood when it told so last.
+        # Where it stood when it reports so last.
         assert re.search(r"training: for 1.5 s process 1 has not answered since step [23], ", said)
         assert [path.name for path in (tmp_path / "training").iterdir()] == ["step-00000002"]
     finally:

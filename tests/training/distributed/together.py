@@ -36,11 +36,11 @@ from regrow.objectives.rows.denoisers import UL2
 from regrow.objectives.rows.span_corruption import corrupt_text
 from regrow.objectives.rows.ul2 import mix_denoisers
 from regrow.training.distributed.processes import join_processes
-from regrow.training.distributed.sharding import whole_weights
-from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, FollowingMixture
+from regrow.training.distributed.sharding import full_state_dict
+from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, MeasuredMixture
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport
-from regrow.training.teacher import share_out
+from regrow.training.teacher import shard_teacher
 from tests.tiny import sentences
 from tests.training.small import byte_tokenizer, small_model, train_on, without_memory
 
@@ -166,7 +166,7 @@ def perform(
         if is_given:
             larger = without_memory(larger)
         teacher = Teacher(larger.requires_grad_(False), torch.arange(299, 41, -1), "it")
-        share_out(teacher, join_processes())
+        shard_teacher(teacher, join_processes())
         objective = Distilled(Causal(), teacher, weight=0.5, temperature=2.0)
     steering = None
     if scenario.steered:
@@ -175,7 +175,7 @@ def perform(
         mixture = DynamicMixture(
             RULES["code"], dict.fromkeys(UL2, 1.0), {**dict.fromkeys(UL2, 5.0), "S": 4.0}
         )
-        steered = FollowingMixture(mixture, followed, samples)
+        steered = MeasuredMixture(mixture, followed, samples)
         steering = DynamicMixtures({"denoiser": steered}, every=80)
     component_losses: list[Mapping[str, float]] = []
     samples = Watched(samples, place / f"asked-{os.getpid()}.jsonl", at_break)
@@ -186,7 +186,7 @@ def perform(
         on_step=on_step, mixtures=steering,
     )  # fmt: skip
     processes = join_processes()
-    weights = whole_weights(model)
+    weights = full_state_dict(model)
     head = model.get_output_embeddings().weight
     return {
         "rank": processes.rank,

@@ -1,4 +1,4 @@
-"""Memory that is asked for again and again."""
+"""Freed memory stays with the process while a model trains."""
 
 import resource
 import subprocess
@@ -9,9 +9,9 @@ import pytest
 _SCRIPT = """
 import resource, sys
 from contextlib import nullcontext
-from regrow.training.efficiency.allocator import kept_memory
+from regrow.training.efficiency.allocator import keep_freed_memory
 
-with kept_memory() if sys.argv[1] == "kept" else nullcontext():
+with keep_freed_memory() if sys.argv[1] == "kept" else nullcontext():
     for number in range(9):
         if number == 1:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -13,13 +13,16 @@ from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.corpus.packing import pack
-from regrow.models.document_attention import reads_text_by_text
+from regrow.models.document_attention import uses_document_attention
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.loss import Loss
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import corrupt_text
-from regrow.training.efficiency.attention import can_read_text_by_text, text_by_text
+from regrow.training.efficiency.attention import (
+    supports_document_attention,
+    using_document_attention,
+)
 from tests.tiny import sentences, write_model, write_seq2seq, write_tiny
 
 torch.set_num_threads(1)
@@ -51,11 +54,11 @@ def test_losses_and_gradients_are_the_same(tmp_path: Path, blueprint: Blueprint)
     rows = np.arange(4)
     batch = samples.batch(rows, rows)
     expected = gradients(model, objective, batch)
-    assert can_read_text_by_text(model, CPU, "fp32")
-    with text_by_text(model, True):
-        assert reads_text_by_text(model)
+    assert supports_document_attention(model, CPU, "fp32")
+    with using_document_attention(model, True):
+        assert uses_document_attention(model)
         found = gradients(model, objective, batch)
-    assert not reads_text_by_text(model)
+    assert not uses_document_attention(model)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -72,7 +75,7 @@ def test_models_whose_attention_does_more_keep_theirs(tmp_path: Path, does: str)
     else:
         model = load_model(write_tiny(T5, tmp_path / "m"))
     model.set_attn_implementation("sdpa")
-    assert not can_read_text_by_text(model, CPU, "fp32")
+    assert not supports_document_attention(model, CPU, "fp32")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -81,7 +84,7 @@ def test_of_all_families_those_of_plain_attention_read_so(tmp_path: Path) -> Non
     read = set()
     for number, blueprint in enumerate(BLUEPRINTS):
         model = load_model(write_tiny(blueprint, tmp_path / str(number)))
-        if can_read_text_by_text(model, CPU, "fp32"):
+        if supports_document_attention(model, CPU, "fp32"):
             read.add(blueprint.model_type)
     assert {"llama", "gpt_neox", "olmo2", "openba"} <= read
     assert not {"t5", "gemma2"} & read
@@ -90,5 +93,5 @@ def test_of_all_families_those_of_plain_attention_read_so(tmp_path: Path) -> Non
 def test_an_attention_of_ones_own_choice_stays(tmp_path: Path) -> None:
     model = load_model(write_tiny(LLAMA, tmp_path / "m"))
     model.set_attn_implementation("eager")
-    assert not can_read_text_by_text(model, CPU, "fp32")
+    assert not supports_document_attention(model, CPU, "fp32")
     assert model.config._attn_implementation == "eager"

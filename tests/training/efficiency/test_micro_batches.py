@@ -18,7 +18,7 @@ from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
 from regrow.objectives.rows.single_row import ConcatenatedPairs
 from regrow.objectives.rows.span_corruption import CorruptedText
 from regrow.objectives.rows.ul2 import MixedDenoisers
-from regrow.training.efficiency.micro_batches import cheapest_parts, passes
+from regrow.training.efficiency.micro_batches import cheapest_partition, split_into_micro_batches
 
 SPECIAL_TOKENS = DenoisingTokens(
     {"<R>": 3, "<S>": 4, "<X>": 5}, tuple(range(200, 100, -1)), 1, 0, 2
@@ -56,7 +56,7 @@ shapes = st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1,
 @given(shapes, st.integers(1, 9))
 def test_every_sample_is_in_one_pass(found: NDArray[np.int64], at_once: int) -> None:
     rows = np.arange(len(found))
-    parts = passes(Shapes(found), rows, rows, at_once)
+    parts = split_into_micro_batches(Shapes(found), rows, rows, at_once)
     assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
     assert all(1 <= len(part) <= at_once for part in parts)
     sizes = [len(part) * found[part].max(axis=0).sum() for part in parts]
@@ -80,7 +80,7 @@ def test_no_other_cuts_cost_less(found: NDArray[np.int64], at_once: int, cost: i
         parts = [found[a:b] for a, b in pairwise(edges)]
         return sum(cost + len(part) * int(part.max(axis=0).sum()) for part in parts)
 
-    parts = cheapest_parts(found, at_once, cost)
+    parts = cheapest_partition(found, at_once, cost)
     assert [first for first, _ in parts] == [0, *(stop for _, stop in parts[:-1])]
     assert parts[-1][1] == len(found)
     cheapest = min(price(sizes) for sizes in ways(len(found), at_once))
@@ -90,7 +90,7 @@ def test_no_other_cuts_cost_less(found: NDArray[np.int64], at_once: int, cost: i
 def test_rows_of_one_length_stay_in_order() -> None:
     packed = PackedText(np.zeros(100, dtype=np.int32), np.zeros(1, dtype=np.int64), 1, 10)
     rows = np.array([3, 1, 4, 0, 5, 9, 2])
-    parts = passes(packed, rows, rows, 3)
+    parts = split_into_micro_batches(packed, rows, rows, 3)
     assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
@@ -126,7 +126,7 @@ def test_steps_of_1024_samples_are_full() -> None:
     samples = mixed(np.minimum(drawn, 568))
     rows, numbers = np.arange(1_024), np.arange(5_000, 6_024)
     slots = slots_of(samples, rows, numbers)
-    parts = passes(samples, rows, numbers, 8)
+    parts = split_into_micro_batches(samples, rows, numbers, 8)
     computed = sum(len(part) * slots[part].max(axis=0).sum() for part in parts)
     assert slots.sum() / computed > 0.97
     assert len(parts) <= 1.05 * 1_024 / 8

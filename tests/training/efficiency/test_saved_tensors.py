@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from regrow.architectures import BLUEPRINTS, Blueprint
 from regrow.models import document_attention
-from regrow.models.document_attention import texts_mask
+from regrow.models.document_attention import text_mask
 from regrow.models.loading import load_model
 from regrow.training.efficiency import saved_tensors
-from regrow.training.efficiency.saved_tensors import saving_less
+from regrow.training.efficiency.saved_tensors import save_fewer_tensors
 from tests.tiny import write_tiny
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saved_tensors, "_SMALL", 0)
+    monkeypatch.setattr(saved_tensors, "_MIN_BYTES", 0)
 
 
 def gradients(model: Any, wanted: bool) -> list[Tensor]:
@@ -32,7 +32,7 @@ def gradients(model: Any, wanted: bool) -> list[Tensor]:
     inputs = {"input_ids": torch.arange(3, 19).view(2, 8)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = torch.arange(20, 30).view(2, 5)
-    with torch.autocast("cpu", torch.bfloat16), saving_less(wanted):
+    with torch.autocast("cpu", torch.bfloat16), save_fewer_tensors(wanted):
         loss = model(**inputs).logits.float().square().mean()
     loss.backward()
     return [each.grad for each in model.parameters() if each.grad is not None]
@@ -60,7 +60,7 @@ def packed(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[type
         return hooks(noted, unpack)
 
     monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", noting)
-    with torch.autocast("cpu", torch.bfloat16), saving_less():
+    with torch.autocast("cpu", torch.bfloat16), save_fewer_tensors():
         run()
     return kinds
 
@@ -69,7 +69,7 @@ def test_what_a_layer_of_llama_keeps(tmp_path: Any, monkeypatch: pytest.MonkeyPa
     (llama,) = (each for each in BLUEPRINTS if each.model_type == "llama")
     model = load_model(write_tiny(llama, tmp_path / "m", number=1)).train()
     kinds = packed(lambda: model.model(input_ids=torch.arange(8)[None]), monkeypatch)
-    kept = kinds.count(saved_tensors._Kept)
+    kept = kinds.count(saved_tensors._Packed)
     layers = model.config.num_hidden_layers
     # Seven weights; both normalised inputs, the activated gate and its product; keys, values and
     # the other half, which read what queries and the gate read; and the last norm's input.
@@ -81,7 +81,7 @@ def test_autocast_keeps_no_copy_of_a_weight(wanted: bool) -> None:
     layer = nn.Linear(4, 4, bias=False)
     x = torch.ones(1, 4, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        with saving_less(wanted):
+        with save_fewer_tensors(wanted):
             products: list[Any] = [layer(x).grad_fn for _ in range(2)]
             copies = {each.next_functions[1][0].next_functions[0][0] for each in products}
         assert torch.is_autocast_cache_enabled()
@@ -90,7 +90,7 @@ def test_autocast_keeps_no_copy_of_a_weight(wanted: bool) -> None:
 
 def test_off_it_does_nothing() -> None:
     weight = torch.ones(3, requires_grad=True)
-    with saving_less(False):
+    with save_fewer_tensors(False):
         product = (weight * weight).sin()
     assert torch.equal(product.grad_fn._saved_self, weight * weight)  # type: ignore[union-attr]
 
@@ -101,11 +101,11 @@ def test_attention_text_by_text(
     texts: list[list[int]], is_short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is projected after it is made again from what attention keeps."""
-    monkeypatch.setattr(document_attention, "_SHORT", 1 << 14 if is_short else 0)
+    monkeypatch.setattr(document_attention, "_FLOAT32_MAX_SIZE", 1 << 14 if is_short else 0)
     torch.manual_seed(0)
     project, out = nn.Linear(16, 48), nn.Linear(16, 16)
     x = torch.randn(2, 4, 16)
-    mask = texts_mask(torch.tensor(texts), torch.tensor(texts), is_causal=True)
+    mask = text_mask(torch.tensor(texts), torch.tensor(texts), is_causal=True)
 
     def run() -> Tensor:
         states: Any = project(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
@@ -114,23 +114,23 @@ def test_attention_text_by_text(
         return loss
 
     def gradients(wanted: bool) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16), saving_less(wanted):
+        with torch.autocast("cpu", torch.bfloat16), save_fewer_tensors(wanted):
             loss = run()
         return list(torch.autograd.grad(loss, [*project.parameters(), *out.parameters()]))
 
     pairs = zip(gradients(True), gradients(False), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    with torch.autocast("cpu", torch.bfloat16), saving_less():
+    with torch.autocast("cpu", torch.bfloat16), save_fewer_tensors():
         loss: Any = run()
     product = loss.grad_fn
     while "Addmm" not in product.name():
         product = product.next_functions[0][0]
-    assert isinstance(product._raw_saved_mat1.data, saved_tensors._Kept)
+    assert isinstance(product._raw_saved_mat1.data, saved_tensors._Packed)
 
 
 def test_backward_may_run_twice() -> None:
     x = torch.randn(8, 8, requires_grad=True)
-    with saving_less():
+    with save_fewer_tensors():
         y = nn.functional.silu(x) * x.exp()
         loss = (y.view(-1) * y.view(-1)).sum()
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
@@ -141,7 +141,7 @@ def test_backward_may_run_twice() -> None:
 def test_nothing_is_held_without_a_backward_pass() -> None:
     """The output of softmax is kept by its own operation."""
     a = torch.randn(4, 4, requires_grad=True)
-    with saving_less():
+    with save_fewer_tensors():
         h = a.sin()
         z = torch.softmax((h * 2).cos(), -1)
     torch.autograd.grad(h.sum(), a)
@@ -155,7 +155,7 @@ def test_what_was_edited_is_kept_as_it_is() -> None:
     def run(wanted: bool) -> Tensor:
         torch.manual_seed(0)
         a, b = (torch.randn(4, 4, requires_grad=True) for _ in range(2))
-        with saving_less(wanted):
+        with save_fewer_tensors(wanted):
             p = a * b
             y = a.bfloat16().float()
             with torch.no_grad():
@@ -171,7 +171,7 @@ def test_a_long_product_is_no_deep_one() -> None:
     def run(wanted: bool) -> Tensor:
         torch.manual_seed(0)
         x = torch.randn(4, 4, requires_grad=True)
-        with saving_less(wanted):
+        with save_fewer_tensors(wanted):
             p = x
             for _ in range(2_000):
                 p = p * (1 + x.cos() / 1_000)
@@ -184,7 +184,7 @@ def test_sparse_and_laid_out_otherwise() -> None:
     def run(wanted: bool) -> Tensor:
         torch.manual_seed(0)
         a = torch.randn(4, 6, requires_grad=True)
-        with saving_less(wanted):
+        with save_fewer_tensors(wanted):
             half = a.bfloat16().t()
             loose = half.float()
             tight = half.to(torch.float32, memory_format=torch.contiguous_format).view(-1)
@@ -233,7 +233,7 @@ def test_any_graph_has_the_same_gradients(
         made = list(leaves)
         # Its cache would add up in bf16 what a leaf that is read twice gets.
         narrow = torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False)
-        with narrow, saving_less(wanted):
+        with narrow, save_fewer_tensors(wanted):
             for operation, a, b in program:
                 made.append(operation(made[a % len(made)], made[b % len(made)]).tanh())
         total = torch.stack([each.float().sum() for each in made]).sum()

@@ -21,7 +21,7 @@ from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2
 from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
-from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, FollowingMixture
+from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, MeasuredMixture
 from regrow.training.mixing.training_mixture import MixtureLosses
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport, TrainingResult
@@ -47,7 +47,7 @@ def parts(
     samples = mix_denoisers(sentences(30), tokenizer, model.config, 12, seed=5)
     heldout = heldout_denoisers(sentences(6, seed=1), tokenizer, model.config, 12, 60)
     mixture = DynamicMixture(RULES["stable"], dict.fromkeys(UL2, 1.0), references)
-    steered = FollowingMixture(mixture, heldout, samples)
+    steered = MeasuredMixture(mixture, heldout, samples)
     return model, samples, DynamicMixtures({"denoiser": steered}, EVERY)
 
 
@@ -165,7 +165,7 @@ def test_who_watches_sees_losses_and_shares(tmp_path: Path) -> None:
 def test_its_state_is_json(tmp_path: Path) -> None:
     _, _, mixtures = parts(tmp_path / "m")
     losses = {f"denoiser/{name}": 3.0 + place / 3 for place, name in enumerate(UL2)}
-    mixtures.after(MixtureLosses(losses, tokens=10, next_sample=4))
+    mixtures.update(MixtureLosses(losses, tokens=10, next_sample=4))
     _, samples, other = parts(tmp_path / "m")
     other.load(json.loads(json.dumps(mixtures.state())))
     assert other.state() == mixtures.state()
@@ -175,7 +175,7 @@ def test_its_state_is_json(tmp_path: Path) -> None:
 def test_its_identity_is_of_all_that_decides(tmp_path: Path) -> None:
     _, _, mixtures = parts(tmp_path / "m")
     before = mixtures.identity
-    mixtures.after(MixtureLosses({f"denoiser/{n}": 5.0 for n in UL2}, tokens=10, next_sample=4))
+    mixtures.update(MixtureLosses({f"denoiser/{n}": 5.0 for n in UL2}, tokens=10, next_sample=4))
     assert mixtures.identity == before
     _, samples, again = parts(tmp_path / "m")
     assert again.identity == before
@@ -186,7 +186,7 @@ def test_its_identity_is_of_all_that_decides(tmp_path: Path) -> None:
         DynamicMixture(mixture.rule, mixture.start, dict(mixture.references) | {"S": 2.9}),
     ]
     found = [
-        DynamicMixtures({"denoiser": FollowingMixture(other, heldout, samples)}, EVERY).identity
+        DynamicMixtures({"denoiser": MeasuredMixture(other, heldout, samples)}, EVERY).identity
         for other in others
     ]
     found.append(DynamicMixtures(mixtures.mixtures, EVERY + 1).identity)
@@ -198,4 +198,4 @@ def test_what_is_measured_must_be_what_is_mixed(tmp_path: Path) -> None:
     heldout = mixtures.mixtures["denoiser"].heldout
     fewer = DynamicMixture(RULES["stable"], {"R1": 1, "S": 1}, {"R1": 1, "S": 1})
     with pytest.raises(ValueError, match="a mixture of R1, S, measured of R1, R2, S"):
-        FollowingMixture(fewer, heldout, samples)
+        MeasuredMixture(fewer, heldout, samples)

@@ -1,6 +1,6 @@
 """Configuration of OpenBA (arXiv 2309.10706), with the field names of its published checkpoints.
 
-This file travels with every OpenBA directory and imports nothing but transformers.
+Every OpenBA directory contains this file, so it imports only transformers.
 """
 
 from typing import Any
@@ -11,17 +11,19 @@ from transformers import PreTrainedConfig
 class OpenBAConfig(PreTrainedConfig):
     """An encoder-decoder with a shallow encoder and a deep decoder.
 
-    `num_layers`: layers of the encoder. `num_decoder_layers`: as many where absent.
-    `kv_channels`: size of a head, apart from `hidden_size // num_heads`.
-    `ffn_hidden_size`: not the size of the ffn; see `ffn_size`.
-    `tie_word_embeddings`: with it, the decoder's output is multiplied by hidden_size**-0.5 before
-    the shared head. The published code left the field out of the file where it was true; the
-    published checkpoints say false and store a head.
+    Attributes:
+        num_layers: Layers of the encoder.
+        num_decoder_layers: Layers of the decoder; None for as many as the encoder has.
+        kv_channels: Head size; it may differ from `hidden_size // num_heads`.
+        ffn_hidden_size: Not the size of the ffn; see `ffn_size`.
+        tie_word_embeddings: If true, the decoder's output is multiplied by hidden_size**-0.5 before
+            the shared head. The published code did not write the field if it was true; the
+            published checkpoints say false and store a head.
     """
 
     model_type = "openba"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
-    # Caches of the decoder are made by this name.
+    # transformers sizes the decoder's cache by `num_hidden_layers`.
     attribute_map = {
         "num_hidden_layers": "num_decoder_layers",
         "num_attention_heads": "num_heads",

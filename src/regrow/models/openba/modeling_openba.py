@@ -1,12 +1,12 @@
 """The network of OpenBA (arXiv 2309.10706, section 3), for transformers 5.
 
-Pre-norm blocks with LayerNorm, rotary positions in self-attention and none in cross-attention, a
-gated ffn. Tensors have the names, shapes and orders of the published checkpoints: per head query,
-key, value in `qkv`; key, value in `kv`; gate, then up in `fc_in`.
+Pre-norm blocks with LayerNorm, rotary positions in self-attention and none in cross-attention, and
+a gated ffn. Tensors have the names, shapes and row orders of the published checkpoints: for each
+head query, key, value in `qkv`; for each head key, value in `kv`; gate, then up in `fc_in`.
 
-Positions have no table, so a sequence may be longer than those of the training. Keys and values of
-the cross-attention are computed once for each source. This file travels with every OpenBA
-directory and imports nothing but torch, transformers and the configuration beside it.
+There is no table of positions, so a sequence may be longer than those of the training. Keys and
+values of cross-attention are computed once for each source. Every OpenBA directory contains this
+file, so it imports only torch, transformers and the configuration file beside it.
 """
 
 from collections.abc import Callable
@@ -72,7 +72,10 @@ def eager_attention(
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention by the chosen implementation: [batch, length, heads * size], and weights if any."""
+    """Attention by the configured implementation.
+
+    Gives states [batch, length, heads * size], and the weights if the implementation returns them.
+    """
     config: Any = module.config
     function: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
         config._attn_implementation, eager_attention
@@ -139,7 +142,7 @@ class OpenBACrossAttention(nn.Module):
 
 
 class OpenBAMLP(nn.Module):
-    """Gated ffn; `fc_in` has the rows of the gate, then those of the other factor."""
+    """Gated ffn; `fc_in` has the rows of the gate, then the rows of the up projection."""
 
     def __init__(self, config: OpenBAConfig) -> None:
         super().__init__()
@@ -205,7 +208,7 @@ class OpenBADecoderBlock(GradientCheckpointingLayer):
 
 
 class OpenBAPreTrainedModel(PreTrainedModel):
-    """What all parts share: how they are loaded, saved, split and initialised."""
+    """How all parts are loaded, saved, split over devices and initialised."""
 
     config: Any
     config_class = OpenBAConfig
@@ -221,7 +224,7 @@ class OpenBAPreTrainedModel(PreTrainedModel):
 
 
 class _Stack(OpenBAPreTrainedModel):
-    """One of the two stacks. The embedding is the model's, which alone registers it."""
+    """The encoder or the decoder. Only the model registers the shared embedding as a module."""
 
     block_class: type[nn.Module]
 
@@ -235,26 +238,26 @@ class _Stack(OpenBAPreTrainedModel):
         self.post_init()
 
     def share(self, embedding: nn.Module) -> None:
-        """Read tokens by this embedding."""
+        """Use this module as the input embedding."""
         object.__setattr__(self, "embed_tokens", embedding)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
 
     def embed(self, ids: Tensor | None, embeds: Tensor | None) -> Tensor:
-        """Embedded tokens: exactly one of the two is given."""
+        """Embed ids, or take given embeddings; raise ValueError unless exactly one is given."""
         if (ids is None) is (embeds is None):
             raise ValueError("give either ids or embeddings")
         return self.dropout(self.embed_tokens(ids) if embeds is None else embeds)
 
     def turn(self, hidden: Tensor, positions: Tensor) -> Rotary:
-        """Rotary factors in the type of the hidden states."""
+        """Rotary cosines and sines in the dtype of the hidden states."""
         config = self.config
         return rotary(positions, config.kv_channels, config.rope_theta, hidden.dtype)
 
 
 class OpenBAEncoder(_Stack):
-    """Embedded source to hidden states."""
+    """The encoder: from source tokens to hidden states."""
 
     block_class = OpenBAEncoderBlock
     _can_record_outputs = {
@@ -272,7 +275,7 @@ class OpenBAEncoder(_Stack):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Hidden states [batch, length, hidden] of ids [batch, length].
+        """Hidden states [batch, length, hidden] of source ids [batch, length].
 
         `attention_mask`: [batch, length], 0 for padding; or [batch, 1, length, length].
         """
@@ -289,7 +292,7 @@ class OpenBAEncoder(_Stack):
 
 
 class OpenBADecoder(_Stack):
-    """Embedded target and the encoder's hidden states to hidden states."""
+    """The decoder: from target tokens and the encoder's hidden states to hidden states."""
 
     block_class = OpenBADecoderBlock
     _can_record_outputs = {
@@ -315,8 +318,9 @@ class OpenBADecoder(_Stack):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Hidden states [batch, length, hidden] of target ids [batch, length].
 
-        `encoder_hidden_states`: [batch, source length, hidden]. Masks as in the encoder, for the
-        target and for the source. `cache` and `past_key_values` are one, under two names.
+        `encoder_hidden_states`: [batch, source length, hidden]. `attention_mask`: of the target.
+        `encoder_attention_mask`: of the source. Both have the form of the encoder's mask. `cache`
+        and `past_key_values` are two names of the same argument.
         """
         if encoder_hidden_states is None:
             raise ValueError("encoder_hidden_states is missing: the decoder reads the encoder")
@@ -347,7 +351,7 @@ class OpenBAForConditionalGeneration(OpenBAPreTrainedModel, GenerationMixin):
     """OpenBA with its language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "shared_embedding.weight"}
-    # Names under which some checkpoints list the one embedding again.
+    # Some checkpoints store the shared embedding again under these names.
     _keys_to_ignore_on_load_unexpected = [r"^(encoder|decoder)\.embed_tokens\.weight$"]
 
     def __init__(self, config: OpenBAConfig) -> None:
@@ -398,10 +402,10 @@ class OpenBAForConditionalGeneration(OpenBAPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
-        """Logits [batch, target length, vocab], and with `labels` their loss.
+        """Logits [batch, target length, vocab], and the loss if there are `labels`.
 
-        `labels`: [batch, target length], -100 where nothing is to be learned; the decoder's input
-        is made from them where it is not given.
+        `labels`: [batch, target length], -100 where a position has no loss. If no decoder input is
+        given, it is made from the labels.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -448,7 +452,7 @@ class OpenBAForConditionalGeneration(OpenBAPreTrainedModel, GenerationMixin):
         )
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """The decoder's input [batch, length]: the labels moved right by one behind the start."""
+        """The decoder's input [batch, length]: the start token, then the labels shifted by one."""
         ids = labels.new_full(labels.shape, self.config.decoder_start_token_id)
         ids[:, 1:] = labels[:, :-1]
         return ids.masked_fill_(ids == -100, self.config.pad_token_id)

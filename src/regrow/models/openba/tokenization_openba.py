@@ -1,14 +1,14 @@
 """Tokenizer of OpenBA: SentencePiece Unigram with byte fallback, sentinels and mode tokens.
 
-Read from `tokenizer.json`, or from the `spiece.model` of the published checkpoints, which needs
-sentencepiece and protobuf. After the pieces follow `<extra_id_99>` ... `<extra_id_0>`, then `<R>`,
-`<S>`, `<X>`. The published tokenizer knew the sentinels as ids only and took their text apart;
-here their text is the token.
+It is read from `tokenizer.json`, or from the `spiece.model` of the published checkpoints, which
+needs sentencepiece and protobuf. After the pieces follow the sentinels `<extra_id_99>` ...
+`<extra_id_0>`, then the mode tokens `<R>`, `<S>`, `<X>`. The published tokenizer had the sentinels
+only as ids and split their text into pieces; here the text of a sentinel gives its token.
 
-The ids are those of sentencepiece, but for a combining mark (or joiner) behind a character that
-normalisation replaces, such as a full-width letter: the tokenizers library normalises the two as
-one and can drop the mark. This file travels with every OpenBA directory and imports nothing but
-tokenizers and transformers.
+The ids are those of sentencepiece, with one exception: a combining mark (or joiner) after a
+character that normalisation replaces, such as a full-width letter. The tokenizers library
+normalises the two together and can drop the mark. Every OpenBA directory contains this file, so it
+imports only tokenizers and transformers.
 """
 
 from pathlib import Path
@@ -31,11 +31,12 @@ MODES = ("<R>", "<S>", "<X>")
 
 
 def read_pieces(path: Path) -> Tokenizer:
-    """The tokenizer of a `spiece.model`, with sentinels and modes after its pieces.
+    """The tokenizer of a `spiece.model`, with sentinels and mode tokens after its pieces.
 
     Raises:
         ImportError: sentencepiece or protobuf is missing.
-        ValueError: it is no Unigram model, or not one with OpenBA's treatment of spaces.
+        ValueError: the file is not a Unigram model, or it treats spaces in another way than
+            OpenBA's.
     """
     try:
         from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
@@ -68,7 +69,7 @@ def read_pieces(path: Path) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace("▁", "always", False),
-            # The text of a byte's piece is not that byte.
+            # Text such as "<0x41>" must not become the byte token of that name.
             pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), "merged_with_previous"),
         ]
     )
@@ -86,20 +87,20 @@ def read_pieces(path: Path) -> Tokenizer:
 
 
 class OpenBATokenizer(PreTrainedTokenizerFast):
-    """OpenBA's tokenizer, on the tokenizers library; text gets `</s>` at its end."""
+    """OpenBA's tokenizer, based on the tokenizers library; it adds `</s>` at the end of a text."""
 
     vocab_files_names = {"vocab_file": "spiece.model", "tokenizer_file": "tokenizer.json"}
     model_input_names = ["input_ids", "attention_mask"]
 
     @classmethod
     def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:
-        """What transformers calls with the files and settings of a directory.
+        """The settings with a `tokenizer_object`; transformers calls this on loading a directory.
 
         Raises:
-            OSError: there is neither of the files.
-            ValueError: the directory numbers an added token in another way.
+            OSError: neither tokenizer.json nor spiece.model exists.
+            ValueError: the directory gives an added token another id.
         """
-        # Published as true, which deletes spaces before punctuation: decoding would lose text.
+        # The published value is true. It deletes spaces before punctuation, so decoding loses text.
         kwargs["clean_up_tokenization_spaces"] = False
         if kwargs.get("tokenizer_file"):
             return super().convert_to_native_format(**kwargs)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from regrow.common.errors import UserError
-from regrow.models.document_attention import packed_mask, reads_text_by_text
+from regrow.models.document_attention import packed_mask, uses_document_attention
 from regrow.objectives.losses.cross_entropy import summed_cross_entropy
 
 _CHECKED_TOKENS = 8
@@ -80,7 +80,11 @@ def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
     `inputs`: of the model's forward pass. If there are `position_ids` and no `attention_mask`,
     attention stays within each of the texts that are packed into a row.
     """
-    if reads_text_by_text(model) and "position_ids" in inputs and "attention_mask" not in inputs:
+    if (
+        uses_document_attention(model)
+        and "position_ids" in inputs
+        and "attention_mask" not in inputs
+    ):
         inputs["attention_mask"] = packed_mask(inputs["position_ids"])
     decoder: Any = model.base_model
     hidden: Tensor = decoder(use_cache=False, **inputs).last_hidden_state

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.models.document_attention import reads_text_by_text
+from regrow.models.document_attention import uses_document_attention
 from regrow.objectives.losses.head import check_head, decoder_states, head_of
 from regrow.objectives.losses.loss import TensorBatch
 from regrow.objectives.losses.shared_row_attention import (
@@ -39,7 +39,7 @@ class Seq2Seq:
         """The head's inputs at predicted tokens, and the tokens; see `TokenLoss`."""
         if self.shared_rows:
             hidden = states_of_shared_rows(model, batch)
-        elif reads_text_by_text(model):
+        elif uses_document_attention(model):
             hidden = states_of_shared_rows(model, one_example_per_row(batch))
         else:
             hidden = decoder_states(

@@ -4,7 +4,7 @@ Masks keep the examples apart: a slot sees only slots of its own example. For ea
 is a mask for the encoder, one for the decoder, and one for cross-attention. The form of the mask
 depends on the attention implementation:
 
-- `text_by_text` (`regrow.models.document_attention`): the lengths of the examples.
+- `document_attention` (`regrow.models.document_attention`): the lengths of the examples.
 - `sdpa`: a boolean tensor. On CUDA the memory-efficient kernel takes it and computes whole rows.
 - `eager`: a tensor that is added to the scores.
 - `flex_attention`: a block mask. Blocks between examples are not computed.
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.models.document_attention import TEXT_BY_TEXT, seen_slots, texts_mask
+from regrow.models.document_attention import DOCUMENT_ATTENTION, dense_mask, text_mask
 from regrow.objectives.losses.loss import TensorBatch
 from regrow.objectives.rows.examples import NO_TEXT
 
@@ -75,11 +75,11 @@ def _mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False)
     `queries`, `keys`: the example of each slot, [rows, width].
     """
     attention = stack.config._attn_implementation
-    if attention == TEXT_BY_TEXT:
-        return texts_mask(queries, keys, is_causal=is_causal)
+    if attention == DOCUMENT_ATTENTION:
+        return text_mask(queries, keys, is_causal=is_causal)
     if attention == "flex_attention":
         return _block_mask(queries, keys, is_causal)
-    seen = seen_slots(queries, keys, is_causal=is_causal)
+    seen = dense_mask(queries, keys, is_causal=is_causal)
     if attention == "sdpa":
         return seen
     dtype = next(stack.parameters()).dtype

@@ -20,30 +20,31 @@ from regrow.common.errors import SaidError, UserError
 
 _T = TypeVar("_T")
 
-_LOOK_FIRST, _LOOK_LAST = 0.002, 0.5
-"""Seconds between two looks of one that waits, which grow while it does."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.5
+"""Seconds between two polls of the store; the pause grows while a process waits."""
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What came of the first process's work: a value, or the text of its UserError."""
+    """The result of work in the first process: a value, or the text of its UserError."""
 
     value: Any
     error: str | None = None
 
 
-def _taken(outcome: _Outcome) -> Any:
+def _value_of(outcome: _Outcome) -> Any:
+    """The value; raise SaidError if the work failed, since the first process reports the error."""
     if outcome.error is not None:
         raise SaidError(outcome.error)
     return outcome.value
 
 
 @dataclass
-class Speech:
-    """What the first process says to all others, one thing after another, through a store.
+class StoreChannel:
+    """Messages between the first process and all others, in order, through a store.
 
-    A collective operation gives up after minutes; who waits here waits as long as it takes. What
-    all have heard is taken out of the store.
+    A collective operation times out after minutes; here a process waits without a limit. A message
+    is deleted from the store when all others have received it.
     """
 
     store: Store
@@ -51,86 +52,89 @@ class Speech:
     count: int
     _number: int = 0
 
-    def say(self, what: object) -> None:
-        """Of the first alone. `what` goes by pickle, from process to process of one job."""
-        self._number += 1
-        self.store.set(f"{self._number}", pickle.dumps(what))  # type: ignore[arg-type]
+    def send(self, message: object) -> None:
+        """Send to all others; only the first process does this.
 
-    def hear(self) -> Any:
-        """Of each other, as often as the first speaks."""
+        The message is pickled, since it stays between the processes of one job.
+        """
+        self._number += 1
+        self.store.set(f"{self._number}", pickle.dumps(message))  # type: ignore[arg-type]
+
+    def receive(self) -> Any:
+        """The next message of the first process; every other process receives each message."""
         self._number += 1
         key = f"{self._number}"
-        heard = pickle.loads(self._wait(key))  # noqa: S301
+        message = pickle.loads(self._wait(key))  # noqa: S301
         if self.store.add(f"{key}/heard", 1) == self.count - 1:
             self.store.delete_key(key)
             self.store.delete_key(f"{key}/heard")
-        return heard
+        return message
 
-    def of_all(self, own: str | None) -> list[str | None]:
-        """What each has to say, by rank, the same in all."""
+    def gather(self, own: str | None) -> list[str | None]:
+        """The text of each process, by rank; every process calls this and gets the same list."""
         if self.rank:
             self.store.set(f"{self._number + 1}/{self.rank}", own or "")
-            theirs: list[str | None] = _taken(self.hear())
-            return theirs
+            gathered: list[str | None] = _value_of(self.receive())
+            return gathered
         found = [own]
         for rank in range(1, self.count):
             key = f"{self._number + 1}/{rank}"
             found.append(self._wait(key).decode() or None)
             self.store.delete_key(key)
-        self.say(_Outcome(found))
+        self.send(_Outcome(found))
         return found
 
     def _wait(self, key: str) -> bytes:
-        # The store's own wait has a limit, and logs each time that it is reached.
-        pause = _LOOK_FIRST
+        # The store's own wait has a time limit, and logs each time that it is reached.
+        pause = _SHORTEST_PAUSE
         while not self.store.check([key]):
             time.sleep(pause)
-            pause = min(1.5 * pause, _LOOK_LAST)
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
         found: bytes = self.store.get(key)
         return found
 
 
 @cache
-def _speech(_: distributed.ProcessGroup, rank: int, count: int) -> Speech:
-    """Of those who met as this group; they all count what was said alike."""
-    return Speech(PrefixStore("regrow", _get_default_store()), rank, count)
+def _channel(_: distributed.ProcessGroup, rank: int, count: int) -> StoreChannel:
+    """One channel for each process group, so that all processes number messages alike."""
+    return StoreChannel(PrefixStore("regrow", _get_default_store()), rank, count)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train.
+    """This process and its place among the processes that train together.
 
     Attributes:
-        rank: 0 for the one that writes and speaks.
-        count: Of all.
-        mesh: All of them along one dimension; None where there is but one.
-        device: That this one trains on; None where that is the model's own to say.
-        speech: Of the first to the others; None where there is but one.
+        rank: 0 for the first process, which writes files and messages.
+        count: Number of processes.
+        mesh: All processes along one dimension; None if there is only one.
+        device: Device that this process trains on; None if the model's device decides.
+        channel: Messages from the first process to the others; None if there is only one.
     """
 
     rank: int = 0
     count: int = 1
     mesh: DeviceMesh | None = None
     device: torch.device | None = None
-    speech: Speech | None = None
+    channel: StoreChannel | None = None
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
-    def board(self, name: str) -> Store | None:
-        """Where each can tell all others something; None where there is but one."""
-        return None if self.speech is None else PrefixStore(name, self.speech.store)
+    def shared_store(self, name: str) -> Store | None:
+        """A store of this name that all processes read and write; None if there is only one."""
+        return None if self.channel is None else PrefixStore(name, self.channel.store)
 
     @property
-    def trains_on(self) -> torch.device:
-        """The device where this one should have its model; alone, a GPU where there is one."""
+    def training_device(self) -> torch.device:
+        """The device for the model of this process; for a single process, a GPU if there is one."""
         if self.device is not None:
             return self.device
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def total(self, values: list[float]) -> list[float]:
-        """The sums over all processes, in float64, the same in each."""
+        """The sum of each value over all processes, in float64, the same in each process."""
         if self.count == 1:
             return values
         found = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -138,106 +142,113 @@ class Processes:
         return [float(value) for value in found.tolist()]
 
     def in_first(self, work: Callable[[], _T]) -> _T:
-        """Do it in the first process alone; what it returns, or its UserError, in all.
+        """Run `work` in the first process only; every process gets its value or its UserError.
 
-        The others wait as long as it takes.
+        The other processes wait without a time limit.
         """
-        if self.speech is None:
+        if self.channel is None:
             return work()
         if self.first:
-            return self._tell(self.speech, work)
-        theirs: _T = _taken(self.speech.hear())
-        return theirs
+            return self._run_and_send(self.channel, work)
+        value: _T = _value_of(self.channel.receive())
+        return value
 
     def in_all(self, work: Callable[[], _T]) -> _T:
-        """Do it in every process; where one cannot, all raise what it said."""
-        if self.speech is None:
+        """Run `work` in every process; if it raises UserError in one, all processes raise that."""
+        if self.channel is None:
             return work()
-        said: str | None = None
+        failure: str | None = None
         try:
-            done = work()
+            value = work()
         except UserError as error:
-            said = str(error)
-        everyone = self.speech.of_all(said)
-        for rank, theirs in enumerate(everyone):
-            if theirs is not None:
-                where = "" if everyone[0] is not None else f"process {rank}: "
-                raise self.error(f"{where}{theirs}")
-        return done
+            failure = str(error)
+        failures = self.channel.gather(failure)
+        for rank, message in enumerate(failures):
+            if message is not None:
+                where = "" if failures[0] is not None else f"process {rank}: "
+                raise self.error(f"{where}{message}")
+        return value
 
     def lead(self, work: Callable[[], _T]) -> _T:
-        """Do it in the first process, and in the others what that calls them to (`call`).
+        """Run `work` in the first process; the others run what it sends them with `call`.
 
-        What it returns, or its UserError, in all.
+        Every process gets the value of `work`, or its UserError.
         """
-        if self.speech is None:
+        if self.channel is None:
             return work()
         if self.first:
-            return self._tell(self.speech, work)
-        while not isinstance(heard := self.speech.hear(), _Outcome):
-            heard()
-        theirs: _T = _taken(heard)
-        return theirs
+            return self._run_and_send(self.channel, work)
+        while not isinstance(message := self.channel.receive(), _Outcome):
+            message()
+        value: _T = _value_of(message)
+        return value
 
     def call(self, work: Callable[[], object]) -> None:
-        """Inside what the first leads: the others do this now, beside what it does itself.
+        """Have the other processes run `work` now; the first calls this inside `lead`.
 
-        `work`: by pickle; a `functools.partial` of a function with its arguments, say.
+        The first process does not run `work` here. `work` is pickled: give, for example, a
+        `functools.partial` of a module's function.
         """
-        if self.speech is not None:
-            self.speech.say(work)
+        if self.channel is not None:
+            self.channel.send(work)
 
-    def _tell(self, speech: Speech, work: Callable[[], _T]) -> _T:
+    def _run_and_send(self, channel: StoreChannel, work: Callable[[], _T]) -> _T:
         try:
-            done = work()
+            value = work()
         except UserError as error:
-            speech.say(_Outcome(None, str(error)))
+            channel.send(_Outcome(None, str(error)))
             raise
-        speech.say(_Outcome(done))
-        return done
+        channel.send(_Outcome(value))
+        return value
 
     def error(self, text: str) -> UserError:
-        """What to raise where all processes raise the same."""
+        """The error that this process raises when all processes raise the same one."""
         return UserError(text) if self.first else SaidError(text)
 
 
-_TO_MEET = datetime.timedelta(minutes=10)
-_TO_COME = datetime.timedelta(minutes=30)
-"""After which a collective operation gives up: Gloo's own, where NCCL has 10."""
-_LOOK_AGAIN = 0.05
-"""Seconds."""
+_RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=10)
+_COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+"""Limit of a collective operation: the default of Gloo, while that of NCCL is 10 minutes."""
+_POLL_SECONDS = 0.05
 
 
-def meet(store: Store, rank: int, count: int) -> str:
-    """A name for those who meet now, that none who met before had.
+def agree_on_group_name(store: Store, rank: int, count: int) -> str:
+    """A name for the group of processes that start now; no earlier group had it.
 
-    torchrun 2.13 starts killed processes again with the store that they had, in which they find
-    each other's addresses of before; and how often each node was started, it counts apart. So the
-    first makes up a name; each of the others adds its own to it, until that is known to the first.
+    torchrun 2.13 gives restarted processes the store that they had before. In it they would find
+    the addresses of the processes that were killed. torchrun counts the restarts of each node
+    apart, so its count cannot name the group. Therefore the first process makes up a name. Each
+    other process adds an id of its own to that name, and repeats this until the first process
+    confirms the id.
     """
     own, leader = uuid.uuid4().hex, "leader"
     if rank == 0:
         store.set(leader, own)
-        guests = [store.get(f"{own}/{other}").decode() for other in range(1, count)]
-        store.set(f"{own}/all", " ".join(guests))
+        members = [store.get(f"{own}/{other}").decode() for other in range(1, count)]
+        store.set(f"{own}/all", " ".join(members))
         return own
     while True:
         name: str = store.get(leader).decode()
         store.set(f"{name}/{rank}", own)
-        # The first may have been one that is no more.
+        # The name may be that of a first process that was killed.
         if store.check([f"{name}/all"]) and own in store.get(f"{name}/all").decode().split():
             return name
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL_SECONDS)
 
 
 def join_processes() -> Processes:
-    """Those that torchrun started, one a GPU where there are GPUs; without torchrun, this one."""
+    """The processes that torchrun started; without torchrun, this process alone.
+
+    Where there are GPUs, each process has one.
+    """
     if not distributed.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Processes()
-        store, rank, count = next(rendezvous("env://", timeout=_TO_MEET))
-        store = PrefixStore(meet(store, rank, count), store)
-        distributed.init_process_group(store=store, rank=rank, world_size=count, timeout=_TO_COME)
+        store, rank, count = next(rendezvous("env://", timeout=_RENDEZVOUS_TIMEOUT))
+        store = PrefixStore(agree_on_group_name(store, rank, count), store)
+        distributed.init_process_group(
+            store=store, rank=rank, world_size=count, timeout=_COLLECTIVE_TIMEOUT
+        )
     rank, count = distributed.get_rank(), distributed.get_world_size()
     if count == 1:
         return Processes()
@@ -245,5 +256,5 @@ def join_processes() -> Processes:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    speech = _speech(distributed.group.WORLD, rank, count)
-    return Processes(rank, count, init_device_mesh(device.type, (count,)), device, speech)
+    channel = _channel(distributed.group.WORLD, rank, count)
+    return Processes(rank, count, init_device_mesh(device.type, (count,)), device, channel)

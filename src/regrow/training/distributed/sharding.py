@@ -1,4 +1,4 @@
-"""A model whose parameters lie in pieces, one a process, and are put together layer by layer."""
+"""Shard a model: each process holds a part of each layer, and gathers one layer at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +14,14 @@ from regrow.common.errors import UserError
 from regrow.models.layers import layers
 from regrow.objectives.losses.loss import Loss, TensorBatch
 from regrow.training.distributed.processes import Processes
-from regrow.training.distributed.sharded_loading import fill_parts, whole_parameters
+from regrow.training.distributed.sharded_loading import distribute_parameters, full_parameters
 
 
 class Learner(nn.Module):
-    """A model and what it learns: one forward pass, in which all parameters are read.
+    """A model and its objective as one module, whose forward pass reads all parameters.
 
-    An objective calls parts of a model and reads its head, which FSDP would not see.
+    An objective calls parts of a model and reads its head. FSDP gathers parameters only when the
+    forward pass of a sharded module is called.
     """
 
     def __init__(self, model: nn.Module, objective: Loss) -> None:
@@ -28,12 +29,12 @@ class Learner(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-        """The summed loss, and that of each token, as objectives have them."""
+        """The summed loss, and the loss of each predicted token [tokens], of the objective."""
         return self.objective(self.model, batch)
 
 
 def check_replicas(replicas: int, count: int) -> None:
-    """Raises UserError where so many processes cannot be dealt into so many groups."""
+    """Raise UserError if `count` processes cannot form `replicas` groups of the same size."""
     if replicas == 1:
         return
     if count == 1:
@@ -49,7 +50,7 @@ def check_replicas(replicas: int, count: int) -> None:
 
 
 def check_offload(count: int, device: torch.device) -> None:
-    """Raises UserError where so many processes with this device have nothing to offload."""
+    """Raise UserError if there is nothing to offload: on a CPU, or with a single process."""
     if device.type == "cpu":
         raise UserError("offload: all is in the CPU's memory as it is; leave it out")
     if count == 1:
@@ -67,41 +68,45 @@ def shard(
     *,
     offload: bool = False,
 ) -> Learner:
-    """Share each layer's parameters out, and what is left (embeddings, head, norms) as one.
+    """Shard each layer, and the remaining parameters (embeddings, head, norms) together.
 
-    A process other than the first may have its model on the meta device: it gets its parts.
-    Parameters become DTensors of their whole shape, on the processes' device; gradients are sums
-    over all processes. One process shares nothing. `replicas`: groups that share the model out
-    each among its own processes, which follow each other in rank. `offload`: parts lie in the CPU's
-    memory, and so do their gradients.
+    Parameters become DTensors of the full shape, on the device of the processes. Gradients are sums
+    over all processes. A single process shards nothing. The model may be on the meta device in all
+    processes but the first; these receive their parts.
+
+    `replicas`: groups of processes with consecutive ranks; each group holds a whole model.
+    `offload`: keep the parts and their gradients in the CPU's memory.
     """
     learner = Learner(model, objective)
     if processes.mesh is None:
         return learner
-    mesh = processes.mesh if replicas == 1 else _groups(processes.mesh, replicas)
-    pinned = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
-    policy = pinned if offload else OffloadPolicy()
-    whole = whole_parameters(model, processes)
+    mesh = processes.mesh if replicas == 1 else _replica_mesh(processes.mesh, replicas)
+    cpu_policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
+    policy = cpu_policy if offload else OffloadPolicy()
+    full = full_parameters(model, processes)
     for module in (*reversed(layers(model)), learner):
         fully_shard(module, mesh=mesh, offload_policy=policy)
-    fill_parts(learner, model, whole, processes, offload=offload)
+    distribute_parameters(learner, model, full, processes, offload=offload)
     for module in learner.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            # Gloo sums, and knows no product with a factor.
+            # Gloo can sum, but cannot sum and multiply by a factor.
             module.set_force_sum_reduction_for_comms(True)
     return learner
 
 
 @cache
-def _groups(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
+def _replica_mesh(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
     shape = (replicas, mesh.size() // replicas)
     return init_device_mesh(mesh.device_type, shape, mesh_dim_names=("replicas", "parts"))
 
 
 @contextmanager
-def readable(learner: Learner) -> Iterator[None]:
-    """Inside, the model itself can be called, by all processes alike, if it was trained before."""
+def unsharded(learner: Learner) -> Iterator[None]:
+    """Context manager: gather all parameters, so that the model itself can be called.
+
+    Every process must enter it. The model must have been trained for a step before.
+    """
     if not isinstance(learner, FSDPModule):
         yield
         return
@@ -113,18 +118,18 @@ def readable(learner: Learner) -> Iterator[None]:
 
 
 @torch.no_grad()
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A trained model's state dict as one process has it, on the CPU; tied names share a tensor.
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The unsharded state dict of a model, on the CPU; tied names share a tensor.
 
-    Every process must call it; all but the first get an empty one.
+    Every process must call this; all but the first get an empty dict.
     """
-    kept = not distributed.is_initialized() or distributed.get_rank() == 0
+    is_first = not distributed.is_initialized() or distributed.get_rank() == 0
     found: dict[str, Tensor] = {}
     by_id: dict[int, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in by_id:
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            by_id[id(tensor)] = whole.detach().cpu() if kept else whole.new_empty(0)
-        if kept:
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            by_id[id(tensor)] = full.detach().cpu() if is_first else full.new_empty(0)
+        if is_first:
             found[name] = by_id[id(tensor)]
     return found

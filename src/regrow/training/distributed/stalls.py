@@ -1,16 +1,18 @@
-"""Which of several processes no longer moves.
+"""Find the process that stalls, among several.
 
-When one stalls, all others wait for it inside a collective operation, and the library only says,
-after a time of its own, that somebody did not come. So each process tells in a store where it
-stands, from a thread of its own: a count that grows while the process lives, and what it is doing.
-The first and the last look at what all tell, so that each is looked at by another.
+When one process stalls, all others wait for it inside a collective operation. The library only
+reports, after its own timeout, that some process did not come. Here each process reports its
+progress to a store, from a separate thread: a count that grows while the process lives, and what
+the process does. The first and the last process check all reports, so each process is checked by
+another one.
 
-One that no longer counts has stalled. So has one that counts, and stays in its part of a step while
-others wait further on. Where all stand at one place nobody has, however long it takes; nor has one
-that measures, saves or reports, which one process may do alone.
+A process whose count does not grow has stalled. A process whose count grows has also stalled if it
+stays in its part of a step while others wait further on. If all processes stand at the same place,
+none has stalled, however long it takes. Neither has a process that measures, saves or reports,
+since one process may do that alone.
 
-The store lies with torchrun, or without it in the first process: there a first process that is
-stopped whole is not told of.
+The store is in torchrun's process, or without torchrun in the first process. In the second case a
+first process that is stopped entirely is not reported.
 """
 
 import logging
@@ -26,19 +28,19 @@ from torch.distributed import DistError
 
 _log = logging.getLogger(__name__)
 
-Doing = Literal["reading samples", "computing", "updating", "measuring", "saving", "reporting"]
+Activity = Literal["reading samples", "computing", "updating", "measuring", "saving", "reporting"]
 """What a process does in a step."""
-_TOGETHER = ("reading samples", "computing", "updating")
-"""Where all have like work."""
-_LOOKS, _PAUSE = 10, 5.0
-"""At least so many looks before a process has stalled, and at most so many seconds between two."""
-_LEFT = b"left"
+_SHARED_ACTIVITIES = ("reading samples", "computing", "updating")
+"""Activities in which all processes have a similar amount of work."""
+_MIN_CHECKS, _MAX_PAUSE = 10, 5.0
+"""Fewest checks before a process counts as stalled; most seconds between two checks."""
+_FINISHED = b"left"
 
-Mark = Callable[[int, Doing], None]
-"""What a process calls with its step, counted from 1, and what it does from then on."""
+SetProgress = Callable[[int, Activity], None]
+"""A process calls this with its step, counted from 1, and the activity that begins."""
 
 
-class Board(Protocol):
+class SharedStore(Protocol):
     """A `torch.distributed` store."""
 
     def set(self, key: str, value: str) -> None: ...
@@ -49,119 +51,125 @@ class Board(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process stands.
+class Progress:
+    """How far a process is.
 
-    `marks`: how many came before; all processes make the same ones.
+    Attributes:
+        changes: How many progress reports came before this one. All processes make the same
+            reports in the same order.
     """
 
-    marks: int
+    changes: int
     step: int
-    doing: str
+    activity: str
 
     def words(self) -> str:
-        return f"step {self.step}, {self.doing}"
+        return f"step {self.step}, {self.activity}"
 
 
 @dataclass
-class Judge:
-    """Says who has stalled, from what each process tells, one look after another.
+class StallDetector:
+    """Finds a stalled process from the reports of all processes, one check after another.
 
-    It counts looks and no seconds: those in which the judge itself was stopped are none.
+    It counts checks and not seconds, so that time in which its own process was stopped does not
+    count.
 
-    `looks`: for which one may stand still.
+    Attributes:
+        checks: How many checks in a row a process may stand still.
     """
 
-    looks: int
+    checks: int
     _silent: dict[int, tuple[int, int]] = field(default_factory=dict)
-    _behind: dict[int, tuple[Place | None, int]] = field(default_factory=dict)
+    _behind: dict[int, tuple[Progress | None, int]] = field(default_factory=dict)
 
-    def stalled(self, told: Mapping[int, tuple[int, Place]]) -> tuple[int, str] | None:
-        """Rank and words; None where all move, or wait for each other.
+    def find_stalled(self, reports: Mapping[int, tuple[int, Progress]]) -> tuple[int, str] | None:
+        """Rank of a stalled process and a description; None if no process has stalled.
 
-        `told`: by rank, the count and the place.
+        `reports`: by rank, the count of the process and its progress.
         """
-        first = max((place for _, place in told.values()), key=lambda place: place.marks)
-        for rank, (count, place) in told.items():
-            before, looks = self._silent.get(rank, (None, 0))
-            self._silent[rank] = (count, looks + 1 if before == count else 0)
-            stood, looks = self._behind.get(rank, (None, 0))
-            is_behind = place.marks < first.marks and place.doing in _TOGETHER
-            at = place if is_behind else None
-            self._behind[rank] = (at, looks + 1 if at is not None and stood == at else 0)
-        for rank, (_, place) in told.items():
-            if self._silent[rank][1] >= self.looks:
-                return rank, f"has not answered since {place.words()}"
-        for rank, (_, place) in told.items():
-            if self._behind[rank][1] >= self.looks:
-                return rank, f"has not moved from {place.words()}; others are at {first.words()}"
+        foremost = max((at for _, at in reports.values()), key=lambda at: at.changes)
+        for rank, (count, at) in reports.items():
+            last_count, checks = self._silent.get(rank, (None, 0))
+            self._silent[rank] = (count, checks + 1 if last_count == count else 0)
+            last_behind, checks = self._behind.get(rank, (None, 0))
+            is_behind = at.changes < foremost.changes and at.activity in _SHARED_ACTIVITIES
+            behind = at if is_behind else None
+            self._behind[rank] = (
+                behind, checks + 1 if behind is not None and last_behind == behind else 0,
+            )  # fmt: skip
+        for rank, (_, at) in reports.items():
+            if self._silent[rank][1] >= self.checks:
+                return rank, f"has not answered since {at.words()}"
+        for rank, (_, at) in reports.items():
+            if self._behind[rank][1] >= self.checks:
+                return rank, f"has not moved from {at.words()}; others are at {foremost.words()}"
         return None
 
 
-def _leave(said: str) -> None:
+def _exit(message: str) -> None:
     """End this process at once, since its main thread waits; torchrun ends or restarts all."""
-    _log.error("%s", said)
+    _log.error("%s", message)
     logging.shutdown()
     os._exit(1)
 
 
 @contextmanager
-def watched(
+def watch_for_stalls(
     rank: int,
     count: int,
-    board: Board | None,
+    store: SharedStore | None,
     seconds: float | None,
-    on_stall: Callable[[str], None] = _leave,
-) -> Iterator[Mark]:
-    """Inside, a process that stalls is named, by the others, and they end.
+    on_stall: Callable[[str], None] = _exit,
+) -> Iterator[SetProgress]:
+    """Context manager: if a process stalls, the others name it and end.
 
-    `board`: of the processes that are inside together. `seconds`: for which one may stand still;
-    None, as where there is but one, watches nobody.
+    `store`: shared by the processes that are inside the context together. `seconds`: how long a
+    process may stand still; None watches no process. A single process is not watched either.
     """
-    if board is None or count == 1 or seconds is None:
-        yield lambda _step, _doing: None
+    if store is None or count == 1 or seconds is None:
+        yield lambda _step, _activity: None
         return
-    here = Place(0, 0, "reading samples")
+    own = Progress(0, 0, "reading samples")
     ended = threading.Event()
 
-    def mark(step: int, doing: Doing) -> None:
-        nonlocal here
-        here = Place(here.marks + 1, step, doing)
+    def set_progress(step: int, activity: Activity) -> None:
+        nonlocal own
+        own = Progress(own.changes + 1, step, activity)
 
-    def tell_and_look() -> None:
-        looks = max(_LOOKS, math.ceil(seconds / _PAUSE))
-        judge, beats = Judge(looks), 0
-        while not ended.wait(seconds / looks):
+    def report_and_check() -> None:
+        checks = max(_MIN_CHECKS, math.ceil(seconds / _MAX_PAUSE))
+        detector, beats = StallDetector(checks), 0
+        while not ended.wait(seconds / checks):
             beats += 1
-            place = here
-            told = {rank: (beats, place)}
+            at = own
+            reports = {rank: (beats, at)}
             try:
-                board.set(f"{rank}", f"{beats} {place.marks} {place.step} {place.doing}")
+                store.set(f"{rank}", f"{beats} {at.changes} {at.step} {at.activity}")
                 for other in range(count) if rank in (0, count - 1) else ():
-                    if other != rank and board.check([f"{other}"]):
-                        theirs = board.get(f"{other}")
-                        if theirs != _LEFT:
-                            told[other] = _read(theirs.decode())
+                    if other != rank and store.check([f"{other}"]):
+                        report = store.get(f"{other}")
+                        if report != _FINISHED:
+                            reports[other] = _parse(report.decode())
             except DistError:
-                # Whoever had the store is gone, and the others will be told so.
+                # The process with the store is gone; the other processes get an error as well.
                 return
-            found = judge.stalled(told)
+            found = detector.find_stalled(reports)
             if found is not None and not ended.is_set():
-                who, what = found
-                on_stall(f"training: for {seconds:,g} s process {who} {what}")
+                stalled, what = found
+                on_stall(f"training: for {seconds:,g} s process {stalled} {what}")
                 return
 
-    thread = threading.Thread(target=tell_and_look, name="stalls", daemon=True)
+    thread = threading.Thread(target=report_and_check, name="stalls", daemon=True)
     thread.start()
     try:
-        yield mark
+        yield set_progress
     finally:
         ended.set()
         thread.join()
         with suppress(DistError):
-            board.set(f"{rank}", _LEFT.decode())
+            store.set(f"{rank}", _FINISHED.decode())
 
 
-def _read(told: str) -> tuple[int, Place]:
-    beats, marks, step, doing = told.split(" ", 3)
-    return int(beats), Place(int(marks), int(step), doing)
+def _parse(report: str) -> tuple[int, Progress]:
+    beats, changes, step, activity = report.split(" ", 3)
+    return int(beats), Progress(int(changes), int(step), activity)

@@ -1,4 +1,4 @@
-"""A model that reads text by text while it trains."""
+"""Use document attention (`regrow.models.document_attention`) while a model trains."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,22 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from regrow.common.precision import Precision, resolve_precision
-from regrow.models.document_attention import TEXT_BY_TEXT, way_of
-from regrow.models.varlen_attention import computes
+from regrow.models.document_attention import DOCUMENT_ATTENTION, attention_method
+from regrow.models.varlen_attention import supports_varlen
 from regrow.objectives.losses.head import hidden_states
 from regrow.objectives.losses.shared_row_attention import states_of_shared_rows
 
-_HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
-_APART = 1e-3
-"""Of float32, what is another model's."""
+_HEAD_COUNTS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
+_TOLERANCE = 1e-3
+"""Largest relative difference in float32 between the model's own attention and this one."""
 
 
-def can_read_text_by_text(model: Any, device: torch.device, precision: Precision) -> bool:
-    """Whether `regrow.models.document_attention` can replace a model's attention on this device.
+def supports_document_attention(model: Any, device: torch.device, precision: Precision) -> bool:
+    """Whether document attention can replace a model's own attention on this device.
 
-    Where it is torch's (`sdpa`) and does no more than that: no windows, relative positions,
-    soft-caps. On CUDA, where the kernel for texts of any length computes the heads of the model in
-    this precision. The model itself is tried in float32.
+    The model must use torch's attention (`sdpa`) and nothing beyond it: no sliding window, relative
+    positions or soft-cap. On CUDA, the varlen kernel must also support the model's heads in this
+    precision. The outputs of both attentions are compared in float32.
     """
     if model.config._attn_implementation != "sdpa":
         return False
@@ -34,39 +34,39 @@ def can_read_text_by_text(model: Any, device: torch.device, precision: Precision
     was_training = model.training
     model.eval()
     try:
-        expected = _states(model)
-        with text_by_text(model, True):
-            found = _states(model)
+        expected = _probe_states(model)
+        with using_document_attention(model, True):
+            found = _probe_states(model)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
-        return False  # it takes no mask of ours, or passes what is not known there
+        return False  # it does not accept the mask, or passes arguments that are not supported
     finally:
         model.train(was_training)
-    return bool((found - expected).norm() <= _APART * expected.norm())
+    return bool((found - expected).norm() <= _TOLERANCE * expected.norm())
 
 
 def _has_kernel(model: Any, device: torch.device, precision: Precision) -> bool:
     dtype = torch.bfloat16 if resolve_precision(precision, device) == "bf16" else torch.float32
-    if way_of(device.type, dtype, 0.0) != "one line":
+    if attention_method(device.type, dtype, 0.0) != "varlen":
         return False
-    both = model.config.is_encoder_decoder
-    config = model.config if both else model.config.get_text_config()
-    known = {int(getattr(config, name, 0)) for name in _HEADS} - {0}
-    for heads in known:
-        groups = heads // (getattr(config, "num_key_value_heads", None) or heads)
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        if not computes(device, dtype, heads, groups, size):
+    is_encoder_decoder = model.config.is_encoder_decoder
+    config = model.config if is_encoder_decoder else model.config.get_text_config()
+    head_counts = {int(getattr(config, name, 0)) for name in _HEAD_COUNTS} - {0}
+    for heads in head_counts:
+        group_size = heads // (getattr(config, "num_key_value_heads", None) or heads)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        if not supports_varlen(device, dtype, heads, group_size, head_dim):
             return False
-    return bool(known)
+    return bool(head_counts)
 
 
 @contextmanager
-def text_by_text(model: Any, wanted: bool) -> Iterator[None]:
-    """Use `regrow.models.document_attention` as the model's attention inside the context."""
-    if not wanted:
+def using_document_attention(model: Any, enabled: bool) -> Iterator[None]:
+    """Context manager: the model uses document attention."""
+    if not enabled:
         yield
         return
     own = model.config._attn_implementation
-    model.set_attn_implementation(TEXT_BY_TEXT)
+    model.set_attn_implementation(DOCUMENT_ATTENTION)
     try:
         yield
     finally:
@@ -74,8 +74,8 @@ def text_by_text(model: Any, wanted: bool) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _states(model: Any) -> Tensor:
-    """What the head reads of two texts in a row; of an encoder-decoder, with empty slots behind."""
+def _probe_states(model: Any) -> Tensor:
+    """The head's inputs for one row of two texts; an encoder-decoder also has empty slots."""
     device = next(model.parameters()).device
     texts = torch.tensor([[0, 0, 0, 1, 1, 1, 1]], device=device)
     with torch.autocast(device.type, enabled=False):

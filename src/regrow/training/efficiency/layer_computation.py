@@ -1,4 +1,4 @@
-"""How a layer's forward and backward passes are computed: by kernels of its own, or twice."""
+"""How the layers are computed: with activation checkpointing, or compiled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ _REASON_LENGTH = 200
 
 
 def check_recomputable(model: Any) -> None:
-    """Raises UserError where a model cannot compute its layers again."""
+    """Raise UserError if a model does not support activation checkpointing."""
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise UserError(
             f"{type(model).__name__}: cannot compute its layers again; leave recompute out"
@@ -23,12 +23,12 @@ def check_recomputable(model: Any) -> None:
 
 
 @contextmanager
-def recomputing(model: Any, wanted: bool) -> Iterator[None]:
-    """Inside, layers are computed again in the backward pass, where that is wanted."""
-    if not wanted:
+def recomputed_layers(model: Any, enabled: bool) -> Iterator[None]:
+    """Context manager: the backward pass computes the layers again (activation checkpointing)."""
+    if not enabled:
         yield
         return
-    # Gradient checkpointing was its name before transformers 5.24.
+    # transformers called this gradient checkpointing before 5.24.
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     try:
@@ -38,13 +38,13 @@ def recomputing(model: Any, wanted: bool) -> Iterator[None]:
 
 
 def check_compilable(model: nn.Module) -> None:
-    """Raises UserError where a model has no layers to compile."""
+    """Raise UserError if a model has no layers to compile."""
     if not layers(model):
         raise UserError(f"{type(model).__name__}: no layers to compile; leave compile out")
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises UserError where there is no compiler for the device."""
+    """Raise UserError if there is no compiler for the device."""
     try:
         torch.compile(torch.neg, backend=_BACKEND)(torch.ones(2, device=device))
     except Exception as error:
@@ -53,18 +53,18 @@ def check_compiler(device: torch.device) -> None:
 
 
 @contextmanager
-def compiled(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """Inside, the forward passes of the layers are compiled, where that is wanted.
+def compiled_layers(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Context manager: the forward passes of the layers are compiled.
 
-    Names of parameters stay, and hooks of FSDP stay outside of what is compiled.
+    The names of parameters do not change, and the hooks of FSDP are not compiled.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
     found = layers(model)
     for layer in found:
-        # Kernels for any length from the first on: otherwise the lengths that came before would
-        # decide which kernel, and so which last bits, and a resumed training saw others.
+        # Compile for any length from the start. Otherwise the kernels, and so the last bits, would
+        # depend on the lengths seen before, and these differ in a resumed training.
         layer.forward = torch.compile(layer.forward, dynamic=True, backend=_BACKEND)
     try:
         yield

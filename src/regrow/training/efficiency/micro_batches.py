@@ -1,8 +1,8 @@
-"""Which samples of an optimiser step go through the model together, so that few slots are empty.
+"""Group the samples of an optimiser step into micro-batches with few empty slots.
 
-Samples are of different lengths, and those of an encoder-decoder in two ways: source and target. A
-pass computes the longest of either for all of its samples. How a step is taken apart changes
-neither what is learned in it nor, but for rounding, the result.
+Samples differ in length; those of an encoder-decoder have two lengths, of source and target. A
+micro-batch pads each of the two to the longest among its samples. The grouping does not change what
+is learned in a step; it changes the result only by rounding.
 """
 
 import numpy as np
@@ -12,46 +12,50 @@ from regrow.corpus.samples import Samples, slots_of
 
 Ids = NDArray[np.int64]
 
-_COST = 512
-"""Slots that a pass costs beside those that it computes."""
-_SHARES = 12
-"""Kinds of samples that are told apart by the part of the source in them."""
+_FIXED_COST = 512
+"""Cost of one micro-batch in slots, beside the slots that it computes."""
+_SOURCE_SHARE_BINS = 12
+"""Samples are first sorted into this many bins, by the share of the source in their slots."""
 
 
-def passes(samples: Samples, rows: Ids, numbers: Ids, at_once: int) -> list[Ids]:
-    """Places among these samples, pass by pass, the largest pass first.
+def split_into_micro_batches(samples: Samples, rows: Ids, numbers: Ids, max_size: int) -> list[Ids]:
+    """Indices into `rows` for each micro-batch, the largest micro-batch first.
 
-    Each sample is in one pass, and no pass has more than `at_once`.
+    Each sample is in exactly one micro-batch, and no micro-batch has more than `max_size` samples.
     """
     slots = slots_of(samples, rows, numbers)
     if (slots == slots[0]).all():
-        return np.split(np.arange(len(rows)), range(at_once, len(rows), at_once))
+        return np.split(np.arange(len(rows)), range(max_size, len(rows), max_size))
     total = slots.sum(axis=1)
-    share = np.rint(_SHARES * slots[:, 0] / np.maximum(total, 1))
+    share = np.rint(_SOURCE_SHARE_BINS * slots[:, 0] / np.maximum(total, 1))
     order = np.lexsort((-total, share))
-    parts = [order[first:stop] for first, stop in cheapest_parts(slots[order], at_once)]
+    parts = [order[first:stop] for first, stop in cheapest_partition(slots[order], max_size)]
     return sorted(parts, key=lambda part: -int(len(part) * slots[part].max(axis=0).sum()))
 
 
-def cheapest_parts(slots: Ids, at_once: int, cost: int = _COST) -> list[tuple[int, int]]:
-    """A line of samples [samples, arrays] cut into parts of at most `at_once`; (first, stop) each.
+def cheapest_partition(
+    slots: Ids, max_size: int, fixed_cost: int = _FIXED_COST
+) -> list[tuple[int, int]]:
+    """Cut a sequence of samples into parts of least total cost; (first, stop) of each part.
 
-    No other cuts cost less, where a part costs what its longest slots would for all of it, and
-    `cost`.
+    A part has at most `max_size` samples. Its cost is its padded slots plus `fixed_cost`. Found by
+    dynamic programming.
+
+    `slots`: lengths of each sample, [samples, arrays]; a part is padded in each array apart.
     """
     count = len(slots)
-    at_once = min(at_once, count)
-    # By how many samples are in a part, and where it stops.
-    costs = np.empty((at_once, count), dtype=np.int64)
+    max_size = min(max_size, count)
+    # costs[size - 1, last]: of the part of this size that ends with this sample.
+    costs = np.empty((max_size, count), dtype=np.int64)
     longest = slots.copy()
-    for more in range(at_once):
+    for more in range(max_size):
         longest[more:] = np.maximum(longest[more:], slots[: count - more])
-        costs[more] = (more + 1) * longest.sum(axis=1) + cost
-    by_stop = costs.T.tolist()
+        costs[more] = (more + 1) * longest.sum(axis=1) + fixed_cost
+    costs_by_last = costs.T.tolist()
     least = [0]
     sizes = [0]
-    for stop, each in enumerate(by_stop, start=1):
-        found = [least[stop - size - 1] + each[size] for size in range(min(at_once, stop))]
+    for stop, part_costs in enumerate(costs_by_last, start=1):
+        found = [least[stop - size - 1] + part_costs[size] for size in range(min(max_size, stop))]
         least.append(min(found))
         sizes.append(1 + found.index(least[-1]))
     parts = []

@@ -12,26 +12,26 @@ from regrow.objectives.dynamic_mixture import DynamicMixture
 from regrow.training.mixing.training_mixture import MixtureLosses
 
 
-class Mixed(Protocol):
-    """Samples drawn from the components of a mixture: from denoisers, or from sources."""
+class MixedSamples(Protocol):
+    """Samples that are drawn from the components of a mixture: denoisers or sources."""
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """From this sample on, draw by these weights: one for each component, in order."""
+        """Draw by these weights from this sample on; one weight for each component, in order."""
 
 
 @dataclass(eq=False)
-class FollowingMixture:
-    """One mixture, the losses that it follows, and the samples that are drawn by it.
+class MeasuredMixture:
+    """A mixture, the held-out text that its losses are measured on, and the samples it controls.
 
     Attributes:
-        mixture: Its components are in the same order as in `mixed`.
+        mixture: Its components have the same order as in `mixed`.
         heldout: The held-out text of each component.
-        mixed: Nothing was drawn from it yet.
+        mixed: The samples; none may have been drawn before.
     """
 
     mixture: DynamicMixture
     heldout: HeldoutComponents
-    mixed: Mixed
+    mixed: MixedSamples
 
     def __post_init__(self) -> None:
         if [*self.mixture.references] != [*self.heldout.samples]:
@@ -41,8 +41,8 @@ class FollowingMixture:
             )
         self.mixed.mix_from(0, [*self.mixture.first_shares.values()])
 
-    def become(self, mixture: DynamicMixture) -> None:
-        """Put one with a longer history in its place."""
+    def replace_mixture(self, mixture: DynamicMixture) -> None:
+        """Replace the mixture by one with a longer history, and apply its new changes."""
         for change in mixture.history[len(self.mixture.history) :]:
             self.mixed.mix_from(change.sample, [*change.shares.values()])
         self.mixture = mixture
@@ -50,21 +50,24 @@ class FollowingMixture:
 
 @dataclass(eq=False)
 class DynamicMixtures:
-    """A `TrainingMixture` of one mixture or several, each a distribution of its own.
+    """A `TrainingMixture` of one mixture or several, each of a different kind.
 
-    Losses are named ``kind/component``: ``denoiser/R1``.
+    Losses are named ``kind/component``, such as ``denoiser/R1``.
 
     Attributes:
-        mixtures: By what they are of: denoiser, source.
+        mixtures: By kind: denoiser, domain.
         every: Tokens of text between two measurements.
     """
 
-    mixtures: Mapping[str, FollowingMixture]
+    mixtures: Mapping[str, MeasuredMixture]
     every: int
 
     @property
     def identity(self) -> str:
-        """A hash of the rules, their references, and all that is measured."""
+        """A hash of rules, references, first shares and held-out texts.
+
+        Later shares do not enter the hash, since the training computes them.
+        """
         mixtures = {
             kind: (
                 each.mixture.rule, each.mixture.first_shares, each.mixture.references,
@@ -81,10 +84,10 @@ class DynamicMixtures:
             for name, loss in each.heldout.losses(model).items()
         }
 
-    def after(self, evaluation: MixtureLosses) -> None:
+    def update(self, evaluation: MixtureLosses) -> None:
         for kind, each in self.mixtures.items():
             losses = {name: evaluation.losses[f"{kind}/{name}"] for name in each.mixture.references}
-            each.become(
+            each.replace_mixture(
                 each.mixture.updated(
                     losses, sample=evaluation.next_sample, tokens=evaluation.tokens
                 )
@@ -98,7 +101,7 @@ class DynamicMixtures:
         }
 
     def state(self) -> dict[str, Any]:
-        """By kind; beside the history, what it began with and what it is held against."""
+        """The first shares, references and history of each mixture, by kind."""
         return {
             kind: {
                 "start": each.mixture.first_shares,
@@ -110,4 +113,4 @@ class DynamicMixtures:
 
     def load(self, state: dict[str, Any]) -> None:
         for kind, each in self.mixtures.items():
-            each.become(each.mixture.resumed(state[kind]["history"]))
+            each.replace_mixture(each.mixture.resumed(state[kind]["history"]))

@@ -14,11 +14,11 @@ from regrow.objectives.losses.loss import TensorBatch, examples_of
 
 @dataclass
 class ComponentLosses:
-    """Loss sums by component over the passes of one step, kept on the device.
+    """Sums of losses by component over the micro-batches of one step, on the device.
 
     Attributes:
-        components: Of all samples of the step, in order, by kind of mixture.
-        samples: How many samples the step has.
+        components: The component of each sample of the step, in order, by kind of mixture.
+        samples: Number of samples of the step.
     """
 
     components: Mapping[str, Components]
@@ -28,14 +28,14 @@ class ComponentLosses:
 
     def __post_init__(self) -> None:
         for kind, components in self.components.items():
-            # Row 0 holds losses, row 1 the numbers of tokens.
+            # Row 0 has the losses, row 1 the numbers of tokens.
             shape = (2, len(components.names))
             self._sums[kind] = torch.zeros(shape, dtype=torch.float64, device=self.device)
 
-    def add(self, places: NDArray[np.int64], batch: TensorBatch, losses: Tensor) -> None:
-        """Add one pass.
+    def add(self, part: NDArray[np.int64], batch: TensorBatch, losses: Tensor) -> None:
+        """Add the losses of one micro-batch.
 
-        `places`: the indices of its samples among all samples of the step. `losses`: of each
+        `part`: indices of its samples among the samples of the step, [samples]. `losses`: of each
         predicted token, [tokens].
         """
         if not self.components:
@@ -44,12 +44,12 @@ class ComponentLosses:
         both = torch.stack([losses.double(), torch.ones_like(losses, dtype=torch.float64)])
         for kind, components in self.components.items():
             by_sample = components.indices.reshape(self.samples, -1)
-            indices = np.ascontiguousarray(by_sample[places]).reshape(-1)
+            indices = np.ascontiguousarray(by_sample[part]).reshape(-1)
             component_of_token = torch.from_numpy(indices).to(self.device)[examples]
             self._sums[kind].index_add_(1, component_of_token, both)
 
     def sums(self) -> list[float]:
-        """All sums in one list, to be added up over processes."""
+        """All sums in one list, to be summed over processes."""
         if not self.components:
             return []
         return torch.cat([sums.reshape(-1) for sums in self._sums.values()]).tolist()
@@ -57,7 +57,7 @@ class ComponentLosses:
     def means(self, sums: Sequence[float]) -> dict[str, float]:
         """Nats per token by ``kind/component``; components without a token are left out.
 
-        `sums`: as `sums` gives them, added up over processes.
+        `sums`: the lists of `sums`, summed over processes.
         """
         means, first = {}, 0
         for kind, components in self.components.items():

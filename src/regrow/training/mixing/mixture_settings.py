@@ -1,4 +1,4 @@
-"""How a mixture follows what is measured while a training runs."""
+"""Settings of a mixture that follows held-out losses while a training runs."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from regrow.objectives.dynamic_mixture import OPENBA_START, RULES, DynamicMixture, Numbers, RuleName
 
 DENOISERS = tuple(OPENBA_START)
-"""Those of UL2, in order."""
+"""The denoisers of UL2, in order."""
 
 _Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Loss = Annotated[float, Field(allow_inf_nan=False)]
@@ -19,9 +19,9 @@ class MixtureSettings(BaseModel):
 
     Attributes:
         rule: `stable`, `paper` (algorithm 1 of the OpenBA-V2 report), or `code` (as released).
-        start: Weights by component, for the first samples. None begins evenly, except that
-            denoisers with `paper` or `code` begin as in the released code, and domains with the
-            weights of `data.train`.
+        start: Weights by component, for the first samples. None takes, for domains, the weights of
+            `data.train`; for denoisers, equal weights with `stable`, and those of the released
+            code with `paper` or `code`.
         references: Losses to get back to, by component, in nats per token. None takes the losses
             of the model that the run begins with.
     """
@@ -33,7 +33,7 @@ class MixtureSettings(BaseModel):
     references: dict[str, _Loss] | None = None
 
     def check(self, names: Sequence[str]) -> None:
-        """Raise ValueError where a weight or a reference is not for exactly these components."""
+        """Raise ValueError unless `start` and `references` have exactly these components."""
         for key, given in (("start", self.start), ("references", self.references)):
             if given is not None and given.keys() != set(names):
                 raise ValueError(f"{key}: {', '.join(given) or 'none'}; give {', '.join(names)}")
@@ -54,13 +54,13 @@ class MixtureSettings(BaseModel):
 
     @property
     def denoisers_start(self) -> Numbers:
-        """Weights of the denoisers where none are given."""
+        """The first weights of the denoisers, if the settings give none."""
         return dict.fromkeys(DENOISERS, 1.0) if self.rule == "stable" else OPENBA_START
 
 
-def _written_out(value: Any) -> Any:
+def _expand_dynamic(value: Any) -> Any:
     return {} if value == "dynamic" else value
 
 
-DomainSettings = Annotated[MixtureSettings, BeforeValidator(_written_out)]
+DomainSettings = Annotated[MixtureSettings, BeforeValidator(_expand_dynamic)]
 """`dynamic` stands for the defaults."""

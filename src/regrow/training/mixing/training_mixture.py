@@ -1,12 +1,11 @@
-"""A mixture that changes while a training runs: what its samples are drawn from.
+"""The interface of a mixture whose shares change while a training runs.
 
 `regrow.training.loop.train` takes a `TrainingMixture`. After every `every` tokens, and before the
-checkpoint of the same step, the loop lets the mixture measure the model (`measure`) and gives it
-the losses of the first process (`after`). The mixture's `state` is saved in every checkpoint. A
-training that is taken up again gives that state back (`load`) before its first step. All processes
-do this alike, so each keeps a mixture of its own. A mixture changes only at
-`MixtureLosses.next_sample`, so what a sample holds is a function of the seed, of the sample's
-number, and of the mixtures until then.
+checkpoint of the same step, the loop has the mixture measure the model (`measure`) and passes it
+the losses of the first process (`update`). The mixture's `state` is saved in every checkpoint. A
+resumed training restores it (`load`) before its first step. Every process does this with its own
+copy of the mixture. The shares change only at `MixtureLosses.next_sample`, so a sample is a
+function of the seed, of the sample's number, and of the shares until then.
 """
 
 from collections.abc import Mapping
@@ -21,8 +20,8 @@ class MixtureLosses:
     """Held-out losses that a mixture measured.
 
     Attributes:
-        losses: Nats per token, by whatever it tells apart: denoisers, domains.
-        tokens: Of text, trained so far.
+        losses: Nats per token, by component.
+        tokens: Tokens of text trained on so far.
         next_sample: Number of the first sample that was not trained on yet.
     """
 
@@ -32,27 +31,33 @@ class MixtureLosses:
 
 
 class TrainingMixture(Protocol):
-    """Decides by held-out losses how the samples that follow are drawn."""
+    """Decides from held-out losses how the next samples are drawn."""
 
     @property
     def identity(self) -> str:
-        """The rule, all its settings and what it measures on; a run resumes only under the same."""
+        """A hash of the rule, its settings and its held-out text.
+
+        A training resumes only with the same identity.
+        """
 
     @property
     def every(self) -> int:
         """Tokens of text between two measurements."""
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
-        """Held-out losses in nats per token; in evaluation mode, by every process alike."""
+        """Held-out losses in nats per token.
 
-    def after(self, evaluation: MixtureLosses) -> None:
-        """Decide what samples from ``evaluation.next_sample`` on are drawn from."""
+        Every process calls this, with the model in evaluation mode.
+        """
+
+    def update(self, evaluation: MixtureLosses) -> None:
+        """Set the shares for samples from ``evaluation.next_sample`` on."""
 
     def shares(self) -> Mapping[str, float]:
         """The current share of each component, by the names of `measure`."""
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed training needs to go on alike, and the history, as JSON has it."""
+        """The state that a resumed training needs, and the history, as JSON values."""
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` once gave."""
+        """Restore what `state` gave."""
