@@ -94,7 +94,7 @@ def prune(
     from pydantic import ValidationError
 
     from regrow.common.disk import check_free_space
-    from regrow.common.validation_errors import dotted, first_error, said
+    from regrow.common.validation_errors import describe, dotted, first_error
     from regrow.corpus.text import read_documents
     from regrow.surgery.carve import check_output
     from regrow.surgery.cut_spec import CutSpec
@@ -107,7 +107,7 @@ def prune(
         spec = CutSpec(**cut)
     except ValidationError as error:
         place, wrong = first_error(error, cut)
-        raise UserError(said(wrong), key=dotted(place[:2]) or None) from None
+        raise UserError(describe(wrong), key=dotted(place[:2]) or None) from None
     documents: Callable[[], Iterator[str]] | None = None
     if calibration is not None:
         text = Path(calibration)
@@ -350,14 +350,14 @@ def grow_vocabulary(
 def _vocabulary_spec(values: dict[str, Any]) -> "VocabularySpec":
     from pydantic import ValidationError
 
-    from regrow.common.validation_errors import dotted, first_error, said
+    from regrow.common.validation_errors import describe, dotted, first_error
     from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
     try:
         return VocabularySpec(**values)
     except ValidationError as error:
         place, wrong = first_error(error, values)
-        raise UserError(said(wrong), key=dotted(place[:1]) or None) from None
+        raise UserError(describe(wrong), key=dotted(place[:1]) or None) from None
 
 
 def generate(

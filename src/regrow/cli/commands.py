@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from regrow.cli.output import ERR
 from regrow.cli.progress_bars import speaks
-from regrow.common.errors import SaidError, UserError
+from regrow.common.errors import ReportedError, UserError
 
 
 class Command(TyperCommand):
@@ -20,7 +20,7 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except SaidError:
+        except ReportedError:
             raise
         except UserError as error:
             raise self._as_option(error) from None
@@ -67,7 +67,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except SaidError:
+        except ReportedError:
             raise typer.Exit(2) from None
         except UserError as error:
             _refuse(str(error) if speaks() else f"process {os.environ['RANK']}: {error}")

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from regrow.common.fields import Size, Strict, TextPath, no_truth, stays_inside
+from regrow.common.fields import Size, Strict, TextPath, refuse_bool, stays_inside
 from regrow.corpus.sources import Source
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
@@ -138,7 +138,7 @@ class Recipe(Strict):
 
     name: Name
     model: ModelName
-    seed: Annotated[int, BeforeValidator(no_truth), Field(ge=0)] = 0
+    seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0
     threads: Size | None = None
     data: Data
     prompts: list[Prompt] = Field(default=[])

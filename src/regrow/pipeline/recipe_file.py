@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import from_home
-from regrow.common.validation_errors import Place, dotted, first_error, said
+from regrow.common.validation_errors import Place, describe, dotted, first_error
 from regrow.pipeline.recipe import Recipe
 
 _MOST_NODES = 10_000
@@ -205,4 +205,4 @@ def _explained(error: ValidationError, values: Any, lines: Mapping[Place, int], 
         return f"{where}{dotted(at)}: unknown key{hint}"
     if wrong["type"] == "missing":
         return f"{where}{dotted((*at, wrong['loc'][-1]))}: missing"
-    return f"{where}{dotted(at) or 'recipe'}: {said(wrong)}"
+    return f"{where}{dotted(at) or 'recipe'}: {describe(wrong)}"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
-from regrow.common.validation_errors import dotted, first_error, said
+from regrow.common.validation_errors import describe, dotted, first_error
 from regrow.pipeline.ledger import LEDGER_FILE, read_entries
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
@@ -55,7 +55,7 @@ def training_recipe(
     except ValidationError as error:
         at, wrong = first_error(error, settings)
         unknown = wrong["type"] == "extra_forbidden"
-        raise UserError("unknown" if unknown else said(wrong), key=dotted(at) or None) from None
+        raise UserError("unknown" if unknown else describe(wrong), key=dotted(at) or None) from None
     data = Data(train=list(text), heldout={"heldout": heldout})
     return Recipe.model_construct(
         name=_STAGE, model=model, seed=seed, threads=None, data=data, prompts=[],

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
-from regrow.common.errors import SaidError, UserError
+from regrow.common.errors import ReportedError, UserError
 
 _T = TypeVar("_T")
 
@@ -34,7 +34,7 @@ class _Outcome:
 
 def _taken(outcome: _Outcome) -> Any:
     if outcome.error is not None:
-        raise SaidError(outcome.error)
+        raise ReportedError(outcome.error)
     return outcome.value
 
 
@@ -198,7 +198,7 @@ class Processes:
 
     def error(self, text: str) -> UserError:
         """What to raise where all processes raise the same."""
-        return UserError(text) if self.first else SaidError(text)
+        return UserError(text) if self.first else ReportedError(text)
 
 
 _TO_MEET = datetime.timedelta(minutes=10)
