@@ -87,7 +87,7 @@ def total_words(found: Preview) -> Iterator[str]:
     if any(training.reported for training in trainings):
         yield (
             "objective, positions and report are those of the OpenBA-V2 report (arXiv 2405.05957, "
-            "table 1); regrow hardly fills up what it computes, so its positions are fewer"
+            "table 1); regrow pads less, so it computes fewer positions"
         )
 
 
