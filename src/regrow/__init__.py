@@ -1,4 +1,9 @@
-"""Prune a language model in stages, and regrow what each cut costs."""
+"""Prune a language model in stages, and regrow what each cut costs.
+
+`inspect`, `plan` and `preview` show what can be cut and what a recipe will do. `prune` makes one
+cut, `train` trains once, and `run` does all stages of a recipe. `verify` checks a result.
+See `help(regrow.prune)` and so on.
+"""
 
 from regrow.api import (
     count_vocabulary,

@@ -1,6 +1,12 @@
-"""What the command line does, from Python. Each function returns a typed result.
+"""The commands of regrow as Python functions. Each returns a typed result.
 
-All raise `regrow.UserError`, with one line, at what a user can cause.
+Common to all functions:
+
+- `model` is a directory, a GGUF file, or a hub id (`owner/name`, or `owner/name@revision`). A GGUF
+  file is converted once, into a cache.
+- `progress` receives messages and progress (`regrow.common.progress.Progress`); by default nothing
+  is reported.
+- A mistake of the user raises `regrow.UserError`, whose text is one line.
 """
 
 import os
@@ -11,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 
-T = TypeVar("T")
-
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from regrow.checkpoint.model_directory import ModelDirectory
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
@@ -27,11 +33,24 @@ if TYPE_CHECKING:
     from regrow.surgery.prune import Pruned
     from regrow.vocabulary.sizing import VocabularyPlan
     from regrow.vocabulary.token_counting import Counted
-    from regrow.vocabulary.vocabulary_spec import VocabularySpec
+
+T = TypeVar("T")
+Spec = TypeVar("Spec", bound="BaseModel")
 
 
 def inspect(model: Path | str, *, progress: Progress = QUIET) -> "Inspection":
-    """The axes and parameters of a model (a directory, a GGUF file or a hub id)."""
+    """The axes and parameters of a model, and which sizes a cut can leave.
+
+    Only the config and the headers of the weight files are read. A directory with a config alone is
+    enough.
+
+    Args:
+        model: a directory, a GGUF file, or a hub id.
+        progress: receives messages.
+
+    Raises:
+        UserError: the model cannot be found or read, or regrow does not know its architecture.
+    """
     from regrow.surgery.inspection import inspect_model
 
     return inspect_model(_open(model, progress))
@@ -44,7 +63,21 @@ def plan(
     keep: float | None = None,
     progress: Progress = QUIET,
 ) -> "Plan":
-    """Stages that bring a model to `params` parameters, or to the share `keep` of what it has."""
+    """Propose pruning stages under a parameter budget.
+
+    The result holds the sizes after each stage, exact parameter counts, and a recipe as YAML text
+    to edit. Nothing is written.
+
+    Args:
+        model: a directory, a GGUF file, or a hub id.
+        params: the largest number of parameters of the result.
+        keep: in place of `params`, the fraction of the parameters to keep, between 0 and 1.
+        progress: receives messages.
+
+    Raises:
+        UserError: not exactly one of `params` and `keep` is given, the model cannot be read, or the
+            budget cannot be met.
+    """
     from regrow.pipeline.proposal import propose
 
     if (params is None) == (keep is None):
@@ -61,9 +94,16 @@ def plan(
 
 
 def preview(recipe: Path | str, *, progress: Progress = QUIET) -> "Preview":
-    """What a recipe will do, stage by stage: sizes, parameters, tokens and training FLOPs.
+    """Compute what a recipe will do: sizes, parameters, training tokens and FLOPs of each stage.
 
-    Neither weights nor texts are read; the recipe's model may be a directory with a config alone.
+    Neither weights nor texts are read. The recipe's model may be a directory with a config alone.
+
+    Args:
+        recipe: a YAML file.
+        progress: receives messages.
+
+    Raises:
+        UserError: the recipe is not valid, or a cut cannot be made.
     """
     from regrow.pipeline.preview import preview_recipe
     from regrow.pipeline.recipe_file import load_recipe
@@ -83,31 +123,51 @@ def prune(
     progress: Progress = QUIET,
     **cut: Any,
 ) -> "Pruned":
-    """Cut a model and write the result to `out`, a plain Hugging Face directory.
+    """Cut a model, without training, and write a plain Hugging Face directory.
 
-    `cut`: the keys of `regrow.surgery.cut_spec.CutSpec` (layers, hidden, ffn, heads, vocab_size,
-    vocab, by, ...); `vocab` as the keys of `regrow.vocabulary.vocabulary_spec.VocabularySpec`.
-    `calibration`: the text that scores and token counts come from. `by`: the name of a score, or a
-    function of your own: (layout, name of the axis, open checkpoint, calibration) -> scores, [size]
-    or [layers, size], of which the highest are kept (`regrow.scoring.registry.ScoreFunction`).
+    The options in `cut` are those of `regrow.surgery.cut_spec.CutSpec`:
+
+    - `layers`, `hidden`, `ffn`, `heads`, `kv_heads`: sizes that remain, as an integer, or by stack
+      (`{"encoder": 8, "decoder": 24}`).
+    - `drop_layers`: layers to drop, by number from 0: `"12-15,20"`.
+    - `vocab_size`: the number of tokens that remain, chosen by their counts in the text.
+    - `vocab`: in place of `vocab_size`, a mapping with the keys of
+      `regrow.vocabulary.vocabulary_spec.VocabularySpec`.
+    - `by`: the name of a score, or a function (layout, axis name, open checkpoint, calibration) ->
+      scores of shape [size] or [layers, size]; the indices with the highest scores are kept
+      (`regrow.scoring.registry.ScoreFunction`). By default, layers are chosen by influence and all
+      else by activation.
+    - `calibration_tokens`: the number of tokens that scores are computed on.
+    - `cut`: a cut file, in place of all other options.
+
+    Args:
+        model: a directory, a GGUF file, or a hub id.
+        out: a new or empty directory.
+        calibration: the text file for scores and token counts. Scores from weights or random
+            numbers need none.
+        seed: decides random scores.
+        max_shard_bytes: the largest size of a weight file, in bytes.
+        dry_run: choose and check the cut, and write nothing.
+        progress: receives messages, and the weight bytes written.
+        cut: what to cut, see above.
+
+    Returns:
+        The cut, and parameters, sizes and bytes before and after it.
+
+    Raises:
+        UserError: an option is not valid, the model cannot be cut like this, `out` is not empty, or
+            the disk is too full. It is raised before anything is written.
     """
-    from pydantic import ValidationError
-
     from regrow.common.disk import check_free_space
-    from regrow.common.validation_errors import dotted, first_error, said
     from regrow.corpus.text import read_documents
     from regrow.surgery.carve import check_output
     from regrow.surgery.cut_spec import CutSpec
     from regrow.surgery.prune import plan_cut, prune_checkpoint
 
     if isinstance(vocab := cut.get("vocab"), Mapping):
-        # A relative path is taken from here, and may lead anywhere.
+        # CutSpec refuses relative paths with "..", which is a rule for recipes only.
         cut = {**cut, "vocab": {name: _absolute(value) for name, value in vocab.items()}}
-    try:
-        spec = CutSpec(**cut)
-    except ValidationError as error:
-        place, wrong = first_error(error, cut)
-        raise UserError(said(wrong), key=dotted(place[:2]) or None) from None
+    spec = _validated(CutSpec, cut, key_parts=2)
     documents: Callable[[], Iterator[str]] | None = None
     if calibration is not None:
         text = Path(calibration)
@@ -132,17 +192,6 @@ def prune(
     return prune_checkpoint(source, Path(out), spec, **options)
 
 
-def _open(model: Path | str, progress: Progress) -> "ModelDirectory":
-    from regrow.checkpoint.model_directory import ModelDirectory
-    from regrow.checkpoint.resolve import resolve_model
-
-    return ModelDirectory(resolve_model(str(model), None, progress.say))
-
-
-def _absolute(value: Any) -> Any:
-    return value.absolute() if isinstance(value, Path) else value
-
-
 def run(
     recipe: Path | str,
     out: Path | str | None = None,
@@ -151,10 +200,26 @@ def run(
     redo: bool = False,
     progress: Progress = QUIET,
 ) -> "Result":
-    """Run all stages of a recipe in the directory `out`; see `regrow.pipeline.run.run`.
+    """Run all stages of a recipe: score, cut, train and measure, then write a report.
 
-    `out`: None for one in ``runs``, as the recipe is named. Processes that torchrun started call it
-    alike: the first does what is for one, and all train together.
+    A run that was stopped continues where it stood when it is called again. Under torchrun, call it
+    in every process: they train together, and the first process does the rest.
+
+    Args:
+        recipe: a YAML file.
+        out: the directory of the run; None takes `runs/NAME`, with the name in the recipe.
+        compare: what to train as well, on the same number of tokens: `"control"`, the original
+            model; `"at-once"`, the original with all cuts made in one step.
+        redo: if the recipe changed since the run began, do again the steps that this invalidates.
+            Without it, a changed recipe is an error.
+        progress: receives messages and the state of the run.
+
+    Returns:
+        The directory of the run, of the final model, and the path of the report.
+
+    Raises:
+        UserError: the recipe is not valid, its model or texts cannot be read, memory or disk are
+            too small, or the recipe changed. What can be checked is checked before any training.
     """
 
     def work() -> "Result":
@@ -166,19 +231,10 @@ def run(
         from regrow.pipeline.run import run as run_recipe
 
         options = RunOptions(path.read_text(encoding="utf-8"), compare, redo)
-        place = Path("runs") / loaded.name if out is None else Path(out)
-        return run_recipe(loaded, place, options, progress)
+        directory = Path("runs") / loaded.name if out is None else Path(out)
+        return run_recipe(loaded, directory, options, progress)
 
-    return _lead(work)
-
-
-def _lead(work: "Callable[[], T]") -> "T":
-    """Do what is for one process; under torchrun the others train with the first."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return work()
-    from regrow.training.distributed.processes import join_processes
-
-    return join_processes().lead(work)
+    return _in_first_process(work)
 
 
 def train(
@@ -190,12 +246,28 @@ def train(
     redo: bool = False,
     progress: Progress = QUIET,
 ) -> "Trained":
-    """Train the model of a recipe as one of its stages says.
+    """Train the model of a recipe with the settings of one stage, without a cut.
 
-    See `regrow.pipeline.train_model.train_model`. Processes that torchrun started call it alike.
+    A training that was stopped continues from its last checkpoint when it is called again. Under
+    torchrun, call it in every process.
 
-    `recipe`: also one of `regrow.pipeline.train_model.training_recipe`. `from_scratch`: begin with
-    random weights, of which the recipe's model may then have none.
+    Args:
+        recipe: a YAML file, or a `Recipe`, such as
+            `regrow.pipeline.train_model.training_recipe` makes.
+        out: the directory of the training, with its ledger and report.
+        stage: the name of the stage; needed if the recipe has several.
+        from_scratch: start from random weights. The model then needs only a config and a
+            tokenizer.
+        redo: if settings changed since the training began, start it again. Without it, changed
+            settings are an error.
+        progress: receives messages and the state of the training.
+
+    Returns:
+        The directory of the model, the path of the report, the loss curves, tokens and seconds.
+
+    Raises:
+        UserError: the recipe is not valid, the stage does not only train, or `out` holds another
+            training.
     """
 
     def work() -> "Trained":
@@ -210,13 +282,23 @@ def train(
         options = RunOptions(text, redo=redo, from_scratch=from_scratch)
         return train_model(loaded, Path(out), stage=stage, options=options, progress=progress)
 
-    return _lead(work)
+    return _in_first_process(work)
 
 
 def verify(directory: Path | str, *, trust_remote_code: bool = False) -> "VerifyResult":
-    """Reload a model directory in a process of its own, without regrow, and check it.
+    """Load a model directory in a new process, without regrow, and check it.
 
-    `trust_remote_code`: run code of the directory that is not regrow's own.
+    The checks go from the config to greedy generation. The process is offline.
+
+    Args:
+        directory: the model directory.
+        trust_remote_code: run modelling code of the directory even if it is not regrow's own.
+
+    Returns:
+        The checks; `ok` is true if all passed.
+
+    Raises:
+        UserError: there is no such directory, or the process died, for example from lack of memory.
     """
     from regrow.checkpoint.verify import verify as verify_directory
 
@@ -224,7 +306,17 @@ def verify(directory: Path | str, *, trust_remote_code: bool = False) -> "Verify
 
 
 def write_report(directory: Path | str) -> Path:
-    """Write the report of a run again, from its ledger; the path of the page."""
+    """Write the report of a run again, from its ledger.
+
+    Args:
+        directory: the directory of the run.
+
+    Returns:
+        The path of the page, `report.html` in that directory.
+
+    Raises:
+        UserError: the directory holds no run.
+    """
     from regrow.pipeline.summary import summarise
     from regrow.report.page import write_page
 
@@ -242,9 +334,20 @@ def tokenise(
     eos: bool = True,
     progress: Progress = QUIET,
 ) -> "Tokenised":
-    """Write text files as a token store; see `regrow.corpus.tokenisation.tokenise_files`.
+    """Tokenise text files once and write a token store, which recipes can train on.
 
-    `workers`: None takes one for each core.
+    A call that was stopped continues when it is repeated with the same arguments.
+
+    Args:
+        model: the model whose tokenizer is used.
+        out: a new directory.
+        text: text files: .txt or .jsonl, also .gz or .zst; .parquet.
+        workers: the number of processes; None takes one for each core.
+        eos: end each document with the eos token.
+        progress: receives the bytes read.
+
+    Raises:
+        UserError: a text or the tokenizer cannot be read, or `out` holds something else.
     """
     from regrow.corpus.tokenisation import tokenise_files
 
@@ -263,11 +366,22 @@ def count_vocabulary(
     workers: int | None = None,
     progress: Progress = QUIET,
 ) -> "Counted":
-    """Count the tokens of text files; see `regrow.vocabulary.token_counting.count_files`.
+    """Count how often each token occurs in text files, by source and script.
 
-    `corpus`: files or directories, each perhaps as ``NAME=PATH``, where NAME is a language or
-    source that is counted apart. `merge`: files of counts that are added. `workers`: None takes one
-    for each core.
+    A call that was stopped continues when it is repeated with the same arguments.
+
+    Args:
+        model: the model whose tokenizer is used.
+        out: a new file for the counts.
+        corpus: text files or directories. `NAME=PATH` gives the source a name, such as its
+            language.
+        merge: files of earlier counts to add.
+        workers: the number of processes; None takes one for each core.
+        progress: receives the bytes read.
+
+    Raises:
+        UserError: a text, a file of counts or the tokenizer cannot be read, or `out` cannot be
+            written.
     """
     from regrow.corpus.named_files import named_files
     from regrow.vocabulary.token_counting import count_files
@@ -289,19 +403,34 @@ def plan_vocabulary(
     progress: Progress = QUIET,
     **choice: Any,
 ) -> "VocabularyPlan":
-    """Plan a vocabulary for text that was counted; see `regrow.vocabulary.sizing`.
+    """Compute what each vocabulary size covers of a corpus and saves, and suggest a size.
 
-    `choice`: the keys of `regrow.vocabulary.vocabulary_spec.VocabularySpec` (size, coverage, only,
-    minimum, keep, drop, characters). `text`: what tokens per character are measured on; None takes
-    some of what was counted. `out`: where the plan is written, for `prune`. `page`: where the page
-    is.
+    Args:
+        model: a directory, a GGUF file, or a hub id.
+        counts: the file that `count_vocabulary` wrote.
+        text: the files on which tokens per character are measured, named as in `count_vocabulary`;
+            None takes a sample of the counted files.
+        out: the file to which the plan is written, for `prune(..., vocab={"plan": out})`.
+        page: the HTML file to which a page with charts is written.
+        progress: receives messages.
+        choice: keys of `regrow.vocabulary.vocabulary_spec.VocabularySpec`: `size`, `coverage`,
+            `only`, `minimum`, `keep`, `drop`, `characters`.
+
+    Returns:
+        The sizes with their coverage and parameters, and the tokens that are kept at the size that
+        was asked for or, without one, at the suggested size.
+
+    Raises:
+        UserError: an option is not valid, the counts belong to another tokenizer, or the choice
+            cannot be met.
     """
     from regrow.corpus.named_files import named_files
     from regrow.report.vocabulary_page import write_vocabulary_page
     from regrow.vocabulary.plan_file import save_plan
     from regrow.vocabulary.sizing import plan_vocabulary
+    from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
-    spec = _vocabulary_spec({**choice, "counts": Path(counts)})
+    spec = _validated(VocabularySpec, {**choice, "counts": Path(counts)}, key_parts=1)
     for path in (out, page):
         if path is not None and not Path(path).parent.is_dir():
             raise UserError(f"{Path(path).parent}: no such directory")
@@ -331,10 +460,25 @@ def grow_vocabulary(
     dry_run: bool = False,
     progress: Progress = QUIET,
 ) -> "Grown":
-    """Write a model with more tokens; see `regrow.surgery.grow_vocabulary.grow_vocabulary`.
+    """Add tokens for frequent words of a domain, and write the larger model.
 
-    `corpus`: as for `count_vocabulary`. `tokens`: at most so many. `least`: times that each occurs.
-    `text`: what tokens per character are measured on, in place of some of the corpus.
+    Each new token is merged from two tokens. Its embedding and head rows are the mean of the rows
+    of the original tokens that it stands for.
+
+    Args:
+        model: a directory, a GGUF file, or a hub id. Its tokenizer must be BPE.
+        out: a new or empty directory.
+        corpus: text of the domain, files or directories, named as in `count_vocabulary`.
+        tokens: the largest number of tokens to add.
+        least: how often a token must occur in the corpus to be added.
+        text: the files on which tokens per character are measured; None takes a sample of the
+            corpus.
+        dry_run: choose and measure, and write nothing.
+        progress: receives messages.
+
+    Raises:
+        UserError: the tokenizer is not BPE, the corpus is empty, or no pair of tokens is frequent
+            enough.
     """
     from regrow.corpus.named_files import named_files
     from regrow.surgery.grow_vocabulary import MergeLimits, grow_vocabulary
@@ -347,23 +491,56 @@ def grow_vocabulary(
     )  # fmt: skip
 
 
-def _vocabulary_spec(values: dict[str, Any]) -> "VocabularySpec":
-    from pydantic import ValidationError
-
-    from regrow.common.validation_errors import dotted, first_error, said
-    from regrow.vocabulary.vocabulary_spec import VocabularySpec
-
-    try:
-        return VocabularySpec(**values)
-    except ValidationError as error:
-        place, wrong = first_error(error, values)
-        raise UserError(said(wrong), key=dotted(place[:1]) or None) from None
-
-
 def generate(
     model: Path | str, prompt: str, *, max_new_tokens: int = 128, progress: Progress = QUIET
 ) -> str:
-    """What a model writes after a prompt, greedily."""
+    """A model's greedy continuation of a prompt, or its answer if it has a chat template.
+
+    Args:
+        model: a directory, a GGUF file, or a hub id.
+        prompt: the prompt; it is not part of the result.
+        max_new_tokens: the largest number of tokens to generate.
+        progress: receives messages.
+
+    Raises:
+        UserError: the prompt is empty, or the model or its tokenizer cannot be loaded.
+    """
     from regrow.evaluation.generation import generate_text
 
     return generate_text(_open(model, progress), prompt, max_new_tokens)
+
+
+def _open(model: Path | str, progress: Progress) -> "ModelDirectory":
+    from regrow.checkpoint.model_directory import ModelDirectory
+    from regrow.checkpoint.resolve import resolve_model
+
+    return ModelDirectory(resolve_model(str(model), None, progress.say))
+
+
+def _validated(kind: "type[Spec]", values: Mapping[str, Any], key_parts: int) -> "Spec":
+    """The spec with these values.
+
+    Raises UserError, with the first `key_parts` parts of the key, if a value is not valid.
+    """
+    from pydantic import ValidationError
+
+    from regrow.common.validation_errors import describe, dotted, first_error
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        place, wrong = first_error(error, values)
+        raise UserError(describe(wrong), key=dotted(place[:key_parts]) or None) from None
+
+
+def _absolute(value: Any) -> Any:
+    return value.absolute() if isinstance(value, Path) else value
+
+
+def _in_first_process(work: "Callable[[], T]") -> "T":
+    """Do `work` in the first process; under torchrun, the others do the training it starts."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return work()
+    from regrow.training.distributed.processes import join_processes
+
+    return join_processes().lead(work)

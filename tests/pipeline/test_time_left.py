@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrow.pipeline.time_left import GUESSED_RATES, Clock, Piece
+from regrow.pipeline.time_left import GUESSED_RATES, Clock, StepWork
 
 KINDS = st.sampled_from(sorted(GUESSED_RATES))
 AMOUNTS = st.floats(0, 1e24)
@@ -17,7 +17,7 @@ SECONDS = st.none() | st.floats(0, 1e9)
 def clocks(draw: st.DrawFn) -> Clock:
     """A clock after any number of reports, of steps that it knows and others."""
     count = draw(st.integers(0, 6))
-    clock = Clock([Piece(f"s{i}", draw(KINDS), draw(AMOUNTS)) for i in range(count)])
+    clock = Clock([StepWork(f"s{i}", draw(KINDS), draw(AMOUNTS)) for i in range(count)])
     for _ in range(draw(st.integers(0, 6))):
         step = f"s{draw(st.integers(0, 7))}"
         if draw(st.booleans()):
@@ -30,42 +30,42 @@ def clocks(draw: st.DrawFn) -> Clock:
 @given(clocks())
 def test_share_and_time_left_are_possible(clock: Clock) -> None:
     assert 0 <= clock.share <= 1
-    assert clock.left >= 0
-    assert math.isfinite(clock.left)
+    assert clock.seconds_left >= 0
+    assert math.isfinite(clock.seconds_left)
 
 
 @given(clocks(), st.data())
 def test_a_finished_step_counts_nothing(clock: Clock, data: st.DataObject) -> None:
-    left, share = clock.left, clock.share
-    for piece in clock.pieces:
-        clock.finish(piece.step)
-        assert clock.left <= left
+    left, share = clock.seconds_left, clock.share
+    for work in clock.work:
+        clock.finish(work.step)
+        assert clock.seconds_left <= left
         assert clock.share >= share - 1e-9
-        left, share = clock.left, clock.share
-    assert clock.left == 0
+        left, share = clock.seconds_left, clock.share
+    assert clock.seconds_left == 0
     assert clock.share == 1
 
 
 @given(st.floats(1, 1e6), st.floats(1e-3, 1e6), st.integers(2, 20))
 def test_the_rate_is_what_was_seen(rate: float, amount: float, parts: int) -> None:
-    clock = Clock([Piece("a", "train", amount * parts), Piece("b", "train", amount)])
-    assert clock.left == pytest.approx(amount * (parts + 1) / GUESSED_RATES["train"])
+    clock = Clock([StepWork("a", "train", amount * parts), StepWork("b", "train", amount)])
+    assert clock.seconds_left == pytest.approx(amount * (parts + 1) / GUESSED_RATES["train"])
     clock.done("a", amount, amount / rate)
-    assert clock.left == pytest.approx(amount * parts / rate)
+    assert clock.seconds_left == pytest.approx(amount * parts / rate)
     assert clock.share == pytest.approx(1 / (parts + 1))
 
 
 def test_skipped_work_says_nothing_of_the_rate() -> None:
-    clock = Clock([Piece("a", "write", 6e8)])
+    clock = Clock([StepWork("a", "write", 6e8)])
     clock.done("a", 3e8)
     assert clock.rate("write") == GUESSED_RATES["write"]
-    assert clock.left == pytest.approx(1)
+    assert clock.seconds_left == pytest.approx(1)
     clock.done("a", 1e8, 1.0)
-    assert clock.left == pytest.approx(2)
+    assert clock.seconds_left == pytest.approx(2)
 
 
 def test_rates_are_weighted_by_amount_and_apart_by_kind() -> None:
-    clock = Clock([Piece("a", "train", 100), Piece("b", "forward", 100)])
+    clock = Clock([StepWork("a", "train", 100), StepWork("b", "forward", 100)])
     clock.done("a", 10, 1)
     clock.done("a", 90, 3)
     assert clock.rate("train") == 25
@@ -73,13 +73,13 @@ def test_rates_are_weighted_by_amount_and_apart_by_kind() -> None:
 
 
 def test_what_is_too_little_to_divide_says_nothing() -> None:
-    clock = Clock([Piece("a", "fixed", 1.0)])
+    clock = Clock([StepWork("a", "fixed", 1.0)])
     clock.done("a", 5e-324, 2.0)
     assert clock.rate("fixed") == GUESSED_RATES["fixed"]
     clock.done("a", 1.0, 5e-324)
     assert clock.rate("fixed") == pytest.approx(0.5)
-    assert Clock([], _seen={"fixed": (1.0, 5e-324)}).rate("fixed") == GUESSED_RATES["fixed"]
+    assert Clock([], _measured={"fixed": (1.0, 5e-324)}).rate("fixed") == GUESSED_RATES["fixed"]
 
 
 def test_no_work_is_done_work() -> None:
-    assert (Clock([]).share, Clock([]).left) == (1, 0)
+    assert (Clock([]).share, Clock([]).seconds_left) == (1, 0)

@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Heavy imports stay inside the commands."""
+"""The command line: parse options, call `regrow.api`, print.
+
+Heavy imports stay inside the commands, so that `--help` is fast.
+"""
 
 import os
 from pathlib import Path
@@ -8,6 +11,7 @@ import typer
 
 from regrow.cli.commands import Command, Commands
 from regrow.cli.output import (
+    MESSAGES_ONLY,
     print_checks,
     print_inspection,
     print_plan,
@@ -16,9 +20,8 @@ from regrow.cli.output import (
     print_report,
     print_run,
     print_tokenised,
-    tell,
 )
-from regrow.cli.progress_bars import copying, speaks, watching
+from regrow.cli.progress_bars import byte_progress, is_first_process, run_progress
 from regrow.cli.train import train
 from regrow.cli.vocab import PadTo, vocab
 from regrow.common.errors import UserError
@@ -38,17 +41,19 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sizes = list[str] | None
-_QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""What was typed for an option that takes one value, or one by stack."""
+_QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def _size_option(what: str) -> Any:
+    """An option for the number of `what` that remain."""
     return typer.Option(metavar="[STACK=]N", help=f"{what} that remain.")
 
 
 def main() -> None:
-    """Run the command line; what a user can cause becomes one line and exit code 2."""
-    # The libraries' own bars and advice would break into ours.
-    for name, value in _QUIET.items():
+    """Run the command line. A mistake of the user becomes one line and exit code 2."""
+    # Progress bars and warnings of the libraries would mix with our output.
+    for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
     app(prog_name="regrow")
 
@@ -58,7 +63,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
     """Show a model's axes and parameters, and what can be cut."""
     from regrow import api
 
-    result = api.inspect(model, progress=tell)
+    result = api.inspect(model, progress=MESSAGES_ONLY)
     print_inspection(result, as_json)
 
 
@@ -87,7 +92,7 @@ def plan(
             raise UserError(
                 f"{model}: a recipe has its sizes; leave --params, --keep and --out out"
             )
-        print_preview(api.preview(model, progress=tell), as_json)
+        print_preview(api.preview(model, progress=MESSAGES_ONLY), as_json)
         return
     if (params is None) == (keep is None):
         raise UserError("plan: give --params or --keep, one of the two")
@@ -96,7 +101,7 @@ def plan(
         raise UserError(f"{out}: exists; choose another file")
     if out is not None and not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such directory")
-    result = api.plan(model, params=budget, keep=keep, progress=tell)
+    result = api.plan(model, params=budget, keep=keep, progress=MESSAGES_ONLY)
     if out is not None:
         from regrow.common.files import write_atomically
 
@@ -149,18 +154,18 @@ def prune(
     from regrow import api
 
     options: dict[str, Any] = {
-        "layers": _by_stack("--layers", layers),
-        "hidden": _by_stack("--hidden", hidden),
-        "ffn": _by_stack("--ffn", ffn),
-        "heads": _by_stack("--heads", heads),
-        "kv_heads": _by_stack("--kv-heads", kv_heads),
+        "layers": _sizes_by_stack("--layers", layers),
+        "hidden": _sizes_by_stack("--hidden", hidden),
+        "ffn": _sizes_by_stack("--ffn", ffn),
+        "heads": _sizes_by_stack("--heads", heads),
+        "kv_heads": _sizes_by_stack("--kv-heads", kv_heads),
         "drop_layers": _texts_by_stack("--drop-layers", drop_layers),
         **_vocabulary(vocab_size, vocab_plan, pad_to),
         "by": by,
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    with copying("carving") as progress:
+    with byte_progress("carving") as progress:
         result = api.prune(
             model, out, calibration=calibration, seed=seed,
             max_shard_bytes=nbytes("--max-shard-size", max_shard_size),
@@ -189,10 +194,10 @@ def run(
     """Run all stages of a recipe; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
 
-    compare = [name for name, asked in (("control", control), ("at-once", at_once)) if asked]
-    with watching() as progress:
+    compare = [name for name, given in (("control", control), ("at-once", at_once)) if given]
+    with run_progress() as progress:
         result = api.run(recipe, out, compare=compare, redo=redo, progress=progress)
-    if not speaks():
+    if not is_first_process():
         return
     from regrow.pipeline.summary import summarise
 
@@ -238,7 +243,7 @@ def generate(
     """Let a model answer a prompt."""
     from regrow import api
 
-    typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, progress=tell))
+    typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, progress=MESSAGES_ONLY))
 
 
 corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
@@ -268,7 +273,7 @@ def tokenise(
     """Write text as a token store; stop it, start it again, it goes on."""
     from regrow import api
 
-    with copying("tokenising") as progress:
+    with byte_progress("tokenising") as progress:
         result = api.tokenise(
             model, out, [*(text or []), *(more or [])], workers=workers, eos=eos,
             progress=progress,
@@ -276,10 +281,11 @@ def tokenise(
     print_tokenised(result, as_json)
 
 
-# Reading what was typed
+# Parsing values
 
 
 def _texts_by_stack(option: str, texts: Sizes) -> str | dict[str, str] | None:
+    """One text, or texts by stack, from `12` or `encoder=8 decoder=24`."""
     if not texts:
         return None
     named: dict[str, str] = {}
@@ -296,7 +302,7 @@ def _texts_by_stack(option: str, texts: Sizes) -> str | dict[str, str] | None:
 
 
 def _vocabulary(size: str | None, plan: Path | None, pad_to: str | None) -> dict[str, Any]:
-    """How the vocabulary is cut, as the keys of a recipe."""
+    """The options of the vocabulary cut, by their keys in a recipe."""
     tokens = None if size is None else count("--vocab-size", size)
     vocab: dict[str, Any] | None = None if plan is None else {"plan": plan}
     if pad_to is not None:
@@ -307,7 +313,8 @@ def _vocabulary(size: str | None, plan: Path | None, pad_to: str | None) -> dict
     return {"vocab_size": tokens, "vocab": vocab}
 
 
-def _by_stack(option: str, texts: Sizes) -> int | dict[str, int] | None:
+def _sizes_by_stack(option: str, texts: Sizes) -> int | dict[str, int] | None:
+    """One size, or sizes by stack."""
     found = _texts_by_stack(option, texts)
     if found is None:
         return None

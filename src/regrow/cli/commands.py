@@ -1,4 +1,4 @@
-"""Commands whose errors are one line in the words of the command line."""
+"""Command classes that print an error as one line and name the option that caused it."""
 
 import errno
 import os
@@ -10,22 +10,22 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from regrow.cli.output import ERR
-from regrow.cli.progress_bars import speaks
-from regrow.common.errors import SaidError, UserError
+from regrow.cli.progress_bars import is_first_process
+from regrow.common.errors import ReportedError, UserError
 
 
 class Command(TyperCommand):
-    """A command that names its own option where a library names the key that the option sets."""
+    """A command that replaces the key in an error by its own option that sets the key."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except SaidError:
+        except ReportedError:
             raise
         except UserError as error:
-            raise self._as_option(error) from None
+            raise self._name_option(error) from None
 
-    def _as_option(self, error: UserError) -> UserError:
+    def _name_option(self, error: UserError) -> UserError:
         name = (error.key or "").rpartition(".")[2]
         for parameter in self.params:
             if parameter.name == name and parameter.opts[0].startswith("--"):
@@ -34,27 +34,28 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """The whole command line: what a user can cause becomes one line and an exit code."""
+    """The whole command line. A mistake of the user becomes one line and an exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        alone = extra.get("standalone_mode", True)
+        standalone = extra.get("standalone_mode", True)
         extra["standalone_mode"] = False
-        if not alone:
+        if not standalone:
             return super().main(*args, **extra)
         try:
             sys.exit(super().main(*args, **extra))
         except typer.Abort:
-            _refuse_now("stopped", 1)
+            _exit_with("stopped", 1)
         except Exception as error:
-            # Of click, or of the click that typer brings along: what cannot be parsed.
-            words: Any = getattr(error, "format_message", None)
-            if words is None:
+            # Parse errors of click. typer may bring its own copy of click, so the class is unknown.
+            message: Any = getattr(error, "format_message", None)
+            if message is None:
                 raise
             given = extra.get("args") or (args[0] if args else None)
-            _unparsed(words(), error, self._named(sys.argv[1:] if given is None else given))
+            command = self._command_in(sys.argv[1:] if given is None else given)
+            _exit_unparsed(message(), error, command)
 
-    def _named(self, words: Sequence[str]) -> list[str]:
-        """The commands that a line begins with."""
+    def _command_in(self, words: Sequence[str]) -> list[str]:
+        """The command and subcommand at the beginning of a command line."""
         group: Any = self
         found: list[str] = []
         for word in words:
@@ -67,38 +68,41 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except SaidError:
+        except ReportedError:
             raise typer.Exit(2) from None
         except UserError as error:
-            _refuse(str(error) if speaks() else f"process {os.environ['RANK']}: {error}")
+            _fail(str(error) if is_first_process() else f"process {os.environ['RANK']}: {error}")
         except KeyboardInterrupt:
-            if not speaks():
+            if not is_first_process():
                 raise typer.Exit(130) from None
-            _refuse("stopped", code=130)
+            _fail("stopped", code=130)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            # A disk or a network that fails is no bug either; transformers wraps in OSError too.
+            # Failures of disk and network are no bugs; transformers raises OSError for them too.
             where = f"{error.filename}: " if error.filename else ""
-            _refuse(where + " ".join((error.strerror or str(error)).split()))
+            _fail(where + " ".join((error.strerror or str(error)).split()))
 
 
-def _unparsed(message: str, error: Any, command: list[str]) -> NoReturn:
-    if "\n" in message:  # the help, where nothing was asked for
+def _exit_unparsed(message: str, error: Any, command: list[str]) -> NoReturn:
+    """Print a parse error with a hint to the help of the command, and exit."""
+    if "\n" in message:  # the help text, if no command was given
         error.show()
         sys.exit(error.exit_code)
     text = message[:1].lower() + message[1:].rstrip(".")
     where = f"{' '.join(command)}: " if command else ""
     advice = " ".join(["see regrow", *command, "--help"])
-    _refuse_now(f"{where}{text}; {advice}", error.exit_code)
+    _exit_with(f"{where}{text}; {advice}", error.exit_code)
 
 
-def _refuse_now(message: str, code: int) -> NoReturn:
-    if speaks():
+def _exit_with(message: str, code: int) -> NoReturn:
+    """Print one line, in the first process, and exit; for use outside of a command."""
+    if is_first_process():
         ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
     sys.exit(code)
 
 
-def _refuse(message: str, code: int = 2) -> NoReturn:
+def _fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line and end the command."""
     ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
     raise typer.Exit(code)

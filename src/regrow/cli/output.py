@@ -30,13 +30,13 @@ OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 
 
-def say(text: str) -> None:
-    """News of what is being done, beside the result."""
+def print_message(text: str) -> None:
+    """Print what is being done, on stderr, apart from the result."""
     ERR.print(text, markup=False, soft_wrap=True, style="dim")
 
 
-tell = Progress(say=say)
-"""For commands that say something and show no bar."""
+MESSAGES_ONLY = Progress(say=print_message)
+"""For commands that print messages and no progress bar."""
 
 
 def print_inspection(found: "Inspection", as_json: bool) -> None:
@@ -76,7 +76,7 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
 
 
 def print_plan(found: "Plan", written: Path | None, as_json: bool) -> None:
-    """`written`: where the recipe stands, if it was not asked for on the terminal."""
+    """Print the stages, and the recipe itself if it was not written to the file `written`."""
     if as_json:
         _print_json(found)
         return
@@ -90,7 +90,7 @@ def print_plan(found: "Plan", written: Path | None, as_json: bool) -> None:
         table.add_row(stage.name, sizes, f"{stage.parameters:,}", f"{share:.0%}")
     ERR.print(table)
     for note in found.notes:
-        say(note)
+        print_message(note)
     if written is None:
         typer.echo(found.recipe, nl=False)
     else:
@@ -128,12 +128,12 @@ def print_pruned(result: "Pruned", dry_run: bool, as_json: bool) -> None:
     for note in result.notes:
         OUT.print(note, markup=False)
     size = _gigabytes(result.nbytes)
-    told = (
+    outcome = (
         f"nothing written; {size} would be in {result.out}"
         if dry_run
         else f"{size} in {result.out}, carved in {result.seconds:.1f} s"
     )
-    OUT.print(told, markup=False, soft_wrap=True)
+    OUT.print(outcome, markup=False, soft_wrap=True)
 
 
 def print_run(summary: "RunSummary", result: "Result", as_json: bool) -> None:
@@ -184,8 +184,8 @@ def print_tokenised(result: "Tokenised", as_json: bool) -> None:
     OUT.print(table)
     if result.taken_up:
         OUT.print(f"{result.taken_up:,} documents were there from a run that was stopped")
-    told = f"{result.tokens:,} tokens as {result.dtype} in {result.out}, {result.seconds:.1f} s"
-    OUT.print(told, markup=False, soft_wrap=True)
+    summary = f"{result.tokens:,} tokens as {result.dtype} in {result.out}, {result.seconds:.1f} s"
+    OUT.print(summary, markup=False, soft_wrap=True)
 
 
 def print_counted(result: "Counted", as_json: bool) -> None:
@@ -215,7 +215,8 @@ def print_grown(result: "Grown", as_json: bool) -> None:
     if as_json:
         _print_json(result)
         return
-    whole = [repr(token) for token in result.tokens if "\ufffd" not in token]  # part of a character
+    # A token that is part of a character cannot be shown.
+    whole = [repr(token) for token in result.tokens if "\ufffd" not in token]
     shown = ", ".join([*whole[:8], *(["..."] if len(result.tokens) > 8 else [])])
     OUT.print(f"{len(result.tokens):,} more tokens: {shown}", markup=False)
     table = _table(
@@ -229,14 +230,14 @@ def print_grown(result: "Grown", as_json: bool) -> None:
     OUT.print(table)
     more = numbers.change(result.parameters_before, result.parameters, 1)
     OUT.print(f"vocabulary {result.size_before:,} -> {result.size:,}, {more} parameters")
-    told = (
+    outcome = (
         f"model  {result.out}" if result.written else f"nothing written; {result.out} was asked for"
     )
-    OUT.print(told, markup=False, soft_wrap=True)
+    OUT.print(outcome, markup=False, soft_wrap=True)
 
 
 def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_json: bool) -> None:
-    """`written`: the files that the plan was written to."""
+    """Print the tables of sizes and languages; `written`: the files that were written."""
     from regrow.vocabulary.plan_tables import language_rows, size_rows, suggestion, to_json
 
     if as_json:

@@ -1,4 +1,4 @@
-"""The tables of a preview: titles of columns, then rows, as text within 80 columns."""
+"""The tables of a preview as text: a row of column titles, then rows, within 80 columns."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,12 @@ _SIZES: Mapping[AxisKind, str] = {
 
 
 def size_rows(found: Preview) -> Table:
-    """What each model consists of. Layers of encoder and decoder are joined by `+`, other sizes in
-    which they differ by `/`."""
+    """The sizes and parameters of each model.
+
+    Layers of encoder and decoder are joined by `+`; other sizes by `/`, if they differ.
+    """
     models = (found.original, *found.stages)
-    two_ways = any(model.stored != model.parameters for model in models)
+    has_stored = any(model.stored != model.parameters for model in models)
     kinds = [
         kind for kind in _SIZES
         if any(_size(model, kind) for model in models)
@@ -30,12 +32,15 @@ def size_rows(found: Preview) -> Table:
         share = model.parameters / found.original.parameters
         row = (model.name, *(_size(model, kind) for kind in kinds))
         row += (count(model.parameters, 2), f"{share:.1%}")
-        rows.append((*row, count(model.stored, 2)) if two_ways else row)
-    return ((*columns, "stored") if two_ways else columns, *rows)
+        rows.append((*row, count(model.stored, 2)) if has_stored else row)
+    return ((*columns, "stored") if has_stored else columns, *rows)
 
 
 def cost_rows(found: Preview) -> Table:
-    """What each training costs, beside what the report says of the same."""
+    """The cost of each training, with the numbers of the OpenBA-V2 report if it has the same.
+
+    Empty if nothing is trained.
+    """
     trainings = [
         (model.name, model.training)
         for model in (found.original, *found.stages)
@@ -50,18 +55,18 @@ def cost_rows(found: Preview) -> Table:
         sample, row = training.sample, training.reported
         positions = "+".join(f"{n:,}" for n in (sample.encoder, sample.decoder) if n)
         flops = f"{training.flops / unit:,.2f}"
-        said = ("", "")
+        report = ("", "")
         if row is not None:
-            said = (f"{row.flops / unit:,.1f}", f"{training.flops / row.flops:.3f}")
-        what = (name, training.objective, _tokens(training.tokens), f"{sample.text:,}", positions)
-        rows.append((*what, flops, *said))
+            report = (f"{row.flops / unit:,.1f}", f"{training.flops / row.flops:.3f}")
+        facts = (name, training.objective, _tokens(training.tokens), f"{sample.text:,}", positions)
+        rows.append((*facts, flops, *report))
     if any(training.reported for _, training in trainings):
         return ((*columns, "report", "ratio"), *rows)
     return (columns, *(row[:-2] for row in rows))
 
 
 def total_words(found: Preview) -> Iterator[str]:
-    """What all stages together come to, and what the tables leave open."""
+    """Lines with the totals of all stages, and with notes on the columns of the tables."""
     trainings = [stage.training for stage in found.stages if stage.training]
     before = found.original.training
     if trainings:
@@ -69,8 +74,8 @@ def total_words(found: Preview) -> Iterator[str]:
         words = f"recovery: {_tokens(tokens)} tokens, {_scientific(found.flops)} FLOPs"
         if before is not None:
             words += f", {found.flops / before.flops:.0%} of the original's training"
-        if taught := sum(training.taught for training in trainings):
-            words += f"; {taught / found.flops:.0%} of them go through teachers"
+        if teacher_flops := sum(training.taught for training in trainings):
+            words += f"; {teacher_flops / found.flops:.0%} of them go through teachers"
         yield words
     last = (found.stages or (found.original,))[-1]
     yield f"result: {last.parameters:,} parameters, {size(last.nbytes)}"
@@ -82,12 +87,15 @@ def total_words(found: Preview) -> Iterator[str]:
     if any(training.reported for training in trainings):
         yield (
             "objective, positions and report are those of the OpenBA-V2 report (arXiv 2405.05957, "
-            "table 1); regrow hardly fills up what it computes, so its positions are fewer"
+            "table 1); regrow pads less, so it computes fewer positions"
         )
 
 
 def _size(model: PreviewStage, kind: AxisKind) -> str:
-    """Of an axis of this kind in each stack; that of self-attention where there are two."""
+    """The size of the axis of this kind in each stack; empty if the model has none.
+
+    If a stack has several such axes, the first counts, which is that of self-attention.
+    """
     by_stack: dict[str, int] = {}
     for name, number in model.sizes.items():
         if axis_kind(name) == kind:
@@ -103,7 +111,7 @@ def _tokens(number: int) -> str:
 
 
 def _unit(found: Preview) -> float:
-    """The power of ten of the smallest cost."""
+    """The power of ten just below the smallest cost of a training, in FLOPs."""
     costs = [stage.training.flops for stage in found.stages if stage.training]
     return 10.0 ** math.floor(math.log10(min(costs))) if costs else 1.0
 

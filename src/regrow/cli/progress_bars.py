@@ -1,25 +1,25 @@
-"""Bars on the terminal for what takes long; lines now and then where there is none."""
+"""Progress bars on a terminal, and lines at intervals in a log file."""
 
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from regrow.cli.output import ERR, say
+from regrow.cli.output import ERR, print_message
 from regrow.common.progress import QUIET, Progress, Update
 
-_TOLD_EVERY = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
+_LINE_EVERY = 30.0
+"""Seconds between two lines of progress if there is no terminal."""
 
 
-def speaks() -> bool:
-    """Whether this process is the one, of those that torchrun starts, that prints."""
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that torchrun started; it alone prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def copying(what: str) -> Iterator[Progress]:
-    """A progress bar for bytes, shown once there is something to show."""
+def byte_progress(what: str) -> Iterator[Progress]:
+    """Context manager: a progress bar for bytes, which appears with the first bytes."""
     from rich import progress as bars
 
     bar = bars.Progress(
@@ -37,18 +37,18 @@ def copying(what: str) -> Iterator[Progress]:
         bar.update(task, completed=done)
 
     try:
-        yield Progress(say=say, advance=advance)
+        yield Progress(say=print_message, advance=advance)
     finally:
         bar.stop()
 
 
 @contextmanager
-def watching() -> Iterator[Progress]:
-    """One line that says where a run is and how long it still takes; results above it.
+def run_progress() -> Iterator[Progress]:
+    """Context manager: one line with the state of a run and its time left, below the messages.
 
-    Of several processes the first alone says anything.
+    With several processes, only the first prints.
     """
-    if not speaks():
+    if not is_first_process():
         yield QUIET
         return
     from rich import progress as bars
@@ -60,10 +60,10 @@ def watching() -> Iterator[Progress]:
     )  # fmt: skip
     task = bar.add_task("starting", total=1.0, stage="", left="")
 
-    told = time.monotonic()
+    printed = time.monotonic()
 
-    def watch(update: Update) -> None:
-        nonlocal told
+    def show(update: Update) -> None:
+        nonlocal printed
         doing = update.doing
         if update.loss is not None:
             doing += f", loss {update.loss:.3f}"
@@ -73,17 +73,17 @@ def watching() -> Iterator[Progress]:
             task, completed=update.share, description=doing, stage=update.stage,
             left=f"{_duration(update.seconds_left)} left",
         )  # fmt: skip
-        # A log file has no bar, so it gets a line now and then.
-        if not ERR.is_terminal and time.monotonic() - told >= _TOLD_EVERY:
-            told = time.monotonic()
+        # A log file has no bar, so it gets a line at intervals.
+        if not ERR.is_terminal and time.monotonic() - printed >= _LINE_EVERY:
+            printed = time.monotonic()
             left = _duration(update.seconds_left)
             ERR.print(f"{update.stage}: {update.share:.0%}, {left} left, {doing}", markup=False)
 
-    def say_above(text: str) -> None:
+    def print_above_bar(text: str) -> None:
         bar.console.print(text, markup=False, soft_wrap=True)
 
     with bar:
-        yield Progress(say=say_above, update=watch)
+        yield Progress(say=print_above_bar, update=show)
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`regrow train`: one training by itself."""
+"""`regrow train`: train one model, without a cut."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regrow.cli.output import print_trained
-from regrow.cli.progress_bars import speaks, watching
+from regrow.cli.progress_bars import is_first_process, run_progress
 from regrow.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,16 +60,16 @@ def train(
             raise UserError("train: give --text and --heldout, or a recipe")
         if stage is not None:
             raise UserError("--stage: only a recipe has stages; leave it out")
-        recipe = _recipe(what, text, heldout, settings or [], seed)
-    with watching() as progress:
+        recipe = _recipe_of_options(what, text, heldout, settings or [], seed)
+    with run_progress() as progress:
         result = api.train(
             recipe, out, stage=stage, from_scratch=from_scratch, redo=redo, progress=progress
         )
-    if speaks():
+    if is_first_process():
         print_trained(result, as_json)
 
 
-def _recipe(
+def _recipe_of_options(
     model: str, text: list[Path], heldout: Path, settings: list[str], seed: int
 ) -> "Recipe":
     from regrow.pipeline.train_model import training_recipe
@@ -82,7 +82,7 @@ def _recipe(
 
 
 def _settings(given: list[str]) -> dict[str, Any]:
-    """`a.b=1` as the recipe would have it."""
+    """The settings of `--set a.b=1`, nested as in a recipe: `{"a": {"b": 1}}`."""
     import yaml
 
     found: dict[str, Any] = {}
@@ -90,12 +90,12 @@ def _settings(given: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text}: not KEY=VALUE, such as tokens=1_000_000")
-        *above, last = key.strip().split(".")
-        place = found
-        for name in above:
-            place = place.setdefault(name, {})
+        *parents, last = key.strip().split(".")
+        settings = found
+        for name in parents:
+            settings = settings.setdefault(name, {})
         try:
-            place[last] = yaml.safe_load(value)
+            settings[last] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError):
             raise UserError(f"--set {text}: not a value as a recipe has it") from None
     return found

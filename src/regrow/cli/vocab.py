@@ -1,4 +1,4 @@
-"""`regrow vocab`: count tokens, plan a vocabulary, prune to it; add words to it."""
+"""`regrow vocab`: count tokens, plan a vocabulary, prune to it, or add tokens."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,8 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from regrow.cli.commands import Command
-from regrow.cli.output import print_counted, print_grown, print_pruned, print_vocabulary_plan, tell
-from regrow.cli.progress_bars import copying
+from regrow.cli.output import (
+    MESSAGES_ONLY,
+    print_counted,
+    print_grown,
+    print_pruned,
+    print_vocabulary_plan,
+)
+from regrow.cli.progress_bars import byte_progress
 from regrow.common.errors import UserError
 from regrow.common.quantities import count as number
 from regrow.common.quantities import share
@@ -79,7 +85,7 @@ def count(
     """Count the tokens of a corpus; stop it, start it again, it goes on."""
     from regrow import api
 
-    with copying("counting") as progress:
+    with byte_progress("counting") as progress:
         result = api.count_vocabulary(
             model, out, [*(corpus or []), *(more or [])], merge=merge or [], workers=workers,
             progress=progress,
@@ -115,7 +121,7 @@ def plan(
     from regrow import api
 
     result = api.plan_vocabulary(
-        model, counts, text=text, out=out, page=page, progress=tell,
+        model, counts, text=text, out=out, page=page, progress=MESSAGES_ONLY,
         **_choice(size, coverage, only, minimum, keep, drop, characters),
     )  # fmt: skip
     print_vocabulary_plan(result, [path for path in (out, page) if path is not None], as_json)
@@ -149,7 +155,7 @@ def prune(
         chosen["pad_to"] = number("--pad-to", pad_to)
     if not files:
         raise UserError("vocab prune: give --plan, or --counts with --size or --coverage")
-    with copying("carving") as progress:
+    with byte_progress("carving") as progress:
         result = api.prune(
             model, out, vocab={**files, **chosen}, dry_run=dry_run, progress=progress
         )
@@ -188,7 +194,7 @@ def grow(
 
     result = api.grow_vocabulary(
         model, out, [*(corpus or []), *(more or [])], number("--tokens", tokens), least=least,
-        text=text, dry_run=dry_run, progress=tell,
+        text=text, dry_run=dry_run, progress=MESSAGES_ONLY,
     )  # fmt: skip
     print_grown(result, as_json)
 
@@ -202,8 +208,8 @@ def _choice(
     drop: Path | None,
     characters: bool,
 ) -> dict[str, Any]:
-    """What was asked for, as the keys of a recipe."""
-    asked = {
+    """The options that were given, by their keys in a recipe."""
+    options = {
         "size": None if size is None else number("--size", size),
         "coverage": None if coverage is None else share("--coverage", coverage),
         "only": only or None,
@@ -212,4 +218,4 @@ def _choice(
         "drop": drop,
         "characters": None if characters else False,
     }
-    return {name: value for name, value in asked.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Versions and machine, as they enter ledger and report."""
+"""Versions, machine and command line, as the ledger and the report record them."""
 
 import importlib.metadata
 import os
@@ -11,7 +11,7 @@ _PACKAGES = ("regrow", "torch", "transformers", "tokenizers", "safetensors", "nu
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what decides the numbers."""
+    """Versions of Python and of the packages that can change a result, by name."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         found[package] = importlib.metadata.version(package)
@@ -19,7 +19,10 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """CPU by name, threads in use, memory in bytes, and the type in which matrices multiply."""
+    """The CPU's name, the threads in use, the memory in bytes, and the type of matrix products.
+
+    `products` is `bf16` or `fp32`, see `regrow.common.precision`.
+    """
     import torch
 
     from regrow.common.precision import resolve_precision
@@ -33,7 +36,7 @@ def machine() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process, as it can be typed again."""
+    """The command line of this process, quoted for a shell."""
     import shlex
 
     name = Path(sys.argv[0]).name

@@ -1,17 +1,17 @@
-"""The one exception that a user can cause."""
+"""The one exception for mistakes of the user."""
 
 
 class UserError(Exception):
-    """What is wrong, where (file and key), and what would be right, in one line.
+    """A mistake of the user: one line that says what is wrong, where, and what would be right.
 
-    The command line prints the line without a traceback and exits with code 2. Libraries name a
-    setting by its key; the command line alone knows which of its options sets that key.
+    The command line prints the line without a traceback and exits with code 2. Library code names
+    a setting by its key. Only the command line knows which of its options sets that key.
 
     Attributes:
         message: The line, without key and value.
         key: The setting that is wrong, as a dotted path: `cut.vocab_size`, `vocab.pad_to`. None if
-            no single setting is.
-        value: What the setting was given, where the message does not say it.
+            the error concerns no single setting.
+        value: The value of that setting, if the message does not contain it.
     """
 
     def __init__(self, message: str, *, key: str | None = None, value: object = None) -> None:
@@ -23,14 +23,14 @@ class UserError(Exception):
         return f"{' '.join(where)}: {self.message}" if where else self.message
 
     def within(self, place: str) -> "UserError":
-        """The same error with the place in front of it: `stages: depth: layers 3: ...`."""
+        """The same error, with `place` in front of the message: `stages: depth: layers 3: ...`."""
         return UserError(f"{place}: {self}")
 
 
-class SaidError(UserError):
-    """A user error that another process says, so that it is said once."""
+class ReportedError(UserError):
+    """A user error that another process prints, so this process must not print it again."""
 
 
 def one_line(text: str) -> str:
-    """Text without line ends and control characters."""
+    """The text on one line: line ends and control characters become spaces."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,4 +1,4 @@
-"""Types of the fields that a user writes."""
+"""Pydantic types for the fields of recipes and options."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 def stays_inside(path: Path) -> Path:
+    """Validator: refuse a relative path with `..`, which leaves the recipe's directory."""
     if not path.is_absolute() and ".." in path.parts:
         raise ValueError(
             f"{path} leaves the directory of the recipe; write an absolute path if that is meant"
@@ -14,21 +15,24 @@ def stays_inside(path: Path) -> Path:
     return path
 
 
-def no_truth(value: Any) -> Any:
-    """True would pass as 1."""
+def refuse_bool(value: Any) -> Any:
+    """Validator: refuse true and false where a number is expected; pydantic takes true as 1."""
     if isinstance(value, bool):
         raise ValueError(f"a number is wanted, not {str(value).lower()}")
     return value
 
 
 TextPath = Annotated[Path, AfterValidator(stays_inside)]
+"""A path that is absolute, or inside the directory of the recipe."""
 
+Size = Annotated[int, BeforeValidator(refuse_bool), Field(gt=0)]
+"""A positive integer."""
 
-Size = Annotated[int, BeforeValidator(no_truth), Field(gt=0)]
+Share = Annotated[float, BeforeValidator(refuse_bool), Field(gt=0, le=1)]
+"""A fraction above 0 and up to 1."""
 
 
 class Strict(BaseModel):
+    """A model that refuses unknown keys and cannot be changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Share = Annotated[float, BeforeValidator(no_truth), Field(gt=0, le=1)]

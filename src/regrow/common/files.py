@@ -1,4 +1,4 @@
-"""Small files, whole or not at all."""
+"""Write, link, remove and read small files; a write happens completely or not at all."""
 
 import json
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def from_home(path: Path) -> Path:
-    """With ~ as a home directory; as it is where nobody has that name."""
+    """The path with `~` or `~name` expanded; unchanged if there is no user of that name."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -23,7 +23,10 @@ def from_home(path: Path) -> Path:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the path, sync, rename: a reader sees the old file or the new one."""
+    """Write `data` to `path`; a reader sees the old file or the new one, never a part.
+
+    The data goes to a temporary file in the same directory, is synced to disk, and is renamed.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
@@ -40,16 +43,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save_tensors(tensors: "Mapping[str, Tensor]", path: Path) -> None:
-    """Write a safetensors file, whole or not at all, readable for all as other files are.
+    """Write a safetensors file with mode 0644; if that fails, leave no file.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
         save_file(dict(tensors), path, metadata={"format": "pt"})
-        path.chmod(0o644)  # the library's is 0600
+        path.chmod(0o644)  # safetensors writes files with 0600
     except (SafetensorError, OSError) as error:
         path.unlink(missing_ok=True)
         raise UserError(
@@ -59,10 +62,10 @@ def save_tensors(tensors: "Mapping[str, Tensor]", path: Path) -> None:
 
 
 def link_atomically(path: Path, target: Path) -> None:
-    """Make `path` a symbolic link to `target`, in place of one that is there."""
+    """Make `path` a symbolic link to the directory `target`, replacing what is there."""
     if path.is_symlink() and path.readlink() == target:
         return
-    if not path.is_symlink():  # a copy of the directory that the link led to
+    if not path.is_symlink():  # a user may have replaced the link by a copy of the directory
         remove(path)
     temporary = path.with_name(f".{path.name}.partial")
     remove(temporary)
@@ -71,24 +74,25 @@ def link_atomically(path: Path, target: Path) -> None:
 
 
 def remove(*paths: Path) -> None:
-    """Remove files and directories that may be there.
+    """Remove files and directories; missing ones are ignored.
 
-    A directory disappears at once: it is renamed to `.NAME.partial` before it is emptied.
+    A directory is first renamed to `.NAME.partial`, so that no half-emptied directory is left
+    under its name.
     """
     for path in paths:
         if path.is_dir() and not path.is_symlink():
-            doomed = path
+            hidden = path
             if not path.name.startswith("."):
-                doomed = path.with_name(f".{path.name}.partial")
-                shutil.rmtree(doomed, ignore_errors=True)
-                path.rename(doomed)
-            shutil.rmtree(doomed)
+                hidden = path.with_name(f".{path.name}.partial")
+                shutil.rmtree(hidden, ignore_errors=True)
+                path.rename(hidden)
+            shutil.rmtree(hidden)
         else:
             path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames inside a directory last."""
+    """Sync a directory, so that renames inside it survive a crash."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -97,7 +101,7 @@ def sync_directory(path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UserError, one line, where it is none."""
+    """The content of a JSON file. Raises UserError if it cannot be read or is not JSON."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -108,12 +112,12 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError, one line, where it is none."""
+    """The object in a JSON file. Raises UserError if the file does not hold a JSON object."""
     return _object(read_json(path), str(path))
 
 
 def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
-    """An object in UTF-8. Raises UserError, one line that begins with `where`, if it is none."""
+    """The JSON object in UTF-8 bytes. Raises UserError, beginning with `where`, if it is none."""
     return _object(_parse(raw, where), where)
 
 
@@ -133,7 +137,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Readers differ in which of two values of a key they take, so there must be one."""
+    """Refuse a repeated key, since JSON readers differ in which of its values they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

@@ -1,4 +1,4 @@
-"""Hashes by which a run knows its inputs again, whatever the code that made them is called."""
+"""Hashes of what decides a result. They do not depend on the names of classes in the code."""
 
 import dataclasses
 import hashlib
@@ -8,19 +8,25 @@ from typing import Any
 
 
 def identity_of(kind: str, **facts: Any) -> str:
-    """SHA-256 (hex) of what decides a result: a kind of thing, and facts about it by name.
+    """SHA-256 (hex) of what decides a result.
 
-    A fact may be text, a number, a truth value, None, a list, an array, a mapping (whose order
-    counts), or a dataclass of such facts. The names of classes do not count, and neither does a
-    field that holds its default: a class that is renamed, or gets a new field with a default,
-    keeps its hash.
+    Names of classes and fields that hold their default do not enter the hash. So a class that is
+    renamed, or gets a new field with a default, keeps its hash.
+
+    Args:
+        kind: the kind of thing, a fixed name.
+        facts: what decides the result, by name. A fact is text, a number, a bool, None, a list, an
+            array, a mapping (its order counts), or a dataclass of such facts.
+
+    Raises:
+        TypeError: a fact is of another type.
     """
     text = json.dumps([kind, {name: _plain(fact) for name, fact in facts.items()}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """A fact as JSON has it."""
+    """A fact as values that JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: _plain(getattr(value, field.name))

@@ -1,4 +1,4 @@
-"""How much memory a process can still take, by what the operating system reports."""
+"""How much memory a process can still allocate, as the operating system reports it."""
 
 import os
 from collections.abc import Iterator
@@ -6,11 +6,13 @@ from pathlib import Path, PurePosixPath
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can take without swapping.
+    """Bytes that this process can allocate without swapping.
 
-    The kernel's estimate (MemAvailable), or what a control group leaves where that is less: the
-    limit of a container or of a batch job, in version 1 or 2. Where there is no such file (not
-    Linux), physical memory. `root`: of /proc and /sys.
+    On Linux, the smaller of the kernel's estimate (MemAvailable) and what the control groups
+    (version 1 or 2) leave, which hold the limit of a container or a batch job. Elsewhere, the
+    physical memory.
+
+    `root`: the directory that holds /proc and /sys.
     """
     return min([_system(root), *_control_groups(root)])
 
@@ -25,7 +27,7 @@ def _system(root: Path) -> int:
 
 
 def _control_groups(root: Path) -> Iterator[int]:
-    """What each limit leaves, of the group of this process and of all groups around it."""
+    """Bytes that each memory limit leaves, for the process's control group and its parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -40,9 +42,9 @@ def _control_groups(root: Path) -> Iterator[int]:
         else:
             continue
         group = PurePosixPath(path.lstrip("/"))
-        # Inside a container the path may be that of the host: then only the last is there.
-        for place in (group, *group.parents):
-            directory = root / base / place
+        # Inside a container the path may be the host's. Then only the root of the groups exists.
+        for path_in_base in (group, *group.parents):
+            directory = root / base / path_in_base
             try:
                 bound = (directory / limit).read_text(encoding="ascii").strip()
                 if bound == "max":
@@ -51,6 +53,6 @@ def _control_groups(root: Path) -> Iterator[int]:
                 statistics = (directory / "memory.stat").read_text(encoding="ascii")
             except OSError:
                 continue
-            # Cached pages of files count as used, and are given up when memory is short.
+            # The page cache counts as used, but the kernel frees it when memory is short.
             cached = dict(entry.split() for entry in statistics.splitlines()).get("inactive_file")
             yield max(0, int(bound) - used + int(cached or 0))

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Format numbers for people."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _SIZES = (("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
 
 
 def count(value: float, digits: int = 1) -> str:
-    """134,515,008 -> '134.5M'; below ten thousand all digits."""
+    """A count with a unit: 134,515,008 -> '134.5M'; below ten thousand, all digits."""
     if value < 10_000:
         return f"{value:,.0f}"
     name, unit = _unit(value, _COUNTS, digits)
@@ -31,7 +31,7 @@ def _unit(value: float, units: tuple[tuple[str, float], ...], digits: int) -> tu
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    """A loss or a score; what is absent is a dash, what diverged is said."""
+    """A loss or a score; a dash for None, 'diverged' for a value that is not finite."""
     if value is None:
         return ABSENT
     if not math.isfinite(value):
@@ -40,21 +40,21 @@ def decimal(value: float | None, digits: int = 2) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Tokens per second: three digits are enough."""
+    """Tokens per second, with some three digits; a dash for None."""
     if value is None:
         return ABSENT
     return decimal(value, 0 if round(value, 1) >= 100 else 1)
 
 
 def change(before: float | None, after: float | None, digits: int = 0) -> str:
-    """The relative change in per cent, with its sign; empty where it has none."""
+    """The relative change in per cent, with its sign; empty if it cannot be computed."""
     if before is None or after is None or not before > 0 or not math.isfinite(after / before):
         return ""
     return signed(100 * (after / before - 1), digits) + "%"
 
 
 def signed(value: float, digits: int) -> str:
-    """'+0.12', '−0.12', and '0.00' without a sign."""  # noqa: RUF002
+    """A number with its sign: '+0.12', '−0.12'; '0.00' has none."""  # noqa: RUF002
     text = f"{abs(value):,.{digits}f}"
     if float(text.replace(",", "")) == 0:
         return text
@@ -62,25 +62,28 @@ def signed(value: float, digits: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """4,332 -> '1 h 12 min'; 8.24 -> '8.2 s'. No line is broken between a figure and its unit."""
+    """Seconds in words: 4,332 -> '1 h 12 min'; 8.24 -> '8.2 s'.
+
+    The spaces before units do not break.
+    """
     if seconds < 9.95:
         return f"{seconds:.1f}\u00a0s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole}\u00a0s"
     if whole < 600:
-        return _two(whole, 60, "min", "s")
+        return _two_units(whole, 60, "min", "s")
     minutes = round(seconds / 60)
-    return f"{minutes}\u00a0min" if minutes < 60 else _two(minutes, 60, "h", "min")
+    return f"{minutes}\u00a0min" if minutes < 60 else _two_units(minutes, 60, "h", "min")
 
 
-def _two(value: int, base: int, large: str, small: str) -> str:
+def _two_units(value: int, base: int, large: str, small: str) -> str:
     first = f"{value // base:,}\u00a0{large}"
     return f"{first} {value % base}\u00a0{small}" if value % base else first
 
 
 def ranges(indices: Iterable[int]) -> str:
-    """Increasing indices as runs: '0 to 20, 23, 29'."""
+    """Increasing indices as ranges: '0 to 20, 23, 29'."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:

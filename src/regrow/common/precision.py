@@ -1,8 +1,7 @@
-"""In which type matrices are multiplied: bfloat16 where the hardware does it, else float32.
+"""The type of matrix products: bfloat16 if the hardware multiplies it, else float32.
 
-A CPU without such instructions emulates bfloat16 at under a hundredth of its float32 rate (1.2
-against 163 GFLOP/s with AVX2), so the type is not a matter of taste. Weights, sums and the
-optimiser are float32 always.
+A CPU without bfloat16 instructions emulates them at less than a hundredth of its float32 rate (1.2
+against 163 GFLOP/s with AVX2). Weights, sums and optimiser states are always float32.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -11,20 +10,20 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "bf16", "fp32"]
-"""`auto` takes bf16 where the device multiplies it in hardware."""
+"""The precision of a setting; `auto` takes bf16 if the device multiplies it in hardware."""
 
 _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 def resolve_precision(precision: Precision, device: "torch.device") -> Literal["bf16", "fp32"]:
-    """The type that `precision` means on a device."""
+    """The type of matrix products that `precision` stands for on a device."""
     if precision != "auto":
         return precision
     return "bf16" if _multiplies_bf16(device) else "fp32"
 
 
 def autocast(precision: Precision, device: "torch.device") -> "torch.autocast":
-    """A context in which matrices are multiplied in that type."""
+    """Context manager: matrices are multiplied in the type that `precision` stands for."""
     import torch
 
     enabled = resolve_precision(precision, device) == "bf16"

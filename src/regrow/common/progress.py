@@ -1,4 +1,4 @@
-"""Where a call tells what it is doing."""
+"""How a long call reports its progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ class Update:
     """How far a run or a training is.
 
     Attributes:
-        stage: The stage of the recipe, or `original`, or `result`.
+        stage: The stage of the recipe, `original`, or `result`.
         doing: What is being done, in a few words.
-        share: Part of the whole time that is behind, from 0 to 1.
-        seconds_left: Of the whole run.
-        loss: Of the last training step, in nats per token.
-        tokens_per_second: Of the last training step.
+        share: The fraction of the estimated time that has passed, from 0 to 1.
+        seconds_left: The estimated seconds until the run ends.
+        loss: The loss of the last training step, in nats per token.
+        tokens_per_second: The speed of the last training step.
     """
 
     stage: str
@@ -31,12 +31,12 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """Functions that are told what a call does; by default nobody is.
+    """Functions that a long call reports to; by default they do nothing.
 
     Attributes:
-        say: One line of news.
-        advance: Bytes done, and bytes in all.
-        update: Where a run or a training is.
+        say: Takes a message, one line.
+        advance: Takes the bytes processed so far, and all bytes to process.
+        update: Takes the state of a run or a training.
     """
 
     say: Callable[[str], None] = _ignore
@@ -45,3 +45,4 @@ class Progress:
 
 
 QUIET = Progress()
+"""Reports nothing."""

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def random_stream(seed: int, purpose: str, counter: int) -> np.random.Philox:
-    """Random bits that are a pure function of (seed, purpose, counter).
+    """The generator for a seed, a purpose and a counter.
 
     Philox is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"):
     the key comes from seed and purpose, and each counter has 2**192 blocks of its own.

@@ -1,4 +1,4 @@
-"""What pydantic refuses, in the words of a reader."""
+"""Describe the errors of pydantic in the words of a recipe."""
 
 import json
 from collections.abc import Mapping
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Place = tuple[str | int, ...]
-"""Keys and indices from the root of what was validated."""
+"""A path of keys and indices from the root of the validated value."""
 
 
 def first_error(error: "ValidationError", values: Any) -> tuple[Place, "ErrorDetails"]:
-    """The first thing that is wrong and its place in `values`.
+    """The place in `values` of the first error, and the error.
 
-    Where a value may be of several kinds, the kind that it looks like has its say.
+    If a value may have one of several types, pydantic reports an error for each type. The error
+    deepest inside the value is taken, since it belongs to the type that fits best.
     """
     found = [(_place(each["loc"], values), each) for each in error.errors()]
     first = found[0][0]
@@ -27,7 +28,7 @@ def first_error(error: "ValidationError", values: Any) -> tuple[Place, "ErrorDet
 
 
 def _place(loc: tuple[int | str, ...], values: Any) -> Place:
-    """Where an error is, without the names that pydantic gives to the members of a union."""
+    """The place of an error, without the names that pydantic gives to members of a union."""
     at: Place = ()
     for part in loc:
         if isinstance(values, dict):
@@ -39,8 +40,8 @@ def _place(loc: tuple[int | str, ...], values: Any) -> Place:
     return at
 
 
-def said(error: "ErrorDetails") -> str:
-    """A validation error in the words of a recipe: what is wanted, and what was given."""
+def describe(error: "ErrorDetails") -> str:
+    """A validation error as text: what is expected, and what was given."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
         return error["msg"].removeprefix("Value error, ")
@@ -82,5 +83,5 @@ def _short(value: Any) -> str:
 
 
 def dotted(place: Place) -> str:
-    """`stages.0.cut.ffn`"""
+    """A place as text: `stages.0.cut.ffn`."""
     return ".".join(one_line(str(part)) or repr(part) for part in place)

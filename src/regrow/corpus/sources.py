@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from regrow.common.errors import UserError
-from regrow.common.fields import Size, Strict, TextPath, no_truth
+from regrow.common.fields import Size, Strict, TextPath, refuse_bool
 from regrow.common.identity import identity_of
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import Tokenizer, pack, tokenise
@@ -44,9 +44,9 @@ class Source(Strict):
 
     name: str = Field(min_length=1)
     path: TextPath | list[TextPath]
-    weight: Annotated[float | None, BeforeValidator(no_truth), Field(gt=0, allow_inf_nan=False)] = (
-        None
-    )
+    weight: Annotated[
+        float | None, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
+    ] = None
     tokens: Size | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""A model with random weights, to be trained from the beginning."""
+"""A model with random weights, for training from scratch."""
 
 import json
 from pathlib import Path
@@ -12,30 +12,32 @@ from regrow.common.disk import check_free_space
 
 
 def with_random_weights(model: ModelDirectory, cache: Path, seed: int) -> ModelDirectory:
-    """A model like this one, of which a config is enough, with weights as its class begins with.
+    """The model with the config and tokenizer of `model` and freshly initialised weights.
 
-    Made once, under `cache`.
+    The weights are those that the transformers class draws with this seed, in float32. The model
+    is written once, below the directory `cache`, and found again there.
     """
-    start = cache / f"random-{seed}"
-    if not (start / "config.json").exists():
-        _write(model, start, seed)
-    return ModelDirectory(start)
+    directory = cache / f"random-{seed}"
+    if not (directory / "config.json").exists():
+        _write(model, directory, seed)
+    return ModelDirectory(directory)
 
 
-def _write(model: ModelDirectory, start: Path, seed: int) -> None:
+def _write(model: ModelDirectory, directory: Path, seed: int) -> None:
     import torch
     import transformers
 
-    kind: Any = transformers.AutoModelForCausalLM
+    auto_class: Any = transformers.AutoModelForCausalLM
     if model.config.is_encoder_decoder:
-        kind = transformers.AutoModelForSeq2SeqLM
+        auto_class = transformers.AutoModelForSeq2SeqLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = kind.from_config(model.config, dtype=torch.float32)
-    start.parent.mkdir(parents=True, exist_ok=True)
-    check_free_space(start, 4 * made.num_parameters())
-    with partial_directory(start) as partial:
-        made.save_pretrained(partial)
-        weights = library_weights(made, partial)
+        network = auto_class.from_config(model.config, dtype=torch.float32)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    check_free_space(directory, 4 * network.num_parameters())
+    with partial_directory(directory) as partial:
+        network.save_pretrained(partial)
+        weights = library_weights(network, partial)
         config = json.loads((partial / CONFIG_FILE).read_text(encoding="utf-8"))
-        publish(partial, start, weights, small_files(config, read_companions(model.path), weights))
+        files = small_files(config, read_companions(model.path), weights)
+        publish(partial, directory, weights, files)

@@ -1,8 +1,10 @@
-"""What a run has done, with what, and what came out: the base of resume and of the report.
+"""The ledger of a run: which steps are done, from which inputs, and with which results.
 
-One line of JSON a step, appended and synced. A line that a kill tore is dropped on opening. Each
-entry carries what went into the step and a key over that and all steps before it, so a changed
-recipe is noticed, and what it invalidates can be named.
+A run resumes from it, and the report is made from it. The file has one line of JSON for each step.
+A line is appended and synced when the step is done; an incomplete last line, as a killed process
+leaves it, is dropped on opening. Each entry holds the inputs of the step, and a key that hashes
+them and all steps before it. So a changed recipe is noticed, and the steps that it invalidates are
+known.
 """
 
 import contextlib
@@ -22,20 +24,20 @@ from regrow.common.files import write_atomically
 
 LEDGER_FILE = "ledger.jsonl"
 _BEFORE_FIRST_ENTRY = ("original",)
-"""What a run may make before it records anything: a converted or downloaded model."""
+"""The directory of a converted or downloaded model, which a run makes before its first entry."""
 _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step as planned.
+    """A planned step.
 
     Attributes:
-        stage: A stage of the recipe, `original`, `result`, or a comparison; of what is recorded of
-            the run itself, the name alone: `recipe`, `texts`.
-        kind: What is done: `carve`, `measure-cut`, `recover`, `measure`, ...; empty where the
-            stage says all.
-        inputs: What goes into the step.
+        stage: A stage of the recipe, `original`, `result`, or a comparison; or a record about the
+            run itself: `recipe`, `texts`.
+        kind: What is done: `carve`, `measure-cut`, `recover`, `measure`, ...; empty for `original`,
+            `recipe` and `texts`.
+        inputs: The inputs of the step.
         key: A hash of what decides the step's result, and of all steps before it.
     """
 
@@ -46,20 +48,21 @@ class Step:
 
     @property
     def name(self) -> str:
-        """As the ledger has it: `depth/carve`."""
+        """The name in the ledger: `depth/carve`."""
         return f"{self.stage}/{self.kind}" if self.kind else self.stage
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A step as done, one line of the ledger.
+    """A step that is done, one line of the ledger.
 
     Attributes:
-        step: Its name.
+        step: The name of the step.
+        key, inputs: As in `Step`.
         outputs: Measurements and hashes.
         environment: Versions, machine, command.
         started: Date and time, ISO 8601.
-        seconds: That the step took.
+        seconds: How long the step took.
     """
 
     step: str
@@ -85,9 +88,9 @@ def step_after(
     inputs: Mapping[str, Any],
     decisive: Mapping[str, Any] | None = None,
 ) -> Step:
-    """The step of this name, keyed by its inputs and by the step before it.
+    """The step of this name after `previous`; its key hashes both.
 
-    `decisive`: what the key is of, where that is less than the inputs.
+    `decisive`: the inputs that enter the key; None takes all.
     """
     text = json.dumps(
         {
@@ -102,9 +105,10 @@ def step_after(
 
 
 class Ledger:
-    """The ledger of one run directory, held by one process at a time.
+    """The ledger of one run directory, and a lock that lets one process at a time use it.
 
-    A context manager: the lock is given back at the end, also when the process is killed.
+    Context manager: holds the lock, which is also released if the process is killed. Raises
+    UserError if another process holds it, or the directory holds something else than a run.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -112,13 +116,13 @@ class Ledger:
         self.path = directory / LEDGER_FILE
         self._lock_path = directory / "lock"
         self._lock: int | None = None
-        self._made: list[Path] = []
+        self._created: list[Path] = []
         self._entries: dict[str, Entry] = {}
 
     def __enter__(self) -> Self:
         try:
-            self._made = _make(self.directory)
-            self._refuse_foreign()
+            self._created = _create_directory(self.directory)
+            self._refuse_other_content()
             self._lock = self._take_lock()
         except OSError as error:
             raise UserError(
@@ -140,14 +144,14 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         if error is not None and not self.path.exists():
-            # Nothing was done, so nothing stays.
+            # No step was recorded: remove the lock and the directories that this run created.
             self._lock_path.unlink(missing_ok=True)
-            for directory in self._made:
+            for directory in self._created:
                 if not any(directory.iterdir()):
                     directory.rmdir()
         self._release()
 
-    def _refuse_foreign(self) -> None:
+    def _refuse_other_content(self) -> None:
         if self.path.exists():
             return
         for path in self.directory.iterdir():
@@ -172,7 +176,7 @@ class Ledger:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock), self._lock_path.stat()):
                     return lock
-            os.close(lock)  # its holder took it away between the two calls
+            os.close(lock)  # its holder deleted the file between open and flock
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -182,15 +186,16 @@ class Ledger:
 
     @property
     def entries(self) -> Mapping[str, Entry]:
-        """The last entry of each step, in the order in which they were first done."""
+        """The last entry of each step by name, in the order in which they were first done."""
         return self._entries
 
     def done(self, step: Step) -> Entry | None:
-        """The entry of exactly this step, or None where it is still to do."""
+        """The entry of a step with this name and key; None if it is still to do."""
         entry = self._entries.get(step.name)
         return entry if entry is not None and entry.key == step.key else None
 
     def record(self, entry: Entry) -> None:
+        """Append an entry and sync it to disk."""
         line = json.dumps(asdict(entry), sort_keys=True) + "\n"
         with self.path.open("ab") as file:
             file.write(line.encode())
@@ -199,37 +204,39 @@ class Ledger:
         self._entries[entry.step] = entry
 
     def forget(self, steps: Sequence[str]) -> None:
-        """Take entries out, by rewriting the file."""
+        """Remove the entries of these steps, by rewriting the file."""
         kept = {name: entry for name, entry in self._entries.items() if name not in steps}
         lines = [json.dumps(asdict(entry), sort_keys=True) + "\n" for entry in kept.values()]
         write_atomically(self.path, "".join(lines).encode())
         self._entries = kept
 
 
-def _make(directory: Path) -> list[Path]:
-    """Make a directory; those that were not there, the innermost first."""
-    made = []
+def _create_directory(directory: Path) -> list[Path]:
+    """Create a directory; the result is the directories that did not exist, innermost first."""
+    created = []
     for path in (directory, *directory.parents):
         if path.exists():
             break
-        made.append(path)
+        created.append(path)
     directory.mkdir(parents=True, exist_ok=True)
-    return made
+    return created
 
 
 def read_entries(path: Path, *, repair: bool = False) -> dict[str, Entry]:
-    """The last entry of each step. A torn last line is passed over, and cut off with `repair`.
+    """The last entry of each step by name; none if there is no such file.
 
-    Raises UserError at a line that is damaged elsewhere.
+    An incomplete last line is ignored. `repair`: also remove it from the file.
+
+    Raises UserError if any other line is damaged.
     """
     if not path.is_file():
         return {}
     data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if repair and whole < len(data):
-        os.truncate(path, whole)
+    end = data.rfind(b"\n") + 1  # of the last complete line
+    if repair and end < len(data):
+        os.truncate(path, end)
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
+    for number, line in enumerate(data[:end].split(b"\n")[:-1], start=1):
         try:
             entry = Entry(**json.loads(line))
         except (ValueError, TypeError):
@@ -240,18 +247,23 @@ def read_entries(path: Path, *, repair: bool = False) -> dict[str, Entry]:
     return entries
 
 
-def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """Where two inputs differ, in words: `cut.ffn: 960 -> 896`, `data.train: changed`."""
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """The differences of two values, as text: `cut.ffn: 960 -> 896`, `data.train: changed`.
+
+    `key`: the dotted key of both.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
-        for key in dict.fromkeys([*old, *new]):
-            found += differences(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
+        for part in dict.fromkeys([*old, *new]):
+            found += differences(
+                old.get(part), new.get(part), f"{key}.{part}" if key else str(part)
+            )
         return found
     if old == new:
         return []
     if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
-        return [f"{at}: changed"]
-    return [f"{at}: {_short(old)} -> {_short(new)}"]
+        return [f"{key}: changed"]
+    return [f"{key}: {_short(old)} -> {_short(new)}"]
 
 
 def _short(value: Any) -> str:

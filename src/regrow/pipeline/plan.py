@@ -1,4 +1,4 @@
-"""What a run will do, known before any work: models, texts, stages, steps, and the work of each."""
+"""Plan a run before any work: model, texts, stages, steps, and the work of each step."""
 
 import copy
 import hashlib
@@ -19,16 +19,16 @@ from regrow.pipeline.from_scratch import with_random_weights
 from regrow.pipeline.ledger import Step
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import (
-    at_once,
+    at_once_stage,
+    check_apart,
     check_corpus,
     check_mixtures,
     check_positions,
     check_readable,
     check_tasks,
     layouts_by_stage,
-    tokens_wanted,
+    missing_special_tokens,
 )
-from regrow.pipeline.run_checks import check_apart
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -38,11 +38,13 @@ from regrow.pipeline.steps import (
     reference_keys,
     teacher_names,
 )
-from regrow.pipeline.time_left import Piece
+from regrow.pipeline.time_left import StepWork
 from regrow.surgery.extend import extended
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
 
+ORIGINAL_ANSWERS = "original/answers"
+"""The part of measuring the original in which it answers the prompts, for the time left."""
 _NOTHING_TO_COMPARE = {
     CONTROL: "the recipe recovers nothing, so there are no tokens to train the original on",
     AT_ONCE: "the recipe makes fewer than two cuts, or recovers nothing",
@@ -54,12 +56,12 @@ class RunOptions:
     """How a recipe is run.
 
     Attributes:
-        recipe_text: As it was written, for the ledger.
-        compare: What else is trained on the same tokens: `control`, the original; `at-once`, the
+        recipe_text: The text of the recipe, for the ledger.
+        compare: Comparisons to train on the same tokens: `control`, the original; `at-once`, the
             original with all cuts made in one.
-        redo: Where the recipe changed, do again what that invalidates; without it a change is an
-            error.
-        from_scratch: Begin with random weights, of which the model may then have none.
+        redo: If the recipe changed, do again the steps that this invalidates. Without it, a changed
+            recipe is an error.
+        from_scratch: Start from random weights; the model then needs no weights.
     """
 
     recipe_text: str = ""
@@ -70,17 +72,20 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A recipe, and what follows from it and from the files that it names.
+    """A recipe with all that follows from it and from the files that it names.
 
     Attributes:
-        out: Directory of the run.
-        original: The model that is cut, with the tokens that its objectives need.
-        stages: By name, those of comparisons too, asked for or not.
-        comparisons: Those that were asked for.
-        parameters: Of each stage's model, by name, and of "original".
-        teachers: The stage whose model teaches another, by the other's name.
-        heldout: Hash of each held-out text.
-        steps: By name, in order.
+        recipe: The recipe.
+        recipe_text: Its text.
+        out: The directory of the run.
+        original: The model that is cut, with the special tokens that its objectives need.
+        corpus: The training text.
+        stages: The stages by name, with those of all possible comparisons.
+        comparisons: The stages of the comparisons that were asked for.
+        parameters: The number of parameters after each stage by name, and of "original".
+        teachers: The stage whose model is the teacher, by the name of the student's stage.
+        heldout: The hash of each held-out text by name.
+        steps: The steps by name, in order.
     """
 
     recipe: Recipe
@@ -96,62 +101,72 @@ class RunPlan:
     steps: dict[str, Step]
 
     def is_wanted(self, step: Step) -> bool:
-        """Not where it belongs to a comparison that nobody asked for."""
-        asked = {stage.name for stage in self.comparisons}
-        return step.stage not in (CONTROL, AT_ONCE) or step.stage in asked
+        """Whether a step is part of the run; not if its comparison was not asked for."""
+        compared = {stage.name for stage in self.comparisons}
+        return step.stage not in (CONTROL, AT_ONCE) or step.stage in compared
+
+    def recovery(self, stage: str) -> RecoverySettings:
+        """The recovery of a stage that has one."""
+        settings = self.stages[stage].recover
+        assert settings is not None
+        return settings
 
     def recoveries(self) -> list[RecoverySettings]:
+        """The recoveries of all stages and comparisons."""
         return [stage.recover for stage in self.stages.values() if stage.recover is not None]
 
     def data_seed(self, stage: str) -> int:
-        """Each stage goes through the text in an order of its own; a single one in the seed's."""
+        """The seed of a stage's data order: another one for each stage, so that orders differ.
+
+        The only stage of a recipe takes the recipe's seed.
+        """
         if [each.name for each in self.recipe.stages] == [stage]:
             return self.recipe.seed
         return int(random_stream(self.recipe.seed, f"stage {stage}", 0).random_raw() >> 33)
 
-    def count(self, stage: str) -> int:
-        """Parameters of a stage's model; of the original for all else."""
+    def parameter_count(self, stage: str) -> int:
+        """Parameters of a stage's model; for any other name, of the original."""
         return self.parameters.get(stage, self.parameters["original"])
 
-    def teacher_count(self, stage: str) -> int:
-        """Parameters of the model that a stage learns from; 0 where there is none."""
+    def teacher_parameters(self, stage: str) -> int:
+        """Parameters of the teacher of a stage; 0 without a teacher."""
         settings = self.stages[stage].recover
         if settings is None or settings.distill is None:
             return 0
-        return self.count(self.teachers.get(stage, "original"))
+        return self.parameter_count(self.teachers.get(stage, "original"))
 
     def flops_per_token(self, stage: str) -> float:
-        """Of training on one token of text, some."""
-        return 6.0 * self.count(stage) + 2.0 * self.teacher_count(stage)
+        """Roughly the floating-point operations of training on one token of text."""
+        return 6.0 * self.parameter_count(stage) + 2.0 * self.teacher_parameters(stage)
 
-    def pieces(self) -> list[Piece]:
-        """Work of all steps, in operations, bytes or seconds."""
+    def step_work(self) -> list[StepWork]:
+        """The estimated work of all steps, in floating-point operations, bytes or seconds."""
+        # Some 4 bytes of text a token.
         texts = sum(path.stat().st_size for path in self.recipe.data.heldout.values()) / 4
-        pieces = []
+        found = []
         for step in filter(self.is_wanted, self.steps.values()):
-            name, count = step.name, self.count(step.stage)
+            name, count = step.name, self.parameter_count(step.stage)
             if step.kind in ("measure", "measure-cut"):
-                pieces.append(Piece(name, "forward", 2 * count * texts))
+                found.append(StepWork(name, "forward", 2 * count * texts))
             elif name == REFERENCES:
-                pieces.append(Piece(name, "forward", 2 * count * self._followed_tokens()))
+                found.append(StepWork(name, "forward", 2 * count * self._reference_tokens()))
             elif step.kind == "carve":
-                pieces.append(Piece(name, "write", 16.0 * count))
+                found.append(StepWork(name, "write", 16.0 * count))
             elif step.kind == "recover":
-                settings = self.stages[step.stage].recover
-                assert settings is not None
-                work = self.flops_per_token(step.stage) * settings.tokens
-                pieces.append(Piece(name, "train", work))
+                flops = self.flops_per_token(step.stage) * self.recovery(step.stage).tokens
+                found.append(StepWork(name, "train", flops))
+        # Some 20 generated tokens a second.
         answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
-        pieces += [
-            Piece("original/speak", "fixed", answers), Piece("result/samples", "fixed", answers),
+        return [
+            *found, StepWork(ORIGINAL_ANSWERS, "fixed", answers),
+            StepWork("result/samples", "fixed", answers),
         ]  # fmt: skip
-        return pieces
 
-    def _followed_tokens(self) -> float:
-        """Text that references are measured on, once for each component."""
-        parts = {"denoiser": len(DENOISERS), "domain": len(self.recipe.data.sources)}
+    def _reference_tokens(self) -> float:
+        """Tokens that reference losses are measured on, summed over the components."""
+        components = {"denoiser": len(DENOISERS), "domain": len(self.recipe.data.sources)}
         measured = {
-            key: parts[kind] * settings.mixture_tokens
+            key: components[kind] * settings.mixture_tokens
             for settings in self.recoveries()
             for key, kind in reference_keys(settings).items()
         }
@@ -159,12 +174,12 @@ class RunPlan:
 
 
 def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress) -> RunPlan:
-    """The plan of `regrow.pipeline.run.run`, whose arguments these are.
+    """Plan the run of a recipe in the directory `out`, and check all that needs no training.
 
-    Fetches or converts the original, draws its weights where it begins with random ones, and adds
-    the tokens that it lacks, where that is not done.
+    If it was not done before, the original is downloaded or converted, its weights are drawn at
+    random (`options.from_scratch`), and missing special tokens are added to it.
 
-    Raises UserError at whatever cannot be.
+    Raises UserError if the recipe does not fit its model or texts.
     """
     check_readable(recipe.data)
     corpus = Corpus(recipe.data.sources)
@@ -173,17 +188,21 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     if options.from_scratch:
         original = with_random_weights(original, out / "original", recipe.seed)
     layouts = _layouts(recipe, original)
-    known, trained, vocabularies = _trained(recipe, original.layout, layouts, options.compare)
+    trainings = _trainings(recipe, original.layout, layouts, options.compare)
     tokenizer = copy.deepcopy(original.tokenizer)
-    both = bool(original.config.is_encoder_decoder)
-    wanted = tokens_wanted(recipe, tokenizer.get_vocab(), is_encoder_decoder=both)
-    tokenizer.add_tokens(list(wanted), special_tokens=True)  # as it is going to be
-    check_corpus(corpus, tokenizer, trained, vocabularies)
+    missing = missing_special_tokens(
+        recipe, tokenizer.get_vocab(),
+        is_encoder_decoder=bool(original.config.is_encoder_decoder),
+    )  # fmt: skip
+    # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
+    tokenizer.add_tokens(list(missing), special_tokens=True)
+    check_corpus(corpus, tokenizer, trainings.stages, trainings.vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
-    if wanted:
-        original = extended(original, wanted, out / "original", progress.say)
+    if missing:
+        original = extended(original, missing, out / "original", progress.say)
         layouts = _layouts(recipe, original)
-        known, trained, vocabularies = _trained(recipe, original.layout, layouts, options.compare)
+        trainings = _trainings(recipe, original.layout, layouts, options.compare)
+    comparisons = trainings.comparisons
     last = layouts[recipe.stages[-1].name]
     parameters = {name: each.parameters() for name, each in layouts.items()}
     parameters |= {"original": original.layout.parameters(), AT_ONCE: last.parameters()}
@@ -196,45 +215,60 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         corpus.identity,
         heldout,
         hashlib.sha256(options.recipe_text.encode()).hexdigest(),
-        known,
+        comparisons,
     )
     return RunPlan(
         recipe=recipe, recipe_text=options.recipe_text, out=out, original=original, corpus=corpus,
-        stages={stage.name: stage for stage in (*recipe.stages, *known)},
-        comparisons=[stage for stage in known if stage.name in options.compare],
+        stages={stage.name: stage for stage in (*recipe.stages, *comparisons)},
+        comparisons=[stage for stage in comparisons if stage.name in options.compare],
         parameters=parameters, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
     )  # fmt: skip
 
 
 def _layouts(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
-    """The layout after each stage."""
+    """The layout after each stage, after a check that transformers builds the same shapes."""
     layout = original.layout
     where = str(original.path / "config.json")
     check_on_meta(original.checkpoint.config, layout.blueprint, layout.shapes, where)
     return layouts_by_stage(recipe, original)
 
 
-def _trained(
-    recipe: Recipe, layout: Layout, layouts: Mapping[str, Layout], compare: Collection[str]
-) -> tuple[list[Stage], list[Stage], dict[str, int]]:
-    """What stages can be compared with; stages, with what they are to be; vocabularies by name.
+@dataclass(frozen=True)
+class _Trainings:
+    """What a run trains.
 
-    Raises UserError where a comparison or a training of these cannot be.
+    Attributes:
+        comparisons: The stages of all possible comparisons.
+        stages: The stages of the recipe, and of the comparisons that were asked for.
+        vocabularies: Vocabulary sizes by stage and of "original".
+    """
+
+    comparisons: list[Stage]
+    stages: list[Stage]
+    vocabularies: dict[str, int]
+
+
+def _trainings(
+    recipe: Recipe, layout: Layout, layouts: Mapping[str, Layout], compare: Collection[str]
+) -> _Trainings:
+    """The stages that are trained. Raises UserError if a comparison or a training is not possible.
+
+    `layout`: of the original. `layouts`: after each stage.
     """
     last = layouts[recipe.stages[-1].name]
     settings = control_settings(recipe)
-    # Of the original there is no teacher but itself.
-    alone = settings and settings.model_copy(update={"distill": None})
-    control = None if alone is None else Stage(name=CONTROL, recover=alone)
-    possible = {CONTROL: control, AT_ONCE: at_once(recipe, layout, last)}
+    # The control trains the original, which cannot be its own teacher.
+    untaught = settings and settings.model_copy(update={"distill": None})
+    control = None if untaught is None else Stage(name=CONTROL, recover=untaught)
+    possible = {CONTROL: control, AT_ONCE: at_once_stage(recipe, layout, last)}
     for name in compare:
         if possible[name] is None:
             raise UserError(_NOTHING_TO_COMPARE[name], key=f"compare.{name}")
-    known = [stage for stage in possible.values() if stage is not None]
-    trained = [*recipe.stages, *(stage for stage in known if stage.name in compare)]
+    comparisons = [stage for stage in possible.values() if stage is not None]
+    stages = [*recipe.stages, *(stage for stage in comparisons if stage.name in compare)]
     vocabularies = {name: each.sizes["vocab"] for name, each in layouts.items()}
     vocabularies |= dict.fromkeys(("original", CONTROL), layout.sizes["vocab"])
     vocabularies[AT_ONCE] = last.sizes["vocab"]
-    check_positions(trained, layout.sizes.get("position"))
-    check_mixtures(recipe, trained, vocabularies)
-    return known, trained, vocabularies
+    check_positions(stages, layout.sizes.get("position"))
+    check_mixtures(recipe, stages, vocabularies)
+    return _Trainings(comparisons, stages, vocabularies)

@@ -1,4 +1,4 @@
-"""What a recipe will do, stage by stage, from configs and headers alone: no weights, no texts."""
+"""Compute what a recipe will do, stage by stage, from config and headers alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +17,16 @@ from regrow.training.cost import mean_sample
 
 @dataclass(frozen=True)
 class PreviewTraining:
-    """A recovery, and what it costs.
+    """A recovery and its cost.
 
-    `sample`: by its objective, of a text that fills a row. `flops`: with the forward passes of its
-    teacher, `taught`. `reported`: the same training in the OpenBA-V2 report, from which objective
-    and sample are then.
+    Attributes:
+        tokens: Tokens of text.
+        objective: The name of the objective.
+        sample: The mean shape of a sample whose text fills a row.
+        flops: Floating-point operations, with those of the teacher.
+        reported: The same training in the OpenBA-V2 report, if it has one. Objective and sample are
+            then those of the report.
+        taught: Floating-point operations of the teacher's forward passes.
     """
 
     tokens: int
@@ -34,10 +39,15 @@ class PreviewTraining:
 
 @dataclass(frozen=True)
 class PreviewStage:
-    """A model that the recipe makes, or begins with.
+    """The model after a stage, or the original.
 
-    `parameters`: with one matrix for embedding and head. `stored`: as they lie in the file.
-    `training`: what it is given; for an original that the report has, what it was given there.
+    Attributes:
+        name: The name of the stage, or `original`.
+        sizes: Size by axis.
+        parameters: Parameters, with embedding and head counted as one matrix.
+        stored: Parameters as they are in the file, which may store both matrices.
+        nbytes: Bytes of the weights.
+        training: The stage's recovery; for the original, its training in the report.
     """
 
     name: str
@@ -50,7 +60,7 @@ class PreviewStage:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a recipe will do. `stages`: after the original."""
+    """What a recipe will do; `stages` does not hold the original."""
 
     name: str
     model: str
@@ -60,14 +70,15 @@ class Preview:
 
     @property
     def flops(self) -> int:
-        """Of all recoveries."""
+        """Floating-point operations of all recoveries."""
         return sum(stage.training.flops for stage in self.stages if stage.training)
 
 
 def preview_recipe(recipe: Recipe, model: ModelDirectory) -> Preview:
-    """Count what a recipe will make of a model, which may be a config alone.
+    """Compute the sizes and costs of a recipe for a model, which may be a config alone.
 
-    Raises UserError at a cut that cannot be made.
+    Raises UserError, with the stage, if a cut cannot be made or an objective does not fit the
+    model.
     """
     layout = model.layout
     per_parameter = model.weight_bytes / layout.parameters()
@@ -79,8 +90,8 @@ def preview_recipe(recipe: Recipe, model: ModelDirectory) -> Preview:
         once = parameters_counted_once(after)
         return PreviewStage(name, sizes, once, stored, round(stored * per_parameter), training)
 
-    row = published_original(kind, layout.sizes)
-    before = None if row is None else _as_reported(layout, row)
+    reported = published_original(kind, layout.sizes)
+    before = None if reported is None else _as_reported(layout, reported)
     layouts = layouts_by_stage(recipe, model)
     teachers = teacher_names(recipe.stages)
     return Preview(

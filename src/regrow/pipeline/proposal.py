@@ -1,4 +1,4 @@
-"""A recipe under a budget of parameters, to read and to edit."""
+"""Propose a recipe under a parameter budget, for the user to read and edit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,15 @@ _RECOVERY_TOKENS = 10_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages under a budget, and the recipe that does them."""
+    """Stages that meet a parameter budget, and their recipe.
+
+    Attributes:
+        model: The model as the user named it.
+        parameters_before, parameters: Of the original and of the result.
+        stages: The sizes after each stage.
+        recipe: The recipe, YAML text.
+        notes: What the plan does not cut, and why; and what a run will add.
+    """
 
     model: str
     parameters_before: int
@@ -30,14 +38,17 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     recipe: str
     notes: tuple[str, ...] = ()
-    """What the plan leaves alone, and why."""
 
 
-def propose(model: ModelDirectory, budget: int, named: str) -> Plan:
-    """The cheapest accepted sizes with at most `budget` parameters, in stages.
+def propose(model: ModelDirectory, budget: int, model_name: str) -> Plan:
+    """Stages to at most `budget` parameters, by the sizes that should cost the least quality.
 
-    `named`: the model as the user named it, for the recipe. The counts are exact.
-    Raises UserError where the budget cannot be met.
+    Only sizes that the config class accepts are proposed (`regrow.surgery.budget.plan_sizes`). The
+    parameter counts are exact.
+
+    `model_name`: the model as the user named it, for the recipe.
+
+    Raises UserError if the budget cannot be met.
     """
     layout = model.layout
     sizes = plan_sizes(layout, budget)
@@ -58,15 +69,15 @@ def propose(model: ModelDirectory, budget: int, named: str) -> Plan:
         )
     stages = tuple(plan_stages(layout, sizes))
     return Plan(
-        named, layout.parameters(), stages[-1].parameters, stages,
-        _recipe_text(named, layout, stages), tuple(notes),
+        model_name, layout.parameters(), stages[-1].parameters, stages,
+        _recipe_text(model_name, layout, stages), tuple(notes),
     )  # fmt: skip
 
 
 def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -> str:
-    """YAML by hand, so that it carries the counts as comments."""
+    """The recipe as YAML. It is written by hand, so that it can hold comments with the counts."""
     before = layout.parameters()
-    # A relative path would be taken from wherever the recipe is put.
+    # Paths in a recipe are relative to its own directory, which is not known yet.
     local = from_home(Path(model))
     lines = [
         f"# {before:,} -> {stages[-1].parameters:,} parameters",
@@ -92,6 +103,7 @@ def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -
 
 
 def _cut(layout: Layout, stage: PlannedStage) -> dict[str, str]:
+    """The cut of a stage: its options by key, as YAML."""
     options: dict[str, dict[str | None, int]] = {}
     for name, size in stage.sizes.items():
         if size < layout.sizes[name]:

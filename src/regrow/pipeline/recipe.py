@@ -1,7 +1,7 @@
-"""What a user writes: a model, data, and stages.
+"""The recipe: a model, data, and stages, as a user writes them.
 
-Each key is declared once, as a field with its type. `regrow.pipeline.recipe_file` finds in the
-types which keys there are, which of them are true or false, and which are paths.
+Each key is one field with its type. From the types, `regrow.pipeline.recipe_file` knows which keys
+exist, which are booleans, and which are paths.
 """
 
 import re
@@ -19,13 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from regrow.common.fields import Size, Strict, TextPath, no_truth, stays_inside
+from regrow.common.fields import Size, Strict, TextPath, refuse_bool, stays_inside
 from regrow.corpus.sources import Source
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 
-_TAKEN = ("original", "control", "at-once", "result")
-"""What the ledger calls its other steps."""
+_RESERVED_NAMES = ("original", "control", "at-once", "result")
+"""Names that the ledger uses for other steps."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
@@ -36,30 +36,37 @@ def _plain_name(name: str) -> str:
 
 
 def stays_inside_or_hub(model: str) -> str:
+    """Validator: refuse a relative path with `..`; hub ids have none."""
     stays_inside(Path(model))
     return model
 
 
-def _some_text(text: str) -> str:
+def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("a prompt without text; write one or leave it out")
     return text
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
-Prompt = Annotated[str, AfterValidator(_some_text)]
+Prompt = Annotated[str, AfterValidator(_not_blank)]
 ModelName = Annotated[str, AfterValidator(stays_inside_or_hub)]
 
 
 class Stage(Strict):
-    """A cut, and the training that recovers from it; either may be left out."""
+    """A cut and the training that recovers from it; one of them may be missing.
+
+    Attributes:
+        name: Also the name of a directory.
+        cut: What to cut; None cuts nothing.
+        recover: How to train; None trains nothing.
+    """
 
     name: Name
     cut: CutSpec | None = None
     recover: RecoverySettings | None = None
 
     @model_validator(mode="after")
-    def _does_something(self) -> Self:
+    def _consistent(self) -> Self:
         if self.cut is None and self.recover is None:
             raise ValueError("nothing to do; give cut, recover or both")
         if self.cut is not None and callable(self.cut.by):
@@ -73,7 +80,7 @@ class Stage(Strict):
 
     @property
     def _teacher(self) -> str | None:
-        """Whom the recovery learns from."""
+        """The teacher of the recovery: `original`, `previous`, or None."""
         distill = self.recover.distill if self.recover else None
         return distill.teacher if distill else None
 
@@ -89,7 +96,12 @@ SourceOrPath = Annotated[
 
 
 class Data(Strict):
-    """Texts: what is trained on, and what is measured by name."""
+    """The texts of a recipe.
+
+    Attributes:
+        train: Sources or paths of the training text.
+        heldout: Files of held-out text by name; the loss is measured on each.
+    """
 
     train: Annotated[
         list[SourceOrPath],
@@ -100,7 +112,7 @@ class Data(Strict):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """What is trained on, by domain; paths alone are one."""
+        """The training text by domain; paths alone form one source, `train`."""
         if not any(isinstance(each, Source) for each in self.train):
             return (Source(name="train", path=[p for p in self.train if isinstance(p, Path)]),)
         return tuple(
@@ -110,6 +122,7 @@ class Data(Strict):
 
     @property
     def train_paths(self) -> list[Path]:
+        """The files of all sources."""
         return [path for source in self.sources for path in source.paths]
 
     @model_validator(mode="after")
@@ -126,19 +139,22 @@ class Data(Strict):
 
 
 class Recipe(Strict):
-    """A run: a model, data, and stages.
+    """A recipe: a model, data, and stages.
 
     Attributes:
+        name: The name of the run, and of its directory in `runs`.
         model: A directory, a GGUF file, or a hub id.
         seed: Decides random scores and data order.
-        threads: Threads of the CPU; None takes what there are.
-        prompts: Answered by the original and by the result, in the report.
-        answer_tokens: Longest answer to a prompt, in tokens.
+        threads: CPU threads; None takes PyTorch's default.
+        data: Training and held-out text.
+        prompts: Prompts that original and result answer in the report.
+        answer_tokens: The largest number of tokens of an answer.
+        stages: Done in this order.
     """
 
     name: Name
     model: ModelName
-    seed: Annotated[int, BeforeValidator(no_truth), Field(ge=0)] = 0
+    seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0
     threads: Size | None = None
     data: Data
     prompts: list[Prompt] = Field(default=[])
@@ -150,7 +166,7 @@ class Recipe(Strict):
     def _distinct(cls, stages: list[Stage]) -> list[Stage]:
         names = [stage.name for stage in stages]
         for name in names:
-            if names.count(name) > 1 or name in _TAKEN:
+            if names.count(name) > 1 or name in _RESERVED_NAMES:
                 raise ValueError(f"the name {name!r} is taken; give each stage its own")
         for stage in takewhile(lambda stage: stage.cut is None, stages):
             if stage.recover is not None and stage.recover.distill is not None:

@@ -1,6 +1,7 @@
-"""What can be known of a recipe before hours of work."""
+"""Check a recipe against its model and texts, before hours of work."""
 
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from regrow.architectures import Layout
@@ -23,27 +24,35 @@ from regrow.vocabulary.plan_file import load_plan
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 
+def check_apart(out: Path, model: Path) -> None:
+    """Raise UserError if the run's directory `out` lies inside the directory of its model."""
+    inner, outer = out.resolve(), model.resolve()
+    if inner == outer or outer in inner.parents:
+        raise UserError(f"{out}: lies inside the model {model}; choose a place outside it")
+
+
 def check_readable(data: Data) -> None:
-    """Raise UserError, with the key, where a text cannot be read or holds nothing."""
+    """Raise UserError, with the key, if a text cannot be read or is empty."""
     named = [("data.train", path) for path in data.train_paths]
     named += [(f"data.heldout.{name}", path) for name, path in data.heldout.items()]
     for key, path in named:
         try:
             if key == "data.train" and is_store(path):
-                written = len(open_store(path).tokens) > 0
+                has_text = len(open_store(path).tokens) > 0
             else:
-                written = any(document.strip() for document in read_documents(path))
+                has_text = any(document.strip() for document in read_documents(path))
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
-        if not written:
+        if not has_text:
             raise UserError(f"{key}: {path}: no text")
 
 
 def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
-    """The layout after each stage, to count with.
+    """The layout after each stage, by the name of the stage.
 
-    `original`: may have no more than its config.
-    Raises UserError, with the stage, at a cut that cannot be made.
+    `original`: may be a directory with a config alone.
+
+    Raises UserError, with the stage, if a cut cannot be made.
     """
     layouts: dict[str, Layout] = {}
     layout = original.layout
@@ -51,7 +60,7 @@ def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layo
         try:
             sizes = _sizes_after(stage, layout, original if number == 0 else None)
             vocab = stage.cut.vocabulary if stage.cut else None
-            if vocab is None and "vocab" in sizes:  # in a cut file
+            if vocab is None and "vocab" in sizes:  # the cut comes from a cut file
                 vocab = VocabularySpec(size=sizes["vocab"])
             if vocab is not None and sizes.get("vocab", 0) < layout.sizes["vocab"]:
                 sizes |= _vocabulary_after(vocab, layout, original)
@@ -65,7 +74,10 @@ def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layo
 def _vocabulary_after(
     vocab: VocabularySpec, layout: Layout, original: ModelDirectory
 ) -> dict[str, int]:
-    """The size of the vocabulary, where it is known. `layout`: of what is cut."""
+    """The size of the vocabulary after a cut, as {"vocab": size}; empty if it is not known yet.
+
+    `layout`: of the model that is cut.
+    """
     if layout.sizes["vocab"] != original.layout.sizes["vocab"] and (vocab.counts or vocab.plan):
         key = "counts" if vocab.counts else "plan"
         raise UserError(
@@ -83,40 +95,44 @@ def _vocabulary_after(
     return {"vocab": tokens + vocab.padding(tokens, layout.sizes["vocab"])}
 
 
-def at_once(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
-    """All cuts of a recipe made in one, with the tokens of all its recoveries.
+def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
+    """The comparison stage that makes all cuts in one and trains on the tokens of all recoveries.
 
-    Chosen by the score that all its stages name, or else by the best of each kind. None where the
-    recipe has fewer than two cuts, or recovers nothing.
+    The score is the one that all cuts name; if they differ, the default of each axis. None if the
+    recipe has fewer than two cuts, or trains nothing.
     """
     cuts = [stage.cut for stage in recipe.stages if stage.cut is not None]
     settings = control_settings(recipe)
     options = options_for(original, last.sizes)
     if len(cuts) < 2 or settings is None or not options:
         return None
-    named = {cut.by for cut in cuts}
-    chosen = [cut.vocab for cut in cuts if cut.vocab is not None]
-    if chosen:
-        options["vocab"] = chosen[0]
+    scores = {cut.by for cut in cuts}
+    vocabularies = [cut.vocab for cut in cuts if cut.vocab is not None]
+    if vocabularies:
+        options["vocab"] = vocabularies[0]
         options.pop("vocab_size", None)
     spec = CutSpec(
         **options,
-        by=named.pop() if len(named) == 1 else None,
+        by=scores.pop() if len(scores) == 1 else None,
         calibration_tokens=max(cut.calibration_tokens for cut in cuts),
     )
     return Stage(name=AT_ONCE, cut=spec, recover=settings)
 
 
 def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) -> dict[str, int]:
-    """`source`: what is cut, where it exists already."""
+    """The sizes that the cut of a stage leaves, by axis.
+
+    `source`: the model that is cut; None if it does not exist yet.
+    """
     from regrow.scoring.registry import SCORES
 
     if stage.cut is None:
         return {}
     if stage.cut.cut is not None:
         cut = Cut.load(stage.cut.cut)
-        known = source is not None and not source.is_config_only
-        check_cut(cut, layout, source.checkpoint.fingerprint if source and known else cut.model)
+        has_weights = source is not None and not source.is_config_only
+        fingerprint = source.checkpoint.fingerprint if source and has_weights else cut.model
+        check_cut(cut, layout, fingerprint)
         return cut.sizes
     sizes, given = requested(layout, stage.cut.chosen)
     for name, size in sizes.items():
@@ -131,13 +147,16 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
     return sizes | {name: len(keep) for name, keep in given.items()}
 
 
-def tokens_wanted(
+def missing_special_tokens(
     recipe: Recipe, vocabulary: Collection[str], *, is_encoder_decoder: bool
 ) -> tuple[str, ...]:
-    """The tokens that the tokenizer of the original has to be given for a run, in order.
+    """The special tokens that a run must add to the tokenizer of the original, in order.
 
-    An encoder-decoder is measured by filling in spans, so it needs sentinels whatever it learns.
-    Raises UserError, with the stage, at an objective that is not for such a model.
+    An encoder-decoder is measured by span corruption, so it needs sentinels with any objective.
+
+    `vocabulary`: the tokens of the tokenizer.
+
+    Raises UserError, with the stage, if an objective does not fit the model.
     """
     names = ["span-corruption"] if is_encoder_decoder else []
     for stage in recipe.stages:
@@ -151,9 +170,11 @@ def tokens_wanted(
 def check_corpus(
     corpus: Corpus, tokenizer: Any, stages: Iterable[Stage], vocabularies: Mapping[str, int]
 ) -> None:
-    """Raise UserError where shares cannot be, or a store is of another tokenizer than a training.
+    """Raise UserError if the shares of sources are not possible, or a token store does not fit.
 
-    `tokenizer`: of the original. `vocabularies`: sizes by stage, and that of the original.
+    A store fits only stages whose model has the vocabulary of the original.
+
+    `tokenizer`: of the original. `vocabularies`: vocabulary sizes by stage and of "original".
     """
     try:
         corpus.check(tokenizer)
@@ -169,11 +190,11 @@ def check_corpus(
 
 
 def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> None:
-    """Raise UserError, with the stage, where a recovery cannot learn what it should from the text.
+    """Raise UserError, with the stage, if an objective does not fit the model or the text.
 
-    `config`: of the model that the recipe begins with. `corpus`: the training text.
+    `config`: of the original. `corpus`: the training text.
     """
-    least: dict[int, str] = {}
+    stage_by_tokens: dict[int, str] = {}
     for stage in recipe.stages:
         settings = stage.recover
         if settings is None:
@@ -185,12 +206,15 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
             tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        least.setdefault(tokens, stage.name)
-    _check_length(least, tokenizer, corpus)
+        stage_by_tokens.setdefault(tokens, stage.name)
+    _check_length(stage_by_tokens, tokenizer, corpus)
 
 
 def check_positions(stages: Iterable[Stage], positions: int | None) -> None:
-    """Raise UserError, with the stage, at rows longer than a model has learned positions."""
+    """Raise UserError, with the stage, if rows are longer than the learned positions of the model.
+
+    `positions`: their number; None if positions are not learned.
+    """
     for stage in stages:
         length = stage.recover.row_length if stage.recover else 0
         if positions is not None and length > positions:
@@ -203,10 +227,10 @@ def check_positions(stages: Iterable[Stage], positions: int | None) -> None:
 def check_mixtures(
     recipe: Recipe, stages: Iterable[Stage], vocabularies: Mapping[str, int]
 ) -> None:
-    """Raise UserError, with the stage, where a mixture has nothing to follow.
+    """Raise UserError, with the stage, if a mixture lacks the losses that its shares follow.
 
-    `stages`: of the recipe, and what it is compared with. `vocabularies`: sizes by stage, and that
-    of the original.
+    `stages`: of the recipe and the comparisons. `vocabularies`: vocabulary sizes by stage and of
+    "original".
     """
     for stage in stages:
         settings = stage.recover
@@ -214,11 +238,11 @@ def check_mixtures(
             where = f"stages: {stage.name}: recover.{kind}s"
             if kind == "domain":
                 _check_domains(where, mixing, recipe.data)
-            of_another = vocabularies.get(stage.name, vocabularies["original"])
-            if mixing.references is None and of_another != vocabularies["original"]:
+            vocabulary = vocabularies.get(stage.name, vocabularies["original"])
+            if mixing.references is None and vocabulary != vocabularies["original"]:
                 raise UserError(
                     f"{where}: a loss per token of the original cannot be compared under another "
-                    f"vocabulary ({of_another:,} tokens); give references, or cut vocab_size last"
+                    f"vocabulary ({vocabulary:,} tokens); give references, or cut vocab_size last"
                 )
 
 
@@ -248,16 +272,21 @@ def _objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bo
         raise UserError(f"{where}: objective: {error}") from None
 
 
-def _check_length(least: Mapping[int, str], tokenizer: Any, corpus: Corpus) -> None:
-    """`least`: tokens that each source of text should have, and the stage for which."""
-    longest = max(least, default=0)
+def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Corpus) -> None:
+    """Raise UserError if a source of text has fewer tokens than a row.
+
+    `stage_by_tokens`: the numbers of tokens that each source must have, and a stage that needs so
+    many.
+    """
+    longest = max(stage_by_tokens, default=0)
     if longest <= 1:
         return
     for source in corpus.sources:
         tokens = Corpus((source,)).tokens_up_to(longest, tokenizer)
         if tokens < longest:
-            named = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
+            key = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
+            stage = stage_by_tokens[longest]
             raise UserError(
-                f"{named}: {tokens:,} tokens, less than one row of {longest:,} (stages: "
-                f"{least[longest]}: recover.row_length); give more text or a smaller row_length"
+                f"{key}: {tokens:,} tokens, less than one row of {longest:,} (stages: "
+                f"{stage}: recover.row_length); give more text or a smaller row_length"
             )

@@ -1,4 +1,4 @@
-"""Read a recipe from YAML, or say in one line what is wrong with it, and where."""
+"""Read a recipe from YAML; an error is one line with file, line and key."""
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,17 +10,17 @@ from pydantic import BaseModel, ValidationError
 
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import from_home
-from regrow.common.validation_errors import Place, dotted, first_error, said
+from regrow.common.validation_errors import Place, describe, dotted, first_error
 from regrow.pipeline.recipe import Recipe
 
-_MOST_NODES = 10_000
-_DEEPEST = 20
+_MAX_NODES = 10_000
+_MAX_DEPTH = 20
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; relative paths in it are taken from its directory.
+    """Read a recipe. Relative paths in it are relative to its directory.
 
-    Raises UserError with file, line and key at the first thing that is wrong.
+    Raises UserError, with file, line and key, at the first mistake.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -34,67 +34,67 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:
-    """A recipe from its text; `path` is where it stands."""
-    root = _composed(text, path)
+    """Parse the text of a recipe; `path` is its file. Raises as `load_recipe`."""
+    root = _compose(text, path)
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}:1: a recipe has the keys {', '.join(Recipe.model_fields)}")
     lines: dict[Place, int] = {}
     _find_lines(root, (), lines, path)
-    values = _constructed(root, path)
+    values = _construct(root, path)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explained(error, values, lines, path)) from None
-    return _located(recipe, path)
+        raise UserError(_explain(error, values, lines, path)) from None
+    return _resolve_paths(recipe, path)
 
 
-# Where its files are
+# Paths
 
 
-def _located(recipe: Recipe, path: Path) -> Recipe:
-    """The same with all paths taken from the directory of the recipe, and ~ from home."""
+def _resolve_paths(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with all paths relative to its directory resolved, and ~ expanded."""
 
-    def found(named: Path) -> Path:
-        return path.parent / from_home(named)
+    def resolve(written: Path) -> Path:
+        return path.parent / from_home(written)
 
     model = recipe.model
     if not from_home(Path(model)).is_absolute() and (
         (path.parent / model).exists() or not _may_be_hub_id(model)
     ):
         model = str(path.parent / model)
-    # A source is called after its path, as the recipe has it.
+    # A source without a name is called after its path as it is written, so name it before that.
     data = recipe.data.model_copy(update={"train": [*recipe.data.sources]})
-    located = _with_paths(recipe.model_copy(update={"data": data}), found)
-    assert isinstance(located, Recipe)
-    return located.model_copy(update={"model": model})
+    resolved = _map_paths(recipe.model_copy(update={"data": data}), resolve)
+    assert isinstance(resolved, Recipe)
+    return resolved.model_copy(update={"model": model})
 
 
-def _with_paths(value: Any, found: Callable[[Path], Path]) -> Any:
-    """The same with `found` applied to each path in it."""
+def _map_paths(value: Any, resolve: Callable[[Path], Path]) -> Any:
+    """A copy of the value with `resolve` applied to each path in it."""
     if isinstance(value, Path):
-        return found(value)
+        return resolve(value)
     if isinstance(value, BaseModel):
         fields = {name: getattr(value, name) for name in type(value).model_fields}
-        changed = {name: _with_paths(each, found) for name, each in fields.items()}
+        changed = {name: _map_paths(each, resolve) for name, each in fields.items()}
         return value.model_copy(update={n: new for n, new in changed.items() if new != fields[n]})
     if isinstance(value, dict):
-        return {key: _with_paths(each, found) for key, each in value.items()}
+        return {key: _map_paths(each, resolve) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_with_paths(each, found) for each in value)
+        return type(value)(_map_paths(each, resolve) for each in value)
     return value
 
 
 def _may_be_hub_id(model: str) -> bool:
-    """As `owner/name[@revision]`, and not as `./name` or `owner/name.gguf`."""
+    """Whether a model looks like `owner/name[@revision]`, not `./name` or `owner/name.gguf`."""
     owner, slash, name = model.partition("@")[0].partition("/")
     return bool(slash) and "/" not in name and owner[:1] not in ".~" and not name.endswith(".gguf")
 
 
-# Which keys there are
+# The keys of the recipe
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a type may hold, itself or inside a list, a dict or a union."""
+    """The pydantic models in a type: the type itself, or inside a list, a dict or a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
@@ -102,23 +102,24 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _all_models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A pydantic model and all models in its fields, recursively."""
     yield model
     for field in model.model_fields.values():
         for inner in _models_in(field.annotation):
             yield from _all_models(inner)
 
 
-_TRUTHS = {
+_BOOLEAN_KEYS = {
     (name,)
     for model in _all_models(Recipe)
     for name, field in model.model_fields.items()
     if field.annotation in (bool, bool | None)
 }
-"""Keys that are true or false."""
+"""Keys whose value is true or false."""
 
 
 def _known_keys(at: Place) -> list[str]:
-    """Keys of the model at a place in the recipe."""
+    """The valid keys at a place in the recipe."""
     model: type[BaseModel] = Recipe
     for part in at:
         field = model.model_fields.get(str(part))
@@ -130,7 +131,7 @@ def _known_keys(at: Place) -> list[str]:
 # Reading YAML
 
 
-def _composed(text: str, path: Path) -> yaml.Node | None:
+def _compose(text: str, path: Path) -> yaml.Node | None:
     try:
         node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -143,8 +144,12 @@ def _composed(text: str, path: Path) -> yaml.Node | None:
     return node
 
 
-def _constructed(node: yaml.Node, path: Path) -> Any:
-    """Values of a node. PyYAML raises what it likes at scalars such as the date 2024-13-01."""
+def _construct(node: yaml.Node, path: Path) -> Any:
+    """The value of a node.
+
+    PyYAML raises errors of various types at scalars such as the date 2024-13-01. Raises UserError
+    in their place, with the line.
+    """
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_document(node)
@@ -155,7 +160,7 @@ def _constructed(node: yaml.Node, path: Path) -> Any:
         if isinstance(node, yaml.CollectionNode):
             for child in node.value:
                 for part in child if isinstance(child, tuple) else (child,):
-                    _constructed(part, path)
+                    _construct(part, path)  # raises for the part that is wrong
         raise UserError(
             f"{path}:{node.start_mark.line + 1}: cannot be read as a value: "
             f"{one_line(str(error))}; put it in quotes if text is meant"
@@ -163,15 +168,15 @@ def _constructed(node: yaml.Node, path: Path) -> Any:
 
 
 def _find_lines(node: yaml.Node, at: Place, lines: dict[Place, int], path: Path) -> None:
-    """The line of each key; a key that stands twice is an error."""
+    """Store the line of each key in `lines`. Raises UserError if a key is repeated."""
     line = node.start_mark.line + 1
     lines.setdefault(at, line)
-    if len(at) > _DEEPEST or len(lines) > _MOST_NODES:
+    if len(at) > _MAX_DEPTH or len(lines) > _MAX_NODES:
         raise UserError(f"{path}:{line}: nested too deeply, or too much of it, for a recipe")
-    if node.tag == "tag:yaml.org,2002:bool" and at[-1:] not in _TRUTHS:
-        # It would pass as 0 or 1.
-        wanted = f"{node.value!r} is read as true or false; put it in quotes if text is meant"
-        raise UserError(f"{path}:{line}: {dotted(at)}: {wanted}")
+    if node.tag == "tag:yaml.org,2002:bool" and at[-1:] not in _BOOLEAN_KEYS:
+        # pydantic would take it as 0 or 1. YAML 1.1 reads words such as no and on as booleans.
+        problem = f"{node.value!r} is read as true or false; put it in quotes if text is meant"
+        raise UserError(f"{path}:{line}: {dotted(at)}: {problem}")
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
@@ -190,10 +195,11 @@ def _find_lines(node: yaml.Node, at: Place, lines: dict[Place, int], path: Path)
             _find_lines(value, (*at, number), lines, path)
 
 
-# Saying what is wrong
+# Errors
 
 
-def _explained(error: ValidationError, values: Any, lines: Mapping[Place, int], path: Path) -> str:
+def _explain(error: ValidationError, values: Any, lines: Mapping[Place, int], path: Path) -> str:
+    """The first error as one line, with file, line and key."""
     at, wrong = first_error(error, values)
     known = at
     while known not in lines:
@@ -205,4 +211,4 @@ def _explained(error: ValidationError, values: Any, lines: Mapping[Place, int], 
         return f"{where}{dotted(at)}: unknown key{hint}"
     if wrong["type"] == "missing":
         return f"{where}{dotted((*at, wrong['loc'][-1]))}: missing"
-    return f"{where}{dotted(at) or 'recipe'}: {said(wrong)}"
+    return f"{where}{dotted(at) or 'recipe'}: {describe(wrong)}"

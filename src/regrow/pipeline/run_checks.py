@@ -1,4 +1,4 @@
-"""What is checked of a run before any work: room, changes of the recipe, another machine."""
+"""Check a run before any work: changes of the recipe, disk, memory, and the machine."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,37 +6,102 @@ from pathlib import Path
 from typing import Any
 
 from regrow.common import environment
+from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
+from regrow.common.files import remove
 from regrow.common.precision import Precision, resolve_precision
-from regrow.pipeline.ledger import Entry, Step
+from regrow.common.progress import Progress
+from regrow.pipeline.ledger import Entry, Ledger, Step
+from regrow.pipeline.plan import RunPlan
+from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES, TRAINING_FILE, find_changes
 from regrow.training.settings import RecoverySettings
 
-_MOST_REASONS = 4
+_MAX_REASONS = 4
+_OUTPUTS = {"carve": ("carved",), "recover": ("training", "model", TRAINING_FILE)}
+"""What a step writes into the directory of its stage, by its kind."""
 
 
-def check_apart(out: Path, model: Path) -> None:
-    """Raise UserError where the run would lie inside the model that it reads."""
-    inner, outer = out.resolve(), model.resolve()
-    if inner == outer or outer in inner.parents:
-        raise UserError(f"{out}: lies inside the model {model}; choose a place outside it")
+def check_run(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> None:
+    """Raise UserError if the run is not possible, or continues one with another recipe.
 
-
-def bytes_needed(to_do: Iterable[Step], parameters: Mapping[str, int], bytes_each: float) -> int:
-    """Room for all models that are still to be made, and for the largest training.
-
-    `parameters`: by stage. `bytes_each`: of a stored parameter.
+    `redo`: if the recipe changed, remove the results that this invalidates, in place of an error.
     """
-    made = [step for step in to_do if step.kind in ("carve", "recover")]
-    trained = [parameters[step.stage] for step in made if step.kind == "recover"]
+    _check_changes(plan, ledger, redo, progress)
+    to_do = [
+        step for step in plan.steps.values() if ledger.done(step) is None and plan.is_wanted(step)
+    ]
+    trained = [step.stage for step in to_do if step.kind == "recover"]
+    _check_disk(plan, to_do, trained)
+    for stage in trained:
+        settings = plan.recovery(stage)
+        _check_machine(stage, settings)
+        if teacher := plan.teacher_parameters(stage):
+            _check_memory(stage, plan.parameter_count(stage), teacher, settings.precision)
+    for line in _environment_warnings(ledger.entries.values()):
+        progress.say(line)
+
+
+def _check_changes(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> None:
+    changes = find_changes(plan.steps, ledger.entries, plan.out)
+    # Comparisons that this run was not asked for are not done again.
+    dropped = {CONTROL, AT_ONCE} - {stage.name for stage in plan.comparisons}
+    words = changes.words(dropped)
+    if not words:
+        return
+    if not redo:
+        _refuse_changes(changes.reasons, words, plan.out)
+    progress.say(f"doing again, since the recipe changed: {words}")
+    ledger.forget([entry.step for entry in changes.entries])
+    for entry in changes.entries:
+        names = _OUTPUTS.get(entry.kind, ())
+        remove(*(plan.out / STAGES / entry.stage / name for name in names))
+    for stage in changes.trainings:
+        remove(*(plan.out / STAGES / stage / name for name in ("training", TRAINING_FILE)))
+
+
+def _refuse_changes(changed: Iterable[str], invalid: str, out: Path) -> None:
+    reasons = list(changed)
+    if len(reasons) > _MAX_REASONS:
+        reasons[_MAX_REASONS:] = [f"{len(reasons) - _MAX_REASONS} more"]
+    why = "; ".join(reasons) or "stages were added, removed or moved"
+    raise UserError(
+        f"{out}: the recipe changed ({why}); this invalidates {invalid}; ask for redo "
+        "to do them again, or choose another directory"
+    )
+
+
+def _check_disk(plan: RunPlan, to_do: Iterable[Step], trained: Iterable[str]) -> None:
+    counts = {stage: plan.parameter_count(stage) for stage in plan.stages}
+    bytes_per_parameter = plan.original.weight_bytes / plan.parameter_count("original")
+    needed = _bytes_needed(to_do, counts, bytes_per_parameter)
+    # The checkpoints of an unfinished training will be replaced, so their bytes are available.
+    checkpoints = [(plan.out / STAGES / stage).glob("training/*/*") for stage in trained]
+    needed -= sum(path.stat().st_size for paths in checkpoints for path in paths)
+    if needed > 0:
+        check_free_space(plan.out / STAGES, needed)
+
+
+def _bytes_needed(
+    to_do: Iterable[Step], parameters: Mapping[str, int], bytes_per_parameter: float
+) -> int:
+    """Bytes of all models that are still to be written, and of the largest training.
+
+    `parameters`: by stage. `bytes_per_parameter`: as the weights are stored.
+    """
+    written = [step for step in to_do if step.kind in ("carve", "recover")]
+    trained = [parameters[step.stage] for step in written if step.kind == "recover"]
     # Weights and two moments in float32, twice while one checkpoint replaces another.
     training = max(trained, default=0) * 4 * 3 * 2
-    return int(training + sum(parameters[step.stage] for step in made) * bytes_each)
+    models = sum(parameters[step.stage] for step in written) * bytes_per_parameter
+    return int(training + models)
 
 
-def check_memory(stage: str, student: int, teacher: int, precision: Precision) -> None:
-    """Raise UserError where a recovery by distillation cannot fit in memory.
+def _check_memory(stage: str, student: int, teacher: int, precision: Precision) -> None:
+    """Raise UserError if a recovery by distillation does not fit in the CPU's memory.
 
-    `student`, `teacher`: their parameters. Of several processes each has a part, unlike here.
+    Nothing is checked with several processes, which share the models out, or with a GPU.
+
+    `student`, `teacher`: their parameters.
     """
     import torch
 
@@ -44,9 +109,9 @@ def check_memory(stage: str, student: int, teacher: int, precision: Precision) -
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.cuda.is_available():
         return
-    each = 2 if resolve_precision(precision, torch.device("cpu")) == "bf16" else 4
-    # Weights, gradients and two moments of the one, weights of the other.
-    needed, available = 16 * student + each * teacher, available_memory()
+    teacher_bytes = 2 if resolve_precision(precision, torch.device("cpu")) == "bf16" else 4
+    # Weights, gradients and two moments of the student in float32; weights of the teacher.
+    needed, available = 16 * student + teacher_bytes * teacher, available_memory()
     if needed > available:
         raise UserError(
             f"stages: {stage}: recover.distill: student and teacher need {needed / 1e9:,.1f} GB, "
@@ -55,8 +120,8 @@ def check_memory(stage: str, student: int, teacher: int, precision: Precision) -
         )
 
 
-def check_machine(stage: str, settings: RecoverySettings) -> None:
-    """Raise UserError, with the stage, at what these processes, or this machine, cannot do."""
+def _check_machine(stage: str, settings: RecoverySettings) -> None:
+    """Raise UserError, with the stage, if processes or machine do not support a setting."""
     import torch
 
     from regrow.training.distributed.processes import join_processes
@@ -75,20 +140,8 @@ def check_machine(stage: str, settings: RecoverySettings) -> None:
         raise UserError(f"stages: {stage}: recover.{error}") from None
 
 
-def refuse_changes(because: Iterable[str], invalid: str, out: Path) -> None:
-    """Raise UserError: the recipe is not the one that the run in `out` began with."""
-    reasons = list(because)
-    if len(reasons) > _MOST_REASONS:
-        reasons[_MOST_REASONS:] = [f"{len(reasons) - _MOST_REASONS} more"]
-    why = "; ".join(reasons) or "stages were added, removed or moved"
-    raise UserError(
-        f"{out}: the recipe changed ({why}); this invalidates {invalid}; ask for redo "
-        "to do them again, or choose another directory"
-    )
-
-
-def done_elsewhere(entries: Iterable[Entry]) -> Iterator[str]:
-    """One line where a run goes on under other versions or threads than it began with."""
+def _environment_warnings(entries: Iterable[Entry]) -> Iterator[str]:
+    """One line if a run continues with other versions, threads or precision than before."""
     now = {**environment.versions(), **_decisive(environment.machine())}
     for entry in entries:
         then = {**entry.environment["versions"], **_decisive(entry.environment["machine"])}
@@ -102,5 +155,5 @@ def done_elsewhere(entries: Iterable[Entry]) -> Iterator[str]:
 
 
 def _decisive(machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a machine decides the bits of a result."""
+    """The facts about a machine that decide the bits of a result."""
     return {key: machine.get(key) for key in ("threads", "products")}

@@ -1,4 +1,4 @@
-"""The steps of a recipe, what goes into each, and what a changed recipe invalidates."""
+"""The steps of a recipe, their inputs, and what a changed recipe invalidates."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,26 +14,30 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 
 REFERENCES = "original/references"
-"""The losses that mixtures are to get back to."""
+"""The step that measures the original's losses, which mixtures try to reach again."""
 UNCHAINED = ("recipe", "texts", REFERENCES)
-"""Entries that are written anew when they change, and invalidate nothing themselves."""
+"""Steps that are done again if they change, and that no other step depends on by its key."""
 RESULTS = 1
-"""Raised where the same recipe begins to give another result, as by a default that changes."""
+"""Increase this if the same recipe gives another result, for example by a changed default.
+
+It enters all keys, so earlier runs become invalid.
+"""
 STAGES = "stages"
+"""The directory of the stages inside the directory of a run."""
 CONTROL, AT_ONCE = "control", "at-once"
-"""Comparisons: the original on the same tokens, and all cuts made in one."""
+"""The comparisons: the original trained on the same tokens, and all cuts made in one."""
 TRAINING_FILE = "training.json"
-"""Which recovery the checkpoints beside it belong to."""
+"""The file beside the checkpoints of a recovery, with the key and the inputs of its step."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What does not fit the recipe any more.
+    """The parts of a run that no longer match its recipe.
 
     Attributes:
-        entries: Of steps that were done.
-        trainings: Stages whose half-done recovery is of other settings.
-        reasons: What changed, in words.
+        entries: Entries of steps that are done.
+        trainings: Stages with an unfinished recovery that has other inputs.
+        reasons: What changed, as text.
     """
 
     entries: tuple[Entry, ...]
@@ -41,9 +45,9 @@ class Changes:
     reasons: tuple[str, ...]
 
     def words(self, dropped: Collection[str] = ()) -> str:
-        """All that is invalid: `width, original (losses), result (answers), control (dropped)`.
+        """The invalid parts, as text: `width, original (losses), result (answers)`.
 
-        `dropped`: stages that will not be made again.
+        `dropped`: stages that will not be done again, named `control (dropped)`.
         """
         by_stage: dict[str, set[str]] = {stage: {"recover"} for stage in self.trainings}
         for entry in self.entries:
@@ -65,64 +69,73 @@ def plan_steps(
     text: str,
     comparisons: Sequence[Stage] = (),
 ) -> dict[str, Step]:
-    """All steps by name, in order, those of the comparisons last.
+    """All steps by name, in order; the steps of comparisons are last.
 
-    `model`: hashes of the original. `train`, `heldout`: hashes of the texts. `text`: of the recipe.
-    `comparisons`: stages that begin from the original, beside the recipe's.
+    Args:
+        recipe: the recipe.
+        model: hashes of the original.
+        train: a hash of the training text.
+        heldout: hashes of the held-out texts, by name.
+        text: a hash of the text of the recipe.
+        comparisons: further stages, which start from the original.
     """
-    measured = {"heldout": heldout}
-    spoken = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
-    learned = {"train": train, "seed": recipe.seed}
+    measuring = {"heldout": heldout}
+    answering = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
+    training = {"train": train, "seed": recipe.seed}
     first = step_after(None, "original", {"model": model, "results": RESULTS})
     steps = [
         step_after(None, "recipe", {"text": text}),
-        step_after(None, "texts", {"train": train, **measured}),
+        step_after(None, "texts", {"train": train, **measuring}),
         first,
-        step_after(first, "original/measure", {**measured, **spoken}),
+        step_after(first, "original/measure", {**measuring, **answering}),
     ]
-    trained = [stage.recover for stage in (*recipe.stages, *comparisons) if stage.recover]
-    followed = sorted({key for settings in trained for key in reference_keys(settings)})
-    if followed:
-        inputs = {"references": followed, "domains": [s.name for s in recipe.data.sources]}
-        steps.append(step_after(first, REFERENCES, {**inputs, **measured}))
+    recoveries = [stage.recover for stage in (*recipe.stages, *comparisons) if stage.recover]
+    references = sorted({key for settings in recoveries for key in reference_keys(settings)})
+    if references:
+        inputs = {"references": references, "domains": [s.name for s in recipe.data.sources]}
+        steps.append(step_after(first, REFERENCES, {**inputs, **measuring}))
     last = first
     for stage in recipe.stages:
-        new = _stage_steps(stage, last, learned, measured)
+        new = _stage_steps(stage, last, training, measuring)
         steps += new
         last = next(step for step in reversed(new) if step.kind in ("carve", "recover"))
-    steps.append(step_after(last, "result/samples", spoken))
+    steps.append(step_after(last, "result/samples", answering))
     for stage in comparisons:
-        steps += _stage_steps(stage, first, learned, measured)
+        steps += _stage_steps(stage, first, training, measuring)
     return {step.name: step for step in steps}
 
 
 def _stage_steps(
-    stage: Stage, last: Step, learned: Mapping[str, Any], measured: Mapping[str, Any]
+    stage: Stage, last: Step, training: Mapping[str, Any], measuring: Mapping[str, Any]
 ) -> list[Step]:
-    """The steps of one stage after the step that made its model."""
+    """The steps of one stage.
+
+    `last`: the step that made the model from which the stage starts. `training`, `measuring`: the
+    inputs of training and of measuring.
+    """
     steps = []
     if stage.cut is not None:
         cut, decisive = (_cut_inputs(stage.cut, every_key=each) for each in (True, False))
         last = step_after(
-            last, f"{stage.name}/carve", {"cut": cut, **learned}, {"cut": decisive, **learned}
+            last, f"{stage.name}/carve", {"cut": cut, **training}, {"cut": decisive, **training}
         )
-        # Where nothing is recovered this is the last word on the stage, and its speed counts.
-        cut_measured = {**measured, "speed": stage.recover is None}
-        steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measured)]
+        # Without a recovery the cut model is the result of the stage, so its speed is measured.
+        cut_measuring = {**measuring, "speed": stage.recover is None}
+        steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measuring)]
     if stage.recover is not None:
         if stage.recover.mixtures:
-            learned = {**learned, **measured}
+            training = {**training, **measuring}
         settings, decisive = (stage.recover.decisive(every_key=each) for each in (True, False))
         last = step_after(
-            last, f"{stage.name}/recover", {"recover": settings, **learned},
-            {"recover": decisive, **learned},
+            last, f"{stage.name}/recover", {"recover": settings, **training},
+            {"recover": decisive, **training},
         )  # fmt: skip
-        steps += [last, step_after(last, f"{stage.name}/measure", measured)]
+        steps += [last, step_after(last, f"{stage.name}/measure", measuring)]
     return steps
 
 
 def _cut_inputs(spec: CutSpec, *, every_key: bool) -> dict[str, Any]:
-    """What a cut depends on, as JSON; `every_key`: with the keys that hold their default."""
+    """The inputs of a cut, as JSON values; `every_key`: also keys that hold their default."""
     if spec.cut is not None:
         return {"cut": Cut.load(spec.cut).to_json()}
     found = spec.model_dump(mode="json", exclude={"cut", "vocab"}, exclude_defaults=not every_key)
@@ -130,7 +143,7 @@ def _cut_inputs(spec: CutSpec, *, every_key: bool) -> dict[str, Any]:
 
 
 def control_settings(recipe: Recipe) -> RecoverySettings | None:
-    """The settings of the last recovery, with the tokens of all; None where nothing recovers."""
+    """The settings of the last recovery with the tokens of all; None without a recovery."""
     settings = [stage.recover for stage in recipe.stages if stage.recover is not None]
     if not settings:
         return None
@@ -139,7 +152,10 @@ def control_settings(recipe: Recipe) -> RecoverySettings | None:
 
 
 def teacher_names(stages: Sequence[Stage]) -> dict[str, str]:
-    """The stage whose model each stage learns from, where that is not the original."""
+    """The stage whose model is the teacher, by the name of the student's stage.
+
+    Stages without a teacher, or with the original as teacher, are left out.
+    """
     return {
         stage.name: before.name
         for before, stage in pairwise(stages)
@@ -148,9 +164,9 @@ def teacher_names(stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def reference_keys(settings: RecoverySettings) -> dict[str, str]:
-    """Which losses of the original the mixtures of a recovery follow, and of what they are.
+    """The kind of mixture (`denoiser`, `domain`) by the ledger's name of its reference losses.
 
-    None where the settings give references themselves.
+    Mixtures whose settings give references are left out, since nothing is measured for them.
     """
     return {
         f"{kind}, {settings.mixture_tokens:,} tokens in rows of {settings.row_length:,}": kind
@@ -160,7 +176,7 @@ def reference_keys(settings: RecoverySettings) -> dict[str, str]:
 
 
 def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: Path) -> Changes:
-    """Compare what was done in `out` with what the recipe asks for now."""
+    """Compare the entries and unfinished trainings in `out` with the steps of the recipe."""
     stale: list[Entry] = []
     trainings: list[str] = []
     reasons: list[str] = []
@@ -172,7 +188,7 @@ def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: P
         if step is None:
             reasons.append(f"{entry.stage} is no longer there")
         else:
-            reasons += _in_words(entry.inputs, step.inputs, entry.stage)
+            reasons += _describe_changes(entry.inputs, step.inputs, entry.stage)
     for path in sorted((out / STAGES).glob(f"*/{TRAINING_FILE}")):
         stage = path.parent.name
         step = steps.get(f"{stage}/recover")
@@ -182,15 +198,20 @@ def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: P
             reasons.append(f"{stage} is no longer there")
         elif step.key != begun["key"]:
             trainings.append(stage)
-            reasons += _in_words(begun["inputs"], step.inputs, stage)
+            reasons += _describe_changes(begun["inputs"], step.inputs, stage)
     return Changes(tuple(stale), tuple(trainings), tuple(dict.fromkeys(reasons)))
 
 
-def _in_words(old: Mapping[str, Any], new: Mapping[str, Any], stage: str) -> list[str]:
-    """As the keys of a recipe: `depth.cut.layers: 3 -> 2`, `data.train: changed`."""
-    words = []
+def _describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], stage: str) -> list[str]:
+    """The changed inputs by their keys in a recipe: `depth.cut.layers: 3 -> 2`."""
+    found = []
     for text in differences(old, new):
         key = text.partition(".")[0].partition(":")[0]
-        place = {"cut": f"{stage}.", "recover": f"{stage}.", "train": "data.", "heldout": "data."}
-        words.append(place.get(key, "") + text)
-    return words
+        prefixes = {
+            "cut": f"{stage}.",
+            "recover": f"{stage}.",
+            "train": "data.",
+            "heldout": "data.",
+        }
+        found.append(prefixes.get(key, "") + text)
+    return found

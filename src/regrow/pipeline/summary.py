@@ -1,4 +1,4 @@
-"""From the ledger of a run to what the report shows."""
+"""Turn the ledger of a run into the records of the report."""
 
 import datetime
 from collections.abc import Iterator, Mapping
@@ -27,9 +27,9 @@ Entries = Mapping[str, Entry]
 
 
 def summarise(directory: Path) -> RunSummary:
-    """The run in `directory`, as far as it went.
+    """The records of the run in `directory`, up to its last finished step.
 
-    Raises UserError where there is no run.
+    Raises UserError if there is no run.
     """
     entries = read_entries(directory / LEDGER_FILE)
     original = entries.get("original")
@@ -43,7 +43,7 @@ def summarise(directory: Path) -> RunSummary:
     )
     stages = [name for name in stages if name not in (CONTROL, AT_ONCE)]
     measured = entries.get("original/measure")
-    rows = [_model_row("original", "original", original, None, measured, _made_from(original))]
+    rows = [_model_row("original", "original", original, None, measured, _conversion(original))]
     rows += [_stage_model(name, entries) for name in stages]
     rows += _comparisons(entries)
     hashes = {"original": original.outputs["fingerprint"]}
@@ -65,7 +65,7 @@ def summarise(directory: Path) -> RunSummary:
         ),
         models=tuple(rows),
         stages=tuple(_stage_row(name, entries) for name in stages),
-        predicts=_predicts(entries),
+        predicts=_predicted_tokens(entries),
         samples=_samples(entries),
     )
 
@@ -82,14 +82,14 @@ def _comparisons(entries: Entries) -> Iterator[ModelRow]:
             yield _model_row(name, "comparison", made, cut, recovered, note)
 
 
-def _predicts(entries: Entries) -> Literal["every token", "what is taken out"]:
+def _predicted_tokens(entries: Entries) -> Literal["every token", "what is taken out"]:
     measured = entries.get("original/measure")
     losses = [*measured.outputs["heldout"].values()] if measured else []
     return losses[0]["predicts"] if losses else "every token"
 
 
-def _made_from(original: Entry) -> str:
-    """What a converted original is: `dequantised Q4_1`."""
+def _conversion(original: Entry) -> str:
+    """How the original was converted, such as `dequantised Q4_1`; empty if it was not."""
     source = original.outputs["source"]
     if source is None:
         return ""
@@ -98,13 +98,13 @@ def _made_from(original: Entry) -> str:
 
 
 def _seconds(entry: Entry) -> float:
-    """Of a step, in all runs that led to it."""
+    """The seconds of a step, summed over all calls that worked on it."""
     recovered: float = entry.outputs.get("seconds", {}).get("recover", 0.0)
     return max(entry.seconds, recovered)
 
 
 def _versions(entries: Entries) -> dict[str, str]:
-    """Versions that took part, several where a run went on under others."""
+    """The versions of each package, several if it changed during the run."""
     found: dict[str, list[str]] = {}
     for entry in entries.values():
         for package, version in entry.environment["versions"].items():
@@ -155,11 +155,11 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
         for step in (f"{name}/measure-cut", f"{name}/measure")
         if step in entries
     ]
-    spent = carve.outputs["seconds"] if carve else {}
+    cut_seconds = carve.outputs["seconds"] if carve else {}
     cut = Cut.from_json(carve.outputs["cut"], f"{LEDGER_FILE}: {name}/carve") if carve else None
     return StageRow(
         name=name,
-        done=f"{name}/measure" in entries or _is_last_word(entries.get(f"{name}/measure-cut")),
+        done=f"{name}/measure" in entries or _is_done_by_cut(entries.get(f"{name}/measure-cut")),
         cut=f"{carve.outputs['words']}{_chosen_by(carve)}" if carve else "",
         recovery=_recovery(recover),
         kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),
@@ -167,8 +167,8 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
         heldout_curve=_heldout_curve(recover, entries.get(f"{name}/measure")),
         mixtures=tuple(_mixtures(recover)),
         seconds=Seconds(
-            score=spent.get("score"),
-            carve=spent.get("carve"),
+            score=cut_seconds.get("score"),
+            carve=cut_seconds.get("carve"),
             recover=recover.outputs["seconds"]["recover"] if recover else None,
             measure=sum(measured) if measured else None,
         ),
@@ -176,15 +176,18 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
     )
 
 
-def _is_last_word(measure_cut: Entry | None) -> bool:
-    """Whether a stage without recovery was measured."""
+def _is_done_by_cut(measure_cut: Entry | None) -> bool:
+    """Whether a stage is done after its cut was measured, which means that it trains nothing."""
     return measure_cut is not None and measure_cut.inputs["speed"]
 
 
 def _heldout_curve(
     recover: Entry | None, measure: Entry | None
 ) -> tuple[tuple[int, dict[str, float]], ...]:
-    """Where the text has not changed since: its other losses are of the new one."""
+    """The held-out losses during a recovery, if the text has not changed since.
+
+    If it has, the other losses of the page are of the new text, so these cannot be compared.
+    """
     if recover is None:
         return ()
     now = measure.inputs["heldout"] if measure else recover.outputs["heldout"]
@@ -197,7 +200,7 @@ def _heldout_curve(
 
 
 def _mixtures(recover: Entry | None) -> Iterator[MixtureRow]:
-    # Ledgers of before there were any do not name them.
+    # Ledgers from before mixtures were added do not have the key.
     found = recover.outputs.get("mixtures", {}) if recover else {}
     for kind, mixture in found.items():
         history = mixture["history"]
@@ -210,6 +213,7 @@ def _mixtures(recover: Entry | None) -> Iterator[MixtureRow]:
 
 
 def _chosen_by(carve: Entry) -> str:
+    """The score of a cut, such as `, by activation`; empty if the recipe names none."""
     by = carve.inputs["cut"].get("by")
     return f", by {by}" if by else ""
 
@@ -218,17 +222,18 @@ _OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}
 
 
 def _recovery(recover: Entry | None) -> str:
+    """A recovery in one line; empty without one."""
     if recover is None:
         return ""
     settings = recover.inputs["recover"]
     return (
         f"{recover.outputs['tokens']:,} tokens in steps of {settings['batch_tokens']:,}, "
         f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "
-        f"with {settings['schedule']}{_taught(settings)}"
+        f"with {settings['schedule']}{_distillation(settings)}"
     )
 
 
-def _taught(settings: Mapping[str, Any]) -> str:
+def _distillation(settings: Mapping[str, Any]) -> str:
     distill = settings.get("distill")
     return f", {DistillSettings.model_validate(distill).words()}" if distill else ""
 

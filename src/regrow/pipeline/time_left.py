@@ -1,20 +1,22 @@
-"""How long the rest of a run takes: work by kind, with rates that correct themselves."""
+"""Estimate how long the rest of a run takes, from the work of each step and measured rates."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 GUESSED_RATES: Mapping[str, float] = {"train": 6e11, "forward": 4e11, "write": 3e8, "fixed": 1.0}
-"""Work a second before anything is measured: floating-point operations, bytes, seconds."""
+"""The rate of each kind of work before one is measured, per second.
 
+The units are floating-point operations (`train`, `forward`), bytes (`write`) and seconds (`fixed`).
+"""
 
-_REASON = 1e15
-"""How far a measured rate may lie from the guess."""
+_MAX_FACTOR = 1e15
+"""A measured rate is ignored if it differs from the guess by more than this factor."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Work to do: its kind, and how much of it (floating-point operations, bytes or seconds)."""
+class StepWork:
+    """The work of a step: its kind, and its amount in the unit of that kind (`GUESSED_RATES`)."""
 
     step: str
     kind: str
@@ -23,46 +25,54 @@ class Piece:
 
 @dataclass
 class Clock:
-    """Remaining time of a run from what was measured so far.
+    """The remaining time of a run, from the work that was measured so far.
 
-    Each kind of work has a rate. It begins as a guess; what was seen replaces it, weighted by
-    amount. `done` may be called in parts.
+    Each kind of work has a rate: a guess at first, then the mean rate of the measured work.
+
+    Attributes:
+        work: The work of each step.
+        now: The time in seconds.
     """
 
-    pieces: list[Piece]
+    work: list[StepWork]
     now: Callable[[], float] = time.monotonic
     _done: dict[str, float] = field(default_factory=dict)
-    _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _measured: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def done(self, step: str, amount: float, seconds: float | None = None) -> None:
-        """So much of a step is done; `seconds`: what this part took, None where it was skipped."""
+        """Add work that was done for a step; a step may be done in parts.
+
+        `amount`: in the unit of the step's kind. `seconds`: how long this part took; None if it was
+        skipped, so that it does not change the rate.
+        """
         self._done[step] = self._done.get(step, 0.0) + amount
-        kind = next((piece.kind for piece in self.pieces if piece.step == step), None)
+        kind = next((work.kind for work in self.work if work.step == step), None)
         if kind is not None and seconds is not None:
-            work, spent = self._seen.get(kind, (0.0, 0.0))
-            self._seen[kind] = (work + amount, spent + seconds)
+            total, spent = self._measured.get(kind, (0.0, 0.0))
+            self._measured[kind] = (total + amount, spent + seconds)
 
     def finish(self, step: str) -> None:
-        """A step is complete, whatever its amount was said to be."""
+        """Mark a step as complete, even if its estimated amount was too large."""
         self._done[step] = float("inf")
 
     def rate(self, kind: str) -> float:
-        work, spent = self._seen.get(kind, (0.0, 0.0))
+        """Work of a kind per second: as measured, or else as guessed."""
+        total, spent = self._measured.get(kind, (0.0, 0.0))
         guess = GUESSED_RATES[kind]
-        seen = work / spent if spent else 0.0
-        # A rate out of all reason would make the time that is left infinite.
-        return seen if guess / _REASON < seen < guess * _REASON else guess
+        measured = total / spent if spent else 0.0
+        # An extreme rate would make the remaining time infinite.
+        return measured if guess / _MAX_FACTOR < measured < guess * _MAX_FACTOR else guess
 
     @property
-    def left(self) -> float:
-        """Seconds."""
+    def seconds_left(self) -> float:
+        """The estimated seconds until all steps are complete."""
         return sum(
-            max(0.0, piece.amount - self._done.get(piece.step, 0.0)) / self.rate(piece.kind)
-            for piece in self.pieces
+            max(0.0, work.amount - self._done.get(work.step, 0.0)) / self.rate(work.kind)
+            for work in self.work
         )
 
     @property
     def share(self) -> float:
-        """Part of the whole time that is behind, from 0 to 1."""
-        whole = sum(piece.amount / self.rate(piece.kind) for piece in self.pieces)
-        return 1.0 - self.left / whole if whole else 1.0
+        """The fraction of the estimated time that has passed, from 0 to 1."""
+        whole = sum(work.amount / self.rate(work.kind) for work in self.work)
+        return 1.0 - self.seconds_left / whole if whole else 1.0

@@ -1,4 +1,4 @@
-"""One training by itself, which is a run of one stage: pre-training, recovery or fine-tuning."""
+"""Train one model, as a run of one stage: pre-training, recovery or fine-tuning."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
-from regrow.common.validation_errors import dotted, first_error, said
+from regrow.common.validation_errors import describe, dotted, first_error
 from regrow.pipeline.ledger import LEDGER_FILE, read_entries
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
@@ -21,15 +21,15 @@ _STAGE = "train"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left.
+    """The result of a training.
 
     Attributes:
         model: A plain Hugging Face directory.
-        report: The page.
-        curve: (tokens trained after the step, loss per token before its update).
-        heldout: (tokens trained, held-out loss per token), the last of them at the end.
-        tokens: Of text, trained on.
-        seconds: Wall time, of all calls that led here.
+        report: The path of the report, an HTML page.
+        curve: For each step, the tokens trained after it, and the loss per token before its update.
+        heldout: The tokens trained and the held-out loss per token; the last pair is at the end.
+        tokens: Tokens of text trained on.
+        seconds: Wall time, summed over all calls of this training.
         skipped: Steps without an update.
     """
 
@@ -49,13 +49,24 @@ def training_recipe(
     settings: Mapping[str, Any],
     seed: int = 0,
 ) -> Recipe:
-    """A recipe that only trains. Raises UserError, with the setting, at one that cannot be."""
+    """A recipe with one stage, which only trains.
+
+    Args:
+        model: a directory, a GGUF file, or a hub id.
+        text: files of training text.
+        heldout: a file of held-out text.
+        settings: keys of `regrow.training.settings.RecoverySettings`.
+        seed: decides data order and initial weights.
+
+    Raises:
+        UserError: a setting is unknown or not valid.
+    """
     try:
         recover = RecoverySettings.model_validate(settings)
     except ValidationError as error:
         at, wrong = first_error(error, settings)
         unknown = wrong["type"] == "extra_forbidden"
-        raise UserError("unknown" if unknown else said(wrong), key=dotted(at) or None) from None
+        raise UserError("unknown" if unknown else describe(wrong), key=dotted(at) or None) from None
     data = Data(train=list(text), heldout={"heldout": heldout})
     return Recipe.model_construct(
         name=_STAGE, model=model, seed=seed, threads=None, data=data, prompts=[],
@@ -71,15 +82,17 @@ def train_model(
     options: RunOptions,
     progress: Progress = QUIET,
 ) -> Trained:
-    """Train the model of a recipe as one of its stages says, in the directory `out`.
+    """Train the model of a recipe with the settings of one stage, in the directory `out`.
 
-    This is a run of that stage alone, with a ledger and a report: safe to kill and to call again.
+    It is a run of that stage alone, with a ledger and a report. A training that was killed
+    continues when it is called again.
 
-    `stage`: needed where there are several.
+    `stage`: the name of the stage; needed if the recipe has several.
 
-    Raises UserError where the training cannot be, or `out` holds another one.
+    Raises UserError if the stage does not only train, the training is not possible, or `out` holds
+    another training.
     """
-    chosen = _stage(recipe, stage)
+    chosen = _training_stage(recipe, stage)
     result = run(recipe.model_copy(update={"stages": [chosen]}), out, options, progress)
     entries = read_entries(out / LEDGER_FILE)
     found = entries[f"{chosen.name}/recover"].outputs
@@ -97,7 +110,8 @@ def train_model(
     )
 
 
-def _stage(recipe: Recipe, name: str | None) -> Stage:
+def _training_stage(recipe: Recipe, name: str | None) -> Stage:
+    """The stage of this name, or the only stage. Raises UserError if it does not only train."""
     found = [stage for stage in recipe.stages if name in (None, stage.name)]
     if len(found) != 1:
         names = ", ".join(each.name for each in recipe.stages)

@@ -1,1 +1,1 @@
-"""What happened in a run, as a page and as a table."""
+"""The report of a run, as an HTML page and as a table in the terminal."""

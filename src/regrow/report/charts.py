@@ -1,4 +1,4 @@
-"""The charts of the report as inline SVG; colours come from the page's style sheet."""
+"""The charts of the report as inline SVG. Colours come from the style sheet of the page."""
 
 import itertools
 import math
@@ -8,12 +8,14 @@ from typing import Literal
 
 from regrow.common.numbers import change, count
 from regrow.report.svg import (
+    CHARACTER_WIDTH,
     WIDTH,
     Element,
     Scale,
     Svg,
     add,
     canvas,
+    legend_layout,
     number,
     path,
     shorten,
@@ -23,21 +25,22 @@ from regrow.report.svg import (
 
 _LEFT, _RIGHT, _BOTTOM = 40.0, WIDTH - 14.0, 28.0
 _PLOT = 168.0
-_CHARACTER = 5.8  # mean width of a character at the size that the style sheet sets
 MOST_POINTS = 240
+"""Points of a line."""
 MOST_SHADES = 7
+"""Colours of areas in the style sheet."""
 
 Point = tuple[float, float]
 
 
 def drawable(value: float) -> bool:
-    """Finite, and small enough for sums of it to be."""
+    """Whether a value can be drawn: it is finite, and so small that sums of values are finite."""
     return abs(value) < 1e300
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; `points` as (x, y), held-out lines are drawn with their points."""
+    """One line of a chart through `points` (x, y); on held-out lines the points are drawn too."""
 
     name: str
     points: Sequence[Point]
@@ -46,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of several small charts on the same scales; `points` as (x, y) from a reference."""
+    """One of several small charts on the same scales; `points` are (x, y - `reference`)."""
 
     name: str
     reference: float
@@ -55,7 +58,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage did to one score: a cut, then a recovery; None where not measured (yet)."""
+    """One score after the cut and after the recovery of a stage; None if not measured (yet)."""
 
     name: str
     after_cut: float | None
@@ -63,9 +66,10 @@ class Step:
 
 
 def curves(title: str, lines: Sequence[Line]) -> Svg | None:
-    """Losses over tokens, or None where there is no finite point.
+    """A chart of losses over tokens; None if there is no finite point.
 
-    A point that is not finite is a gap. Long lines are averaged down to MOST_POINTS.
+    A point that is not finite leaves a gap. A line has at most MOST_POINTS points; of longer lines,
+    means of neighbouring points are drawn.
     """
     drawn = [(line, _segments(line.points)) for line in lines]
     drawn = [(line, segments) for line, segments in drawn if segments]
@@ -74,7 +78,7 @@ def curves(title: str, lines: Sequence[Line]) -> Svg | None:
     points = [point for _, segments in drawn for segment in segments for point in segment]
     low, high = min(y for _, y in points), max(y for _, y in points)
     names = [line.name for line, _ in drawn]
-    legend, top = _legend_layout(names)
+    legend, top = legend_layout(names, _LEFT)
     root = canvas(title, top + _PLOT + _BOTTOM, f"Lowest {low:.3g}, highest {high:.3g}.")
     x = Scale(min(0.0, *(x for x, _ in points)), max(x for x, _ in points), _LEFT, _RIGHT)
     y = _y_axis(root, low, high, top)
@@ -103,12 +107,13 @@ def journey(
     references: Sequence[tuple[str, float | None]] = (),
     digits: int = 2,
 ) -> Svg | None:
-    """One score from the original through each cut (dashed) and each recovery (solid).
+    """A chart of one score from the original through each cut (dashed) and recovery (solid).
 
-    A stage that cuts nothing, or recovers nothing, is passed over; a score that diverged is a gap.
-    `references`: scores of other models by name, drawn as lines across.
+    A missing cut or recovery is skipped. A score that is not finite leaves a gap.
 
-    None where fewer than two finite values were measured.
+    `references`: scores of other models by name, drawn as horizontal lines.
+
+    None if fewer than two finite values were measured.
     """
     values = [original, *itertools.chain(*((s.after_cut, s.after_recovery) for s in steps))]
     known = [value for value in values if value is not None and drawable(value)]
@@ -117,8 +122,8 @@ def journey(
     drawn = [(name, value) for name, value in references if value is not None and drawable(value)]
     known += [value for _, value in drawn]
     top = 22.0
-    root = canvas(title, top + _PLOT + _BOTTOM, _in_words(original, steps, digits))
-    y = _y_axis(root, min(known), max(known), top, spare=0.14)
+    root = canvas(title, top + _PLOT + _BOTTOM, _describe_journey(original, steps, digits))
+    y = _y_axis(root, min(known), max(known), top, margin=0.14)
     x = Scale(0, len(values) - 1, _LEFT + 20, _RIGHT - 14)
     for name, level in drawn:
         add(root, "path", "line comparison", d=path([(_LEFT, y(level)), (_RIGHT, y(level))]))
@@ -147,7 +152,7 @@ def journey(
             style = "value" if cut else "value strong"
             add(root, "text", style, label, x=cx, y=place, text_anchor="middle")
     base = top + _PLOT + 15
-    room = max(3, int((x(2) - x(0)) / _CHARACTER)) if len(values) > 2 else 12
+    room = max(3, int((x(2) - x(0)) / CHARACTER_WIDTH)) if len(values) > 2 else 12
     add(root, "text", "label", shorten("original", room), x=x(0), y=base, text_anchor="middle")
     for number_, step in enumerate(steps):
         middle = x(2 * number_ + 1.6)
@@ -155,24 +160,26 @@ def journey(
     return Svg(root)
 
 
-def _in_words(original: float | None, steps: Sequence[Step], digits: int) -> str:
-    def say(value: float | None) -> str:
+def _describe_journey(original: float | None, steps: Sequence[Step], digits: int) -> str:
+    def shown(value: float | None) -> str:
         return "not measured" if value is None else f"{value:.{digits}f}"
 
-    parts = [f"original {say(original)}"]
-    parts += [f"{s.name} {say(s.after_cut)} after the cut, {say(s.after_recovery)} after recovery"
-              for s in steps]  # fmt: skip
+    parts = [f"original {shown(original)}"]
+    parts += [
+        f"{s.name} {shown(s.after_cut)} after the cut, {shown(s.after_recovery)} after recovery"
+        for s in steps
+    ]
     return "; ".join(parts) + "."
 
 
 def bars(title: str, rows: Sequence[tuple[str, int, int]]) -> Svg | None:
-    """For each (part, before, after) a grey bar above an accented one, with both counts."""
+    """For each (part, before, after), a grey bar above a coloured bar, with both counts."""
     most = max((max(before, after) for _, before, after in rows), default=0)
     if most == 0:
         return None
     pitch, start, end = 34.0, 72.0, WIDTH - 92.0
-    told = "; ".join(f"{name} {count(a)} before, {count(b)} after" for name, a, b in rows)
-    root = canvas(title, pitch * len(rows) + 2, told + ".")
+    description = "; ".join(f"{name} {count(a)} before, {count(b)} after" for name, a, b in rows)
+    root = canvas(title, pitch * len(rows) + 2, description + ".")
     length = Scale(0, most, 0, end - start)
     for index, (name, before, after) in enumerate(rows):
         y = index * pitch + 4
@@ -189,14 +196,14 @@ def bars(title: str, rows: Sequence[tuple[str, int, int]]) -> Svg | None:
 def staircase(
     title: str, parts: Sequence[str], rows: Sequence[tuple[str, Mapping[str, int]]]
 ) -> Svg | None:
-    """For each (model, parameters by part) one bar with its parts in order, and its total."""
+    """For each (model, parameters by part), a bar with its parts in order, and the total."""
     most = max((sum(by_part.values()) for _, by_part in rows), default=0)
     if most == 0:
         return None
-    legend, top = _legend_layout(parts, left=0)
+    legend, top = legend_layout(parts, 0.0)
     pitch, start, end = 28.0, 84.0, WIDTH - 50.0
-    told = "; ".join(f"{name} {count(sum(by_part.values()))}" for name, by_part in rows)
-    root = canvas(title, top + pitch * len(rows), told + ".")
+    totals = "; ".join(f"{name} {count(sum(by_part.values()))}" for name, by_part in rows)
+    root = canvas(title, top + pitch * len(rows), totals + ".")
     for part, (at_x, at_y) in enumerate(legend):
         style = f"area s{part % MOST_SHADES}"
         add(root, "rect", style, x=at_x, y=at_y - 9, width=10, height=10, rx=2)
@@ -218,7 +225,10 @@ def staircase(
 
 
 def mixture(title: str, rows: Sequence[tuple[float, Mapping[str, float]]]) -> Svg | None:
-    """The share of each denoiser over tokens, stacked to the whole; None below two points."""
+    """A stacked chart of the share of each component over tokens; None below two points.
+
+    `rows`: tokens, and shares by component, which need not add up to 1.
+    """
     kept = sorted(
         ((x, shares) for x, shares in rows if _is_mixture(x, shares)), key=lambda row: row[0]
     )
@@ -226,7 +236,7 @@ def mixture(title: str, rows: Sequence[tuple[float, Mapping[str, float]]]) -> Sv
     if len(kept) < 2:
         return None
     names = list(dict.fromkeys(name for _, shares in kept for name in shares))
-    legend, top = _legend_layout(names)
+    legend, top = legend_layout(names, _LEFT)
     root = canvas(title, top + _PLOT + _BOTTOM, _last_mixture(kept[-1][1]))
     x = Scale(kept[0][0], kept[-1][0], _LEFT, _RIGHT)
     y = Scale(0, 1, top + _PLOT, top)
@@ -250,9 +260,9 @@ def mixture(title: str, rows: Sequence[tuple[float, Mapping[str, float]]]) -> Sv
 
 
 def gaps(title: str, panels: Sequence[Panel]) -> Svg | None:
-    """What each part lies above its reference, which is the dotted line; a small chart for each.
+    """A small chart for each component: its loss minus its reference, which is the dotted line.
 
-    None where there is no finite point.
+    None if there is no finite point.
     """
     drawn = [(panel, _segments(panel.points)) for panel in panels]
     drawn = [(panel, segments) for panel, segments in drawn if segments]
@@ -264,16 +274,16 @@ def gaps(title: str, panels: Sequence[Panel]) -> Svg | None:
     rows = -(-len(drawn) // across)
     height, pitch, apart = 58.0, 84.0, 12.0
     width = (_RIGHT - _LEFT - (across - 1) * apart) / across
-    told = "; ".join(f"{panel.name} {s[-1][-1][1]:+.3g}" for panel, s in drawn)
-    root = canvas(title, rows * pitch + _BOTTOM - 10, f"At the end {told}.")
+    ends = "; ".join(f"{panel.name} {s[-1][-1][1]:+.3g}" for panel, s in drawn)
+    root = canvas(title, rows * pitch + _BOTTOM - 10, f"At the end {ends}.")
     end = max(x for x, _ in points)
-    marks = ticks(low, high, most=4)
+    tick_values = ticks(low, high, most=4)
     for number_, (panel, segments) in enumerate(drawn):
         row, column = divmod(number_, across)
         left, top = _LEFT + column * (width + apart), row * pitch + 18
         x = Scale(min(0.0, *(x for x, _ in points)), end, left, left + width)
         y = Scale(low, high, top + height, top)
-        for value, label in zip(marks, tick_labels(marks), strict=True):
+        for value, label in zip(tick_values, tick_labels(tick_values), strict=True):
             add(root, "path", "grid", d=path([(left, y(value)), (left + width, y(value))]))
             if column == 0:
                 add(root, "text", "tick", label, x=left - 5, y=y(value) + 3.5, text_anchor="end")
@@ -309,10 +319,10 @@ def strip(
     rows: Sequence[tuple[str, Sequence[int]]],
     most_cells: int = 96,
 ) -> Svg | None:
-    """What was kept along an axis of `before` indices, one row of cells for each (label, kept).
+    """The kept indices of an axis of `before` indices, as a row of cells for each (label, kept).
 
-    A cell is one index, or where there are more than `most_cells` an equal span of them, shaded
-    by the share that was kept.
+    A cell is one index. If there are more than `most_cells`, it is a span of indices, shaded by the
+    fraction of them that was kept.
     """
     if before == 0 or not rows:
         return None
@@ -321,8 +331,8 @@ def strip(
     start = 26.0 if labelled else 0.0
     height = 18.0 if len(rows) == 1 else max(5.0, min(12.0, 200.0 / len(rows)))
     kept = sum(len(indices) for _, indices in rows)
-    told = f"{kept / (before * len(rows)):.0%} of {before:,} kept."
-    root = canvas(title, height * len(rows) + 16, told)
+    description = f"{kept / (before * len(rows)):.0%} of {before:,} kept."
+    root = canvas(title, height * len(rows) + 16, description)
     step = (WIDTH - start) / cells
     gap = 1.0 if cells <= 48 else 0.0
     levels: dict[int, list[str]] = {level: [] for level in range(6)}
@@ -353,6 +363,7 @@ def strip(
 
 
 def _shares(before: int, kept: Sequence[int], cells: int) -> list[float]:
+    """The fraction of indices that was kept, by cell."""
     found, spans = [0] * cells, [0] * cells
     for index in kept:
         found[index * cells // before] += 1
@@ -362,7 +373,7 @@ def _shares(before: int, kept: Sequence[int], cells: int) -> list[float]:
 
 
 def _segments(points: Sequence[Point]) -> list[list[Point]]:
-    """Sorted by x, averaged down, and parted where a value is not finite."""
+    """The points sorted by x, averaged, and split where a value is not finite."""
     ordered = sorted((p for p in points if drawable(p[0])), key=lambda point: point[0])
     size = max(1, math.ceil(len(ordered) / MOST_POINTS))
     averaged = [_mean(ordered[at : at + size]) for at in range(0, len(ordered), size)]
@@ -378,8 +389,9 @@ def _mean(points: Sequence[Point]) -> Point:
     return points[-1][0], math.fsum(y / n for _, y in points) if known else math.nan
 
 
-def _y_axis(root: Element, low: float, high: float, top: float, spare: float = 0.04) -> Scale:
-    room = spare * (high - low)
+def _y_axis(root: Element, low: float, high: float, top: float, margin: float = 0.04) -> Scale:
+    """Draw the y axis from `low` to `high`, with a margin as a fraction of their distance."""
+    room = margin * (high - low)
     scale = Scale(low - room, high + room, top + _PLOT, top)
     values = ticks(scale.low, scale.high)
     for value, label in zip(values, tick_labels(values), strict=True):
@@ -399,16 +411,3 @@ def _x_axis(root: Element, scale: Scale, base: float) -> None:
 def _tokens(value: float) -> str:
     text = count(value, 2)
     return text if "." not in text else text[:-1].rstrip("0").rstrip(".") + text[-1]
-
-
-def _legend_layout(names: Sequence[str], left: float = _LEFT) -> tuple[list[Point], float]:
-    """Where each entry begins, in rows from the left, and where the plot below them begins."""
-    places: list[Point] = []
-    x, y = left, 11.0
-    for name in names:
-        width = 36 + _CHARACTER * len(shorten(name, 24))
-        if places and x + width > WIDTH:
-            x, y = left, y + 15
-        places.append((x, y))
-        x += width
-    return places, y + 12

@@ -18,7 +18,7 @@ _TEXTS_PER_TABLE = 3
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the few numbers at the top of the page."""
+    """One number at the top of the page, before and after."""
 
     label: str
     before: str
@@ -28,19 +28,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept along one axis: boxes for layers, a strip for every other axis."""
+    """What was kept along one axis: boxes for layers, a strip for any other axis."""
 
     axis: str
     before: str
     after: str
-    told: str
+    description: str
     layers: tuple[bool, ...]
     strip: Svg | None
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How the shares of denoisers or domains went, and the losses that they followed."""
+    """The shares of denoisers or domains over time, and the losses that they followed.
+
+    `of`: `denoiser` or `domain`.
+    """
 
     of: str
     shares: Svg | None
@@ -49,7 +52,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as the page shows it."""
+    """One stage with its charts."""
 
     row: StageRow
     number: int
@@ -59,7 +62,7 @@ class Stage:
 
 
 def render_page(summary: RunSummary) -> str:
-    """The whole page. What the summary lacks is left out; every text in it is escaped."""
+    """The page as HTML. Sections without data are left out. All text is escaped."""
     environment = Environment(
         loader=PackageLoader("regrow", "report"),
         autoescape=True,
@@ -91,7 +94,7 @@ def render_page(summary: RunSummary) -> str:
 
 
 def write_page(summary: RunSummary, path: Path) -> None:
-    """Render to `path`, which is replaced as a whole or not at all."""
+    """Write the page to `path`, completely or not at all."""
     write_atomically(path, render_page(summary).encode())
 
 
@@ -182,7 +185,7 @@ def _staircase(summary: RunSummary) -> Svg | None:
 
 
 def _part_names(rows: Iterable[ModelRow]) -> list[str]:
-    """The parts that any of the models has parameters in, in reading order."""
+    """The parts in which any of the models has parameters, from embedding to head."""
     found = {name for row in rows for name, size in row.parameters_by_part.items() if size}
     return [name for name in _PARTS if name in found] + sorted(found.difference(_PARTS))
 
@@ -202,7 +205,7 @@ def _stage(number: int, row: StageRow) -> Stage:
 
 
 def mixture_charts(row: MixtureRow, stage: str) -> tuple[Svg | None, Svg | None]:
-    """The shares over tokens, and what each part lies beyond its reference."""
+    """Two charts: the shares over tokens, and each component's loss minus its reference."""
     panels = [
         charts.Panel(
             name, reference, [(float(x), losses[name] - reference) for x, losses in row.losses]
@@ -224,21 +227,23 @@ def _kept(axis: KeptAxis) -> Kept:
         chosen = set(axis.kept or ())
         layers = tuple(index in chosen for index in range(axis.before))
         dropped = numbers.ranges(index for index in range(axis.before) if index not in chosen)
-        told = f"Kept {numbers.ranges(axis.kept or ()) or 'none'}; dropped {dropped or 'none'}."
-        return Kept(axis.axis, f"{axis.before:,}", after, told, layers, None)
+        description = (
+            f"Kept {numbers.ranges(axis.kept or ()) or 'none'}; dropped {dropped or 'none'}."
+        )
+        return Kept(axis.axis, f"{axis.before:,}", after, description, layers, None)
     labels = [str(number) for number in axis.layer_numbers] if axis.kept is None else [""]
     strip = charts.strip(
         f"Kept along {axis.axis}", axis.before, list(zip(labels, axis.rows, strict=True))
     )
-    told = "in each layer" if axis.kept is None else ""
-    return Kept(axis.axis, f"{axis.before:,}", after, told, (), strip)
+    description = "in each layer" if axis.kept is None else ""
+    return Kept(axis.axis, f"{axis.before:,}", after, description, (), strip)
 
 
 def _times(stages: Iterable[StageRow]) -> list[tuple[str, list[str]]]:
     rows = []
     for stage in stages:
-        spent = stage.seconds
-        phases = [spent.score, spent.carve, spent.recover, spent.measure]
+        seconds = stage.seconds
+        phases = [seconds.score, seconds.carve, seconds.recover, seconds.measure]
         if any(value is not None for value in phases):
             cells = [numbers.ABSENT if v is None else numbers.duration(v) for v in phases]
             rows.append((stage.name, cells))

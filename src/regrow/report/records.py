@@ -1,4 +1,4 @@
-"""What the report knows about a run: typed data, no drawing."""
+"""The data of the report, as typed records without drawing."""
 
 from datetime import datetime
 from itertools import pairwise
@@ -12,7 +12,7 @@ class _Record(BaseModel):
 
 
 class Machine(_Record):
-    """Where the run took place; `memory` in bytes, `products`: bf16 or fp32 matrices."""
+    """The machine of a run; `memory` in bytes, `products`: the type of matrix products."""
 
     cpu: str
     threads: NonNegativeInt
@@ -22,7 +22,7 @@ class Machine(_Record):
 
 
 class Text(_Record):
-    """A text that was trained on or measured; `tokens` by the original tokenizer."""
+    """A training or held-out text; `tokens` are counted with the tokenizer of the original."""
 
     name: str
     role: Literal["train", "heldout"]
@@ -51,7 +51,7 @@ class ModelRow(_Record):
     name: str
     role: Literal["original", "stage", "comparison"]
     note: str = ""
-    """What the row is, where its name does not say it."""
+    """What the model is, if its name does not say it."""
     parameters: NonNegativeInt
     parameters_by_part: dict[str, NonNegativeInt] = Field(default_factory=dict)
     """embedding, attention, ffn, norms, head, ...; a tied head counts once, as embedding."""
@@ -72,10 +72,10 @@ class ModelRow(_Record):
 
 
 class KeptAxis(_Record):
-    """The indices that a cut kept along one axis, in the numbering of the model it was made on.
+    """The indices that a cut kept along one axis, as numbered in the model that was cut.
 
-    `kept` where the choice holds for the whole scope, `kept_by_layer` where each layer has its
-    own; `layers` then numbers these layers (by default 0, 1, 2, ...).
+    Either `kept`, if the model or stack has one choice, or `kept_by_layer`, if each layer has its
+    own. `layers` numbers these layers (by default 0, 1, 2, ...).
     """
 
     axis: str
@@ -127,9 +127,9 @@ class Seconds(_Record):
 
 
 class MixtureRow(_Record):
-    """Shares of a training that followed held-out losses, in nats per token.
+    """The mixture of a training whose shares followed held-out losses, in nats per token.
 
-    `of`: denoiser or domain, each of which has a name.
+    `of`: the kind of component, `denoiser` or `domain`.
     """
 
     of: str
@@ -138,7 +138,7 @@ class MixtureRow(_Record):
     losses: tuple[tuple[NonNegativeInt, dict[str, float]], ...] = ()
     """(tokens trained so far, {name: loss})"""
     references: dict[str, float] = Field(default_factory=dict)
-    """The losses that the shares are to bring back, by name."""
+    """The losses that the mixture tries to reach again, by name."""
 
 
 class StageRow(_Record):
@@ -161,7 +161,7 @@ class StageRow(_Record):
 
 
 class Sample(_Record):
-    """What the original and the result make of one prompt."""
+    """The answers of the original and of the result to one prompt."""
 
     prompt: str
     original: str | None = None
@@ -178,7 +178,7 @@ class EvaluationRow(_Record):
 
 
 class RunSummary(_Record):
-    """All that the report shows. What is absent is left out of the page."""
+    """All data of the report. Sections without data are left out of the page."""
 
     name: str
     command: str
@@ -194,7 +194,7 @@ class RunSummary(_Record):
     models: tuple[ModelRow, ...] = ()
     stages: tuple[StageRow, ...] = ()
     predicts: Literal["every token", "what is taken out"] = "every token"
-    """What the losses are over: every token of the text, or what is taken out for filling in."""
+    """The tokens that losses are over: all tokens of the text, or only the masked spans."""
     samples: tuple[Sample, ...] = ()
     evaluation: tuple[EvaluationRow, ...] = ()
 

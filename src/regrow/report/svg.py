@@ -1,4 +1,4 @@
-"""Small helpers to build SVG as a tree, so that every text in it is escaped."""
+"""Build SVG as an element tree, so that all text in it is escaped."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,14 @@ from xml.etree import ElementTree
 
 Element = ElementTree.Element
 WIDTH = 360.0
+"""The width of a chart, in user units."""
+CHARACTER_WIDTH = 5.8
+"""The mean width of a character at the font size of the style sheet."""
 
 
 @dataclass(frozen=True)
 class Svg:
-    """An inline SVG; templates insert it as it is."""
+    """An inline SVG, which templates insert without escaping it again."""
 
     root: Element
 
@@ -20,7 +23,7 @@ class Svg:
 
 
 def canvas(title: str, height: float, description: str = "") -> Element:
-    """An `svg` element, WIDTH wide, that screen readers present as one image with a title."""
+    """An `svg` element of width WIDTH, which screen readers present as one image with a title."""
     label = f"{title}. {description}" if description else title
     root = ElementTree.Element(
         "svg",
@@ -59,6 +62,19 @@ def shorten(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
+def legend_layout(names: Sequence[str], left: float) -> tuple[list[tuple[float, float]], float]:
+    """The position of each legend entry, in rows from `left`, and the top of the plot below."""
+    places: list[tuple[float, float]] = []
+    x, y = left, 11.0
+    for name in names:
+        width = 36 + CHARACTER_WIDTH * len(shorten(name, 24))
+        if places and x + width > WIDTH:
+            x, y = left, y + 15
+        places.append((x, y))
+        x += width
+    return places, y + 12
+
+
 @dataclass(frozen=True)
 class Scale:
     """A linear map of [low, high] onto [start, end]; finite for every finite value."""
@@ -75,7 +91,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most `most` round values in [low, high], or low alone where there is no room for any."""
+    """At most `most` round values in [low, high]; `low` alone if there are none."""
     span = high / 2 - low / 2
     exponent = math.floor(math.log10(span)) - 1 if span > 1e-300 else None
     if exponent is None or exponent < -290 or exponent > 300:
@@ -95,7 +111,7 @@ def _clean(value: float, power: int) -> float:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """The ticks with just as many decimals as tell them apart."""
+    """The ticks as text, with as few decimals as show their values."""
     if any(abs(value) >= 1e6 or 0 < abs(value) < 1e-6 for value in values):
         return [f"{value:.2g}" for value in values]
     for digits in range(8):

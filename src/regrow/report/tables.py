@@ -1,4 +1,4 @@
-"""The tables of the report as strings, the same on the page and in the terminal."""
+"""The tables of the report as text, the same on the page and in the terminal."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One model; `scores` holds for each text of the table what came after cut and recovery."""
+    """One model; `scores` has the scores after cut and after recovery, for each text."""
 
     name: str
     note: str
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ModelTable:
-    """The models against some of the texts; sizes and speed are shown in the first table only."""
+    """All models with some of the texts; only the first table shows sizes and speed."""
 
     texts: tuple[str, ...]
     first: bool
@@ -43,7 +43,7 @@ class ModelTable:
 
 
 def model_tables(summary: RunSummary, texts_per_table: int) -> Iterator[ModelTable]:
-    """The models' sizes and scores, split so that no table has too many columns."""
+    """The sizes and scores of all models, in tables with at most `texts_per_table` texts."""
     if not summary.models:
         return
     names = summary.measured_texts
@@ -74,7 +74,7 @@ def _row(row: ModelRow, original: ModelRow | None, texts: tuple[str, ...]) -> Ro
 
 
 def _cells(row: ModelRow, text: str) -> tuple[Cell, Cell]:
-    """The cut of a model that was never cut is blank rather than absent."""
+    """The cells after cut and after recovery; blank, not a dash, for a model that was not cut."""
     cut = _cell(row.after_cut.get(text)) if row.role == "stage" or row.after_cut else Cell("", "")
     return cut, _cell(row.after_recovery.get(text))
 
@@ -85,7 +85,7 @@ def _cell(score: Score | None) -> Cell:
 
 
 def legend(summary: RunSummary) -> str:
-    """What the figures below a text's name are."""
+    """A sentence on the numbers below the name of a text."""
     by_byte = any(score.bits_per_byte is not None for score in summary.scores)
     if summary.predicts == "what is taken out":
         return (
@@ -96,17 +96,17 @@ def legend(summary: RunSummary) -> str:
 
 
 def comparison_note(summary: RunSummary) -> str:
-    """One sentence on which figures can be compared, where the vocabulary changed, else ''."""
+    """A sentence on which scores can be compared; empty if all vocabularies have one size."""
     sizes = summary.vocabularies
     if len(sizes) < 2:
         return ""
-    told = f"{sizes[0]:,} to {sizes[-1]:,} tokens"
+    changed = f"{sizes[0]:,} to {sizes[-1]:,} tokens"
     with_bits = [score.bits_per_byte is not None for score in summary.scores]
     bits = (
         "; bits per byte can." if all(with_bits) else "; bits per byte can, where they are given."
     )
     return (
-        f"The vocabulary changed ({told}), so losses per token cannot be compared between models"
+        f"The vocabulary changed ({changed}), so losses per token cannot be compared between models"
         + (bits if any(with_bits) else " on either side of that.")
     )
 

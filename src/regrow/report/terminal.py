@@ -12,20 +12,20 @@ from regrow.report import tables
 from regrow.report.records import RunSummary
 
 _HEADER = 8
-"""Characters in a line of a column's header."""
+"""The width of a column header, in characters."""
 _TEXTS_PER_TABLE = 2
 
 
 def print_table(summary: RunSummary, console: Console, report: Path | None = None) -> None:
-    """Print the models, the samples and, where given, the path of the report.
+    """Print the models, the samples and, if given, the path of the report.
 
-    Text from models and recipes is printed as it is: no markup, control characters replaced.
+    Text from models and recipes is not read as markup, and its control characters are replaced.
     """
     for table in tables.model_tables(summary, _TEXTS_PER_TABLE):
         console.print(_models(table))
     if summary.measured_texts:
-        told = f"{tables.legend(summary)} {tables.comparison_note(summary)}"
-        console.print(Text(told.strip(), style="dim"))
+        note = f"{tables.legend(summary)} {tables.comparison_note(summary)}"
+        console.print(Text(note.strip(), style="dim"))
     for row in summary.models:
         if row.note:
             console.print(_plain(f"{row.name}: {row.note}", "dim"))
@@ -83,7 +83,7 @@ def _plain(text: str, style: str = "") -> Text:
 
 
 def _clean(text: str) -> str:
-    """Control characters could drive the terminal: replace all but tab and newline."""
+    """Replace control characters, which could control the terminal, except tab and newline."""
     return "".join(
         c if c in "\t\n" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "\ufffd" for c in text
     )

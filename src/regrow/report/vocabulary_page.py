@@ -1,4 +1,4 @@
-"""What a vocabulary does not cover against its size: a chart, and the page that shows it."""
+"""The page of a vocabulary plan, with charts of coverage and text length over size."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,24 +9,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regrow.common import numbers
 from regrow.common.files import write_atomically
-from regrow.report.svg import WIDTH, Scale, Svg, add, canvas, path, shorten, ticks
+from regrow.report.svg import WIDTH, Scale, Svg, add, canvas, legend_layout, path, shorten, ticks
 
 if TYPE_CHECKING:
     from regrow.vocabulary.sizing import VocabularyPlan
 
 _LEFT, _RIGHT, _PLOT, _BOTTOM = 46.0, WIDTH - 14.0, 190.0, 28.0
-_CHARACTER = 5.8
 _LEAST_SHARE = 1e-5
 _STYLES = ("line regrown", "line h1", "line h2", "line cut", "line comparison", "line train")
-"""Of all text, then of each language."""
+"""The style of the line for all text, then of those for the languages."""
 
 
 def share_chart(
-    title: str, curves: Mapping[str, Sequence[tuple[int, float]]], marks: Mapping[str, int]
+    title: str, curves: Mapping[str, Sequence[tuple[int, float]]], marked_sizes: Mapping[str, int]
 ) -> Svg | None:
-    """Shares over sizes of the vocabulary, both axes by factors.
+    """A chart of shares over sizes of the vocabulary, both axes logarithmic.
 
-    ``marks``: sizes by what they are called. None where no line has two shares that can be seen.
+    `marked_sizes`: sizes to mark, by label. None if no curve has two shares of at least 1e-5.
     """
     drawn = {
         name: [(size, share) for size, share in points if share >= _LEAST_SHARE]
@@ -35,15 +34,14 @@ def share_chart(
     drawn = {name: points for name, points in drawn.items() if len(points) > 1}
     if not drawn:
         return None
-    legend = _legend(list(drawn))
-    top = legend[-1][1] + 12
+    legend, top = legend_layout(list(drawn), _LEFT)
     points = [point for line in drawn.values() for point in line]
-    sizes = [size for size, _ in points] + list(marks.values())
+    sizes = [size for size, _ in points] + list(marked_sizes.values())
     shares = [share for _, share in points]
     x = Scale(math.log(min(sizes)), math.log(max(sizes)), _LEFT, _RIGHT)
     y = Scale(math.log(min(shares)), math.log(max(shares)), top + _PLOT, top)
-    told = "; ".join(f"{name} {size:,}" for name, size in marks.items())
-    root = canvas(title, top + _PLOT + _BOTTOM, told + "." if told else "")
+    description = "; ".join(f"{name} {size:,}" for name, size in marked_sizes.items())
+    root = canvas(title, top + _PLOT + _BOTTOM, description + "." if description else "")
     for exponent in range(-5, 1):
         if min(shares) <= (share := 10.0**exponent) <= max(shares):
             at = y(math.log(share))
@@ -56,11 +54,11 @@ def share_chart(
         label = numbers.count(size, 0) if size >= 10_000 else f"{size:,}"
         add(root, "text", "tick", label, x=x(math.log(size)), y=base + 14, text_anchor="middle")
     add(root, "text", "tick", "tokens in the vocabulary", x=_RIGHT, y=base + 25, text_anchor="end")
-    for number, (name, size) in enumerate(marks.items()):
+    for number, (name, size) in enumerate(marked_sizes.items()):
         at = x(math.log(size))
         add(root, "path", "line comparison", d=path([(at, top), (at, base)]))
-        after = at < (_LEFT + _RIGHT) / 2
-        place, anchor = (at + 4, "start") if after else (at - 4, "end")
+        is_left = at < (_LEFT + _RIGHT) / 2
+        place, anchor = (at + 4, "start") if is_left else (at - 4, "end")
         add(
             root, "text", "value strong", f"{name} {size:,}", x=place, y=base - 8 - 13 * number,
             text_anchor=anchor,
@@ -74,21 +72,8 @@ def share_chart(
     return Svg(root)
 
 
-def _legend(names: Sequence[str]) -> list[tuple[float, float]]:
-    """Where each entry begins, in rows from the left."""
-    places: list[tuple[float, float]] = []
-    x, y = _LEFT, 11.0
-    for name in names:
-        width = 36 + _CHARACTER * len(shorten(name, 24))
-        if places and x + width > WIDTH:
-            x, y = _LEFT, y + 15
-        places.append((x, y))
-        x += width
-    return places
-
-
 def _round_sizes(low: int, high: int) -> list[int]:
-    """1, 2 or 5 times a power of ten, as many as find room; evenly apart in a narrow range."""
+    """At most some eight round sizes: 1, 2 or 5 times a power of ten; in a narrow range, ticks."""
     if high < 10 * low:
         return [round(value) for value in ticks(low, high, 4)]
     found = [
@@ -101,7 +86,7 @@ def _round_sizes(low: int, high: int) -> list[int]:
 
 
 def render_vocabulary(plan: "VocabularyPlan") -> str:
-    """The whole page, without network and scripts; every text in it is escaped."""
+    """The page as HTML, without network and scripts. All text is escaped."""
     from regrow.vocabulary.plan_tables import language_rows, percent, size_rows
 
     environment = Environment(
@@ -109,9 +94,9 @@ def render_vocabulary(plan: "VocabularyPlan") -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     before, after = plan.sizes[0], plan.at(plan.chosen)
-    marks = {"suggested": plan.suggested}
+    marked_sizes = {"suggested": plan.suggested}
     if plan.chosen != plan.suggested:
-        marks["asked for"] = plan.chosen
+        marked_sizes["asked for"] = plan.chosen
     largest = sorted(plan.shares, key=lambda name: -plan.shares[name])[: len(_STYLES) - 1]
     curves = {name: plan.curve[name] for name in ("all", *(largest if len(largest) > 1 else ()))}
     return environment.get_template("vocabulary.html").render(
@@ -123,8 +108,12 @@ def render_vocabulary(plan: "VocabularyPlan") -> str:
         longer=plan.longer(plan.chosen),
         number=numbers,
         percent=percent,
-        missing=share_chart("Share of the corpus that is not covered, by size", curves, marks),
-        lengthened=share_chart("How much longer text gets, by size", _longer(plan, curves), marks),
+        missing=share_chart(
+            "Share of the corpus that is not covered, by size", curves, marked_sizes
+        ),
+        lengthened=share_chart(
+            "How much longer text gets, by size", _longer(plan, curves), marked_sizes
+        ),
         tables=[(rows[0], rows[1:]) for rows in (size_rows(plan), language_rows(plan))],
         reasons={
             reason: plan.choice.reasons.count(reason)
@@ -136,7 +125,7 @@ def render_vocabulary(plan: "VocabularyPlan") -> str:
 def _longer(
     plan: "VocabularyPlan", names: Iterable[str]
 ) -> dict[str, tuple[tuple[int, float], ...]]:
-    """How much longer text gets at the measured sizes, of all and by language."""
+    """How much longer text gets at each measured size, as a share, for all text and by language."""
     found = {}
     for name in names:
         only = None if name == "all" else name
@@ -146,5 +135,5 @@ def _longer(
 
 
 def write_vocabulary_page(plan: "VocabularyPlan", target: Path) -> None:
-    """Render to ``target``, which is replaced as a whole or not at all."""
+    """Write the page to `target`, completely or not at all."""
     write_atomically(target, render_vocabulary(plan).encode())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-from regrow.common.errors import SaidError, UserError
+from regrow.common.errors import ReportedError, UserError
 from regrow.training.distributed.processes import Processes, StoreChannel, agree_on_group_name
 
 
@@ -59,7 +59,7 @@ def wrong() -> None:
 
 def assert_said_once(found: list[Any], text: str) -> None:
     assert [str(error) for error in found] == [text] * len(found)
-    assert [type(error) for error in found] == [UserError] + [SaidError] * (len(found) - 1)
+    assert [type(error) for error in found] == [UserError] + [ReportedError] * (len(found) - 1)
 
 
 def test_what_the_first_does_is_known_to_all() -> None:

@@ -222,7 +222,7 @@ def test_one_process_asked_to_stop_stops_both(
 def test_a_disk_that_is_full_for_one_ends_both_and_is_said_once(directory: Path) -> None:
     said = [outcome(directory, "full", file)["left"] for file in ("result", "other")]
     (first, text), (other, same) = (each.split(": ", 1) for each in said)
-    assert (first, other) == ("UserError", "SaidError")
+    assert (first, other) == ("UserError", "ReportedError")
     assert text == same
     assert "cannot be written" in text
     assert [path.name for path in (directory / "full/training").iterdir()] == ["step-00000002"]

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
-from regrow.common.errors import SaidError, UserError
+from regrow.common.errors import ReportedError, UserError
 
 _T = TypeVar("_T")
 
@@ -33,9 +33,9 @@ class _Outcome:
 
 
 def _value_of(outcome: _Outcome) -> Any:
-    """The value; raise SaidError if the work failed, since the first process reports the error."""
+    """The value; raise ReportedError if the work failed: the first process reports the error."""
     if outcome.error is not None:
-        raise SaidError(outcome.error)
+        raise ReportedError(outcome.error)
     return outcome.value
 
 
@@ -203,7 +203,7 @@ class Processes:
 
     def error(self, text: str) -> UserError:
         """The error that this process raises when all processes raise the same one."""
-        return UserError(text) if self.first else SaidError(text)
+        return UserError(text) if self.first else ReportedError(text)
 
 
 _RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=10)
