@@ -1,3 +1,5 @@
+"""A path, a GGUF file or a hub id leads to a local directory."""
+
 import hashlib
 import os
 import subprocess
