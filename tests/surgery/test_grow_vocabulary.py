@@ -1,4 +1,4 @@
-"""A model with more tokens: new rows are the mean of their parts, ids and files are in step."""
+"""Merged tokens: new rows are the mean of their parts, and ids and files agree."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_tokens_outside_the_vocabulary_move_behind_the_new_ones() -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models `tied`, `untied` and `bart`, with rows beyond the tokens, grown to `NAME-new`."""
+    """Models `tied`, `untied` and `bart` with padding rows, and `NAME-new` with more tokens."""
     home = tmp_path_factory.mktemp("growing")
     write_model(home / "tied", vocab_size=325)
     write_model(home / "untied", vocab_size=325, tie_word_embeddings=False)
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def added(home: Path, name: str) -> dict[str, list[int]]:
-    """The old tokens of each new one."""
+    """The ids of the old tokens that each new token is made of."""
     old, new = (
         json.loads((home / each / "tokenizer.json").read_text()) for each in (name, f"{name}-new")
     )

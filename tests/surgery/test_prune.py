@@ -1,4 +1,4 @@
-"""Prune one directory: bound by its bytes, cut, replayed, and nothing written before the checks."""
+"""Prune one directory: cut it, repeat the cut, and write nothing before all checks."""
 
 import json
 from pathlib import Path

@@ -39,7 +39,7 @@ from regrow.pipeline.steps import (
     teacher_names,
 )
 from regrow.pipeline.time_left import Piece
-from regrow.surgery.extend import extended
+from regrow.surgery.extend import ensure_tokens
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
 
@@ -181,7 +181,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     check_corpus(corpus, tokenizer, trained, vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
     if wanted:
-        original = extended(original, wanted, out / "original", progress.say)
+        original = ensure_tokens(original, wanted, out / "original", progress.say)
         layouts = _layouts(recipe, original)
         known, trained, vocabularies = _trained(recipe, original.layout, layouts, options.compare)
     last = layouts[recipe.stages[-1].name]
