@@ -248,9 +248,9 @@ def test_code_that_is_not_regrows_own_runs_only_when_asked(
         )
     altered = results["altered-code"].directory
     assert not _marker(altered).exists()
-    asked = verify(altered, trust_remote_code=True)
+    trusted = verify(altered, trust_remote_code=True)
     assert _marker(altered).exists()
-    assert asked.ok, asked.checks
+    assert trusted.ok, trusted.checks
 
 
 def test_a_directory_must_exist(tmp_path: Path) -> None:

@@ -343,24 +343,24 @@ def test_small_buffers_give_the_same_bytes(
     monkeypatch.setattr(carving, "BUFFER_BYTES", 8 << 20)
     carve(plan, tmp_path / "large")
     monkeypatch.setattr(carving, "BUFFER_BYTES", size)
-    told: list[int] = []
-    _within(60, lambda: carve(plan, tmp_path / "small", told.append))
+    written: list[int] = []
+    _within(60, lambda: carve(plan, tmp_path / "small", written.append))
     assert_same_bytes(tensors(tmp_path / "small"), tensors(tmp_path / "large"))
     for path in (tmp_path / "large").iterdir():
         assert path.read_bytes() == (tmp_path / "small" / path.name).read_bytes()
-    assert sum(told) == plan.weight_bytes
-    assert len(told) >= plan.weight_bytes // max(size, 61 * 24 * 8)
+    assert sum(written) == plan.weight_bytes
+    assert len(written) >= plan.weight_bytes // max(size, 61 * 24 * 8)
 
 
 def test_plan_knows_what_will_be_written(llama: Path, tmp_path: Path) -> None:
     plan = planned(llama, _narrow(), 9_000, **{"notes.txt": b"hello"})
-    told: list[int] = []
-    carve(plan, tmp_path / "out", told.append)
+    written: list[int] = []
+    carve(plan, tmp_path / "out", written.append)
     files = list((tmp_path / "out").iterdir())
     assert (tmp_path / "out" / "notes.txt").read_bytes() == b"hello"
     assert len(plan.shards) > 1
     assert sum(path.stat().st_size for path in files) == plan.nbytes
-    assert sum(told) == plan.weight_bytes
+    assert sum(written) == plan.weight_bytes
     assert {n: tuple(t.shape) for n, t in tensors(tmp_path / "out").items()} == plan.shapes
 
 

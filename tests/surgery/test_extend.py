@@ -146,12 +146,12 @@ def test_shards_and_bfloat16(tmp_path: Path) -> None:
 
 def test_it_is_made_once_and_only_where_something_lacks(tmp_path: Path) -> None:
     source = ModelDirectory(write(tmp_path / "m", LLAMA, 0, 320))
-    said: list[str] = []
-    first = ensure_tokens(source, TOKENS, tmp_path / "cache", said.append)
-    assert ensure_tokens(source, TOKENS, tmp_path / "cache", said.append) == first
-    assert len(said) == 1
-    assert ensure_tokens(first, TOKENS, tmp_path / "cache", said.append) == first
-    assert ensure_tokens(source, [], tmp_path / "cache", said.append) == source
+    messages: list[str] = []
+    first = ensure_tokens(source, TOKENS, tmp_path / "cache", messages.append)
+    assert ensure_tokens(source, TOKENS, tmp_path / "cache", messages.append) == first
+    assert len(messages) == 1
+    assert ensure_tokens(first, TOKENS, tmp_path / "cache", messages.append) == first
+    assert ensure_tokens(source, [], tmp_path / "cache", messages.append) == source
     assert [p.name for p in (tmp_path / "cache/extended").iterdir()] == [first.path.name]
 
 

@@ -308,7 +308,7 @@ def test_that_text_is_gone_is_said_where_characters_may_go(tmp_path: Path) -> No
     write(MODELS["bert"], tmp_path / "m")
     text = write_text(tmp_path / "t.jsonl", list(TEXT) * 20)
     regrow.count_vocabulary(tmp_path / "m", tmp_path / "counts", [text], workers=1)
-    said: list[str] = []
+    messages: list[str] = []
     for gone in (False, True):
         plan = tmp_path / f"plan-{gone}.json"
         if gone:
@@ -317,11 +317,13 @@ def test_that_text_is_gone_is_said_where_characters_may_go(tmp_path: Path) -> No
             tmp_path / "m", tmp_path / "counts", coverage=0.9, characters=False, out=plan
         )
         out = tmp_path / f"out-{gone}"
-        regrow.prune(tmp_path / "m", out, vocab={"plan": plan}, progress=Progress(say=said.append))
+        regrow.prune(
+            tmp_path / "m", out, vocab={"plan": plan}, progress=Progress(say=messages.append)
+        )
     shares = [
-        line for line in said if re.search(r"^[\d.]+% of the characters of .* unknown$", line)
+        line for line in messages if re.search(r"^[\d.]+% of the characters of .* unknown$", line)
     ]
     assert shares
-    assert said[-2] == (
+    assert messages[-2] == (
         f"{plan}: how much text becomes unknown was not measured: the text that was counted is gone"
     )

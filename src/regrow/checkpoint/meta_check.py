@@ -145,8 +145,8 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
         encoder_decoder: whether the model has an encoder and a decoder.
         tied, optional, ignored, embedding, head: as in `ClassTensors`.
 
-    If that cannot be told, the dict holds only `refusal`, the reason in one line. One such reason
-    is a tensor that also grows with another config field that may be a number of tokens.
+    If this is uncertain, the dict holds only `refusal`, the reason in one line. One such reason is
+    a tensor that also grows with another config field that may be a vocabulary size.
     """
     try:
         fields, size, other_sizes, encoder_decoder = _vocabulary_fields(config)

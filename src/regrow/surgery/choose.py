@@ -38,31 +38,35 @@ def choose(
     fixed = fixed or {}
     sizes = {**sizes, **{name: len(keep) for name, keep in fixed.items()}}
     layout.check_sizes(sizes)
-    wanted = {name: n for name, n in sizes.items() if n < layout.sizes[name] or name in fixed}
+    new_sizes = {name: n for name, n in sizes.items() if n < layout.sizes[name] or name in fixed}
     axes: dict[str, AxisCut] = {}
     layers_first = sorted(layout.blueprint.axes, key=lambda axis: axis.kind != "layer")
     for axis in layers_first:
         if axis.name in fixed:
             axes[axis.name] = AxisCut(layout.sizes[axis.name], fixed[axis.name])
-        elif axis.groups and (axis.name in wanted or axis.groups in wanted):
-            heads, kv_heads = _choose_heads(layout, axis, wanted, scores, axes)
+        elif axis.groups and (axis.name in new_sizes or axis.groups in new_sizes):
+            heads, kv_heads = _choose_heads(layout, axis, new_sizes, scores, axes)
             axes[axis.name] = heads
             if kv_heads is not None:
                 axes[axis.groups] = kv_heads
-        elif axis.name in wanted and axis.name not in axes and not _is_grouped(layout, axis):
+        elif axis.name in new_sizes and axis.name not in axes and not _is_grouped(layout, axis):
             rows = _score_rows(layout, axis, scores, axes)
-            keep = np.stack([_highest(row, wanted[axis.name]) for row in rows])
+            keep = np.stack([_highest(row, new_sizes[axis.name]) for row in rows])
             axes[axis.name] = _axis_cut(layout, axis, keep)
     ordered = {a.name: axes[a.name] for a in layout.blueprint.axes if a.name in axes}
     return Cut(model, {name: cut for name, cut in ordered.items() if not cut.is_identity})
 
 
 def _choose_heads(
-    layout: Layout, axis: Axis, wanted: Mapping[str, int], scores: Scores, axes: dict[str, AxisCut]
+    layout: Layout,
+    axis: Axis,
+    new_sizes: Mapping[str, int],
+    scores: Scores,
+    axes: dict[str, AxisCut],
 ) -> tuple[AxisCut, AxisCut | None]:
     assert axis.groups is not None
     old_heads, old_kv = layout.sizes[axis.name], layout.sizes[axis.groups]
-    heads, kv = wanted.get(axis.name, old_heads), wanted.get(axis.groups, old_kv)
+    heads, kv = new_sizes.get(axis.name, old_heads), new_sizes.get(axis.groups, old_kv)
     group = old_heads // old_kv
     rows = _score_rows(layout, axis, scores, axes).reshape(-1, old_kv, group)
     kept_kv = np.stack([_highest(row.mean(axis=1), kv) for row in rows])

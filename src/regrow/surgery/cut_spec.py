@@ -78,7 +78,9 @@ class CutSpec(Strict):
     def _sized(cls, vocab: VocabularySpec | None) -> VocabularySpec | None:
         if vocab is not None:
             if (vocab.size, vocab.coverage, vocab.plan) == (None, None, None):
-                raise ValueError("how many tokens remain is not said; give size, coverage or plan")
+                raise ValueError(
+                    "the number of tokens to keep is missing; give size, coverage or plan"
+                )
             for path in vocab.paths.values():
                 stays_inside(path)
         return vocab
