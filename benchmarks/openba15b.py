@@ -51,7 +51,7 @@ from regrow.common.errors import UserError
 from regrow.scoring.score import score
 from regrow.surgery.choose import choose
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.requests import requested
+from regrow.surgery.requests import sizes_from_options
 
 SHARD_BYTES = 21 * 10**8  # large enough for the embedding
 SPARE_BYTES = 10**9
@@ -223,7 +223,7 @@ def choose_cuts(stages: Sequence[Stage], checkpoint: Checkpoint, layout: Layout)
     for stage in stages:
         options = {k: v for k, v in stage.options.items() if k not in ("by", "seed")}
         if options:
-            sizes, given = requested(layout, options)
+            sizes, given = sizes_from_options(layout, options)
             drawn = [name for name in sizes if name not in given]
             scores = score(checkpoint, layout, drawn, by="random", seed=SEED)
             cut = choose(layout, checkpoint.fingerprint, sizes, scores, given)

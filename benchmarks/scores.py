@@ -33,7 +33,7 @@ from regrow.scoring.score import score
 from regrow.surgery.carve import carve
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import Cut
-from regrow.surgery.prune import carve_plan
+from regrow.surgery.prune import plan_checked_carve
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingTask
@@ -155,7 +155,7 @@ class Trial:
     def losses(self, cut: Cut) -> tuple[Losses, Losses | None]:
         """Losses after the cut, and after the recovery (None if there is none)."""
         with tempfile.TemporaryDirectory(dir=self.work) as name:
-            carve(carve_plan(self.checkpoint, self.layout, cut), Path(name) / "cut")
+            carve(plan_checked_carve(self.checkpoint, self.layout, cut), Path(name) / "cut")
             model = _load(Path(name) / "cut")
             shutil.rmtree(Path(name) / "cut")
             before = self._losses(model)

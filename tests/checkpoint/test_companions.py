@@ -1,4 +1,4 @@
-"""What of a model directory is passed on."""
+"""Which files of a model directory are copied with a model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A config without weights says of a model what its checkpoint would."""
+"""A config without weights gives the same layout as its checkpoint."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from regrow.architectures import Blueprint
 from regrow.checkpoint.bind import parameters_counted_once
-from regrow.checkpoint.config_only import bind_config, is_config_only, stored_type
+from regrow.checkpoint.config_only import bind_config, is_config_only, stored_dtype
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.surgery.inspection import inspect_model
@@ -69,9 +69,9 @@ def test_the_type_of_the_config(tmp_path: Path) -> None:
         ({"dtype": "bfloat16"}, ("BF16", 2)),
         ({"torch_dtype": "float16"}, ("F16", 2)),
     ):
-        assert stored_type(bind_config(written(tmp_path, **changes))) == wanted
+        assert stored_dtype(bind_config(written(tmp_path, **changes))) == wanted
     with pytest.raises(UserError, match=r"config.json: dtype: int4: bfloat16, float16, float32 is"):
-        stored_type(bind_config(written(tmp_path, dtype="int4")))
+        stored_dtype(bind_config(written(tmp_path, dtype="int4")))
 
 
 def test_what_the_class_refuses_is_one_line(tmp_path: Path) -> None:

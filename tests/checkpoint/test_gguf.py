@@ -1,3 +1,5 @@
+"""A GGUF file becomes a plain directory with the same weights, config and tokenizer."""
+
 import fcntl
 import json
 import os
@@ -49,7 +51,7 @@ def tiny_model(*, tied: bool = True) -> LlamaForCausalLM:
 
 
 def interleaved(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """GGUF pairs the rotary dimensions as neighbours, Hugging Face as halves."""
+    """Rotary dimensions in GGUF's order: pairs are neighbours; in Hugging Face they are halves."""
     rows = weight.shape[0] // heads // 2
     split = weight.reshape(heads, 2, rows, weight.shape[1])
     return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(weight.shape)
@@ -261,7 +263,7 @@ def test_what_a_killed_conversion_left_goes_with_the_next(tmp_path: Path) -> Non
     source = write(tmp_path / "tiny.gguf", tiny_model())
     code = (
         "import os, pathlib, signal, sys; from regrow.checkpoint import gguf; "
-        "gguf._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        "gguf._save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
         "gguf.convert_gguf(*map(pathlib.Path, sys.argv[1:]), print)"
     )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
@@ -287,17 +289,17 @@ def test_what_a_killed_conversion_left_goes_with_the_next(tmp_path: Path) -> Non
 def test_a_conversion_that_runs_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same file converted a second time, while the first time is under way."""
+    """The same file is converted a second time while the first conversion runs."""
     source = write(tmp_path / "tiny.gguf", tiny_model())
-    save = module._save
+    save = module._save_model
 
     def meanwhile(*args: Any) -> Any:
-        monkeypatch.setattr(module, "_save", save)
+        monkeypatch.setattr(module, "_save_model", save)
         convert(source)
         assert args[1].is_dir()
         return save(*args)
 
-    monkeypatch.setattr(module, "_save", meanwhile)
+    monkeypatch.setattr(module, "_save_model", meanwhile)
     convert(source)
     assert set(tmp_path.iterdir()) == {source, tmp_path / "out"}
     open_checkpoint(tmp_path / "out")
@@ -315,7 +317,7 @@ def test_whatever_the_loader_raises_is_a_refusal(
 
 
 def refuse(path: Path, message: str) -> None:
-    """A one-line error that names the file, and nothing left behind."""
+    """Assert a one-line error that names the file, and that nothing is left behind."""
     with pytest.raises(UserError, match=message) as caught:
         convert(path)
     assert "\n" not in str(caught.value)

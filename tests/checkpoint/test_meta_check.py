@@ -1,4 +1,4 @@
-"""The architecture's own class is asked before a weight is read."""
+"""The model class on the meta device accepts or refuses configs and shapes."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ SHAPES = tiny_shapes(LLAMA, LLAMA.tiny[0])
 
 @pytest.mark.parametrize(("blueprint", "number"), TINY, ids=TINY_IDS)
 def test_accepts_what_fits(blueprint: Blueprint, number: int) -> None:
-    """With a shared head or without its name in the file."""
+    """A tied head may be in the file or not."""
     tiny = blueprint.tiny[number]
     shapes = tiny_shapes(blueprint, tiny)
     assert find_problem(tiny, blueprint.architectures[0], shapes) is None
@@ -94,30 +94,31 @@ def test_a_parameter_may_not_be_absent_whatever_the_class_says(
     )
 
 
-def test_asks_another_process_where_the_library_is_not_loaded(
+def test_queries_a_subprocess_if_transformers_is_not_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "transformers")
-    monkeypatch.setattr(meta_check, "_QUESTIONS", {})  # here none must be answered
+    monkeypatch.setattr(meta_check, "_QUERIES", {})  # nothing may be answered in this process
     shapes = {**SHAPES, "lm_head.weight": (60, 24)}
     with pytest.raises(UserError, match=r"lm_head\.weight: .* wants shape \[61, 24\], not \[60"):
         check_on_meta(LLAMA.tiny[0], LLAMA, shapes)
 
 
 def test_code_in_the_current_directory_is_not_run(tmp_path: Path) -> None:
-    """As where the user stands in the directory of a downloaded model."""
+    """The current directory may be that of a downloaded model."""
     for name in ("torch", "transformers", "regrow", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('ran')\n")
-    question = json.dumps({"config": LLAMA.tiny[0], "architecture": NAME, "shapes": SHAPES})
+    arguments = json.dumps({"config": LLAMA.tiny[0], "architecture": NAME, "shapes": SHAPES})
     code = (
-        "import json, sys; from regrow.checkpoint.meta_check import ask; "
-        "ask('find_problem', **json.loads(sys.argv[1])); assert 'transformers' not in sys.modules"
+        "import json, sys; from regrow.checkpoint.meta_check import query_class; "
+        "query_class('find_problem', **json.loads(sys.argv[1])); "
+        "assert 'transformers' not in sys.modules"
     )
-    asked = subprocess.run(
-        [sys.executable, "-P", "-c", code, question],
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", code, arguments],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert asked.returncode == 0, asked.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def test_module_is_light() -> None:

@@ -1,3 +1,5 @@
+"""Checkpoints are opened from headers alone, and damaged ones are refused."""
+
 import json
 import shlex
 import subprocess
@@ -360,7 +362,7 @@ def test_truncation_is_always_an_error(
 def test_a_corrupt_header_byte_is_an_error_or_harmless(
     data: st.DataObject, value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With an index, all that a byte can change unseen is F16 into a dtype of the same width."""
+    """With an index, the only undetected change is of a dtype to another of the same width."""
     directory = sharded(tmp_path_factory.getbasetemp() / "corrupt")
     before = open_checkpoint(directory)
     file = directory / data.draw(st.sampled_from(SHARDS))

@@ -1,3 +1,5 @@
+"""A path, a GGUF file or a hub id leads to a local directory."""
+
 import hashlib
 import os
 import subprocess
@@ -20,7 +22,7 @@ from regrow.common.errors import UserError
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
-        pytest.fail("the hub was asked")
+        pytest.fail("the hub was contacted")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
 
@@ -29,7 +31,7 @@ def test_a_directory_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert resolve_model(str(tmp_path), None) == tmp_path
-    assert resolve_model("owner/name", None) == Path("owner/name")  # before the hub is asked
+    assert resolve_model("owner/name", None) == Path("owner/name")  # before the hub is contacted
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve_model("~/owner", None) == tmp_path / "owner"
 

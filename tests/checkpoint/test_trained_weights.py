@@ -1,4 +1,4 @@
-"""Trained weights in the files of the checkpoint that they began from."""
+"""Trained weights are written in the files of the checkpoint before training."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.tiny import write_tiny
 
 
 def test_weight_files_of_one_name_in_two_folders_are_refused(tmp_path: Path) -> None:
-    """Written side by side, the second would take the place of the first."""
+    """Written to one folder, the second file would replace the first."""
     source = write_tiny(LLAMA, tmp_path / "in")
     state = load_file(source / "model.safetensors")
     (source / "model.safetensors").unlink()

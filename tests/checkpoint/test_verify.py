@@ -1,3 +1,5 @@
+"""Each check of `verify` passes on sound directories and finds its own kind of damage."""
+
 import json
 import shutil
 from collections.abc import Callable
@@ -67,7 +69,7 @@ def save_t5(directory: Path) -> None:
 
 
 def save_openba(directory: Path) -> None:
-    """What is left of an OpenBA in the published layout after a cut."""
+    """A cut OpenBA in the published layout."""
     source = directory.with_name("openba-whole")
     write_tiny(OPENBA, source, vocab_size=PIECES + 110)
     write_tokenizer(source)
@@ -111,7 +113,7 @@ def poison(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def append(name: str, text: str) -> Callable[[Path], None]:
-    """`{marker}` in the text is a file whose being there shows that the code has run."""
+    """`{marker}` in the text becomes the path of a file that exists only if the code has run."""
 
     def apply(directory: Path) -> None:
         path = directory / name
@@ -181,7 +183,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], set[str]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VerifyResult]:
-    """All directories in one process: starting it is what costs."""
+    """All directories are verified in one process, since starting it takes long."""
     root = tmp_path_factory.mktemp("verify")
     torch.manual_seed(0)
     sources: dict[Callable[[Path], None], Path] = {
@@ -246,9 +248,9 @@ def test_code_that_is_not_regrows_own_runs_only_when_asked(
         )
     altered = results["altered-code"].directory
     assert not _marker(altered).exists()
-    asked = verify(altered, trust_remote_code=True)
+    trusted = verify(altered, trust_remote_code=True)
     assert _marker(altered).exists()
-    assert asked.ok, asked.checks
+    assert trusted.ok, trusted.checks
 
 
 def test_a_directory_must_exist(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What of a class lies along the vocabulary is asked of the class, and doubt is refused."""
+"""The model class tells which tensors lie along the vocabulary; doubtful cases are refused."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_a_blueprint_of_the_vocabulary_alone() -> None:
     ("blueprint", "number"), TINY, ids=lambda v: getattr(v, "model_type", str(v))
 )
 def test_the_class_says_what_the_blueprints_say(blueprint: Any, number: int) -> None:
-    """Of every family that has a blueprint, the tensors along the vocabulary are found."""
+    """For every family with a blueprint, the same tensors along the vocabulary are found."""
     tiny = blueprint.tiny[number]
     shapes = tiny_shapes(blueprint, tiny)
     known, found = (
@@ -183,7 +183,7 @@ def test_llama_of_another_class_is_one_without_a_blueprint() -> None:
 
 
 def test_a_size_that_another_dimension_has_is_no_matter() -> None:
-    """Cut to 24 tokens, as many as channels, it can be read and cut again."""
+    """A vocabulary of 24 tokens and a hidden size of 24: the class is read and cut all the same."""
     config = {**CONFIG, "vocab_size": 24}
     shapes = {
         "model.embed_tokens.weight": (24, 24), "model.norm.weight": (24,),
@@ -206,7 +206,7 @@ def test_an_infinity_in_a_file_is_one() -> None:
 
 
 def test_what_the_class_does_not_read_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the layers of DeepSeek V3 that predict several tokens, with tables of their own."""
+    """For example DeepSeek V3's layers for multi-token prediction, which have embeddings too."""
     cls = model_class("Qwen3ForCausalLM")
     monkeypatch.setattr(cls, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.2\..*"])
     unread = {

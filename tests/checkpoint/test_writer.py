@@ -1,4 +1,4 @@
-"""A model directory appears complete and checked, or not at all."""
+"""A model directory is written complete and checked, or not at all."""
 
 import fcntl
 import json
@@ -35,7 +35,7 @@ TWO = [WeightFile("model-1.safetensors", (A,)), WeightFile("model-2.safetensors"
 
 
 def write(out: Path, weights: list[WeightFile], tensors: dict[str, torch.Tensor]) -> None:
-    """Write what `tensors` holds of each file, and publish it as `weights`."""
+    """Write each file with those of its tensors that `tensors` holds, and publish as `weights`."""
     with partial_directory(out) as partial:
         for file in weights:
             held = {spec.name: tensors[spec.name] for spec in file.tensors if spec.name in tensors}

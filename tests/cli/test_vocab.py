@@ -158,7 +158,7 @@ def test_prune_by_a_plan_and_by_counts(model: Path, counted: Path, tmp_path: Pat
 def test_what_prune_refuses_is_one_line(model: Path, counted: Path, tmp_path: Path) -> None:
     for arguments, said in (
         ([], "give --plan, or --counts with --size or --coverage"),
-        (["--counts", counted], "how many tokens remain is not said"),
+        (["--counts", counted], "the number of tokens to keep is missing"),
         (["--counts", counted, "--size", 10], "the least is 259"),
         (["--plan", counted], "not JSON"),
     ):

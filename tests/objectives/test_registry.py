@@ -24,7 +24,7 @@ from regrow.objectives.registry import (
     objective_name,
     objective_names,
 )
-from regrow.surgery.extend import extended
+from regrow.surgery.extend import ensure_tokens
 from regrow.training.settings import RecoverySettings
 from tests.tiny import sentences, write_model, write_seq2seq
 from tests.training.small import train_on
@@ -43,7 +43,7 @@ def opened(home: Path, is_encoder_decoder: bool, name: str | None = None) -> tup
     """With the tokens that the objective wants."""
     directory = write_seq2seq(home / "m", OPENBA) if is_encoder_decoder else write_model(home / "m")
     wanted = () if name is None else missing_tokens(name, load_tokenizer(directory).get_vocab())
-    model = extended(ModelDirectory(directory), wanted, home, lambda _: None)
+    model = ensure_tokens(ModelDirectory(directory), wanted, home, lambda _: None)
     return model.load(), model.tokenizer
 
 

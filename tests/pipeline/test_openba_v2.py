@@ -20,7 +20,7 @@ from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.recipe_checks import layouts_by_stage
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.requests import requested
+from regrow.surgery.requests import sizes_from_options
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes/openba-v2.yaml"
@@ -89,7 +89,7 @@ def test_layers_composed_back_have_the_original_numbers() -> None:
     cut = Cut("model", {})
     for stage in recipe().stages[:3]:
         assert stage.cut is not None
-        _, given = requested(layout, stage.cut.chosen)
+        _, given = sizes_from_options(layout, stage.cut.options)
         before = {n: cut.layers(n, original().sizes[n]) for n in ("encoder.layer", "decoder.layer")}
         cut = cut.then(
             Cut("model", {n: AxisCut(layout.sizes[n], keep) for n, keep in given.items()})

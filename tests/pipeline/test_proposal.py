@@ -27,7 +27,7 @@ from regrow.surgery.budget import plan_sizes, plan_stages
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.inspection import inspect_model
 from regrow.surgery.prune import prune_checkpoint
-from regrow.surgery.requests import requested
+from regrow.surgery.requests import sizes_from_options
 from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, tiny_shapes, write_model, write_tiny
 
@@ -109,7 +109,7 @@ def test_a_plan_is_what_prune_then_gives(tmp_path: Path, blueprint: Blueprint, n
     for stage, planned in zip(recipe.stages, plan.stages, strict=True):
         out = tmp_path / stage.name
         assert stage.cut is not None
-        spec = CutSpec(**stage.cut.chosen, by="random")
+        spec = CutSpec(**stage.cut.options, by="random")
         result = prune_checkpoint(ModelDirectory(directory), out, spec)
         assert result.parameters == planned.parameters
         assert {k: v for k, v in result.cut.sizes.items() if k in planned.sizes} == {
@@ -212,11 +212,11 @@ T5GEMMA_FOUR_HEADS = {
 def test_options_are_sizes_by_axis(
     blueprint: Blueprint, options: dict[str, Any], sizes: dict[str, int]
 ) -> None:
-    assert requested(tiny_layout(blueprint), options) == (sizes, {})
+    assert sizes_from_options(tiny_layout(blueprint), options) == (sizes, {})
 
 
 def test_heads_without_groups_take_their_key_value_heads_along() -> None:
-    assert requested(tiny_layout(LLAMA, 1), {"heads": 3})[0] == {"head": 3, "kv_head": 3}
+    assert sizes_from_options(tiny_layout(LLAMA, 1), {"heads": 3})[0] == {"head": 3, "kv_head": 3}
 
 
 @pytest.mark.parametrize(
@@ -245,12 +245,12 @@ def test_what_cannot_be_asked_for(
     blueprint: Blueprint, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        requested(tiny_layout(blueprint), options)
+        sizes_from_options(tiny_layout(blueprint), options)
     assert str(error.value) == message
 
 
 def test_layers_named_by_number() -> None:
-    sizes, given = requested(tiny_layout(LLAMA), {"drop_layers": "1,3"})
+    sizes, given = sizes_from_options(tiny_layout(LLAMA), {"drop_layers": "1,3"})
     assert sizes == {}
     assert given["layer"].tolist() == [0, 2]
 

@@ -59,11 +59,11 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
     assert recipe.data.heldout == {"domain": tmp_path / "heldout.jsonl"}
     depth, width = recipe.stages
     assert depth.cut is not None
-    assert depth.cut.chosen == {"layers": 22}
+    assert depth.cut.options == {"layers": 22}
     assert depth.recover is not None
     assert (depth.recover.tokens, depth.recover.learning_rate) == (70_000, 1e-4)
     assert width.cut is not None
-    assert (width.cut.chosen, width.cut.by, width.recover) == ({"ffn": 960}, "activation", None)
+    assert (width.cut.options, width.cut.by, width.recover) == ({"ffn": 960}, "activation", None)
 
 
 BOOLEAN = [

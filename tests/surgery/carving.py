@@ -1,4 +1,4 @@
-"""Shared by the tests of carving: cut a directory, and what should come out."""
+"""Helpers for the tests of carving: cut a directory, and compute the expected tensors."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def opened(directory: Path) -> tuple[Checkpoint, Layout]:
 
 
 def planned(directory: Path, cut: Cut, max_shard_bytes: int = LARGE, **files: bytes) -> CarvePlan:
-    """The plan of a cut, whichever model it says it was made for."""
+    """The plan of a cut; the model fingerprint in the cut is ignored."""
     checkpoint, layout = opened(directory)
     check_cut(Cut(checkpoint.fingerprint, cut.axes), layout, checkpoint.fingerprint)
     layers = {
@@ -54,7 +54,7 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def raw(tensor: torch.Tensor) -> bytes:
-    """The bytes of a tensor, also where NumPy has no such type."""
+    """The bytes of a tensor, also of a dtype that NumPy does not have."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -83,7 +83,7 @@ def sharded(directory: Path, count: int) -> Path:
 
 
 def expected(directory: Path, cut: Cut) -> dict[str, torch.Tensor]:
-    """The cut by torch's own indexing; scaled tensors stay unscaled."""
+    """The tensors after the cut, by torch's own indexing; folds are not applied."""
     layout = opened(directory)[1]
     result = {}
     for name, tensor in tensors(directory).items():

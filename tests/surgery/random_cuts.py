@@ -1,4 +1,4 @@
-"""Hypothesis strategies: sizes that an architecture accepts, and cuts to them."""
+"""Hypothesis strategies for sizes that an architecture accepts, and for cuts to them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,10 @@ def accepted_sizes(draw: st.DrawFn, layout: Layout) -> dict[str, int]:
 
 @st.composite
 def random_cuts(draw: st.DrawFn, layout: Layout, model: str = MODEL, ordered: bool = False) -> Cut:
-    """A valid cut: any axes, any order of what is kept unless `ordered`, by layer or not."""
+    """A valid cut of any axes, with or without a choice per layer; kept indices in any order.
+
+    `ordered`: keep indices in ascending order.
+    """
     sizes = draw(accepted_sizes(layout))
     by_layer = draw(st.booleans())
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -45,9 +48,9 @@ def cut_to(
     by_layer: bool = True,
     ordered: bool = False,
 ) -> Cut:
-    """A cut to these sizes with what is kept drawn at random; whole axes are left out or not."""
+    """A cut to these sizes with random kept indices; an axis that stays whole may be left out."""
 
-    def some(size: int, count: int) -> NDArray[np.int64]:
+    def draw_indices(size: int, count: int) -> NDArray[np.int64]:
         kept = rng.permutation(size)[:count]
         return np.sort(kept) if ordered else kept
 
@@ -69,8 +72,8 @@ def cut_to(
             def pair(
                 kv_size: int = kv_size, kv: int = kv, group: int = group, new: int = new_group
             ) -> tuple[Any, Any]:
-                kept = some(kv_size, kv)
-                heads = [k * group + some(group, new) for k in kept]
+                kept = draw_indices(kv_size, kv)
+                heads = [k * group + draw_indices(group, new) for k in kept]
                 return np.concatenate(heads), kept
 
             drawn, along = rows(axis, pair)
@@ -79,6 +82,6 @@ def cut_to(
         elif not any(other.groups == axis.name for other in layout.blueprint.axes):
             if sizes[axis.name] == size and rng.integers(2):
                 continue
-            keep, along = rows(axis, lambda size=size, n=sizes[axis.name]: some(size, n))
+            keep, along = rows(axis, lambda size=size, n=sizes[axis.name]: draw_indices(size, n))
             axes[axis.name] = axis_cut(axis.name, keep, along)
     return Cut(model, axes)

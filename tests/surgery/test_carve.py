@@ -1,4 +1,4 @@
-"""What carve writes is what torch's own indexing gives, whole or not at all."""
+"""Carving gives the same tensors as torch's own indexing, and a whole directory or none."""
 
 import errno
 import json
@@ -72,7 +72,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
-    """Buffers large enough for whole tiny tensors, and not for megabytes of zeros a shard."""
+    """Use small buffers that still hold whole tiny tensors: clearing large ones takes time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(carving, "BUFFER_BYTES", 1 << 15)
         yield
@@ -84,7 +84,7 @@ def llama(sources: Callable[..., Path]) -> Path:
 
 
 def _narrow() -> Cut:
-    """A cut of Llama tiny 0 along every axis, by layer where that can be."""
+    """A cut of Llama tiny 0 along every axis, with a choice per layer if the axis allows it."""
     rng = np.random.default_rng(3)
     sizes = {"vocab": 31, "hidden": 12, "ffn": 9, "head": 4, "kv_head": 2, "layer": 3}
     return cut_to(LLAMA_LAYOUT, sizes, rng)
@@ -144,7 +144,7 @@ def test_shards_in_and_out(tmp_path: Path, shards_in: int, limit: int) -> None:
 
 
 def _scale(blueprint: Blueprint, number: int, cut: Cut, sizes: dict[str, int]) -> dict[str, Any]:
-    """By hand, by family: (factor, what the stored weight is a difference from)."""
+    """The scaled tensors of each family, written out by hand: (factor, offset of the weight)."""
     ratio = {n: cut.axes[n].kept / sizes[n] for n in cut.axes if n.rpartition(".")[2] == "hidden"}
     if blueprint in (GEMMA2, GEMMA3) and "hidden" in ratio:
         embedding = (ratio["hidden"] ** -0.5, 0.0)
@@ -199,7 +199,7 @@ def test_carving_is_indexing(
 
 
 def test_rows_of_fused_matrices_by_hand(sources: Callable[..., Path], tmp_path: Path) -> None:
-    """Without `Dims`: NumPy reshapes of what the architectures document."""
+    """Compare with NumPy reshapes, as the architectures document them, without `Dims`."""
     old = tensors(sources(GPT_NEOX))
     cut = Cut(MODEL, {"head": axis_cut(4, [3, 0]), "hidden": axis_cut(32, range(8, 24))})
     new = tensors(carved(sources(GPT_NEOX), tmp_path / "neox", cut))
@@ -300,7 +300,7 @@ def test_composing_is_cutting_twice(
 
 
 def _within(seconds: float, work: Callable[[], Any]) -> Any:
-    """Do it on a thread of its own; a deadlock is a failure and not a wait for ever."""
+    """Run `work` in a thread, so that a deadlock fails the test in place of hanging."""
     outcome: list[Any] = []
 
     def run() -> None:
@@ -333,7 +333,7 @@ def test_small_buffers_give_the_same_bytes(
     dtype: torch.dtype,
     size: int,
 ) -> None:
-    """Also where a row is larger than a buffer, and where a fold meets the end of one."""
+    """Also if a row is larger than a buffer, and if a scaled tensor ends a buffer."""
     source = sources(blueprint, number, dtype)
     layout = opened(source)[1]
     heads = {"head": 2, "kv_head": 1} if blueprint is not T5 else {}
@@ -343,24 +343,24 @@ def test_small_buffers_give_the_same_bytes(
     monkeypatch.setattr(carving, "BUFFER_BYTES", 8 << 20)
     carve(plan, tmp_path / "large")
     monkeypatch.setattr(carving, "BUFFER_BYTES", size)
-    told: list[int] = []
-    _within(60, lambda: carve(plan, tmp_path / "small", told.append))
+    written: list[int] = []
+    _within(60, lambda: carve(plan, tmp_path / "small", written.append))
     assert_same_bytes(tensors(tmp_path / "small"), tensors(tmp_path / "large"))
     for path in (tmp_path / "large").iterdir():
         assert path.read_bytes() == (tmp_path / "small" / path.name).read_bytes()
-    assert sum(told) == plan.weight_bytes
-    assert len(told) >= plan.weight_bytes // max(size, 61 * 24 * 8)
+    assert sum(written) == plan.weight_bytes
+    assert len(written) >= plan.weight_bytes // max(size, 61 * 24 * 8)
 
 
 def test_plan_knows_what_will_be_written(llama: Path, tmp_path: Path) -> None:
     plan = planned(llama, _narrow(), 9_000, **{"notes.txt": b"hello"})
-    told: list[int] = []
-    carve(plan, tmp_path / "out", told.append)
+    written: list[int] = []
+    carve(plan, tmp_path / "out", written.append)
     files = list((tmp_path / "out").iterdir())
     assert (tmp_path / "out" / "notes.txt").read_bytes() == b"hello"
     assert len(plan.shards) > 1
     assert sum(path.stat().st_size for path in files) == plan.nbytes
-    assert sum(told) == plan.weight_bytes
+    assert sum(written) == plan.weight_bytes
     assert {n: tuple(t.shape) for n, t in tensors(tmp_path / "out").items()} == plan.shapes
 
 
@@ -446,7 +446,7 @@ def test_short_writes_are_continued(
 def test_shard_that_cannot_be_opened(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails before the first block."""
+    """Opening the file fails, before the first block."""
     plan = planned(llama, _narrow(), 9_000)
     real = Path.open
 
@@ -466,7 +466,7 @@ def test_shard_that_cannot_be_opened(
 def test_shard_that_cannot_be_closed(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network file system may say only then that the disk is full."""
+    """A network file system may report a full disk only when the file is closed."""
     plan = planned(llama, _narrow())
     real = Path.open
 
@@ -519,7 +519,7 @@ def test_interruption(llama: Path, tmp_path: Path, error: type[BaseException]) -
 
 
 def test_config_comes_last(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory takes its name only when all is there, and the config was written last."""
+    """The directory gets its name only when it is complete, and the config is written last."""
     plan = planned(llama, NOTHING, 9_000, **{"a.txt": b"", "z.txt": b""})
     seen: list[set[str]] = []
     write = Path.write_bytes

@@ -1,4 +1,4 @@
-"""The highest scores stay."""
+"""The indices with the highest scores are kept."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ LLAMA_TINY = tiny_layout(LLAMA)  # 4 layers, 6 heads on 3 key-value heads, ffn 2
 def _scores(
     layout: Layout, rng: np.random.Generator, levels: int, by_layer: bool
 ) -> dict[str, Any]:
-    """Scores with `levels` different values, so that ties are common."""
+    """Scores with only `levels` different values, so that ties are common."""
     scores = {}
     for axis in layout.blueprint.axes:
         shape: tuple[int, ...] = (layout.sizes[axis.name],)
@@ -43,7 +43,7 @@ def _drawn(draw: st.DrawFn) -> tuple[Layout, dict[str, int], dict[str, Any]]:
 
 
 def _best(scores: list[float], count: int) -> list[int]:
-    """By definition: an index stays if fewer than `count` others beat it."""
+    """By definition: an index is kept if fewer than `count` others beat it."""
     return [
         i
         for i, score in enumerate(scores)
@@ -54,7 +54,7 @@ def _best(scores: list[float], count: int) -> list[int]:
 def _expected(
     layout: Layout, sizes: Mapping[str, int], scores: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What stays along each axis: one list, or one a kept layer."""
+    """The kept indices of each axis: one list, or one list for each kept layer."""
     axes = layout.blueprint.axes
     kept: dict[str, Any] = {
         a.name: _best(scores[a.name].tolist(), sizes[a.name]) for a in axes if a.kind == "layer"

@@ -1,4 +1,4 @@
-"""Computed tensors, in blocks, and as corrections of carved ones."""
+"""Computed tensors are written in blocks, also as corrections of carved ones."""
 
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -118,7 +118,7 @@ def with_corrections(
 
 
 def of_directory(directory: Path, plan: CarvePlan) -> dict[str, Computed]:
-    """Each parameter of a plan, read from the directory that it made."""
+    """Each parameter of a plan as a computed tensor, read from the directory of the result."""
     infos = open_checkpoint(directory).tensors
 
     def read(name: str) -> Computed:
@@ -178,7 +178,7 @@ def test_a_correction_takes_the_place_of_one_tensor(
 
 
 def test_the_name_is_that_in_the_result(sources: Callable[..., Path], tmp_path: Path) -> None:
-    """With its first layer dropped, layer 0 of the result was layer 1."""
+    """If the first layer is dropped, layer 0 of the result was layer 1."""
     source = sources(LLAMA)
     layers = opened(source)[1].sizes["layer"]
     cut = Cut(MODEL, {"layer": axis_cut(layers, range(1, layers))})

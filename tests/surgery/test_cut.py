@@ -1,4 +1,4 @@
-"""A cut: immutable, composable, readable, saved and checked."""
+"""A cut is immutable, composes with others, and is printed, saved and checked."""
 
 import dataclasses
 import json
@@ -180,7 +180,7 @@ def _after(layout: Layout, cut: Cut) -> Layout:
 
 
 def _apply(layout: Layout, cut: Cut) -> dict[str, Any]:
-    """For each axis which original indices remain: by kept layer where it lies along one."""
+    """The kept original indices of each axis, in each kept layer if it lies along layers."""
     kept: dict[str, Any] = {}
     for axis in layout.blueprint.axes:
         whole = np.arange(layout.sizes[axis.name])

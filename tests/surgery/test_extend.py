@@ -1,4 +1,4 @@
-"""A model with more tokens: the old ones as they were, the new ones average, and all in step."""
+"""Added tokens: old rows are unchanged, new rows are means, tokenizer and configs agree."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import missing_tokens
 from regrow.objectives.special_tokens import SENTINELS
-from regrow.surgery.extend import extend, extended, grow
+from regrow.surgery.extend import add_merged_tokens, add_tokens, ensure_tokens
 from tests.surgery.carving import sharded
 from tests.tiny import add_tokenizer, sentences, write_tiny
 
@@ -40,7 +40,7 @@ NAMES = [f"{blueprint.model_type}-{number}" for blueprint, number in CASES]
 def write(
     out: Path, blueprint: Blueprint, number: int, rows: int, dtype: torch.dtype = torch.float32
 ) -> Path:
-    """With a tokenizer of 320 tokens and this many rows in the embedding."""
+    """Write a model with a tokenizer of 320 tokens and `rows` rows in the embedding."""
     ids = {**IDS, **({"decoder_start_token_id": 0} if blueprint.is_encoder_decoder else {})}
     ids |= {"forced_eos_token_id": 2} if blueprint is BART else {}
     stacks = {
@@ -69,7 +69,7 @@ def test_old_tokens_stay_and_new_ones_are_the_mean(
     tmp_path: Path, blueprint: Blueprint, number: int, rows: int
 ) -> None:
     source = write(tmp_path / "m", blueprint, number, rows)
-    extend(ModelDirectory(source), tmp_path / "new", TOKENS)
+    add_tokens(ModelDirectory(source), tmp_path / "new", TOKENS)
     before, after = (load_file(d / "model.safetensors") for d in (source, tmp_path / "new"))
     assert before.keys() == after.keys()
     layout = bind_checkpoint(open_checkpoint(source))
@@ -97,7 +97,7 @@ def test_old_tokens_stay_and_new_ones_are_the_mean(
 
 def test_the_tokenizer_reads_as_before(tmp_path: Path) -> None:
     source = write(tmp_path / "m", BART, 0, 320)
-    extend(ModelDirectory(source), tmp_path / "new", TOKENS)
+    add_tokens(ModelDirectory(source), tmp_path / "new", TOKENS)
     old, new = load_tokenizer(source), load_tokenizer(tmp_path / "new")
     assert new.convert_tokens_to_ids(TOKENS) == list(range(320, 326))
     assert len(new) == 326
@@ -109,12 +109,12 @@ def test_the_tokenizer_reads_as_before(tmp_path: Path) -> None:
 
 
 def test_anyone_can_load_it(tmp_path: Path) -> None:
-    """All in one process. Of a T5 whose head is its own the library warns, whatever it holds."""
+    """All in one process. The library always warns about a T5 with an untied head."""
     made = []
     for name, (blueprint, number) in zip(NAMES, CASES, strict=True):
         source = write(tmp_path / name, blueprint, number, 320)
         made.append(tmp_path / f"{name}-new")
-        extend(ModelDirectory(source), made[-1], TOKENS)
+        add_tokens(ModelDirectory(source), made[-1], TOKENS)
     checked = verify_all(made)
     for name, result in zip(NAMES, checked, strict=True):
         failed = {check.name for check in result.checks if not check.ok}
@@ -134,7 +134,7 @@ def test_shards_and_bfloat16(tmp_path: Path) -> None:
     (source / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": weight_map})
     )
-    extend(ModelDirectory(source), tmp_path / "new", TOKENS)
+    add_tokens(ModelDirectory(source), tmp_path / "new", TOKENS)
     checkpoint = open_checkpoint(tmp_path / "new")
     assert {info.dtype for info in checkpoint.tensors.values()} == {"BF16"}
     assert {n: info.file.name for n, info in checkpoint.tensors.items()} == weight_map
@@ -146,12 +146,12 @@ def test_shards_and_bfloat16(tmp_path: Path) -> None:
 
 def test_it_is_made_once_and_only_where_something_lacks(tmp_path: Path) -> None:
     source = ModelDirectory(write(tmp_path / "m", LLAMA, 0, 320))
-    said: list[str] = []
-    first = extended(source, TOKENS, tmp_path / "cache", said.append)
-    assert extended(source, TOKENS, tmp_path / "cache", said.append) == first
-    assert len(said) == 1
-    assert extended(first, TOKENS, tmp_path / "cache", said.append) == first
-    assert extended(source, [], tmp_path / "cache", said.append) == source
+    messages: list[str] = []
+    first = ensure_tokens(source, TOKENS, tmp_path / "cache", messages.append)
+    assert ensure_tokens(source, TOKENS, tmp_path / "cache", messages.append) == first
+    assert len(messages) == 1
+    assert ensure_tokens(first, TOKENS, tmp_path / "cache", messages.append) == first
+    assert ensure_tokens(source, [], tmp_path / "cache", messages.append) == source
     assert [p.name for p in (tmp_path / "cache/extended").iterdir()] == [first.path.name]
 
 
@@ -160,10 +160,10 @@ def test_what_cannot_be_extended_is_left_alone(
 ) -> None:
     source = write(tmp_path / "m", LLAMA, 0, 320)
     with pytest.raises(UserError, match="already has <pad>"):
-        extend(ModelDirectory(source), tmp_path / "new", ["<pad>"])
+        add_tokens(ModelDirectory(source), tmp_path / "new", ["<pad>"])
     small = write(tmp_path / "small", LLAMA, 0, 300)
     with pytest.raises(UserError, match="ids up to 319, the embedding 300 rows"):
-        extend(ModelDirectory(small), tmp_path / "new", TOKENS)
+        add_tokens(ModelDirectory(small), tmp_path / "new", TOKENS)
 
     import regrow.surgery.extend as module
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_extended_is_left_alone(
 
     monkeypatch.setattr(module, "load_tokenizer", forgetful)
     with pytest.raises(UserError, match="cannot be given tokens without changing"):
-        extend(ModelDirectory(source), tmp_path / "new", TOKENS)
+        add_tokens(ModelDirectory(source), tmp_path / "new", TOKENS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "small"]
 
 
@@ -194,7 +194,7 @@ def test_padded_ids_that_get_a_token_are_no_longer_suppressed(tmp_path: Path) ->
     source = write(tmp_path / "in", LLAMA, 0, rows=330)
     path = source / "generation_config.json"
     path.write_text(json.dumps({**IDS, "suppress_tokens": [7, *range(320, 330)]}))
-    extend(ModelDirectory(source), tmp_path / "out", TOKENS)
+    add_tokens(ModelDirectory(source), tmp_path / "out", TOKENS)
     found = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert found == {**IDS, "suppress_tokens": [7, *range(320 + len(TOKENS), 330)]}
 
@@ -204,14 +204,14 @@ def test_padded_ids_that_get_a_token_are_no_longer_suppressed(tmp_path: Path) ->
 def test_small_buffers_give_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, buffer: int
 ) -> None:
-    """Blocks that begin and end before, in and behind the new rows."""
+    """Blocks begin and end before, within and after the new rows."""
     source = write(tmp_path / "m", LLAMA, 0, rows, torch.bfloat16)
     merges = [("a", "b"), ("ab", "c")]
-    extend(ModelDirectory(source), tmp_path / "extended", TOKENS)
-    grow(ModelDirectory(source), tmp_path / "grown", merges)
+    add_tokens(ModelDirectory(source), tmp_path / "extended", TOKENS)
+    add_merged_tokens(ModelDirectory(source), tmp_path / "grown", merges)
     monkeypatch.setattr(carving, "BUFFER_BYTES", buffer)
-    extend(ModelDirectory(source), tmp_path / "extended-again", TOKENS)
-    grow(ModelDirectory(source), tmp_path / "grown-again", merges)
+    add_tokens(ModelDirectory(source), tmp_path / "extended-again", TOKENS)
+    add_merged_tokens(ModelDirectory(source), tmp_path / "grown-again", merges)
     for name in ("extended", "grown"):
         for path in (tmp_path / name).iterdir():
             assert path.read_bytes() == (tmp_path / f"{name}-again" / path.name).read_bytes()
@@ -219,6 +219,6 @@ def test_small_buffers_give_the_same_bytes(
 
 def test_a_single_shard_with_an_index_keeps_it(tmp_path: Path) -> None:
     source = sharded(write(tmp_path / "m", LLAMA, 0, 320), 1)
-    extend(ModelDirectory(source), tmp_path / "new", TOKENS)
+    add_tokens(ModelDirectory(source), tmp_path / "new", TOKENS)
     (file,) = open_checkpoint(tmp_path / "new").files
     assert file.name == "model-00001-of-00001.safetensors"

@@ -1,4 +1,4 @@
-"""What a cut of each family leaves loads, runs and generates without regrow."""
+"""A cut model of each family loads, runs and generates without regrow."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.tiny import write_tiny
 
 
 def test_every_family_works_without_regrow(tmp_path: Path) -> None:
-    """All axes are cut at once, in a process that does not know regrow."""
+    """All axes are cut at once; the check runs in a process without regrow."""
     sources, made = [], []
     for blueprint in BLUEPRINTS:
         for number in range(len(blueprint.tiny)):

@@ -1,4 +1,4 @@
-"""A model with more tokens: new rows are the mean of their parts, ids and files are in step."""
+"""Merged tokens: new rows are the mean of their parts, and ids and files agree."""
 
 import json
 from pathlib import Path
@@ -29,14 +29,14 @@ def test_tokens_outside_the_vocabulary_move_behind_the_new_ones() -> None:
     size = len(contents["model"]["vocab"])
     assert (mapping[0], mapping[size], mapping[size + 1]) == (0, size + 2, size + 3)
     assert load(new).encode("abc cabc<x>").ids[-1] == size + 3
-    for merges, said in (([("a", "zz")], "'zz' is no token"), ([("a", "b")], "a token already")):
-        with pytest.raises(UserError, match=said):
+    for merges, message in (([("a", "zz")], "'zz' is no token"), ([("a", "b")], "a token already")):
+        with pytest.raises(UserError, match=message):
             add_merges(contents, merges)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models `tied`, `untied` and `bart`, with rows beyond the tokens, grown to `NAME-new`."""
+    """Models `tied`, `untied` and `bart` with padding rows, and `NAME-new` with more tokens."""
     home = tmp_path_factory.mktemp("growing")
     write_model(home / "tied", vocab_size=325)
     write_model(home / "untied", vocab_size=325, tie_word_embeddings=False)
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def added(home: Path, name: str) -> dict[str, list[int]]:
-    """The old tokens of each new one."""
+    """The ids of the old tokens that each new token is made of."""
     old, new = (
         json.loads((home / each / "tokenizer.json").read_text()) for each in (name, f"{name}-new")
     )
@@ -159,7 +159,7 @@ def test_what_cannot_be_grown_is_one_line_and_nothing_is_written(
     short = write_model(tmp_path / "short", vocab_size=300)
     empty = write_text(tmp_path / "empty.jsonl", ["", " \n"])
     listed = sorted(path.name for path in tmp_path.iterdir())
-    for directory, corpus, said in (
+    for directory, corpus, message in (
         (home / "tied", [text], "no two tokens stand beside each other 20 times"),
         (home / "tied", [], "name at least one file"),
         (home / "tied", [text], "tokens 0: there is nothing to add; give at least 1"),
@@ -171,8 +171,8 @@ def test_what_cannot_be_grown_is_one_line_and_nothing_is_written(
     ):
         with pytest.raises(UserError) as error:
             regrow.grow_vocabulary(
-                directory, tmp_path / "out", corpus, 0 if "least 1" in said else 5
+                directory, tmp_path / "out", corpus, 0 if "least 1" in message else 5
             )
-        assert said in str(error.value)
+        assert message in str(error.value)
         assert "\n" not in str(error.value)
         assert sorted(path.name for path in tmp_path.iterdir()) == listed

@@ -1,4 +1,4 @@
-"""Every blueprint is proved, and wrong ones are rejected."""
+"""Every blueprint is proved, and wrong ones are refused."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Prune one directory: bound by its bytes, cut, replayed, and nothing written before the checks."""
+"""Prune one directory: cut it, repeat the cut, and write nothing before all checks."""
 
 import json
 from pathlib import Path
@@ -213,17 +213,17 @@ def test_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
     spec = CutSpec(ffn=8, hidden=12, by="random")
     dry = plan_cut(ModelDirectory(source), spec).result(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-    told: list[tuple[int, int]] = []
+    progress_calls: list[tuple[int, int]] = []
     wet = prune_checkpoint(
         ModelDirectory(source),
         tmp_path / "out",
         spec,
-        progress=Progress(advance=lambda *given: told.append(given)),
+        progress=Progress(advance=lambda *given: progress_calls.append(given)),
     )
     assert (dry.cut, dry.parameters, dry.nbytes, dry.parts) == (
         wet.cut, wet.parameters, wet.nbytes, wet.parts,
     )  # fmt: skip
     assert dry.seconds == 0
-    assert told[-1][0] == told[-1][1]
+    assert progress_calls[-1][0] == progress_calls[-1][1]
     written = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     assert wet.nbytes == written

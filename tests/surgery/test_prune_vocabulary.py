@@ -1,4 +1,4 @@
-"""A model whose vocabulary lies in a `.model` of sentencepiece, pruned whole."""
+"""Prune the vocabulary of a model whose tokenizer is a SentencePiece `.model` file."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Index lists as short text."""
+"""Lists of indices as short text."""
 
 import numpy as np
 import pytest

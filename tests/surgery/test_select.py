@@ -1,4 +1,4 @@
-"""Kept elements of one stored tensor, in blocks."""
+"""The kept elements of one stored tensor are read in blocks."""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _stored(file: Path, tensor: torch.Tensor) -> TensorInfo:
-    """The tensor behind another one, so that it does not begin where the data does."""
+    """Store the tensor after another one, so that it does not begin where the data begins."""
     save_file({"a": torch.zeros(3, dtype=torch.float64), "t": tensor}, file)
     return next(info for info in read_header(file) if info.name == "t")
 
@@ -88,7 +88,7 @@ def _scattered(count: int, kept: int) -> NDArray[np.int64]:
 @pytest.mark.parametrize("inner", [None, np.array([4, 0, 1])])
 @pytest.mark.parametrize("kept", [60, 4_000, 20_000])
 def test_scattered_rows(file: Path, kept: int, inner: NDArray[np.int64] | None) -> None:
-    """More pieces than one call takes, and gaps that are too long to read."""
+    """More pieces than one system call takes, and gaps too long to read."""
     tensor = torch.arange(30_000 * 5).reshape(-1, 5)
     keep = _scattered(len(tensor), kept)
     want = tensor[keep] if inner is None else tensor[keep][:, inner]
@@ -119,7 +119,7 @@ def test_short_reads_are_continued(
     st.integers(0, 2**32 - 1),
 )
 def test_whole_heads(file: Path, axes: list[tuple[int, int]], seed: int) -> None:
-    """Groups of neighbours move as one; their order is free."""
+    """Groups of neighbouring indices are copied together, in any order."""
     rng = np.random.default_rng(seed)
     tensor = torch.from_numpy(rng.integers(0, 99, size=[3, *(n * size for n, size in axes)]))
     want, keep = tensor, []
@@ -155,7 +155,7 @@ finite_bits = st.integers(0, 0xFFFF).filter(lambda bits: bits & 0x7F80 != 0x7F80
 def test_bfloat16_is_rounded_as_torch_rounds(
     file: Path, bits: list[int], factor: float, offset: float
 ) -> None:
-    """All exponents, subnormal numbers too. Also in numbers: never beyond half a step (1/256)."""
+    """All exponents, also subnormal; the error is never more than half a step (1/256)."""
     tensor = _bfloat16(bits)
     selection = Selection(_stored(file, tensor), (None,), Scaling(factor, offset))
     exact = (tensor.double() + offset) * factor - offset
@@ -165,7 +165,7 @@ def test_bfloat16_is_rounded_as_torch_rounds(
 
 
 def test_half_way_goes_to_even(file: Path) -> None:
-    """1 + 2^-7 and 1 + 3 * 2^-7, times 1.5: 1.51171875 and 1.53515625 lie half-way."""
+    """(1 + 2^-7) * 1.5 = 1.51171875 and (1 + 3 * 2^-7) * 1.5 = 1.53515625 lie half-way."""
     tensor = _bfloat16([0x3F81, 0x3F83])
     (block,) = _blocks(Selection(_stored(file, tensor), (None,), Scaling(1.5, 0.0)), 64)
     assert torch.frombuffer(bytearray(block), dtype=torch.bfloat16).tolist() == [1.515625, 1.53125]
@@ -240,7 +240,7 @@ BITS: dict[torch.dtype, tuple[type[Any], int]] = {
 @pytest.mark.parametrize("dtype", BITS, ids=lambda d: str(d).removeprefix("torch."))
 @pytest.mark.parametrize("place", [0, 70_000, 99_999])
 def test_one_bad_value_among_many_is_found(file: Path, dtype: torch.dtype, place: int) -> None:
-    """Infinity, and NaN with the lowest and with all of its bits, of either sign."""
+    """Infinity, and NaN with only its lowest or all of its bits set, of either sign."""
     whole, infinity = BITS[dtype]
     values = torch.ones(100_000, dtype=dtype)
     values[(place + 1) % 100_000] = torch.finfo(dtype).max

@@ -1,6 +1,6 @@
-"""The vocabulary of models, most of which have no blueprint, pruned whole.
+"""Prune the vocabulary of models, most of which have no blueprint.
 
-One model of each family of tokenizers: byte-level BPE, BPE and Unigram of SentencePiece, WordPiece.
+Each family of tokenizers has one: byte-level BPE, SentencePiece BPE and Unigram, WordPiece.
 """
 
 import json
@@ -74,12 +74,12 @@ class Model:
     architecture: str
     tokenizer: Any
     config: dict[str, Any]
-    """Small sizes; the number of tokens is put at `rows`."""
+    """The config with small sizes; the number of tokens is written to the key `rows`."""
     along: tuple[str, ...]
-    """Tensors of the file with a row for each token."""
+    """Names of the stored tensors with a row for each token."""
     rows: str = "vocab_size"
     prefix: tuple[str, str] = ("", "")
-    """What names in the file begin with in place of what the class has."""
+    """Prefix of names in the class, and the prefix that replaces it in the file."""
 
 
 MODELS = {
@@ -147,7 +147,7 @@ MODELS = {
 
 
 def write(model: Model, directory: Path) -> int:
-    """A checkpoint with every weight drawn at random, as transformers saves it; its tokens."""
+    """Write a random checkpoint, as transformers saves it; returns its vocabulary size."""
     model.tokenizer(directory)
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     config = json.loads(json.dumps(model.config))
@@ -180,16 +180,16 @@ class Pruned:
     out: Path
     size: int
     kept: list[int]
-    """Old ids by new."""
+    """The old id of each new id."""
 
     def both(self) -> tuple[Any, Any]:
-        """The models before and after, as any user of transformers loads them."""
+        """The models before and after the cut, loaded with plain transformers."""
         cls = getattr(transformers, self.model.architecture)
         return tuple(cls.from_pretrained(directory).eval() for directory in (self.source, self.out))
 
 
 def prune(name: str, directory: Path) -> Pruned:
-    """Write a model and keep nine tokens of ten."""
+    """Write a model and keep nine tenths of its tokens."""
     model, source = MODELS[name], directory / "in"
     before = write(model, source)
     out, size = source.with_name("out"), before * 9 // 10
@@ -259,7 +259,7 @@ def test_any_text_reads_as_before_and_no_id_is_stale(pruned: Pruned) -> None:
 
 
 def test_a_stranger_to_regrow_can_load_them(tmp_path: Path) -> None:
-    """In one process, which takes longer to start than to check."""
+    """All are verified in one process, since starting it takes long."""
     directories = [prune(name, tmp_path / str(i)).out for i, name in enumerate(MODELS)]
     for result in verify_all(directories):
         assert result.ok, [check for check in result.checks if not check.ok]
@@ -308,7 +308,7 @@ def test_that_text_is_gone_is_said_where_characters_may_go(tmp_path: Path) -> No
     write(MODELS["bert"], tmp_path / "m")
     text = write_text(tmp_path / "t.jsonl", list(TEXT) * 20)
     regrow.count_vocabulary(tmp_path / "m", tmp_path / "counts", [text], workers=1)
-    said: list[str] = []
+    messages: list[str] = []
     for gone in (False, True):
         plan = tmp_path / f"plan-{gone}.json"
         if gone:
@@ -317,11 +317,13 @@ def test_that_text_is_gone_is_said_where_characters_may_go(tmp_path: Path) -> No
             tmp_path / "m", tmp_path / "counts", coverage=0.9, characters=False, out=plan
         )
         out = tmp_path / f"out-{gone}"
-        regrow.prune(tmp_path / "m", out, vocab={"plan": plan}, progress=Progress(say=said.append))
+        regrow.prune(
+            tmp_path / "m", out, vocab={"plan": plan}, progress=Progress(say=messages.append)
+        )
     shares = [
-        line for line in said if re.search(r"^[\d.]+% of the characters of .* unknown$", line)
+        line for line in messages if re.search(r"^[\d.]+% of the characters of .* unknown$", line)
     ]
     assert shares
-    assert said[-2] == (
+    assert messages[-2] == (
         f"{plan}: how much text becomes unknown was not measured: the text that was counted is gone"
     )

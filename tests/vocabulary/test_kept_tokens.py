@@ -118,7 +118,7 @@ def test_counts_choose_as_a_plan_does(home: Path, tmp_path: Path) -> None:
         ({"plan": "other-plan.json"}, "planned for another tokenizer than that of"),
         ({"counts": "other-counts", "size": 300}, "counted with another tokenizer than that of"),
         ({"counts": "counts", "size": 100}, "the least is 259, since these must stay:"),
-        ({"counts": "counts"}, "vocab: how many tokens remain is not said; give size"),
+        ({"counts": "counts"}, "vocab: the number of tokens to keep is missing; give size"),
         ({"coverage": 0.9}, "vocab: coverage goes by counts; give what regrow vocab count"),
         ({"plan": "plan.json", "size": 300}, "vocab: a plan says which tokens remain"),
         ({"counts": "counts", "size": 300, "keep": "none.txt"}, "none.txt: no such file"),

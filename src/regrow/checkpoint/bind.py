@@ -11,11 +11,11 @@ from regrow.common.errors import UserError
 
 
 def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) -> Layout:
-    """The layout of a checkpoint, by its own blueprint unless one is given.
+    """The layout of a checkpoint, by `blueprint` or, if None, by that of its architecture.
 
-    Where none is written, it is of the vocabulary alone.
+    An architecture without a blueprint gets one that covers only its vocabulary.
 
-    Raises UserError where a stored head differs from the embedding that the config ties it to.
+    Raises UserError if the config ties head and embedding, but the file stores different values.
     """
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     blueprint = (
@@ -23,9 +23,8 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
         or blueprint_for(checkpoint.config)
         or vocabulary_blueprint(checkpoint.config, shapes)
     )
-    flag = read_field(checkpoint.config, "tie_word_embeddings")
     tied = False
-    if flag is not False:
+    if read_field(checkpoint.config, "tie_word_embeddings") is not False:
         by_parameter = {
             blueprint.renames.get(name, name): info for name, info in checkpoint.tensors.items()
         }
@@ -33,8 +32,10 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
         embedding = by_parameter.get(blueprint.head.embedding)
         if head is not None and embedding is not None:
             tied = head.shape == embedding.shape and _same_bytes(head, embedding)
-            said = all(condition.holds(checkpoint.config) for condition in blueprint.head.tied_when)
-            if said and not tied:
+            config_ties = all(
+                condition.holds(checkpoint.config) for condition in blueprint.head.tied_when
+            )
+            if config_ties and not tied:
                 raise UserError(
                     f"{head.file}: {head.name} differs from {embedding.name}, though by "
                     "config.json it is tied; set tie_word_embeddings to false or drop the head"
@@ -52,7 +53,10 @@ def _same_bytes(a: TensorInfo, b: TensorInfo) -> bool:
 
 
 def parameters_counted_once(layout: Layout) -> int:
-    """Parameters with one matrix for embedding and head; all, where they differ in shape."""
+    """The number of parameters, with embedding and head counted as one matrix.
+
+    They are counted as two if their shapes differ.
+    """
     blueprint = layout.blueprint
     shapes = {
         tensor.dims.shape(layout.sizes)

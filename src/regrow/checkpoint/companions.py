@@ -1,31 +1,31 @@
-"""The small files that belong to a model beside its weights and config."""
+"""The small files of a model directory: tokenizer, templates, licences, but not the config."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-_FORMS = (
+_PATTERNS = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template*",
     "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*", "regrow_*.json",
-    # Of models that read more than text, and of those that give one vector for it.
+    # Of multimodal models and of sentence-embedding models.
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
     "normalizer.json", "modules.json", "sentence_bert_config.json",
     "config_sentence_transformers.json", "*_Pooling/config.json",
 )  # fmt: skip
-_LARGEST = 256 << 20
+_MAX_BYTES = 256 << 20
 
 
 def companion_files(directory: Path) -> dict[str, Path]:
-    """Tokenizer, generation config, templates, licences, and what regrow wrote: by name.
+    """Paths of tokenizer, generation config, templates, licences and regrow's own files, by name.
 
-    A name is relative to the directory, with slashes. They are named one by one, so that no code,
-    pickle or second set of weights is passed on.
+    A name is the path relative to the directory, with slashes. Only listed patterns are taken, so
+    that no code, pickle or second set of weights is copied.
     """
-    found = {path for form in _FORMS for path in directory.glob(form) if path.is_file()}
+    found = {path for pattern in _PATTERNS for path in directory.glob(pattern) if path.is_file()}
     return {
         path.relative_to(directory).as_posix(): path
         for path in sorted(found)
-        if path.stat().st_size <= _LARGEST
+        if path.stat().st_size <= _MAX_BYTES
     }
 
 
@@ -35,7 +35,7 @@ def read_companions(directory: Path) -> dict[str, bytes]:
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write small files, by the names that :func:`companion_files` gives, in their order."""
+    """Write small files in the order of the mapping; names as in :func:`companion_files`."""
     for name, data in files.items():
         path = directory / name
         path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A model of which only the config is there: to look at and to plan with, not to cut."""
+"""A directory with a config and no weights: enough to inspect and to plan, not to cut."""
 
 from pathlib import Path
 
@@ -14,17 +14,19 @@ _DTYPES = {"bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4)
 
 
 def is_config_only(directory: Path) -> bool:
-    """Whether a directory holds a config.json, and nothing that looks like weights."""
+    """Whether a directory holds a config.json and no weight files."""
     return (directory / "config.json").is_file() and not any(
         path for pattern in _WEIGHTS for path in directory.glob(pattern)
     )
 
 
 def bind_config(directory: Path) -> Layout:
-    """The layout that a checkpoint of this config would have, with shapes from its class.
+    """The layout that a checkpoint of this config would have.
 
-    Which optional tensors there are (biases, a head of its own) only the class knows, so it is
-    built on the meta device. Raises UserError where the config is refused.
+    Names and shapes come from the model class, built on the meta device: only the class knows
+    which optional tensors (biases, an untied head) a config gives.
+
+    Raises UserError if the class refuses the config.
     """
     path = directory / "config.json"
     config = read_json_object(path)
@@ -36,21 +38,22 @@ def bind_config(directory: Path) -> Layout:
         refusal = " ".join(str(error).split())
         raise UserError(f"{path}: {architecture} refuses it: {refusal}") from None
     if blueprint is None:
-        shapes = {name: s for name, s in found.shapes.items() if name not in found.tied}
+        shapes = {name: shape for name, shape in found.shapes.items() if name not in found.tied}
         return bind(vocabulary_blueprint(config, shapes), config, shapes)
-    # T5's class ties its head in memory whatever the config says; the file holds what that says.
-    apart = read_field(config, "tie_word_embeddings") is False
-    absent = found.tied - ({blueprint.head.weight} if apart else set())
-    return bind(blueprint, config, {n: s for n, s in found.shapes.items() if n not in absent})
+    # T5's class ties its head in memory whatever the config says. The file follows the config.
+    untied = read_field(config, "tie_word_embeddings") is False
+    absent = found.tied - ({blueprint.head.weight} if untied else set())
+    shapes = {name: shape for name, shape in found.shapes.items() if name not in absent}
+    return bind(blueprint, config, shapes)
 
 
-def stored_type(layout: Layout) -> tuple[str, int]:
-    """The type that the config names for its weights, as safetensors call it, and its bytes.
+def stored_dtype(layout: Layout) -> tuple[str, int]:
+    """The dtype that the config gives for the weights: its safetensors name, and bytes per value.
 
-    Raises UserError at a type that no unquantised checkpoint has.
+    Raises UserError unless it is bfloat16, float16 or float32.
     """
-    named = read_field(layout.config, "dtype") or read_field(layout.config, "torch_dtype")
-    name = str(named or "float32").removeprefix("torch.")
+    field = read_field(layout.config, "dtype") or read_field(layout.config, "torch_dtype")
+    name = str(field or "float32").removeprefix("torch.")
     if name not in _DTYPES:
         raise UserError(f"config.json: dtype: {name}: {', '.join(_DTYPES)} is wanted")
     return _DTYPES[name]

@@ -1,8 +1,9 @@
-"""GGUF into a plain Hugging Face directory, by transformers' own loader.
+"""Convert a GGUF file to a plain Hugging Face directory, with transformers' own loader.
 
-The loader restores weights, sizes and vocabulary; it drops the pre-tokenizers it does not know,
-`ignore_merges`, a BOS that goes without saying, and the frequency scaling of the rotary embedding.
-These are put back here from the file's metadata (key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+The loader restores weights, sizes and vocabulary. It drops pre-tokenizers that it does not know,
+`ignore_merges`, a BOS token that the file leaves to the default, and the frequency scaling of the
+rotary embedding. This module restores these from the file's metadata
+(key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
 import hashlib
@@ -30,13 +31,13 @@ from regrow.models.loading import library_errors
 
 SOURCE_FILE = "regrow_source.json"
 
-# What llama.cpp does with a byte-level vocabulary, by `tokenizer.ggml.pre` (src/llama-vocab.cpp). A
-# name that transformers knows arrives as a `Split` already, and needs no entry in the first two.
+# How llama.cpp treats a byte-level vocabulary, by `tokenizer.ggml.pre` (src/llama-vocab.cpp). The
+# first two sets leave out names that transformers knows: it gives them a `Split` itself.
 _DIGIT_SPLITTING = frozenset(
     {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 )
 _GPT2_SPLITTING = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "exaone4"})
-_WHOLE_TOKENS_AND_BOS = frozenset(
+_IGNORE_MERGES_AND_ADD_BOS = frozenset(
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
     | {"jina-v5-nano", "tekken"}
 )
@@ -45,11 +46,11 @@ _WHOLE_TOKENS_AND_BOS = frozenset(
 def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> None:
     """Write the model and tokenizer of `gguf` to a new `directory`, weights in bfloat16.
 
-    The directory appears whole or not at all; `regrow_source.json` in it says where it came from.
-    What the file does not tell for certain is said through `notify`.
+    The directory is written whole or not at all. Its `regrow_source.json` records the source file.
+    `notify` gets a line about each property that the file leaves uncertain.
 
     Raises:
-        UserError: not a complete GGUF file, or one that transformers cannot load.
+        UserError: the file is not a complete GGUF file, or transformers cannot load it.
     """
     reader = _open(gguf)
     metadata = {
@@ -60,10 +61,10 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
     _check_metadata(gguf, metadata)
     rope = _rope_scaling(gguf, metadata, reader)
     quantisation = sorted({tensor.tensor_type.name for tensor in reader.tensors})
-    del reader  # it maps the file
+    del reader  # the reader maps the file into memory
     directory.parent.mkdir(parents=True, exist_ok=True)
     with partial_directory(directory) as partial:
-        weights = _save(gguf, partial, metadata)
+        weights = _save_model(gguf, partial, metadata)
         config = _repaired_config(partial, rope)
         _repair_generation_config(partial)
         _repair_tokenizer(gguf, partial, metadata, notify)
@@ -79,7 +80,7 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
             files = {SOURCE_FILE: json_bytes(source)}
             publish(partial, directory, weights, small_files(config, files, weights))
         except OSError:
-            # A directory that another process put there meanwhile is as good.
+            # Another process may have converted the same file meanwhile: use its directory.
             if not directory.is_dir():
                 raise
 
@@ -119,8 +120,8 @@ def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
         )
 
 
-def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[WeightFile]:
-    """Write model and tokenizer as transformers does; the weight files that this was to give."""
+def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[WeightFile]:
+    """Write model and tokenizer with transformers; return the weight files that it must give."""
     import torch
     from transformers import (
         AutoConfig,
@@ -144,15 +145,17 @@ def _save(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[WeightF
         )
         bos = {}
         if (
-            metadata.get("tokenizer.ggml.pre") in _WHOLE_TOKENS_AND_BOS
+            metadata.get("tokenizer.ggml.pre") in _IGNORE_MERGES_AND_ADD_BOS
             and "tokenizer.ggml.add_bos_token" not in metadata
         ):
             bos = {"add_bos_token": True}
         tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
-    lost = sorted(loading["missing_keys"] | loading["unexpected_keys"])
-    lost += [str(key) for key in loading["mismatched_keys"]]
-    if lost:
-        raise UserError(f"{gguf}: {len(lost)} tensors do not fit the architecture: {lost[0]}, ...")
+    misfits = sorted(loading["missing_keys"] | loading["unexpected_keys"])
+    misfits += [str(key) for key in loading["mismatched_keys"]]
+    if misfits:
+        raise UserError(
+            f"{gguf}: {len(misfits)} tensors do not fit the architecture: {misfits[0]}, ..."
+        )
     length = getattr(model.config, "max_position_embeddings", None)
     if length is not None:
         tokenizer.model_max_length = length
@@ -173,14 +176,14 @@ def _repaired_config(directory: Path, rope: dict[str, Any] | None) -> dict[str, 
 def _repair_generation_config(directory: Path) -> None:
     path = directory / "generation_config.json"
     if path.exists():
-        # Marked so, transformers would ignore the file and derive another one from config.json.
+        # With this mark, transformers ignores the file and derives another one from config.json.
         generation = json.loads(path.read_text())
         generation.pop("_from_model_config", None)
         path.write_bytes(json_bytes(generation))
 
 
 def _shorten_floats(value: Any) -> Any:
-    """GGUF keeps float32: 9.999999747378752e-06 was 1e-05 before it was stored."""
+    """Shortest decimals of float32 values: GGUF stores 1e-05 as 9.999999747378752e-06."""
     if isinstance(value, dict):
         return {key: _shorten_floats(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -191,7 +194,10 @@ def _shorten_floats(value: Any) -> Any:
 
 
 def _rope_scaling(gguf: Path, metadata: dict[str, Any], reader: Any) -> dict[str, Any] | None:
-    """The rotary scaling that transformers' loader drops, as `rope_parameters` spells it."""
+    """Entries for `rope_parameters`: the rotary scaling that transformers' loader drops.
+
+    None if the file scales nothing.
+    """
     architecture = metadata["general.architecture"]
     kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
     factors = [t.data for t in reader.tensors if t.name == "rope_freqs.weight"]
@@ -224,7 +230,7 @@ def _rope_scaling(gguf: Path, metadata: dict[str, Any], reader: Any) -> dict[str
 
 
 def _llama3_factors(count: int, theta: float, scaling: dict[str, Any]) -> list[float]:
-    """By how much each frequency is divided in Llama 3.1 (its `apply_scaling`)."""
+    """The divisor of each rotary frequency in Llama 3.1 (its `apply_scaling`)."""
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     factors = []
     for index in range(count):
@@ -243,7 +249,7 @@ def _repair_tokenizer(
     name = metadata.get("tokenizer.ggml.pre")
     pre_tokenizer = tokenizer["pre_tokenizer"]
     if metadata.get("tokenizer.ggml.model") == "gpt2":
-        if name in _WHOLE_TOKENS_AND_BOS:
+        if name in _IGNORE_MERGES_AND_ADD_BOS:
             tokenizer["model"]["ignore_merges"] = True
         if pre_tokenizer["type"] == "ByteLevel":  # transformers did not know the name
             if name in _DIGIT_SPLITTING:

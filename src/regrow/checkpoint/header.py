@@ -1,4 +1,4 @@
-"""One safetensors file: its header, checked in full, and reads at byte offsets.
+"""One safetensors file: parse and check its header, and read at byte offsets.
 
 The format is that of https://github.com/huggingface/safetensors (section "Format").
 """
@@ -24,21 +24,23 @@ DTYPE_BYTES: Mapping[str, int] = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
-SAFETENSORS_DTYPES: Mapping[str, str] = {
+TORCH_NAMES: Mapping[str, str] = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "F16": "float16",
     "BF16": "bfloat16", "U32": "uint32", "I32": "int32", "F32": "float32", "U64": "uint64",
     "I64": "int64", "F64": "float64", "C64": "complex64",
 }  # fmt: skip
-"""Names of types in PyTorch by their names in safetensors."""
-TORCH_DTYPES: Mapping[str, str] = {torch: own for own, torch in SAFETENSORS_DTYPES.items()}
+"""Name of a dtype in PyTorch by its name in safetensors."""
+SAFETENSORS_NAMES: Mapping[str, str] = {
+    torch_name: name for name, torch_name in TORCH_NAMES.items()
+}
 _PACKED_DTYPES = ("F4", "F6_E2M3", "F6_E3M2")
-UNQUANTISED = "quantised checkpoints cannot be cut, start from the unquantised model"
+QUANTISED_REFUSAL = "quantised checkpoints cannot be cut, start from the unquantised model"
 _MAX_SIZE = 2**63 - 1
 _MAX_DIMENSIONS = 64  # NumPy's and PyTorch's own limit
 
 
 class TensorSpec(NamedTuple):
-    """A tensor without its values; `dtype` is spelled as safetensors does ("BF16", "F32")."""
+    """Name, dtype and shape of a tensor; `dtype` by its safetensors name ("BF16", "F32")."""
 
     name: str
     dtype: str
@@ -51,10 +53,10 @@ class TensorSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies on disk, row-major and little-endian.
+    """Where one tensor is stored on disk, row-major and little-endian.
 
-    `dtype` is spelled as safetensors does ("BF16", "F32"); `start` is the absolute offset in
-    `file`, and `nbytes` the length there, both in bytes.
+    `dtype`: its safetensors name ("BF16", "F32"). `start`: the absolute offset in `file`, in bytes.
+    `nbytes`: the length of the stored values, in bytes.
     """
 
     name: str
@@ -70,7 +72,10 @@ class TensorInfo:
 
 
 def read_header(file: Path) -> list[TensorInfo]:
-    """The tensors of one file by offset; they must fill it without holes or overlap."""
+    """The tensors of one file, sorted by offset.
+
+    Raises UserError if the header is invalid, or if the tensors leave a hole or overlap.
+    """
     with os_errors(file):
         try:
             status = file.stat()
@@ -121,9 +126,9 @@ def read_header(file: Path) -> list[TensorInfo]:
 
 
 def header_bytes(tensors: Iterable[TensorSpec]) -> bytes:
-    """Length and header of a file whose tensors lie in this order.
+    """The first bytes of a file with these tensors in this order: header length, then header.
 
-    Filled up so that the first begins at a multiple of 8 bytes.
+    The header is padded so that the first tensor begins at a multiple of 8 bytes.
     """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -153,12 +158,12 @@ def _parse_entry(file: Path, name: str, entry: Any, data_start: int) -> TensorIn
         raise UserError(f"{where} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype in _PACKED_DTYPES:
-        raise UserError(f"{where} has the packed dtype {dtype}; {UNQUANTISED}")
+        raise UserError(f"{where} has the packed dtype {dtype}; {QUANTISED_REFUSAL}")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise UserError(f"{where} has the unknown dtype {dtype!r}; known: {', '.join(DTYPE_BYTES)}")
-    if not _is_naturals(shape):
+    if not _are_sizes(shape):
         raise UserError(f"{where}: shape must be a list of sizes, not {shape!r:.80}")
-    if not _is_naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise UserError(f"{where}: data_offsets must be [begin, end], not {offsets!r:.80}")
     nbytes = offsets[1] - offsets[0]
     if math.prod(shape) * DTYPE_BYTES[dtype] != nbytes:
@@ -168,14 +173,19 @@ def _parse_entry(file: Path, name: str, entry: Any, data_start: int) -> TensorIn
     return TensorInfo(name, dtype, tuple(shape), file, data_start + offsets[0], nbytes)
 
 
-def _is_naturals(value: Any) -> bool:
+def _are_sizes(value: Any) -> bool:
     if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
         return False
     return all(type(item) is int and 0 <= item <= _MAX_SIZE for item in value)
 
 
 def read_into(descriptor: int, buffer: bytearray | memoryview, offset: int, file: Path) -> None:
-    """Fill `buffer` from `offset` on, whatever the descriptor's position; `file` names it."""
+    """Fill `buffer` with bytes from `offset` (bytes) on; `file` is named in errors.
+
+    The position of the descriptor neither matters nor changes.
+
+    Raises UserError if the file cannot be read or ends too early.
+    """
     view = memoryview(buffer)
     while view:
         with os_errors(file):
@@ -187,7 +197,7 @@ def read_into(descriptor: int, buffer: bytearray | memoryview, offset: int, file
 
 @contextmanager
 def os_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a UserError that names `path`."""
+    """Context manager: turn an OSError into a UserError that names `path`."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Does the architecture's own class accept a config, and do all shapes match?
+"""Build a model class on the meta device, to check a config and the shapes of its tensors.
 
-The class is built on the meta device. That needs torch and transformers, so where they are not
-loaded yet it happens in a process of its own: a process that carves stays small.
+This needs torch and transformers. If transformers is not imported yet, a subprocess does it, so
+that a process that only carves uses little memory.
 """
 
 import copy
@@ -27,14 +27,13 @@ def check_on_meta(
 ) -> None:
     """Raise UserError unless a model of this config has exactly these parameters.
 
-    `shapes`: by parameter name; tensors that the class ties to another, and buffers that it fills
-    itself, may be absent. Of a blueprint of the vocabulary alone only tensors along it are
-    compared: the class may have others, or other names for them. `where`: the config, for the
-    message.
+    `shapes`: by parameter name. Tied tensors, and buffers that the class computes itself, may be
+    absent. With a vocabulary-only blueprint only tensors along the vocabulary are compared, since
+    the class may name the others differently. `where`: the config, as named in the message.
     """
     if blueprint.vocabulary_only:
-        shapes = {name: s for name, s in shapes.items() if blueprint.dims(name).names}
-    problem = ask(
+        shapes = {n: shape for n, shape in shapes.items() if blueprint.dims(n).names}
+    problem = query_class(
         "find_problem",
         config=config,
         architecture=blueprint.architectures[0],
@@ -45,60 +44,70 @@ def check_on_meta(
         raise UserError(f"{where}: {problem}")
 
 
-def ask(question: str, **arguments: Any) -> Any:
-    """The answer to one of `_QUESTIONS`, as JSON has it; in a process of its own where transformers
-    is not loaded here."""
+def query_class(query: str, **arguments: Any) -> Any:
+    """The result of the function in `_QUERIES` with this name, in types that JSON has.
+
+    It runs in a subprocess if transformers is not imported here.
+    """
     if "transformers" in sys.modules:
-        return _QUESTIONS[question](**arguments)
-    answer = subprocess.run(
-        [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check", question],
+        return _QUERIES[query](**arguments)
+    process = subprocess.run(
+        [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check", query],
         input=json.dumps(arguments), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if answer.returncode:
-        raise RuntimeError(f"asking the class of a model failed:\n{answer.stderr}")
-    return json.loads(answer.stdout)
+    if process.returncode:
+        raise RuntimeError(f"building the class of a model failed:\n{process.stderr}")
+    return json.loads(process.stdout)
 
 
 class ClassTensors(NamedTuple):
-    """What a class has by name. `tied`: names of another's tensor; `filled`: those that the class
-    fills where a file lacks them; `unread`: patterns of names that it does not read; `embedding`
-    and `head`: what reads and what gives tokens, where it has them."""
+    """The tensors of a model class.
+
+    `shapes`: by name. `tied`: names that share the tensor of another name. `optional`: buffers that
+    a file may lack, since the class computes them. `ignored`: regular expressions of names in a
+    file that the class does not load. `embedding`, `head`: names of the input embedding and of the
+    output projection, None if the class has none.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     tied: set[str]
-    filled: set[str]
-    unread: list[str]
+    optional: set[str]
+    ignored: list[str]
     embedding: str | None
     head: str | None
 
 
 def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
-    """The tensors of a class at a config, built on the meta device.
+    """The tensors of a class with this config, built on the meta device.
 
-    Raises whatever the class raises at a config that it refuses.
+    Raises whatever the class raises for a config that it refuses.
     """
     import torch
 
     from regrow.models.networks import model_class
 
     with torch.device("meta"):
-        model = model_class(architecture)(_built(config))
+        model = model_class(architecture)(_build_config(config))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    unread = sorted(model._keys_to_ignore_on_load_unexpected or ())
     return ClassTensors(
-        shapes, tied, _filled(model), unread, names.get(id(embedding)), names.get(id(head))
+        shapes=shapes,
+        tied=tied,
+        optional=_optional_buffers(model),
+        ignored=sorted(model._keys_to_ignore_on_load_unexpected or ()),
+        embedding=names.get(id(embedding)),
+        head=names.get(id(head)),
     )
 
 
-def _built(config: Mapping[str, Any]) -> Any:
+def _build_config(config: Mapping[str, Any]) -> Any:
     from regrow.models.networks import config_class
 
     values = copy.deepcopy(dict(config))
     cls = config_class(values.pop("model_type"))
-    # JSON has no infinity; what loads a file puts them back, and what builds from values does not.
+    # JSON has no infinity. `from_pretrained` restores it from its spelling, `from_dict` does not.
     decode = getattr(cls, "_decode_special_floats", lambda values: values)
     return cls.from_dict(decode(values))
 
@@ -106,14 +115,17 @@ def _built(config: Mapping[str, Any]) -> Any:
 def find_problem(
     config: Mapping[str, Any], architecture: str, shapes: Shapes, *, complete: bool = True
 ) -> str | None:
-    """What is wrong, in one line, or None. `complete`: these are all tensors."""
+    """What is wrong with config or shapes, in one line; None if nothing is.
+
+    `complete`: `shapes` must hold all tensors of the class.
+    """
     try:
         found = class_tensors(config, architecture)
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
         return _refusal(error, architecture)
     for name, shape in found.shapes.items():
         if name not in shapes:
-            if not complete or name in found.tied | found.filled:
+            if not complete or name in found.tied | found.optional:
                 continue
             return f"{architecture} wants {name}, which is not there"
         if shape != tuple(shapes[name]):
@@ -123,21 +135,26 @@ def find_problem(
 
 
 def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """What of a class lies along the vocabulary: tensors that grow by one with one token more.
+    """The tensors of a class that lie along the vocabulary: they grow by one with one more token.
 
-    Gives `fields`, the dotted keys of the config that hold the number of rows, first the one that
-    the class reads; `size`, that number; `along`, by tensor name the dimension that grows; `shapes`
-    of all tensors; whether it is an `encoder_decoder`; and, as in `ClassTensors`, `tied`, `filled`,
-    `unread`, `embedding` and `head`. Or nothing but `refusal`, one line: also where a table grows
-    with another number that may be one of tokens.
+    Returns a dict, in types that JSON has:
+        fields: dotted keys of the config that hold the vocabulary size; the class reads the first.
+        size: that vocabulary size.
+        along: by tensor name, the dimension that grows.
+        shapes: of all tensors, by name.
+        encoder_decoder: whether the model has an encoder and a decoder.
+        tied, optional, ignored, embedding, head: as in `ClassTensors`.
+
+    If this is uncertain, the dict holds only `refusal`, the reason in one line. One such reason is
+    a tensor that also grows with another config field that may be a vocabulary size.
     """
     try:
-        fields, size, others, encoder_decoder = _vocabulary_fields(config)
+        fields, size, other_sizes, encoder_decoder = _vocabulary_fields(config)
         found = class_tensors(config, architecture)
-        more = class_tensors(_with_fields(config, fields, size + 1), architecture)
-        for field, value in others.items():
+        larger = class_tensors(_with_fields(config, fields, size + 1), architecture)
+        for field, value in other_sizes.items():
             other = class_tensors(_with_fields(config, [field], value + 1), architecture)
-            if name := _first_apart(found.shapes, other.shapes):
+            if name := _first_difference(found.shapes, other.shapes):
                 refusal = (
                     f"{name}: {architecture} sizes it by {field} and not by {fields[0]}, so it is "
                     "unknown which of its rows follow a cut"
@@ -145,22 +162,26 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
                 return {"refusal": refusal}
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
         return {"refusal": _refusal(error, architecture)}
-    if {n: len(s) for n, s in found.shapes.items()} != {n: len(s) for n, s in more.shapes.items()}:
+    ranks, larger_ranks = (
+        {name: len(shape) for name, shape in each.shapes.items()} for each in (found, larger)
+    )
+    if ranks != larger_ranks:
         return {
             "refusal": f"{architecture} has other tensors at {size + 1:,} tokens than at {size:,}"
         }
     along: dict[str, int] = {}
     for name, shape in found.shapes.items():
         grown = [
-            at for at, (a, b) in enumerate(zip(shape, more.shapes[name], strict=True))
+            dimension
+            for dimension, (a, b) in enumerate(zip(shape, larger.shapes[name], strict=True))
             if a != b
         ]  # fmt: skip
         if not grown:
             continue
-        if len(grown) > 1 or (shape[grown[0]], more.shapes[name][grown[0]]) != (size, size + 1):
+        if len(grown) > 1 or (shape[grown[0]], larger.shapes[name][grown[0]]) != (size, size + 1):
             refusal = (
                 f"{name}: {architecture} gives it {list(shape)} at {size:,} tokens and "
-                f"{list(more.shapes[name])} at {size + 1:,}, not a row for each"
+                f"{list(larger.shapes[name])} at {size + 1:,}, not a row for each"
             )
             return {"refusal": refusal}
         along[name] = grown[0]
@@ -172,8 +193,8 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
     return {
         "fields": fields, "size": size, "along": along, "shapes": found.shapes,
         "encoder_decoder": encoder_decoder, "tied": sorted(found.tied),
-        "filled": sorted(found.filled), "unread": found.unread, "embedding": found.embedding,
-        "head": found.head,
+        "optional": sorted(found.optional), "ignored": found.ignored,
+        "embedding": found.embedding, "head": found.head,
     }  # fmt: skip
 
 
@@ -181,25 +202,28 @@ def _refusal(error: Exception, architecture: str) -> str:
     return f"{architecture} refuses it: {' '.join(str(error).split())}"
 
 
-def _first_apart(shapes: Shapes, others: Shapes) -> str | None:
+def _first_difference(shapes: Shapes, others: Shapes) -> str | None:
     return next((name for name, shape in shapes.items() if others.get(name) != shape), None)
 
 
 def _vocabulary_fields(
     config: Mapping[str, Any],
 ) -> tuple[list[str], int, dict[str, int], bool]:
-    """The keys that hold the size of the vocabulary that text is read with, and that size; other
-    sizes of vocabularies; and whether there is an encoder beside the decoder."""
-    built = _built(config)
+    """Where a config holds the size of the text vocabulary.
+
+    Returns the dotted keys that hold it, the size, the values of other keys that may be vocabulary
+    sizes (by dotted key), and whether the model has an encoder and a decoder.
+    """
+    built = _build_config(config)
     text = built.get_text_config()
     key = text.attribute_map.get("vocab_size", "vocab_size")
     if not isinstance(size := getattr(text, "vocab_size", None), int):
         raise ValueError("its config has no vocab_size")
-    own = next((n for n in built.sub_configs if getattr(built, n, None) is text), None)
-    field = key if text is built else f"{own}.{key}"
-    also = [path for path, value in _entries(config) if path != field and value == size]
-    fields = [field, *(path for path in also if path.rpartition(".")[2] == key)]
-    others = {
+    text_name = next((n for n in built.sub_configs if getattr(built, n, None) is text), None)
+    field = key if text is built else f"{text_name}.{key}"
+    equal = [path for path, value in _entries(config) if path != field and value == size]
+    fields = [field, *(path for path in equal if path.rpartition(".")[2] == key)]
+    other_sizes = {
         path: value
         for path, value in _entries(built.to_dict())
         if "vocab" in path.rpartition(".")[2]
@@ -207,10 +231,11 @@ def _vocabulary_fields(
         and type(value) is int
         and path not in fields
     }
-    return fields, size, others, bool(built.is_encoder_decoder)
+    return fields, size, other_sizes, bool(built.is_encoder_decoder)
 
 
 def _entries(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of a nested config, each with its dotted key."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _entries(value, f"{prefix}{key}.")
@@ -225,24 +250,26 @@ def _with_fields(config: Mapping[str, Any], fields: list[str], value: int) -> di
     return changed
 
 
-def _filled(model: Any) -> set[str]:
-    """Buffers that the class says a file may lack: it fills them as it was built (BART's bias of
-    the logits). A parameter may not be lacking, whatever the class says."""
-    may_lack = [re.compile(text) for text in model._keys_to_ignore_on_load_missing or ()]
+def _optional_buffers(model: Any) -> set[str]:
+    """Buffers that a file may lack, by the class: it computes them (BART's bias of the logits).
+
+    Parameters must be in the file, even if the class says that they may be missing.
+    """
+    optional = [re.compile(text) for text in model._keys_to_ignore_on_load_missing or ()]
     names = (name for name, _ in model.named_buffers())
-    return {name for name in names if any(pattern.search(name) for pattern in may_lack)}
+    return {name for name in names if any(pattern.search(name) for pattern in optional)}
 
 
 def _main() -> None:
     import gc
     import logging
 
-    gc.disable()  # imports make no garbage, and looking for it takes a fifth of their time
+    gc.disable()  # collecting garbage takes a fifth of the import time, and finds none
     logging.disable(logging.WARNING)
-    print(json.dumps(_QUESTIONS[sys.argv[1]](**json.load(sys.stdin))))
+    print(json.dumps(_QUERIES[sys.argv[1]](**json.load(sys.stdin))))
 
 
-_QUESTIONS: dict[str, Callable[..., Any]] = {
+_QUERIES: dict[str, Callable[..., Any]] = {
     "find_problem": find_problem,
     "vocabulary_tensors": vocabulary_tensors,
 }

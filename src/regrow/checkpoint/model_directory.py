@@ -1,4 +1,4 @@
-"""A model on disk, as it goes from step to step."""
+"""A model directory on disk, whose parts are read once."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from regrow.architectures import Layout
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.companions import companion_files
-from regrow.checkpoint.config_only import bind_config, is_config_only, stored_type
+from regrow.checkpoint.config_only import bind_config, is_config_only, stored_dtype
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.common.files import read_json_object
 from regrow.models.loading import load_config, load_model, load_tokenizer
@@ -21,57 +21,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """A local model directory, of which each part is read once, when it is first asked for.
+    """A local model directory. Each part is read on first access and kept.
 
-    What is read must not change while the object lives: a step that writes a directory anew makes
-    a new `ModelDirectory`. Every attribute raises UserError where the directory does not hold what
-    is asked for.
+    The files must not change while the object is in use: after writing a directory anew, make a new
+    `ModelDirectory`. Every attribute raises UserError if the directory does not hold that part.
     """
 
     path: Path
 
     def __reduce__(self) -> tuple[type["ModelDirectory"], tuple[Path]]:
-        """Another process reads for itself what it needs."""
+        """Pickle only the path, so that another process reads the parts itself."""
         return ModelDirectory, (self.path,)
 
     @cached_property
     def is_config_only(self) -> bool:
-        """Whether there is a config.json, and nothing that looks like weights."""
+        """Whether the directory holds a config.json and no weight files."""
         return is_config_only(self.path)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """Config, index and headers of the weights."""
+        """Config, index and headers of the weight files."""
         return open_checkpoint(self.path)
 
     @cached_property
     def layout(self) -> Layout:
-        """What the blueprint says of the checkpoint, or of the config where there is no more."""
+        """The layout of the checkpoint, or of the config if there are no weights."""
         return bind_config(self.path) if self.is_config_only else bind_checkpoint(self.checkpoint)
 
     @cached_property
     def config(self) -> Any:
-        """The config as transformers has it."""
+        """The config object of transformers."""
         return load_config(self.path)
 
     @cached_property
     def generation_config(self) -> dict[str, Any] | None:
-        """The contents of generation_config.json; None where there is none."""
+        """The contents of generation_config.json; None if there is no such file."""
         path = self.path / "generation_config.json"
         return read_json_object(path) if path.is_file() else None
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer as transformers has it; whoever changes it works on a copy."""
+        """The tokenizer object of transformers. It is shared: change only a copy."""
         return load_tokenizer(self.path)
 
     def load(self, *, dtype: "torch.dtype | str" = "float32") -> Any:
-        """The model with its weights, a new one at each call; see `load_model`."""
+        """Load the model with its weights, anew at each call; see `load_model`."""
         return load_model(self.path, dtype=dtype)
 
     @cached_property
     def files_sha256(self) -> str:
-        """SHA-256 (hex) over config, tokenizer and the other small files."""
+        """SHA-256 (hex) of config, tokenizer and the other small files."""
         digest = hashlib.sha256()
         small = {"config.json": self.path / "config.json", **companion_files(self.path)}
         for name, path in small.items():
@@ -82,10 +81,13 @@ class ModelDirectory:
 
     @cached_property
     def bytes_by_type(self) -> dict[str, int]:
-        """Bytes of all weights by their type (`BF16`); from a config alone, as they would be."""
+        """Bytes of all weights by dtype (`BF16`).
+
+        If there is only a config, the bytes that a checkpoint of it would have.
+        """
         if self.is_config_only:
-            name, width = stored_type(self.layout)
-            return {name: sum(prod(t.shape) for t in self.layout.tensors.values()) * width}
+            name, item_bytes = stored_dtype(self.layout)
+            return {name: sum(prod(t.shape) for t in self.layout.tensors.values()) * item_bytes}
         found: dict[str, int] = {}
         for info in self.checkpoint.tensors.values():
             found[info.dtype] = found.get(info.dtype, 0) + info.nbytes
@@ -93,11 +95,11 @@ class ModelDirectory:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights in the file."""
+        """Bytes of all weights."""
         return sum(self.bytes_by_type.values())
 
     def facts(self) -> dict[str, Any]:
-        """Hashes, parameters and sizes, as the ledger records them."""
+        """Hashes, number of parameters and sizes in bytes, as the ledger records them."""
         files = [path for path in self.path.rglob("*") if path.is_file()]
         return {
             "fingerprint": self.checkpoint.fingerprint,

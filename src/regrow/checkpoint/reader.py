@@ -1,7 +1,7 @@
-"""Open a Hugging Face directory of safetensors from its headers alone.
+"""Open a Hugging Face directory of safetensors by reading only its headers.
 
-Everything is checked here, before work starts: a `Checkpoint` that was returned is complete and
-consistent. Weights are read by plain `pread`, never mapped, since mapped pages count as resident.
+Everything is checked here, before any work: a returned `Checkpoint` is complete and consistent.
+Weights are read by plain `pread` and never mapped, since mapped pages count as resident memory.
 """
 
 import hashlib
@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.checkpoint.header import UNQUANTISED, TensorInfo, os_errors, read_header, read_into
+from regrow.checkpoint.header import (
+    QUANTISED_REFUSAL,
+    TensorInfo,
+    os_errors,
+    read_header,
+    read_into,
+)
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
 
@@ -35,7 +41,10 @@ _QUANTISED_SUFFIXES = (".qweight", ".qzeros", ".weight_packed", ".weight.absmax"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked model directory: `tensors` by name, in file order and then by offset."""
+    """A checked model directory.
+
+    `tensors`: by name, in the order of the files and then of the offsets.
+    """
 
     directory: Path
     config: dict[str, Any]
@@ -44,14 +53,14 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """`fingerprint(self)`, computed when first asked for."""
+        """The result of `fingerprint(self)`, computed once."""
         return fingerprint(self)
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
-    """Read config, index and headers of `directory`; no weights.
+    """Read config, index and headers of `directory`, but no weights.
 
-    Where both `model.safetensors` and an index exist, the single file wins, as in transformers.
+    If both `model.safetensors` and an index exist, the single file is used, as in transformers.
 
     Raises:
         UserError: the directory is not a complete, unquantised safetensors checkpoint.
@@ -101,11 +110,11 @@ def _open(directory: Path) -> Checkpoint:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Hash names, dtypes, shapes and sampled bytes: 'sha256:' and 64 hex digits.
+    """Hash of names, dtypes, shapes and sampled bytes: 'sha256:' and 64 hex digits.
 
-    4 KiB at the start, in the middle and at the end of each tensor are read (all of a tensor that
-    is not larger than that), so a change elsewhere in a large tensor goes unseen. How the tensors
-    are spread over files, and in which order, does not matter.
+    Of each tensor, 4 KiB at the start, in the middle and at the end are read, or the whole tensor
+    if it has at most 4 KiB. A change elsewhere in a large tensor is not detected. The hash does not
+    depend on which file holds a tensor, nor on the order of the tensors.
     """
     digest = hashlib.sha256()
     descriptors: dict[Path, int] = {}
@@ -128,11 +137,13 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def read_bytes(info: TensorInfo, start_row: int = 0, rows: int | None = None) -> bytearray:
-    """Read `rows` rows (all that follow, when None) of the first dimension, as stored.
+    """The stored bytes of some rows along the first dimension.
+
+    `rows`: how many rows, from `start_row` on; None reads all that follow.
 
     Raises:
         ValueError: the rows lie outside the tensor.
-        UserError: the file cannot be read, or has been cut short since it was opened.
+        UserError: the file cannot be read, or is shorter than when it was opened.
     """
     height = info.shape[0] if info.shape else 1
     count = height - start_row if rows is None else rows
@@ -150,13 +161,14 @@ def read_bytes(info: TensorInfo, start_row: int = 0, rows: int | None = None) ->
 
 
 def read_tensor(info: TensorInfo, start_row: int = 0, rows: int | None = None) -> NDArray[Any]:
-    """The values of `read_bytes`, `[rows, *shape[1:]]` (a scalar has shape `[]`), writable.
+    """The values of some rows, a writable array [rows, *shape[1:]]; a scalar has shape [].
 
-    NumPy has no bfloat16: BF16 comes as float32, which holds each of its values exactly.
+    Arguments and errors are those of `read_bytes`. NumPy has no bfloat16: BF16 is returned as
+    float32, which represents each of its values exactly.
     """
     buffer = read_bytes(info, start_row, rows)
     shape = info.shape
-    if shape:  # counted, not inferred: an empty row has no bytes to count by
+    if shape:  # reshape cannot infer the number of rows if a row has no values
         shape = (shape[0] - start_row if rows is None else rows, *shape[1:])
     if info.dtype == "BF16":
         widened = np.frombuffer(buffer, "<u2").astype("<u4") << 16
@@ -165,9 +177,11 @@ def read_tensor(info: TensorInfo, start_row: int = 0, rows: int | None = None) -
 
 
 def _samples(nbytes: int) -> list[tuple[int, int]]:
+    """The ranges of a tensor that are hashed, as (offset, length), in bytes."""
     if nbytes <= SAMPLE_BYTES:
         return [(0, nbytes)]
-    return [(at, SAMPLE_BYTES) for at in (0, (nbytes - SAMPLE_BYTES) // 2, nbytes - SAMPLE_BYTES)]
+    last = nbytes - SAMPLE_BYTES
+    return [(offset, SAMPLE_BYTES) for offset in (0, last // 2, last)]
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
@@ -214,15 +228,15 @@ def _refuse_quantised_config(path: Path, config: dict[str, Any]) -> None:
         settings = config.get(key)
         if settings:
             method = settings.get("quant_method") if isinstance(settings, dict) else None
-            raise UserError(f"{path}: {key} (method: {method or 'unnamed'}): {UNQUANTISED}")
+            raise UserError(f"{path}: {key} (method: {method or 'unnamed'}): {QUANTISED_REFUSAL}")
 
 
 def _refuse_quantised_tensor(info: TensorInfo) -> None:
-    # Old checkpoints hold causal masks, [1, 1, n, n], as bytes: these are not weights.
+    # Old checkpoints store causal masks, [1, 1, n, n], as bytes. These are not weights.
     mask = len(info.shape) < 2 or info.shape[:2] == (1, 1)
     packed = info.dtype in ("I8", "U8") and not mask
     if packed or info.dtype.startswith("F8") or info.name.endswith(_QUANTISED_SUFFIXES):
-        raise UserError(f"{info.file}: {info.name!r} is {info.dtype}: {UNQUANTISED}")
+        raise UserError(f"{info.file}: {info.name!r} is {info.dtype}: {QUANTISED_REFUSAL}")
 
 
 def _no_weights(directory: Path, config: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""From what a user calls a model to a local directory: a path, a GGUF file, or a hub id."""
+"""Find the local directory of a model that a user names: a path, a GGUF file, or a hub id."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ from regrow.common.files import from_home
 _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII
 )
-# Weights by the one name that transformers reads, and what config and tokenizer consist of:
-# no pickles, no code, and no second copy of the weights (consolidated*, original/, onnx/). Of the
-# directories, which patterns can only leave out, additional_chat_templates and 1_Pooling stay.
-_WANTED = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-_UNWANTED = ("[!a1]*/*", "a[!d]*/*", "*requirements*.txt")
+# Download the weights under the name that transformers reads, and the files of config and
+# tokenizer: no pickles, no code, no second copy of the weights (consolidated*, original/, onnx/).
+# Folders can only be excluded, so _IGNORED names all but additional_chat_templates and 1_Pooling.
+_ALLOWED = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+_IGNORED = ("[!a1]*/*", "a[!d]*/*", "*requirements*.txt")
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ def resolve_model(
 
     A GGUF file is converted once, under `cache` (None: `$XDG_CACHE_HOME/regrow`), and found again
     by its SHA-256. A hub id is downloaded, without pickles or code, into `cache` (None: the hub's
-    own cache). What takes long is announced through `notify`.
+    own cache). `notify` gets a line before a conversion and before a download.
 
     Raises:
-        UserError: there is no such path or repository, or it cannot be had now.
+        UserError: the path or repository does not exist, or cannot be converted or downloaded.
     """
     path = from_home(Path(model))
     if path.is_dir():
@@ -39,17 +39,17 @@ def resolve_model(
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise UserError(f"{path}: is a file; give the directory that holds it, or a .gguf file")
-        return _converted(path, cache, notify)
+        return _convert_once(path, cache, notify)
     match = _HUB_ID.fullmatch(model)
     if match is None or model.lower().endswith((".gguf", ".safetensors")):
         raise UserError(
             f"{model}: no such directory; give one, a .gguf file, or a hub id as "
             f"owner/name[@revision]"
         )
-    return _downloaded(match["repo"], match["revision"], cache, notify)
+    return _download(match["repo"], match["revision"], cache, notify)
 
 
-def _converted(gguf: Path, cache: Path | None, notify: Callable[[str], None]) -> Path:
+def _convert_once(gguf: Path, cache: Path | None, notify: Callable[[str], None]) -> Path:
     from regrow.checkpoint.gguf import convert_gguf, file_sha256
 
     if cache is None:
@@ -65,7 +65,7 @@ def _converted(gguf: Path, cache: Path | None, notify: Callable[[str], None]) ->
     return directory
 
 
-def _downloaded(
+def _download(
     repo: str, revision: str | None, cache: Path | None, notify: Callable[[str], None]
 ) -> Path:
     import huggingface_hub
@@ -73,7 +73,7 @@ def _downloaded(
 
     name = repo if revision is None else f"{repo}@{revision}"
     notify(f"fetching {name} from the Hugging Face hub (or its cache)")
-    # HTTPError of httpx or of httpx2, as the hub's version has it.
+    # HTTPError of httpx or of httpx2, depending on the version of huggingface_hub.
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     local = "a local path would start with ./ or /"
     try:
@@ -82,8 +82,8 @@ def _downloaded(
                 repo,
                 revision=revision,
                 cache_dir=cache,
-                allow_patterns=list(_WANTED),
-                ignore_patterns=list(_UNWANTED),
+                allow_patterns=list(_ALLOWED),
+                ignore_patterns=list(_IGNORED),
             )
         )
     except errors.GatedRepoError as error:

@@ -1,4 +1,4 @@
-"""Write trained weights in the form of the checkpoint that they began from."""
+"""Write trained weights with the names, dtypes and files of the checkpoint before training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from regrow.architectures import Layout
 from regrow.checkpoint.companions import read_companions
-from regrow.checkpoint.header import SAFETENSORS_DTYPES
+from regrow.checkpoint.header import TORCH_NAMES
 from regrow.checkpoint.reader import Checkpoint
 from regrow.checkpoint.writer import WeightFile, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 def save_trained(
-    state: "Mapping[str, Tensor]", like: Checkpoint, layout: Layout, out: Path
+    state: "Mapping[str, Tensor]", original: Checkpoint, layout: Layout, out: Path
 ) -> None:
-    """A directory as `like`, with the same names, types and files, and other weights.
+    """Write the directory `original` to `out` with other weights.
 
-    `state`: of a module of transformers, of any float type; rounded to the types of `like`. Names
-    that share a tensor stay equal, and tensors that the class ignores are left out. Written whole
-    or not at all.
+    `state`: the state dict of a transformers module, of any float dtype; values are rounded to the
+    dtypes of `original`. `layout`: of `original`. Tied tensors stay equal, and tensors that the
+    class ignores are left out. The directory is written whole or not at all.
 
-    Raises UserError where the disk has no room.
+    Raises UserError if there is not enough disk space.
     """
     import torch
 
     weights = []
-    for path in like.files:
-        infos = (info for info in like.tensors.values() if info.file == path)
+    for path in original.files:
+        infos = (info for info in original.tensors.values() if info.file == path)
         if specs := tuple(info.spec for info in infos if info.name in layout.tensors):
             weights.append(WeightFile(path.name, specs))
     check_free_space(out, sum(spec.nbytes for file in weights for spec in file.tensors))
@@ -40,10 +40,10 @@ def save_trained(
             tensors = {
                 spec.name: state[layout.tensors[spec.name].parameter]
                 .detach()
-                .to(getattr(torch, SAFETENSORS_DTYPES[spec.dtype]), copy=True)
+                .to(getattr(torch, TORCH_NAMES[spec.dtype]), copy=True)
                 .contiguous()
                 for spec in file.tensors
             }
             save_tensors(tensors, partial / file.name)
-        files = read_companions(like.directory)
-        publish(partial, out, weights, small_files(like.config, files, weights, indent=1))
+        files = read_companions(original.directory)
+        publish(partial, out, weights, small_files(original.config, files, weights, indent=1))

@@ -1,4 +1,4 @@
-"""Does a directory work for someone who has transformers, and has never heard of regrow?"""
+"""Check that a model directory works with transformers alone, without regrow."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ _SCRIPT = Path(__file__).with_name("verify_script.py")
 
 @dataclass(frozen=True)
 class Check:
-    """One check; `detail` says what is wrong, or what was looked at."""
+    """One check; `detail` says what is wrong, or what was checked."""
 
     name: str
     ok: bool
@@ -24,7 +24,7 @@ class Check:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The checks of one directory, in the order in which they were made."""
+    """The checks of one directory, in the order in which they ran."""
 
     directory: Path
     checks: tuple[Check, ...]
@@ -36,47 +36,51 @@ class VerifyResult:
 
 
 def verify(directory: Path, *, trust_remote_code: bool = False) -> VerifyResult:
-    """`verify_all` for one directory."""
+    """Check one directory; see `verify_all`."""
     return verify_all([directory], trust_remote_code=trust_remote_code)[0]
 
 
 def verify_all(
     directories: Sequence[Path], *, trust_remote_code: bool = False
 ) -> list[VerifyResult]:
-    """Load each directory in one fresh process and check it, from config to greedy generation.
+    """Load each directory and check it, from config to greedy generation.
 
-    The process is offline, isolated from the caller's path and environment, and without regrow.
-    `trust_remote_code`: run the modelling file of a directory whatever it holds; without it only
-    one that is regrow's own, byte for byte.
+    All directories are checked in one new process. It is offline, isolated from the caller's path
+    and environment, and does not import regrow.
+    `trust_remote_code`: run any modelling file in a directory. If False, run only one that equals
+    regrow's own byte for byte.
 
     Raises:
-        UserError: a directory does not exist, or the process died (killed for memory, say).
+        UserError: a directory does not exist, or the process ended early (out of memory, say).
     """
     for directory in directories:
         if not Path(directory).is_dir():
             raise UserError(f"{directory}: no such directory")
-    asked = [
-        [str(Path(directory).resolve()), None if trust_remote_code else _distrust(Path(directory))]
+    requests = [
+        [
+            str(Path(directory).resolve()),
+            None if trust_remote_code else _why_untrusted(Path(directory)),
+        ]
         for directory in directories
     ]
-    command = [sys.executable, "-I", str(_SCRIPT), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    command = [sys.executable, "-I", str(_SCRIPT), json.dumps(requests)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
             f"{', '.join(map(str, directories))}: the verifying process ended with code "
-            f"{done.returncode}: {last}"
+            f"{process.returncode}: {last}"
         )
     return [
         VerifyResult(Path(directory), tuple(Check(*check) for check in result["checks"]))
-        for directory, result in zip(directories, json.loads(done.stdout), strict=True)
+        for directory, result in zip(directories, json.loads(process.stdout), strict=True)
     ]
 
 
-def _distrust(directory: Path) -> str | None:
-    """Why code of this directory may not run, or None."""
+def _why_untrusted(directory: Path) -> str | None:
+    """Why the code of this directory must not run; None if it may."""
     try:
-        found = foreign_code(directory)
+        reason = foreign_code(directory)
     except (OSError, ValueError, AttributeError) as error:  # unreadable, or no JSON object
-        found = f"its configs cannot be read ({error})"
-    return found and f"{found}; read it, then ask for trust_remote_code"
+        reason = f"its configs cannot be read ({error})"
+    return reason and f"{reason}; read it, then ask for trust_remote_code"

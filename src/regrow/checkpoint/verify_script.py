@@ -1,8 +1,8 @@
-"""Run by `verify`, in a process of its own that knows nothing of regrow: python -I FILE JSON
+"""The script that `verify` runs in a process without regrow: python -I FILE JSON
 
-The JSON is a list of [directory, why its code may not run, or null]. It loads each directory as any
-user of transformers would, and prints one JSON list with an object for each: {"directory": ...,
-"checks": [[name, ok, detail], ...]}.
+The argument is a JSON list of [directory, why its code must not run, or null]. The script loads
+each directory as any user of transformers would. It prints a JSON list with one object for each
+directory: {"directory": ..., "checks": [[name, ok, detail], ...]}.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ NEW_TOKENS = 8
 
 
 class FailedCheckError(Exception):
-    """What a check found wrong."""
+    """A check failed; the message says what is wrong."""
 
 
 class _Collector(logging.Handler):
@@ -48,11 +48,12 @@ def _warnings_of_transformers() -> Iterator[list[str]]:
         logger.removeHandler(collector)
 
 
-def check_directory(directory: Path, distrust: str | None) -> list[tuple[str, bool, str]]:
-    """All checks of one directory, in order; what could not be reached counts as failed.
+def check_directory(directory: Path, why_untrusted: str | None) -> list[tuple[str, bool, str]]:
+    """All checks of one directory, in order, as (name, ok, detail).
 
-    `distrust`: why code of the directory may not run, None where it may. It matters only for a
-    directory that does not load without.
+    If config or model does not load, the checks end there, with that check as failed.
+    `why_untrusted`: why the code of the directory must not run; None if it may. It matters only for
+    a directory that does not load without its own code.
     """
     import torch
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -64,17 +65,17 @@ def check_directory(directory: Path, distrust: str | None) -> list[tuple[str, bo
             result = action()
         except FailedCheckError as error:
             checks.append((name, False, str(error)))
-        except Exception as error:  # noqa: BLE001  # whatever a broken directory makes a library raise
+        except Exception as error:  # noqa: BLE001  # a broken directory can make a library raise anything
             detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            if distrust is not None and "trust_remote_code" in detail:
-                detail = f"the directory's own code, not run: {distrust}"
+            if why_untrusted is not None and "trust_remote_code" in detail:
+                detail = f"the directory's own code, not run: {why_untrusted}"
             checks.append((name, False, detail))
         else:
             checks.append((name, True, result if isinstance(result, str) else ""))
             return result
         return None
 
-    options = {"trust_remote_code": distrust is None, "local_files_only": True}
+    options = {"trust_remote_code": why_untrusted is None, "local_files_only": True}
     with _warnings_of_transformers() as warnings:
         config = check("config loads", lambda: AutoConfig.from_pretrained(directory, **options))
         if config is None:
@@ -122,7 +123,7 @@ def check_directory(directory: Path, distrust: str | None) -> list[tuple[str, bo
 
 
 def class_for(config: Any) -> Any:
-    """The auto class that loads the class that config.json names."""
+    """The auto class of transformers that loads the model class named in config.json."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -146,7 +147,7 @@ def _fail_if(fault: str) -> None:
 
 
 def check_keys(loading: dict[str, Any]) -> None:
-    """The file holds the tensors of the model, no more and no less, in the right shapes."""
+    """The files hold exactly the tensors of the model, in the right shapes."""
     faults = [
         f"{kind}: {', '.join(sorted(map(str, loading[kind])))}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -164,7 +165,7 @@ def check_weights(model: Any) -> None:
 
 
 def _ids(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """All token ids in a config as it is written, also in nested configs and lists."""
+    """All token ids in the JSON of a config, also in nested configs and lists, with their keys."""
     if isinstance(value, dict):
         for name, item in value.items():
             nested = isinstance(item, dict)
@@ -178,7 +179,7 @@ def _ids(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
 
 
 def check_ids(directory: Path, rows: int) -> None:
-    """Every id in config.json and generation_config.json has a row in the embedding."""
+    """Every token id in config.json and generation_config.json has a row in the embedding."""
     faults = []
     for name in ("config.json", "generation_config.json"):
         path = directory / name
@@ -190,7 +191,7 @@ def check_ids(directory: Path, rows: int) -> None:
 
 
 def check_decoder_start(model: Any) -> None:
-    """An encoder-decoder says which token its decoder begins with."""
+    """The configs of an encoder-decoder name the first token of the decoder."""
     starts = [
         value
         for source in (model.generation_config, model.config)
@@ -201,7 +202,7 @@ def check_decoder_start(model: Any) -> None:
 
 
 def check_agreement(model: Any, tokenizer: Any) -> None:
-    """Where a config and the tokenizer both name eos, bos or pad, they mean the same token."""
+    """If a config and the tokenizer both name eos, bos or pad, they name the same token."""
     faults = []
     for kind in ("eos", "bos", "pad"):
         own = getattr(tokenizer, f"{kind}_token_id", None)
@@ -217,32 +218,35 @@ def check_agreement(model: Any, tokenizer: Any) -> None:
 
 
 def check_size(tokenizer: Any, rows: int) -> None:
-    """Every id that the tokenizer can give has a row in the embedding."""
+    """Every id of the tokenizer has a row in the embedding."""
     size = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
     _fail_if(f"ids up to {size - 1}, but {rows} rows in the embedding" if size > rows else "")
 
 
 def check_round_trip(tokenizer: Any) -> str:
-    """Decoding, encoding and decoding again gives the same text, for tokens from all over."""
+    """Decoding, encoding and decoding again gives the same text, for tokens spread over all ids."""
     special = set(tokenizer.all_special_ids)
     vocabulary = sorted(set(tokenizer.get_vocab().values()) - special)
-    tried = 0
+    checked = 0
     for token in vocabulary[:: max(1, len(vocabulary) // SAMPLED_TOKENS)]:
         text = tokenizer.decode([token]).strip()
-        # White space, a part of a character, or a control character, which many normalise away; a
-        # piece of WordPiece that goes on a word, which alone is shown with its mark.
+        # Skip white space, parts of a character, and control characters, which many tokenizers
+        # normalise away. Skip WordPiece's pieces inside a word: alone they decode with their "##".
         if not text or "\ufffd" in text or not text.isprintable() or text.startswith("##"):
             continue
-        tried += 1
-        again = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)).strip()
-        if again != text:
-            raise FailedCheckError(f"token {token}: {text!r} becomes {again!r}")
-    _fail_if("" if tried else "no token decodes to text")
-    return f"{tried} tokens"
+        checked += 1
+        decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)).strip()
+        if decoded != text:
+            raise FailedCheckError(f"token {token}: {text!r} becomes {decoded!r}")
+    _fail_if("" if checked else "no token decodes to text")
+    return f"{checked} tokens"
 
 
 def check_forward(model: Any, ids: Any, rows: int) -> None:
-    """Finite logits, one for each row of the embedding; without a head, finite states."""
+    """A forward pass gives finite logits, one for each row of the embedding.
+
+    A model without a head must give finite hidden states. `ids`: [batch, length].
+    """
     import torch
 
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
@@ -257,7 +261,7 @@ def check_forward(model: Any, ids: Any, rows: int) -> None:
 
 
 def check_generation(model: Any, ids: Any, rows: int, greedy: Any) -> str:
-    """Greedy generation gives at least one token, all in the vocabulary."""
+    """Greedy generation gives at least one token, and only tokens of the vocabulary."""
     output = model.generate(input_ids=ids, generation_config=greedy)[0]
     prompt = 1 if model.config.is_encoder_decoder else ids.shape[1]
     new = output[prompt:].tolist()
@@ -267,13 +271,13 @@ def check_generation(model: Any, ids: Any, rows: int, greedy: Any) -> str:
 
 
 def main() -> None:
-    """Check what the command line names; JSON on stdout, all else on stderr."""
+    """Check the directories on the command line; JSON on stdout, all other output on stderr."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as modules, contextlib.redirect_stdout(sys.stderr):
-        os.environ["HF_MODULES_CACHE"] = modules  # where transformers copies the code that it runs
+        os.environ["HF_MODULES_CACHE"] = modules  # transformers copies code that it runs there
         results = [
-            {"directory": name, "checks": check_directory(Path(name), distrust)}
-            for name, distrust in json.loads(sys.argv[1])
+            {"directory": name, "checks": check_directory(Path(name), why_untrusted)}
+            for name, why_untrusted in json.loads(sys.argv[1])
         ]
     if "regrow" in sys.modules:
         raise SystemExit("loading these directories imported regrow")

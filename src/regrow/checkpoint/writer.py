@@ -1,12 +1,12 @@
-"""The one way to write a model directory: complete, checked and on the disk, or not at all.
+"""Write a model directory: complete, checked and synced to the disk, or not at all.
 
-A caller fills a temporary directory beside the target and publishes it::
+Every writer of a model fills a temporary directory beside the target and publishes it::
 
     with partial_directory(out) as partial:
         ...  # write the weight files into `partial`
         publish(partial, out, weights, small_files(config, files, weights))
 
-What ends before it is published leaves nothing behind.
+If writing ends before `publish`, nothing is left behind.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regrow.checkpoint.companions import write_files
-from regrow.checkpoint.header import TORCH_DTYPES, TensorSpec, read_header
+from regrow.checkpoint.header import SAFETENSORS_NAMES, TensorSpec, read_header
 from regrow.checkpoint.reader import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from regrow.common.errors import UserError
 from regrow.common.files import sync_directory
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class WeightFile(NamedTuple):
-    """One safetensors file of a model, and the tensors that it is to hold."""
+    """One safetensors file of a model, and the tensors that it must hold."""
 
     name: str
     tensors: tuple[TensorSpec, ...]
@@ -42,17 +42,17 @@ class WeightFile(NamedTuple):
 
 @contextmanager
 def partial_directory(out: Path) -> Iterator[Path]:
-    """A temporary directory `.NAME.*.partial` beside `out`, removed at the end.
+    """Context manager: a temporary directory `.NAME.*.partial` beside `out`, removed at the end.
 
-    What killed processes left under such a name is removed first. A directory that is being filled
-    is locked, and a lock ends with its process. Modes follow the umask.
+    Directories of this name that killed processes left are removed first. A directory is locked
+    while it is filled, and the lock ends with its process. File modes follow the umask.
 
-    Raises OSError where it cannot be made.
+    Raises OSError if the directory cannot be made.
     """
-    for left in out.parent.glob(f".{escape(out.name)}.*.partial"):
-        with _locked(left) as locked:
+    for stale in out.parent.glob(f".{escape(out.name)}.*.partial"):
+        with _locked(stale) as locked:
             if locked:
-                shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(stale, ignore_errors=True)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     partial.mkdir()
     with _locked(partial):
@@ -65,14 +65,14 @@ def partial_directory(out: Path) -> Iterator[Path]:
 def publish(
     partial: Path, out: Path, weights: Sequence[WeightFile], files: Mapping[str, bytes]
 ) -> None:
-    """Add the small files to a partial directory, and give it the name `out`.
+    """Add the small files to a partial directory, and rename it to `out`.
 
-    Before that the headers of its weight files are read back and compared with `weights`, and all
-    is synced to the disk. `files`: as :func:`small_files` gives them. `out` must not exist or be an
-    empty directory.
+    Before the rename, the headers of the weight files are read back and compared with `weights`,
+    and all files are synced to the disk. `files`: as :func:`small_files` gives them. `out` must not
+    exist, or must be an empty directory.
 
-    Raises UserError where a weight file does not hold what was meant, and OSError where the disk
-    is full or `out` holds something.
+    Raises UserError if a weight file differs from `weights`, and OSError if the disk is full or
+    `out` is not empty.
     """
     _check_weights(partial, out, weights)
     write_files(partial, files)
@@ -94,8 +94,8 @@ def small_files(
 ) -> dict[str, bytes]:
     """All files beside the weights: `files`, the network's own code, the index, the config.
 
-    `indent`: of config.json. The config comes last: a directory without it is not taken for a
-    model.
+    The config comes last, since a directory without it does not look like a model. `indent`: of
+    config.json, in spaces.
     """
     config, small = with_own_code(config, files)
     if [file.name for file in weights] != [SINGLE_FILE]:
@@ -105,19 +105,19 @@ def small_files(
 
 
 def json_bytes(value: Any, indent: int | None = 2) -> bytes:
-    """JSON in UTF-8, with a line end."""
+    """JSON in UTF-8, with a newline at the end."""
     return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
 
 
 def library_weights(model: "PreTrainedModel", directory: Path) -> list[WeightFile]:
-    """What `model.save_pretrained(directory)`, which was called before, was to write.
+    """The weight files that `model.save_pretrained(directory)` must have written, for `publish`.
 
-    Which file holds a tensor is read from the files. Types and shapes are the model's own, and so
-    is the list of names, unless transformers converts names or tensors of this architecture when
-    it saves them: a name that the model does not have is taken as it was written.
+    Call it after `save_pretrained`. The files tell which of them holds a tensor; names, dtypes and
+    shapes come from the model. If transformers converts names or tensors of this architecture on
+    saving, a name that the model does not have is taken as it was written.
     """
-    left_out = set(model._keys_to_ignore_on_save or ())
-    state = {name: t for name, t in model.state_dict().items() if name not in left_out}
+    not_saved = set(model._keys_to_ignore_on_save or ())
+    state = {name: t for name, t in model.state_dict().items() if name not in not_saved}
     files: dict[str, list[TensorSpec]] = {}
     for file in sorted(directory.glob("*.safetensors")) or [directory / SINGLE_FILE]:
         specs = [info.spec for info in read_header(file)]
@@ -134,7 +134,7 @@ def library_weights(model: "PreTrainedModel", directory: Path) -> list[WeightFil
 
 
 def _spec(name: str, tensor: "Tensor") -> TensorSpec:
-    dtype = TORCH_DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    dtype = SAFETENSORS_NAMES[str(tensor.dtype).removeprefix("torch.")]
     return TensorSpec(name, dtype, tuple(tensor.shape))
 
 
@@ -147,9 +147,9 @@ def _index(weights: Sequence[WeightFile]) -> dict[str, Any]:
 
 
 def _check_weights(partial: Path, out: Path, weights: Sequence[WeightFile]) -> None:
-    meant = {file.name: {spec.name: spec for spec in file.tensors} for file in weights}
-    found = sorted({*meant, *(path.name for path in partial.glob("*.safetensors"))})
-    for name in found:
+    planned = {file.name: {spec.name: spec for spec in file.tensors} for file in weights}
+    names = sorted({*planned, *(path.name for path in partial.glob("*.safetensors"))})
+    for name in names:
         try:
             written = {info.name: info.spec for info in read_header(partial / name)}
         except UserError as error:
@@ -157,24 +157,27 @@ def _check_weights(partial: Path, out: Path, weights: Sequence[WeightFile]) -> N
                 f"{out / name}: was written incomplete, so nothing is kept; check the disk and run "
                 "again"
             ) from error
-        wanted = meant.get(name, {})
-        for tensor in {**wanted, **written}:
-            if wanted.get(tensor) != written.get(tensor):
+        expected = planned.get(name, {})
+        for tensor in {**expected, **written}:
+            if expected.get(tensor) != written.get(tensor):
                 raise UserError(
-                    f"{out / name}: {tensor}: {_words(written.get(tensor))} was written, not "
-                    f"{_words(wanted.get(tensor))}, so nothing is kept; check the disk and run "
-                    "again"
+                    f"{out / name}: {tensor}: {_describe(written.get(tensor))} was written, not "
+                    f"{_describe(expected.get(tensor))}, so nothing is kept; check the disk and "
+                    "run again"
                 )
 
 
-def _words(spec: TensorSpec | None) -> str:
+def _describe(spec: TensorSpec | None) -> str:
     return "nothing" if spec is None else f"{spec.dtype} {list(spec.shape)}"
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[bool]:
-    """Whether this process holds the lock of the directory: not where another process does, the
-    directory is gone, or the file system has no locks."""
+    """Context manager: try to lock a directory; yields whether this process has the lock.
+
+    It does not if another process holds the lock, the directory is gone, or the file system has no
+    locks.
+    """
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:

@@ -39,7 +39,7 @@ from regrow.pipeline.steps import (
     teacher_names,
 )
 from regrow.pipeline.time_left import StepWork
-from regrow.surgery.extend import extended
+from regrow.surgery.extend import ensure_tokens
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
 
@@ -199,7 +199,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     check_corpus(corpus, tokenizer, trainings.stages, trainings.vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
     if missing:
-        original = extended(original, missing, out / "original", progress.say)
+        original = ensure_tokens(original, missing, out / "original", progress.say)
         layouts = _layouts(recipe, original)
         trainings = _trainings(recipe, original.layout, layouts, options.compare)
     comparisons = trainings.comparisons

@@ -15,7 +15,7 @@ from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.steps import AT_ONCE, control_settings
 from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.requests import options_for, requested
+from regrow.surgery.requests import options_for, sizes_from_options
 from regrow.training.mixing.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
 from regrow.training.tracking import check_tools
@@ -134,7 +134,7 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
         fingerprint = source.checkpoint.fingerprint if source and has_weights else cut.model
         check_cut(cut, layout, fingerprint)
         return cut.sizes
-    sizes, given = requested(layout, stage.cut.chosen)
+    sizes, given = sizes_from_options(layout, stage.cut.options)
     for name, size in sizes.items():
         axis = layout.blueprint.axis(name)
         by = stage.cut.by

@@ -1,8 +1,9 @@
-"""Sizes under a budget of parameters: what the class accepts, what hardware likes, exact counts.
+"""Choose sizes under a budget of parameters.
 
-The cost of a choice is a guess at what it does to the model: depth costs less than width and the
-vocabulary least (OpenBA-V2, tables 1 and 3; our own scores benchmark), and the last part of
-anything costs more than the first, so cuts spread over the axes.
+All proposed sizes are accepted by the model class and fit hardware tiles. Parameters are counted
+exactly. The cost of a choice estimates how much it harms the model: depth costs less than width,
+and the vocabulary least (OpenBA-V2, tables 1 and 3; benchmarks/scores.py). The cost of an axis
+grows faster the more of it is cut, so cuts are spread over the axes.
 """
 
 import itertools
@@ -13,20 +14,20 @@ from dataclasses import dataclass
 from regrow.architectures import Axis, Layout
 from regrow.common.errors import UserError
 
-_WEIGHTS: Mapping[str, float] = {
+_COST_WEIGHTS: Mapping[str, float] = {
     "layer": 1.0, "ffn": 1.0, "hidden": 3.0, "head": 1.5, "vocab": 0.15,
 }  # fmt: skip
-_LEAST_KEPT: Mapping[str, float] = {
+_MIN_SHARE: Mapping[str, float] = {
     "layer": 0.4, "ffn": 0.3, "hidden": 0.4, "head": 0.3, "vocab": 0.15,
 }  # fmt: skip
-_LEAST_TOKENS = 4_096
+_MIN_TOKENS = 4_096
 _DEPTH_STEP = 0.2
-"""Largest share of the layers that one stage drops; the report's stages drop 9 to 17%."""
+"""The largest share of layers that one stage drops; the stages of the report drop 9 to 17%."""
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage: sizes by axis that remain, and exactly how many parameters."""
+    """One stage: the sizes after it by axis, and the exact number of parameters after it."""
 
     name: str
     sizes: Mapping[str, int]
@@ -34,41 +35,45 @@ class PlannedStage:
 
 
 def plan_sizes(layout: Layout, budget: int, uncut: frozenset[str] = frozenset()) -> dict[str, int]:
-    """The cheapest accepted sizes with at most `budget` parameters, by axis.
+    """The sizes of lowest cost with at most `budget` parameters, by axis; only axes that are cut.
 
     `uncut`: kinds of axes that stay whole.
-    Raises UserError where nothing that keeps a sensible share of each axis is small enough.
+
+    Raises UserError if no choice that keeps a minimum share of each axis is small enough.
     """
     if layout.blueprint.vocabulary_only:
         raise UserError(
             f"{layout.blueprint.model_type}: has no blueprint, so only its vocabulary can be cut; "
             "regrow vocab plan says to what size"
         )
-    whole = layout.parameters()
-    if budget >= whole:
+    original = layout.parameters()
+    if budget >= original:
         raise UserError(
-            f"the model has {whole:,} parameters; ask for fewer", key="params", value=f"{budget:,}"
+            f"the model has {original:,} parameters; ask for fewer",
+            key="params",
+            value=f"{budget:,}",
         )
     best: tuple[float, int, dict[str, int]] | None = None
-    least = whole
-    for sizes in _width_choices(layout, uncut):
-        smallest = layout.parameters(_least(layout, sizes))
-        least = min(least, smallest)
-        if smallest > budget:
+    minimum = original
+    for widths in _width_choices(layout, uncut):
+        shallowest = layout.parameters(_shallowest(layout, widths))
+        minimum = min(minimum, shallowest)
+        if shallowest > budget:
             continue
-        rest = _cost(layout, sizes)
-        if best is not None and rest >= best[0]:
+        width_cost = _cost(layout, widths)
+        if best is not None and width_cost >= best[0]:
             continue
-        found = _deepest(layout, sizes, budget)
-        if found is None:
+        sizes = _deepest(layout, widths, budget)
+        if sizes is None:
             continue
-        cost = rest + _cost(layout, {k: v for k, v in found.items() if k not in sizes})
-        key = (cost, -layout.parameters(found))
+        depths = {name: size for name, size in sizes.items() if name not in widths}
+        cost = width_cost + _cost(layout, depths)
+        key = (cost, -layout.parameters(sizes))
         if best is None or key < best[:2]:
-            best = (*key, found)
+            best = (*key, sizes)
     if best is None:
         raise UserError(
-            f"too few for this model; the least that keeps a share of every axis is {least:,}",
+            f"too few for this model; the least that keeps a share of every axis is {minimum:,}",
             key="params",
             value=f"{budget:,}",
         )
@@ -76,7 +81,10 @@ def plan_sizes(layout: Layout, budget: int, uncut: frozenset[str] = frozenset())
 
 
 def plan_stages(layout: Layout, sizes: Mapping[str, int]) -> list[PlannedStage]:
-    """Depth first, in steps, then width, then the vocabulary, as in the report's table 1."""
+    """The stages to these sizes: depth in steps, then width, then the vocabulary.
+
+    This is the order of the OpenBA-V2 report (table 1).
+    """
     steps: list[tuple[str, dict[str, int]]] = []
     layers = {n: s for n, s in sizes.items() if layout.blueprint.axis(n).kind == "layer"}
     if layers:
@@ -88,10 +96,10 @@ def plan_stages(layout: Layout, sizes: Mapping[str, int]) -> list[PlannedStage]:
         steps.append(("width", width))
     if "vocab" in sizes:
         steps.append(("vocabulary", {"vocab": sizes["vocab"]}))
-    stages, now = [], dict[str, int]()
-    for name, cut in steps:
-        now |= cut
-        stages.append(PlannedStage(name, cut, layout.parameters(now)))
+    stages, reached = [], dict[str, int]()
+    for name, stage_sizes in steps:
+        reached |= stage_sizes
+        stages.append(PlannedStage(name, stage_sizes, layout.parameters(reached)))
     return stages
 
 
@@ -100,21 +108,21 @@ def _depth_steps(layout: Layout, layers: Mapping[str, int]) -> list[tuple[str, d
         math.ceil(math.log(size / layout.sizes[name]) / math.log(1 - _DEPTH_STEP))
         for name, size in layers.items()
     )
-    cuts = [
+    depths = [
         {
             name: round(layout.sizes[name] + (size - layout.sizes[name]) * step / count)
             for name, size in layers.items()
         }
         for step in range(count + 1)
     ]
-    # In a model of few layers two steps can round to the same.
-    steps = [after for before, after in itertools.pairwise(cuts) if after != before]
+    # In a model with few layers, two steps can round to the same depth.
+    steps = [after for before, after in itertools.pairwise(depths) if after != before]
     names = [f"depth {i}" for i in range(1, len(steps) + 1)] if len(steps) > 1 else ["depth"]
     return list(zip(names, steps, strict=True))
 
 
 def _width_choices(layout: Layout, uncut: frozenset[str]) -> Iterator[dict[str, int]]:
-    """All combinations of sizes but for depth."""
+    """All accepted combinations of sizes of all axes but the layers."""
     grouped: dict[str, list[Axis]] = {}
     for axis in layout.blueprint.axes:
         if axis.kind in ("vocab", "hidden", "ffn", "head") and axis.kind not in uncut:
@@ -129,76 +137,85 @@ def _width_choices(layout: Layout, uncut: frozenset[str]) -> Iterator[dict[str, 
 
 
 def _sizes_of_kind(layout: Layout, axes: list[Axis]) -> Iterator[dict[str, int]]:
-    """Sizes of one kind in all stacks at once, each stack by the same share."""
+    """Sizes of one kind of axis in all stacks; each stack keeps the same share."""
     first = layout.sizes[axes[0].name]
     for size in _candidates(layout, axes[0]):
         sizes: dict[str, int] = {}
         for axis in axes:
-            mine = layout.sizes[axis.name]
-            wanted = mine if size == first else _nearest(layout, axis, mine * size / first)
-            sizes[axis.name] = wanted
+            old = layout.sizes[axis.name]
+            new = old if size == first else _nearest(layout, axis, old * size / first)
+            sizes[axis.name] = new
             if axis.groups:
-                group = mine // layout.sizes[axis.groups]
-                sizes[axis.groups] = wanted // group
+                group = old // layout.sizes[axis.groups]
+                sizes[axis.groups] = new // group
         yield sizes
 
 
 def _candidates(layout: Layout, axis: Axis) -> list[int]:
     size = layout.sizes[axis.name]
-    least = math.ceil(size * _LEAST_KEPT[axis.kind])
+    smallest = math.ceil(size * _MIN_SHARE[axis.kind])
     if axis.kind == "vocab":
-        least = max(least, min(size, _LEAST_TOKENS))
+        smallest = max(smallest, min(size, _MIN_TOKENS))
     step = _step(layout, axis)
-    sizes = [n for n in range(step, size, step) if n >= least]
+    sizes = [n for n in range(step, size, step) if n >= smallest]
     while len(sizes) > 24:
         sizes = sizes[::-2][::-1]
     return [*sizes, size]
 
 
 def _step(layout: Layout, axis: Axis) -> int:
-    """Sizes that hardware likes: whole tiles of 64, or 8 and less in small models."""
+    """The step between proposed sizes of an axis.
+
+    Query heads change by whole groups, a vocabulary by 1,024 or 64 tokens. Widths change by a
+    hardware tile: 64 to 256, and less in small models.
+    """
     size = layout.sizes[axis.name]
     if axis.kind == "head":
         return size // layout.sizes[axis.groups] if axis.groups else 1
     if axis.kind == "vocab":
-        wanted = 1_024 if size >= 16_384 else 64
+        tile = 1_024 if size >= 16_384 else 64
     else:
-        wanted = next((tile for tile in (256, 128, 64, 32, 8) if size >= tile * 24), 1)
-    return math.lcm(wanted, axis.multiple)
+        tile = next((tile for tile in (256, 128, 64, 32, 8) if size >= tile * 24), 1)
+    return math.lcm(tile, axis.multiple)
 
 
-def _nearest(layout: Layout, axis: Axis, wanted: float) -> int:
+def _nearest(layout: Layout, axis: Axis, size: float) -> int:
+    """The multiple of the step that is nearest to `size`."""
     step = _step(layout, axis)
-    return min(layout.sizes[axis.name], max(step, round(wanted / step) * step))
+    return min(layout.sizes[axis.name], max(step, round(size / step) * step))
 
 
 def _layers(layout: Layout) -> list[Axis]:
     return [axis for axis in layout.blueprint.axes if axis.kind == "layer"]
 
 
-def _deepest(layout: Layout, sizes: Mapping[str, int], budget: int) -> dict[str, int] | None:
-    """The most layers that fit beside these widths, every stack cut by the same share."""
+def _deepest(layout: Layout, widths: Mapping[str, int], budget: int) -> dict[str, int] | None:
+    """These widths with the most layers that fit the budget; each stack keeps the same share.
+
+    None if too few layers fit.
+    """
     axes = _layers(layout)
     longest = max(layout.sizes[axis.name] for axis in axes)
-    for keep in range(longest, math.ceil(longest * _LEAST_KEPT["layer"]) - 1, -1):
+    for keep in range(longest, math.ceil(longest * _MIN_SHARE["layer"]) - 1, -1):
         depths = {a.name: max(1, round(layout.sizes[a.name] * keep / longest)) for a in axes}
-        if layout.parameters({**sizes, **depths}) <= budget:
-            return {**sizes, **depths}
+        if layout.parameters({**widths, **depths}) <= budget:
+            return {**widths, **depths}
     return None
 
 
-def _least(layout: Layout, sizes: Mapping[str, int]) -> dict[str, int]:
+def _shallowest(layout: Layout, widths: Mapping[str, int]) -> dict[str, int]:
+    """These widths with the fewest layers that may be kept."""
     axes = _layers(layout)
-    depths = {a.name: max(1, math.ceil(layout.sizes[a.name] * _LEAST_KEPT["layer"])) for a in axes}
-    return {**sizes, **depths}
+    depths = {a.name: max(1, math.ceil(layout.sizes[a.name] * _MIN_SHARE["layer"])) for a in axes}
+    return {**widths, **depths}
 
 
 def _cost(layout: Layout, sizes: Mapping[str, int]) -> float:
-    """Grows with what goes, and steeper the more has gone: weight * gone**2 / kept."""
+    """The cost of these sizes: the sum over axes of weight * cut_share**2 / kept_share."""
     total = 0.0
     for name, size in sizes.items():
         kind = layout.blueprint.axis(name).kind
-        if kind in _WEIGHTS:
+        if kind in _COST_WEIGHTS:
             kept = size / layout.sizes[name]
-            total += _WEIGHTS[kind] * (1 - kept) ** 2 / kept
+            total += _COST_WEIGHTS[kind] * (1 - kept) ** 2 / kept
     return total

@@ -1,8 +1,8 @@
-"""Carve: write the kept part of a checkpoint, as a stream.
+"""Carve: write the kept part of a checkpoint as a stream.
 
-Shapes, offsets, shard names and the config are computed from headers first. Then kept byte ranges
-are copied in source order through a small buffer for each of two threads, into a temporary
-directory that is renamed at the end. Memory does not grow with the model.
+First, shapes, offsets, shard names and the config are computed from the headers. Then two threads,
+each with a small buffer, copy the kept byte ranges in source order to a temporary directory. It is
+renamed at the end. Memory does not grow with the model.
 """
 
 import errno
@@ -30,13 +30,16 @@ from regrow.surgery.computed import Computed, stream_computed
 from regrow.surgery.cut import Cut
 from regrow.surgery.select import FLOATS, Indices, Scaling, Selection, stream
 
-BUFFER_BYTES = 1 << 20  # a larger one does not stay in the cache: up to twice the CPU time
+BUFFER_BYTES = 1 << 20  # larger buffers leave the CPU cache, and took up to twice the CPU time
 _THREADS = 2
 
 
 @dataclass(frozen=True)
 class Output:
-    """One tensor of the result, and what it is made of: stored bytes, or computed values."""
+    """One tensor of the result, and its content: stored bytes, or computed values.
+
+    `name`: in the file. `parameter`: in the model class. `dtype`: its safetensors name.
+    """
 
     name: str
     parameter: str
@@ -61,7 +64,7 @@ class Shard:
 
     @cached_property
     def header(self) -> bytes:
-        """With the length before it, as the file begins."""
+        """The first bytes of the file: the length of the header, then the header."""
         return header_bytes(output.spec for output in self.outputs)
 
     @property
@@ -74,14 +77,14 @@ class Shard:
 
     @property
     def offsets(self) -> list[int]:
-        """Where each tensor begins in the file."""
+        """Where each tensor begins in the file, in bytes."""
         sizes = (output.nbytes for output in self.outputs[:-1])
         return list(accumulate(sizes, initial=len(self.header)))
 
 
 @dataclass(frozen=True)
 class CarvePlan:
-    """All that will be written, known before a weight is read."""
+    """All files to write, known before any weight is read."""
 
     shards: tuple[Shard, ...]
     config: Mapping[str, Any]
@@ -94,11 +97,12 @@ class CarvePlan:
 
     @property
     def nbytes(self) -> int:
-        """Of all files."""
+        """Bytes of all files."""
         return sum(s.nbytes for s in self.shards) + sum(len(f) for f in self.files.values())
 
-    @cached_property  # it is asked for at each step of the progress
+    @cached_property  # read at each step of the progress
     def weight_bytes(self) -> int:
+        """Bytes of all tensors, without headers."""
         return sum(output.nbytes for output in self.outputs)
 
     @property
@@ -116,14 +120,14 @@ def plan_carve(
     max_shard_bytes: int,
     corrections: Mapping[str, Computed] = MappingProxyType({}),
 ) -> CarvePlan:
-    """What a cut makes of a checkpoint.
+    """Plan the files that a cut makes from a checkpoint.
 
-    `config`: of the result. `files`: further small files of the result. `max_shard_bytes`: a shard
-    holds no more, unless one tensor alone is larger. `corrections`: tensors that take the place of
-    carved ones, by parameter name in the result.
+    `config`: of the result. `files`: further small files of the result. `max_shard_bytes`: the most
+    bytes of tensors in a shard, unless one tensor alone is larger. `corrections`: tensors that
+    replace carved ones, by parameter name in the result.
 
-    Raises ValueError where a correction is of a tensor that the cut does not write, has another
-    shape, or is not of floats, and where it would part tied tensors.
+    Raises ValueError if a correction is for a tensor that the cut does not write, has another
+    shape, replaces a tensor that is not float, or replaces only some of several tied tensors.
     """
     scalings = _scalings(layout, cut)
     shared: _Shared = {}
@@ -140,20 +144,20 @@ def plan_carve(
         selection = Selection(info, keep, scalings.get(label.parameter))
         parameter = label.parameter if label.layer is None else new_name
         outputs.append(Output(new_name, parameter, info.dtype, selection))
-    outputs = _corrected(outputs, layout, corrections)
+    outputs = _with_corrections(outputs, layout, corrections)
     shards = _shards(outputs, max_shard_bytes)
     small = small_files(config, files, [shard.weights for shard in shards])
     return CarvePlan(shards, config, small)
 
 
 def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Write the plan to `out`, which must not exist or be an empty directory.
+    """Write the plan to `out`, which must not exist, or must be an empty directory.
 
-    `progress` is told the number of weight bytes written since it was last told. On any failure
-    nothing of the result is left.
+    `progress`: called with the number of weight bytes written since the last call. If writing
+    fails, nothing of the result is left.
 
-    Raises UserError where the disk is or becomes full, a weight is not finite, or a file does not
-    hold what was planned.
+    Raises UserError if the disk is or becomes full, a weight is not finite, or a written file
+    differs from the plan.
     """
     check_free_space(out, plan.nbytes)
     try:
@@ -168,20 +172,23 @@ def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _
 
 
 def check_output(out: Path, source: Path) -> None:
-    """Raise UserError where `out` cannot take a result without harm."""
+    """Raise UserError if a result cannot be written to `out`, or would overwrite something."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UserError(f"{out}: exists and is not a directory; choose another output")
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out}: already holds something; choose an empty or new directory")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such directory")
-    inner, outer = out.resolve(), source.resolve()
-    if inner == outer or outer in inner.parents:
+    target, model = out.resolve(), source.resolve()
+    if target == model or model in target.parents:
         raise UserError(f"{out}: lies inside the model that is cut; choose a place outside it")
 
 
 def _position(label: LabelledTensor, layout: Layout, cut: Cut) -> int | None:
-    """The new layer of a tensor, 0 outside layers; None where its layer is dropped."""
+    """The layer of a tensor after the cut.
+
+    It is 0 for tensors outside the layers, and None if the layer is dropped.
+    """
     if label.layer is None:
         return 0
     axis, index = label.layer
@@ -191,7 +198,10 @@ def _position(label: LabelledTensor, layout: Layout, cut: Cut) -> int | None:
 
 
 _Shared = dict[tuple[Dimension, int | None], Indices | None]
-"""By dimension, and by layer where layers differ: what many tensors need is held once."""
+"""Kept indices by dimension, and by layer if they differ from layer to layer.
+
+Tensors that need the same indices share one array.
+"""
 
 
 def _indices(
@@ -216,7 +226,7 @@ def _scalings(layout: Layout, cut: Cut) -> dict[str, Scaling]:
     return scalings
 
 
-def _corrected(
+def _with_corrections(
     outputs: list[Output], layout: Layout, corrections: Mapping[str, Computed]
 ) -> list[Output]:
     written = {output.parameter: output for output in outputs}
@@ -261,10 +271,10 @@ def _shards(outputs: list[Output], max_shard_bytes: int) -> tuple[Shard, ...]:
 
 
 def _write_shard(shard: Shard, path: Path, progress: Callable[[int], None]) -> None:
-    """A few threads, this one among them: each reads, checks and writes tensor after tensor.
+    """Write one file, with a few threads that each read, check and write one tensor after another.
 
-    A block stays in the cache of one core; one thread that reads and one that writes what it
-    hands over took a fifth more CPU time, and longer on a busy machine.
+    The calling thread is one of them. In this way a block stays in the cache of one core. A reading
+    and a writing thread took a fifth more CPU time, and longer on a busy machine.
     """
     jobs = zip(shard.outputs, shard.offsets, strict=True)
     lock = threading.Lock()
@@ -312,7 +322,7 @@ def _blocks(
 
 @contextmanager
 def _opened(files: set[Path]) -> Iterator[dict[Path, int]]:
-    """Descriptors to read from, by file."""
+    """Context manager: open descriptors to read from, by file."""
     descriptors: dict[Path, int] = {}
     try:
         for file in files:

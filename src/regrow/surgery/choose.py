@@ -1,4 +1,4 @@
-"""From sizes and scores to a cut: the highest scores stay."""
+"""Choose a cut from sizes and scores: the indices with the highest scores are kept."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,10 @@ from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.ranges import Indices
 
 Scores = Mapping[str, NDArray[np.float64]]
-"""By axis: [size], or [layers, size] where the choice may differ from layer to layer. What scores
-higher is kept."""
+"""Scores by axis: [size], or [layers, size] if the choice may differ from layer to layer.
+
+Indices with higher scores are kept.
+"""
 
 
 def choose(
@@ -20,51 +22,57 @@ def choose(
     model: str,
     sizes: Mapping[str, int],
     scores: Scores,
-    given: Mapping[str, Indices] | None = None,
+    fixed: Mapping[str, Indices] | None = None,
 ) -> Cut:
-    """The cut to these sizes that keeps what scores highest; equal scores keep the lower index.
+    """The cut to these sizes that keeps the highest scores; of equal scores, the lower index.
 
-    `model`: fingerprint of the checkpoint. `sizes`: what remains, by axis; an axis that is absent
-    or not made smaller stays whole. `given`: indices that are decided already, by axis.
+    `model`: fingerprint of the checkpoint. `sizes`: new sizes by axis; an axis that is absent or
+    not smaller stays whole. `fixed`: kept indices by axis, for axes that need no scores.
 
-    Query heads follow their key-value heads: with fewer of those, groups go whole, by the mean
-    score of their heads; with all of them, each group loses the same number.
-    Raises UserError where a score is not finite or sizes cannot be.
+    Query heads follow their key-value heads. With fewer key-value heads, whole groups are dropped,
+    by the mean score of their query heads. With all key-value heads kept, each group loses the same
+    number of query heads.
+
+    Raises UserError if a score is missing or not finite, or the architecture refuses the sizes.
     """
-    given = given or {}
-    sizes = {**sizes, **{name: len(keep) for name, keep in given.items()}}
+    fixed = fixed or {}
+    sizes = {**sizes, **{name: len(keep) for name, keep in fixed.items()}}
     layout.check_sizes(sizes)
-    wanted = {name: n for name, n in sizes.items() if n < layout.sizes[name] or name in given}
+    new_sizes = {name: n for name, n in sizes.items() if n < layout.sizes[name] or name in fixed}
     axes: dict[str, AxisCut] = {}
-    by_kind = sorted(layout.blueprint.axes, key=lambda axis: axis.kind != "layer")
-    for axis in by_kind:
-        if axis.name in given:
-            axes[axis.name] = AxisCut(layout.sizes[axis.name], given[axis.name])
-        elif axis.groups and (axis.name in wanted or axis.groups in wanted):
-            heads, kv_heads = _choose_heads(layout, axis, wanted, scores, axes)
+    layers_first = sorted(layout.blueprint.axes, key=lambda axis: axis.kind != "layer")
+    for axis in layers_first:
+        if axis.name in fixed:
+            axes[axis.name] = AxisCut(layout.sizes[axis.name], fixed[axis.name])
+        elif axis.groups and (axis.name in new_sizes or axis.groups in new_sizes):
+            heads, kv_heads = _choose_heads(layout, axis, new_sizes, scores, axes)
             axes[axis.name] = heads
             if kv_heads is not None:
                 axes[axis.groups] = kv_heads
-        elif axis.name in wanted and axis.name not in axes and not _is_grouped(layout, axis):
-            rows = _rows(layout, axis, scores, axes)
-            keep = np.stack([_top(row, wanted[axis.name]) for row in rows])
+        elif axis.name in new_sizes and axis.name not in axes and not _is_grouped(layout, axis):
+            rows = _score_rows(layout, axis, scores, axes)
+            keep = np.stack([_highest(row, new_sizes[axis.name]) for row in rows])
             axes[axis.name] = _axis_cut(layout, axis, keep)
     ordered = {a.name: axes[a.name] for a in layout.blueprint.axes if a.name in axes}
     return Cut(model, {name: cut for name, cut in ordered.items() if not cut.is_identity})
 
 
 def _choose_heads(
-    layout: Layout, axis: Axis, wanted: Mapping[str, int], scores: Scores, axes: dict[str, AxisCut]
+    layout: Layout,
+    axis: Axis,
+    new_sizes: Mapping[str, int],
+    scores: Scores,
+    axes: dict[str, AxisCut],
 ) -> tuple[AxisCut, AxisCut | None]:
     assert axis.groups is not None
     old_heads, old_kv = layout.sizes[axis.name], layout.sizes[axis.groups]
-    heads, kv = wanted.get(axis.name, old_heads), wanted.get(axis.groups, old_kv)
+    heads, kv = new_sizes.get(axis.name, old_heads), new_sizes.get(axis.groups, old_kv)
     group = old_heads // old_kv
-    rows = _rows(layout, axis, scores, axes).reshape(-1, old_kv, group)
-    kept_kv = np.stack([_top(row.mean(axis=1), kv) for row in rows])
+    rows = _score_rows(layout, axis, scores, axes).reshape(-1, old_kv, group)
+    kept_kv = np.stack([_highest(row.mean(axis=1), kv) for row in rows])
     kept_heads = []
     for row, kv_indices in zip(rows, kept_kv, strict=True):
-        within = np.stack([_top(row[k], heads // kv) for k in kv_indices])
+        within = np.stack([_highest(row[k], heads // kv) for k in kv_indices])
         kept_heads.append((kv_indices[:, None] * group + within).reshape(-1))
     cut = _axis_cut(layout, axis, np.stack(kept_heads))
     kv_axis = layout.blueprint.axis(axis.groups)
@@ -72,14 +80,14 @@ def _choose_heads(
 
 
 def _is_grouped(layout: Layout, axis: Axis) -> bool:
-    """Key-value heads are chosen with the query heads that read them."""
+    """Whether this is an axis of key-value heads, which are chosen with their query heads."""
     return any(other.groups == axis.name for other in layout.blueprint.axes)
 
 
-def _rows(
+def _score_rows(
     layout: Layout, axis: Axis, scores: Scores, axes: Mapping[str, AxisCut]
 ) -> NDArray[np.float64]:
-    """Scores of an axis as [choices, size]: a row for each kept layer, or one for the scope."""
+    """Scores of an axis, [rows, size]: a row for each kept layer, or one row for all layers."""
     if axis.name not in scores:
         raise UserError(f"{axis.name}: no score says which indices to keep")
     values = np.asarray(scores[axis.name], dtype=np.float64)
@@ -102,7 +110,7 @@ def _axis_cut(layout: Layout, axis: Axis, keep: Indices) -> AxisCut:
     return AxisCut(layout.sizes[axis.name], keep, axis.along)
 
 
-def _top(scores: NDArray[np.float64], count: int) -> Indices:
-    """Indices of the highest scores, ascending; a tie keeps the lower index."""
+def _highest(scores: NDArray[np.float64], count: int) -> Indices:
+    """Indices of the highest scores, ascending; of equal scores, the lower index."""
     order = np.argsort(-scores, kind="stable")
     return np.sort(order[:count]).astype(np.int64)

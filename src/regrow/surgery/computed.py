@@ -1,4 +1,4 @@
-"""A tensor of the result whose values are computed, not copied."""
+"""Tensors of the result whose values are computed and not copied."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Computed:
-    """A tensor given by a function.
+    """A tensor whose rows are computed by a function.
 
     `rows`: called as `rows(first, last)`; returns rows `first` to `last - 1` along the first
-    dimension, [last - first, *shape[1:]]. It is asked for each row once, in order, a few rows at a
-    time. Several threads may ask for different tensors at the same time.
+    dimension, [last - first, *shape[1:]]. It is called for each row once, in order, for a few rows
+    at a time. Several threads may compute different tensors at the same time.
     """
 
     shape: tuple[int, ...]
@@ -30,14 +30,13 @@ class Computed:
 def stream_computed(
     computed: Computed, spec: TensorSpec, buffers: Iterator[bytearray]
 ) -> Iterator[memoryview]:
-    """Blocks of the tensor as it is stored, each inside a buffer taken from `buffers`.
+    """The stored bytes of the tensor, in blocks, each inside a buffer taken from `buffers`.
 
-    `spec`: its name, stored type (one of `FLOATS`) and shape. Values are rounded as those of a
-    scaled selection are. Memory is bounded by some buffers, or by some rows where one row is
-    larger than a buffer. A block is valid until the next is asked for.
+    `spec`: its name, stored dtype (one of `FLOATS`) and shape. Values are rounded as `encode` does.
+    Memory is bounded by a few buffers, or by a few rows if one row is larger than a buffer. A block
+    is valid until the next one is taken.
 
-    Raises UserError where a value is not finite, and ValueError where the function returns
-    another shape.
+    Raises UserError if a value is not finite, and ValueError if the function returns another shape.
     """
     height, *inner = spec.shape or (1,)
     row_bytes = spec.nbytes // max(1, height)
@@ -55,7 +54,7 @@ def stream_computed(
                 f"{[last - first, *inner]}"
             )
         block = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
-        with np.errstate(over="ignore"):  # what overflows is infinite, and found next
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which the check finds
             encode(values, spec.dtype, block)
         if not (np.isfinite(values).all() and all_finite(block, spec.dtype)):
             raise UserError(f"{spec.name}: a computed weight is NaN, infinite or too large")

@@ -1,4 +1,4 @@
-"""A cut: the indices to keep, by axis. Immutable; two cuts compose into one."""
+"""A cut: the indices to keep, by axis. It is immutable; two cuts compose into one."""
 
 import json
 from collections.abc import Mapping
@@ -17,17 +17,20 @@ from regrow.surgery.ranges import Indices, format_ranges, parse_ranges
 FORMAT = 1
 CUT_FILE = "regrow_cut.json"
 _LARGEST_SIZE = 1 << 24
-"""Of an axis in a file: an axis is read into memory before it is compared with a model."""
+"""The largest axis size in a file.
+
+The indices are read into memory before they are compared with a model.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class AxisCut:
-    """What is kept along one axis.
+    """The kept indices of one axis.
 
-    `size`: of the axis before the cut. `keep`: kept indices in their new order; [kept] where one
-    choice serves the whole scope, [kept layers, kept] where it differs along the layer axis
-    `along`, with one row for each layer that is kept. `padded`: how many of the last kept rows of a
-    vocabulary are there for the sake of a round number, and have no token any more.
+    `size`: of the axis before the cut. `keep`: kept indices in their new order, [kept], or [kept
+    layers, kept] if they differ from layer to layer. `along`: in the second case, the layer axis.
+    `padded`: how many of the last kept rows of a vocabulary are padding to a round number, without
+    a token.
     """
 
     size: int
@@ -53,12 +56,12 @@ class AxisCut:
 
     @property
     def kept(self) -> int:
-        """How many indices are kept, in each layer."""
+        """How many indices are kept (in each layer)."""
         return int(self.keep.shape[-1])
 
     @property
     def tokens(self) -> Indices:
-        """What is kept without the padding, along the axis of a vocabulary."""
+        """The kept rows of a vocabulary without the padding, [tokens]."""
         return self.keep[: self.kept - self.padded]
 
     @property
@@ -67,7 +70,7 @@ class AxisCut:
         return same and bool((self.keep == np.arange(self.size)).all())
 
     def row(self, layer: int) -> Indices:
-        """Indices kept in the kept layer of this number (its number after the cut)."""
+        """The kept indices in one layer; `layer` is its number after the cut."""
         return self.keep if self.along is None else self.keep[layer]
 
     def __eq__(self, other: object) -> bool:
@@ -83,7 +86,7 @@ class AxisCut:
 
 @dataclass(frozen=True)
 class Cut:
-    """The indices to keep, by axis; an axis that is not named stays whole.
+    """The indices to keep, by axis; an axis that is absent stays whole.
 
     `model`: fingerprint of the checkpoint that the cut was made for.
     """
@@ -104,18 +107,18 @@ class Cut:
         return all(axis.is_identity for axis in self.axes.values())
 
     def layers(self, axis: str, count: int) -> Indices:
-        """Kept layers along a layer axis that has `count` layers before the cut."""
+        """The kept layers of a layer axis; `count` is its number of layers before the cut."""
         return self.axes[axis].keep if axis in self.axes else np.arange(count, dtype=np.int64)
 
     def then(self, second: "Cut") -> "Cut":
-        """One cut that does what this cut and then `second` do."""
+        """One cut with the same result as this cut followed by `second`."""
         axes: dict[str, AxisCut] = {}
         for name in dict.fromkeys([*self.axes, *second.axes]):
             axes[name] = _compose(name, self, second)
         return Cut(self.model, axes)
 
     def words(self) -> str:
-        """What the cut does, in one line."""
+        """A description of the cut in one line, for users."""
         if self.is_identity:
             return "nothing is cut"
         by_stack: dict[str, list[str]] = {}
@@ -138,7 +141,7 @@ class Cut:
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Self:
-        """Read what `to_json` gives. Raises UserError with `where` (a file) at anything else."""
+        """The cut that `to_json` wrote. Raises UserError, naming the file `where`, if invalid."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise UserError(f"{where}: format: not a cut of format {FORMAT}")
         if not isinstance(data.get("model"), str) or not isinstance(data.get("axes"), dict):
@@ -160,7 +163,7 @@ class Cut:
 
 
 def check_cut(cut: Cut, layout: Layout, fingerprint: str) -> None:
-    """Raise UserError unless the cut fits this checkpoint."""
+    """Raise UserError unless the cut fits the checkpoint with this layout and fingerprint."""
     if cut.model != fingerprint:
         raise UserError(
             f"cut: it was made for model {cut.model[:19]}…, this one is {fingerprint[:19]}…"
@@ -194,7 +197,7 @@ def check_cut(cut: Cut, layout: Layout, fingerprint: str) -> None:
 
 
 def _check_groups(cut: Cut, layout: Layout, head: str, kv_head: str) -> None:
-    """Kept query heads must still find the key-value head that they had."""
+    """Raise UserError unless each kept query head keeps its key-value head."""
     group = layout.sizes[head] // layout.sizes[kv_head]
     whole = {name: np.arange(layout.sizes[name], dtype=np.int64) for name in (head, kv_head)}
     rows = [
@@ -213,7 +216,7 @@ def _check_groups(cut: Cut, layout: Layout, head: str, kv_head: str) -> None:
 
 
 def _read_axis(entry: Any) -> AxisCut:
-    """One axis of the file; ValueError, in words, at anything else."""
+    """One axis of a cut file. Raises ValueError, with a message for users, if invalid."""
     if not isinstance(entry, dict):
         raise ValueError("an axis has the keys size and keep")
     size, along, keep = entry.get("size"), entry.get("along"), entry.get("keep")
@@ -246,7 +249,7 @@ def _compose(name: str, first: Cut, second: Cut) -> AxisCut:
             assert a is not None
             return a
         return b if a is None else AxisCut(a.size, a.keep[b.keep], padded=b.padded)
-    # Row j of the result is row b_layers[j] of the first cut, then row j of the second.
+    # Row j of the result is row rows[j] of the first cut, indexed by row j of the second.
     if a is None:
         assert b is not None
         return b
@@ -284,5 +287,6 @@ def _axis_words(kind: str, axis: AxisCut) -> str:
 
 
 def _reading_order(name: str) -> tuple[str, int]:
+    """A sort key: by stack, then by kind; a vocabulary of all stacks comes last."""
     stack, _, kind = name.rpartition(".")
     return ("~" if not stack and kind == "vocab" else stack, list(_WORDS).index(kind))

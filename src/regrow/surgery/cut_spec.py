@@ -1,4 +1,4 @@
-"""What a user asks of a cut."""
+"""The options of a cut, as users give them."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -10,16 +10,16 @@ from regrow.scoring.registry import SCORES, ScoreFunction
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 
-def _ranges(value: Any) -> Any:
+def _to_ranges(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 SizeByStack = Size | dict[str, Size]
-"""What remains: one number, or one by stack (`{encoder: 10, decoder: 30}`)."""
+"""The size after the cut: one number, or one for each stack (`{encoder: 10, decoder: 30}`)."""
 
 
-Layers = Annotated[str, BeforeValidator(_ranges)]
-"""Numbers from 0: `12-15,20`; a single one is a number in YAML."""
+Layers = Annotated[str, BeforeValidator(_to_ranges)]
+"""Layer numbers from 0: `12-15,20`. YAML reads a single number as an integer."""
 
 
 def _name_or_function(value: Any, check_name: Callable[[Any], Any]) -> Any:
@@ -33,19 +33,19 @@ else:
 
 
 class CutSpec(Strict):
-    """How much to cut, and by which score. Sizes say what remains.
+    """How much to cut, and by which score. All sizes are those after the cut.
 
     Attributes:
-        layers: Layers that remain, chosen by score.
+        layers: Number of layers to keep, chosen by score.
         drop_layers: Layers to drop, by number from 0: `12-15,20`.
-        hidden, ffn, heads, kv_heads: Sizes that remain.
-        vocab_size: Tokens that remain, by count in the text.
-        vocab: In place of that, how the tokens that remain are chosen.
-        by: The name of the score; None takes influence for layers and activation for widths, the
-            best of these (docs/benchmarks.md). From Python also a function
+        hidden, ffn, heads, kv_heads: Sizes after the cut.
+        vocab_size: Number of tokens to keep, the most frequent in the text.
+        vocab: How the kept tokens are chosen; use it in place of `vocab_size`.
+        by: Name of the score. None uses influence for layers and activation for widths, the best
+            ones measured (docs/benchmarks.md). In Python it can also be a function
             (`regrow.scoring.registry.ScoreFunction`).
-        calibration_tokens: Tokens of text that scores are computed on.
-        cut: A cut file, in place of all of the above.
+        calibration_tokens: Number of tokens of text on which scores are computed.
+        cut: A cut file; use it in place of all options above.
     """
 
     layers: SizeByStack | None = None
@@ -61,8 +61,8 @@ class CutSpec(Strict):
     cut: TextPath | None = None
 
     @property
-    def chosen(self) -> dict[str, Any]:
-        """The sizes that were given, by option."""
+    def options(self) -> dict[str, Any]:
+        """The size options that are set, by name."""
         names = ("layers", "drop_layers", "hidden", "ffn", "heads", "kv_heads")
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
         size = self.vocabulary.size if self.vocabulary else None
@@ -70,7 +70,7 @@ class CutSpec(Strict):
 
     @property
     def vocabulary(self) -> VocabularySpec | None:
-        """How the tokens that remain are chosen; None where the vocabulary is not cut."""
+        """How the kept tokens are chosen; None if the vocabulary is not cut."""
         return self.vocab if self.vocab_size is None else VocabularySpec(size=self.vocab_size)
 
     @field_validator("vocab")
@@ -78,7 +78,9 @@ class CutSpec(Strict):
     def _sized(cls, vocab: VocabularySpec | None) -> VocabularySpec | None:
         if vocab is not None:
             if (vocab.size, vocab.coverage, vocab.plan) == (None, None, None):
-                raise ValueError("how many tokens remain is not said; give size, coverage or plan")
+                raise ValueError(
+                    "the number of tokens to keep is missing; give size, coverage or plan"
+                )
             for path in vocab.paths.values():
                 stays_inside(path)
         return vocab
@@ -87,9 +89,9 @@ class CutSpec(Strict):
     def _consistent(self) -> Self:
         if self.vocab_size is not None and self.vocab is not None:
             raise ValueError("vocab_size and vocab both say which tokens remain; give one")
-        if self.cut is not None and (self.chosen or self.by or self.vocab):
+        if self.cut is not None and (self.options or self.by or self.vocab):
             raise ValueError("a cut file says all that is cut; leave the other options out")
-        if self.cut is None and not self.chosen and self.vocab is None:
+        if self.cut is None and not self.options and self.vocab is None:
             raise ValueError(
                 "nothing to cut; give layers, drop_layers, hidden, ffn, heads, kv_heads, "
                 "vocab_size, vocab or cut"

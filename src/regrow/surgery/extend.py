@@ -1,13 +1,13 @@
-"""A model with more tokens than it had, from one directory to another.
+"""Write a copy of a model with additional tokens.
 
-Tokens that mark the parts of an example (sentinels, prefixes, marks of a gap) are no text, so a
-tokenizer that lacks them can be given them without changing how it reads anything. A new row of an
-embedding is the mean of the others: so a new token begins as an average one, and takes no more
-probability than that from the tokens that are there (Hewitt 2021, "Initializing new word
-embeddings for pretrained language models").
+`add_tokens` adds special tokens that mark the parts of an example (sentinels, prefixes, gap
+markers). They never occur in text, so the tokenizer still encodes text as before. The new rows of
+an embedding are the mean of the old rows. A new token then begins as an average token, and takes no
+more probability than that from the old tokens (Hewitt 2021, "Initializing new word embeddings for
+pretrained language models").
 
-Tokens that are merged from others stand for text, which was read as those. Their rows are the mean
-of the rows of what they are merged from.
+`add_merged_tokens` adds tokens for text that had several tokens before. The row of a new token is
+the mean of the rows of the tokens that it is merged from.
 """
 
 import copy
@@ -41,19 +41,20 @@ from regrow.tokenizers.config_ids import check_rows, remap_ids
 from regrow.tokenizers.tokenizer_files import plan_grown_tokenizer, stale_files
 
 _BLOCK_BYTES = 16 << 20
-"""How much of a tensor is read at once for the mean of its rows."""
+"""Bytes of a tensor that are read at once to compute the mean of its rows."""
 _GENERATION_FILE = "generation_config.json"
-_OF_CUTS = (CUT_FILE, ORIGIN_FILE, VOCABULARY_FILE)
-"""What a cut wrote speaks of the vocabulary that it left."""
-_PROBE = "Ab 1234,56.7é\t日本語\n\n  x__Y'll 🙂 antidisestablishment def f(x):\r\n"
+_CUT_FILES = (CUT_FILE, ORIGIN_FILE, VOCABULARY_FILE)
+"""Files written by a cut. They describe the vocabulary before the growth, so they are dropped."""
+_SAMPLE = "Ab 1234,56.7é\t日本語\n\n  x__Y'll 🙂 antidisestablishment def f(x):\r\n"
 
 
-def extended(
+def ensure_tokens(
     model: ModelDirectory, tokens: Sequence[str], cache: Path, notify: Callable[[str], None]
 ) -> ModelDirectory:
-    """The model itself if its tokenizer has these tokens, or else what `extend` makes of it.
+    """The model itself if its tokenizer has these tokens, else a copy with the missing ones added.
 
-    Made once, under `cache`, and found again by the hash of the weights and the tokens.
+    The copy is made once, under `cache`, and found again by the fingerprint of the weights and the
+    number of missing tokens. `notify` gets a line before it is made.
     """
     vocabulary = model.tokenizer.get_vocab()
     missing = [token for token in tokens if token not in vocabulary]
@@ -64,63 +65,67 @@ def extended(
     if not out.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
         notify(f"adding {len(missing)} tokens ({missing[0]} ... {missing[-1]}) in {out}")
-        extend(model, out, missing)
+        add_tokens(model, out, missing)
     return ModelDirectory(out)
 
 
-def extend(source: ModelDirectory, out: Path, tokens: Sequence[str]) -> None:
-    """Write the model of `source` to `out` with further special tokens.
+def add_tokens(source: ModelDirectory, out: Path, tokens: Sequence[str]) -> None:
+    """Write the model of `source` to `out` with additional special tokens.
 
-    Their ids follow those that the tokenizer has. Where the embedding already has rows there, as
-    many models have for the sake of a round number, it does not grow. All rows of new tokens, in
-    the embedding and in whatever else has one for each token, are the mean of the rows of the
-    tokens so far. Written whole or not at all.
+    Their ids follow the highest id of the tokenizer. If the embedding is padded, the new tokens use
+    the padding rows first, and the embedding grows only beyond them. In every tensor with a row for
+    each token, the rows of new tokens are the mean of the rows of the old tokens. The directory is
+    written whole or not at all.
 
-    Raises UserError where the tokenizer has one of the tokens, or takes none, and where the disk
-    has no room.
+    Raises UserError if the tokenizer already has one of the tokens or accepts no new ones, or if
+    there is not enough disk space.
     """
     layout = source.layout
-    files, first = _with_tokens(source, tokens)
+    files, first = _tokenizer_with(source, tokens)
     if first > layout.sizes["vocab"]:
         raise UserError(
             f"{source.path}: the tokenizer has ids up to {first - 1}, the embedding "
             f"{layout.sizes['vocab']} rows"
         )
-    rows = _Rows(first, first + len(tokens), layout.sizes["vocab"])
-    _allow(files, range(first, first + len(tokens)))
+    rows = _NewRows(first, first + len(tokens), layout.sizes["vocab"])
+    _unsuppress(files, range(first, first + len(tokens)))
     carve(_plan(source, rows, source.checkpoint.config, files), out)
 
 
-def grow(source: ModelDirectory, out: Path, merges: Sequence[tuple[str, str]]) -> None:
-    """Write the model of `source` to `out` with a token more for each merge of its BPE.
+def add_merged_tokens(source: ModelDirectory, out: Path, merges: Sequence[tuple[str, str]]) -> None:
+    """Write the model of `source` to `out` with one new token for each additional BPE merge.
 
-    The ids of new tokens follow those of the tokenizer's model; tokens that were added outside it,
-    and rows without a token, move behind them. Rows of new tokens are the mean of the rows of the
-    tokens that they are merged from; all others are as they were. Written whole or not at all.
+    The ids of new tokens follow those of the BPE vocabulary. Added tokens outside of it, and
+    padding rows, move behind the new ids. The row of a new token is the mean of the rows of the
+    tokens that it is merged from; all other rows are unchanged. The directory is written whole or
+    not at all.
 
-    Raises UserError where the tokenizer cannot be given merges, and where the disk has no room.
+    `merges`: pairs of tokens, in the order in which they are merged.
+
+    Raises UserError if the tokenizer accepts no merges, or if there is not enough disk space.
     """
     directory = source.path
     files, mapping = plan_grown_tokenizer(directory, merges)
-    check_rows(max(mapping) + 1, before := source.layout.sizes["vocab"])
+    old_rows = source.layout.sizes["vocab"]
+    check_rows(max(mapping) + 1, old_rows)
     vocab = parse_json_object(files["tokenizer.json"], "tokenizer.json")["model"]["vocab"]
     first = len(vocab) - len(merges)
-    shifted = {token: token + len(merges) * (token >= first) for token in range(before)}
+    shifted = {token: token + len(merges) * (token >= first) for token in range(old_rows)}
     config = remap_ids(dict(source.checkpoint.config), shifted, "config.json")
-    stale = {*_OF_CUTS, *stale_files(directory)}
+    stale = {*_CUT_FILES, *stale_files(directory)}
     kept = {name: path for name, path in companion_files(directory).items() if name not in stale}
     files = {name: path.read_bytes() for name, path in kept.items()} | files
     if source.generation_config is not None:
-        read = remap_ids(source.generation_config, shifted, _GENERATION_FILE)
-        files[_GENERATION_FILE] = (json.dumps(read, indent=1) + "\n").encode()
-    rows = _Rows(first, first + len(merges), before, _parts_of(merges, vocab, first))
+        generation = remap_ids(source.generation_config, shifted, _GENERATION_FILE)
+        files[_GENERATION_FILE] = (json.dumps(generation, indent=1) + "\n").encode()
+    rows = _NewRows(first, first + len(merges), old_rows, _parts_of(merges, vocab, first))
     carve(_plan(source, rows, config, files), out)
 
 
 def _parts_of(
     merges: Sequence[tuple[str, str]], vocab: Mapping[str, int], first: int
 ) -> list[tuple[int, ...]]:
-    """The old tokens that each new one is merged from, in the end."""
+    """The ids of the old tokens that each new token is made of."""
     parts: dict[str, tuple[int, ...]] = {}
     for pair in merges:
         parts["".join(pair)] = sum((parts.get(part, (vocab[part],)) for part in pair), ())
@@ -129,34 +134,37 @@ def _parts_of(
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Which rows are new: `first` to `last - 1`, beside `before` that there were.
+class _NewRows:
+    """The rows that are added to every tensor with a row for each token.
 
-    `parts`: the old rows that each new one is the mean of; all other rows are moved behind the new
-    ones. None: each is the mean of all rows before them, and takes the place of a row without a
-    token where there is one.
+    Attributes:
+        first, last: the new rows are `first` to `last - 1`.
+        old_count: number of rows before.
+        parts: for each new row, the old rows of which it is the mean; the old rows from `first` on
+            move behind the new ones. If None, each new row is the mean of all old rows before
+            `first`, and the new rows replace old ones (padding) as far as there are any.
     """
 
     first: int
     last: int
-    before: int
+    old_count: int
     parts: Sequence[Sequence[int]] | None = None
 
     @property
-    def rest(self) -> int:
-        """The old row that follows the new ones."""
-        return min(self.last, self.before) if self.parts is None else self.first
+    def next_old(self) -> int:
+        """The old row that follows the last new row."""
+        return min(self.last, self.old_count) if self.parts is None else self.first
 
     @property
     def count(self) -> int:
-        """Of all rows, then."""
-        return self.last + self.before - self.rest
+        """The number of rows after the growth."""
+        return self.last + self.old_count - self.next_old
 
     def grown(self, info: TensorInfo, axis: int) -> Computed:
-        """A tensor with its rows along a dimension, and the new ones among them."""
+        """A stored tensor with the new rows inserted; its rows lie along dimension `axis`."""
         shape = (*info.shape[:axis], self.count, *info.shape[axis + 1 :])
         if axis:
-            # A bias with its rows in the second dimension (BART's): small.
+            # A bias with its rows in the second dimension (BART's) is small: compute it whole.
             return Computed(shape, lambda first, last: self._whole(info, axis)[first:last])
         mean = cache(lambda: _mean(info, self.first))
 
@@ -174,7 +182,7 @@ class _Rows:
             if begin < end:
                 pieces.append(np.stack([new(row) for row in range(begin, end)]))
             if end < last:
-                pieces.append(read_tensor(info, self.rest + end - self.last, last - end))
+                pieces.append(read_tensor(info, self.next_old + end - self.last, last - end))
             return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
         return Computed(shape, rows)
@@ -186,19 +194,23 @@ class _Rows:
             new = np.repeat(mean, self.last - self.first, axis=0)
         else:
             new = np.stack([values[list(parts)].mean(axis=0) for parts in self.parts])
-        whole = np.concatenate([values[: self.first], new, values[self.rest :]])
+        whole = np.concatenate([values[: self.first], new, values[self.next_old :]])
         return np.moveaxis(whole, 0, axis)
 
 
-def _with_tokens(source: ModelDirectory, tokens: Sequence[str]) -> tuple[dict[str, bytes], int]:
-    """The small files of `source`, its tokenizer with the tokens; the first new id."""
+def _tokenizer_with(source: ModelDirectory, tokens: Sequence[str]) -> tuple[dict[str, bytes], int]:
+    """The small files of `source`, with the tokens added to its tokenizer; the first new id.
+
+    Raises UserError if the tokenizer, saved and loaded again, does not have exactly these tokens
+    more, or encodes a sample text differently.
+    """
     tokenizer = copy.deepcopy(source.tokenizer)
-    before, read = tokenizer.get_vocab(), tokenizer(_PROBE)["input_ids"]
-    if known := [token for token in tokens if token in before]:
+    vocabulary, sample_ids = tokenizer.get_vocab(), tokenizer(_SAMPLE)["input_ids"]
+    if known := [token for token in tokens if token in vocabulary]:
         raise UserError(f"{source.path}: the tokenizer already has {', '.join(known)}")
-    first = 1 + int(max(before.values()))
+    first = 1 + int(max(vocabulary.values()))
     kept = {
-        name: data for name, data in read_companions(source.path).items() if name not in _OF_CUTS
+        name: data for name, data in read_companions(source.path).items() if name not in _CUT_FILES
     }
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False
@@ -207,9 +219,9 @@ def _with_tokens(source: ModelDirectory, tokens: Sequence[str]) -> tuple[dict[st
         directory = Path(name)
         write_files(directory, kept)
         tokenizer.save_pretrained(directory)
-        again = load_tokenizer(directory)
-        wanted = before | {token: first + number for number, token in enumerate(tokens)}
-        if again.get_vocab() != wanted or again(_PROBE)["input_ids"] != read:
+        reloaded = load_tokenizer(directory)
+        expected = vocabulary | {token: first + number for number, token in enumerate(tokens)}
+        if reloaded.get_vocab() != expected or reloaded(_SAMPLE)["input_ids"] != sample_ids:
             raise UserError(
                 f"{source.path}: {type(tokenizer).__name__} cannot be given tokens without "
                 f"changing others; give a model whose tokenizer has {tokens[0]}"
@@ -222,21 +234,21 @@ def _with_tokens(source: ModelDirectory, tokens: Sequence[str]) -> tuple[dict[st
     return files, first
 
 
-def _allow(files: dict[str, bytes], tokens: range) -> None:
-    """Ids that were padding, and have a token now, are no longer suppressed."""
+def _unsuppress(files: dict[str, bytes], tokens: range) -> None:
+    """Remove ids that were padding and are tokens now from `suppress_tokens`."""
     if _GENERATION_FILE not in files:
         return
     generation = parse_json_object(files[_GENERATION_FILE], _GENERATION_FILE)
     if suppressed := generation.get("suppress_tokens"):
-        left = [token for token in suppressed if token not in tokens]
-        generation["suppress_tokens"] = left or None
+        still_suppressed = [token for token in suppressed if token not in tokens]
+        generation["suppress_tokens"] = still_suppressed or None
         files[_GENERATION_FILE] = (json.dumps(generation, indent=1) + "\n").encode()
 
 
 def _plan(
-    source: ModelDirectory, rows: _Rows, config: Mapping[str, Any], files: Mapping[str, bytes]
+    source: ModelDirectory, rows: _NewRows, config: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> CarvePlan:
-    """`config`: of the model before, with the ids that it will have."""
+    """Plan the model with the new rows; `config`: of `source`, but with the new token ids."""
     layout = source.layout
     layers = {
         axis.name: range(layout.sizes[axis.name])
@@ -249,8 +261,8 @@ def _plan(
         if name not in layout.tensors:
             continue
         label = layout.tensors[name]
-        axes = (a for a, d in enumerate(label.dims.dimensions) if "vocab" in d.names)
-        axis = next(axes, None)
+        dimensions = enumerate(label.dims.dimensions)
+        axis = next((n for n, dimension in dimensions if "vocab" in dimension.names), None)
         whole = Selection(info, (None,) * len(info.shape))
         content = whole if axis is None else rows.grown(info, axis)
         by_file.setdefault(info.file, []).append(Output(name, label.parameter, info.dtype, content))
@@ -262,11 +274,11 @@ def _plan(
 
 
 def _mean(info: TensorInfo, count: int) -> NDArray[np.float64]:
-    """Of the first rows."""
+    """The mean of the first `count` rows, in float64, [*shape[1:]]."""
     total = np.zeros(info.shape[1:], dtype=np.float64)
-    at_once = max(1, _BLOCK_BYTES // max(1, info.nbytes // max(1, info.shape[0])))
-    for start in range(0, count, at_once):
-        values = read_tensor(info, start, min(at_once, count - start))
+    block_rows = max(1, _BLOCK_BYTES // max(1, info.nbytes // max(1, info.shape[0])))
+    for start in range(0, count, block_rows):
+        values = read_tensor(info, start, min(block_rows, count - start))
         total += values.sum(axis=0, dtype=np.float64)
     mean: NDArray[np.float64] = total / max(1, count)
     return mean

@@ -1,4 +1,4 @@
-"""Add tokens for the words of a domain, which have several tokens so far."""
+"""Add tokens for frequent words of a domain that have had several tokens."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,20 +21,21 @@ from regrow.vocabulary.text_samples import samples_by_language
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-LEAST = 20
-"""By default, a new token occurs at least so often in the text."""
+MIN_COUNT = 20
+"""Default for how often a new token must occur in the text."""
 
 
 @dataclass(frozen=True)
 class Grown:
-    """The result: what was added.
+    """The result of adding tokens.
 
     Attributes:
         out: The directory.
         tokens: The new tokens as text, the most frequent first.
-        size_before, size: Rows of the embedding.
-        parameters_before, parameters: Of the model.
-        per_character_before, per_character: Tokens per character of the sample, by source.
+        size_before, size: Rows of the embedding before and after.
+        parameters_before, parameters: Parameters of the model before and after.
+        per_character_before, per_character: Tokens per character of the sample before and after, by
+            source.
         written: Whether the model was written.
     """
 
@@ -54,12 +55,12 @@ class MergeLimits:
     """How many tokens are added.
 
     Attributes:
-        most: At most so many.
-        least: Each occurs at least so often in the text.
+        max_tokens: Add at most this many tokens.
+        min_count: Each new token occurs at least this often in the text.
     """
 
-    most: int
-    least: int = LEAST
+    max_tokens: int
+    min_count: int = MIN_COUNT
 
 
 def grow_vocabulary(
@@ -72,10 +73,10 @@ def grow_vocabulary(
     dry_run: bool = False,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Grown:
-    """Write a model with further tokens, with which the text of ``files`` has fewer tokens.
+    """Write a model with additional tokens, so that the text of ``files`` needs fewer tokens.
 
     Each new token is merged from two tokens. Its rows in the embedding and in the head are the mean
-    of the rows of the original tokens that it stands for. Text that holds no new token is encoded
+    of the rows of the original tokens that it replaces. Text that contains no new token is encoded
     as before.
 
     Args:
@@ -85,19 +86,21 @@ def grow_vocabulary(
         limits: how many tokens are added.
         texts: the text on which tokens per character are measured; None takes a sample of
             ``files``.
-        dry_run: check and measure, and write nothing.
-        notify: is told what is done.
+        dry_run: check and measure, but write nothing.
+        notify: gets a line before each step.
 
     Raises:
-        UserError: the tokenizer is not BPE or has a `.model` too, there is no text, or no pair of
-            tokens is frequent enough.
+        UserError: the tokenizer is not BPE or also has a `.model` file, there is no text, or no
+            pair of tokens is frequent enough.
     """
-    from regrow.surgery.extend import grow
+    from regrow.surgery.extend import add_merged_tokens
 
     if not files:
         raise UserError("name at least one file", key="corpus")
-    if limits.most < 1:
-        raise UserError("there is nothing to add; give at least 1", key="tokens", value=limits.most)
+    if limits.max_tokens < 1:
+        raise UserError(
+            "there is nothing to add; give at least 1", key="tokens", value=limits.max_tokens
+        )
     for file in (*files, *(texts or ())):
         check_text_file(file.path)
     directory = model.path
@@ -107,7 +110,7 @@ def grow_vocabulary(
     layout = model.layout
     tokenizer = open_tokenizer(directory)
     check_rows(id_count(tokenizer), layout.sizes["vocab"])
-    plan_grown_tokenizer(directory, [])  # raises if the tokenizer cannot be given merges
+    plan_grown_tokenizer(directory, [])  # raises if the tokenizer accepts no merges
     contents = read_tokenizer(directory)
     merges = _learn(tokenizer, contents, files, limits, notify)
     measured = files if texts is None else texts
@@ -123,7 +126,7 @@ def grow_vocabulary(
     )
     if not dry_run:
         notify(f"writing {out}")
-        grow(model, out, merges)
+        add_merged_tokens(model, out, merges)
     size = layout.sizes["vocab"]
     first = len(contents["model"]["vocab"])
     return Grown(
@@ -146,7 +149,7 @@ def _learn(
     limits: MergeLimits,
     notify: Callable[[str], None],
 ) -> list[Pair]:
-    """The merges that the text of the files asks for. Raises UserError if there are none."""
+    """The merges of frequent pairs in the text of the files. Raises UserError if there are none."""
     characters = 0
 
     def documents() -> Iterator[str]:
@@ -161,9 +164,10 @@ def _learn(
     if not characters:
         raise UserError(f"no text in {files[0].path}; give text of the domain", key="corpus")
     notify(f"merging the tokens of {len(words):,} words")
-    merges = learn_merges(words, token_ids(contents), limits.most, limits.least)
+    merges = learn_merges(words, token_ids(contents), limits.max_tokens, limits.min_count)
     if not merges:
         raise UserError(
-            f"no two tokens stand beside each other {limits.least} times in a word", key="corpus"
+            f"no two tokens stand beside each other {limits.min_count} times in a word",
+            key="corpus",
         )
     return merges

@@ -1,4 +1,4 @@
-"""What a model is made of, and what of it can be cut."""
+"""The axes and parameters of a model, and which sizes it can be cut to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,30 +11,34 @@ from regrow.checkpoint.model_directory import ModelDirectory
 
 @dataclass(frozen=True)
 class AxisFacts:
-    """One axis: its size, where one choice of indices holds, and what an index is worth."""
+    """One axis: its size, its scope, and its parameters."""
 
     name: str
     size: int
     scope: str
+    """Where one choice of kept indices applies: `layer`, the name of a stack, or `model`."""
     parameters: int
-    """In tensors that lie along the axis."""
+    """Parameters in tensors that lie along the axis."""
     parameters_per_index: int
-    """What one index less takes away, in all layers together."""
+    """Parameters that dropping one index removes, in all layers together."""
     sizes: str
-    """Which sizes the architecture accepts, all else kept."""
+    """Smaller sizes that the architecture accepts if all other sizes stay."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `regrow inspect` prints. Of a config alone it is what a checkpoint would have."""
+    """The output of `regrow inspect`.
+
+    If there is only a config, it describes the checkpoint that this config would have.
+    """
 
     directory: Path
     model_type: str
     fingerprint: str | None
-    """None where there is only a config."""
+    """None if there is only a config."""
     parameters: int
     parameters_counted_once: int
-    """With one matrix for embedding and head, where the file stores two."""
+    """Parameters with embedding and head counted as one matrix, even if the file stores two."""
     parts: Mapping[str, int]
     axes: tuple[AxisFacts, ...]
     fixed: Mapping[str, int]
@@ -43,7 +47,7 @@ class Inspection:
     """Bytes of weights by type."""
     ignored: tuple[str, ...]
     vocabulary_only: bool
-    """No blueprint is written for its class."""
+    """The architecture has no blueprint, so only its vocabulary can be cut."""
 
     @property
     def weight_bytes(self) -> int:
@@ -51,9 +55,9 @@ class Inspection:
 
 
 def inspect_model(model: ModelDirectory) -> Inspection:
-    """Read headers and config of a model.
+    """Inspect a model by its config and headers.
 
-    Raises UserError where it is no model that regrow knows.
+    Raises UserError if regrow cannot read the directory as a model.
     """
     layout = model.layout
     return Inspection(
@@ -74,7 +78,7 @@ def inspect_model(model: ModelDirectory) -> Inspection:
 
 def _facts(layout: Layout, axis: Axis) -> AxisFacts:
     size = layout.sizes[axis.name]
-    # Parameters are linear in the size of an axis, so two sizes tell what one index is worth.
+    # Parameters are linear in the size of an axis, so two sizes give the parameters per index.
     per_index = layout.parameters() - layout.parameters({axis.name: size - 1})
     return AxisFacts(
         axis.name, size, _scope(axis), per_index * size, per_index, _accepted(layout, axis)
@@ -88,7 +92,7 @@ def _scope(axis: Axis) -> str:
 
 
 def _accepted(layout: Layout, axis: Axis) -> str:
-    """Sizes below the present one that are accepted with all other sizes as they are."""
+    """The smaller sizes that are accepted if all other sizes stay, in words."""
     size = layout.sizes[axis.name]
     if axis.groups:
         return f"multiples of {layout.sizes[axis.groups]}, or whole groups"

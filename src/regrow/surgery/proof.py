@@ -1,14 +1,15 @@
-"""Proof of a blueprint, on a tiny model in float64 with every parameter drawn at random.
+"""Prove a blueprint, on a tiny model in float64 with every parameter drawn at random.
 
-(a) Permuting the indices of an axis leaves the outputs unchanged; for the vocabulary it permutes
-the logits. (b) The model carved at several sizes equals the uncut model in which what was dropped
-is silenced where it is read: neurons and heads at the input of the layer that reads them, layers
-by passing their input on, hidden channels and OLMo 2's heads inside the norms too.
+Two claims are tested. (a) Permuting the indices of an axis leaves the outputs unchanged; for the
+vocabulary it permutes the logits. (b) The model carved at several sizes equals the uncut model in
+which all that was dropped is silenced where it is read (`regrow.surgery.silence`): neurons and
+heads at the input of the module that reads them, layers by passing their input on, hidden channels
+and OLMo 2's heads also inside the norms.
 
-The carved model goes the whole way that a user's model goes: bind, cut, carve to files, load with
-plain transformers. The silenced model is made from modules, not from the labels of the tensors, so
-a wrong label cannot make both sides wrong alike. At initialisation norms are 1 and biases 0, and a
-blueprint that forgets them would pass; hence the random draw.
+The carved model is made as a user's model is: bind, cut, carve to files, load with plain
+transformers. The silenced model is made from modules and not from the labels of the tensors, so a
+wrong label cannot make both sides wrong in the same way. Parameters are drawn at random because at
+initialisation norms are 1 and biases 0, and a blueprint that forgets them would pass.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from regrow.architectures import Axis, Blueprint, Layout
 from regrow.architectures.schema import Divides, Quotient, read_field
@@ -38,19 +39,20 @@ from regrow.models.networks import config_class, model_class
 from regrow.surgery.carve import carve
 from regrow.surgery.choose import choose
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.prune import carve_plan
+from regrow.surgery.prune import plan_checked_carve
+from regrow.surgery.silence import silenced
 
 TOLERANCE = 1e-9
-"""Largest difference of logits that still counts as equal; they are of the order of 1."""
+"""The largest difference of logits that counts as equal; logits are of the order of 1."""
 
 _BATCH, _LENGTH = 2, 11
-_ALSO_CUT = 0.4
-"""How often axes are cut that have nothing to do with the one in question."""
+_OTHER_AXIS_CUT = 0.4
+"""Probability that an axis is cut along with the tested axis, if their sizes are independent."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: what was claimed, and the largest absolute difference of the logits."""
+    """One comparison: the claim, and the largest absolute difference of the logits."""
 
     claim: str
     difference: float
@@ -61,19 +63,19 @@ class Finding:
 
 
 class ProofError(Exception):
-    """The blueprint is wrong: the reason, in one line."""
+    """The blueprint is wrong; the message gives the reason in one line."""
 
 
 def prove(blueprint: Blueprint, tiny: Mapping[str, Any], seed: int = 0) -> tuple[Finding, ...]:
-    """Prove a blueprint on a model of the config `tiny`.
+    """Prove a blueprint on a model of the config `tiny`; returns all comparisons.
 
     Raises ProofError at the first claim that does not hold.
     """
     findings = []
-    with tempfile.TemporaryDirectory() as name, _exactly():
-        scene = _Scene(blueprint, tiny, Path(name), seed)
-        for claim, cut in scene.cuts():
-            finding = Finding(f"{claim}: {cut.words()}", scene.difference(cut))
+    with tempfile.TemporaryDirectory() as name, _all_in_float64():
+        original = _Original(blueprint, tiny, Path(name), seed)
+        for claim, cut in original.cuts():
+            finding = Finding(f"{claim}: {cut.words()}", original.difference(cut))
             if not finding.holds:
                 raise ProofError(f"{finding.claim}: logits differ by {finding.difference:.3g}")
             findings.append(finding)
@@ -81,17 +83,17 @@ def prove(blueprint: Blueprint, tiny: Mapping[str, Any], seed: int = 0) -> tuple
 
 
 def linked_sizes(layout: Layout) -> list[list[dict[str, int]]]:
-    """For each set of axes whose sizes hang together, all sizes that are accepted.
+    """For each set of axes whose sizes depend on each other, all sizes that are accepted.
 
-    Any one of each list makes sizes that the architecture accepts. Axes hang together by a field
-    of the config, as query heads and key-value heads, or by a constraint. For tiny models: all
-    combinations are tried.
+    One choice from each list gives sizes that the architecture accepts together. The sizes of axes
+    depend on each other by a shared config field, as query heads and key-value heads, or by a
+    constraint. Use it only on tiny models, since all combinations are tried.
     """
     axes = layout.blueprint.axes
     accepted = []
     for names in _linked(layout):
         fields = {layout.axes_of_field(axis.name) for axis in axes if axis.name in names}
-        shared = sorted(fields)
+        shared = sorted(fields)  # each is a tuple of the axes that share a config field
         ranges = [range(1, layout.sizes[same[0]] + 1) for same in shared]
         choices = [
             {name: size for same, size in zip(shared, sizes, strict=True) for name in same}
@@ -102,7 +104,7 @@ def linked_sizes(layout: Layout) -> list[list[dict[str, int]]]:
 
 
 def _linked(layout: Layout) -> list[set[str]]:
-    """The axes, in sets of those whose sizes hang together."""
+    """The axes, in sets of those whose sizes depend on each other."""
     blueprint = layout.blueprint
     links = [set(layout.axes_of_field(axis.name)) for axis in blueprint.axes]
     links += [{axis.name, axis.groups} for axis in blueprint.axes if axis.groups]
@@ -120,8 +122,8 @@ def _linked(layout: Layout) -> list[set[str]]:
     return linked
 
 
-class _Scene:
-    """The uncut model in memory and on disk."""
+class _Original:
+    """The uncut model, in memory and on disk, and the cuts to test on it."""
 
     def __init__(
         self, blueprint: Blueprint, tiny: Mapping[str, Any], directory: Path, seed: int
@@ -142,6 +144,7 @@ class _Scene:
         self.model = _load(blueprint, source)
 
     def cuts(self) -> Iterator[tuple[str, Cut]]:
+        """For each axis but the layers a permutation, then for each axis a random cut."""
         for axis in self.blueprint.axes:
             if axis.kind != "layer":
                 yield f"permute {axis.name}", self._permutation(axis)
@@ -149,7 +152,7 @@ class _Scene:
             yield f"cut {axis.name}", self._random_cut(axis)
 
     def _permutation(self, axis: Axis) -> Cut:
-        """A new order along one axis; query heads move with their key-value heads."""
+        """A random order along one axis; query heads move with their key-value heads."""
         axes: dict[str, AxisCut] = {}
         layers = self.layout.sizes[axis.along] if axis.along else None
 
@@ -176,7 +179,7 @@ class _Scene:
         return Cut(self.checkpoint.fingerprint, axes)
 
     def _random_cut(self, axis: Axis) -> Cut:
-        """Sizes that the architecture accepts, with this axis made smaller and others at random."""
+        """A random cut that the architecture accepts, with this axis smaller."""
         sizes: dict[str, int] = {}
         for choices in self.choices:
             if axis.name in choices[0]:
@@ -186,7 +189,7 @@ class _Scene:
                         f"cut {axis.name}: no smaller size is accepted; is a constraint wrong?"
                     )
                 sizes |= smaller[self.random.integers(len(smaller))]
-            elif self.random.random() < _ALSO_CUT:
+            elif self.random.random() < _OTHER_AXIS_CUT:
                 sizes |= choices[self.random.integers(len(choices))]
         return choose(self.layout, self.checkpoint.fingerprint, sizes, self._scores())
 
@@ -200,10 +203,10 @@ class _Scene:
         }
 
     def difference(self, cut: Cut) -> float:
-        """Largest difference between carved and silenced logits."""
+        """The largest absolute difference between the logits of the carved and silenced model."""
         out = Path(tempfile.mkdtemp(dir=self.directory)) / "carved"
         try:
-            plan = carve_plan(self.checkpoint, self.layout, cut)
+            plan = plan_checked_carve(self.checkpoint, self.layout, cut)
             check_on_meta(plan.config, self.blueprint, plan.shapes)
             carve(plan, out)
         except UserError as error:
@@ -213,7 +216,7 @@ class _Scene:
         size = self.layout.sizes["vocab"]
         kept = torch.from_numpy(vocab.keep.copy() if vocab else np.arange(size))
         new_ids = torch.from_numpy(self.random.integers(0, len(kept), (_BATCH, _LENGTH)))
-        with torch.no_grad(), _silenced(self.model, self.layout, cut):
+        with torch.no_grad(), silenced(self.model, self.layout, cut):
             expected = _logits(self.blueprint, self.model, kept[new_ids])[..., kept]
         with torch.no_grad():
             actual = _logits(self.blueprint, carved, new_ids)
@@ -225,7 +228,7 @@ class _Scene:
 def _write_random_model(
     blueprint: Blueprint, tiny: Mapping[str, Any], out: Path, random: np.random.Generator
 ) -> None:
-    """A model of this config, in float64; a head that the config ties is left out."""
+    """Write a random model of this config in float64, without a head that the config ties."""
     values = {k: v for k, v in copy.deepcopy(dict(tiny)).items() if k != "model_type"}
     config = config_class(tiny["model_type"]).from_dict(values)
     model = model_class(blueprint.architectures[0])(config)
@@ -256,20 +259,23 @@ def _load(blueprint: Blueprint, directory: Path) -> Any:
 
 
 def _logits(blueprint: Blueprint, model: Any, ids: Tensor) -> Tensor:
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     if blueprint.is_encoder_decoder:
-        given["decoder_input_ids"] = ids.flip(1)
-        given["decoder_attention_mask"] = torch.ones_like(ids)
-    logits: Tensor = model(**given).logits
+        inputs["decoder_input_ids"] = ids.flip(1)
+        inputs["decoder_attention_mask"] = torch.ones_like(ids)
+    logits: Tensor = model(**inputs).logits
     return logits
 
 
 @contextlib.contextmanager
-def _exactly() -> Iterator[None]:
-    """Norms, softmax and scales of the library are float32 whatever the model is in; not here."""
+def _all_in_float64() -> Iterator[None]:
+    """Context manager: run norms, softmax and scales in float64, and silence transformers' log.
+
+    The library computes these in float32 in a model of any dtype.
+    """
     dtype = torch.get_default_dtype()
     level = transformers.logging.get_verbosity()
-    bar = transformers.utils.logging.is_progress_bar_enabled()
+    progress_bar = transformers.utils.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_default_dtype(torch.float64)
@@ -282,122 +288,5 @@ def _exactly() -> Iterator[None]:
     finally:
         torch.set_default_dtype(dtype)
         transformers.logging.set_verbosity(level)
-        if bar:
+        if progress_bar:
             transformers.utils.logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _silenced(model: nn.Module, layout: Layout, cut: Cut) -> Iterator[None]:
-    """The uncut model with everything that the cut drops silenced where it is read."""
-    with contextlib.ExitStack() as stack:
-        for axis in layout.blueprint.axes:
-            if axis.name not in cut.axes:
-                continue
-            if axis.kind == "layer":
-                kept = set(cut.axes[axis.name].keep.tolist())
-                for index in range(layout.sizes[axis.name]):
-                    if index not in kept:
-                        for site in axis.sites:
-                            name = site.replace("{" + axis.name + "}", str(index))
-                            stack.enter_context(_passing(model.get_submodule(name)))
-            elif axis.kind == "hidden":
-                for name, _ in _modules(axis.sites, layout, cut):
-                    norm = model.get_submodule(name)
-                    stack.enter_context(_norm_of(norm, cut.axes[axis.name].keep))
-                for name in layout.blueprint.embeddings:
-                    if _embeds(layout, name, axis.name):
-                        module = model.get_submodule(name)
-                        stack.enter_context(_masked_output(module, cut.axes[axis.name].keep))
-            elif axis.kind != "vocab":
-                for name, row in _modules(axis.sites, layout, cut):
-                    module = model.get_submodule(name)
-                    stack.enter_context(_masked_input(module, cut.axes[axis.name], row))
-                for name, row in _modules(axis.inside_norms, layout, cut):
-                    norm = model.get_submodule(name)
-                    stack.enter_context(_norm_of(norm, _spread(cut.axes[axis.name], row, norm)))
-        yield
-
-
-def _embeds(layout: Layout, module: str, axis: str) -> bool:
-    """Whether the output of an embedding lies along this hidden axis (T5Gemma has two)."""
-    stack = axis.rpartition(".")[0]
-    return not stack or f".{stack}." in f".{module}."
-
-
-def _modules(patterns: tuple[str, ...], layout: Layout, cut: Cut) -> Iterator[tuple[str, int]]:
-    """Names of the modules of all kept layers, with the number of the layer after the cut."""
-    layers = [a.name for a in layout.blueprint.axes if a.kind == "layer"]
-    for pattern in patterns:
-        along = next((name for name in layers if "{" + name + "}" in pattern), None)
-        if along is None:
-            yield pattern, 0
-            continue
-        for row, index in enumerate(cut.layers(along, layout.sizes[along]).tolist()):
-            yield pattern.replace("{" + along + "}", str(index)), row
-
-
-def _spread(axis: AxisCut, row: int, norm: Any) -> Any:
-    """Kept indices of an axis as positions in a dimension where each index has several."""
-    per = norm.weight.shape[0] // axis.size
-    return (axis.row(row)[:, None] * per + np.arange(per)).reshape(-1)
-
-
-@contextlib.contextmanager
-def _passing(layer: nn.Module) -> Iterator[None]:
-    forward = layer.forward
-
-    def passing(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        output = forward(*args, **kwargs)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    with mock.patch.object(layer, "forward", passing):
-        yield
-
-
-@contextlib.contextmanager
-def _masked_input(module: nn.Module, axis: AxisCut, row: int) -> Iterator[None]:
-    def mask(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        width = args[0].shape[-1] // axis.size
-        keep = torch.zeros(axis.size, width, dtype=args[0].dtype)
-        keep[axis.row(row).copy()] = 1
-        return (args[0] * keep.reshape(-1), *args[1:])
-
-    handle = module.register_forward_pre_hook(mask)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _masked_output(module: nn.Module, keep: Any) -> Iterator[None]:
-    def mask(_: nn.Module, args: Any, output: Tensor) -> Tensor:
-        kept = torch.zeros(output.shape[-1], dtype=output.dtype)
-        kept[keep.copy()] = 1
-        return output * kept
-
-    handle = module.register_forward_hook(mask)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _norm_of(norm: nn.Module, keep: Any) -> Iterator[None]:
-    """The norm over kept channels only; the others come out as 0."""
-    kept = torch.from_numpy(np.array(keep))
-    part = copy.deepcopy(norm)
-    for name, parameter in list(part.named_parameters()):
-        setattr(part, name, nn.Parameter(parameter[kept]))
-    if isinstance(part, nn.LayerNorm):
-        part.normalized_shape = (len(kept),)
-
-    def forward(hidden: Tensor) -> Tensor:
-        output = torch.zeros_like(hidden)
-        output[..., kept] = part(hidden[..., kept])
-        return output
-
-    with mock.patch.object(norm, "forward", forward):
-        yield

@@ -1,4 +1,4 @@
-"""Prune one model directory: bind, score, choose, check, carve."""
+"""Prune one model directory: score, choose, check, carve."""
 
 import json
 import time
@@ -22,26 +22,29 @@ from regrow.surgery.carve import CarvePlan, carve, check_output, plan_carve
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import CUT_FILE, AxisCut, Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.requests import requested
+from regrow.surgery.requests import sizes_from_options
 
 if TYPE_CHECKING:
     from regrow.vocabulary.kept_tokens import KeptTokens
 
 Documents = Callable[[], Iterator[str]]
-"""Opens the text anew at each call."""
+"""Called without arguments, it gives an iterator over the documents from the beginning."""
 
-ROW_LENGTH = 512
-"""Tokens of calibration text below which counts and scores are refused."""
+MIN_TEXT_TOKENS = 512
+"""A vocabulary is chosen by counts only if the text has at least this many tokens.
+
+If the spec has fewer calibration tokens, that number is enough.
+"""
 MAX_SHARD_BYTES = 5 * 10**9
 ORIGIN_FILE = "regrow_origin.json"
-"""The cut from the first original, through all stages so far."""
+"""The composed cut from the first original model, over all stages so far."""
 VOCABULARY_FILE = "regrow_vocabulary.json"
-"""Each token that was kept and why, where the vocabulary was cut."""
+"""If the vocabulary was cut: each kept token, and why it was kept."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a cut does, or did, to a model."""
+    """The result of a cut, or of a dry run: the model before and after."""
 
     source: Path
     out: Path
@@ -52,23 +55,23 @@ class Pruned:
     parts: Mapping[str, int]
     sizes_before: Mapping[str, int]
     nbytes: int
-    """Of all files of the result."""
+    """Bytes of all files of the result."""
     notes: tuple[str, ...]
-    """What else happened that a user should know: folds, tensors dropped by name."""
+    """Further effects that a user should know: scaled tensors, dropped tensors, files left out."""
     seconds: float
-    """From the first byte read to the last rename; 0 in a dry run."""
+    """Time to carve, from the first byte read to the final rename; 0 in a dry run."""
 
 
 @dataclass(frozen=True)
 class PlannedCut:
-    """A cut that was chosen and checked, and all that it will write."""
+    """A cut that was chosen and checked, and the plan of the files that it writes."""
 
     source: ModelDirectory
     cut: Cut
     carving: CarvePlan
 
     def result(self, out: Path, seconds: float = 0.0) -> Pruned:
-        """What is said of the cut; `seconds`: that the carving took."""
+        """The result of this cut; `seconds`: how long the carving took."""
         layout, cut = self.source.layout, self.cut
         return Pruned(
             self.source.path, out, cut,
@@ -103,14 +106,15 @@ def plan_cut(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress = QUIET,
 ) -> PlannedCut:
-    """Choose a cut, and compute and check all that it will write.
+    """Choose a cut, and plan and check all files that it writes.
 
-    `documents`: the text that scores and token counts come from; None where there is none.
+    `documents`: text for scores and token counts; None if there is no text. `max_shard_bytes`: the
+    most bytes of tensors in one file.
 
-    Raises UserError at whatever cannot be.
+    Raises UserError if the cut is impossible for this model, or needs text and there is none.
     """
-    cut, chosen = choose_cut(source, spec, documents, seed=seed, progress=progress)
-    return PlannedCut(source, cut, plan_output(source, cut, chosen, max_shard_bytes))
+    cut, tokens = choose_cut(source, spec, documents, seed=seed, progress=progress)
+    return PlannedCut(source, cut, plan_output(source, cut, tokens, max_shard_bytes))
 
 
 def prune_checkpoint(
@@ -123,9 +127,9 @@ def prune_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress = QUIET,
 ) -> Pruned:
-    """Cut a model and write the result to `out`; the arguments are those of `plan_cut`.
+    """Cut a model and write the result to `out`; the other arguments are those of `plan_cut`.
 
-    Raises UserError, before anything is written, at whatever cannot be.
+    Raises UserError, before anything is written, if the cut is impossible.
     """
     check_output(out, source.path)
     planned = plan_cut(
@@ -139,18 +143,19 @@ def prune_checkpoint(
 def repeat_cut(
     source: ModelDirectory, out: Path, cut: Cut, spec: CutSpec, documents: Documents
 ) -> None:
-    """Carve again what a cut that was chosen before gives, byte for byte.
+    """Carve a cut that was chosen before once more; the result is the same, byte for byte.
 
-    `spec`: by which it was chosen. `documents`: the text by which its vocabulary was.
+    `spec`: the options from which the cut was chosen. `documents`: the text from which its
+    vocabulary was chosen.
     """
     layout = source.layout
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
-    chosen: KeptTokens | None = None
+    tokens: KeptTokens | None = None
     if "vocab" in ordered and spec.vocabulary:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
-        chosen = choose_vocabulary(source.path, layout, spec.vocabulary, documents)
-    carve(plan_output(source, Cut(cut.model, ordered), chosen), out)
+        tokens = choose_vocabulary(source.path, layout, spec.vocabulary, documents)
+    carve(plan_output(source, Cut(cut.model, ordered), tokens), out)
 
 
 def choose_cut(
@@ -161,29 +166,29 @@ def choose_cut(
     seed: int,
     progress: Progress = QUIET,
 ) -> tuple[Cut, "KeptTokens | None"]:
-    """The cut that a spec asks for, and the tokens that were chosen where it is of the vocabulary.
+    """Choose the cut of a spec; also returns the kept tokens if it chose a vocabulary, else None.
 
-    `documents`: the text that scores and token counts come from; None where there is none.
+    `documents`: text for scores and token counts; None if there is no text.
     """
     checkpoint, layout = source.checkpoint, source.layout
     if spec.cut is not None:
         cut = Cut.load(spec.cut)
         check_cut(cut, layout, checkpoint.fingerprint)
         return cut, None
-    sizes, given = requested(layout, spec.chosen)
-    chosen: KeptTokens | None = None
+    sizes, fixed = sizes_from_options(layout, spec.options)
+    tokens: KeptTokens | None = None
     if spec.vocabulary and sizes.get("vocab", 0) < layout.sizes["vocab"]:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
-        chosen = choose_vocabulary(
+        tokens = choose_vocabulary(
             source.path, layout, spec.vocabulary, documents,
-            least_tokens=min(ROW_LENGTH, spec.calibration_tokens), notify=progress.say,
+            least_tokens=min(MIN_TEXT_TOKENS, spec.calibration_tokens), notify=progress.say,
         )  # fmt: skip
-        kept = np.concatenate([chosen.choice.kept, chosen.padding])
+        kept = np.concatenate([tokens.choice.kept, tokens.padding])
         layout.check_sizes({**sizes, "vocab": len(kept)})
-        given["vocab"] = kept
+        fixed["vocab"] = kept
     scored = [
-        name for name, size in sizes.items() if name not in given and size < layout.sizes[name]
+        name for name, size in sizes.items() if name not in fixed and size < layout.sizes[name]
     ]
     scores: Scores = {}
     if scored:
@@ -196,23 +201,25 @@ def choose_cut(
         scores = score(
             checkpoint, layout, scored, by=spec.by, text=text, seed=seed, notify=progress.say
         )
-    cut = choose(layout, checkpoint.fingerprint, sizes, scores, given)
-    if chosen is not None and len(chosen.padding):
-        axis = AxisCut(layout.sizes["vocab"], given["vocab"], padded=len(chosen.padding))
+    cut = choose(layout, checkpoint.fingerprint, sizes, scores, fixed)
+    if tokens is not None and len(tokens.padding):
+        axis = AxisCut(layout.sizes["vocab"], fixed["vocab"], padded=len(tokens.padding))
         axes = {**cut.axes, "vocab": axis}
         cut = Cut(cut.model, {n: axes[n] for n in layout.blueprint.axis_names if n in axes})
-    return cut, chosen
+    return cut, tokens
 
 
 def plan_output(
     source: ModelDirectory,
     cut: Cut,
-    chosen: "KeptTokens | None" = None,
+    tokens: "KeptTokens | None" = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> CarvePlan:
-    """All that a cut will write: config, weights, tokenizer, ids. Checked by the class itself.
+    """Plan all files that a cut writes: config, weights, tokenizer, token ids.
 
-    `chosen`: the tokens, where they were chosen for this cut.
+    `tokens`: the kept tokens and their reasons, if they were chosen for this cut.
+
+    Raises UserError if the model class refuses the config or the shapes.
     """
     layout = source.layout
     config: Mapping[str, Any] = source.checkpoint.config
@@ -222,17 +229,17 @@ def plan_output(
 
         axis = cut.axes["vocab"]
         config, files = _with_vocabulary(source, axis, files)
-        files[VOCABULARY_FILE] = kept_tokens(source.path, axis.tokens, axis.padded, chosen)
+        files[VOCABULARY_FILE] = kept_tokens(source.path, axis.tokens, axis.padded, tokens)
     files[CUT_FILE] = _json(cut.to_json())
-    files[ORIGIN_FILE] = _json(_origin(source.path, cut).to_json())
-    plan = carve_plan(
+    files[ORIGIN_FILE] = _json(_cut_from_original(source.path, cut).to_json())
+    plan = plan_checked_carve(
         source.checkpoint, layout, cut, config=config, files=files, max_shard_bytes=max_shard_bytes
     )
     check_on_meta(plan.config, layout.blueprint, plan.shapes)
     return plan
 
 
-def carve_plan(
+def plan_checked_carve(
     checkpoint: Checkpoint,
     layout: Layout,
     cut: Cut,
@@ -241,10 +248,12 @@ def carve_plan(
     files: Mapping[str, bytes] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> CarvePlan:
-    """What will be written, with all checks that need no weights.
+    """Check a cut against a checkpoint, and plan the files that it writes.
 
-    `config`: of the model before the cut, where it is not the checkpoint's own. `files`: what lies
-    beside the weights.
+    `config`: of the model before the cut, if it differs from the checkpoint's own. `files`: further
+    small files of the result, by name.
+
+    Raises UserError if the cut does not fit the checkpoint.
     """
     check_cut(cut, layout, checkpoint.fingerprint)
     layers = {
@@ -259,7 +268,7 @@ def carve_plan(
 def _with_vocabulary(
     source: ModelDirectory, axis: AxisCut, files: dict[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Config and files with every id renumbered."""
+    """Config and small files of the result, with every token id mapped to its new id."""
     from regrow.tokenizers.candidates import VocabularyChoice
     from regrow.tokenizers.config_ids import remap_ids
     from regrow.tokenizers.tokenizer_files import has_tokenizer, plan_tokenizer, stale_files
@@ -276,16 +285,16 @@ def _with_vocabulary(
     if generation is not None:
         generation = remap_ids(generation, mapping, "generation_config.json")
     if axis.padded:
-        generation = _ids_named_by(config) if generation is None else generation
-        own = generation.get("suppress_tokens") or []
-        generation["suppress_tokens"] = [*own, *range(len(axis.tokens), axis.kept)]
+        generation = _special_ids(config) if generation is None else generation
+        suppressed = generation.get("suppress_tokens") or []
+        generation["suppress_tokens"] = [*suppressed, *range(len(axis.tokens), axis.kept)]
     if generation is not None:
         files["generation_config.json"] = _json(generation)
     return config, files
 
 
-def _ids_named_by(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers generates with where there is no generation_config.json."""
+def _special_ids(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The special token ids that transformers uses if there is no generation_config.json."""
     text = config.get("text_config") or config.get("decoder") or {}
     return {
         name: value
@@ -294,7 +303,8 @@ def _ids_named_by(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _origin(directory: Path, cut: Cut) -> Cut:
+def _cut_from_original(directory: Path, cut: Cut) -> Cut:
+    """The cut from the first original, if `directory` was itself cut before; else `cut`."""
     path = directory / ORIGIN_FILE
     return Cut.load(path).then(cut) if path.is_file() else cut
 
@@ -304,6 +314,7 @@ def _json(value: Any) -> bytes:
 
 
 def _notes(layout: Layout, cut: Cut) -> Iterator[str]:
+    """Notes about dropped tensors, scaled tensors and padding rows."""
     for name in layout.ignored:
         yield f"{name}: dropped, {layout.blueprint.model_type} ignores it"
     for fold in layout.folds():
@@ -318,6 +329,7 @@ def _notes(layout: Layout, cut: Cut) -> Iterator[str]:
 
 
 def _left_out(source: Path, cut: Cut, plan: CarvePlan) -> Iterator[str]:
+    """A note about each group of files of the source that the result does not have."""
     from regrow.tokenizers.tokenizer_files import stale_files
 
     if "vocab" in cut.axes:

@@ -1,4 +1,4 @@
-"""Index lists as short text: `0-11,16-29`. Order is kept; a list that is not sorted works too."""
+"""Lists of indices as short text: `0-11,16-29`. The order is kept and need not be ascending."""
 
 import re
 
@@ -11,7 +11,7 @@ _PART = re.compile(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?")
 
 
 def format_ranges(indices: Indices) -> str:
-    """The shortest list of ranges that gives these indices, in their order."""
+    """The shortest list of ranges for these indices, in their order."""
     if len(indices) == 0:
         return ""
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
@@ -24,10 +24,12 @@ def format_ranges(indices: Indices) -> str:
 
 
 def parse_ranges(text: str, limit: int = 1 << 32) -> Indices:
-    """Indices of a list of ranges, both ends included.
+    """The indices of a list of ranges, both ends included.
 
-    `limit`: indices must lie below it, and there are no more of them than that, so that a short
-    text cannot fill the memory. Raises ValueError, in words, at anything else.
+    `limit`: indices must be below it, and there must be at most this many, so that a short text
+    cannot fill the memory.
+
+    Raises ValueError, with a message for users, if the text is invalid.
     """
     if not text.strip():
         return np.zeros(0, dtype=np.int64)

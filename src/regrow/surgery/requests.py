@@ -1,4 +1,4 @@
-"""From what a user asks (`heads: 6`) to sizes by axis (`head: 6, kv_head: 3`)."""
+"""Turn the options of a cut (`heads: 6`) into sizes by axis (`head: 6, kv_head: 3`), and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,32 +15,34 @@ _KINDS = {
 }  # fmt: skip
 
 
-def requested(
+def sizes_from_options(
     layout: Layout, options: Mapping[str, Any]
 ) -> tuple[dict[str, int], dict[str, Indices]]:
-    """Sizes by axis, and indices that are decided already (layers named by number).
+    """New sizes by axis, and the kept layers by axis if the layers to drop are listed.
 
-    `options`: by option name, a value or values by stack. Options that only follow another are
-    filled in: key-value heads where every query head has its own, query heads where whole groups
-    go. Raises UserError where an option does not fit the architecture.
+    `options`: by option name, a value, or a dict of values by stack. Sizes that follow from another
+    are filled in: key-value heads if every query head has its own, query heads if only the number
+    of key-value heads is given.
+
+    Raises UserError if an option does not fit the architecture.
     """
     sizes: dict[str, int] = {}
-    given: dict[str, Indices] = {}
+    kept_layers: dict[str, Indices] = {}
     for option, value in options.items():
-        for axis, wanted in _by_axis(layout, option, value):
+        for axis, axis_value in _by_axis(layout, option, value):
             if option == "drop_layers":
-                given[axis.name] = _without(layout, axis, wanted)
+                kept_layers[axis.name] = _without_layers(layout, axis, axis_value)
             else:
-                sizes[axis.name] = wanted
+                sizes[axis.name] = axis_value
     for axis in layout.blueprint.axes:
         if axis.groups:
-            _follow(layout, axis.name, axis.groups, sizes)
-    layout.check_sizes({**sizes, **{name: len(keep) for name, keep in given.items()}})
-    return sizes, given
+            _fill_in_heads(layout, axis.name, axis.groups, sizes)
+    layout.check_sizes({**sizes, **{name: len(keep) for name, keep in kept_layers.items()}})
+    return sizes, kept_layers
 
 
 def options_for(layout: Layout, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """The options that ask for these sizes by axis; of those that stay, none."""
+    """The options of a cut to these sizes by axis; axes that stay whole have no option."""
     options: dict[str, Any] = {}
     for option, kind in _KINDS.items():
         axes = [axis for axis in layout.blueprint.axes if axis.kind == kind]
@@ -57,6 +59,7 @@ def _is_cut(layout: Layout, axis: Axis, sizes: Mapping[str, int]) -> bool:
 
 
 def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
+    """The axes that an option is for, each with its value."""
     kind = layout.blueprint.model_type
     axes = [axis for axis in layout.blueprint.axes if axis.kind == _KINDS[option]]
     if not axes and layout.blueprint.vocabulary_only:
@@ -73,19 +76,22 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
             )
         return [(axis, value) for axis in axes]
     pairs = []
-    for stack, wanted in value.items():
+    for stack, stack_value in value.items():
         named = [axis for axis in axes if axis.stack == stack]
         if not named:
             stacks = list(dict.fromkeys(axis.stack for axis in axes if axis.stack))
-            right = f"it has {', '.join(stacks)}" if stacks else f"give {wanted} alone"
+            right = f"it has {', '.join(stacks)}" if stacks else f"give {stack_value} alone"
             raise UserError(
-                f"{kind} has no {stack} of its own; {right}", key=option, value=f"{stack}={wanted}"
+                f"{kind} has no {stack} of its own; {right}",
+                key=option,
+                value=f"{stack}={stack_value}",
             )
-        pairs += [(axis, wanted) for axis in named]
+        pairs += [(axis, stack_value) for axis in named]
     return pairs
 
 
-def _without(layout: Layout, axis: Axis, ranges: str) -> Indices:
+def _without_layers(layout: Layout, axis: Axis, ranges: str) -> Indices:
+    """The layers that are kept if those in `ranges` are dropped."""
     size = layout.sizes[axis.name]
     try:
         dropped = parse_ranges(str(ranges), size)
@@ -103,7 +109,8 @@ def _without(layout: Layout, axis: Axis, ranges: str) -> Indices:
     return keep
 
 
-def _follow(layout: Layout, head: str, kv_head: str, sizes: dict[str, int]) -> None:
+def _fill_in_heads(layout: Layout, head: str, kv_head: str, sizes: dict[str, int]) -> None:
+    """Add to `sizes` the number of query or key-value heads that follows from the other."""
     group = layout.sizes[head] // layout.sizes[kv_head]
     if head in sizes and kv_head not in sizes and group == 1:
         sizes[kv_head] = sizes[head]

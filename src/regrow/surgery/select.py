@@ -1,7 +1,7 @@
-"""Kept elements of one stored tensor, as a stream of byte blocks in the new order.
+"""Read the kept elements of one stored tensor, as a stream of byte blocks in the new order.
 
-A plain copy wherever no index is dropped; the only arithmetic is a fold, and the only look at
-values is the check that they are finite.
+If no index is dropped, the bytes are copied unchanged. The only arithmetic is the scaling of a
+fold. Values are otherwise only checked to be finite.
 """
 
 import os
@@ -25,19 +25,25 @@ _INFINITY: dict[str, tuple[str, int, int]] = {
     "F16": ("2", 0x7C00, 0xFC00),
     "BF16": ("2", 0x7F80, 0xFF80),
 }
-"""Bytes of a value, and the bits of infinity and of minus infinity: only NaN has more."""
+"""By dtype: bytes of a value, and the bit patterns of infinity and of minus infinity.
 
-_GAP_BYTES = 32 << 10  # takes about as long to read as another call
-_PIECES = os.sysconf("SC_IOV_MAX")
+Among the patterns of one sign, only those of NaN are larger.
+"""
+
+_GAP_BYTES = 32 << 10  # reading these takes about as long as another system call
+_MAX_PIECES = os.sysconf("SC_IOV_MAX")
 
 _NUMPY = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 FLOATS = frozenset({*_NUMPY, "BF16"})
-"""Types, as safetensors spells them, whose values can be computed."""
+"""The dtypes, by their safetensors names, in which computed values can be stored."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """w becomes (w + offset) * factor - offset, computed in float64, rounded to nearest even."""
+    """Each value w becomes (w + offset) * factor - offset.
+
+    It is computed in float64 and rounded to nearest even.
+    """
 
     factor: float
     offset: float
@@ -45,7 +51,10 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is read of one tensor: kept indices by dimension (None: all), then a scaling."""
+    """The part of one stored tensor to read.
+
+    `keep`: kept indices for each dimension, None for all. `scaling`: applied to the values read.
+    """
 
     info: TensorInfo
     keep: tuple[Indices | None, ...]
@@ -75,19 +84,19 @@ class Selection:
 def stream(
     selection: Selection, descriptor: int, buffers: Iterator[bytearray]
 ) -> Iterator[memoryview]:
-    """Blocks of the selected bytes, each inside a buffer taken from `buffers`.
+    """The selected bytes, in blocks, each inside a buffer taken from `buffers`.
 
     `descriptor`: of the open file that holds the tensor. Memory is bounded by a few buffers, or by
-    a few rows where one row is larger than a buffer. A block is valid until the next is asked for
-    and its buffer comes round again.
+    a few rows if one row is larger than a buffer. A block is valid until the next one is taken and
+    `buffers` gives its buffer again.
 
-    Raises UserError where a value is not finite or the file ends early.
+    Raises UserError if a value is not finite or the file ends early.
     """
     info = selection.info
-    blocks = _copied if all(keep is None for keep in selection.keep[1:]) else _taken
+    blocks = _copied if all(keep is None for keep in selection.keep[1:]) else _gathered
     for block in blocks(selection, descriptor, buffers):
         if selection.scaling is not None:
-            with np.errstate(over="ignore"):  # what overflows is infinite, and found next
+            with np.errstate(over="ignore"):  # an overflow gives infinity, which the check finds
                 _scale(selection, block)
         if not all_finite(block, info.dtype):
             raise UserError(
@@ -99,7 +108,7 @@ def stream(
 def _copied(
     selection: Selection, descriptor: int, buffers: Iterator[bytearray]
 ) -> Iterator[memoryview]:
-    """Whole rows: byte ranges as they are, short ones sharing a buffer."""
+    """Blocks of whole rows, copied as byte ranges; short ranges share a buffer."""
     info = selection.info
     view: memoryview | None = None
     filled, ranges = 0, list[Range]()
@@ -119,10 +128,10 @@ def _copied(
         yield view[:filled]
 
 
-def _taken(
+def _gathered(
     selection: Selection, descriptor: int, buffers: Iterator[bytearray]
 ) -> Iterator[memoryview]:
-    """Rows in blocks, then a pick along the inner dimensions."""
+    """Blocks of whole rows are read, then gathered along the inner dimensions."""
     info, item = selection.info, selection.item_bytes
     row_bytes = info.nbytes // info.shape[0]
     out_row_bytes = selection.nbytes // selection.shape[0]
@@ -132,7 +141,7 @@ def _taken(
     buffer = next(buffers)
     block_rows = max(1, len(buffer) // row_bytes)
     source = bytearray(block_rows * row_bytes)
-    picks = _picks(selection)
+    gathers = _gathers(selection)
     for start in range(0, len(rows), block_rows):
         part = rows[start : start + block_rows]
         ranges = [
@@ -143,37 +152,39 @@ def _taken(
         size = len(part) * out_row_bytes
         if size > len(buffer):
             buffer = bytearray(size)
-        _pick(words, info.shape[1:], picks, np.frombuffer(buffer, words.dtype, size // item))
+        out = np.frombuffer(buffer, words.dtype, size // item)
+        _gather(words, info.shape[1:], gathers, out)
         yield memoryview(buffer)[:size]
         if start + block_rows < len(rows):
             buffer = next(buffers)
 
 
-Pick = tuple[int, Indices, int]
-"""A dimension, the kept groups of neighbours along it, and how many indices make a group."""
+Gather = tuple[int, Indices, int]
+"""A dimension, the kept groups of neighbouring indices along it, and the size of a group."""
 
 
-def _picks(selection: Selection) -> list[Pick]:
-    picks = []
+def _gathers(selection: Selection) -> list[Gather]:
+    """The gathers along the inner dimensions, numbered from 0, with the largest groups possible."""
+    gathers = []
     for axis, keep in enumerate(selection.keep[1:]):
         if keep is not None:
             starts = np.flatnonzero(np.diff(keep, prepend=-2) != 1)
             ends = [len(keep), selection.info.shape[axis + 1]]
             group = int(np.gcd.reduce(np.concatenate((starts, keep[starts], ends))))
-            picks.append((axis, keep[::group] // group, group))
-    return picks
+            gathers.append((axis, keep[::group] // group, group))
+    return gathers
 
 
-def _pick(
-    words: NDArray[Any], shape: tuple[int, ...], picks: list[Pick], out: NDArray[Any]
+def _gather(
+    words: NDArray[Any], shape: tuple[int, ...], gathers: list[Gather], out: NDArray[Any]
 ) -> None:
-    """Write to `out` what is picked along the dimensions of rows of this shape."""
-    for axis, keep, group in picks:
+    """Gather along the inner dimensions and write to `out`; `shape`: of one row of `words`."""
+    for axis, keep, group in gathers:
         inner = prod(shape[axis + 1 :])
-        # Whole heads are 10 times as fast as one index at a time.
+        # Copying whole heads is 10 times as fast as copying one index at a time.
         grouped = words.reshape(-1, shape[axis] // group, group * inner)
-        last = axis == picks[-1][0]
-        # "clip" never clips, Selection has checked; "raise" would buffer `out`.
+        last = axis == gathers[-1][0]
+        # Selection has checked the indices, so "clip" changes none; "raise" would buffer `out`.
         into = out.reshape(-1, len(keep), group * inner) if last else None
         words = np.take(grouped, keep, axis=1, out=into, mode="clip")
         shape = (*shape[:axis], len(keep) * group, *shape[axis + 1 :])
@@ -184,23 +195,23 @@ Range = tuple[int, int]
 
 
 def _read_ranges(descriptor: int, into: memoryview, ranges: list[Range], file: Path) -> None:
-    """Read byte ranges one behind the other into the start of `into`.
+    """Read byte ranges, one after another, into the start of `into`.
 
-    What lies in a short gap between two of them is read too, and forgotten: one call for some
-    hundred ranges takes half the time of a call for each.
+    Short gaps between ranges are read too and discarded. One system call for some hundred ranges
+    takes half the time of a call for each.
     """
-    unused = memoryview(bytearray(_GAP_BYTES))
+    discarded = memoryview(bytearray(_GAP_BYTES))
     pieces: list[memoryview] = []
     begin = end = filled = 0
     for offset, length in ranges:
         gap = offset - end
-        if pieces and (not 0 <= gap <= _GAP_BYTES or len(pieces) > _PIECES - 2):
+        if pieces and (not 0 <= gap <= _GAP_BYTES or len(pieces) > _MAX_PIECES - 2):
             _read_pieces(descriptor, pieces, begin, file)
             pieces = []
         if not pieces:
             begin = offset
         elif gap:
-            pieces.append(unused[:gap])
+            pieces.append(discarded[:gap])
         pieces.append(into[filled : filled + length])
         filled, end = filled + length, offset + length
     _read_pieces(descriptor, pieces, begin, file)
@@ -210,13 +221,13 @@ def _read_pieces(descriptor: int, pieces: list[memoryview], offset: int, file: P
     with os_errors(file):
         count = os.preadv(descriptor, pieces, offset)
     for piece in pieces:
-        if count < len(piece):  # a read may end early; at the end of the file it is an error
+        if count < len(piece):  # a short read: read the rest, an error at the end of the file
             read_into(descriptor, piece[count:], offset + count, file)
         count, offset = max(0, count - len(piece)), offset + len(piece)
 
 
 def _byte_runs(selection: Selection) -> list[Range]:
-    """Kept rows as ranges of neighbours, in order."""
+    """The byte ranges of the kept rows, in order; neighbouring rows form one range."""
     info = selection.info
     if not selection.keep or selection.keep[0] is None:
         return [(info.start, info.nbytes)]
@@ -228,7 +239,7 @@ def _byte_runs(selection: Selection) -> list[Range]:
 
 
 def _runs(indices: Indices) -> list[tuple[int, int]]:
-    """Indices as runs of neighbours: (first, count), in order."""
+    """Runs of consecutive indices, as (first, count), in order."""
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
     starts = np.concatenate(([0], breaks))
     counts = np.diff(np.concatenate((starts, [len(indices)])))
@@ -240,16 +251,17 @@ def all_finite(block: memoryview, dtype: str) -> bool:
     if dtype not in _INFINITY:
         return True
     size, infinity, minus_infinity = _INFINITY[dtype]
-    # Two maxima need no memory of their own: 2.5 times as fast as masking the exponents.
+    # Two maxima allocate no memory, and are 2.5 times as fast as masking the exponents.
     positive = int(np.frombuffer(block, f"i{size}").max(initial=0))
     negative = int(np.frombuffer(block, f"u{size}").max(initial=0))
     return positive < infinity and negative < minus_infinity
 
 
 def encode(values: NDArray[np.floating[Any]], dtype: str, into: memoryview) -> None:
-    """Write values as they are stored, rounded to nearest even; bfloat16 by way of float32.
+    """Write values in a stored dtype, rounded to nearest even; bfloat16 is rounded from float32.
 
-    `dtype`: one of `FLOATS`, as safetensors spells it. Values beyond its range become infinite.
+    `dtype`: one of `FLOATS`. `into`: as many bytes as the values need. Values beyond the range of
+    the dtype become infinite.
     """
     flat = values.reshape(-1)
     if dtype == "BF16":
@@ -260,6 +272,7 @@ def encode(values: NDArray[np.floating[Any]], dtype: str, into: memoryview) -> N
 
 
 def _scale(selection: Selection, block: memoryview) -> None:
+    """Apply the scaling of a selection to the stored values in a block, in place."""
     scaling, dtype = selection.scaling, selection.info.dtype
     assert scaling is not None
 
