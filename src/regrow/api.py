@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from regrow.pipeline.recipe import Recipe
     from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
-    from regrow.surgery.grow_vocabulary import Grown
+    from regrow.surgery.grow_vocabulary import Grown, MergeLimits
     from regrow.surgery.inspection import Inspection
     from regrow.surgery.prune import Pruned
     from regrow.vocabulary.sizing import VocabularyPlan
@@ -453,9 +453,8 @@ def grow_vocabulary(
     model: Path | str,
     out: Path | str,
     corpus: Sequence[Path | str],
-    tokens: int,
+    limits: "MergeLimits",
     *,
-    least: int = 20,
     text: Sequence[Path | str] | None = None,
     dry_run: bool = False,
     progress: Progress = QUIET,
@@ -469,8 +468,8 @@ def grow_vocabulary(
         model: a directory, a GGUF file, or a hub id. Its tokenizer must be BPE.
         out: a new or empty directory.
         corpus: text of the domain, files or directories, named as in `count_vocabulary`.
-        tokens: the largest number of tokens to add.
-        least: how often a token must occur in the corpus to be added.
+        limits: how many tokens are added at most, and how often each occurs in the corpus
+            (`regrow.surgery.grow_vocabulary.MergeLimits`).
         text: the files on which tokens per character are measured; None takes a sample of the
             corpus.
         dry_run: choose and measure, and write nothing.
@@ -481,13 +480,13 @@ def grow_vocabulary(
             enough.
     """
     from regrow.corpus.named_files import named_files
-    from regrow.surgery.grow_vocabulary import MergeLimits, grow_vocabulary
+    from regrow.surgery.grow_vocabulary import grow_vocabulary
 
     files = named_files([str(path) for path in corpus], "corpus")
     texts = None if text is None else named_files([str(path) for path in text], "text")
     return grow_vocabulary(
-        _open(model, progress), Path(out), files, MergeLimits(tokens, least), texts=texts,
-        dry_run=dry_run, notify=progress.say,
+        _open(model, progress), Path(out), files, limits, texts=texts, dry_run=dry_run,
+        notify=progress.say,
     )  # fmt: skip
 
 

@@ -228,10 +228,10 @@ def test_heads_without_groups_take_their_key_value_heads_along() -> None:
          "layers decoder=2: llama has no decoder of its own; give 2 alone"),
         (T5GEMMA, {"layers": {"middle": 2}},
          "layers middle=2: t5gemma has no middle of its own; it has encoder, decoder"),
-        (LLAMA, {"layers": 9}, "layer: 9 is not between 1 and 4, what the model has"),
+        (LLAMA, {"layers": 9}, "layers: 9 is not between 1 and 4, what the model has"),
         (LLAMA, {"hidden": 23}, "hidden: the llama config class refuses 23 with 6 heads, not a "
          "multiple; 18 or 24 would be right"),
-        (LLAMA, {"heads": 5}, "head: 5 heads on 3 key-value heads cannot be cut from 6 on 3; keep "
+        (LLAMA, {"heads": 5}, "heads: 5 heads on 3 key-value heads cannot be cut from 6 on 3; keep "
          "a multiple of 3 heads, or whole groups of 2"),
         (LLAMA, {"drop_layers": "0-3"}, "drop_layers 0-3: no layer is left"),
         (LLAMA, {"drop_layers": "4"}, "drop_layers 4: '4' lies beyond 3 (layers 0 to 3)"),

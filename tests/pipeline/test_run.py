@@ -362,7 +362,7 @@ def test_a_changed_recipe_is_refused(finished: Finished, tmp_path: Path, name: s
     with pytest.raises(UserError) as error:
         go(as_changed(finished, name), out)
     assert str(error.value) == (
-        f"{out}: the recipe changed ({change}); this invalidates {invalid}; ask for redo to do "
+        f"{out}: the recipe changed ({change}); this invalidates {invalid}; set `redo` to do "
         "them again, or choose another directory"
     )
     assert contents(out) == contents(finished.out)
@@ -425,7 +425,7 @@ def test_other_settings_of_a_half_done_training_are_noticed(
     other = finished.changed(("stages.depth.recover.learning_rate", 0.02))
     other["stages"] = other["stages"][:1]
     with pytest.raises(UserError, match=r"depth\.recover\.learning_rate: 0\.01 -> 0\.02\); this "
-                       r"invalidates depth; ask for redo"):  # fmt: skip
+                       r"invalidates depth; set `redo`"):  # fmt: skip
         go(other, out)
     go(other, out, redo=True)
     go(other, tmp_path / "fresh")
@@ -552,12 +552,12 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
     )
     yield "no tokenizer to cut", at_home("model", "bare"), "stages: vocabulary: .*no tokenizer.json"
     yield "no eos", at_home("model", "endless"), "endless: no eos_token"
-    yield "later layers", second(layers=4), "stages: b: layer: 4 is not between 1 and 3"
+    yield "later layers", second(layers=4), "stages: b: layers: 4 is not between 1 and 3"
     yield "later layer", second(drop_layers="3"), "stages: b: drop_layers 3: '3' lies beyond 2"
     yield "later hidden", second(hidden=30), "stages: b: hidden: the llama config class refuses 30"
-    yield "later heads", second(heads=3), "stages: b: head: 3 heads on 2 key-value heads"
+    yield "later heads", second(heads=3), "stages: b: heads: 3 heads on 2 key-value heads"
     yield "vocabulary", second(vocab_size=9), "stages: b: vocabulary size 9 is too small: the least"
-    yield "large vocabulary", second(vocab_size=400), "stages: b: vocab: 400 is not between 1"
+    yield "large vocabulary", second(vocab_size=400), "stages: b: vocab_size: 400 is not between 1"
     yield "stack", second(ffn={"decoder": 8}), "stages: b: ffn decoder=8: llama has no dec"
     yield "score", second(ffn=24, by="influence"), "stages: b: cut.by: influence scores layer, not"
     yield "no cut", second(cut="/none.json"), "stages: b: /none.json: no such file"
@@ -577,7 +577,7 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
     yield (
         "replicas",
         change("stages.depth.recover.replicas", 2),
-        r"depth: recover.replicas \(2\): one",
+        r"depth: recover.replicas 2: one",
     )
     yield "stage called result", change("stages.depth.name", "result"), "name 'result' is taken"
 

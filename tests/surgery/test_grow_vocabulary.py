@@ -14,6 +14,7 @@ import regrow
 from regrow.architectures.bart import BART
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
+from regrow.surgery.grow_vocabulary import MergeLimits
 from regrow.tokenizers.added_merges import add_merges
 from regrow.tokenizers.tokenizer_files import plan_grown_tokenizer
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
@@ -44,7 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_text(home / "domain.jsonl", DOMAIN)
     for name in ("tied", "untied", "bart"):
         regrow.grow_vocabulary(
-            home / name, home / f"{name}-new", [home / "domain.jsonl"], 12, least=20
+            home / name, home / f"{name}-new", [home / "domain.jsonl"], MergeLimits(12)
         )
     return home
 
@@ -138,7 +139,12 @@ def test_a_model_of_sentencepiece_cannot_be_given_merges(tmp_path: Path) -> None
 def test_nothing_is_written_in_a_dry_run(home: Path, tmp_path: Path) -> None:
     text = write_text(tmp_path / "en.jsonl", ["never seen: kubectl kubectl"])
     found = regrow.grow_vocabulary(
-        home / "tied", tmp_path / "out", [home / "domain.jsonl"], 12, text=[text], dry_run=True
+        home / "tied",
+        tmp_path / "out",
+        [home / "domain.jsonl"],
+        MergeLimits(12),
+        text=[text],
+        dry_run=True,
     )
     assert found.size == found.size_before + len(found.tokens)
     assert found.per_character["en"] < found.per_character_before["en"]
@@ -171,7 +177,7 @@ def test_what_cannot_be_grown_is_one_line_and_nothing_is_written(
     ):
         with pytest.raises(UserError) as error:
             regrow.grow_vocabulary(
-                directory, tmp_path / "out", corpus, 0 if "least 1" in message else 5
+                directory, tmp_path / "out", corpus, MergeLimits(0 if "least 1" in message else 5)
             )
         assert message in str(error.value)
         assert "\n" not in str(error.value)

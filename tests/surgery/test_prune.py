@@ -179,7 +179,7 @@ def test_origin_leads_from_the_first_model_to_the_last(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (dict(hidden=13), "12 or 18 would be right"),
-        (dict(layers=5), "layer: 5 is not between 1 and 4"),
+        (dict(layers=5), "layers: 5 is not between 1 and 4"),
         (dict(drop_layers="0-3"), "no layer is left"),
         (dict(heads=5), "whole groups of 2"),
         (dict(cut=Path("/nonexistent/cut.json")), "no such file"),

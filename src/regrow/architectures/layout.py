@@ -145,28 +145,35 @@ class Layout:
 
     def check_sizes(self, sizes: Mapping[str, int]) -> None:
         """Raise UserError at sizes that this architecture does not accept."""
-        problem = self.size_problem(sizes)
-        if problem:
-            raise UserError(problem)
+        if problem := self.size_problem(sizes):
+            raise problem
 
-    def size_problem(self, sizes: Mapping[str, int]) -> str | None:
-        """Why these sizes are refused, or None where they are accepted; absent axes keep theirs."""
+    def size_problem(self, sizes: Mapping[str, int]) -> UserError | None:
+        """Why these sizes are refused, or None where they are accepted; absent axes keep theirs.
+
+        The key of the error is the axis whose size is wrong, if it is one axis.
+        """
         new = {**self.sizes, **sizes}
         kind = self.blueprint.model_type
         for axis in self.blueprint.axes:
             size, old = new[axis.name], self.sizes[axis.name]
             if not 1 <= size <= old:
-                return f"{axis.name}: {size:,} is not between 1 and {old:,}, what the model has"
+                return UserError(
+                    f"{size:,} is not between 1 and {old:,}, what the model has", key=axis.name
+                )
             if size % axis.multiple:
-                return (
-                    f"{axis.name}: {size:,} is not a multiple of {axis.multiple}, as {kind} needs"
+                return UserError(
+                    f"{size:,} is not a multiple of {axis.multiple}, as {kind} needs",
+                    key=axis.name,
                 )
             if axis.groups and (problem := self._group_problem(axis.name, axis.groups, new)):
                 return problem
         for field, names in self._shared_fields().items():
             if len({new[name] for name in names}) > 1:
                 listed = ", ".join(f"{name} {new[name]:,}" for name in names)
-                return f"{listed}: {kind} has one field for them, {field}; cut them alike"
+                return UserError(
+                    f"{listed}: {kind} has one field for them, {field}; cut them alike"
+                )
         for constraint in self.blueprint.constraints:
             if problem := self._constraint_problem(constraint, new):
                 return problem
@@ -180,21 +187,22 @@ class Layout:
                     return problem
         return None
 
-    def _group_problem(self, head: str, kv_head: str, new: Mapping[str, int]) -> str | None:
+    def _group_problem(self, head: str, kv_head: str, new: Mapping[str, int]) -> UserError | None:
         group = self.sizes[head] // self.sizes[kv_head]
         heads, kv_heads = new[head], new[kv_head]
         # Fewer groups, fewer heads in each group, or both, as two successive cuts can leave.
         if heads % kv_heads == 0 and heads // kv_heads <= group:
             return None
-        return (
-            f"{head}: {heads} heads on {kv_heads} key-value heads cannot be cut from "
+        return UserError(
+            f"{heads} heads on {kv_heads} key-value heads cannot be cut from "
             f"{self.sizes[head]} on {self.sizes[kv_head]}; keep a multiple of "
-            f"{self.sizes[kv_head]} heads, or whole groups of {group}"
+            f"{self.sizes[kv_head]} heads, or whole groups of {group}",
+            key=head,
         )
 
     def _constraint_problem(
         self, rule: Divides | KeepsQuotient, new: Mapping[str, int]
-    ) -> str | None:
+    ) -> UserError | None:
         if rule.when is not None and not rule.when.holds(self.config):
             return None
         kind = self.blueprint.model_type
@@ -205,15 +213,16 @@ class Layout:
             below = whole - whole % part
             near = [n for n in (below, below + part) if 0 < n <= self.sizes[rule.whole]]
             hint = f"; {' or '.join(f'{n:,}' for n in near)} would be right" if near else ""
-            return (
-                f"{rule.whole}: the {kind} config class refuses {whole:,} with {part} "
-                f"{rule.part}s, not a multiple{hint}"
+            return UserError(
+                f"the {kind} config class refuses {whole:,} with {part} {rule.part}s, not a "
+                f"multiple{hint}",
+                key=rule.whole,
             )
         dividend, divisor = new[rule.dividend], new[rule.divisor]
         old_dividend, old_divisor = self.sizes[rule.dividend], self.sizes[rule.divisor]
         if dividend * old_divisor == old_dividend * divisor:
             return None
-        return (
+        return UserError(
             f"{rule.dividend} {dividend:,} with {divisor} {rule.divisor}s: {rule.why}, so cut both "
             f"together and keep {old_dividend / old_divisor:g} to a {rule.divisor}"
         )

@@ -15,7 +15,7 @@ from regrow.common.errors import ReportedError, UserError
 
 
 class Command(TyperCommand):
-    """A command that replaces the key in an error by its own option that sets the key."""
+    """A command that names its own options in an error, in place of keys and arguments."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -27,10 +27,15 @@ class Command(TyperCommand):
 
     def _name_option(self, error: UserError) -> UserError:
         name = (error.key or "").rpartition(".")[2]
+        key, message = error.key, error.message
         for parameter in self.params:
-            if parameter.name == name and parameter.opts[0].startswith("--"):
-                return UserError(error.message, key=parameter.opts[0], value=error.value)
-        return error
+            option = parameter.opts[0]
+            if not option.startswith("--"):
+                continue
+            if parameter.name == name:
+                key = option
+            message = message.replace(f"`{parameter.name}`", option)
+        return UserError(message, key=key, value=error.value)
 
 
 class Commands(TyperGroup):

@@ -1,5 +1,6 @@
 """`regrow train`: train one model, without a cut."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,10 +8,17 @@ import typer
 
 from regrow.cli.output import print_trained
 from regrow.cli.progress_bars import is_first_process, run_progress
-from regrow.common.errors import UserError
+from regrow.common.errors import ReportedError, UserError
 
 if TYPE_CHECKING:
     from regrow.pipeline.recipe import Recipe
+
+_OPTIONS = {
+    "data.train": "--text",
+    "data.heldout.heldout": "--heldout",
+    "stages: train: recover": "--set",
+}
+"""The option that gives a key of the recipe that is made of options."""
 
 
 def train(
@@ -54,19 +62,35 @@ def train(
     if what.endswith((".yaml", ".yml")):
         if text or heldout or settings or seed:
             raise UserError(f"{what}: a recipe says all that; leave the other options out")
-        recipe = load_recipe(Path(what))
+        recipe, options = load_recipe(Path(what)), {}
     else:
         if not text or heldout is None:
             raise UserError("train: give --text and --heldout, or a recipe")
         if stage is not None:
             raise UserError("--stage: only a recipe has stages; leave it out")
-        recipe = _recipe_of_options(what, text, heldout, settings or [], seed)
-    with run_progress() as progress:
-        result = api.train(
-            recipe, out, stage=stage, from_scratch=from_scratch, redo=redo, progress=progress
-        )
+        recipe, options = _recipe_of_options(what, text, heldout, settings or [], seed), _OPTIONS
+    try:
+        with run_progress() as progress:
+            result = api.train(
+                recipe, out, stage=stage, from_scratch=from_scratch, redo=redo, progress=progress
+            )
+    except ReportedError:
+        raise
+    except UserError as error:
+        raise _name_option(error, options) from None
     if is_first_process():
         print_trained(result, as_json)
+
+
+def _name_option(error: UserError, options: Mapping[str, str]) -> UserError:
+    """The same error, with the option that gave the key; `options`: by the key of the recipe."""
+    for key, option in options.items():
+        if error.key == key:
+            return UserError(error.message, key=option, value=error.value)
+        if (error.key or "").startswith(f"{key}."):
+            setting = (error.key or "").removeprefix(f"{key}.")
+            return UserError(error.message, key=f"{option} {setting}", value=error.value)
+    return error
 
 
 def _recipe_of_options(
@@ -94,6 +118,8 @@ def _settings(given: list[str]) -> dict[str, Any]:
         settings = found
         for name in parents:
             settings = settings.setdefault(name, {})
+            if not isinstance(settings, dict):
+                raise UserError(f"--set {text}: another --set gives {name} itself; leave one out")
         try:
             settings[last] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError):

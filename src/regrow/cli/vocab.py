@@ -191,10 +191,12 @@ def grow(
 ) -> None:
     """Add the words of a domain, merged from the tokens there are, with the mean of their rows."""
     from regrow import api
+    from regrow.surgery.grow_vocabulary import MergeLimits
 
+    limits = MergeLimits(number("--tokens", tokens), least)
     result = api.grow_vocabulary(
-        model, out, [*(corpus or []), *(more or [])], number("--tokens", tokens), least=least,
-        text=text, dry_run=dry_run, progress=MESSAGES_ONLY,
+        model, out, [*(corpus or []), *(more or [])], limits, text=text, dry_run=dry_run,
+        progress=MESSAGES_ONLY,
     )  # fmt: skip
     print_grown(result, as_json)
 

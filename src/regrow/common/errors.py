@@ -8,7 +8,8 @@ class UserError(Exception):
     a setting by its key. Only the command line knows which of its options sets that key.
 
     Attributes:
-        message: The line, without key and value.
+        message: The line, without key and value. An argument that would help is named in
+            backquotes, such as `redo`.
         key: The setting that is wrong, as a dotted path: `cut.vocab_size`, `vocab.pad_to`. None if
             the error concerns no single setting.
         value: The value of that setting, if the message does not contain it.
@@ -23,8 +24,9 @@ class UserError(Exception):
         return f"{' '.join(where)}: {self.message}" if where else self.message
 
     def within(self, place: str) -> "UserError":
-        """The same error, with `place` in front of the message: `stages: depth: layers 3: ...`."""
-        return UserError(f"{place}: {self}")
+        """The same error, with `place` in front of the key: `stages: depth: layers 3: ...`."""
+        key = place if self.key is None else f"{place}: {self.key}"
+        return UserError(self.message, key=key, value=self.value)
 
 
 class ReportedError(UserError):

@@ -1,7 +1,8 @@
 """All evaluations of a run by name. An evaluation is one entry of `EVALUATIONS`.
 
-To add an evaluation, write it in a module of this folder and add an entry here. The ledger of a run
-keeps the result under the name of the evaluation.
+To add an evaluation, write it in a module of this folder and add an entry here. `evaluate` then
+knows its name. Which models of a run are evaluated by it is decided in `regrow.pipeline.run`, and
+the ledger keeps the result under that name.
 
 Importing this module does not import PyTorch.
 """

@@ -217,7 +217,7 @@ def _layouts(mask: TextMask, queries: int, keys: int) -> tuple[VarlenLayout, Var
     return mask.layouts
 
 
-def _attend_each_text(
+def _attend_each_text(  # noqa: PLR0913 - the arguments of an attention function
     runs: list[_Run],
     query: Tensor,
     key: Tensor,

@@ -68,8 +68,6 @@ OPENBA_V2: tuple[Training, ...] = (
              loss=(2.28, None)),
     Training("stage 5", "3.8B", (8, 24), *_NARROW, _O_UL2, 700_000_000_000, "O-UL2", 99.1e20),
 )  # fmt: skip
-VOCABULARY_PARAMETERS = "3.4B"
-"""From the last row of table 1, which cuts the vocabulary and does not train."""
 
 
 def published_original(model_type: str, sizes: Mapping[str, int]) -> Training | None:

@@ -42,9 +42,9 @@ def check_readable(data: Data) -> None:
             else:
                 has_text = any(document.strip() for document in read_documents(path))
         except UserError as error:
-            raise UserError(f"{key}: {error}") from None
+            raise UserError(str(error), key=key) from None
         if not has_text:
-            raise UserError(f"{key}: {path}: no text")
+            raise UserError(f"{path}: no text", key=key)
 
 
 def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
@@ -179,13 +179,14 @@ def check_corpus(
     try:
         corpus.check(tokenizer)
     except UserError as error:
-        raise UserError(f"data.train: {error}") from None
+        raise UserError(str(error), key="data.train") from None
     for stage in stages if corpus.stores else ():
         if stage.recover is not None and vocabularies[stage.name] != vocabularies["original"]:
             raise UserError(
-                f"data.train: {corpus.stores[0]}: a token store, whose tokens the model no longer "
-                f"has when {stage.name} trains it, after vocab_size was cut; give its text, or cut "
-                "vocab_size after all that trains"
+                f"{corpus.stores[0]}: a token store, whose tokens the model no longer has when "
+                f"{stage.name} trains it, after vocab_size was cut; give its text, or cut "
+                "vocab_size after all that trains",
+                key="data.train",
             )
 
 
@@ -205,7 +206,7 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
             check_tools(settings.track)
             tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+            raise UserError(str(error), key=where) from None
         stage_by_tokens.setdefault(tokens, stage.name)
     _check_length(stage_by_tokens, tokenizer, corpus)
 
@@ -219,8 +220,9 @@ def check_positions(stages: Iterable[Stage], positions: int | None) -> None:
         length = stage.recover.row_length if stage.recover else 0
         if positions is not None and length > positions:
             raise UserError(
-                f"stages: {stage.name}: recover.row_length ({length}): the model knows "
-                f"{positions} positions; give at most so many"
+                f"the model knows {positions} positions; give at most so many",
+                key=f"stages: {stage.name}: recover.row_length",
+                value=length,
             )
 
 
@@ -287,6 +289,7 @@ def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Co
             key = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
             stage = stage_by_tokens[longest]
             raise UserError(
-                f"{key}: {tokens:,} tokens, less than one row of {longest:,} (stages: "
-                f"{stage}: recover.row_length); give more text or a smaller row_length"
+                f"{tokens:,} tokens, less than one row of {longest:,} (stages: {stage}: "
+                "recover.row_length); give more text or a smaller row_length",
+                key=key,
             )

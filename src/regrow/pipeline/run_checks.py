@@ -65,8 +65,8 @@ def _refuse_changes(changed: Iterable[str], invalid: str, out: Path) -> None:
         reasons[_MAX_REASONS:] = [f"{len(reasons) - _MAX_REASONS} more"]
     why = "; ".join(reasons) or "stages were added, removed or moved"
     raise UserError(
-        f"{out}: the recipe changed ({why}); this invalidates {invalid}; ask for redo "
-        "to do them again, or choose another directory"
+        f"{out}: the recipe changed ({why}); this invalidates {invalid}; set "
+        "`redo` to do them again, or choose another directory"
     )
 
 
@@ -114,9 +114,10 @@ def _check_memory(stage: str, student: int, teacher: int, precision: Precision) 
     needed, available = 16 * student + teacher_bytes * teacher, available_memory()
     if needed > available:
         raise UserError(
-            f"stages: {stage}: recover.distill: student and teacher need {needed / 1e9:,.1f} GB, "
-            f"more than the {available / 1e9:,.1f} GB of free memory; leave distill out, or "
-            "run it on a larger machine"
+            f"student and teacher need {needed / 1e9:,.1f} GB, more than the "
+            f"{available / 1e9:,.1f} GB of free memory; leave distill out, or run it on a larger "
+            "machine",
+            key=f"stages: {stage}: recover.distill",
         )
 
 
@@ -137,7 +138,8 @@ def _check_machine(stage: str, settings: RecoverySettings) -> None:
         if settings.compile:
             check_compiler(device)
     except UserError as error:
-        raise UserError(f"stages: {stage}: recover.{error}") from None
+        key = f"stages: {stage}: recover.{error.key}"
+        raise UserError(error.message, key=key, value=error.value) from None
 
 
 def _environment_warnings(entries: Iterable[Entry]) -> Iterator[str]:

@@ -122,7 +122,7 @@ def _training_stage(recipe: Recipe, name: str | None) -> Stage:
         raise UserError(f"stages: {stage.name}: {does}; regrow run does what this recipe says")
     if stage.recover.distill is not None:
         raise UserError(
-            f"stages: {stage.name}: recover.distill: learns from the model before a cut, and here "
-            "is none; leave it out"
+            "learns from the model before a cut, and here is none; leave it out",
+            key=f"stages: {stage.name}: recover.distill",
         )
     return stage

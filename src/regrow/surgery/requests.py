@@ -28,8 +28,10 @@ def sizes_from_options(
     """
     sizes: dict[str, int] = {}
     kept_layers: dict[str, Indices] = {}
+    options_by_axis: dict[str, tuple[str, str | None]] = {}
     for option, value in options.items():
         for axis, axis_value in _by_axis(layout, option, value):
+            options_by_axis[axis.name] = option, axis.stack if isinstance(value, Mapping) else None
             if option == "drop_layers":
                 kept_layers[axis.name] = _without_layers(layout, axis, axis_value)
             else:
@@ -37,7 +39,13 @@ def sizes_from_options(
     for axis in layout.blueprint.axes:
         if axis.groups:
             _fill_in_heads(layout, axis.name, axis.groups, sizes)
-    layout.check_sizes({**sizes, **{name: len(keep) for name, keep in kept_layers.items()}})
+    try:
+        layout.check_sizes({**sizes, **{name: len(keep) for name, keep in kept_layers.items()}})
+    except UserError as error:
+        if error.key not in options_by_axis:
+            raise
+        option, stack = options_by_axis[error.key]
+        raise UserError(error.message, key=option, value=stack) from None
     return sizes, kept_layers
 
 

@@ -113,7 +113,7 @@ def check_tools(tools: Sequence[Tool] | None) -> None:
     for tool in tools or ():
         if importlib.util.find_spec(tool) is None:
             extra = _EXTRAS.get(tool, tool)
-            raise UserError(f"track: {tool} is not installed; pip install 'regrow[{extra}]'")
+            raise UserError(f"{tool} is not installed; pip install 'regrow[{extra}]'", key="track")
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def capped_logits(
 
 class _SummedOverBlocks(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - autograd takes tensors one by one
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,

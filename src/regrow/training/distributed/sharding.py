@@ -39,24 +39,27 @@ def check_replicas(replicas: int, count: int) -> None:
         return
     if count == 1:
         raise UserError(
-            f"replicas ({replicas}): one process has nobody to share with; leave it out, or start "
-            "several with torchrun"
+            "one process has nobody to share with; leave it out, or start several with torchrun",
+            key="replicas",
+            value=replicas,
         )
     if count % replicas:
         raise UserError(
-            f"replicas ({replicas}): {count} processes cannot be dealt into so many groups; "
-            f"{count} should be a multiple of it"
+            f"{count} processes cannot be dealt into so many groups; {count} should be a multiple "
+            "of it",
+            key="replicas",
+            value=replicas,
         )
 
 
 def check_offload(count: int, device: torch.device) -> None:
     """Raise UserError if there is nothing to offload: on a CPU, or with a single process."""
     if device.type == "cpu":
-        raise UserError("offload: all is in the CPU's memory as it is; leave it out")
+        raise UserError("all is in the CPU's memory as it is; leave it out", key="offload")
     if count == 1:
         raise UserError(
-            "offload: one process keeps all where it trains; leave it out, or start several with "
-            "torchrun"
+            "one process keeps all where it trains; leave it out, or start several with torchrun",
+            key="offload",
         )
 
 

@@ -49,7 +49,9 @@ def check_compiler(device: torch.device) -> None:
         torch.compile(torch.neg, backend=_BACKEND)(torch.ones(2, device=device))
     except Exception as error:
         reason = one_line(str(error))[:_REASON_LENGTH]
-        raise UserError(f"compile: there is no compiler here ({reason}); leave it out") from error
+        raise UserError(
+            f"there is no compiler here ({reason}); leave it out", key="compile"
+        ) from error
 
 
 @contextmanager
