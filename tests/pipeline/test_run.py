@@ -32,6 +32,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.run import Result
+from regrow.pipeline.steps import RESULTS
 from regrow.pipeline.summary import summarise
 from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_tiny
 
@@ -365,6 +366,16 @@ def test_a_changed_recipe_is_refused(finished: Finished, tmp_path: Path, name: s
         f"{out}: the recipe changed ({change}); this invalidates {invalid}; set `redo` to do "
         "them again, or choose another directory"
     )
+    assert contents(out) == contents(finished.out)
+
+
+def test_results_of_another_version_are_refused(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = finished.copied(tmp_path / "run")
+    monkeypatch.setattr("regrow.pipeline.steps.RESULTS", RESULTS + 1)
+    with pytest.raises(UserError, match="another version of regrow, which gives other results"):
+        go(finished.recipe, out)
     assert contents(out) == contents(finished.out)
 
 

@@ -208,7 +208,7 @@ def _describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], stage: str
     for text in differences(old, new):
         key = text.partition(".")[0].partition(":")[0]
         if key == "results":
-            found.append("another version of regrow, whose results differ")
+            found.append("another version of regrow, which gives other results, made these")
             continue
         prefixes = {
             "cut": f"{stage}.",
