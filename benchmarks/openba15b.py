@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -48,7 +48,7 @@ from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.common.errors import UserError
-from regrow.scoring.score import score
+from regrow.scoring.random_scores import random_scores
 from regrow.surgery.choose import choose
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.requests import sizes_from_options
@@ -217,6 +217,22 @@ def renumbered(layers: Sequence[int], gone: Sequence[int]) -> list[int]:
     return [layer - sum(other < layer for other in gone) for layer in layers]
 
 
+def random_scores_of(layout: Layout, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+    """The random scores of axes, as `regrow prune` draws them.
+
+    The score of a key-value head is the mean of its query heads' scores.
+    """
+    axes = {axis.name: axis for axis in layout.blueprint.axes}
+    heads = {axis.groups: axis for axis in axes.values() if axis.groups}
+    found = {}
+    for name in names:
+        scores = random_scores(layout, heads.get(name, axes[name]), SEED)
+        if name in heads:
+            scores = scores.reshape(*scores.shape[:-1], layout.sizes[name], -1).mean(axis=-1)
+        found[name] = scores
+    return found
+
+
 def choose_cuts(stages: Sequence[Stage], checkpoint: Checkpoint, layout: Layout) -> list[Cut]:
     """The cut that `regrow prune` will choose at each stage."""
     cuts = []
@@ -225,7 +241,7 @@ def choose_cuts(stages: Sequence[Stage], checkpoint: Checkpoint, layout: Layout)
         if options:
             sizes, given = sizes_from_options(layout, options)
             drawn = [name for name in sizes if name not in given]
-            scores = score(checkpoint, layout, drawn, by="random", seed=SEED)
+            scores = random_scores_of(layout, drawn)
             cut = choose(layout, checkpoint.fingerprint, sizes, scores, given)
         else:
             kept = random_rows(layout.sizes["vocab"], stage.sizes.vocab)

@@ -23,6 +23,7 @@ from common import Goal, Result, parser, say, show
 
 from regrow.architectures import Layout
 from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
@@ -147,7 +148,7 @@ class Trial:
 
     def _scores(self, axes: list[str], by: str) -> Scores:
         text = CalibrationText(lambda: iter(self.text), self.scale.calibration_tokens)
-        return score(self.checkpoint, self.layout, axes, by=by, text=text, notify=say)
+        return score(ModelDirectory(self.checkpoint.directory), axes, by=by, text=text, notify=say)
 
     def original(self) -> Losses:
         return self._losses(_load(self.checkpoint.directory))

@@ -30,6 +30,7 @@ from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.trained_weights import save_trained
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
+from regrow.evaluation.registry import EVALUATIONS, Evaluation
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.run import Result
 from regrow.pipeline.steps import RESULTS
@@ -367,6 +368,21 @@ def test_a_changed_recipe_is_refused(finished: Finished, tmp_path: Path, name: s
         "them again, or choose another directory"
     )
     assert contents(out) == contents(finished.out)
+
+
+def test_a_new_evaluation_is_one_entry(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Evaluation(lambda model, *_: model.num_parameters(), "of stages", "counting")
+    monkeypatch.setitem(EVALUATIONS, "size", entry)
+    recipe = {**finished.recipe, "stages": finished.recipe["stages"][:1]}
+    out = tmp_path / "run"
+    go(recipe, out)
+    entries = read_entries(out / "ledger.jsonl")
+    found = {name: each.outputs.get("size") for name, each in entries.items()}
+    sizes = {name: size for name, size in found.items() if size is not None}
+    assert sizes.keys() == {"original/measure", "depth/measure"}
+    assert sizes["depth/measure"] < sizes["original/measure"]
 
 
 def test_results_of_another_version_are_refused(

@@ -106,7 +106,7 @@ def hostile(summary: RunSummary) -> RunSummary:
         for row in data["models"]
     ]  # fmt: skip
     data["texts"] = [{**row, "name": HOSTILE, "sha256": HOSTILE} for row in data["texts"]]
-    data["machine"] = {**data["machine"], "cpu": HOSTILE, "accelerator": HOSTILE}
+    data["machine"] = {**data["machine"], "cpu": HOSTILE}
     data["versions"] = data["hashes"] = {HOSTILE: HOSTILE}
     for key in ("name", "command", "recipe_text", "samples", "evaluation"):
         data[key] = poison(data[key])

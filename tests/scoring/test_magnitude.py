@@ -30,9 +30,10 @@ CASES = [
 def test_written_out_for_llama(dtype: torch.dtype, tmp_path: Path) -> None:
     """Six query heads on three key-value heads, untied, with all biases."""
     checkpoint = open_checkpoint(write_tiny(LLAMA, tmp_path / "m", dtype=dtype))
-    layout = bind_checkpoint(checkpoint)
     state = {n: t.double() for n, t in load_file(tmp_path / "m" / "model.safetensors").items()}
-    found = score(checkpoint, layout, ["ffn", "hidden", "kv_head"], by="magnitude")
+    found = score(
+        ModelDirectory(checkpoint.directory), ["ffn", "hidden", "kv_head"], by="magnitude"
+    )
 
     def norm(*parts: torch.Tensor) -> float:
         return float(sum(part.square().sum().item() for part in parts) ** 0.5)
@@ -91,7 +92,7 @@ def test_an_index_without_weights_scores_zero(
                         places = described.owners(layout.sizes, which) == index
                         state[name].index_fill_(dimension, torch.from_numpy(places.nonzero()[0]), 0)
         save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-        found = score(open_checkpoint(directory), layout, [axis.name], by="magnitude")[axis.name]
+        found = score(ModelDirectory(directory), [axis.name], by="magnitude")[axis.name]
         rows = found if axis.along else found[None]
         assert rows.shape == (len(rows), layout.sizes[axis.name])
         assert (rows == 0).sum() == 1

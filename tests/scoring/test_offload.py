@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
 from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model
@@ -161,7 +162,7 @@ def scored(
 ) -> Mapping[str, NDArray[np.float64]]:
     axes = [name for name in layout.blueprint.axis_names if name != "vocab"]
     return score(
-        open_checkpoint(directory), layout, axes,
+        ModelDirectory(directory), axes,
         text=CalibrationText(lambda: iter(documents or sentences(60)), 900), notify=said.append,
     )  # fmt: skip
 
@@ -200,7 +201,7 @@ def test_chosen_where_the_model_does_not_fit(
 
 
 def test_without_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory, layout = write(LLAMA, tmp_path / "m", vocab_size=320)
+    directory, _ = write(LLAMA, tmp_path / "m", vocab_size=320)
     add_tokenizer(directory)
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "accelerate" else object()
@@ -213,7 +214,7 @@ def test_without_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     available(monkeypatch, 3e9)
     monkeypatch.setattr(Layout, "parameters", lambda _: 15_000_000_000)
     with pytest.raises(UserError) as caught:
-        score(open_checkpoint(directory), layout, ["ffn"], text=CalibrationText(unread))
+        score(ModelDirectory(directory), ["ffn"], text=CalibrationText(unread))
     assert str(caught.value) == (
         f"{directory}: 60.0 GB of float32 weights do not fit in 3.0 GB of free memory; reading it "
         "one layer at a time needs the accelerate package; run: pip install 'regrow[offload]'"

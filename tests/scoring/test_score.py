@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.scoring.calibration import Calibration, CalibrationText
@@ -183,33 +184,49 @@ def test_not_finite(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_go_together(axis: str, by: str | None, message: str, tmp_path: Path) -> None:
-    _, layout, checkpoint = load(LLAMA, tmp_path / "m")
+    _, _, checkpoint = load(LLAMA, tmp_path / "m")
     with pytest.raises(UserError, match=message) as caught:
-        score(checkpoint, layout, [axis], by=by)
+        score(ModelDirectory(checkpoint.directory), [axis], by=by)
     assert "\n" not in str(caught.value)
 
 
 def test_no_tokenizer_or_that_of_another_model(tmp_path: Path) -> None:
-    _, layout, checkpoint = load(LLAMA, tmp_path / "m")
+    _, _, checkpoint = load(LLAMA, tmp_path / "m")
     with pytest.raises(UserError, match="no tokenizer that transformers can load") as caught:
-        score(checkpoint, layout, ["ffn"], text=CalibrationText(lambda: iter(["text" * 500])))
+        score(
+            ModelDirectory(checkpoint.directory),
+            ["ffn"],
+            text=CalibrationText(lambda: iter(["text" * 500])),
+        )
     assert "\n" not in str(caught.value)
     broken = '{"version": "1.0", "added_tokens": [], "model": {"type": "nope"}}'
     (checkpoint.directory / "tokenizer.json").write_text(broken)
     with pytest.raises(UserError, match="no tokenizer that transformers can load"):
-        score(checkpoint, layout, ["ffn"], text=CalibrationText(lambda: iter(["text" * 500])))
+        score(
+            ModelDirectory(checkpoint.directory),
+            ["ffn"],
+            text=CalibrationText(lambda: iter(["text" * 500])),
+        )
     byte_tokenizer().save_pretrained(checkpoint.directory)
     with pytest.raises(UserError, match="gives the id 257, but the embedding has 61 rows"):
-        score(checkpoint, layout, ["ffn"], text=CalibrationText(lambda: iter(["text" * 500])))
+        score(
+            ModelDirectory(checkpoint.directory),
+            ["ffn"],
+            text=CalibrationText(lambda: iter(["text" * 500])),
+        )
 
 
 def test_a_model_that_transformers_refuses(tmp_path: Path) -> None:
-    _, layout, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
+    _, _, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
     byte_tokenizer().save_pretrained(checkpoint.directory)
     path = checkpoint.directory / "config.json"
     path.write_text(json.dumps({**checkpoint.config, "hidden_act": "nope"}))
     with pytest.raises(UserError, match=r"model that transformers cannot load .*nope") as caught:
-        score(checkpoint, layout, ["ffn"], text=CalibrationText(lambda: iter(["text" * 500]), 200))
+        score(
+            ModelDirectory(checkpoint.directory),
+            ["ffn"],
+            text=CalibrationText(lambda: iter(["text" * 500]), 200),
+        )
     assert str(checkpoint.directory) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -243,14 +260,14 @@ def test_every_kind_has_a_default_that_can_score_it() -> None:
 
 
 def test_from_a_directory_and_text(tmp_path: Path) -> None:
-    _, layout, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
+    _, _, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
     byte_tokenizer().save_pretrained(checkpoint.directory)
     documents = [f"Document {i} says {i * i} things." for i in range(40)]
     said: list[str] = []
 
     def found(seed: int) -> dict[str, object]:
         scores = score(
-            checkpoint, layout, ["layer", "ffn"],
+            ModelDirectory(checkpoint.directory), ["layer", "ffn"],
             text=CalibrationText(lambda: iter(documents), 100), seed=seed, notify=said.append,
         )  # fmt: skip
         return {name: values.tolist() for name, values in scores.items()}
@@ -258,7 +275,7 @@ def test_from_a_directory_and_text(tmp_path: Path) -> None:
     assert found(1) == found(1)
     assert json.dumps(found(1)) != json.dumps(found(2))
     assert said[0] == "scoring on 100 tokens"
-    random = score(checkpoint, layout, ["layer", "ffn"], by="random", seed=1)
+    random = score(ModelDirectory(checkpoint.directory), ["layer", "ffn"], by="random", seed=1)
     assert {name: values.shape for name, values in random.items()} == {
         "layer": (4,),
         "ffn": (4, 20),
@@ -270,26 +287,26 @@ def test_from_a_directory_and_text(tmp_path: Path) -> None:
 
 
 def test_a_function_of_the_user(tmp_path: Path) -> None:
-    _, layout, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
+    _, _, checkpoint = load(LLAMA, tmp_path / "m", vocab_size=BYTES)
     byte_tokenizer().save_pretrained(checkpoint.directory)
     asked: list[tuple[str, int | None]] = []
 
     def function(
         layout: Layout, axis: str, opened: Checkpoint, calibration: Calibration | None
     ) -> NDArray[np.float64]:
-        assert opened is checkpoint
+        assert opened.directory == checkpoint.directory
         asked.append((axis, calibration.tokens if calibration else None))
         size = layout.sizes[axis]
         rows = np.arange(4 * size).reshape(4, size) if axis != "head" else np.arange(size)
         return rows.astype(np.float32)
 
-    scores = score(checkpoint, layout, ["ffn", "kv_head"], by=function)
+    scores = score(ModelDirectory(checkpoint.directory), ["ffn", "kv_head"], by=function)
     assert scores["ffn"].tolist() == np.arange(80.0).reshape(4, 20).tolist()
     assert scores["head"].tolist() == [0, 1, 2, 3, 4, 5]
     assert scores["kv_head"].tolist() == [0.5, 2.5, 4.5]
     documents = [f"Document {i} says {i * i} things." for i in range(40)]
     score(
-        checkpoint, layout, ["ffn"], by=function,
+        ModelDirectory(checkpoint.directory), ["ffn"], by=function,
         text=CalibrationText(lambda: iter(documents), 100),
     )  # fmt: skip
     assert asked == [("ffn", None), ("head", None), ("ffn", 100)]
@@ -314,7 +331,7 @@ def test_a_function_of_the_user(tmp_path: Path) -> None:
 def test_a_function_that_gives_no_scores(
     axis: str, result: Any, message: str, tmp_path: Path
 ) -> None:
-    _, layout, checkpoint = load(LLAMA, tmp_path / "m")
+    _, _, checkpoint = load(LLAMA, tmp_path / "m")
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        score(checkpoint, layout, [axis], by=lambda *_: result)
+        score(ModelDirectory(checkpoint.directory), [axis], by=lambda *_: result)
     assert "\n" not in str(caught.value)

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
-from regrow.checkpoint.bind import bind_checkpoint
-from regrow.checkpoint.reader import open_checkpoint
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.objectives.rows.denoisers import DenoisingTokens
 from regrow.scoring import score as score_module
@@ -162,10 +161,15 @@ def documents() -> CalibrationText:
 
 
 def test_a_decoder_from_its_directory(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(write_model(tmp_path / "m"))
-    layout = bind_checkpoint(checkpoint)
+    model = ModelDirectory(write_model(tmp_path / "m"))
     runs = [
-        score(checkpoint, layout, ["ffn", "head"], by="taylor", text=documents(), seed=seed)
+        score(
+            model,
+            ["ffn", "head"],
+            by="taylor",
+            text=documents(),
+            seed=seed,
+        )
         for seed in (0, 0, 1)
     ]
     assert (runs[0]["ffn"] == runs[1]["ffn"]).all()
@@ -174,10 +178,9 @@ def test_a_decoder_from_its_directory(tmp_path: Path) -> None:
 
 
 def test_an_encoder_decoder_fills_in_spans(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(write_seq2seq(tmp_path / "m", BY_TYPE["t5"]))
-    layout = bind_checkpoint(checkpoint)
+    model = ModelDirectory(write_seq2seq(tmp_path / "m", BY_TYPE["t5"]))
     text = CalibrationText(lambda: iter(sentences(60)), 400)
-    found = score(checkpoint, layout, ["encoder.ffn"], by="taylor", text=text)["encoder.ffn"]
+    found = score(model, ["encoder.ffn"], by="taylor", text=text)["encoder.ffn"]
     assert found.shape == (3, 20)
     assert (found >= 0).all()
     assert found.max() > 0
@@ -186,33 +189,31 @@ def test_an_encoder_decoder_fills_in_spans(tmp_path: Path) -> None:
 def test_sentinels_are_needed(tmp_path: Path) -> None:
     directory = write_seq2seq(tmp_path / "m", BY_TYPE["t5"])
     add_tokenizer(directory)
-    checkpoint = open_checkpoint(directory)
-    layout = bind_checkpoint(checkpoint)
+    model = ModelDirectory(directory)
     with pytest.raises(UserError, match="no sentinel <extra_id_0>"):
-        score(checkpoint, layout, ["encoder.ffn"], by="taylor", text=documents())
+        score(model, ["encoder.ffn"], by="taylor", text=documents())
 
 
 def test_a_text_is_needed_that_predicts_something(tmp_path: Path) -> None:
     model, layout, checkpoint = load(LLAMA, tmp_path / "m")
     with pytest.raises(UserError, match="ffn: scoring by taylor needs a text; give one"):
-        score(checkpoint, layout, ["ffn"], by="taylor")
+        score(ModelDirectory(checkpoint.directory), ["ffn"], by="taylor")
     with pytest.raises(UserError, match="each document is a single token; give longer"):
         scored(model, layout, ["ffn"], text((1, 1)))
 
 
 def test_a_model_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = open_checkpoint(write_model(tmp_path / "m"))
-    layout = bind_checkpoint(checkpoint)
+    model = ModelDirectory(write_model(tmp_path / "m"))
     monkeypatch.setattr(score_module, "available_memory", lambda: 1000)
     with pytest.raises(UserError) as caught:
-        score(checkpoint, layout, ["ffn"], by="taylor", text=documents())
+        score(model, ["ffn"], by="taylor", text=documents())
     assert str(caught.value) == (
         f"{tmp_path / 'm'}: 0.0 GB of float32 weights do not fit in 0.0 GB of free memory, and "
         "gradients need all of them at once; score by random or activation or influence or "
         "magnitude"
     )
     with pytest.raises(UserError, match="layer: taylor scores hidden, ffn, kv_head, head; score"):
-        score(checkpoint, layout, ["layer"], by="taylor", text=documents())
+        score(model, ["layer"], by="taylor", text=documents())
 
 
 def test_not_finite(tmp_path: Path) -> None:

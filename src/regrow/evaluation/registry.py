@@ -1,8 +1,7 @@
 """All evaluations of a run by name. An evaluation is one entry of `EVALUATIONS`.
 
-To add an evaluation, write it in a module of this folder and add an entry here. `evaluate` then
-knows its name. Which models of a run are evaluated by it is decided in `regrow.pipeline.run`, and
-the ledger keeps the result under that name.
+To add an evaluation, write it in a module of this folder and add an entry here. A run then
+evaluates its models, and the ledger keeps the results under the name of the evaluation.
 
 Importing this module does not import PyTorch.
 """
@@ -10,7 +9,7 @@ Importing this module does not import PyTorch.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,37 @@ def _answers(model: Any, tokenizer: Any, data: EvaluationData) -> list[str]:
     return [generate(model, tokenizer, prompt, data.answer_tokens) for prompt in data.prompts]
 
 
-EVALUATIONS: Mapping[str, Callable[[Any, Any, EvaluationData], Any]] = {
-    "heldout": _heldout,
-    "tokens_per_second": _tokens_per_second,
-    "answers": _answers,
+Models = Literal["all", "of stages", "original and result"]
+"""The models of a run that are evaluated: all of them; all but those that are cut and not yet
+trained; the first and the last."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How models are evaluated.
+
+    Attributes:
+        function: (model, tokenizer, data) -> result as JSON.
+        models: The models of a run that are evaluated.
+        doing: What it does, as text: `answering the prompts`.
+    """
+
+    function: Callable[[Any, Any, EvaluationData], Any]
+    models: Models
+    doing: str
+
+
+EVALUATIONS: Mapping[str, Evaluation] = {
+    "heldout": Evaluation(_heldout, "all", "measuring the losses"),
+    "tokens_per_second": Evaluation(_tokens_per_second, "of stages", "measuring the speed"),
+    "answers": Evaluation(_answers, "original and result", "answering the prompts"),
 }
-"""Name -> (model, tokenizer, data) -> result as JSON."""
+"""All evaluations by name, in the order in which they are done."""
+
+
+def names_for(models: Models) -> tuple[str, ...]:
+    """The names of the evaluations of these models, in order."""
+    return tuple(name for name, each in EVALUATIONS.items() if each.models == models)
 
 
 def evaluate(name: str, model: Any, tokenizer: Any, data: EvaluationData) -> Any:
@@ -63,4 +87,4 @@ def evaluate(name: str, model: Any, tokenizer: Any, data: EvaluationData) -> Any
 
     Raises UserError if the model or its tokenizer cannot be evaluated so.
     """
-    return EVALUATIONS[name](model, tokenizer, data)
+    return EVALUATIONS[name].function(model, tokenizer, data)

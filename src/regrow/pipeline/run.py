@@ -6,7 +6,7 @@ continues with the step that was not done. `regrow.pipeline.plan` plans the step
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,13 @@ from regrow.common.errors import UserError
 from regrow.common.files import link_atomically, read_json_object, remove, write_atomically
 from regrow.common.progress import QUIET, Progress
 from regrow.corpus.sources import Corpus, Source
-from regrow.evaluation.registry import EvaluationData, evaluate
+from regrow.evaluation.registry import (
+    EVALUATIONS,
+    EvaluationData,
+    Models,
+    evaluate,
+    names_for,
+)
 from regrow.pipeline.ledger import LEDGER_FILE, Ledger, Step
 from regrow.pipeline.plan import ORIGINAL_ANSWERS, RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
@@ -100,7 +106,11 @@ class _Run:
         self._remove_old_stages()
         self._record_inputs()
         last = self.original
-        self._measure(self.steps["original/measure"], self.original, with_answers=True)
+        self._measure(
+            self.steps["original/measure"],
+            self.original,
+            ("all", "of stages", "original and result"),
+        )
         self._measure_references()
         for stage in self.recipe.stages:
             last = self._do_stage(stage, last)
@@ -157,13 +167,14 @@ class _Run:
             if not recovered or self.ledger.done(measured) is None:
                 self._carve(self.steps[f"{stage.name}/carve"], stage.cut, source, carved)
             self.clock.finish(f"{stage.name}/carve")
-            self._measure(measured, carved, with_speed=recover_step is None)
+            models: tuple[Models, ...] = ("all",) if recover_step else ("all", "of stages")
+            self._measure(measured, carved, models)
             source = carved
         if recover_step is None:
             return carved
         model = self._recover(recover_step, source, previous)
         remove(carved.path)
-        self._measure(self.steps[f"{stage.name}/measure"], model)
+        self._measure(self.steps[f"{stage.name}/measure"], model, ("all", "of stages"))
         return model
 
     def _carve(
@@ -206,31 +217,17 @@ class _Run:
             "seconds": {"carve": result.seconds, "score": seconds - result.seconds},
         }
 
-    def _measure(
-        self,
-        step: Step,
-        model: ModelDirectory,
-        *,
-        with_speed: bool = True,
-        with_answers: bool = False,
-    ) -> None:
-        """Measure held-out losses and, if asked for, generation speed and answers to prompts."""
+    def _measure(self, step: Step, model: ModelDirectory, models: Sequence[Models]) -> None:
+        """Evaluate a model; `models`: the sets of models that it belongs to."""
 
         def measure() -> Mapping[str, Any]:
             began = time.monotonic()
             loaded = model.load()
-            found = evaluate("heldout", loaded, model.tokenizer, self.evaluation_data)
+            outputs = self._evaluate(step, loaded, model.tokenizer, names_for("all"))
             work = next(work for work in self.clock.work if work.step == step.name)
             self.clock.done(step.name, work.amount, time.monotonic() - began)
-            outputs: dict[str, Any] = {"heldout": found}
-            if with_speed:
-                outputs["tokens_per_second"] = evaluate(
-                    "tokens_per_second", loaded, model.tokenizer, self.evaluation_data
-                )
-            if with_answers:
-                self.recorder.report(step.stage, "answering the prompts")
-                outputs["answers"] = self._answers(loaded, model.tokenizer)
-            return outputs
+            names = [name for each in models if each != "all" for name in names_for(each)]
+            return outputs | self._evaluate(step, loaded, model.tokenizer, names)
 
         entry = self.recorder.once(step, "measuring", measure)
         if entry is not None:
@@ -241,7 +238,7 @@ class _Run:
             when = "after the cut" if step.kind == "measure-cut" else "held out"
             self.progress.say(f"{step.stage}: loss {when}: {losses}")
         self.clock.finish(step.name)
-        if with_answers:
+        if "original and result" in models:
             self.clock.finish(ORIGINAL_ANSWERS)
 
     def _measure_references(self) -> None:
@@ -266,9 +263,15 @@ class _Run:
         self.recorder.once(step, "measuring what mixtures follow", measure)
         self.clock.finish(step.name)
 
-    def _answers(self, model: Any, tokenizer: Any) -> list[str]:
-        answers: list[str] = evaluate("answers", model, tokenizer, self.evaluation_data)
-        return answers
+    def _evaluate(
+        self, step: Step, model: Any, tokenizer: Any, names: Iterable[str]
+    ) -> dict[str, Any]:
+        """The results of some evaluations by name."""
+        found = {}
+        for name in names:
+            self.recorder.report(step.stage, EVALUATIONS[name].doing)
+            found[name] = evaluate(name, model, tokenizer, self.evaluation_data)
+        return found
 
     def _recover(
         self, step: Step, source: ModelDirectory, previous: ModelDirectory
@@ -335,10 +338,12 @@ class _Run:
         """Let the result answer the prompts."""
 
         def answer() -> Mapping[str, Any]:
-            answers = self._answers(model.load(), model.tokenizer)
-            return {"answers": answers, "model": str(model.path)}
+            names = names_for("original and result")
+            found = self._evaluate(step, model.load(), model.tokenizer, names)
+            return {**found, "model": str(model.path)}
 
-        self.recorder.once(self.steps["result/samples"], "answering the prompts", answer)
+        step = self.steps["result/samples"]
+        self.recorder.once(step, "", answer)
         self.clock.finish("result/samples")
 
     def finish(self) -> Result:

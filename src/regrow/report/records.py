@@ -18,7 +18,6 @@ class Machine(_Record):
     threads: NonNegativeInt
     memory: NonNegativeInt
     products: str | None = None
-    accelerator: str | None = None
 
 
 class Text(_Record):

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +10,10 @@ from numpy.typing import NDArray
 
 from regrow.architectures import Axis, Layout
 from regrow.architectures.schema import AXIS_KINDS
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.common.memory import available_memory
-from regrow.models.loading import load_config, load_model, load_tokenizer
 from regrow.scoring.registry import (
     DEFAULT,
     SCORES,
@@ -42,8 +41,7 @@ FREE = 0.1
 
 
 def score(
-    checkpoint: Checkpoint,
-    layout: Layout,
+    directory: ModelDirectory,
     axes: Sequence[str],
     *,
     by: str | ScoreFunction | None = None,
@@ -51,7 +49,7 @@ def score(
     seed: int = 0,
     notify: Notify = lambda _: None,
 ) -> Scores:
-    """Scores of some axes of a checkpoint, [size] or [layers, size]; higher scores are kept.
+    """Scores of some axes of a model, [size] or [layers, size]; higher scores are kept.
 
     `by`: a name in `SCORES`, or a function of the user; None takes the default of each axis.
     `text`: calibration text, for scores that need it. `seed`: of random scores, and of which rows
@@ -66,6 +64,7 @@ def score(
     text, its memory or the package that offloads; and where scores come out wrong: activations or
     weights that are not finite, or a function whose result has another shape.
     """
+    checkpoint, layout = directory.checkpoint, directory.layout
     wanted = _wanted(layout, axes, by)
     from_text = {name: each for name, each in wanted.items() if _needs_text(each[1])}
     if from_text and text is None:
@@ -78,9 +77,9 @@ def score(
     calibration: Calibration | None = None
     if from_text:
         assert text is not None
-        observed = _observed(checkpoint, layout, from_text, text, seed, notify)
+        observed = _observed(directory, from_text, text, seed, notify)
     elif callable(by) and text is not None:
-        calibration = _calibration(checkpoint, layout, text, seed, notify)
+        calibration = _calibration(directory, text, seed, notify)
 
     scores: Scores = {}
     for name, (_, chosen) in wanted.items():
@@ -170,17 +169,16 @@ def _from_weights(
 
 
 def _observed(
-    checkpoint: Checkpoint,
-    layout: Layout,
+    directory: ModelDirectory,
     wanted: _Wanted,
     text: "CalibrationText",
     seed: int,
     notify: Notify,
 ) -> Scores:
     """Scores from calibration text, of a model that may be larger than memory."""
-    directory = checkpoint.directory
+    layout = directory.layout
     gradients = any(_needs_gradients(each) for _, each in wanted.values())
-    too_large = _memory_problem(directory, layout)
+    too_large = _memory_problem(directory)
     if too_large and gradients:
         able = " or ".join(n for n, each in SCORES.items() if not _needs_gradients(each))
         raise UserError(f"{too_large}, and gradients need all of them at once; score by {able}")
@@ -188,9 +186,9 @@ def _observed(
         from regrow.scoring.offload import check_offload
 
         check_offload(too_large)
-    calibration = _calibration(checkpoint, layout, text, seed, notify, loss=gradients)
+    calibration = _calibration(directory, text, seed, notify, loss=gradients)
     if not too_large:
-        model = load_model(directory)
+        model = directory.load()
         notify(f"scoring on {calibration.tokens:,} tokens")
         return _observed_in_memory(model, layout, wanted, calibration)
 
@@ -198,7 +196,7 @@ def _observed(
     from regrow.scoring.offload import BATCHES, load_offloaded
 
     notify(f"{too_large}; reading it one layer at a time")
-    model, run = load_offloaded(checkpoint, layout)
+    model, run = load_offloaded(directory.checkpoint, layout)
     notify(f"scoring on {calibration.tokens:,} tokens")
     batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
     read = partial(observe, batch_tokens=batch_tokens, run=run)
@@ -221,8 +219,7 @@ def _observed_in_memory(
 
 
 def _calibration(
-    checkpoint: Checkpoint,
-    layout: Layout,
+    directory: ModelDirectory,
     text: "CalibrationText",
     seed: int,
     notify: Notify,
@@ -232,33 +229,32 @@ def _calibration(
     """`loss`: whether the text must give the loss of the model."""
     from regrow.scoring.calibration import draw_calibration
 
-    directory = checkpoint.directory
-    tokenizer = load_tokenizer(directory)
+    layout = directory.layout
     calibration = draw_calibration(
-        text.documents(), tokenizer, tokens=text.tokens, seed=seed, notify=notify
+        text.documents(), directory.tokenizer, tokens=text.tokens, seed=seed, notify=notify
     )
     largest, rows = max(int(piece.max()) for piece in calibration.pieces), layout.sizes["vocab"]
     if largest >= rows:
         raise UserError(
-            f"{directory}: its tokenizer gives the id {largest:,}, but the embedding has {rows:,} "
-            "rows; put the model's own tokenizer there"
+            f"{directory.path}: its tokenizer gives the id {largest:,}, but the embedding has "
+            f"{rows:,} rows; put the model's own tokenizer there"
         )
     if loss and layout.blueprint.is_encoder_decoder:
         from regrow.objectives.rows.span_corruption import check_sentinels, denoising_tokens
 
-        denoising = denoising_tokens(tokenizer, load_config(directory))
+        denoising = denoising_tokens(directory.tokenizer, directory.config)
         check_sentinels(denoising, max(map(len, calibration.pieces)))
         return replace(calibration, denoising=denoising, seed=seed)
     return calibration
 
 
-def _memory_problem(directory: Path, layout: Layout) -> str | None:
+def _memory_problem(directory: ModelDirectory) -> str | None:
     """Why the model does not fit in memory, or None where it does."""
-    needed, available = 4 * layout.parameters(), available_memory()
+    needed, available = 4 * directory.layout.parameters(), available_memory()
     if needed <= (1 - FREE) * available:
         return None
     return (
-        f"{directory}: {needed / 1e9:,.1f} GB of float32 weights do not fit in "
+        f"{directory.path}: {needed / 1e9:,.1f} GB of float32 weights do not fit in "
         f"{available / 1e9:,.1f} GB of free memory"
     )
 
