@@ -50,7 +50,7 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
     said: list[str] = []
     cut = {"layers": {"encoder": 2, "decoder": 2}, "calibration_tokens": 512}
     # What cannot be is found before tokens are added.
-    with pytest.raises(UserError, match=r"depth: recover.row_length \(65\): .* knows 64 positions"):
+    with pytest.raises(UserError, match=r"depth: recover.row_length 65: .* knows 64 positions"):
         run(tmp_path, {"row_length": 65}, cut)
     with pytest.raises(UserError, match=r"compare\.at-once: the recipe makes fewer than two cuts"):
         run(tmp_path, {"row_length": 48}, cut, compare=["at-once"])
