@@ -22,9 +22,7 @@ import transformers
 from common import Goal, Result, parser, say, show
 
 from regrow.architectures import Layout
-from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
@@ -118,8 +116,8 @@ class Trial:
         self, model: Path, prose: Path, scale: Scale, work: Path, sizes: Mapping[str, int]
     ) -> None:
         """`sizes`: by axis, the size after the cut, if it is not the default."""
-        self.checkpoint: Checkpoint = open_checkpoint(model)
-        self.layout = bind_checkpoint(self.checkpoint)
+        self.source = ModelDirectory(model)
+        self.layout = self.source.layout
         before = self.layout.sizes
         self.sizes = {
             "ffn": before["ffn"] * 3 // 4,
@@ -137,7 +135,7 @@ class Trial:
         self.prose = [text[: scale.prose_characters] for text in read_documents(prose)]
 
     def cases(self, axes: Collection[str]) -> Iterator[Case]:
-        model = self.checkpoint.fingerprint
+        model = self.source.checkpoint.fingerprint
         sizes = {axis: size for axis, size in self.sizes.items() if axis in axes}
         if sizes:
             scores = {by: self._scores([*sizes], by) for by in WIDTHS}
@@ -148,15 +146,15 @@ class Trial:
 
     def _scores(self, axes: list[str], by: str) -> Scores:
         text = CalibrationText(lambda: iter(self.text), self.scale.calibration_tokens)
-        return score(ModelDirectory(self.checkpoint.directory), axes, by=by, text=text, notify=say)
+        return score(self.source, axes, by=by, text=text, notify=say)
 
     def original(self) -> Losses:
-        return self._losses(_load(self.checkpoint.directory))
+        return self._losses(_load(self.source.path))
 
     def losses(self, cut: Cut) -> tuple[Losses, Losses | None]:
         """Losses after the cut, and after the recovery (None if there is none)."""
         with tempfile.TemporaryDirectory(dir=self.work) as name:
-            carve(plan_checked_carve(self.checkpoint, self.layout, cut), Path(name) / "cut")
+            carve(plan_checked_carve(self.source.checkpoint, self.layout, cut), Path(name) / "cut")
             model = _load(Path(name) / "cut")
             shutil.rmtree(Path(name) / "cut")
             before = self._losses(model)

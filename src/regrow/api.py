@@ -18,8 +18,6 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from regrow.checkpoint.model_directory import ModelDirectory
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from regrow.vocabulary.token_counting import Counted
 
 T = TypeVar("T")
-Spec = TypeVar("Spec", bound="BaseModel")
 
 
 def inspect(model: Path | str, *, progress: Progress = QUIET) -> "Inspection":
@@ -159,6 +156,7 @@ def prune(
             the disk is too full. It is raised before anything is written.
     """
     from regrow.common.disk import check_free_space
+    from regrow.common.validation_errors import validated
     from regrow.corpus.text import read_documents
     from regrow.surgery.carve import check_output
     from regrow.surgery.cut_spec import CutSpec
@@ -167,7 +165,7 @@ def prune(
     if isinstance(vocab := cut.get("vocab"), Mapping):
         # CutSpec refuses relative paths with "..", which is a rule for recipes only.
         cut = {**cut, "vocab": {name: _absolute(value) for name, value in vocab.items()}}
-    spec = _validated(CutSpec, cut, key_parts=2)
+    spec = validated(CutSpec, cut)
     documents: Callable[[], Iterator[str]] | None = None
     if calibration is not None:
         text = Path(calibration)
@@ -424,13 +422,14 @@ def plan_vocabulary(
         UserError: an option is not valid, the counts belong to another tokenizer, or the choice
             cannot be met.
     """
+    from regrow.common.validation_errors import validated
     from regrow.corpus.named_files import named_files
     from regrow.report.vocabulary_page import write_vocabulary_page
     from regrow.vocabulary.plan_file import save_plan
     from regrow.vocabulary.sizing import plan_vocabulary
     from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
-    spec = _validated(VocabularySpec, {**choice, "counts": Path(counts)}, key_parts=1)
+    spec = validated(VocabularySpec, {**choice, "counts": Path(counts)})
     for path in (out, page):
         if path is not None and not Path(path).parent.is_dir():
             raise UserError(f"{Path(path).parent}: no such directory")
@@ -514,22 +513,6 @@ def _open(model: Path | str, progress: Progress) -> "ModelDirectory":
     from regrow.checkpoint.resolve import resolve_model
 
     return ModelDirectory(resolve_model(str(model), None, progress.say))
-
-
-def _validated(kind: "type[Spec]", values: Mapping[str, Any], key_parts: int) -> "Spec":
-    """The spec with these values.
-
-    Raises UserError, with the first `key_parts` parts of the key, if a value is not valid.
-    """
-    from pydantic import ValidationError
-
-    from regrow.common.validation_errors import describe, dotted, first_error
-
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        place, wrong = first_error(error, values)
-        raise UserError(describe(wrong), key=dotted(place[:key_parts]) or None) from None
 
 
 def _absolute(value: Any) -> Any:

@@ -13,10 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from regrow.architectures.llama import LLAMA
 from regrow.checkpoint.reader import fingerprint, open_checkpoint, read_bytes, read_tensor
 from regrow.common.errors import UserError
+from tests.tiny import write_tiny
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -416,3 +418,20 @@ def test_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_weight_files_of_one_name_in_two_folders_are_refused(tmp_path: Path) -> None:
+    """Written to one folder, the second file would replace the first."""
+    source = write_tiny(LLAMA, tmp_path / "in")
+    state = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    weight_map: dict[str, str] = {}
+    names = sorted(state)
+    for folder, part in (("a", names[::2]), ("b", names[1::2])):
+        (source / folder).mkdir()
+        save_file({name: state[name] for name in part}, source / folder / "w.safetensors")
+        weight_map |= dict.fromkeys(part, f"{folder}/w.safetensors")
+    index = source / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    with pytest.raises(UserError, match=r"is '[ab]/w\.safetensors', in a folder; move the file"):
+        open_checkpoint(source)

@@ -174,7 +174,7 @@ def test_given_references_are_not_measured(home: Path, tmp_path: Path) -> None:
         ({"denoisers": {"references": {"R1": 1.0}}}, "denoisers.references: R1; give R1, R2, S"),
         ({"denoisers": {"start": GIVEN | {"S": 0}}}, "denoisers.start.S"),
         ({"denoisers": {"referenced": GIVEN}}, "referenced: unknown key; did you mean references"),
-        ({"domains": "dynamic"}, "recover.domains: data.train: no shares to begin with"),
+        ({"domains": "dynamic"}, "recover.domains: data.train has no shares to begin with"),
         ({"domains": "fixed"}, "domains"),
         ({"mixture_tokens": 0}, "mixture_tokens"),
         ({"mixture_every": 600}, "within 600 tokens no mixture would change"),

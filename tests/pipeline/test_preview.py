@@ -163,5 +163,5 @@ def test_a_decoder_computes_source_and_target_in_one_row(tmp_path: Path) -> None
 
 def test_an_objective_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     directory = write_tiny(T5, tmp_path / "m")
-    with pytest.raises(UserError, match="stages: a: recover: objective: causal is not for an enc"):
+    with pytest.raises(UserError, match=r"stages: a: recover\.objective: causal is not for an enc"):
         previewed("  - {name: a, recover: {objective: causal}}\n", directory)

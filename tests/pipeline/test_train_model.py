@@ -1,5 +1,6 @@
 """regrow train: one training, from options or a recipe, alone or under torchrun."""
 
+import json
 import os
 import subprocess
 import sys
@@ -176,6 +177,53 @@ def test_pre_training_needs_no_weights(home: Path, tmp_path: Path) -> None:
     assert made[0].curve != made[2].curve
     assert made[0].curve[-1][1] < made[0].curve[0][1]
     assert load_tokenizer(made[0].model).eos_token_id == 2
+    # Another architecture in the same directory is not the model of before.
+    config = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    other = recipe(home).model_copy(update={"model": str(bare)})
+    with pytest.raises(UserError, match="the recipe changed"):
+        api.train(other, tmp_path / "a", from_scratch=True)
+    again = api.train(other, tmp_path / "a", from_scratch=True, redo=True)
+    assert load_model(again.model).config.num_hidden_layers == 1
+
+
+def test_a_renamed_heldout_text_has_no_earlier_losses(home: Path, tmp_path: Path) -> None:
+    first = recipe(home, evaluate_every=400)
+    before = api.train(first, tmp_path / "out")
+    assert len(before.heldout) > 2
+    assert len({tokens for tokens, _ in before.heldout}) == len(before.heldout)
+    data = first.data.model_copy(update={"heldout": {"renamed": home / "heldout.jsonl"}})
+    renamed = first.model_copy(update={"data": data})
+    after = api.train(renamed, tmp_path / "out", redo=True)
+    assert after.heldout == before.heldout[-1:]
+
+
+def test_exports_of_an_earlier_training_go(home: Path, tmp_path: Path) -> None:
+    api.train(recipe(home), tmp_path / "out")
+    exports = tmp_path / "out/stages/train/exports"
+    assert exports.is_dir()
+    api.train(recipe(home, export_every=None, learning_rate=0.02), tmp_path / "out", redo=True)
+    assert not exports.exists()
+
+
+def test_the_recipe_is_in_the_report(home: Path, tmp_path: Path) -> None:
+    text = {
+        "name": "known-by-this-name", "model": str(home / "tiny"),
+        "data": {
+            "train": [str(home / "text.jsonl")], "heldout": {"h": str(home / "heldout.jsonl")},
+        },
+        "stages": [{"name": "only", "recover": {**SETTINGS, "tokens": 128}}],
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(text))
+    done = CliRunner().invoke(app.app, ["train", str(path), str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "name: known-by-this-name" in (tmp_path / "out/report.html").read_text()
+    text["data"]["heldout"] = {"heldout": "none.txt"}  # type: ignore[index]
+    path.write_text(yaml.safe_dump(text))
+    done = CliRunner().invoke(app.app, ["train", str(path), str(tmp_path / "other")])
+    assert done.exit_code == 2
+    assert "data.heldout.heldout: " in done.output
 
 
 def test_a_recipe_with_a_stage_that_only_trains(home: Path, tmp_path: Path) -> None:
@@ -210,7 +258,8 @@ def test_a_recipe_with_a_stage_that_only_trains(home: Path, tmp_path: Path) -> N
         (["--text", "none.txt"], "--text: none.txt:"),
         (["--heldout", "none.txt"], "--heldout: none.txt:"),
         (["--stage", "x"], "--stage: only a recipe has stages"),
-        (["--set", "row_length=9000", "--set", "batch_tokens=9000"], "tokens"),
+        (["--set", "row_length=9000", "--set", "batch_tokens=9000"], "regrow: --text: 1,"),
+        (["--set", "domains=dynamic"], "regrow: --set domains: data.train has no shares"),
     ],
 )
 def test_what_is_wrong_is_said(home: Path, tmp_path: Path, given: list[str], message: str) -> None:

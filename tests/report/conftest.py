@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from regrow.objectives.dynamic_mixture import OPENBA_LOSSES, RULES, DynamicMixture
+from regrow.objectives.dynamic_mixture import RULES, DynamicMixture
+from regrow.objectives.rows.denoisers import UL2
 from regrow.report.records import (
     EvaluationRow,
     KeptAxis,
@@ -221,19 +222,20 @@ def bare() -> RunSummary:
 
 def followed(generator: random.Random) -> MixtureRow:
     """Seven denoisers, each of which comes back to its reference in its own time."""
-    mixture = DynamicMixture(RULES["stable"], dict.fromkeys(OPENBA_LOSSES, 1.0), OPENBA_LOSSES)
-    late = {name: generator.uniform(0.2, 1.2) for name in OPENBA_LOSSES} | {"S": 2.5}
+    references = {name: 1.2 + 0.15 * place for place, name in enumerate(UL2)}
+    mixture = DynamicMixture(RULES["stable"], dict.fromkeys(UL2, 1.0), references)
+    late = {name: generator.uniform(0.2, 1.2) for name in UL2} | {"S": 2.5}
     for update in range(1, 21):
         losses = {
             name: reference + late[name] * math.exp(-update / 7) + generator.gauss(0, 0.01)
-            for name, reference in OPENBA_LOSSES.items()
+            for name, reference in references.items()
         }
         mixture = mixture.updated(losses, sample=update * 200, tokens=update * 100_000)
     return MixtureRow(
         of="denoiser",
         shares=((0, mixture.first_shares), *((c.tokens, c.shares) for c in mixture.history)),
         losses=tuple((change.tokens, change.losses) for change in mixture.history),
-        references=dict(OPENBA_LOSSES),
+        references=references,
     )
 
 

@@ -153,9 +153,11 @@ def test_against_what_the_next_module_reads(tmp_path: Path) -> None:
 
 
 def test_key_value_heads_score_the_mean_of_their_query_heads(tmp_path: Path) -> None:
-    model, layout, _ = load(LLAMA, tmp_path / "m")
-    for by in (None, "random"):
-        scores = score_model(model, layout, ["kv_head"], by=by, calibration=text())
+    model, layout, checkpoint = load(LLAMA, tmp_path / "m")
+    for scores in (
+        score_model(model, layout, ["kv_head"], calibration=text()),
+        score(ModelDirectory(checkpoint.directory), ["kv_head"], by="random"),
+    ):
         groups = scores["head"].reshape(layout.sizes["layer"], layout.sizes["kv_head"], -1)
         assert (scores["kv_head"] == groups.mean(-1)).all()
 

@@ -11,7 +11,8 @@ import torch
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.objectives.rows.denoisers import DenoisingTokens
+from regrow.objectives.rows.denoisers import DenoisingTokens, noise_and_spans
+from regrow.objectives.rows.examples import draw_spans, write_examples
 from regrow.scoring import score as score_module
 from regrow.scoring.calibration import Calibration, CalibrationText
 from regrow.scoring.observe import observe_gradients
@@ -175,6 +176,49 @@ def test_a_decoder_from_its_directory(tmp_path: Path) -> None:
     assert (runs[0]["ffn"] == runs[1]["ffn"]).all()
     assert (runs[0]["ffn"] != runs[2]["ffn"]).any()
     assert (runs[0]["ffn"] > 0).all()
+
+
+def test_written_out_for_t5(tmp_path: Path) -> None:
+    """The classes of transformers shift the labels themselves, and compute the loss."""
+    model, layout, _ = load(BY_TYPE["t5"], tmp_path / "m")
+    rows = replace(text((60, 60, 60)), denoising=MARKS, seed=4)
+    found = scored(model, layout, ["encoder.ffn", "decoder.ffn"], rows)
+    other = scored(model, layout, ["encoder.ffn"], replace(rows, seed=5))["encoder.ffn"]
+    assert (other != found["encoder.ffn"]).any()
+    lengths = np.full(3, 60)
+    noise, spans = noise_and_spans(lengths, np.full(3, 3.0), np.full(3, 0.15))
+    drawn = draw_spans(4, np.arange(3), lengths, noise, spans)
+    line = np.concatenate(rows.pieces).astype(np.int32)
+    made = write_examples(line, np.arange(0, 180, 60), drawn, None, MARKS)
+
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_: Any, args: Any, __: Any) -> None:
+            kept[name] = args[0]
+            kept[name].retain_grad()
+
+        return model.get_submodule(name).register_forward_hook(hook)
+
+    layers = [
+        (axis, layer, f"{stack}.block.{layer}.layer.{place}.DenseReluDense.wo")
+        for axis, stack, place in (("encoder.ffn", "encoder", 1), ("decoder.ffn", "decoder", 2))
+        for layer in range(layout.sizes[f"{stack}.layer"])
+    ]
+    for _, _, name in layers:
+        keep(name)
+    labels = torch.from_numpy(made["labels"])
+    mask = torch.from_numpy(made["attention_mask"])
+    ids = torch.from_numpy(made["input_ids"])
+    loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    (loss * (labels != -100).sum()).backward()
+    in_text = {"encoder.ffn": mask.bool(), "decoder.ffn": labels != -100}
+    for axis, layer, name in layers:
+        gradient = kept[name].grad
+        assert gradient is not None
+        change = (kept[name] * gradient).detach().double()[in_text[axis]]
+        expected = change.abs().mean(0).numpy()
+        assert found[axis][layer] == pytest.approx(expected, rel=1e-4, abs=1e-9), name
 
 
 def test_an_encoder_decoder_fills_in_spans(tmp_path: Path) -> None:

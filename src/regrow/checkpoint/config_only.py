@@ -6,7 +6,7 @@ from regrow.architectures import Layout, bind, blueprint_for
 from regrow.architectures.schema import read_field
 from regrow.checkpoint.meta_check import class_tensors
 from regrow.checkpoint.vocabulary_blueprint import architecture_of, vocabulary_blueprint
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 from regrow.common.files import read_json_object
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.index.json")
@@ -35,7 +35,7 @@ def bind_config(directory: Path) -> Layout:
     try:
         found = class_tensors(config, architecture)
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
-        refusal = " ".join(str(error).split())
+        refusal = one_line(str(error))
         raise UserError(f"{path}: {architecture} refuses it: {refusal}") from None
     if blueprint is None:
         shapes = {name: shape for name, shape in found.shapes.items() if name not in found.tied}

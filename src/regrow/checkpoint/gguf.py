@@ -20,13 +20,13 @@ import numpy as np
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import (
     WeightFile,
-    json_bytes,
     library_weights,
     partial_directory,
     publish,
     small_files,
 )
 from regrow.common.errors import UserError
+from regrow.common.files import json_bytes
 from regrow.models.loading import library_errors
 
 SOURCE_FILE = "regrow_source.json"

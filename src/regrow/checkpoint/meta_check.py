@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from regrow.architectures import Blueprint
 from regrow.architectures.cut_config import set_field
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -199,7 +199,7 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
 
 
 def _refusal(error: Exception, architecture: str) -> str:
-    return f"{architecture} refuses it: {' '.join(str(error).split())}"
+    return f"{architecture} refuses it: {one_line(str(error))}"
 
 
 def _first_difference(shapes: Shapes, others: Shapes) -> str | None:

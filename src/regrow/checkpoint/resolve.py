@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 from regrow.common.files import from_home
 
 _HUB_ID = re.compile(
@@ -105,7 +105,7 @@ def _download(
             f"HF_HUB_OFFLINE is set); {local}"
         ) from error
     except (http_error, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error))[:200]
         raise UserError(f"{name}: the download failed ({reason}); run again to go on") from error
     if (
         not any(directory.glob("model*.safetensors"))

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regrow.architectures.schema import Axis, Blueprint, Field, Head
-from regrow.checkpoint.meta_check import query_class
+from regrow.checkpoint.meta_check import Shapes, query_class
 from regrow.common.errors import UserError
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def vocabulary_blueprint(config: Mapping[str, Any], shapes: Shapes) -> Blueprint:

@@ -10,7 +10,6 @@ If writing ends before `publish`, nothing is left behind.
 """
 
 import fcntl
-import json
 import os
 import secrets
 import shutil
@@ -25,7 +24,7 @@ from regrow.checkpoint.companions import write_files
 from regrow.checkpoint.header import SAFETENSORS_NAMES, TensorSpec, read_header
 from regrow.checkpoint.reader import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from regrow.common.errors import UserError
-from regrow.common.files import sync_directory
+from regrow.common.files import json_bytes, sync_directory
 from regrow.models.networks import with_own_code
 
 if TYPE_CHECKING:
@@ -102,11 +101,6 @@ def small_files(
         small[INDEX_FILE] = json_bytes(_index(weights))
     small[CONFIG_FILE] = json_bytes(config, indent)
     return small
-
-
-def json_bytes(value: Any, indent: int | None = 2) -> bytes:
-    """JSON in UTF-8, with a newline at the end."""
-    return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
 
 
 def library_weights(model: "PreTrainedModel", directory: Path) -> list[WeightFile]:

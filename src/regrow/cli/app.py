@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command, Commands
+from regrow.cli.commands import Command, Commands, command
 from regrow.cli.output import (
     MESSAGES_ONLY,
     print_checks,
@@ -109,7 +109,11 @@ def plan(
     print_plan(result, out, as_json)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=command(
+        {"vocab.size": "--vocab-size", "vocab.plan": "--vocab-plan", "vocab.pad_to": "--pad-to"}
+    )
+)
 def prune(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
@@ -174,7 +178,7 @@ def prune(
     print_pruned(result, dry_run, as_json)
 
 
-@app.command(cls=Command)
+@app.command(cls=command({"compare.control": "--control", "compare.at-once": "--at-once"}))
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")],
     out: Annotated[

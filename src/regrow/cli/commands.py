@@ -3,8 +3,8 @@
 import errno
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -15,27 +15,45 @@ from regrow.common.errors import ReportedError, UserError
 
 
 class Command(TyperCommand):
-    """A command that names its own options in an error, in place of keys and arguments."""
+    """A command that names its own options in an error, in place of keys and arguments.
+
+    Attributes:
+        keys: The options of keys that are not the name of a parameter of the command.
+    """
+
+    keys: ClassVar[Mapping[str, str]] = {}
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except ReportedError:
-            raise
         except UserError as error:
             raise self._name_option(error) from None
 
     def _name_option(self, error: UserError) -> UserError:
-        name = (error.key or "").rpartition(".")[2]
-        key, message = error.key, error.message
-        for parameter in self.params:
-            option = parameter.opts[0]
-            if not option.startswith("--"):
-                continue
-            if parameter.name == name:
-                key = option
-            message = message.replace(f"`{parameter.name}`", option)
-        return UserError(message, key=key, value=error.value)
+        options = {str(each.name): each.opts[0] for each in self.params if each.opts[0][0] == "-"}
+        for name, option in options.items():
+            error.message = error.message.replace(f"`{name}`", option)
+        return name_option(error, {**options, **self.keys})
+
+
+def command(keys: Mapping[str, str]) -> type[Command]:
+    """A class of commands with these options by key."""
+    return type("Command", (Command,), {"keys": keys})
+
+
+def name_option(error: UserError, options: Mapping[str, str]) -> UserError:
+    """The same error, with an option in place of its key.
+
+    `options`: by key. The option of `layers` is also that of `layers.encoder`, as `--layers
+    encoder`.
+    """
+    if error.key is None:
+        return error
+    for key in sorted(options, key=len, reverse=True):
+        if error.key == key or error.key.startswith(f"{key}."):
+            inner = error.key[len(key) + 1 :]
+            return error.at(f"{options[key]} {inner}".rstrip())
+    return error
 
 
 class Commands(TyperGroup):

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from regrow.cli.commands import name_option
 from regrow.cli.output import print_trained
 from regrow.cli.progress_bars import is_first_process, run_progress
-from regrow.common.errors import ReportedError, UserError
+from regrow.common.errors import UserError
 
 if TYPE_CHECKING:
     from regrow.pipeline.recipe import Recipe
@@ -57,12 +58,13 @@ def train(
 ) -> None:
     """Train a model; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
-    from regrow.pipeline.recipe_file import load_recipe
 
+    recipe: Path | Recipe
+    options: Mapping[str, str]
     if what.endswith((".yaml", ".yml")):
         if text or heldout or settings or seed:
             raise UserError(f"{what}: a recipe says all that; leave the other options out")
-        recipe, options = load_recipe(Path(what)), {}
+        recipe, options = Path(what), {}
     else:
         if not text or heldout is None:
             raise UserError("train: give --text and --heldout, or a recipe")
@@ -74,23 +76,10 @@ def train(
             result = api.train(
                 recipe, out, stage=stage, from_scratch=from_scratch, redo=redo, progress=progress
             )
-    except ReportedError:
-        raise
     except UserError as error:
-        raise _name_option(error, options) from None
+        raise name_option(error, options) from None
     if is_first_process():
         print_trained(result, as_json)
-
-
-def _name_option(error: UserError, options: Mapping[str, str]) -> UserError:
-    """The same error, with the option that gave the key; `options`: by the key of the recipe."""
-    for key, option in options.items():
-        if error.key == key:
-            return UserError(error.message, key=option, value=error.value)
-        if (error.key or "").startswith(f"{key}."):
-            setting = (error.key or "").removeprefix(f"{key}.")
-            return UserError(error.message, key=f"{option} {setting}", value=error.value)
-    return error
 
 
 def _recipe_of_options(
@@ -98,11 +87,10 @@ def _recipe_of_options(
 ) -> "Recipe":
     from regrow.pipeline.train_model import training_recipe
 
-    given = _settings(settings)
     try:
-        return training_recipe(model, text, heldout, given, seed)
+        return training_recipe(model, text, heldout, _settings(settings), seed)
     except UserError as error:
-        raise UserError(error.message, key=f"--set {error.key or 'options'}") from None
+        raise name_option(error, _OPTIONS) from None
 
 
 def _settings(given: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command
+from regrow.cli.commands import Command, command
 from regrow.cli.output import (
     MESSAGES_ONLY,
     print_counted,
@@ -127,7 +127,12 @@ def plan(
     print_vocabulary_plan(result, [path for path in (out, page) if path is not None], as_json)
 
 
-@vocab.command(cls=Command)
+_CHOICE = ("plan", "counts", "size", "coverage", "only", "minimum", "keep", "drop", "characters")
+
+
+@vocab.command(
+    cls=command({f"vocab.{name}": f"--{name}" for name in _CHOICE} | {"vocab.pad_to": "--pad-to"})
+)
 def prune(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],

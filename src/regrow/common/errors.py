@@ -1,5 +1,7 @@
 """The one exception for mistakes of the user."""
 
+from typing import Self
+
 
 class UserError(Exception):
     """A mistake of the user: one line that says what is wrong, where, and what would be right.
@@ -23,10 +25,16 @@ class UserError(Exception):
         where = [str(part) for part in (self.key, self.value) if part is not None]
         return f"{' '.join(where)}: {self.message}" if where else self.message
 
-    def within(self, place: str) -> "UserError":
-        """The same error, with `place` in front of the key: `stages: depth: layers 3: ...`."""
-        key = place if self.key is None else f"{place}: {self.key}"
-        return UserError(self.message, key=key, value=self.value)
+    def at(self, key: str | None) -> Self:
+        """The same error with another key."""
+        return type(self)(self.message, key=key, value=self.value)
+
+    def within(self, place: str) -> Self:
+        """The same error, with `place` in front of the key: `stages: depth: layers 3: ...`.
+
+        `place`: ends in what separates it from the key, `: ` or a dot.
+        """
+        return self.at(place.rstrip(".: ") if self.key is None else place + self.key)
 
 
 class ReportedError(UserError):

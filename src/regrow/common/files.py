@@ -100,6 +100,11 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def json_bytes(value: Any, indent: int | None = 2) -> bytes:
+    """JSON in UTF-8, with a newline at the end."""
+    return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError if it cannot be read or is not JSON."""
     try:

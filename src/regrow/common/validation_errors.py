@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from regrow.common.errors import one_line
+from regrow.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
+
+Spec = TypeVar("Spec", bound="BaseModel")
 
 Place = tuple[str | int, ...]
 """A path of keys and indices from the root of the validated value."""
@@ -25,6 +27,23 @@ def first_error(error: "ValidationError", values: Any) -> tuple[Place, "ErrorDet
     return max(
         (pair for pair in found if pair[0][: len(first)] == first), key=lambda pair: len(pair[0])
     )
+
+
+def validated(kind: "type[Spec]", values: Mapping[str, Any]) -> "Spec":
+    """The specification with these values.
+
+    Raises UserError, with the key, if a value is not valid.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        place, wrong = first_error(error, values)
+        unknown = wrong["type"] == "extra_forbidden"
+        raise UserError(
+            "unknown" if unknown else describe(wrong), key=dotted(place) or None
+        ) from None
 
 
 def _place(loc: tuple[int | str, ...], values: Any) -> Place:

@@ -139,7 +139,7 @@ class Corpus:
             for ids in tokenise(read_documents(path), tokenizer):
                 tokens += 1 + len(ids)
                 if tokens >= enough:
-                    break
+                    return tokens
         return tokens
 
 
@@ -217,7 +217,7 @@ def _concatenate(
         except UserError as error:
             if len(corpus.sources) == 1:
                 raise
-            raise UserError(str(error), key=f"data.train: {source.name}") from None
+            raise error.within(f"data.train: {source.name}: ") from None
         numbered = {str(number): part for number, part in enumerate(parts)}
         found[source.name] = parts[0] if len(parts) == 1 else concatenated(numbered, domains=False)
     if len(found) == 1:

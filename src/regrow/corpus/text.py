@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _KINDS = (".txt", ".jsonl", ".parquet")
@@ -370,5 +370,5 @@ def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
                         )
                     row = after
     except (arrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error))[:200]
         raise UserError(f"{path}: not a complete Parquet file ({reason}); write it again") from None

@@ -138,7 +138,8 @@ def open_store(
     Args:
         path: the store.
         tokenizer: of the model that reads the store. A store of another tokenizer is refused: if
-            it says which tokenizer it was made with, or if it holds larger ids. Tokens that were
+            it says which tokenizer it was made with, or if its first 262,144 tokens hold larger
+            ids. Tokens that were
             added to the tokenizer since, such as sentinels, do not make it another one.
         end: the token that ends each document, if the store does not say. Without it, documents end
             with the ``eos`` of `tokenizer` if the first documents of the store do.

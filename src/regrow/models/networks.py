@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from regrow.common.files import json_bytes
+
 _AUTO_CLASSES = {
     "openba": {
         "AutoConfig": "configuration_openba.OpenBAConfig",
@@ -73,8 +75,7 @@ def with_own_code(
     if any(name in files for name in _TOKENIZER_FILES):
         tokenizer = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
         tokenizer["auto_map"] = _tokenizer_map(model_type)
-        text = json.dumps(tokenizer, indent=1, ensure_ascii=False) + "\n"
-        code[TOKENIZER_CONFIG] = text.encode()
+        code[TOKENIZER_CONFIG] = json_bytes(tokenizer, 1)
     return named, {**files, **code}
 
 

@@ -90,11 +90,6 @@ OPENBA_START: Numbers = {
 }  # fmt: skip
 """The shares of UL2's denoisers at the start of training in the released code."""
 
-OPENBA_LOSSES: Numbers = {
-    "R1": 1.154, "R2": 1.594, "S": 2.106, "X1": 1.298, "X2": 1.723, "X3": 2.151, "X4": 2.151,
-}  # fmt: skip
-"""The reference losses in the released code, in nats per token: OpenBA 15B on its held-out text."""
-
 
 @dataclass(frozen=True)
 class MixtureChange:

@@ -15,9 +15,10 @@ def with_random_weights(model: ModelDirectory, cache: Path, seed: int) -> ModelD
     """The model with the config and tokenizer of `model` and freshly initialised weights.
 
     The weights are those that the transformers class draws with this seed, in float32. The model
-    is written once, below the directory `cache`, and found again there.
+    is written once, below the directory `cache`, and found again there by the seed and by a hash of
+    config and tokenizer.
     """
-    directory = cache / f"random-{seed}"
+    directory = cache / f"random-{seed}-{model.files_sha256[:16]}"
     if not (directory / "config.json").exists():
         _write(model, directory, seed)
     return ModelDirectory(directory)

@@ -124,7 +124,7 @@ def _training(stage: Stage, layout: Layout, teacher: Layout) -> PreviewTraining 
     try:
         name, sample = mean_sample(settings, layout)
     except UserError as error:
-        raise UserError(f"stages: {stage.name}: recover: objective: {error}") from None
+        raise UserError(str(error), key=f"stages: {stage.name}: recover.objective") from None
     row = published_training(
         layout.blueprint.model_type, layout.sizes, settings.tokens, settings.row_length
     )

@@ -65,7 +65,7 @@ def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layo
             if vocab is not None and sizes.get("vocab", 0) < layout.sizes["vocab"]:
                 sizes |= _vocabulary_after(vocab, layout, original)
         except UserError as error:
-            raise error.within(f"stages: {stage.name}") from None
+            raise error.within(f"stages: {stage.name}: ") from None
         layout = layout.resized(sizes)
         layouts[stage.name] = layout
     return layouts
@@ -81,8 +81,9 @@ def _vocabulary_after(
     if layout.sizes["vocab"] != original.layout.sizes["vocab"] and (vocab.counts or vocab.plan):
         key = "counts" if vocab.counts else "plan"
         raise UserError(
-            f"cut.vocab.{key}: made for the tokenizer of the original, which an earlier stage "
-            "cuts; cut the vocabulary once, or give a size alone"
+            "made for the tokenizer of the original, which an earlier stage cuts; cut the "
+            "vocabulary once, or give a size alone",
+            key=f"cut.vocab.{key}",
         )
     if not original.is_config_only:
         return {"vocab": check_vocabulary(original.path, original.layout, vocab)}
@@ -141,8 +142,9 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
         scored = name not in given and size < layout.sizes[name] and axis.kind != "vocab"
         if scored and isinstance(by, str) and axis.kind not in SCORES[by].kinds:
             raise UserError(
-                f"cut.by: {by} scores {', '.join(SCORES[by].kinds)}, not {name}; leave it out to "
-                "take the best for each axis"
+                f"{by} scores {', '.join(SCORES[by].kinds)}, not {name}; leave it out to take the "
+                "best for each axis",
+                key="cut.by",
             )
     return sizes | {name: len(keep) for name, keep in given.items()}
 
@@ -206,7 +208,7 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
             check_tools(settings.track)
             tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
-            raise UserError(str(error), key=where) from None
+            raise error.within(f"{where}.") from None
         stage_by_tokens.setdefault(tokens, stage.name)
     _check_length(stage_by_tokens, tokenizer, corpus)
 
@@ -243,8 +245,9 @@ def check_mixtures(
             vocabulary = vocabularies.get(stage.name, vocabularies["original"])
             if mixing.references is None and vocabulary != vocabularies["original"]:
                 raise UserError(
-                    f"{where}: a loss per token of the original cannot be compared under another "
-                    f"vocabulary ({vocabulary:,} tokens); give references, or cut vocab_size last"
+                    "a loss per token of the original cannot be compared under another vocabulary "
+                    f"({vocabulary:,} tokens); give references, or cut vocab_size last",
+                    key=where,
                 )
 
 
@@ -252,26 +255,28 @@ def _check_domains(where: str, mixing: MixtureSettings, data: Data) -> None:
     names = [source.name for source in data.sources]
     if len(names) < 2 or any(s.weight is None and s.tokens is None for s in data.sources):
         raise UserError(
-            f"{where}: data.train: no shares to begin with; give two sources or more, each with a "
-            "name, a path and a weight"
+            "data.train has no shares to begin with; give two sources or more, each with a name, "
+            "a path and a weight",
+            key=where,
         )
     missing = [name for name in names if name not in data.heldout]
     if missing:
         raise UserError(
-            f"{where}: data.heldout has no text for {', '.join(missing)}; give one for each source "
-            "of data.train, under its name"
+            f"data.heldout has no text for {', '.join(missing)}; give one for each source of "
+            "data.train, under its name",
+            key=where,
         )
     try:
         mixing.check(names)
     except ValueError as error:
-        raise UserError(f"{where}.{error}") from None
+        raise UserError(str(error), key=where) from None
 
 
 def _objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bool) -> str:
     try:
         return objective_name(settings.objective, is_encoder_decoder=is_encoder_decoder)
     except UserError as error:
-        raise UserError(f"{where}: objective: {error}") from None
+        raise UserError(str(error), key=f"{where}.objective") from None
 
 
 def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Corpus) -> None:

@@ -17,7 +17,7 @@ from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES, TRAINING_FILE, find_
 from regrow.training.settings import RecoverySettings
 
 _MAX_REASONS = 4
-_OUTPUTS = {"carve": ("carved",), "recover": ("training", "model", TRAINING_FILE)}
+_OUTPUTS = {"carve": ("carved",), "recover": ("training", "model", "exports", TRAINING_FILE)}
 """What a step writes into the directory of its stage, by its kind."""
 
 
@@ -56,7 +56,7 @@ def _check_changes(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress
         names = _OUTPUTS.get(entry.kind, ())
         remove(*(plan.out / STAGES / entry.stage / name for name in names))
     for stage in changes.trainings:
-        remove(*(plan.out / STAGES / stage / name for name in ("training", TRAINING_FILE)))
+        remove(*(plan.out / STAGES / stage / name for name in _OUTPUTS["recover"]))
 
 
 def _refuse_changes(changed: Iterable[str], invalid: str, out: Path) -> None:
@@ -138,8 +138,7 @@ def _check_machine(stage: str, settings: RecoverySettings) -> None:
         if settings.compile:
             check_compiler(device)
     except UserError as error:
-        key = f"stages: {stage}: recover.{error.key}"
-        raise UserError(error.message, key=key, value=error.value) from None
+        raise error.within(f"stages: {stage}: recover.") from None
 
 
 def _environment_warnings(entries: Iterable[Entry]) -> Iterator[str]:

@@ -164,7 +164,7 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
         recovery=_recovery(recover),
         kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
-        heldout_curve=_heldout_curve(recover, entries.get(f"{name}/measure")),
+        heldout_curve=heldout_curve(recover, entries.get(f"{name}/measure")),
         mixtures=tuple(_mixtures(recover)),
         seconds=Seconds(
             score=cut_seconds.get("score"),
@@ -181,7 +181,7 @@ def _is_done_by_cut(measure_cut: Entry | None) -> bool:
     return measure_cut is not None and measure_cut.inputs["speed"]
 
 
-def _heldout_curve(
+def heldout_curve(
     recover: Entry | None, measure: Entry | None
 ) -> tuple[tuple[int, dict[str, float]], ...]:
     """The held-out losses during a recovery, if the text has not changed since.

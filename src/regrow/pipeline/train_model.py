@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
-from regrow.common.validation_errors import describe, dotted, first_error
+from regrow.common.validation_errors import validated
 from regrow.pipeline.ledger import LEDGER_FILE, read_entries
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.run import run
+from regrow.pipeline.summary import heldout_curve
 from regrow.training.settings import RecoverySettings
 
 _STAGE = "train"
@@ -62,11 +61,9 @@ def training_recipe(
         UserError: a setting is unknown or not valid.
     """
     try:
-        recover = RecoverySettings.model_validate(settings)
-    except ValidationError as error:
-        at, wrong = first_error(error, settings)
-        unknown = wrong["type"] == "extra_forbidden"
-        raise UserError("unknown" if unknown else describe(wrong), key=dotted(at) or None) from None
+        recover = validated(RecoverySettings, settings)
+    except UserError as error:
+        raise error.within(f"stages: {_STAGE}: recover.") from None
     data = Data(train=list(text), heldout={"heldout": heldout})
     return Recipe.model_construct(
         name=_STAGE, model=model, seed=seed, threads=None, data=data, prompts=[],
@@ -95,10 +92,15 @@ def train_model(
     chosen = _training_stage(recipe, stage)
     result = run(recipe.model_copy(update={"stages": [chosen]}), out, options, progress)
     entries = read_entries(out / LEDGER_FILE)
-    found = entries[f"{chosen.name}/recover"].outputs
+    trained, measured = (entries[f"{chosen.name}/{kind}"] for kind in ("recover", "measure"))
+    found = trained.outputs
     name = next(iter(recipe.data.heldout))
-    at_end = entries[f"{chosen.name}/measure"].outputs["heldout"][name]["loss_per_token"]
-    heldout = [(tokens, losses[name]) for tokens, losses in found["heldout_curve"]]
+    at_end = measured.outputs["heldout"][name]["loss_per_token"]
+    heldout = [
+        (tokens, losses[name])
+        for tokens, losses in heldout_curve(trained, measured)
+        if name in losses and tokens < found["tokens"]
+    ]
     return Trained(
         model=result.model,
         report=result.report,

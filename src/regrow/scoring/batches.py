@@ -12,6 +12,7 @@ from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, DenoisingTokens, noise_and_spans
 from regrow.objectives.rows.examples import draw_spans, write_examples
+from regrow.objectives.rows.span_corruption import decoder_start
 from regrow.scoring.calibration import Calibration, Pieces
 
 
@@ -42,7 +43,7 @@ def without_loss(calibration: Calibration, config: Any, batch_tokens: int) -> It
         if not config.is_encoder_decoder:
             yield TextBatch(ids, is_text)
             continue
-        start = torch.full_like(ids[:, :1], _decoder_start(config))
+        start = torch.full_like(ids[:, :1], decoder_start(config))
         yield TextBatch(ids, is_text, torch.cat([start, ids[:, :-1]], dim=1), is_text)
 
 
@@ -96,10 +97,3 @@ def _examples(group: Pieces, numbers: Any, denoising: DenoisingTokens, seed: int
     line = np.concatenate(group).astype(np.int32)
     drawn = draw_spans(seed, numbers, lengths, noise, spans)
     return write_examples(line, np.cumsum(lengths) - lengths, drawn, None, denoising)
-
-
-def _decoder_start(config: Any) -> int:
-    start = getattr(config, "decoder_start_token_id", None)
-    if start is None:
-        start = config.decoder.bos_token_id
-    return int(start)

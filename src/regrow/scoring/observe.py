@@ -139,9 +139,10 @@ def observe_gradients(
     *,
     batch_tokens: int = BATCH_TOKENS_WITH_GRADIENTS,
 ) -> dict[str, NDArray[np.float64]]:
-    """As `observe`, with the gradients of the loss that the model was trained with.
+    """As `observe`, with gradients of a loss.
 
-    A decoder predicts the next token of each document. An encoder-decoder fills in span corruption.
+    A decoder predicts the next token of each document. An encoder-decoder fills in the spans of
+    T5's span corruption, also if it was trained with another objective.
     Each document has a loss of its own, so batches change nothing but rounding. No gradient of a
     weight is computed.
 

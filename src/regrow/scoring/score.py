@@ -77,7 +77,8 @@ def score(
     calibration: Calibration | None = None
     if from_text:
         assert text is not None
-        observed = _observed(directory, from_text, text, seed, notify)
+        assert not callable(by)  # such scores are not from text
+        observed = _observed(directory, from_text, by, text, seed, notify)
     elif callable(by) and text is not None:
         calibration = _calibration(directory, text, seed, notify)
 
@@ -99,16 +100,20 @@ def score_model(
     *,
     calibration: "Calibration",
     by: str | None = None,
-    seed: int = 0,
 ) -> Scores:
-    """`score` of a model in memory, in evaluation mode, in its own dtype and on its device.
+    """Scores from calibration text of a model in memory, in its own dtype and on its device.
 
-    Not for scores that are read from the weights of a checkpoint.
+    As :func:`score`, of a model in evaluation mode, for scores that are computed from text.
     """
+    from regrow.scoring.observe import observe, observe_gradients
+
     wanted = _wanted(layout, axes, by)
-    from_text = {name: each for name, each in wanted.items() if _needs_text(each[1])}
-    observed = _observed_in_memory(model, layout, from_text, calibration)
-    return _with_groups(layout, wanted, observed | _drawn(layout, wanted, seed))
+    observed: Scores = {}
+    for gradients, read in ((False, observe), (True, observe_gradients)):
+        some = {n: each for n, each in wanted.items() if _needs_gradients(each[1]) is gradients}
+        if some:
+            observed |= read(model, layout, _statistics(layout, some), calibration)
+    return _with_groups(layout, wanted, _over_sites(layout, wanted, observed))
 
 
 _Wanted = Mapping[str, tuple[str, Score]]
@@ -171,6 +176,7 @@ def _from_weights(
 def _observed(
     directory: ModelDirectory,
     wanted: _Wanted,
+    by: str | None,
     text: "CalibrationText",
     seed: int,
     notify: Notify,
@@ -190,7 +196,7 @@ def _observed(
     if not too_large:
         model = directory.load()
         notify(f"scoring on {calibration.tokens:,} tokens")
-        return _observed_in_memory(model, layout, wanted, calibration)
+        return score_model(model, layout, [*wanted], calibration=calibration, by=by)
 
     from regrow.scoring.observe import BATCH_TOKENS, observe
     from regrow.scoring.offload import BATCHES, load_offloaded
@@ -203,19 +209,6 @@ def _observed(
     return _over_sites(
         layout, wanted, read(model, layout, _statistics(layout, wanted), calibration)
     )
-
-
-def _observed_in_memory(
-    model: "nn.Module", layout: Layout, wanted: _Wanted, calibration: "Calibration"
-) -> Scores:
-    from regrow.scoring.observe import observe, observe_gradients
-
-    observed: Scores = {}
-    for gradients, read in ((False, observe), (True, observe_gradients)):
-        some = {n: each for n, each in wanted.items() if _needs_gradients(each[1]) is gradients}
-        if some:
-            observed |= read(model, layout, _statistics(layout, some), calibration)
-    return _over_sites(layout, wanted, observed)
 
 
 def _calibration(

@@ -3,7 +3,8 @@ Pruning", section 3.1).
 
 To first order, the loss changes by activation times gradient when an activation is set to 0. The
 paper puts a gate of 1 behind each activation and takes the gradient of the gate, which is this
-product. Each function gives its absolute value, [tokens, size], which is averaged over tokens.
+product. The paper sums over positions and squares. Here each function gives the absolute value of
+each token, [tokens, size], which is averaged over tokens.
 """
 
 from typing import TYPE_CHECKING

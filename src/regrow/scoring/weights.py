@@ -36,18 +36,13 @@ def weights_along(
 ) -> Iterator[WeightRows]:
     """All weights that lie along an axis, each once.
 
-    A query head has its own weights and those of the key-value head that it reads. An index of a
-    layer axis has all weights of the layer. `layer`: only weights of this layer.
+    A query head has its own weights and those of the key-value head that it reads. `layer`: only
+    weights of this layer.
 
     Raises UserError where a weight is NaN or infinite.
     """
     for tensor in layout.distinct_tensors:
         if layer is not None and tensor.layer != (axis.along, layer):
-            continue
-        if axis.kind == "layer":
-            if tensor.layer is not None and tensor.layer[0] == axis.name:
-                for _, values in _blocks(checkpoint, tensor):
-                    yield WeightRows(np.array([tensor.layer[1]]), values.reshape(1, -1))
             continue
         yield from _rows(checkpoint, layout, tensor, axis.name)
         if axis.groups:

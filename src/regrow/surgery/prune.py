@@ -1,6 +1,5 @@
 """Prune one model directory: score, choose, check, carve."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
+from regrow.common.files import json_bytes
 from regrow.common.progress import QUIET, Progress
 from regrow.surgery.carve import CarvePlan, carve, check_output, plan_carve
 from regrow.surgery.choose import Scores, choose
@@ -228,8 +228,8 @@ def plan_output(
         axis = cut.axes["vocab"]
         config, files = _with_vocabulary(source, axis, files)
         files[VOCABULARY_FILE] = kept_tokens(source.path, axis.tokens, axis.padded, tokens)
-    files[CUT_FILE] = _json(cut.to_json())
-    files[ORIGIN_FILE] = _json(_cut_from_original(source.path, cut).to_json())
+    files[CUT_FILE] = json_bytes(cut.to_json(), 1)
+    files[ORIGIN_FILE] = json_bytes(_cut_from_original(source.path, cut).to_json(), 1)
     plan = plan_checked_carve(
         source.checkpoint, layout, cut, config=config, files=files, max_shard_bytes=max_shard_bytes
     )
@@ -287,7 +287,7 @@ def _with_vocabulary(
         suppressed = generation.get("suppress_tokens") or []
         generation["suppress_tokens"] = [*suppressed, *range(len(axis.tokens), axis.kept)]
     if generation is not None:
-        files["generation_config.json"] = _json(generation)
+        files["generation_config.json"] = json_bytes(generation, 1)
     return config, files
 
 
@@ -305,10 +305,6 @@ def _cut_from_original(directory: Path, cut: Cut) -> Cut:
     """The cut from the first original, if `directory` was itself cut before; else `cut`."""
     path = directory / ORIGIN_FILE
     return Cut.load(path).then(cut) if path.is_file() else cut
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _notes(layout: Layout, cut: Cut) -> Iterator[str]:

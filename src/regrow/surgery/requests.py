@@ -45,7 +45,7 @@ def sizes_from_options(
         if error.key not in options_by_axis:
             raise
         option, stack = options_by_axis[error.key]
-        raise UserError(error.message, key=option, value=stack) from None
+        raise error.at(option if stack is None else f"{option}.{stack}") from None
     return sizes, kept_layers
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.tokenizers.tokenizer_files import read_tokenizer
+from regrow.tokenizers.tokenizer_json import build_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,17 +48,12 @@ def open_tokenizer(directory: Path) -> "Tokenizer":
     Raises:
         UserError: there is no tokenizer, or tokenizer.json is not one.
     """
-    from tokenizers import Tokenizer
-
     path = directory / "tokenizer.json"
     contents = None if path.is_file() else json.dumps(read_tokenizer(directory))
     try:
-        tokenizer = Tokenizer.from_str(contents) if contents else Tokenizer.from_file(str(path))
+        return build_tokenizer(path.read_text(encoding="utf-8") if contents is None else contents)
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"{path}: not a tokenizer ({error})") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def id_count(tokenizer: "Tokenizer") -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
-from regrow.common.files import parse_json_object, read_json_object
+from regrow.common.files import json_bytes, parse_json_object, read_json_object
 from regrow.tokenizers.added_merges import add_merges
 from regrow.tokenizers.candidates import VocabularyChoice
 from regrow.tokenizers.chat_templates import has_template, template_ids
@@ -233,18 +233,18 @@ def _renumbered_files(
     ``mapping``: new id by old id.
     """
     ids = token_ids(old)
-    planned = {"tokenizer.json": _json_bytes(new)}
+    planned = {"tokenizer.json": json_bytes(new)}
     if (config := _read_json(directory / "tokenizer_config.json")) is not None:
         config = remap_ids(config, mapping, "tokenizer_config.json")
         if "added_tokens_decoder" in config:
             decoder = config["added_tokens_decoder"]
             config["added_tokens_decoder"] = {str(mapping[int(i)]): t for i, t in decoder.items()}
-        planned["tokenizer_config.json"] = _json_bytes(config)
+        planned["tokenizer_config.json"] = json_bytes(config)
     if (added := _read_json(directory / "added_tokens.json")) is not None:
-        planned["added_tokens.json"] = _json_bytes({t: mapping[i] for t, i in added.items()})
+        planned["added_tokens.json"] = json_bytes({t: mapping[i] for t, i in added.items()})
     if (vocab := _read_json(directory / "vocab.json")) is not None:
         more = {content: i for content, i in token_ids(new).items() if content not in ids}
-        planned["vocab.json"] = _json_bytes(_prune_vocab(vocab, ids, mapping) | more)
+        planned["vocab.json"] = json_bytes(_prune_vocab(vocab, ids, mapping) | more)
     if (merges := directory / "merges.txt").is_file():
         planned["merges.txt"] = _prune_merges(merges, old["model"], new["model"])
     if (words := directory / "vocab.txt").is_file() and family_of(old) == "WordPiece":
@@ -332,7 +332,3 @@ def _merge_lines(model: Json) -> list[str]:
 
 def _read_json(path: Path) -> Json | None:
     return read_json_object(path) if path.is_file() else None
-
-
-def _json_bytes(contents: Json) -> bytes:
-    return (json.dumps(contents, ensure_ascii=False, indent=2) + "\n").encode()

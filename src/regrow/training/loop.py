@@ -135,7 +135,7 @@ def train(
     if progress.heldout_identity != heldout.identity:
         progress.heldout, progress.heldout_identity = [], heldout.identity
     resumed_at = progress.step
-    if mixtures is not None and resumed_at:
+    if mixtures is not None and progress.mixtures:  # empty before the first measurement
         mixtures.load(progress.mixtures)
     checkpoints = Checkpoints(directory, processes, background=settings.save_in_background)
     began = time.monotonic() - progress.seconds

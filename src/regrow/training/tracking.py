@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def tracking(
             try:
                 trackers.append(_open(tool, directory, done, config))
             except Exception as error:
-                message = f"track: {tool}: {' '.join(str(error).split()) or type(error).__name__}"
+                message = f"track: {tool}: {one_line(str(error)) or type(error).__name__}"
                 if tools is not None:
                     raise UserError(message) from error
                 # The user did not ask for TensorBoard, so its failure ends nothing.

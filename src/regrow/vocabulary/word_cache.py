@@ -1,4 +1,4 @@
-"""A cache of the tokens of words, to count the tokens of a text: most words are count_new once."""
+"""A cache of the tokens of words, to count the tokens of a text. A word is encoded once."""
 
 from collections import Counter
 from typing import TYPE_CHECKING

@@ -100,7 +100,7 @@ def test_the_change_reaches_the_weights(tmp_path: Path, whole: Whole) -> None:
     assert not all(torch.equal(others[name], moved[name]) for name in moved)
 
 
-@pytest.mark.parametrize("last_step", [3, 8])
+@pytest.mark.parametrize("last_step", [1, 3, 8])
 def test_after_a_kill_it_is_the_same_to_the_bit(
     tmp_path: Path, whole: Whole, last_step: int
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.objectives.losses.head import check_head, head_of, hidden_states
 from regrow.objectives.losses.loss import TensorBatch
@@ -121,7 +121,7 @@ def _check_mask(model: nn.Module) -> None:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             plain, given, learned = states(None), states(2), states(4)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-        raise UserError(_no_mask(model, " ".join(str(error).split()))) from error
+        raise UserError(_no_mask(model, one_line(str(error)))) from error
     finally:
         model.train(was_training)
     if torch.equal(plain[0], given[0]):

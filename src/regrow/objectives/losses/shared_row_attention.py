@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.models.document_attention import DOCUMENT_ATTENTION, dense_mask, text_mask
 from regrow.objectives.losses.loss import TensorBatch
@@ -148,7 +148,7 @@ def check_shared_rows(model: Any) -> None:
             together = states_of_shared_rows(model, row(0, 1))[0, :-1]
             alone = [states_of_shared_rows(model, row(each))[0, :-1] for each in (0, 1)]
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-        raise UserError(_unable(model, " ".join(str(error).split()))) from error
+        raise UserError(_unable(model, one_line(str(error)))) from error
     finally:
         model.train(was_training)
     expected = torch.cat(alone).float()
