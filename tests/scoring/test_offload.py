@@ -262,7 +262,9 @@ print(size, *(each - peaks[0] for each in peaks[1:]))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, which Linux has")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, as Linux has it"
+)
 def test_peak_memory_is_that_of_a_layer(tmp_path: Path) -> None:
     directories = [write(LLAMA, tmp_path / "small")[0]]
     for dtype in (torch.float32, torch.bfloat16):
