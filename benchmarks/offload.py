@@ -69,7 +69,8 @@ def run_once(way: str, directory: Path, tokens: int, batch_tokens: int) -> int:
     random = np.random.default_rng(0)
     pieces = tuple(random.integers(0, 1_024, 512) for _ in range(tokens // 512))
     if way == "one layer at a time":
-        model, run = load_offloaded(checkpoint, layout)
+        offloaded = load_offloaded(checkpoint, layout)
+        model, run = offloaded.model, offloaded.run
     elif way == "in memory":
         model, run = load_model(directory), one_by_one
     else:

@@ -134,14 +134,17 @@ def prune(
       scores of shape [size] or [layers, size]; the indices with the highest scores are kept
       (`regrow.scoring.registry.ScoreFunction`). By default, layers are chosen by influence and all
       else by activation.
-    - `calibration_tokens`: the number of tokens that scores are computed on.
+    - `refit`: whether the matrices that write to the residual stream are solved for again after the
+      cut, so that the stream changes less. By default, if there is a calibration text and the
+      architecture is pre-norm.
+    - `calibration_tokens`: the number of tokens that scores are computed on, and matrices refitted.
     - `cut`: a cut file, in place of all other options.
 
     Args:
         model: a directory, a GGUF file, or a hub id.
         out: a new or empty directory.
-        calibration: the text file for scores and token counts. Scores from weights or random
-            numbers need none.
+        calibration: the text file for scores, refits and token counts. Scores from weights or
+            random numbers need none.
         seed: decides random scores.
         max_shard_bytes: the largest size of a weight file, in bytes.
         dry_run: choose and check the cut, and write nothing.

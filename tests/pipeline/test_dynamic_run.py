@@ -47,7 +47,8 @@ def recipe(home: Path) -> Recipe:
         "data": {"train": str(home / "train.jsonl"),
                  "heldout": {"one": str(home / "one.jsonl"), "two": str(home / "two.jsonl")}},
         "stages": [
-            {"name": "depth", "cut": {"drop_layers": {"encoder": "1", "decoder": "1"}},
+            {"name": "depth",
+             "cut": {"drop_layers": {"encoder": "1", "decoder": "1"}, "calibration_tokens": 256},
              "recover": recover(600, denoisers={"rule": "code", "start": EVEN})},
             {"name": "longer", "recover": recover(200, objective="ul2", mixture_every=None)},
         ],

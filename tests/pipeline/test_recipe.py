@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
@@ -291,6 +291,7 @@ _SNIPPETS = st.sampled_from(
 
 
 @settings(max_examples=400, deadline=None)
+@example("%YAML " + "9" * 5_000)
 @given(st.text() | st.lists(_SNIPPETS | st.text(max_size=4), max_size=12).map("".join))
 def test_random_text_is_refused_in_words(text: str) -> None:
     is_recipe_or_refused(text)

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 import regrow
+from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
@@ -581,6 +582,14 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
     yield "large vocabulary", second(vocab_size=400), "stages: b: vocab_size: 400 is not between 1"
     yield "stack", second(ffn={"decoder": 8}), "stages: b: ffn decoder=8: llama has no dec"
     yield "score", second(ffn=24, by="influence"), "stages: b: cut.by: influence scores layer, not"
+    yield (
+        "refit",
+        lambda f: f.changed(
+            ("model", str(f.home / "gemma2")),
+            ("stages", [{"name": "a", "cut": {"drop_layers": "1", "refit": True}}]),
+        ),
+        "stages: a: refit: gemma2 normalises",
+    )
     yield "no cut", second(cut="/none.json"), "stages: b: /none.json: no such file"
     yield (
         "cut",
@@ -611,8 +620,10 @@ def wrong(finished: Finished) -> Finished:
     """Beside the run, what cannot be run."""
     home = finished.home
     write_tiny(T5, home / "t5", vocab_size=400)
+    write_tiny(GEMMA2, home / "gemma2", vocab_size=400)
     for path in (home / "m").glob("tokenizer*"):
         shutil.copy(path, home / "t5")
+        shutil.copy(path, home / "gemma2")
     regrow.prune(home / "m", home / "cut", drop_layers="1")
     (home / "empty.txt").touch()
     (home / "blank.jsonl").write_text('{"text": "  "}\n')
@@ -886,3 +897,22 @@ def test_a_run_without_recovery(finished: Finished, tmp_path: Path) -> None:
     assert row.generation_tokens_per_second is not None
     go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run")
     assert "control/recover" not in entries(tmp_path / "run")
+
+
+def test_a_refit_that_rounds_differently_on_another_machine_is_recorded_anew(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut is needed again for a changed recovery, and its files are gone."""
+    out = finished.copied(tmp_path / "run")
+    recorded = entries(out)["depth/carve"]
+    assert recorded.outputs["refitted"]
+    # On the machine of the first run, the sums of the refit were of another precision.
+    lines = (out / "ledger.jsonl").read_text()
+    (out / "ledger.jsonl").write_text(
+        lines.replace(recorded.outputs["fingerprint"], "sha256:" + "0" * 64)
+    )
+    changed = finished.changed(("stages.depth.recover.tokens", 192))
+    go(changed, out, redo=True)
+    again = entries(out)
+    assert again["depth/carve"].outputs["fingerprint"] == recorded.outputs["fingerprint"]
+    assert again["depth/measure-cut"].started > recorded.started

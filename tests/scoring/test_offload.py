@@ -61,7 +61,8 @@ def test_the_same_bits_as_in_memory(
     directory, layout = write(blueprint, tmp_path / "m", number, dtype)
     wanted = default_statistics(blueprint)
     expected = observe(load_model(directory), layout, wanted, text(), batch_tokens=BATCH)
-    model, run = load_offloaded(open_checkpoint(directory), layout)
+    offloaded = load_offloaded(open_checkpoint(directory), layout)
+    model, run = offloaded.model, offloaded.run
     found = observe(model, layout, wanted, text(), batch_tokens=BATCH, run=run)
     assert found.keys() == expected.keys()
     for name, values in expected.items():
@@ -73,7 +74,8 @@ def test_each_weight_is_read_once_and_the_head_never(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, layout = write(BY_TYPE[family], tmp_path / "m")
-    model, run = load_offloaded(open_checkpoint(directory), layout)
+    offloaded = load_offloaded(open_checkpoint(directory), layout)
+    model, run = offloaded.model, offloaded.run
     read: Counter[str] = Counter()
     read_one = OffloadedWeightsLoader.__getitem__
 
@@ -98,7 +100,8 @@ def test_each_weight_is_read_once_and_the_head_never(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_module_in_memory_at_a_time(family: str, tmp_path: Path) -> None:
     directory, layout = write(BY_TYPE[family], tmp_path / "m")
-    model, run = load_offloaded(open_checkpoint(directory), layout)
+    offloaded = load_offloaded(open_checkpoint(directory), layout)
+    model, run = offloaded.model, offloaded.run
     layers = [
         f"{site}."
         for axis in layout.blueprint.axes
@@ -128,7 +131,8 @@ def test_one_module_in_memory_at_a_time(family: str, tmp_path: Path) -> None:
 
 def test_a_failure_is_raised_and_leaves_no_thread_and_no_hook(tmp_path: Path) -> None:
     directory, layout = write(LLAMA, tmp_path / "m")
-    model, run = load_offloaded(open_checkpoint(directory), layout)
+    offloaded = load_offloaded(open_checkpoint(directory), layout)
+    model, run = offloaded.model, offloaded.run
     threads = set(threading.enumerate())
     called = 0
 
@@ -242,7 +246,8 @@ def peak():
 def scores(directory, offloaded):
     layout = bind_checkpoint(open_checkpoint(directory))
     if offloaded:
-        model, run = load_offloaded(open_checkpoint(directory), layout)
+        offloaded = load_offloaded(open_checkpoint(directory), layout)
+        model, run = offloaded.model, offloaded.run
     else:
         model, run = load_model(directory), one_by_one
     wanted = default_statistics(layout.blueprint)

@@ -94,6 +94,7 @@ def _blueprint(
 ) -> Blueprint:
     return Blueprint(
         model_type=model_type,
+        pre_norm=final,
         architectures=(architecture,),
         axes=(
             Axis("vocab", Field("vocab_size", default=50_265)),

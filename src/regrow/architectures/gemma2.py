@@ -27,6 +27,7 @@ def alternating(_config: Mapping[str, Any], layer: int) -> str:
 
 GEMMA2 = Blueprint(
     model_type="gemma2",
+    pre_norm=False,
     architectures=("Gemma2ForCausalLM",),
     axes=(
         Axis("vocab", Field("vocab_size", default=256_000)),

@@ -6,6 +6,7 @@ _LAYER = "model.layers.{layer}"
 
 OLMO2 = Blueprint(
     model_type="olmo2",
+    pre_norm=False,
     architectures=("Olmo2ForCausalLM",),
     axes=(
         Axis("vocab", Field("vocab_size")),

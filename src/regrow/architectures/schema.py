@@ -189,6 +189,8 @@ class Blueprint:
     parameters. `vocabulary_only`: this blueprint was made by asking the class
     (`checkpoint/vocabulary_blueprint.py`) and labels only the vocabulary; all else is copied.
     `encoder_decoder`: whether such a blueprint is of an encoder-decoder; others have stacks.
+    `pre_norm`: whether what attention and ffn write is added to the residual stream as it is, or
+    times a constant, and is not normalised before or after the sum.
     """
 
     model_type: str
@@ -207,6 +209,7 @@ class Blueprint:
     buffers: tuple[str, ...] = ()
     vocabulary_only: bool = False
     encoder_decoder: bool = False
+    pre_norm: bool = True
     tiny: tuple[Mapping[str, Any], ...] = ()
     """Small configs that together switch on all variants; the proof runs on each."""
 

@@ -97,6 +97,7 @@ def _module(**sizes: object) -> dict[str, object]:
 
 T5GEMMA = Blueprint(
     model_type="t5gemma",
+    pre_norm=False,
     architectures=("T5GemmaForConditionalGeneration",),
     axes=(
         Axis(

@@ -146,6 +146,13 @@ def prune(
         Path | None,
         typer.Option(help="Text for scores and token counts: .txt, .jsonl, .jsonl.gz."),
     ] = None,
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit",
+            help="Solve again for the output projections. Default: if there is text.",
+        ),
+    ] = None,
     cut: Annotated[Path | None, typer.Option(help="A cut file, in place of sizes.")] = None,
     max_shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest weight file: 5GB, 500MB.")
@@ -166,6 +173,7 @@ def prune(
         "drop_layers": _texts_by_stack("--drop-layers", drop_layers),
         **_vocabulary(vocab_size, vocab_plan, pad_to),
         "by": by,
+        "refit": refit,
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}

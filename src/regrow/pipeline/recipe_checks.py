@@ -15,6 +15,7 @@ from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.steps import AT_ONCE, control_settings
 from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
+from regrow.surgery.prune import check_refit
 from regrow.surgery.requests import options_for, sizes_from_options
 from regrow.training.mixing.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
@@ -99,15 +100,15 @@ def _vocabulary_after(
 def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
     """The comparison stage that makes all cuts in one and trains on the tokens of all recoveries.
 
-    The score is the one that all cuts name; if they differ, the default of each axis. None if the
-    recipe has fewer than two cuts, or trains nothing.
+    Score and refit are those that all cuts name; if they differ, the default. None if the recipe
+    has fewer than two cuts, or trains nothing.
     """
     cuts = [stage.cut for stage in recipe.stages if stage.cut is not None]
     settings = control_settings(recipe)
     options = options_for(original, last.sizes)
     if len(cuts) < 2 or settings is None or not options:
         return None
-    scores = {cut.by for cut in cuts}
+    scores, refits = {cut.by for cut in cuts}, {cut.refit for cut in cuts}
     vocabularies = [cut.vocab for cut in cuts if cut.vocab is not None]
     if vocabularies:
         options["vocab"] = vocabularies[0]
@@ -115,6 +116,7 @@ def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | Non
     spec = CutSpec(
         **options,
         by=scores.pop() if len(scores) == 1 else None,
+        refit=refits.pop() if len(refits) == 1 else None,
         calibration_tokens=max(cut.calibration_tokens for cut in cuts),
     )
     return Stage(name=AT_ONCE, cut=spec, recover=settings)
@@ -129,6 +131,7 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
 
     if stage.cut is None:
         return {}
+    check_refit(stage.cut, layout, has_text=True)
     if stage.cut.cut is not None:
         cut = Cut.load(stage.cut.cut)
         has_weights = source is not None and not source.is_config_only

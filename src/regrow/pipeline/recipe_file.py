@@ -141,6 +141,8 @@ def _compose(text: str, path: Path) -> yaml.Node | None:
         raise UserError(f"{path}{line}: not YAML: {one_line(problem)}") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply for a recipe") from None
+    except ValueError as error:  # a version of YAML with more digits than Python converts
+        raise UserError(f"{path}: not YAML: {one_line(str(error))}") from None
     return node
 
 

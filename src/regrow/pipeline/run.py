@@ -190,12 +190,14 @@ class _Run:
         if not carved.path.exists():
             # A recovery deletes the carved model when it is done. Here the recovery is done again.
             self.recorder.report(step.stage, "cutting again")
-            if spec.cut is not None:
-                prune_checkpoint(source, carved.path, spec)
-            else:
-                where = f"{self.ledger.path}: {entry.step}: cut"
-                chosen = Cut.from_json(entry.outputs["cut"], where)
-                repeat_cut(source, carved.path, chosen, spec, self.train_documents)
+            where = f"{self.ledger.path}: {entry.step}: cut"
+            chosen = Cut.from_json(entry.outputs["cut"], where)
+            repeat_cut(source, carved.path, chosen, spec, self.train_documents, self.recipe.seed)
+            if entry.outputs["refitted"] and not self._is_as_left(step, carved):
+                # Another machine rounds a refit differently, so the cut is made and measured anew.
+                self.ledger.forget([step.name, f"{step.stage}/measure-cut"])
+                self._carve(step, spec, source, carved)
+                return
         self._check_output(step, carved)
 
     def _cut(
@@ -214,6 +216,7 @@ class _Run:
             "words": result.cut.words(),
             "cut": result.cut.to_json(),
             "notes": list(result.notes),
+            "refitted": [each.to_json() for each in result.refitted],
             "seconds": {"carve": result.seconds, "score": seconds - result.seconds},
         }
 
@@ -360,18 +363,22 @@ class _Run:
 
     def _check_output(self, step: Step, model: ModelDirectory) -> None:
         """Raise UserError if the model of a step that is done is missing or has changed."""
-        entry = self.ledger.entries[step.name]
         if not model.path.is_dir():
             raise UserError(
                 f"{model.path}: gone, though the ledger says that {step.name} is done; "
                 f"restore it, or remove {self.out} and start again"
             )
-        found = (model.checkpoint.fingerprint, model.files_sha256)
-        if found != (entry.outputs["fingerprint"], entry.outputs["files"]):
+        if not self._is_as_left(step, model):
             raise UserError(
                 f"{model.path}: not as {step.name} left it; restore it, or remove {self.out} and "
                 "start again"
             )
+
+    def _is_as_left(self, step: Step, model: ModelDirectory) -> bool:
+        """Whether the model of a step that is done is as the step left it."""
+        outputs = self.ledger.entries[step.name].outputs
+        found = (model.checkpoint.fingerprint, model.files_sha256)
+        return found == (outputs["fingerprint"], outputs["files"])
 
 
 def _remove_partial_files(directory: Path) -> None:

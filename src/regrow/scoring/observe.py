@@ -127,7 +127,7 @@ def observe(
     with _observed(model, layout, statistics, gradients=False) as means:
         batches = without_loss(calibration, model.config, batch_tokens)
         # Each pass switches gradients off for itself, since it may run in a thread of its own.
-        run([partial(torch.no_grad()(_read), model, batch) for batch in batches])
+        run([partial(torch.no_grad()(read_batch), model, batch) for batch in batches])
     return _values(means)
 
 
@@ -198,7 +198,7 @@ def _gradients_of_activations(model: nn.Module, layout: Layout) -> Iterator[None
         yield
 
 
-def _read(model: Any, batch: TextBatch) -> Tensor:
+def read_batch(model: Any, batch: TextBatch) -> Tensor:
     """Run the model without its head; what the head would read, [texts, tokens, hidden].
 
     Padding stands on the right, where causal attention does not see it: a decoder needs no mask.
@@ -236,7 +236,7 @@ def _states(output: Any) -> Tensor:
 def _loss(model: nn.Module, batch: TextBatch) -> Tensor:
     """Cross-entropy summed over the predicted tokens, in nats."""
     assert batch.labels is not None
-    hidden = _read(model, batch)
+    hidden = read_batch(model, batch)
     predicts = (batch.labels != NOT_PREDICTED).to(hidden.device)
     loss, _ = head_of(model).loss(hidden[predicts], batch.labels.to(hidden.device)[predicts])
     return loss

@@ -11,9 +11,10 @@ Of one batch it holds the activations inside a layer. The head is never read.
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -25,14 +26,11 @@ from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.models.loading import load_without_weights
-from regrow.scoring.observe import Pass, Run, sites
+from regrow.scoring.observe import Pass, sites
 
 BATCHES = 16
 """About how many batches go through the model together. Each needs a thread, and the threads of its
 matrix products."""
-
-_Units = Mapping[nn.Module, Any]
-"""Modules whose weights are read at once, each with its hook of accelerate."""
 
 
 def check_offload(problem: str) -> None:
@@ -44,8 +42,37 @@ def check_offload(problem: str) -> None:
         )
 
 
-def load_offloaded(checkpoint: Checkpoint, layout: Layout) -> tuple[Any, Run]:
-    """A model without weights in memory, and the function that runs passes through it.
+@dataclass(frozen=True, eq=False)
+class Offloaded:
+    """A model whose weights stay in its files.
+
+    Attributes:
+        model: Of transformers, without weights in memory.
+        units: Modules whose weights are read at once, each with its hook of accelerate.
+        index: The place of each parameter in the files, in accelerate's form. A change takes effect
+            when the weights of the module are read next.
+    """
+
+    model: Any
+    units: Mapping[nn.Module, Any]
+    index: dict[str, dict[str, str]]
+
+    def run(self, passes: Sequence[Pass]) -> None:
+        """Run all passes. The weights of a unit are in memory while all passes go through it."""
+        _side_by_side(self.units, passes)
+
+    @contextmanager
+    def loaded(self, unit: nn.Module) -> Iterator[None]:
+        """Context manager: the weights of one unit are in memory."""
+        self.units[unit].pre_forward(unit)
+        try:
+            yield
+        finally:
+            self.units[unit].post_forward(unit, None)
+
+
+def load_offloaded(checkpoint: Checkpoint, layout: Layout) -> Offloaded:
+    """A model whose weights are read one unit at a time.
 
     Needs accelerate. Does not use from_pretrained with a device map, which reads every weight once
     before it runs.
@@ -59,7 +86,8 @@ def load_offloaded(checkpoint: Checkpoint, layout: Layout) -> tuple[Any, Run]:
         layout.shapes,
         where=f"{checkpoint.directory}: config.json",
     )
-    return model, partial(_side_by_side, _units(model, layout, _index(checkpoint, layout)))
+    index = _index(checkpoint, layout)
+    return Offloaded(model, _units(model, layout, index), index)
 
 
 def _index(checkpoint: Checkpoint, layout: Layout) -> dict[str, dict[str, str]]:
@@ -77,7 +105,7 @@ def _index(checkpoint: Checkpoint, layout: Layout) -> dict[str, dict[str, str]]:
     return {**dict.fromkeys(names, index[stored]), **index}
 
 
-def _units(model: nn.Module, layout: Layout, index: Mapping[str, Any]) -> _Units:
+def _units(model: nn.Module, layout: Layout, index: Mapping[str, Any]) -> dict[nn.Module, Any]:
     """The layers, and all other modules that have weights of their own."""
     from accelerate.hooks import AlignDevicesHook
     from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
@@ -108,8 +136,7 @@ def _units(model: nn.Module, layout: Layout, index: Mapping[str, Any]) -> _Units
     return units
 
 
-def _side_by_side(units: _Units, passes: Sequence[Pass]) -> None:
-    """Run all passes. The weights of a unit are in memory while all passes go through it."""
+def _side_by_side(units: Mapping[nn.Module, Any], passes: Sequence[Pass]) -> None:
     handles = [unit.register_forward_pre_hook(_stop) for unit in units]
     walks: list[_Walk] = []
     try:

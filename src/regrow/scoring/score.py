@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,7 +79,7 @@ def score(
         assert not callable(by)  # such scores are not from text
         observed = _observed(directory, from_text, by, text, seed, notify)
     elif callable(by) and text is not None:
-        calibration = _calibration(directory, text, seed, notify)
+        calibration = draw_text(directory, text, seed, notify)
 
     scores: Scores = {}
     for name, (_, chosen) in wanted.items():
@@ -192,7 +191,7 @@ def _observed(
         from regrow.scoring.offload import check_offload
 
         check_offload(too_large)
-    calibration = _calibration(directory, text, seed, notify, loss=gradients)
+    calibration = draw_text(directory, text, seed, notify, loss=gradients)
     if not too_large:
         model = directory.load()
         notify(f"scoring on {calibration.tokens:,} tokens")
@@ -202,24 +201,30 @@ def _observed(
     from regrow.scoring.offload import BATCHES, load_offloaded
 
     notify(f"{too_large}; reading it one layer at a time")
-    model, run = load_offloaded(directory.checkpoint, layout)
+    offloaded = load_offloaded(directory.checkpoint, layout)
     notify(f"scoring on {calibration.tokens:,} tokens")
     batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
-    read = partial(observe, batch_tokens=batch_tokens, run=run)
-    return _over_sites(
-        layout, wanted, read(model, layout, _statistics(layout, wanted), calibration)
-    )
+    observed = observe(
+        offloaded.model, layout, _statistics(layout, wanted), calibration,
+        batch_tokens=batch_tokens, run=offloaded.run,
+    )  # fmt: skip
+    return _over_sites(layout, wanted, observed)
 
 
-def _calibration(
+def draw_text(
     directory: ModelDirectory,
     text: "CalibrationText",
     seed: int,
-    notify: Notify,
+    notify: Notify = lambda _: None,
     *,
     loss: bool = False,
 ) -> "Calibration":
-    """`loss`: whether the text must give the loss of the model."""
+    """Draw rows of a text in tokens of a model; the same seed draws the same rows.
+
+    `loss`: whether the text must give the loss of the model.
+
+    Raises UserError if the text is too short, or the tokenizer does not fit the model.
+    """
     from regrow.scoring.calibration import draw_calibration
 
     layout = directory.layout

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, WrapValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WrapValidator, field_validator, model_validator
 
 from regrow.common.fields import Size, Strict, TextPath, stays_inside
 from regrow.scoring.registry import SCORES, ScoreFunction
@@ -44,7 +44,11 @@ class CutSpec(Strict):
         by: Name of the score. None uses influence for layers and activation for widths, the best
             ones measured (docs/benchmarks.md). In Python it can also be a function
             (`regrow.scoring.registry.ScoreFunction`).
-        calibration_tokens: Number of tokens of text on which scores are computed.
+        refit: Whether the matrices that write to the residual stream are solved for again after
+            the cut (`regrow.surgery.refit`). None refits if there is text and the architecture is
+            pre-norm.
+        calibration_tokens: Number of tokens of text on which scores are computed, and matrices
+            refitted.
         cut: A cut file; use it in place of all options above.
     """
 
@@ -57,6 +61,7 @@ class CutSpec(Strict):
     vocab_size: Size | None = None
     vocab: VocabularySpec | None = None
     by: By = None
+    refit: Annotated[bool | None, Field(strict=True)] = None
     calibration_tokens: Size = 16_384
     cut: TextPath | None = None
 

@@ -1,9 +1,11 @@
 """Prune one model directory: score, choose, check, carve."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,17 +16,21 @@ from regrow.checkpoint.companions import companion_files, read_companions
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
+from regrow.checkpoint.writer import partial_directory
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
 from regrow.common.progress import QUIET, Progress
 from regrow.surgery.carve import CarvePlan, carve, check_output, plan_carve
 from regrow.surgery.choose import Scores, choose
+from regrow.surgery.computed import Computed
 from regrow.surgery.cut import CUT_FILE, AxisCut, Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.requests import sizes_from_options
 
 if TYPE_CHECKING:
+    from regrow.scoring.calibration import Calibration
+    from regrow.surgery.refit import FittedMatrix, Refit
     from regrow.vocabulary.kept_tokens import KeptTokens
 
 Documents = Callable[[], Iterator[str]]
@@ -60,17 +66,26 @@ class Pruned:
     """Further effects that a user should know: scaled tensors, dropped tensors, files left out."""
     seconds: float
     """Time to carve, from the first byte read to the final rename; 0 in a dry run."""
+    refitted: "tuple[FittedMatrix, ...]"
+    """The matrices that were refitted; empty in a dry run, and if the cut is not refitted."""
 
 
 @dataclass(frozen=True)
 class PlannedCut:
-    """A cut that was chosen and checked, and the plan of the files that it writes."""
+    """A cut that was chosen and checked, and the plan of the files that it writes.
+
+    `tokens`: the kept tokens and their reasons, if they were chosen for this cut. `calibration`:
+    the text that matrices are refitted on; None if the cut is not refitted.
+    """
 
     source: ModelDirectory
     cut: Cut
     carving: CarvePlan
+    tokens: "KeptTokens | None"
+    max_shard_bytes: int
+    calibration: "Calibration | None"
 
-    def result(self, out: Path, seconds: float = 0.0) -> Pruned:
+    def result(self, out: Path, seconds: float = 0.0, refit: "Refit | None" = None) -> Pruned:
         """The result of this cut; `seconds`: how long the carving took."""
         layout, cut = self.source.layout, self.cut
         return Pruned(
@@ -80,21 +95,50 @@ class PlannedCut:
             {name: layout.sizes[name] for name in layout.blueprint.axis_names},
             self.carving.nbytes,
             (*_notes(layout, cut), *_left_out(self.source.path, cut, self.carving)), seconds,
+            () if refit is None else refit.matrices,
         )  # fmt: skip
 
     def write(self, out: Path, progress: Progress = QUIET) -> Pruned:
-        """Carve the result to `out`."""
+        """Refit the cut if it is to be refitted, and carve the result to `out`."""
+        if self.calibration is None:
+            return self._carve(self.carving, out, progress)
+        with partial_directory(out) as directory:
+            refit = self._refit(directory, self.calibration, progress)
+            plan = plan_output(
+                self.source, self.cut, self.tokens, self.max_shard_bytes, refit.corrections
+            )
+            return self._carve(plan, out, progress, refit)
+
+    def _carve(
+        self, plan: CarvePlan, out: Path, progress: Progress, refit: "Refit | None" = None
+    ) -> Pruned:
         done = 0
 
         def report(nbytes: int) -> None:
             nonlocal done
             done += nbytes
-            progress.advance(done, self.carving.weight_bytes)
+            progress.advance(done, plan.weight_bytes)
 
-        progress.say(f"carving {self.carving.weight_bytes:,} bytes to {out}")
+        progress.say(f"carving {plan.weight_bytes:,} bytes to {out}")
         began = time.perf_counter()
-        carve(self.carving, out, report)
-        return self.result(out, time.perf_counter() - began)
+        carve(plan, out, report)
+        return self.result(out, time.perf_counter() - began, refit)
+
+    def _refit(self, directory: Path, calibration: "Calibration", progress: Progress) -> "Refit":
+        """Solve for the writing matrices of the cut; `directory`: for temporary files."""
+        from regrow.surgery.refit import refit
+
+        # The vocabulary changes no layer, and the text may hold tokens that the cut drops.
+        axes = {name: axis for name, axis in self.cut.axes.items() if name != "vocab"}
+        cut = Cut(self.cut.model, axes)
+        plain = directory / "carved"
+        carve(plan_output(self.source, cut), plain)
+        weights = directory / "weights"
+        weights.mkdir()
+        found = refit(self.source, ModelDirectory(plain), cut, calibration, weights, progress)
+        progress.say(found.words())
+        shutil.rmtree(plain)
+        return found
 
 
 def plan_cut(
@@ -113,8 +157,9 @@ def plan_cut(
 
     Raises UserError if the cut is impossible for this model, or needs text and there is none.
     """
+    check_refit(spec, source.layout, has_text=documents is not None)
     cut, tokens = choose_cut(source, spec, documents, seed=seed, progress=progress)
-    return PlannedCut(source, cut, plan_output(source, cut, tokens, max_shard_bytes))
+    return _planned(source, spec, cut, tokens, documents, seed, max_shard_bytes)
 
 
 def prune_checkpoint(
@@ -141,12 +186,14 @@ def prune_checkpoint(
 
 
 def repeat_cut(
-    source: ModelDirectory, out: Path, cut: Cut, spec: CutSpec, documents: Documents
+    source: ModelDirectory, out: Path, cut: Cut, spec: CutSpec, documents: Documents, seed: int
 ) -> None:
     """Carve a cut that was chosen before once more; the result is the same, byte for byte.
 
+    A refit is the same only on the same kind of machine, with the same number of threads.
+
     `spec`: the options from which the cut was chosen. `documents`: the text from which its
-    vocabulary was chosen.
+    vocabulary was chosen, and on which it was refitted. `seed`: of the first time.
     """
     layout = source.layout
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
@@ -155,7 +202,48 @@ def repeat_cut(
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
         tokens = choose_vocabulary(source.path, layout, spec.vocabulary, documents)
-    carve(plan_output(source, Cut(cut.model, ordered), tokens), out)
+    again = Cut(cut.model, ordered)
+    _planned(source, spec, again, tokens, documents, seed, MAX_SHARD_BYTES).write(out)
+
+
+def check_refit(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
+    """Raise UserError if a refit is asked for and is not possible."""
+    if not spec.refit:
+        return
+    if not has_text:
+        raise UserError("a refit needs a text; give one, or leave refit out", key="refit")
+    if not layout.blueprint.pre_norm:
+        raise UserError(
+            f"{layout.blueprint.model_type} normalises what attention and ffn write before it is "
+            "in the residual stream, so it cannot be refitted; leave refit out",
+            key="refit",
+        )
+
+
+def _planned(
+    source: ModelDirectory,
+    spec: CutSpec,
+    cut: Cut,
+    tokens: "KeptTokens | None",
+    documents: Documents | None,
+    seed: int,
+    max_shard_bytes: int,
+) -> PlannedCut:
+    """Plan the files of a cut, and draw the text for its refit."""
+    plan = plan_output(source, cut, tokens, max_shard_bytes)
+    calibration: Calibration | None = None
+    is_whole = all(axis.is_identity for name, axis in cut.axes.items() if name != "vocab")
+    wanted = source.layout.blueprint.pre_norm if spec.refit is None else spec.refit
+    if wanted and documents is not None and not is_whole:
+        from regrow.scoring.calibration import CalibrationText
+        from regrow.scoring.score import draw_text
+
+        text = CalibrationText(documents, spec.calibration_tokens)
+        try:
+            calibration = draw_text(source, text, seed)
+        except UserError as error:
+            raise UserError(f"{error}, or set refit to false", key="refit") from None
+    return PlannedCut(source, cut, plan, tokens, max_shard_bytes, calibration)
 
 
 def choose_cut(
@@ -212,10 +300,12 @@ def plan_output(
     cut: Cut,
     tokens: "KeptTokens | None" = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    corrections: Mapping[str, Computed] = MappingProxyType({}),
 ) -> CarvePlan:
     """Plan all files that a cut writes: config, weights, tokenizer, token ids.
 
-    `tokens`: the kept tokens and their reasons, if they were chosen for this cut.
+    `tokens`: the kept tokens and their reasons, if they were chosen for this cut. `corrections`:
+    tensors that replace carved ones, by parameter name in the result.
 
     Raises UserError if the model class refuses the config or the shapes.
     """
@@ -231,8 +321,9 @@ def plan_output(
     files[CUT_FILE] = json_bytes(cut.to_json(), 1)
     files[ORIGIN_FILE] = json_bytes(_cut_from_original(source.path, cut).to_json(), 1)
     plan = plan_checked_carve(
-        source.checkpoint, layout, cut, config=config, files=files, max_shard_bytes=max_shard_bytes
-    )
+        source.checkpoint, layout, cut, config=config, files=files,
+        max_shard_bytes=max_shard_bytes, corrections=corrections,
+    )  # fmt: skip
     check_on_meta(plan.config, layout.blueprint, plan.shapes)
     return plan
 
@@ -245,11 +336,12 @@ def plan_checked_carve(
     config: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    corrections: Mapping[str, Computed] = MappingProxyType({}),
 ) -> CarvePlan:
     """Check a cut against a checkpoint, and plan the files that it writes.
 
     `config`: of the model before the cut, if it differs from the checkpoint's own. `files`: further
-    small files of the result, by name.
+    small files of the result, by name. `corrections`: as in :func:`plan_carve`.
 
     Raises UserError if the cut does not fit the checkpoint.
     """
@@ -260,7 +352,9 @@ def plan_checked_carve(
         if axis.kind == "layer"
     }
     new_config = cut_config(layout, cut.sizes, layers, config)
-    return plan_carve(checkpoint, layout, cut, new_config, files or {}, max_shard_bytes)
+    return plan_carve(
+        checkpoint, layout, cut, new_config, files or {}, max_shard_bytes, corrections
+    )
 
 
 def _with_vocabulary(

@@ -1,0 +1,147 @@
+"""Run the layers of a model one by one, as the model itself calls them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.scoring.batches import TextBatch
+from regrow.scoring.observe import Pass, one_by_one, read_batch
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """How a model calls one of its layers on one batch: what it passes beside the hidden states.
+
+    `hidden`: the hidden states that it passes, [texts, tokens, hidden], for the first of the
+    recorded layers; empty for the others, whose states are computed anew.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    hidden: Tensor
+
+    def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """The hidden states behind the layer."""
+        out = layer(hidden, *self.args, **self.kwargs)
+        states: Tensor = out[0] if isinstance(out, tuple) else out
+        return states
+
+
+class LayerModel:
+    """A model in float32, in memory or read one layer at a time.
+
+    `offloaded`: leave the weights in the files, which needs accelerate (scoring/offload.py).
+    """
+
+    def __init__(self, directory: ModelDirectory, *, offloaded: bool) -> None:
+        self.layout = directory.layout
+        self._offloaded = None
+        if offloaded:
+            from regrow.scoring.offload import load_offloaded
+
+            self._offloaded = load_offloaded(directory.checkpoint, directory.layout)
+        self.network: Any = self._offloaded.model if self._offloaded else directory.load()
+        # Else autocast keeps its bf16 copies of weights, also of those that were refitted since.
+        self.network.requires_grad_(False)
+
+    def loaded(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Context manager: the weights of a layer are in memory."""
+        return nullcontext() if self._offloaded is None else self._offloaded.loaded(module)
+
+    def replaced(self, parameter: str, file: str) -> None:
+        """Read a parameter from another safetensors file from now on, where it has the same name.
+
+        Nothing to do for a model in memory.
+        """
+        if self._offloaded is not None:
+            self._offloaded.index[parameter] = {"safetensors_file": file, "weight_name": parameter}
+
+    def calls(self, layers: Sequence[str], batches: Sequence[TextBatch]) -> list[list[LayerCall]]:
+        """The calls of these layers of one stack on each batch, [batches][layers].
+
+        Only the first layer is computed. The others pass their hidden states on, and give back all
+        else as the first layer did (T5's layers pass position biases on).
+        """
+        walks = [_Walk() for _ in batches]
+
+        def read(walk: _Walk, batch: TextBatch) -> None:
+            _walk.set(walk)
+            with torch.no_grad():  # in the thread of the pass
+                read_batch(self.network, batch)
+
+        first, *others = layers
+        with ExitStack() as stack:
+            for name in layers:
+                module = self.network.get_submodule(name)
+                hook = module.register_forward_pre_hook(partial(_note_call, name), with_kwargs=True)
+                stack.callback(hook.remove)
+            hook = self.network.get_submodule(first).register_forward_hook(_note_output)
+            stack.callback(hook.remove)
+            for name in others:
+                module = self.network.get_submodule(name)
+                module.forward = _pass_on
+                stack.callback(delattr, module, "forward")
+            passes: list[Pass] = [partial(read, *each) for each in zip(walks, batches, strict=True)]
+            (one_by_one if self._offloaded is None else self._offloaded.run)(passes)
+        return [[walk.calls[name] for name in layers] for walk in walks]
+
+    def run_noting(
+        self, call: Callable[[], object], modules: Sequence[str], count: int
+    ) -> list[tuple[str, Tensor, Tensor]]:
+        """What the first `count` of these modules to be called read and wrote: (name, read, wrote).
+
+        `call`: runs a layer. The rest of the layer, after the last of these modules, is not run.
+        """
+        found: list[tuple[str, Tensor, Tensor]] = []
+
+        def note(name: str, _: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+            found.append((name, args[0], out))
+            if len(found) == count:
+                raise _Enough
+
+        with ExitStack() as stack:
+            for name in modules:
+                module = self.network.get_submodule(name)
+                stack.callback(module.register_forward_hook(partial(note, name)).remove)
+            with suppress(_Enough):
+                call()
+        return found
+
+
+class _Enough(Exception):  # noqa: N818 - not an error
+    """Ends a forward pass."""
+
+
+@dataclass(eq=False)
+class _Walk:
+    """One pass through a stack: the calls by the name of the layer, and what the first gave."""
+
+    calls: dict[str, LayerCall] = field(default_factory=dict)
+    output: Any = None
+
+
+_walk: ContextVar[_Walk] = ContextVar("_walk")
+"""The pass of this thread."""
+
+
+def _note_call(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
+    hidden = args[0] if args else kwargs["hidden_states"]
+    calls = _walk.get().calls
+    calls[name] = LayerCall(args[1:], rest, hidden[:0] if calls else hidden)
+
+
+def _note_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+    _walk.get().output = output
+
+
+def _pass_on(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+    output = _walk.get().output
+    return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states

@@ -1,0 +1,151 @@
+"""Solve again for a matrix by least squares, with a ridge that pulls towards its present weights.
+
+With inputs ``f`` and what the outputs of the matrix lack, ``r``::
+
+    minimise |f D - r|^2 + ridge * |D|^2
+
+The weights then change by ``D``. The ridge is the one with the smallest error on tokens that are
+held back, and the solution is then computed from all tokens. If no ridge makes the held-back error
+smaller than no change at all, the weights stay as they are. Sums are float64.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0, 10.0)
+"""Candidates, as multiples of the mean square of an input."""
+START = 4
+"""The candidate that is tried first. From there the search goes on while the error falls."""
+HELD_BACK = 8
+"""The last of so many tokens of each batch are held back."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What solving for a matrix did.
+
+    Attributes:
+        ridge: The ridge that was chosen, as a multiple of the mean square of an input; None if the
+            weights stay as they were.
+        before, after: Squared error over all tokens, with the weights before and after.
+    """
+
+    ridge: float | None
+    before: float
+    after: float
+
+
+class LeastSquares:
+    """Sums over tokens, from which the change of one linear module is solved for.
+
+    `module`: its weight is [outputs, inputs]. A bias is solved for as well.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        self.module = module
+        outputs, inputs = weight.shape
+        self._inputs = inputs + (module.bias is not None)
+        self._fitted = _Sums.zeros(self._inputs, outputs)
+        self._held = _Sums.zeros(self._inputs, outputs)
+
+    def add(self, inputs: Tensor, missing: Tensor) -> None:
+        """Add tokens: inputs [tokens, inputs], what the outputs lack [tokens, outputs].
+
+        Both are float32.
+        """
+        if inputs.shape[1] < self._inputs:
+            inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+        last = len(inputs) - len(inputs) // HELD_BACK
+        self._fitted.add(inputs[:last], missing[:last])
+        self._held.add(inputs[last:], missing[last:])
+
+    def solve(self) -> Solution:
+        """Change the module's weights; what that did."""
+        fitted, held = self._fitted, self._held
+        best, error = _descend(RIDGES, START, lambda ridge: held.error(fitted.change(ridge)))
+        whole = fitted.plus(held)
+        if error < held.square:
+            change = whole.change(best)
+            after = whole.error(change)
+            if after < whole.square:
+                self._apply(change)
+                return Solution(best, whole.square, after)
+        return Solution(None, whole.square, whole.square)
+
+    def _apply(self, change: Tensor) -> None:
+        weight, bias = self.module.weight, self.module.bias
+        assert isinstance(weight, Tensor)
+        inputs = weight.shape[1]
+        weight.copy_(weight.double() + change[:inputs].T)
+        if isinstance(bias, Tensor):
+            bias.copy_(bias.double() + change[inputs])
+
+
+def _descend(
+    candidates: Sequence[float], start: int, error: Callable[[float], float]
+) -> tuple[float, float]:
+    """The candidate at a minimum of the error next to `start`, and its error."""
+    at, least = start, error(candidates[start])
+    for step in (-1, 1):
+        while 0 <= at + step < len(candidates):
+            found = error(candidates[at + step])
+            if not found < least:
+                break
+            at, least = at + step, found
+        if at != start:
+            break
+    return candidates[at], least
+
+
+@dataclass
+class _Sums:
+    """Sums over some tokens, in float64.
+
+    `gram`: of the inputs, [inputs, inputs]. `product`: inputs with what is missing, [inputs,
+    outputs]. `square`: of what is missing.
+    """
+
+    gram: Tensor
+    product: Tensor
+    square: float
+
+    @classmethod
+    def zeros(cls, inputs: int, outputs: int) -> "_Sums":
+        kind = torch.float64
+        return cls(
+            torch.zeros(inputs, inputs, dtype=kind), torch.zeros(inputs, outputs, dtype=kind), 0.0
+        )
+
+    def add(self, inputs: Tensor, missing: Tensor) -> None:
+        with torch.autocast(inputs.device.type, enabled=False):
+            self.gram += inputs.T @ inputs
+            self.product += inputs.T @ missing
+        self.square += float(missing.double().square().sum())
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            self.gram + other.gram, self.product + other.product, self.square + other.square
+        )
+
+    def change(self, ridge: float) -> Tensor:
+        """The minimum of |f D - r|^2 + ridge * mean(diagonal) * |D|^2; D is [inputs, outputs]."""
+        diagonal = self.gram.diagonal()
+        size = ridge * float(diagonal.mean())
+        if size == 0:  # all inputs are zero, so the change has no effect
+            return torch.zeros_like(self.product)
+        damped = self.gram.clone()
+        damped.diagonal().add_(size)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if failed:  # the ridge is below the rounding of the sums
+            return torch.zeros_like(self.product)
+        return torch.cholesky_solve(self.product, factor)
+
+    def error(self, change: Tensor) -> float:
+        """The squared error with a change."""
+        quadratic = (change * (self.gram @ change)).sum()
+        return float(self.square - 2 * (change * self.product).sum() + quadratic)

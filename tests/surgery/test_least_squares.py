@@ -1,0 +1,70 @@
+"""Least squares with a ridge that pulls towards the present weights."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regrow.surgery.least_squares import LeastSquares
+
+torch.set_num_threads(1)
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(1, 8), st.integers(1, 5), st.integers(8, 60), st.booleans(), st.integers(0, 10**6)
+)
+def test_the_error_never_grows(
+    inputs: int, outputs: int, tokens: int, bias: bool, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    module = torch.nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
+    read = torch.randn(tokens, inputs, generator=random)
+    missing = torch.randn(tokens, outputs, generator=random)
+    before = module(read).clone()
+    problem = LeastSquares(module)
+    problem.add(read, missing)
+    found = problem.solve()
+    error = (module(read) - before - missing).double().square().sum()
+    assert found.after <= found.before == pytest.approx(missing.double().square().sum().item())
+    assert found.after == pytest.approx(error.item(), rel=1e-3, abs=1e-4)
+
+
+def test_a_linear_map_is_found() -> None:
+    random = torch.Generator().manual_seed(1)
+    module = torch.nn.Linear(6, 4).requires_grad_(False)
+    wanted = torch.nn.Linear(6, 4).requires_grad_(False)
+    problem = LeastSquares(module)
+    for _ in range(4):
+        read = torch.randn(100, 6, generator=random)
+        problem.add(read, wanted(read) - module(read))
+    found = problem.solve()
+    assert found.ridge is not None
+    assert found.after < 1e-9 * found.before
+    assert torch.allclose(module.weight, wanted.weight, atol=1e-4)
+    assert torch.allclose(module.bias, wanted.bias, atol=1e-4)
+
+
+def test_noise_changes_nothing() -> None:
+    """What is missing has nothing to do with the inputs, so held-back tokens refuse the change."""
+    random = torch.Generator().manual_seed(2)
+    module = torch.nn.Linear(30, 1, bias=False).requires_grad_(False)
+    before = module.weight.clone()
+    problem = LeastSquares(module)
+    read = torch.randn(80, 30, generator=random)
+    missing = torch.randn(80, 1, generator=random)
+    missing[70:] = -(read[70:] @ torch.linalg.lstsq(read[:70], missing[:70]).solution)
+    problem.add(read, missing)
+    found = problem.solve()
+    assert found.ridge is None
+    assert found.after == found.before
+    assert torch.equal(module.weight, before)
+
+
+def test_inputs_that_are_zero_change_nothing() -> None:
+    module = torch.nn.Linear(3, 2, bias=False).requires_grad_(False)
+    before = module.weight.clone()
+    problem = LeastSquares(module)
+    problem.add(torch.zeros(20, 3), torch.ones(20, 2))
+    assert problem.solve().ridge is None
+    assert torch.equal(module.weight, before)

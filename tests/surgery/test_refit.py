@@ -1,0 +1,213 @@
+"""Refit: what writes to the residual stream is solved for again after a cut."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import regrow
+from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.architectures.gemma2 import GEMMA2
+from regrow.architectures.granite import GRANITE
+from regrow.architectures.llama import LLAMA
+from regrow.architectures.openba import OPENBA
+from regrow.architectures.t5 import T5
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
+from regrow.common.precision import Precision
+from regrow.common.progress import Progress
+from regrow.scoring.calibration import Calibration
+from regrow.surgery.carve import carve
+from regrow.surgery.cut import AxisCut, Cut
+from regrow.surgery.prune import plan_output
+from regrow.surgery.refit import Refit, refit
+from tests.surgery.carving import tensors
+from tests.tiny import add_tokenizer, sentences, write_model, write_text, write_tiny
+
+torch.set_num_threads(1)
+
+EACH = [(each, number) for each in BLUEPRINTS for number in range(len(each.tiny))]
+
+
+def calibration(model: ModelDirectory, texts: int = 60, seed: int = 0) -> Calibration:
+    random = np.random.default_rng(seed)
+    vocabulary = model.layout.sizes["vocab"]
+    return Calibration(tuple(random.integers(3, vocabulary, size=10) for _ in range(texts)))
+
+
+def without_layer(model: ModelDirectory, dropped: int = 1) -> Cut:
+    """One layer of each stack goes."""
+    axes = {}
+    for axis in model.layout.blueprint.axes:
+        if axis.kind == "layer":
+            size = model.layout.sizes[axis.name]
+            keep = np.array([index for index in range(size) if index != dropped])
+            axes[axis.name] = AxisCut(size, keep)
+    return Cut(model.checkpoint.fingerprint, axes)
+
+
+def refitted(
+    model: ModelDirectory, cut: Cut, text: Calibration, precision: Precision = "fp32"
+) -> Refit:
+    """The refit of a cut; its files are written beside the model."""
+    out = Path(tempfile.mkdtemp(dir=model.path.parent))
+    carve(plan_output(model, cut), out / "carved")
+    (out / "weights").mkdir()
+    return refit(
+        model, ModelDirectory(out / "carved"), cut, text, out / "weights", precision=precision
+    )
+
+
+@pytest.mark.parametrize(("blueprint", "number"), EACH)
+def test_every_family_is_refitted_or_refused(
+    tmp_path: Path, blueprint: Blueprint, number: int
+) -> None:
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m", number))
+    cut, text = without_layer(model), calibration(model)
+    if not blueprint.pre_norm:
+        with pytest.raises(UserError, match=r"refit: .* before it is added to the residual stream"):
+            refitted(model, cut, text)
+        return
+    found = refitted(model, cut, text)
+    assert all(each.after <= each.before for each in found.matrices)
+    # The matrix in front of a dropped layer takes over some of its work.
+    assert min(each.after / each.before for each in found.matrices if each.before > 1e-9) < 0.9
+    plan = plan_output(model, cut)
+    shapes = plan.shapes
+    assert {name: each.shape for name, each in found.corrections.items()} == {
+        name: shapes[name] for name in found.corrections
+    }
+
+
+@pytest.mark.parametrize("blueprint", [LLAMA, GRANITE, T5, OPENBA], ids=lambda b: b.model_type)
+def test_where_nothing_is_cut_nothing_changes(tmp_path: Path, blueprint: Blueprint) -> None:
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    found = refitted(model, Cut(model.checkpoint.fingerprint, {}), calibration(model))
+    loaded = dict(model.load().named_parameters())
+    for name, each in found.corrections.items():
+        whole = each.rows(0, each.shape[0])
+        assert np.allclose(whole, loaded[name].detach().numpy(), atol=1e-4), name
+    assert all(each.after < 1e-9 for each in found.matrices)
+
+
+def test_neurons_that_are_combinations_of_others_are_made_up_for(tmp_path: Path) -> None:
+    """Half of the neurons compute the same as the other half, and go."""
+    path = write_tiny(LLAMA, tmp_path / "m")
+    model = ModelDirectory(path)
+    loaded: Any = model.load()
+    size = model.layout.sizes["ffn"]
+    half = size // 2
+    with torch.no_grad():
+        for layer in loaded.model.layers:
+            for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
+                projection.weight[half : 2 * half] = projection.weight[:half]
+                if projection.bias is not None:
+                    projection.bias[half : 2 * half] = projection.bias[:half]
+    loaded.save_pretrained(path)
+    model = ModelDirectory(path)
+    layers = model.layout.sizes["layer"]
+    keep = np.tile(np.r_[0:half, 2 * half : size], (layers, 1))
+    axes = {"ffn": AxisCut(size, keep, along="layer")}
+    found = refitted(model, Cut(model.checkpoint.fingerprint, axes), calibration(model, 120))
+    down = [each for each in found.matrices if "down_proj" in each.name]
+    assert all(each.before > 1e-7 for each in down)
+    # To within what the ridge, which pulls towards the carved weights, leaves.
+    assert all(each.after < 0.01 * each.before for each in down)
+
+
+def test_with_channels_cut_the_stream_of_those_that_stay_is_met(tmp_path: Path) -> None:
+    model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
+    size = model.layout.sizes["hidden"]
+    cut = Cut(model.checkpoint.fingerprint, {"hidden": AxisCut(size, np.arange(0, size, 2))})
+    found = refitted(model, cut, calibration(model))
+    assert all(each.after <= each.before for each in found.matrices)
+    assert any(each.after < 0.9 * each.before for each in found.matrices)
+
+
+def test_the_same_text_gives_the_same_weights(tmp_path: Path) -> None:
+    model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
+    one, two = (refitted(model, without_layer(model), calibration(model)) for _ in range(2))
+    assert one.matrices == two.matrices
+    for name, each in one.corrections.items():
+        whole = each.rows(0, each.shape[0])
+        assert whole.tobytes() == two.corrections[name].rows(0, each.shape[0]).tobytes()
+
+
+# As users call it
+
+
+def prepared(tmp_path: Path) -> tuple[Path, Path]:
+    """A model with a tokenizer, and a text."""
+    return write_model(tmp_path / "m"), write_text(tmp_path / "text.jsonl", sentences(200))
+
+
+def test_a_cut_is_refitted_if_there_is_text(tmp_path: Path) -> None:
+    model, text = prepared(tmp_path)
+    options: dict[str, Any] = {"drop_layers": "1", "calibration_tokens": 1_024}
+    plain = regrow.prune(model, tmp_path / "plain", **options)
+    refused = regrow.prune(model, tmp_path / "no", calibration=text, refit=False, **options)
+    refitted = regrow.prune(model, tmp_path / "refit", calibration=text, **options)
+    assert plain.refitted == refused.refitted == ()
+    assert tensors(tmp_path / "plain").keys() == tensors(tmp_path / "refit").keys()
+    changed = {
+        name
+        for name, found in tensors(tmp_path / "refit").items()
+        if not torch.equal(found, tensors(tmp_path / "plain")[name])
+    }
+    fitted = {each.name for each in refitted.refitted if each.ridge is not None}
+    assert changed == {f"{name}.weight" for name in fitted}
+    assert len(refitted.refitted) == 6  # two in each of three layers
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "m", "no", "plain", "refit", "text.jsonl"
+    ]  # fmt: skip
+    assert regrow.verify(tmp_path / "refit").ok
+
+
+def test_a_cut_of_the_vocabulary_alone_is_not_refitted(tmp_path: Path) -> None:
+    model, text = prepared(tmp_path)
+    done = regrow.prune(model, tmp_path / "out", calibration=text, vocab_size=300)
+    assert done.refitted == ()
+
+
+def test_with_the_vocabulary_cut_too_the_refit_is_the_same(tmp_path: Path) -> None:
+    model, text = prepared(tmp_path)
+    options: dict[str, Any] = {"drop_layers": "1", "calibration_tokens": 1_024}
+    one = regrow.prune(model, tmp_path / "one", calibration=text, **options)
+    two = regrow.prune(model, tmp_path / "two", calibration=text, vocab_size=300, **options)
+    assert one.refitted == two.refitted
+    assert [each for each in one.refitted if each.ridge is not None]
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(tensors(tmp_path / "one")[name], tensors(tmp_path / "two")[name])
+
+
+def test_one_layer_at_a_time_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, text = prepared(tmp_path)
+    options: dict[str, Any] = {"drop_layers": "1", "calibration_tokens": 1_024}
+    regrow.prune(model, tmp_path / "one", calibration=text, **options)
+    monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: 1_000)
+    messages: list[str] = []
+    progress = Progress(say=messages.append)
+    regrow.prune(model, tmp_path / "two", calibration=text, progress=progress, **options)
+    assert any("one layer at a time" in message for message in messages)
+    one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
+    assert all(torch.equal(found, two[name]) for name, found in one.items())
+
+
+def test_what_cannot_be_refitted_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model, text = prepared(tmp_path)
+    with pytest.raises(UserError, match="refit: a refit needs a text; give one"):
+        regrow.prune(model, tmp_path / "out", drop_layers="1", refit=True)
+    short = write_text(tmp_path / "short.jsonl", ["A river."])
+    with pytest.raises(UserError, match=r"refit: .* less than one row .* or set refit to false"):
+        regrow.prune(model, tmp_path / "out", drop_layers="1", calibration=short)
+    other = add_tokenizer(write_tiny(GEMMA2, tmp_path / "gemma2", vocab_size=330))
+    with pytest.raises(UserError, match="refit: gemma2 normalises what attention and ffn write"):
+        regrow.prune(other, tmp_path / "out", drop_layers="1", calibration=text, refit=True)
+    assert not (tmp_path / "out").exists()
+    done = regrow.prune(other, tmp_path / "out", drop_layers="1", calibration=text)
+    assert done.refitted == ()
