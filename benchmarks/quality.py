@@ -1,0 +1,221 @@
+"""What a cut costs: bits per byte after a cut and after its recovery, by method and size.
+
+SmolLM2-135M-Instruct is cut to 90, 75, 50 and 35% of its parameters. Each method makes the same
+sizes and trains on the same number of tokens:
+
+- random: random scores, and recovery on the domain, as in the OpenBA-V2 report;
+- no refit: influence and activation, and recovery on the domain;
+- refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
+  both texts.
+
+The control is the original, trained on as many tokens of the domain. Texts: the domain (Python's
+documentation, of which every eighth topic is held out), prose (recipes/prose.txt), and a manual
+(benchmarks/manual.txt) on which nothing was tuned. With --without, the refit method is also
+measured without each of its parts at one size.
+
+The gap of a method is its loss minus that of the control. The goal is at most a quarter of the gap
+of random, and at most half of that of the method without a refit, as means over the three texts.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pydoc_data.topics import topics
+from statistics import fmean
+from typing import Any
+
+import torch
+import transformers
+from common import Goal, Result, parser, say, show
+
+import regrow
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.corpus.text import read_documents
+from regrow.evaluation.heldout import heldout_loss
+from regrow.objectives.registry import TrainingData, loss_and_rows
+from regrow.training.loop import train
+from regrow.training.settings import RecoverySettings
+from regrow.training.task import TrainingTask
+
+HERE = Path(__file__).parent
+EVERY = 8
+TEXTS = ("domain", "prose", "manual")
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "90%": {"layers": 28, "ffn": 1_408},
+    "75%": {"layers": 24, "ffn": 1_232},
+    "50%": {"layers": 22, "ffn": 1_008, "vocab_size": 16_384},
+    "35%": {"layers": 18, "ffn": 768, "vocab_size": 12_288},
+}
+SEVERAL_SEEDS = "50%"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a cut is made and recovered.
+
+    Attributes:
+        by: The score; None for the best of each axis.
+        refit: Whether the cut is refitted.
+        written: Whether text of the original is added to the domain, for scores and recovery.
+        settings: Of the recovery, if they differ from the defaults.
+    """
+
+    by: str | None = None
+    refit: bool = False
+    written: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+RANDOM, PLAIN, REFIT = "random", "no refit", "refit"
+METHODS: Mapping[str, Method] = {
+    RANDOM: Method(by="random"),
+    PLAIN: Method(),
+    REFIT: Method(refit=True, written=True),
+}
+WITHOUT: Mapping[str, Method] = {
+    "refit, without the refit": Method(written=True),
+    "refit, without text of the original": Method(refit=True),
+    "refit, with random scores": Method(by="random", refit=True, written=True),
+}
+
+
+class Trial:
+    """One model and its texts."""
+
+    def __init__(self, model: Path, written: Path, options: argparse.Namespace, work: Path) -> None:
+        self.model, self.work = model, work
+        self.tokens, self.calibration_tokens = options.tokens, options.calibration_tokens
+        names = sorted(topics)
+        held = names[EVERY - 1 :: EVERY]
+        self.domain = [topics[name] for name in names if name not in held]
+        self.both = [*self.domain, *read_documents(written)]
+        self.held = {
+            "domain": [topics[name][: options.characters] for name in held],
+            "prose": list(read_documents(HERE.parent / "recipes" / "prose.txt")),
+            "manual": list(read_documents(HERE / "manual.txt")),
+        }
+
+    def losses(self, model: Any, tokenizer: Any) -> dict[str, float]:
+        """Bits per byte by text."""
+        found = {}
+        for name in TEXTS:
+            loss = heldout_loss(model, tokenizer, self.held[name], precision="auto")
+            assert loss.bits_per_byte is not None
+            found[name] = loss.bits_per_byte
+        return found
+
+    def cut(self, method: Method, sizes: Mapping[str, int], seed: int, out: Path) -> None:
+        text = out.with_suffix(".jsonl")
+        documents = self.both if method.written else self.domain
+        text.write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
+        regrow.prune(
+            self.model, out, calibration=text, by=method.by, refit=method.refit, seed=seed,
+            calibration_tokens=self.calibration_tokens, **sizes,
+        )  # fmt: skip
+
+    def trained(
+        self, directory: Path, documents: list[str], settings: Mapping[str, Any], seed: int
+    ) -> dict[str, float]:
+        """Losses after a training."""
+        source = ModelDirectory(directory)
+        model = source.load()
+        recovery = RecoverySettings(tokens=self.tokens, micro_batch=2, **settings)
+        data = TrainingData(documents, source.tokenizer, model.config, recovery.row_length, seed)
+        loss, samples = loss_and_rows(None, data)
+        with tempfile.TemporaryDirectory(dir=self.work) as place:
+            train(model, TrainingTask(samples, loss, seed), recovery, directory=Path(place) / "t")
+        return self.losses(model, source.tokenizer)
+
+    def measured(
+        self, name: str, method: Method, sizes: Mapping[str, int], seed: int
+    ) -> dict[str, dict[str, float]]:
+        """Losses after the cut and after the recovery, by text."""
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=self.work) as place:
+            out = Path(place) / "cut"
+            self.cut(method, sizes, seed, out)
+            cut = ModelDirectory(out)
+            found = {"cut": self.losses(cut.load(), cut.tokenizer)}
+            if self.tokens:
+                documents = self.both if method.written else self.domain
+                found["recovered"] = self.trained(out, documents, method.settings, seed)
+        seconds = time.monotonic() - began
+        say(f"{name}, seed {seed}, {seconds:.0f} s: {_words(found)}")
+        return found
+
+
+def _words(found: Mapping[str, Mapping[str, float]]) -> str:
+    return "; ".join(
+        f"{when} " + " ".join(f"{text} {loss:.3f}" for text, loss in losses.items())
+        for when, losses in found.items()
+    )
+
+
+def results(trial: Trial, options: argparse.Namespace) -> Iterator[Result]:
+    source = ModelDirectory(trial.model)
+    original = trial.losses(source.load(), source.tokenizer)
+    say(f"original: {_words({'whole': original})}")
+    control = original
+    if trial.tokens:
+        control = trial.trained(trial.model, trial.domain, {}, 0)
+        say(f"control: {_words({'trained': control})}")
+    for text in TEXTS:
+        yield Result(f"original, {text}", original[text], "bits/byte")
+        yield Result(f"control, {text}", control[text], "bits/byte")
+    for size in options.sizes:
+        gaps: dict[tuple[str, str], float] = {}
+        methods = {**METHODS, **(WITHOUT if size == options.without else {})}
+        for name, method in methods.items():
+            seeds = range(options.seeds if size == SEVERAL_SEEDS else 1)
+            runs = [trial.measured(f"{size} {name}", method, SIZES[size], s) for s in seeds]
+            for when in runs[0]:
+                by_text = {text: fmean(run[when][text] for run in runs) for text in TEXTS}
+                for text, loss in by_text.items():
+                    spread = [run[when][text] for run in runs]
+                    said = f" ({min(spread):.3f} to {max(spread):.3f})" if len(runs) > 1 else ""
+                    yield Result(f"{size}, {name}, {when}, {text}{said}", loss, "bits/byte")
+                reference = original if when == "cut" else control
+                gaps[name, when] = fmean(by_text[text] - reference[text] for text in TEXTS)
+        for when in ("cut", "recovered"):
+            if (REFIT, when) not in gaps:
+                continue
+            for peer, bound in ((RANDOM, 0.25), (PLAIN, 0.5)):
+                goal = Goal("ratio", "<=", bound) if when == "recovered" else None
+                yield Result(
+                    f"{size}, gap, {when}", gaps[REFIT, when], "bits/byte", f"{peer}",
+                    gaps[peer, when], goal,
+                )  # fmt: skip
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("model", type=Path, help="a directory of SmolLM2-135M-Instruct")
+    arguments.add_argument(
+        "--written", type=Path, help="text of the original (default: 60,000 tokens, made first)"
+    )
+    arguments.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
+    arguments.add_argument("--tokens", type=int, default=50_000, help="of recovery; 0 for none")
+    arguments.add_argument("--seeds", type=int, default=1, help=f"at {SEVERAL_SEEDS}")
+    arguments.add_argument("--without", choices=SIZES, help="the size for the parts of the method")
+    options = arguments.parse_args()
+    options.calibration_tokens, options.characters = 32_768, None
+    if options.quick:
+        options.sizes, options.tokens = ["50%"], 10_000
+        options.calibration_tokens, options.characters = 8_192, 1_500
+    torch.manual_seed(0)
+    transformers.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory(prefix="quality-") as work:
+        written = options.written
+        if written is None:
+            written = Path(work) / "written.jsonl"
+            regrow.write_corpus(options.model, written, 60_000)
+        trial = Trial(options.model, written, options, Path(work))
+        show(list(results(trial, options)), as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
