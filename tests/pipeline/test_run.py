@@ -35,11 +35,11 @@ from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_
 Recipe = dict[str, Any]
 SAME = ["original", "recipe", "texts"]
 ALL = [
-    "original", "recipe", "texts", "original/measure",
-    "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure",
-    "width/carve", "width/measure-cut", "width/recover", "width/measure",
+    "original", "recipe", "texts", "original/measure", "original/answers",
+    "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure", "depth/answers",
+    "width/carve", "width/measure-cut", "width/recover", "width/measure", "width/answers",
     "vocabulary/carve", "vocabulary/measure-cut", "vocabulary/recover", "vocabulary/measure",
-    "result/samples",
+    "vocabulary/answers",
 ]  # fmt: skip
 
 
@@ -188,12 +188,12 @@ def test_training_helped(finished: Finished) -> None:
 
 def test_who_watches_sees_it_go_on(finished: Finished) -> None:
     assert finished.updates[0].stage == "original"
-    assert finished.updates[-1].stage == "result"
+    assert finished.updates[-1].stage == "vocabulary"
     for update in finished.updates:
         assert 0 <= update.share <= 1
         assert 0 <= update.seconds_left < math.inf
     stages = list(dict.fromkeys(update.stage for update in finished.updates))
-    assert stages == ["original", "depth", "width", "vocabulary", "result"]
+    assert stages == ["original", "depth", "width", "vocabulary"]
     losses = [u.loss for u in finished.updates if u.stage == "depth" and u.loss is not None]
     assert len(losses) == 5
     assert "depth: 4 -> 3 layers" in "\n".join(finished.said)
@@ -325,22 +325,32 @@ def test_what_killed_writes_left_is_swept(finished: Finished, tmp_path: Path) ->
 
 CHANGES: Mapping[str, tuple[list[tuple[str, Any]], str, str, list[str]]] = {
     "a size": ([("stages.width.cut.ffn", 20)], "width.cut.ffn: 24 -> 20",
-               "width, vocabulary, result (answers)", ALL[8:]),
+               "width, vocabulary", ALL[10:]),
     "a score": ([("stages.width.cut.by", "random")], "width.cut.by: nothing -> random",
-                "width, vocabulary, result (answers)", ALL[8:]),
+                "width, vocabulary", ALL[10:]),
     "a recovery": ([("stages.width.recover.tokens", 192)], "width.recover.tokens: 128 -> 192",
-                   "width, vocabulary, result (answers)", ALL[10:]),
+                   "width, vocabulary", ALL[12:]),
     "a prompt": ([("prompts", ["Rain"])], 'prompts: ["The river"] -> ["Rain"]',
-                 "original (losses), result (answers)", [ALL[3], ALL[16]]),
+                 "original (answers), depth (answers), width (answers), vocabulary (answers)",
+                 [name for name in ALL if "answers" in name]),
+    "the answers' length": ([("answer_tokens", 2)], "answer_tokens: 3 -> 2",
+                            "original (answers), depth (answers), width (answers), "
+                            "vocabulary (answers)", [name for name in ALL if "answers" in name]),
+    "a prompt and a held-out text": (
+        [("prompts", ["Rain"]), ("data.heldout.other", "train.jsonl")],
+        'data.heldout.other: changed; prompts: ["The river"] -> ["Rain"]',
+        "original (losses and answers), depth (losses and answers), width (losses and answers), "
+        "vocabulary (losses and answers)",
+        [name for name in ALL if "measure" in name or "answers" in name]),
     "the seed": ([("seed", 4)], "seed: 3 -> 4",
-                 "depth, width, vocabulary, result (answers)", ALL[4:]),
+                 "depth, width, vocabulary", ALL[5:]),
     "the train text": ([("data.train", "heldout.jsonl")], "data.train: changed",
-                       "depth, width, vocabulary, result (answers)", ALL[4:]),
+                       "depth, width, vocabulary", ALL[5:]),
     "a held-out text": ([("data.heldout.other", "train.jsonl")], "data.heldout.other: changed",
                         "original (losses), depth (losses), width (losses), vocabulary (losses)",
                         [name for name in ALL if "measure" in name]),
     "a name": ([("stages.vocabulary.name", "words")], "vocabulary is no longer there",
-               "vocabulary, result (answers)", ALL[12:]),
+               "vocabulary", ALL[15:]),
 }  # fmt: skip
 
 
@@ -519,7 +529,7 @@ def test_a_control_can_be_added_later(finished: Finished, tmp_path: Path) -> Non
     go(finished.recipe, out)
     go(finished.recipe, out, compare=["control"])
     assert contents(out) == done
-    with pytest.raises(UserError, match=r"invalidates width, vocabulary, result \(answers\), con"):
+    with pytest.raises(UserError, match=r"invalidates width, vocabulary, con"):
         go(as_changed(finished, "a recovery"), out)
 
 
@@ -609,7 +619,7 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
         change("stages.depth.recover.replicas", 2),
         r"depth: recover.replicas 2: one",
     )
-    yield "stage called result", change("stages.depth.name", "result"), "name 'result' is taken"
+    yield "stage called control", change("stages.depth.name", "control"), "'control' is taken"
 
 
 REFUSED = {name: (make, message) for name, make, message in _refused()}
@@ -732,10 +742,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_an_encoder_decoder_is_cut_and_recovered(filled: Finished) -> None:
     done = entries(filled.out)
-    assert list(done)[4:] == [
-        "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure",
-        "width/carve", "width/measure-cut", "width/recover", "width/measure",
-        "longer/recover", "longer/measure", "result/samples",
+    assert list(done)[5:] == [
+        "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure", "depth/answers",
+        "width/carve", "width/measure-cut", "width/recover", "width/measure", "width/answers",
+        "longer/recover", "longer/measure", "longer/answers",
         "control/recover", "control/measure",
         "at-once/carve", "at-once/measure-cut", "at-once/recover", "at-once/measure",
     ]  # fmt: skip
@@ -780,7 +790,7 @@ def test_killed_within_a_comparison_it_ends_in_the_same_bits(
     before = whole.index(f"{within}/recover")
     out.mkdir()
     (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:before]))
-    for name in {step.partition("/")[0] for step in whole[:before]} - {within, *SAME, "result"}:
+    for name in {step.partition("/")[0] for step in whole[:before]} - {within, *SAME}:
         shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
     recipe = filled.changed(("stages.longer.recover.save_every", 0))
     path = written(filled, tmp_path, recipe)
@@ -796,11 +806,9 @@ def test_killed_within_a_comparison_it_ends_in_the_same_bits(
 def test_comparisons_that_a_change_invalidates_are_named(filled: Finished, tmp_path: Path) -> None:
     out = filled.copied(tmp_path / "run")
     longer = filled.changed(("stages.longer.recover.learning_rate", 0.02))
-    with pytest.raises(UserError, match=r"result \(answers\), control \(dropped\), at-once \(dro"):
+    with pytest.raises(UserError, match=r"longer, control \(dropped\), at-once \(dro"):
         go(longer, out)
-    with pytest.raises(
-        UserError, match=r"longer, result \(answers\), control \(dropped\), at-once;"
-    ):
+    with pytest.raises(UserError, match=r"longer, control \(dropped\), at-once;"):
         go(longer, out, compare=["at-once"])
     said: list[str] = []
     go(longer, out, compare=["at-once"], redo=True, progress=Progress(say=said.append))
@@ -816,7 +824,7 @@ def test_a_half_done_training_is_not_lost_when_its_stage_is_renamed(
     out = tmp_path / "run"
     for name in ("depth", "width"):
         shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
-    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:12]))
+    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:15]))
     recipe = filled.changed(("stages.longer.recover.save_every", 0))
     training = out / "stages/longer/training"
     assert killed(forks, written(filled, tmp_path, recipe), out, saved_after(training, 0))
@@ -886,7 +894,7 @@ def test_a_run_can_be_reported_after_every_step(finished: Finished, tmp_path: Pa
 def test_a_run_without_recovery(finished: Finished, tmp_path: Path) -> None:
     stages = [{"name": "depth", "cut": {"drop_layers": "1-2"}}]
     result = go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run")
-    assert result.model.resolve().name == "carved"
+    assert result.model.resolve() == (tmp_path / "run/stages/depth/model").resolve()
     config = json.loads((result.model / "config.json").read_text())
     assert config["num_hidden_layers"] == 2
     (stage,) = summarise(result.directory).stages

@@ -37,7 +37,7 @@ def losses(loss: float, **more: Any) -> dict[str, Any]:
     return {"heldout": {"domain": measured}, **more}
 
 
-PROMPTS = {"prompts": ["Hello", "Why?"], "heldout": DOMAIN}
+PROMPTS = {"prompts": ["Hello", "Why?"], "answer_tokens": 8}
 RECOVERY = {
     "curve": [[64, 5.5], [100, 5.25]], "heldout_curve": [[100, {"domain": 5.0}]],
     "heldout": DOMAIN, "tokens": 100, "predicted": 90, "seconds": {"recover": 7.0},
@@ -49,7 +49,8 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
         {"name": "train", "role": "train", "documents": 2, "tokens": 50, "sha256": "t"},
         {"name": "domain", "role": "heldout", "documents": 1, "tokens": 9, "sha256": "h"},
     ]}, 0.5),
-    ("original/measure", PROMPTS, losses(4.0, answers=["a", "b"], tokens_per_second=20.0), 2.0),
+    ("original/measure", {"heldout": DOMAIN}, losses(4.0, tokens_per_second=20.0), 2.0),
+    ("original/answers", PROMPTS, {"answers": ["a", "b"]}, 0.5),
     ("depth/carve", {"cut": {"layers": 3, "by": "random"}},
      facts(80, words="4 -> 3 layers", cut=CUT, notes=["x: dropped"],
            seconds={"score": 3.0, "carve": 0.25}), 3.25),
@@ -59,13 +60,14 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
     }},
      facts(80, **RECOVERY), 7.5),
     ("depth/measure", {"heldout": DOMAIN}, losses(5.0, tokens_per_second=30.0), 1.25),
+    ("depth/answers", PROMPTS, {"answers": ["c", "d"]}, 0.5),
     ("words/carve", {"cut": {"vocab_size": 300, "by": None}},
      facts(70, words="vocabulary 320 -> 300", notes=[],
            cut={**CUT, "axes": {"vocab": {"size": 320, "keep": "0-299"}}},
            seconds={"score": 0.0, "carve": 0.5}), 0.75),
     ("words/measure-cut", {"heldout": DOMAIN, "speed": True},
      losses(5.5, tokens_per_second=31.0), 1.0),
-    ("result/samples", PROMPTS, {"answers": ["c", "d"]}, 0.5),
+    ("words/answers", PROMPTS, {"answers": ["e", "f"]}, 0.5),
     ("control/recover", {"recover": {}}, facts(100, **{**RECOVERY, "tokens": 1_000}), 9.0),
     ("control/measure", {"heldout": DOMAIN}, losses(3.5, tokens_per_second=21.0), 1.0),
 ]  # fmt: skip
@@ -87,7 +89,7 @@ def ledger(directory: Path, count: int, **changed: dict[str, Any]) -> Path:
 
 def test_a_whole_run(tmp_path: Path) -> None:
     summary = summarise(ledger(tmp_path / "small", len(STEPS)))
-    assert (summary.name, summary.command) == ("small", "regrow run 12")
+    assert (summary.name, summary.command) == ("small", "regrow run 14")
     assert summary.seconds == sum(step[3] for step in STEPS)
     assert summary.recipe_text == "name: x # <b>\n"
     assert [text.name for text in summary.texts] == ["train", "domain"]
@@ -103,9 +105,13 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert speeds == [20.0, 30.0, 31.0, 21.0]
     assert control.note == "the original, trained on 1,000 tokens too"
     assert list(summary.hashes) == ["original", "depth", "words"]
-    assert [(s.prompt, s.original, s.result) for s in summary.samples] == [
-        ("Hello", "a", "c"), ("Why?", "b", "d"),
+    assert [row.path for row in summary.models] == [
+        "", "stages/depth/model", "stages/words/model", "stages/control/model",
     ]  # fmt: skip
+    assert [(sample.prompt, sample.answers) for sample in summary.samples] == [
+        ("Hello", {"original": "a", "depth": "c", "words": "e"}),
+        ("Why?", {"original": "b", "depth": "d", "words": "f"}),
+    ]
 
 
 def test_what_a_stage_did(tmp_path: Path) -> None:
@@ -126,20 +132,24 @@ def test_what_a_stage_did(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "models", "done"),
-    [(1, 1, []), (4, 1, []), (5, 2, [False]), (6, 2, [False]), (7, 2, [False]), (8, 2, [True]),
-     (9, 3, [True, False]), (10, 3, [True, True]), (11, 3, [True, True])],
+    [(1, 1, []), (5, 1, []), (6, 2, [False]), (7, 2, [False]), (8, 2, [False]), (9, 2, [True]),
+     (11, 3, [True, False]), (12, 3, [True, True]), (13, 3, [True, True])],
 )  # fmt: skip
 def test_a_run_on_its_way(tmp_path: Path, count: int, models: int, done: list[bool]) -> None:
     summary = summarise(ledger(tmp_path, count))
     assert len(summary.models) == models
     assert [stage.done for stage in summary.stages] == done
-    if count >= 4:
-        assert [s.result for s in summary.samples] == (["c", "d"] if count > 10 else [None] * 2)
+    answered = {5: ["a"], 9: ["a"], 12: ["a", "c"], 13: ["a", "c", "e"]}
+    if count in answered:
+        assert list(summary.samples[0].answers.values()) == answered[count]
+    paths = {9: ["stages/depth/model"], 11: ["stages/depth/model", ""]}
+    if count in paths:
+        assert [row.path for row in summary.models[1:]] == paths[count]
 
 
 def test_a_curve_of_another_text_is_left_out(tmp_path: Path) -> None:
     other = {"heldout": {"domain": "b" * 64}}
-    assert summarise(ledger(tmp_path, 8, depth_measure=other)).stages[0].heldout_curve == ()
+    assert summarise(ledger(tmp_path, 9, depth_measure=other)).stages[0].heldout_curve == ()
 
 
 def test_no_run(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def long_words(summary: RunSummary) -> RunSummary:
             "name": word,
             "command": word,
             "models": tuple(rows),
-            "samples": (Sample(prompt=word, original=word, result=word),),
+            "samples": (Sample(prompt=word, answers={row.name: word for row in rows}),),
             "hashes": {word: word},
         }
     )

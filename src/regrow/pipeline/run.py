@@ -26,7 +26,7 @@ from regrow.evaluation.registry import (
     names_for,
 )
 from regrow.pipeline.ledger import LEDGER_FILE, Ledger, Step
-from regrow.pipeline.plan import ORIGINAL_ANSWERS, RunOptions, RunPlan, make_plan
+from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.run_checks import check_run
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
@@ -109,12 +109,13 @@ class _Run:
         self._measure(
             self.steps["original/measure"],
             self.original,
-            ("all", "of stages", "original and result"),
+            ("all", "of stages"),
         )
+        self._answer_prompts(self.steps["original/answers"], self.original)
         self._measure_references()
         for stage in self.recipe.stages:
             last = self._do_stage(stage, last)
-        self._answer_prompts(last)
+            self._answer_prompts(self.steps[f"{stage.name}/answers"], last)
         for stage in self.plan.comparisons:
             self._do_stage(stage, self.original)
 
@@ -155,12 +156,12 @@ class _Run:
         return facts
 
     def _do_stage(self, stage: Stage, source: ModelDirectory) -> ModelDirectory:
-        """Cut and recover the model `source`; the model of the stage."""
+        """Cut and recover the model `source`; the model of the stage, in its directory `model`."""
         directory = self.out / STAGES / stage.name
         directory.mkdir(parents=True, exist_ok=True)
         _remove_partial_files(directory)
         previous, recover_step = source, self.steps.get(f"{stage.name}/recover")
-        carved = ModelDirectory(directory / "carved")
+        carved = ModelDirectory(directory / ("carved" if recover_step else "model"))
         if stage.cut is not None:
             measured = self.steps[f"{stage.name}/measure-cut"]
             recovered = recover_step is not None and self.ledger.done(recover_step) is not None
@@ -241,8 +242,6 @@ class _Run:
             when = "after the cut" if step.kind == "measure-cut" else "held out"
             self.progress.say(f"{step.stage}: loss {when}: {losses}")
         self.clock.finish(step.name)
-        if "original and result" in models:
-            self.clock.finish(ORIGINAL_ANSWERS)
 
     def _measure_references(self) -> None:
         """Measure the losses of the original that mixtures try to reach again."""
@@ -337,26 +336,23 @@ class _Run:
             "seconds": {"recover": result.seconds},
         }
 
-    def _answer_prompts(self, model: ModelDirectory) -> None:
-        """Let the result answer the prompts."""
+    def _answer_prompts(self, step: Step, model: ModelDirectory) -> None:
+        """Let a model answer the prompts."""
 
         def answer() -> Mapping[str, Any]:
-            names = names_for("original and result")
-            found = self._evaluate(step, model.load(), model.tokenizer, names)
-            return {**found, "model": str(model.path)}
+            if not self.recipe.prompts:
+                return {"answers": []}
+            return self._evaluate(step, model.load(), model.tokenizer, names_for("answering"))
 
-        step = self.steps["result/samples"]
         self.recorder.once(step, "", answer)
-        self.clock.finish("result/samples")
+        self.clock.finish(step.name)
 
     def finish(self) -> Result:
         """Link the final model and write the report; where both are."""
         from regrow.pipeline.summary import summarise
         from regrow.report.page import write_page
 
-        last = self.recipe.stages[-1]
-        final = Path(STAGES, last.name, "model" if last.recover else "carved")
-        link_atomically(self.out / "model", final)
+        link_atomically(self.out / "model", Path(STAGES, self.recipe.stages[-1].name, "model"))
         report = self.out / "report.html"
         write_page(summarise(self.out), report)
         return Result(self.out, self.out / "model", report)

@@ -17,7 +17,10 @@ from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES, TRAINING_FILE, find_
 from regrow.training.settings import RecoverySettings
 
 _MAX_REASONS = 4
-_OUTPUTS = {"carve": ("carved",), "recover": ("training", "model", "exports", TRAINING_FILE)}
+_OUTPUTS = {
+    "carve": ("carved", "model"),
+    "recover": ("training", "model", "exports", TRAINING_FILE),
+}
 """What a step writes into the directory of its stage, by its kind."""
 
 

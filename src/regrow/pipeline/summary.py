@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import LEDGER_FILE, Entry, read_entries
-from regrow.pipeline.steps import AT_ONCE, CONTROL
+from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES
 from regrow.report.records import (
     KeptAxis,
     Machine,
@@ -128,6 +128,7 @@ def _model_row(
         name=name,
         role=role,
         note=note,
+        path=_path(name, made, cut),
         parameters=facts["parameters"],
         parameters_by_part=facts["parts"],
         vocabulary=facts["vocabulary"],
@@ -136,6 +137,12 @@ def _model_row(
         after_cut=_scores(cut),
         after_recovery=_scores(recovered),
     )
+
+
+def _path(name: str, made: Entry, measured_cut: Entry | None) -> str:
+    """The directory of the model `made` inside that of the run; empty if it will be removed."""
+    final = made.kind == "recover" or (made.kind == "carve" and _is_done_by_cut(measured_cut))
+    return f"{STAGES}/{name}/model" if final else ""
 
 
 def _scores(entry: Entry | None) -> dict[str, Score]:
@@ -249,13 +256,11 @@ def _kept(name: str, axis: AxisCut) -> KeptAxis:
 
 
 def _samples(entries: Entries) -> tuple[Sample, ...]:
-    before, after = entries.get("original/measure"), entries.get("result/samples")
-    if before is None:
-        return ()
-    prompts = before.inputs["prompts"]
-    originals = before.outputs["answers"]
-    results = after.outputs["answers"] if after else [None] * len(prompts)
-    return tuple(
-        Sample(prompt=prompt, original=original, result=result)
-        for prompt, original, result in zip(prompts, originals, results, strict=False)
-    )
+    found: dict[str, dict[str, str]] = {}
+    for entry in entries.values():
+        if entry.kind == "answers":
+            for prompt, answer in zip(
+                entry.inputs["prompts"], entry.outputs["answers"], strict=True
+            ):
+                found.setdefault(prompt, {})[entry.stage] = answer
+    return tuple(Sample(prompt=prompt, answers=answers) for prompt, answers in found.items())

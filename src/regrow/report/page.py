@@ -87,6 +87,8 @@ def render_page(summary: RunSummary) -> str:
         parts=_parts(original, result),
         staircase=_staircase(summary),
         stages=[_stage(number, row) for number, row in enumerate(summary.stages, 1)],
+        samples=[(each.prompt, tables.answers(summary, each)) for each in summary.samples],
+        has_paths=any(row.path for row in summary.models),
         evaluation=tables.evaluation_rows(summary),
         times=_times(summary.stages),
         started=f"{summary.started:%Y-%m-%d %H:%M %Z}".strip(),

@@ -51,6 +51,8 @@ class ModelRow(_Record):
     role: Literal["original", "stage", "comparison"]
     note: str = ""
     """What the model is, if its name does not say it."""
+    path: str = ""
+    """Its directory inside the directory of the run; empty if it is not there (yet)."""
     parameters: NonNegativeInt
     parameters_by_part: dict[str, NonNegativeInt] = Field(default_factory=dict)
     """embedding, attention, ffn, norms, head, ...; a tied head counts once, as embedding."""
@@ -160,11 +162,10 @@ class StageRow(_Record):
 
 
 class Sample(_Record):
-    """The answers of the original and of the result to one prompt."""
+    """The answers of models to one prompt, by the name of the model."""
 
     prompt: str
-    original: str | None = None
-    result: str | None = None
+    answers: dict[str, str] = Field(default_factory=dict)
 
 
 class EvaluationRow(_Record):

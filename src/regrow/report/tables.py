@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from regrow.common import numbers
-from regrow.report.records import ModelRow, RunSummary, Score
+from regrow.report.records import ModelRow, RunSummary, Sample, Score
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Row:
 
     name: str
     note: str
+    path: str
     role: str
     parameters: str
     change: str
@@ -64,6 +65,7 @@ def _row(row: ModelRow, original: ModelRow | None, texts: tuple[str, ...]) -> Ro
     return Row(
         name=row.name,
         note=row.note,
+        path=row.path,
         role=row.role,
         parameters=numbers.count(row.parameters),
         change=numbers.change(original.parameters, row.parameters) if smaller and original else "",
@@ -82,6 +84,25 @@ def _cells(row: ModelRow, text: str) -> tuple[Cell, Cell]:
 def _cell(score: Score | None) -> Cell:
     score = score or Score()
     return Cell(numbers.decimal(score.loss), numbers.decimal(score.bits_per_byte, 3))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of one model to a prompt; `text` is empty if the model wrote nothing."""
+
+    name: str
+    role: str
+    parameters: str
+    text: str
+
+
+def answers(summary: RunSummary, sample: Sample) -> list[Answer]:
+    """The answers to one prompt in the order of the models; models without one are left out."""
+    return [
+        Answer(row.name, row.role, numbers.count(row.parameters), sample.answers[row.name].strip())
+        for row in summary.models
+        if row.name in sample.answers
+    ]
 
 
 def legend(summary: RunSummary) -> str:
