@@ -8,6 +8,7 @@ import pytest
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import Entry, Ledger
 from regrow.pipeline.summary import summarise
+from regrow.report.outcomes import worse_lines
 
 DOMAIN = {"domain": "a" * 64}
 CUT = {
@@ -40,7 +41,8 @@ def losses(loss: float, **more: Any) -> dict[str, Any]:
 PROMPTS = {"prompts": ["Hello", "Why?"], "answer_tokens": 8}
 RECOVERY = {
     "curve": [[64, 5.5], [100, 5.25]], "heldout_curve": [[100, {"domain": 5.0}]],
-    "heldout": DOMAIN, "tokens": 100, "predicted": 90, "seconds": {"recover": 7.0},
+    "heldout": DOMAIN, "tokens": 100, "predicted": 90, "seconds": {"recover": 7.0, "measure": 0.5},
+    "kept": "trained", "trained": losses(5.0),
 }  # fmt: skip
 STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
     ("original", {}, facts(100, source=None), 1.0),
@@ -125,7 +127,7 @@ def test_what_a_stage_did(tmp_path: Path) -> None:
     assert depth.curve == ((64, 5.5), (100, 5.25))
     assert depth.heldout_curve == ((100, {"domain": 5.0}),)
     assert depth.seconds.model_dump() == {
-        "score": 3.0, "carve": 0.25, "recover": 7.0, "measure": 2.75,
+        "score": 3.0, "carve": 0.25, "recover": 7.0, "measure": 3.25,
     }  # fmt: skip
     assert words.seconds.recover is None
 
@@ -161,3 +163,33 @@ def test_no_run(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"ledger\.jsonl:1: damaged"):
         summarise(tmp_path)
+
+
+def test_what_a_recovery_did(tmp_path: Path) -> None:
+    depth, words = summarise(ledger(tmp_path, len(STEPS))).stages
+    assert depth.outcome is not None
+    assert (depth.outcome.unit, depth.outcome.kept) == ("bits per byte", "trained")
+    assert depth.outcome.texts == {"domain": (3.0, 2.5)}
+    assert words.outcome is None
+
+
+def test_a_recovery_that_did_not_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, inputs, outputs, seconds = STEPS[7]
+    worse = {**outputs, "kept": "before", "trained": losses(6.5)}
+    changed = [(name, inputs, worse, seconds), ("depth/measure", STEPS[8][1], losses(6.0), 1.0)]
+    monkeypatch.setattr(f"{__name__}.STEPS", [*STEPS[:7], *changed, *STEPS[9:]])
+    summary = summarise(ledger(tmp_path / "a", len(STEPS)))
+    outcome = summary.stages[0].outcome
+    assert outcome is not None
+    assert (outcome.texts, outcome.kept) == ({"domain": (3.0, 3.25)}, "before")
+    assert summary.models[1].note == "the weights before the recovery, which did not help"
+    # The losses of weights that are not kept are of the text of that time.
+    other = {"heldout": {"domain": "b" * 64}, "speed": False}
+    changed_text = ledger(tmp_path / "b", len(STEPS), **{"depth_measure-cut": other})
+    outcome = summarise(changed_text).stages[0].outcome
+    assert outcome is not None
+    assert outcome.texts == {}
+    assert worse_lines(outcome, "x") == [
+        "recovery did not help, so the model has the weights from before; the trained weights are "
+        "in x"
+    ]

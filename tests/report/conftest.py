@@ -14,6 +14,7 @@ from regrow.report.records import (
     Machine,
     MixtureRow,
     ModelRow,
+    Outcome,
     RunSummary,
     Sample,
     Score,
@@ -212,6 +213,24 @@ def smollm2() -> RunSummary:
             EvaluationRow(task="lambada_openai", metric="perplexity", before=18.7, after=41.2),
         ),
     )  # fmt: skip
+
+
+@pytest.fixture
+def mixed(smollm2: RunSummary) -> RunSummary:
+    """The same run, where a recovery helped on one text, and another did not help."""
+    width, vocabulary = (
+        stage.model_copy(update={"outcome": Outcome(unit="bits per byte", texts=texts, kept=kept)})
+        for stage, texts, kept in (
+            (smollm2.stages[1], {"stories": (1.106, 0.739), "prose": (1.357, 1.401)}, "trained"),
+            (smollm2.stages[2], {"stories": (0.744, 0.7442), "prose": (1.033, 1.041)}, "before"),
+        )
+    )
+    rows = list(smollm2.models)
+    worse = {**rows[2].after_recovery, "prose": Score(loss=4.45, bits_per_byte=1.401)}
+    rows[2] = rows[2].model_copy(update={"after_recovery": worse})
+    rows[3] = rows[3].model_copy(update={"after_recovery": rows[3].after_cut})
+    stages = (smollm2.stages[0], width, vocabulary)
+    return smollm2.model_copy(update={"models": tuple(rows), "stages": stages})
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_headline_and_sections(smollm2: RunSummary) -> None:
     outline = Outline(page)
     assert outline.titles(1) == ["smollm2-65m"]
     assert outline.titles(2) == [
-        "Models", "Warnings", "What each cut cost, and what grew back", "Answers",
+        "Models", "Warnings", "Loss after each cut and each recovery", "Answers",
         "Parameters by part", "depth", "width", "vocabulary", "Evaluation", "Time", "To repeat it",
     ]  # fmt: skip
 
@@ -263,3 +263,31 @@ def test_every_model_answers_and_is_found(smollm2: RunSummary) -> None:
     assert "width 84.3M nothing vocabulary 65.4M lived by the sea." in text
     assert "depth stages/depth/model 106.2M" in text
     assert text.count("stages/depth/model") == 1
+
+
+WORSE = [
+    "width: recovery made prose worse: 1.357 -> 1.401 bits per byte",
+    "vocabulary: recovery made prose worse: 1.033 -> 1.041 bits per byte",
+    "vocabulary: recovery did not help on average (0.888 -> 0.893 bits per byte), so the model has "
+    "the weights from before; the trained weights are in stages/vocabulary/trained",
+]
+
+
+def test_a_recovery_that_made_it_worse_is_shown_as_a_loss(
+    smollm2: RunSummary, mixed: RunSummary
+) -> None:
+    page = render_page(mixed)
+    found = re.findall(r'<li class="loss"><b>(.*?)</b> (.*?)</li>', page)
+    assert [f"{stage}: {text}" for stage, text in found] == [
+        line.replace("->", "→") for line in WORSE
+    ]
+    text = words(page)
+    assert "better on stories 1.106 → 0.739 ; worse on prose 1.357 → 1.401 bits per byte" in text
+    assert "worse on prose 1.033 → 1.041 ; unchanged on stories 0.744 bits per byte;" in text
+    assert text.count("not kept") == 1
+    assert page.count("line regrown worse") == 1
+    assert page.count("n recovered worse") == 1
+    for sign in ('class="loss"', "regrown worse", "recovered worse", "recovery that made"):
+        assert sign in page
+        assert sign not in render_page(smollm2)
+    assert "grew back" not in page

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from regrow.report.records import ModelRow, RunSummary, Sample
 from regrow.report.terminal import print_table
+from tests.report.test_page import WORSE
 
 
 def printed(summary: RunSummary, report: Path | None = None, width: int = 80) -> str:
@@ -97,3 +98,10 @@ def test_where_the_models_are(smollm2: RunSummary) -> None:
         "Models", "  depth  runs/x/stages/depth/model", "  width  runs/x/stages/width/model",
         "Report: runs/x/report.html",
     ]  # fmt: skip
+
+
+def test_a_recovery_that_made_it_worse_is_said(mixed: RunSummary, smollm2: RunSummary) -> None:
+    text = " ".join(printed(mixed).split())
+    for line in WORSE:
+        assert line in text
+    assert "worse" not in printed(smollm2)

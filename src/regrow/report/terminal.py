@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regrow.report import tables
+from regrow.report.outcomes import trained_path, worse_lines
 from regrow.report.records import RunSummary
 
 _HEADER = 8
@@ -35,6 +36,8 @@ def print_table(summary: RunSummary, console: Console, report: Path | None = Non
         if row.note:
             console.print(_plain(f"{row.name}: {row.note}", "dim"))
     for stage in summary.stages:
+        for line in worse_lines(stage.outcome, trained_path(stage)) if stage.outcome else ():
+            console.print(_plain(f"{stage.name}: {line}", "red"))
         for warning in stage.warnings:
             console.print(_plain(f"Warning, {stage.name}: {warning}", "yellow"))
     _print_answers(summary, console)
@@ -134,7 +137,8 @@ def _models(models: tables.ModelTable) -> Table:
 
 
 def _score(cell: tables.Cell, by_byte: bool) -> Text:
-    return Text(f"{cell.loss}\n{cell.bits_per_byte}".rstrip() if by_byte else cell.loss)
+    text = f"{cell.loss}\n{cell.bits_per_byte}".rstrip() if by_byte else cell.loss
+    return Text(text, style="red" if cell.worse else "")
 
 
 def _header(text: str, phase: str) -> Text:
