@@ -33,10 +33,12 @@ def print_table(summary: RunSummary, console: Console, report: Path | None = Non
         note = f"{tables.legend(summary)} {tables.comparison_note(summary)}"
         console.print(Text(note.strip(), style="dim"))
     for row in summary.models:
-        if row.note:
+        if row.note and row.role != "stage":  # a stage has more to say below
             console.print(_plain(f"{row.name}: {row.note}", "dim"))
+    directory = Path() if report is None else report.parent
     for stage in summary.stages:
-        for line in worse_lines(stage.outcome, trained_path(stage)) if stage.outcome else ():
+        trained = str(directory / trained_path(stage))
+        for line in worse_lines(stage.outcome, trained) if stage.outcome else ():
             console.print(_plain(f"{stage.name}: {line}", "red"))
         for warning in stage.warnings:
             console.print(_plain(f"Warning, {stage.name}: {warning}", "yellow"))
