@@ -23,6 +23,7 @@ import regrow
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
+from regrow.checkpoint.trained_weights import save_trained
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
 from regrow.evaluation.registry import EVALUATIONS, Evaluation
@@ -35,11 +36,11 @@ from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_
 Recipe = dict[str, Any]
 SAME = ["original", "recipe", "texts"]
 ALL = [
-    "original", "recipe", "texts", "original/measure",
-    "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure",
-    "width/carve", "width/measure-cut", "width/recover", "width/measure",
+    "original", "recipe", "texts", "original/measure", "original/answers",
+    "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure", "depth/answers",
+    "width/carve", "width/measure-cut", "width/recover", "width/measure", "width/answers",
     "vocabulary/carve", "vocabulary/measure-cut", "vocabulary/recover", "vocabulary/measure",
-    "result/samples",
+    "vocabulary/answers",
 ]  # fmt: skip
 
 
@@ -188,12 +189,12 @@ def test_training_helped(finished: Finished) -> None:
 
 def test_who_watches_sees_it_go_on(finished: Finished) -> None:
     assert finished.updates[0].stage == "original"
-    assert finished.updates[-1].stage == "result"
+    assert finished.updates[-1].stage == "vocabulary"
     for update in finished.updates:
         assert 0 <= update.share <= 1
         assert 0 <= update.seconds_left < math.inf
     stages = list(dict.fromkeys(update.stage for update in finished.updates))
-    assert stages == ["original", "depth", "width", "vocabulary", "result"]
+    assert stages == ["original", "depth", "width", "vocabulary"]
     losses = [u.loss for u in finished.updates if u.stage == "depth" and u.loss is not None]
     assert len(losses) == 5
     assert "depth: 4 -> 3 layers" in "\n".join(finished.said)
@@ -325,22 +326,32 @@ def test_what_killed_writes_left_is_swept(finished: Finished, tmp_path: Path) ->
 
 CHANGES: Mapping[str, tuple[list[tuple[str, Any]], str, str, list[str]]] = {
     "a size": ([("stages.width.cut.ffn", 20)], "width.cut.ffn: 24 -> 20",
-               "width, vocabulary, result (answers)", ALL[8:]),
+               "width, vocabulary", ALL[10:]),
     "a score": ([("stages.width.cut.by", "random")], "width.cut.by: nothing -> random",
-                "width, vocabulary, result (answers)", ALL[8:]),
+                "width, vocabulary", ALL[10:]),
     "a recovery": ([("stages.width.recover.tokens", 192)], "width.recover.tokens: 128 -> 192",
-                   "width, vocabulary, result (answers)", ALL[10:]),
+                   "width, vocabulary", ALL[12:]),
     "a prompt": ([("prompts", ["Rain"])], 'prompts: ["The river"] -> ["Rain"]',
-                 "original (losses), result (answers)", [ALL[3], ALL[16]]),
+                 "original (answers), depth (answers), width (answers), vocabulary (answers)",
+                 [name for name in ALL if "answers" in name]),
+    "the answers' length": ([("answer_tokens", 2)], "answer_tokens: 3 -> 2",
+                            "original (answers), depth (answers), width (answers), "
+                            "vocabulary (answers)", [name for name in ALL if "answers" in name]),
+    "a prompt and a held-out text": (
+        [("prompts", ["Rain"]), ("data.heldout.other", "train.jsonl")],
+        'data.heldout.other: changed; prompts: ["The river"] -> ["Rain"]',
+        "original (losses and answers), depth (losses and answers), width (losses and answers), "
+        "vocabulary (losses and answers)",
+        [name for name in ALL if "measure" in name or "answers" in name]),
     "the seed": ([("seed", 4)], "seed: 3 -> 4",
-                 "depth, width, vocabulary, result (answers)", ALL[4:]),
+                 "depth, width, vocabulary", ALL[5:]),
     "the train text": ([("data.train", "heldout.jsonl")], "data.train: changed",
-                       "depth, width, vocabulary, result (answers)", ALL[4:]),
+                       "depth, width, vocabulary", ALL[5:]),
     "a held-out text": ([("data.heldout.other", "train.jsonl")], "data.heldout.other: changed",
                         "original (losses), depth (losses), width (losses), vocabulary (losses)",
                         [name for name in ALL if "measure" in name]),
     "a name": ([("stages.vocabulary.name", "words")], "vocabulary is no longer there",
-               "vocabulary, result (answers)", ALL[12:]),
+               "vocabulary", ALL[15:]),
 }  # fmt: skip
 
 
@@ -519,7 +530,7 @@ def test_a_control_can_be_added_later(finished: Finished, tmp_path: Path) -> Non
     go(finished.recipe, out)
     go(finished.recipe, out, compare=["control"])
     assert contents(out) == done
-    with pytest.raises(UserError, match=r"invalidates width, vocabulary, result \(answers\), con"):
+    with pytest.raises(UserError, match=r"invalidates width, vocabulary, con"):
         go(as_changed(finished, "a recovery"), out)
 
 
@@ -609,7 +620,7 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
         change("stages.depth.recover.replicas", 2),
         r"depth: recover.replicas 2: one",
     )
-    yield "stage called result", change("stages.depth.name", "result"), "name 'result' is taken"
+    yield "stage called control", change("stages.depth.name", "control"), "'control' is taken"
 
 
 REFUSED = {name: (make, message) for name, make, message in _refused()}
@@ -701,6 +712,147 @@ def test_what_a_training_saved_makes_room_for_it(
         go(finished.recipe, out)
 
 
+# A recovery that does not help
+
+
+@pytest.fixture(scope="module")
+def unhelped(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Two recoveries that make the model worse, with and without a cut, and one that helps."""
+    home = tmp_path_factory.mktemp("unhelped")
+    far = {"learning_rate": 3.0, "save_every": 0}
+    stages = [
+        {"name": "depth", "cut": {"layers": 3, "calibration_tokens": 512},
+         "recover": recover(320, **far)},
+        {"name": "more", "recover": recover(128, **far)},
+        {"name": "width", "cut": {"ffn": 24, "calibration_tokens": 512}, "recover": recover(128)},
+    ]  # fmt: skip
+    recipe = finished.changed(("stages", stages))
+    said: list[str] = []
+    result = go(recipe, home / "run", progress=Progress(say=said.append))
+    return Finished(finished.home, recipe, home / "run", result, [], said)
+
+
+def test_weights_from_before_are_kept_if_a_recovery_does_not_help(unhelped: Finished) -> None:
+    done = entries(unhelped.out)
+    assert [done[f"{name}/recover"].outputs["kept"] for name in ("depth", "more", "width")] == [
+        "before", "before", "trained",
+    ]  # fmt: skip
+    carved = done["depth/carve"].outputs
+    for name in ("depth", "more"):
+        assert done[f"{name}/recover"].outputs["fingerprint"] == carved["fingerprint"]
+        stage = unhelped.out / "stages" / name
+        model, trained = contents(stage / "model"), contents(stage / "trained")
+        assert model.keys() == trained.keys()
+        assert [file for file in model if model[file] != trained[file]] == ["model.safetensors"]
+    assert done["width/recover"].outputs["fingerprint"] != carved["fingerprint"]
+    assert not (unhelped.out / "stages/width/trained").exists()
+
+
+def test_no_model_is_measured_as_worse_than_before_its_recovery(
+    unhelped: Finished, finished: Finished
+) -> None:
+    def mean(entry: Any) -> float:
+        losses = [float(loss["bits_per_byte"]) for loss in entry.outputs["heldout"].values()]
+        return sum(losses) / len(losses)
+
+    for run in (unhelped, finished):
+        done = entries(run.out)
+        for stage in summarise(run.out).stages:
+            before = done.get(f"{stage.name}/measure-cut") or done["depth/measure"]
+            assert mean(done[f"{stage.name}/measure"]) <= mean(before)
+    done = entries(unhelped.out)
+    assert done["more/measure"].outputs["heldout"] == done["depth/measure-cut"].outputs["heldout"]
+
+
+def test_it_is_said_which_weights_are_kept(unhelped: Finished) -> None:
+    said = "\n".join(unhelped.said)
+    for name in ("depth", "more"):
+        assert f"{name}: recovery made domain worse: " in said
+        assert f"{name}: recovery did not help on average (" in said
+        assert f"the trained weights are in {unhelped.out}/stages/{name}/trained" in said
+    assert "width: recovery did not help" not in said
+    page = (unhelped.out / "report.html").read_text(encoding="utf-8")
+    assert page.count("not kept") == 2
+    assert "the trained weights are in stages/more/trained" in page
+
+
+@pytest.mark.parametrize(
+    ("stage", "within"),
+    [("depth", "keep_untrained"), ("depth", "save_trained"), ("depth", "facts"),
+     ("more", "save_trained")],
+)  # fmt: skip
+def test_stopped_while_the_weights_from_before_are_kept_it_ends_in_the_same_bits(
+    unhelped: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, within: str
+) -> None:
+    out = tmp_path / "run"
+    lines_of = (unhelped.out / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    out.mkdir()
+    before = list(entries(unhelped.out)).index(f"{stage}/recover")
+    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:before]))
+    if stage == "more":
+        shutil.copytree(unhelped.out / "stages/depth", out / "stages/depth")
+
+    places = {
+        "keep_untrained": "regrow.pipeline.run.keep_untrained",
+        "save_trained": "regrow.checkpoint.trained_weights.save_trained",
+        "facts": "regrow.checkpoint.model_directory.ModelDirectory.facts",
+    }
+    saved: list[Path] = []
+
+    def stop(*given: Any, **_: Any) -> None:
+        if within == "save_trained" and not saved:  # first come the trained weights
+            saved.append(given[-1])
+            return save_trained(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places[within], stop)
+        if within == "facts":  # recording the recipe needs none
+            patch.setattr("regrow.pipeline.run._Run._record_inputs", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            go(unhelped.recipe, out)
+    assert f"{stage}/recover" not in entries(out)
+    assert any((out / f"stages/{stage}/training").iterdir())
+    go(unhelped.recipe, out)
+    assert_same_result(out, unhelped.out)
+
+
+def test_killed_while_the_weights_from_before_are_kept_it_ends_in_the_same_bits(
+    unhelped: Finished, forks: Any, tmp_path: Path
+) -> None:
+    recipe, out = written(unhelped, tmp_path), tmp_path / "run"
+    assert killed(forks, recipe, out, (out / "stages/depth/trained").exists)
+    go(unhelped.recipe, out)
+    assert_same_result(out, unhelped.out)
+
+
+def test_a_recovery_that_helps_after_all_leaves_nothing_of_the_other(
+    unhelped: Finished, tmp_path: Path
+) -> None:
+    out, stages = unhelped.copied(tmp_path / "run"), copy.deepcopy(unhelped.recipe["stages"])
+    stages[0]["recover"]["learning_rate"] = 0.01
+    go({**unhelped.recipe, "stages": stages}, out, redo=True)
+    assert entries(out)["depth/recover"].outputs["kept"] == "trained"
+    assert not (out / "stages/depth/trained").exists()
+
+
+def test_other_heldout_texts_change_no_weights_that_were_kept(
+    unhelped: Finished, tmp_path: Path
+) -> None:
+    out = unhelped.copied(tmp_path / "run")
+    text = str(unhelped.home / "train.jsonl")
+    go(unhelped.changed(("data.heldout.other", text)), out, redo=True)
+    before, after = entries(unhelped.out), entries(out)
+    assert after["more/recover"] == before["more/recover"]
+    other = {name: after[name].outputs["heldout"]["other"] for name in after if "/measure" in name}
+    assert other["more/measure"] == other["depth/measure"] == other["depth/measure-cut"]
+    assert other["more/measure"] != before["more/measure"].outputs["heldout"]["other"]
+    assert other["width/measure"] != other["width/measure-cut"]
+    outcome = summarise(out).stages[1].outcome
+    assert outcome is not None
+    assert list(outcome.texts) == ["domain"]
+
+
 # Encoder-decoders and comparisons
 
 
@@ -732,10 +884,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_an_encoder_decoder_is_cut_and_recovered(filled: Finished) -> None:
     done = entries(filled.out)
-    assert list(done)[4:] == [
-        "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure",
-        "width/carve", "width/measure-cut", "width/recover", "width/measure",
-        "longer/recover", "longer/measure", "result/samples",
+    assert list(done)[5:] == [
+        "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure", "depth/answers",
+        "width/carve", "width/measure-cut", "width/recover", "width/measure", "width/answers",
+        "longer/recover", "longer/measure", "longer/answers",
         "control/recover", "control/measure",
         "at-once/carve", "at-once/measure-cut", "at-once/recover", "at-once/measure",
     ]  # fmt: skip
@@ -780,7 +932,7 @@ def test_killed_within_a_comparison_it_ends_in_the_same_bits(
     before = whole.index(f"{within}/recover")
     out.mkdir()
     (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:before]))
-    for name in {step.partition("/")[0] for step in whole[:before]} - {within, *SAME, "result"}:
+    for name in {step.partition("/")[0] for step in whole[:before]} - {within, *SAME}:
         shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
     recipe = filled.changed(("stages.longer.recover.save_every", 0))
     path = written(filled, tmp_path, recipe)
@@ -796,11 +948,9 @@ def test_killed_within_a_comparison_it_ends_in_the_same_bits(
 def test_comparisons_that_a_change_invalidates_are_named(filled: Finished, tmp_path: Path) -> None:
     out = filled.copied(tmp_path / "run")
     longer = filled.changed(("stages.longer.recover.learning_rate", 0.02))
-    with pytest.raises(UserError, match=r"result \(answers\), control \(dropped\), at-once \(dro"):
+    with pytest.raises(UserError, match=r"longer, control \(dropped\), at-once \(dro"):
         go(longer, out)
-    with pytest.raises(
-        UserError, match=r"longer, result \(answers\), control \(dropped\), at-once;"
-    ):
+    with pytest.raises(UserError, match=r"longer, control \(dropped\), at-once;"):
         go(longer, out, compare=["at-once"])
     said: list[str] = []
     go(longer, out, compare=["at-once"], redo=True, progress=Progress(say=said.append))
@@ -816,7 +966,7 @@ def test_a_half_done_training_is_not_lost_when_its_stage_is_renamed(
     out = tmp_path / "run"
     for name in ("depth", "width"):
         shutil.copytree(filled.out / "stages" / name, out / "stages" / name)
-    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:12]))
+    (out / "ledger.jsonl").write_bytes(b"".join(lines_of[:15]))
     recipe = filled.changed(("stages.longer.recover.save_every", 0))
     training = out / "stages/longer/training"
     assert killed(forks, written(filled, tmp_path, recipe), out, saved_after(training, 0))
@@ -886,7 +1036,7 @@ def test_a_run_can_be_reported_after_every_step(finished: Finished, tmp_path: Pa
 def test_a_run_without_recovery(finished: Finished, tmp_path: Path) -> None:
     stages = [{"name": "depth", "cut": {"drop_layers": "1-2"}}]
     result = go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run")
-    assert result.model.resolve().name == "carved"
+    assert result.model.resolve() == (tmp_path / "run/stages/depth/model").resolve()
     config = json.loads((result.model / "config.json").read_text())
     assert config["num_hidden_layers"] == 2
     (stage,) = summarise(result.directory).stages

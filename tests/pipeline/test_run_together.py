@@ -130,3 +130,20 @@ def test_a_run_that_cannot_be_is_refused_in_one_line(home: Path, together: Toget
     assert together.run(process, (str(recipe), str(home / "wrong")), log) == [2, 2]
     (line,) = log.read_text().splitlines()
     assert line.startswith("regrow: stages: width: layers: 9 is not between")
+
+
+def test_weights_from_before_are_kept_if_training_together_does_not_help(
+    home: Path, together: Together
+) -> None:
+    recipe = yaml.safe_load((home / "recipe.yaml").read_text(encoding="utf-8"))
+    del recipe["stages"][1]
+    recipe["stages"][0]["recover"]["learning_rate"] = 3.0
+    path, out, log = home / "worse.yaml", home / "worse", home / "worse.log"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert together.run(process, (str(path), str(out)), log) == [0, 0], log.read_text()
+    done = entries(out)
+    assert done["depth/recover"].outputs["kept"] == "before"
+    assert (out / "stages/depth/trained/model.safetensors").is_file()
+    for step in ("depth/recover", "depth/carve"):
+        kept = entries(home / "alone")["depth/carve"].outputs["fingerprint"]
+        assert done[step].outputs["fingerprint"] == kept

@@ -8,6 +8,7 @@ import pytest
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import Entry, Ledger
 from regrow.pipeline.summary import summarise
+from regrow.report.outcomes import worse_lines
 
 DOMAIN = {"domain": "a" * 64}
 CUT = {
@@ -37,10 +38,11 @@ def losses(loss: float, **more: Any) -> dict[str, Any]:
     return {"heldout": {"domain": measured}, **more}
 
 
-PROMPTS = {"prompts": ["Hello", "Why?"], "heldout": DOMAIN}
+PROMPTS = {"prompts": ["Hello", "Why?"], "answer_tokens": 8}
 RECOVERY = {
     "curve": [[64, 5.5], [100, 5.25]], "heldout_curve": [[100, {"domain": 5.0}]],
-    "heldout": DOMAIN, "tokens": 100, "predicted": 90, "seconds": {"recover": 7.0},
+    "heldout": DOMAIN, "tokens": 100, "predicted": 90, "seconds": {"recover": 7.0, "measure": 0.5},
+    "kept": "trained", "trained": losses(5.0),
 }  # fmt: skip
 STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
     ("original", {}, facts(100, source=None), 1.0),
@@ -49,7 +51,8 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
         {"name": "train", "role": "train", "documents": 2, "tokens": 50, "sha256": "t"},
         {"name": "domain", "role": "heldout", "documents": 1, "tokens": 9, "sha256": "h"},
     ]}, 0.5),
-    ("original/measure", PROMPTS, losses(4.0, answers=["a", "b"], tokens_per_second=20.0), 2.0),
+    ("original/measure", {"heldout": DOMAIN}, losses(4.0, tokens_per_second=20.0), 2.0),
+    ("original/answers", PROMPTS, {"answers": ["a", "b"]}, 0.5),
     ("depth/carve", {"cut": {"layers": 3, "by": "random"}},
      facts(80, words="4 -> 3 layers", cut=CUT, notes=["x: dropped"],
            seconds={"score": 3.0, "carve": 0.25}), 3.25),
@@ -59,13 +62,14 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
     }},
      facts(80, **RECOVERY), 7.5),
     ("depth/measure", {"heldout": DOMAIN}, losses(5.0, tokens_per_second=30.0), 1.25),
+    ("depth/answers", PROMPTS, {"answers": ["c", "d"]}, 0.5),
     ("words/carve", {"cut": {"vocab_size": 300, "by": None}},
      facts(70, words="vocabulary 320 -> 300", notes=[],
            cut={**CUT, "axes": {"vocab": {"size": 320, "keep": "0-299"}}},
            seconds={"score": 0.0, "carve": 0.5}), 0.75),
     ("words/measure-cut", {"heldout": DOMAIN, "speed": True},
      losses(5.5, tokens_per_second=31.0), 1.0),
-    ("result/samples", PROMPTS, {"answers": ["c", "d"]}, 0.5),
+    ("words/answers", PROMPTS, {"answers": ["e", "f"]}, 0.5),
     ("control/recover", {"recover": {}}, facts(100, **{**RECOVERY, "tokens": 1_000}), 9.0),
     ("control/measure", {"heldout": DOMAIN}, losses(3.5, tokens_per_second=21.0), 1.0),
 ]  # fmt: skip
@@ -87,7 +91,7 @@ def ledger(directory: Path, count: int, **changed: dict[str, Any]) -> Path:
 
 def test_a_whole_run(tmp_path: Path) -> None:
     summary = summarise(ledger(tmp_path / "small", len(STEPS)))
-    assert (summary.name, summary.command) == ("small", "regrow run 12")
+    assert (summary.name, summary.command) == ("small", "regrow run 14")
     assert summary.seconds == sum(step[3] for step in STEPS)
     assert summary.recipe_text == "name: x # <b>\n"
     assert [text.name for text in summary.texts] == ["train", "domain"]
@@ -103,9 +107,13 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert speeds == [20.0, 30.0, 31.0, 21.0]
     assert control.note == "the original, trained on 1,000 tokens too"
     assert list(summary.hashes) == ["original", "depth", "words"]
-    assert [(s.prompt, s.original, s.result) for s in summary.samples] == [
-        ("Hello", "a", "c"), ("Why?", "b", "d"),
+    assert [row.path for row in summary.models] == [
+        "", "stages/depth/model", "stages/words/model", "stages/control/model",
     ]  # fmt: skip
+    assert [(sample.prompt, sample.answers) for sample in summary.samples] == [
+        ("Hello", {"original": "a", "depth": "c", "words": "e"}),
+        ("Why?", {"original": "b", "depth": "d", "words": "f"}),
+    ]
 
 
 def test_what_a_stage_did(tmp_path: Path) -> None:
@@ -119,27 +127,31 @@ def test_what_a_stage_did(tmp_path: Path) -> None:
     assert depth.curve == ((64, 5.5), (100, 5.25))
     assert depth.heldout_curve == ((100, {"domain": 5.0}),)
     assert depth.seconds.model_dump() == {
-        "score": 3.0, "carve": 0.25, "recover": 7.0, "measure": 2.75,
+        "score": 3.0, "carve": 0.25, "recover": 7.0, "measure": 3.25,
     }  # fmt: skip
     assert words.seconds.recover is None
 
 
 @pytest.mark.parametrize(
     ("count", "models", "done"),
-    [(1, 1, []), (4, 1, []), (5, 2, [False]), (6, 2, [False]), (7, 2, [False]), (8, 2, [True]),
-     (9, 3, [True, False]), (10, 3, [True, True]), (11, 3, [True, True])],
+    [(1, 1, []), (5, 1, []), (6, 2, [False]), (7, 2, [False]), (8, 2, [False]), (9, 2, [True]),
+     (11, 3, [True, False]), (12, 3, [True, True]), (13, 3, [True, True])],
 )  # fmt: skip
 def test_a_run_on_its_way(tmp_path: Path, count: int, models: int, done: list[bool]) -> None:
     summary = summarise(ledger(tmp_path, count))
     assert len(summary.models) == models
     assert [stage.done for stage in summary.stages] == done
-    if count >= 4:
-        assert [s.result for s in summary.samples] == (["c", "d"] if count > 10 else [None] * 2)
+    answered = {5: ["a"], 9: ["a"], 12: ["a", "c"], 13: ["a", "c", "e"]}
+    if count in answered:
+        assert list(summary.samples[0].answers.values()) == answered[count]
+    paths = {9: ["stages/depth/model"], 11: ["stages/depth/model", ""]}
+    if count in paths:
+        assert [row.path for row in summary.models[1:]] == paths[count]
 
 
 def test_a_curve_of_another_text_is_left_out(tmp_path: Path) -> None:
     other = {"heldout": {"domain": "b" * 64}}
-    assert summarise(ledger(tmp_path, 8, depth_measure=other)).stages[0].heldout_curve == ()
+    assert summarise(ledger(tmp_path, 9, depth_measure=other)).stages[0].heldout_curve == ()
 
 
 def test_no_run(tmp_path: Path) -> None:
@@ -151,3 +163,33 @@ def test_no_run(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"ledger\.jsonl:1: damaged"):
         summarise(tmp_path)
+
+
+def test_what_a_recovery_did(tmp_path: Path) -> None:
+    depth, words = summarise(ledger(tmp_path, len(STEPS))).stages
+    assert depth.outcome is not None
+    assert (depth.outcome.unit, depth.outcome.kept) == ("bits per byte", "trained")
+    assert depth.outcome.texts == {"domain": (3.0, 2.5)}
+    assert words.outcome is None
+
+
+def test_a_recovery_that_did_not_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, inputs, outputs, seconds = STEPS[7]
+    worse = {**outputs, "kept": "before", "trained": losses(6.5)}
+    changed = [(name, inputs, worse, seconds), ("depth/measure", STEPS[8][1], losses(6.0), 1.0)]
+    monkeypatch.setattr(f"{__name__}.STEPS", [*STEPS[:7], *changed, *STEPS[9:]])
+    summary = summarise(ledger(tmp_path / "a", len(STEPS)))
+    outcome = summary.stages[0].outcome
+    assert outcome is not None
+    assert (outcome.texts, outcome.kept) == ({"domain": (3.0, 3.25)}, "before")
+    assert summary.models[1].note == "the weights before the recovery, which did not help"
+    # The losses of weights that are not kept are of the text of that time.
+    other = {"heldout": {"domain": "b" * 64}, "speed": False}
+    changed_text = ledger(tmp_path / "b", len(STEPS), **{"depth_measure-cut": other})
+    outcome = summarise(changed_text).stages[0].outcome
+    assert outcome is not None
+    assert outcome.texts == {}
+    assert worse_lines(outcome, "x") == [
+        "recovery did not help, so the model has the weights from before; the trained weights are "
+        "in x"
+    ]

@@ -61,7 +61,7 @@ def trained(home: Path) -> Path:
 
 def outputs(out: Path, kind: str = "recover", stage: str = "train") -> Any:
     """What the ledger says of a step."""
-    return read_entries(out / "ledger.jsonl")[f"{stage}/{kind}"].outputs
+    return read_entries(out / "ledger.jsonl")[f"{stage}/{kind}".rstrip("/")].outputs
 
 
 def test_a_model_is_trained_and_plain(home: Path, trained: Path) -> None:
@@ -293,3 +293,22 @@ def test_under_torchrun_one_process_speaks_and_writes(home: Path, trained: Path)
     assert {path.name for path in out.iterdir()} == FILES
     assert drawn(out) == approximately(alone["curve"])
     load_model(out / "stages/train/exports/step-00000004")
+
+
+def test_a_training_that_does_not_help_is_said(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    given = [f"--{name}={home / file}" for name, file in
+             (("text", "text.jsonl"), ("heldout", "heldout.jsonl"))]  # fmt: skip
+    settings = [f"--set={key}={value}" for key, value in (SETTINGS | {"tokens": 256}).items()]
+    command = ["train", str(home / "tiny"), *given, *settings, "--set=learning_rate=3.0", str(path)]
+    result = CliRunner().invoke(app.app, command)
+    assert result.exit_code == 0, result.output
+    assert "training made heldout worse: " in result.output
+    assert (
+        "training did not help, so the model has the weights from before; the trained weights are "
+        f"in {path}/stages/train/trained" in result.output
+    )
+    recorded = outputs(path)
+    assert recorded["fingerprint"] == outputs(path, "", "original")["fingerprint"]
+    loss = recorded["trained"]["heldout"]["heldout"]["loss_per_token"]
+    assert f"loss    {loss:.4f} nats" in result.output

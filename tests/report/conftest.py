@@ -14,6 +14,7 @@ from regrow.report.records import (
     Machine,
     MixtureRow,
     ModelRow,
+    Outcome,
     RunSummary,
     Sample,
     Score,
@@ -112,13 +113,13 @@ def smollm2() -> RunSummary:
     rows = [
         model("SmolLM2-135M", "original", (30, 1536, 49152), 41.3,
               after_recovery=scores(stories=(2.12, 0.742), prose=(2.99, 0.941))),
-        model("depth", "stage", (22, 1536, 49152), 54.0,
+        model("depth", "stage", (22, 1536, 49152), 54.0, path="stages/depth/model",
               after_cut=scores(stories=(3.41, 1.193), prose=(3.70, 1.165)),
               after_recovery=scores(stories=(2.03, 0.711), prose=(3.04, 0.957))),
-        model("width", "stage", (22, 960, 49152), 66.8,
+        model("width", "stage", (22, 960, 49152), 66.8, path="stages/width/model",
               after_cut=scores(stories=(3.16, 1.106), prose=(4.31, 1.357)),
               after_recovery=scores(stories=(2.11, 0.739), prose=(3.21, 1.011))),
-        model("vocabulary", "stage", (22, 960, 16384), 83.2,
+        model("vocabulary", "stage", (22, 960, 16384), 83.2, path="stages/vocabulary/model",
               after_cut=scores(stories=(2.09, 0.744), prose=(3.05, 1.033)),
               after_recovery=scores(stories=(2.02, 0.719), prose=(3.00, 1.016))),
         model("control", "comparison", (22, 960, 16384), 83.1,
@@ -186,19 +187,24 @@ def smollm2() -> RunSummary:
         samples=(
             Sample(
                 prompt="Once upon a time there was a small boat that",
-                original=" was very old. It had been in the harbor for many years, and nobody "
-                "wanted to sail it any more. One day a girl named Lily came to the harbor with "
-                "her father.\n\n\"Can we take this one?\" she asked.",
-                result=" lived by the sea. The boat loved to sail and to see the fish jump. One "
-                "day a big storm came, and the boat was afraid. A kind whale saw the boat "
-                "and said, \"Do not be afraid. I will help you.\"",
+                answers={
+                    "SmolLM2-135M": " was very old. It had been in the harbor for many years.\n\n"
+                    "\"Can we take this one?\" a girl named Lily asked her father.",
+                    "depth": " was very old, and nobody wanted to sail it any more.",
+                    "width": "",
+                    "vocabulary": " lived by the sea. The boat loved to see the fish jump. One day "
+                    "a big storm came, and the boat was afraid.",
+                },
             ),
             Sample(
                 prompt="The main reason why bread rises is",
-                original=" that the yeast produces carbon dioxide, which is trapped in the dough "
-                "by the gluten.",
-                result=" that the yeast in the dough makes a gas. The gas makes bubbles and the "
-                "bread grows.",
+                answers={
+                    "SmolLM2-135M": " that the yeast produces carbon dioxide, which the gluten "
+                    "holds in the dough.",
+                    "depth": " that the yeast in the dough makes a gas.",
+                    "width": " that the dough makes a gas. The gas makes bubbles.",
+                    "vocabulary": " the gas. The gas makes bubbles and the bread grows.",
+                },
             ),
         ),
         evaluation=(
@@ -207,6 +213,24 @@ def smollm2() -> RunSummary:
             EvaluationRow(task="lambada_openai", metric="perplexity", before=18.7, after=41.2),
         ),
     )  # fmt: skip
+
+
+@pytest.fixture
+def mixed(smollm2: RunSummary) -> RunSummary:
+    """The same run, where a recovery helped on one text, and another did not help."""
+    width, vocabulary = (
+        stage.model_copy(update={"outcome": Outcome(unit="bits per byte", texts=texts, kept=kept)})
+        for stage, texts, kept in (
+            (smollm2.stages[1], {"stories": (1.106, 0.739), "prose": (1.357, 1.401)}, "trained"),
+            (smollm2.stages[2], {"stories": (0.744, 0.7442), "prose": (1.033, 1.041)}, "before"),
+        )
+    )
+    rows = list(smollm2.models)
+    worse = {**rows[2].after_recovery, "prose": Score(loss=4.45, bits_per_byte=1.401)}
+    rows[2] = rows[2].model_copy(update={"after_recovery": worse})
+    rows[3] = rows[3].model_copy(update={"after_recovery": rows[3].after_cut})
+    stages = (smollm2.stages[0], width, vocabulary)
+    return smollm2.model_copy(update={"models": tuple(rows), "stages": stages})
 
 
 @pytest.fixture

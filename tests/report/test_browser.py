@@ -42,7 +42,9 @@ addEventListener("load", () => {{
       row: style(".models tbody tr").display,
       paper: style("body").backgroundColor,
       inks: Object.fromEntries(["body", ".note", ".headline .from", ".headline strong", ".delta",
-        "thead th", ".comparison td", ".boxes .out"].map(part => [part, style(part).color])),
+        "thead th", ".comparison td", ".boxes .out", ".models .worse b", ".lines .worse",
+        ".lines .better", ".answers dt", ".answers dd small"]
+        .map(part => [part, style(part).color])),
       box: [style(".boxes .in").color, style(".boxes .in").backgroundColor],
       scripts: page.querySelectorAll("script").length,
     }};
@@ -68,7 +70,7 @@ def long_words(summary: RunSummary) -> RunSummary:
             "name": word,
             "command": word,
             "models": tuple(rows),
-            "samples": (Sample(prompt=word, original=word, result=word),),
+            "samples": (Sample(prompt=word, answers={row.name: word for row in rows}),),
             "hashes": {word: word},
         }
     )
@@ -93,8 +95,8 @@ def measure(
     return told
 
 
-def test_nothing_overflows(smollm2: RunSummary, openba: RunSummary, tmp_path: Path) -> None:
-    pages = [render_page(run) for run in (smollm2, openba, long_words(smollm2))]
+def test_nothing_overflows(mixed: RunSummary, openba: RunSummary, tmp_path: Path) -> None:
+    pages = [render_page(run) for run in (mixed, openba, long_words(mixed))]
     printed = [page.replace("@media print", "@media all") for page in pages]
     told = measure(
         [(page, width) for width in (390, 1100) for page in pages]
@@ -123,8 +125,8 @@ def contrast(a: str, b: str) -> float:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_is_legible_in_light_and_dark(smollm2: RunSummary, tmp_path: Path, dark: bool) -> None:
-    (told,) = measure([(render_page(smollm2), 1100)], tmp_path, dark)
+def test_text_is_legible_in_light_and_dark(mixed: RunSummary, tmp_path: Path, dark: bool) -> None:
+    (told,) = measure([(render_page(mixed), 1100)], tmp_path, dark)
     assert (contrast(told["paper"], "rgb(0, 0, 0)") < 2) == dark
     for part, colour in told["inks"].items():
         least = 3.0 if part == ".headline .from" else 4.5  # large text

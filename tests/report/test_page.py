@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from regrow.report.page import render_page, write_page
-from regrow.report.records import EvaluationRow, KeptAxis, RunSummary, Sample, StageRow, Text
+from regrow.report.records import EvaluationRow, KeptAxis, RunSummary, StageRow, Text
 
 VOID = {"meta", "link", "br"}
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}"
@@ -57,17 +57,17 @@ def test_headline_and_sections(smollm2: RunSummary) -> None:
     outline = Outline(page)
     assert outline.titles(1) == ["smollm2-65m"]
     assert outline.titles(2) == [
-        "Models", "Warnings", "What each cut cost, and what grew back", "Parameters by part",
-        "depth", "width", "vocabulary", "Samples", "Evaluation", "Time", "To repeat it",
+        "Models", "Warnings", "Loss after each cut and each recovery", "Answers",
+        "Parameters by part", "depth", "width", "vocabulary", "Evaluation", "Time", "To repeat it",
     ]  # fmt: skip
 
 
 def test_the_table_holds_what_was_measured(smollm2: RunSummary) -> None:
     text = words(render_page(smollm2))
     assert (
-        "depth 106.2M \N{MINUS SIGN}21% 212 MB 54.0 3.41 1.193 2.03 0.711 3.70 1.165 3.04 0.957"
-        in text
-    )
+        "depth stages/depth/model 106.2M \N{MINUS SIGN}21% 212 MB 54.0 "
+        "3.41 1.193 2.03 0.711 3.70 1.165 3.04 0.957"
+    ) in text
     assert "SmolLM2-135M 134.5M 269 MB 41.3 2.12 0.742 2.99 0.941" in text
     assert "arc_easy acc_norm 0.582 0.471 \N{MINUS SIGN}0.111" in text
 
@@ -99,7 +99,7 @@ def hostile(summary: RunSummary) -> RunSummary:
 
     data = summary.model_dump()
     data["models"] = [
-        {**row, "name": HOSTILE, "note": HOSTILE,
+        {**row, "name": HOSTILE, "note": HOSTILE, "path": HOSTILE,
          "parameters_by_part": {HOSTILE: row["parameters"]},
          "after_recovery": {HOSTILE: {"loss": 2.0, "bits_per_byte": 0.9}},
          "after_cut": {HOSTILE: {"loss": 3.0, "bits_per_byte": 1.1}}}
@@ -108,8 +108,9 @@ def hostile(summary: RunSummary) -> RunSummary:
     data["texts"] = [{**row, "name": HOSTILE, "sha256": HOSTILE} for row in data["texts"]]
     data["machine"] = {**data["machine"], "cpu": HOSTILE}
     data["versions"] = data["hashes"] = {HOSTILE: HOSTILE}
-    for key in ("name", "command", "recipe_text", "samples", "evaluation"):
+    for key in ("name", "command", "recipe_text", "evaluation"):
         data[key] = poison(data[key])
+    data["samples"] = [{"prompt": HOSTILE, "answers": {HOSTILE: HOSTILE}}]
     for stage in data["stages"]:
         for key in ("name", "cut", "recovery", "warnings"):
             stage[key] = poison(stage[key])
@@ -216,7 +217,6 @@ def test_absent_and_diverged_values(bare: RunSummary) -> None:
                 EvaluationRow(task="a", metric="acc", before=0.5),
                 EvaluationRow(task="b", metric="ppl", before=12.0, after=float("inf")),
             ),
-            "samples": (Sample(prompt="p", result="only this"),),
             "texts": (Text(name="one", role="heldout", documents=1),),
         }
     )
@@ -224,7 +224,6 @@ def test_absent_and_diverged_values(bare: RunSummary) -> None:
     assert "a acc 0.500 \N{EN DASH}" in text
     assert "b ppl 12.0 diverged" in text
     assert "one held out, 1 document" in text
-    assert "original only" not in text
 
 
 def test_tables_name_their_headers_and_pictures_their_content(smollm2: RunSummary) -> None:
@@ -256,3 +255,39 @@ def test_the_file_is_replaced_as_a_whole(
         write_page(bare, path)
     assert path.read_text(encoding="utf-8") == render_page(smollm2)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_model_answers_and_is_found(smollm2: RunSummary) -> None:
+    text = words(render_page(smollm2))
+    assert "The main reason why bread rises is SmolLM2-135M 134.5M that the yeast produces" in text
+    assert "width 84.3M nothing vocabulary 65.4M lived by the sea." in text
+    assert "depth stages/depth/model 106.2M" in text
+    assert text.count("stages/depth/model") == 1
+
+
+WORSE = [
+    "width: recovery made prose worse: 1.357 -> 1.401 bits per byte",
+    "vocabulary: recovery made prose worse: 1.033 -> 1.041 bits per byte",
+    "vocabulary: recovery did not help on average (0.888 -> 0.893 bits per byte), so the model has "
+    "the weights from before; the trained weights are in stages/vocabulary/trained",
+]
+
+
+def test_a_recovery_that_made_it_worse_is_shown_as_a_loss(
+    smollm2: RunSummary, mixed: RunSummary
+) -> None:
+    page = render_page(mixed)
+    found = re.findall(r'<li class="loss"><b>(.*?)</b> (.*?)</li>', page)
+    assert [f"{stage}: {text}" for stage, text in found] == [
+        line.replace("->", "→") for line in WORSE
+    ]
+    text = words(page)
+    assert "better on stories 1.106 → 0.739 ; worse on prose 1.357 → 1.401 bits per byte" in text
+    assert "worse on prose 1.033 → 1.041 ; unchanged on stories 0.744 bits per byte;" in text
+    assert text.count("not kept") == 1
+    assert page.count("line regrown worse") == 1
+    assert page.count("n recovered worse") == 1
+    for sign in ('class="loss"', "regrown worse", "recovered worse", "recovery that made"):
+        assert sign in page
+        assert sign not in render_page(smollm2)
+    assert "grew back" not in page

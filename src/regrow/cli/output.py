@@ -153,6 +153,8 @@ def print_trained(result: "Trained", as_json: bool) -> None:
         OUT.print(f"{result.skipped:,} steps skipped", markup=False)
     _, loss = result.heldout[-1]
     OUT.print(f"loss    {loss:.4f} nats per token held out", markup=False)
+    for note in result.notes:
+        OUT.print(note, markup=False, soft_wrap=True, style="red")
     OUT.print(f"model   {result.model}", markup=False, soft_wrap=True)
 
 

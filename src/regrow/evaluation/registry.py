@@ -49,9 +49,9 @@ def _answers(model: Any, tokenizer: Any, data: EvaluationData) -> list[str]:
     return [generate(model, tokenizer, prompt, data.answer_tokens) for prompt in data.prompts]
 
 
-Models = Literal["all", "of stages", "original and result"]
+Models = Literal["all", "of stages", "answering"]
 """The models of a run that are evaluated: all of them; all but those that are cut and not yet
-trained; the first and the last."""
+trained; those that answer the prompts, which are the original and the model of each stage."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Evaluation:
 EVALUATIONS: Mapping[str, Evaluation] = {
     "heldout": Evaluation(_heldout, "all", "measuring the losses"),
     "tokens_per_second": Evaluation(_tokens_per_second, "of stages", "measuring the speed"),
-    "answers": Evaluation(_answers, "original and result", "answering the prompts"),
+    "answers": Evaluation(_answers, "answering", "answering the prompts"),
 }
 """All evaluations by name, in the order in which they are done."""
 

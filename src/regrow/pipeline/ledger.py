@@ -33,10 +33,10 @@ class Step:
     """A planned step.
 
     Attributes:
-        stage: A stage of the recipe, `original`, `result`, or a comparison; or a record about the
-            run itself: `recipe`, `texts`.
-        kind: What is done: `carve`, `measure-cut`, `recover`, `measure`, ...; empty for `original`,
-            `recipe` and `texts`.
+        stage: A stage of the recipe, `original`, or a comparison; or a record about the run:
+            `recipe`, `texts`.
+        kind: What is done: `carve`, `measure-cut`, `recover`, `measure`, `answers`, ...; empty for
+            `original`, `recipe` and `texts`.
         inputs: The inputs of the step.
         key: A hash of what decides the step's result, and of all steps before it.
     """

@@ -43,8 +43,6 @@ from regrow.surgery.extend import ensure_tokens
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
 
-ORIGINAL_ANSWERS = "original/answers"
-"""The part of measuring the original in which it answers the prompts, for the time left."""
 _NOTHING_TO_COMPARE = {
     CONTROL: "the recipe recovers nothing, so there are no tokens to train the original on",
     AT_ONCE: "the recipe makes fewer than two cuts, or recovers nothing",
@@ -143,6 +141,8 @@ class RunPlan:
         """The estimated work of all steps, in floating-point operations, bytes or seconds."""
         # Some 4 bytes of text a token.
         texts = sum(path.stat().st_size for path in self.recipe.data.heldout.values()) / 4
+        # Some 20 generated tokens a second.
+        answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
         found = []
         for step in filter(self.is_wanted, self.steps.values()):
             name, count = step.name, self.parameter_count(step.stage)
@@ -155,12 +155,9 @@ class RunPlan:
             elif step.kind == "recover":
                 flops = self.flops_per_token(step.stage) * self.recovery(step.stage).tokens
                 found.append(StepWork(name, "train", flops))
-        # Some 20 generated tokens a second.
-        answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
-        return [
-            *found, StepWork(ORIGINAL_ANSWERS, "fixed", answers),
-            StepWork("result/samples", "fixed", answers),
-        ]  # fmt: skip
+            elif step.kind == "answers":
+                found.append(StepWork(name, "fixed", answers))
+        return found
 
     def _reference_tokens(self) -> float:
         """Tokens that reference losses are measured on, summed over the components."""

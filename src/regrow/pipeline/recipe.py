@@ -24,7 +24,7 @@ from regrow.corpus.sources import Source
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 
-_RESERVED_NAMES = ("original", "control", "at-once", "result")
+_RESERVED_NAMES = ("original", "control", "at-once")
 """Names that the ledger uses for other steps."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
@@ -147,7 +147,7 @@ class Recipe(Strict):
         seed: Decides random scores and data order.
         threads: CPU threads; None takes PyTorch's default.
         data: Training and held-out text.
-        prompts: Prompts that original and result answer in the report.
+        prompts: Prompts that the original and the model of each stage answer.
         answer_tokens: The largest number of tokens of an answer.
         stages: Done in this order.
     """

@@ -25,18 +25,20 @@ from regrow.evaluation.registry import (
     evaluate,
     names_for,
 )
-from regrow.pipeline.ledger import LEDGER_FILE, Ledger, Step
-from regrow.pipeline.plan import ORIGINAL_ANSWERS, RunOptions, RunPlan, make_plan
+from regrow.pipeline.ledger import LEDGER_FILE, Entry, Ledger, Step
+from regrow.pipeline.outcomes import measured_before, outcome
+from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.run_checks import check_run
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
 from regrow.pipeline.steps import REFERENCES, STAGES, TRAINING_FILE, reference_keys
 from regrow.pipeline.time_left import Clock
+from regrow.report.outcomes import worse_lines
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint, repeat_cut
 from regrow.training.mixtures import measure_references
-from regrow.training.recovery import RecoveryData, recover
+from regrow.training.recovery import TRAINED, RecoveryData, keep_untrained, recover
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,21 @@ def run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress = QUI
         return steps.finish()
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a recovery starts from.
+
+    Attributes:
+        model: The model that is trained.
+        uncut: The model that it was cut from; the same if the stage has no cut.
+        measured: The entry with the losses of `model`.
+    """
+
+    model: ModelDirectory
+    uncut: ModelDirectory
+    measured: Entry
+
+
 class _Run:
     """The steps of one run."""
 
@@ -105,18 +122,15 @@ class _Run:
         _remove_partial_files(self.out)
         self._remove_old_stages()
         self._record_inputs()
-        last = self.original
-        self._measure(
-            self.steps["original/measure"],
-            self.original,
-            ("all", "of stages", "original and result"),
-        )
+        last, previous = self.original, "original"
+        self._measure(self.steps["original/measure"], self.original, ("all", "of stages"))
+        self._answer_prompts(self.steps["original/answers"], self.original)
         self._measure_references()
         for stage in self.recipe.stages:
-            last = self._do_stage(stage, last)
-        self._answer_prompts(last)
+            last, previous = self._do_stage(stage, last, previous), stage.name
+            self._answer_prompts(self.steps[f"{stage.name}/answers"], last)
         for stage in self.plan.comparisons:
-            self._do_stage(stage, self.original)
+            self._do_stage(stage, self.original, "original")
 
     def _remove_old_stages(self) -> None:
         """Remove the directories of stages that are neither in the recipe nor in the ledger."""
@@ -154,13 +168,16 @@ class _Run:
             )  # fmt: skip
         return facts
 
-    def _do_stage(self, stage: Stage, source: ModelDirectory) -> ModelDirectory:
-        """Cut and recover the model `source`; the model of the stage."""
+    def _do_stage(self, stage: Stage, source: ModelDirectory, previous: str) -> ModelDirectory:
+        """Cut and recover the model `source`; the model of the stage, in its directory `model`.
+
+        `previous`: the stage that made `source`, or `original`.
+        """
         directory = self.out / STAGES / stage.name
         directory.mkdir(parents=True, exist_ok=True)
         _remove_partial_files(directory)
-        previous, recover_step = source, self.steps.get(f"{stage.name}/recover")
-        carved = ModelDirectory(directory / "carved")
+        uncut, recover_step = source, self.steps.get(f"{stage.name}/recover")
+        carved = ModelDirectory(directory / ("carved" if recover_step else "model"))
         if stage.cut is not None:
             measured = self.steps[f"{stage.name}/measure-cut"]
             recovered = recover_step is not None and self.ledger.done(recover_step) is not None
@@ -172,9 +189,18 @@ class _Run:
             source = carved
         if recover_step is None:
             return carved
-        model = self._recover(recover_step, source, previous)
+        before = measured_before(self.ledger.entries, stage.name, previous)
+        assert before is not None
+        model = self._recover(recover_step, _Start(source, uncut, before))
         remove(carved.path)
-        self._measure(self.steps[f"{stage.name}/measure"], model, ("all", "of stages"))
+        entry = self.ledger.entries[recover_step.name]
+        known = entry.outputs["trained"] if entry.outputs["kept"] == "trained" else before.outputs
+        # Held-out texts may have changed since the recovery.
+        unchanged = entry.outputs["heldout"] == self.plan.heldout
+        self._measure(
+            self.steps[f"{stage.name}/measure"], model, ("all", "of stages"),
+            known if unchanged else {},
+        )  # fmt: skip
         return model
 
     def _carve(
@@ -220,16 +246,27 @@ class _Run:
             "seconds": {"carve": result.seconds, "score": seconds - result.seconds},
         }
 
-    def _measure(self, step: Step, model: ModelDirectory, models: Sequence[Models]) -> None:
-        """Evaluate a model; `models`: the sets of models that it belongs to."""
+    def _measure(
+        self,
+        step: Step,
+        model: ModelDirectory,
+        models: Sequence[Models],
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Evaluate a model; `models`: the sets of models that it belongs to.
+
+        `known`: results for its weights by the name of the evaluation, which are not made again.
+        Only those of evaluations of all models are used.
+        """
 
         def measure() -> Mapping[str, Any]:
-            began = time.monotonic()
             loaded = model.load()
-            outputs = self._evaluate(step, loaded, model.tokenizer, names_for("all"))
-            work = next(work for work in self.clock.work if work.step == step.name)
-            self.clock.done(step.name, work.amount, time.monotonic() - began)
-            names = [name for each in models if each != "all" for name in names_for(each)]
+            everywhere, names = names_for("all"), [n for each in models for n in names_for(each)]
+            if known and all(name in known for name in everywhere):
+                outputs = {name: known[name] for name in everywhere}
+            else:
+                outputs = self._measure_losses(step, loaded, model.tokenizer)
+            names = [name for name in names if name not in outputs]
             return outputs | self._evaluate(step, loaded, model.tokenizer, names)
 
         entry = self.recorder.once(step, "measuring", measure)
@@ -241,8 +278,14 @@ class _Run:
             when = "after the cut" if step.kind == "measure-cut" else "held out"
             self.progress.say(f"{step.stage}: loss {when}: {losses}")
         self.clock.finish(step.name)
-        if "original and result" in models:
-            self.clock.finish(ORIGINAL_ANSWERS)
+
+    def _measure_losses(self, step: Step, loaded: Any, tokenizer: Any) -> dict[str, Any]:
+        """The results of the evaluations of all models; they take most of the time of `step`."""
+        began = time.monotonic()
+        outputs = self._evaluate(step, loaded, tokenizer, names_for("all"))
+        work = next(work for work in self.clock.work if work.step == step.name)
+        self.clock.done(step.name, work.amount, time.monotonic() - began)
+        return outputs
 
     def _measure_references(self) -> None:
         """Measure the losses of the original that mixtures try to reach again."""
@@ -276,33 +319,33 @@ class _Run:
             found[name] = evaluate(name, model, tokenizer, self.evaluation_data)
         return found
 
-    def _recover(
-        self, step: Step, source: ModelDirectory, previous: ModelDirectory
-    ) -> ModelDirectory:
-        """Train the model `source`, which was cut from `previous`; the trained model."""
+    def _recover(self, step: Step, start: _Start) -> ModelDirectory:
+        """Train the model of `start`; the trained model, or the one from before if it is better."""
         directory = self.out / STAGES / step.stage
         model, training_file = ModelDirectory(directory / "model"), directory / TRAINING_FILE
         if self.ledger.done(step) is None:
             # Written before the first checkpoint, so that each checkpoint has a known key.
             text = json.dumps({"key": step.key, "inputs": step.inputs})
             write_atomically(training_file, text.encode())
-            remove(model.path)
-        entry = self.recorder.once(step, "recovering", partial(self._train, step, source, previous))
+            remove(model.path, directory / TRAINED)
+        entry = self.recorder.once(step, "recovering", partial(self._train, step, start))
         if entry is not None:
             tokens, seconds = entry.outputs["tokens"], entry.outputs["seconds"]["recover"]
             rate = tokens / seconds if seconds else 0.0
             self.progress.say(
                 f"{step.stage}: {tokens:,} tokens in {seconds:.0f} s, {rate:,.0f} a second"
             )
+            losses = entry.outputs["trained"]["heldout"]
+            found = outcome(start.measured.outputs["heldout"], losses, entry.outputs["kept"])
+            for line in worse_lines(found, str(directory / TRAINED)):
+                self.progress.say(f"{step.stage}: {line}")
         self._check_output(step, model)
         self.clock.finish(step.name)
         remove(directory / "training", training_file)
         return model
 
-    def _train(
-        self, step: Step, source: ModelDirectory, previous: ModelDirectory
-    ) -> Mapping[str, Any]:
-        """Train in all processes; the outputs of the step."""
+    def _train(self, step: Step, start: _Start) -> Mapping[str, Any]:
+        """Train in all processes, and keep the better weights; the outputs of the step."""
         from regrow.training.distributed.processes import join_processes
 
         settings = self.plan.recovery(step.stage)
@@ -310,10 +353,10 @@ class _Run:
             kind: self.ledger.entries[REFERENCES].outputs["losses"][key]
             for key, kind in reference_keys(settings).items()
         }
-        teachers = {"original": self.original, "previous": previous}
+        teachers = {"original": self.original, "previous": start.uncut}
         directory = self.out / STAGES / step.stage
         recovery = partial(
-            recover, source, directory, settings,
+            recover, start.model, directory, settings,
             RecoveryData(
                 self.plan.corpus, self.recipe.data.heldout, self.plan.heldout, references
             ),
@@ -324,9 +367,18 @@ class _Run:
         flops_per_token = self.plan.flops_per_token(step.stage)
         training_progress = TrainingProgress(self.recorder, step.stage, flops_per_token)
         result = recovery(on_step=training_progress)
+        began = time.monotonic()
+        trained = self._measure_trained(step.stage, ModelDirectory(directory / "model"))
+        measuring = time.monotonic() - began
+        before = start.measured.outputs["heldout"]
+        is_worse = outcome(before, trained["heldout"], "trained").mean_is_worse
+        if is_worse:
+            keep_untrained(start.model, directory)
         first = next(iter(self.recipe.data.heldout))
         return {
             **ModelDirectory(directory / "model").facts(),
+            "trained": trained,
+            "kept": "before" if is_worse else "trained",
             "curve": result.curve,
             "heldout_curve": [(at, {first: loss}) for at, loss in result.heldout],
             "heldout": self.plan.heldout,
@@ -334,29 +386,30 @@ class _Run:
             "predicted": result.predicted,
             "skipped": result.skipped,
             "mixtures": result.mixtures,
-            "seconds": {"recover": result.seconds},
+            "seconds": {"recover": result.seconds, "measure": measuring},
         }
 
-    def _answer_prompts(self, model: ModelDirectory) -> None:
-        """Let the result answer the prompts."""
+    def _measure_trained(self, stage: str, model: ModelDirectory) -> dict[str, Any]:
+        """The losses of a trained model, before it is known whether its weights are kept."""
+        return self._measure_losses(self.steps[f"{stage}/measure"], model.load(), model.tokenizer)
+
+    def _answer_prompts(self, step: Step, model: ModelDirectory) -> None:
+        """Let a model answer the prompts."""
 
         def answer() -> Mapping[str, Any]:
-            names = names_for("original and result")
-            found = self._evaluate(step, model.load(), model.tokenizer, names)
-            return {**found, "model": str(model.path)}
+            if not self.recipe.prompts:
+                return {"answers": []}
+            return self._evaluate(step, model.load(), model.tokenizer, names_for("answering"))
 
-        step = self.steps["result/samples"]
         self.recorder.once(step, "", answer)
-        self.clock.finish("result/samples")
+        self.clock.finish(step.name)
 
     def finish(self) -> Result:
         """Link the final model and write the report; where both are."""
         from regrow.pipeline.summary import summarise
         from regrow.report.page import write_page
 
-        last = self.recipe.stages[-1]
-        final = Path(STAGES, last.name, "model" if last.recover else "carved")
-        link_atomically(self.out / "model", final)
+        link_atomically(self.out / "model", Path(STAGES, self.recipe.stages[-1].name, "model"))
         report = self.out / "report.html"
         write_page(summarise(self.out), report)
         return Result(self.out, self.out / "model", report)

@@ -14,10 +14,14 @@ from regrow.common.progress import Progress
 from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.plan import RunPlan
 from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES, TRAINING_FILE, find_changes
+from regrow.training.recovery import TRAINED
 from regrow.training.settings import RecoverySettings
 
 _MAX_REASONS = 4
-_OUTPUTS = {"carve": ("carved",), "recover": ("training", "model", "exports", TRAINING_FILE)}
+_OUTPUTS = {
+    "carve": ("carved", "model"),
+    "recover": ("training", "model", TRAINED, "exports", TRAINING_FILE),
+}
 """What a step writes into the directory of its stage, by its kind."""
 
 
@@ -92,8 +96,10 @@ def _bytes_needed(
     trained = [parameters[step.stage] for step in written if step.kind == "recover"]
     # Weights and two moments in float32, twice while one checkpoint replaces another.
     training = max(trained, default=0) * 4 * 3 * 2
-    models = sum(parameters[step.stage] for step in written) * bytes_per_parameter
-    return int(training + models)
+    # A recovery that does not help writes the weights from before too.
+    copies = {"carve": 1, "recover": 2}
+    models = sum(copies[step.kind] * parameters[step.stage] for step in written)
+    return int(training + models * bytes_per_parameter)
 
 
 def _check_memory(stage: str, student: int, teacher: int, precision: Precision) -> None:

@@ -28,6 +28,8 @@ CONTROL, AT_ONCE = "control", "at-once"
 """The comparisons: the original trained on the same tokens, and all cuts made in one."""
 TRAINING_FILE = "training.json"
 """The file beside the checkpoints of a recovery, with the key and the inputs of its step."""
+_LOSSES, _ANSWERS = frozenset({"measure", "measure-cut"}), frozenset({"answers"})
+"""The kinds of the steps that measure losses, and of those that answer the prompts."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Changes:
     reasons: tuple[str, ...]
 
     def words(self, dropped: Collection[str] = ()) -> str:
-        """The invalid parts, as text: `width, original (losses), result (answers)`.
+        """The invalid parts, as text: `width, original (losses), depth (answers)`.
 
         `dropped`: stages that will not be done again, named `control (dropped)`.
         """
@@ -54,11 +56,16 @@ class Changes:
             by_stage.setdefault(entry.stage, set()).add(entry.kind)
         return ", ".join(
             f"{stage} (dropped)" if stage in dropped
-            else f"{stage} (losses)" if done <= {"measure", "measure-cut"}
-            else f"{stage} (answers)" if done == {"samples"}
+            else f"{stage} ({_measured(done)})" if done <= {*_LOSSES, *_ANSWERS}
             else stage
             for stage, done in by_stage.items()
         )  # fmt: skip
+
+
+def _measured(kinds: Collection[str]) -> str:
+    """What steps of these kinds measured: `losses`, `answers`, or both."""
+    words = {"losses": _LOSSES, "answers": _ANSWERS}
+    return " and ".join(word for word, those in words.items() if those & set(kinds))
 
 
 def plan_steps(
@@ -87,7 +94,8 @@ def plan_steps(
         step_after(None, "recipe", {"text": text}),
         step_after(None, "texts", {"train": train, **measuring}),
         first,
-        step_after(first, "original/measure", {**measuring, **answering}),
+        step_after(first, "original/measure", measuring),
+        step_after(first, "original/answers", answering),
     ]
     recoveries = [stage.recover for stage in (*recipe.stages, *comparisons) if stage.recover]
     references = sorted({key for settings in recoveries for key in reference_keys(settings)})
@@ -99,7 +107,8 @@ def plan_steps(
         new = _stage_steps(stage, last, training, measuring)
         steps += new
         last = next(step for step in reversed(new) if step.kind in ("carve", "recover"))
-    steps.append(step_after(last, "result/samples", answering))
+        # No later step follows this one, so that other prompts change only the answers.
+        steps.append(step_after(last, f"{stage.name}/answers", answering))
     for stage in comparisons:
         steps += _stage_steps(stage, first, training, measuring)
     return {step.name: step for step in steps}

@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import LEDGER_FILE, Entry, read_entries
-from regrow.pipeline.steps import AT_ONCE, CONTROL
+from regrow.pipeline.outcomes import recovery_outcome
+from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES
 from regrow.report.records import (
     KeptAxis,
     Machine,
     MixtureRow,
     ModelRow,
+    Outcome,
     RunSummary,
     Sample,
     Score,
@@ -44,6 +46,10 @@ def summarise(directory: Path) -> RunSummary:
     stages = [name for name in stages if name not in (CONTROL, AT_ONCE)]
     measured = entries.get("original/measure")
     rows = [_model_row("original", "original", original, None, measured, _conversion(original))]
+    outcomes = {
+        name: recovery_outcome(entries, name, previous)
+        for name, previous in zip(stages, ["original", *stages], strict=False)
+    }
     rows += [_stage_model(name, entries) for name in stages]
     rows += _comparisons(entries)
     hashes = {"original": original.outputs["fingerprint"]}
@@ -64,7 +70,7 @@ def summarise(directory: Path) -> RunSummary:
             for text in (entries["texts"].outputs["texts"] if "texts" in entries else ())
         ),
         models=tuple(rows),
-        stages=tuple(_stage_row(name, entries) for name in stages),
+        stages=tuple(_stage_row(name, entries, outcomes[name]) for name in stages),
         predicts=_predicted_tokens(entries),
         samples=_samples(entries),
     )
@@ -78,6 +84,8 @@ def _comparisons(entries: Entries) -> Iterator[ModelRow]:
         made = entries.get(f"{name}/recover")
         if made is not None:
             note = words.format(tokens=made.outputs["tokens"])
+            if made.outputs.get("kept") == "before":
+                note += "; they did not help, so it has the weights from before"
             cut, recovered = entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure")
             yield _model_row(name, "comparison", made, cut, recovered, note)
 
@@ -114,9 +122,11 @@ def _versions(entries: Entries) -> dict[str, str]:
 
 def _stage_model(name: str, entries: Entries) -> ModelRow:
     made = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
+    note = "the weights before the recovery, which did not help"
     return _model_row(
-        name, "stage", made, entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure")
-    )
+        name, "stage", made, entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure"),
+        note if made.outputs.get("kept") == "before" else "",
+    )  # fmt: skip
 
 
 def _model_row(
@@ -128,6 +138,7 @@ def _model_row(
         name=name,
         role=role,
         note=note,
+        path=_path(name, made, cut),
         parameters=facts["parameters"],
         parameters_by_part=facts["parts"],
         vocabulary=facts["vocabulary"],
@@ -136,6 +147,12 @@ def _model_row(
         after_cut=_scores(cut),
         after_recovery=_scores(recovered),
     )
+
+
+def _path(name: str, made: Entry, measured_cut: Entry | None) -> str:
+    """The directory of the model `made` inside that of the run; empty if it will be removed."""
+    final = made.kind == "recover" or (made.kind == "carve" and _is_done_by_cut(measured_cut))
+    return f"{STAGES}/{name}/model" if final else ""
 
 
 def _scores(entry: Entry | None) -> dict[str, Score]:
@@ -147,7 +164,7 @@ def _scores(entry: Entry | None) -> dict[str, Score]:
     }
 
 
-def _stage_row(name: str, entries: Entries) -> StageRow:
+def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow:
     carve = entries.get(f"{name}/carve")
     recover = entries.get(f"{name}/recover")
     measured = [
@@ -155,6 +172,8 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
         for step in (f"{name}/measure-cut", f"{name}/measure")
         if step in entries
     ]
+    if recover is not None:
+        measured.append(recover.outputs["seconds"].get("measure", 0.0))
     cut_seconds = carve.outputs["seconds"] if carve else {}
     cut = Cut.from_json(carve.outputs["cut"], f"{LEDGER_FILE}: {name}/carve") if carve else None
     return StageRow(
@@ -162,6 +181,7 @@ def _stage_row(name: str, entries: Entries) -> StageRow:
         done=f"{name}/measure" in entries or _is_done_by_cut(entries.get(f"{name}/measure-cut")),
         cut=f"{carve.outputs['words']}{_chosen_by(carve)}" if carve else "",
         recovery=_recovery(recover),
+        outcome=outcome,
         kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
         heldout_curve=heldout_curve(recover, entries.get(f"{name}/measure")),
@@ -249,13 +269,11 @@ def _kept(name: str, axis: AxisCut) -> KeptAxis:
 
 
 def _samples(entries: Entries) -> tuple[Sample, ...]:
-    before, after = entries.get("original/measure"), entries.get("result/samples")
-    if before is None:
-        return ()
-    prompts = before.inputs["prompts"]
-    originals = before.outputs["answers"]
-    results = after.outputs["answers"] if after else [None] * len(prompts)
-    return tuple(
-        Sample(prompt=prompt, original=original, result=result)
-        for prompt, original, result in zip(prompts, originals, results, strict=False)
-    )
+    found: dict[str, dict[str, str]] = {}
+    for entry in entries.values():
+        if entry.kind == "answers":
+            for prompt, answer in zip(
+                entry.inputs["prompts"], entry.outputs["answers"], strict=True
+            ):
+                found.setdefault(prompt, {})[entry.stage] = answer
+    return tuple(Sample(prompt=prompt, answers=answers) for prompt, answers in found.items())

@@ -9,10 +9,14 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 from regrow.common.validation_errors import validated
 from regrow.pipeline.ledger import LEDGER_FILE, read_entries
+from regrow.pipeline.outcomes import recovery_outcome
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.run import run
+from regrow.pipeline.steps import STAGES
 from regrow.pipeline.summary import heldout_curve
+from regrow.report.outcomes import worse_lines
+from regrow.training.recovery import TRAINED
 from regrow.training.settings import RecoverySettings
 
 _STAGE = "train"
@@ -30,6 +34,7 @@ class Trained:
         tokens: Tokens of text trained on.
         seconds: Wall time, summed over all calls of this training.
         skipped: Steps without an update.
+        notes: What got worse, and which weights the model then has; empty if nothing did.
     """
 
     model: Path
@@ -39,6 +44,7 @@ class Trained:
     tokens: int
     seconds: float
     skipped: int
+    notes: tuple[str, ...]
 
 
 def training_recipe(
@@ -95,7 +101,10 @@ def train_model(
     trained, measured = (entries[f"{chosen.name}/{kind}"] for kind in ("recover", "measure"))
     found = trained.outputs
     name = next(iter(recipe.data.heldout))
-    at_end = measured.outputs["heldout"][name]["loss_per_token"]
+    kept = measured.outputs if found["kept"] == "trained" else found["trained"]
+    at_end = kept["heldout"][name]["loss_per_token"]
+    outcome = recovery_outcome(entries, chosen.name, "original")
+    trained_model = str(out / STAGES / chosen.name / TRAINED)
     heldout = [
         (tokens, losses[name])
         for tokens, losses in heldout_curve(trained, measured)
@@ -109,6 +118,7 @@ def train_model(
         tokens=found["tokens"],
         seconds=found["seconds"]["recover"],
         skipped=found["skipped"],
+        notes=tuple(worse_lines(outcome, trained_model, "training")) if outcome else (),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from regrow.common.numbers import change, count
+from regrow.report.records import is_worse
 from regrow.report.svg import (
     CHARACTER_WIDTH,
     WIDTH,
@@ -130,8 +131,8 @@ def journey(
         below = y(level) < top + _PLOT / 2
         place = y(level) + (12 if below else -5)
         add(root, "text", "label", name, x=_RIGHT, y=place, text_anchor="end")
-    previous: Point | None = None
-    dots: list[tuple[Point, bool, float]] = []
+    previous: tuple[Point, float] | None = None
+    dots: list[tuple[Point, str, float]] = []
     for index, value in enumerate(values):
         if value is None:
             continue
@@ -139,13 +140,16 @@ def journey(
             previous = None
             continue
         here = (x(index), y(value))
-        cut = index % 2 == 1
+        style = "cut" if index % 2 == 1 else "regrown"
         if previous is not None:
-            add(root, "path", "line cut" if cut else "line regrown", d=path([previous, here]))
-        dots.append((here, cut, value))
-        previous = here
-    for (cx, cy), cut, value in dots:
-        add(root, "circle", "dot cut" if cut else "dot regrown", cx=cx, cy=cy, r=3.4)
+            if style == "regrown" and is_worse(previous[1], value):
+                style = "regrown worse"
+            add(root, "path", f"line {style}", d=path([previous[0], here]))
+        dots.append((here, style, value))
+        previous = here, value
+    for (cx, cy), style, value in dots:
+        cut = style == "cut"
+        add(root, "circle", f"dot {style}", cx=cx, cy=cy, r=3.4)
         if len(dots) <= 9:
             place = cy - 8 if cut else min(cy + 17, top + _PLOT)
             label = f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regrow.common import numbers
 from regrow.common.files import write_atomically
-from regrow.report import charts, tables
+from regrow.report import charts, outcomes, tables
 from regrow.report.records import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
 from regrow.report.svg import Svg
 
@@ -59,6 +59,7 @@ class Stage:
     kept: tuple[Kept, ...]
     curve: Svg | None
     mixtures: tuple[Mixture, ...]
+    outcome: tuple[outcomes.Part, ...]
 
 
 def render_page(summary: RunSummary) -> str:
@@ -82,11 +83,24 @@ def render_page(summary: RunSummary) -> str:
         tables=list(tables.model_tables(summary, _TEXTS_PER_TABLE)),
         legend=tables.legend(summary),
         note=tables.comparison_note(summary),
+        losses=[
+            (stage.name, line)
+            for stage in summary.stages
+            if stage.outcome
+            for line in outcomes.worse_lines(stage.outcome, outcomes.trained_path(stage))
+        ],
+        has_worse=any(
+            stage.outcome.kept == "trained" and stage.outcome.worse
+            for stage in summary.stages
+            if stage.outcome
+        ),
         warnings=[(stage.name, text) for stage in summary.stages for text in stage.warnings],
         journeys=list(_journeys(summary)),
         parts=_parts(original, result),
         staircase=_staircase(summary),
         stages=[_stage(number, row) for number, row in enumerate(summary.stages, 1)],
+        samples=[(each.prompt, tables.answers(summary, each)) for each in summary.samples],
+        has_paths=any(row.path for row in summary.models),
         evaluation=tables.evaluation_rows(summary),
         times=_times(summary.stages),
         started=f"{summary.started:%Y-%m-%d %H:%M %Z}".strip(),
@@ -201,6 +215,7 @@ def _stage(number: int, row: StageRow) -> Stage:
         kept=tuple(_kept(axis) for axis in row.kept),
         curve=charts.curves(f"Loss during the recovery of {row.name}", lines),
         mixtures=tuple(Mixture(each.of, *mixture_charts(each, row.name)) for each in row.mixtures),
+        outcome=tuple(outcomes.parts(row.outcome)) if row.outcome else (),
     )
 
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from itertools import pairwise
+from statistics import fmean
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, model_validator
@@ -51,6 +52,8 @@ class ModelRow(_Record):
     role: Literal["original", "stage", "comparison"]
     note: str = ""
     """What the model is, if its name does not say it."""
+    path: str = ""
+    """Its directory inside the directory of the run; empty if it is not there (yet)."""
     parameters: NonNegativeInt
     parameters_by_part: dict[str, NonNegativeInt] = Field(default_factory=dict)
     """embedding, attention, ffn, norms, head, ...; a tied head counts once, as embedding."""
@@ -140,6 +143,50 @@ class MixtureRow(_Record):
     """The losses that the mixture tries to reach again, by name."""
 
 
+class Outcome(_Record):
+    """The held-out losses before and after a recovery.
+
+    `texts`: (before, after the training) by text, in `unit`. `kept`: which weights the model of the
+    stage has.
+    """
+
+    unit: Literal["bits per byte", "nats per token"]
+    texts: dict[str, tuple[float, float]]
+    kept: Literal["trained", "before"]
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """The means over all texts, each of which counts the same."""
+        before, after = zip(*self.texts.values(), strict=True)
+        return fmean(before), fmean(after)
+
+    @property
+    def mean_is_worse(self) -> bool:
+        """Whether the mean rose at all; also if it is not a number any more."""
+        before, after = self.mean
+        return not after <= before
+
+    @property
+    def better(self) -> tuple[str, ...]:
+        """The texts whose loss fell by more than rounding to 3 decimals."""
+        return tuple(text for text, (a, b) in self.texts.items() if round(b, 3) < round(a, 3))
+
+    @property
+    def worse(self) -> tuple[str, ...]:
+        """The texts whose loss rose by more than rounding to 3 decimals, or is no number."""
+        return tuple(text for text, (a, b) in self.texts.items() if is_worse(a, b))
+
+    @property
+    def unchanged(self) -> tuple[str, ...]:
+        """All other texts."""
+        return tuple(text for text in self.texts if text not in (*self.better, *self.worse))
+
+
+def is_worse(before: float, after: float) -> bool:
+    """Whether a loss rose by more than rounding to 3 decimals, or is no number any more."""
+    return not round(after, 3) <= round(before, 3)
+
+
 class StageRow(_Record):
     """One stage: a cut and the training that recovers from it. Losses in nats per token."""
 
@@ -149,6 +196,8 @@ class StageRow(_Record):
     """What was cut, in one line: 'layers 30 -> 22, by influence'."""
     recovery: str = ""
     """How it was recovered, in one line."""
+    outcome: Outcome | None = None
+    """What the recovery did to the held-out losses; None if it is not known."""
     kept: tuple[KeptAxis, ...] = ()
     curve: tuple[tuple[NonNegativeInt, float], ...] = ()
     """(tokens trained so far, training loss)"""
@@ -160,11 +209,10 @@ class StageRow(_Record):
 
 
 class Sample(_Record):
-    """The answers of the original and of the result to one prompt."""
+    """The answers of models to one prompt, by the name of the model."""
 
     prompt: str
-    original: str | None = None
-    result: str | None = None
+    answers: dict[str, str] = Field(default_factory=dict)
 
 
 class EvaluationRow(_Record):

@@ -5,15 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from regrow.common import numbers
-from regrow.report.records import ModelRow, RunSummary, Score
+from regrow.report.records import ModelRow, RunSummary, Sample, Score
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One text's score: loss in nats per token, and bits per byte."""
+    """One text's score: loss in nats per token, and bits per byte.
+
+    `worse`: whether the recovery made it worse.
+    """
 
     loss: str
     bits_per_byte: str
+    worse: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Row:
 
     name: str
     note: str
+    path: str
     role: str
     parameters: str
     change: str
@@ -55,33 +60,59 @@ def model_tables(summary: RunSummary, texts_per_table: int) -> Iterator[ModelTab
             has_disk=any(row.bytes_on_disk is not None for row in summary.models),
             has_speed=any(row.generation_tokens_per_second is not None for row in summary.models),
             has_bytes=any(score.bits_per_byte is not None for score in summary.scores),
-            rows=tuple(_row(row, summary.original, texts) for row in summary.models),
+            rows=tuple(_row(row, summary, texts) for row in summary.models),
         )
 
 
-def _row(row: ModelRow, original: ModelRow | None, texts: tuple[str, ...]) -> Row:
+def _row(row: ModelRow, summary: RunSummary, texts: tuple[str, ...]) -> Row:
+    original = summary.original
     smaller = original is not None and row is not original
+    outcome = next((stage.outcome for stage in summary.stages if stage.name == row.name), None)
+    worse = outcome.worse if outcome and outcome.kept == "trained" else ()
     return Row(
         name=row.name,
         note=row.note,
+        path=row.path,
         role=row.role,
         parameters=numbers.count(row.parameters),
         change=numbers.change(original.parameters, row.parameters) if smaller and original else "",
         disk=numbers.ABSENT if row.bytes_on_disk is None else numbers.size(row.bytes_on_disk),
         speed=numbers.rate(row.generation_tokens_per_second),
-        scores=tuple(_cells(row, text) for text in texts),
+        scores=tuple(_cells(row, text, text in worse) for text in texts),
     )
 
 
-def _cells(row: ModelRow, text: str) -> tuple[Cell, Cell]:
-    """The cells after cut and after recovery; blank, not a dash, for a model that was not cut."""
+def _cells(row: ModelRow, text: str, worse: bool) -> tuple[Cell, Cell]:
+    """The cells after cut and after recovery; blank, not a dash, for a model that was not cut.
+
+    `worse`: whether the recovery made the model worse.
+    """
     cut = _cell(row.after_cut.get(text)) if row.role == "stage" or row.after_cut else Cell("", "")
-    return cut, _cell(row.after_recovery.get(text))
+    return cut, _cell(row.after_recovery.get(text), worse=worse)
 
 
-def _cell(score: Score | None) -> Cell:
+def _cell(score: Score | None, *, worse: bool = False) -> Cell:
     score = score or Score()
-    return Cell(numbers.decimal(score.loss), numbers.decimal(score.bits_per_byte, 3))
+    return Cell(numbers.decimal(score.loss), numbers.decimal(score.bits_per_byte, 3), worse)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of one model to a prompt; `text` is empty if the model wrote nothing."""
+
+    name: str
+    role: str
+    parameters: str
+    text: str
+
+
+def answers(summary: RunSummary, sample: Sample) -> list[Answer]:
+    """The answers to one prompt in the order of the models; models without one are left out."""
+    return [
+        Answer(row.name, row.role, numbers.count(row.parameters), sample.answers[row.name].strip())
+        for row in summary.models
+        if row.name in sample.answers
+    ]
 
 
 def legend(summary: RunSummary) -> str:

@@ -1,23 +1,29 @@
-"""The report in the terminal: the table of models and the samples, within 80 columns."""
+"""The report in the terminal: tables of models, and their answers, within 80 columns."""
 
 from pathlib import Path
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from regrow.report import tables
+from regrow.report.outcomes import trained_path, worse_lines
 from regrow.report.records import RunSummary
 
 _HEADER = 8
 """The width of a column header, in characters."""
 _TEXTS_PER_TABLE = 2
+_MODEL_NAME = 14
+"""The most characters of a model's name beside its answer or its path."""
+_ANSWER_LINES = 3
+"""The most lines of a prompt or an answer."""
+NO_ANSWER = "(nothing)"
 
 
 def print_table(summary: RunSummary, console: Console, report: Path | None = None) -> None:
-    """Print the models, the samples and, if given, the path of the report.
+    """Print the models, their answers and, if the path of the report is given, where they are.
 
     Text from models and recipes is not read as markup, and its control characters are replaced.
     """
@@ -27,21 +33,85 @@ def print_table(summary: RunSummary, console: Console, report: Path | None = Non
         note = f"{tables.legend(summary)} {tables.comparison_note(summary)}"
         console.print(Text(note.strip(), style="dim"))
     for row in summary.models:
-        if row.note:
+        if row.note and row.role != "stage":  # a stage has more to say below
             console.print(_plain(f"{row.name}: {row.note}", "dim"))
+    directory = Path() if report is None else report.parent
     for stage in summary.stages:
+        trained = str(directory / trained_path(stage))
+        for line in worse_lines(stage.outcome, trained) if stage.outcome else ():
+            console.print(_plain(f"{stage.name}: {line}", "red"))
         for warning in stage.warnings:
             console.print(_plain(f"Warning, {stage.name}: {warning}", "yellow"))
-    for sample in summary.samples:
-        console.print()
-        console.print(_plain(sample.prompt, "bold"))
-        for label, text in (("original", sample.original), ("result", sample.result)):
-            if text is not None:
-                console.print(Text(label, style="dim"))
-                console.print(Padding(_plain(text), (0, 0, 0, 2)))
+    _print_answers(summary, console)
     if report is not None:
         console.print()
+        _print_paths(summary, console, report.parent)
         console.print(_plain(f"Report: {report}"), soft_wrap=True)
+
+
+def _print_answers(summary: RunSummary, console: Console) -> None:
+    """Print each prompt, and below it the answer of each model, in a few lines."""
+    any_is_cut = False
+    for sample in summary.samples:
+        console.print()
+        prompt, is_cut = _first_lines(sample.prompt, console, console.width)
+        any_is_cut |= is_cut
+        prompt.stylize("bold")
+        console.print(prompt)
+        found = tables.answers(summary, sample)
+        names = [_short_name(answer.name) for answer in found]
+        sizes = [answer.parameters for answer in found]
+        # Two spaces lie before, between and after the two columns.
+        beside = 6 + max(map(cell_len, names), default=0) + max(map(len, sizes), default=0)
+        table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, justify="right")
+        table.add_column()
+        for name, answer in zip(names, found, strict=True):
+            text, is_cut = _first_lines(answer.text or NO_ANSWER, console, console.width - beside)
+            any_is_cut |= is_cut
+            table.add_row(
+                _plain(f"  {name}", "dim"), Text(answer.parameters, style="dim"), text,
+                style="" if answer.text else "dim",
+            )  # fmt: skip
+        console.print(table)
+    if any_is_cut:
+        console.print()
+        words = f"Texts with … are cut to {_ANSWER_LINES} lines; the report has all of them."
+        console.print(Text(words, style="dim"))
+
+
+def _print_paths(summary: RunSummary, console: Console, directory: Path) -> None:
+    """Print the directory of each model that the run keeps in `directory`."""
+    kept = [row for row in summary.models if row.path]
+    if not kept:
+        return
+    names = [_short_name(row.name) for row in kept]
+    width = max(map(cell_len, names))
+    console.print(Text("Models"))
+    for name, row in zip(names, kept, strict=True):
+        space = " " * (width - cell_len(name))
+        line = f"  {name}{space}  {directory / row.path}"
+        console.print(_plain(line), soft_wrap=True)
+
+
+def _first_lines(text: str, console: Console, width: int) -> tuple[Text, bool]:
+    """The first lines of a text, and whether more were left out.
+
+    Every run of white space becomes one space, so that the lines hold as much as they can.
+    """
+    lines = _plain(" ".join(text.split())).wrap(console, width)
+    kept = Text("\n").join(lines[:_ANSWER_LINES])
+    if len(lines) <= _ANSWER_LINES:
+        return kept, False
+    last = lines[_ANSWER_LINES - 1]
+    last.rstrip()
+    last.truncate(width - 2)
+    return Text("\n").join([*lines[: _ANSWER_LINES - 1], last + Text(" …")]), True
+
+
+def _short_name(name: str) -> str:
+    return name if len(name) <= _MODEL_NAME else name[: _MODEL_NAME - 1] + "…"
 
 
 def _models(models: tables.ModelTable) -> Table:
@@ -69,7 +139,8 @@ def _models(models: tables.ModelTable) -> Table:
 
 
 def _score(cell: tables.Cell, by_byte: bool) -> Text:
-    return Text(f"{cell.loss}\n{cell.bits_per_byte}".rstrip() if by_byte else cell.loss)
+    text = f"{cell.loss}\n{cell.bits_per_byte}".rstrip() if by_byte else cell.loss
+    return Text(text, style="red" if cell.worse else "")
 
 
 def _header(text: str, phase: str) -> Text:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.files import remove
 from regrow.evaluation.heldout import text_loss
 from regrow.training.cost import flops_per_token
 from regrow.training.mixtures import Losses, open_mixtures
@@ -21,6 +22,9 @@ from regrow.training.tracking import WriteNumbers, tracking
 if TYPE_CHECKING:
     from regrow.corpus.sources import Texts
     from regrow.training.task import StepReport, TrainingResult, TrainingTask
+
+TRAINED = "trained"
+"""The directory of a trained model that is not kept, because it is worse than before."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,20 @@ def recover(
     weights = full_state_dict(model)
     processes.in_first(lambda: save_trained(weights, checkpoint, layout, place / "model"))
     return result
+
+
+def keep_untrained(source: ModelDirectory, place: Path) -> None:
+    """Give the model that `recover` wrote to `place` the weights of `source`, from before.
+
+    The trained model is moved to ``trained`` in `place`. If this is interrupted, call `recover`
+    again, and then this.
+    """
+    from regrow.checkpoint.trained_weights import save_trained
+
+    model, trained = place / "model", place / TRAINED
+    remove(trained)
+    model.rename(trained)
+    save_trained(source.load().state_dict(), source.checkpoint, source.layout, model)
 
 
 def _open_task(

@@ -1,0 +1,54 @@
+"""Whether a recovery lowered the held-out losses, from the entries of a ledger."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from regrow.pipeline.ledger import Entry
+from regrow.report.records import Outcome
+
+Losses = Mapping[str, Mapping[str, Any]]
+"""The held-out losses by text, as the ledger has them (`regrow.evaluation.heldout.HeldoutLoss`)."""
+
+
+def measured_before(entries: Mapping[str, Entry], stage: str, previous: str) -> Entry | None:
+    """The entry with the losses of the model from which the recovery of a stage starts.
+
+    It is the cut model; in a stage without a cut, the model of the stage before, `previous`.
+    """
+    names = (f"{stage}/measure-cut", f"{previous}/measure", f"{previous}/measure-cut")
+    return next((entries[name] for name in names if name in entries), None)
+
+
+def outcome(before: Losses, after: Losses, kept: Literal["trained", "before"]) -> Outcome:
+    """Compare the losses before and after a recovery, for the texts that both have.
+
+    Models that predict every token are compared by bits per byte. An encoder-decoder is compared by
+    the loss on the spans, because its bits per byte are of another task than the training.
+    """
+    by_byte = all(loss["predicts"] == "every token" for loss in (*before.values(), *after.values()))
+    key = "bits_per_byte" if by_byte else "loss_per_token"
+    return Outcome(
+        unit="bits per byte" if by_byte else "nats per token",
+        texts={text: (before[text][key], after[text][key]) for text in before if text in after},
+        kept=kept,
+    )
+
+
+def recovery_outcome(entries: Mapping[str, Entry], stage: str, previous: str) -> Outcome | None:
+    """The outcome of the recovery of a stage; None if it is not done.
+
+    If the trained weights are not kept, their losses are known only for the held-out texts of that
+    time. Texts that changed since are then left out.
+    """
+    recover, before = entries.get(f"{stage}/recover"), measured_before(entries, stage, previous)
+    # Ledgers from before outcomes were added do not have the key.
+    if recover is None or before is None or "kept" not in recover.outputs:
+        return None
+    kept, measured = recover.outputs["kept"], entries.get(f"{stage}/measure")
+    if kept == "trained" and measured is not None:
+        after = measured.outputs["heldout"]
+    else:
+        then, now = recover.outputs["heldout"], before.inputs["heldout"]
+        losses = recover.outputs["trained"]["heldout"]
+        after = {text: loss for text, loss in losses.items() if then[text] == now.get(text)}
+    return outcome(before.outputs["heldout"], after, kept)
