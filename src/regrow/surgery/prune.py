@@ -286,7 +286,9 @@ def choose_cut(
         text = None
         if documents is not None:
             text = CalibrationText(documents, spec.calibration_tokens)
-        scores = score(source, scored, by=spec.by, text=text, seed=seed, notify=progress.say)
+        scores = score(
+            source, scored, by=spec.by, text=text, sizes=sizes, seed=seed, notify=progress.say
+        )
     cut = choose(layout, checkpoint.fingerprint, sizes, scores, fixed)
     if tokens is not None and len(tokens.padding):
         axis = AxisCut(layout.sizes["vocab"], fixed["vocab"], padded=len(tokens.padding))
