@@ -10,10 +10,11 @@ import torch
 
 from regrow.architectures import Blueprint, Layout
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.precision import autocast
 from regrow.objectives.rows.denoisers import DenoisingTokens
 from regrow.scoring.batches import with_loss
 from regrow.scoring.calibration import Calibration, CalibrationText
-from regrow.scoring.observe import text_loss
+from regrow.scoring.observe import BATCH_TOKENS, text_loss
 from regrow.scoring.score import score, score_model
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.silence import silenced
@@ -25,10 +26,11 @@ MARKS = DenoisingTokens(prefixes={}, sentinels=tuple(range(60, 50, -1)), eos=1, 
 
 
 def loss(model: Any, layout: Layout, calibration: Calibration, axis: str, kept: Any) -> float:
-    """The loss with only these layers of an axis, one text after the other."""
+    """The loss with only these layers of an axis."""
     cut = Cut("m", {axis: AxisCut(layout.sizes[axis], np.array(kept))})
-    with torch.no_grad(), silenced(model, layout, cut):
-        batches = with_loss(calibration, model.config, 1)
+    products = autocast("auto", torch.device("cpu"))
+    with torch.no_grad(), products, silenced(model, layout, cut):
+        batches = with_loss(calibration, model.config, BATCH_TOKENS)
         return sum(text_loss(model, batch).item() for batch in batches)
 
 

@@ -57,5 +57,6 @@ def mean_angles(
 
 
 def _unit(states: "Tensor") -> "Tensor":
-    states = states.float()
-    return states / states.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    import torch
+
+    return torch.nn.functional.normalize(states.float(), dim=-1)

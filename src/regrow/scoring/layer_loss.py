@@ -32,8 +32,8 @@ def drop_order(
     `size`: how many layers are left; there are `layers - size` rounds.
 
     With n layers left, a round runs n layers to record what enters each of them, and then for each
-    layer only those behind it: some n^2 / 2 layers, and the head n times. Matrices are multiplied in
-    bfloat16 where the hardware does so, which makes the search twice as fast.
+    layer only those behind it: some n^2 / 2 layers, and the head n times. Matrices are multiplied
+    in bfloat16 where the hardware does so.
     """
     import torch
 

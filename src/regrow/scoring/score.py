@@ -98,6 +98,25 @@ def score(
     return _with_groups(layout, wanted, scores | observed | _drawn(layout, wanted, seed))
 
 
+def scorable_axes(layout: Layout, by: str | None) -> list[str]:
+    """The axes that a score can score; None takes the default of each axis.
+
+    Key-value heads are left out, since they are scored through their query heads.
+    """
+    kinds = DEFAULT if by is None else _named(by).kinds
+    grouped = {axis.groups for axis in layout.blueprint.axes}
+    return [
+        axis.name
+        for axis in layout.blueprint.axes
+        if axis.kind in kinds and axis.kind != "vocab" and axis.name not in grouped
+    ]
+
+
+def score_names(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, str]:
+    """The name of the score of each axis, as :func:`score` takes it."""
+    return {name: said for name, (said, _) in _wanted(layout, axes, by).items()}
+
+
 def score_model(
     model: "nn.Module",
     layout: Layout,
@@ -135,8 +154,8 @@ _Wanted = Mapping[str, tuple[str, Score]]
 
 def _wanted(layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None) -> _Wanted:
     """The score of each axis to be scored; in place of key-value heads, of their query heads."""
-    if isinstance(by, str) and by not in SCORES:
-        raise UserError(f"score {by!r}: no such score; those that are: {', '.join(SCORES)}")
+    if isinstance(by, str):
+        _named(by)
     wanted: dict[str, tuple[str, Score]] = {}
     for name in axes:
         axis = layout.blueprint.axis(name)
@@ -156,6 +175,13 @@ def _wanted(layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None)
             )
         wanted[scored] = (chosen, SCORES[chosen])
     return wanted
+
+
+def _named(by: str) -> Score:
+    if by not in SCORES:
+        known = ", ".join(SCORES)
+        raise UserError(f"no such score; those that are: {known}", key="by", value=repr(by))
+    return SCORES[by]
 
 
 def _able(axis: Axis, accept: Callable[[Score], bool] = lambda _: True) -> str:

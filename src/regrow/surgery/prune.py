@@ -21,6 +21,7 @@ from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
 from regrow.common.progress import QUIET, Progress
+from regrow.scoring.score_file import scores_for
 from regrow.surgery.carve import CarvePlan, carve, check_output, plan_carve
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.computed import Computed
@@ -279,7 +280,9 @@ def choose_cut(
         name for name, size in sizes.items() if name not in fixed and size < layout.sizes[name]
     ]
     scores: Scores = {}
-    if scored:
+    if spec.scores is not None:
+        scores = scores_for(spec.scores, layout, checkpoint.fingerprint, scored)
+    elif scored:
         from regrow.scoring.calibration import CalibrationText
         from regrow.scoring.score import score
 
