@@ -3,13 +3,15 @@
 All scores cut to the same sizes. The loss is measured directly after the cut, and after the same
 short recovery (not with --quick). Losses are nats per token on held-out text. The domain is the
 documentation of Python's own `help()`. Every eighth topic is held out; the others are used for
-calibration and training. The prose is unrelated text, which is used for neither. The values are
+calibration and training. The prose is unrelated text, which is used for neither. With --mix, half
+of the calibration text is another text. The values are
 losses, not differences to the original, since a recovery can end below the original.
 """
 
 import argparse
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,8 +42,10 @@ from regrow.training.task import TrainingTask
 EVERY = 8
 PROSE = Path(__file__).parent.parent / "recipes" / "prose.txt"
 AXES = ("ffn", "head", "hidden", "layer")
-WIDTHS = ("random", "activation", "magnitude", "taylor")
+WIDTHS = ("random", "activation", "magnitude", "taylor", "wanda")
 """The scores of widths. Each is compared with the first."""
+LAYERS = ("influence", "angular", "loss")
+"""The scores of layers, beside random."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class Scale:
 
 FULL = Scale(4_096, 1_500, 10_000, 10_240)
 QUICK = Scale(2_048, 200, 2_000, 0)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Files of text; `mix`: a file for half of the calibration text, or None."""
+
+    prose: Path
+    mix: Path | None
 
 
 @dataclass(frozen=True)
@@ -91,10 +103,12 @@ def width_cases(
             yield Case(what, by, cut, peer, goal=by == "activation")
 
 
-def layer_cases(layout: Layout, model: str, scored: Scores, random: Scores) -> Iterator[Case]:
-    """Cuts that drop a fifth of the layers. A peer comes before the cases compared with it."""
+def layer_cases(
+    layout: Layout, model: str, size: int, scores: Mapping[str, Scores], random: Scores
+) -> Iterator[Case]:
+    """Cuts to so many layers. A peer comes before the cases compared with it."""
     count = layout.sizes["layer"]
-    drop = count // 5
+    drop = count - size
     what = f"layers {count} -> {count - drop}"
     first = (count - drop) // 2
     dropped: Mapping[str, Any] = {
@@ -105,15 +119,16 @@ def layer_cases(layout: Layout, model: str, scored: Scores, random: Scores) -> I
     for by, gone in dropped.items():
         keep = np.setdiff1d(np.arange(count), gone)
         yield Case(what, by, choose(layout, model, {}, {}, {"layer": keep}), "random")
-    cut = choose(layout, model, {"layer": count - drop}, scored)
-    yield Case(what, "influence", cut, "contiguous middle", goal=True)
+    for by, scored in scores.items():
+        cut = choose(layout, model, {"layer": size}, scored)
+        yield Case(what, by, cut, "contiguous middle", goal=by == LAYERS[0])
 
 
 class Trial:
     """One model, its texts, and the same measurements for every cut."""
 
     def __init__(
-        self, model: Path, prose: Path, scale: Scale, work: Path, sizes: Mapping[str, int]
+        self, model: Path, texts: Texts, scale: Scale, work: Path, sizes: Mapping[str, int]
     ) -> None:
         """`sizes`: by axis, the size after the cut, if it is not the default."""
         self.source = ModelDirectory(model)
@@ -123,6 +138,7 @@ class Trial:
             "ffn": before["ffn"] * 3 // 4,
             "head": before["head"] - before["kv_head"],
             "hidden": before["hidden"] * 7 // 8,
+            "layer": before["layer"] - before["layer"] // 5,
             **sizes,
         }
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
@@ -132,21 +148,29 @@ class Trial:
         held = names[EVERY // 2 :: EVERY]
         self.domain = [topics[name][: scale.heldout_characters] for name in held]
         self.text = [topics[name] for name in names if name not in held]
-        self.prose = [text[: scale.prose_characters] for text in read_documents(prose)]
+        self.prose = [text[: scale.prose_characters] for text in read_documents(texts.prose)]
+        self.calibration = self.text
+        if texts.mix is not None:
+            other = "\n".join(read_documents(texts.mix))
+            self.calibration = ["\n".join(self.text)[: len(other)], other]
 
     def cases(self, axes: Collection[str]) -> Iterator[Case]:
         model = self.source.checkpoint.fingerprint
-        sizes = {axis: size for axis, size in self.sizes.items() if axis in axes}
+        sizes = {axis: n for axis, n in self.sizes.items() if axis in axes and axis != "layer"}
         if sizes:
             scores = {by: self._scores([*sizes], by) for by in WIDTHS}
             yield from width_cases(self.layout, model, sizes, scores)
         if "layer" in axes:
-            scored, random = (self._scores(["layer"], by) for by in ("influence", "random"))
-            yield from layer_cases(self.layout, model, scored, random)
+            scores = {by: self._scores(["layer"], by) for by in LAYERS}
+            random = self._scores(["layer"], "random")
+            yield from layer_cases(self.layout, model, self.sizes["layer"], scores, random)
 
     def _scores(self, axes: list[str], by: str) -> Scores:
-        text = CalibrationText(lambda: iter(self.text), self.scale.calibration_tokens)
-        return score(self.source, axes, by=by, text=text, notify=say)
+        text = CalibrationText(lambda: iter(self.calibration), self.scale.calibration_tokens)
+        began = time.monotonic()
+        scores = score(self.source, axes, by=by, text=text, sizes=self.sizes, notify=say)
+        say(f"{', '.join(axes)} scored by {by} in {time.monotonic() - began:.0f} s")
+        return scores
 
     def original(self) -> Losses:
         return self._losses(_load(self.source.path))
@@ -220,14 +244,21 @@ def main() -> None:
         "--axes", nargs="+", choices=AXES, default=AXES, help="axes to cut (default: all)"
     )
     arguments.add_argument("--ffn", type=int, help="ffn after the cut (default: three quarters)")
+    arguments.add_argument("--layers", type=int, help="layers after the cut (default: four fifths)")
+    arguments.add_argument("--mix", type=Path, help="a text that is half of the calibration text")
+    arguments.add_argument("--calibration-tokens", type=int, help="tokens that scores read")
     options: argparse.Namespace = arguments.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="scores-") as work:
         scale = QUICK if options.quick else FULL
-        sizes = {} if options.ffn is None else {"ffn": options.ffn}
-        trial = Trial(options.model, options.prose, scale, Path(work), sizes)
+        if options.calibration_tokens:
+            scale = replace(scale, calibration_tokens=options.calibration_tokens)
+        given = {"ffn": options.ffn, "layer": options.layers}
+        sizes = {axis: size for axis, size in given.items() if size is not None}
+        texts = Texts(options.prose, options.mix)
+        trial = Trial(options.model, texts, scale, Path(work), sizes)
         show(list(results(trial, options.axes)), as_json=options.json)
 
 

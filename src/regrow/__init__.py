@@ -1,7 +1,8 @@
 """Prune a language model in stages, and regrow what each cut costs.
 
 `inspect`, `plan` and `preview` show what can be cut and what a recipe will do. `prune` makes one
-cut, `train` trains once, and `run` does all stages of a recipe. `verify` checks a result.
+cut, `train` trains once, and `run` does all stages of a recipe. `score` saves scores for cuts.
+`verify` checks a result.
 See `help(regrow.prune)` and so on.
 """
 
@@ -15,6 +16,7 @@ from regrow.api import (
     preview,
     prune,
     run,
+    score,
     tokenise,
     train,
     verify,
@@ -33,6 +35,7 @@ __all__ = [
     "preview",
     "prune",
     "run",
+    "score",
     "tokenise",
     "train",
     "verify",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from regrow.pipeline.recipe import Recipe
     from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
+    from regrow.scoring.score_file import SavedScores
     from regrow.surgery.grow_vocabulary import Grown, MergeLimits
     from regrow.surgery.inspection import Inspection
     from regrow.surgery.prune import Pruned
@@ -134,6 +135,7 @@ def prune(
       scores of shape [size] or [layers, size]; the indices with the highest scores are kept
       (`regrow.scoring.registry.ScoreFunction`). By default, layers are chosen by influence and all
       else by activation.
+    - `scores`: in place of `by`, a file that `score` wrote.
     - `refit`: whether the matrices that write to the residual stream are solved for again after the
       cut, so that the stream changes less. By default, if there is a calibration text and the
       architecture is pre-norm.
@@ -160,7 +162,6 @@ def prune(
     """
     from regrow.common.disk import check_free_space
     from regrow.common.validation_errors import validated
-    from regrow.corpus.text import read_documents
     from regrow.surgery.carve import check_output
     from regrow.surgery.cut_spec import CutSpec
     from regrow.surgery.prune import plan_cut, prune_checkpoint
@@ -169,17 +170,7 @@ def prune(
         # CutSpec refuses relative paths with "..", which is a rule for recipes only.
         cut = {**cut, "vocab": {name: _absolute(value) for name, value in vocab.items()}}
     spec = validated(CutSpec, cut)
-    documents: Callable[[], Iterator[str]] | None = None
-    if calibration is not None:
-        text = Path(calibration)
-        try:
-            next(iter(read_documents(text)))
-        except UserError as error:
-            raise UserError(str(error), key="calibration") from None
-
-        def documents() -> Iterator[str]:
-            return read_documents(text)
-
+    documents = _calibration_documents(calibration)
     source = _open(model, progress)
     options: dict[str, Any] = {
         "documents": documents, "seed": seed, "max_shard_bytes": max_shard_bytes,
@@ -191,6 +182,50 @@ def prune(
         check_free_space(Path(out), planned.carving.nbytes)
         return planned.result(Path(out))
     return prune_checkpoint(source, Path(out), spec, **options)
+
+
+def score(
+    model: Path | str,
+    out: Path | str,
+    *,
+    calibration: Path | str | None = None,
+    seed: int = 0,
+    progress: Progress = QUIET,
+    **how: Any,
+) -> "SavedScores":
+    """Save scores in a file, from which `prune(..., scores=out)` cuts without text.
+
+    The options in `how` are those of `regrow.scoring.score_file.ScoreSpec`: `by`, the name of a
+    score; `axes`, the names of axes as `inspect` gives them; `calibration_tokens`, the number of
+    tokens that scores are computed on. Without `by`, each axis has its default; without `axes`, all
+    are scored that can be.
+
+    Args:
+        model: a directory, a GGUF file, or a hub id.
+        out: a new file.
+        calibration: the text file. Scores from weights or random numbers need none.
+        seed: decides random scores, and which rows of the text are read.
+        progress: receives messages.
+        how: what is scored, and how; see above.
+
+    Raises:
+        UserError: an option is not valid, `out` exists, or the axes cannot be scored like this.
+    """
+    from regrow.common.validation_errors import validated
+    from regrow.scoring.score_file import ScoreSpec, compute_scores
+
+    spec = validated(ScoreSpec, how)
+    path = Path(out)
+    if path.exists():
+        raise UserError(f"{path}: exists; choose another file")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such directory")
+    saved = compute_scores(
+        _open(model, progress), spec, _calibration_documents(calibration), seed=seed,
+        notify=progress.say,
+    )  # fmt: skip
+    saved.save(path)
+    return saved
 
 
 def run(
@@ -516,6 +551,20 @@ def _open(model: Path | str, progress: Progress) -> "ModelDirectory":
     from regrow.checkpoint.resolve import resolve_model
 
     return ModelDirectory(resolve_model(str(model), None, progress.say))
+
+
+def _calibration_documents(path: Path | str | None) -> Callable[[], Iterator[str]] | None:
+    """Opens a calibration text; None without one. Raises UserError if it cannot be read."""
+    from regrow.corpus.text import read_documents
+
+    if path is None:
+        return None
+    text = Path(path)
+    try:
+        next(iter(read_documents(text)))
+    except UserError as error:
+        raise UserError(str(error), key="calibration") from None
+    return lambda: read_documents(text)
 
 
 def _absolute(value: Any) -> Any:

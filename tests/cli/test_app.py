@@ -116,7 +116,17 @@ def test_importing_regrow_imports_nothing_heavy(tmp_path: Path) -> None:
 
 def test_every_command_explains_itself(run: Any) -> None:
     names = [getattr(command.callback, "__name__", "") for command in app.app.registered_commands]
-    assert names == ["inspect", "plan", "prune", "run", "verify", "report", "generate", "train"]
+    assert names == [
+        "inspect",
+        "plan",
+        "prune",
+        "score",
+        "run",
+        "verify",
+        "report",
+        "generate",
+        "train",
+    ]
     shown = run("--help").stdout
     for name in names:
         assert f"  {name} " in shown
@@ -178,6 +188,18 @@ WRONG = {
                                       "text.jsonl"], "t5: no tokenizer.json"),
     "unknown score": (["prune", "m", "o", "--ffn", "24", "--by", "magic"],
                       f"--by: {SCORE_NAMES} is wanted, not 'magic'"),
+    "score and scores": (["prune", "m", "o", "--ffn", "24", "--by", "random", "--scores", "s.json"],
+                         "by and scores both say which indices stay; give one"),
+    "cut and scores": (["prune", "m", "o", "--cut", "x", "--scores", "s.json"], "a cut file says "),
+    "no scores": (["prune", "m", "o", "--ffn", "24", "--scores", "none.json"],
+                  "none.json: no such file"),
+    "scores of no such kind": (["score", "m", "s.json", "--by", "magic"],
+                               "--by 'magic': no such score; those that are: random, activation"),
+    "scores of no such axis": (["score", "m", "s.json", "--by", "random", "--axes", "ffn,width"],
+                               "--axes width: the model has vocab, hidden, ffn"),
+    "scores exist": (["score", "m", "empty.txt", "--by", "random"], "empty.txt: exists; choose"),
+    "scores nowhere": (["score", "m", "a/s.json", "--by", "random"], "a: no such directory"),
+    "scores without text": (["score", "m", "s.json"], "--calibration: hidden: scoring by "),
     "shards": (["prune", "m", "o", "--drop-layers", "1", "--max-shard-size", "big"],
                "--max-shard-size big: not a size such as 5GB or 500MB"),
     "shards of nothing": (["prune", "m", "o", "--drop-layers", "1", "--max-shard-size", "0"],

@@ -180,7 +180,7 @@ def test_not_finite(tmp_path: Path) -> None:
     [
         ("ffn", "influence", "ffn: influence scores layer; score by random or activation"),
         ("layer", "activation", "layer: activation scores hidden, ffn, kv_head, head; score by ra"),
-        ("ffn", "gradient", "score 'gradient': no such score; those that are: random, activation"),
+        ("ffn", "gradient", "by 'gradient': no such score; those that are: random, activation"),
         ("vocab", None, "vocab: no score by default"),
         ("ffn", None, "ffn: scoring by activation needs a text"),
     ],

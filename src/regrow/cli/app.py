@@ -19,6 +19,7 @@ from regrow.cli.output import (
     print_pruned,
     print_report,
     print_run,
+    print_scored,
     print_tokenised,
 )
 from regrow.cli.progress_bars import byte_progress, is_first_process, run_progress
@@ -142,6 +143,10 @@ def prune(
             "for layers, activation for the rest.",
         ),
     ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Scores that regrow score wrote, in place of --by."),
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(help="Text for scores and token counts: .txt, .jsonl, .jsonl.gz."),
@@ -173,6 +178,7 @@ def prune(
         "drop_layers": _texts_by_stack("--drop-layers", drop_layers),
         **_vocabulary(vocab_size, vocab_plan, pad_to),
         "by": by,
+        "scores": scores,
         "refit": refit,
         "cut": cut,
     }
@@ -184,6 +190,43 @@ def prune(
             dry_run=dry_run, progress=progress, **given,
         )  # fmt: skip
     print_pruned(result, dry_run, as_json)
+
+
+@app.command(cls=Command)
+def score(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new file.")],
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="SCORE", help="Name of a score; a wrong name lists all."),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Text for scores: .txt, .jsonl, .jsonl.gz.")
+    ] = None,
+    calibration_tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="Tokens of the text. [default: 16384]")
+    ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Axes as inspect names them. [default: all that are scored]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides random scores.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Save scores, from which prune --scores cuts without text."""
+    from regrow import api
+
+    options: dict[str, Any] = {"by": by}
+    if axes is not None:
+        options["axes"] = [name.strip() for name in axes.split(",")]
+    if calibration_tokens is not None:
+        options["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
+    result = api.score(
+        model, out, calibration=calibration, seed=seed, progress=MESSAGES_ONLY, **options
+    )
+    print_scored(result, out, as_json)
 
 
 @app.command(cls=command({"compare.control": "--control", "compare.at-once": "--at-once"}))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
     from regrow.report.records import RunSummary
+    from regrow.scoring.score_file import SavedScores
     from regrow.surgery.grow_vocabulary import Grown
     from regrow.surgery.inspection import Inspection
     from regrow.surgery.prune import Pruned
@@ -188,6 +189,15 @@ def print_tokenised(result: "Tokenised", as_json: bool) -> None:
         OUT.print(f"{result.taken_up:,} documents were there from a run that was stopped")
     summary = f"{result.tokens:,} tokens as {result.dtype} in {result.out}, {result.seconds:.1f} s"
     OUT.print(summary, markup=False, soft_wrap=True)
+
+
+def print_scored(result: "SavedScores", out: Path, as_json: bool) -> None:
+    if as_json:
+        _print_json({"out": out, "model": result.model, "by": result.by})
+        return
+    for axis, by in result.by.items():
+        OUT.print(f"{axis} by {by}", markup=False)
+    OUT.print(f"scores  {out}", markup=False, soft_wrap=True)
 
 
 def print_counted(result: "Counted", as_json: bool) -> None:

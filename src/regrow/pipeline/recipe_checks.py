@@ -13,6 +13,7 @@ from regrow.corpus.token_store import is_store, open_store
 from regrow.objectives.registry import minimum_tokens, missing_tokens, objective_name
 from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.steps import AT_ONCE, control_settings
+from regrow.scoring.score_file import scores_for
 from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import check_refit
@@ -100,8 +101,9 @@ def _vocabulary_after(
 def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
     """The comparison stage that makes all cuts in one and trains on the tokens of all recoveries.
 
-    Score and refit are those that all cuts name; if they differ, the default. None if the recipe
-    has fewer than two cuts, or trains nothing.
+    Score and refit are those that all cuts name; if they differ, the default. A cut by a file of
+    scores counts as one that names no score. None if the recipe has fewer than two cuts, or trains
+    nothing.
     """
     cuts = [stage.cut for stage in recipe.stages if stage.cut is not None]
     settings = control_settings(recipe)
@@ -139,6 +141,8 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
         check_cut(cut, layout, fingerprint)
         return cut.sizes
     sizes, given = sizes_from_options(layout, stage.cut.options)
+    if stage.cut.scores is not None:
+        _check_scores(stage.cut.scores, layout, source, sizes.keys() - given.keys())
     for name, size in sizes.items():
         axis = layout.blueprint.axis(name)
         by = stage.cut.by
@@ -150,6 +154,22 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
                 key="cut.by",
             )
     return sizes | {name: len(keep) for name, keep in given.items()}
+
+
+def _check_scores(
+    path: Path, layout: Layout, source: ModelDirectory | None, axes: Collection[str]
+) -> None:
+    """Raise UserError if a file of scores is not for a cut of these axes.
+
+    `source`: the model that is cut; None if it does not exist yet.
+    """
+    has_weights = source is not None and not source.is_config_only
+    fingerprint = source.checkpoint.fingerprint if source and has_weights else None
+    scored = [name for name in axes if layout.blueprint.axis(name).kind != "vocab"]
+    try:
+        scores_for(path, layout, fingerprint, scored)
+    except UserError as error:
+        raise error.within("cut.") from None
 
 
 def missing_special_tokens(

@@ -9,6 +9,7 @@ from typing import Any
 from regrow.common.files import read_json_object
 from regrow.pipeline.ledger import Entry, Step, differences, step_after
 from regrow.pipeline.recipe import Recipe, Stage
+from regrow.scoring.score_file import file_sha256
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
@@ -148,6 +149,8 @@ def _cut_inputs(spec: CutSpec, *, every_key: bool) -> dict[str, Any]:
     if spec.cut is not None:
         return {"cut": Cut.load(spec.cut).to_json()}
     found = spec.model_dump(mode="json", exclude={"cut", "vocab"}, exclude_defaults=not every_key)
+    if spec.scores is not None:
+        found["scores"] = file_sha256(spec.scores)
     return found if spec.vocab is None else {**found, "vocab": spec.vocab.identity}
 
 

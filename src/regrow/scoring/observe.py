@@ -1,7 +1,7 @@
 """What a model computes on a text, as running means: no activation outlives its forward pass."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -115,16 +115,19 @@ def observe(
     statistics: Mapping[str, Statistic],
     calibration: Calibration,
     *,
+    at: Mapping[str, Sequence[str]] | None = None,
     batch_tokens: int = BATCH_TOKENS,
     run: Run = one_by_one,
 ) -> dict[str, NDArray[np.float64]]:
     """Means over all calibration tokens at the sites of each axis, [sites, size] in float64.
 
     `model`: of transformers, in evaluation mode. `statistics`: by axis name. Sites stand in the
-    order of the blueprint's patterns, layer by layer. An encoder-decoder reads the text in the
-    encoder, and predicts the same text in the decoder. The head is not run.
+    order of the blueprint's patterns, layer by layer. `at`: names of other modules, by axis name,
+    that are the sites of an axis. An encoder-decoder reads the text in the encoder, and predicts
+    the same text in the decoder. The head is not run.
     """
-    with _observed(model, layout, statistics, gradients=False) as means:
+    places = {**_sites(layout, statistics), **(at or {})}
+    with _observed(model, layout, statistics, places, gradients=False) as means:
         batches = without_loss(calibration, model.config, batch_tokens)
         # Each pass switches gradients off for itself, since it may run in a thread of its own.
         run([partial(torch.no_grad()(read_batch), model, batch) for batch in batches])
@@ -152,10 +155,10 @@ def observe_gradients(
     with (
         torch.enable_grad(),
         _gradients_of_activations(model, layout),
-        _observed(model, layout, statistics, gradients=True) as means,
+        _observed(model, layout, statistics, _sites(layout, statistics), gradients=True) as means,
     ):
         for batch in with_loss(calibration, model.config, batch_tokens):
-            _loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            text_loss(model, batch).backward()  # type: ignore[no-untyped-call]
     return _values(means)
 
 
@@ -165,14 +168,19 @@ def _values(means: Mapping[str, Sequence[_Mean]]) -> dict[str, NDArray[np.float6
 
 @contextlib.contextmanager
 def _observed(
-    model: nn.Module, layout: Layout, statistics: Mapping[str, Statistic], *, gradients: bool
+    model: nn.Module,
+    layout: Layout,
+    statistics: Mapping[str, Statistic],
+    places: Mapping[str, Sequence[str]],
+    *,
+    gradients: bool,
 ) -> Iterator[dict[str, list[_Mean]]]:
     """Means that are filled while the model runs, by axis and site."""
     means: dict[str, list[_Mean]] = {name: [] for name in statistics}
     with contextlib.ExitStack() as stack:
         for name, statistic in statistics.items():
             axis = layout.blueprint.axis(name)
-            for site in sites(layout, axis):
+            for site in places[name]:
                 mean = _Mean()
                 means[name].append(mean)
                 hook = _Observer(mean, statistic, axis, layout.sizes[name], gradients)
@@ -198,21 +206,21 @@ def _gradients_of_activations(model: nn.Module, layout: Layout) -> Iterator[None
         yield
 
 
-def read_batch(model: Any, batch: TextBatch) -> Tensor:
+def read_batch(model: Any, batch: TextBatch, source: Tensor | None = None) -> Tensor:
     """Run the model without its head; what the head would read, [texts, tokens, hidden].
 
     Padding stands on the right, where causal attention does not see it: a decoder needs no mask.
+
+    `source`: the `encoder_output`, if it was computed before.
     """
-    device = next(model.parameters()).device
-    if device.type == "meta":
-        device = torch.device("cpu")  # where offloaded weights go when they are read
-    ids, is_text = batch.ids.to(device), batch.is_text.to(device)
-    _is_text.set(is_text)
+    device = _device(model)
+    is_text = batch.is_text.to(device)
     if batch.decoder_ids is None:
-        return _states(model.base_model(input_ids=ids, use_cache=False))
+        _is_text.set(is_text)
+        return _states(model.base_model(input_ids=batch.ids.to(device), use_cache=False))
     assert batch.decoder_is_text is not None
     # Stack by stack: not every class has a base model, one without the head.
-    source = model.get_encoder()(input_ids=ids, attention_mask=is_text.long())
+    source = encoder_output(model, batch) if source is None else source
     _is_text.set(batch.decoder_is_text.to(device))
     target = batch.decoder_ids.to(device)
     # A target may begin with the padding token, which some classes (T5Gemma) mask without a mask.
@@ -220,7 +228,7 @@ def read_batch(model: Any, batch: TextBatch) -> Tensor:
     return _states(
         model.get_decoder()(
             input_ids=target,
-            encoder_hidden_states=source.last_hidden_state,
+            encoder_hidden_states=source,
             encoder_attention_mask=is_text.long(),
             use_cache=False,
             **more,
@@ -228,18 +236,42 @@ def read_batch(model: Any, batch: TextBatch) -> Tensor:
     )
 
 
+def encoder_output(model: Any, batch: TextBatch) -> Tensor:
+    """The hidden states that the decoder of an encoder-decoder reads, [texts, tokens, hidden]."""
+    device = _device(model)
+    is_text = batch.is_text.to(device)
+    _is_text.set(is_text)
+    return _states(
+        model.get_encoder()(input_ids=batch.ids.to(device), attention_mask=is_text.long())
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    device = next(model.parameters()).device
+    # Offloaded weights go to the CPU when they are read.
+    return torch.device("cpu") if device.type == "meta" else device
+
+
 def _states(output: Any) -> Tensor:
     states: Tensor = output.last_hidden_state
     return states
 
 
-def _loss(model: nn.Module, batch: TextBatch) -> Tensor:
-    """Cross-entropy summed over the predicted tokens, in nats."""
+def text_loss(model: nn.Module, batch: TextBatch, source: Tensor | None = None) -> Tensor:
+    """Cross-entropy summed over the predicted tokens, in nats.
+
+    `source`: the `encoder_output`, if it was computed before.
+    """
     assert batch.labels is not None
-    hidden = read_batch(model, batch)
+    hidden = read_batch(model, batch, source)
     predicts = (batch.labels != NOT_PREDICTED).to(hidden.device)
     loss, _ = head_of(model).loss(hidden[predicts], batch.labels.to(hidden.device)[predicts])
     return loss
+
+
+def _sites(layout: Layout, axes: Iterable[str]) -> dict[str, Sequence[str]]:
+    """The sites of the blueprint, by axis."""
+    return {name: [*sites(layout, layout.blueprint.axis(name))] for name in axes}
 
 
 def sites(layout: Layout, axis: Axis) -> Iterator[str]:

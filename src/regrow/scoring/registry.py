@@ -4,16 +4,18 @@ A new score is one file with its function, and one entry in `SCORES`. The name i
 in recipes and by `--by`. Reading this table imports neither torch nor transformers.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.architectures import Axis, Layout
 from regrow.architectures.schema import AXIS_KINDS, AxisKind
-from regrow.scoring import activation, influence, taylor
+from regrow.scoring import activation, influence, taylor, wanda
+from regrow.scoring.angular import mean_angles
+from regrow.scoring.layer_loss import drop_order
 from regrow.scoring.magnitude import magnitude
 from regrow.scoring.random_scores import random_scores
 from regrow.scoring.weights import WeightRows
@@ -54,11 +56,26 @@ class FromText:
     """Scores from what the model computes on calibration text.
 
     `statistics`: by kind of axis, what is averaged over the tokens of the text. `gradients`:
-    whether the statistics read the gradient of the loss.
+    whether the statistics read the gradient of the loss. `sites`: (layout, axis) -> the modules
+    that are observed; None takes the sites of the blueprint.
     """
 
     statistics: "Mapping[AxisKind, Statistic]"
     gradients: bool = False
+    sites: Callable[[Layout, Axis], Iterator[str]] | None = None
+
+
+@dataclass(frozen=True)
+class FromModel:
+    """Scores of layers from a model in memory, for what no mean at one module can say.
+
+    `function`: (model, layout, layer axis, calibration text, number of layers that are left) ->
+    [layers], or a table [layers + 1, layers + 1] of distances as in `surgery/choose.py`. `loss`:
+    whether the text must give the loss of the model.
+    """
+
+    function: "Callable[[Any, Layout, Axis, Calibration, int], NDArray[np.float64]]"
+    loss: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,24 @@ class Score:
     """
 
     kinds: tuple[AxisKind, ...]
-    source: RandomDraw | FromWeights | FromText | FromFunction
+    source: RandomDraw | FromWeights | FromText | FromModel | FromFunction
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it is computed from calibration text."""
+        return isinstance(self.source, FromText | FromModel)
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether the text must give the loss of the model."""
+        if isinstance(self.source, FromText):
+            return self.source.gradients
+        return isinstance(self.source, FromModel) and self.source.loss
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether all layers of the model must be in memory together."""
+        return isinstance(self.source, FromModel) or self.needs_loss
 
 
 WIDTHS: tuple[AxisKind, ...] = ("hidden", "ffn", "kv_head", "head")
@@ -89,6 +123,8 @@ SCORES: Mapping[str, Score] = {
         FromText({"hidden": activation.hidden, "ffn": activation.ffn, "head": activation.head}),
     ),
     "influence": Score(("layer",), FromText({"layer": influence.layer})),
+    "angular": Score(("layer",), FromModel(mean_angles)),
+    "loss": Score(("layer",), FromModel(drop_order, loss=True)),
     "magnitude": Score(WIDTHS, FromWeights(magnitude)),
     "taylor": Score(
         WIDTHS,
@@ -96,6 +132,10 @@ SCORES: Mapping[str, Score] = {
             {"hidden": taylor.hidden, "ffn": taylor.ffn_or_head, "head": taylor.ffn_or_head},
             gradients=True,
         ),
+    ),
+    "wanda": Score(
+        WIDTHS,
+        FromText(dict.fromkeys(("hidden", "ffn", "head"), wanda.product), sites=wanda.readers),
     ),
 }
 

@@ -17,6 +17,7 @@ from regrow.scoring.registry import (
     DEFAULT,
     SCORES,
     FromFunction,
+    FromModel,
     FromText,
     FromWeights,
     RandomDraw,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], None]
 Scores = dict[str, NDArray[np.float64]]
-"""By axis, [size] or [layers, size]."""
+"""By axis, [size] or [layers, size]; for layers also [layers + 1, layers + 1] (angular.py)."""
 
 FREE = 0.1
 """The part of available memory that is kept for activations; the rest is for weights."""
@@ -45,19 +46,24 @@ def score(
     *,
     by: str | ScoreFunction | None = None,
     text: "CalibrationText | None" = None,
+    sizes: Mapping[str, int] | None = None,
     seed: int = 0,
     notify: Notify = lambda _: None,
 ) -> Scores:
     """Scores of some axes of a model, [size] or [layers, size]; higher scores are kept.
 
+    The score `angular` gives a table of layers instead, see `mean_angles` in `angular.py`.
+
     `by`: a name in `SCORES`, or a function of the user; None takes the default of each axis.
-    `text`: calibration text, for scores that need it. `seed`: of random scores, and of which rows
-    of the text are read. The score of a key-value head is the mean of its query heads' scores: a
-    request for key-value heads gives the scores of their query heads too.
+    `text`: calibration text, for scores that need it. `sizes`: sizes after the cut, by axis. The
+    score `loss` looks only for the layers to drop down to this size; an axis that is absent is
+    scored for all sizes. `seed`: of random scores, and of which rows of the text are read.
+    The score of a key-value head is the mean of its query heads' scores: a request for key-value
+    heads gives the scores of their query heads too.
 
     A model whose float32 weights do not fit in available memory is read one layer at a time
     (scoring/offload.py). The scores are the same to rounding, and `notify` is told. Scores that
-    need gradients cannot be computed that way.
+    need gradients, `angular` and `loss` cannot be computed that way.
 
     Raises UserError, before the model is loaded, where a score cannot score an axis, or lacks its
     text, its memory or the package that offloads; and where scores come out wrong: activations or
@@ -65,7 +71,7 @@ def score(
     """
     checkpoint, layout = directory.checkpoint, directory.layout
     wanted = _wanted(layout, axes, by)
-    from_text = {name: each for name, each in wanted.items() if _needs_text(each[1])}
+    from_text = {name: each for name, each in wanted.items() if each[1].needs_text}
     if from_text and text is None:
         name, (said, _) = next(iter(from_text.items()))
         raise UserError(
@@ -77,7 +83,7 @@ def score(
     if from_text:
         assert text is not None
         assert not callable(by)  # such scores are not from text
-        observed = _observed(directory, from_text, by, text, seed, notify)
+        observed = _observed(directory, from_text, by, text, sizes or {}, seed, notify)
     elif callable(by) and text is not None:
         calibration = draw_text(directory, text, seed, notify)
 
@@ -92,6 +98,25 @@ def score(
     return _with_groups(layout, wanted, scores | observed | _drawn(layout, wanted, seed))
 
 
+def scorable_axes(layout: Layout, by: str | None) -> list[str]:
+    """The axes that a score can score; None takes the default of each axis.
+
+    Key-value heads are left out, since they are scored through their query heads.
+    """
+    kinds = DEFAULT if by is None else _named(by).kinds
+    grouped = {axis.groups for axis in layout.blueprint.axes}
+    return [
+        axis.name
+        for axis in layout.blueprint.axes
+        if axis.kind in kinds and axis.kind != "vocab" and axis.name not in grouped
+    ]
+
+
+def score_names(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, str]:
+    """The name of the score of each axis, as :func:`score` takes it."""
+    return {name: said for name, (said, _) in _wanted(layout, axes, by).items()}
+
+
 def score_model(
     model: "nn.Module",
     layout: Layout,
@@ -99,6 +124,7 @@ def score_model(
     *,
     calibration: "Calibration",
     by: str | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Scores:
     """Scores from calibration text of a model in memory, in its own dtype and on its device.
 
@@ -108,11 +134,18 @@ def score_model(
 
     wanted = _wanted(layout, axes, by)
     observed: Scores = {}
-    for gradients, read in ((False, observe), (True, observe_gradients)):
-        some = {n: each for n, each in wanted.items() if _needs_gradients(each[1]) is gradients}
-        if some:
-            observed |= read(model, layout, _statistics(layout, some), calibration)
-    return _with_groups(layout, wanted, _over_sites(layout, wanted, observed))
+    if statistics := _statistics(layout, wanted, gradients=False):
+        observed |= observe(model, layout, statistics, calibration, at=_places(layout, wanted))
+    if statistics := _statistics(layout, wanted, gradients=True):
+        observed |= observe_gradients(model, layout, statistics, calibration)
+    scores = _over_sites(layout, wanted, observed)
+    for name, (said, chosen) in wanted.items():
+        if isinstance(chosen.source, FromModel):
+            size, axis = (sizes or {}).get(name, 1), layout.blueprint.axis(name)
+            found = chosen.source.function(model, layout, axis, calibration, size)
+            _check_finite(name, said, found.reshape(len(found), -1))
+            scores[name] = found
+    return _with_groups(layout, wanted, scores)
 
 
 _Wanted = Mapping[str, tuple[str, Score]]
@@ -121,8 +154,8 @@ _Wanted = Mapping[str, tuple[str, Score]]
 
 def _wanted(layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None) -> _Wanted:
     """The score of each axis to be scored; in place of key-value heads, of their query heads."""
-    if isinstance(by, str) and by not in SCORES:
-        raise UserError(f"score {by!r}: no such score; those that are: {', '.join(SCORES)}")
+    if isinstance(by, str):
+        _named(by)
     wanted: dict[str, tuple[str, Score]] = {}
     for name in axes:
         axis = layout.blueprint.axis(name)
@@ -135,7 +168,7 @@ def _wanted(layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None)
             raise UserError(f"{name}: no score by default; score by random, or name what is kept")
         chosen = by or DEFAULT[axis.kind]
         if axis.kind not in SCORES[chosen].kinds:
-            able = " or ".join(n for n, each in SCORES.items() if axis.kind in each.kinds)
+            able = _able(axis)
             raise UserError(
                 f"{name}: {chosen} scores {', '.join(SCORES[chosen].kinds)}; score by {able}, "
                 "or name no score to take the best for each axis"
@@ -144,12 +177,16 @@ def _wanted(layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None)
     return wanted
 
 
-def _needs_text(score: Score) -> bool:
-    return isinstance(score.source, FromText)
+def _named(by: str) -> Score:
+    if by not in SCORES:
+        known = ", ".join(SCORES)
+        raise UserError(f"no such score; those that are: {known}", key="by", value=repr(by))
+    return SCORES[by]
 
 
-def _needs_gradients(score: Score) -> bool:
-    return isinstance(score.source, FromText) and score.source.gradients
+def _able(axis: Axis, accept: Callable[[Score], bool] = lambda _: True) -> str:
+    """The scores that can score an axis, as an error lists them."""
+    return " or ".join(n for n, each in SCORES.items() if axis.kind in each.kinds and accept(each))
 
 
 def _drawn(layout: Layout, wanted: _Wanted, seed: int) -> Scores:
@@ -177,25 +214,29 @@ def _observed(
     wanted: _Wanted,
     by: str | None,
     text: "CalibrationText",
+    sizes: Mapping[str, int],
     seed: int,
     notify: Notify,
 ) -> Scores:
     """Scores from calibration text, of a model that may be larger than memory."""
     layout = directory.layout
-    gradients = any(_needs_gradients(each) for _, each in wanted.values())
     too_large = _memory_problem(directory)
-    if too_large and gradients:
-        able = " or ".join(n for n, each in SCORES.items() if not _needs_gradients(each))
-        raise UserError(f"{too_large}, and gradients need all of them at once; score by {able}")
     if too_large:
+        for name, (said, each) in wanted.items():
+            if each.needs_memory:
+                able = _able(layout.blueprint.axis(name), lambda other: not other.needs_memory)
+                raise UserError(
+                    f"{too_large}, and {said} needs all of them at once; score by {able}"
+                )
         from regrow.scoring.offload import check_offload
 
         check_offload(too_large)
-    calibration = draw_text(directory, text, seed, notify, loss=gradients)
+    loss = any(each.needs_loss for _, each in wanted.values())
+    calibration = draw_text(directory, text, seed, notify, loss=loss)
     if not too_large:
         model = directory.load()
         notify(f"scoring on {calibration.tokens:,} tokens")
-        return score_model(model, layout, [*wanted], calibration=calibration, by=by)
+        return score_model(model, layout, [*wanted], calibration=calibration, by=by, sizes=sizes)
 
     from regrow.scoring.observe import BATCH_TOKENS, observe
     from regrow.scoring.offload import BATCHES, load_offloaded
@@ -205,8 +246,8 @@ def _observed(
     notify(f"scoring on {calibration.tokens:,} tokens")
     batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
     observed = observe(
-        offloaded.model, layout, _statistics(layout, wanted), calibration,
-        batch_tokens=batch_tokens, run=offloaded.run,
+        offloaded.model, layout, _statistics(layout, wanted, gradients=False), calibration,
+        at=_places(layout, wanted), batch_tokens=batch_tokens, run=offloaded.run,
     )  # fmt: skip
     return _over_sites(layout, wanted, observed)
 
@@ -257,11 +298,20 @@ def _memory_problem(directory: ModelDirectory) -> str | None:
     )
 
 
-def _statistics(layout: Layout, wanted: _Wanted) -> "dict[str, Statistic]":
+def _statistics(layout: Layout, wanted: _Wanted, *, gradients: bool) -> "dict[str, Statistic]":
     return {
         name: chosen.source.statistics[layout.blueprint.axis(name).kind]
         for name, (_, chosen) in wanted.items()
-        if isinstance(chosen.source, FromText)
+        if isinstance(chosen.source, FromText) and chosen.source.gradients is gradients
+    }
+
+
+def _places(layout: Layout, wanted: _Wanted) -> dict[str, list[str]]:
+    """The modules at which axes are observed, where these are not the sites of the blueprint."""
+    return {
+        name: [*chosen.source.sites(layout, layout.blueprint.axis(name))]
+        for name, (_, chosen) in wanted.items()
+        if isinstance(chosen.source, FromText) and chosen.source.sites is not None
     }
 
 

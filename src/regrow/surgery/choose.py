@@ -13,7 +13,9 @@ from regrow.surgery.ranges import Indices
 Scores = Mapping[str, NDArray[np.float64]]
 """Scores by axis: [size], or [layers, size] if the choice may differ from layer to layer.
 
-Indices with higher scores are kept.
+Indices with higher scores are kept. For layers it can also be a table of distances, [size + 1,
+size + 1], between the hidden states in front of two layers, the last of them behind all layers. The
+run of layers with the least distance from its front to its back is dropped.
 """
 
 
@@ -25,6 +27,8 @@ def choose(
     fixed: Mapping[str, Indices] | None = None,
 ) -> Cut:
     """The cut to these sizes that keeps the highest scores; of equal scores, the lower index.
+
+    Of layers with a table of distances, it drops the run with the least distance.
 
     `model`: fingerprint of the checkpoint. `sizes`: new sizes by axis; an axis that is absent or
     not smaller stays whole. `fixed`: kept indices by axis, for axes that need no scores.
@@ -50,9 +54,10 @@ def choose(
             if kv_heads is not None:
                 axes[axis.groups] = kv_heads
         elif axis.name in new_sizes and axis.name not in axes and not _is_grouped(layout, axis):
-            rows = _score_rows(layout, axis, scores, axes)
-            keep = np.stack([_highest(row, new_sizes[axis.name]) for row in rows])
-            axes[axis.name] = _axis_cut(layout, axis, keep)
+            rows, size = _score_rows(layout, axis, scores, axes), new_sizes[axis.name]
+            is_table = rows.shape[-1] > layout.sizes[axis.name]
+            kept = [_without_run(rows, size)] if is_table else [_highest(row, size) for row in rows]
+            axes[axis.name] = _axis_cut(layout, axis, np.stack(kept))
     ordered = {a.name: axes[a.name] for a in layout.blueprint.axes if a.name in axes}
     return Cut(model, {name: cut for name, cut in ordered.items() if not cut.is_identity})
 
@@ -87,7 +92,10 @@ def _is_grouped(layout: Layout, axis: Axis) -> bool:
 def _score_rows(
     layout: Layout, axis: Axis, scores: Scores, axes: Mapping[str, AxisCut]
 ) -> NDArray[np.float64]:
-    """Scores of an axis, [rows, size]: a row for each kept layer, or one row for all layers."""
+    """Scores of an axis, [rows, size]: a row for each kept layer, or one row for all layers.
+
+    A table of distances between layers is given as it is.
+    """
     if axis.name not in scores:
         raise UserError(f"{axis.name}: no score says which indices to keep")
     values = np.asarray(scores[axis.name], dtype=np.float64)
@@ -95,6 +103,8 @@ def _score_rows(
         raise UserError(f"{axis.name}: a score is NaN or infinite; look at the calibration text")
     size = layout.sizes[axis.name]
     layers = layout.sizes[axis.along] if axis.along else 1
+    if axis.kind == "layer" and values.shape == (size + 1, size + 1):
+        return values
     if values.shape not in ((size,), (layers, size)):
         raise ValueError(f"{axis.name}: scores have shape {values.shape}")
     if values.ndim == 1 or axis.along is None:
@@ -114,3 +124,13 @@ def _highest(scores: NDArray[np.float64], count: int) -> Indices:
     """Indices of the highest scores, ascending; of equal scores, the lower index."""
     order = np.argsort(-scores, kind="stable")
     return np.sort(order[:count]).astype(np.int64)
+
+
+def _without_run(distances: NDArray[np.float64], count: int) -> Indices:
+    """The layers that are left without the run of the least distance; of equal runs, the first.
+
+    `distances`: [layers + 1, layers + 1]. `count`: of the layers that are left.
+    """
+    layers = len(distances) - 1
+    first = int(np.argmin(np.diagonal(distances, offset=layers - count)))
+    return np.delete(np.arange(layers, dtype=np.int64), range(first, first + layers - count))

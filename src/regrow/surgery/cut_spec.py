@@ -44,6 +44,7 @@ class CutSpec(Strict):
         by: Name of the score. None uses influence for layers and activation for widths, the best
             ones measured (docs/benchmarks.md). In Python it can also be a function
             (`regrow.scoring.registry.ScoreFunction`).
+        scores: A file of scores that `regrow score` wrote; use it in place of `by`.
         refit: Whether the matrices that write to the residual stream are solved for again after
             the cut (`regrow.surgery.refit`). None refits if there is text and the architecture is
             pre-norm.
@@ -61,6 +62,7 @@ class CutSpec(Strict):
     vocab_size: Size | None = None
     vocab: VocabularySpec | None = None
     by: By = None
+    scores: TextPath | None = None
     refit: Annotated[bool | None, Field(strict=True)] = None
     calibration_tokens: Size = 16_384
     cut: TextPath | None = None
@@ -94,7 +96,9 @@ class CutSpec(Strict):
     def _consistent(self) -> Self:
         if self.vocab_size is not None and self.vocab is not None:
             raise ValueError("vocab_size and vocab both say which tokens remain; give one")
-        if self.cut is not None and (self.options or self.by or self.vocab):
+        if self.scores is not None and self.by is not None:
+            raise ValueError("by and scores both say which indices stay; give one")
+        if self.cut is not None and (self.options or self.by or self.vocab or self.scores):
             raise ValueError("a cut file says all that is cut; leave the other options out")
         if self.cut is None and not self.options and self.vocab is None:
             raise ValueError(

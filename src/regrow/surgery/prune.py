@@ -21,6 +21,7 @@ from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
 from regrow.common.progress import QUIET, Progress
+from regrow.scoring.score_file import scores_for
 from regrow.surgery.carve import CarvePlan, carve, check_output, plan_carve
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.computed import Computed
@@ -279,14 +280,18 @@ def choose_cut(
         name for name, size in sizes.items() if name not in fixed and size < layout.sizes[name]
     ]
     scores: Scores = {}
-    if scored:
+    if spec.scores is not None:
+        scores = scores_for(spec.scores, layout, checkpoint.fingerprint, scored)
+    elif scored:
         from regrow.scoring.calibration import CalibrationText
         from regrow.scoring.score import score
 
         text = None
         if documents is not None:
             text = CalibrationText(documents, spec.calibration_tokens)
-        scores = score(source, scored, by=spec.by, text=text, seed=seed, notify=progress.say)
+        scores = score(
+            source, scored, by=spec.by, text=text, sizes=sizes, seed=seed, notify=progress.say
+        )
     cut = choose(layout, checkpoint.fingerprint, sizes, scores, fixed)
     if tokens is not None and len(tokens.padding):
         axis = AxisCut(layout.sizes["vocab"], fixed["vocab"], padded=len(tokens.padding))
