@@ -44,7 +44,7 @@ from regrow.training.task import TrainingTask
 HERE = Path(__file__).parent
 EVERY = 8
 TEXTS = ("domain", "prose", "manual")
-SIZES: Mapping[str, Mapping[str, int]] = {
+SIZES: Mapping[str, Mapping[str, Any]] = {
     "90%": {"layers": 28, "ffn": 1_408},
     "75%": {"layers": 24, "ffn": 1_232},
     "50%": {"layers": 22, "ffn": 1_008, "vocab_size": 16_384},
@@ -108,7 +108,7 @@ class Trial:
             found[name] = loss.bits_per_byte
         return found
 
-    def cut(self, method: Method, sizes: Mapping[str, int], seed: int, out: Path) -> None:
+    def cut(self, method: Method, sizes: Mapping[str, Any], seed: int, out: Path) -> None:
         text = out.with_suffix(".jsonl")
         documents = self.both if method.written else self.domain
         text.write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
@@ -131,7 +131,7 @@ class Trial:
         return self.losses(model, source.tokenizer)
 
     def measured(
-        self, name: str, method: Method, sizes: Mapping[str, int], seed: int
+        self, name: str, method: Method, sizes: Mapping[str, Any], seed: int
     ) -> dict[str, dict[str, float]]:
         """Losses after the cut and after the recovery, by text."""
         began = time.monotonic()
