@@ -18,6 +18,7 @@ from regrow.api import (
     tokenise,
     train,
     verify,
+    write_corpus,
     write_report,
 )
 from regrow.common.errors import UserError
@@ -36,5 +37,6 @@ __all__ = [
     "tokenise",
     "train",
     "verify",
+    "write_corpus",
     "write_report",
 ]
