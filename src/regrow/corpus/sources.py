@@ -85,6 +85,8 @@ class Source(Strict):
             if self.tokens is None:
                 raise ValueError("tokens: missing; say how many tokens the model writes")
             return self
+        if self.path is None:
+            raise ValueError("path: missing")
         if not self.paths:
             raise ValueError("no path; give at least one")
         if self.weight is not None and self.tokens is not None:

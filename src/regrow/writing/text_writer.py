@@ -34,7 +34,7 @@ from regrow.writing.filters import LEAST_TOKENS
 from regrow.writing.rounds import REASONS, Sampling, write_round
 from regrow.writing.text_form import TextForm, text_form
 
-LONGEST = 1024
+LONGEST = 512
 """The most tokens of a text; fewer if the model knows fewer positions."""
 _MOST_ROWS, _LEAST_ROWS = 128, 8
 _CACHE_BYTES = 1 << 32
@@ -64,7 +64,7 @@ class WritingSettings:
     tokens: int
     prompts: Path | None = None
     seed: int = 0
-    temperature: float = 1.0
+    temperature: float = 0.7
     batch_size: int | None = None
 
 
