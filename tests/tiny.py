@@ -110,6 +110,16 @@ def add_tokenizer(directory: Path, size: int = 320, sentinels: int = 0) -> Path:
     return directory
 
 
+def add_chat_template(directory: Path) -> Path:
+    """Give a model directory a chat template in which `<eos>` ends each turn."""
+    template = (
+        "{% for m in messages %}<bos>{{ m['role'] }}:{{ m['content'] }}<eos>{% endfor %}"
+        "{% if add_generation_prompt %}<bos>assistant:{% endif %}"
+    )
+    (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return directory
+
+
 def write_seq2seq(out: Path, blueprint: Blueprint, number: int = 0, **changes: Any) -> Path:
     """A complete tiny encoder-decoder with a tokenizer of 320 tokens and 8 sentinels."""
     tokens = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}

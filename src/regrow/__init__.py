@@ -20,6 +20,7 @@ from regrow.api import (
     tokenise,
     train,
     verify,
+    write_corpus,
     write_report,
 )
 from regrow.common.errors import UserError
@@ -39,5 +40,6 @@ __all__ = [
     "tokenise",
     "train",
     "verify",
+    "write_corpus",
     "write_report",
 ]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from regrow.surgery.prune import Pruned
     from regrow.vocabulary.sizing import VocabularyPlan
     from regrow.vocabulary.token_counting import Counted
+    from regrow.writing.text_writer import WrittenText
 
 T = TypeVar("T")
 
@@ -391,6 +392,41 @@ def tokenise(
         _open(model, progress).path, Path(out), [Path(path) for path in text],
         workers=workers or os.cpu_count() or 1, eos=eos, progress=progress.advance,
     )  # fmt: skip
+
+
+def write_corpus(
+    model: Path | str,
+    out: Path | str,
+    tokens: int,
+    *,
+    prompts: Path | str | None = None,
+    progress: Progress = QUIET,
+    **settings: Any,
+) -> "WrittenText":
+    """Let a model write text, on which it or its smaller versions can be trained.
+
+    A chat model writes questions and answers, and other decoders write documents. A call that was
+    stopped continues when it is repeated with the same arguments.
+
+    Further settings are those of `regrow.writing.text_writer.WritingSettings`: `seed`,
+    `temperature`, `batch_size`.
+
+    Args:
+        model: a decoder with a tokenizer.
+        out: a new file, `.jsonl`.
+        tokens: tokens of text, at least so many.
+        prompts: a text file with questions, or with beginnings of documents.
+        progress: receives the tokens written.
+        settings: see above.
+
+    Raises:
+        UserError: the model cannot write, a setting is not valid, or `out` exists or was begun with
+            other settings.
+    """
+    from regrow.writing.text_writer import WritingSettings, write_text
+
+    given = WritingSettings(tokens, None if prompts is None else Path(prompts), **settings)
+    return write_text(_open(model, progress), Path(out), given, progress=progress.advance)
 
 
 def count_vocabulary(

@@ -451,3 +451,17 @@ def test_a_cut_file_repeats_a_cut(run: Any, place: Path, tmp_path: Path) -> None
     assert done.exit_code == 0, done.stderr
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "o" / name).read_bytes() == (place / "cut" / name).read_bytes()
+
+
+def test_a_model_writes_a_corpus(run: Any, tmp_path: Path) -> None:
+    out = tmp_path / "text.jsonl"
+    options = ["--tokens", "40", "--batch-size", "2", "--temperature", "1.0"]
+    done = run("corpus", "write", "m", str(out), *options, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["tokens"] >= 40
+    assert out.is_file()
+    again = run("corpus", "write", "m", str(out), *options)
+    assert again.exit_code == 2
+    assert "exists; choose another file" in again.stderr
+    wrong = run("corpus", "write", "m", str(tmp_path / "b.jsonl"), "--tokens", "0")
+    assert "--tokens 0: give a number above 0" in wrong.stderr

@@ -21,8 +21,14 @@ from regrow.cli.output import (
     print_run,
     print_scored,
     print_tokenised,
+    print_written,
 )
-from regrow.cli.progress_bars import byte_progress, is_first_process, run_progress
+from regrow.cli.progress_bars import (
+    byte_progress,
+    is_first_process,
+    run_progress,
+    token_progress,
+)
 from regrow.cli.train import train
 from regrow.cli.vocab import PadTo, vocab
 from regrow.common.errors import UserError
@@ -334,6 +340,42 @@ def tokenise(
             progress=progress,
         )  # fmt: skip
     print_tokenised(result, as_json)
+
+
+@corpus.command(cls=Command)
+def write(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new .jsonl file.")],
+    tokens: Annotated[str, typer.Option(metavar="N", help="Tokens of text: 60_000, 2M.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Questions or beginnings of texts: lines of .txt, or .jsonl. [default: the model "
+            "writes them]",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, metavar="T", help="Divides the logits.")
+    ] = 0.7,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Texts written at once. [default: what fits, up to 128]"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a model write text; stop it, start it again, it goes on."""
+    from regrow import api
+
+    with token_progress("writing") as progress:
+        result = api.write_corpus(
+            model, out, count("--tokens", tokens), prompts=prompts, seed=seed,
+            temperature=temperature, batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+    print_written(result, as_json)
 
 
 # Parsing values

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from regrow.surgery.prune import Pruned
     from regrow.vocabulary.sizing import VocabularyPlan
     from regrow.vocabulary.token_counting import Counted
+    from regrow.writing.text_writer import WrittenText
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -198,6 +199,23 @@ def print_scored(result: "SavedScores", out: Path, as_json: bool) -> None:
     for axis, by in result.by.items():
         OUT.print(f"{axis} by {by}", markup=False)
     OUT.print(f"scores  {out}", markup=False, soft_wrap=True)
+
+
+def print_written(result: "WrittenText", as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    if result.taken_up:
+        OUT.print(f"{result.taken_up:,} tokens were there from a run that was stopped")
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in result.dropped.items() if count)
+    if dropped:
+        OUT.print(f"dropped: {dropped}", markup=False)
+    rate = (result.tokens - result.taken_up) / result.seconds
+    summary = (
+        f"{result.documents:,} documents, {result.tokens:,} tokens in {result.out}, "
+        f"{result.seconds:.0f} s ({rate:,.0f} tokens/s)"
+    )
+    OUT.print(summary, markup=False, soft_wrap=True)
 
 
 def print_counted(result: "Counted", as_json: bool) -> None:

@@ -67,6 +67,8 @@ def cost_rows(found: Preview) -> Table:
 
 def total_words(found: Preview) -> Iterator[str]:
     """Lines with the totals of all stages, and with notes on the columns of the tables."""
+    if found.written:
+        yield f"text: the original first writes {_tokens(found.written)} tokens of training text"
     trainings = [stage.training for stage in found.stages if stage.training]
     before = found.original.training
     if trainings:

@@ -3,10 +3,14 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 from regrow.cli.output import ERR, print_message
 from regrow.common.progress import QUIET, Progress, Update
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 _LINE_EVERY = 30.0
 """Seconds between two lines of progress if there is no terminal."""
@@ -17,15 +21,28 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-@contextmanager
-def byte_progress(what: str) -> Iterator[Progress]:
+def byte_progress(what: str) -> AbstractContextManager[Progress]:
     """Context manager: a progress bar for bytes, which appears with the first bytes."""
     from rich import progress as bars
 
+    return _bar(what, bars.DownloadColumn(), bars.TransferSpeedColumn())
+
+
+def token_progress(what: str) -> AbstractContextManager[Progress]:
+    """Context manager: a progress bar for tokens, which appears with the first tokens."""
+    from rich import progress as bars
+
+    return _bar(what, bars.TextColumn("{task.completed:,} of {task.total:,} tokens"))
+
+
+@contextmanager
+def _bar(what: str, *columns: "ProgressColumn") -> Iterator[Progress]:
+    """A progress bar with these columns before the time that is left."""
+    from rich import progress as bars
+
     bar = bars.Progress(
-        bars.TextColumn(what), bars.BarColumn(), bars.DownloadColumn(),
-        bars.TransferSpeedColumn(), bars.TimeRemainingColumn(), console=ERR, transient=True,
-        disable=not ERR.is_terminal,
+        bars.TextColumn(what), bars.BarColumn(), *columns, bars.TimeRemainingColumn(), console=ERR,
+        transient=True, disable=not ERR.is_terminal,
     )  # fmt: skip
     task = None
 

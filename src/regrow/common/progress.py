@@ -35,7 +35,7 @@ class Progress:
 
     Attributes:
         say: Takes a message, one line.
-        advance: Takes the bytes processed so far, and all bytes to process.
+        advance: Takes the bytes or tokens processed so far, and all of them.
         update: Takes the state of a run or a training.
     """
 

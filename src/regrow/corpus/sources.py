@@ -4,12 +4,12 @@ Each source is a domain with a name. If sources have shares, samples are a mixtu
 :mod:`regrow.corpus.source_mixture`). Otherwise every row comes once in each epoch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -33,17 +33,21 @@ _DECODED = 1 << 24
 
 
 class Source(Strict):
-    """A domain of the training text.
+    """A domain of the training text: files, or text that a model writes.
 
     Attributes:
-        name: Of the domain; by default the name of the first path, without suffixes.
+        name: Of the domain; by default the name of the first path, without suffixes, or the name of
+            the model.
         path: Text files and token stores.
+        model: The model that writes the text before anything is trained; None if there is a path.
         weight: Its share of the samples, relative to the weights of the others.
-        tokens: Its share of the tokens, relative to those of the others.
+        tokens: With a path, its share of the tokens, relative to those of the others. With a model,
+            how many tokens the model writes; the share is then given by weight alone.
     """
 
     name: str = Field(min_length=1)
-    path: TextPath | list[TextPath]
+    path: TextPath | list[TextPath] | None = None
+    model: Literal["original"] | None = None
     weight: Annotated[
         float | None, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
     ] = None
@@ -51,7 +55,15 @@ class Source(Strict):
 
     @property
     def paths(self) -> list[Path]:
+        """The files that exist before a run; none if a model writes the text."""
+        if self.path is None:
+            return []
         return self.path if isinstance(self.path, list) else [self.path]
+
+    @property
+    def share_tokens(self) -> int | None:
+        """The share of the tokens; None if none is given."""
+        return self.tokens if self.model is None else None
 
     @model_validator(mode="before")
     @classmethod
@@ -59,12 +71,22 @@ class Source(Strict):
         if not isinstance(values, dict) or "name" in values:
             return values
         path = values.get("path")
+        if path is None and isinstance(values.get("model"), str):
+            return {"name": values["model"], **values}
         first = path[0] if isinstance(path, list) and path else path
         name = Path(first).name.partition(".")[0] if isinstance(first, str | Path) else ""
         return {"name": name or str(first), **values}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.model is not None:
+            if self.path is not None:
+                raise ValueError("path and model both give the text; give one")
+            if self.tokens is None:
+                raise ValueError("tokens: missing; say how many tokens the model writes")
+            return self
+        if self.path is None:
+            raise ValueError("path: missing")
         if not self.paths:
             raise ValueError("no path; give at least one")
         if self.weight is not None and self.tokens is not None:
@@ -73,14 +95,37 @@ class Source(Strict):
 
 
 @dataclass(frozen=True)
+class WrittenSource:
+    """The text of a source that a model writes.
+
+    Attributes:
+        path: The text file, which exists once it is complete.
+        identity: A hash of what decides the text.
+    """
+
+    path: Path
+    identity: str
+
+
+@dataclass(frozen=True)
 class Corpus:
-    """The sources of a training; at least one."""
+    """The sources of a training; at least one.
+
+    Attributes:
+        sources: The sources.
+        written: The texts of those sources that a model writes, by name.
+    """
 
     sources: tuple[Source, ...]
+    written: Mapping[str, WrittenSource] = field(default_factory=dict)
+
+    def paths_of(self, source: Source) -> list[Path]:
+        """The files of a source, also those that a model writes."""
+        return source.paths or [self.written[source.name].path]
 
     @property
     def paths(self) -> list[Path]:
-        return [path for source in self.sources for path in source.paths]
+        return [path for source in self.sources for path in self.paths_of(source)]
 
     @property
     def stores(self) -> list[Path]:
@@ -88,14 +133,23 @@ class Corpus:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of all text and of the shares. Reads the text files."""
-        if len(self.sources) == 1 and not self.stores:
+        """A hash of all text and of the shares. Reads the text files.
+
+        Text that a model writes counts by what decides it, since it may not exist yet.
+        """
+        if len(self.sources) == 1 and not self.stores and not self.written:
             return documents_sha256(_read(self.paths))
         sources = [
-            (source.name, source.weight, source.tokens, [_identity(path) for path in source.paths])
+            (source.name, source.weight, source.tokens, self._identities(source))
             for source in self.sources
         ]
         return identity_of("corpus", sources=sources)
+
+    def _identities(self, source: Source) -> list[str]:
+        """A hash of each text of a source."""
+        if source.model is not None:
+            return [self.written[source.name].identity]
+        return [_identity(path) for path in source.paths]
 
     def check(self, tokenizer: Tokenizer) -> None:
         """Raise UserError if shares are not possible, or a store is of another tokenizer."""
@@ -130,9 +184,14 @@ class Corpus:
         return documents, tokens
 
     def tokens_up_to(self, enough: int, tokenizer: Tokenizer) -> int:
-        """The number of tokens, with an end token of each document; stops counting at `enough`."""
-        tokens = 0
-        for path in self.paths:
+        """The number of tokens, with an end token of each document; stops counting at `enough`.
+
+        Text that a model writes counts with the tokens that were asked for.
+        """
+        tokens = sum(each.tokens or 0 for each in self.sources if each.model is not None)
+        for path in (path for source in self.sources for path in source.paths):
+            if tokens >= enough:
+                return tokens
             if is_store(path):
                 tokens += len(open_store(path, tokenizer=tokenizer).tokens)
                 continue
@@ -213,7 +272,7 @@ def _concatenate(
     found: dict[str, T] = {}
     for source in corpus.sources:
         try:
-            parts = _open(source, tokenizer, of_text, of_store)
+            parts = _open(corpus.paths_of(source), tokenizer, of_text, of_store)
         except UserError as error:
             if len(corpus.sources) == 1:
                 raise
@@ -226,25 +285,25 @@ def _concatenate(
 
 
 def _open(
-    source: Source,
+    paths: Sequence[Path],
     tokenizer: Tokenizer,
     of_text: Callable[[Iterable[str]], T],
     of_store: Callable[[TokenStore], T],
 ) -> list[T]:
     """The rows of a source: of each store, and of text files that follow each other."""
     parts: list[T] = []
-    for stored, paths in groupby(source.paths, is_store):
+    for stored, group in groupby(paths, is_store):
         if stored:
-            parts += [of_store(open_store(path, tokenizer=tokenizer)) for path in paths]
+            parts += [of_store(open_store(path, tokenizer=tokenizer)) for path in group]
         else:
-            parts.append(of_text(_read(paths)))
+            parts.append(of_text(_read(group)))
     return parts
 
 
 def _shares(corpus: Corpus, means: Mapping[str, float]) -> Shares | None:
     """The shares of the sources in the samples; `means`: mean tokens in a sample, by source."""
     weights = [
-        source.weight if source.tokens is None else source.tokens / means[source.name]
+        source.weight if source.share_tokens is None else source.share_tokens / means[source.name]
         for source in corpus.sources
     ]
     given = [weight for weight in weights if weight is not None]

@@ -11,9 +11,10 @@ from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.resolve import resolve_model
 from regrow.common.errors import UserError
+from regrow.common.identity import identity_of
 from regrow.common.progress import Progress
 from regrow.common.random_stream import random_stream
-from regrow.corpus.sources import Corpus
+from regrow.corpus.sources import Corpus, WrittenSource
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.pipeline.from_scratch import with_random_weights
 from regrow.pipeline.ledger import Step
@@ -26,6 +27,7 @@ from regrow.pipeline.recipe_checks import (
     check_positions,
     check_readable,
     check_tasks,
+    check_written,
     layouts_by_stage,
     missing_special_tokens,
 )
@@ -33,6 +35,9 @@ from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
     REFERENCES,
+    RESULTS,
+    WRITE,
+    WRITTEN_FILE,
     control_settings,
     plan_steps,
     reference_keys,
@@ -150,6 +155,10 @@ class RunPlan:
                 found.append(StepWork(name, "forward", 2 * count * texts))
             elif name == REFERENCES:
                 found.append(StepWork(name, "forward", 2 * count * self._reference_tokens()))
+            elif name == WRITE:
+                assert self.recipe.data.written is not None
+                tokens = self.recipe.data.written.tokens or 0
+                found.append(StepWork(name, "generate", float(tokens)))
             elif step.kind == "carve":
                 found.append(StepWork(name, "write", 16.0 * count))
             elif step.kind == "recover":
@@ -179,10 +188,15 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     Raises UserError if the recipe does not fit its model or texts.
     """
     check_readable(recipe.data)
-    corpus = Corpus(recipe.data.sources)
     original = ModelDirectory(resolve_model(recipe.model, out / "original", progress.say))
     check_apart(out, original.path)
+    check_written(recipe.data, original)
     if options.from_scratch:
+        if recipe.data.written is not None:
+            raise UserError(
+                "random weights cannot write a text; give a path",
+                key=f"data.train: {recipe.data.written.name}",
+            )
         original = with_random_weights(original, out / "original", recipe.seed)
     layouts = _layouts(recipe, original)
     trainings = _trainings(recipe, original.layout, layouts, options.compare)
@@ -193,10 +207,12 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     )  # fmt: skip
     # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
     tokenizer.add_tokens(list(missing), special_tokens=True)
+    corpus = _corpus(recipe, original, out)
     check_corpus(corpus, tokenizer, trainings.stages, trainings.vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
     if missing:
         original = ensure_tokens(original, missing, out / "original", progress.say)
+        corpus = _corpus(recipe, original, out)
         layouts = _layouts(recipe, original)
         trainings = _trainings(recipe, original.layout, layouts, options.compare)
     comparisons = trainings.comparisons
@@ -208,7 +224,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     }
     steps = plan_steps(
         recipe,
-        {"weights": original.checkpoint.fingerprint, "files": original.files_sha256},
+        _model_hashes(original),
         corpus.identity,
         heldout,
         hashlib.sha256(options.recipe_text.encode()).hexdigest(),
@@ -220,6 +236,23 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         comparisons=[stage for stage in comparisons if stage.name in options.compare],
         parameters=parameters, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
     )  # fmt: skip
+
+
+def _model_hashes(model: ModelDirectory) -> dict[str, str]:
+    return {"weights": model.checkpoint.fingerprint, "files": model.files_sha256}
+
+
+def _corpus(recipe: Recipe, original: ModelDirectory, out: Path) -> Corpus:
+    """The training text. The part that the original writes may not exist yet."""
+    source = recipe.data.written
+    if source is None:
+        return Corpus(recipe.data.sources)
+    identity = identity_of(
+        "written", model=_model_hashes(original), results=RESULTS, tokens=source.tokens,
+        seed=recipe.seed,
+    )  # fmt: skip
+    written = {source.name: WrittenSource(out / WRITTEN_FILE, identity)}
+    return Corpus(recipe.data.sources, written)
 
 
 def _layouts(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:

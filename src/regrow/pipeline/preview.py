@@ -60,13 +60,23 @@ class PreviewStage:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a recipe will do; `stages` does not hold the original."""
+    """What a recipe will do.
+
+    Attributes:
+        name: The name of the recipe.
+        model: Its model, as it is written there.
+        model_type: As in the config.
+        original: The original.
+        stages: All stages, without the original.
+        written: Tokens of training text that the original writes first.
+    """
 
     name: str
     model: str
     model_type: str
     original: PreviewStage
     stages: tuple[PreviewStage, ...]
+    written: int = 0
 
     @property
     def flops(self) -> int:
@@ -109,6 +119,7 @@ def preview_recipe(recipe: Recipe, model: ModelDirectory) -> Preview:
             )
             for each in recipe.stages
         ),
+        0 if recipe.data.written is None else recipe.data.written.tokens or 0,
     )
 
 

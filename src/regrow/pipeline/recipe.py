@@ -122,17 +122,29 @@ class Data(Strict):
 
     @property
     def train_paths(self) -> list[Path]:
-        """The files of all sources."""
+        """The files of all sources that exist before a run."""
         return [path for source in self.sources for path in source.paths]
+
+    @property
+    def written(self) -> Source | None:
+        """The source whose text the original writes; None without one."""
+        return next((source for source in self.sources if source.model is not None), None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         sources = self.sources
         names = [source.name for source in sources]
+        if sum(source.model is not None for source in sources) > 1:
+            raise ValueError("train: two sources are written by the original; make them one")
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"train: two sources are called {name!r}; give each a name")
-        kinds = {(source.weight is None, source.tokens is None) for source in sources}
+        kinds = {(source.weight is None, source.share_tokens is None) for source in sources}
+        if len(kinds) > 1 and any(source.model for source in sources):
+            raise ValueError(
+                "train: the tokens of a model are what it writes, not its share; give all sources "
+                "a weight, or none of them weight or tokens for a share"
+            )
         if len(kinds) > 1:
             raise ValueError("train: give all sources a weight, or all tokens, or none of them any")
         return self

@@ -49,6 +49,17 @@ def check_readable(data: Data) -> None:
             raise UserError(f"{path}: no text", key=key)
 
 
+def check_written(data: Data, model: ModelDirectory) -> None:
+    """Raise UserError, with the key, if a model that should write training text cannot."""
+    from regrow.writing.text_form import text_form
+
+    if data.written is not None:
+        try:
+            text_form(model, writes_questions=True)
+        except UserError as error:
+            raise UserError(str(error), key=f"data.train: {data.written.name}") from None
+
+
 def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
     """The layout after each stage, by the name of the stage.
 
@@ -276,7 +287,7 @@ def check_mixtures(
 
 def _check_domains(where: str, mixing: MixtureSettings, data: Data) -> None:
     names = [source.name for source in data.sources]
-    if len(names) < 2 or any(s.weight is None and s.tokens is None for s in data.sources):
+    if len(names) < 2 or any(s.weight is None and s.share_tokens is None for s in data.sources):
         raise UserError(
             "data.train has no shares to begin with; give two sources or more, each with a name, "
             "a path and a weight",
@@ -312,7 +323,7 @@ def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Co
     if longest <= 1:
         return
     for source in corpus.sources:
-        tokens = Corpus((source,)).tokens_up_to(longest, tokenizer)
+        tokens = Corpus((source,), corpus.written).tokens_up_to(longest, tokenizer)
         if tokens < longest:
             key = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
             stage = stage_by_tokens[longest]

@@ -4,6 +4,7 @@ A step is recorded in the ledger when its output is complete. So a run that was 
 continues with the step that was not done. `regrow.pipeline.plan` plans the steps.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,14 @@ from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.run_checks import check_run
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
-from regrow.pipeline.steps import REFERENCES, STAGES, TRAINING_FILE, reference_keys
+from regrow.pipeline.steps import (
+    REFERENCES,
+    STAGES,
+    TRAINING_FILE,
+    WRITE,
+    WRITTEN_FILE,
+    reference_keys,
+)
 from regrow.pipeline.time_left import Clock
 from regrow.report.outcomes import worse_lines
 from regrow.surgery.cut import Cut
@@ -39,6 +47,9 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint, repeat_cut
 from regrow.training.mixtures import measure_references
 from regrow.training.recovery import TRAINED, RecoveryData, keep_untrained, recover
+
+_WRITING_SECONDS = 1.0
+"""Time between two reports of how far a text is written."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,54 @@ class _Run:
         original, once = self.original, self.recorder.once
         once(self.steps["original"], "", lambda: {**original.facts(), "source": self._source()})
         once(self.steps["recipe"], "", lambda: {"text": self.plan.recipe_text})
+        self._write_text()
         once(self.steps["texts"], "", lambda: {"texts": self._text_facts()})
+
+    def _write_text(self) -> None:
+        """Let the original write its part of the training text."""
+        from regrow.writing.text_writer import WritingSettings, write_text, written_files
+
+        step, source, out = self.steps.get(WRITE), self.recipe.data.written, self.out / WRITTEN_FILE
+        if step is None or source is None:
+            return
+        told = (time.monotonic(), 0)
+
+        def advance(done: int, total: int) -> None:
+            nonlocal told
+            now, (before, tokens) = time.monotonic(), told
+            if now - before >= _WRITING_SECONDS or done == total:
+                # The first report also counts the tokens of an earlier process.
+                seconds = now - before if tokens else None
+                self.clock.done(WRITE, done - tokens, seconds)
+                told = (now, done)
+                self.recorder.report(step.stage, f"writing text, {done:,} of {total:,} tokens")
+
+        def write() -> Mapping[str, Any]:
+            # Left by a run that was killed before it recorded the step.
+            remove(*written_files(out))
+            settings = WritingSettings(source.tokens or 0, seed=self.recipe.seed)
+            written = write_text(self.original, out, settings, progress=advance)
+            return {
+                "documents": written.documents, "tokens": written.tokens,
+                "dropped": dict(written.dropped), "sha256": written.sha256,
+                "seconds": {"write": written.seconds},
+            }  # fmt: skip
+
+        entry = self.recorder.once(step, "writing text", write)
+        if entry is not None:
+            tokens, seconds = entry.outputs["tokens"], entry.outputs["seconds"]["write"]
+            self.progress.say(f"{step.stage}: wrote {tokens:,} tokens in {seconds:.0f} s")
+        self._check_written(out)
+        self.clock.finish(WRITE)
+
+    def _check_written(self, out: Path) -> None:
+        """Raise UserError if the text that the original wrote is missing or has changed."""
+        wanted = self.ledger.entries[WRITE].outputs["sha256"]
+        if not out.is_file() or hashlib.sha256(out.read_bytes()).hexdigest() != wanted:
+            raise UserError(
+                f"{out}: gone or changed, though the ledger says that {WRITE} is done; restore it, "
+                f"or remove {self.out} and start again"
+            )
 
     def _source(self) -> dict[str, Any] | None:
         """The facts about the file that the original was converted from; None if it was not."""

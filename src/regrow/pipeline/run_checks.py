@@ -13,9 +13,18 @@ from regrow.common.precision import Precision, resolve_precision
 from regrow.common.progress import Progress
 from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.plan import RunPlan
-from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES, TRAINING_FILE, find_changes
+from regrow.pipeline.steps import (
+    AT_ONCE,
+    CONTROL,
+    STAGES,
+    TRAINING_FILE,
+    WRITE,
+    WRITTEN_FILE,
+    find_changes,
+)
 from regrow.training.recovery import TRAINED
 from regrow.training.settings import RecoverySettings
+from regrow.writing.text_writer import written_files
 
 _MAX_REASONS = 4
 _OUTPUTS = {
@@ -59,6 +68,8 @@ def _check_changes(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress
     for entry in changes.entries:
         names = _OUTPUTS.get(entry.kind, ())
         remove(*(plan.out / STAGES / entry.stage / name for name in names))
+    if WRITE in [entry.step for entry in changes.entries]:
+        remove(*written_files(plan.out / WRITTEN_FILE))
     for stage in changes.trainings:
         remove(*(plan.out / STAGES / stage / name for name in _OUTPUTS["recover"]))
 

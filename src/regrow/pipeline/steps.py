@@ -14,6 +14,10 @@ from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 
+WRITE = "original/write"
+"""The step in which the original writes training text."""
+WRITTEN_FILE = "written.jsonl"
+"""The text that the original wrote, in the directory of a run."""
 REFERENCES = "original/references"
 """The step that measures the original's losses, which mixtures try to reach again."""
 UNCHAINED = ("recipe", "texts", REFERENCES)
@@ -58,6 +62,7 @@ class Changes:
         return ", ".join(
             f"{stage} (dropped)" if stage in dropped
             else f"{stage} ({_measured(done)})" if done <= {*_LOSSES, *_ANSWERS}
+            else f"{stage} (written text)" if done == {"write"}
             else stage
             for stage, done in by_stage.items()
         )  # fmt: skip
@@ -91,7 +96,9 @@ def plan_steps(
     answering = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
     training = {"train": train, "seed": recipe.seed}
     first = step_after(None, "original", {"model": model, "results": RESULTS})
+    writing = written_inputs(recipe)
     steps = [
+        *([step_after(first, WRITE, writing)] if writing else []),
         step_after(None, "recipe", {"text": text}),
         step_after(None, "texts", {"train": train, **measuring}),
         first,
@@ -113,6 +120,14 @@ def plan_steps(
     for stage in comparisons:
         steps += _stage_steps(stage, first, training, measuring)
     return {step.name: step for step in steps}
+
+
+def written_inputs(recipe: Recipe) -> dict[str, Any]:
+    """What decides the text that the original writes, beside the original; empty without one."""
+    source = recipe.data.written
+    if source is None:
+        return {}
+    return {"train": {source.name: {"tokens": source.tokens}}, "seed": recipe.seed}
 
 
 def _stage_steps(

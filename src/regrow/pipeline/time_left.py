@@ -4,10 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-GUESSED_RATES: Mapping[str, float] = {"train": 6e11, "forward": 4e11, "write": 3e8, "fixed": 1.0}
+GUESSED_RATES: Mapping[str, float] = {
+    "train": 6e11, "forward": 4e11, "generate": 300.0, "write": 3e8,
+    "fixed": 1.0,
+}  # fmt: skip
 """The rate of each kind of work before one is measured, per second.
 
-The units are floating-point operations (`train`, `forward`), bytes (`write`) and seconds (`fixed`).
+The units are floating-point operations (`train`, `forward`), tokens (`generate`), bytes (`write`)
+and seconds (`fixed`).
 """
 
 _MAX_FACTOR = 1e15

@@ -1,0 +1,207 @@
+"""One round of writing: some texts that a model begins together.
+
+A row is one text. A row whose start is given reads one token of it at each step, and then writes.
+So starts may differ in length, and all rows have the same length at all times. A complete row
+leaves; from time to time the cache is cut down to the rows that are left. When seven of eight texts
+are complete, the others break off, since a step costs nearly as much for few rows as for many.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import takewhile
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from regrow.corpus.packing import start_and_end
+from regrow.models.decoding import DecodedRows, draw
+from regrow.writing.filters import LEAST_TOKENS, is_repetitive
+from regrow.writing.text_form import TextForm
+
+Reason = Literal["repetitive", "short", "long", "duplicate"]
+"""Why a text was dropped; `long`: its question left no room for an answer."""
+REASONS: tuple[Reason, ...] = ("repetitive", "short", "long", "duplicate")
+
+_CHECK_EVERY = 64
+_LEFT = 7 / 8
+"""The cache is cut down when so few of its rows are left, since that copies it."""
+_BROKEN_OFF = 1 / 8
+"""The share of the texts that break off."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text of a round.
+
+    Attributes:
+        text: The text; None if it was dropped.
+        reason: Why it was dropped.
+    """
+
+    text: str | None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: The logits are divided by it.
+        longest: The most tokens of a text.
+        stream: The random numbers.
+    """
+
+    temperature: float
+    longest: int
+    stream: np.random.BitGenerator
+
+
+@dataclass
+class _Row:
+    """A text that is being written.
+
+    Attributes:
+        prompt: What was given, or the question once it is written.
+        given: Ids that are still to be read.
+        is_question: Whether the model is writing the question.
+        written: Ids of the turn that the model is writing.
+        result: Once it is complete.
+    """
+
+    prompt: str | None
+    given: deque[int]
+    is_question: bool
+    written: list[int] = field(default_factory=list)
+    result: Written | None = None
+
+
+def write_round(
+    model: Any,
+    form: TextForm,
+    prompts: Sequence[str | None],
+    sampling: Sampling,
+    seen: set[str],
+    on_step: Callable[[int], None] = lambda tokens: None,
+) -> list[Written]:
+    """One text for each prompt, in order; None lets the model write the whole text.
+
+    The result is a function of the arguments alone, on one machine.
+
+    Args:
+        model: a decoder of transformers.
+        form: of its texts.
+        prompts: the question or the beginning of each text.
+        sampling: how tokens are drawn.
+        seen: marks of earlier texts; those of this round are added.
+        on_step: is told the tokens that were written, after each step.
+    """
+    starts = [form.start(prompt) for prompt in prompts]
+    if not (shared := _common_prefix(starts)):
+        shared = [start_and_end(form.tokenizer)[0]]
+        starts = [shared + start for start in starts]
+    rows = [
+        _Row(prompt, deque(start[len(shared) :]), form.is_chat and prompt is None)
+        for prompt, start in zip(prompts, starts, strict=True)
+    ]
+    decoded = DecodedRows(model, shared, len(rows))
+    device = decoded.logits.device
+    forbidden = torch.tensor(
+        sorted({*form.forbidden, *range(len(form.tokenizer), decoded.logits.shape[-1])}),
+        device=device, dtype=torch.int64,
+    )  # fmt: skip
+    random = np.random.Generator(sampling.stream)
+    places = list(range(len(rows)))  # the row at each place of the batch
+    tokens, longest = 0, sampling.longest
+    for length in range(len(shared) + 1, longest + 1):
+        uniform = random.random(len(rows), dtype=np.float32)[places]
+        logits = decoded.logits.index_fill(1, forbidden, -torch.inf)
+        drawn = draw(logits, sampling.temperature, torch.from_numpy(uniform).to(device)).tolist()
+        following = [
+            _next(rows[row], token, form, seen) for row, token in zip(places, drawn, strict=True)
+        ]
+        active = [at for at, row in enumerate(places) if rows[row].result is None]
+        tokens += len(active)
+        on_step(tokens)
+        if len(active) <= _BROKEN_OFF * len(rows):
+            break
+        if len(active) <= _LEFT * len(places):
+            decoded.keep(active)
+            places, following = ([each[at] for at in active] for each in (places, following))
+        if length < longest:
+            decoded.append(torch.tensor(following))
+    for row in rows:
+        if row.result is None:
+            row.result = _finished(row, form, seen, is_complete=False)
+    return [row.result for row in rows if row.result is not None]
+
+
+def _next(row: _Row, drawn: int, form: TextForm, seen: set[str]) -> int:
+    """The next token of a row: one that is given, or else the one that was drawn."""
+    if row.result is not None:
+        return drawn
+    if row.given:
+        return row.given.popleft()
+    if drawn not in form.ends:
+        row.written.append(drawn)
+        recent = row.written[-2 * _CHECK_EVERY :]
+        if len(row.written) % _CHECK_EVERY == 0 and is_repetitive(recent):
+            row.result = Written(None, "repetitive")
+        return drawn
+    if not row.is_question:
+        row.result = _finished(row, form, seen, is_complete=True)
+        return drawn
+    question = form.question(row.written)
+    if not question or (reason := _reason(row.written)) == "short":
+        row.result = Written(None, "short")
+    elif reason is not None or not _is_new(question, seen):
+        row.result = Written(None, reason or "duplicate")
+    else:
+        row.prompt, row.is_question, row.written = question, False, []
+        row.given.extend(form.answer_start[1:])
+        return form.answer_start[0]
+    return drawn
+
+
+def _finished(row: _Row, form: TextForm, seen: set[str], *, is_complete: bool) -> Written:
+    """The result of a row; `is_complete`: whether the model ended it."""
+    if row.is_question or row.given:
+        return Written(None, "long")
+    if reason := _reason(row.written):
+        return Written(None, reason)
+    if form.is_chat:
+        text = form.conversation(row.prompt or "", row.written, is_complete=is_complete)
+    else:
+        text = form.document(row.prompt or "", row.written)
+    return Written(text) if _is_new(text, seen) else Written(None, "duplicate")
+
+
+def _reason(written: Sequence[int]) -> Reason | None:
+    """Why a turn is dropped; None if it is kept."""
+    if len(written) < LEAST_TOKENS:
+        return "short"
+    return "repetitive" if is_repetitive(written) else None
+
+
+def _mark(text: str) -> str:
+    """A hash of a text, the same for texts that differ only in case and space."""
+    return sha256(" ".join(text.casefold().split()).encode()).hexdigest()[:32]
+
+
+def _is_new(text: str, seen: set[str]) -> bool:
+    """Whether no text like this was seen; then it is seen from now on."""
+    mark = _mark(text)
+    is_new = mark not in seen
+    seen.add(mark)
+    return is_new
+
+
+def _common_prefix(starts: list[list[int]]) -> list[int]:
+    """The tokens that all starts begin with."""
+    first, last = min(starts), max(starts)
+    return [
+        a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    ]

@@ -1,0 +1,373 @@
+"""A text file that a model writes itself, as training and calibration text.
+
+The text is written in rounds (`regrow.writing.rounds`). What a round writes is a function of the
+seed, its number and the rounds before it, and is saved when the round is complete. So a run that
+was killed goes on with the round that was not complete, and ends in the same bits.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common import environment
+from regrow.common.errors import UserError
+from regrow.common.files import json_bytes, read_json_object, sync_directory, write_atomically
+from regrow.common.precision import resolve_precision
+from regrow.common.random_stream import random_stream
+from regrow.corpus.parallel import (
+    Progress,
+    check_new,
+    check_same_work,
+    no_progress,
+    remove_directory,
+    unfinished_directory,
+)
+from regrow.corpus.text import read_documents
+from regrow.writing.filters import LEAST_TOKENS
+from regrow.writing.rounds import REASONS, Sampling, write_round
+from regrow.writing.text_form import TextForm, text_form
+
+LONGEST = 512
+"""The most tokens of a text; fewer if the model knows fewer positions."""
+_MOST_ROWS, _LEAST_ROWS = 128, 8
+_CACHE_BYTES = 1 << 32
+"""The most bytes of the keys and values of a round, if it has more than `_LEAST_ROWS` rows."""
+_GUESSED_TOKENS = 256
+"""Tokens of a text, before any is written."""
+_MARGIN = 1.1
+"""A last round has so many more rows than are needed on average, since some texts are dropped."""
+_FRUITLESS_ROUNDS = 3
+_JOB, _ROUNDS, _TEXT = "job.json", "rounds.jsonl", "text.jsonl"
+
+
+@dataclass(frozen=True)
+class WritingSettings:
+    """What a model writes.
+
+    Attributes:
+        tokens: Tokens of text, at least so many.
+        prompts: A text file of questions or beginnings of texts, used in turn: each line of a
+            `.txt`, or each document of another file. None lets the model write all.
+        seed: Decides the random numbers.
+        temperature: The logits are divided by it.
+        batch_size: Texts that are written at once; None takes as many as the keys and values of the
+            model allow in 4 GiB, at most 128.
+    """
+
+    tokens: int
+    prompts: Path | None = None
+    seed: int = 0
+    temperature: float = 0.7
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class WrittenText:
+    """A text file that a model wrote.
+
+    Attributes:
+        out: The file, `{"text": ...}` a line.
+        documents: Its documents.
+        tokens: Their tokens, as training counts them.
+        dropped: Texts that were dropped, by reason.
+        sha256: Of the file.
+        taken_up: Tokens that an earlier run had written.
+        seconds: The time of this run.
+    """
+
+    out: Path
+    documents: int
+    tokens: int
+    dropped: Mapping[str, int]
+    sha256: str
+    taken_up: int
+    seconds: float
+
+
+def write_text(
+    model: ModelDirectory,
+    out: Path,
+    settings: WritingSettings,
+    *,
+    progress: Progress = no_progress,
+) -> WrittenText:
+    """Let a decoder write the new file `out`, and a record beside it, with the suffix `.json`.
+
+    A run that was killed is resumed if model and settings are the same. The same seed gives the
+    same bits on one machine with the same number of threads.
+
+    `progress`: is told the tokens that are written, and those to write.
+
+    Raises UserError if the model cannot write, a prompt is too long, `out` exists or was begun with
+    other settings, or the model writes nothing that can be kept.
+    """
+    begun = time.monotonic()
+    _check(settings)
+    _check_output(out)
+    form = text_form(model, writes_questions=settings.prompts is None)
+    longest = longest_text(model)
+    prompts = _prompts(settings.prompts, form, longest)
+    work = _work(model, settings, prompts)
+    with unfinished_directory(out, _ROUNDS) as directory:
+        rounds = _Rounds(directory, work)
+        taken_up = rounds.tokens
+        if rounds.tokens < settings.tokens:
+            writer = _Writer(model, form, longest, settings, prompts)
+            while rounds.tokens < settings.tokens:
+                rounds.add(writer.write(rounds, progress))
+                rounds.check_progress(model.path)
+        progress(settings.tokens, settings.tokens)
+        return _publish(directory, out, rounds, settings.tokens, taken_up, begun)
+
+
+def _check(settings: WritingSettings) -> None:
+    """Raise UserError if a number is not positive."""
+    for key in ("tokens", "temperature", "batch_size"):
+        value = getattr(settings, key)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError("give a number above 0", key=key, value=value)
+
+
+def longest_text(model: ModelDirectory) -> int:
+    """The most tokens of a text that a model writes."""
+    positions = getattr(model.config, "max_position_embeddings", None) or LONGEST
+    return min(LONGEST, int(positions))
+
+
+def _check_output(out: Path) -> None:
+    if out.suffix != ".jsonl":
+        raise UserError(f"{out}: text is written as .jsonl; give a name that ends so")
+    check_new(out, "file")
+    if not unfinished(out).exists():
+        check_new(_record(out), "file")
+
+
+def unfinished(out: Path) -> Path:
+    """The directory beside `out` of a text that is not complete."""
+    return out.parent / f".{out.name}.unfinished"
+
+
+def written_files(out: Path) -> tuple[Path, Path]:
+    """The text file and its record, once they are complete."""
+    return out, _record(out)
+
+
+def _record(out: Path) -> Path:
+    return out.with_suffix(".json")
+
+
+def _prompts(path: Path | None, form: TextForm, longest: int) -> list[str | None]:
+    """The prompts of a file; one None without a file. Raises UserError if one is too long."""
+    if path is None:
+        return [None]
+    documents = read_documents(path)
+    if path.name.partition(".")[2].startswith("txt"):
+        documents = (line for document in documents for line in document.splitlines())
+    prompts: list[str | None] = [each.strip() for each in documents if each.strip()]
+    if not prompts:
+        raise UserError(f"{path}: no prompt", key="prompts")
+    most = longest - LEAST_TOKENS
+    for number, prompt in enumerate(prompts, start=1):
+        if (tokens := len(form.start(prompt))) > most:
+            raise UserError(
+                f"{path}: prompt {number} has {tokens:,} tokens; give at most {most:,}",
+                key="prompts",
+            )
+    return prompts
+
+
+_NAMES = {
+    "model": "model", "tokens": "tokens", "prompts": "prompts", "seed": "seed",
+    "temperature": "temperature", "batch_size": "batch_size",
+}  # fmt: skip
+"""What decides the bytes of a text, and what a message calls it."""
+
+
+def _work(
+    model: ModelDirectory, settings: WritingSettings, prompts: list[str | None]
+) -> dict[str, Any]:
+    """What decides the bytes of a text, as JSON."""
+    digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    return {
+        **asdict(settings),
+        "model": [model.checkpoint.fingerprint, model.files_sha256],
+        "prompts": None if settings.prompts is None else digest,
+    }
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What a round wrote: texts with their tokens, dropped texts by reason, marks (`rounds`)."""
+
+    rows: int
+    texts: list[tuple[str, int]]
+    dropped: dict[str, int]
+    marks: list[str]
+
+
+@dataclass
+class _Totals:
+    rounds: int = 0
+    rows: int = 0
+    texts: int = 0
+    tokens: int = 0
+    fruitless: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    seen: set[str] = field(default_factory=set)
+
+    def add(self, found: _Round) -> None:
+        self.rounds += 1
+        self.rows += found.rows
+        self.texts += len(found.texts)
+        self.tokens += sum(tokens for _, tokens in found.texts)
+        self.fruitless = 0 if found.texts else self.fruitless + 1
+        self.dropped.update(found.dropped)
+        self.seen.update(found.marks)
+
+
+class _Rounds:
+    """The complete rounds of an unfinished text, one line of a file each, and their totals."""
+
+    def __init__(self, directory: Path, work: Mapping[str, Any]) -> None:
+        """Read the rounds of an earlier run. Raises UserError if it did other work."""
+        self.work = work
+        self._path = directory / _ROUNDS
+        self.totals = _Totals()
+        if self._path.is_file():
+            check_same_work(directory, read_json_object(directory / _JOB), work, _NAMES)
+            data = self._path.read_bytes()
+            os.truncate(self._path, data.rfind(b"\n") + 1)  # an incomplete line of a killed run
+            for found in self:
+                self.totals.add(found)
+        else:
+            write_atomically(directory / _JOB, json_bytes(work))
+
+    def __iter__(self) -> Iterator[_Round]:
+        with self._path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield _Round(**json.loads(line))
+
+    @property
+    def tokens(self) -> int:
+        return self.totals.tokens
+
+    def add(self, found: _Round) -> None:
+        """Append a round, and wait until it is on the disk."""
+        with self._path.open("ab") as file:
+            file.write(json_bytes(asdict(found), indent=None))
+            file.flush()
+            os.fsync(file.fileno())
+        self.totals.add(found)
+
+    def check_progress(self, where: Path) -> None:
+        """Raise UserError if the last rounds gave nothing."""
+        if self.totals.fruitless >= _FRUITLESS_ROUNDS:
+            dropped = ", ".join(f"{n:,} {reason}" for reason, n in self.totals.dropped.items() if n)
+            raise UserError(
+                f"{where}: of its last {self.totals.fruitless} rounds no text can be kept (dropped "
+                f"so far: {dropped}); ask for fewer tokens, or give more `prompts`"
+            )
+
+
+class _Writer:
+    """A loaded model, and how many texts it writes at once."""
+
+    def __init__(
+        self,
+        model: ModelDirectory,
+        form: TextForm,
+        longest: int,
+        settings: WritingSettings,
+        prompts: list[str | None],
+    ) -> None:
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        is_bf16 = resolve_precision("auto", device) == "bf16"
+        dtype = torch.bfloat16 if is_bf16 else torch.float32
+        self._model = model.load(dtype=dtype).to(device)
+        self._form, self._longest, self._settings = form, longest, settings
+        self._prompts = prompts
+        self._told = 0
+        self._most_rows = settings.batch_size or self._rows_in_memory()
+
+    def _rows_in_memory(self) -> int:
+        from regrow.models.decoding import DecodedRows
+
+        one = DecodedRows(self._model, [next(iter(self._form.ends))], 1).cached_bytes
+        return min(_MOST_ROWS, max(_LEAST_ROWS, _CACHE_BYTES // (one * self._longest)))
+
+    def write(self, rounds: _Rounds, progress: Progress) -> _Round:
+        """The next round."""
+        settings, totals = self._settings, rounds.totals
+        left = settings.tokens - totals.tokens
+        mean = totals.tokens / totals.rows if totals.tokens else _GUESSED_TOKENS
+        rows = min(self._most_rows, int(_MARGIN * left / mean) + 1)
+        numbers = range(totals.rows, totals.rows + rows)
+        before = set(totals.seen)
+
+        def on_step(tokens: int) -> None:
+            # Some of these are dropped at the end of the round; then the number waits.
+            self._told = max(self._told, min(totals.tokens + tokens, settings.tokens))
+            progress(self._told, settings.tokens)
+
+        found = write_round(
+            self._model, self._form,
+            [self._prompts[number % len(self._prompts)] for number in numbers],
+            Sampling(
+                settings.temperature, self._longest,
+                random_stream(settings.seed, "writing", totals.rounds),
+            ),
+            totals.seen, on_step,
+        )  # fmt: skip
+        texts = [each.text for each in found if each.text is not None]
+        reasons = Counter(each.reason for each in found)
+        return _Round(
+            rows, [(text, self._form.count(text)) for text in texts],
+            {reason: reasons[reason] for reason in REASONS}, sorted(totals.seen - before),
+        )  # fmt: skip
+
+
+def _publish(
+    directory: Path, out: Path, rounds: _Rounds, enough: int, taken_up: int, begun: float
+) -> WrittenText:
+    """Write texts until there are enough tokens, with the record, and give the file its name."""
+    documents = tokens = 0
+    digest = hashlib.sha256()
+    with (directory / _TEXT).open("wb") as file:
+        for text, count in (each for found in rounds for each in found.texts):
+            if tokens >= enough:
+                break
+            line = json_bytes({"text": text}, indent=None)
+            file.write(line)
+            digest.update(line)
+            documents += 1
+            tokens += count
+        file.flush()
+        os.fsync(file.fileno())
+    totals = rounds.totals
+    dropped: dict[str, int] = {reason: totals.dropped[reason] for reason in REASONS}
+    facts = {
+        **rounds.work,
+        "rounds": totals.rounds,
+        "documents": documents,
+        "written_tokens": tokens,
+        "dropped": dropped,
+        "sha256": digest.hexdigest(),
+        "versions": environment.versions(),
+        "machine": environment.machine(),
+    }
+    write_atomically(_record(out), json_bytes(facts))
+    (directory / _TEXT).rename(out)
+    sync_directory(out.parent)
+    remove_directory(directory)
+    return WrittenText(
+        out, documents, tokens, dropped, digest.hexdigest(), taken_up, time.monotonic() - begun
+    )

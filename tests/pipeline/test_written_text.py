@@ -1,0 +1,158 @@
+"""Runs whose training text the original writes itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import regrow
+from regrow.architectures.t5 import T5
+from regrow.common.errors import UserError
+from regrow.common.progress import Progress, Update
+from regrow.pipeline.steps import WRITE, WRITTEN_FILE
+from regrow.writing import text_writer
+from tests.pipeline.test_corpus_runs import StoppedError, weights
+from tests.pipeline.test_run import Recipe, assert_same_result, entries, go, recover
+from tests.tiny import sentences, write_model, write_seq2seq, write_text
+
+STAGES = [
+    {"name": "a", "cut": {"layers": 3, "calibration_tokens": 64}, "recover": recover(128)},
+    {"name": "b", "cut": {"vocab_size": 300}, "recover": recover(128)},
+]
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_writer, "_MOST_ROWS", 4)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("written")
+    write_model(home / "m", max_position_embeddings=64)
+    write_seq2seq(home / "t5", T5)
+    write_text(home / "train.jsonl", sentences(30))
+    write_text(home / "heldout.jsonl", sentences(4, seed=2))
+    return home
+
+
+def recipe(home: Path, train: Any, model: str = "m", seed: int = 3) -> Recipe:
+    return {
+        "name": "tiny", "model": str(home / model), "seed": seed, "threads": 1,
+        "data": {"train": train, "heldout": {"domain": str(home / "heldout.jsonl")}},
+        "stages": STAGES,
+    }  # fmt: skip
+
+
+WRITTEN = {"model": "original", "tokens": 600}
+
+
+def stopping(at: int) -> Progress:
+    """Stops a run at this report of the writing."""
+
+    def watch(update: Update) -> None:
+        nonlocal at
+        at -= update.doing.startswith("writing text,")
+        if at < 0:
+            raise StoppedError
+
+    return Progress(update=watch)
+
+
+def test_a_run_writes_once_and_may_be_stopped_anywhere(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrow.pipeline.run._WRITING_SECONDS", 0.0)
+    other = {"path": str(home / "train.jsonl"), "weight": 3}
+    mixed = recipe(home, [WRITTEN | {"weight": 1}, other]) | {"stages": STAGES[:1]}
+    updates: list[Update] = []
+    go(mixed, tmp_path / "whole", progress=Progress(update=updates.append))
+    done = entries(tmp_path / "whole")
+    assert list(done)[:4] == ["original", "recipe", WRITE, "texts"]
+    text = tmp_path / "whole" / WRITTEN_FILE
+    assert done[WRITE].outputs["tokens"] >= 600
+    assert done["texts"].outputs["texts"][0]["documents"] == 30 + done[WRITE].outputs["documents"]
+    assert any(update.doing == "writing text, 600 of 600 tokens" for update in updates)
+
+    for steps in (0, 60):
+        with pytest.raises(StoppedError):
+            go(mixed, tmp_path / "stopped", progress=stopping(steps))
+        assert not (tmp_path / "stopped" / WRITTEN_FILE).exists()
+    go(mixed, tmp_path / "stopped")
+    assert (tmp_path / "stopped" / WRITTEN_FILE).read_bytes() == text.read_bytes()
+    assert_same_result(tmp_path / "stopped", tmp_path / "whole")
+
+    # Killed between the rename of the file and the entry of the ledger.
+    ledger = tmp_path / "stopped/ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(lines[:2]))
+    go(mixed, tmp_path / "stopped")
+    assert_same_result(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_written_text_is_text_as_any_other(home: Path, tmp_path: Path) -> None:
+    """Scores, token counts and rows are those of the same text from a file."""
+    go(recipe(home, WRITTEN), tmp_path / "written")
+    go(recipe(home, str(tmp_path / "written" / WRITTEN_FILE)), tmp_path / "file")
+    assert weights(tmp_path / "written") == weights(tmp_path / "file") != {}
+
+    said: list[str] = []
+    go(recipe(home, WRITTEN), tmp_path / "written", progress=Progress(say=said.append))
+    assert said == []
+    before = (tmp_path / "written" / WRITTEN_FILE).read_bytes()
+    more = recipe(home, WRITTEN | {"tokens": 640})
+    with pytest.raises(UserError, match=r"data.train.original.tokens: 600 -> 640"):
+        go(more, tmp_path / "written")
+    go(more, tmp_path / "written", redo=True)
+    after = (tmp_path / "written" / WRITTEN_FILE).read_bytes()
+    assert before != after
+    assert json.loads((tmp_path / "written/written.json").read_text())["tokens"] == 640
+
+    (tmp_path / "written" / WRITTEN_FILE).write_bytes(before)
+    with pytest.raises(UserError, match=r"written.jsonl: gone or changed"):
+        go(more, tmp_path / "written")
+
+
+REFUSED = {
+    "no tokens": ({"model": "original"}, "tokens: missing; say how many"),
+    "another model": ({"model": "gpt2", "tokens": 9}, "model: .*original"),
+    "two texts": ({**WRITTEN, "path": "train.jsonl"}, "path and model both give the text"),
+    "twice": ([WRITTEN, WRITTEN | {"name": "again"}], "two sources are written by the original"),
+    "a share by tokens": (
+        [WRITTEN, {"path": "train.jsonl", "tokens": 300}],
+        "the tokens of a model are what it writes, not its share",
+    ),
+    "a share of one": (
+        [WRITTEN, {"path": "train.jsonl", "weight": 1}], "give all sources a weight"
+    ),
+    "short": ({**WRITTEN, "tokens": 31}, "31 tokens, less than one row of 32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    home: Path, tmp_path: Path, name: str
+) -> None:
+    train, message = REFUSED[name]
+    write_text(tmp_path / "train.jsonl", ["The river."])
+    with pytest.raises(UserError, match=message) as caught:
+        go(recipe(home, train), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out/ledger.jsonl").exists()
+
+
+def test_models_that_cannot_write_are_refused(home: Path, tmp_path: Path) -> None:
+    stages = {"stages": [{"name": "a", "recover": recover(64)}]}
+    with pytest.raises(UserError, match=r"data.train: original: .*an encoder-decoder"):
+        go(recipe(home, WRITTEN, "t5") | stages, tmp_path / "t5")
+    path = tmp_path / "scratch.yaml"
+    path.write_text(json.dumps(recipe(home, WRITTEN) | stages))
+    with pytest.raises(UserError, match="original: random weights cannot write a text"):
+        regrow.train(path, tmp_path / "scratch", from_scratch=True)
+
+
+def test_a_preview_says_what_is_written_first(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe(home, WRITTEN)))
+    assert regrow.preview(path).written == 600

@@ -1,0 +1,152 @@
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from regrow.common.random_stream import random_stream
+from regrow.models.decoding import draw
+from regrow.writing.rounds import Sampling, Written, write_round
+from regrow.writing.text_form import TextForm
+from tests.training.small import EOS, byte_tokenizer, small_model
+from tests.writing.test_text_form import CHAT, form_of, ids
+
+SEED = 4
+
+
+def written(
+    form: TextForm,
+    prompts: Sequence[str | None],
+    longest: int = 60,
+    seen: set[str] | None = None,
+    temperature: float = 1.0,
+    model: Any = None,
+) -> list[Written]:
+    sampling = Sampling(temperature, longest, random_stream(SEED, "test", 0))
+    model = model or small_model("llama")
+    return write_round(model, form, prompts, sampling, set() if seen is None else seen)
+
+
+def by_hand(
+    form: TextForm,
+    start: Sequence[int],
+    at: tuple[int, int] = (0, 1),
+    longest: int = 60,
+    shared: int | None = None,
+) -> list[int]:
+    """What the model writes after a start, without a cache and without other rows.
+
+    `at`: the row, and the number of rows. `shared`: tokens before the first step; None takes all of
+    the start.
+    """
+    model, found = small_model("llama"), list(start[:shared])
+    random = np.random.Generator(random_stream(SEED, "test", 0))
+    while len(found) < longest and found[len(start) :][-1:] not in [[end] for end in form.ends]:
+        uniform = random.random(at[1], dtype=np.float32)[at[0]]
+        with torch.no_grad():
+            logits = model(torch.tensor([found])).logits[:, -1]
+        logits[:, form.forbidden] = -torch.inf
+        token = int(draw(logits, 1.0, torch.tensor([uniform])))
+        found.append(start[len(found)] if len(found) < len(start) else token)
+    return found[len(start) :]
+
+
+def with_ends(form: TextForm, ends: set[int]) -> TextForm:
+    """The same form with more ends."""
+    return TextForm(form.tokenizer, frozenset({EOS, *ends}), form.answer_start)
+
+
+PROMPTS = ["the cat", "a", "the cat sat on the mat", "x"]
+
+
+def test_documents_are_continued_from_starts_of_any_length() -> None:
+    form = form_of(None)
+    found = written(form, PROMPTS)
+    for row, (prompt, each) in enumerate(zip(PROMPTS, found, strict=True)):
+        new = by_hand(form, form.start(prompt), (row, len(PROMPTS)), shared=1)
+        assert len(new) > 30
+        assert each == Written(form.document(prompt, [token for token in new if token != EOS]))
+
+
+@pytest.mark.parametrize("longest", [70, 120])
+def test_a_question_is_followed_by_its_answer(longest: int) -> None:
+    """A token that the model draws is made an end, so that its first tokens are a question."""
+    form = form_of(CHAT)
+    start = form.start(None)
+    new = by_hand(form, start)
+    end = next(at for at in range(6, len(new)) if new[at] not in new[:at])
+    form, question = with_ends(form, {new[end]}), new[:end]
+    answer = by_hand(form, [*start, *question, *form.answer_start], (0, 1), longest, len(start))
+    is_complete = answer[-1] in form.ends
+    text = form.conversation(
+        form.question(question), answer[: len(answer) - is_complete], is_complete=is_complete
+    )
+    assert written(form, [None], longest) == [Written(text)]
+
+
+def test_a_question_that_is_given_is_not_written() -> None:
+    form = form_of(CHAT)
+    (found,) = written(form, ["Why?"])
+    assert found.text is not None
+    assert found.text.startswith("<bos>user:Why?<eos>|<bos>assistant:")
+    assert len(form.start("Why?")) < form.count(found.text)
+
+
+def test_what_cannot_be_kept_has_a_reason() -> None:
+    form = form_of(None)
+    new = by_hand(form, form.start("a"), longest=30)
+    assert written(with_ends(form, {new[2]}), ["a"]) == [Written(None, "short")]
+    assert written(with_ends(form, {new[8]}), ["a"])[0].text == form.document("a", new[:8])
+    seen: set[str] = set()
+    first, second = (written(form, ["the cat"], seen=seen)[0] for _ in range(2))
+    assert first.text is not None
+    assert second == Written(None, "duplicate")
+    # The question takes all room.
+    assert written(form_of(CHAT), [None], longest=20) == [Written(None, "long")]
+
+
+def test_a_loop_is_dropped_before_its_end() -> None:
+    model = small_model("llama", max_position_embeddings=1024)
+    with torch.no_grad():
+        model.lm_head.weight[70] = 0
+        model.model.norm.weight.mul_(1e-4)  # all tokens are as likely
+    form = form_of(None)
+    form = TextForm(form.tokenizer, form.ends)
+    form.__dict__["forbidden"] = [token for token in range(258) if token != 70]
+    steps: list[int] = []
+    sampling = Sampling(1.0, 900, random_stream(SEED, "test", 0))
+    found = write_round(model, form, ["a"], sampling, set(), steps.append)
+    assert found == [Written(None, "repetitive")]
+    assert len(steps) < 100
+
+
+def test_the_last_texts_break_off() -> None:
+    """With sixteen rows, two may be left when a round ends."""
+    form = with_ends(form_of(None), set(range(200, 256)))
+    steps: list[int] = []
+    sampling = Sampling(1.0, 100, random_stream(SEED, "test", 0))
+    write_round(small_model("llama"), form, ["a"] * 16, sampling, set(), steps.append)
+    last = steps[-1] - steps[-2]
+    assert 0 <= last <= 2
+    assert len(steps) < 90
+
+
+def test_special_tokens_are_never_written() -> None:
+    form = form_of(None)
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    model = small_model("llama")
+    with torch.no_grad():  # tied, so <bos> becomes likely
+        model.model.embed_tokens.weight[256] *= 8
+    hot = written(form, ["a b c"], temperature=5.0, model=model)
+    assert hot[0].text is not None
+    assert "<bos>" not in tokenizer.decode(ids(hot[0].text))
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_text_does_not_depend_on_the_others(number: int) -> None:
+    form = form_of(None)
+    found = written(form, [*PROMPTS])
+    others = [each if at == number else "snow" for at, each in enumerate(PROMPTS)]
+    assert written(form, others)[number] == found[number]

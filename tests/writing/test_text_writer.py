@@ -1,0 +1,170 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
+from regrow.corpus.text import read_documents
+from regrow.writing.text_writer import WritingSettings, WrittenText, unfinished, write_text
+from tests.tiny import add_chat_template, write_model
+from tests.tiny import write_text as write_texts
+
+SMALL = WritingSettings(300, seed=1, batch_size=12)
+
+
+class KilledError(Exception):
+    """Raised out of a call, as if it were killed there."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("writing")
+    write_model(home / "base", max_position_embeddings=64)
+    add_chat_template(write_model(home / "chat", max_position_embeddings=64))
+    # So many that the turns of a random model end.
+    ends = {"eos_token_id": [2, *range(100, 115)]}
+    (home / "chat/generation_config.json").write_text(json.dumps(ends))
+    return home
+
+
+def write(
+    home: Path, out: Path, settings: WritingSettings = SMALL, model: str = "chat", **more: Any
+) -> WrittenText:
+    return write_text(ModelDirectory(home / model), out, settings, **more)
+
+
+def killed_after(steps: int) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        nonlocal steps
+        steps -= 1
+        if steps < 0:
+            raise KilledError
+
+    return progress
+
+
+@pytest.mark.parametrize("model", ["base", "chat"])
+def test_a_model_writes_a_text_file(home: Path, tmp_path: Path, model: str) -> None:
+    told: list[tuple[int, int]] = []
+    out = tmp_path / "text.jsonl"
+    result = write(home, out, model=model, progress=lambda done, of: told.append((done, of)))
+    documents = list(read_documents(out))
+    assert len(documents) == result.documents == len(set(documents))
+    tokenizer = ModelDirectory(home / model).tokenizer
+    tokens = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in documents]
+    assert result.tokens == sum(tokens) >= 300 > sum(tokens[:-1])
+    assert max(tokens) <= 3 * 64  # positions; a broken character becomes one of three bytes
+    assert told == sorted(told)
+    assert told[-1] == (300, 300)
+    record = json.loads((tmp_path / "text.json").read_text())
+    assert record["sha256"] == result.sha256
+    assert (record["tokens"], record["written_tokens"]) == (300, result.tokens)
+    assert {path.name for path in tmp_path.iterdir()} == {"text.jsonl", "text.json"}
+    if model == "chat":
+        assert all(
+            text.startswith("<bos>user:") and "<bos>assistant:" in text for text in documents
+        )
+
+
+@pytest.mark.parametrize("model", ["base", "chat"])
+def test_it_may_be_killed_anywhere(home: Path, tmp_path: Path, model: str) -> None:
+    whole = write(home, tmp_path / "whole.jsonl", model=model)
+    out = tmp_path / "killed.jsonl"
+    kills = 0
+    result = None
+    for steps in (0, 20, 70, 100_000):
+        if result is not None:
+            break
+        try:
+            result = write(home, out, model=model, progress=killed_after(steps))
+        except KilledError:
+            kills += 1
+            assert not out.exists()
+            rounds = unfinished(out) / "rounds.jsonl"
+            if rounds.exists():  # as a process leaves it that is killed while it appends
+                with rounds.open("ab") as file:
+                    file.write(b'{"rows": 3, "te')
+    assert kills >= 2
+    assert result is not None
+    assert result.taken_up > 0
+    assert result.sha256 == whole.sha256
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    records = [json.loads((tmp_path / name).read_text()) for name in ("whole.json", "killed.json")]
+    assert records[0] == records[1]
+    other = write(
+        home, tmp_path / "other.jsonl", WritingSettings(300, seed=2, batch_size=12), model
+    )
+    assert other.sha256 != whole.sha256
+
+
+OTHERS = {
+    "tokens": WritingSettings(301, seed=1, batch_size=12),
+    "seed": WritingSettings(300, seed=2, batch_size=12),
+    "temperature": WritingSettings(300, seed=1, batch_size=12, temperature=0.9),
+    "batch_size": WritingSettings(300, seed=1),
+}
+
+
+def test_other_settings_do_not_go_on(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "text.jsonl"
+    with pytest.raises(KilledError):
+        write(home, out, progress=killed_after(80))
+    assert (unfinished(out) / "rounds.jsonl").exists()
+    for name, settings in OTHERS.items():
+        with pytest.raises(UserError, match=f"left by a run that was stopped, with other {name};"):
+            write(home, out, settings)
+    with pytest.raises(UserError, match="with other model;"):
+        write(home, out, model="base")
+
+
+def test_prompts_are_used_in_turn(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked.txt").write_text("The river\n\n The stone \n")
+    settings = WritingSettings(150, tmp_path / "asked.txt", batch_size=12)
+    write(home, tmp_path / "base.jsonl", settings, "base")
+    starts = [text[:9] for text in read_documents(tmp_path / "base.jsonl")]
+    assert set(starts) == {"The river", "The stone"}
+    write_texts(tmp_path / "asked.jsonl", ["The river\nis wide", "The stone"])
+    settings = WritingSettings(150, tmp_path / "asked.jsonl", batch_size=12)
+    write(home, tmp_path / "chat.jsonl", settings)
+    texts = list(read_documents(tmp_path / "chat.jsonl"))
+    assert any(text.startswith("<bos>user:The river\nis wide<eos>") for text in texts)
+
+
+def test_what_cannot_be_is_refused_before_work(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(ModelDirectory, "load", load)
+    out = tmp_path / "text.jsonl"
+    (tmp_path / "long.txt").write_text("short\n" + "The river " * 80)
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "there.jsonl").write_text("")
+    (tmp_path / "record.json").write_text("")
+    refused: list[tuple[Path, WritingSettings, str]] = [
+        (tmp_path / "text.txt", SMALL, "text is written as .jsonl"),
+        (tmp_path / "there.jsonl", SMALL, "exists; choose another file"),
+        (tmp_path / "record.jsonl", SMALL, "record.json: exists"),
+        (tmp_path / "no/text.jsonl", SMALL, "no such directory"),
+        (out, WritingSettings(0), "tokens 0: give a number above 0"),
+        (out, WritingSettings(9, temperature=0.0), "temperature 0.0: give"),
+        (out, WritingSettings(9, tmp_path / "long.txt"), r"prompt 2 has [\d,]+ tokens; give at m"),
+        (out, WritingSettings(9, tmp_path / "empty.txt"), "empty.txt: the file holds no text"),
+        (out, WritingSettings(9, tmp_path / "none.txt"), "none.txt: no such file"),
+    ]
+    for path, settings, message in refused:
+        with pytest.raises(UserError, match=message) as caught:
+            write(home, path, settings)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_model_that_writes_nothing_new_is_given_up(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked.txt").write_text("The river\n")
+    settings = WritingSettings(10**6, tmp_path / "asked.txt", temperature=1e-4, batch_size=2)
+    with pytest.raises(UserError, match=r"no text can be kept \(dropped so far: \d"):
+        write(home, tmp_path / "text.jsonl", settings)
