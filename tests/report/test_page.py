@@ -157,6 +157,13 @@ def test_a_bare_summary_leaves_everything_else_out(bare: RunSummary) -> None:
     assert not [tag for tag, _ in outline.tags if tag in ("table", "svg", "figure", "ul")]
 
 
+def test_a_refit_is_told_and_drawn(smollm2: RunSummary, bare: RunSummary) -> None:
+    page = render_page(smollm2)
+    assert "44 matrices; error of the residual stream 10.6% → 5.3%" in page
+    assert "matrices, first to last" in page
+    assert "residual stream" not in render_page(bare)
+
+
 def test_a_stage_with_nothing_but_a_name(bare: RunSummary) -> None:
     summary = bare.model_copy(update={"stages": (StageRow(name="depth", done=False),)})
     page = render_page(summary)

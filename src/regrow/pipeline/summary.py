@@ -180,6 +180,11 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
         name=name,
         done=f"{name}/measure" in entries or _is_done_by_cut(entries.get(f"{name}/measure-cut")),
         cut=f"{carve.outputs['words']}{_chosen_by(carve)}" if carve else "",
+        # Ledgers from before refits were added do not have the key.
+        refitted=tuple(
+            (each["before"], each["after"])
+            for each in (carve.outputs.get("refitted", ()) if carve else ())
+        ),
         recovery=_recovery(recover),
         outcome=outcome,
         kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),

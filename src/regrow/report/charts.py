@@ -66,8 +66,8 @@ class Step:
     after_recovery: float | None
 
 
-def curves(title: str, lines: Sequence[Line]) -> Svg | None:
-    """A chart of losses over tokens; None if there is no finite point.
+def curves(title: str, lines: Sequence[Line], unit: str = "tokens") -> Svg | None:
+    """A chart of values over tokens, or over another `unit`; None if there is no finite point.
 
     A point that is not finite leaves a gap. A line has at most MOST_POINTS points; of longer lines,
     means of neighbouring points are drawn.
@@ -83,7 +83,7 @@ def curves(title: str, lines: Sequence[Line]) -> Svg | None:
     root = canvas(title, top + _PLOT + _BOTTOM, f"Lowest {low:.3g}, highest {high:.3g}.")
     x = Scale(min(0.0, *(x for x, _ in points)), max(x for x, _ in points), _LEFT, _RIGHT)
     y = _y_axis(root, low, high, top)
-    _x_axis(root, x, top + _PLOT)
+    _x_axis(root, x, top + _PLOT, unit)
     heldout = 0
     for (line, segments), (at_x, at_y) in zip(drawn, legend, strict=True):
         style = "train" if line.kind == "train" else f"heldout h{heldout % 3}"
@@ -404,12 +404,12 @@ def _y_axis(root: Element, low: float, high: float, top: float, margin: float = 
     return scale
 
 
-def _x_axis(root: Element, scale: Scale, base: float) -> None:
+def _x_axis(root: Element, scale: Scale, base: float, unit: str = "tokens") -> None:
     add(root, "path", "axis", d=path([(_LEFT, base), (_RIGHT, base)]))
     for value in ticks(scale.low, scale.high):
         anchor = "end" if scale(value) > _RIGHT - 12 else "middle"
         add(root, "text", "tick", _tokens(value), x=scale(value), y=base + 14, text_anchor=anchor)
-    add(root, "text", "tick", "tokens", x=_RIGHT, y=base + 25, text_anchor="end")
+    add(root, "text", "tick", unit, x=_RIGHT, y=base + 25, text_anchor="end")
 
 
 def _tokens(value: float) -> str:

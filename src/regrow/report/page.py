@@ -57,6 +57,8 @@ class Stage:
     row: StageRow
     number: int
     kept: tuple[Kept, ...]
+    refit: str
+    refit_chart: Svg | None
     curve: Svg | None
     mixtures: tuple[Mixture, ...]
     outcome: tuple[outcomes.Part, ...]
@@ -213,10 +215,23 @@ def _stage(number: int, row: StageRow) -> Stage:
         row=row,
         number=number,
         kept=tuple(_kept(axis) for axis in row.kept),
+        refit=outcomes.refit_words(row.refitted),
+        refit_chart=_refit_chart(row),
         curve=charts.curves(f"Loss during the recovery of {row.name}", lines),
         mixtures=tuple(Mixture(each.of, *mixture_charts(each, row.name)) for each in row.mixtures),
         outcome=tuple(outcomes.parts(row.outcome)) if row.outcome else (),
     )
+
+
+def _refit_chart(row: StageRow) -> Svg | None:
+    """The error of the residual stream, in percent, behind each refitted matrix."""
+
+    def percent(which: int) -> list[charts.Point]:
+        return [(float(at), 100 * pair[which]) for at, pair in enumerate(row.refitted, start=1)]
+
+    lines = [charts.Line("carved", percent(0), "train"), charts.Line("refitted", percent(1))]
+    title = f"Error of the residual stream in {row.name}"
+    return charts.curves(title, lines, "matrices, first to last")
 
 
 def mixture_charts(row: MixtureRow, stage: str) -> tuple[Svg | None, Svg | None]:

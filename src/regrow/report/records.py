@@ -194,6 +194,11 @@ class StageRow(_Record):
     done: bool = True
     cut: str = ""
     """What was cut, in one line: 'layers 30 -> 22, by influence'."""
+    refitted: tuple[tuple[float, float], ...] = ()
+    """(error of the residual stream with the carved, with the refitted weights), by matrix.
+
+    Squared, relative to the square of the original's stream; in the order of the layers.
+    """
     recovery: str = ""
     """How it was recovered, in one line."""
     outcome: Outcome | None = None
