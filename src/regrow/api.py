@@ -180,7 +180,7 @@ def prune(
     if dry_run:
         check_output(Path(out), source.path)
         planned = plan_cut(source, spec, **options)
-        check_free_space(Path(out), planned.carving.nbytes)
+        check_free_space(Path(out), planned.disk_bytes)
         return planned.result(Path(out))
     return prune_checkpoint(source, Path(out), spec, **options)
 

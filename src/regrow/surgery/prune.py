@@ -86,6 +86,15 @@ class PlannedCut:
     max_shard_bytes: int
     calibration: "Calibration | None"
 
+    @property
+    def disk_bytes(self) -> int:
+        """The most bytes on disk while the result is written.
+
+        A refit first carves a copy, with the whole vocabulary, and writes its weights in float32.
+        """
+        nbytes = self.carving.nbytes
+        return nbytes if self.calibration is None else 2 * nbytes + self.source.weight_bytes
+
     def result(self, out: Path, seconds: float = 0.0, refit: "Refit | None" = None) -> Pruned:
         """The result of this cut; `seconds`: how long the carving took."""
         layout, cut = self.source.layout, self.cut
@@ -136,7 +145,9 @@ class PlannedCut:
         carve(plan_output(self.source, cut), plain)
         weights = directory / "weights"
         weights.mkdir()
-        found = refit(self.source, ModelDirectory(plain), cut, calibration, weights, progress)
+        # Not the bar, which counts the bytes that are carved.
+        messages = Progress(say=progress.say)
+        found = refit(self.source, ModelDirectory(plain), cut, calibration, weights, messages)
         progress.say(found.words())
         shutil.rmtree(plain)
         return found
@@ -182,7 +193,7 @@ def prune_checkpoint(
         source, spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
         progress=progress,
     )  # fmt: skip
-    check_free_space(out, planned.carving.nbytes)
+    check_free_space(out, planned.disk_bytes)
     return planned.write(out, progress)
 
 
