@@ -159,7 +159,7 @@ def test_a_bare_summary_leaves_everything_else_out(bare: RunSummary) -> None:
 
 def test_a_refit_is_told_and_drawn(smollm2: RunSummary, bare: RunSummary) -> None:
     page = render_page(smollm2)
-    assert "44 matrices; error of the residual stream 10.6% → 5.3%" in page
+    assert "44 matrices; squared error of the residual stream 50% lower" in page
     assert "matrices, first to last" in page
     assert "residual stream" not in render_page(bare)
 

@@ -1,8 +1,7 @@
-"""The outcome of a refit and of a recovery in words."""
+"""The outcome of a recovery in words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
 
 from regrow.common import numbers
 from regrow.report.records import Outcome, StageRow
@@ -38,17 +37,6 @@ def worse_lines(found: Outcome, trained: str, training: str = "recovery") -> lis
             f"weights are in {trained}"
         )
     return lines
-
-
-def refit_words(errors: Sequence[tuple[float, float]]) -> str:
-    """What a refit did, in one line; empty without one.
-
-    `errors`: of the residual stream behind each matrix, with the carved and the refitted weights.
-    """
-    if not errors:
-        return ""
-    before, after = (fmean(pair[which] for pair in errors) for which in (0, 1))
-    return f"{len(errors)} matrices; error of the residual stream {before:.1%} -> {after:.1%}"
 
 
 def parts(found: Outcome) -> list[Part]:

@@ -11,6 +11,7 @@ from regrow.common.files import write_atomically
 from regrow.report import charts, outcomes, tables
 from regrow.report.records import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
 from regrow.report.svg import Svg
+from regrow.surgery.refit_words import refit_words
 
 _PARTS = ("embedding", "attention", "ffn", "norms", "other", "head")
 _TEXTS_PER_TABLE = 3
@@ -215,7 +216,7 @@ def _stage(number: int, row: StageRow) -> Stage:
         row=row,
         number=number,
         kept=tuple(_kept(axis) for axis in row.kept),
-        refit=outcomes.refit_words(row.refitted),
+        refit=refit_words(row.refitted),
         refit_chart=_refit_chart(row),
         curve=charts.curves(f"Loss during the recovery of {row.name}", lines),
         mixtures=tuple(Mixture(each.of, *mixture_charts(each, row.name)) for each in row.mixtures),

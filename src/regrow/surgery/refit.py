@@ -44,6 +44,7 @@ from regrow.surgery.computed import Computed
 from regrow.surgery.cut import Cut
 from regrow.surgery.layer_calls import LayerCall, LayerModel
 from regrow.surgery.least_squares import LeastSquares
+from regrow.surgery.refit_words import refit_words
 
 FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
@@ -90,15 +91,8 @@ class Refit:
 
     def words(self) -> str:
         """What the refit did, in one line."""
-        count = len(self.matrices)
-        before, after = (
-            sum(getattr(each, name) for each in self.matrices) / max(1, count)
-            for name in ("before", "after")
-        )
-        return (
-            f"refitted {count} matrices on {self.tokens:,} tokens; "
-            f"error of the residual stream {before:.1%} -> {after:.1%}"
-        )
+        errors = [(each.before, each.after) for each in self.matrices]
+        return f"refitted on {self.tokens:,} tokens: {refit_words(errors)}"
 
 
 def refit(
