@@ -52,7 +52,7 @@ def run_once(way: str, directory: Path, tokens: int, batch_tokens: int) -> int:
     from regrow.checkpoint.reader import open_checkpoint
     from regrow.models.loading import load_model
     from regrow.scoring.calibration import Calibration
-    from regrow.scoring.observe import observe, one_by_one
+    from regrow.scoring.observe import Run, observe, one_by_one
     from regrow.scoring.offload import load_offloaded
     from regrow.scoring.registry import DEFAULT, SCORES, FromText
 
@@ -70,7 +70,8 @@ def run_once(way: str, directory: Path, tokens: int, batch_tokens: int) -> int:
     pieces = tuple(random.integers(0, 1_024, 512) for _ in range(tokens // 512))
     if way == "one layer at a time":
         offloaded = load_offloaded(checkpoint, layout)
-        model, run = offloaded.model, offloaded.run
+        model = offloaded.model
+        run: Run = offloaded.run
     elif way == "in memory":
         model, run = load_model(directory), one_by_one
     else:

@@ -25,7 +25,14 @@ from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.prune import plan_output
 from regrow.surgery.refit import Refit, refit
 from tests.surgery.carving import tensors
-from tests.tiny import add_tokenizer, sentences, write_model, write_text, write_tiny
+from tests.tiny import (
+    add_tokenizer,
+    sentences,
+    write_model,
+    write_seq2seq,
+    write_text,
+    write_tiny,
+)
 
 torch.set_num_threads(1)
 
@@ -136,6 +143,39 @@ def test_the_same_text_gives_the_same_weights(tmp_path: Path) -> None:
         assert whole.tobytes() == two.corrections[name].rows(0, each.shape[0]).tobytes()
 
 
+def test_a_layer_that_writes_nothing_is_left_as_it_is(tmp_path: Path) -> None:
+    """The constant of Granite's sums cannot be known from such a layer."""
+    path = write_tiny(GRANITE, tmp_path / "m")
+    loaded: Any = ModelDirectory(path).load()
+    with torch.no_grad():
+        for module in (
+            loaded.model.layers[0].self_attn.o_proj,
+            loaded.model.layers[0].mlp.down_proj,
+        ):
+            for parameter in module.parameters():
+                parameter.zero_()
+    loaded.save_pretrained(path)
+    model = ModelDirectory(path)
+    found = refitted(model, without_layer(model), calibration(model))
+    assert found.matrices
+    assert not [each for each in found.matrices if ".layers.0." in each.name]
+
+
+def test_a_layer_that_writes_very_little_is_no_other_architecture(tmp_path: Path) -> None:
+    path = write_tiny(LLAMA, tmp_path / "m")
+    loaded: Any = ModelDirectory(path).load()
+    with torch.no_grad():
+        for module in (
+            loaded.model.layers[0].self_attn.o_proj,
+            loaded.model.layers[0].mlp.down_proj,
+        ):
+            for parameter in module.parameters():
+                parameter.mul_(1e-7)
+    loaded.save_pretrained(path)
+    model = ModelDirectory(path)
+    assert refitted(model, without_layer(model), calibration(model)).matrices
+
+
 # As users call it
 
 
@@ -183,11 +223,16 @@ def test_with_the_vocabulary_cut_too_the_refit_is_the_same(tmp_path: Path) -> No
     assert torch.equal(tensors(tmp_path / "one")[name], tensors(tmp_path / "two")[name])
 
 
+@pytest.mark.parametrize("family", ["llama", "t5"])
 def test_one_layer_at_a_time_gives_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     model, text = prepared(tmp_path)
-    options: dict[str, Any] = {"drop_layers": "1", "calibration_tokens": 1_024}
+    dropped: Any = "1"
+    if family == "t5":
+        model = write_seq2seq(tmp_path / "t5", T5, num_layers=2, num_decoder_layers=2)
+        dropped = {"encoder": "1", "decoder": "0"}
+    options: dict[str, Any] = {"drop_layers": dropped, "calibration_tokens": 1_024}
     regrow.prune(model, tmp_path / "one", calibration=text, **options)
     monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: 1_000)
     messages: list[str] = []
@@ -202,6 +247,8 @@ def test_what_cannot_be_refitted_is_refused_before_anything_is_written(tmp_path:
     model, text = prepared(tmp_path)
     with pytest.raises(UserError, match="refit: a refit needs a text; give one"):
         regrow.prune(model, tmp_path / "out", drop_layers="1", refit=True)
+    with pytest.raises(UserError, match="refit: only the vocabulary is cut"):
+        regrow.prune(model, tmp_path / "out", vocab_size=300, calibration=text, refit=True)
     short = write_text(tmp_path / "short.jsonl", ["A river."])
     with pytest.raises(UserError, match=r"refit: .* less than one row .* or set refit to false"):
         regrow.prune(model, tmp_path / "out", drop_layers="1", calibration=short)
@@ -211,3 +258,24 @@ def test_what_cannot_be_refitted_is_refused_before_anything_is_written(tmp_path:
     assert not (tmp_path / "out").exists()
     done = regrow.prune(other, tmp_path / "out", drop_layers="1", calibration=text)
     assert done.refitted == ()
+
+
+def test_layers_in_another_order_are_not_refitted(tmp_path: Path) -> None:
+    model, text = prepared(tmp_path)
+    fingerprint = ModelDirectory(model).checkpoint.fingerprint
+    Cut(fingerprint, {"layer": AxisCut(4, np.array([3, 1]))}).save(tmp_path / "cut.json")
+    options: dict[str, Any] = {"cut": tmp_path / "cut.json", "calibration": text}
+    with pytest.raises(UserError, match="refit: the cut puts layers in another order"):
+        regrow.prune(model, tmp_path / "out", refit=True, **options)
+    assert regrow.prune(model, tmp_path / "out", **options).refitted == ()
+
+
+def test_memory_that_lacks_accelerate_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, text = prepared(tmp_path)
+    monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: 1_000)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"refit: .*accelerate.*, or set refit to false"):
+        regrow.prune(model, tmp_path / "out", drop_layers="1", calibration=text)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "text.jsonl"]

@@ -278,9 +278,12 @@ class _Run:
             chosen = Cut.from_json(entry.outputs["cut"], where)
             repeat_cut(source, carved.path, chosen, spec, self.train_documents, self.recipe.seed)
             if entry.outputs["refitted"] and not self._is_as_left(step, carved):
-                # Another machine rounds a refit differently, so the cut is made and measured anew.
-                self.ledger.forget([step.name, f"{step.stage}/measure-cut"])
-                self._carve(step, spec, source, carved)
+                # Another machine rounds a refit differently. A recovery that is done keeps the cut
+                # that it began with. Otherwise the cut is made, recorded and measured anew.
+                recover_step = self.steps.get(f"{step.stage}/recover")
+                if recover_step is None or self.ledger.done(recover_step) is None:
+                    self.ledger.forget([step.name, f"{step.stage}/measure-cut"])
+                    self._carve(step, spec, source, carved)
                 return
         self._check_output(step, carved)
 
@@ -301,7 +304,11 @@ class _Run:
             "cut": result.cut.to_json(),
             "notes": list(result.notes),
             "refitted": [each.to_json() for each in result.refitted],
-            "seconds": {"carve": result.seconds, "score": seconds - result.seconds},
+            "seconds": {
+                "score": seconds - result.refit_seconds - result.seconds,
+                "refit": result.refit_seconds,
+                "carve": result.seconds,
+            },
         }
 
     def _measure(

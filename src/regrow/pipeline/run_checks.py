@@ -88,7 +88,10 @@ def _refuse_changes(changed: Iterable[str], invalid: str, out: Path) -> None:
 def _check_disk(plan: RunPlan, to_do: Iterable[Step], trained: Iterable[str]) -> None:
     counts = {stage: plan.parameter_count(stage) for stage in plan.stages}
     bytes_per_parameter = plan.original.weight_bytes / plan.parameter_count("original")
+    to_do = list(to_do)
     needed = _bytes_needed(to_do, counts, bytes_per_parameter)
+    if any(step.kind == "carve" for step in to_do):
+        needed += plan.original.weight_bytes  # the copy that a refit makes, at most
     # The checkpoints of an unfinished training will be replaced, so their bytes are available.
     checkpoints = [(plan.out / STAGES / stage).glob("training/*/*") for stage in trained]
     needed -= sum(path.stat().st_size for paths in checkpoints for path in paths)

@@ -193,6 +193,7 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
         mixtures=tuple(_mixtures(recover)),
         seconds=Seconds(
             score=cut_seconds.get("score"),
+            refit=cut_seconds.get("refit"),
             carve=cut_seconds.get("carve"),
             recover=recover.outputs["seconds"]["recover"] if recover else None,
             measure=sum(measured) if measured else None,

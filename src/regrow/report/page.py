@@ -274,7 +274,7 @@ def _times(stages: Iterable[StageRow]) -> list[tuple[str, list[str]]]:
     rows = []
     for stage in stages:
         seconds = stage.seconds
-        phases = [seconds.score, seconds.carve, seconds.recover, seconds.measure]
+        phases = [seconds.score, seconds.refit, seconds.carve, seconds.recover, seconds.measure]
         if any(value is not None for value in phases):
             cells = [numbers.ABSENT if v is None else numbers.duration(v) for v in phases]
             rows.append((stage.name, cells))

@@ -123,6 +123,7 @@ class Seconds(_Record):
     """Wall-clock seconds by phase; None where the phase has not run."""
 
     score: NonNegativeFloat | None = None
+    refit: NonNegativeFloat | None = None
     carve: NonNegativeFloat | None = None
     recover: NonNegativeFloat | None = None
     measure: NonNegativeFloat | None = None

@@ -11,7 +11,7 @@ Of one batch it holds the activations inside a layer. The head is never read.
 """
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -57,9 +57,12 @@ class Offloaded:
     units: Mapping[nn.Module, Any]
     index: dict[str, dict[str, str]]
 
-    def run(self, passes: Sequence[Pass]) -> None:
-        """Run all passes. The weights of a unit are in memory while all passes go through it."""
-        _side_by_side(self.units, passes)
+    def run(self, passes: Sequence[Pass], without: Collection[nn.Module] = ()) -> None:
+        """Run all passes. The weights of a unit are in memory while all passes go through it.
+
+        `without`: units that no pass computes, so that their weights are not read.
+        """
+        _side_by_side({u: hook for u, hook in self.units.items() if u not in without}, passes)
 
     @contextmanager
     def loaded(self, unit: nn.Module) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Run the layers of a model one by one, as the model itself calls them."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,21 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.precision import Precision, autocast
 from regrow.scoring.batches import TextBatch
 from regrow.scoring.observe import Pass, one_by_one, read_batch
 
 
 @dataclass(frozen=True, eq=False)
 class LayerCall:
-    """How a model calls one of its layers on one batch: what it passes beside the hidden states.
-
-    `hidden`: the hidden states that it passes, [texts, tokens, hidden], for the first of the
-    recorded layers; empty for the others, whose states are computed anew.
-    """
+    """How a model calls one of its layers on one batch: what it passes beside the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    hidden: Tensor
 
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """The hidden states behind the layer."""
@@ -37,11 +33,13 @@ class LayerCall:
 class LayerModel:
     """A model in float32, in memory or read one layer at a time.
 
-    `offloaded`: leave the weights in the files, which needs accelerate (scoring/offload.py).
+    `precision`: of matrix products. `offloaded`: leave the weights in the files, which needs
+    accelerate (scoring/offload.py).
     """
 
-    def __init__(self, directory: ModelDirectory, *, offloaded: bool) -> None:
+    def __init__(self, directory: ModelDirectory, precision: Precision, *, offloaded: bool) -> None:
         self.layout = directory.layout
+        self._precision = precision
         self._offloaded = None
         if offloaded:
             from regrow.scoring.offload import load_offloaded
@@ -50,6 +48,15 @@ class LayerModel:
         self.network: Any = self._offloaded.model if self._offloaded else directory.load()
         # Else autocast keeps its bf16 copies of weights, also of those that were refitted since.
         self.network.requires_grad_(False)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Context manager: no gradients, and matrix products in the model's precision.
+
+        It holds for one thread.
+        """
+        with torch.no_grad(), autocast(self._precision, torch.device("cpu")):
+            yield
 
     def loaded(self, module: nn.Module) -> AbstractContextManager[None]:
         """Context manager: the weights of a layer are in memory."""
@@ -63,8 +70,10 @@ class LayerModel:
         if self._offloaded is not None:
             self._offloaded.index[parameter] = {"safetensors_file": file, "weight_name": parameter}
 
-    def calls(self, layers: Sequence[str], batches: Sequence[TextBatch]) -> list[list[LayerCall]]:
-        """The calls of these layers of one stack on each batch, [batches][layers].
+    def calls(
+        self, layers: Sequence[str], batches: Sequence[TextBatch]
+    ) -> tuple[list[list[LayerCall]], list[Tensor]]:
+        """The calls of all layers of a stack, [batches][layers], and the states before the first.
 
         Only the first layer is computed. The others pass their hidden states on, and give back all
         else as the first layer did (T5's layers pass position biases on).
@@ -73,24 +82,29 @@ class LayerModel:
 
         def read(walk: _Walk, batch: TextBatch) -> None:
             _walk.set(walk)
-            with torch.no_grad():  # in the thread of the pass
+            with self.computing(), suppress(_Enough):  # in the thread of the pass
                 read_batch(self.network, batch)
 
         first, *others = layers
+        skipped = [self.network.get_submodule(name) for name in others]
         with ExitStack() as stack:
             for name in layers:
                 module = self.network.get_submodule(name)
-                hook = module.register_forward_pre_hook(partial(_note_call, name), with_kwargs=True)
+                note = partial(_note_call, name, name == layers[-1] and bool(others))
+                hook = module.register_forward_pre_hook(note, with_kwargs=True)
                 stack.callback(hook.remove)
             hook = self.network.get_submodule(first).register_forward_hook(_note_output)
             stack.callback(hook.remove)
-            for name in others:
-                module = self.network.get_submodule(name)
+            for module in skipped:
                 module.forward = _pass_on
                 stack.callback(delattr, module, "forward")
             passes: list[Pass] = [partial(read, *each) for each in zip(walks, batches, strict=True)]
-            (one_by_one if self._offloaded is None else self._offloaded.run)(passes)
-        return [[walk.calls[name] for name in layers] for walk in walks]
+            if self._offloaded is None:
+                one_by_one(passes)
+            else:
+                self._offloaded.run(passes, without=skipped)
+        calls = [[walk.calls[name] for name in layers] for walk in walks]
+        return calls, [walk.hidden for walk in walks]
 
     def run_noting(
         self, call: Callable[[], object], modules: Sequence[str], count: int
@@ -121,9 +135,14 @@ class _Enough(Exception):  # noqa: N818 - not an error
 
 @dataclass(eq=False)
 class _Walk:
-    """One pass through a stack: the calls by the name of the layer, and what the first gave."""
+    """One pass through a stack: the calls by the name of the layer.
+
+    `hidden`: the states before the first layer, [texts, tokens, hidden]. `output`: what the first
+    layer gave.
+    """
 
     calls: dict[str, LayerCall] = field(default_factory=dict)
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
     output: Any = None
 
 
@@ -131,11 +150,17 @@ _walk: ContextVar[_Walk] = ContextVar("_walk")
 """The pass of this thread."""
 
 
-def _note_call(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _note_call(
+    name: str, ends: bool, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """`ends`: whether the pass ends here."""
+    walk = _walk.get()
+    if not walk.calls:
+        walk.hidden = args[0] if args else kwargs["hidden_states"]
     rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-    hidden = args[0] if args else kwargs["hidden_states"]
-    calls = _walk.get().calls
-    calls[name] = LayerCall(args[1:], rest, hidden[:0] if calls else hidden)
+    walk.calls[name] = LayerCall(args[1:], rest)
+    if ends:
+        raise _Enough
 
 
 def _note_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:

@@ -6,7 +6,7 @@ With inputs ``f`` and what the outputs of the matrix lack, ``r``::
 
 The weights then change by ``D``. The ridge is the one with the smallest error on tokens that are
 held back, and the solution is then computed from all tokens. If no ridge makes the held-back error
-smaller than no change at all, the weights stay as they are. Sums are float64.
+smaller than no change at all, the weights stay as they are. Sums over batches are float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,9 @@ RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0, 10.0)
 START = 4
 """The candidate that is tried first. From there the search goes on while the error falls."""
 HELD_BACK = 8
-"""The last of so many tokens of each batch are held back."""
+"""The last of so many parts of each batch is held back."""
+BYTES_PER_PAIR = 28
+"""Memory of the sums, for each pair of inputs: three matrices in float64, and one in float32."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,15 @@ class LeastSquares:
         """Change the module's weights; what that did."""
         fitted, held = self._fitted, self._held
         best, error = _descend(RIDGES, START, lambda ridge: held.error(fitted.change(ridge)))
-        whole = fitted.plus(held)
-        if error < held.square:
-            change = whole.change(best)
-            after = whole.error(change)
-            if after < whole.square:
+        is_better = error < held.square
+        fitted.include(held)  # from here on, the sums of all tokens
+        if is_better:
+            change = fitted.change(best)
+            after = fitted.error(change)
+            if after < fitted.square:
                 self._apply(change)
-                return Solution(best, whole.square, after)
-        return Solution(None, whole.square, whole.square)
+                return Solution(best, fitted.square, after)
+        return Solution(None, fitted.square, fitted.square)
 
     def _apply(self, change: Tensor) -> None:
         weight, bias = self.module.weight, self.module.bias
@@ -127,10 +130,10 @@ class _Sums:
             self.product += inputs.T @ missing
         self.square += float(missing.double().square().sum())
 
-    def plus(self, other: "_Sums") -> "_Sums":
-        return _Sums(
-            self.gram + other.gram, self.product + other.product, self.square + other.square
-        )
+    def include(self, other: "_Sums") -> None:
+        self.gram += other.gram
+        self.product += other.product
+        self.square += other.square
 
     def change(self, ridge: float) -> Tensor:
         """The minimum of |f D - r|^2 + ridge * mean(diagonal) * |D|^2; D is [inputs, outputs]."""
@@ -140,10 +143,11 @@ class _Sums:
             return torch.zeros_like(self.product)
         damped = self.gram.clone()
         damped.diagonal().add_(size)
-        factor, failed = torch.linalg.cholesky_ex(damped)
+        failed = torch.zeros((), dtype=torch.int32)
+        torch.linalg.cholesky_ex(damped, out=(damped, failed))  # in place
         if failed:  # the ridge is below the rounding of the sums
             return torch.zeros_like(self.product)
-        return torch.cholesky_solve(self.product, factor)
+        return torch.cholesky_solve(self.product, damped)
 
     def error(self, change: Tensor) -> float:
         """The squared error with a change."""

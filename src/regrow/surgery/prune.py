@@ -69,6 +69,8 @@ class Pruned:
     """Time to carve, from the first byte read to the final rename; 0 in a dry run."""
     refitted: "tuple[FittedMatrix, ...]"
     """The matrices that were refitted; empty in a dry run, and if the cut is not refitted."""
+    refit_seconds: float
+    """Time to refit, with the copy that is carved for it; 0 without a refit."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,18 @@ class PlannedCut:
         """The most bytes on disk while the result is written.
 
         A refit first carves a copy, with the whole vocabulary, and writes its weights in float32.
+        The copy is removed before the result is carved.
         """
         nbytes = self.carving.nbytes
-        return nbytes if self.calibration is None else 2 * nbytes + self.source.weight_bytes
+        return nbytes if self.calibration is None else nbytes + self.source.weight_bytes
 
-    def result(self, out: Path, seconds: float = 0.0, refit: "Refit | None" = None) -> Pruned:
+    def result(
+        self,
+        out: Path,
+        seconds: float = 0.0,
+        refit: "Refit | None" = None,
+        refit_seconds: float = 0.0,
+    ) -> Pruned:
         """The result of this cut; `seconds`: how long the carving took."""
         layout, cut = self.source.layout, self.cut
         return Pruned(
@@ -105,23 +114,24 @@ class PlannedCut:
             {name: layout.sizes[name] for name in layout.blueprint.axis_names},
             self.carving.nbytes,
             (*_notes(layout, cut), *_left_out(self.source.path, cut, self.carving)), seconds,
-            () if refit is None else refit.matrices,
+            () if refit is None else refit.matrices, refit_seconds,
         )  # fmt: skip
 
     def write(self, out: Path, progress: Progress = QUIET) -> Pruned:
         """Refit the cut if it is to be refitted, and carve the result to `out`."""
         if self.calibration is None:
-            return self._carve(self.carving, out, progress)
+            return self.result(out, self._carve(self.carving, out, progress))
+        began = time.perf_counter()
         with partial_directory(out) as directory:
             refit = self._refit(directory, self.calibration, progress)
             plan = plan_output(
                 self.source, self.cut, self.tokens, self.max_shard_bytes, refit.corrections
             )
-            return self._carve(plan, out, progress, refit)
+            refit_seconds = time.perf_counter() - began
+            return self.result(out, self._carve(plan, out, progress), refit, refit_seconds)
 
-    def _carve(
-        self, plan: CarvePlan, out: Path, progress: Progress, refit: "Refit | None" = None
-    ) -> Pruned:
+    def _carve(self, plan: CarvePlan, out: Path, progress: Progress) -> float:
+        """Write the files of a plan; how many seconds that took."""
         done = 0
 
         def report(nbytes: int) -> None:
@@ -132,7 +142,7 @@ class PlannedCut:
         progress.say(f"carving {plan.weight_bytes:,} bytes to {out}")
         began = time.perf_counter()
         carve(plan, out, report)
-        return self.result(out, time.perf_counter() - began, refit)
+        return time.perf_counter() - began
 
     def _refit(self, directory: Path, calibration: "Calibration", progress: Progress) -> "Refit":
         """Solve for the writing matrices of the cut; `directory`: for temporary files."""
@@ -200,9 +210,10 @@ def prune_checkpoint(
 def repeat_cut(
     source: ModelDirectory, out: Path, cut: Cut, spec: CutSpec, documents: Documents, seed: int
 ) -> None:
-    """Carve a cut that was chosen before once more; the result is the same, byte for byte.
+    """Carve a cut that was chosen before once more.
 
-    A refit is the same only on the same kind of machine, with the same number of threads.
+    Without a refit, the result is the same, byte for byte. With a refit, this holds for the same
+    kind of machine and the same number of threads.
 
     `spec`: the options from which the cut was chosen. `documents`: the text from which its
     vocabulary was chosen, and on which it was refitted. `seed`: of the first time.
@@ -224,6 +235,10 @@ def check_refit(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
         return
     if not has_text:
         raise UserError("a refit needs a text; give one, or leave refit out", key="refit")
+    if spec.cut is None and spec.options.keys() <= {"vocab_size"}:
+        raise UserError(
+            "only the vocabulary is cut, which changes no layer; leave refit out", key="refit"
+        )
     if not layout.blueprint.pre_norm:
         raise UserError(
             f"{layout.blueprint.model_type} normalises what attention and ffn write before it is "
@@ -244,8 +259,20 @@ def _planned(
     """Plan the files of a cut, and draw the text for its refit."""
     plan = plan_output(source, cut, tokens, max_shard_bytes)
     calibration: Calibration | None = None
+    blueprint = source.layout.blueprint
     is_whole = all(axis.is_identity for name, axis in cut.axes.items() if name != "vocab")
-    wanted = source.layout.blueprint.pre_norm if spec.refit is None else spec.refit
+    is_ordered = all(
+        (np.diff(axis.keep) > 0).all()
+        for name, axis in cut.axes.items()
+        if blueprint.axis(name).kind == "layer"
+    )
+    if spec.refit and not is_ordered:
+        raise UserError(
+            "the cut puts layers in another order, so no stream of the original is theirs; leave "
+            "refit out",
+            key="refit",
+        )
+    wanted = (blueprint.pre_norm and is_ordered) if spec.refit is None else spec.refit
     if wanted and documents is not None and not is_whole:
         from regrow.scoring.calibration import CalibrationText
         from regrow.scoring.score import draw_text
@@ -255,6 +282,9 @@ def _planned(
             calibration = draw_text(source, text, seed)
         except UserError as error:
             raise UserError(f"{error}, or set refit to false", key="refit") from None
+        from regrow.surgery.refit import check_memory
+
+        check_memory(source, cut, calibration)
     return PlannedCut(source, cut, plan, tokens, max_shard_bytes, calibration)
 
 

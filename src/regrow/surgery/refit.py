@@ -14,8 +14,9 @@ hidden channels are cut, ``t`` is restricted to the channels that stay. The ridg
 carved weights. It is chosen for each matrix on tokens that are held back, and the carved weights
 stay if no ridge helps there. So the error on the calibration text never grows.
 
-Memory holds the hidden states of the calibration text a few times, the sums of one matrix, and both
-models in float32; where they do not fit, one layer of each is read at a time.
+Memory holds the hidden states of the calibration text about eight times, what one matrix reads, the
+sums of one matrix, and both models in float32. If all this does not fit, one layer of each model is
+read at a time.
 
 The architecture must be pre-norm: what attention and ffn write is added to the stream as it is, or
 times a constant. :func:`refit` checks that on the original.
@@ -35,21 +36,26 @@ from torch import Tensor, nn
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.memory import available_memory
-from regrow.common.precision import Precision, autocast
+from regrow.common.precision import Precision
 from regrow.common.progress import QUIET, Progress
 from regrow.scoring.batches import TextBatch, without_loss
 from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import BATCH_TOKENS, sites
+from regrow.scoring.offload import BATCHES
 from regrow.surgery.computed import Computed
 from regrow.surgery.cut import Cut
 from regrow.surgery.layer_calls import LayerCall, LayerModel
-from regrow.surgery.least_squares import LeastSquares
+from regrow.surgery.least_squares import BYTES_PER_PAIR, LeastSquares
 from regrow.surgery.refit_words import refit_words
 
 FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
+_STATES = 8
+"""How many times the hidden states of the text are in memory."""
 _TOLERANCE = 1e-4
 """The largest part of what a layer adds that may be something else than what its matrices write."""
+_ROUNDING = 1e-13
+"""The square of float32's rounding, relative to the square of the stream to which a layer adds."""
 
 
 @dataclass(frozen=True)
@@ -119,23 +125,29 @@ def refit(
         UserError: the architecture is not pre-norm, or the models fit in memory only one layer at a
             time and accelerate is missing.
     """
-    offloaded = _too_large(source, carved, progress)
-    models = _Models(
-        LayerModel(source, offloaded=offloaded), LayerModel(carved, offloaded=offloaded), cut
+    problem = check_memory(source, cut, calibration)
+    if problem:
+        progress.say(f"{problem}; reading them one layer at a time")
+    original, cut_model = (
+        LayerModel(directory, precision, offloaded=problem is not None)
+        for directory in (source, carved)
     )
-    batches = list(without_loss(calibration, source.config, BATCH_TOKENS))
+    models = _Models(original, cut_model, cut)
+    # An offloaded model needs a thread for each batch. The same batches in memory give equal bits.
+    batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
+    batches = list(without_loss(calibration, source.config, batch_tokens))
     progress.say(f"refitting on {calibration.tokens:,} tokens")
     stacks = [axis.name for axis in source.layout.blueprint.axes if axis.kind == "layer"]
     matrices: list[FittedMatrix] = []
     corrections: dict[str, Computed] = {}
     total, done = sum(carved.layout.sizes[name] for name in stacks), 0
-    with torch.no_grad(), autocast(precision, torch.device("cpu")):
+    with original.computing():
         for stack in stacks:
             for fitted, weights in _refit_stack(models, stack, batches):
                 file = directory / f"{done:05d}.safetensors"
                 save_file(weights, file)
                 for name, values in weights.items():
-                    models.cut.replaced(name, str(file))
+                    cut_model.replaced(name, str(file))
                     corrections[name] = Computed(tuple(values.shape), partial(_rows, file, name))
                 matrices += fitted
                 done += 1
@@ -148,21 +160,31 @@ def _rows(file: Path, name: str, first: int, last: int) -> Any:
         return tensors.get_slice(name)[first:last]
 
 
-def _too_large(source: ModelDirectory, carved: ModelDirectory, progress: Progress) -> bool:
-    """Whether the models are read one layer at a time."""
-    needed = 4 * (source.layout.parameters() + carved.layout.parameters())
+def check_memory(source: ModelDirectory, cut: Cut, calibration: Calibration) -> str | None:
+    """Why the models of a refit are read one layer at a time; None if they fit in memory.
+
+    Raises UserError if they do not fit and accelerate is missing.
+    """
+    layout, kinds = source.layout, ("hidden", "ffn")
+    axes = [axis for axis in layout.blueprint.axes if axis.kind in kinds]
+    width, inner = (max(layout.sizes[a.name] for a in axes if a.kind == kind) for kind in kinds)
+    states = 4 * calibration.tokens * (_STATES * width + inner)
+    sums = BYTES_PER_PAIR * inner**2
+    needed = 4 * (layout.parameters() + layout.parameters(cut.sizes)) + states + sums
     available = available_memory()
     if needed <= (1 - FREE) * available:
-        return False
+        return None
     from regrow.scoring.offload import check_offload
 
     problem = (
-        f"{source.path}: the original and the cut model need {needed / 1e9:,.1f} GB in float32, "
-        f"and {available / 1e9:,.1f} GB of memory are free"
+        f"{source.path}: the original and the cut model need {needed / 1e9:,.1f} GB in float32 "
+        f"with all states, and {available / 1e9:,.1f} GB of memory are free"
     )
-    check_offload(problem)
-    progress.say(f"{problem}; reading them one layer at a time")
-    return True
+    try:
+        check_offload(problem)
+    except UserError as error:
+        raise UserError(f"{error}, or set refit to false", key="refit") from None
+    return problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,20 +192,8 @@ class _Models:
     """The original and the cut model."""
 
     original: LayerModel
-    cut: LayerModel
-    kept: Cut
-
-    def writers(self, model: LayerModel, axis: str, layer: int) -> list[str]:
-        """Modules of a layer that write to the residual stream, in no order."""
-        place = "{" + axis + "}"
-        found = [
-            pattern.replace(place, str(layer))
-            for each in model.layout.blueprint.axes
-            if each.kind in ("ffn", "head")
-            for pattern in each.sites
-            if place in pattern
-        ]
-        return list(dict.fromkeys(found))
+    cut_model: LayerModel
+    cut: Cut
 
     def channels(self, axis: str) -> Tensor | None:
         """Channels of the original's stream that the cut keeps; None if all are kept."""
@@ -191,9 +201,22 @@ class _Models:
         stack = blueprint.axis(axis).stack
         for each in blueprint.axes:
             is_stream = each.kind == "hidden" and each.stack in (None, stack)
-            if is_stream and each.name in self.kept.axes:
-                return torch.from_numpy(self.kept.axes[each.name].keep.copy())
+            if is_stream and each.name in self.cut.axes:
+                return torch.from_numpy(self.cut.axes[each.name].keep.copy())
         return None
+
+
+def _writers(model: LayerModel, axis: str, layer: int) -> list[str]:
+    """Modules of a layer that write to the residual stream, in no order."""
+    place = "{" + axis + "}"
+    found = [
+        pattern.replace(place, str(layer))
+        for each in model.layout.blueprint.axes
+        if each.kind in ("ffn", "head")
+        for pattern in each.sites
+        if place in pattern
+    ]
+    return list(dict.fromkeys(found))
 
 
 _Fitted = tuple[list[FittedMatrix], dict[str, Tensor]]
@@ -204,13 +227,11 @@ def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> It
     """Refit the layers of one stack from the first to the last."""
     layer_axis = models.original.layout.blueprint.axis(axis)
     names = list(sites(models.original.layout, layer_axis))
-    cut_names = list(sites(models.cut.layout, layer_axis))
-    kept = models.kept.layers(axis, len(names)).tolist()
+    cut_names = list(sites(models.cut_model.layout, layer_axis))
+    kept = models.cut.layers(axis, len(names)).tolist()
     texts = [_text_of(batch, layer_axis.stack == "decoder") for batch in batches]
-    calls = models.original.calls(names, batches)
-    cut_calls = models.cut.calls(cut_names, batches)
-    streams = [each[0].hidden for each in calls]
-    cut_streams = [each[0].hidden for each in cut_calls]
+    calls, streams = models.original.calls(names, batches)
+    cut_calls, cut_streams = models.cut_model.calls(cut_names, batches)
     channels = models.channels(axis)
 
     def through(layers: range, streams: list[Tensor]) -> list[Tensor]:
@@ -227,22 +248,25 @@ def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> It
         here = [each[layer] for each in calls]
         targets, factor, streams = _targets(models, axis, layer, here, streams)
         streams = through(range(layer + 1, following), streams)
-        targets[-1] = streams
+        if factor is None:
+            targets = []
+        else:
+            targets[-1] = streams
         if channels is not None:
             targets = [[each[..., channels] for each in target] for target in targets]
         fit = _LayerFit(
-            models.cut,
-            models.cut.network.get_submodule(cut_names[number]),
-            models.writers(models.cut, axis, number),
+            models.cut_model,
+            models.cut_model.network.get_submodule(cut_names[number]),
+            _writers(models.cut_model, axis, number),
             [each[number] for each in cut_calls],
             texts,
-            factor,
+            factor or 1.0,
         )
-        with models.cut.loaded(fit.layer):
+        with models.cut_model.loaded(fit.layer):
             fitted: list[FittedMatrix] = []
-            behind = cut_streams
-            for matrix, target in enumerate(targets):
-                done, behind = fit.solve(matrix, cut_streams, target)
+            behind = cut_streams if targets else fit.through(cut_streams)
+            while targets:
+                done, behind = fit.solve(len(fitted), cut_streams, targets.pop(0))
                 fitted.append(done)
             cut_streams = behind
             weights = {
@@ -262,17 +286,18 @@ def _text_of(batch: TextBatch, is_decoder: bool) -> Tensor:
 
 def _targets(
     models: _Models, axis: str, layer: int, calls: Sequence[LayerCall], streams: Sequence[Tensor]
-) -> tuple[list[list[Tensor]], float, list[Tensor]]:
+) -> tuple[list[list[Tensor]], float | None, list[Tensor]]:
     """The original's stream behind each writing matrix of a layer, [matrices][batches].
 
-    Also the constant that multiplies what the matrices write, and the stream behind the layer.
+    Also the constant that multiplies what the matrices write, and the stream behind the layer. The
+    constant is None if the matrices write zeros, so that it cannot be known.
 
     Raises UserError if the layer adds something else than what its matrices write.
     """
     original = models.original
     layer_axis = original.layout.blueprint.axis(axis)
     module = original.network.get_submodule(list(sites(original.layout, layer_axis))[layer])
-    writers = models.writers(original, axis, layer)
+    writers = _writers(original, axis, layer)
     written: list[list[Tensor]] = []
     after: list[Tensor] = []
     along = squares = 0.0
@@ -288,19 +313,22 @@ def _targets(
             along += float(((after[-1] - stream).double() * total).sum())
             squares += float(total.square().sum())
             written.append(parts)
-    factor = along / squares if squares else 1.0
-    added = rest = 0.0
+    factor = along / squares if squares else 0.0
+    added = rest = rounding = 0.0
     for stream, parts, out in zip(streams, written, after, strict=True):
         difference = out.double() - stream.double()
         added += float(difference.square().sum())
+        rounding += _ROUNDING * float(stream.double().square().sum())
         rest += float((difference - factor * torch.stack(parts).double().sum(0)).square().sum())
-    if rest > _TOLERANCE * max(added, 1e-30):
+    if rest > _TOLERANCE * added + rounding:
         raise UserError(
             f"{original.layout.blueprint.model_type} changes what attention and ffn write before "
             "it is added to the residual stream (as post-norm does), which cannot be refitted; "
-            "leave refit out",
+            "set refit to false",
             key="refit",
         )
+    if not factor:
+        return [], None, after
     targets = [
         [
             stream + factor * torch.stack(parts[: number + 1]).sum(0)
@@ -329,6 +357,11 @@ class _LayerFit:
     def module(self, name: str) -> nn.Module:
         module: nn.Module = self.model.network.get_submodule(name)
         return module
+
+    def through(self, streams: Sequence[Tensor]) -> list[Tensor]:
+        """The stream behind the layer as it is, by batch."""
+        pairs = zip(self.calls, streams, strict=True)
+        return [call(self.layer, stream) for call, stream in pairs]
 
     def solve(
         self, number: int, streams: Sequence[Tensor], target: Sequence[Tensor]
