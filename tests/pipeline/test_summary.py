@@ -55,7 +55,7 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
     ("original/answers", PROMPTS, {"answers": ["a", "b"]}, 0.5),
     ("depth/carve", {"cut": {"layers": 3, "by": "random"}},
      facts(80, words="4 -> 3 layers", cut=CUT, notes=["x: dropped"],
-           seconds={"score": 3.0, "carve": 0.25}), 3.25),
+           seconds={"score": 3.0, "refit": 1.5, "carve": 0.25}), 3.25),
     ("depth/measure-cut", {"heldout": DOMAIN, "speed": False}, losses(6.0), 1.5),
     ("depth/recover", {"recover": {
         "batch_tokens": 64, "learning_rate": 3e-4, "optimizer": "adamw", "schedule": "cosine",
@@ -127,7 +127,7 @@ def test_what_a_stage_did(tmp_path: Path) -> None:
     assert depth.curve == ((64, 5.5), (100, 5.25))
     assert depth.heldout_curve == ((100, {"domain": 5.0}),)
     assert depth.seconds.model_dump() == {
-        "score": 3.0, "carve": 0.25, "recover": 7.0, "measure": 3.25,
+        "score": 3.0, "refit": 1.5, "carve": 0.25, "recover": 7.0, "measure": 3.25,
     }  # fmt: skip
     assert words.seconds.recover is None
 

@@ -40,7 +40,7 @@ def test_a_linear_map_is_found() -> None:
         problem.add(read, wanted(read) - module(read))
     found = problem.solve()
     assert found.ridge is not None
-    assert found.after < 1e-9 * found.before
+    assert found.after < 1e-6 * found.before
     assert torch.allclose(module.weight, wanted.weight, atol=1e-4)
     assert torch.allclose(module.bias, wanted.bias, atol=1e-4)
 
