@@ -358,7 +358,7 @@ def write(
     seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
     temperature: Annotated[
         float, typer.Option(min=0.01, metavar="T", help="Divides the logits.")
-    ] = 0.7,
+    ] = 1.0,
     batch_size: Annotated[
         int | None,
         typer.Option(

@@ -64,7 +64,7 @@ class WritingSettings:
     tokens: int
     prompts: Path | None = None
     seed: int = 0
-    temperature: float = 0.7
+    temperature: float = 1.0
     batch_size: int | None = None
 
 
