@@ -42,7 +42,7 @@ from regrow.training.teacher import load_teacher
 
 EVERY = 8
 PROSE = Path(__file__).parent.parent / "recipes" / "prose.txt"
-CUT = CutSpec(layers=22, calibration_tokens=4_096)
+CUT = CutSpec(layers=22, calibration_tokens=4_096, refit=False)
 TOKENS = 70_000
 DEFAULT = DistillSettings(teacher="original")
 PLAIN = "text alone"
