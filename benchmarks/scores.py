@@ -34,7 +34,7 @@ from regrow.scoring.score import score
 from regrow.surgery.carve import carve
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import Cut
-from regrow.surgery.prune import plan_checked_carve
+from regrow.surgery.output import plan_checked_carve
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingTask

@@ -11,7 +11,7 @@ from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.verify import verify_all
 from regrow.surgery.budget import plan_sizes
 from regrow.surgery.carve import carve
-from regrow.surgery.prune import plan_output
+from regrow.surgery.output import plan_output
 from tests.surgery.random_cuts import cut_to
 from tests.tiny import write_tiny
 

@@ -24,7 +24,8 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress
 from regrow.surgery.cut import CUT_FILE, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.prune import ORIGIN_FILE, Pruned, plan_cut, prune_checkpoint
+from regrow.surgery.output import ORIGIN_FILE
+from regrow.surgery.prune import Pruned, plan_cut, prune_checkpoint
 from tests.surgery.carving import assert_same_bytes, tensors
 from tests.tiny import write_tiny
 

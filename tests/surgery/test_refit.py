@@ -11,6 +11,7 @@ import torch
 import regrow
 from regrow.architectures import BLUEPRINTS, Blueprint
 from regrow.architectures.gemma2 import GEMMA2
+from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.granite import GRANITE
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
@@ -19,10 +20,12 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision
 from regrow.common.progress import Progress
+from regrow.scoring.batches import without_loss
 from regrow.scoring.calibration import Calibration
+from regrow.scoring.observe import read_batch, sites
 from regrow.surgery.carve import carve
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.prune import plan_output
+from regrow.surgery.output import plan_output
 from regrow.surgery.refit import Refit, refit
 from tests.surgery.carving import tensors
 from tests.tiny import (
@@ -42,16 +45,17 @@ EACH = [(each, number) for each in BLUEPRINTS for number in range(len(each.tiny)
 def calibration(model: ModelDirectory, texts: int = 60, seed: int = 0) -> Calibration:
     random = np.random.default_rng(seed)
     vocabulary = model.layout.sizes["vocab"]
-    return Calibration(tuple(random.integers(3, vocabulary, size=10) for _ in range(texts)))
+    lengths = sorted(random.integers(4, 16, size=texts), reverse=True)  # so batches have padding
+    return Calibration(tuple(random.integers(3, vocabulary, size=each) for each in lengths))
 
 
 def without_layer(model: ModelDirectory, dropped: int = 1) -> Cut:
-    """One layer of each stack goes."""
+    """One layer of each stack goes; -1 is the last one."""
     axes = {}
     for axis in model.layout.blueprint.axes:
         if axis.kind == "layer":
             size = model.layout.sizes[axis.name]
-            keep = np.array([index for index in range(size) if index != dropped])
+            keep = np.array([index for index in range(size) if index != dropped % size])
             axes[axis.name] = AxisCut(size, keep)
     return Cut(model.checkpoint.fingerprint, axes)
 
@@ -143,37 +147,75 @@ def test_the_same_text_gives_the_same_weights(tmp_path: Path) -> None:
         assert whole.tobytes() == two.corrections[name].rows(0, each.shape[0]).tobytes()
 
 
+def with_first_layer_scaled(blueprint: Blueprint, out: Path, scale: float) -> ModelDirectory:
+    """A tiny decoder; what its first layer writes is multiplied by `scale`."""
+    path = write_tiny(blueprint, out)
+    loaded: Any = ModelDirectory(path).load()
+    first = loaded.model.layers[0]
+    with torch.no_grad():
+        for module in (first.self_attn.o_proj, first.mlp.down_proj):
+            for parameter in module.parameters():
+                parameter.mul_(scale)
+    loaded.save_pretrained(path)
+    return ModelDirectory(path)
+
+
 def test_a_layer_that_writes_nothing_is_left_as_it_is(tmp_path: Path) -> None:
     """The constant of Granite's sums cannot be known from such a layer."""
-    path = write_tiny(GRANITE, tmp_path / "m")
-    loaded: Any = ModelDirectory(path).load()
-    with torch.no_grad():
-        for module in (
-            loaded.model.layers[0].self_attn.o_proj,
-            loaded.model.layers[0].mlp.down_proj,
-        ):
-            for parameter in module.parameters():
-                parameter.zero_()
-    loaded.save_pretrained(path)
-    model = ModelDirectory(path)
+    model = with_first_layer_scaled(GRANITE, tmp_path / "m", 0.0)
     found = refitted(model, without_layer(model), calibration(model))
     assert found.matrices
     assert not [each for each in found.matrices if ".layers.0." in each.name]
 
 
 def test_a_layer_that_writes_very_little_is_no_other_architecture(tmp_path: Path) -> None:
-    path = write_tiny(LLAMA, tmp_path / "m")
-    loaded: Any = ModelDirectory(path).load()
-    with torch.no_grad():
-        for module in (
-            loaded.model.layers[0].self_attn.o_proj,
-            loaded.model.layers[0].mlp.down_proj,
-        ):
-            for parameter in module.parameters():
-                parameter.mul_(1e-7)
-    loaded.save_pretrained(path)
-    model = ModelDirectory(path)
+    model = with_first_layer_scaled(LLAMA, tmp_path / "m", 1e-7)
     assert refitted(model, without_layer(model), calibration(model)).matrices
+
+
+@pytest.mark.parametrize("dropped", [1, -1])
+@pytest.mark.parametrize(
+    ("blueprint", "axis"),
+    [(LLAMA, "layer"), (GRANITE, "layer"), (GPT_NEOX, "layer"), (T5, "encoder.layer"),
+     (T5, "decoder.layer"), (OPENBA, "decoder.layer")],
+    ids=lambda each: getattr(each, "model_type", each),
+)  # fmt: skip
+def test_the_error_is_that_of_the_loaded_model(
+    tmp_path: Path, blueprint: Blueprint, axis: str, dropped: int
+) -> None:
+    """The stream behind the last layer, from whole models that run by themselves.
+
+    If the last layer is dropped, the one in front of it takes over its work.
+    """
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    cut, text = without_layer(model, dropped), calibration(model)
+    found = refitted(model, cut, text)
+    carve(plan_output(model, cut, corrections=found.corrections), tmp_path / "out")
+    original, result = (
+        last_stream(directory, axis, text)
+        for directory in (model, ModelDirectory(tmp_path / "out"))
+    )
+    error = (result - original).square().sum() / original.square().sum()
+    stack = axis.rpartition(".")[0]
+    last = [each for each in found.matrices if not stack or f"{stack}." in each.name][-1]
+    assert last.after == pytest.approx(error.item(), rel=1e-3)
+
+
+def last_stream(model: ModelDirectory, axis: str, text: Calibration) -> torch.Tensor:
+    """The hidden states behind the last layer of a stack, [tokens, hidden]."""
+    loaded: Any = model.load()
+    *_, last = sites(model.layout, model.layout.blueprint.axis(axis))
+    found = []
+
+    def note(_: Any, __: Any, out: Any) -> None:
+        found.append((out[0] if isinstance(out, tuple) else out).double())
+
+    loaded.get_submodule(last).register_forward_hook(note)
+    with torch.no_grad():
+        for batch in without_loss(text, model.config, 600):
+            read_batch(loaded, batch)
+            found[-1] = found[-1][batch.is_text]
+    return torch.cat(found)
 
 
 # As users call it

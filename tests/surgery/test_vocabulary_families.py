@@ -24,7 +24,8 @@ from regrow.common.progress import Progress
 from regrow.pipeline.summary import summarise
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.grow_vocabulary import MergeLimits
-from regrow.surgery.prune import VOCABULARY_FILE, prune_checkpoint
+from regrow.surgery.output import VOCABULARY_FILE
+from regrow.surgery.prune import prune_checkpoint
 from tests.tiny import write_text
 from tests.tokenizers.bpe_cases import load, trained
 from tests.tokenizers.checks import TEXT, train_pieces

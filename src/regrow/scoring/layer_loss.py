@@ -6,10 +6,8 @@ A decoder predicts the next token. An encoder-decoder fills in the spans of T5's
 Each stack is searched by itself, with the other stack whole.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,11 +65,12 @@ def _losses_without_each(
 
     NaN for layers that are dropped.
     """
+    from regrow.models.layers import replaced_forwards
     from regrow.scoring.observe import encoder_output, read_batch, text_loss
 
     # The encoder stays as it is while layers of the decoder are tried.
     source = encoder_output(model, batch) if axis.stack == "decoder" else None
-    with _forwards(layers, [layer.record for layer in layers]):
+    with replaced_forwards({layer.module: layer.record for layer in layers}):
         read_batch(model, batch, source)
     losses = np.full(len(layers), np.nan)
     for index, tried in enumerate(layers):
@@ -79,7 +78,8 @@ def _losses_without_each(
             continue
         front = [layer.giving(tried.entered) for layer in layers[: index + 1]]
         behind = [layer.skip if layer.dropped else layer.forward for layer in layers[index + 1 :]]
-        with _forwards(layers, [*front, *behind]):
+        modules = (layer.module for layer in layers)
+        with replaced_forwards(dict(zip(modules, [*front, *behind], strict=True))):
             losses[index] = text_loss(model, batch, source).item()
     return losses
 
@@ -98,14 +98,18 @@ class _Layer:
 
     def record(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer, and remember its input; a dropped layer gives its input."""
-        self.entered = _hidden(args, kwargs)
+        from regrow.models.layers import entering
+
+        self.entered = entering(args, kwargs)
         output = self.forward(*args, **kwargs)
         self._rest = output[1:] if isinstance(output, tuple) else None
         return self._with_rest(self.entered) if self.dropped else output
 
     def skip(self, *args: Any, **kwargs: Any) -> Any:
         """Give the input as the output."""
-        return self._with_rest(_hidden(args, kwargs))
+        from regrow.models.layers import entering
+
+        return self._with_rest(entering(args, kwargs))
 
     def giving(self, states: "Tensor") -> Callable[..., Any]:
         """A function that gives these states, whatever enters."""
@@ -113,16 +117,3 @@ class _Layer:
 
     def _with_rest(self, states: "Tensor") -> Any:
         return states if self._rest is None else (states, *self._rest)
-
-
-def _hidden(args: Sequence[Any], kwargs: Any) -> Any:
-    return args[0] if args else kwargs["hidden_states"]
-
-
-@contextlib.contextmanager
-def _forwards(layers: Sequence[_Layer], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Context manager: the layers run these functions."""
-    with contextlib.ExitStack() as stack:
-        for layer, forward in zip(layers, forwards, strict=True):
-            stack.enter_context(mock.patch.object(layer.module, "forward", forward))
-        yield

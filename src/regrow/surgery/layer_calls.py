@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.precision import Precision, autocast
+from regrow.models.layers import entering, replaced_forwards
 from regrow.scoring.batches import TextBatch
 from regrow.scoring.observe import Pass, one_by_one, read_batch
 
@@ -95,9 +96,7 @@ class LayerModel:
                 stack.callback(hook.remove)
             hook = self.network.get_submodule(first).register_forward_hook(_note_output)
             stack.callback(hook.remove)
-            for module in skipped:
-                module.forward = _pass_on
-                stack.callback(delattr, module, "forward")
+            stack.enter_context(replaced_forwards(dict.fromkeys(skipped, _pass_on)))
             passes: list[Pass] = [partial(read, *each) for each in zip(walks, batches, strict=True)]
             if self._offloaded is None:
                 one_by_one(passes)
@@ -156,7 +155,7 @@ def _note_call(
     """`ends`: whether the pass ends here."""
     walk = _walk.get()
     if not walk.calls:
-        walk.hidden = args[0] if args else kwargs["hidden_states"]
+        walk.hidden = entering(args, kwargs)
     rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
     walk.calls[name] = LayerCall(args[1:], rest)
     if ends:

@@ -39,7 +39,7 @@ from regrow.models.networks import config_class, model_class
 from regrow.surgery.carve import carve
 from regrow.surgery.choose import choose
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.prune import plan_checked_carve
+from regrow.surgery.output import plan_checked_carve
 from regrow.surgery.silence import silenced
 
 TOLERANCE = 1e-9

@@ -9,7 +9,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, resolve_precision
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.prune import ORIGIN_FILE
+from regrow.surgery.output import ORIGIN_FILE
 from regrow.surgery.ranges import Indices
 
 if TYPE_CHECKING:
