@@ -114,7 +114,8 @@ def with_corrections(
 ) -> CarvePlan:
     checkpoint, layout = opened(source)
     config = planned(source, cut).config
-    return carving.plan_carve(checkpoint, layout, cut, config, {}, limit, corrections)
+    plan = carving.plan_carve(checkpoint, layout, cut, config, {}, limit)
+    return carving.with_corrections(plan, layout, corrections)
 
 
 def of_directory(directory: Path, plan: CarvePlan) -> dict[str, Computed]:

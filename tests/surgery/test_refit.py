@@ -23,7 +23,7 @@ from regrow.common.progress import Progress
 from regrow.scoring.batches import without_loss
 from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import read_batch, sites
-from regrow.surgery.carve import carve
+from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.output import plan_output
 from regrow.surgery.refit import Refit, refit
@@ -190,7 +190,8 @@ def test_the_error_is_that_of_the_loaded_model(
     model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
     cut, text = without_layer(model, dropped), calibration(model)
     found = refitted(model, cut, text)
-    carve(plan_output(model, cut, corrections=found.corrections), tmp_path / "out")
+    plan = with_corrections(plan_output(model, cut), model.layout, found.corrections)
+    carve(plan, tmp_path / "out")
     original, result = (
         last_stream(directory, axis, text)
         for directory in (model, ModelDirectory(tmp_path / "out"))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, repeat
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -118,16 +117,11 @@ def plan_carve(
     config: Mapping[str, Any],
     files: Mapping[str, bytes],
     max_shard_bytes: int,
-    corrections: Mapping[str, Computed] = MappingProxyType({}),
 ) -> CarvePlan:
     """Plan the files that a cut makes from a checkpoint.
 
     `config`: of the result. `files`: further small files of the result. `max_shard_bytes`: the most
-    bytes of tensors in a shard, unless one tensor alone is larger. `corrections`: tensors that
-    replace carved ones, by parameter name in the result.
-
-    Raises ValueError if a correction is for a tensor that the cut does not write, has another
-    shape, replaces a tensor that is not float, or replaces only some of several tied tensors.
+    bytes of tensors in a shard, unless one tensor alone is larger.
     """
     scalings = _scalings(layout, cut)
     shared: _Shared = {}
@@ -144,7 +138,6 @@ def plan_carve(
         selection = Selection(info, keep, scalings.get(label.parameter))
         parameter = label.parameter if label.layer is None else new_name
         outputs.append(Output(new_name, parameter, info.dtype, selection))
-    outputs = _with_corrections(outputs, layout, corrections)
     shards = _shards(outputs, max_shard_bytes)
     small = small_files(config, files, [shard.weights for shard in shards])
     return CarvePlan(shards, config, small)
@@ -226,10 +219,15 @@ def _scalings(layout: Layout, cut: Cut) -> dict[str, Scaling]:
     return scalings
 
 
-def _with_corrections(
-    outputs: list[Output], layout: Layout, corrections: Mapping[str, Computed]
-) -> list[Output]:
-    written = {output.parameter: output for output in outputs}
+def with_corrections(
+    plan: CarvePlan, layout: Layout, corrections: Mapping[str, Computed]
+) -> CarvePlan:
+    """The same plan with computed tensors in place of carved ones, by parameter name in the result.
+
+    Raises ValueError if a correction is for a tensor that the cut does not write, has another
+    shape, replaces a tensor that is not float, or replaces only some of several tied tensors.
+    """
+    written = {output.parameter: output for output in plan.outputs}
     for name, computed in corrections.items():
         if name not in written:
             raise ValueError(f"{name}: a correction of a tensor that the cut does not write")
@@ -245,10 +243,17 @@ def _with_corrections(
     tied &= written.keys()
     if tied & corrections.keys() and tied - corrections.keys():
         raise ValueError(f"{', '.join(sorted(tied))}: tied, so correct all of them or none")
-    return [
-        replace(output, content=corrections.get(output.parameter, output.content))
-        for output in outputs
+    shards = [
+        Shard(
+            shard.name,
+            tuple(
+                replace(output, content=corrections.get(output.parameter, output.content))
+                for output in shard.outputs
+            ),
+        )
+        for shard in plan.shards
     ]
+    return replace(plan, shards=tuple(shards))
 
 
 def _shards(outputs: list[Output], max_shard_bytes: int) -> tuple[Shard, ...]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
 from regrow.surgery.carve import CarvePlan, plan_carve
-from regrow.surgery.computed import Computed
 from regrow.surgery.cut import CUT_FILE, AxisCut, Cut, check_cut
 
 if TYPE_CHECKING:
@@ -34,12 +32,10 @@ def plan_output(
     cut: Cut,
     tokens: "KeptTokens | None" = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    corrections: Mapping[str, Computed] = MappingProxyType({}),
 ) -> CarvePlan:
     """Plan all files that a cut writes: config, weights, tokenizer, token ids.
 
-    `tokens`: the kept tokens and their reasons, if they were chosen for this cut. `corrections`:
-    tensors that replace carved ones, by parameter name in the result.
+    `tokens`: the kept tokens and their reasons, if they were chosen for this cut.
 
     Raises UserError if the model class refuses the config or the shapes.
     """
@@ -56,7 +52,7 @@ def plan_output(
     files[ORIGIN_FILE] = json_bytes(_cut_from_original(source.path, cut).to_json(), 1)
     plan = plan_checked_carve(
         source.checkpoint, layout, cut, config=config, files=files,
-        max_shard_bytes=max_shard_bytes, corrections=corrections,
+        max_shard_bytes=max_shard_bytes,
     )  # fmt: skip
     check_on_meta(plan.config, layout.blueprint, plan.shapes)
     return plan
@@ -70,12 +66,11 @@ def plan_checked_carve(
     config: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    corrections: Mapping[str, Computed] = MappingProxyType({}),
 ) -> CarvePlan:
     """Check a cut against a checkpoint, and plan the files that it writes.
 
     `config`: of the model before the cut, if it differs from the checkpoint's own. `files`: further
-    small files of the result, by name. `corrections`: as in :func:`plan_carve`.
+    small files of the result, by name.
 
     Raises UserError if the cut does not fit the checkpoint.
     """
@@ -86,9 +81,7 @@ def plan_checked_carve(
         if axis.kind == "layer"
     }
     new_config = cut_config(layout, cut.sizes, layers, config)
-    return plan_carve(
-        checkpoint, layout, cut, new_config, files or {}, max_shard_bytes, corrections
-    )
+    return plan_carve(checkpoint, layout, cut, new_config, files or {}, max_shard_bytes)
 
 
 def _with_vocabulary(

@@ -16,7 +16,7 @@ from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 from regrow.scoring.score_file import scores_for
-from regrow.surgery.carve import CarvePlan, carve, check_output
+from regrow.surgery.carve import CarvePlan, carve, check_output, with_corrections
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import AxisCut, Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
@@ -66,15 +66,12 @@ class Pruned:
 class PlannedCut:
     """A cut that was chosen and checked, and the plan of the files that it writes.
 
-    `tokens`: the kept tokens and their reasons, if they were chosen for this cut. `calibration`:
-    the text that matrices are refitted on; None if the cut is not refitted.
+    `calibration`: the text that matrices are refitted on; None if the cut is not refitted.
     """
 
     source: ModelDirectory
     cut: Cut
     carving: CarvePlan
-    tokens: "KeptTokens | None"
-    max_shard_bytes: int
     calibration: "Calibration | None"
 
     @property
@@ -113,9 +110,7 @@ class PlannedCut:
         began = time.perf_counter()
         with partial_directory(out) as directory:
             refit = self._refit(directory, self.calibration, progress)
-            plan = plan_output(
-                self.source, self.cut, self.tokens, self.max_shard_bytes, refit.corrections
-            )
+            plan = with_corrections(self.carving, self.source.layout, refit.corrections)
             refit_seconds = time.perf_counter() - began
             return self.result(out, self._carve(plan, out, progress), refit, refit_seconds)
 
@@ -274,7 +269,7 @@ def _planned(
         from regrow.surgery.refit import check_memory
 
         check_memory(source, cut, calibration)
-    return PlannedCut(source, cut, plan, tokens, max_shard_bytes, calibration)
+    return PlannedCut(source, cut, plan, calibration)
 
 
 def choose_cut(
