@@ -18,7 +18,7 @@ SETTINGS = st.builds(
     RecoverySettings,
     tokens=st.integers(1, 5000),
     row_length=st.integers(2, 64),
-    batch_tokens=st.integers(64, 512),
+    batch_tokens=st.integers(64, 512) | st.none(),
     warmup=st.floats(0, 1),
     final_rate=st.floats(0, 1),
     schedule=st.sampled_from(["cosine", "wsd"]),
@@ -63,7 +63,7 @@ def test_the_budget_is_met_to_within_a_row(
     plan = schedule(settings, samples, order)
     trained = samples.of[order.rows(0, plan.rows)]
     assert trained[:-1].sum() < settings.tokens <= trained.sum()
-    assert plan.batch_rows * np.mean(trained) <= settings.batch_tokens
+    assert plan.batch_rows * np.mean(trained) <= max(settings.step_tokens, np.mean(trained))
     assert (plan.steps - 1) * plan.batch_rows < plan.rows
     assert plan.rows <= plan.steps * plan.batch_rows
 
@@ -82,6 +82,20 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_end(settings: RecoverySetti
         assert max(rates) == pytest.approx(settings.learning_rate)
     if warm < steps and (settings.schedule == "cosine" or settings.decay > 0):
         assert rates[-1] == pytest.approx(settings.learning_rate * settings.final_rate)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"tokens": 48_000}, 1_000),
+        ({"tokens": 1_000_000}, 4_096),
+        ({"tokens": 1_000}, 512),
+        ({"tokens": 1_000, "row_length": 8_192}, 8_192),
+        ({"tokens": 48_000, "batch_tokens": 2_048}, 2_048),
+    ],
+)
+def test_a_small_budget_has_small_steps(given: dict[str, Any], expected: int) -> None:
+    assert RecoverySettings(**given).step_tokens == expected
 
 
 def test_wsd_stays_at_its_peak_between_warm_up_and_decay() -> None:

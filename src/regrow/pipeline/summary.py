@@ -24,6 +24,7 @@ from regrow.report.records import (
 )
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.training.distill_settings import DistillSettings
+from regrow.training.settings import RecoverySettings
 
 Entries = Mapping[str, Entry]
 
@@ -252,8 +253,9 @@ def _recovery(recover: Entry | None) -> str:
     if recover is None:
         return ""
     settings = recover.inputs["recover"]
+    step_tokens = RecoverySettings.model_validate(settings).step_tokens
     return (
-        f"{recover.outputs['tokens']:,} tokens in steps of {settings['batch_tokens']:,}, "
+        f"{recover.outputs['tokens']:,} tokens in steps of {step_tokens:,}, "
         f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "
         f"with {settings['schedule']}{_distillation(settings)}"
     )

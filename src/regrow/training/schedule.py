@@ -42,7 +42,7 @@ def schedule(settings: RecoverySettings, samples: Samples, order: Order) -> Sche
         reached = np.cumsum(samples.lengths(order.rows(rows, rows + count)))
         needed = min(int(np.searchsorted(reached, missing)) + 1, count)
         rows, tokens = rows + needed, tokens + int(reached[needed - 1])
-    return Schedule(rows, batch_rows=max(1, settings.batch_tokens * rows // tokens))
+    return Schedule(rows, batch_rows=max(1, settings.step_tokens * rows // tokens))
 
 
 def learning_rate(step: int, steps: int, settings: RecoverySettings) -> float:

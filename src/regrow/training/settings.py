@@ -18,6 +18,14 @@ EXECUTION_SETTINGS = frozenset(
 )  # fmt: skip
 """Settings that change the weights at most by rounding, and never what is measured."""
 
+_STEPS = 48
+"""Of a small budget by default.
+
+Half of SmolLM2-135M (67.2M parameters) after 50,000 tokens in 48 steps: 1.090 bits per byte on the
+domain and 1.884 on prose. In 12 steps of 4,096 tokens: 1.114 and 1.880.
+"""
+_LARGEST_STEP = 4_096
+"""Tokens in an optimiser step by default, whatever the budget."""
 
 if TYPE_CHECKING:
     ObjectiveName = str
@@ -51,7 +59,8 @@ class RecoverySettings(BaseModel):
         tokens: The budget: text tokens in the rows that are trained on. It is met to within one
             row. All steps have the same number of rows, except that the last has what remains.
         row_length: Tokens of text in a row; if rows differ in length, in the longest.
-        batch_tokens: Tokens in an optimiser step; rounded down to whole rows of mean length.
+        batch_tokens: Tokens in an optimiser step; rounded down to whole rows of mean length. None
+            takes a 48th of the budget, but at least a row and at most 4,096.
         micro_batch: Rows in one forward and backward pass of a process. It changes memory and
             speed, and the result only by rounding.
         recompute: Save only the inputs of each layer, and compute the rest again in the backward
@@ -101,7 +110,7 @@ class RecoverySettings(BaseModel):
     mixture_tokens: int = Field(default=4096, gt=0)
     tokens: int = Field(default=200_000, gt=0)
     row_length: int = Field(default=512, ge=2)
-    batch_tokens: int = Field(default=4096, gt=0)
+    batch_tokens: int | None = Field(default=None, gt=0)
     micro_batch: int = Field(default=4, gt=0)
     recompute: bool = Field(default=False, strict=True)
     compile: bool = Field(default=False, strict=True)
@@ -126,6 +135,13 @@ class RecoverySettings(BaseModel):
     stall: float | None = Field(default=900.0, gt=0, allow_inf_nan=False)
     track: tuple[Tool, ...] | None = None
 
+    @property
+    def step_tokens(self) -> int:
+        """Tokens in an optimiser step: `batch_tokens`, or its default for this budget."""
+        if self.batch_tokens is not None:
+            return self.batch_tokens
+        return max(self.row_length, min(self.tokens // _STEPS, _LARGEST_STEP))
+
     @field_validator("track", mode="before")
     @classmethod
     def _one_tool(cls, given: object) -> object:
@@ -133,7 +149,7 @@ class RecoverySettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.batch_tokens < self.row_length:
+        if self.batch_tokens is not None and self.batch_tokens < self.row_length:
             raise ValueError(
                 f"batch_tokens ({self.batch_tokens}) is less than one row; "
                 f"give at least row_length ({self.row_length})"
