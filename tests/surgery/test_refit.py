@@ -15,6 +15,7 @@ from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.granite import GRANITE
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
+from regrow.architectures.phi3 import PHI3
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
@@ -129,13 +130,64 @@ def test_neurons_that_are_combinations_of_others_are_made_up_for(tmp_path: Path)
     assert all(each.after < 0.01 * each.before for each in down)
 
 
-def test_with_channels_cut_the_stream_of_those_that_stay_is_met(tmp_path: Path) -> None:
-    model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
-    size = model.layout.sizes["hidden"]
-    cut = Cut(model.checkpoint.fingerprint, {"hidden": AxisCut(size, np.arange(0, size, 2))})
-    found = refitted(model, cut, calibration(model))
+def without_channels(model: ModelDirectory) -> Cut:
+    """Every other channel of the streams goes."""
+    sizes = model.layout.sizes
+    axes = {
+        axis.name: AxisCut(sizes[axis.name], np.arange(0, sizes[axis.name], 2))
+        for axis in model.layout.blueprint.axes
+        if axis.kind == "hidden"
+    }
+    return Cut(model.checkpoint.fingerprint, axes)
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "axis", "reading"),
+    [(LLAMA, "layer", 5), (PHI3, "layer", 2), (T5, "encoder.layer", 5),
+     (T5, "decoder.layer", 8), (OPENBA, "decoder.layer", 4)],
+    ids=lambda each: getattr(each, "model_type", each),
+)  # fmt: skip
+def test_with_channels_cut_what_reads_the_stream_is_refitted_too(
+    tmp_path: Path, blueprint: Blueprint, axis: str, reading: int
+) -> None:
+    """`reading`: how many matrices of a layer read a stream."""
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    cut, text = without_channels(model), calibration(model)
+    found = refitted(model, cut, text)
     assert all(each.after <= each.before for each in found.matrices)
-    assert any(each.after < 0.9 * each.before for each in found.matrices)
+    assert all(each.after < 0.95 * each.before for each in found.matrices if each.reads)
+    stack = axis.rpartition(".")[0]
+    in_stack = [each for each in found.matrices if not stack or f"{stack}." in each.name]
+    assert len([e for e in in_stack if e.reads]) == reading * model.layout.sizes[axis]
+    plan = with_corrections(plan_output(model, cut), model.layout, found.corrections)
+    carve(plan, tmp_path / "out")
+    original, result = (
+        last_stream(directory, axis, text)
+        for directory in (model, ModelDirectory(tmp_path / "out"))
+    )
+    (keep,) = {each.keep.tobytes(): each.keep for each in cut.axes.values()}.values()
+    original = original[:, torch.from_numpy(keep.copy())]
+    error = (result - original).square().sum() / original.square().sum()
+    assert in_stack[-1].after == pytest.approx(error.item(), rel=1e-3)
+
+
+def test_a_matrix_that_reads_channels_which_say_all_computes_as_before(tmp_path: Path) -> None:
+    """The channels that go are copies of those that stay, in all of the stream."""
+    path = write_tiny(LLAMA, tmp_path / "m")
+    loaded: Any = ModelDirectory(path).load()
+    size = loaded.config.hidden_size
+    with torch.no_grad():
+        loaded.model.embed_tokens.weight[:, 1::2] = loaded.model.embed_tokens.weight[:, ::2]
+        for layer in loaded.model.layers:
+            for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                for parameter in module.parameters():
+                    parameter[1::2] = parameter[::2]
+    loaded.save_pretrained(path)
+    model = ModelDirectory(path)
+    cut = Cut(model.checkpoint.fingerprint, {"hidden": AxisCut(size, np.arange(0, size, 2))})
+    found = refitted(model, cut, calibration(model, 120))
+    assert all(each.before > 1e-3 for each in found.matrices if each.reads)
+    assert all(each.after < 0.01 * each.before for each in found.matrices if each.reads)
 
 
 def test_the_same_text_gives_the_same_weights(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def plan_carve(
     bytes of tensors in a shard, unless one tensor alone is larger.
     """
     scalings = _scalings(layout, cut)
-    shared: _Shared = {}
+    shared: Shared = {}
     outputs = []
     for name, info in checkpoint.tensors.items():
         label = layout.tensors.get(name)
@@ -134,7 +134,7 @@ def plan_carve(
         if position is None:
             continue
         new_name = label.renamed(position)
-        keep = tuple(_indices(d, position, layout, cut, shared) for d in label.dims.dimensions)
+        keep = tuple(kept_indices(d, position, layout, cut, shared) for d in label.dims.dimensions)
         selection = Selection(info, keep, scalings.get(label.parameter))
         parameter = label.parameter if label.layer is None else new_name
         outputs.append(Output(new_name, parameter, info.dtype, selection))
@@ -190,16 +190,20 @@ def _position(label: LabelledTensor, layout: Layout, cut: Cut) -> int | None:
     return int(places[0]) if len(places) else None
 
 
-_Shared = dict[tuple[Dimension, int | None], Indices | None]
+Shared = dict[tuple[Dimension, int | None], Indices | None]
 """Kept indices by dimension, and by layer if they differ from layer to layer.
 
 Tensors that need the same indices share one array.
 """
 
 
-def _indices(
-    dimension: Dimension, position: int, layout: Layout, cut: Cut, shared: _Shared
+def kept_indices(
+    dimension: Dimension, position: int, layout: Layout, cut: Cut, shared: Shared
 ) -> Indices | None:
+    """The indices that a cut keeps of one dimension of a tensor; None if it keeps all.
+
+    `position`: the layer of the tensor after the cut.
+    """
     axes = {name: cut.axes[name] for name in dimension.names & cut.axes.keys()}
     key = (dimension, position if any(axis.along for axis in axes.values()) else None)
     if key not in shared:

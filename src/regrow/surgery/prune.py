@@ -25,7 +25,8 @@ from regrow.surgery.requests import sizes_from_options
 
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration
-    from regrow.surgery.refit import FittedMatrix, Refit
+    from regrow.surgery.layer_fit import FittedMatrix
+    from regrow.surgery.refit import Refit
     from regrow.vocabulary.kept_tokens import KeptTokens
 
 Documents = Callable[[], Iterator[str]]

@@ -1,4 +1,4 @@
-"""Refit the matrices that write to the residual stream, so that a cut changes the stream less.
+"""Refit the matrices beside the residual stream, so that a cut changes less of what they compute.
 
 After a cut, attention and ffn write something else to the residual stream than before. Each matrix
 that writes to the stream (the output projections of attention and cross-attention, and the down
@@ -10,7 +10,9 @@ front of the matrix, and the original's stream ``t`` behind it::
 
 If the following layers are dropped, ``t`` is the original's stream behind them, so the last matrix
 of a kept layer takes over what it can of their work. Layers, ffn and heads are then one case. If
-hidden channels are cut, ``t`` is restricted to the channels that stay. The ridge pulls towards the
+hidden channels are cut, ``t`` is restricted to the channels that stay, and the matrices that read
+the stream (query, key, value, gate, up) are solved for too: with the channels that stay as inputs,
+towards what the original's matrix gives. The ridge pulls towards the
 carved weights. It is chosen for each matrix on tokens that are held back, and the carved weights
 stay if no ridge helps there. So the error on the calibration text never grows.
 
@@ -23,7 +25,7 @@ times a constant. :func:`refit` checks that on the original.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.memory import available_memory
@@ -42,42 +45,19 @@ from regrow.scoring.batches import TextBatch, without_loss
 from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import BATCH_TOKENS, sites
 from regrow.scoring.offload import BATCHES
+from regrow.surgery.carve import Shared, kept_indices
 from regrow.surgery.computed import Computed
 from regrow.surgery.cut import Cut
-from regrow.surgery.layer_calls import LayerCall, LayerModel
-from regrow.surgery.least_squares import BYTES_PER_PAIR, LeastSquares
+from regrow.surgery.layer_calls import LayerModel
+from regrow.surgery.layer_fit import FittedMatrix, LayerFit, module_of, readers, writers
+from regrow.surgery.layer_targets import Place, Reader, Wanted, wanted_of
+from regrow.surgery.least_squares import BYTES_PER_PAIR
 from regrow.surgery.refit_words import refit_words
 
 FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
 _STATES = 8
 """How many times the hidden states of the text are in memory."""
-_TOLERANCE = 1e-4
-"""The largest part of what a layer adds that may be something else than what its matrices write."""
-_ROUNDING = 1e-13
-"""The square of float32's rounding, relative to the square of the stream to which a layer adds."""
-
-
-@dataclass(frozen=True)
-class FittedMatrix:
-    """One matrix that was solved for.
-
-    Attributes:
-        name: The name of its module in the result: `model.layers.3.mlp.down_proj`.
-        ridge: The ridge that was chosen, as a multiple of the mean square of an input; None if the
-            carved weights were kept.
-        before, after: Squared error of the stream behind the matrix on the calibration text,
-            relative to the square of the original's stream, with the carved and with the refitted
-            weights. Matrices in front of this one are refitted in both.
-    """
-
-    name: str
-    ridge: float | None
-    before: float
-    after: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -97,8 +77,10 @@ class Refit:
 
     def words(self) -> str:
         """What the refit did, in one line."""
-        errors = [(each.before, each.after) for each in self.matrices]
-        return f"refitted on {self.tokens:,} tokens: {refit_words(errors)}"
+        errors = [(each.before, each.after) for each in self.matrices if not each.reads]
+        reading = len(self.matrices) - len(errors)
+        more = f"; {reading} matrices that read it" if reading else ""
+        return f"refitted on {self.tokens:,} tokens: {refit_words(errors)}{more}"
 
 
 def refit(
@@ -168,7 +150,7 @@ def check_memory(source: ModelDirectory, cut: Cut, calibration: Calibration) -> 
     layout, kinds = source.layout, ("hidden", "ffn")
     axes = [axis for axis in layout.blueprint.axes if axis.kind in kinds]
     width, inner = (max(layout.sizes[a.name] for a in axes if a.kind == kind) for kind in kinds)
-    states = 4 * calibration.tokens * (_STATES * width + inner)
+    states = 4 * calibration.tokens * (_STATES * width + inner + _read_outputs(layout, cut))
     sums = BYTES_PER_PAIR * inner**2
     needed = 4 * (layout.parameters() + layout.parameters(cut.sizes)) + states + sums
     available = available_memory()
@@ -187,6 +169,19 @@ def check_memory(source: ModelDirectory, cut: Cut, calibration: Calibration) -> 
     return problem
 
 
+def _read_outputs(layout: Layout, cut: Cut) -> int:
+    """How many numbers a token the matrices of a layer give that read a stream which is cut."""
+    return max(
+        sum(
+            label.shape[0]
+            for label in readers(layout, axis.name, 0).values()
+            if label.dims.dimensions[1].names & cut.axes.keys()
+        )
+        for axis in layout.blueprint.axes
+        if axis.kind == "layer"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Models:
     """The original and the cut model."""
@@ -194,6 +189,18 @@ class _Models:
     original: LayerModel
     cut_model: LayerModel
     cut: Cut
+
+    def readers(self, place: Place) -> dict[str, Reader]:
+        """Matrices of a layer that read cut channels, by name in the original."""
+        after = readers(self.cut_model.layout, place.axis, place.number)
+        found: dict[str, Reader] = {}
+        shared: Shared = {}
+        for pattern, label in readers(self.original.layout, place.axis, place.layer).items():
+            rows, columns = label.dims.dimensions
+            if columns.names & self.cut.axes.keys():
+                keep = kept_indices(rows, place.number, self.original.layout, self.cut, shared)
+                found[module_of(label)] = Reader(module_of(after[pattern]), keep)
+        return found
 
     def channels(self, axis: str) -> Tensor | None:
         """Channels of the original's stream that the cut keeps; None if all are kept."""
@@ -204,19 +211,6 @@ class _Models:
             if is_stream and each.name in self.cut.axes:
                 return torch.from_numpy(self.cut.axes[each.name].keep.copy())
         return None
-
-
-def _writers(model: LayerModel, axis: str, layer: int) -> list[str]:
-    """Modules of a layer that write to the residual stream, in no order."""
-    place = "{" + axis + "}"
-    found = [
-        pattern.replace(place, str(layer))
-        for each in model.layout.blueprint.axes
-        if each.kind in ("ffn", "head")
-        for pattern in each.sites
-        if place in pattern
-    ]
-    return list(dict.fromkeys(found))
 
 
 _Fitted = tuple[list[FittedMatrix], dict[str, Tensor]]
@@ -245,30 +239,23 @@ def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> It
     streams = through(range(kept[0]), streams)
     for number, layer in enumerate(kept):
         following = kept[number + 1] if number + 1 < len(kept) else len(names)
-        here = [each[layer] for each in calls]
-        targets, factor, streams = _targets(models, axis, layer, here, streams)
-        streams = through(range(layer + 1, following), streams)
-        if factor is None:
-            targets = []
-        else:
-            targets[-1] = streams
-        if channels is not None:
-            targets = [[each[..., channels] for each in target] for target in targets]
-        fit = _LayerFit(
+        place = Place(axis, layer, number)
+        wanted = wanted_of(
+            models.original, place, models.readers(place), [each[layer] for each in calls], streams
+        )
+        streams = through(range(layer + 1, following), wanted.behind)
+        if wanted.written:
+            wanted.written[-1] = streams
+        fit = LayerFit(
             models.cut_model,
             models.cut_model.network.get_submodule(cut_names[number]),
-            _writers(models.cut_model, axis, number),
+            writers(models.cut_model.layout, axis, number),
             [each[number] for each in cut_calls],
             texts,
-            factor or 1.0,
+            wanted.factor,
         )
         with models.cut_model.loaded(fit.layer):
-            fitted: list[FittedMatrix] = []
-            behind = cut_streams if targets else fit.through(cut_streams)
-            while targets:
-                done, behind = fit.solve(len(fitted), cut_streams, targets.pop(0))
-                fitted.append(done)
-            cut_streams = behind
+            fitted, cut_streams = _fit_layer(fit, wanted, cut_streams, channels)
             weights = {
                 f"{each.name}.{name}": parameter.detach().clone()
                 for each in fitted
@@ -277,130 +264,30 @@ def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> It
         yield fitted, weights
 
 
+def _fit_layer(
+    fit: LayerFit, wanted: Wanted, streams: list[Tensor], channels: Tensor | None
+) -> tuple[list[FittedMatrix], list[Tensor]]:
+    """Solve for the matrices of a layer; the stream behind it, by batch.
+
+    `streams`: the cut model's, in front of the layer. `channels`: of the original's stream that the
+    cut keeps; None if all are kept.
+    """
+    fitted: list[FittedMatrix] = []
+    if not wanted.written:
+        return fitted, fit.through(streams)
+    behind = streams
+    for number, target in enumerate(wanted.written):
+        for group in wanted.read[number]:
+            fitted += fit.solve_readers(streams, group)
+        if channels is not None:
+            target = [each[..., channels] for each in target]
+        done, behind = fit.solve(number, streams, target)
+        fitted.append(done)
+    return fitted, behind
+
+
 def _text_of(batch: TextBatch, is_decoder: bool) -> Tensor:
     """Where the stack has tokens, [texts, tokens]."""
     if is_decoder and batch.decoder_is_text is not None:
         return batch.decoder_is_text
     return batch.is_text
-
-
-def _targets(
-    models: _Models, axis: str, layer: int, calls: Sequence[LayerCall], streams: Sequence[Tensor]
-) -> tuple[list[list[Tensor]], float | None, list[Tensor]]:
-    """The original's stream behind each writing matrix of a layer, [matrices][batches].
-
-    Also the constant that multiplies what the matrices write, and the stream behind the layer. The
-    constant is None if the matrices write zeros, so that it cannot be known.
-
-    Raises UserError if the layer adds something else than what its matrices write.
-    """
-    original = models.original
-    layer_axis = original.layout.blueprint.axis(axis)
-    module = original.network.get_submodule(list(sites(original.layout, layer_axis))[layer])
-    writers = _writers(original, axis, layer)
-    written: list[list[Tensor]] = []
-    after: list[Tensor] = []
-    along = squares = 0.0
-    with original.loaded(module):
-        for call, stream in zip(calls, streams, strict=True):
-            noted = original.run_noting(
-                lambda: after.append(call(module, stream)),  # noqa: B023 - called at once
-                writers,
-                0,
-            )
-            parts = [wrote.reshape(stream.shape).float() for _, _, wrote in noted]
-            total = torch.stack(parts).sum(0).double()
-            along += float(((after[-1] - stream).double() * total).sum())
-            squares += float(total.square().sum())
-            written.append(parts)
-    factor = along / squares if squares else 0.0
-    added = rest = rounding = 0.0
-    for stream, parts, out in zip(streams, written, after, strict=True):
-        difference = out.double() - stream.double()
-        added += float(difference.square().sum())
-        rounding += _ROUNDING * float(stream.double().square().sum())
-        rest += float((difference - factor * torch.stack(parts).double().sum(0)).square().sum())
-    if rest > _TOLERANCE * added + rounding:
-        raise UserError(
-            f"{original.layout.blueprint.model_type} changes what attention and ffn write before "
-            "it is added to the residual stream (as post-norm does), which cannot be refitted; "
-            "set refit to false",
-            key="refit",
-        )
-    if not factor:
-        return [], None, after
-    targets = [
-        [
-            stream + factor * torch.stack(parts[: number + 1]).sum(0)
-            for stream, parts in zip(streams, written, strict=True)
-        ]
-        for number in range(len(written[0]))
-    ]
-    return targets, factor, after
-
-
-@dataclass(frozen=True, eq=False)
-class _LayerFit:
-    """One layer of the cut model, whose writing matrices are solved for in the order of their use.
-
-    `calls`: by batch. `texts`: where the batches have tokens, [texts, tokens] each. `factor`: the
-    constant that multiplies what the matrices write.
-    """
-
-    model: LayerModel
-    layer: nn.Module
-    writers: Sequence[str]
-    calls: Sequence[LayerCall]
-    texts: Sequence[Tensor]
-    factor: float
-
-    def module(self, name: str) -> nn.Module:
-        module: nn.Module = self.model.network.get_submodule(name)
-        return module
-
-    def through(self, streams: Sequence[Tensor]) -> list[Tensor]:
-        """The stream behind the layer as it is, by batch."""
-        pairs = zip(self.calls, streams, strict=True)
-        return [call(self.layer, stream) for call, stream in pairs]
-
-    def solve(
-        self, number: int, streams: Sequence[Tensor], target: Sequence[Tensor]
-    ) -> tuple[FittedMatrix, list[Tensor]]:
-        """Solve for one writing matrix, after those in front of it in the layer.
-
-        `number`: of the matrix, in the order of use. `streams`: the stream in front of the layer,
-        by batch. `target`: the stream wanted behind the matrix, by batch.
-
-        Returns what was done, and the stream behind the matrix, by batch.
-        """
-        reads: list[Tensor] = []
-        fronts: list[Tensor] = []
-        problem: LeastSquares | None = None
-        name, whole = "", 0.0
-        for call, stream, wanted, is_text in zip(
-            self.calls, streams, target, self.texts, strict=True
-        ):
-            noted = self.model.run_noting(
-                partial(call, self.layer, stream), self.writers, number + 1
-            )
-            written = [wrote.reshape(stream.shape).float() for _, _, wrote in noted]
-            name, read, _ = noted[-1]
-            front = stream + self.factor * sum(written[:-1]) if number else stream
-            missing = (wanted - front) / self.factor - written[-1]
-            if problem is None:
-                problem = LeastSquares(self.module(name))
-            inputs = read.reshape(*is_text.shape, -1).float()
-            problem.add(inputs[is_text], missing[is_text])
-            whole += float((wanted[is_text] / self.factor).double().square().sum())
-            reads.append(read)
-            fronts.append(front)
-        assert problem is not None
-        solution = problem.solve()
-        module = self.module(name)
-        behind = [
-            front + self.factor * module(read).reshape(front.shape).float()
-            for front, read in zip(fronts, reads, strict=True)
-        ]
-        whole = max(whole, 1e-30)
-        done = FittedMatrix(name, solution.ridge, solution.before / whole, solution.after / whole)
-        return done, behind
