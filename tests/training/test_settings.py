@@ -63,7 +63,7 @@ def test_the_budget_is_met_to_within_a_row(
     plan = schedule(settings, samples, order)
     trained = samples.of[order.rows(0, plan.rows)]
     assert trained[:-1].sum() < settings.tokens <= trained.sum()
-    assert plan.batch_rows * np.mean(trained) <= max(settings.step_tokens, np.mean(trained))
+    assert plan.batch_rows * np.mean(trained) <= max(settings.step_tokens, float(np.mean(trained)))
     assert (plan.steps - 1) * plan.batch_rows < plan.rows
     assert plan.rows <= plan.steps * plan.batch_rows
 
