@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def write(
     extra: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
 ) -> Path:
     config = model.config
+    path.parent.mkdir(exist_ok=True)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
@@ -161,6 +163,37 @@ def test_a_converted_model_is_the_one_that_was_written(tmp_path: Path) -> None:
     assert record["sha256"] == file_sha256(source)
     assert record["tensor_types"] == ["F32"]
     assert set(record["versions"]) == {"regrow", "transformers", "gguf"}
+
+
+def test_files_beside_it_change_nothing_and_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache knows a conversion by the GGUF file alone."""
+    source = write(tmp_path / "alone/tiny.gguf", tiny_model())
+    other = tmp_path / "beside"
+    shutil.copytree(source.parent, other)
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n"
+    (other / "own.py").write_text(code)
+    own = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    files = {
+        "tokenizer_config.json": {
+            "auto_map": {"AutoTokenizer": ["own.Own", None]},
+            "eos_token": "x",
+        },
+        "config.json": {"auto_map": own, "model_type": "own", "hidden_size": 4},
+        "generation_config.json": {"temperature": 0.125, "do_sample": True},
+        "special_tokens_map.json": {"bos_token": "a"},
+        "added_tokens.json": {"<new>": 99},
+    }
+    for name, values in files.items():
+        (other / name).write_text(json.dumps(values))
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    converted = [convert(path)[0] for path in (source, other / "tiny.gguf")]
+    assert not (tmp_path / "ran").exists()
+    first, second = (
+        {path.name: path.read_bytes() for path in directory.iterdir()} for directory in converted
+    )
+    assert first == second
 
 
 def test_a_converted_tokenizer_splits_as_the_original_did(tmp_path: Path) -> None:

@@ -61,6 +61,24 @@ def test_refuses_a_config_in_one_line(directory: Path, changes: dict[str, Any]) 
         generate_text(ModelDirectory(directory), "The river", 2)
 
 
+@pytest.mark.parametrize("place", [(), ("text_config",)], ids=str)
+def test_code_of_the_hub_is_refused(directory: Path, place: tuple[str, ...]) -> None:
+    changes: dict[str, Any] = {"attn_implementation": "someone/kernel"}
+    for key in place:
+        changes = {key: changes}
+    change(directory / "config.json", **changes)
+    with pytest.raises(UserError, match=r"config\.json: attn_implementation is 'someone/kernel'"):
+        load_model(directory)
+
+
+def test_pickled_weights_are_never_read(directory: Path) -> None:
+    state = load_model(directory).state_dict()
+    (directory / "model.safetensors").unlink()
+    torch.save(state, directory / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load_model(directory)
+
+
 TOKENIZERS: dict[str, str | None] = {
     "missing": None,
     "no JSON": "{",

@@ -10,7 +10,9 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from regrow.checkpoint.writer import (
 )
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
-from regrow.models.loading import library_errors
+from regrow.models.loading import LOCAL, library_errors
 
 SOURCE_FILE = "regrow_source.json"
 
@@ -131,9 +133,8 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
         GgufConfig,
     )
 
-    folder = str(gguf.resolve().parent)
-    file = {"gguf_file": gguf.name, "local_files_only": True}
-    with library_errors(f"{gguf}: transformers cannot load it"):
+    file = {"gguf_file": gguf.name, **LOCAL}
+    with _alone(gguf) as folder, library_errors(f"{gguf}: transformers cannot load it"):
         config = AutoConfig.from_pretrained(folder, **file)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model, loading = auto.from_pretrained(
@@ -162,6 +163,18 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return library_weights(model, directory)
+
+
+@contextmanager
+def _alone(gguf: Path) -> Iterator[str]:
+    """Context manager: a folder in which the file lies alone, as a link.
+
+    In the file's own folder, transformers would also read a config or a tokenizer's config beside
+    it. The cache knows a conversion only by the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, gguf.name).symlink_to(gguf.resolve())
+        yield folder
 
 
 def _repaired_config(directory: Path, rope: dict[str, Any] | None) -> dict[str, Any]:
