@@ -109,6 +109,27 @@ def test_damaged_files_are_not_published(tmp_path: Path, damage: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_configs_name_no_code_that_is_not_written() -> None:
+    own = {"AutoConfig": "own.Own"}
+    config = {"model_type": "llama", "auto_map": own, "text_config": {"auto_map": own, "a": 1}}
+    unchanged = {
+        "vocab.json": b'{"auto_map": 7}',  # a token
+        "generation_config.json": b'{ "max_length" : 5 }',
+    }
+    files = {
+        **unchanged,
+        "tokenizer_config.json": b'{"auto_map": ["own.Own", null], "eos_token": "auto_map"}',
+        "processor_config.json": b'{"image_processor": {"auto_map": {}, "b": 2}}',
+    }
+    written = small_files({**config, "custom_pipelines": {"x": {}}}, files, ONE)
+    assert {name: written[name] for name in unchanged} == unchanged
+    assert {name: json.loads(data) for name, data in written.items() if name not in unchanged} == {
+        "config.json": {"model_type": "llama", "text_config": {"a": 1}},
+        "tokenizer_config.json": {"eos_token": "auto_map"},
+        "processor_config.json": {"image_processor": {"b": 2}},
+    }
+
+
 FILE = "model.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""No command runs code of a model's directory, or asks whether to run it."""
+"""No command runs code of a model's directory, asks whether to run it, or passes it on."""
 
 import json
 import shutil
@@ -40,7 +40,13 @@ stages:
 def add_code(directory: Path, marker: Path, model_type: str | None) -> None:
     """Give a model a module that leaves a file when it is imported, and name it in all configs."""
     code = f"open({str(marker)!r}, 'w').close()\nclass Own: pass\ndef generate(**_): pass\n"
-    for name in ("own.py", "custom_generate/generate.py", "tokenizer_own.py", "own/__init__.py"):
+    for name in (
+        "own.py",
+        "custom_generate/generate.py",
+        "tokenizer_own.py",
+        "tokenizer.pkl",
+        "own/__init__.py",
+    ):
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(code)
     auto_map: dict[str, Any] = dict.fromkeys(AUTO_CLASSES, "own.Own")
@@ -83,6 +89,10 @@ def test_no_code_runs_and_nothing_asks(
     assert "[y/N]" not in result.output
     if kind == "known":
         assert result.exit_code == 0, result.output
+        for path in (tmp_path / "OUT").rglob("*"):
+            assert path.suffix not in (".py", ".pkl"), path
+            if path.name.endswith("config.json"):
+                assert "auto_map" not in path.read_text(), path
     else:
         assert result.exit_code in (1, 2), result.output
         assert result.exception is None or isinstance(result.exception, SystemExit)

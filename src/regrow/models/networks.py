@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from regrow.common.files import json_bytes
+from regrow.common.files import json_bytes, parse_json_object
 
 _AUTO_CLASSES = {
     "openba": {
@@ -22,6 +22,8 @@ _AUTO_CLASSES = {
 _AUTO_TOKENIZERS = {"openba": "tokenization_openba.OpenBATokenizer"}
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+_NAMES_OF_CODE = ("auto_map", "custom_pipelines")
+"""The keys by which a config names code in its directory or on the hub."""
 _TOKENIZER_FILES = (TOKENIZER_CONFIG, "tokenizer.json", "spiece.model")
 
 
@@ -66,17 +68,41 @@ def own_code(model_type: str) -> dict[str, bytes]:
 def with_own_code(
     config: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Add the network's code to the small files of a model, and its `auto_map` to the configs."""
+    """Add the network's code to the small files of a model, and its `auto_map` to the configs.
+
+    What the configs name of other code is left out, since that code is not passed on.
+
+    Raises UserError if one of the configs is not JSON.
+    """
     model_type = config["model_type"]
+    config = _without_code(config)
+    files = {name: _file_without_code(name, data) for name, data in files.items()}
     code = own_code(model_type)
     if not code:
-        return dict(config), dict(files)
+        return config, files
     named = {**config, "auto_map": _AUTO_CLASSES[model_type]}
     if any(name in files for name in _TOKENIZER_FILES):
-        tokenizer = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
+        tokenizer = parse_json_object(files.get(TOKENIZER_CONFIG, b"{}"), TOKENIZER_CONFIG)
         tokenizer["auto_map"] = _tokenizer_map(model_type)
         code[TOKENIZER_CONFIG] = json_bytes(tokenizer, 1)
     return named, {**files, **code}
+
+
+def _file_without_code(name: str, data: bytes) -> bytes:
+    """The bytes of a config without the names of code; of any other file, the same bytes."""
+    if not name.endswith("config.json") or not any(key.encode() in data for key in _NAMES_OF_CODE):
+        return data
+    values = parse_json_object(data, name)
+    return data if (left := _without_code(values)) == values else json_bytes(left, 1)
+
+
+def _without_code(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, and the configs in it, without what names code."""
+    return {
+        key: _without_code(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in _NAMES_OF_CODE
+    }
 
 
 def foreign_code(directory: Path) -> str | None:
