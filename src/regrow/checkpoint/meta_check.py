@@ -103,8 +103,9 @@ def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
 
 
 def _build_config(config: Mapping[str, Any]) -> Any:
-    from regrow.models.networks import config_class
+    from regrow.models.networks import check_depth, config_class
 
+    check_depth(config)
     values = copy.deepcopy(dict(config))
     cls = config_class(values.pop("model_type"))
     # JSON has no infinity. `from_pretrained` restores it from its spelling, `from_dict` does not.

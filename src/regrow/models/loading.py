@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import read_json_object
-from regrow.models.networks import register
+from regrow.models.networks import check_depth, register
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,12 @@ def load_config(directory: Path) -> Any:
 
     register()
     path = directory / "config.json"
-    _refuse_kernels(read_json_object(path), path)
+    values = read_json_object(path)
+    _refuse_kernels(values, path)
+    try:
+        check_depth(values)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     with library_errors(f"{directory}: a config that transformers cannot load"):
         return transformers.AutoConfig.from_pretrained(directory, **LOCAL)
 
@@ -42,7 +47,9 @@ def load_tokenizer(directory: Path) -> Any:
         # Some classes, such as T5's, give an empty tokenizer if there is no file.
         if not any(path for pattern in _TOKENIZER_FILES for path in directory.glob(pattern)):
             raise FileNotFoundError("no file of one")
-        return transformers.AutoTokenizer.from_pretrained(directory, **LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **LOCAL)
+        tokenizer("")  # some values of its config are wrong only where they are used
+        return tokenizer
 
 
 def _with_decoder_layers(config: Any) -> Any:
@@ -65,14 +72,16 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
     """
     config = load_config(directory)
     with library_errors(f"{directory}: a model that transformers cannot load"):
-        model = _auto_class(config).from_pretrained(
-            directory,
-            config=_with_decoder_layers(config),
-            dtype=dtype,
-            use_safetensors=True,
-            **LOCAL,
+        model, loading = _auto_class(config).from_pretrained(
+            directory, config=_with_decoder_layers(config), dtype=dtype, use_safetensors=True,
+            output_loading_info=True, **LOCAL,
+        )  # fmt: skip
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"{directory}: {missing[0]}: missing, though {type(model).__name__} has it; fetch the "
+            "model again"
         )
-        return model.eval()
+    return model.eval()
 
 
 def load_meta_model(directory: Path, *, dtype: "torch.dtype") -> Any:
@@ -150,6 +159,8 @@ def library_errors(problem: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         reason = one_line(str(error))[:_REASON_LENGTH]
         if not isinstance(

@@ -7,6 +7,7 @@ trust_remote_code=True.
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ _NAMES_OF_CODE = ("auto_map", "custom_pipelines")
 _TOKENIZER_FILES = (TOKENIZER_CONFIG, "tokenizer.json", "spiece.model")
 
 
+_DEPTH = re.compile(r"(num|n)_(\w+_)?(layers?|blocks?)|\w+_layers|depths?")
+"""The keys of configs that hold a number of layers."""
+_MAX_DEPTH = 10_000
+
+
 def register() -> None:
     """Register the networks with the Auto classes of transformers."""
     for model_type in _AUTO_CLASSES:
@@ -41,6 +47,18 @@ def config_class(model_type: str) -> Any:
     if model_type not in transformers.CONFIG_MAPPING:
         raise ValueError(f"transformers has no model type {model_type!r}")
     return transformers.CONFIG_MAPPING[model_type]
+
+
+def check_depth(config: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise ValueError if a config asks for a number of layers that no model has.
+
+    Without this, building the class would take hours.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_depth(value, f"{prefix}{key}.")
+        elif _DEPTH.fullmatch(key) and type(value) is int and not 0 <= value <= _MAX_DEPTH:
+            raise ValueError(f"{prefix}{key} is {value}; a number of layers is wanted")
 
 
 def model_class(architecture: str) -> Any:
