@@ -243,7 +243,7 @@ def test_a_file_of_another_form_is_refused(
 ) -> None:
     directory = saved(tmp_path)
     (directory / name).write_bytes(content)
-    kept = VocabularyChoice(np.arange(262, dtype=np.int64), ())
+    kept = VocabularyChoice(np.arange(263, dtype=np.int64), ())
 
     def plan() -> None:
         vocabulary_candidates(directory, zeros(read_tokenizer(directory)))
