@@ -179,7 +179,7 @@ def _alone(gguf: Path) -> Iterator[str]:
 
 def _repaired_config(directory: Path, rope: dict[str, Any] | None) -> dict[str, Any]:
     path = directory / CONFIG_FILE
-    config: dict[str, Any] = _shorten_floats(json.loads(path.read_text()))
+    config: dict[str, Any] = _shorten_floats(json.loads(path.read_text(encoding="utf-8")))
     config.pop("_model_name_or_path", None)
     if rope is not None:
         config["rope_parameters"].update(rope)
@@ -190,7 +190,7 @@ def _repair_generation_config(directory: Path) -> None:
     path = directory / "generation_config.json"
     if path.exists():
         # With this mark, transformers ignores the file and derives another one from config.json.
-        generation = json.loads(path.read_text())
+        generation = json.loads(path.read_text(encoding="utf-8"))
         generation.pop("_from_model_config", None)
         path.write_bytes(json_bytes(generation))
 

@@ -53,7 +53,8 @@ def query_class(query: str, **arguments: Any) -> Any:
         return _QUERIES[query](**arguments)
     process = subprocess.run(
         [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check", query],
-        input=json.dumps(arguments), capture_output=True, text=True, check=False,
+        input=json.dumps(arguments), capture_output=True, encoding="utf-8",
+        errors="replace", check=False,
     )  # fmt: skip
     if process.returncode:
         raise RuntimeError(f"building the class of a model failed:\n{process.stderr}")
