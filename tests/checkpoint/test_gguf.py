@@ -279,6 +279,42 @@ def test_a_truncated_file_is_refused(tmp_path: Path, part: float) -> None:
     refuse(path, "not a GGUF|truncated")
 
 
+@pytest.mark.parametrize(
+    ("key", "add", "value", "message"),
+    [
+        ("split.count", "string", "2", "is '2'; a whole number is wanted"),
+        ("general.type", "uint32", 1, "is 1; text is wanted"),
+        ("tokenizer.chat_template", "array", ["a"], "text is wanted"),
+        ("llama.rope.scaling.factor", "string", "x", "is 'x'; a number is wanted"),
+        ("llama.rope.scaling.type", "array", ["x"], "text is wanted"),
+        ("llama.block_count", "uint32", 1 << 31, "is 2147483648; a number of layers is wanted"),
+        ("llama.embedding_length", "uint64", 1 << 40, "but the embedding has 32"),
+    ],
+)
+def test_metadata_of_another_type_or_size_is_refused(
+    tmp_path: Path, key: str, add: str, value: Any, message: str
+) -> None:
+    def replace(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0].pop(key, None)
+        getattr(writer, f"add_{add}")(key, value)
+
+    path = write(tmp_path / "tiny.gguf", tiny_model(), extra=replace)
+    refuse(path, f"{re.escape(key)} .*{message}|{re.escape(key)} {message}")
+
+
+@pytest.mark.parametrize("length", [1 << 20, 1 << 31, 1 << 62, (1 << 64) - 1])
+def test_a_length_beyond_the_file_is_refused_at_once(tmp_path: Path, length: int) -> None:
+    """Each length in the header: of names, texts and arrays; the numbers of keys and tensors."""
+    path = write(tmp_path / "tiny.gguf", tiny_model())
+    raw = path.read_bytes()
+    vocabulary = raw.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 8
+    places = [8, 16, 24, raw.index(b"llama", 60) - 8, vocabulary, vocabulary + 8]
+    places += [raw.index(b"token_embd.weight") - 8, raw.index(b"<|im_start|>") - 8]
+    for place in places:
+        path.write_bytes(raw[:place] + length.to_bytes(8, "little") + raw[place + 8 :])
+        refuse(path, "truncated or corrupt")
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     path.write_text("no model")

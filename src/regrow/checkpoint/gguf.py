@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from regrow.checkpoint.gguf_header import check_header, check_types
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import (
     WeightFile,
@@ -54,13 +55,9 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
     Raises:
         UserError: the file is not a complete GGUF file, or transformers cannot load it.
     """
-    reader = _open(gguf)
-    metadata = {
-        key: field.contents()
-        for key, field in reader.fields.items()
-        if len(field.data) < 64  # leave the vocabulary to transformers
-    }
+    reader, metadata = _open(gguf)
     _check_metadata(gguf, metadata)
+    _check_width(gguf, metadata, reader)
     rope = _rope_scaling(gguf, metadata, reader)
     quantisation = sorted({tensor.tensor_type.name for tensor in reader.tensors})
     del reader  # the reader maps the file into memory
@@ -93,23 +90,37 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(gguf: Path) -> Any:
+def _open(gguf: Path) -> tuple[Any, dict[str, Any]]:
+    """The reader of a file, and its metadata without the vocabulary."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
         raise UserError(
             f"{gguf}: reading GGUF needs the gguf package; run: pip install 'regrow[gguf]'"
         ) from error
-    with gguf.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise UserError(f"{gguf}: is not a GGUF file (it does not begin with 'GGUF')")
+    check_header(gguf)
     try:
-        return GGUFReader(gguf)
+        reader = GGUFReader(gguf)
+        return reader, {
+            key: field.contents()
+            for key, field in reader.fields.items()
+            if len(field.data) < 64  # leave the vocabulary to transformers
+        }
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
         raise UserError(f"{gguf}: truncated or corrupt GGUF file; fetch it again") from error
 
 
+def _check_width(gguf: Path, metadata: dict[str, Any], reader: Any) -> None:
+    """Raise UserError if the embedding has another width; memory for it would be asked for."""
+    key = f"{metadata['general.architecture']}.embedding_length"
+    for tensor in reader.tensors:
+        width = int(tensor.shape[0])
+        if tensor.name == "token_embd.weight" and metadata.get(key, width) != width:
+            raise UserError(f"{gguf}: {key} is {metadata[key]}, but the embedding has {width}")
+
+
 def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
+    check_types(gguf, metadata)
     if "general.architecture" not in metadata:
         raise UserError(f"{gguf}: general.architecture is missing; a model's GGUF was expected")
     kind = metadata.get("general.type", "model")
