@@ -82,7 +82,12 @@ def test_no_code_runs_and_nothing_asks(
     for name in ("text.jsonl", "recipe.yaml"):
         shutil.copy(models / name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+
+    def answer(text: str = "") -> str:
+        asked.append(text)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
     result = CliRunner().invoke(app.app, command.split(), input="y\n" * 9)
     assert not (models / "ran").exists()
     assert asked == []
