@@ -10,7 +10,7 @@ Common to all functions:
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -167,9 +167,6 @@ def prune(
     from regrow.surgery.cut_spec import CutSpec
     from regrow.surgery.prune import plan_cut, prune_checkpoint
 
-    if isinstance(vocab := cut.get("vocab"), Mapping):
-        # CutSpec refuses relative paths with "..", which is a rule for recipes only.
-        cut = {**cut, "vocab": {name: _absolute(value) for name, value in vocab.items()}}
     spec = validated(CutSpec, cut)
     documents = _calibration_documents(calibration)
     source = _open(model, progress)
@@ -601,10 +598,6 @@ def _calibration_documents(path: Path | str | None) -> Callable[[], Iterator[str
     except UserError as error:
         raise UserError(str(error), key="calibration") from None
     return lambda: read_documents(text)
-
-
-def _absolute(value: Any) -> Any:
-    return value.absolute() if isinstance(value, Path) else value
 
 
 def _in_first_process(work: "Callable[[], T]") -> "T":

@@ -1,11 +1,15 @@
 """Which files of a model directory are copied with a model."""
 
+import pickle
 from pathlib import Path
 
-from regrow.checkpoint.companions import companion_files, write_files
+import pytest
+
+from regrow.checkpoint.companions import companion_files, read_companions, write_files
+from regrow.common.errors import UserError
 
 PASSED_ON = (
-    "LICENSE", "additional_chat_templates/rag.jinja", "chat_template.jinja",
+    "LICENSE", "LICENSE.md", "NOTICE", "additional_chat_templates/rag.jinja", "chat_template.jinja",
     "generation_config.json", "regrow_origin.json",
     "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 )  # fmt: skip
@@ -13,12 +17,58 @@ LEFT = (
     "README.md", "additional_chat_templates/code.py", "config.json",
     "consolidated.00.pth", "model.safetensors", "modeling_own.py", "pytorch_model.bin",
     "training_args.bin",
+    # Names that begin as those of companions do.
+    "LICENSE.py", "NOTICE.so", "tokenizer.bin", "tokenizer.pkl", "tokenizer.so",
+    "tokenizer_evil.py", "chat_template.py", "regrow_evil.py", "tokenizer.model.py",
 )  # fmt: skip
 
 
 def test_no_code_no_pickle_no_second_weights(tmp_path: Path) -> None:
-    write_files(tmp_path, dict.fromkeys((*PASSED_ON, *LEFT), b"x"))
+    write_files(tmp_path, dict.fromkeys((*PASSED_ON, *LEFT), b"\nx"))
     (tmp_path / "tokenizer_dir").mkdir()
     found = companion_files(tmp_path)
     assert list(found) == sorted(PASSED_ON)
     assert all(path == tmp_path / name for name, path in found.items())
+
+
+@pytest.mark.parametrize(
+    "data", [pickle.dumps(1), pickle.dumps({"a": 1}, 0), b"\x7fELF\x02", b"PK\x03\x04"]
+)
+def test_a_model_of_sentencepiece_must_look_like_one(tmp_path: Path, data: bytes) -> None:
+    tiktoken = b"IQ== 0\nIg== 1\n"
+    files = {"tokenizer.model": tiktoken, "spiece.model": b"\n\x0e\n\x05<unk>", "own.model": data}
+    write_files(tmp_path, files)
+    assert sorted(companion_files(tmp_path)) == ["spiece.model", "tokenizer.model"]
+
+
+@pytest.mark.parametrize("name", ["NOTICE", "tokenizer_config.json", "1_Pooling/config.json"])
+def test_no_link_leads_out(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "m"
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (directory / name).parent.mkdir(parents=True)
+    (directory / name).symlink_to(secret)
+    with pytest.raises(UserError, match=f"{name}: a link that leads out of the directory"):
+        read_companions(directory)
+
+
+def test_links_inside_and_to_the_blobs_of_the_hub_are_read(tmp_path: Path) -> None:
+    repository = tmp_path / "models--a--b"
+    snapshot, blobs = repository / "snapshots/0123", repository / "blobs"
+    for directory in (snapshot, blobs):
+        directory.mkdir(parents=True)
+    write_files(blobs, {"0": b"of the hub"})
+    write_files(snapshot, {"vocab.json": b"{}"})
+    (snapshot / "tokenizer.json").symlink_to(Path("../../blobs/0"))
+    (snapshot / "vocab.txt").symlink_to("vocab.json")
+    (tmp_path / "link").symlink_to(snapshot)
+    expected = {"tokenizer.json": b"of the hub", "vocab.json": b"{}", "vocab.txt": b"{}"}
+    assert read_companions(snapshot) == read_companions(tmp_path / "link") == expected
+    (blobs / "0").unlink()
+    (blobs / "0").symlink_to(tmp_path / "link")
+    assert "tokenizer.json" not in read_companions(snapshot)  # no file
+    (tmp_path / "secret").write_text("secret")
+    (blobs / "0").unlink()
+    (blobs / "0").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match="leads out"):
+        read_companions(snapshot)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def write(
     extra: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
 ) -> Path:
     config = model.config
+    path.parent.mkdir(exist_ok=True)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
@@ -163,6 +165,37 @@ def test_a_converted_model_is_the_one_that_was_written(tmp_path: Path) -> None:
     assert set(record["versions"]) == {"regrow", "transformers", "gguf"}
 
 
+def test_files_beside_it_change_nothing_and_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache knows a conversion by the GGUF file alone."""
+    source = write(tmp_path / "alone/tiny.gguf", tiny_model())
+    other = tmp_path / "beside"
+    shutil.copytree(source.parent, other)
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n"
+    (other / "own.py").write_text(code)
+    own = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    files = {
+        "tokenizer_config.json": {
+            "auto_map": {"AutoTokenizer": ["own.Own", None]},
+            "eos_token": "x",
+        },
+        "config.json": {"auto_map": own, "model_type": "own", "hidden_size": 4},
+        "generation_config.json": {"temperature": 0.125, "do_sample": True},
+        "special_tokens_map.json": {"bos_token": "a"},
+        "added_tokens.json": {"<new>": 99},
+    }
+    for name, values in files.items():
+        (other / name).write_text(json.dumps(values))
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    converted = [convert(path)[0] for path in (source, other / "tiny.gguf")]
+    assert not (tmp_path / "ran").exists()
+    first, second = (
+        {path.name: path.read_bytes() for path in directory.iterdir()} for directory in converted
+    )
+    assert first == second
+
+
 def test_a_converted_tokenizer_splits_as_the_original_did(tmp_path: Path) -> None:
     directory, _ = convert(write(tmp_path / "tiny.gguf", tiny_model()))
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -244,6 +277,42 @@ def test_a_truncated_file_is_refused(tmp_path: Path, part: float) -> None:
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * part)])
     refuse(path, "not a GGUF|truncated")
+
+
+@pytest.mark.parametrize(
+    ("key", "add", "value", "message"),
+    [
+        ("split.count", "string", "2", "is '2'; a whole number is wanted"),
+        ("general.type", "uint32", 1, "is 1; text is wanted"),
+        ("tokenizer.chat_template", "array", ["a"], "text is wanted"),
+        ("llama.rope.scaling.factor", "string", "x", "is 'x'; a number is wanted"),
+        ("llama.rope.scaling.type", "array", ["x"], "text is wanted"),
+        ("llama.block_count", "uint32", 1 << 31, "is 2147483648; a number of layers is wanted"),
+        ("llama.embedding_length", "uint64", 1 << 40, "but the embedding has 32"),
+    ],
+)
+def test_metadata_of_another_type_or_size_is_refused(
+    tmp_path: Path, key: str, add: str, value: Any, message: str
+) -> None:
+    def replace(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0].pop(key, None)
+        getattr(writer, f"add_{add}")(key, value)
+
+    path = write(tmp_path / "tiny.gguf", tiny_model(), extra=replace)
+    refuse(path, f"{re.escape(key)} .*{message}|{re.escape(key)} {message}")
+
+
+@pytest.mark.parametrize("length", [1 << 20, 1 << 31, 1 << 62, (1 << 64) - 1])
+def test_a_length_beyond_the_file_is_refused_at_once(tmp_path: Path, length: int) -> None:
+    """Each length in the header: of names, texts and arrays; the numbers of keys and tensors."""
+    path = write(tmp_path / "tiny.gguf", tiny_model())
+    raw = path.read_bytes()
+    vocabulary = raw.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 8
+    places = [8, 16, 24, raw.index(b"llama", 60) - 8, vocabulary, vocabulary + 8]
+    places += [raw.index(b"token_embd.weight") - 8, raw.index(b"<|im_start|>") - 8]
+    for place in places:
+        path.write_bytes(raw[:place] + length.to_bytes(8, "little") + raw[place + 8 :])
+        refuse(path, "truncated or corrupt")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -109,6 +109,66 @@ def test_damaged_files_are_not_published(tmp_path: Path, damage: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_configs_name_no_code_that_is_not_written() -> None:
+    own = {"AutoConfig": "own.Own"}
+    config = {"model_type": "llama", "auto_map": own, "text_config": {"auto_map": own, "a": 1}}
+    unchanged = {
+        "vocab.json": b'{"auto_map": 7}',  # a token
+        "generation_config.json": b'{ "max_length" : 5 }',
+    }
+    files = {
+        **unchanged,
+        "tokenizer_config.json": b'{"auto_map": ["own.Own", null], "eos_token": "auto_map"}',
+        "processor_config.json": b'{"image_processor": {"auto_map": {}, "b": 2}}',
+    }
+    written = small_files({**config, "custom_pipelines": {"x": {}}}, files, ONE)
+    assert {name: written[name] for name in unchanged} == unchanged
+    assert {name: json.loads(data) for name, data in written.items() if name not in unchanged} == {
+        "config.json": {"model_type": "llama", "text_config": {"a": 1}},
+        "tokenizer_config.json": {"eos_token": "auto_map"},
+        "processor_config.json": {"image_processor": {"b": 2}},
+    }
+
+
+FILE = "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([WeightFile(FILE, (A,)), WeightFile(FILE, (B,))], "two weight files .*model.safetensors"),
+        ([WeightFile(f"a/{FILE}", (A, B))], "in a folder"),
+        ([TWO[0], WeightFile("model-2.safetensors", (A, B))], "a would be written twice"),
+    ],
+)
+def test_a_file_or_a_tensor_is_written_once(
+    tmp_path: Path, weights: list[WeightFile], message: str
+) -> None:
+    def begin(out: Path) -> None:
+        with partial_directory(out) as partial:
+            for file in weights:  # of equal names the second replaces the first
+                path = partial / file.name
+                path.parent.mkdir(exist_ok=True)
+                save_file({spec.name: TENSORS[spec.name] for spec in file.tensors}, path)
+            publish(partial, out, weights, small_files(CONFIG, {}, weights))
+
+    with pytest.raises(UserError, match=message):
+        begin(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_in_a_folder_are_not_published(tmp_path: Path) -> None:
+    def begin(out: Path) -> None:
+        with partial_directory(out) as partial:
+            save_file(TENSORS, partial / FILE)
+            (partial / "more").mkdir()
+            save_file({"c": torch.ones(1)}, partial / "more" / FILE)
+            publish(partial, out, ONE, small_files(CONFIG, {}, ONE))
+
+    with pytest.raises(UserError, match="nothing is kept"):
+        begin(tmp_path / "out")
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 def test_nothing_is_left_of_what_is_not_published(
     tmp_path: Path, error: type[BaseException] | None
@@ -234,3 +294,20 @@ def test_what_the_library_did_not_save_is_seen(tmp_path: Path, model: Any, fault
 
     with pytest.raises(UserError, match=rf"out/model\.safetensors: {name}: .*, not F32"):
         save()
+
+
+def test_values_lost_where_the_library_renames_tensors_are_seen(tmp_path: Path) -> None:
+    """Mixtral's tensors have other names in the file than in the class."""
+    config = transformers.MixtralConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, num_local_experts=2,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    (file,) = library_weights(model, tmp_path)
+    assert not {spec.name for spec in file.tensors} <= model.state_dict().keys()
+    state = load_file(tmp_path / FILE)
+    del state["model.norm.weight"]
+    save_file(state, tmp_path / FILE)
+    with pytest.raises(UserError, match=r"wrote [\d,]+ values of a model that has [\d,]+"):
+        library_weights(model, tmp_path)

@@ -18,6 +18,7 @@ from regrow.common.files import (
     parse_json_object,
     read_json,
     read_json_object,
+    read_text,
     save_tensors,
     write_atomically,
 )
@@ -138,3 +139,25 @@ def test_tensors_that_find_no_room_are_told_and_leave_nothing(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="cannot be written"):
         save_tensors({"a": torch.zeros(1)}, tmp_path / "none" / "a.safetensors")
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    """Python reads it, and cannot write it in UTF-8."""
+    path = tmp_path / "a.json"
+    path.write_bytes(rb'{"a": "\ud83d\ude42 \\ud800"}')
+    assert read_json_object(path) == {"a": "\U0001f642 \\ud800"}
+    for half in (rb'{"a": ["\ud800"]}', rb'{"\udfff": 1}', rb'"\ude42\ud83d"'):
+        path.write_bytes(half)
+        with pytest.raises(UserError, match=r"a\.json: not JSON: '\\ud.+' is half of a character"):
+            read_json(path)
+
+
+def test_text_must_be_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with pytest.raises(UserError, match="no such file"):
+        read_text(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"a\.txt: not UTF-8"):
+        read_text(path)
+    path.write_text("\u00e9\n", encoding="utf-8")
+    assert read_text(path) == "\u00e9\n"

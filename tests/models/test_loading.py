@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from regrow.architectures.t5 import T5
+from regrow.checkpoint.meta_check import query_class
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.evaluation.generation import generate_text
@@ -61,6 +63,24 @@ def test_refuses_a_config_in_one_line(directory: Path, changes: dict[str, Any]) 
         generate_text(ModelDirectory(directory), "The river", 2)
 
 
+@pytest.mark.parametrize("place", [(), ("text_config",)], ids=str)
+def test_code_of_the_hub_is_refused(directory: Path, place: tuple[str, ...]) -> None:
+    changes: dict[str, Any] = {"attn_implementation": "someone/kernel"}
+    for key in place:
+        changes = {key: changes}
+    change(directory / "config.json", **changes)
+    with pytest.raises(UserError, match=r"config\.json: attn_implementation is 'someone/kernel'"):
+        load_model(directory)
+
+
+def test_pickled_weights_are_never_read(directory: Path) -> None:
+    state = load_model(directory).state_dict()
+    (directory / "model.safetensors").unlink()
+    torch.save(state, directory / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load_model(directory)
+
+
 TOKENIZERS: dict[str, str | None] = {
     "missing": None,
     "no JSON": "{",
@@ -100,3 +120,46 @@ def test_generates(directory: Path, tmp_path: Path) -> None:
         generate_text(ModelDirectory(t5), "The river", 3)
     with pytest.raises(UserError, match="holds no token"):
         generate_text(ModelDirectory(directory), "", 3)
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 31])
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "num_decoder_layers"])
+def test_a_depth_that_no_model_has_is_refused_before_it_is_built(
+    directory: Path, key: str, value: int
+) -> None:
+    change(directory / "config.json", **{key: value})
+    message = rf"config\.json: {key} is {value}; a number of layers is wanted"
+    with pytest.raises(UserError, match=message):
+        load_model(directory)
+    refusal = query_class(
+        "find_problem", config={"model_type": "llama", key: value},
+        architecture="LlamaForCausalLM", shapes={},
+    )  # fmt: skip
+    assert "a number of layers is wanted" in refusal
+
+
+def test_weights_that_are_not_there_are_not_drawn_at_random(directory: Path) -> None:
+    state = load_file(directory / "model.safetensors")
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: missing"):
+        load_model(directory)
+
+
+def test_a_wrong_value_of_the_tokenizer_is_seen_when_it_is_loaded(directory: Path) -> None:
+    change(directory / "tokenizer_config.json", model_max_length="x")
+    with pytest.raises(UserError, match="no tokenizer that transformers can load"):
+        load_tokenizer(directory)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"penalty_alpha": 0.6, "top_k": 4}, {"repetition_penalty": "x"}]
+)
+def test_a_generation_config_that_is_refused_is_one_line(
+    directory: Path, changes: dict[str, Any]
+) -> None:
+    change(directory / "generation_config.json", **changes)
+    with pytest.raises(UserError) as caught:
+        generate_text(ModelDirectory(directory), "The river", 2)
+    assert str(caught.value).isprintable()
+    assert str(directory) in str(caught.value)

@@ -222,3 +222,13 @@ def test_a_single_shard_with_an_index_keeps_it(tmp_path: Path) -> None:
     add_tokens(ModelDirectory(source), tmp_path / "new", TOKENS)
     (file,) = open_checkpoint(tmp_path / "new").files
     assert file.name == "model-00001-of-00001.safetensors"
+
+
+def test_rows_are_added_to_floats_only(tmp_path: Path) -> None:
+    source = add_tokenizer(write_tiny(LLAMA, tmp_path / "in", 1, vocab_size=320))
+    state = load_file(source / "model.safetensors")
+    state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"].to(torch.int64)
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"embed_tokens\.weight is I64; new rows are means"):
+        add_tokens(ModelDirectory(source), tmp_path / "out", ["<new>"])
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,13 @@ import pytest
 
 from regrow.common.errors import UserError
 from regrow.tokenizers.families import VocabularyChoice
-from regrow.tokenizers.tokenizer_files import named_ids, plan_tokenizer, read_tokenizer, stale_files
+from regrow.tokenizers.tokenizer_files import (
+    named_ids,
+    plan_tokenizer,
+    read_tokenizer,
+    stale_files,
+    vocabulary_candidates,
+)
 from tests.tokenizers.bpe_cases import Json, encode, load, tokenizer_json, zeros
 from tests.tokenizers.checks import select
 
@@ -219,3 +225,29 @@ def test_kept_ids_are_the_embedding_rows(tmp_path: Path) -> None:
     new = load(json.loads(plan_tokenizer(directory, choice)["tokenizer.json"])).get_vocab()
     rows = np.arange(300)[choice.kept]
     assert all(rows[token] == old[content] for content, token in new.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer_config.json", b'{"added_tokens_decoder": 3}', "added_tokens_decoder: 3 is no"),
+        ("tokenizer_config.json", b'{"additional_special_tokens": true}', "True is no list"),
+        ("special_tokens_map.json", b'{"extra_special_tokens": "a"}', "'a' is no list of tokens"),
+        ("added_tokens.json", b'{"<s>": [1]}', "the id"),
+        ("merges.txt", b"\xff", "merges.txt: not UTF-8"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja: not UTF-8"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    directory = saved(tmp_path)
+    (directory / name).write_bytes(content)
+    kept = VocabularyChoice(np.arange(263, dtype=np.int64), ())
+
+    def plan() -> None:
+        vocabulary_candidates(directory, zeros(read_tokenizer(directory)))
+        plan_tokenizer(directory, kept)
+
+    with pytest.raises(UserError, match=message):
+        plan()

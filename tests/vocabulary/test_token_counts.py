@@ -102,3 +102,34 @@ def test_what_is_no_file_of_counts(tmp_path: Path) -> None:
     save_file({"counts": good.counts}, path)
     with pytest.raises(UserError, match="not token counts"):
         TokenCounts.load(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("groups", "source", 3), ("groups", "source", ["en"]), ("groups", "script", None),
+        ("groups", "characters", -1), ("groups", "bytes", 1.5), ("groups", "documents", True),
+        ("groups", "documents", 1 << 80), ("groups", "source", "\ud800"),
+        ("files", "sha256", []), ("files", "path", 3), ("files", "bytes", "1"),
+    ],
+)  # fmt: skip
+def test_facts_of_another_type_are_refused(
+    tmp_path: Path, part: str, key: str, value: object
+) -> None:
+    path = tmp_path / "counts"
+    written = counts("en", [1, 2, 3, 4, 5])
+    facts = {**written.to_json(), "format": 1}
+    for group in facts["groups"]:
+        del group["tokens"]
+    save_file({"counts": written.counts}, path, metadata={"regrow": json.dumps(facts)})
+    assert TokenCounts.load(path).groups == written.groups
+    facts[part][0][key] = value
+    save_file({"counts": written.counts}, path, metadata={"regrow": json.dumps(facts)})
+    with pytest.raises(UserError, match="not token counts"):
+        TokenCounts.load(path)
+
+
+def test_deeply_nested_facts_are_refused(tmp_path: Path) -> None:
+    save_file({"counts": np.zeros((1, 1))}, tmp_path / "c", metadata={"regrow": "[" * 100_000})
+    with pytest.raises(UserError, match="not token counts"):
+        TokenCounts.load(tmp_path / "c")

@@ -44,11 +44,12 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
 
 
 def _same_bytes(a: TensorInfo, b: TensorInfo) -> bool:
-    rows = max(1, (4 << 20) // max(1, a.nbytes // a.shape[0]))
+    height = a.shape[0] if a.shape else 1
+    rows = max(1, (4 << 20) // max(1, a.nbytes // max(1, height)))
     return all(
-        read_bytes(a, start, min(rows, a.shape[0] - start))
-        == read_bytes(b, start, min(rows, a.shape[0] - start))
-        for start in range(0, a.shape[0], rows)
+        read_bytes(a, start, min(rows, height - start))
+        == read_bytes(b, start, min(rows, height - start))
+        for start in range(0, height, rows)
     )
 
 

@@ -1,17 +1,25 @@
 """The small files of a model directory: tokenizer, templates, licences, but not the config."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from regrow.common.errors import UserError
+
 _PATTERNS = (
-    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template*",
-    "additional_chat_templates/*.jinja", "LICENSE*", "NOTICE*", "regrow_*.json",
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "tokenizer.model.v*",
+    "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
+    "LICENSE*", "NOTICE*", "regrow_*.json",
     # Of multimodal models and of sentence-embedding models.
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
     "normalizer.json", "modules.json", "sentence_bert_config.json",
     "config_sentence_transformers.json", "*_Pooling/config.json",
 )  # fmt: skip
+_TEXT_SUFFIXES = ("", ".txt", ".md", ".rst")
+"""Of licences and notices."""
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n")
+"""The first line of a vocabulary of tiktoken: a token in base64, and its rank."""
 _MAX_BYTES = 256 << 20
 
 
@@ -20,13 +28,43 @@ def companion_files(directory: Path) -> dict[str, Path]:
 
     A name is the path relative to the directory, with slashes. Only listed patterns are taken, so
     that no code, pickle or second set of weights is copied.
+
+    Raises UserError if one of them is a link to a file outside of the directory. The files of a
+    snapshot in the cache of the Hugging Face hub may be links to its blobs.
     """
     found = {path for pattern in _PATTERNS for path in directory.glob(pattern) if path.is_file()}
-    return {
-        path.relative_to(directory).as_posix(): path
-        for path in sorted(found)
-        if path.stat().st_size <= _MAX_BYTES
-    }
+    inside = tuple(_places(directory))
+    companions = {}
+    for path in sorted(found):
+        if path.stat().st_size > _MAX_BYTES or not _is_data(path):
+            continue
+        if not any(path.resolve().is_relative_to(place) for place in inside):
+            raise UserError(
+                f"{path}: a link that leads out of the directory; put a copy of the file there, or "
+                "remove the link"
+            )
+        companions[path.relative_to(directory).as_posix()] = path
+    return companions
+
+
+def _places(directory: Path) -> Iterator[Path]:
+    """The directories in which the files of a model may lie."""
+    own = directory.resolve()
+    yield own
+    if own.parent.name == "snapshots":
+        yield own.parent.parent / "blobs"
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file that matches a pattern can be what its name says."""
+    if path.name.startswith(("LICENSE", "NOTICE")):
+        return path.suffix.lower() in _TEXT_SUFFIXES
+    if ".model" not in path.name:
+        return True
+    with path.open("rb") as file:
+        head = file.read(64)
+    # A message of sentencepiece begins with a piece, which is field 1.
+    return head.startswith(b"\n") or _TIKTOKEN.match(head) is not None
 
 
 def read_companions(directory: Path) -> dict[str, bytes]:

@@ -10,13 +10,16 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regrow.checkpoint.gguf_header import check_header, check_types
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import (
     WeightFile,
@@ -27,7 +30,7 @@ from regrow.checkpoint.writer import (
 )
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
-from regrow.models.loading import library_errors
+from regrow.models.loading import LOCAL, library_errors
 
 SOURCE_FILE = "regrow_source.json"
 
@@ -52,13 +55,9 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
     Raises:
         UserError: the file is not a complete GGUF file, or transformers cannot load it.
     """
-    reader = _open(gguf)
-    metadata = {
-        key: field.contents()
-        for key, field in reader.fields.items()
-        if len(field.data) < 64  # leave the vocabulary to transformers
-    }
+    reader, metadata = _open(gguf)
     _check_metadata(gguf, metadata)
+    _check_width(gguf, metadata, reader)
     rope = _rope_scaling(gguf, metadata, reader)
     quantisation = sorted({tensor.tensor_type.name for tensor in reader.tensors})
     del reader  # the reader maps the file into memory
@@ -91,23 +90,37 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(gguf: Path) -> Any:
+def _open(gguf: Path) -> tuple[Any, dict[str, Any]]:
+    """The reader of a file, and its metadata without the vocabulary."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
         raise UserError(
             f"{gguf}: reading GGUF needs the gguf package; run: pip install 'regrow[gguf]'"
         ) from error
-    with gguf.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise UserError(f"{gguf}: is not a GGUF file (it does not begin with 'GGUF')")
+    check_header(gguf)
     try:
-        return GGUFReader(gguf)
+        reader = GGUFReader(gguf)
+        return reader, {
+            key: field.contents()
+            for key, field in reader.fields.items()
+            if len(field.data) < 64  # leave the vocabulary to transformers
+        }
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError, struct.error) as error:
         raise UserError(f"{gguf}: truncated or corrupt GGUF file; fetch it again") from error
 
 
+def _check_width(gguf: Path, metadata: dict[str, Any], reader: Any) -> None:
+    """Raise UserError if the embedding has another width; memory for it would be asked for."""
+    key = f"{metadata['general.architecture']}.embedding_length"
+    for tensor in reader.tensors:
+        width = int(tensor.shape[0])
+        if tensor.name == "token_embd.weight" and metadata.get(key, width) != width:
+            raise UserError(f"{gguf}: {key} is {metadata[key]}, but the embedding has {width}")
+
+
 def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
+    check_types(gguf, metadata)
     if "general.architecture" not in metadata:
         raise UserError(f"{gguf}: general.architecture is missing; a model's GGUF was expected")
     kind = metadata.get("general.type", "model")
@@ -131,9 +144,8 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
         GgufConfig,
     )
 
-    folder = str(gguf.resolve().parent)
-    file = {"gguf_file": gguf.name, "local_files_only": True}
-    with library_errors(f"{gguf}: transformers cannot load it"):
+    file = {"gguf_file": gguf.name, **LOCAL}
+    with _alone(gguf) as folder, library_errors(f"{gguf}: transformers cannot load it"):
         config = AutoConfig.from_pretrained(folder, **file)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model, loading = auto.from_pretrained(
@@ -164,9 +176,21 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
     return library_weights(model, directory)
 
 
+@contextmanager
+def _alone(gguf: Path) -> Iterator[str]:
+    """Context manager: a folder in which the file lies alone, as a link.
+
+    In the file's own folder, transformers would also read a config or a tokenizer's config beside
+    it. The cache knows a conversion only by the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, gguf.name).symlink_to(gguf.resolve())
+        yield folder
+
+
 def _repaired_config(directory: Path, rope: dict[str, Any] | None) -> dict[str, Any]:
     path = directory / CONFIG_FILE
-    config: dict[str, Any] = _shorten_floats(json.loads(path.read_text()))
+    config: dict[str, Any] = _shorten_floats(json.loads(path.read_text(encoding="utf-8")))
     config.pop("_model_name_or_path", None)
     if rope is not None:
         config["rope_parameters"].update(rope)
@@ -177,7 +201,7 @@ def _repair_generation_config(directory: Path) -> None:
     path = directory / "generation_config.json"
     if path.exists():
         # With this mark, transformers ignores the file and derives another one from config.json.
-        generation = json.loads(path.read_text())
+        generation = json.loads(path.read_text(encoding="utf-8"))
         generation.pop("_from_model_config", None)
         path.write_bytes(json_bytes(generation))
 

@@ -53,7 +53,8 @@ def query_class(query: str, **arguments: Any) -> Any:
         return _QUERIES[query](**arguments)
     process = subprocess.run(
         [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check", query],
-        input=json.dumps(arguments), capture_output=True, text=True, check=False,
+        input=json.dumps(arguments), capture_output=True, encoding="utf-8",
+        errors="replace", check=False,
     )  # fmt: skip
     if process.returncode:
         raise RuntimeError(f"building the class of a model failed:\n{process.stderr}")
@@ -103,8 +104,9 @@ def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
 
 
 def _build_config(config: Mapping[str, Any]) -> Any:
-    from regrow.models.networks import config_class
+    from regrow.models.networks import check_depth, config_class
 
+    check_depth(config)
     values = copy.deepcopy(dict(config))
     cls = config_class(values.pop("model_type"))
     # JSON has no infinity. `from_pretrained` restores it from its spelling, `from_dict` does not.

@@ -64,7 +64,9 @@ def verify_all(
         for directory in directories
     ]
     command = [sys.executable, "-I", str(_SCRIPT), json.dumps(requests)]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if process.returncode != 0:
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(

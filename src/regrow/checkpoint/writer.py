@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,11 +68,11 @@ def publish(
     """Add the small files to a partial directory, and rename it to `out`.
 
     Before the rename, the headers of the weight files are read back and compared with `weights`,
-    and all files are synced to the disk. `files`: as :func:`small_files` gives them. `out` must not
-    exist, or must be an empty directory.
+    and all files are synced to the disk. So every tensor that was to be written is there, once.
+    `files`: as :func:`small_files` gives them. `out` must not exist, or must be an empty directory.
 
-    Raises UserError if a weight file differs from `weights`, and OSError if the disk is full or
-    `out` is not empty.
+    Raises UserError if a weight file differs from `weights`, or if `weights` names a file or a
+    tensor twice; and OSError if the disk is full or `out` is not empty.
     """
     _check_weights(partial, out, weights)
     write_files(partial, files)
@@ -108,7 +109,10 @@ def library_weights(model: "PreTrainedModel", directory: Path) -> list[WeightFil
 
     Call it after `save_pretrained`. The files tell which of them holds a tensor; names, dtypes and
     shapes come from the model. If transformers converts names or tensors of this architecture on
-    saving, a name that the model does not have is taken as it was written.
+    saving, a name that the model does not have is taken as it was written, and the number of
+    values is compared instead.
+
+    Raises UserError if the files hold another number of values than the model.
     """
     not_saved = set(model._keys_to_ignore_on_save or ())
     state = {name: t for name, t in model.state_dict().items() if name not in not_saved}
@@ -124,6 +128,17 @@ def library_weights(model: "PreTrainedModel", directory: Path) -> list[WeightFil
             for name, tensor in state.items()
             if name not in written and tensor.numel() and tensor.data_ptr() not in stored
         )
+    else:
+        distinct = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
+        expected, found = (
+            sum(distinct.values()),
+            sum(prod(spec.shape) for specs in files.values() for spec in specs),
+        )
+        if found != expected:
+            raise UserError(
+                f"{directory}: transformers wrote {found:,} values of a model that has "
+                f"{expected:,}, so nothing is kept"
+            )
     return [WeightFile(name, tuple(specs)) for name, specs in files.items()]
 
 
@@ -141,8 +156,9 @@ def _index(weights: Sequence[WeightFile]) -> dict[str, Any]:
 
 
 def _check_weights(partial: Path, out: Path, weights: Sequence[WeightFile]) -> None:
-    planned = {file.name: {spec.name: spec for spec in file.tensors} for file in weights}
-    names = sorted({*planned, *(path.name for path in partial.glob("*.safetensors"))})
+    planned = _planned_tensors(out, weights)
+    found = (path.relative_to(partial).as_posix() for path in partial.rglob("*.safetensors"))
+    names = sorted({*planned, *found})
     for name in names:
         try:
             written = {info.name: info.spec for info in read_header(partial / name)}
@@ -159,6 +175,32 @@ def _check_weights(partial: Path, out: Path, weights: Sequence[WeightFile]) -> N
                     f"{_describe(expected.get(tensor))}, so nothing is kept; check the disk and "
                     "run again"
                 )
+
+
+def _planned_tensors(out: Path, weights: Sequence[WeightFile]) -> dict[str, dict[str, TensorSpec]]:
+    """The tensors of each file, by name.
+
+    Raises UserError if two files have one name, since the second would replace the first, or if a
+    tensor is in two files.
+    """
+    planned: dict[str, dict[str, TensorSpec]] = {}
+    place: dict[str, str] = {}
+    for file in weights:
+        if file.name in planned or Path(file.name).name != file.name:
+            raise UserError(
+                f"{out}: two weight files would be written as {file.name}, or one in a folder, so "
+                "nothing is kept; rename the weight files of the model"
+            )
+        planned[file.name] = {}
+        for spec in file.tensors:
+            if spec.name in place:
+                raise UserError(
+                    f"{out}: {spec.name} would be written twice, to {place[spec.name]} and to "
+                    f"{file.name}, so nothing is kept"
+                )
+            place[spec.name] = file.name
+            planned[file.name][spec.name] = spec
+    return planned
 
 
 def _describe(spec: TensorSpec | None) -> str:

@@ -3,7 +3,9 @@
 Heavy imports stay inside the commands, so that `--help` is fast.
 """
 
+import io
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 from regrow.cli.commands import Command, Commands, command
 from regrow.cli.output import (
     MESSAGES_ONLY,
+    echo,
     print_checks,
     print_inspection,
     print_plan,
@@ -62,6 +65,10 @@ def main() -> None:
     # Progress bars and warnings of the libraries would mix with our output.
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        # An encoding without all characters (LC_ALL=C) must not end a command that did its work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="regrow")
 
 
@@ -304,7 +311,7 @@ def generate(
     """Let a model answer a prompt."""
     from regrow import api
 
-    typer.echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, progress=MESSAGES_ONLY))
+    echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, progress=MESSAGES_ONLY))
 
 
 corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)

@@ -2,8 +2,12 @@
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 import typer
@@ -12,6 +16,9 @@ from typer.core import TyperCommand, TyperGroup
 from regrow.cli.output import ERR
 from regrow.cli.progress_bars import is_first_process
 from regrow.common.errors import ReportedError, UserError
+
+_INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of a command that SIGINT ended."""
 
 
 class Command(TyperCommand):
@@ -64,18 +71,23 @@ class Commands(TyperGroup):
         extra["standalone_mode"] = False
         if not standalone:
             return super().main(*args, **extra)
+        given = extra.get("args") or (args[0] if args else None)
+        words = sys.argv[1:] if given is None else given
+        if any(_has_undecoded_bytes(word) for word in words):
+            # Only Python can handle such names; the libraries that read models cannot.
+            _exit_with(
+                "this locale has only ASCII, and the command has more; set LC_ALL=C.UTF-8", 2
+            )
         try:
             sys.exit(super().main(*args, **extra))
-        except typer.Abort:
-            _exit_with("stopped", 1)
+        except typer.Abort:  # an interrupt before the command began
+            _exit_with("stopped", _INTERRUPTED)
         except Exception as error:
             # Parse errors of click. typer may bring its own copy of click, so the class is unknown.
             message: Any = getattr(error, "format_message", None)
             if message is None:
                 raise
-            given = extra.get("args") or (args[0] if args else None)
-            command = self._command_in(sys.argv[1:] if given is None else given)
-            _exit_unparsed(message(), error, command)
+            _exit_unparsed(message(), error, self._command_in(words))
 
     def _command_in(self, words: Sequence[str]) -> list[str]:
         """The command and subcommand at the beginning of a command line."""
@@ -89,22 +101,51 @@ class Commands(TyperGroup):
         return found
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ReportedError:
-            raise typer.Exit(2) from None
-        except UserError as error:
-            _fail(str(error) if is_first_process() else f"process {os.environ['RANK']}: {error}")
-        except KeyboardInterrupt:
-            if not is_first_process():
-                raise typer.Exit(130) from None
-            _fail("stopped", code=130)
-        except OSError as error:
-            if error.errno == errno.EPIPE:
+        with _interrupts() as interrupted:
+            try:
+                return super().invoke(ctx)
+            except (Exception, KeyboardInterrupt) as error:
+                # A library may turn the interrupt into an error of its own.
+                if interrupted() or isinstance(error, KeyboardInterrupt):
+                    if not is_first_process():
+                        raise typer.Exit(_INTERRUPTED) from None
+                    _fail("stopped", code=_INTERRUPTED)
+                if isinstance(error, ReportedError):
+                    raise typer.Exit(2) from None
+                if isinstance(error, UserError):
+                    rank = "" if is_first_process() else f"process {os.environ['RANK']}: "
+                    _fail(f"{rank}{error}")
+                # Failures of disk and network are no bugs. transformers also raises OSError then.
+                if isinstance(error, OSError) and error.errno != errno.EPIPE:
+                    where = f"{error.filename}: " if error.filename else ""
+                    _fail(where + " ".join((error.strerror or str(error)).split()))
                 raise
-            # Failures of disk and network are no bugs; transformers raises OSError for them too.
-            where = f"{error.filename}: " if error.filename else ""
-            _fail(where + " ".join((error.strerror or str(error)).split()))
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Context manager: the function says whether SIGINT has interrupted the command."""
+    seen = False
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        nonlocal seen
+        seen = True
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _has_undecoded_bytes(word: str) -> bool:
+    """Whether an argument holds bytes that the encoding of the locale does not have."""
+    return any("\udc80" <= character <= "\udcff" for character in word)
 
 
 def _exit_unparsed(message: str, error: Any, command: list[str]) -> NoReturn:
@@ -121,11 +162,11 @@ def _exit_unparsed(message: str, error: Any, command: list[str]) -> NoReturn:
 def _exit_with(message: str, code: int) -> NoReturn:
     """Print one line, in the first process, and exit; for use outside of a command."""
     if is_first_process():
-        ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
+        ERR.print(f"regrow: {message}", soft_wrap=True)
     sys.exit(code)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
     """Print one line and end the command."""
-    ERR.print(f"regrow: {message}", markup=False, soft_wrap=True)
+    ERR.print(f"regrow: {message}", soft_wrap=True)
     raise typer.Exit(code)

@@ -1,15 +1,17 @@
 """What each command prints: tables and lines within 80 columns, or JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
 from regrow.common import numbers
+from regrow.common.printable import printable
 from regrow.common.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,13 +30,36 @@ if TYPE_CHECKING:
     from regrow.vocabulary.token_counting import Counted
     from regrow.writing.text_writer import WrittenText
 
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
+
+class _SafeConsole(Console):
+    """A console for text from files: it is not read as markup, and no terminal obeys it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)  # before its width is measured
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
+OUT = _SafeConsole()
+ERR = _SafeConsole(stderr=True)
+
+
+def echo(text: str, *, end: str = "\n") -> None:
+    """Print text as it is, without wrapping, on stdout."""
+    sys.stdout.write(printable(text) + end)
+    sys.stdout.flush()
 
 
 def print_message(text: str) -> None:
     """Print what is being done, on stderr, apart from the result."""
-    ERR.print(text, markup=False, soft_wrap=True, style="dim")
+    ERR.print(text, soft_wrap=True, style="dim")
 
 
 MESSAGES_ONLY = Progress(say=print_message)
@@ -74,7 +99,7 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
         )  # fmt: skip
     OUT.print(table)
     for name in found.ignored:
-        OUT.print(f"{name}: ignored by the class, dropped by a cut", markup=False)
+        OUT.print(f"{name}: ignored by the class, dropped by a cut")
 
 
 def print_plan(found: "Plan", written: Path | None, as_json: bool) -> None:
@@ -94,9 +119,9 @@ def print_plan(found: "Plan", written: Path | None, as_json: bool) -> None:
     for note in found.notes:
         print_message(note)
     if written is None:
-        typer.echo(found.recipe, nl=False)
+        echo(found.recipe, end="")
     else:
-        OUT.print(f"recipe  {written}", markup=False, soft_wrap=True)
+        OUT.print(f"recipe  {written}", soft_wrap=True)
 
 
 def print_preview(found: "Preview", as_json: bool) -> None:
@@ -105,7 +130,7 @@ def print_preview(found: "Preview", as_json: bool) -> None:
     if as_json:
         _print_json({**_fields(found), "flops": found.flops})
         return
-    OUT.print(f"{found.name}: {found.model_type}, {found.model}\n", markup=False, soft_wrap=True)
+    OUT.print(f"{found.name}: {found.model_type}, {found.model}\n", soft_wrap=True)
     for columns, *rows in filter(None, (size_rows(found), cost_rows(found))):
         table = _table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
         for row in rows:
@@ -113,7 +138,7 @@ def print_preview(found: "Preview", as_json: bool) -> None:
         OUT.print(table)
         OUT.print()
     for line in total_words(found):
-        OUT.print(line, markup=False)
+        OUT.print(line)
 
 
 def print_pruned(result: "Pruned", dry_run: bool, as_json: bool) -> None:
@@ -125,39 +150,39 @@ def print_pruned(result: "Pruned", dry_run: bool, as_json: bool) -> None:
     after = {**result.parts, "all": result.parameters}
     for part, count in rows:
         table.add_row(part, f"{count:,}", f"{after[part]:,}", f"{after[part] / count:.1%}")
-    OUT.print(result.cut.words(), markup=False)
+    OUT.print(result.cut.words())
     OUT.print(table)
     for note in result.notes:
-        OUT.print(note, markup=False)
+        OUT.print(note)
     size = _gigabytes(result.nbytes)
     outcome = (
         f"nothing written; {size} would be in {result.out}"
         if dry_run
         else f"{size} in {result.out}, carved in {result.seconds:.1f} s"
     )
-    OUT.print(outcome, markup=False, soft_wrap=True)
+    OUT.print(outcome, soft_wrap=True)
 
 
 def print_run(summary: "RunSummary", result: "Result", as_json: bool) -> None:
     if as_json:
-        typer.echo(summary.model_dump_json(indent=1))
+        echo(summary.model_dump_json(indent=1))
         return
     print_report(summary, result.report)
-    OUT.print(f"model   {result.model}", markup=False, soft_wrap=True)
+    OUT.print(f"model   {result.model}", soft_wrap=True)
 
 
 def print_trained(result: "Trained", as_json: bool) -> None:
     if as_json:
         _print_json(result)
         return
-    OUT.print(f"{result.tokens:,} tokens in {result.seconds:,.0f} s", markup=False)
+    OUT.print(f"{result.tokens:,} tokens in {result.seconds:,.0f} s")
     if result.skipped:
-        OUT.print(f"{result.skipped:,} steps skipped", markup=False)
+        OUT.print(f"{result.skipped:,} steps skipped")
     _, loss = result.heldout[-1]
-    OUT.print(f"loss    {loss:.4f} nats per token held out", markup=False)
+    OUT.print(f"loss    {loss:.4f} nats per token held out")
     for note in result.notes:
-        OUT.print(note, markup=False, soft_wrap=True, style="red")
-    OUT.print(f"model   {result.model}", markup=False, soft_wrap=True)
+        OUT.print(note, soft_wrap=True, style="red")
+    OUT.print(f"model   {result.model}", soft_wrap=True)
 
 
 def print_report(summary: "RunSummary", page: Path) -> None:
@@ -173,7 +198,7 @@ def print_checks(result: "VerifyResult", as_json: bool) -> None:
     for check in result.checks:
         mark = "ok  " if check.ok else "FAIL"
         detail = f": {check.detail}" if check.detail else ""
-        OUT.print(f"{mark} {check.name}{detail}", markup=False, soft_wrap=True)
+        OUT.print(f"{mark} {check.name}{detail}", soft_wrap=True)
 
 
 def print_tokenised(result: "Tokenised", as_json: bool) -> None:
@@ -182,14 +207,14 @@ def print_tokenised(result: "Tokenised", as_json: bool) -> None:
         return
     table = _table(("source", "left"), ("documents", "right"), ("tokens", "right"))
     for source in result.sources:
-        table.add_row(escape(source.path), f"{source.documents:,}", f"{source.tokens:,}")
+        table.add_row(source.path, f"{source.documents:,}", f"{source.tokens:,}")
     if len(result.sources) > 1:
         table.add_row("all", f"{result.documents:,}", f"{result.tokens:,}")
     OUT.print(table)
     if result.taken_up:
         OUT.print(f"{result.taken_up:,} documents were there from a run that was stopped")
     summary = f"{result.tokens:,} tokens as {result.dtype} in {result.out}, {result.seconds:.1f} s"
-    OUT.print(summary, markup=False, soft_wrap=True)
+    OUT.print(summary, soft_wrap=True)
 
 
 def print_scored(result: "SavedScores", out: Path, as_json: bool) -> None:
@@ -197,8 +222,8 @@ def print_scored(result: "SavedScores", out: Path, as_json: bool) -> None:
         _print_json({"out": out, "model": result.model, "by": result.by})
         return
     for axis, by in result.by.items():
-        OUT.print(f"{axis} by {by}", markup=False)
-    OUT.print(f"scores  {out}", markup=False, soft_wrap=True)
+        OUT.print(f"{axis} by {by}")
+    OUT.print(f"scores  {out}", soft_wrap=True)
 
 
 def print_written(result: "WrittenText", as_json: bool) -> None:
@@ -209,13 +234,13 @@ def print_written(result: "WrittenText", as_json: bool) -> None:
         OUT.print(f"{result.taken_up:,} tokens were there from a run that was stopped")
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in result.dropped.items() if count)
     if dropped:
-        OUT.print(f"dropped: {dropped}", markup=False)
+        OUT.print(f"dropped: {dropped}")
     rate = (result.tokens - result.taken_up) / result.seconds
     summary = (
         f"{result.documents:,} documents, {result.tokens:,} tokens in {result.out}, "
         f"{result.seconds:.0f} s ({rate:,.0f} tokens/s)"
     )
-    OUT.print(summary, markup=False, soft_wrap=True)
+    OUT.print(summary, soft_wrap=True)
 
 
 def print_counted(result: "Counted", as_json: bool) -> None:
@@ -229,7 +254,7 @@ def print_counted(result: "Counted", as_json: bool) -> None:
     )  # fmt: skip
     for group, row in zip(counts.groups, counts.counts.sum(axis=1).tolist(), strict=True):
         table.add_row(
-            escape(group.source), group.script, f"{group.documents:,}", numbers.size(group.bytes),
+            group.source, group.script, f"{group.documents:,}", numbers.size(group.bytes),
             f"{row:,}", f"{row / group.characters:.3f}",
         )  # fmt: skip
     OUT.print(table)
@@ -238,7 +263,7 @@ def print_counted(result: "Counted", as_json: bool) -> None:
     total = counts.total
     used = int((total > 0).sum())
     OUT.print(f"{total.sum():,} tokens, {used:,} of {len(total):,} ids among them")
-    OUT.print(f"counts  {result.out}", markup=False, soft_wrap=True)
+    OUT.print(f"counts  {result.out}", soft_wrap=True)
 
 
 def print_grown(result: "Grown", as_json: bool) -> None:
@@ -248,7 +273,7 @@ def print_grown(result: "Grown", as_json: bool) -> None:
     # A token that is part of a character cannot be shown.
     whole = [repr(token) for token in result.tokens if "\ufffd" not in token]
     shown = ", ".join([*whole[:8], *(["..."] if len(result.tokens) > 8 else [])])
-    OUT.print(f"{len(result.tokens):,} more tokens: {shown}", markup=False)
+    OUT.print(f"{len(result.tokens):,} more tokens: {shown}")
     table = _table(
         ("tokens per character", "left"), ("before", "right"), ("after", "right"),
         ("change", "right"),
@@ -256,14 +281,14 @@ def print_grown(result: "Grown", as_json: bool) -> None:
     for name, before in result.per_character_before.items():
         after = result.per_character[name]
         change = numbers.change(before, after, 1)
-        table.add_row(escape(name), f"{before:.4f}", f"{after:.4f}", change)
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}", change)
     OUT.print(table)
     more = numbers.change(result.parameters_before, result.parameters, 1)
     OUT.print(f"vocabulary {result.size_before:,} -> {result.size:,}, {more} parameters")
     outcome = (
         f"model  {result.out}" if result.written else f"nothing written; {result.out} was asked for"
     )
-    OUT.print(outcome, markup=False, soft_wrap=True)
+    OUT.print(outcome, soft_wrap=True)
 
 
 def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_json: bool) -> None:
@@ -276,12 +301,12 @@ def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_js
     for columns, *rows in filter(None, (size_rows(plan), language_rows(plan))):
         table = _table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         OUT.print(table)
         OUT.print()
-    OUT.print(suggestion(plan), markup=False)
+    OUT.print(suggestion(plan))
     for path in written:
-        OUT.print(f"written  {path}", markup=False, soft_wrap=True)
+        OUT.print(f"written  {path}", soft_wrap=True)
 
 
 def _fields(result: Any) -> dict[str, Any]:
@@ -294,7 +319,7 @@ def _print_json(value: Any) -> None:
             return _fields(item)
         return dict(item) if isinstance(item, Mapping) else str(item)
 
-    typer.echo(json.dumps(value, default=plain, indent=1))
+    echo(json.dumps(value, default=plain, indent=1))
 
 
 def _table(*columns: tuple[str, str]) -> Any:

@@ -94,10 +94,10 @@ def run_progress() -> Iterator[Progress]:
         if not ERR.is_terminal and time.monotonic() - printed >= _LINE_EVERY:
             printed = time.monotonic()
             left = _duration(update.seconds_left)
-            ERR.print(f"{update.stage}: {update.share:.0%}, {left} left, {doing}", markup=False)
+            ERR.print(f"{update.stage}: {update.share:.0%}, {left} left, {doing}")
 
     def print_above_bar(text: str) -> None:
-        bar.console.print(text, markup=False, soft_wrap=True)
+        bar.console.print(text, soft_wrap=True)
 
     with bar:
         yield Progress(say=print_above_bar, update=show)

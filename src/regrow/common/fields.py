@@ -1,18 +1,8 @@
 """Pydantic types for the fields of recipes and options."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-
-
-def stays_inside(path: Path) -> Path:
-    """Validator: refuse a relative path with `..`, which leaves the recipe's directory."""
-    if not path.is_absolute() and ".." in path.parts:
-        raise ValueError(
-            f"{path} leaves the directory of the recipe; write an absolute path if that is meant"
-        )
-    return path
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def refuse_bool(value: Any) -> Any:
@@ -21,9 +11,6 @@ def refuse_bool(value: Any) -> Any:
         raise ValueError(f"a number is wanted, not {str(value).lower()}")
     return value
 
-
-TextPath = Annotated[Path, AfterValidator(stays_inside)]
-"""A path that is absolute, or inside the directory of the recipe."""
 
 Size = Annotated[int, BeforeValidator(refuse_bool), Field(gt=0)]
 """A positive integer."""

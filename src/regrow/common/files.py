@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,10 @@ from regrow.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""The escape of half of a character beyond U+FFFF, in JSON."""
 
 
 def from_home(path: Path) -> Path:
@@ -105,6 +110,18 @@ def json_bytes(value: Any, indent: int | None = 2) -> bytes:
     return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
 
 
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8. Raises UserError if it cannot be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError if it cannot be read or is not JSON."""
     try:
@@ -128,9 +145,15 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
 
 def _parse(raw: bytes, where: str) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        if _SURROGATE.search(raw):
+            json_bytes(value)  # raises if a half has no other half
+        return value
     except UnicodeDecodeError:
         raise UserError(f"{where}: not JSON: not UTF-8") from None
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise UserError(f"{where}: not JSON: {half!r} is half of a character") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}") from None
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.corpus.samples import Batch
+from regrow.models.loading import library_errors
 
 NOT_PREDICTED = -100
 """The label of a position that predicts nothing; transformers uses the same value."""
@@ -68,7 +69,8 @@ def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray
     """The token ids of each document, without special tokens, [tokens] each."""
     rest = iter(documents)
     while group := list(islice(rest, _DOCUMENTS_AT_ONCE)):
-        encoded = tokenizer(group, add_special_tokens=False, verbose=False)
+        with library_errors("the tokenizer cannot encode the text"):
+            encoded = tokenizer(group, add_special_tokens=False, verbose=False)
         for ids in encoded["input_ids"]:
             yield np.asarray(ids, dtype=np.int32)
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from regrow.common.errors import UserError
-from regrow.common.fields import Size, Strict, TextPath, refuse_bool
+from regrow.common.fields import Size, Strict, refuse_bool
 from regrow.common.identity import identity_of
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import Tokenizer, pack, tokenise
@@ -46,7 +46,7 @@ class Source(Strict):
     """
 
     name: str = Field(min_length=1)
-    path: TextPath | list[TextPath] | None = None
+    path: Path | list[Path] | None = None
     model: Literal["original"] | None = None
     weight: Annotated[
         float | None, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from regrow.corpus.packing import Tokenizer
+from regrow.models.loading import library_errors
 
 _PROBE = (
     "Ab 1234,56.7é ﬁ\t日本語\n\n  x__Y'll <s></s> 🙂 İ\u0301 antidisestablishment def f(x):\r\n"
@@ -21,7 +22,8 @@ def tokenizer_sha256(tokenizer: Tokenizer, ids: int | None = None) -> str:
         for token, number in tokenizer.get_vocab().items()
         if ids is None or number < ids
     )
-    probe = tokenizer(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
+    with library_errors("the tokenizer cannot encode text"):
+        probe = tokenizer(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
     return hashlib.sha256(json.dumps([vocabulary, list(probe)]).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.models.loading import library_errors
 from regrow.objectives.rows.span_corruption import decoder_start
 
 _CONTINUE, _SENTINEL = "<S>", "<extra_id_0>"
@@ -86,7 +87,8 @@ def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[
             return_dict=True,
         )
     else:
-        encoded = tokenizer(prompt)
+        with library_errors("the tokenizer cannot encode the prompt"):
+            encoded = tokenizer(prompt)
     ids = list(encoded["input_ids"])
     if not ids:
         raise UserError("the prompt holds no token; give some text")
@@ -130,7 +132,10 @@ def _greedy(
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        where = (
+            f"{getattr(model, 'name_or_path', '') or 'model'}: transformers cannot generate text"
+        )
+        with torch.no_grad(), library_errors(where):
             output: torch.Tensor = model.generate(**inputs, generation_config=config)
     finally:
         model.train(was_training)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError, one_line
-from regrow.models.networks import register
+from regrow.common.files import read_json_object
+from regrow.models.networks import check_depth, register
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,15 @@ def load_config(directory: Path) -> Any:
     import transformers
 
     register()
+    path = directory / "config.json"
+    values = read_json_object(path)
+    _refuse_kernels(values, path)
+    try:
+        check_depth(values)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     with library_errors(f"{directory}: a config that transformers cannot load"):
-        return transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
+        return transformers.AutoConfig.from_pretrained(directory, **LOCAL)
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -39,7 +47,9 @@ def load_tokenizer(directory: Path) -> Any:
         # Some classes, such as T5's, give an empty tokenizer if there is no file.
         if not any(path for pattern in _TOKENIZER_FILES for path in directory.glob(pattern)):
             raise FileNotFoundError("no file of one")
-        return transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **LOCAL)
+        tokenizer("")  # some values of its config are wrong only where they are used
+        return tokenizer
 
 
 def _with_decoder_layers(config: Any) -> Any:
@@ -62,10 +72,16 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
     """
     config = load_config(directory)
     with library_errors(f"{directory}: a model that transformers cannot load"):
-        model = _auto_class(config).from_pretrained(
-            directory, config=_with_decoder_layers(config), dtype=dtype, **_LOCAL
+        model, loading = _auto_class(config).from_pretrained(
+            directory, config=_with_decoder_layers(config), dtype=dtype, use_safetensors=True,
+            output_loading_info=True, **LOCAL,
+        )  # fmt: skip
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"{directory}: {missing[0]}: missing, though {type(model).__name__} has it; fetch the "
+            "model again"
         )
-        return model.eval()
+    return model.eval()
 
 
 def load_meta_model(directory: Path, *, dtype: "torch.dtype") -> Any:
@@ -80,7 +96,7 @@ def load_meta_model(directory: Path, *, dtype: "torch.dtype") -> Any:
         library_errors(f"{directory}: a model that transformers cannot load"),
         torch.device("meta"),
     ):
-        return _auto_class(config).from_config(_with_decoder_layers(config), dtype=dtype).eval()
+        return build_model(_with_decoder_layers(config), dtype).eval()
 
 
 def load_without_weights(directory: Path) -> Any:
@@ -94,7 +110,15 @@ def load_without_weights(directory: Path) -> Any:
     config = load_config(directory)
     problem = f"{directory}: a model that transformers cannot load"
     with library_errors(problem), init_empty_weights(include_buffers=False):
-        return _auto_class(config).from_config(config, dtype=torch.float32).eval()
+        return build_model(config, torch.float32).eval()
+
+
+def build_model(config: Any, dtype: "torch.dtype") -> Any:
+    """A model with its head and freshly drawn weights, of transformers' own class.
+
+    Raises whatever the class raises for a config that it refuses.
+    """
+    return _auto_class(config).from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def _auto_class(config: Any) -> Any:
@@ -105,8 +129,26 @@ def _auto_class(config: Any) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-# Never run code from the directory, and never ask on the terminal whether to run it.
-_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Arguments of every `from_pretrained` of an Auto class.
+
+They never run code from the directory. Without them, transformers asks on the terminal whether to
+run it.
+"""
+
+
+def _refuse_kernels(config: dict[str, Any], path: Path) -> None:
+    """Raise UserError if a config names an implementation of attention on the hub.
+
+    The `kernels` package would download and run its code.
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _refuse_kernels(value, path)
+        elif "implementation" in key and isinstance(value, str) and "/" in value:
+            raise UserError(
+                f"{path}: {key} is {value!r}, code of the hub, which is not run; remove it"
+            )
 
 
 @contextmanager
@@ -117,6 +159,8 @@ def library_errors(problem: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         reason = one_line(str(error))[:_REASON_LENGTH]
         if not isinstance(

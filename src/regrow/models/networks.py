@@ -7,11 +7,12 @@ trust_remote_code=True.
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from regrow.common.files import json_bytes
+from regrow.common.files import json_bytes, parse_json_object
 
 _AUTO_CLASSES = {
     "openba": {
@@ -22,7 +23,14 @@ _AUTO_CLASSES = {
 _AUTO_TOKENIZERS = {"openba": "tokenization_openba.OpenBATokenizer"}
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+_NAMES_OF_CODE = ("auto_map", "custom_pipelines")
+"""The keys by which a config names code in its directory or on the hub."""
 _TOKENIZER_FILES = (TOKENIZER_CONFIG, "tokenizer.json", "spiece.model")
+
+
+_DEPTH = re.compile(r"(num|n)_(\w+_)?(layers?|blocks?)|\w+_layers|depths?")
+"""The keys of configs that hold a number of layers."""
+_MAX_DEPTH = 10_000
 
 
 def register() -> None:
@@ -39,6 +47,18 @@ def config_class(model_type: str) -> Any:
     if model_type not in transformers.CONFIG_MAPPING:
         raise ValueError(f"transformers has no model type {model_type!r}")
     return transformers.CONFIG_MAPPING[model_type]
+
+
+def check_depth(config: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise ValueError if a config asks for a number of layers that no model has.
+
+    Without this, building the class would take hours.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_depth(value, f"{prefix}{key}.")
+        elif _DEPTH.fullmatch(key) and type(value) is int and not 0 <= value <= _MAX_DEPTH:
+            raise ValueError(f"{prefix}{key} is {value}; a number of layers is wanted")
 
 
 def model_class(architecture: str) -> Any:
@@ -66,17 +86,41 @@ def own_code(model_type: str) -> dict[str, bytes]:
 def with_own_code(
     config: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Add the network's code to the small files of a model, and its `auto_map` to the configs."""
+    """Add the network's code to the small files of a model, and its `auto_map` to the configs.
+
+    What the configs name of other code is left out, since that code is not passed on.
+
+    Raises UserError if one of the configs is not JSON.
+    """
     model_type = config["model_type"]
+    config = _without_code(config)
+    files = {name: _file_without_code(name, data) for name, data in files.items()}
     code = own_code(model_type)
     if not code:
-        return dict(config), dict(files)
+        return config, files
     named = {**config, "auto_map": _AUTO_CLASSES[model_type]}
     if any(name in files for name in _TOKENIZER_FILES):
-        tokenizer = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
+        tokenizer = parse_json_object(files.get(TOKENIZER_CONFIG, b"{}"), TOKENIZER_CONFIG)
         tokenizer["auto_map"] = _tokenizer_map(model_type)
         code[TOKENIZER_CONFIG] = json_bytes(tokenizer, 1)
     return named, {**files, **code}
+
+
+def _file_without_code(name: str, data: bytes) -> bytes:
+    """The bytes of a config without the names of code; of any other file, the same bytes."""
+    if not name.endswith("config.json") or not any(key.encode() in data for key in _NAMES_OF_CODE):
+        return data
+    values = parse_json_object(data, name)
+    return data if (left := _without_code(values)) == values else json_bytes(left, 1)
+
+
+def _without_code(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, and the configs in it, without what names code."""
+    return {
+        key: _without_code(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in _NAMES_OF_CODE
+    }
 
 
 def foreign_code(directory: Path) -> str | None:

@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from regrow.checkpoint.companions import read_companions
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import library_weights, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
+from regrow.models.loading import build_model, library_errors
 
 
 def with_random_weights(model: ModelDirectory, cache: Path, seed: int) -> ModelDirectory:
@@ -17,6 +17,8 @@ def with_random_weights(model: ModelDirectory, cache: Path, seed: int) -> ModelD
     The weights are those that the transformers class draws with this seed, in float32. The model
     is written once, below the directory `cache`, and found again there by the seed and by a hash of
     config and tokenizer.
+
+    Raises UserError if transformers cannot build the model, or if the disk is too small.
     """
     directory = cache / f"random-{seed}-{model.files_sha256[:16]}"
     if not (directory / "config.json").exists():
@@ -26,14 +28,11 @@ def with_random_weights(model: ModelDirectory, cache: Path, seed: int) -> ModelD
 
 def _write(model: ModelDirectory, directory: Path, seed: int) -> None:
     import torch
-    import transformers
 
-    auto_class: Any = transformers.AutoModelForCausalLM
-    if model.config.is_encoder_decoder:
-        auto_class = transformers.AutoModelForSeq2SeqLM
-    with torch.random.fork_rng(devices=[]):
+    refused = f"{model.path}: a config of which transformers builds no model"
+    with torch.random.fork_rng(devices=[]), library_errors(refused):
         torch.manual_seed(seed)
-        network = auto_class.from_config(model.config, dtype=torch.float32)
+        network = build_model(model.config, torch.float32)
     directory.parent.mkdir(parents=True, exist_ok=True)
     check_free_space(directory, 4 * network.num_parameters())
     with partial_directory(directory) as partial:

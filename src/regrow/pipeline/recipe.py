@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from regrow.common.fields import Size, Strict, TextPath, refuse_bool, stays_inside
+from regrow.common.fields import Size, Strict, refuse_bool
 from regrow.corpus.sources import Source
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
@@ -35,12 +35,6 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def stays_inside_or_hub(model: str) -> str:
-    """Validator: refuse a relative path with `..`; hub ids have none."""
-    stays_inside(Path(model))
-    return model
-
-
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("a prompt without text; write one or leave it out")
@@ -49,7 +43,6 @@ def _not_blank(text: str) -> str:
 
 Name = Annotated[str, AfterValidator(_plain_name)]
 Prompt = Annotated[str, AfterValidator(_not_blank)]
-ModelName = Annotated[str, AfterValidator(stays_inside_or_hub)]
 
 
 class Stage(Strict):
@@ -90,7 +83,7 @@ def _kind_of_source(value: Any) -> str:
 
 
 SourceOrPath = Annotated[
-    Annotated[Source, Tag("source")] | Annotated[TextPath, Tag("path")],
+    Annotated[Source, Tag("source")] | Annotated[Path, Tag("path")],
     Discriminator(_kind_of_source),
 ]
 
@@ -108,7 +101,7 @@ class Data(Strict):
         BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
         Field(min_length=1),
     ]
-    heldout: dict[str, TextPath] = Field(min_length=1)
+    heldout: dict[str, Path] = Field(min_length=1)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -165,7 +158,7 @@ class Recipe(Strict):
     """
 
     name: Name
-    model: ModelName
+    model: str
     seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0
     threads: Size | None = None
     data: Data

@@ -45,6 +45,12 @@ def parse_recipe(text: str, path: Path) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, values, lines, path)) from None
+    for at, written in [(("model",), Path(recipe.model)), *_paths_in(recipe, ())]:
+        if not written.is_absolute() and ".." in written.parts:
+            raise UserError(
+                f"{_where(at, lines, path)}: {written} leaves the directory of the recipe; write "
+                "an absolute path if that is meant"
+            )
     return _resolve_paths(recipe, path)
 
 
@@ -67,6 +73,18 @@ def _resolve_paths(recipe: Recipe, path: Path) -> Recipe:
     resolved = _map_paths(recipe.model_copy(update={"data": data}), resolve)
     assert isinstance(resolved, Recipe)
     return resolved.model_copy(update={"model": model})
+
+
+def _paths_in(value: Any, at: Place) -> Iterator[tuple[Place, Path]]:
+    """Each path in a value, and its place."""
+    if isinstance(value, Path):
+        yield at, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _paths_in(getattr(value, name), (*at, name))
+    elif isinstance(value, dict | list | tuple):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _paths_in(each, (*at, key))
 
 
 def _map_paths(value: Any, resolve: Callable[[Path], Path]) -> Any:
@@ -200,13 +218,23 @@ def _find_lines(node: yaml.Node, at: Place, lines: dict[Place, int], path: Path)
 # Errors
 
 
+def _known(at: Place, lines: Mapping[Place, int]) -> Place:
+    """The part of a place that the file has; a list of one may be written without brackets."""
+    while at not in lines:
+        at = at[:-1]
+    return at
+
+
+def _where(at: Place, lines: Mapping[Place, int], path: Path) -> str:
+    """A place as file, line and key."""
+    known = _known(at, lines)
+    return f"{path}:{lines[known]}: {dotted(known)}"
+
+
 def _explain(error: ValidationError, values: Any, lines: Mapping[Place, int], path: Path) -> str:
     """The first error as one line, with file, line and key."""
     at, wrong = first_error(error, values)
-    known = at
-    while known not in lines:
-        known = known[:-1]
-    where = f"{path}:{lines[known]}: "
+    where = f"{path}:{lines[_known(at, lines)]}: "
     if wrong["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(at[-1]), _known_keys(at[:-1]), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -36,7 +36,7 @@ from regrow.surgery.carve import CarvePlan, Output, Shard, carve
 from regrow.surgery.computed import Computed, Floats
 from regrow.surgery.cut import CUT_FILE
 from regrow.surgery.output import ORIGIN_FILE, VOCABULARY_FILE
-from regrow.surgery.select import Selection
+from regrow.surgery.select import FLOATS, Selection
 from regrow.tokenizers.config_ids import check_rows, remap_ids
 from regrow.tokenizers.tokenizer_files import plan_grown_tokenizer, stale_files
 
@@ -162,6 +162,11 @@ class _NewRows:
 
     def grown(self, info: TensorInfo, axis: int) -> Computed:
         """A stored tensor with the new rows inserted; its rows lie along dimension `axis`."""
+        if info.dtype not in FLOATS:
+            raise UserError(
+                f"{info.file}: {info.name} is {info.dtype}; new rows are means of others, for "
+                f"which one of {', '.join(sorted(FLOATS))} is wanted"
+            )
         shape = (*info.shape[:axis], self.count, *info.shape[axis + 1 :])
         if axis:
             # A bias with its rows in the second dimension (BART's) is small: compute it whole.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
-from regrow.common.files import read_json_object
+from regrow.common.files import read_json_object, read_text
+from regrow.models.loading import library_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,7 +31,8 @@ def template_ids(directory: Path, tokenizer: "Tokenizer") -> list[int]:
     found: dict[int, None] = {}
     for where, template in _templates(directory):
         for literal in (*_literals(template, where), *_ROLES):
-            found |= dict.fromkeys(tokenizer.encode(literal, add_special_tokens=False).ids)
+            with library_errors(f"{where}: the tokenizer cannot encode its text"):
+                found |= dict.fromkeys(tokenizer.encode(literal, add_special_tokens=False).ids)
     return list(found)
 
 
@@ -49,7 +51,7 @@ def _templates(directory: Path) -> Iterator[tuple[str, str]]:
             if isinstance(entry, dict) and isinstance(entry.get("template"), str):
                 yield f"{name}: chat_template", entry["template"]
     for path in sorted([*directory.glob("*.jinja"), *directory.glob("*_chat_templates/*.jinja")]):
-        yield path.name, path.read_text(encoding="utf-8")
+        yield path.name, read_text(path)
 
 
 def _literals(template: str, where: str) -> Iterator[str]:

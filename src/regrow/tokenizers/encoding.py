@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.common.errors import UserError
+from regrow.common.files import read_text
+from regrow.models.loading import library_errors
 from regrow.tokenizers.tokenizer_files import read_tokenizer
+from regrow.tokenizers.tokenizer_form import check_size
 from regrow.tokenizers.tokenizer_json import build_tokenizer
 
 if TYPE_CHECKING:
@@ -50,10 +52,10 @@ def open_tokenizer(directory: Path) -> "Tokenizer":
     """
     path = directory / "tokenizer.json"
     contents = None if path.is_file() else json.dumps(read_tokenizer(directory))
-    try:
-        return build_tokenizer(path.read_text(encoding="utf-8") if contents is None else contents)
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path}: not a tokenizer ({error})") from error
+    with library_errors(f"{path}: not a tokenizer"):
+        tokenizer = build_tokenizer(read_text(path) if contents is None else contents)
+    check_size(id_count(tokenizer), str(path))
+    return tokenizer
 
 
 def id_count(tokenizer: "Tokenizer") -> int:
@@ -78,7 +80,8 @@ def chunks(documents: Iterable[str]) -> Iterator[list[str]]:
 
 def encode(tokenizer: "Tokenizer", texts: list[str]) -> tuple[Ids, Ids]:
     """The tokens of all texts, one after the other, [tokens], and of how many is each, [texts]."""
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    with library_errors("tokenizer.json: the tokenizer cannot encode the text"):
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     lines = [encoding.ids for encoding in encodings]
     lengths = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines))
     return np.fromiter(chain.from_iterable(lines), np.int64, count=int(lengths.sum())), lengths

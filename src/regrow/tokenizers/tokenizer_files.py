@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
-from regrow.common.files import json_bytes, parse_json_object, read_json_object
+from regrow.common.files import json_bytes, parse_json_object, read_json_object, read_text
 from regrow.tokenizers.added_merges import add_merges
 from regrow.tokenizers.candidates import VocabularyChoice
 from regrow.tokenizers.chat_templates import has_template, template_ids
@@ -31,6 +31,7 @@ from regrow.tokenizers.families import (
     pruner,
 )
 from regrow.tokenizers.sentencepiece_model import SentencePieceModel, read_sentencepiece_models
+from regrow.tokenizers.tokenizer_form import check_form
 from regrow.tokenizers.tokenizer_json import build_tokenizer, token_ids
 
 Json = dict[str, Any]
@@ -69,7 +70,7 @@ def read_tokenizer(directory: Path) -> Json:
     """
     tokenizer = _read_json(directory / "tokenizer.json")
     if tokenizer is not None:
-        return tokenizer
+        return check_form(tokenizer)
     if not has_tokenizer(directory):
         raise UserError(
             f"{directory}: no tokenizer.json, and no file that one can be made of; "
@@ -80,9 +81,8 @@ def read_tokenizer(directory: Path) -> Json:
         for path in sorted(directory.iterdir())
         if path.is_file()
     )
-    return parse_json_object(
-        _made_by_transformers(directory, stamps), f"{directory}: the tokenizer"
-    )
+    made = _made_by_transformers(directory, stamps)
+    return check_form(parse_json_object(made, f"{directory}: the tokenizer"))
 
 
 @lru_cache(maxsize=1)
@@ -236,7 +236,7 @@ def _renumbered_files(
     planned = {"tokenizer.json": json_bytes(new)}
     if (config := _read_json(directory / "tokenizer_config.json")) is not None:
         config = remap_ids(config, mapping, "tokenizer_config.json")
-        if "added_tokens_decoder" in config:
+        if config.get("added_tokens_decoder"):
             decoder = config["added_tokens_decoder"]
             config["added_tokens_decoder"] = {str(mapping[int(i)]): t for i, t in decoder.items()}
         planned["tokenizer_config.json"] = json_bytes(config)
@@ -271,11 +271,15 @@ def _named_tokens(directory: Path) -> Iterator[tuple[str, int | None, str]]:
         for key, value in (_read_json(directory / file) or {}).items():
             where = f"{file}: {key}"
             if key == "added_tokens_decoder":
-                for token, entry in value.items():
+                if not isinstance(value, dict | None):
+                    raise UserError(f"{where}: {value!r:.60} is no object of tokens by id")
+                for token, entry in (value or {}).items():
                     if not token.isdecimal():
                         raise UserError(f"{where}: {token!r} is not an id")
                     yield _content(entry, where), int(token), where
             elif key in _SPECIAL_LISTS:
+                if not isinstance(value, dict | list | None):
+                    raise UserError(f"{where}: {value!r:.60} is no list of tokens")
                 for entry in value.values() if isinstance(value, dict) else value or []:
                     yield _content(entry, where), None, where
             elif key.endswith("_token") and isinstance(value, str | dict):
@@ -305,7 +309,7 @@ def _prune_vocab(
 
 def _prune_lines(path: Path, ids: Mapping[str, int], mapping: Mapping[int, int]) -> bytes:
     """``vocab.txt``: one token a line, in the order of their ids."""
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = read_text(path).removesuffix("\n").split("\n")
     for number, line in enumerate(lines):
         if ids.get(line) != number:
             raise UserError(
@@ -316,7 +320,7 @@ def _prune_lines(path: Path, ids: Mapping[str, int], mapping: Mapping[int, int])
 
 
 def _prune_merges(path: Path, old: Json, new: Json) -> bytes:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path).split("\n")
     header = lines[:1] if lines[0].startswith("#version") else []
     if [line for line in lines[len(header) :] if line] != _merge_lines(old):
         raise UserError(

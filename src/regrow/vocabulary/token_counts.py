@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
-from regrow.common.files import write_atomically
+from regrow.common.files import parse_json_object, write_atomically
 
 FORMAT = 1
 _TENSOR = "counts"
@@ -64,6 +64,9 @@ class CountedFile:
         same_name = Path(self.path).name == Path(other.path).name
         large = min(self.bytes, other.bytes) >= _NO_CHANCE
         return self.sha256 == other.sha256 != "" and (same_name or large)
+
+
+Entry = TypeVar("Entry", Group, CountedFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +158,8 @@ class TokenCounts:
         wrong = UserError(f"{path}: not token counts; name a file that regrow vocab count wrote")
         facts, counts = _read(path, wrong)
         try:
-            groups = tuple(Group(**group) for group in facts["groups"])
-            files = tuple(CountedFile(**entry) for entry in facts["files"])
+            groups = tuple(_checked(Group(**group)) for group in facts["groups"])
+            files = tuple(_checked(CountedFile(**entry)) for entry in facts["files"])
             found = cls(str(facts["tokenizer_sha256"]), groups, counts, files)
         except (KeyError, TypeError) as error:
             raise wrong from error
@@ -174,6 +177,15 @@ class TokenCounts:
             )
 
 
+def _checked(entry: Entry) -> Entry:
+    """The same group or file. Raises TypeError if a value has another type, or is negative."""
+    for field in fields(entry):
+        value = getattr(entry, field.name)
+        if type(value) is not field.type or (field.type is int and not 0 <= value < 1 << 62):
+            raise TypeError(field.name)
+    return entry
+
+
 def read_facts(path: Path) -> dict[str, Any]:
     """The facts in the metadata of a file of counts. Raises UserError at any other file."""
     wrong = UserError(f"{path}: not token counts; name a file that regrow vocab count wrote")
@@ -187,11 +199,11 @@ def _read(path: Path, wrong: UserError) -> tuple[dict[str, Any], NDArray[np.int6
         raise UserError(f"{path}: no such file; name one that regrow vocab count wrote")
     try:
         with safe_open(path, framework="np") as file:
-            facts = json.loads((file.metadata() or {})[_KEY])
+            facts = parse_json_object((file.metadata() or {})[_KEY].encode(), str(path))
             counts = file.get_tensor(_TENSOR)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, UserError) as error:
         raise wrong from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    if facts.get("format") != FORMAT:
         raise wrong
     return facts, counts
 

@@ -1,0 +1,92 @@
+"""What reaches the terminal: no escape sequences of files, in any encoding; and the exit code."""
+
+import io
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+from typer.testing import CliRunner
+
+from regrow import api
+from regrow.cli import app
+from regrow.cli.output import OUT
+from regrow.common.errors import UserError
+from tests.tiny import write_model
+
+ESCAPE = "\x1b[31m\u202e[bold]"
+SHOWN = r"\x1b[31m\u202e[bold]"
+
+
+def test_no_table_and_no_line_holds_an_escape_sequence() -> None:
+    table = Table("a")
+    table.add_row(f"cell {ESCAPE}")
+    with OUT.capture() as capture:
+        OUT.print(table)
+        OUT.print(f"line {ESCAPE}")
+        OUT.print(Text(f"text {ESCAPE}"))
+    printed = capture.get()
+    for place in ("cell", "line", "text"):
+        assert f"{place} {SHOWN}" in printed
+    assert "\x1b" not in printed
+
+
+def test_an_error_about_a_file_holds_none(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "model_type": ESCAPE}))
+    result = CliRunner().invoke(app.app, ["inspect", str(model)])
+    assert result.exit_code == 2
+    assert "[31m" in result.output
+    assert "\x1b" not in result.output
+    assert "\u202e" not in result.output
+
+
+def test_what_a_model_writes_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "generate", lambda *_, **__: f"one {ESCAPE}\ntwo")
+    result = CliRunner().invoke(app.app, ["generate", "m", "a"])
+    assert result.output == f"one {SHOWN}\ntwo\n"
+
+
+def test_an_encoding_without_a_character_does_not_end_a_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As LC_ALL=C with PYTHONUTF8=0 has it."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    monkeypatch.setattr(api, "generate", lambda *_, **__: "a \u2192 b")
+    monkeypatch.setattr(sys, "argv", ["regrow", "generate", "m", "a"])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    sys.stdout.flush()
+    assert (ended.value.code or 0, raw.getvalue()) == (0, rb"a \u2192 b" + b"\n")
+
+
+def test_an_argument_that_the_locale_cannot_read_is_refused() -> None:
+    result = CliRunner().invoke(app.app, ["inspect", "m\udcc3\udca4"])
+    assert result.exit_code == 2
+    assert "set LC_ALL=C.UTF-8" in result.output
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("not readable"), RuntimeError("a bug"), OSError("disk")]
+)
+def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def work(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error from None
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(api, "inspect", work)
+    result = CliRunner().invoke(app.app, ["inspect", "m"])
+    assert (result.exit_code, result.output) == (130, "regrow: stopped\n")
+    assert signal.getsignal(signal.SIGINT) is before
