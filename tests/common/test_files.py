@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from regrow.common import files
 from regrow.common.errors import UserError
 from regrow.common.files import (
     parse_json_object,
@@ -82,8 +83,12 @@ def test_reads_json(tmp_path: Path, value: Any) -> None:
         (b"[" * 200_000, "not JSON"),
         (b"9" * 5_000, "not JSON"),
         (b'{"a": [{"b": 1, "c": 2, "b": 1}]}', "key 'b' occurs twice"),
+        (b"[" * 102 + b"]" * 102, "more than 100 lists and objects inside each other"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "more than 100 lists and objects"),
+        (rb'{"a": "\ud83d\ude00 \ud83d"}', "half a surrogate pair"),
+        (rb'{"a\uDFFF": 1}', "half a surrogate pair"),
     ],
-    ids=["no colon", "empty", "not UTF-8", "deep", "long number", "key twice"],
+    ids=["no colon", "empty", "not UTF-8", "deep", "long number", "key twice", *"1234"],
 )
 def test_refuses_what_is_no_json(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.json"
@@ -138,3 +143,24 @@ def test_tensors_that_find_no_room_are_told_and_leave_nothing(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="cannot be written"):
         save_tensors({"a": torch.zeros(1)}, tmp_path / "none" / "a.safetensors")
+
+
+def test_whole_pairs_and_nesting_are_read() -> None:
+    deep = b'{"a":' + b"[" * 99 + b"]" * 99 + b"}"
+    assert parse_json_object(deep, "here")
+    assert parse_json_object(rb'{"a": "\ud83d\ude00 \\ud83d"}', "here") == {"a": "😀 \\ud83d"}
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LARGEST_JSON", 10)
+    (tmp_path / "a.json").write_text('{"a": 123}')
+    assert read_json(tmp_path / "a.json") == {"a": 123}
+    (tmp_path / "a.json").write_text('{"a": 1234}')
+    with pytest.raises(UserError, match=r"a\.json: larger than"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_key_that_stands_twice_among_many_is_found_quickly() -> None:
+    many = ", ".join(f'"{number}": 1' for number in [*range(100_000), 99_999])
+    with pytest.raises(UserError, match="key '99999' occurs twice"):
+        parse_json_object(f"{{{many}}}".encode(), "here")

@@ -341,3 +341,26 @@ def test_mistyped_recipes_are_read_or_refused_in_words(seed: int, changes: int) 
         at = rng.randrange(len(text))
         text = text[:at] + rng.choice(["", " ", ":", "\n", "x", "[", "'", "0"]) + text[at + 1 :]
     is_recipe_or_refused(text)
+
+
+def test_a_huge_recipe_is_refused_early(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: " + "x" * (1 << 20))
+    with pytest.raises(UserError, match=r"r\.yaml: larger than 1 MB"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("".join(f"k{number}: 1\n" for number in range(20_000)), "too much of it for a recipe"),
+        ("name: " + ":".join(["59"] * 5_000), "not a number of thousands of digits"),
+        ("name: x\n" + "k" * 900 + ": 1", "r.yaml:2: kkk"),
+        (":" * 50_000, "not YAML"),
+    ],
+)
+def test_what_is_huge_gives_a_short_line(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parse_recipe(text, Path("r.yaml"))
+    assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)

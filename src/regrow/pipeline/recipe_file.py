@@ -13,8 +13,10 @@ from regrow.common.files import from_home
 from regrow.common.validation_errors import Place, describe, dotted, first_error
 from regrow.pipeline.recipe import Recipe
 
+_MAX_BYTES = 1 << 20
 _MAX_NODES = 10_000
 _MAX_DEPTH = 20
+_MAX_MESSAGE = 600
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -23,14 +25,18 @@ def load_recipe(path: Path) -> Recipe:
     Raises UserError, with file, line and key, at the first mistake.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+        text = raw.decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read as text: {error.strerror or error}") from None
-    return parse_recipe(text, path)
+    if len(raw) > _MAX_BYTES:
+        raise UserError(f"{path}: larger than 1 MB, which is too much for a recipe")
+    return parse_recipe(text.replace("\r\n", "\n"), path)
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:
@@ -44,7 +50,7 @@ def parse_recipe(text: str, path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, values, lines, path)) from None
+        raise UserError(_explain(error, values, lines, path)[:_MAX_MESSAGE]) from None
     return _resolve_paths(recipe, path)
 
 
@@ -131,9 +137,28 @@ def _known_keys(at: Place) -> list[str]:
 # Reading YAML
 
 
+class _TooMuchError(Exception):
+    """There are more nodes than in a recipe; the argument is the line."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops early: PyYAML needs a minute for 200,000 keys."""
+
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        if self._nodes > 2 * _MAX_NODES:  # keys are nodes too
+            raise _TooMuchError(self.line + 1)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
 def _compose(text: str, path: Path) -> yaml.Node | None:
     try:
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except _TooMuchError as error:
+        raise UserError(f"{path}:{error}: too much of it for a recipe") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

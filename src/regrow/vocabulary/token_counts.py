@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
-from regrow.common.files import write_atomically
+from regrow.common.files import parse_json_object, write_atomically
 
 FORMAT = 1
 _TENSOR = "counts"
@@ -160,6 +160,8 @@ class TokenCounts:
             found = cls(str(facts["tokenizer_sha256"]), groups, counts, files)
         except (KeyError, TypeError) as error:
             raise wrong from error
+        if not all(_has_types(each) for each in (*groups, *files)):
+            raise wrong
         if counts.dtype != np.int64 or counts.ndim != 2 or len(counts) != len(groups):
             raise wrong
         if (counts < 0).any():
@@ -172,6 +174,12 @@ class TokenCounts:
             raise UserError(
                 f"{where}: counted with another tokenizer than that of {model}; count again"
             )
+
+
+def _has_types(facts: Group | CountedFile) -> bool:
+    """Whether texts are texts, and numbers are whole and not negative."""
+    values = [(field.type, getattr(facts, field.name)) for field in fields(facts)]
+    return all(type(value) is kind and (kind is str or value >= 0) for kind, value in values)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -187,11 +195,11 @@ def _read(path: Path, wrong: UserError) -> tuple[dict[str, Any], NDArray[np.int6
         raise UserError(f"{path}: no such file; name one that regrow vocab count wrote")
     try:
         with safe_open(path, framework="np") as file:
-            facts = json.loads((file.metadata() or {})[_KEY])
+            facts = parse_json_object((file.metadata() or {})[_KEY].encode(), str(path))
             counts = file.get_tensor(_TENSOR)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise wrong from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    if facts.get("format") != FORMAT:
         raise wrong
     return facts, counts
 
