@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 from regrow.common.files import read_json_object
+from regrow.tokenizers.chat_rendering import LARGEST_TEMPLATE
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,7 +26,7 @@ def template_ids(directory: Path, tokenizer: "Tokenizer") -> list[int]:
     message is not found.
 
     Raises:
-        UserError: a template has a syntax error.
+        UserError: a template has a syntax error, is not UTF-8, or is larger than 1 MB.
     """
     found: dict[int, None] = {}
     for where, template in _templates(directory):
@@ -49,13 +50,24 @@ def _templates(directory: Path) -> Iterator[tuple[str, str]]:
             if isinstance(entry, dict) and isinstance(entry.get("template"), str):
                 yield f"{name}: chat_template", entry["template"]
     for path in sorted([*directory.glob("*.jinja"), *directory.glob("*_chat_templates/*.jinja")]):
-        yield path.name, path.read_text(encoding="utf-8")
+        yield path.name, _read(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a template: not UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _literals(template: str, where: str) -> Iterator[str]:
     """The text outside the tags of a template, and the strings inside them."""
     import jinja2
 
+    if len(template) > LARGEST_TEMPLATE:
+        raise UserError(f"{where}: larger than 1 MB, the most that is read of a template")
     lines: Iterator[tuple[int, str, Any]] = jinja2.Environment(autoescape=True).lex(template)
     try:
         for _, kind, value in lines:
@@ -64,7 +76,7 @@ def _literals(template: str, where: str) -> Iterator[str]:
             elif kind == "string":
                 yield _unescaped(value[1:-1])
     except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"{where}: not a template: {error.message}") from error
+        raise UserError(f"{where}: not a template: {one_line(error.message or '')}") from error
 
 
 def _unescaped(text: str) -> str:

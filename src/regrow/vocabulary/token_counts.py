@@ -160,7 +160,7 @@ class TokenCounts:
             found = cls(str(facts["tokenizer_sha256"]), groups, counts, files)
         except (KeyError, TypeError) as error:
             raise wrong from error
-        if not all(_has_types(each) for each in (*groups, *files)):
+        if not (all(map(_has_types, groups)) and all(map(_has_types, files))):
             raise wrong
         if counts.dtype != np.int64 or counts.ndim != 2 or len(counts) != len(groups):
             raise wrong
