@@ -102,6 +102,10 @@ def test_wrong_rows_are_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "id": [1]}), path)
     with pytest.raises(UserError, match="no column 'text'; the columns are body, id"):
         list(read_documents(path))
+    table = pyarrow.table({"text": pyarrow.array([b"a", b"\xff"]).cast("string", safe=False)})
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(UserError, match="column 'text' is not UTF-8 after row 0"):
+        list(read_documents(path))
     _parquet(path, ["", ""])
     with pytest.raises(UserError, match="the file holds no document; each row"):
         list(read_documents(path))

@@ -64,6 +64,10 @@ def test_what_is_no_template_is_named(tmp_path: Path) -> None:
         tokens(directory)
 
 
+def test_half_a_surrogate_pair_in_a_string_is_read_as_it_is_written(tmp_path: Path) -> None:
+    assert "reply" in tokens(write(tmp_path, chat_template__jinja=r"reply{{ '\ud800' }}"))
+
+
 def test_without_a_template_nothing_more_stays(tmp_path: Path) -> None:
     directory = write(tmp_path, tokenizer_config__json='{"chat_template": null}')
     assert not has_template(directory)

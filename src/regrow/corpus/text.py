@@ -374,11 +374,12 @@ def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
     arrow = _package(".parquet", path)
     parquet = import_module("pyarrow.parquet")
     nbytes = path.stat().st_size
+    row = 0
     try:
         with parquet.ParquetFile(path) as file:
             if "text" not in (names := file.schema_arrow.names):
                 raise UserError(f"{path}: no column 'text'; the columns are {', '.join(names)}")
-            total, row = file.metadata.num_rows, 0
+            total = file.metadata.num_rows
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if row + rows <= start.record:
@@ -398,6 +399,10 @@ def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
                             path, Position(first, first), Position(after, after), texts, read
                         )
                     row = after
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path}: column 'text' is not UTF-8 after row {row:,}; write the file again"
+        ) from None
     except (arrow.ArrowException, OSError) as error:
         reason = one_line(str(error))[:200]
         raise UserError(f"{path}: not a complete Parquet file ({reason}); write it again") from None

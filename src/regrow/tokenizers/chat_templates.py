@@ -80,8 +80,10 @@ def _literals(template: str, where: str) -> Iterator[str]:
 
 
 def _unescaped(text: str) -> str:
-    """As jinja2 reads the inside of a string."""
+    """As jinja2 reads the inside of a string; as it is written, if that is no Unicode text."""
     try:
-        return text.encode("ascii", "backslashreplace").decode("unicode-escape")
-    except UnicodeDecodeError:
+        read = text.encode("ascii", "backslashreplace").decode("unicode-escape")
+        read.encode()
+    except UnicodeError:
         return text
+    return read

@@ -86,7 +86,7 @@ def resume(
     if checkpoint is None:
         return TrainingState()
     state = checkpoint.state
-    restored = _restored(checkpoint)
+    restored = restore(checkpoint)
     for key in dict.fromkeys([*run, *state["run"]]):
         current, saved = (each.get(key, "its default") for each in (run, state["run"]))
         if saved != current:
@@ -112,7 +112,7 @@ def resume(
     return restored
 
 
-def _restored(checkpoint: Checkpoint) -> TrainingState:
+def restore(checkpoint: Checkpoint) -> TrainingState:
     """The state in a checkpoint. Raises UserError if a value is missing or of another type."""
     saved = checkpoint.state
     try:
