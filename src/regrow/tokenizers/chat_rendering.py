@@ -22,7 +22,7 @@ from regrow.common.errors import UserError, one_line
 
 LARGEST_TEMPLATE = 1 << 20
 """Characters of a template."""
-_MOST_SECONDS = 10
+_MOST_SECONDS = 4
 """CPU time of one rendering."""
 _MOST_WAIT = 120.0
 """Seconds from the request to the answer, for a machine that does other work too."""
@@ -83,16 +83,22 @@ class _Renderer:
                 line = _read_line(process.stdout, time.monotonic() + _MOST_WAIT)
             except (BrokenPipeError, TimeoutError):
                 line = b""
+            except BaseException:  # an answer that comes later must not go to another request
+                self._end(process)
+                raise
             if line.endswith(b"\n"):
                 found: dict[str, str] = json.loads(line)
                 return found
-            process.kill()
-            process.wait()
-            self._process = None
+            self._end(process)
         return {
             "error": f"it takes more than {_MOST_SECONDS} seconds, or more than "
             f"{_MOST_MEMORY >> 20} MB"
         }
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        process.kill()
+        process.wait()
+        self._process = None
 
     def _started(self) -> "subprocess.Popen[bytes]":
         is_mine = self._owner == os.getpid()  # a fork must not use the pipes of its parent
