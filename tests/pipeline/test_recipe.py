@@ -364,3 +364,19 @@ def test_what_is_huge_gives_a_short_line(text: str, message: str) -> None:
         parse_recipe(text, Path("r.yaml"))
     assert len(str(caught.value)) < 700
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["/models/tiny", "train.jsonl", "heldout.jsonl"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 256, "is no name of a file"),
+        ("x/" * 2_000, "is too long for a path"),
+        (r"a\0b", "is no name of a file"),
+        (r"a\ud800", "nicode text"),
+    ],
+)
+def test_what_no_file_is_called_is_refused(value: str, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parse_recipe(GOOD.replace(value, f'"{name}"'), HERE)
+    assert len(str(caught.value)) < 300

@@ -79,9 +79,10 @@ def test_an_answer_that_nobody_waits_for_is_dropped(monkeypatch: pytest.MonkeyPa
     def interrupted(*_: object) -> bytes:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(chat_rendering, "_read_line", interrupted)
-        render_chat(with_template("first"), TURNS, add_generation_prompt=False)
+        with pytest.raises(KeyboardInterrupt):
+            render_chat(with_template("first"), TURNS, add_generation_prompt=False)
     assert render_chat(with_template("second"), TURNS, add_generation_prompt=False) == "second"
 
 

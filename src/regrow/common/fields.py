@@ -1,13 +1,29 @@
 """Pydantic types for the fields of recipes and options."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+_LONGEST_NAME = 255
+_LONGEST_PATH = 3_000
+"""Bytes; the systems allow some 4,096, and the directory of the recipe is put before it."""
+
 
 def stays_inside(path: Path) -> Path:
-    """Validator: refuse a relative path with `..`, which leaves the recipe's directory."""
+    """Validator: refuse a relative path with `..`, which leaves the recipe's directory.
+
+    Refuses also what no file can be called: names of more than 255 bytes, and half surrogate pairs.
+    """
+    try:
+        names = [os.fsencode(part) for part in path.parts]
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(path)!r} is not Unicode text") from None
+    if any(len(name) > _LONGEST_NAME or b"\0" in name for name in names):
+        raise ValueError(f"{str(path)[:60]!r}... is no name of a file")
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise ValueError(f"{str(path)[:60]!r}... is too long for a path")
     if not path.is_absolute() and ".." in path.parts:
         raise ValueError(
             f"{path} leaves the directory of the recipe; write an absolute path if that is meant"
