@@ -15,3 +15,11 @@ def test_the_key_begins_the_line() -> None:
 def test_message_and_key_travel_between_processes() -> None:
     error = pickle.loads(pickle.dumps(UserError("no text", key="corpus")))
     assert (str(error), error.message, error.key) == ("corpus: no text", "no text", "corpus")
+
+
+def test_a_message_that_quotes_something_huge_is_shortened() -> None:
+    error = UserError("config.json: size: " + "x" * 99_999 + " is no number", key="a")
+    assert len(str(error)) < 1000
+    assert str(error).startswith("a: config.json: size: xxx")
+    assert str(error).endswith("xxx is no number")
+    assert str(error.within("stages")) == "stagesa" + str(error).removeprefix("a")

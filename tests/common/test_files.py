@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from regrow.common import files
 from regrow.common.errors import UserError
 from regrow.common.files import (
     parse_json_object,
@@ -83,8 +84,12 @@ def test_reads_json(tmp_path: Path, value: Any) -> None:
         (b"[" * 200_000, "not JSON"),
         (b"9" * 5_000, "not JSON"),
         (b'{"a": [{"b": 1, "c": 2, "b": 1}]}', "key 'b' occurs twice"),
+        (b"[" * 102 + b"]" * 102, "more than 100 lists and objects inside each other"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "more than 100 lists and objects"),
+        (rb'{"a": "\ud83d\ude00 \ud83d"}', "half a surrogate pair"),
+        (rb'{"a\uDFFF": 1}', "half a surrogate pair"),
     ],
-    ids=["no colon", "empty", "not UTF-8", "deep", "long number", "key twice"],
+    ids=["no colon", "empty", "not UTF-8", "deep", "long number", "key twice", *"1234"],
 )
 def test_refuses_what_is_no_json(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.json"
@@ -148,7 +153,7 @@ def test_half_a_character_is_refused(tmp_path: Path) -> None:
     assert read_json_object(path) == {"a": "\U0001f642 \\ud800"}
     for half in (rb'{"a": ["\ud800"]}', rb'{"\udfff": 1}', rb'"\ude42\ud83d"'):
         path.write_bytes(half)
-        with pytest.raises(UserError, match=r"a\.json: not JSON: '\\ud.+' is half of a character"):
+        with pytest.raises(UserError, match=r"a\.json: half a surrogate pair"):
             read_json(path)
 
 
@@ -161,3 +166,24 @@ def test_text_must_be_utf8(tmp_path: Path) -> None:
         read_text(path)
     path.write_text("\u00e9\n", encoding="utf-8")
     assert read_text(path) == "\u00e9\n"
+
+
+def test_whole_pairs_and_nesting_are_read() -> None:
+    deep = b'{"a":' + b"[" * 99 + b"]" * 99 + b"}"
+    assert parse_json_object(deep, "here")
+    assert parse_json_object(rb'{"a": "\ud83d\ude00 \\ud83d"}', "here") == {"a": "😀 \\ud83d"}
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LARGEST_JSON", 10)
+    (tmp_path / "a.json").write_text('{"a": 123}')
+    assert read_json(tmp_path / "a.json") == {"a": 123}
+    (tmp_path / "a.json").write_text('{"a": 1234}')
+    with pytest.raises(UserError, match=r"a\.json: larger than"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_key_that_stands_twice_among_many_is_found_quickly() -> None:
+    many = ", ".join(f'"{number}": 1' for number in [*range(100_000), 99_999])
+    with pytest.raises(UserError, match="key '99999' occurs twice"):
+        parse_json_object(f"{{{many}}}".encode(), "here")

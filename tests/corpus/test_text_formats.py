@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
+from regrow.corpus import text as text_module
 from regrow.corpus.text import documents_in, read_blocks, read_documents
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=12)
@@ -101,6 +102,10 @@ def test_wrong_rows_are_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "id": [1]}), path)
     with pytest.raises(UserError, match="no column 'text'; the columns are body, id"):
         list(read_documents(path))
+    table = pyarrow.table({"text": pyarrow.array([b"a", b"\xff"]).cast("string", safe=False)})
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(UserError, match="column 'text' is not UTF-8 after row 0"):
+        list(read_documents(path))
     _parquet(path, ["", ""])
     with pytest.raises(UserError, match="the file holds no document; each row"):
         list(read_documents(path))
@@ -116,3 +121,55 @@ def test_a_package_that_is_missing_is_named_at_once(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"{package} reads .* pip install 'regrow\[data\]'"):
         read_documents(tmp_path / name)
+
+
+@pytest.fixture
+def longest(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A document may have 100 bytes."""
+    monkeypatch.setattr(text_module, "LONGEST", 100)
+    return 100
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_line_that_is_too_long_is_named(tmp_path: Path, name: str, longest: int) -> None:
+    path = tmp_path / name
+    write(path, ["short", "long" * 100, "short"])
+    with pytest.raises(UserError, match=r"(line 3|row 2): longer than .* one document; split it"):
+        [document for block in read_blocks(path, 10) for document in documents_in(block)]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    "text", ["a line of text\n" * 60, "\ufeff" + "a" * 401, "ü" * 333, "日🦜\n" + "日🦜é" * 90]
+)
+def test_a_long_text_file_is_cut_and_nothing_is_lost(
+    tmp_path: Path, text: str, whole: bool, longest: int
+) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(_gzip(text.encode()))
+    blocks = list(read_blocks(path, 10, whole=whole))
+    documents = [document for block in blocks for document in documents_in(block)]
+    assert "".join(documents) == text.removeprefix("\ufeff")
+    assert max(len(document.encode()) for document in documents) <= 2 * longest
+    assert len(documents) > 1
+    for number, block in enumerate(blocks):
+        rest = read_blocks(path, 10, block.after, whole=whole)
+        assert [d for b in rest for d in documents_in(b)] == documents[number + 1 :]
+
+
+def test_a_long_text_file_is_cut_at_line_ends(tmp_path: Path, longest: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a line\n" * 40)
+    assert all(document.endswith("line\n") for document in read_documents(path))
+
+
+def test_a_small_zstd_file_that_holds_much_is_read_piece_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    with zstandard.open(path, "wb") as file:
+        for _ in range(300):
+            file.write(b" " * (1 << 20))
+    with path.open("rb") as file:
+        frame = zstandard.ZstdDecompressor().decompressobj
+        assert max(map(len, text_module._frames(file, frame))) <= 128 << 20
+    with pytest.raises(UserError, match="line 1: longer than 64 MB"):
+        list(read_documents(path))

@@ -110,3 +110,15 @@ def test_ids_that_a_tokenizer_does_not_have_are_refused(tmp_path: Path) -> None:
     open_store(write(tmp_path / "a", [[1, EOS]]), tokenizer=byte_tokenizer())
     with pytest.raises(UserError, match="made with another tokenizer"):
         open_store(write(tmp_path / "a", [[1, EOS + 1]]), tokenizer=byte_tokenizer())
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"end": "2"}, {"end": -1}, {"ids": [3]}, {"ids": 1 << 31}, {"sha256": "a"},
+     {"tokenizer_sha256": 3}],
+)  # fmt: skip
+def test_notes_of_other_types_are_named(tmp_path: Path, facts: dict[str, object]) -> None:
+    stem = write(tmp_path / "a", [[1, 2], [3]])
+    Path(f"{stem}.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"a\.json: not a complete token store: .* is no "):
+        open_store(stem, tokenizer=byte_tokenizer())

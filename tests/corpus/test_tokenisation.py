@@ -29,7 +29,14 @@ from regrow.corpus import parallel, tokenisation
 from regrow.corpus.parallel import Workers
 from regrow.corpus.text import Block
 from regrow.corpus.token_store import open_store
-from regrow.corpus.tokenisation import Tokenised, plan_store, pool, tokenise_files, write_store
+from regrow.corpus.tokenisation import (
+    Tokenised,
+    TokenisedFile,
+    plan_store,
+    pool,
+    tokenise_files,
+    write_store,
+)
 from tests.corpus.test_text_formats import NAMES, write
 from tests.training.small import EOS, byte_tokenizer
 
@@ -412,3 +419,21 @@ def test_the_command(quick_pool: None, model: Path, tmp_path: Path) -> None:
     found = json.loads(call(model, tmp_path / "b", "--text", two, "--no-eos", "--json").stdout)
     assert (found["documents"], found["tokens"], found["sources"][0]["path"]) == (1, 3, str(two))
     assert os.listdir(tmp_path / "b")  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"sources": []}, {"sources": [{"path": 1}]}, {"source": -1}, {"place": None},
+     {"place": {"offset": "0", "record": 0}}, {"source": 9}],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = tmp_path / ".out.unfinished/.progress/state.json"
+    path.parent.mkdir(parents=True)
+    place = {"offset": 0, "record": 0}
+    source = {"path": "a", "bytes": 1, "documents": 0, "tokens": 0}
+    state = {"sources": [source], "source": 0, "place": place}
+    path.write_text(json.dumps(state))
+    assert tokenisation._read_state(path, 1).files == [TokenisedFile(**source)]  # type: ignore[arg-type]
+    path.write_text(json.dumps({**state, **changes}))
+    with pytest.raises(UserError, match=r"state\.json: damaged; delete .*unfinished to begin"):
+        tokenisation._read_state(path, 1)

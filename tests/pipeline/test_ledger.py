@@ -1,6 +1,7 @@
 """The ledger: torn lines are repaired, damage is named, one process at a time."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -72,9 +73,34 @@ def test_a_line_torn_at_any_byte_is_repaired(tmp_path: Path) -> None:
         assert list(read_entries(path)) == [*whole, "three"]
 
 
+def whole(**changed: Any) -> bytes:
+    """A line that would be an entry without these changes."""
+    return json.dumps({**asdict(entry("two")), **changed}).encode()
+
+
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{", b"[]", b"3", b'{"step": "one"}', b"\xff", b"\x00" * 9, b'{"a": 1, "b": 2}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'{"step": "one"}',
+        b"\xff",
+        b"\x00" * 9,
+        b'{"a": 1, "b": 2}',
+        b"[" * 99_999,
+        whole(step=3),
+        whole(step=[]),
+        whole(outputs=None),
+        whole(inputs=[1]),
+        whole(started=5),
+        whole(seconds="1"),
+        whole(seconds=-1),
+        whole(seconds=math.nan),
+        whole(key={}),
+        whole(outputs={"a": "\ud800"}),
+    ],
 )
 def test_damage_elsewhere_is_named(tmp_path: Path, line: bytes) -> None:
     path = filled(tmp_path, "one", "two", "three")

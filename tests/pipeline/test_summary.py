@@ -1,12 +1,16 @@
 """From the ledger of a run to what the report shows, however far the run went."""
 
+import copy
+import json
+import math
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regrow.common.errors import UserError
-from regrow.pipeline.ledger import Entry, Ledger
+from regrow.pipeline.ledger import LEDGER_FILE, Entry, Ledger
 from regrow.pipeline.summary import summarise
 from regrow.report.outcomes import worse_lines
 
@@ -193,3 +197,42 @@ def test_a_recovery_that_did_not_help(tmp_path: Path, monkeypatch: pytest.Monkey
         "recovery did not help, so the model has the weights from before; the trained weights are "
         "in x"
     ]
+
+
+def spoiled(value: Any, drawn: random.Random) -> Any:
+    """The value with one part of it replaced by something of another kind, or left out."""
+    if isinstance(value, dict | list) and value and drawn.random() < 0.9:
+        at = drawn.choice([*value] if isinstance(value, dict) else [*range(len(value))])
+        if drawn.random() < 0.1:
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            kept = [(key, part) for key, part in parts if key != at]
+            return dict(kept) if isinstance(value, dict) else [part for _, part in kept]
+        changed = copy.copy(value)
+        changed[at] = spoiled(value[at], drawn)
+        return changed
+    return drawn.choice([None, True, -1, 10**400, 1e300, math.nan, "", "x/../y", [], [[]], {}])
+
+
+def test_a_spoiled_ledger_is_read_or_named_in_one_line(tmp_path: Path) -> None:
+    path = ledger(tmp_path, len(STEPS)) / LEDGER_FILE
+    lines = path.read_text().splitlines(keepends=True)
+    drawn, refused = random.Random(0), 0
+    for _ in range(600):
+        number = drawn.randrange(len(lines))
+        line = json.dumps(spoiled(json.loads(lines[number]), drawn)) + "\n"
+        path.write_text("".join([*lines[:number], line, *lines[number + 1 :]]))
+        refused += said_in_one_line(tmp_path)
+    assert refused > 200
+
+
+def said_in_one_line(directory: Path) -> bool:
+    """Whether the ledger is refused; if so, in one line that names it."""
+    try:
+        summarise(directory)
+    except UserError as error:
+        message = str(error)
+    else:
+        return False
+    assert LEDGER_FILE in message
+    assert "\n" not in message
+    return True

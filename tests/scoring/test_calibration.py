@@ -1,6 +1,7 @@
 """Calibration text: drawn by seed, documents apart, every token counted once."""
 
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
 from regrow.corpus.text import read_documents
+from regrow.scoring import calibration
 from regrow.scoring.calibration import ROW_LENGTH, Calibration, draw_calibration
 from tests.training.small import BOS, EOS, byte_tokenizer
 
@@ -63,6 +65,29 @@ def test_a_text_that_is_shorter_than_asked_is_used_whole_and_said() -> None:
     )
     assert drawn.tokens == 2 * ROW_LENGTH
     assert said == ["calibration: the text fills 1,024 tokens of the 5,120 asked for"]
+
+
+def test_of_a_long_text_only_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_CHARACTERS_READ", 5000)
+    text = "".join(LETTERS[i % 52] for i in range(4000))
+    said: list[str] = []
+
+    def documents(rest: str) -> Iterator[str]:
+        yield text
+        yield rest
+        raise AssertionError("read on")
+
+    def drawn(rest: str) -> list[list[int]]:
+        found = draw_calibration(
+            documents(rest), byte_tokenizer(), tokens=40, seed=3, notify=said.append
+        )
+        return [piece.tolist() for piece in found.pieces]
+
+    assert drawn(text) == drawn(text[:1000] + "x" * 9000)
+    assert said == ["calibration: drawn from the first 5,000 characters of the text"] * 2
+    # More tokens need more text.
+    with pytest.raises(AssertionError, match="read on"):
+        draw_calibration(documents(text), byte_tokenizer(), tokens=200)
 
 
 def test_too_little_text() -> None:

@@ -55,6 +55,19 @@ def test_the_text_of_a_template_and_the_roles_stay(tmp_path: Path, files: dict[s
     assert "thinking" not in reasons
 
 
+def test_what_is_no_template_is_named(tmp_path: Path) -> None:
+    directory = write(tmp_path, chat_template__jinja="x" * (1 << 20) + "x")
+    with pytest.raises(UserError, match=r"chat_template\.jinja: larger than 1 MB"):
+        tokens(directory)
+    (directory / "chat_template.jinja").write_bytes(b"\xff\xfe{{ x }}")
+    with pytest.raises(UserError, match=r"chat_template\.jinja: not UTF-8"):
+        tokens(directory)
+
+
+def test_half_a_surrogate_pair_in_a_string_is_read_as_it_is_written(tmp_path: Path) -> None:
+    assert "reply" in tokens(write(tmp_path, chat_template__jinja=r"reply{{ '\ud800' }}"))
+
+
 def test_without_a_template_nothing_more_stays(tmp_path: Path) -> None:
     directory = write(tmp_path, tokenizer_config__json='{"chat_template": null}')
     assert not has_template(directory)

@@ -1,12 +1,14 @@
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
+from regrow.corpus.long_documents import Encoded, encode_in_windows
 from regrow.tokenizers import encoding
 from regrow.tokenizers.encoding import count_tokens
 from tests.tokenizers.bpe_cases import Json, load, tokenizer_json
@@ -33,6 +35,24 @@ def test_counts_are_those_of_single_encodings(
         counts = count_tokens(tmp_path, iter(documents))
         assert counts.dtype == np.int64
         np.testing.assert_array_equal(counts, expected)
+
+
+def test_a_long_text_has_the_tokens_that_it_has_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load(tokenizer_json([("a", "b"), ("Ġ", "ab")]))
+    texts = ["ab", "ab c abab d" * 200, "", "dab"]
+    whole = [tokenizer.encode(text).ids for text in texts]
+    monkeypatch.setattr(encoding, "WINDOW", 1000)
+    windows: list[int] = []
+
+    def in_windows(text: str, encode_window: Callable[[str], Encoded]) -> NDArray[np.int32]:
+        windows.append(len(text))
+        return encode_in_windows(text, encode_window, 1000, 200)
+
+    monkeypatch.setattr(encoding, "encode_in_windows", in_windows)
+    ids, lengths = encoding.encode(tokenizer, texts)
+    assert ids.tolist() == [token for each in whole for token in each]
+    assert lengths.tolist() == [len(each) for each in whole]
+    assert windows == [len(texts[1])]
 
 
 def test_truncation_padding_and_special_tokens_are_left_out(tmp_path: Path) -> None:

@@ -314,6 +314,29 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": ["../../x"]}, "cannot be read .*no names of files"),
+        ({"files": None}, "cannot be read"),
+        ({"step": "5"}, "not the state of a training .*step is '5'"),
+        ({"curve": [[1]]}, "not the state of a training .*no pair of numbers"),
+        ({"run": []}, "not the state of a training"),
+        ({"heldout": 3}, "not the state of a training"),
+    ],
+)
+def test_a_state_of_other_types_is_named(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    run(tmp_path)
+    path = tmp_path / "step-00000005" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=message) as caught:
+        run(tmp_path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_resume_elsewhere_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

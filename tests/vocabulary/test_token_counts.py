@@ -99,6 +99,16 @@ def test_what_is_no_file_of_counts(tmp_path: Path) -> None:
             save_file(spoiled, path, metadata={"regrow": fact})
         with pytest.raises(UserError, match="not token counts"):
             TokenCounts.load(path)
+    group = {"source": "en", "script": "Latin", "documents": 1, "characters": 1, "bytes": 1}
+    for wrong in (
+        {"groups": [{**group, "documents": "1"}]}, {"groups": [{**group, "source": 3}]},
+        {"groups": [{**group, "bytes": -1}]}, {"groups": 3}, {"files": [{"path": "a"}]},
+        {"files": [{"path": "a", "source": "b", "bytes": True, "sha256": ""}]},
+    ):  # fmt: skip
+        facts = {"format": 1, "groups": [group], "files": [], "tokenizer_sha256": "", **wrong}
+        save_file({"counts": good.counts}, path, metadata={"regrow": json.dumps(facts)})
+        with pytest.raises(UserError, match="not token counts"):
+            TokenCounts.load(path)
     save_file({"counts": good.counts}, path)
     with pytest.raises(UserError, match="not token counts"):
         TokenCounts.load(path)

@@ -80,7 +80,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no special token, so the model cannot write questions"):
         form_of(plain)
     assert form_of(plain, writes_questions=False).is_chat
-    with pytest.raises(UserError, match="takes no question and answer: no users"):
+    with pytest.raises(
+        UserError, match="chat template cannot be rendered: TemplateError: no users"
+    ):
         form_of("{{ raise_exception('no users') }}")
     with pytest.raises(UserError, match="an encoder-decoder"):
         text_form(ModelDirectory(write_seq2seq(tmp_path / "t5", T5)), writes_questions=False)

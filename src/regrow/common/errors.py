@@ -2,6 +2,9 @@
 
 from typing import Self
 
+_LONGEST = 900
+"""Characters of a message."""
+
 
 class UserError(Exception):
     """A mistake of the user: one line that says what is wrong, where, and what would be right.
@@ -18,6 +21,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, *, key: str | None = None, value: object = None) -> None:
+        if len(message) > _LONGEST:  # it quotes a file that holds something huge
+            message = f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 4 :]}"
         super().__init__(message)
         self.message, self.key, self.value = message, key, value
 

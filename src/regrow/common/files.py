@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,6 @@ from regrow.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""The escape of half of a character beyond U+FFFF, in JSON."""
 
 
 def from_home(path: Path) -> Path:
@@ -122,14 +119,27 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+_LARGEST_JSON = 256 << 20
+_DEEPEST_JSON = 100
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Matches also both halves of a pair, so a match alone is no error."""
+
+
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UserError if it cannot be read or is not JSON."""
+    """The content of a JSON file. Raises UserError if it cannot be read or is not JSON.
+
+    A file of more than 256 MB, more than 100 lists and objects inside each other, and half a
+    surrogate pair, which is not Unicode text, are refused too.
+    """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST_JSON + 1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(raw) > _LARGEST_JSON:
+        raise UserError(f"{path}: larger than {_LARGEST_JSON >> 20} MB, the most that is read")
     return _parse(raw, str(path))
 
 
@@ -146,16 +156,43 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
 def _parse(raw: bytes, where: str) -> Any:
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-        if _SURROGATE.search(raw):
-            json_bytes(value)  # raises if a half has no other half
-        return value
     except UnicodeDecodeError:
         raise UserError(f"{where}: not JSON: not UTF-8") from None
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise UserError(f"{where}: not JSON: {half!r} is half of a character") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON: {error}") from None
+    except RecursionError:
+        raise _too_deep(where) from None
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {one_line(str(error))}") from None
+    _check_depth(value, where)
+    if _LONE_SURROGATE.search(raw):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{where}: half a surrogate pair (\\ud800 to \\udfff), which is not Unicode text; "
+                "write the whole character"
+            ) from None
+    return value
+
+
+def _check_depth(value: Any, where: str) -> None:
+    level = [value]
+    for _ in range(_DEEPEST_JSON + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise _too_deep(where)
+
+
+def _too_deep(where: str) -> UserError:
+    return UserError(
+        f"{where}: not JSON that is read: more than {_DEEPEST_JSON} lists and objects inside each "
+        "other"
+    )
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -168,6 +205,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a repeated key, since JSON readers differ in which of its values they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice")
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"key {twice[:100]!r} occurs twice")
     return found

@@ -97,7 +97,12 @@ _WANTED: Mapping[str, str] = {
 def _short(value: Any) -> str:
     if value in ({}, [], None):
         return "nothing"
-    text = repr(value) if isinstance(value, str | int | float) else json.dumps(value, default=str)
+    try:
+        text = (
+            repr(value) if isinstance(value, str | int | float) else json.dumps(value, default=str)
+        )
+    except ValueError:  # Python converts no integer of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

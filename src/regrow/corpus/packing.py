@@ -11,13 +11,18 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
+from regrow.corpus.long_documents import (
+    WINDOW,
+    Encoded,
+    encode_in_cuts,
+    encode_in_windows,
+)
 from regrow.corpus.samples import Batch
 from regrow.models.loading import library_errors
 
@@ -66,13 +71,50 @@ def end_is_predicted(tokenizer: Tokenizer) -> bool:
 
 
 def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int32]]:
-    """The token ids of each document, without special tokens, [tokens] each."""
-    rest = iter(documents)
-    while group := list(islice(rest, _DOCUMENTS_AT_ONCE)):
-        with library_errors("the tokenizer cannot encode the text"):
-            encoded = tokenizer(group, add_special_tokens=False, verbose=False)
-        for ids in encoded["input_ids"]:
+    """The token ids of each document, without special tokens, [tokens] each.
+
+    A document of more than a million characters is encoded in windows, see
+    `regrow.corpus.long_documents`.
+    """
+    for group in _groups(documents):
+        if len(group[0]) > WINDOW:
+            yield _tokenise_long(group[0], tokenizer)
+            continue
+        for ids in _encode(tokenizer, group)["input_ids"]:
             yield np.asarray(ids, dtype=np.int32)
+
+
+def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Documents that are encoded at once: a long one alone, others with about as much text."""
+    group: list[str] = []
+    characters = 0
+    for document in documents:
+        characters += len(document)
+        if group and (characters > WINDOW or len(group) == _DOCUMENTS_AT_ONCE):
+            yield group
+            group, characters = [], len(document)
+        group.append(document)
+    if group:
+        yield group
+
+
+def _tokenise_long(document: str, tokenizer: Tokenizer) -> NDArray[np.int32]:
+    def encode(text: str) -> Encoded:
+        found = _encode(tokenizer, [text], return_offsets_mapping=True)
+        ids = np.asarray(found["input_ids"][0], dtype=np.int32)
+        return Encoded(ids, np.array(found["offset_mapping"][0], dtype=np.int64).reshape(-1, 2))
+
+    def encode_ids(text: str) -> NDArray[np.int32]:
+        return np.asarray(_encode(tokenizer, [text])["input_ids"][0], dtype=np.int32)
+
+    if tokenizer.is_fast:
+        return encode_in_windows(document, encode)
+    return encode_in_cuts(document, encode_ids)
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str], **options: bool) -> Any:
+    with library_errors("the tokenizer cannot encode the text"):
+        return tokenizer(texts, add_special_tokens=False, verbose=False, **options)
 
 
 @dataclass(frozen=True, eq=False)

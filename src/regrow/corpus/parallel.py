@@ -113,7 +113,7 @@ def check_same_work(
     `earlier`, `now`: what decides the result, by key. `names`: what a message calls each key.
     """
     for key, name in names.items():
-        if earlier[key] != now[key]:
+        if key not in earlier or earlier[key] != now[key]:
             raise UserError(
                 f"{directory}: left by a run that was stopped, with other {name}; "
                 "delete it to begin anew"
@@ -195,6 +195,18 @@ class FilePosition:
 
     file: int = 0
     position: Position = field(default_factory=Position)
+
+
+def file_position(file: object, place: Mapping[str, object], files: int) -> FilePosition:
+    """The position that a checkpoint has saved, in a list of so many files.
+
+    Raises TypeError or ValueError if it is none.
+    """
+    found = FilePosition(file, Position(**place))  # type: ignore[arg-type]
+    numbers = (found.file, found.position.offset, found.position.record)
+    if any(type(number) is not int or number < 0 for number in numbers) or found.file > files:
+        raise ValueError(f"{numbers} is no position")
+    return found
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ _KINDS = (".txt", ".jsonl", ".parquet")
 _COMPRESSED = (".gz", ".zst")
 _NEEDS = {".parquet": "pyarrow", ".zst": "zstandard"}
 _SUFFIXES = ".txt, .jsonl (also .gz or .zst) or .parquet"
+LONGEST = 64 << 20
+"""Bytes of uncompressed text that are read as one document."""
 _BLOCK_BYTES = 1 << 20
 _BYTES_A_ROW = 4096
 """The assumed size of a row of Parquet; it decides how many rows make a block."""
@@ -63,7 +65,8 @@ class Block:
 def read_documents(path: Path) -> Iterator[str]:
     r"""The documents of a file, in order, unchanged.
 
-    - ``.txt``: the whole file is one document.
+    - ``.txt``: the whole file is one document. A file of more than 64 MB is cut at line ends into
+      documents of about 64 MB.
     - ``.jsonl``: one JSON object a line with the document under ``text``. Lines end at ``\n`` and
       nowhere else. Blank lines and empty texts are skipped.
     - ``.parquet``: one document a row in the column ``text``. Empty texts are skipped.
@@ -73,8 +76,9 @@ def read_documents(path: Path) -> Iterator[str]:
 
     Raises:
         UserError: there is no such file, its suffix is another, a package is not installed, the
-            text is not UTF-8, a ``text`` is missing, or the file has no document. Whether the file
-            can be read is checked at once, its content while it is read.
+            text is not UTF-8, a ``text`` is missing, a line or a row is longer than 64 MB, or the
+            file has no document. Whether the file can be read is checked at once, its content while
+            it is read.
     """
     check_text_file(path)
     return _documents(path)
@@ -117,8 +121,9 @@ def read_blocks(
         path: the file.
         size: bytes of uncompressed text in a block.
         start: where to begin.
-        whole: whether a ``.txt`` file is one block. Otherwise it is cut at line ends, and each
-            block is a document.
+        whole: whether a ``.txt`` file is one block, or blocks of about 64 MB if it is larger.
+            Otherwise they are of about `size`. It is cut at line ends, and each block is a
+            document. A line that is longer than 64 MB is cut between two characters.
 
     Raises:
         UserError: while it is read, if the content does not fit the suffix.
@@ -132,10 +137,19 @@ def read_blocks(
         text = _uncompressed(file, compression, path)
         _skip(text, start.offset)
         place = start
-        while data := text.read(-1 if whole and kind == ".txt" else size):
+        size = LONGEST if whole and kind == ".txt" else size
+        rest = b""
+        while data := rest + text.read(max(0, size - len(rest))):
+            rest = b""
             if not data.endswith(b"\n"):
-                data += text.readline()
-            lines = data.count(b"\n") + (not data.endswith(b"\n"))
+                data += (more := text.readline(LONGEST))
+                if len(more) == LONGEST and not more.endswith(b"\n"):
+                    if kind != ".txt":
+                        number = place.record + data.count(b"\n") + 1
+                        raise _too_long(f"{path}: line {number}")
+                    end = _last_character(data)
+                    data, rest = data[:end], data[end:]
+            lines = data.count(b"\n") + (not data.endswith(b"\n") and not rest)
             after = Position(place.offset + len(data), place.record + lines)
             yield Block(path, place, after, data, file.tell())
             place = after
@@ -149,11 +163,13 @@ def documents_in(block: Block) -> Iterator[str]:
         for number, text in enumerate(block.records, start=block.first.record + 1):
             if not isinstance(text, str):
                 raise UserError(f"{where} {number}, column 'text': not a string")
+            if len(text) > LONGEST:
+                raise _too_long(f"{where} {number}")
             if text:
                 yield text
         return
     data = block.records
-    if block.first.record == 0:
+    if block.first.offset == 0:
         data = data.removeprefix(_UTF8_BOM)
     if kind == ".txt":
         if (text := _decoded(data, block)).strip():
@@ -213,6 +229,18 @@ def _package(suffix: str, path: Path) -> Any:
         raise UserError(
             f"{path}: {name} reads {suffix} and is not installed; pip install 'regrow[data]'"
         ) from None
+
+
+def _too_long(where: str) -> UserError:
+    return UserError(
+        f"{where}: longer than {LONGEST >> 20} MB, the most that is read as one document; split it"
+    )
+
+
+def _last_character(data: bytes) -> int:
+    """Where the last UTF-8 character of some bytes begins."""
+    starts = (at for at in range(len(data) - 1, len(data) - 5, -1) if data[at] & 0xC0 != 0x80)
+    return next(starts, len(data))
 
 
 def _decoded(data: bytes, block: Block) -> str:
@@ -298,7 +326,8 @@ def _uncompressed(file: BinaryIO, compression: str, path: Path) -> BinaryIO:
 def _frames(file: BinaryIO, frame: Callable[[], Any]) -> Iterator[bytes]:
     """The content of all zstd frames of a file; the library ignores an incomplete last frame."""
     data, current = b"", None
-    while data := data or file.read(1 << 14):
+    # A byte of zstd can hold 32 kB of text, so a larger piece could fill the memory at once.
+    while data := data or file.read(1 << 12):
         current = current or frame()
         yield current.decompress(data)
         data = b""
@@ -345,11 +374,12 @@ def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
     arrow = _package(".parquet", path)
     parquet = import_module("pyarrow.parquet")
     nbytes = path.stat().st_size
+    row = 0
     try:
         with parquet.ParquetFile(path) as file:
             if "text" not in (names := file.schema_arrow.names):
                 raise UserError(f"{path}: no column 'text'; the columns are {', '.join(names)}")
-            total, row = file.metadata.num_rows, 0
+            total = file.metadata.num_rows
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if row + rows <= start.record:
@@ -369,6 +399,10 @@ def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
                             path, Position(first, first), Position(after, after), texts, read
                         )
                     row = after
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path}: column 'text' is not UTF-8 after row {row:,}; write the file again"
+        ) from None
     except (arrow.ArrowException, OSError) as error:
         reason = one_line(str(error))[:200]
         raise UserError(f"{path}: not a complete Parquet file ({reason}); write it again") from None

@@ -154,6 +154,7 @@ def open_store(
         files = open_megatron(
             prefix.with_suffix("") if prefix.suffix in (".bin", ".idx") else prefix
         )
+    _check_facts(files)
     store = TokenStore(
         files.path, files.tokens, files.index, files.facts.get("end", end), files.facts
     )
@@ -163,6 +164,17 @@ def open_store(
     if end is None and "end" not in store.facts and _ends_with(store, tokenizer.eos_token_id):
         return replace(store, end=tokenizer.eos_token_id)
     return store
+
+
+def _check_facts(files: StoreFiles) -> None:
+    """Raise UserError if what is noted beside a store is of another type than regrow writes."""
+    for key in ("end", "ids"):
+        value = files.facts.get(key)
+        if value is not None and (type(value) is not int or not 0 <= value < 1 << 31):
+            raise corrupt(files.path.with_suffix(".json"), f"{key} is no id of a token")
+    for key, kind in (("tokenizer_sha256", str), ("sha256", dict)):
+        if not isinstance(files.facts.get(key), kind | None):
+            raise corrupt(files.path.with_suffix(".json"), f"{key} is no hash")
 
 
 def _check_tokenizer(path: Path, files: StoreFiles, tokenizer: Tokenizer) -> None:

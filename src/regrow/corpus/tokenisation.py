@@ -25,8 +25,8 @@ from regrow.corpus import parallel
 from regrow.corpus.mapped_files import Tokens
 from regrow.corpus.megatron_format import write_index
 from regrow.corpus.packing import Tokenizer, tokenise
-from regrow.corpus.parallel import FilePosition, Progress, Workers, no_progress
-from regrow.corpus.text import Block, Position, documents_in, no_document_error
+from regrow.corpus.parallel import FilePosition, Progress, Workers, file_position, no_progress
+from regrow.corpus.text import Block, documents_in, no_document_error
 from regrow.corpus.token_store import NAME
 from regrow.corpus.tokenizer_hash import last_id, token_dtype, tokenizer_sha256
 from regrow.models.loading import load_tokenizer
@@ -287,11 +287,7 @@ def _resume(directory: Path, job: Job, files: Sequence[Path]) -> _State:
     if (saved / _CHECKPOINT).is_file():
         earlier = read_json_object(saved / "job.json")
         parallel.check_same_work(directory, earlier, work, _NAMES)
-        facts = read_json_object(saved / _CHECKPOINT)
-        state = _State(
-            [TokenisedFile(**file) for file in facts["sources"]],
-            FilePosition(facts["source"], Position(**facts["place"])),
-        )
+        state = _read_state(saved / _CHECKPOINT, len(files))
     else:
         write_atomically(saved / "job.json", json.dumps(work, indent=1).encode())
     sizes = {
@@ -304,6 +300,19 @@ def _resume(directory: Path, job: Job, files: Sequence[Path]) -> _State:
             raise UserError(f"{path}: shorter than was noted; delete {directory} to begin anew")
         os.truncate(path, size)
     return state
+
+
+def _read_state(path: Path, files: int) -> _State:
+    """The state in a checkpoint. Raises UserError if it is damaged; `files`: how many there are."""
+    facts = read_json_object(path)
+    try:
+        found = [TokenisedFile(**file) for file in facts["sources"]]
+        numbers = [number for f in found for number in (f.bytes, f.documents, f.tokens)]
+        if len(found) != files or any(type(n) is not int or n < 0 for n in numbers):
+            raise ValueError
+        return _State(found, file_position(facts["source"], facts["place"], files))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: damaged; delete {path.parent.parent} to begin anew") from None
 
 
 def _check_filled(state: _State, number: int) -> None:

@@ -11,6 +11,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.models.loading import library_errors
 from regrow.objectives.rows.span_corruption import decoder_start
+from regrow.tokenizers.chat_rendering import render_chat
 
 _CONTINUE, _SENTINEL = "<S>", "<extra_id_0>"
 """UL2's mode token for continuing a text, and the sentinel after which the continuation stands."""
@@ -81,11 +82,9 @@ def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[
             f"{tokenizer.name_or_path or 'tokenizer'}: no chat_template; ask without chat"
         )
     if template and chat is not False:
-        encoded = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            return_dict=True,
-        )
+        messages = [{"role": "user", "content": prompt}]
+        text = render_chat(tokenizer, messages, add_generation_prompt=True)
+        encoded = tokenizer(text, add_special_tokens=False)
     else:
         with library_errors("the tokenizer cannot encode the prompt"):
             encoded = tokenizer(prompt)

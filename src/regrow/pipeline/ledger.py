@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from regrow.common.errors import UserError
-from regrow.common.files import write_atomically
+from regrow.common.files import parse_json_object, write_atomically
 
 LEDGER_FILE = "ledger.jsonl"
 _BEFORE_FIRST_ENTRY = ("original",)
@@ -238,13 +239,30 @@ def read_entries(path: Path, *, repair: bool = False) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for number, line in enumerate(data[:end].split(b"\n")[:-1], start=1):
         try:
-            entry = Entry(**json.loads(line))
-        except (ValueError, TypeError):
+            entry = _entry(line)
+        except (UserError, ValueError, TypeError):
             raise UserError(
                 f"{path}:{number}: damaged; remove this line and what follows to go on from there"
             ) from None
         entries[entry.step] = entry
     return entries
+
+
+def _entry(line: bytes) -> Entry:
+    """The entry in a line. Raises UserError, ValueError or TypeError if it is none."""
+    entry = Entry(**parse_json_object(line, ""))
+    names = (entry.step, entry.key, entry.started)
+    facts = (entry.inputs, entry.outputs, entry.environment)
+    is_sound = (
+        all(isinstance(each, str) for each in names)
+        and all(isinstance(each, dict) for each in facts)
+        and isinstance(entry.seconds, int | float)
+        and 0 <= entry.seconds < math.inf
+        and bool(entry.step)
+    )
+    if not is_sound:
+        raise TypeError
+    return entry
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -1,6 +1,7 @@
 """Read a recipe from YAML; an error is one line with file, line and key."""
 
 import difflib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,8 +14,13 @@ from regrow.common.files import from_home
 from regrow.common.validation_errors import Place, describe, dotted, first_error
 from regrow.pipeline.recipe import Recipe
 
+_MAX_BYTES = 1 << 20
 _MAX_NODES = 10_000
 _MAX_DEPTH = 20
+_MAX_MESSAGE = 600
+_LONGEST_NAME = 255
+_LONGEST_PATH = 3_000
+"""Bytes; the systems allow some 4,096, and the directory of the recipe is put before it."""
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -23,14 +29,18 @@ def load_recipe(path: Path) -> Recipe:
     Raises UserError, with file, line and key, at the first mistake.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+        text = raw.decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read as text: {error.strerror or error}") from None
-    return parse_recipe(text, path)
+    if len(raw) > _MAX_BYTES:
+        raise UserError(f"{path}: larger than 1 MB, which is too much for a recipe")
+    return parse_recipe(text.replace("\r\n", "\n"), path)
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:
@@ -44,13 +54,10 @@ def parse_recipe(text: str, path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, values, lines, path)) from None
+        raise UserError(_explain(error, values, lines, path)[:_MAX_MESSAGE]) from None
     for at, written in [(("model",), Path(recipe.model)), *_paths_in(recipe, ())]:
-        if not written.is_absolute() and ".." in written.parts:
-            raise UserError(
-                f"{_where(at, lines, path)}: {written} leaves the directory of the recipe; write "
-                "an absolute path if that is meant"
-            )
+        if problem := _path_problem(written):
+            raise UserError(f"{_where(at, lines, path)}: {problem}")
     return _resolve_paths(recipe, path)
 
 
@@ -73,6 +80,19 @@ def _resolve_paths(recipe: Recipe, path: Path) -> Recipe:
     resolved = _map_paths(recipe.model_copy(update={"data": data}), resolve)
     assert isinstance(resolved, Recipe)
     return resolved.model_copy(update={"model": model})
+
+
+def _path_problem(path: Path) -> str | None:
+    """Why no file can have this path; None if one can."""
+    try:
+        names = [os.fsencode(part) for part in path.parts]
+    except UnicodeEncodeError:
+        return f"{str(path)!r} is not Unicode text"
+    if any(len(name) > _LONGEST_NAME or b"\0" in name for name in names):
+        return f"{str(path)[:60]!r}... is no name of a file"
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        return f"{str(path)[:60]!r}... is too long for a path"
+    return None
 
 
 def _paths_in(value: Any, at: Place) -> Iterator[tuple[Place, Path]]:
@@ -149,9 +169,28 @@ def _known_keys(at: Place) -> list[str]:
 # Reading YAML
 
 
+class _TooMuchError(Exception):
+    """There are more nodes than in a recipe; the argument is the line."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops early: PyYAML needs a minute for 200,000 keys."""
+
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        if self._nodes > 2 * _MAX_NODES:  # keys are nodes too
+            raise _TooMuchError(self.line + 1)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
 def _compose(text: str, path: Path) -> yaml.Node | None:
     try:
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except _TooMuchError as error:
+        raise UserError(f"{path}:{error}: too much of it for a recipe") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -12,6 +12,7 @@ from regrow.common.files import remove
 from regrow.common.precision import Precision, resolve_precision
 from regrow.common.progress import Progress
 from regrow.pipeline.ledger import Entry, Ledger, Step
+from regrow.pipeline.ledger_checks import check_entries
 from regrow.pipeline.plan import RunPlan
 from regrow.pipeline.steps import (
     AT_ONCE,
@@ -40,6 +41,7 @@ def check_run(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> 
     `redo`: if the recipe changed, remove the results that this invalidates, in place of an error.
     """
     _check_changes(plan, ledger, redo, progress)
+    _check_ledger(plan, ledger)
     to_do = [
         step for step in plan.steps.values() if ledger.done(step) is None and plan.is_wanted(step)
     ]
@@ -52,6 +54,16 @@ def check_run(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> 
             _check_memory(stage, plan.parameter_count(stage), teacher, settings.precision)
     for line in _environment_warnings(ledger.entries.values()):
         progress.say(line)
+
+
+def _check_ledger(plan: RunPlan, ledger: Ledger) -> None:
+    """Raise UserError if what the run or its report will read from the ledger is damaged."""
+    from regrow.pipeline.summary import summarise
+
+    done = (ledger.done(step) for step in plan.steps.values())
+    check_entries([entry for entry in done if entry is not None], ledger.path)
+    if "original" in ledger.entries:
+        summarise(plan.out)
 
 
 def _check_changes(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
 from regrow.pipeline.ledger import Entry, Step, differences, step_after
 from regrow.pipeline.recipe import Recipe, Stage
@@ -219,7 +220,7 @@ def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: P
     for path in sorted((out / STAGES).glob(f"*/{TRAINING_FILE}")):
         stage = path.parent.name
         step = steps.get(f"{stage}/recover")
-        begun = read_json_object(path)
+        begun = _read_begun(path)
         if step is None:
             trainings.append(stage)
             reasons.append(f"{stage} is no longer there")
@@ -227,6 +228,17 @@ def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: P
             trainings.append(stage)
             reasons += _describe_changes(begun["inputs"], step.inputs, stage)
     return Changes(tuple(stale), tuple(trainings), tuple(dict.fromkeys(reasons)))
+
+
+def _read_begun(path: Path) -> dict[str, Any]:
+    """The key and the inputs of an unfinished training. Raises UserError if the file is damaged."""
+    begun = read_json_object(path)
+    if not isinstance(begun.get("key"), str) or not isinstance(begun.get("inputs"), dict):
+        raise UserError(
+            f"{path}: has no key and inputs of a training; remove {path.parent / 'training'} and "
+            "this file to train this stage again"
+        )
+    return begun
 
 
 def _describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], stage: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import LEDGER_FILE, Entry, read_entries
+from regrow.pipeline.ledger_checks import reading
 from regrow.pipeline.outcomes import recovery_outcome
 from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES
 from regrow.report.records import (
@@ -32,12 +33,18 @@ Entries = Mapping[str, Entry]
 def summarise(directory: Path) -> RunSummary:
     """The records of the run in `directory`, up to its last finished step.
 
-    Raises UserError if there is no run.
+    Raises UserError if there is no run, or its ledger is damaged.
     """
-    entries = read_entries(directory / LEDGER_FILE)
+    path = directory / LEDGER_FILE
+    entries = read_entries(path)
     original = entries.get("original")
     if original is None:
         raise UserError(f"{directory}: no run was begun here ({LEDGER_FILE} has no entry)")
+    with reading(path):
+        return _summary(directory.name, entries, original)
+
+
+def _summary(run: str, entries: Entries, original: Entry) -> RunSummary:
     last = max(entries.values(), key=lambda entry: entry.started)
     stages = list(
         dict.fromkeys(
@@ -58,7 +65,7 @@ def summarise(directory: Path) -> RunSummary:
         entry = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
         hashes[name] = entry.outputs["fingerprint"]
     return RunSummary(
-        name=directory.name,
+        name=run,
         command=last.environment["command"],
         started=datetime.datetime.fromisoformat(original.started),
         seconds=sum(map(_seconds, entries.values())),

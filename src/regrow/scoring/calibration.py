@@ -15,6 +15,10 @@ from regrow.objectives.rows.denoisers import DenoisingTokens
 
 ROW_LENGTH = 512
 TOKENS = 16_384
+_CHARACTERS_READ = 1 << 21
+_CHARACTERS_A_TOKEN = 64
+"""Rows are drawn from the first two million characters of a text, or from the first 64 for each
+token that is asked for, if these are more. So a text of gigabytes costs no more than a few MB."""
 
 Documents = Callable[[], Iterator[str]]
 """Opens a text and reads its documents."""
@@ -74,6 +78,9 @@ def draw_calibration(
 ) -> Calibration:
     """Draw rows by the seed, without replacement, from all rows that the text fills.
 
+    Of a long text only the beginning is read: two million characters, or 64 for each token that is
+    asked for, if these are more. `notify` is told so.
+
     `tokens`: rounded down to whole rows, at least one. A text with fewer rows is used whole, and
     `notify` is told so.
 
@@ -84,8 +91,10 @@ def draw_calibration(
     if opening is None:
         raise UserError("calibration: the text holds no document; give at least one")
     length = min(ROW_LENGTH, tokens)
+    most = max(_CHARACTERS_READ, _CHARACTERS_A_TOKEN * tokens)
+    beginning = _beginning(chain([opening], documents), most, notify)
     # Packed in rows of one token first: the error about a short text is the one below, not pack's.
-    packed = replace(pack(chain([opening], documents), tokenizer, 1), row_length=length)
+    packed = replace(pack(beginning, tokenizer, 1), row_length=length)
     whole = len(packed.inputs) // length
     if whole == 0:
         raise UserError(
@@ -101,3 +110,16 @@ def draw_calibration(
     for ids, positions in zip(batch["input_ids"], batch["position_ids"], strict=True):
         pieces += np.split(ids, np.flatnonzero(positions == 0)[1:])
     return Calibration(tuple(sorted(pieces, key=len, reverse=True)))
+
+
+def _beginning(documents: Iterator[str], most: int, notify: Callable[[str], None]) -> Iterator[str]:
+    """The documents up to `most` characters; the last one is cut there."""
+    left = most
+    for document in documents:
+        if left < len(document):
+            notify(f"calibration: drawn from the first {most:,} characters of the text")
+            if left:
+                yield document[:left]
+            return
+        yield document
+        left -= len(document)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, one_line
 from regrow.common.files import read_json_object, read_text
 from regrow.models.loading import library_errors
+from regrow.tokenizers.chat_rendering import LARGEST_TEMPLATE
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,7 +27,7 @@ def template_ids(directory: Path, tokenizer: "Tokenizer") -> list[int]:
     message is not found.
 
     Raises:
-        UserError: a template has a syntax error.
+        UserError: a template has a syntax error, is not UTF-8, or is larger than 1 MB.
     """
     found: dict[int, None] = {}
     for where, template in _templates(directory):
@@ -58,6 +59,8 @@ def _literals(template: str, where: str) -> Iterator[str]:
     """The text outside the tags of a template, and the strings inside them."""
     import jinja2
 
+    if len(template) > LARGEST_TEMPLATE:
+        raise UserError(f"{where}: larger than 1 MB, the most that is read of a template")
     lines: Iterator[tuple[int, str, Any]] = jinja2.Environment(autoescape=True).lex(template)
     try:
         for _, kind, value in lines:
@@ -66,12 +69,14 @@ def _literals(template: str, where: str) -> Iterator[str]:
             elif kind == "string":
                 yield _unescaped(value[1:-1])
     except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"{where}: not a template: {error.message}") from error
+        raise UserError(f"{where}: not a template: {one_line(error.message or '')}") from error
 
 
 def _unescaped(text: str) -> str:
-    """As jinja2 reads the inside of a string."""
+    """As jinja2 reads the inside of a string; as it is written, if that is no Unicode text."""
     try:
-        return text.encode("ascii", "backslashreplace").decode("unicode-escape")
-    except UnicodeDecodeError:
+        read = text.encode("ascii", "backslashreplace").decode("unicode-escape")
+        read.encode()
+    except UnicodeError:
         return text
+    return read

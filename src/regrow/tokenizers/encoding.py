@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.files import read_text
+from regrow.corpus.long_documents import WINDOW, Encoded, encode_in_windows
 from regrow.models.loading import library_errors
 from regrow.tokenizers.tokenizer_files import read_tokenizer
 from regrow.tokenizers.tokenizer_form import check_size
@@ -79,9 +80,28 @@ def chunks(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def encode(tokenizer: "Tokenizer", texts: list[str]) -> tuple[Ids, Ids]:
-    """The tokens of all texts, one after the other, [tokens], and of how many is each, [texts]."""
+    """The tokens of all texts, one after the other, [tokens], and of how many is each, [texts].
+
+    A text of more than a million characters is encoded in windows.
+    """
+    short = [text for text in texts if len(text) <= WINDOW]
     with library_errors("tokenizer.json: the tokenizer cannot encode the text"):
-        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = tokenizer.encode_batch_fast(short, add_special_tokens=False)
     lines = [encoding.ids for encoding in encodings]
+    if len(short) < len(texts):
+        rest = iter(lines)
+        lines = [
+            next(rest) if len(text) <= WINDOW else _encode_long(tokenizer, text) for text in texts
+        ]
     lengths = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines))
     return np.fromiter(chain.from_iterable(lines), np.int64, count=int(lengths.sum())), lengths
+
+
+def _encode_long(tokenizer: "Tokenizer", text: str) -> list[int]:
+    def encode_window(window: str) -> Encoded:
+        found = tokenizer.encode(window, add_special_tokens=False)
+        spans = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
+        return Encoded(np.array(found.ids, dtype=np.int32), spans)
+
+    ids: list[int] = encode_in_windows(text, encode_window).tolist()
+    return ids

@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from regrow.common.errors import UserError
-from regrow.common.files import save_tensors, sync_directory
+from regrow.common.files import parse_json_object, save_tensors, sync_directory
 from regrow.training.distributed.processes import Processes
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -252,10 +252,16 @@ def last_checkpoint(directory: Path) -> Checkpoint | None:
     paths = _complete_checkpoints(directory)
     if not paths:
         return None
+    path = paths[-1] / "state.json"
     try:
-        state = json.loads((paths[-1] / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(_unreadable(paths[-1] / "state.json", error)) from None
+        state = parse_json_object(path.read_bytes(), "its text")
+        names = state[_FILES]
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise ValueError(f"{_FILES} are no names of files")
+    except KeyError as error:
+        raise UserError(_unreadable(path, ValueError(f"has no {error}"))) from None
+    except (OSError, UserError, ValueError, TypeError) as error:
+        raise UserError(_unreadable(path, error)) from None
     return Checkpoint(paths[-1], state)
 
 

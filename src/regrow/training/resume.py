@@ -1,6 +1,7 @@
 """The state of a training, and how it resumes from a checkpoint."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from regrow.training.checkpoints import last_checkpoint, load_checkpoint
+from regrow.common.errors import UserError, one_line
+from regrow.training.checkpoints import Checkpoint, last_checkpoint, load_checkpoint
 from regrow.training.distributed.processes import Processes
 from regrow.training.step_guard import RECENT
 
@@ -84,6 +86,7 @@ def resume(
     if checkpoint is None:
         return TrainingState()
     state = checkpoint.state
+    restored = restore(checkpoint)
     for key in dict.fromkeys([*run, *state["run"]]):
         current, saved = (each.get(key, "its default") for each in (run, state["run"]))
         if saved != current:
@@ -104,18 +107,50 @@ def resume(
             "; ".join(changed),
         )
     is_complete = state["step"] == steps
-    restored = None if is_complete else optimizers
-    processes.in_all(lambda: load_checkpoint(checkpoint, model, restored))
-    return TrainingState(
-        step=state["step"],
-        tokens=state["tokens"],
-        predicted=state["predicted"],
-        seconds=state["seconds"],
-        curve=[(tokens, loss) for tokens, loss in state["curve"]],
-        heldout=[(tokens, loss) for tokens, loss in state["heldout"]],
-        heldout_identity=state["heldout_identity"],
-        recent=[(loss, norm) for loss, norm in state["recent"]],
-        skipped=state["skipped"],
-        skipped_in_a_row=state["skipped_in_a_row"],
-        mixtures=state["mixtures"],
+    wanted = None if is_complete else optimizers
+    processes.in_all(lambda: load_checkpoint(checkpoint, model, wanted))
+    return restored
+
+
+def restore(checkpoint: Checkpoint) -> TrainingState:
+    """The state in a checkpoint. Raises UserError if a value is missing or of another type."""
+    saved = checkpoint.state
+    try:
+        for key, kind in _TYPES.items():
+            if not isinstance(saved[key], kind) or isinstance(saved[key], bool):
+                raise TypeError(f"{key} is {str(saved[key])[:40]!r}")
+        return TrainingState(
+            step=saved["step"],
+            tokens=saved["tokens"],
+            predicted=saved["predicted"],
+            seconds=saved["seconds"],
+            curve=_pairs(saved["curve"]),
+            heldout=[(int(tokens), loss) for tokens, loss in saved["heldout"]],
+            heldout_identity=saved["heldout_identity"],
+            recent=_pairs(saved["recent"]),
+            skipped=saved["skipped"],
+            skipped_in_a_row=saved["skipped_in_a_row"],
+            mixtures=saved["mixtures"],
+        )
+    except KeyError as error:
+        problem = f"has no {error}"
+    except (TypeError, ValueError, OverflowError) as error:
+        problem = one_line(str(error))
+    raise UserError(
+        f"{checkpoint.path / 'state.json'}: not the state of a training ({problem}); remove "
+        f"{checkpoint.path} to start from before it"
     )
+
+
+_TYPES: Mapping[str, type] = {
+    "run": dict, "environment": dict, "step": int, "tokens": int, "predicted": int,
+    "seconds": float, "heldout_identity": str, "skipped": int, "skipped_in_a_row": int,
+    "mixtures": dict,
+}  # fmt: skip
+
+
+def _pairs(values: list[list[float]]) -> list[tuple[Any, float]]:
+    for pair in values:
+        if len(pair) != 2 or not all(isinstance(value, int | float) for value in pair):
+            raise TypeError(f"{str(pair)[:40]!r} is no pair of numbers")
+    return [(first, second) for first, second in values]

@@ -17,7 +17,7 @@ from regrow.common.errors import UserError
 from regrow.corpus import parallel
 from regrow.corpus.named_files import NamedFile
 from regrow.corpus.parallel import FilePosition, Progress, Workers, no_progress
-from regrow.corpus.text import Block, Position, documents_in, read_blocks
+from regrow.corpus.text import Block, documents_in, read_blocks
 from regrow.tokenizers.encoding import chunks, id_count, open_tokenizer
 from regrow.tokenizers.families import check_family
 from regrow.tokenizers.tokenizer_files import read_tokenizer
@@ -350,9 +350,17 @@ def _resume(checkpoint: Path, job: Job, files: Sequence[NamedFile]) -> _State:
     if not checkpoint.is_file():
         return state
     facts = read_facts(checkpoint)
+    damaged = UserError(f"{checkpoint}: damaged; delete {checkpoint.parent} to begin anew")
+    if not isinstance(facts.get("work"), dict):
+        raise damaged
     parallel.check_same_work(checkpoint.parent, facts["work"], _work(job, files), _NAMES)
     counts = TokenCounts.load(checkpoint)
     state.tally.add(zip(counts.groups, counts.counts, strict=True))
-    state.reached = FilePosition(facts["file"], Position(**facts["place"]))
+    try:
+        state.reached = parallel.file_position(facts["file"], facts["place"], len(files))
+    except (KeyError, TypeError, ValueError):
+        raise damaged from None
     state.hashes = [file.sha256 for file in counts.files]
+    if len(state.hashes) != len(files) or counts.counts.shape[1] != job.ids:
+        raise damaged
     return state

@@ -201,7 +201,7 @@ def _read(path: Path, wrong: UserError) -> tuple[dict[str, Any], NDArray[np.int6
         with safe_open(path, framework="np") as file:
             facts = parse_json_object((file.metadata() or {})[_KEY].encode(), str(path))
             counts = file.get_tensor(_TENSOR)
-    except (SafetensorError, KeyError, ValueError, UserError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError, UserError) as error:
         raise wrong from error
     if facts.get("format") != FORMAT:
         raise wrong

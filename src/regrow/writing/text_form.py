@@ -13,6 +13,7 @@ from typing import Any
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.packing import Tokenizer, start_and_end
+from regrow.tokenizers.chat_rendering import render_chat
 
 _QUESTION, _ANSWER = "QUESTION-HERE", "ANSWER-HERE"
 """Words that are found again in the text that a chat template gives."""
@@ -122,8 +123,7 @@ def text_form(model: ModelDirectory, *, writes_questions: bool) -> TextForm:
     try:
         asked = _around(_rendered(tokenizer, _QUESTION), _QUESTION)
         answered = _around(_rendered(tokenizer, _QUESTION, _ANSWER), _ANSWER)
-    except Exception as error:
-        # A template may raise anything, also errors of its own.
+    except ValueError as error:
         raise UserError(f"{where} takes no question and answer: {error}") from error
     switch, closing = (
         tokenizer(text[1], add_special_tokens=False)["input_ids"] for text in (asked, answered)
@@ -145,10 +145,7 @@ def _rendered(tokenizer: Any, question: str, answer: str | None = None) -> str:
     turns = [{"role": "user", "content": question}]
     if answer is not None:
         turns.append({"role": "assistant", "content": answer})
-    text: str = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=answer is None
-    )
-    return text
+    return render_chat(tokenizer, turns, add_generation_prompt=answer is None)
 
 
 def _around(text: str, words: str) -> tuple[str, str]:

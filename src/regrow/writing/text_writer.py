@@ -18,7 +18,13 @@ from typing import Any
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common import environment
 from regrow.common.errors import UserError
-from regrow.common.files import json_bytes, read_json_object, sync_directory, write_atomically
+from regrow.common.files import (
+    json_bytes,
+    parse_json_object,
+    read_json_object,
+    sync_directory,
+    write_atomically,
+)
 from regrow.common.precision import resolve_precision
 from regrow.common.random_stream import random_stream
 from regrow.corpus.parallel import (
@@ -211,6 +217,13 @@ class _Round:
     dropped: dict[str, int]
     marks: list[str]
 
+    def check(self) -> None:
+        """Raise TypeError or ValueError if a damaged file gave values of other types."""
+        numbers = [self.rows, *self.dropped.values(), *(tokens for _, tokens in self.texts)]
+        words = [*self.marks, *(text for text, _ in self.texts)]
+        if any(type(n) is not int for n in numbers) or any(type(w) is not str for w in words):
+            raise TypeError
+
 
 @dataclass
 class _Totals:
@@ -251,8 +264,15 @@ class _Rounds:
 
     def __iter__(self) -> Iterator[_Round]:
         with self._path.open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield _Round(**json.loads(line))
+            for number, line in enumerate(file, start=1):
+                try:
+                    found = _Round(**parse_json_object(line.encode(), ""))
+                    found.check()
+                except (UserError, TypeError, ValueError, AttributeError):
+                    raise UserError(
+                        f"{self._path}:{number}: damaged; delete {self._path.parent} to begin anew"
+                    ) from None
+                yield found
 
     @property
     def tokens(self) -> int:
