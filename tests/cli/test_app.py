@@ -391,6 +391,33 @@ def test_plan(run: Any, place: Path, tmp_path: Path) -> None:
     assert [stage["parameters"] for stage in found["stages"]][-1] == found["parameters"]
 
 
+def test_plan_by_measured_costs(
+    run: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regrow.surgery.search.measure import Measurement
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Measurement, "_cut", lambda _, sizes, *__, **___: sum(sizes.values()))
+    monkeypatch.setattr(
+        Measurement, "_bits_per_byte", lambda _, cut: 1.0 if not isinstance(cut, int) else 2 - cut
+    )
+    arguments = ["plan", "m", "--bytes", "70%", "--text", "text.jsonl", "text.jsonl"]
+    done = run(*arguments, "--page", str(tmp_path / "p.html"), "--out", str(tmp_path / "r.yaml"))
+    assert done.exit_code == 0, done.stderr
+    printed = [line for line in done.stderr.splitlines() if str(tmp_path) not in line]
+    assert fits("\n".join(printed))
+    for text in ("bits per byte", "kv_head, 2", "by fixed costs", "predicted", "uniform sizes"):
+        assert text in done.stderr, text
+    assert load_recipe(tmp_path / "r.yaml").stages
+    assert "<svg" in (tmp_path / "p.html").read_text()
+    again = run(*arguments, "--json")
+    found = json.loads(again.stdout)
+    assert found["search"]["measured_now"] == 0
+    assert found["search"]["original"] == 1.0
+    assert found["nbytes"] <= 0.7 * found["bytes_before"]
+    assert found["search"]["candidates"][0]["parameters"] == found["parameters"]
+
+
 def test_inspect_a_config_alone(run: Any) -> None:
     done = run("inspect", "config-only")
     assert done.exit_code == 0, done.stderr

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from regrow.surgery.search.search import AxisCosts, SizeSearch
 
 _LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 40.0, WIDTH - 14.0, 12.0, 168.0, 28.0
-_ACROSS, _SMALL, _PITCH, _APART = 3, 70.0, 104.0, 14.0
+_ACROSS, _SMALL, _PITCH, _APART = 3, 70.0, 112.0, 14.0
 
 
 def cost_charts(search: "SizeSearch", parameters: int) -> Svg | None:
@@ -46,7 +46,7 @@ def cost_charts(search: "SizeSearch", parameters: int) -> Svg | None:
     width = (_RIGHT - _LEFT - (_ACROSS - 1) * _APART) / _ACROSS
     ends = "; ".join(f"{axis.axis} {line[-1][1]:+.3f}" for axis, line in lines)
     root = canvas(
-        "What each axis costs", rows * _PITCH + 14, f"Bits per byte more, at the smallest: {ends}."
+        "What each axis costs", rows * _PITCH + 4, f"Bits per byte more, at the smallest: {ends}."
     )
     for number, (axis, line) in enumerate(lines):
         row, column = divmod(number, _ACROSS)
@@ -65,7 +65,7 @@ def cost_charts(search: "SizeSearch", parameters: int) -> Svg | None:
         add(root, "text", "name", shorten(f"{axis.axis}, {axis.size:,}", 20), x=left, y=top - 7)
         for share in ticks(0, most_x, 3):
             label, at = f"{share:.0%}", x(share)
-            add(root, "text", "tick", label, x=at, y=top + _SMALL + 11, text_anchor="middle")
+            add(root, "text", "tick", label, x=at, y=top + _SMALL + 13, text_anchor="middle")
     return Svg(root)
 
 
