@@ -151,7 +151,9 @@ def test_a_stopped_search_continues(model: ModelDirectory, fake: Fake, text: Pat
         search_sizes(model, request_for(model, text, 0.6), QUIET)
     assert len(fake.measured) == 4
     fake.stop_after = 10**6
-    found = search_sizes(model, request_for(model, text, 0.6), QUIET)
+    said: list[str] = []
+    found = search_sizes(model, request_for(model, text, 0.6), Progress(say=said.append))
+    assert "each (4 of them are known), then" in said[0]
     assert found.measured_now == len(fake.measured) - 4
     assert len({str(sizes) for sizes in fake.measured}) == len(fake.measured)
 
@@ -162,8 +164,10 @@ def test_what_will_be_done_is_said_before(model: ModelDirectory, fake: Fake, tex
     progress = Progress(say=said.append, update=updates.append)
     found = search_sizes(model, request_for(model, text, 0.6), progress)
     cuts = 1 + sum(len(axis.cuts) for axis in found.axes)
-    assert said[0].startswith(f"{cuts} cuts of one axis each will be measured, and then the best 2")
-    assert str(found.directory) in said[0]
+    assert said[0] == (
+        f"measuring the original and {cuts - 1} cuts of one axis each, then the best 2 candidates; "
+        f"results are kept in {found.directory}"
+    )
     assert said[1].startswith("measuring ")
     assert [update.share for update in updates[:2]] == [2 / cuts, 3 / cuts]
     assert all(update.seconds_left >= 0 for update in updates)
@@ -215,3 +219,4 @@ def test_a_speed_that_is_predicted_and_not_reached(
 def test_a_budget_that_cannot_be_met(model: ModelDirectory, fake: Fake, text: Path) -> None:
     with pytest.raises(UserError, match="too few for this model; the least that keeps a share of"):
         search_sizes(model, request_for(model, text, 0.05), QUIET)
+    assert fake.measured == []

@@ -176,14 +176,17 @@ class _Search:
         return Measurement(model, added, self.text, calibration, self.known, self.progress)
 
     def run(self) -> SizeSearch:
-        probes = [probe for axis in self.axes for probe in axis.probes()]
-        cuts: list[Sizes] = [{}, *probes]
+        if self.request.budget is not None:
+            # A budget that cannot be met is refused before anything is measured.
+            free = [(axis, cost_curve([axis.share(axis.options[-1])], [0])) for axis in self.axes]
+            best_candidates(self.layout, free, self.request.budget, 1)
+        cuts: list[Sizes] = [{}, *(probe for axis in self.axes for probe in axis.probes())]
         missing = len(self.measurement.missing(cuts))
         if missing:
-            known = f"; {len(cuts) - missing} are known" if missing < len(cuts) else ""
+            known = f" ({len(cuts) - missing} of them are known)" if missing < len(cuts) else ""
             self.progress.say(
-                f"{missing} cuts of one axis each will be measured, and then the best "
-                f"{self.request.candidates} candidates{known}; results are kept in "
+                f"measuring the original and {len(cuts) - 1} cuts of one axis each{known}, then "
+                f"the best {self.request.candidates} candidates; results are kept in "
                 f"{self.known.directory}"
             )
         self.measured_now += missing
