@@ -20,6 +20,7 @@ from regrow.architectures.t5gemma import T5GEMMA
 from regrow.checkpoint.meta_check import find_problem
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.progress import Progress
 from regrow.models.networks import model_class
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.proposal import propose
@@ -31,6 +32,8 @@ from regrow.surgery.inspection import inspect_model
 from regrow.surgery.plan import plan_stages
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.requests import sizes_from_options
+from regrow.surgery.search.search import SearchRequest
+from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, tiny_shapes, write_model, write_tiny
 
@@ -283,6 +286,35 @@ def test_a_tokenizer_that_cannot_be_pruned_keeps_its_vocabulary(tmp_path: Path) 
     assert not any("vocab" in stage.sizes for stage in plan.stages)
     assert "the vocabulary stays whole: " in plan.notes[0]
     assert "WordLevel" in plan.notes[0]
+
+
+def test_a_search_asks_for_no_vocabulary_that_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_model(tmp_path / "m", vocab_size=8192)
+    asked: list[SearchRequest] = []
+
+    def search(_: ModelDirectory, request: SearchRequest, __: Progress) -> Any:
+        asked.append(request)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regrow.surgery.search.search.search_sizes", search)
+    spec, text = PlanSpec(params="70%"), [tmp_path / "text.jsonl"]
+    # The tokenizer has 320 tokens, so no size of 4,096 or more is one that it can have.
+    with pytest.raises(KeyboardInterrupt):
+        propose(ModelDirectory(directory), spec, "m", text=text)
+    assert asked[0].least == {"vocab": 8_192}
+
+    def too_small(_: Path, __: Layout, wanted: VocabularySpec) -> int:
+        assert wanted.size is not None
+        if wanted.size < 6_000:
+            raise UserError("too small")
+        return wanted.size
+
+    monkeypatch.setattr("regrow.pipeline.proposal.check_vocabulary", too_small)
+    with pytest.raises(KeyboardInterrupt):
+        propose(ModelDirectory(directory), spec, "m", text=text)
+    assert asked[1].least == {"vocab": 6_016}
 
 
 def test_an_encoder_decoder_is_planned_with_what_its_recovery_needs(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Propose a recipe that meets a budget, for the user to read and edit."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -12,11 +14,14 @@ from regrow.common.files import from_home
 from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.surgery.allowed_sizes import allowed_sizes
-from regrow.surgery.budget import byte_budget
+from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.plan import Plan, PlannedStage, plan_stages
 from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
+
+if TYPE_CHECKING:
+    from regrow.surgery.search.search import SizeSearch
 
 _OPTIONS = {
     "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv_heads",
@@ -46,31 +51,21 @@ def propose(
     layout = model.layout
     budget = spec.budget(model)
     notes: list[str] = []
-    uncut: frozenset[str] = frozenset()
+    search = None
     if model.is_config_only:
         notes.append("planned from the config alone: the tokenizer may need more tokens")
-    else:
-        problem = _vocabulary_problem(model)
-        if problem:
-            notes.append(f"the vocabulary stays whole: {problem}")
-            uncut = frozenset({"vocab"})
-    search = None
     if text:
-        from regrow.surgery.search.measure import Calibration
-        from regrow.surgery.search.search import SearchRequest, search_sizes
-
-        if model.is_config_only:
-            raise UserError("cuts are measured, but the model has no weights", key="text")
-        request = SearchRequest(
-            budget, spec.tokens_per_second, text,
-            Calibration(spec.calibration_tokens, spec.seed), spec.candidates, uncut,
-        )  # fmt: skip
-        search = search_sizes(model, request, progress)
+        search = _search(model, spec, budget, text, progress, notes)
         sizes: Mapping[str, int] = search.candidates[0].sizes
     elif budget is None:
         raise UserError("the speed of cuts is measured; give a text", key="text")
     else:
-        sizes = plan_sizes(layout, budget, uncut)
+        sizes = plan_sizes(layout, budget)
+        if "vocab" in sizes and not model.is_config_only:
+            problem = _vocabulary_problem(model, sizes["vocab"])
+            if problem:
+                notes.append(f"the vocabulary stays whole: {problem}")
+                sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))
         notes.append("nothing was measured, the costs of the axes are fixed; a text measures them")
     notes += [*_uniform_sizes(layout)]
     if layout.blueprint.is_encoder_decoder:
@@ -86,13 +81,38 @@ def propose(
     )  # fmt: skip
 
 
-def _vocabulary_problem(model: ModelDirectory) -> str | None:
-    """Why the vocabulary cannot be cut; None if it can, or is so small that no plan cuts it."""
-    sizes = allowed_sizes(model.layout, model.layout.blueprint.axis("vocab"))
-    if len(sizes) == 1:
-        return None
+def _search(
+    model: ModelDirectory,
+    spec: PlanSpec,
+    budget: Budget | None,
+    text: Sequence[Path],
+    progress: Progress,
+    notes: list[str],
+) -> "SizeSearch":
+    """The sizes by measured costs; `notes` receives what stays whole."""
+    from regrow.surgery.search.measure import Calibration
+    from regrow.surgery.search.search import SearchRequest, search_sizes
+
+    if model.is_config_only:
+        raise UserError("cuts are measured, but the model has no weights", key="text")
+    axis = model.layout.blueprint.axis("vocab")
+    sizes = allowed_sizes(model.layout, axis)
+    least = bisect_left(
+        sizes, True, hi=len(sizes) - 1, key=lambda size: _vocabulary_problem(model, size) is None
+    )
+    if least == len(sizes) - 1 > 0:
+        notes.append(f"the vocabulary stays whole: {_vocabulary_problem(model, sizes[-2])}")
+    request = SearchRequest(
+        budget, spec.tokens_per_second, text, Calibration(spec.calibration_tokens, spec.seed),
+        spec.candidates, {axis.name: sizes[least]},
+    )  # fmt: skip
+    return search_sizes(model, request, progress)
+
+
+def _vocabulary_problem(model: ModelDirectory, size: int) -> str | None:
+    """Why the vocabulary cannot be cut to a size; None if it can."""
     try:
-        check_vocabulary(model.path, model.layout, VocabularySpec(size=sizes[0]))
+        check_vocabulary(model.path, model.layout, VocabularySpec(size=size))
     except UserError as error:
         return str(error)
     return None

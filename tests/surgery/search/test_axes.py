@@ -18,8 +18,8 @@ from tests.tiny import tiny_layout
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]
 
 
-def by_name(layout: Layout, uncut: frozenset[str] = frozenset()) -> dict[str, SearchAxis]:
-    return {axis.name: axis for axis in search_axes(layout, uncut)}
+def by_name(layout: Layout, **least: int) -> dict[str, SearchAxis]:
+    return {axis.name: axis for axis in search_axes(layout, least)}
 
 
 @given(st.sampled_from(LAYOUTS))
@@ -82,7 +82,7 @@ def test_stacks_are_cut_apart_where_the_config_can_say_so() -> None:
     assert {"encoder.layer", "decoder.layer"} <= axes.keys()
 
 
-def test_what_stays_whole_is_left_out() -> None:
-    assert [*by_name(tiny_layout(LLAMA), frozenset({"ffn", "layer"}))] == [
-        "hidden", "kv_head", "head",
-    ]  # fmt: skip
+def test_some_axes_may_not_become_small() -> None:
+    axes = by_name(tiny_layout(LLAMA), ffn=20, layer=3)
+    assert [*axes] == ["hidden", "kv_head", "head", "layer"]
+    assert axes["layer"].options[-1] == {"layer": 3}

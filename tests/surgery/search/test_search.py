@@ -16,7 +16,7 @@ from regrow.surgery.search.search import SearchRequest, search_sizes
 from tests.surgery.search.planted import trained_model
 from tests.tiny import sentences, write_model, write_text
 
-HEADS = frozenset({"hidden", "head", "kv_head"})
+WHOLE = {"hidden": 32, "head": 4, "kv_head": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_what_adds_nothing_is_cut(tmp_path: Path, text: Path) -> None:
     model = ModelDirectory(trained_model(tmp_path / "m"))
     sizes = {"ffn": 15, "layer": 3}
     budget = parameter_budget(model.layout, model.layout.parameters(sizes))
-    request = request_for(model, text, 0.5, budget=budget, candidates=1, uncut=HEADS)
+    request = request_for(model, text, 0.5, budget=budget, candidates=1, least=WHOLE)
     found = search_sizes(model, request, QUIET)
     assert found.candidates[0].sizes == sizes
     assert found.candidates[0].parameters == budget.limit

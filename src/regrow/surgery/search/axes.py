@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from regrow.architectures import Axis, Layout
 from regrow.architectures.linked import linked_axes
@@ -72,12 +73,14 @@ def combined(layout: Layout, options: Sequence[Sizes]) -> dict[str, int]:
     return sizes
 
 
-def search_axes(layout: Layout, uncut: frozenset[str] = frozenset()) -> list[SearchAxis]:
-    """All that can be cut in a model, in the order of its axes. `uncut`: axes that stay whole."""
+def search_axes(layout: Layout, least: Sizes = MappingProxyType({})) -> list[SearchAxis]:
+    """All that can be cut in a model, in the order of its axes.
+
+    `least`: the smallest size that some axes may have; an axis may have to stay whole.
+    """
     found, alone_refused = [], []
-    for axis, options in _units(layout):
-        if axis.name in uncut:
-            continue
+    for axis, sizes in _units(layout):
+        options = [each for each in sizes if each[axis.name] >= least.get(axis.name, 1)]
         accepted = tuple(o for o in options[1:] if _accepts(layout, [o]))
         if accepted:
             kept = options[: options.index(accepted[-1]) + 1]

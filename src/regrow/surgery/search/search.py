@@ -1,7 +1,7 @@
 """Search the sizes that meet a budget at the least loss, by what each axis costs when measured."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -115,7 +115,7 @@ class SearchRequest:
         text: Files to calibrate and measure on.
         calibration: How cuts are chosen and refitted.
         candidates: Of the best predicted sizes, so many are measured.
-        uncut: Axes that stay whole.
+        least: The smallest size that some axes may have, by axis.
     """
 
     budget: Budget | None
@@ -123,7 +123,7 @@ class SearchRequest:
     text: Sequence[Path]
     calibration: Calibration
     candidates: int
-    uncut: frozenset[str] = frozenset()
+    least: Mapping[str, int] = field(default_factory=dict)
 
 
 def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progress) -> SizeSearch:
@@ -136,7 +136,7 @@ def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progre
     budget.
     """
     text = read_search_text(request.text, request.calibration.tokens)
-    axes = search_axes(model.layout, request.uncut)
+    axes = search_axes(model.layout, request.least)
     facts = {
         "model": model.checkpoint.fingerprint, "files": model.files_sha256, "text": text.sha256,
         "calibration_tokens": request.calibration.tokens, "seed": request.calibration.seed,
@@ -239,12 +239,13 @@ class _Search:
         ]  # fmt: skip
 
     def _fixed(self, budget: Budget) -> dict[str, int] | None:
-        """The sizes that fixed costs propose; None if they find none."""
-        kinds = {self.layout.blueprint.axis(name).kind for name in self.request.uncut}
+        """The sizes that fixed costs propose; None if they find none that may be."""
         try:
-            return plan_sizes(self.layout, budget, frozenset(kinds))
+            sizes = plan_sizes(self.layout, budget)
         except UserError:
             return None
+        least = self.request.least
+        return sizes if all(size >= least.get(name, 1) for name, size in sizes.items()) else None
 
     def _fast_candidates(
         self, curves: Sequence[tuple[SearchAxis, CostCurve]], original: float
