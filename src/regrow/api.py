@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
     from regrow.pipeline.preview import Preview
-    from regrow.pipeline.proposal import Plan
     from regrow.pipeline.recipe import Recipe
     from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
     from regrow.scoring.score_file import SavedScores
     from regrow.surgery.grow_vocabulary import Grown, MergeLimits
     from regrow.surgery.inspection import Inspection
+    from regrow.surgery.plan import Plan
     from regrow.surgery.prune import Pruned
     from regrow.vocabulary.sizing import VocabularyPlan
     from regrow.vocabulary.token_counting import Counted
@@ -58,38 +58,56 @@ def inspect(model: Path | str, *, progress: Progress = QUIET) -> "Inspection":
 def plan(
     model: Path | str,
     *,
-    params: int | None = None,
-    keep: float | None = None,
+    text: Path | str | Sequence[Path | str] = (),
+    page: Path | str | None = None,
     progress: Progress = QUIET,
+    **how: Any,
 ) -> "Plan":
-    """Propose pruning stages under a parameter budget.
+    """Propose pruning stages under a budget.
 
     The result holds the sizes after each stage, exact parameter counts, and a recipe as YAML text
-    to edit. Nothing is written.
+    to edit. With a text, the cost of each axis is measured: the model is cut along one axis at a
+    time, at a few sizes, refitted, and its loss is taken on text that was held back. Then the best
+    predicted sizes are cut and measured, and the best of them is proposed. What was measured is
+    kept in a cache, so a call that was stopped continues when it is repeated, and another budget
+    needs only its candidates measured. Without a text, the costs are fixed.
+
+    The options in `how` are those of `regrow.pipeline.plan_spec.PlanSpec`:
+
+    - `params`: the most parameters of the result, as an integer or as a share (`"50%"`);
+    - `bytes`: in its place, the most bytes of the weights, as an integer or as a share;
+    - `tokens_per_second`: in its place, the least speed of greedy generation on this machine. It
+      needs a text.
+    - `calibration_tokens`: the number of tokens that cuts are chosen by and refitted on.
+    - `candidates`: how many of the best predicted sizes are measured.
+    - `seed`: decides which part of the text is used.
 
     Args:
         model: a directory, a GGUF file, or a hub id.
-        params: the largest number of parameters of the result.
-        keep: in place of `params`, the fraction of the parameters to keep, between 0 and 1.
-        progress: receives messages.
+        text: text files, of which a part is held back to measure on.
+        page: the HTML file to which a page with charts is written. It needs a text.
+        progress: receives messages, and the state while cuts are measured.
+        how: the budget, and how costs are measured; see above.
 
     Raises:
-        UserError: not exactly one of `params` and `keep` is given, the model cannot be read, or the
-            budget cannot be met.
+        UserError: an option is not valid, the model or a text cannot be read, or the budget cannot
+            be met.
     """
+    from regrow.common.validation_errors import validated
+    from regrow.pipeline.plan_spec import PlanSpec
     from regrow.pipeline.proposal import propose
+    from regrow.report.plan_page import write_plan_page
 
-    if (params is None) == (keep is None):
-        raise UserError("plan: give params or keep, one of the two")
-    if keep is not None and not 0 < keep < 1:
-        raise UserError(
-            "a share between 0 and 1 is wanted, such as 0.5", key="keep", value=f"{keep:g}"
-        )
-    opened = _open(model, progress)
-    if params is None:
-        assert keep is not None
-        params = int(opened.layout.parameters() * keep)
-    return propose(opened, params, str(model))
+    spec = validated(PlanSpec, how)
+    texts = [Path(each) for each in ([text] if isinstance(text, Path | str) else text)]
+    if page is not None and not texts:
+        raise UserError("the page shows measured costs; give a text", key="text")
+    if page is not None and not Path(page).parent.is_dir():
+        raise UserError(f"{Path(page).parent}: no such directory")
+    found = propose(_open(model, progress), spec, str(model), text=texts, progress=progress)
+    if page is not None:
+        write_plan_page(found, Path(page))
+    return found
 
 
 def preview(recipe: Path | str, *, progress: Progress = QUIET) -> "Preview":

@@ -207,23 +207,47 @@ WRONG = {
     "too many parameters": (["plan", "m", "--params", "1M"], "--params 1,000,000: the model has "),
     "too few parameters": (["plan", "m", "--params", "100"], "--params 100: too few for this "),
     "no number": (["plan", "m", "--params", "3,4B"], "--params 3,4B: not a number such as"),
-    "keep all": (["plan", "m", "--keep", "2"], "--keep 2: a share between 0 and 1 is wanted"),
-    "keep nothing": (["plan", "m", "--keep", "nan"], "--keep nan: a share between 0 and 1"),
-    "recipe with a budget": (["plan", "small.yaml", "--keep", "0.5"],
-                             "small.yaml: a recipe has its sizes; leave --params, --keep and "),
+    "keep more": (["plan", "m", "--params", "150%"], "--params 150%: not a share such as 99.9%"),
+    "keep all": (["plan", "m", "--params", "100%"], "--params: a share below 100% is wanted, such"),
+    "no share": (["plan", "m", "--bytes", "half%"], "--bytes half%: not a share such as"),
+    "no bytes": (["plan", "m", "--bytes", "big"], "--bytes big: not a size such as 5GB or 500MB"),
+    "too many bytes": (["plan", "m", "--bytes", "1GB"], "--bytes 1,000,000,000: the model has "),
+    "too few bytes": (["plan", "m", "--bytes", "99"], "--bytes 99: too few for this model; the "),
+    "no speed": (["plan", "m", "--tokens-per-second", "0", "--text", "text.jsonl"],
+                 "--tokens-per-second: more than 0 is wanted, not 0"),
+    "speed without text": (["plan", "m", "--tokens-per-second", "9"],
+                           "--text: the speed of cuts is measured; give a text"),
+    "two budgets": (["plan", "m", "--params", "50%", "--bytes", "1MB"],
+                    "plan: give --params, --bytes or --tokens-per-second, one of the three"),
+    "measured on nothing": (["plan", "m", "--params", "70%", "--text", "none.txt"],
+                            "--text: none.txt: no such file; name a .txt, .jsonl"),
+    "measured on little": (["plan", "m", "--params", "70%", "--text", "short.txt"],
+                           "--text: the text is 8 characters, too few to hold a part of it back"),
+    "measured without weights": (["plan", "config-only", "--params", "70%", "--text",
+                                  "text.jsonl"],
+                                 "--text: cuts are measured, but the model has no weights"),
+    "page without costs": (["plan", "m", "--params", "70%", "--page", "p.html"],
+                           "--text: the page shows measured costs; give a text"),
+    "page nowhere": (["plan", "m", "--params", "70%", "--text", "text.jsonl", "--page",
+                      "a/p.html"], "a: no such directory"),
+    "text not named": (["plan", "m", "text.jsonl", "--params", "70%"],
+                       "plan: text.jsonl: give text after --text"),
+    "recipe with a budget": (["plan", "small.yaml", "--params", "50%"],
+                             "small.yaml: a recipe has its sizes; give nothing else, or a model"),
     "recipe nowhere": (["plan", "none.yaml"], "none.yaml: no such file"),
     "recipe that cannot be": (["plan", "wrong.yaml"],
                               "stages: depth: layers: 9 is not between 1 and 4"),
-    "no budget": (["plan", "m"], "plan: give --params or --keep, one of the two"),
-    "plan exists": (["plan", "m", "--keep", "0.7", "--out", "empty.txt"], "empty.txt: exists"),
-    "plan nowhere": (["plan", "m", "--keep", "0.7", "--out", "a/plan.yaml"], "a: no such "),
+    "no budget": (["plan", "m"], "plan: give --params, --bytes or --tokens-per-second, "),
+    "plan exists": (["plan", "m", "--params", "70%", "--out", "empty.txt"], "empty.txt: exists"),
+    "plan nowhere": (["plan", "m", "--params", "70%", "--out", "a/plan.yaml"], "a: no such "),
     "nothing named": (["run"], "regrow: run: missing argument 'RECIPE'; see regrow run --help"),
     "no such command": (["cut"], "regrow: no such command 'cut'; see "),
     "no such option": (["vocab", "plan", "m", "c", "--half", "9"],
                        "vocab plan: no such option: --half"),
     "option without value": (["prune", "m", "o", "--ffn"],
                              "prune: option '--ffn' requires an argument; see regrow prune --help"),
-    "no number at all": (["plan", "m", "--keep", "half"], "plan: invalid value for '--keep': "),
+    "no number at all": (["plan", "m", "--candidates", "many"],
+                         "plan: invalid value for '--candidates': "),
     "no recipe": (["run", "none.yaml"], "none.yaml: no such file"),
     "bad recipe": (["run", "empty.txt"], "empty.txt:1: a recipe has the keys name, model"),
     "no run": (["report", "m"], "m: no run was begun here (ledger.jsonl has no entry)"),
@@ -353,18 +377,45 @@ def test_inspect(run: Any) -> None:
 
 
 def test_plan(run: Any, place: Path, tmp_path: Path) -> None:
-    done = run("plan", "m", "--keep", "0.6")
+    done = run("plan", "m", "--params", "60%")
     assert done.exit_code == 0
     path = tmp_path / "plan.yaml"
     path.write_text(done.stdout)
     recipe = load_recipe(path)
     assert Path(recipe.model) == place / "m"
     assert fits(done.stderr)
-    written = run("plan", "m", "--keep", "0.6", "--out", str(tmp_path / "new.yaml"))
+    written = run("plan", "m", "--params", "60%", "--out", str(tmp_path / "new.yaml"))
     assert (written.exit_code, (tmp_path / "new.yaml").read_text()) == (0, done.stdout)
     found = json.loads(run("plan", "m", "--params", "30,000", "--json").stdout)
     assert found["parameters"] <= 30_000
     assert [stage["parameters"] for stage in found["stages"]][-1] == found["parameters"]
+
+
+def test_plan_by_measured_costs(
+    run: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regrow.surgery.search.measure import Measurement
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Measurement, "_cut", lambda _, sizes, *__, **___: sum(sizes.values()))
+    monkeypatch.setattr(
+        Measurement, "_bits_per_byte", lambda _, cut: 1.0 if not isinstance(cut, int) else 2 - cut
+    )
+    arguments = ["plan", "m", "--bytes", "70%", "--text", "text.jsonl", "text.jsonl"]
+    done = run(*arguments, "--page", str(tmp_path / "p.html"), "--out", str(tmp_path / "r.yaml"))
+    assert done.exit_code == 0, done.stderr
+    printed = [line for line in done.stderr.splitlines() if str(tmp_path) not in line]
+    assert fits("\n".join(printed))
+    for text in ("bits per byte", "kv_head, 2", "by fixed costs", "predicted", "uniform sizes"):
+        assert text in done.stderr, text
+    assert load_recipe(tmp_path / "r.yaml").stages
+    assert "<svg" in (tmp_path / "p.html").read_text()
+    again = run(*arguments, "--json")
+    found = json.loads(again.stdout)
+    assert found["search"]["measured_now"] == 0
+    assert found["search"]["original"] == 1.0
+    assert found["nbytes"] <= 0.7 * found["bytes_before"]
+    assert found["search"]["candidates"][0]["parameters"] == found["parameters"]
 
 
 def test_inspect_a_config_alone(run: Any) -> None:

@@ -16,7 +16,7 @@ AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelFor
 TRAIN = "train M OUT --text text.jsonl --heldout text.jsonl --set tokens=512 --set row_length=64"
 COMMANDS = [
     "inspect M",
-    "plan M --keep 0.5",
+    "plan M --params 50%",
     "plan recipe.yaml",
     "prune M OUT --layers 3 --calibration text.jsonl --refit",
     "prune M OUT --vocab-size 300 --calibration text.jsonl",

@@ -15,6 +15,7 @@ from regrow.common.errors import UserError
 from regrow.corpus.windows import Windows
 from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, DenoisingTokens
 from regrow.objectives.rows.span_corruption import CorruptedText
+from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.preview import Preview, preview_recipe
 from regrow.pipeline.proposal import propose
 from regrow.pipeline.recipe_file import parse_recipe
@@ -42,7 +43,7 @@ def test_a_plan_previewed_has_the_counts_of_the_plan(
 ) -> None:
     directory = write_tiny(blueprint, tmp_path / "m", number)
     whole = inspect_model(ModelDirectory(directory))
-    plan = propose(ModelDirectory(directory), int(whole.parameters * 0.6), "m")
+    plan = propose(ModelDirectory(directory), PlanSpec(params="60%"), "m")
     found = preview_recipe(
         parse_recipe(plan.recipe, tmp_path / "r.yaml"), ModelDirectory(directory)
     )

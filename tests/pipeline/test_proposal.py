@@ -20,14 +20,20 @@ from regrow.architectures.t5gemma import T5GEMMA
 from regrow.checkpoint.meta_check import find_problem
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.progress import Progress
 from regrow.models.networks import model_class
+from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.proposal import propose
 from regrow.pipeline.recipe_file import load_recipe
-from regrow.surgery.budget import plan_sizes, plan_stages
+from regrow.surgery.budget import parameter_budget
 from regrow.surgery.cut_spec import CutSpec
+from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.inspection import inspect_model
+from regrow.surgery.plan import plan_stages
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.requests import sizes_from_options
+from regrow.surgery.search.search import SearchRequest
+from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, tiny_shapes, write_model, write_tiny
 
@@ -99,7 +105,7 @@ def test_an_index_is_worth_what_it_says(tmp_path: Path, blueprint: Blueprint, nu
 def test_a_plan_is_what_prune_then_gives(tmp_path: Path, blueprint: Blueprint, number: int) -> None:
     directory = write_tiny(blueprint, tmp_path / "m", number)
     whole = inspect_model(ModelDirectory(directory)).parameters
-    plan = propose(ModelDirectory(directory), int(whole * 0.6), str(directory))
+    plan = propose(ModelDirectory(directory), PlanSpec(params=int(whole * 0.6)), str(directory))
     assert plan.parameters <= whole * 0.6 < plan.parameters_before == whole
     path = tmp_path / "plan.yaml"
     path.write_text(plan.recipe, encoding="utf-8")
@@ -127,7 +133,7 @@ def test_any_budget_is_met_or_refused(layout: Layout, share: float) -> None:
     whole = layout.parameters()
     budget = int(whole * share)
     try:
-        sizes = plan_sizes(layout, budget)
+        sizes = plan_sizes(layout, parameter_budget(layout, budget))
     except UserError as error:
         refusal = str(error)
         sizes = {}
@@ -135,7 +141,7 @@ def test_any_budget_is_met_or_refused(layout: Layout, share: float) -> None:
         assert "too few for this model; the least that keeps a share of every axis" in refusal
         least = int(re.findall(r"[\d,]+$", refusal)[0].replace(",", ""))
         assert budget < least
-        assert layout.parameters(plan_sizes(layout, least)) == least
+        assert layout.parameters(plan_sizes(layout, parameter_budget(layout, least))) == least
         return
     stages = plan_stages(layout, sizes)
     assert stages[-1].parameters == layout.parameters(sizes) <= budget
@@ -160,12 +166,12 @@ def test_any_budget_is_met_or_refused(layout: Layout, share: float) -> None:
 @pytest.mark.parametrize(("budget", "message"), [
     (10**9, "params 1,000,000,000: the model has 41,248 parameters; ask for fewer"),
     (41_248, "params 41,248: the model has 41,248 parameters; ask for fewer"),
-    (0, "params 0: too few for this model; the least that keeps a share of every axis is "),
+    (1, "params 1: too few for this model; the least that keeps a share of every axis is "),
 ])  # fmt: skip
 def test_a_budget_that_cannot_be(tmp_path: Path, budget: int, message: str) -> None:
     directory = write_model(tmp_path / "m")
     with pytest.raises(UserError) as error:
-        propose(ModelDirectory(directory), budget, "m")
+        propose(ModelDirectory(directory), PlanSpec(params=budget), "m")
     assert str(error.value).startswith(message)
 
 
@@ -173,7 +179,9 @@ def test_a_large_vocabulary_is_planned_too() -> None:
     layout = dataclasses.replace(
         tiny_layout(LLAMA, 1), sizes={**tiny_layout(LLAMA, 1).sizes, "vocab": 49_152}
     )
-    stages = plan_stages(layout, plan_sizes(layout, layout.parameters() // 3))
+    stages = plan_stages(
+        layout, plan_sizes(layout, parameter_budget(layout, layout.parameters() // 3))
+    )
     assert stages[-1].name == "vocabulary"
     assert stages[-1].sizes["vocab"] % 1_024 == 0
 
@@ -183,12 +191,17 @@ def test_the_recipe_names_the_model_from_anywhere(
 ) -> None:
     directory = write_model(tmp_path / "m")
     monkeypatch.chdir(tmp_path)
-    recipe = propose(ModelDirectory(directory), 30_000, "m").recipe
+    recipe = propose(ModelDirectory(directory), PlanSpec(params=30_000), "m").recipe
     assert f"model: {directory}\n" in recipe
-    assert "model: owner/name\n" in propose(ModelDirectory(directory), 30_000, "owner/name").recipe
+    assert (
+        "model: owner/name\n"
+        in propose(ModelDirectory(directory), PlanSpec(params=30_000), "owner/name").recipe
+    )
     odd = tmp_path / "it's: #5"
     directory.rename(odd)
-    (tmp_path / "r.yaml").write_text(propose(ModelDirectory(odd), 30_000, str(odd)).recipe)
+    (tmp_path / "r.yaml").write_text(
+        propose(ModelDirectory(odd), PlanSpec(params=30_000), str(odd)).recipe
+    )
     assert load_recipe(tmp_path / "r.yaml").model == str(odd)
 
 
@@ -269,25 +282,55 @@ def test_a_tokenizer_that_cannot_be_pruned_keeps_its_vocabulary(tmp_path: Path) 
     vocab = tokenizer["model"]["vocab"]
     tokenizer["model"] = {"type": "WordLevel", "vocab": vocab, "unk_token": next(iter(vocab))}
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    plan = propose(ModelDirectory(directory), budget, "m")
+    plan = propose(ModelDirectory(directory), PlanSpec(params=budget), "m")
     assert not any("vocab" in stage.sizes for stage in plan.stages)
     assert "the vocabulary stays whole: " in plan.notes[0]
     assert "WordLevel" in plan.notes[0]
 
 
+def test_a_search_asks_for_no_vocabulary_that_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_model(tmp_path / "m", vocab_size=8192)
+    asked: list[SearchRequest] = []
+
+    def search(_: ModelDirectory, request: SearchRequest, __: Progress) -> Any:
+        asked.append(request)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regrow.surgery.search.search.search_sizes", search)
+    spec, text = PlanSpec(params="70%"), [tmp_path / "text.jsonl"]
+    # The tokenizer has 320 tokens, so no size of 4,096 or more is one that it can have.
+    with pytest.raises(KeyboardInterrupt):
+        propose(ModelDirectory(directory), spec, "m", text=text)
+    assert asked[0].least == {"vocab": 8_192}
+
+    def too_small(_: Path, __: Layout, wanted: VocabularySpec) -> int:
+        assert wanted.size is not None
+        if wanted.size < 6_000:
+            raise UserError("too small")
+        return wanted.size
+
+    monkeypatch.setattr("regrow.pipeline.proposal.check_vocabulary", too_small)
+    with pytest.raises(KeyboardInterrupt):
+        propose(ModelDirectory(directory), spec, "m", text=text)
+    assert asked[1].least == {"vocab": 6_016}
+
+
 def test_an_encoder_decoder_is_planned_with_what_its_recovery_needs(tmp_path: Path) -> None:
     directory = write_tiny(T5, tmp_path / "m")
-    plan = propose(
-        ModelDirectory(directory), int(ModelDirectory(directory).layout.parameters() * 0.7), "m"
-    )
+    plan = propose(ModelDirectory(directory), PlanSpec(params="70%"), "m")
     assert plan.recipe.count("recover: {tokens: ") == len(plan.stages)
     assert any("gives it the sentinels" in note for note in plan.notes)
 
 
 def test_a_config_alone_is_planned_as_its_checkpoint(tmp_path: Path) -> None:
     directory = write_model(tmp_path / "m")
-    full = propose(ModelDirectory(directory), 30_000, "m")
+    full = propose(ModelDirectory(directory), PlanSpec(params=30_000), "m")
     (directory / "model.safetensors").unlink()
-    alone = propose(ModelDirectory(directory), 30_000, "m")
+    alone = propose(ModelDirectory(directory), PlanSpec(params=30_000), "m")
     assert (alone.stages, alone.recipe) == (full.stages, full.recipe)
-    assert alone.notes == ("planned from the config alone: the tokenizer may need more tokens",)
+    assert alone.notes == (
+        "planned from the config alone: the tokenizer may need more tokens",
+        *full.notes,
+    )

@@ -9,8 +9,9 @@ from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.verify import verify_all
-from regrow.surgery.budget import plan_sizes
+from regrow.surgery.budget import parameter_budget
 from regrow.surgery.carve import carve
+from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.output import plan_output
 from tests.surgery.random_cuts import cut_to
 from tests.tiny import write_tiny
@@ -25,7 +26,11 @@ def test_every_family_works_without_regrow(tmp_path: Path) -> None:
             checkpoint = open_checkpoint(source)
             layout = bind_checkpoint(checkpoint)
             whole = {name: layout.sizes[name] for name in blueprint.axis_names}
-            sizes = whole | plan_sizes(layout, layout.parameters() // 2) | {"vocab": 50}
+            sizes = (
+                whole
+                | plan_sizes(layout, parameter_budget(layout, layout.parameters() // 2))
+                | {"vocab": 50}
+            )
             cut = cut_to(
                 layout, sizes, np.random.default_rng(0), checkpoint.fingerprint, ordered=True
             )

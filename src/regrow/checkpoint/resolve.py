@@ -1,13 +1,12 @@
 """Find the local directory of a model that a user names: a path, a GGUF file, or a hub id."""
 
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from regrow.common.errors import UserError, one_line
-from regrow.common.files import from_home
+from regrow.common.files import cache_directory, from_home
 
 _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII
@@ -52,8 +51,7 @@ def resolve_model(
 def _convert_once(gguf: Path, cache: Path | None, notify: Callable[[str], None]) -> Path:
     from regrow.checkpoint.gguf import convert_gguf, file_sha256
 
-    if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrow"
+    cache = cache or cache_directory()
     try:
         directory = cache / "gguf" / f"{gguf.stem}-{file_sha256(gguf)[:16]}"
         if directory.is_dir():

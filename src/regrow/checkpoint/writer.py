@@ -50,12 +50,12 @@ def partial_directory(out: Path) -> Iterator[Path]:
     Raises OSError if the directory cannot be made.
     """
     for stale in out.parent.glob(f".{escape(out.name)}.*.partial"):
-        with _locked(stale) as locked:
+        with locked_directory(stale) as locked:
             if locked:
                 shutil.rmtree(stale, ignore_errors=True)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     partial.mkdir()
-    with _locked(partial):
+    with locked_directory(partial):
         try:
             yield partial
         finally:
@@ -208,7 +208,7 @@ def _describe(spec: TensorSpec | None) -> str:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[bool]:
+def locked_directory(directory: Path) -> Iterator[bool]:
     """Context manager: try to lock a directory; yields whether this process has the lock.
 
     It does not if another process holds the lock, the directory is gone, or the file system has no

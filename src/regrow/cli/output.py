@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
     from regrow.pipeline.preview import Preview
-    from regrow.pipeline.proposal import Plan
     from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
     from regrow.report.records import RunSummary
     from regrow.scoring.score_file import SavedScores
     from regrow.surgery.grow_vocabulary import Grown
     from regrow.surgery.inspection import Inspection
+    from regrow.surgery.plan import Plan
     from regrow.surgery.prune import Pruned
     from regrow.vocabulary.sizing import VocabularyPlan
     from regrow.vocabulary.token_counting import Counted
@@ -102,26 +102,31 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
         OUT.print(f"{name}: ignored by the class, dropped by a cut")
 
 
-def print_plan(found: "Plan", written: Path | None, as_json: bool) -> None:
-    """Print the stages, and the recipe itself if it was not written to the file `written`."""
+def print_plan(found: "Plan", written: Path | None, page: Path | None, as_json: bool) -> None:
+    """Print costs, candidates and stages, and the recipe itself if it was not written to a file.
+
+    `written`: the file of the recipe. `page`: that of the page.
+    """
+    from regrow.report.plan_tables import candidate_rows, cost_rows, stage_rows
+
     if as_json:
         _print_json(found)
         return
-    table = _table(
-        ("stage", "left"), ("what remains", "left"), ("parameters", "right"), ("", "right")
-    )
-    table.add_row("original", "", f"{found.parameters_before:,}", "")
-    for stage in found.stages:
-        sizes = ", ".join(f"{name} {size:,}" for name, size in stage.sizes.items())
-        share = stage.parameters / found.parameters_before
-        table.add_row(stage.name, sizes, f"{stage.parameters:,}", f"{share:.0%}")
-    ERR.print(table)
+    tables = [] if found.search is None else [cost_rows(found.search), candidate_rows(found.search)]
+    for columns, *rows in (*tables, stage_rows(found)):
+        table = _table(*((name, "right" if at > 1 else "left") for at, name in enumerate(columns)))
+        for row in rows:
+            table.add_row(*row)
+        ERR.print(table)
+        ERR.print()
     for note in found.notes:
-        print_message(note)
+        ERR.print(note, style="dim")
     if written is None:
         echo(found.recipe, end="")
     else:
         OUT.print(f"recipe  {written}", soft_wrap=True)
+    if page is not None:
+        ERR.print(f"page    {page}", soft_wrap=True)
 
 
 def print_preview(found: "Preview", as_json: bool) -> None:

@@ -24,6 +24,11 @@ def from_home(path: Path) -> Path:
         return path
 
 
+def cache_directory() -> Path:
+    """The directory for what can be made again: `$XDG_CACHE_HOME/regrow`, or in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regrow"
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`; a reader sees the old file or the new one, never a part.
 

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,15 +65,29 @@ def generation_speed(
     The fastest of some repeats, after one run to warm up. End tokens are suppressed, so that each
     run writes exactly ``new_tokens`` tokens.
     """
-    inputs = _inputs(model, tokenizer, prompt, chat=None)
-    seconds = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        new = _greedy(model, tokenizer, inputs, new_tokens, exactly=True)
-        # `tolist` waits for the device.
-        written = len(new.tolist())
-        seconds.append((time.perf_counter() - began) / written)
-    return 1 / min(seconds[1:])
+    pair = [(model, tokenizer)]
+    return 1 / seconds_in_turns(pair, prompt, new_tokens=new_tokens, rounds=repeats)[0]
+
+
+def seconds_in_turns(
+    models: Sequence[tuple[nn.Module, Any]], prompt: str, *, new_tokens: int, rounds: int
+) -> list[float]:
+    """Seconds per new token of some models with their tokenizers, which generate in turns.
+
+    So what slows the machine down slows all of them. Each time is the fastest of `rounds`, after
+    one round to warm up, of one greedy sequence, with the time to read the prompt. End tokens are
+    suppressed, so that each model writes exactly ``new_tokens`` tokens.
+    """
+    inputs = [_inputs(model, tokenizer, prompt, chat=None) for model, tokenizer in models]
+    seconds: list[list[float]] = [[] for _ in models]
+    for _ in range(rounds + 1):
+        for (model, tokenizer), each, times in zip(models, inputs, seconds, strict=True):
+            began = time.perf_counter()
+            new = _greedy(model, tokenizer, each, new_tokens, exactly=True)
+            # `tolist` waits for the device.
+            written = len(new.tolist())
+            times.append((time.perf_counter() - began) / written)
+    return [min(times[1:]) for times in seconds]
 
 
 def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[str, torch.Tensor]:

@@ -1,7 +1,9 @@
-"""Propose a recipe under a parameter budget, for the user to read and edit."""
+"""Propose a recipe that meets a budget, for the user to read and edit."""
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -9,9 +11,17 @@ from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import from_home
-from regrow.surgery.budget import PlannedStage, plan_sizes, plan_stages
+from regrow.common.progress import QUIET, Progress
+from regrow.pipeline.plan_spec import PlanSpec
+from regrow.surgery.allowed_sizes import allowed_sizes
+from regrow.surgery.budget import Budget, byte_budget
+from regrow.surgery.fixed_costs import plan_sizes
+from regrow.surgery.plan import Plan, PlannedStage, plan_stages
 from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
+
+if TYPE_CHECKING:
+    from regrow.surgery.search.search import SizeSearch
 
 _OPTIONS = {
     "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv_heads",
@@ -20,58 +30,107 @@ _OPTIONS = {
 _RECOVERY_TOKENS = 10_000_000
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Stages that meet a parameter budget, and their recipe.
+def propose(
+    model: ModelDirectory,
+    spec: PlanSpec,
+    model_name: str,
+    *,
+    text: Sequence[Path] = (),
+    progress: Progress = QUIET,
+) -> Plan:
+    """Stages that meet a budget, by the sizes that cost the least quality.
 
-    Attributes:
-        model: The model as the user named it.
-        parameters_before, parameters: Of the original and of the result.
-        stages: The sizes after each stage.
-        recipe: The recipe, YAML text.
-        notes: What the plan does not cut, and why; and what a run will add.
-    """
-
-    model: str
-    parameters_before: int
-    parameters: int
-    stages: tuple[PlannedStage, ...]
-    recipe: str
-    notes: tuple[str, ...] = ()
-
-
-def propose(model: ModelDirectory, budget: int, model_name: str) -> Plan:
-    """Stages to at most `budget` parameters, by the sizes that should cost the least quality.
-
-    Only sizes that the config class accepts are proposed (`regrow.surgery.budget.plan_sizes`). The
-    parameter counts are exact.
+    With a text, the cost of each axis is measured on it (`regrow.surgery.search`). Without one, the
+    costs are fixed (`regrow.surgery.fixed_costs`). Only sizes that the config class accepts are
+    proposed. Parameters and bytes are exact.
 
     `model_name`: the model as the user named it, for the recipe.
 
-    Raises UserError if the budget cannot be met.
+    Raises UserError if the budget cannot be met, or the text is too short.
     """
     layout = model.layout
-    sizes = plan_sizes(layout, budget)
-    notes = []
+    budget = spec.budget(model)
+    notes: list[str] = []
+    search = None
     if model.is_config_only:
         notes.append("planned from the config alone: the tokenizer may need more tokens")
-    elif "vocab" in sizes:
-        try:
-            spec = VocabularySpec(size=sizes["vocab"])
-            check_vocabulary(model.path, layout, spec)
-        except UserError as error:
-            notes.append(f"the vocabulary stays whole: {error}")
-            sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))
+    if text:
+        search = _search(model, spec, budget, text, progress, notes)
+        sizes: Mapping[str, int] = search.candidates[0].sizes
+    elif budget is None:
+        raise UserError("the speed of cuts is measured; give a text", key="text")
+    else:
+        sizes = plan_sizes(layout, budget)
+        if "vocab" in sizes and not model.is_config_only:
+            problem = _vocabulary_problem(model, sizes["vocab"])
+            if problem:
+                notes.append(f"the vocabulary stays whole: {problem}")
+                sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))
+        notes.append("nothing was measured, the costs of the axes are fixed; a text measures them")
+    notes += [*_uniform_sizes(layout)]
     if layout.blueprint.is_encoder_decoder:
         notes.append(
             "an encoder-decoder recovers by span corruption; a run gives it the sentinels "
             "(<extra_id_0>, ...) that its tokenizer lacks"
         )
     stages = tuple(plan_stages(layout, sizes))
+    nbytes = byte_budget(model, 0).amount
     return Plan(
-        model_name, layout.parameters(), stages[-1].parameters, stages,
-        _recipe_text(model_name, layout, stages), tuple(notes),
+        model_name, layout.parameters(), stages[-1].parameters, nbytes({}), nbytes(sizes), stages,
+        _recipe_text(model_name, layout, stages), tuple(notes), search,
     )  # fmt: skip
+
+
+def _search(
+    model: ModelDirectory,
+    spec: PlanSpec,
+    budget: Budget | None,
+    text: Sequence[Path],
+    progress: Progress,
+    notes: list[str],
+) -> "SizeSearch":
+    """The sizes by measured costs; `notes` receives what stays whole."""
+    from regrow.surgery.search.measure import Calibration
+    from regrow.surgery.search.search import SearchRequest, search_sizes
+
+    if model.is_config_only:
+        raise UserError("cuts are measured, but the model has no weights", key="text")
+    axis = model.layout.blueprint.axis("vocab")
+    sizes = allowed_sizes(model.layout, axis)
+    least = bisect_left(
+        sizes, True, hi=len(sizes) - 1, key=lambda size: _vocabulary_problem(model, size) is None
+    )
+    if least == len(sizes) - 1 > 0:
+        notes.append(f"the vocabulary stays whole: {_vocabulary_problem(model, sizes[-2])}")
+    request = SearchRequest(
+        budget, spec.tokens_per_second, text, Calibration(spec.calibration_tokens, spec.seed),
+        spec.candidates, {axis.name: sizes[least]},
+    )  # fmt: skip
+    return search_sizes(model, request, progress)
+
+
+def _vocabulary_problem(model: ModelDirectory, size: int) -> str | None:
+    """Why the vocabulary cannot be cut to a size; None if it can."""
+    try:
+        check_vocabulary(model.path, model.layout, VocabularySpec(size=size))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _uniform_sizes(layout: Layout) -> list[str]:
+    """A note about sizes that the config holds once for all layers."""
+    fields: dict[str, list[str]] = {}
+    for axis in layout.blueprint.axes:
+        if axis.along and axis.field.path:
+            fields.setdefault(axis.field.path, []).append(axis.name)
+    if not fields:
+        return []
+    listed = ", ".join(f"{path} ({' and '.join(names)})" for path, names in fields.items())
+    return [
+        f"uniform sizes are the limit: the {layout.blueprint.model_type} config holds one number "
+        f"for all layers of {listed}"
+    ]
 
 
 def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -> str:

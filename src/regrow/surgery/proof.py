@@ -30,7 +30,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from regrow.architectures import Axis, Blueprint, Layout
-from regrow.architectures.schema import Divides, Quotient, read_field
+from regrow.architectures.linked import linked_axes
+from regrow.architectures.schema import read_field
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
@@ -91,7 +92,7 @@ def linked_sizes(layout: Layout) -> list[list[dict[str, int]]]:
     """
     axes = layout.blueprint.axes
     accepted = []
-    for names in _linked(layout):
+    for names in linked_axes(layout):
         fields = {layout.axes_of_field(axis.name) for axis in axes if axis.name in names}
         shared = sorted(fields)  # each is a tuple of the axes that share a config field
         ranges = [range(1, layout.sizes[same[0]] + 1) for same in shared]
@@ -101,25 +102,6 @@ def linked_sizes(layout: Layout) -> list[list[dict[str, int]]]:
         ]
         accepted.append([choice for choice in choices if layout.size_problem(choice) is None])
     return accepted
-
-
-def _linked(layout: Layout) -> list[set[str]]:
-    """The axes, in sets of those whose sizes depend on each other."""
-    blueprint = layout.blueprint
-    links = [set(layout.axes_of_field(axis.name)) for axis in blueprint.axes]
-    links += [{axis.name, axis.groups} for axis in blueprint.axes if axis.groups]
-    for rule in blueprint.constraints:
-        links.append(
-            {rule.part, rule.whole} if isinstance(rule, Divides) else {rule.dividend, rule.divisor}
-        )
-    for field in blueprint.fixed.values():
-        if field.path is None and isinstance(field.default, Quotient):
-            links.append({field.default.dividend, field.default.divisor})
-    linked: list[set[str]] = []
-    for link in links:
-        touching = [names for names in linked if names & link]
-        linked = [names for names in linked if not names & link] + [link.union(*touching)]
-    return linked
 
 
 class _Original:

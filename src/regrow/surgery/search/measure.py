@@ -1,0 +1,147 @@
+"""Measure what cuts cost: the loss after each, and its speed. Nothing is trained."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.checkpoint.writer import partial_directory
+from regrow.common.environment import machine
+from regrow.common.errors import UserError
+from regrow.common.files import json_bytes, write_atomically
+from regrow.common.progress import Progress, Update
+from regrow.evaluation.generation import seconds_in_turns
+from regrow.evaluation.heldout import text_loss
+from regrow.scoring.score_file import ScoreSpec, compute_scores
+from regrow.surgery.cut_spec import CutSpec
+from regrow.surgery.prune import prune_checkpoint
+from regrow.surgery.requests import options_for
+from regrow.surgery.search.measured_cuts import MeasuredCut, MeasuredCuts, MeasuredSpeed, Sizes
+from regrow.surgery.search.text import SearchText
+
+_PROMPT = "Write a short story about a river."
+_NEW_TOKENS, _ROUNDS = 32, 3
+_DIVERGED = 64.0
+"""Stands for a loss that is not finite, in bits per byte; a byte drawn at random costs 8."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How many tokens cuts are chosen by and refitted on, and the seed that draws them."""
+
+    tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Measures cuts of one model on one text.
+
+    Attributes:
+        model: The original, whose tokenizer has the tokens that its evaluation needs.
+        added_tokens: Of these, how many were added to the model that the user named.
+        text: The two parts of the text.
+        calibration: How cuts are chosen and refitted.
+        known: What was measured before, and where results are kept.
+        progress: Receives messages, and the state.
+    """
+
+    model: ModelDirectory
+    added_tokens: int
+    text: SearchText
+    calibration: Calibration
+    known: MeasuredCuts
+    progress: Progress
+
+    def missing(self, cuts: Sequence[Sizes]) -> list[Sizes]:
+        """Those of some cuts whose loss is still to measure; no sizes stand for the original."""
+        distinct = {tuple(sorted(sizes.items())): sizes for sizes in cuts}.values()
+        return [sizes for sizes in distinct if self.known.cut(sizes) is None]
+
+    def losses(self, cuts: Sequence[Sizes]) -> list[MeasuredCut]:
+        """The loss of each cut; those that are known are not measured again."""
+        missing = self.missing(cuts)
+        for done, sizes in enumerate(missing):
+            self._show(sizes, done, len(missing))
+            began = time.perf_counter()
+            if sizes:
+                with partial_directory(self.known.directory / "cut") as directory:
+                    bits = self._bits_per_byte(self._cut(sizes, directory / "model"))
+            else:
+                bits = self._bits_per_byte(self.model)
+            seconds = time.perf_counter() - began
+            self.known.add(MeasuredCut(dict(sizes), bits, round(seconds, 3)))
+        found = [self.known.cut(sizes) for sizes in cuts]
+        return [each for each in found if each is not None]
+
+    def speeds(self, cuts: Sequence[Sizes]) -> list[MeasuredSpeed]:
+        """The speed of each cut beside the original's, on this machine, in float32."""
+        facts = machine()
+        name = f"{facts['cpu']}, {facts['threads']} threads"
+        missing = [sizes for sizes in cuts if self.known.speed(sizes, name) is None]
+        if missing:
+            self.progress.say(f"measuring the speed of {len(missing)} cuts")
+            original = self.model.load()
+            for sizes in missing:
+                with partial_directory(self.known.directory / "cut") as directory:
+                    cut = self._cut(sizes, directory / "model", refit=False)
+                    pairs = [(original, self.model.tokenizer), (cut.load(), cut.tokenizer)]
+                    seconds = seconds_in_turns(
+                        pairs, _PROMPT, new_tokens=_NEW_TOKENS, rounds=_ROUNDS
+                    )
+                self.known.add(MeasuredSpeed(dict(sizes), name, *seconds))
+        found = [self.known.speed(sizes, name) for sizes in cuts]
+        return [each for each in found if each is not None]
+
+    def _show(self, sizes: Sizes, done: int, total: int) -> None:
+        times = self.known.seconds
+        if times:
+            left = sum(times) / len(times) * (total - done)
+            doing = words(sizes) or "the original"
+            self.progress.update(Update("measuring", doing, done / total, left))
+
+    def _cut(self, sizes: Sizes, out: Path, refit: bool | None = None) -> ModelDirectory:
+        """Cut the model to these sizes of the model that the user named."""
+        own = dict(sizes)
+        if "vocab" in own:
+            own["vocab"] += self.added_tokens
+        spec = CutSpec(
+            **options_for(self.model.layout, own), refit=refit, scores=self._scores(),
+            calibration_tokens=self.calibration.tokens,
+        )  # fmt: skip
+        prune_checkpoint(
+            self.model, out, spec, documents=self.text.documents, seed=self.calibration.seed
+        )
+        return ModelDirectory(out)
+
+    def _scores(self) -> Path:
+        """The file of the scores of all axes, which is made once."""
+        path = self.known.directory / "scores.json"
+        if not path.is_file():
+            saved = compute_scores(
+                self.model, ScoreSpec(calibration_tokens=self.calibration.tokens),
+                self.text.documents, seed=self.calibration.seed, notify=self.progress.say,
+            )  # fmt: skip
+            saved.save(path)
+        return path
+
+    def _bits_per_byte(self, model: ModelDirectory) -> float:
+        path = self.known.directory / "held-back.jsonl"
+        if not path.is_file():
+            lines = [json_bytes({"text": piece}, None) for piece in self.text.held_back]
+            write_atomically(path, b"".join(lines))
+        bits = text_loss(model.load(), model.tokenizer, path).bits_per_byte
+        if bits is None:
+            raise UserError(
+                "an encoder-decoder is measured on documents of more than 192 characters; the "
+                "part that was held back has none",
+                key="text",
+            )
+        return bits if math.isfinite(bits) else _DIVERGED
+
+
+def words(sizes: Sizes) -> str:
+    """Sizes as text: `layer 22, ffn 1,056`."""
+    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())

@@ -1,0 +1,297 @@
+"""Search the sizes that meet a budget at the least loss, by what each axis costs when measured."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+from regrow.architectures import Layout
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
+from regrow.common.files import cache_directory
+from regrow.common.identity import identity_of
+from regrow.common.progress import Progress
+from regrow.objectives.special_tokens import missing_sentinels
+from regrow.surgery.budget import Budget, byte_budget
+from regrow.surgery.extend import ensure_tokens
+from regrow.surgery.fixed_costs import plan_sizes
+from regrow.surgery.search.axes import SearchAxis, search_axes
+from regrow.surgery.search.candidates import best_candidates, predicted_increase
+from regrow.surgery.search.curves import CostCurve, cost_curve
+from regrow.surgery.search.measure import Calibration, Measurement
+from regrow.surgery.search.measured_cuts import MeasuredCuts, Sizes, opened
+from regrow.surgery.search.speed import fit_speed
+from regrow.surgery.search.text import SearchText, read_search_text
+
+_VERSION = 1
+"""Raise it if cuts are chosen, refitted or measured in another way: old results are then unused."""
+_ATTEMPTS = 3
+"""How often candidates of a wanted speed are searched."""
+_MARGIN = 0.02
+"""How much more speed than was missing is searched in the next attempt."""
+
+
+@dataclass(frozen=True)
+class SizeCost:
+    """The loss if one axis alone is cut to one size.
+
+    Attributes:
+        size: Of the axis.
+        sizes: By axis, if several are cut together.
+        parameters: Of the whole model.
+        bits_per_byte: On the held-back text.
+    """
+
+    size: int
+    sizes: Mapping[str, int]
+    parameters: int
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class AxisCosts:
+    """What an axis costs: `size` is that of the original; `cuts` go from large to small."""
+
+    axis: str
+    size: int
+    cuts: tuple[SizeCost, ...]
+
+
+@dataclass(frozen=True)
+class MeasuredCandidate:
+    """Sizes that meet the budget.
+
+    Attributes:
+        sizes: Of the axes that are cut, by axis.
+        parameters, nbytes: Of the model.
+        predicted: Bits per byte: those of the original, and what each axis costs alone.
+        measured: Bits per byte of the cut model.
+        fixed_costs: Whether it is what fixed costs propose, measured for comparison.
+        predicted_tokens_per_second, tokens_per_second: The speed; None if the budget is another.
+    """
+
+    sizes: Mapping[str, int]
+    parameters: int
+    nbytes: int
+    predicted: float
+    measured: float
+    fixed_costs: bool
+    predicted_tokens_per_second: float | None = None
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class SizeSearch:
+    """The measured costs, and the candidates, the best first.
+
+    Attributes:
+        original: Bits per byte of the original.
+        held_back_bytes: Bytes of text that all losses are over.
+        calibration_tokens: Tokens of text that cuts are chosen by and refitted on.
+        axes: The costs of each axis.
+        candidates: The first is the choice.
+        tokens_per_second: Of the original; None if the budget is another.
+        directory: Where the results are kept.
+        measured_now: Cuts that were measured by this search, and not known before.
+    """
+
+    original: float
+    held_back_bytes: int
+    calibration_tokens: int
+    axes: tuple[AxisCosts, ...]
+    candidates: tuple[MeasuredCandidate, ...]
+    tokens_per_second: float | None
+    directory: Path
+    measured_now: int
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is searched for.
+
+    Attributes:
+        budget: Of a search by parameters or bytes; None for one by speed.
+        tokens_per_second: The least speed that is wanted; None for a budget.
+        text: Files to calibrate and measure on.
+        calibration: How cuts are chosen and refitted.
+        candidates: Of the best predicted sizes, so many are measured.
+        least: The smallest size that some axes may have, by axis.
+    """
+
+    budget: Budget | None
+    tokens_per_second: float | None
+    text: Sequence[Path]
+    calibration: Calibration
+    candidates: int
+    least: Mapping[str, int] = field(default_factory=dict)
+
+
+def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progress) -> SizeSearch:
+    """Measure what each axis costs, and find the sizes with the least measured loss.
+
+    Results are kept in the cache, by the model and the text. A search that was stopped continues,
+    and another budget needs only its candidates measured.
+
+    Raises UserError if the text is too short, the model cannot be measured, or nothing meets the
+    budget.
+    """
+    text = read_search_text(request.text, request.calibration.tokens)
+    axes = search_axes(model.layout, request.least)
+    facts = {
+        "model": model.checkpoint.fingerprint, "files": model.files_sha256, "text": text.sha256,
+        "calibration_tokens": request.calibration.tokens, "seed": request.calibration.seed,
+    }  # fmt: skip
+    identity = identity_of("measured cuts", version=_VERSION, **facts)
+    directory = cache_directory() / "plans" / f"{model.path.resolve().name}-{identity[:16]}"
+    with opened(directory, facts) as known:
+        return _Search(model, request, axes, text, known, progress).run()
+
+
+class _Search:
+    """One search."""
+
+    def __init__(
+        self,
+        model: ModelDirectory,
+        request: SearchRequest,
+        axes: list[SearchAxis],
+        text: SearchText,
+        known: MeasuredCuts,
+        progress: Progress,
+    ) -> None:
+        self.model, self.request, self.axes, self.text = model, request, axes, text
+        self.known, self.progress = known, progress
+        self.layout: Layout = model.layout
+        self.measurement = self._measurement()
+        self.bytes: Callable[[Sizes], int] = byte_budget(model, 0).amount
+        self.measured_now = 0
+
+    def _measurement(self) -> Measurement:
+        model = self.model
+        if self.layout.blueprint.is_encoder_decoder:
+            missing = missing_sentinels(model.tokenizer.get_vocab())
+            model = ensure_tokens(model, missing, self.known.directory, self.progress.say)
+        added = model.layout.sizes["vocab"] - self.layout.sizes["vocab"]
+        calibration = self.request.calibration
+        return Measurement(model, added, self.text, calibration, self.known, self.progress)
+
+    def run(self) -> SizeSearch:
+        if self.request.budget is not None:
+            # A budget that cannot be met is refused before anything is measured.
+            free = [(axis, cost_curve([axis.share(axis.options[-1])], [0])) for axis in self.axes]
+            best_candidates(self.layout, free, self.request.budget, 1)
+        cuts: list[Sizes] = [{}, *(probe for axis in self.axes for probe in axis.probes())]
+        missing = len(self.measurement.missing(cuts))
+        if missing:
+            known = f" ({len(cuts) - missing} of them are known)" if missing < len(cuts) else ""
+            self.progress.say(
+                f"measuring the original and {len(cuts) - 1} cuts of one axis each{known}, then "
+                f"the best {self.request.candidates} candidates; results are kept in "
+                f"{self.known.directory}"
+            )
+        self.measured_now += missing
+        original, *_ = self.measurement.losses(cuts)
+        costs = [self._cost(axis, original.bits_per_byte) for axis in self.axes]
+        curves = [(axis, curve) for axis, (_, curve) in zip(self.axes, costs, strict=True)]
+        speed = None
+        if self.request.budget is not None:
+            found = self._candidates(self.request.budget, curves, original.bits_per_byte)
+        else:
+            found, speed = self._fast_candidates(curves, original.bits_per_byte)
+        return SizeSearch(
+            original.bits_per_byte, self.text.held_back_bytes, self.request.calibration.tokens,
+            tuple(cost for cost, _ in costs), tuple(sorted(found, key=lambda c: c.measured)),
+            speed, self.known.directory, self.measured_now,
+        )  # fmt: skip
+
+    def _cost(self, axis: SearchAxis, original: float) -> tuple[AxisCosts, CostCurve]:
+        probes = axis.probes()
+        losses = [each.bits_per_byte for each in self.measurement.losses(probes)]
+        curve = cost_curve([axis.share(p) for p in probes], [loss - original for loss in losses])
+        cuts = tuple(
+            SizeCost(probe[axis.lead], probe, self.layout.parameters(probe), loss)
+            for probe, loss in zip(probes, losses, strict=True)
+        )
+        return AxisCosts(axis.name, axis.whole, cuts), curve
+
+    def _candidates(
+        self, budget: Budget, curves: Sequence[tuple[SearchAxis, CostCurve]], original: float
+    ) -> list[MeasuredCandidate]:
+        """The best predicted sizes and those of fixed costs, measured."""
+        best = best_candidates(self.layout, curves, budget, self.request.candidates)
+        fixed = self._fixed(budget)
+        is_known = any(each.sizes == fixed for each in best)
+        cuts = [each.sizes for each in best] + ([] if fixed is None or is_known else [fixed])
+        missing = len(self.measurement.missing(cuts))
+        if missing:
+            self.progress.say(f"measuring {missing} candidates")
+        self.measured_now += missing
+        predicted = [original + each.increase for each in best]
+        predicted += [
+            original + predicted_increase(self.layout, curves, sizes) for sizes in cuts[len(best) :]
+        ]
+        return [
+            MeasuredCandidate(
+                cut.sizes, self.layout.parameters(cut.sizes), self.bytes(cut.sizes), expected,
+                cut.bits_per_byte, cut.sizes == fixed,
+            )
+            for cut, expected in zip(self.measurement.losses(cuts), predicted, strict=True)
+        ]  # fmt: skip
+
+    def _fixed(self, budget: Budget) -> dict[str, int] | None:
+        """The sizes that fixed costs propose; None if they find none that may be."""
+        try:
+            sizes = plan_sizes(self.layout, budget)
+        except UserError:
+            return None
+        least = self.request.least
+        return sizes if all(size >= least.get(name, 1) for name, size in sizes.items()) else None
+
+    def _fast_candidates(
+        self, curves: Sequence[tuple[SearchAxis, CostCurve]], original: float
+    ) -> tuple[list[MeasuredCandidate], float]:
+        """Measured candidates of at least the speed that is wanted, and the original's speed.
+
+        The speed of a candidate is predicted, and then measured. If none is fast enough, the
+        prediction is corrected by what was measured, and others are searched.
+        """
+        wanted = self.request.tokens_per_second
+        assert wanted is not None
+        smallest = [axis.probes()[-1] for axis in self.axes]
+        speeds = self.measurement.speeds(smallest)
+        whole = median(each.original for each in speeds)
+        # Of each pair only the ratio counts: what slowed the machine down slowed both.
+        times = [(each.sizes, whole * each.cut / each.original) for each in speeds]
+        model = fit_speed(self.layout, [({}, whole), *times])
+        Budget("tokens_per_second", 1 / wanted, model.at).check()
+        factor, fastest = 1.0, 0.0
+        for attempt in range(_ATTEMPTS):
+            budget = Budget("tokens_per_second", 1 / wanted / factor, model.at)
+            try:
+                candidates = self._candidates(budget, curves, original)
+            except UserError:
+                if attempt == 0:
+                    raise
+                break
+            found = [self._with_speed(each, whole, model.at(each.sizes)) for each in candidates]
+            reached = [each for each in found if (each.tokens_per_second or 0) >= wanted]
+            if reached:
+                return reached, 1 / whole
+            best = max(each.tokens_per_second or 0 for each in found)
+            fastest = max(fastest, best)
+            factor *= (1 + _MARGIN) * wanted / best
+        raise UserError(
+            f"the fastest of the measured candidates writes {fastest:,.1f} tokens/s, and the "
+            f"original {1 / whole:,.1f}; ask for less",
+            key="tokens_per_second",
+            value=f"{wanted:,.1f}",
+        )
+
+    def _with_speed(
+        self, candidate: MeasuredCandidate, whole: float, predicted: float
+    ) -> MeasuredCandidate:
+        [speed] = self.measurement.speeds([candidate.sizes])
+        measured = whole * speed.cut / speed.original
+        return replace(
+            candidate, predicted_tokens_per_second=1 / predicted, tokens_per_second=1 / measured
+        )

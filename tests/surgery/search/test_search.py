@@ -1,0 +1,222 @@
+"""A search by measured costs: what costs nothing is cut, and nothing is measured twice."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
+from regrow.common.progress import QUIET, Progress, Update
+from regrow.surgery.budget import parameter_budget
+from regrow.surgery.search.measure import Calibration, Measurement
+from regrow.surgery.search.measured_cuts import FILE, MeasuredSpeed
+from regrow.surgery.search.search import SearchRequest, search_sizes
+from tests.surgery.search.planted import trained_model
+from tests.tiny import sentences, write_model, write_text
+
+WHOLE = {"hidden": 32, "head": 4, "kv_head": 2}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    documents = [" ".join(sentences(6, seed=number)) for number in range(24)]
+    return write_text(tmp_path / "text.jsonl", documents)
+
+
+def request_for(model: ModelDirectory, text: Path, share: float, **changes: Any) -> SearchRequest:
+    budget = parameter_budget(model.layout, int(model.layout.parameters() * share))
+    options: dict[str, Any] = {
+        "budget": budget, "tokens_per_second": None, "text": [text],
+        "calibration": Calibration(512, 0), "candidates": 2,
+    }  # fmt: skip
+    return SearchRequest(**{**options, **changes})
+
+
+# With real cuts
+
+
+def test_what_adds_nothing_is_cut(tmp_path: Path, text: Path) -> None:
+    """15 of 48 neurons do something, and 3 of 4 layers."""
+    model = ModelDirectory(trained_model(tmp_path / "m"))
+    sizes = {"ffn": 15, "layer": 3}
+    budget = parameter_budget(model.layout, model.layout.parameters(sizes))
+    request = request_for(model, text, 0.5, budget=budget, candidates=1, least=WHOLE)
+    found = search_sizes(model, request, QUIET)
+    assert found.candidates[0].sizes == sizes
+    assert found.candidates[0].parameters == budget.limit
+    assert found.candidates[0].measured == pytest.approx(found.original, abs=2e-3)
+    assert found.candidates[0].predicted == pytest.approx(found.original, abs=2e-3)
+    # Its fewest layers cost something, so the measure tells the two apart.
+    layer = next(axis for axis in found.axes if axis.axis == "layer")
+    assert [cut.size for cut in layer.cuts] == [3, 2]
+    assert layer.cuts[1].bits_per_byte > found.original + 0.01
+    assert layer.cuts[1].parameters == model.layout.parameters({"layer": 2})
+    assert sorted(path.name for path in found.directory.iterdir()) == [
+        "held-back.jsonl", FILE, "scores.json",
+    ]  # fmt: skip
+
+
+# With losses that are made up
+
+
+class Fake:
+    """Stands for cutting and measuring: the loss is made up from the sizes."""
+
+    def __init__(self, layout: Any, weights: Mapping[str, float]) -> None:
+        self.layout, self.weights = layout, weights
+        self.measured: list[dict[str, int]] = []
+        self.stop_after = 10**6
+
+    def cut(self, _: Measurement, sizes: Mapping[str, int], *__: Any, **___: Any) -> Any:
+        if len(self.measured) == self.stop_after:
+            raise KeyboardInterrupt
+        return dict(sizes)
+
+    def bits(self, _: Measurement, sizes: Any) -> float:
+        sizes = sizes if isinstance(sizes, dict) else {}
+        self.measured.append(sizes)
+        shares = {name: 1 - size / self.layout.sizes[name] for name, size in sizes.items()}
+        return 1.0 + float(sum(self.weights.get(n, 1.0) * cut**2 for n, cut in shares.items()))
+
+    def speeds(self, _: Measurement, cuts: Sequence[Mapping[str, int]]) -> list[MeasuredSpeed]:
+        """Twice as fast if half of the parameters are left; the machine is as slow as it likes."""
+        whole = self.layout.parameters()
+        return [
+            MeasuredSpeed(sizes, "fake", slow, slow * self.layout.parameters(sizes) / whole)
+            for slow, sizes in zip([0.1, 0.2, 0.1, 0.1, 0.3, 0.1], cuts, strict=False)
+        ]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelDirectory:
+    return ModelDirectory(write_model(tmp_path / "m"))
+
+
+@pytest.fixture
+def fake(model: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    made = Fake(model.layout, {"ffn": 0.1, "hidden": 3.0})
+    monkeypatch.setattr(Measurement, "_cut", lambda *a, **k: made.cut(*a, **k))
+    monkeypatch.setattr(Measurement, "_bits_per_byte", lambda *a: made.bits(*a))
+    monkeypatch.setattr(Measurement, "speeds", lambda *a: made.speeds(*a))
+    return made
+
+
+def test_the_best_measured_is_first(model: ModelDirectory, fake: Fake, text: Path) -> None:
+    found = search_sizes(model, request_for(model, text, 0.6, candidates=3), QUIET)
+    assert found.original == 1
+    measured = [each.measured for each in found.candidates]
+    assert measured == sorted(measured)
+    assert [each.fixed_costs for each in found.candidates].count(True) == 1
+    for each in found.candidates:
+        assert each.parameters == model.layout.parameters(each.sizes)
+        assert each.parameters <= 0.6 * model.layout.parameters()
+        assert each.nbytes == 4 * each.parameters  # float32
+    costs = {axis.axis: axis.cuts[-1].bits_per_byte for axis in found.axes}
+    assert costs["ffn"] < costs["layer"] < costs["hidden"]
+    assert found.measured_now == len(fake.measured)
+
+
+def test_a_second_search_measures_nothing(model: ModelDirectory, fake: Fake, text: Path) -> None:
+    first = search_sizes(model, request_for(model, text, 0.6), QUIET)
+    count = len(fake.measured)
+    again = search_sizes(model, request_for(model, text, 0.6), QUIET)
+    assert (len(fake.measured), again.measured_now) == (count, 0)
+    assert (again.candidates, again.axes) == (first.candidates, first.axes)
+    # Another budget measures its candidates alone.
+    other = search_sizes(model, request_for(model, text, 0.8), QUIET)
+    assert other.measured_now == len(fake.measured) - count <= 3
+
+
+def test_another_text_or_calibration_is_measured_anew(
+    model: ModelDirectory, fake: Fake, text: Path, tmp_path: Path
+) -> None:
+    request = request_for(model, text, 0.6)
+    first = search_sizes(model, request, QUIET)
+    longer = request_for(model, text, 0.6, calibration=Calibration(1_024, 0))
+    assert search_sizes(model, longer, QUIET).measured_now == first.measured_now
+    other = write_text(tmp_path / "other.jsonl", [" ".join(sentences(9, seed=99))] * 8)
+    assert search_sizes(model, request_for(model, other, 0.6), QUIET).measured_now > 0
+
+
+def test_a_stopped_search_continues(model: ModelDirectory, fake: Fake, text: Path) -> None:
+    fake.stop_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        search_sizes(model, request_for(model, text, 0.6), QUIET)
+    assert len(fake.measured) == 4
+    fake.stop_after = 10**6
+    said: list[str] = []
+    found = search_sizes(model, request_for(model, text, 0.6), Progress(say=said.append))
+    assert "each (4 of them are known), then" in said[0]
+    assert found.measured_now == len(fake.measured) - 4
+    assert len({str(sizes) for sizes in fake.measured}) == len(fake.measured)
+
+
+def test_what_will_be_done_is_said_before(model: ModelDirectory, fake: Fake, text: Path) -> None:
+    said: list[str] = []
+    updates: list[Update] = []
+    progress = Progress(say=said.append, update=updates.append)
+    found = search_sizes(model, request_for(model, text, 0.6), progress)
+    cuts = 1 + sum(len(axis.cuts) for axis in found.axes)
+    assert said[0] == (
+        f"measuring the original and {cuts - 1} cuts of one axis each, then the best 2 candidates; "
+        f"results are kept in {found.directory}"
+    )
+    assert said[1].startswith("measuring ")
+    assert [update.share for update in updates[:2]] == [2 / cuts, 3 / cuts]
+    assert all(update.seconds_left >= 0 for update in updates)
+
+
+def test_a_speed_is_searched_too(model: ModelDirectory, fake: Fake, text: Path) -> None:
+    request = request_for(model, text, 0.6, budget=None, tokens_per_second=15.0)
+    found = search_sizes(model, request, QUIET)
+    assert found.tokens_per_second == pytest.approx(10, rel=0.01)
+    for each in found.candidates:
+        assert each.tokens_per_second is not None
+        assert each.predicted_tokens_per_second is not None
+        assert each.tokens_per_second >= 15
+        assert each.tokens_per_second == pytest.approx(each.predicted_tokens_per_second, rel=0.2)
+
+
+def test_a_speed_that_the_model_has(model: ModelDirectory, fake: Fake, text: Path) -> None:
+    request = request_for(model, text, 0.6, budget=None, tokens_per_second=5.0)
+    with pytest.raises(UserError, match=r"^tokens_per_second 5\.0: the model has 10\.\d tokens/s"):
+        search_sizes(model, request, QUIET)
+
+
+def test_a_speed_that_is_predicted_and_not_reached(
+    model: ModelDirectory, fake: Fake, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates turn out slower than predicted; then faster ones are searched."""
+    plain, asked, factor = fake.speeds, [], 1.2
+
+    def slower(measurement: Measurement, cuts: Sequence[Mapping[str, int]]) -> list[MeasuredSpeed]:
+        found = plain(measurement, cuts)
+        if len(cuts) > 1:
+            return found
+        asked.append(dict(cuts[0]))
+        return [MeasuredSpeed(e.sizes, "fake", e.original, e.cut * factor) for e in found]
+
+    monkeypatch.setattr(fake, "speeds", slower)
+    found = search_sizes(
+        model, request_for(model, text, 0.6, budget=None, tokens_per_second=13.0), QUIET
+    )
+    assert all((each.tokens_per_second or 0) >= 13 for each in found.candidates)
+    assert len(asked) > 2
+    factor = 9.0
+    with pytest.raises(UserError, match=r"^tokens_per_second 13\.0: the fastest of the measured"):
+        search_sizes(
+            model, request_for(model, text, 0.6, budget=None, tokens_per_second=13.0), QUIET
+        )
+
+
+def test_a_budget_that_cannot_be_met(model: ModelDirectory, fake: Fake, text: Path) -> None:
+    with pytest.raises(UserError, match="too few for this model; the least that keeps a share of"):
+        search_sizes(model, request_for(model, text, 0.05), QUIET)
+    assert fake.measured == []
