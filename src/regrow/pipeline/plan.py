@@ -202,9 +202,8 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     trainings = _trainings(recipe, original.layout, layouts, options.compare)
     tokenizer = copy.deepcopy(original.tokenizer)
     missing = missing_special_tokens(
-        recipe, tokenizer.get_vocab(),
-        is_encoder_decoder=bool(original.config.is_encoder_decoder),
-    )  # fmt: skip
+        recipe, tokenizer, is_encoder_decoder=bool(original.config.is_encoder_decoder)
+    )
     # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
     tokenizer.add_tokens(list(missing), special_tokens=True)
     corpus = _corpus(recipe, original, out)

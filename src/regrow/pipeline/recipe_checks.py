@@ -184,13 +184,11 @@ def _check_scores(
 
 
 def missing_special_tokens(
-    recipe: Recipe, vocabulary: Collection[str], *, is_encoder_decoder: bool
+    recipe: Recipe, tokenizer: Any, *, is_encoder_decoder: bool
 ) -> tuple[str, ...]:
     """The special tokens that a run must add to the tokenizer of the original, in order.
 
     An encoder-decoder is measured by span corruption, so it needs sentinels with any objective.
-
-    `vocabulary`: the tokens of the tokenizer.
 
     Raises UserError, with the stage, if an objective does not fit the model.
     """
@@ -199,7 +197,7 @@ def missing_special_tokens(
         if stage.recover is not None:
             where = f"stages: {stage.name}: recover"
             names.append(_objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder))
-    found = (token for name in names for token in missing_tokens(name, vocabulary))
+    found = (token for name in names for token in missing_tokens(name, tokenizer))
     return tuple(dict.fromkeys(found))
 
 
