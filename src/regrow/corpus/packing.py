@@ -12,19 +12,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
+from regrow.corpus.encoding import Tokenizer, encode
 from regrow.corpus.samples import Batch
 
 NOT_PREDICTED = -100
 """The label of a position that predicts nothing; transformers uses the same value."""
-
-Tokenizer = Any
-"""A transformers tokenizer; its package is not imported here."""
 
 _DOCUMENTS_AT_ONCE = 256
 
@@ -65,11 +62,10 @@ def end_is_predicted(tokenizer: Tokenizer) -> bool:
 
 
 def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int32]]:
-    """The token ids of each document, without special tokens, [tokens] each."""
+    """The token ids of each document (`regrow.corpus.encoding.encode`), [tokens] each."""
     rest = iter(documents)
     while group := list(islice(rest, _DOCUMENTS_AT_ONCE)):
-        encoded = tokenizer(group, add_special_tokens=False, verbose=False)
-        for ids in encoded["input_ids"]:
+        for ids in encode(group, tokenizer):
             yield np.asarray(ids, dtype=np.int32)
 
 

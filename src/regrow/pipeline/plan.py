@@ -245,13 +245,13 @@ def _corpus(recipe: Recipe, original: ModelDirectory, out: Path) -> Corpus:
     """The training text. The part that the original writes may not exist yet."""
     source = recipe.data.written
     if source is None:
-        return Corpus(recipe.data.sources)
+        return Corpus(recipe.data.sources, special_tokens=recipe.data.special_tokens)
     identity = identity_of(
         "written", model=_model_hashes(original), results=RESULTS, tokens=source.tokens,
         seed=recipe.seed,
     )  # fmt: skip
     written = {source.name: WrittenSource(out / WRITTEN_FILE, identity)}
-    return Corpus(recipe.data.sources, written)
+    return Corpus(recipe.data.sources, written, recipe.data.special_tokens)
 
 
 def _layouts(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:

@@ -321,7 +321,8 @@ def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Co
     if longest <= 1:
         return
     for source in corpus.sources:
-        tokens = Corpus((source,), corpus.written).tokens_up_to(longest, tokenizer)
+        alone = Corpus((source,), corpus.written, corpus.special_tokens)
+        tokens = alone.tokens_up_to(longest, tokenizer)
         if tokens < longest:
             key = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
             stage = stage_by_tokens[longest]
