@@ -384,6 +384,7 @@ def tokenise(
     *,
     workers: int | None = None,
     eos: bool = True,
+    special_tokens: bool = False,
     progress: Progress = QUIET,
 ) -> "Tokenised":
     """Tokenise text files once and write a token store, which recipes can train on.
@@ -396,6 +397,7 @@ def tokenise(
         text: text files: .txt or .jsonl, also .gz or .zst; .parquet.
         workers: the number of processes; None takes one for each core.
         eos: end each document with the eos token.
+        special_tokens: whether the names of special tokens in the text stand for the tokens.
         progress: receives the bytes read.
 
     Raises:
@@ -405,7 +407,8 @@ def tokenise(
 
     return tokenise_files(
         _open(model, progress).path, Path(out), [Path(path) for path in text],
-        workers=workers or os.cpu_count() or 1, eos=eos, progress=progress.advance,
+        workers=workers or os.cpu_count() or 1, eos=eos,
+        special_tokens=special_tokens, progress=progress.advance,
     )  # fmt: skip
 
 

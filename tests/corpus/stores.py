@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from regrow.corpus.encoding import Tokenizer
 from regrow.corpus.megatron_format import write_index
-from regrow.corpus.packing import Tokenizer
 from regrow.corpus.token_store import TokenStore
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 65_535), max_size=9), max_size=9)

@@ -13,7 +13,7 @@ from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import pack
 from regrow.corpus.samples import DataOrder, data_order
 from regrow.corpus.source_mixture import BLOCK
-from regrow.corpus.sources import Corpus, Source, packed, windows_of
+from regrow.corpus.sources import Corpus, Source, WrittenSource, packed, windows_of
 from regrow.corpus.text import documents_sha256
 from regrow.corpus.tokenizer_hash import tokenizer_sha256
 from regrow.corpus.windows import cut_windows
@@ -60,6 +60,21 @@ def rows(samples: Any) -> list[list[int]]:
         "labels"
     ].tolist()
     return found
+
+
+def test_names_of_special_tokens_are_tokens_if_the_corpus_says_so(tmp_path: Path) -> None:
+    """And in text that a model writes, whatever the corpus says."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "one<eos>two"}) + "\n")
+    given = Source(name="given", path=path)
+    by_model = Source(name="model", model="original", tokens=9)
+    written = {"model": WrittenSource(path, "x")}
+    plain, meant = Corpus((given,)), Corpus((given,), special_tokens=True)
+    assert plain.identity != meant.identity
+    assert plain.counts(TOKENIZER) == (1, 11)
+    assert meant.counts(TOKENIZER) == Corpus((by_model,), written).counts(TOKENIZER) == (1, 7)
+    one, two = (TOKENIZER(text)["input_ids"] for text in ("one", "two"))
+    assert rows(packed(meant, TOKENIZER, 8)) == [[*one, EOS, *two, EOS]]
 
 
 def test_text_alone_is_packed_as_ever(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from regrow.common.errors import UserError
 from regrow.common.files import write_atomically
 from regrow.corpus import parallel, tokenisation
 from regrow.corpus.parallel import Workers
-from regrow.corpus.text import Block
+from regrow.corpus.text import Block, Position
 from regrow.corpus.token_store import open_store
 from regrow.corpus.tokenisation import (
     Tokenised,
@@ -66,6 +67,18 @@ def ids(text: str) -> list[int]:
 
 def content(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+
+def test_names_of_special_tokens_are_tokens_if_the_job_says_so(
+    model: Path, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = Block(tmp_path / "a.txt", Position(), Position(9, 1), b"one<eos>two", 11)
+    plain, _ = tokenisation._encode(block)
+    tokenizer, job = tokenisation._worker
+    monkeypatch.setattr(tokenisation, "_worker", (tokenizer, replace(job, special_tokens=True)))
+    meant, _ = tokenisation._encode(block)
+    assert plain.tolist() == [*ids("one<"), *ids("eos>two"), EOS]
+    assert meant.tolist() == [*ids("one"), EOS, *ids("two"), EOS]
 
 
 def run_here(

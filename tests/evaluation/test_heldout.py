@@ -1,12 +1,16 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
 from regrow.evaluation.heldout import heldout_loss
+from regrow.models.loading import load_model, load_tokenizer
+from tests.tiny import sentences, write_seq2seq
 from tests.training.small import BOS, EOS, FAMILIES, byte_tokenizer, small_model
 
 DOCUMENTS = ["short", "", "é and more than one window of text", "a", "exactly 8"]
@@ -36,6 +40,24 @@ def test_it_is_the_loss_of_every_token_after_its_own_document(family: str, bos: 
     assert found.tokens == found.bytes == size
     assert found.loss_per_token == pytest.approx(nats / size, rel=1e-5)
     assert found.bits_per_byte == pytest.approx(nats / size / math.log(2), rel=1e-5)
+
+
+def test_nothing_is_dropped_out_while_a_loss_is_measured() -> None:
+    """Also of a model that is being trained."""
+    model = small_model("gpt_neox", hidden_dropout=0.5).train()
+    found = heldout_loss(model, byte_tokenizer(), DOCUMENTS, row_length=8)
+    assert model.training
+    nats = by_hand(model.eval(), DOCUMENTS, EOS, 8)
+    assert found.loss_per_token == pytest.approx(nats / found.tokens, rel=1e-5)
+
+
+def test_nothing_is_dropped_out_of_an_encoder_decoder(tmp_path: Path) -> None:
+    directory = write_seq2seq(tmp_path / "m", T5, dropout_rate=0.5)
+    model, tokenizer = load_model(directory), load_tokenizer(directory)
+    texts = [*sentences(3), " ".join(sentences(8))]
+    expected = heldout_loss(model.eval(), tokenizer, texts, row_length=32)
+    assert heldout_loss(model.train(), tokenizer, texts, row_length=32) == expected
+    assert model.training
 
 
 @settings(max_examples=20, deadline=None)

@@ -42,7 +42,7 @@ EACH = [
 def opened(home: Path, is_encoder_decoder: bool, name: str | None = None) -> tuple[Any, Any]:
     """With the tokens that the objective wants."""
     directory = write_seq2seq(home / "m", OPENBA) if is_encoder_decoder else write_model(home / "m")
-    wanted = () if name is None else missing_tokens(name, load_tokenizer(directory).get_vocab())
+    wanted = () if name is None else missing_tokens(name, load_tokenizer(directory))
     model = ensure_tokens(ModelDirectory(directory), wanted, home, lambda _: None)
     return model.load(), model.tokenizer
 

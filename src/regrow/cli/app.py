@@ -375,6 +375,10 @@ def tokenise(
         typer.Option(min=1, metavar="N", help="Processes. [default: one for each core]"),
     ] = None,
     eos: Annotated[bool, typer.Option("--eos/--no-eos", help="End each document with eos.")] = True,
+    special_tokens: Annotated[
+        bool,
+        typer.Option("--special-tokens", help="Names of special tokens in the text are tokens."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write text as a token store; stop it, start it again, it goes on."""
@@ -383,7 +387,7 @@ def tokenise(
     with byte_progress("tokenising") as progress:
         result = api.tokenise(
             model, out, [*(text or []), *(more or [])], workers=workers, eos=eos,
-            progress=progress,
+            special_tokens=special_tokens, progress=progress,
         )  # fmt: skip
     print_tokenised(result, as_json)
 

@@ -45,6 +45,10 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides data order and first weights.")] = 0,
+    special_tokens: Annotated[
+        bool,
+        typer.Option("--special-tokens", help="Names of special tokens in the text are tokens."),
+    ] = False,
     stage: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which stage, where a recipe has several.")
     ] = None,
@@ -58,11 +62,12 @@ def train(
 ) -> None:
     """Train a model; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
+    from regrow.pipeline.train_model import training_recipe
 
     recipe: Path | Recipe
     options: Mapping[str, str]
     if what.endswith((".yaml", ".yml")):
-        if text or heldout or settings or seed:
+        if text or heldout or settings or seed or special_tokens:
             raise UserError(f"{what}: a recipe says all that; leave the other options out")
         recipe, options = Path(what), {}
     else:
@@ -70,7 +75,13 @@ def train(
             raise UserError("train: give --text and --heldout, or a recipe")
         if stage is not None:
             raise UserError("--stage: only a recipe has stages; leave it out")
-        recipe, options = _recipe_of_options(what, text, heldout, settings or [], seed), _OPTIONS
+        options = _OPTIONS
+        try:
+            recipe = training_recipe(
+                what, text, heldout, _settings(settings or []), seed, special_tokens=special_tokens
+            )
+        except UserError as error:
+            raise name_option(error, options) from None
     try:
         with run_progress() as progress:
             result = api.train(
@@ -80,17 +91,6 @@ def train(
         raise name_option(error, options) from None
     if is_first_process():
         print_trained(result, as_json)
-
-
-def _recipe_of_options(
-    model: str, text: list[Path], heldout: Path, settings: list[str], seed: int
-) -> "Recipe":
-    from regrow.pipeline.train_model import training_recipe
-
-    try:
-        return training_recipe(model, text, heldout, _settings(settings), seed)
-    except UserError as error:
-        raise name_option(error, _OPTIONS) from None
 
 
 def _settings(given: list[str]) -> dict[str, Any]:

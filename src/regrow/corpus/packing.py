@@ -11,12 +11,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
+from regrow.corpus.encoding import Tokenizer, encode, encode_with_spans
 from regrow.corpus.long_documents import (
     WINDOW,
     Encoded,
@@ -24,13 +24,9 @@ from regrow.corpus.long_documents import (
     encode_in_windows,
 )
 from regrow.corpus.samples import Batch
-from regrow.models.loading import library_errors
 
 NOT_PREDICTED = -100
 """The label of a position that predicts nothing; transformers uses the same value."""
-
-Tokenizer = Any
-"""A transformers tokenizer; its package is not imported here."""
 
 _DOCUMENTS_AT_ONCE = 256
 
@@ -71,7 +67,7 @@ def end_is_predicted(tokenizer: Tokenizer) -> bool:
 
 
 def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int32]]:
-    """The token ids of each document, without special tokens, [tokens] each.
+    """The token ids of each document (`regrow.corpus.encoding.encode`), [tokens] each.
 
     A document of more than a million characters is encoded in windows, see
     `regrow.corpus.long_documents`.
@@ -80,7 +76,7 @@ def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray
         if len(group[0]) > WINDOW:
             yield _tokenise_long(group[0], tokenizer)
             continue
-        for ids in _encode(tokenizer, group)["input_ids"]:
+        for ids in encode(group, tokenizer):
             yield np.asarray(ids, dtype=np.int32)
 
 
@@ -99,22 +95,16 @@ def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _tokenise_long(document: str, tokenizer: Tokenizer) -> NDArray[np.int32]:
-    def encode(text: str) -> Encoded:
-        found = _encode(tokenizer, [text], return_offsets_mapping=True)
-        ids = np.asarray(found["input_ids"][0], dtype=np.int32)
-        return Encoded(ids, np.array(found["offset_mapping"][0], dtype=np.int64).reshape(-1, 2))
+    def encode_window(text: str) -> Encoded:
+        ids, spans = encode_with_spans(text, tokenizer)
+        return Encoded(np.asarray(ids, dtype=np.int32), np.array(spans, np.int64).reshape(-1, 2))
 
     def encode_ids(text: str) -> NDArray[np.int32]:
-        return np.asarray(_encode(tokenizer, [text])["input_ids"][0], dtype=np.int32)
+        return np.asarray(encode([text], tokenizer)[0], dtype=np.int32)
 
     if tokenizer.is_fast:
-        return encode_in_windows(document, encode)
+        return encode_in_windows(document, encode_window)
     return encode_in_cuts(document, encode_ids)
-
-
-def _encode(tokenizer: Tokenizer, texts: list[str], **options: bool) -> Any:
-    with library_errors("the tokenizer cannot encode the text"):
-        return tokenizer(texts, add_special_tokens=False, verbose=False, **options)
 
 
 @dataclass(frozen=True, eq=False)

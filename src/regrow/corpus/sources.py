@@ -4,7 +4,7 @@ Each source is a domain with a name. If sources have shares, samples are a mixtu
 :mod:`regrow.corpus.source_mixture`). Otherwise every row comes once in each epoch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -17,7 +17,8 @@ from regrow.common.errors import UserError
 from regrow.common.fields import Size, Strict, refuse_bool
 from regrow.common.identity import identity_of
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
-from regrow.corpus.packing import Tokenizer, pack, tokenise
+from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
+from regrow.corpus.packing import pack, tokenise
 from regrow.corpus.samples import Samples
 from regrow.corpus.source_mixture import Shares
 from regrow.corpus.text import documents_sha256, read_documents
@@ -114,10 +115,13 @@ class Corpus:
     Attributes:
         sources: The sources.
         written: The texts of those sources that a model writes, by name.
+        special_tokens: Whether the names of special tokens in the texts stand for the tokens. In
+            text that a model writes, and in token stores, they always do.
     """
 
     sources: tuple[Source, ...]
     written: Mapping[str, WrittenSource] = field(default_factory=dict)
+    special_tokens: bool = False
 
     def paths_of(self, source: Source) -> list[Path]:
         """The files of a source, also those that a model writes."""
@@ -138,12 +142,14 @@ class Corpus:
         Text that a model writes counts by what decides it, since it may not exist yet.
         """
         if len(self.sources) == 1 and not self.stores and not self.written:
-            return documents_sha256(_read(self.paths))
-        sources = [
-            (source.name, source.weight, source.tokens, self._identities(source))
-            for source in self.sources
-        ]
-        return identity_of("corpus", sources=sources)
+            found = documents_sha256(self.read(self.paths))
+        else:
+            sources = [
+                (source.name, source.weight, source.tokens, self._identities(source))
+                for source in self.sources
+            ]
+            found = identity_of("corpus", sources=sources)
+        return identity_of("with special tokens", corpus=found) if self.special_tokens else found
 
     def _identities(self, source: Source) -> list[str]:
         """A hash of each text of a source."""
@@ -167,7 +173,15 @@ class Corpus:
             if is_store(path):
                 yield from _decoded(open_store(path, tokenizer=tokenizer), tokenizer)
             else:
-                yield from read_documents(path)
+                yield from self.read([path])
+
+    def read(self, paths: Iterable[Path]) -> Iterator[str]:
+        """The documents of text files."""
+        written = {each.path for each in self.written.values()}
+        for path in paths:
+            documents = read_documents(path)
+            has_tokens = self.special_tokens or path in written
+            yield from map(TextWithSpecialTokens, documents) if has_tokens else documents
 
     def counts(self, tokenizer: Tokenizer) -> tuple[int, int]:
         """The number of documents and of their tokens. Tokenises the text files."""
@@ -178,7 +192,7 @@ class Corpus:
                 documents += len(store)
                 tokens += store.text_tokens
             else:
-                for ids in tokenise(read_documents(path), tokenizer):
+                for ids in tokenise(self.read([path]), tokenizer):
                     documents += 1
                     tokens += len(ids)
         return documents, tokens
@@ -272,7 +286,7 @@ def _concatenate(
     found: dict[str, T] = {}
     for source in corpus.sources:
         try:
-            parts = _open(corpus.paths_of(source), tokenizer, of_text, of_store)
+            parts = _open(corpus, source, tokenizer, of_text, of_store)
         except UserError as error:
             if len(corpus.sources) == 1:
                 raise
@@ -285,18 +299,19 @@ def _concatenate(
 
 
 def _open(
-    paths: Sequence[Path],
+    corpus: Corpus,
+    source: Source,
     tokenizer: Tokenizer,
     of_text: Callable[[Iterable[str]], T],
     of_store: Callable[[TokenStore], T],
 ) -> list[T]:
     """The rows of a source: of each store, and of text files that follow each other."""
     parts: list[T] = []
-    for stored, group in groupby(paths, is_store):
+    for stored, group in groupby(corpus.paths_of(source), is_store):
         if stored:
             parts += [of_store(open_store(path, tokenizer=tokenizer)) for path in group]
         else:
-            parts.append(of_text(_read(group)))
+            parts.append(of_text(corpus.read(group)))
     return parts
 
 
@@ -310,11 +325,6 @@ def _shares(corpus: Corpus, means: Mapping[str, float]) -> Shares | None:
     return Shares([source.name for source in corpus.sources], given) if given else None
 
 
-def _read(paths: Iterable[Path]) -> Iterator[str]:
-    for path in paths:
-        yield from read_documents(path)
-
-
 def _identity(path: Path) -> str:
     return open_store(path).identity if is_store(path) else documents_sha256(read_documents(path))
 
@@ -323,4 +333,6 @@ def _decoded(store: TokenStore, tokenizer: Tokenizer) -> Iterator[str]:
     step = -(-len(store.tokens) // _DECODED) or 1
     for number in range(0, len(store), step):
         ids = store.text(number).tolist()
-        yield tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        yield TextWithSpecialTokens(
+            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )

@@ -16,6 +16,7 @@ import numpy as np
 
 from regrow.common.errors import UserError
 from regrow.corpus.datatrove_format import open_datatrove
+from regrow.corpus.encoding import Tokenizer
 from regrow.corpus.mapped_files import (
     ENTRIES_AT_ONCE,
     DocumentIndex,
@@ -25,7 +26,6 @@ from regrow.corpus.mapped_files import (
     corrupt,
 )
 from regrow.corpus.megatron_format import open_megatron
-from regrow.corpus.packing import Tokenizer
 from regrow.corpus.tokenizer_hash import last_id, tokenizer_sha256
 
 NAME = "tokens"

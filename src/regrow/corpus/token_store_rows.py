@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
-from regrow.corpus.packing import NOT_PREDICTED, Tokenizer, end_is_predicted, start_and_end
+from regrow.corpus.encoding import Tokenizer
+from regrow.corpus.packing import NOT_PREDICTED, end_is_predicted, start_and_end
 from regrow.corpus.samples import Batch
 from regrow.corpus.token_store import TokenStore
 

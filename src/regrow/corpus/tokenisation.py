@@ -10,9 +10,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object, sync_directory, write_atomically
 from regrow.corpus import parallel
+from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
 from regrow.corpus.mapped_files import Tokens
 from regrow.corpus.megatron_format import write_index
-from regrow.corpus.packing import Tokenizer, tokenise
+from regrow.corpus.packing import tokenise
 from regrow.corpus.parallel import FilePosition, Progress, Workers, file_position, no_progress
 from regrow.corpus.text import Block, documents_in, no_document_error
 from regrow.corpus.token_store import NAME
@@ -80,6 +81,7 @@ class Job:
         end: The token after each document, or None.
         dtype: The type of a token on disk.
         ids: The number of ids of the tokenizer; one that reads the store may have more.
+        special_tokens: Whether the names of special tokens in the text stand for the tokens.
     """
 
     model: Path
@@ -87,6 +89,7 @@ class Job:
     end: int | None
     dtype: str
     ids: int = 0
+    special_tokens: bool = False
 
 
 @dataclass
@@ -119,6 +122,7 @@ def tokenise_files(
     *,
     workers: int,
     eos: bool = True,
+    special_tokens: bool = False,
     progress: Progress = no_progress,
 ) -> Tokenised:
     """Write the documents of some files, in order, as the token store `out`, a new directory.
@@ -132,12 +136,14 @@ def tokenise_files(
         workers: the number of processes that tokenise.
         eos: end each document with the tokenizer's ``eos``. A decoder that is trained on the store
             then sees where a text ends, and learns to end one. Megatron's readers expect it.
+        special_tokens: whether the names of special tokens in the text stand for the tokens.
         progress: is told the bytes that were read.
 
     Raises:
         UserError: what a user can cause; before any work if it can be known then.
     """
     job = plan_store(model, out, files, eos=eos)
+    job = replace(job, special_tokens=special_tokens)
     with pool(job, workers) as processes:
         return write_store(job, out, files, processes, progress=progress)
 
@@ -207,7 +213,10 @@ def _start(job: Job) -> None:
 
 def _encode(block: Block) -> _Encoded:
     tokenizer, job = _worker
-    documents = list(tokenise(documents_in(block), tokenizer))
+    texts: Iterable[str] = documents_in(block)
+    if job.special_tokens:
+        texts = map(TextWithSpecialTokens, texts)
+    documents = list(tokenise(texts, tokenizer))
     if job.end is not None:
         end = np.array([job.end], dtype=np.int32)
         documents = [part for ids in documents for part in (ids, end)]
@@ -266,7 +275,10 @@ class _Writer:
         return self._digest.hexdigest()
 
 
-_NAMES = {"tokenizer_sha256": "tokenizer", "end": "ends", "dtype": "dtype", "files": "files"}
+_NAMES = {
+    "tokenizer_sha256": "tokenizer", "end": "ends", "dtype": "dtype", "files": "files",
+    "special_tokens": "special tokens",
+}  # fmt: skip
 """What decides the bytes of a store, and what a message calls it."""
 
 
@@ -280,6 +292,7 @@ def _resume(directory: Path, job: Job, files: Sequence[Path]) -> _State:
         "end": job.end,
         "dtype": job.dtype,
         "files": parallel.file_stamps(files),
+        "special_tokens": job.special_tokens,
     }
     saved = directory / _PROGRESS
     saved.mkdir(exist_ok=True)

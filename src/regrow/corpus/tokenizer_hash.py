@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from regrow.corpus.packing import Tokenizer
+from regrow.corpus.encoding import Tokenizer
 from regrow.models.loading import library_errors
 
 _PROBE = (

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
-from regrow.corpus.packing import Tokenizer, tokenise
+from regrow.corpus.encoding import Tokenizer
+from regrow.corpus.packing import tokenise
 
 
 class TextWindows(Protocol):

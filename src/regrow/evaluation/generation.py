@@ -12,10 +12,11 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.models.loading import library_errors
 from regrow.objectives.rows.span_corruption import decoder_start
+from regrow.objectives.special_tokens import sentinel_ids
 from regrow.tokenizers.chat_rendering import render_chat
 
-_CONTINUE, _SENTINEL = "<S>", "<extra_id_0>"
-"""UL2's mode token for continuing a text, and the sentinel after which the continuation stands."""
+_CONTINUE = "<S>"
+"""UL2's mode token for continuing a text."""
 
 
 def generate(
@@ -110,12 +111,11 @@ def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[
     given = {}
     if model.config.is_encoder_decoder:
         begin = [decoder_start(model.config)]
-        known = tokenizer.get_vocab()
-        if _CONTINUE in known and _SENTINEL in known:
-            sentinel = known[_SENTINEL]
+        known, sentinels = tokenizer.get_vocab(), sentinel_ids(tokenizer)
+        if _CONTINUE in known and sentinels:
             text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            ids = [known[_CONTINUE], *text, sentinel, tokenizer.eos_token_id]
-            begin.append(sentinel)
+            ids = [known[_CONTINUE], *text, sentinels[0], tokenizer.eos_token_id]
+            begin.append(sentinels[0])
         given["decoder_input_ids"] = torch.tensor([begin], device=device)
     read = torch.tensor([ids], device=device)
     return {"input_ids": read, "attention_mask": torch.ones_like(read), **given}

@@ -14,6 +14,7 @@ from torch import nn
 
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, autocast
+from regrow.corpus.encoding import TextWithSpecialTokens
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.corpus.text import read_documents
 from regrow.evaluation.continuation import continuation_loss
@@ -126,16 +127,22 @@ def heldout_loss(
     )
 
 
-def text_loss(model: Any, tokenizer: Any, text: Path, *, bits: bool = True) -> HeldoutLoss:
+def text_loss(
+    model: Any, tokenizer: Any, text: Path, *, bits: bool = True, special_tokens: bool = False
+) -> HeldoutLoss:
     """`heldout_loss` over a text file, in windows of at most 512 tokens, in training's precision.
+
+    `special_tokens`: whether the names of special tokens in the text stand for the tokens.
 
     In bf16 this takes half the time of float32, and gives 0.0003 to 0.0007 nats per token more
     (SmolLM2-135M).
     """
     row_length = min(_ROW_LENGTH, learned_positions(model) or _ROW_LENGTH)
+    documents = read_documents(text)
     return heldout_loss(
-        model, tokenizer, read_documents(text), row_length=row_length, precision="auto", bits=bits
-    )
+        model, tokenizer, map(TextWithSpecialTokens, documents) if special_tokens else documents,
+        row_length=row_length, precision="auto", bits=bits,
+    )  # fmt: skip
 
 
 def _span_corruption_loss(

@@ -20,18 +20,23 @@ class EvaluationData:
         texts: Held-out texts by name.
         prompts: The prompts to answer.
         answer_tokens: Upper bound on the tokens of an answer.
+        special_tokens: Whether the names of special tokens in the texts stand for the tokens.
     """
 
     texts: Mapping[str, Path]
     prompts: tuple[str, ...]
     answer_tokens: int
+    special_tokens: bool = False
 
 
 def _heldout(model: Any, tokenizer: Any, data: EvaluationData) -> dict[str, dict[str, Any]]:
     """The loss over each held-out text, by name (`regrow.evaluation.heldout.HeldoutLoss`)."""
     from regrow.evaluation.heldout import text_loss
 
-    return {name: asdict(text_loss(model, tokenizer, path)) for name, path in data.texts.items()}
+    return {
+        name: asdict(text_loss(model, tokenizer, path, special_tokens=data.special_tokens))
+        for name, path in data.texts.items()
+    }
 
 
 def _tokens_per_second(model: Any, tokenizer: Any, data: EvaluationData) -> float:

@@ -8,7 +8,7 @@ Importing this module imports neither PyTorch nor NumPy, so that a recipe can be
 The functions of the entries import what they need when they are called.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,14 +71,14 @@ class Objective:
         for_decoder: Loss and rows for a decoder-only model; None if it cannot learn this.
         for_encoder_decoder: The same for an encoder-decoder.
         missing_tokens: One function for each kind of special token that examples are written with.
-            It gives the tokens of this kind that have to be added to a vocabulary.
+            It gives the tokens of this kind that have to be added to a tokenizer.
     """
 
     mean_sample: "Callable[[int], SampleShape]"
     minimum_tokens: Callable[[Any, Any, int], int]
     for_decoder: ForDecoder | None = None
     for_encoder_decoder: ForEncoderDecoder | None = None
-    missing_tokens: tuple[Callable[[Collection[str]], tuple[str, ...]], ...] = ()
+    missing_tokens: tuple[Callable[[Any], tuple[str, ...]], ...] = ()
 
 
 # Next-token prediction, with or without a prefix
@@ -310,10 +310,10 @@ def objective_name(named: str | None, *, is_encoder_decoder: bool) -> str:
     return named
 
 
-def missing_tokens(name: str, vocabulary: Collection[str]) -> tuple[str, ...]:
-    """The special tokens that have to be added to a vocabulary for an objective, in order."""
+def missing_tokens(name: str, tokenizer: Any) -> tuple[str, ...]:
+    """The special tokens that have to be added to a tokenizer for an objective, in order."""
     return tuple(
-        token for missing in OBJECTIVES[name].missing_tokens for token in missing(vocabulary)
+        token for missing in OBJECTIVES[name].missing_tokens for token in missing(tokenizer)
     )
 
 

@@ -202,9 +202,8 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     trainings = _trainings(recipe, original.layout, layouts, options.compare)
     tokenizer = copy.deepcopy(original.tokenizer)
     missing = missing_special_tokens(
-        recipe, tokenizer.get_vocab(),
-        is_encoder_decoder=bool(original.config.is_encoder_decoder),
-    )  # fmt: skip
+        recipe, tokenizer, is_encoder_decoder=bool(original.config.is_encoder_decoder)
+    )
     # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
     tokenizer.add_tokens(list(missing), special_tokens=True)
     corpus = _corpus(recipe, original, out)
@@ -246,13 +245,13 @@ def _corpus(recipe: Recipe, original: ModelDirectory, out: Path) -> Corpus:
     """The training text. The part that the original writes may not exist yet."""
     source = recipe.data.written
     if source is None:
-        return Corpus(recipe.data.sources)
+        return Corpus(recipe.data.sources, special_tokens=recipe.data.special_tokens)
     identity = identity_of(
         "written", model=_model_hashes(original), results=RESULTS, tokens=source.tokens,
         seed=recipe.seed,
     )  # fmt: skip
     written = {source.name: WrittenSource(out / WRITTEN_FILE, identity)}
-    return Corpus(recipe.data.sources, written)
+    return Corpus(recipe.data.sources, written, recipe.data.special_tokens)
 
 
 def _layouts(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:

@@ -94,6 +94,8 @@ class Data(Strict):
     Attributes:
         train: Sources or paths of the training text.
         heldout: Files of held-out text by name; the loss is measured on each.
+        special_tokens: Whether the names of special tokens in the texts, such as `</s>`, stand for
+            the tokens. Otherwise they are text.
     """
 
     train: Annotated[
@@ -102,6 +104,7 @@ class Data(Strict):
         Field(min_length=1),
     ]
     heldout: dict[str, Path] = Field(min_length=1)
+    special_tokens: bool = Field(default=False, strict=True)
 
     @property
     def sources(self) -> tuple[Source, ...]:

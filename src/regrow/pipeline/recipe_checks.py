@@ -184,13 +184,11 @@ def _check_scores(
 
 
 def missing_special_tokens(
-    recipe: Recipe, vocabulary: Collection[str], *, is_encoder_decoder: bool
+    recipe: Recipe, tokenizer: Any, *, is_encoder_decoder: bool
 ) -> tuple[str, ...]:
     """The special tokens that a run must add to the tokenizer of the original, in order.
 
     An encoder-decoder is measured by span corruption, so it needs sentinels with any objective.
-
-    `vocabulary`: the tokens of the tokenizer.
 
     Raises UserError, with the stage, if an objective does not fit the model.
     """
@@ -199,7 +197,7 @@ def missing_special_tokens(
         if stage.recover is not None:
             where = f"stages: {stage.name}: recover"
             names.append(_objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder))
-    found = (token for name in names for token in missing_tokens(name, vocabulary))
+    found = (token for name in names for token in missing_tokens(name, tokenizer))
     return tuple(dict.fromkeys(found))
 
 
@@ -323,7 +321,8 @@ def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Co
     if longest <= 1:
         return
     for source in corpus.sources:
-        tokens = Corpus((source,), corpus.written).tokens_up_to(longest, tokenizer)
+        alone = Corpus((source,), corpus.written, corpus.special_tokens)
+        tokens = alone.tokens_up_to(longest, tokenizer)
         if tokens < longest:
             key = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
             stage = stage_by_tokens[longest]

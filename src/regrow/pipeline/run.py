@@ -122,6 +122,7 @@ class _Run:
             texts=plan.recipe.data.heldout,
             prompts=tuple(plan.recipe.prompts),
             answer_tokens=plan.recipe.answer_tokens,
+            special_tokens=plan.recipe.data.special_tokens,
         )
 
     def train_documents(self) -> Iterator[str]:
@@ -211,10 +212,15 @@ class _Run:
     def _text_facts(self) -> list[dict[str, Any]]:
         """Documents, tokens and hash of each text."""
         texts = [("train", "train", self.plan.corpus, self.steps["texts"].inputs["train"])]
+        has_tokens = self.recipe.data.special_tokens
         texts += [
-            (name, "heldout", Corpus((Source(name=name, path=path),)), self.plan.heldout[name])
+            (
+                name, "heldout",
+                Corpus((Source(name=name, path=path),), special_tokens=has_tokens),
+                self.plan.heldout[name],
+            )
             for name, path in self.recipe.data.heldout.items()
-        ]
+        ]  # fmt: skip
         facts = []
         for name, role, text, sha256 in texts:
             documents, tokens = text.counts(self.original.tokenizer)
@@ -366,7 +372,7 @@ class _Run:
                 if not found.keys() >= keys.keys():
                     losses = measure_references(
                         settings, model, self.original.tokenizer, self.recipe.data.heldout,
-                        step.inputs["domains"],
+                        step.inputs["domains"], self.recipe.data.special_tokens,
                     )  # fmt: skip
                     found |= {key: losses[kind] for key, kind in keys.items()}
             return {"losses": found}
@@ -423,7 +429,8 @@ class _Run:
         recovery = partial(
             recover, start.model, directory, settings,
             RecoveryData(
-                self.plan.corpus, self.recipe.data.heldout, self.plan.heldout, references
+                self.plan.corpus, self.recipe.data.heldout, self.plan.heldout, references,
+                self.recipe.data.special_tokens,
             ),
             seed=self.plan.data_seed(step.stage),
             teacher=None if settings.distill is None else teachers[settings.distill.teacher],

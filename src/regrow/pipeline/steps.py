@@ -93,7 +93,9 @@ def plan_steps(
         text: a hash of the text of the recipe.
         comparisons: further stages, which start from the original.
     """
-    measuring = {"heldout": heldout}
+    measuring: dict[str, Any] = {"heldout": heldout}
+    if recipe.data.special_tokens:
+        measuring["special_tokens"] = True
     answering = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
     training = {"train": train, "seed": recipe.seed}
     first = step_after(None, "original", {"model": model, "results": RESULTS})

@@ -53,6 +53,8 @@ def training_recipe(
     heldout: Path,
     settings: Mapping[str, Any],
     seed: int = 0,
+    *,
+    special_tokens: bool = False,
 ) -> Recipe:
     """A recipe with one stage, which only trains.
 
@@ -62,6 +64,7 @@ def training_recipe(
         heldout: a file of held-out text.
         settings: keys of `regrow.training.settings.RecoverySettings`.
         seed: decides data order and initial weights.
+        special_tokens: whether the names of special tokens in the texts stand for the tokens.
 
     Raises:
         UserError: a setting is unknown or not valid.
@@ -70,7 +73,7 @@ def training_recipe(
         recover = validated(RecoverySettings, settings)
     except UserError as error:
         raise error.within(f"stages: {_STAGE}: recover.") from None
-    data = Data(train=list(text), heldout={"heldout": heldout})
+    data = Data(train=list(text), heldout={"heldout": heldout}, special_tokens=special_tokens)
     return Recipe.model_construct(
         name=_STAGE, model=model, seed=seed, threads=None, data=data, prompts=[],
         answer_tokens=1, stages=[Stage(name=_STAGE, recover=recover)],

@@ -1,18 +1,16 @@
 """The parts of ``tokenizer.json`` with ids that are the same in every family of tokenizers."""
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
+from regrow.corpus.encoding import SENTINEL
 from regrow.tokenizers.candidates import Reason
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Json = dict[str, Any]
-
-_SENTINEL = re.compile("\u2581?<extra_id_[0-9]+>")
 
 
 def build_tokenizer(tokenizer_json: str) -> "Tokenizer":
@@ -108,7 +106,7 @@ def referenced(tokenizer_json: Json) -> dict[int, Reason]:
     ids = token_ids(tokenizer_json)
     known = set(ids.values())
     reasons: dict[int, Reason] = {
-        token: "special" for content, token in ids.items() if _SENTINEL.fullmatch(content)
+        token: "special" for content, token in ids.items() if SENTINEL.fullmatch(content)
     }
     processor = tokenizer_json.get("post_processor")
     for token in _post_processor_ids(processor) if processor else []:

@@ -1,10 +1,12 @@
 """Open the mixtures of a recovery that follow held-out losses, from its settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
+from regrow.corpus.encoding import TextWithSpecialTokens
 from regrow.corpus.text import read_documents
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
@@ -28,10 +30,12 @@ def open_mixtures(
     config: Any,
     heldout: Mapping[str, Path],
     measured: Losses,
+    special_tokens: bool = False,
 ) -> "DynamicMixtures | None":
     """The mixtures that decide how `samples` are drawn; None if the settings have none.
 
     `heldout`: files of held-out text, by name. `measured`: references, if the settings give none.
+    `special_tokens`: whether the names of special tokens in the text stand for the tokens.
 
     Raises UserError if the text is not enough.
     """
@@ -45,7 +49,8 @@ def open_mixtures(
             start = mixing.denoisers_start
         else:
             mixed, start = shares_of(samples)
-        heldout_components = _heldout(kind, settings, tokenizer, config, heldout, [*start])
+        texts = _documents(heldout, special_tokens)
+        heldout_components = _heldout(kind, settings, tokenizer, config, texts, [*start])
         mixtures[kind] = MeasuredMixture(
             mixing.mixture(start, measured.get(kind)), heldout_components, mixed
         )
@@ -58,16 +63,18 @@ def measure_references(
     tokenizer: Any,
     heldout: Mapping[str, Path],
     domains: Sequence[str],
+    special_tokens: bool = False,
 ) -> dict[str, dict[str, float]]:
     """The losses of a model that serve as references, if the settings give none.
 
     `heldout`: files of held-out text, by name. `domains`: the names of the sources.
+    `special_tokens`: whether the names of special tokens in the text stand for the tokens.
 
     Raises UserError if the text is not enough.
     """
     return {
         kind: _heldout(
-            kind, settings, tokenizer, model.config, heldout,
+            kind, settings, tokenizer, model.config, _documents(heldout, special_tokens),
             DENOISERS if kind == DENOISER else domains,
         ).losses(model)
         for kind, mixing in settings.mixtures.items()
@@ -89,19 +96,29 @@ def shares_of(samples: Any) -> tuple[Any, dict[str, float]]:
     return shares, dict(zip(shares.names, shares.changes[0][1], strict=True))
 
 
+def _documents(heldout: Mapping[str, Path], special_tokens: bool) -> dict[str, Iterable[str]]:
+    """The documents of each text, which can be read once."""
+    return {
+        name: map(TextWithSpecialTokens, read_documents(path))
+        if special_tokens
+        else read_documents(path)
+        for name, path in heldout.items()
+    }
+
+
 def _heldout(
     kind: str,
     settings: RecoverySettings,
     tokenizer: Any,
     config: Any,
-    heldout: Mapping[str, Path],
+    documents: Mapping[str, Iterable[str]],
     names: Sequence[str],
 ) -> "HeldoutComponents":
     from regrow.evaluation.heldout_components import heldout_denoisers, heldout_texts
 
     length, tokens = settings.row_length, settings.mixture_tokens
     if kind == DENOISER:
-        texts = (text for path in heldout.values() for text in read_documents(path))
+        texts = chain.from_iterable(documents.values())
         return heldout_denoisers(texts, tokenizer, config, length, tokens, prefix=settings.prefix)
-    by_name = {name: read_documents(heldout[name]) for name in names}
+    by_name = {name: documents[name] for name in names}
     return heldout_texts(by_name, tokenizer, config, length, tokens)

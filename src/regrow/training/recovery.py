@@ -37,12 +37,14 @@ class RecoveryData:
             first is also measured during the training, if the settings have `evaluate_every`.
         hashes: Hashes of the held-out texts, by name.
         references: Losses that mixtures are to get back to, if the settings give none.
+        special_tokens: Whether the names of special tokens in held-out text stand for the tokens.
     """
 
     train: "Texts"
     heldout: Mapping[str, Path]
     hashes: Mapping[str, str]
     references: Losses
+    special_tokens: bool = False
 
 
 def recover(
@@ -100,7 +102,9 @@ def recover(
     name, text = next(iter(data.heldout.items()))
 
     def evaluate(trained: Any) -> float:
-        return text_loss(trained, source.tokenizer, text, bits=False).loss_per_token
+        return text_loss(
+            trained, source.tokenizer, text, bits=False, special_tokens=data.special_tokens
+        ).loss_per_token
 
     last = processes.in_first(lambda: last_checkpoint(place / "training"))
     done = 0 if last is None else int(last.state["step"])
@@ -184,7 +188,13 @@ def _open_task(
             distill = settings.distill
             loss = Distilled(from_text, teacher, distill.weight, distill.temperature)
         mixtures = open_mixtures(
-            settings, samples, source.tokenizer, model.config, data.heldout, data.references
+            settings,
+            samples,
+            source.tokenizer,
+            model.config,
+            data.heldout,
+            data.references,
+            data.special_tokens,
         )
         if processes.count == 1:  # several processes shard it before it is on a GPU
             model.to(processes.training_device)

@@ -12,7 +12,8 @@ from typing import Any
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.corpus.packing import Tokenizer, start_and_end
+from regrow.corpus.encoding import Tokenizer
+from regrow.corpus.packing import start_and_end
 from regrow.tokenizers.chat_rendering import render_chat
 
 _QUESTION, _ANSWER = "QUESTION-HERE", "ANSWER-HERE"

@@ -116,11 +116,11 @@ def test_who_never_ends_a_document_ends_what_fills_a_gap(tokenizer: Any) -> None
 
 
 def test_marks_are_found_by_any_of_their_names(tokenizer: Any, tmp_path_factory: Any) -> None:
-    assert missing_infilling_tokens(tokenizer.get_vocab()) == ()
+    assert missing_infilling_tokens(tokenizer) == ()
     directory = add_tokenizer(tmp_path_factory.mktemp("bare"))
     for names in INFILLING_TOKENS:
         bare = transformers.AutoTokenizer.from_pretrained(directory)
-        assert missing_infilling_tokens(bare.get_vocab()) == NAMES
+        assert missing_infilling_tokens(bare) == NAMES
         with pytest.raises(UserError, match="no marks to fill in the middle with"):
             infilling_tokens(bare)
         bare.add_special_tokens({"additional_special_tokens": list(names)})

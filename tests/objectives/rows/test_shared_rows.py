@@ -20,7 +20,7 @@ from regrow.corpus.concatenation import ConcatenatedWindows
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch, Samples, data_order
 from regrow.corpus.source_mixture import Shares
-from regrow.corpus.windows import Windows, cut_windows
+from regrow.corpus.windows import Windows
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.distillation import Distilled, Teacher
 from regrow.objectives.losses.seq2seq import Seq2Seq
@@ -292,4 +292,3 @@ def test_what_is_learned_says_how_rows_are_made() -> None:
     assert everything(SharedRows(pairs, 2, 0, 10)).keys() == place_in_rows(
         everything(pairs), np.array([0, 0])
     ).keys() | {"examples"}
-    assert len(cut_windows(["a"], lambda texts, **_: {"input_ids": [[1]]}, 4)) == 1

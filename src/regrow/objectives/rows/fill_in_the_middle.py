@@ -19,13 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from regrow.common.errors import UserError
-from regrow.corpus.packing import (
-    Tokenizer,
-    end_is_predicted,
-    pack_tokens,
-    start_and_end,
-    tokenise,
-)
+from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
+from regrow.corpus.packing import end_is_predicted, pack_tokens, start_and_end, tokenise
 from regrow.corpus.samples import Samples
 from regrow.corpus.sources import Texts, rows_of
 from regrow.corpus.token_store import TokenStore
@@ -82,7 +77,9 @@ def infilling_rows(texts: Texts, tokenizer: Any, row_length: int, seed: int) -> 
 
     def of_store(store: TokenStore) -> Samples:
         return of_text(
-            tokenizer.decode(store.text(number).tolist(), clean_up_tokenization_spaces=False)
+            TextWithSpecialTokens(
+                tokenizer.decode(store.text(number).tolist(), clean_up_tokenization_spaces=False)
+            )
             for number in range(len(store))
         )
 
@@ -131,8 +128,9 @@ def _tokenise_separately(parts: Sequence[str], tokenizer: Any) -> list[NDArray[n
     first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
     if not str(first[0]).startswith("▁"):
         return list(tokenise(parts, tokenizer))
+    kind = type(parts[0])
     beginning, separator, *others = tokenise(
-        [parts[0], _SEPARATOR, *(_SEPARATOR + part for part in parts[1:])], tokenizer
+        [parts[0], _SEPARATOR, *(kind(_SEPARATOR + part) for part in parts[1:])], tokenizer
     )
     return [beginning, *(ids[len(separator) :] for ids in others)]
 
@@ -142,7 +140,10 @@ def _pieces(text: str, tokenizer: Any, longest: int) -> list[str]:
 
     There are as few pieces as possible, of nearly equal numbers of tokens.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=True, verbose=False,
+        split_special_tokens=not isinstance(text, TextWithSpecialTokens),
+    )  # fmt: skip
     starts = [start for start, _ in encoded["offset_mapping"]]
     count = -(-len(starts) // longest)
     if count <= 1:

@@ -23,7 +23,7 @@ from regrow.objectives.rows.denoisers import (
     noise_and_spans,
 )
 from regrow.objectives.rows.examples import draw_spans, write_examples
-from regrow.objectives.special_tokens import PREFIXES
+from regrow.objectives.special_tokens import PREFIXES, sentinel_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,9 +200,7 @@ def denoising_tokens(tokenizer: Any, config: Any) -> DenoisingTokens:
     """
     ids: Mapping[str, int] = tokenizer.get_vocab()
     named = tokenizer.name_or_path or "tokenizer"
-    sentinels: list[int] = []
-    while (sentinel := f"<extra_id_{len(sentinels)}>") in ids:
-        sentinels.append(ids[sentinel])
+    sentinels = sentinel_ids(tokenizer)
     if not sentinels:
         raise UserError(
             f"{named}: no sentinel <extra_id_0>, by which a model learns to fill in text; a run "
@@ -216,7 +214,7 @@ def denoising_tokens(tokenizer: Any, config: Any) -> DenoisingTokens:
     pad = tokenizer.pad_token_id
     return DenoisingTokens(
         prefixes={name: ids[name] for name in PREFIXES if name in ids},
-        sentinels=tuple(sentinels),
+        sentinels=sentinels,
         eos=int(tokenizer.eos_token_id),
         pad=int(start if pad is None else pad),
         start=start,
