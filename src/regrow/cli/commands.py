@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -12,6 +12,13 @@ from typer.core import TyperCommand, TyperGroup
 from regrow.cli.output import ERR
 from regrow.cli.progress_bars import is_first_process
 from regrow.common.errors import ReportedError, UserError
+
+Sync = Annotated[
+    bool,
+    typer.Option(
+        "--sync/--no-sync", help="Wait until results are on the disk, against a power loss."
+    ),
+]
 
 
 class Command(TyperCommand):

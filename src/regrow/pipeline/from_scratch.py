@@ -9,6 +9,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import library_weights, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
+from regrow.common.publishing import make_directory
 
 
 def with_random_weights(model: ModelDirectory, cache: Path, seed: int) -> ModelDirectory:
@@ -34,7 +35,7 @@ def _write(model: ModelDirectory, directory: Path, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = auto_class.from_config(model.config, dtype=torch.float32)
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(directory.parent)
     check_free_space(directory, 4 * network.num_parameters())
     with partial_directory(directory) as partial:
         network.save_pretrained(partial)
