@@ -28,7 +28,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
 from regrow.common.publishing import partial_place
 from regrow.evaluation.registry import EVALUATIONS, Evaluation
-from regrow.pipeline.ledger import read_entries
+from regrow.pipeline.ledger import Ledger, read_entries
 from regrow.pipeline.run import Result
 from regrow.pipeline.steps import RESULTS
 from regrow.pipeline.summary import summarise
@@ -323,6 +323,22 @@ def test_what_killed_writes_left_is_swept(finished: Finished, tmp_path: Path) ->
         (out / "stages/depth" / name).mkdir()
     go(finished.recipe, out)
     assert contents(out) == contents(finished.out)
+
+
+def test_a_redo_that_was_killed_leaves_no_results_of_before(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """Killed after the ledger forgot the recovery, and before its results were removed."""
+    out = finished.copied(tmp_path / "run")
+    for name in ("exports/step-00000001", "trained", "training/step-00000001"):
+        (out / "stages/depth" / name).mkdir(parents=True)
+    with Ledger(out) as ledger:
+        ledger.forget(["depth/recover", "depth/measure"])
+    go(finished.recipe, out)
+    assert {path.name for path in (out / "stages/depth").iterdir()} == {
+        path.name for path in (finished.out / "stages/depth").iterdir()
+    }
+    assert_same_result(out, finished.out)
 
 
 # Changed

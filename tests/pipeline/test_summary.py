@@ -1,5 +1,6 @@
 """From the ledger of a run to what the report shows, however far the run went."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,21 @@ def ledger(directory: Path, count: int, **changed: dict[str, Any]) -> Path:
             started = f"2026-01-01T00:00:{number:02d}+00:00"
             found.record(Entry(name, "k", inputs, outputs, environment, started, seconds))
     return directory
+
+
+def test_negative_seconds_are_none(tmp_path: Path) -> None:
+    """An earlier version measured by the clock of the day, which may be set back."""
+    path = ledger(tmp_path / "small", len(STEPS)) / "ledger.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    for entry in entries:
+        entry["seconds"] = -3600.0
+        phases = entry["outputs"].get("seconds", {})
+        entry["outputs"]["seconds"] = dict.fromkeys(phases, -3600.0)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    summary = summarise(path.parent)
+    assert summary.seconds == 0.0
+    (first, *_) = summary.stages
+    assert (first.seconds.carve, first.seconds.recover, first.seconds.measure) == (0.0, 0.0, 0.0)
 
 
 def test_a_whole_run(tmp_path: Path) -> None:

@@ -225,13 +225,15 @@ def partial_file(target: Path) -> Iterator[BinaryIO]:
 def remove_strays(target: Path) -> None:
     """Remove what killed processes left beside `target` and nobody can use.
 
-    Unfinished work stays, unless its result has got its name.
+    Unfinished work stays, unless it has nothing to go on from, or its result has got its name.
 
     Raises UserError if another process is writing the target.
     """
     places = [partial_place(target)]
-    if (unfinished_place(target) / _PUBLISHED).exists() and target.exists():
-        places.append(unfinished_place(target))
+    unfinished = unfinished_place(target)
+    is_published = (unfinished / _PUBLISHED).exists() and target.exists()
+    if is_published or {path.name for path in unfinished.glob("*")} <= {_LOCK}:
+        places.append(unfinished)
     for place in places:
         try:
             _remove_dead(place)
@@ -317,7 +319,8 @@ def _remove(place: Path) -> None:
 
 
 def _empty(place: Path) -> None:
-    for path in [*place.iterdir()]:
+    """Remove all but the lock; the mark goes last, so that what is left is known as useless."""
+    for path in sorted(place.iterdir(), key=lambda path: path.name == _PUBLISHED):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != _LOCK:
