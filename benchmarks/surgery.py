@@ -1,9 +1,10 @@
 """Carving against `cp`: time and peak memory of `regrow prune` on a Llama checkpoint.
 
 The weights are random and not zero, so no file is sparse. Before each timed command its input is
-read into the page cache. Its output directory is empty before, and is removed after. regrow and
-`cp` alternate. Values are medians, and a ratio is that of two medians. `cp` copies files of exactly
-as many bytes, without reflinks or holes.
+read into the page cache. Its output directory is empty before, and is removed after. regrow
+and `cp` take turns. Values are medians, and a ratio is that of two medians. `cp` copies files of
+exactly as many bytes, without reflinks or holes. It does not wait for the disk, so regrow is
+compared with it under `--no-sync`; what waiting costs is listed separately.
 
 Memory is the peak of the resident set of the process that carves. The short-lived process that
 builds the class on the meta device, to check the result, is listed separately.
@@ -224,9 +225,13 @@ def seconds_of(command: Sequence[str | Path], source: Path, out: Path) -> tuple[
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians of times in seconds, and peaks of memory in bytes."""
+    """Medians of times in seconds, and peaks of memory in bytes.
+
+    `carve` and `whole` do not wait for the disk, as `cp` does not; `synced` is `carve` that does.
+    """
 
     carve: float
+    synced: float
     whole: float
     cp: float
     peak: int
@@ -236,14 +241,15 @@ class Timing:
 def compare(
     work: Path, source: Path, reference: Path, options: Sequence[str | Path], repeats: int
 ) -> Timing:
-    """Time `regrow prune` and `cp` of the reference, alternating."""
+    """Time `regrow prune`, without and with a sync, and `cp` of the reference, in turns."""
     out, peaks_file = work / "out", work / "peaks"
     prune: list[str | Path] = [
         sys.executable, "-c", REGROW, peaks_file, "prune", source, out, "--json", *options,
     ]  # fmt: skip
-    carves, wholes, copies, peaks = [], [], [], []
+    carves, wholes, synced, copies, peaks = [], [], [], [], []
     for _ in range(repeats):
-        whole, printed = seconds_of(prune, source, out)
+        synced.append(json.loads(seconds_of(prune, source, out)[1])["seconds"])
+        whole, printed = seconds_of([*prune, "--no-sync"], source, out)
         carves.append(json.loads(printed)["seconds"])
         wholes.append(whole)
         peaks.append([1024 * int(kib) for kib in peaks_file.read_text().split()])
@@ -251,10 +257,15 @@ def compare(
         files = sorted(reference.iterdir())
         copy: list[str | Path] = ["cp", "--reflink=never", "--sparse=never", *files, out]
         copies.append(seconds_of(copy, reference, out)[0])
-        say(f"  carve {carves[-1]:.2f} s, command {whole:.2f} s, cp {copies[-1]:.2f} s")
+        say(
+            f"  carve {carves[-1]:.2f} s, with sync {synced[-1]:.2f} s, command {whole:.2f} s, "
+            f"cp {copies[-1]:.2f} s"
+        )
     own, child = (max(column) for column in zip(*peaks, strict=True))
     median = statistics.median
-    return Timing(median(carves), median(wholes), median(copies), own, child)
+    return Timing(
+        median(carves), median(synced), median(wholes), median(copies), own, child
+    )  # fmt: skip
 
 
 def measure(model: Model, work: Path, repeats: int, mergekit: Path | None) -> list[Result]:
@@ -312,6 +323,9 @@ def rows(what: str, timing: Timing, copied: str, carve_goal: float, large: bool)
         Result(
             f"{what}: carving", timing.carve, "s", peer, timing.cp,
             Goal("ratio", "<=", carve_goal),
+        ),
+        Result(
+            f"{what}: carving, synced", timing.synced, "s", "without sync", timing.carve
         ),
         Result(
             f"{what}: whole command", timing.whole, "s", peer, timing.cp, whole_goal

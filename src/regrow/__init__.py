@@ -2,7 +2,7 @@
 
 `inspect`, `plan` and `preview` show what can be cut and what a recipe will do. `prune` makes one
 cut, `train` trains once, and `run` does all stages of a recipe. `score` saves scores for cuts.
-`verify` checks a result.
+`verify` checks a result. `durable` says whether results wait for the disk.
 See `help(regrow.prune)` and so on.
 """
 
@@ -24,10 +24,12 @@ from regrow.api import (
     write_report,
 )
 from regrow.common.errors import UserError
+from regrow.common.publishing import durable
 
 __all__ = [
     "UserError",
     "count_vocabulary",
+    "durable",
     "generate",
     "grow_vocabulary",
     "inspect",

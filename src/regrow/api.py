@@ -6,6 +6,8 @@ Common to all functions:
   file is converted once, into a cache.
 - `progress` receives messages and progress (`regrow.common.progress.Progress`); by default nothing
   is reported.
+- What is written waits until it is on the disk, so that a power loss damages nothing. Inside
+  `with regrow.durable(False):` it does not wait.
 - A mistake of the user raises `regrow.UserError`, whose text is one line.
 """
 

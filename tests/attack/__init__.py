@@ -1,0 +1,1 @@
+"""Attacks on whole commands: kills, full disks."""

@@ -1,13 +1,12 @@
 """A GGUF file becomes a plain directory with the same weights, config and tokenizer."""
 
-import fcntl
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from regrow.checkpoint import gguf as module
 from regrow.checkpoint.gguf import convert_gguf, file_sha256
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
+from regrow.common.publishing import partial_place
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -339,37 +339,29 @@ def test_what_a_killed_conversion_left_goes_with_the_next(tmp_path: Path) -> Non
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (left,) = tmp_path.glob(".*")
-    assert re.fullmatch(r"\.out\..+\.partial", left.name)
-
-    others = [tmp_path / name for name in (".outer.x.partial", ".out.notes")]
-    for other in others:
-        other.mkdir()
-    running = tmp_path / ".out.x.partial"
-    running.mkdir()
-    descriptor = os.open(running, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        convert(source)
-    finally:
-        os.close(descriptor)
-    assert set(tmp_path.iterdir()) == {source, tmp_path / "out", running, *others}
+    assert left == partial_place(tmp_path / "out")
+    convert(source)
+    assert set(tmp_path.iterdir()) == {source, tmp_path / "out"}
 
 
-def test_a_conversion_that_runs_is_left_alone(
+def test_a_conversion_that_runs_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same file is converted a second time while the first conversion runs."""
     source = write(tmp_path / "tiny.gguf", tiny_model())
-    save = module._save_model
+    save, saved = module._save_model, []
+    second = threading.Thread(target=convert, args=(source,))
 
     def meanwhile(*args: Any) -> Any:
-        monkeypatch.setattr(module, "_save_model", save)
-        convert(source)
-        assert args[1].is_dir()
+        if not saved:
+            second.start()
+        saved.append(args)
         return save(*args)
 
     monkeypatch.setattr(module, "_save_model", meanwhile)
     convert(source)
+    second.join()
+    assert len(saved) == 1
     assert set(tmp_path.iterdir()) == {source, tmp_path / "out"}
     open_checkpoint(tmp_path / "out")
 

@@ -1,6 +1,5 @@
 """A model directory is written complete and checked, or not at all."""
 
-import fcntl
 import json
 import os
 import stat
@@ -195,21 +194,14 @@ def test_an_output_that_holds_something_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 
 
-def test_left_over_directories_are_removed_unless_they_are_being_filled(tmp_path: Path) -> None:
-    killed, running = (tmp_path / f".out.{name}.partial" for name in ("killed", "running"))
-    others = [tmp_path / name for name in (".outer.x.partial", ".out.notes")]
-    for path in (killed, running, *others):
-        path.mkdir()
-    descriptor = os.open(running, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with partial_directory(tmp_path / "out") as first:
-            with partial_directory(tmp_path / "out"):
-                assert first.is_dir()
-            assert first.name.startswith(".out.")
-    finally:
-        os.close(descriptor)
-    assert set(tmp_path.iterdir()) == {running, *others}
+def test_one_process_at_a_time_writes_a_model(tmp_path: Path) -> None:
+    with (
+        partial_directory(tmp_path / "out"),
+        pytest.raises(UserError, match="is writing it"),
+        partial_directory(tmp_path / "out"),
+    ):
+        pass
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.fixture
@@ -248,7 +240,7 @@ def test_all_is_on_the_disk_before_it_has_its_name(
     write(out, ONE, TENSORS)
     before = [name for name, published in synced if not published]
     assert {"model.safetensors", "config.json", "notes", "a.txt"} < set(before)
-    assert before[-1].startswith(".out.")
+    assert before[-1] == "model"
     assert synced[-1] == (tmp_path.name, True)
     assert len(synced) == len(before) + 1
 

@@ -20,6 +20,7 @@ from regrow.checkpoint.verify import Check, VerifyResult
 from regrow.cli import app
 from regrow.common import quantities
 from regrow.common.errors import UserError
+from regrow.common.publishing import workplace
 from regrow.pipeline.recipe_file import load_recipe
 from tests.tiny import SCORE_NAMES, sentences, write_model, write_text, write_tiny
 
@@ -299,6 +300,26 @@ def test_a_disk_that_fails_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("regrow.api.inspect", fail)
     done = run("inspect", "m")
     assert (done.exit_code, done.stderr) == (2, "regrow: weights: Input/output error\n")
+
+
+@pytest.mark.parametrize("option", ["--sync", "--no-sync"])
+def test_who_wants_does_not_wait_for_the_disk(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    result = run("prune", "m", str(tmp_path / "o"), "--drop-layers", "1", option)
+    assert result.exit_code == 0, result.output
+    assert bool(synced) == (option == "--sync")
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+
+
+def test_two_do_not_write_one_model(run: Any, tmp_path: Path) -> None:
+    with workplace(tmp_path / "o"):
+        result = run("prune", "m", str(tmp_path / "o"), "--drop-layers", "1")
+    assert result.exit_code == 2
+    assert f"o: another process ({os.getpid()}) is writing it" in " ".join(result.output.split())
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_defect_keeps_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Small files, whole or not at all."""
 
 import json
+import os
 import re
 import resource
 from pathlib import Path
@@ -31,7 +32,6 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
     write_atomically(path, b"two")
     assert path.read_bytes() == b"two"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    assert path.stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
@@ -120,13 +120,18 @@ def test_refuses_what_is_no_file(tmp_path: Path) -> None:
         read_json(tmp_path)
 
 
-def test_writes_tensors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0o077, 0o022])
+def test_writes_tensors(tmp_path: Path, umask: int) -> None:
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
-    save_tensors(tensors, tmp_path / "a.safetensors")
+    before = os.umask(umask)
+    try:
+        save_tensors(tensors, tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
     read = load_file(tmp_path / "a.safetensors")
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
-    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}  # transformers refuses a file without it
 

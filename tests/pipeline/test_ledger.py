@@ -195,15 +195,22 @@ def test_forgetting_rewrites_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_step_is_on_disk_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[bytes] = []
+    """Its line, and before the second the name of the file."""
+    synced: list[Path] = []
 
     def fsync(descriptor: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().read_bytes())
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        synced.append(path)
+        if path.is_file():
+            last = path.read_bytes().splitlines()[-1]
+            assert json.loads(last) == asdict(entry(["one", "two"][synced.count(path) - 1]))
 
     with Ledger(tmp_path) as ledger:
         monkeypatch.setattr("os.fsync", fsync)
         ledger.record(entry("one"))
-    assert [json.loads(data) for data in synced] == [asdict(entry("one"))]
+        assert synced == [tmp_path / LEDGER_FILE, tmp_path]
+        ledger.record(entry("two"))
+    assert synced[2:] == [tmp_path / LEDGER_FILE]
 
 
 @pytest.mark.parametrize(

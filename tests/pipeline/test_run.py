@@ -26,8 +26,9 @@ from regrow.architectures.t5 import T5
 from regrow.checkpoint.trained_weights import save_trained
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
+from regrow.common.publishing import partial_place
 from regrow.evaluation.registry import EVALUATIONS, Evaluation
-from regrow.pipeline.ledger import read_entries
+from regrow.pipeline.ledger import Ledger, read_entries
 from regrow.pipeline.run import Result
 from regrow.pipeline.steps import RESULTS
 from regrow.pipeline.summary import summarise
@@ -311,15 +312,33 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(
 
 def test_what_killed_writes_left_is_swept(finished: Finished, tmp_path: Path) -> None:
     out = finished.copied(tmp_path / "run")
-    for name in (".ledger.jsonl.x1", ".report.html.x1", "stages/depth/.training.json.x"):
-        (out / name).touch()
-    for name in ("stages/depth/.carved.x.partial", "stages/width/.model.partial"):
-        (out / name).mkdir()
-        (out / name / "model.safetensors").touch()
+    for name in ("ledger.jsonl", "report.html", "stages/depth/training.json"):
+        partial_place(out / name).touch()
+    for name in ("stages/depth/carved", "stages/width/model", "stages/width/exports/step-1"):
+        place = partial_place(out / name)
+        place.mkdir(parents=True)
+        (place / "model.safetensors").touch()
+    partial_place(out / "model").symlink_to("stages")
     for name in ("carved", "training"):  # between the record of a recovery and their removal
         (out / "stages/depth" / name).mkdir()
     go(finished.recipe, out)
     assert contents(out) == contents(finished.out)
+
+
+def test_a_redo_that_was_killed_leaves_no_results_of_before(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """Killed after the ledger forgot the recovery, and before its results were removed."""
+    out = finished.copied(tmp_path / "run")
+    for name in ("exports/step-00000001", "trained", "training/step-00000001"):
+        (out / "stages/depth" / name).mkdir(parents=True)
+    with Ledger(out) as ledger:
+        ledger.forget(["depth/recover", "depth/measure"])
+    go(finished.recipe, out)
+    assert {path.name for path in (out / "stages/depth").iterdir()} == {
+        path.name for path in (finished.out / "stages/depth").iterdir()
+    }
+    assert_same_result(out, finished.out)
 
 
 # Changed
@@ -708,7 +727,7 @@ def test_what_a_training_saved_makes_room_for_it(
         go(finished.recipe, out)
     (carved,) = out.glob("stages/*/carved")
     save(carved.parent)
-    with pytest.raises(UserError, match=r"state.json: cannot be read"):
+    with pytest.raises(UserError, match=r"step-00000001: damaged .*state\.json"):
         go(finished.recipe, out)
 
 

@@ -93,6 +93,21 @@ def ledger(directory: Path, count: int, **changed: dict[str, Any]) -> Path:
     return directory
 
 
+def test_negative_seconds_are_none(tmp_path: Path) -> None:
+    """An earlier version measured by the clock of the day, which may be set back."""
+    path = ledger(tmp_path / "small", len(STEPS)) / "ledger.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    for entry in entries:
+        entry["seconds"] = -3600.0
+        phases = entry["outputs"].get("seconds", {})
+        entry["outputs"]["seconds"] = dict.fromkeys(phases, -3600.0)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    summary = summarise(path.parent)
+    assert summary.seconds == 0.0
+    (first, *_) = summary.stages
+    assert (first.seconds.carve, first.seconds.recover, first.seconds.measure) == (0.0, 0.0, 0.0)
+
+
 def test_a_whole_run(tmp_path: Path) -> None:
     summary = summarise(ledger(tmp_path / "small", len(STEPS)))
     assert (summary.name, summary.command) == ("small", "regrow run 14")

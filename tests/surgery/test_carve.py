@@ -36,6 +36,7 @@ from regrow.architectures.t5gemma import T5GEMMA
 from regrow.architectures.umt5 import UMT5
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
+from regrow.common.publishing import partial_place
 from regrow.surgery.carve import carve, check_output
 from regrow.surgery.cut import Cut
 from tests.surgery.carving import (
@@ -528,7 +529,7 @@ def test_config_comes_last(llama: Path, tmp_path: Path, monkeypatch: pytest.Monk
         if self.name == "config.json":
             seen.append({path.name for path in self.parent.iterdir()})
             assert not (tmp_path / "out").exists()
-            assert self.parent.name.startswith(".out.")
+            assert self.parent.parent == partial_place(tmp_path / "out")
         return write(self, data)
 
     monkeypatch.setattr(Path, "write_bytes", watched)

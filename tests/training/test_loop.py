@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -165,15 +167,20 @@ def test_a_stopped_training_ends_in_the_same_bits(tmp_path: Path, step: int) -> 
     assert_same_bits(whole, again)
     assert result.resumed_at == 5
     assert result.curve == expected.curve
-    assert len(list((tmp_path / "stopped").iterdir())) == 1
+    assert steps_in(tmp_path / "stopped") == [4, 5]
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a directory that holds nothing else."""
+    return sorted(int(path.name.removeprefix("step-")) for path in directory.iterdir())
 
 
 def test_a_step_is_tracked_before_its_checkpoint_is_written(tmp_path: Path) -> None:
     """Whoever is killed between the two does it again; the other way round it would be lost."""
-    seen: list[tuple[str, int, list[str]]] = []
+    seen: list[tuple[str, int, list[int]]] = []
 
     def note(what: str, report: StepReport) -> None:
-        seen.append((what, report.step, sorted(path.name for path in tmp_path.iterdir())))
+        seen.append((what, report.step, steps_in(tmp_path)))
 
     def stop(report: StepReport) -> None:
         note("on_step", report)
@@ -183,8 +190,7 @@ def test_a_step_is_tracked_before_its_checkpoint_is_written(tmp_path: Path) -> N
     with pytest.raises(StopError):
         run(tmp_path, track=lambda report: note("track", report), on_step=stop)
     assert seen == [
-        ("track", 1, []), ("on_step", 1, ["step-00000001"]),
-        ("track", 2, ["step-00000001"]), ("on_step", 2, ["step-00000002"]),
+        ("track", 1, []), ("on_step", 1, [1]), ("track", 2, [1]), ("on_step", 2, [1, 2]),
     ]  # fmt: skip
 
 
@@ -198,7 +204,7 @@ def test_a_full_disk_is_told_and_keeps_the_older_checkpoint(
 
     with pytest.raises(StopError):
         run(tmp_path, on_step=until)
-    (kept,) = tmp_path.iterdir()
+    kept = tmp_path / "step-00000002"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     sizes = {path.stem: path.stat().st_size for path in kept.iterdir()}
     if file == "state":  # the smallest, so no limit reaches it alone
@@ -214,7 +220,7 @@ def test_a_full_disk_is_told_and_keeps_the_older_checkpoint(
         monkeypatch.undo()
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == [kept]
+    assert steps_in(tmp_path) == [2]
     _, result = run(tmp_path)
     assert result.resumed_at == 2
 
@@ -240,12 +246,15 @@ def test_a_killed_training_ends_in_the_same_bits(tmp_path: Path, moment: str) ->
     resumed, result = run(tmp_path / "killed")
     assert_same_bits(whole, resumed)
     assert result.curve == expected.curve
-    assert result.resumed_at == {"s": 3, "r": 2, "w": 2, "c": 3}[moment[0]]
-    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["step-00000005"]
+    assert result.resumed_at == {"s": 3, "r": 2, "w": 2, "c": 2}[moment[0]]
+    assert steps_in(tmp_path / "killed") == [4, 5]
 
 
 def _be_killed(directory: Path, moment: str) -> None:
-    """Trains, and is killed: after a step, or before, in or after the write of its checkpoint."""
+    """Trains, and is killed: after a step, or before, in or after the write of its checkpoint.
+
+    `clean`: while the checkpoint before the one before is removed.
+    """
 
     kind, number = moment.split()
     left = {"write": 2, "rename": 1, "clean": 1}.get(kind, 0)
@@ -302,16 +311,71 @@ def test_how_often_to_save_and_measure_may_change(tmp_path: Path) -> None:
     assert result.resumed_at == 5
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    run(tmp_path)
-    path = tmp_path / "step-00000005" / "model.safetensors"
+def _cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UserError, match="cannot be read") as caught:
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no weights": lambda path: (path / "model.safetensors").unlink(),
+    "weights cut short": lambda path: _cut_short(path / "model.safetensors"),
+    "weights of the same size": lambda path: (path / "model.safetensors").write_bytes(
+        bytes((path / "model.safetensors").stat().st_size)
+    ),
+    "weights of another training": lambda path: save_file(
+        {"a": torch.ones(3)}, path / "model.safetensors"
+    ),
+    "no optimiser state": lambda path: (path / "optimizer.safetensors").unlink(),
+    "no state": lambda path: (path / "state.json").unlink(),
+    "state cut short": lambda path: _cut_short(path / "state.json"),
+    "state that is no object": lambda path: (path / "state.json").write_text("[]"),
+    "nothing": lambda path: [each.unlink() for each in path.iterdir()],
+}
+
+
+@pytest.fixture(scope="module")
+def whole_and_stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The model of a whole training, and the directory of one that was stopped at step 3."""
+    home = tmp_path_factory.mktemp("damaged")
+    model, _ = run(home / "whole")
+
+    def stop(report: StepReport) -> None:
+        if report.step == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(home / "stopped", on_step=stop)
+    return model, home / "stopped"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    whole_and_stopped: tuple[Any, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    whole, stopped = whole_and_stopped
+    directory = shutil.copytree(stopped, tmp_path / "training")
+    DAMAGES[damage](directory / "step-00000003")
+    with caplog.at_level(logging.WARNING):
+        resumed, result = run(directory)
+    (said,) = [r.getMessage() for r in caplog.records if r.name.startswith("regrow")]
+    assert said.startswith(f"{directory / 'step-00000003'}: damaged (")
+    assert said.endswith("; going on from step-00000002")
+    assert "\n" not in said
+    assert result.resumed_at == 2
+    assert_same_bits(whole, resumed)
+
+
+def test_if_all_checkpoints_are_damaged_none_is_touched(tmp_path: Path) -> None:
+    run(tmp_path)
+    for step in (4, 5):
+        _cut_short(tmp_path / f"step-{step:08d}/model.safetensors")
+    message = rf"^{tmp_path}/step-00000005: damaged \(.*no older checkpoint is whole; remove"
+    with pytest.raises(UserError, match=message) as caught:
         run(tmp_path)
-    assert str(path) in str(caught.value)
-    (path.parent / "state.json").write_text("{")
-    with pytest.raises(UserError, match=r"state\.json: cannot be read"):
-        run(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert steps_in(tmp_path) == [4, 5]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Tools that draw numbers."""
 
 import importlib
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer import event_file_writer
 
 from regrow.common.errors import UserError
 from regrow.training import tracking as module
@@ -29,12 +29,8 @@ def test_tensorboard_holds_every_number(tmp_path: Path) -> None:
     assert drawn(tmp_path) == [(1, 4.0), (2, 3.0)]
 
 
-def test_steps_that_are_done_again_are_not_doubled_nor_others_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_that_are_done_again_are_not_doubled_nor_others_lost(tmp_path: Path) -> None:
     """As after a kill: the first is never closed."""
-    # Files of one second are read in the order of this number as text, where 10 comes before 9.
-    monkeypatch.setattr(event_file_writer._global_uid, "_value", 9)
     killed = tracking(None, tmp_path, 0, {})
     write = killed.__enter__()
     for step in range(1, 6):
@@ -116,3 +112,42 @@ def test_one_that_fails_ends_only_what_asked_for_it(
     with tracking(None, tmp_path, 0, {}) as write:
         write(1, {"train/loss": 2.0})
     assert "goes on without" in caplog.text
+
+
+def test_a_full_disk_is_said_once_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with tracking(("tensorboard",), tmp_path, 0, {}) as write:
+        write(1, {"train/loss": 4.0})
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        (events,) = (tmp_path / "tensorboard").iterdir()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (events.stat().st_size, limits[1]))
+        try:
+            for step in (2, 3):
+                write(step, {"train/loss": 3.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (said,) = caplog.records
+    assert said.getMessage() == "track: tensorboard: [Errno 27] File too large; goes on without"
+    assert "Traceback" not in capfd.readouterr().err
+    assert drawn(tmp_path) == [(1, 4.0)]
+
+
+@pytest.mark.parametrize("when", ["log", "finish"])
+def test_one_that_fails_later_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no\nnetwork")
+
+    with _pretended(monkeypatch, "wandb") as calls:
+        vars(importlib.import_module("wandb").init())[when] = fail
+        with tracking(("tensorboard", "wandb"), tmp_path, 0, {}) as write:
+            for step in (1, 2):
+                write(step, {"train/loss": 2.0})
+        (said,) = caplog.records
+        assert said.getMessage() == "track: wandb: no network; goes on without"
+        assert [each for each in calls if isinstance(each, tuple)] == [
+            (step, {"train/loss": 2.0}) for step in (1, 2) if when == "finish"
+        ]
+    assert drawn(tmp_path) == [(1, 2.0), (2, 2.0)]

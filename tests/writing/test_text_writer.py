@@ -7,8 +7,9 @@ import pytest
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.publishing import unfinished_place
 from regrow.corpus.text import read_documents
-from regrow.writing.text_writer import WritingSettings, WrittenText, unfinished, write_text
+from regrow.writing.text_writer import WritingSettings, WrittenText, write_text
 from tests.tiny import add_chat_template, write_model
 from tests.tiny import write_text as write_texts
 
@@ -83,7 +84,7 @@ def test_it_may_be_killed_anywhere(home: Path, tmp_path: Path, model: str) -> No
         except KilledError:
             kills += 1
             assert not out.exists()
-            rounds = unfinished(out) / "rounds.jsonl"
+            rounds = unfinished_place(out) / "rounds.jsonl"
             if rounds.exists():  # as a process leaves it that is killed while it appends
                 with rounds.open("ab") as file:
                     file.write(b'{"rows": 3, "te')
@@ -112,7 +113,7 @@ def test_other_settings_do_not_go_on(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "text.jsonl"
     with pytest.raises(KilledError):
         write(home, out, progress=killed_after(80))
-    assert (unfinished(out) / "rounds.jsonl").exists()
+    assert (unfinished_place(out) / "rounds.jsonl").exists()
     for name, settings in OTHERS.items():
         with pytest.raises(UserError, match=f"left by a run that was stopped, with other {name};"):
             write(home, out, settings)

@@ -30,6 +30,7 @@ from regrow.checkpoint.writer import (
 )
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
+from regrow.common.publishing import make_directory, workplace
 from regrow.models.loading import LOCAL, library_errors
 
 SOURCE_FILE = "regrow_source.json"
@@ -61,8 +62,11 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
     rope = _rope_scaling(gguf, metadata, reader)
     quantisation = sorted({tensor.tensor_type.name for tensor in reader.tensors})
     del reader  # the reader maps the file into memory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with partial_directory(directory) as partial:
+    make_directory(directory.parent)
+    # Another process may be converting the same file: then this one takes its directory.
+    with workplace(directory, wait=True) as place, partial_directory(directory, place) as partial:
+        if directory.is_dir():
+            return
         weights = _save_model(gguf, partial, metadata)
         config = _repaired_config(partial, rope)
         _repair_generation_config(partial)
@@ -75,13 +79,8 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
             "dtype": "bfloat16",
             "versions": {name: version(name) for name in ("regrow", "transformers", "gguf")},
         }
-        try:
-            files = {SOURCE_FILE: json_bytes(source)}
-            publish(partial, directory, weights, small_files(config, files, weights))
-        except OSError:
-            # Another process may have converted the same file meanwhile: use its directory.
-            if not directory.is_dir():
-                raise
+        files = {SOURCE_FILE: json_bytes(source)}
+        publish(partial, directory, weights, small_files(config, files, weights))
 
 
 def file_sha256(path: Path) -> str:

@@ -9,14 +9,9 @@ Every writer of a model fills a temporary directory beside the target and publis
 If writing ends before `publish`, nothing is left behind.
 """
 
-import fcntl
-import os
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from glob import escape
+from contextlib import contextmanager, nullcontext
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,8 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from regrow.checkpoint.companions import write_files
 from regrow.checkpoint.header import SAFETENSORS_NAMES, TensorSpec, read_header
 from regrow.checkpoint.reader import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from regrow.common import publishing
 from regrow.common.errors import UserError
-from regrow.common.files import json_bytes, sync_directory
+from regrow.common.files import json_bytes
+from regrow.common.publishing import workplace
 from regrow.models.networks import with_own_code
 
 if TYPE_CHECKING:
@@ -41,25 +38,19 @@ class WeightFile(NamedTuple):
 
 
 @contextmanager
-def partial_directory(out: Path) -> Iterator[Path]:
-    """Context manager: a temporary directory `.NAME.*.partial` beside `out`, removed at the end.
+def partial_directory(out: Path, place: Path | None = None) -> Iterator[Path]:
+    """Context manager: a hidden directory beside `out`, for the files of a model.
 
-    Directories of this name that killed processes left are removed first. A directory is locked
-    while it is filled, and the lock ends with its process. File modes follow the umask.
+    It is removed at the end, and what killed processes left of `out` is removed first. File modes
+    follow the umask. `place`: the workplace of `out` (`regrow.common.publishing`), if the caller
+    has one already.
 
-    Raises OSError if the directory cannot be made.
+    Raises UserError if another process writes `out`, and OSError if it cannot be made.
     """
-    for stale in out.parent.glob(f".{escape(out.name)}.*.partial"):
-        with locked_directory(stale) as locked:
-            if locked:
-                shutil.rmtree(stale, ignore_errors=True)
-    partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
-    partial.mkdir()
-    with locked_directory(partial):
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with workplace(out) if place is None else nullcontext(place) as own:
+        partial = own / "model"
+        partial.mkdir()
+        yield partial
 
 
 def publish(
@@ -80,10 +71,7 @@ def publish(
     for path in partial.rglob("*"):
         if path.is_file():
             path.chmod(mode & 0o666)  # safetensors makes its files 0600
-        sync_directory(path)
-    sync_directory(partial)
-    partial.rename(out)
-    sync_directory(out.parent)
+    publishing.publish(partial, out)
 
 
 def small_files(
@@ -205,26 +193,3 @@ def _planned_tensors(out: Path, weights: Sequence[WeightFile]) -> dict[str, dict
 
 def _describe(spec: TensorSpec | None) -> str:
     return "nothing" if spec is None else f"{spec.dtype} {list(spec.shape)}"
-
-
-@contextmanager
-def locked_directory(directory: Path) -> Iterator[bool]:
-    """Context manager: try to lock a directory; yields whether this process has the lock.
-
-    It does not if another process holds the lock, the directory is gone, or the file system has no
-    locks.
-    """
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command, Commands, command
+from regrow.cli.commands import Command, Commands, Sync, command
 from regrow.cli.output import (
     MESSAGES_ONLY,
     echo,
@@ -37,6 +37,7 @@ from regrow.cli.progress_bars import (
 from regrow.cli.train import train
 from regrow.cli.vocab import PadTo, vocab
 from regrow.common.errors import UserError
+from regrow.common.publishing import durable
 from regrow.common.quantities import count, nbytes, share
 
 app = typer.Typer(
@@ -216,6 +217,7 @@ def prune(
     ] = "5GB",
     seed: Annotated[int, typer.Option(min=0, help="Decides random scores.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    sync: Sync = True,
     as_json: Json = False,
 ) -> None:
     """Cut a model and write a plain Hugging Face directory."""
@@ -235,7 +237,7 @@ def prune(
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    with byte_progress("carving") as progress:
+    with durable(sync), byte_progress("carving") as progress:
         result = api.prune(
             model, out, calibration=calibration, seed=seed,
             max_shard_bytes=nbytes("--max-shard-size", max_shard_size),
@@ -296,13 +298,14 @@ def run(
     redo: Annotated[
         bool, typer.Option("--redo", help="Do again what a changed recipe invalidates.")
     ] = False,
+    sync: Sync = True,
     as_json: Json = False,
 ) -> None:
     """Run all stages of a recipe; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
 
     compare = [name for name, given in (("control", control), ("at-once", at_once)) if given]
-    with run_progress() as progress:
+    with durable(sync), run_progress() as progress:
         result = api.run(recipe, out, compare=compare, redo=redo, progress=progress)
     if not is_first_process():
         return

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, ClassVar, NoReturn
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -19,6 +19,12 @@ from regrow.common.errors import ReportedError, UserError
 
 _INTERRUPTED = 128 + signal.SIGINT
 """The exit code of a command that SIGINT ended."""
+Sync = Annotated[
+    bool,
+    typer.Option(
+        "--sync/--no-sync", help="Wait until results are on the disk, against a power loss."
+    ),
+]
 
 
 class Command(TyperCommand):

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regrow.cli.commands import name_option
+from regrow.cli.commands import Sync, name_option
 from regrow.cli.output import print_trained
 from regrow.cli.progress_bars import is_first_process, run_progress
 from regrow.common.errors import UserError
+from regrow.common.publishing import durable
 
 if TYPE_CHECKING:
     from regrow.pipeline.recipe import Recipe
@@ -58,6 +59,7 @@ def train(
     redo: Annotated[
         bool, typer.Option("--redo", help="Do again what changed settings invalidate.")
     ] = False,
+    sync: Sync = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a model; safe to stop and to start again, alone or under torchrun."""
@@ -83,7 +85,7 @@ def train(
         except UserError as error:
             raise name_option(error, options) from None
     try:
-        with run_progress() as progress:
+        with durable(sync), run_progress() as progress:
             result = api.train(
                 recipe, out, stage=stage, from_scratch=from_scratch, redo=redo, progress=progress
             )

@@ -4,13 +4,14 @@ import json
 import os
 import re
 import shutil
-import tempfile
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError, one_line
+from regrow.common.publishing import partial_file, partial_place, sync
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,25 +33,14 @@ def cache_directory() -> Path:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`; a reader sees the old file or the new one, never a part.
 
-    The data goes to a temporary file in the same directory, is synced to disk, and is renamed.
+    The data is on the disk before it has its name. The file's mode follows the umask.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    with partial_file(path) as file:
+        file.write(data)
 
 
 def save_tensors(tensors: "Mapping[str, Tensor]", path: Path) -> None:
-    """Write a safetensors file with mode 0644; if that fails, leave no file.
+    """Write a new safetensors file, with a mode as the umask says; if that fails, leave no file.
 
     Raises UserError if it cannot be written.
     """
@@ -58,8 +48,10 @@ def save_tensors(tensors: "Mapping[str, Tensor]", path: Path) -> None:
     from safetensors.torch import save_file
 
     try:
+        path.touch()
+        mode = stat.S_IMODE(path.stat().st_mode)
         save_file(dict(tensors), path, metadata={"format": "pt"})
-        path.chmod(0o644)  # safetensors writes files with 0600
+        path.chmod(mode)  # safetensors writes files with 0600
     except (SafetensorError, OSError) as error:
         path.unlink(missing_ok=True)
         raise UserError(
@@ -74,37 +66,29 @@ def link_atomically(path: Path, target: Path) -> None:
         return
     if not path.is_symlink():  # a user may have replaced the link by a copy of the directory
         remove(path)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial_place(path)
     remove(temporary)
     temporary.symlink_to(target, target_is_directory=True)
     temporary.replace(path)
+    sync(path.parent)
 
 
 def remove(*paths: Path) -> None:
     """Remove files and directories; missing ones are ignored.
 
-    A directory is first renamed to `.NAME.partial`, so that no half-emptied directory is left
+    A directory is first renamed to its `partial_place`, so that no half-emptied directory is left
     under its name.
     """
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             hidden = path
             if not path.name.startswith("."):
-                hidden = path.with_name(f".{path.name}.partial")
+                hidden = partial_place(path)
                 shutil.rmtree(hidden, ignore_errors=True)
                 path.rename(hidden)
             shutil.rmtree(hidden)
         else:
             path.unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Sync a directory, so that renames inside it survive a crash."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def json_bytes(value: Any, indent: int | None = 2) -> bytes:

@@ -5,10 +5,8 @@ the order of reading. So the result does not depend on the number of processes. 
 it saves a checkpoint; a later run of the same work resumes from there.
 """
 
-import fcntl
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 import time
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from regrow.common.errors import UserError
-from regrow.common.files import sync_directory
+from regrow.common.publishing import remove_strays
 from regrow.corpus.text import Block, Position, check_text_file, read_blocks
 
 CHECKPOINT_SECONDS = 20.0
@@ -59,7 +57,11 @@ def check_files(files: Sequence[Path], key: str) -> None:
 
 
 def check_new(out: Path, kind: Literal["file", "directory"]) -> None:
-    """Raise UserError if `out` exists, or the directory that it should be in does not."""
+    """Raise UserError if `out` exists, or the directory that it should be in does not.
+
+    What killed processes left beside `out`, and is of no use, is removed.
+    """
+    remove_strays(out)
     if out.exists():
         raise UserError(f"{out}: exists; choose another {kind}")
     if not out.parent.is_dir():
@@ -72,37 +74,6 @@ def file_stamps(files: Sequence[Path]) -> list[list[Any]]:
 
 
 # Work that can be resumed
-
-
-@contextmanager
-def unfinished_directory(out: Path, checkpoint: str) -> Iterator[Path]:
-    """A hidden directory beside `out`, locked for this process.
-
-    If the work fails before there is a checkpoint, the directory is removed.
-
-    Args:
-        out: what the work will write.
-        checkpoint: the name of its checkpoint, a file in the directory.
-
-    Raises:
-        UserError: another process has locked the directory.
-    """
-    directory = out.parent / f".{out.name}.unfinished"
-    directory.mkdir(exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another process is writing it") from None
-        try:
-            yield directory
-        except BaseException:
-            if not (directory / checkpoint).is_file():
-                shutil.rmtree(directory, ignore_errors=True)
-            raise
-    finally:
-        os.close(handle)
 
 
 def check_same_work(
@@ -118,12 +89,6 @@ def check_same_work(
                 f"{directory}: left by a run that was stopped, with other {name}; "
                 "delete it to begin anew"
             )
-
-
-def remove_directory(directory: Path) -> None:
-    """Remove an unfinished directory once its work is done."""
-    shutil.rmtree(directory)
-    sync_directory(directory.parent)
 
 
 # Processes

@@ -8,7 +8,6 @@ the size of the blocks. A run that was killed is resumed from its last checkpoin
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
-from regrow.common.files import read_json_object, sync_directory, write_atomically
+from regrow.common.files import read_json_object, write_atomically
+from regrow.common.publishing import publish_finished, sync_descriptor, workplace
 from regrow.corpus import parallel
 from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
 from regrow.corpus.mapped_files import Tokens
@@ -33,9 +33,8 @@ from regrow.corpus.tokenizer_hash import last_id, token_dtype, tokenizer_sha256
 from regrow.models.loading import load_tokenizer
 
 _COPY_BYTES = 1 << 20
-_PROGRESS = ".progress"
-"""Directory in an unfinished store for what is not part of the store."""
-_CHECKPOINT = "state.json"
+_STORE, _LENGTHS, _JOB, _CHECKPOINT = "store", "lengths", "job.json", "state.json"
+"""In the workplace of a store: the store itself, and what the work needs to go on after a kill."""
 
 
 @dataclass
@@ -173,7 +172,7 @@ def write_store(
 ) -> Tokenised:
     """Write the store, once all is checked: see :func:`tokenise_files`."""
     begun = time.monotonic()
-    with parallel.unfinished_directory(out, f"{_PROGRESS}/{_CHECKPOINT}") as directory:
+    with workplace(out, checkpoint=_CHECKPOINT) as directory:
         state = _resume(directory, job, files)
         resumed = state.documents
         with _Writer(directory, job, state) as writer:
@@ -237,8 +236,8 @@ class _Writer:
 
     def __init__(self, directory: Path, job: Job, state: _State) -> None:
         self._directory, self._job, self._state = directory, job, state
-        self._tokens = (directory / f"{NAME}.bin").open("r+b")
-        self._lengths = (directory / _PROGRESS / "lengths").open("r+b")
+        self._tokens = (directory / _STORE / f"{NAME}.bin").open("r+b")
+        self._lengths = (directory / _LENGTHS).open("r+b")
         self._digest = hashlib.sha256()
         while data := self._tokens.read(_COPY_BYTES):
             self._digest.update(data)
@@ -265,9 +264,9 @@ class _Writer:
         """Save how far the files are written, once they are on the disk."""
         for file in (self._tokens, self._lengths):
             file.flush()
-            os.fsync(file.fileno())
+            sync_descriptor(file.fileno())
         state = json.dumps(self._state.to_json()).encode()
-        write_atomically(self._directory / _PROGRESS / _CHECKPOINT, state)
+        write_atomically(self._directory / _CHECKPOINT, state)
 
     def finish(self) -> str:
         """Save a last checkpoint; SHA-256 (hex) of the tokens."""
@@ -294,18 +293,17 @@ def _resume(directory: Path, job: Job, files: Sequence[Path]) -> _State:
         "files": parallel.file_stamps(files),
         "special_tokens": job.special_tokens,
     }
-    saved = directory / _PROGRESS
-    saved.mkdir(exist_ok=True)
+    (directory / _STORE).mkdir(exist_ok=True)
     state = _State([TokenisedFile(str(path), path.stat().st_size) for path in files])
-    if (saved / _CHECKPOINT).is_file():
-        earlier = read_json_object(saved / "job.json")
+    if (directory / _CHECKPOINT).is_file():
+        earlier = read_json_object(directory / _JOB)
         parallel.check_same_work(directory, earlier, work, _NAMES)
-        state = _read_state(saved / _CHECKPOINT, len(files))
+        state = _read_state(directory / _CHECKPOINT, len(files))
     else:
-        write_atomically(saved / "job.json", json.dumps(work, indent=1).encode())
+        write_atomically(directory / _JOB, json.dumps(work, indent=1).encode())
     sizes = {
-        directory / f"{NAME}.bin": state.tokens * np.dtype(job.dtype).itemsize,
-        saved / "lengths": state.documents * 4,
+        directory / _STORE / f"{NAME}.bin": state.tokens * np.dtype(job.dtype).itemsize,
+        directory / _LENGTHS: state.documents * 4,
     }
     for path, size in sizes.items():
         path.touch()
@@ -325,7 +323,7 @@ def _read_state(path: Path, files: int) -> _State:
             raise ValueError
         return _State(found, file_position(facts["source"], facts["place"], files))
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: damaged; delete {path.parent.parent} to begin anew") from None
+        raise UserError(f"{path}: damaged; delete {path.parent} to begin anew") from None
 
 
 def _check_filled(state: _State, number: int) -> None:
@@ -336,11 +334,10 @@ def _check_filled(state: _State, number: int) -> None:
 
 
 def _publish(directory: Path, out: Path, job: Job, state: _State, digest: str) -> None:
-    """Finish the files and give the directory its name."""
-    with (directory / f"{NAME}.idx").open("wb+") as file:
-        write_index(file, directory / _PROGRESS / "lengths", job.dtype)
-        file.flush()
-        os.fsync(file.fileno())
+    """Finish the files and give the store its name."""
+    store = directory / _STORE
+    with (store / f"{NAME}.idx").open("wb+") as file:
+        write_index(file, directory / _LENGTHS, job.dtype)
         file.seek(0)
         index = hashlib.file_digest(file, "sha256").hexdigest()
     facts: dict[str, Any] = {
@@ -353,9 +350,5 @@ def _publish(directory: Path, out: Path, job: Job, state: _State, digest: str) -
         "sha256": {f"{NAME}.bin": digest, f"{NAME}.idx": index},
         "sources": [asdict(file) for file in state.files],
     }
-    for stray in directory.glob(f".{NAME}.json.*"):  # of a run that was killed in the next line
-        stray.unlink()
-    write_atomically(directory / f"{NAME}.json", (json.dumps(facts, indent=1) + "\n").encode())
-    directory.rename(out)
-    sync_directory(out.parent)
-    shutil.rmtree(out / _PROGRESS)  # only now: until then the run can be resumed
+    write_atomically(store / f"{NAME}.json", (json.dumps(facts, indent=1) + "\n").encode())
+    publish_finished(store, out)

@@ -8,6 +8,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import library_weights, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
+from regrow.common.publishing import make_directory
 from regrow.models.loading import build_model, library_errors
 
 
@@ -33,7 +34,7 @@ def _write(model: ModelDirectory, directory: Path, seed: int) -> None:
     with torch.random.fork_rng(devices=[]), library_errors(refused):
         torch.manual_seed(seed)
         network = build_model(model.config, torch.float32)
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(directory.parent)
     check_free_space(directory, 4 * network.num_parameters())
     with partial_directory(directory) as partial:
         network.save_pretrained(partial)

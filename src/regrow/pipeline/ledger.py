@@ -7,8 +7,6 @@ them and all steps before it. So a changed recipe is noticed, and the steps that
 known.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -22,6 +20,13 @@ from typing import Any, Self
 
 from regrow.common.errors import UserError
 from regrow.common.files import parse_json_object, write_atomically
+from regrow.common.publishing import (
+    BusyError,
+    make_directory,
+    sync,
+    sync_descriptor,
+    take_lock,
+)
 
 LEDGER_FILE = "ledger.jsonl"
 _BEFORE_FIRST_ENTRY = ("original",)
@@ -122,15 +127,18 @@ class Ledger:
 
     def __enter__(self) -> Self:
         try:
-            self._created = _create_directory(self.directory)
+            self._created = make_directory(self.directory)
             self._refuse_other_content()
-            self._lock = self._take_lock()
+            self._lock = take_lock(self._lock_path)
+        except BusyError as error:
+            raise UserError(
+                f"{self.directory}: another run (process {error.owner}) is using it; wait for it, "
+                "or choose another directory for this one"
+            ) from None
         except OSError as error:
             raise UserError(
                 f"{self.directory}: cannot hold a run: {error.strerror or error}"
             ) from None
-        os.truncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
         try:
             self._entries = read_entries(self.path, repair=True)
         except UserError:
@@ -162,23 +170,6 @@ class Ledger:
                     "choose a new or empty directory"
                 )
 
-    def _take_lock(self) -> int:
-        while True:
-            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.pread(lock, 32, 0).decode() or "unknown"
-                os.close(lock)
-                raise UserError(
-                    f"{self.directory}: another run (process {owner}) is using it; wait for it, or "
-                    "choose another directory for this one"
-                ) from None
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock), self._lock_path.stat()):
-                    return lock
-            os.close(lock)  # its holder deleted the file between open and flock
-
     def _release(self) -> None:
         if self._lock is not None:
             os.truncate(self._lock, 0)
@@ -198,10 +189,13 @@ class Ledger:
     def record(self, entry: Entry) -> None:
         """Append an entry and sync it to disk."""
         line = json.dumps(asdict(entry), sort_keys=True) + "\n"
+        begins = not self.path.exists()
         with self.path.open("ab") as file:
             file.write(line.encode())
             file.flush()
-            os.fsync(file.fileno())
+            sync_descriptor(file.fileno())
+        if begins:
+            sync(self.directory)
         self._entries[entry.step] = entry
 
     def forget(self, steps: Sequence[str]) -> None:
@@ -210,17 +204,6 @@ class Ledger:
         lines = [json.dumps(asdict(entry), sort_keys=True) + "\n" for entry in kept.values()]
         write_atomically(self.path, "".join(lines).encode())
         self._entries = kept
-
-
-def _create_directory(directory: Path) -> list[Path]:
-    """Create a directory; the result is the directories that did not exist, innermost first."""
-    created = []
-    for path in (directory, *directory.parents):
-        if path.exists():
-            break
-        created.append(path)
-    directory.mkdir(parents=True, exist_ok=True)
-    return created
 
 
 def read_entries(path: Path, *, repair: bool = False) -> dict[str, Entry]:

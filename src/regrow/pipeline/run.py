@@ -18,6 +18,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import link_atomically, read_json_object, remove, write_atomically
 from regrow.common.progress import QUIET, Progress
+from regrow.common.publishing import make_directory, remove_all_strays
 from regrow.corpus.sources import Corpus, Source
 from regrow.evaluation.registry import (
     EVALUATIONS,
@@ -26,11 +27,11 @@ from regrow.evaluation.registry import (
     evaluate,
     names_for,
 )
-from regrow.pipeline.ledger import LEDGER_FILE, Entry, Ledger, Step
+from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.outcomes import measured_before, outcome
 from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
-from regrow.pipeline.run_checks import check_run
+from regrow.pipeline.run_checks import OUTPUTS, check_run
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
 from regrow.pipeline.steps import (
     REFERENCES,
@@ -83,6 +84,7 @@ def run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress = QUI
         torch.set_num_threads(recipe.threads)
         join_processes().call(partial(torch.set_num_threads, recipe.threads))
     with Ledger(out) as ledger:
+        remove_all_strays(out)
         plan = make_plan(recipe, out, options, progress)
         check_run(plan, ledger, options.redo, progress)
         steps = _Run(plan, ledger, progress)
@@ -131,8 +133,7 @@ class _Run:
 
     def do_steps(self) -> None:
         """Do all steps that are not done yet."""
-        _remove_partial_files(self.out)
-        self._remove_old_stages()
+        self._remove_old_results()
         self._record_inputs()
         last, previous = self.original, "original"
         self._measure(self.steps["original/measure"], self.original, ("all", "of stages"))
@@ -144,10 +145,20 @@ class _Run:
         for stage in self.plan.comparisons:
             self._do_stage(stage, self.original, "original")
 
-    def _remove_old_stages(self) -> None:
-        """Remove the directories of stages that are neither in the recipe nor in the ledger."""
+    def _remove_old_results(self) -> None:
+        """Remove stages that neither recipe nor ledger knows, and results of unknown recoveries.
+
+        If `redo` is killed, results stay whose steps it has taken out of the ledger.
+        """
         known = set(self.plan.stages) | {entry.stage for entry in self.ledger.entries.values()}
-        remove(*(path for path in (self.out / STAGES).glob("*") if path.name not in known))
+        for directory in (self.out / STAGES).glob("*"):
+            if directory.name not in known:
+                remove(directory)
+            elif (
+                f"{directory.name}/recover" not in self.ledger.entries
+                and not (directory / TRAINING_FILE).exists()
+            ):
+                remove(*(directory / name for name in OUTPUTS["recover"] if name != "model"))
 
     def _record_inputs(self) -> None:
         """Record the facts about the original, the recipe and the texts."""
@@ -238,8 +249,7 @@ class _Run:
         `previous`: the stage that made `source`, or `original`.
         """
         directory = self.out / STAGES / stage.name
-        directory.mkdir(parents=True, exist_ok=True)
-        _remove_partial_files(directory)
+        make_directory(directory)
         uncut, recover_step = source, self.steps.get(f"{stage.name}/recover")
         carved = ModelDirectory(directory / ("carved" if recover_step else "model"))
         if stage.cut is not None:
@@ -311,7 +321,7 @@ class _Run:
             "notes": list(result.notes),
             "refitted": [each.to_json() for each in result.refitted],
             "seconds": {
-                "score": seconds - result.refit_seconds - result.seconds,
+                "score": max(seconds - result.refit_seconds - result.seconds, 0.0),
                 "refit": result.refit_seconds,
                 "carve": result.seconds,
             },
@@ -504,9 +514,3 @@ class _Run:
         outputs = self.ledger.entries[step.name].outputs
         found = (model.checkpoint.fingerprint, model.files_sha256)
         return found == (outputs["fingerprint"], outputs["files"])
-
-
-def _remove_partial_files(directory: Path) -> None:
-    """Remove partial files and directories that a killed run left."""
-    names = (".*.partial", f".{LEDGER_FILE}.*", f".{TRAINING_FILE}.*", ".report.html.*")
-    remove(*(path for name in names for path in directory.glob(name)))

@@ -28,7 +28,7 @@ from regrow.training.settings import RecoverySettings
 from regrow.writing.text_writer import written_files
 
 _MAX_REASONS = 4
-_OUTPUTS = {
+OUTPUTS = {
     "carve": ("carved", "model"),
     "recover": ("training", "model", TRAINED, "exports", TRAINING_FILE),
 }
@@ -78,12 +78,12 @@ def _check_changes(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress
     progress.say(f"doing again, since the recipe changed: {words}")
     ledger.forget([entry.step for entry in changes.entries])
     for entry in changes.entries:
-        names = _OUTPUTS.get(entry.kind, ())
+        names = OUTPUTS.get(entry.kind, ())
         remove(*(plan.out / STAGES / entry.stage / name for name in names))
     if WRITE in [entry.step for entry in changes.entries]:
         remove(*written_files(plan.out / WRITTEN_FILE))
     for stage in changes.trainings:
-        remove(*(plan.out / STAGES / stage / name for name in _OUTPUTS["recover"]))
+        remove(*(plan.out / STAGES / stage / name for name in OUTPUTS["recover"]))
 
 
 def _refuse_changes(changed: Iterable[str], invalid: str, out: Path) -> None:

@@ -116,7 +116,17 @@ def _conversion(original: Entry) -> str:
 def _seconds(entry: Entry) -> float:
     """The seconds of a step, summed over all calls that worked on it."""
     recovered: float = entry.outputs.get("seconds", {}).get("recover", 0.0)
-    return max(entry.seconds, recovered)
+    return max(entry.seconds, recovered, 0.0)
+
+
+def _seconds_by_phase(entry: Entry | None) -> dict[str, float]:
+    """The seconds of the phases of a step, by name.
+
+    A negative number is 0: an earlier version measured by the clock of the day, which can be set
+    back.
+    """
+    phases = entry.outputs["seconds"] if entry is not None else {}
+    return {name: max(seconds, 0.0) for name, seconds in phases.items()}
 
 
 def _versions(entries: Entries) -> dict[str, str]:
@@ -176,13 +186,13 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
     carve = entries.get(f"{name}/carve")
     recover = entries.get(f"{name}/recover")
     measured = [
-        entries[step].seconds
+        _seconds(entries[step])
         for step in (f"{name}/measure-cut", f"{name}/measure")
         if step in entries
     ]
+    recover_seconds, cut_seconds = _seconds_by_phase(recover), _seconds_by_phase(carve)
     if recover is not None:
-        measured.append(recover.outputs["seconds"].get("measure", 0.0))
-    cut_seconds = carve.outputs["seconds"] if carve else {}
+        measured.append(recover_seconds.get("measure", 0.0))
     cut = Cut.from_json(carve.outputs["cut"], f"{LEDGER_FILE}: {name}/carve") if carve else None
     return StageRow(
         name=name,
@@ -204,7 +214,7 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
             score=cut_seconds.get("score"),
             refit=cut_seconds.get("refit"),
             carve=cut_seconds.get("carve"),
-            recover=recover.outputs["seconds"]["recover"] if recover else None,
+            recover=recover_seconds.get("recover"),
             measure=sum(measured) if measured else None,
         ),
         warnings=tuple(carve.outputs["notes"]) if carve else (),

@@ -143,18 +143,29 @@ def plan_carve(
     return CarvePlan(shards, config, small)
 
 
-def carve(plan: CarvePlan, out: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+def carve(
+    plan: CarvePlan,
+    out: Path,
+    progress: Callable[[int], None] = lambda _: None,
+    place: Path | None = None,
+) -> None:
     """Write the plan to `out`, which must not exist, or must be an empty directory.
 
-    `progress`: called with the number of weight bytes written since the last call. If writing
-    fails, nothing of the result is left.
+    If writing fails, nothing of the result is left.
 
-    Raises UserError if the disk is or becomes full, a weight is not finite, or a written file
-    differs from the plan.
+    Args:
+        plan: what is written.
+        out: where.
+        progress: called with the number of weight bytes written since the last call.
+        place: the workplace of `out` (`regrow.common.publishing`), if the caller has one already.
+
+    Raises:
+        UserError: the disk is or becomes full, another process writes `out`, a weight is not
+            finite, or a written file differs from the plan.
     """
     check_free_space(out, plan.nbytes)
     try:
-        with partial_directory(out) as partial:
+        with partial_directory(out, place) as partial:
             for shard in plan.shards:
                 _write_shard(shard, partial / shard.name, progress)
             publish(partial, out, [shard.weights for shard in plan.shards], plan.files)

@@ -31,6 +31,7 @@ from regrow.checkpoint.reader import read_tensor
 from regrow.checkpoint.writer import small_files
 from regrow.common.errors import UserError
 from regrow.common.files import parse_json_object
+from regrow.common.publishing import make_directory
 from regrow.models.loading import load_tokenizer
 from regrow.surgery.carve import CarvePlan, Output, Shard, carve
 from regrow.surgery.computed import Computed, Floats
@@ -63,7 +64,7 @@ def ensure_tokens(
     fingerprint = model.checkpoint.fingerprint.removeprefix("sha256:")[:16]
     out = cache / "extended" / f"{model.path.name}-{fingerprint}-{len(missing)}"
     if not out.is_dir():
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(out.parent)
         notify(f"adding {len(missing)} tokens ({missing[0]} ... {missing[-1]}) in {out}")
         add_tokens(model, out, missing)
     return ModelDirectory(out)

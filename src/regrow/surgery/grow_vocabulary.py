@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.publishing import remove_strays
 from regrow.corpus.named_files import NamedFile
 from regrow.corpus.text import check_text_file, read_pieces
 from regrow.surgery.carve import check_output
@@ -104,6 +105,8 @@ def grow_vocabulary(
     for file in (*files, *(texts or ())):
         check_text_file(file.path)
     directory = model.path
+    if not dry_run:
+        remove_strays(out)
     check_output(out, directory)
     if model.is_config_only:
         raise UserError(f"{directory}: has a config and no weights")

@@ -11,10 +11,10 @@ import numpy as np
 
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.checkpoint.writer import partial_directory
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
+from regrow.common.publishing import remove_strays, workplace
 from regrow.scoring.score_file import scores_for
 from regrow.surgery.carve import CarvePlan, carve, check_output, with_corrections
 from regrow.surgery.choose import Scores, choose
@@ -105,17 +105,24 @@ class PlannedCut:
         )  # fmt: skip
 
     def write(self, out: Path, progress: Progress = QUIET) -> Pruned:
-        """Refit the cut if it is to be refitted, and carve the result to `out`."""
-        if self.calibration is None:
-            return self.result(out, self._carve(self.carving, out, progress))
-        began = time.perf_counter()
-        with partial_directory(out) as directory:
-            refit = self._refit(directory, self.calibration, progress)
-            plan = with_corrections(self.carving, self.source.layout, refit.corrections)
-            refit_seconds = time.perf_counter() - began
-            return self.result(out, self._carve(plan, out, progress), refit, refit_seconds)
+        """Refit the cut if it is to be refitted, and carve the result to `out`.
 
-    def _carve(self, plan: CarvePlan, out: Path, progress: Progress) -> float:
+        Raises UserError if another process writes `out`.
+        """
+        with workplace(out) as place:
+            return self.write_in(place, out, progress)
+
+    def write_in(self, place: Path, out: Path, progress: Progress = QUIET) -> Pruned:
+        """The same in the workplace of `out` (`regrow.common.publishing`)."""
+        if self.calibration is None:
+            return self.result(out, self._carve(self.carving, place, out, progress))
+        began = time.monotonic()
+        refit = self._refit(place, self.calibration, progress)
+        plan = with_corrections(self.carving, self.source.layout, refit.corrections)
+        refit_seconds = time.monotonic() - began
+        return self.result(out, self._carve(plan, place, out, progress), refit, refit_seconds)
+
+    def _carve(self, plan: CarvePlan, place: Path, out: Path, progress: Progress) -> float:
         """Write the files of a plan; how many seconds that took."""
         done = 0
 
@@ -125,9 +132,9 @@ class PlannedCut:
             progress.advance(done, plan.weight_bytes)
 
         progress.say(f"carving {plan.weight_bytes:,} bytes to {out}")
-        began = time.perf_counter()
-        carve(plan, out, report)
-        return time.perf_counter() - began
+        began = time.monotonic()
+        carve(plan, out, report, place)
+        return time.monotonic() - began
 
     def _refit(self, directory: Path, calibration: "Calibration", progress: Progress) -> "Refit":
         """Solve for the writing matrices of the cut; `directory`: for temporary files."""
@@ -181,15 +188,18 @@ def prune_checkpoint(
 ) -> Pruned:
     """Cut a model and write the result to `out`; the other arguments are those of `plan_cut`.
 
-    Raises UserError, before anything is written, if the cut is impossible.
+    Raises UserError, before anything is written, if the cut is impossible or another process writes
+    `out`.
     """
+    remove_strays(out)
     check_output(out, source.path)
-    planned = plan_cut(
-        source, spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
-        progress=progress,
-    )  # fmt: skip
-    check_free_space(out, planned.disk_bytes)
-    return planned.write(out, progress)
+    with workplace(out) as place:  # from here on no other process writes `out`
+        planned = plan_cut(
+            source, spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
+            progress=progress,
+        )  # fmt: skip
+        check_free_space(out, planned.disk_bytes)
+        return planned.write_in(place, out, progress)
 
 
 def repeat_cut(

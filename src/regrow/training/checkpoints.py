@@ -1,14 +1,16 @@
 """Write and read checkpoints; a checkpoint is complete or does not exist.
 
 A checkpoint is a directory such as ``step-00000012``, with safetensors files and ``state.json``,
-which lists them. A single process writes ``model.safetensors`` and ``optimizer.safetensors`` (the
-last checkpoint of a training has no optimiser state). Of several processes, each writes its own
-part of both in one file (torch.distributed.checkpoint). Any number of processes can read both
-forms. A checkpoint is written under a hidden name, synced to disk and renamed. Older checkpoints
-are removed only after that.
+which lists them with their sizes. A single process writes ``model.safetensors`` and
+``optimizer.safetensors`` (the last checkpoint of a training has no optimiser state). Of several
+processes, each writes its own part of both in one file (torch.distributed.checkpoint). Any number
+of processes can read both forms. A checkpoint is written under a hidden name, synced to disk and
+renamed. The one before stays until the next one begins. So if the newest is damaged, there is
+another.
 """
 
 import json
+import logging
 import re
 import shutil
 import warnings
@@ -32,12 +34,21 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from regrow.common.errors import UserError
-from regrow.common.files import parse_json_object, save_tensors, sync_directory
+from regrow.common.files import parse_json_object, remove, save_tensors
+from regrow.common.publishing import (
+    is_durable,
+    make_directory,
+    partial_place,
+    publish,
+    remove_all_strays,
+)
 from regrow.training.distributed.processes import Processes
 
 _NAME = re.compile(r"step-(\d{8})")
-_PARTIAL = ".partial-"
+_STATE = "state.json"
 _FILES = "files"
+"""In the state: the bytes of each other file, by name."""
+_log = logging.getLogger(__name__)
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
@@ -71,7 +82,7 @@ class Checkpoints:
         *,
         wait: bool = True,
     ) -> None:
-        """Write a checkpoint and remove all older ones; every process must call this.
+        """Write a checkpoint; only the one before stays. Every process must call this.
 
         It first waits for a checkpoint that is still being written. `wait`: return when this one is
         complete. Otherwise, and if checkpoints are written in the background, it is complete only
@@ -173,26 +184,27 @@ class _Destination:
 
     @property
     def partial(self) -> Path:
-        return self.directory / f"{_PARTIAL}{self.name}"
+        return partial_place(self.final)
 
     def begin(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        _remove_partial(self.directory)
+        """Make the directory for the files, and remove all checkpoints but the newest."""
+        make_directory(self.directory)
+        remove_all_strays(self.directory)
+        remove(*_complete_checkpoints(self.directory)[:-1])
         self.partial.mkdir()
 
     def finish(self, state: dict[str, Any]) -> None:
-        """Complete the checkpoint, rename it, and remove all older ones."""
-        files = sorted(path.name for path in self.partial.iterdir())
-        (self.partial / "state.json").write_text(json.dumps({**state, _FILES: files}, indent=1))
-        for path in [*self.partial.iterdir(), self.partial]:
-            sync_directory(path)
+        """Complete the checkpoint and rename it.
+
+        The one before stays until the next begins, or until the training is complete: it is needed
+        if the files of this one are damaged.
+        """
+        files = {path.name: path.stat().st_size for path in sorted(self.partial.iterdir())}
+        state_text = json.dumps({**state, _FILES: files}, indent=1)
+        (self.partial / _STATE).write_text(state_text)
         if self.final.exists():
             shutil.rmtree(self.final)
-        self.partial.rename(self.final)
-        sync_directory(self.directory)
-        for path in _complete_checkpoints(self.directory):
-            if path != self.final:
-                shutil.rmtree(path)
+        publish(self.partial, self.final)
 
 
 def _with_user_error(path: Path, work: Callable[[], None]) -> None:
@@ -223,7 +235,9 @@ def _write(
 
 
 def _writer(place: _Destination) -> HuggingFaceStorageWriter:
-    return HuggingFaceStorageWriter(str(place.partial), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(place.partial), save_distributed=True)
+    writer.sync_files = is_durable()
+    return writer
 
 
 def _wait_for(place: _Destination, writing: "Future[Any]") -> None:
@@ -242,27 +256,51 @@ def _checkpoint_errors(place: _Destination) -> Iterator[None]:
 
 
 def last_checkpoint(directory: Path) -> Checkpoint | None:
-    """The newest complete checkpoint of a directory, if any; removes partial ones.
+    """The newest checkpoint of a directory whose files are all there and whole; None without one.
 
-    Raises UserError if its ``state.json`` cannot be read.
+    What a killed process left, and damaged checkpoints that are newer, are removed; a warning names
+    each of these.
+
+    Raises UserError if there are checkpoints, and all are damaged.
     """
     if not directory.is_dir():
         return None
-    _remove_partial(directory)
-    paths = _complete_checkpoints(directory)
-    if not paths:
-        return None
-    path = paths[-1] / "state.json"
-    try:
-        state = parse_json_object(path.read_bytes(), "its text")
-        names = state[_FILES]
-        if not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise ValueError(f"{_FILES} are no names of files")
-    except KeyError as error:
-        raise UserError(_unreadable(path, ValueError(f"has no {error}"))) from None
-    except (OSError, UserError, ValueError, TypeError) as error:
-        raise UserError(_unreadable(path, error)) from None
-    return Checkpoint(paths[-1], state)
+    remove_all_strays(directory)
+    damaged: dict[Path, str] = {}
+    for path in reversed(_complete_checkpoints(directory)):
+        try:
+            found = _read_checkpoint(path)
+        except (OSError, ValueError, UserError, SafetensorError) as error:
+            damaged[path] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            continue
+        for other, reason in damaged.items():
+            _log.warning("%s: damaged (%s); going on from %s", other, reason, path.name)
+            remove(other)
+        return found
+    for path, reason in damaged.items():
+        raise UserError(
+            f"{path}: damaged ({reason}), and no older checkpoint is whole; remove {directory} to "
+            "train from the beginning"
+        )
+    return None
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    """Read the state of a checkpoint, and compare its files with it.
+
+    Raises OSError, ValueError, UserError or SafetensorError if a file is missing or damaged.
+    """
+    state = parse_json_object((path / _STATE).read_bytes(), _STATE)
+    files = state.get(_FILES)
+    if not isinstance(files, dict) or any(Path(name).name != name for name in files):
+        raise ValueError(f"{_STATE} does not list the files")
+    for name, size in files.items():
+        found = (path / name).stat().st_size
+        if found != size:
+            raise ValueError(f"{name} has {found:,} bytes, not {size:,}")
+        with safe_open(path / name, "pt"):
+            pass
+    return Checkpoint(path, state)
 
 
 @torch.no_grad()
@@ -271,7 +309,7 @@ def load_checkpoint(
 ) -> None:
     """Load the weights into the model, and the optimiser state into `optimizers` if given.
 
-    Raises UserError if the checkpoint belongs to another model, or its files are damaged.
+    Raises UserError if the checkpoint belongs to another model.
     """
     saved = _shapes(checkpoint)
     wanted = _model_tensors(model)
@@ -290,14 +328,7 @@ def load_checkpoint(
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:
-    """The full shape of each tensor, by name. Raises UserError if a file is damaged."""
-    for name in checkpoint.state[_FILES]:
-        path = checkpoint.path / name
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise UserError(_unreadable(path, error)) from None
+    """The full shape of each tensor, by name."""
     metadata = HuggingFaceStorageReader(str(checkpoint.path)).read_metadata()
     found: dict[str, Any] = metadata.state_dict_metadata
     return {name: entry.size for name, entry in found.items()}
@@ -349,15 +380,5 @@ def _allocate_optimizer_state(
             )
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"{path}: cannot be read ({reason}); remove {path.parent} to start from before it"
-
-
 def _complete_checkpoints(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
-
-
-def _remove_partial(directory: Path) -> None:
-    for path in directory.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(path)

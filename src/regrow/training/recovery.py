@@ -4,7 +4,6 @@ The objective (`regrow.objectives.registry`) says what is learned. By default a 
 next token of packed documents, and an encoder-decoder fills in spans taken out of them.
 """
 
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import remove
+from regrow.common.publishing import make_directory
 from regrow.evaluation.heldout import text_loss
 from regrow.training.cost import flops_per_token
 from regrow.training.mixtures import Losses, open_mixtures
@@ -95,8 +95,8 @@ def recover(
 
     def export(step: int, weights: Mapping[str, Any]) -> None:
         path = place / "exports" / f"step-{step:08d}"
-        shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(path)
+        make_directory(path.parent)
         save_trained(weights, checkpoint, layout, path)
 
     name, text = next(iter(data.heldout.items()))

@@ -80,7 +80,7 @@ def resume(
     `run`: everything that decides the weights. `steps`: number of steps of the whole training.
     `machine`: what decides the last bits of the weights (`regrow.training.reproducibility`).
 
-    Raises UserError if the checkpoint is damaged or belongs to another training.
+    Raises UserError if all checkpoints are damaged, or the last belongs to another training.
     """
     checkpoint = processes.in_first(lambda: last_checkpoint(directory))
     if checkpoint is None:

@@ -7,6 +7,7 @@ place.
 import importlib.util
 import logging
 import os
+import socket
 import sys
 import time
 import uuid
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from regrow.common.errors import UserError, one_line
+from regrow.common.files import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +30,12 @@ WriteNumbers = Callable[[int, Mapping[str, float]], None]
 
 
 class Tracker(Protocol):
-    """Takes the numbers of steps, by name."""
+    """Takes the numbers of steps, by name.
+
+    `name`: of the tool.
+    """
+
+    name: str
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -42,21 +49,35 @@ class TensorBoard:
     Each step is flushed before its checkpoint is written, so a killed process loses none.
     """
 
-    def __init__(self, directory: Path, done: int) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
+    name = "tensorboard"
 
-        writer_class: Any = SummaryWriter
+    def __init__(self, directory: Path, done: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
         place = directory / "tensorboard"
+        place.mkdir(parents=True, exist_ok=True)
         _wait_for_next_second(place)
-        self._writer = writer_class(str(place), purge_step=done + 1)
+        self._event: Any = Event
+        # Not SummaryWriter: its thread prints a traceback if the disk is full.
+        second, host = int(time.time()), socket.gethostname()
+        path = place / f"events.out.tfevents.{second:010d}.{host}.{os.getpid()}.0"
+        self._records = RecordWriter(path.open("wb"))
+        self._add(file_version="brain.Event:2")
+        # As SummaryWriter with `purge_step`.
+        self._add(session_log={"status": "START"}, step=done + 1)
+        self._records.flush()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        numbers = [{"tag": name, "simple_value": value} for name, value in values.items()]
+        self._add(summary={"value": numbers}, step=step)
+        self._records.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._records.close()
+
+    def _add(self, **event: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **event).SerializeToString())
 
 
 def _wait_for_next_second(place: Path) -> None:
@@ -78,7 +99,7 @@ class OnlineTracker:
 
     def __init__(self, module: Any, directory: Path, done: int, config: Mapping[str, Any]) -> None:
         self._module = module
-        tool = module.__name__
+        self.name = tool = module.__name__
         run_id = _run_id(directory / tool / "run-id", done)
         project = os.environ.get(f"{tool.upper()}_PROJECT", "regrow")
         options: dict[str, Any] = {"project": project, "config": dict(config), "resume": "allow"}
@@ -104,7 +125,7 @@ def _run_id(path: Path, done: int) -> str:
     """The id of this training's run; a new one if the training begins."""
     if done == 0 or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex[:8])
+        write_atomically(path, uuid.uuid4().hex[:8].encode())
     return path.read_text()
 
 
@@ -128,6 +149,8 @@ def tracking(
     write there, and a run has its name. `done`: steps done before the resume. `config`: settings
     that the tools show.
 
+    A tool that fails later is named in a warning and left out, since numbers end no training.
+
     Raises UserError if a tool is not installed or fails to start.
     """
     trackers: list[Tracker] = []
@@ -144,13 +167,26 @@ def tracking(
                 _log.warning("%s; goes on without", message)
 
         def write(step: int, values: Mapping[str, float]) -> None:
-            for tracker in trackers:
-                tracker.write(step, values)
+            for tracker in [*trackers]:
+                with _best_effort(tracker, trackers):
+                    tracker.write(step, values)
 
         yield write
     finally:
-        for tracker in trackers:
-            tracker.close()
+        for tracker in [*trackers]:
+            with _best_effort(tracker, trackers):
+                tracker.close()
+
+
+@contextmanager
+def _best_effort(tracker: Tracker, trackers: list[Tracker]) -> Iterator[None]:
+    """Context manager: a tool that fails is named once and left out; the training goes on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - a tool may raise anything
+        trackers.remove(tracker)
+        reason = one_line(str(error)) or type(error).__name__
+        _log.warning("track: %s: %s; goes on without", tracker.name, reason)
 
 
 def _installed() -> list[Tool]:

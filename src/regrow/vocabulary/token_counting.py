@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
+from regrow.common.publishing import publish_finished, workplace
 from regrow.corpus import parallel
 from regrow.corpus.named_files import NamedFile
 from regrow.corpus.parallel import FilePosition, Progress, Workers, no_progress
@@ -29,7 +30,7 @@ from regrow.vocabulary.word_cache import TokenCounter
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_CHECKPOINT = "state.safetensors"
+_CHECKPOINT, _COUNTS = "state.safetensors", "counts.safetensors"
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def write_counts(
         The counts, and the number of documents that an earlier run had counted.
     """
     paths = [file.path for file in files]
-    with parallel.unfinished_directory(out, _CHECKPOINT) as directory:
+    with workplace(out, checkpoint=_CHECKPOINT) as directory:
         checkpoint = directory / _CHECKPOINT
         state = _resume(checkpoint, job, files)
         resumed = state.tally.documents
@@ -208,8 +209,8 @@ def write_counts(
         counts = state.counts(job, files)
         if parts:
             counts = merge([("the corpus", counts), *parts])
-        counts.save(out)
-        parallel.remove_directory(directory)
+        counts.save(directory / _COUNTS)
+        publish_finished(directory / _COUNTS, out)
     return counts, resumed
 
 

@@ -22,18 +22,21 @@ from regrow.common.files import (
     json_bytes,
     parse_json_object,
     read_json_object,
-    sync_directory,
     write_atomically,
 )
 from regrow.common.precision import resolve_precision
+from regrow.common.publishing import (
+    publish_finished,
+    sync_descriptor,
+    unfinished_place,
+    workplace,
+)
 from regrow.common.random_stream import random_stream
 from regrow.corpus.parallel import (
     Progress,
     check_new,
     check_same_work,
     no_progress,
-    remove_directory,
-    unfinished_directory,
 )
 from regrow.corpus.text import read_documents
 from regrow.writing.filters import LEAST_TOKENS
@@ -121,7 +124,7 @@ def write_text(
     longest = longest_text(model)
     prompts = _prompts(settings.prompts, form, longest)
     work = _work(model, settings, prompts)
-    with unfinished_directory(out, _ROUNDS) as directory:
+    with workplace(out, checkpoint=_ROUNDS) as directory:
         rounds = _Rounds(directory, work)
         taken_up = rounds.tokens
         if rounds.tokens < settings.tokens:
@@ -151,13 +154,8 @@ def _check_output(out: Path) -> None:
     if out.suffix != ".jsonl":
         raise UserError(f"{out}: text is written as .jsonl; give a name that ends so")
     check_new(out, "file")
-    if not unfinished(out).exists():
+    if not unfinished_place(out).exists():
         check_new(_record(out), "file")
-
-
-def unfinished(out: Path) -> Path:
-    """The directory beside `out` of a text that is not complete."""
-    return out.parent / f".{out.name}.unfinished"
 
 
 def written_files(out: Path) -> tuple[Path, Path]:
@@ -283,7 +281,7 @@ class _Rounds:
         with self._path.open("ab") as file:
             file.write(json_bytes(asdict(found), indent=None))
             file.flush()
-            os.fsync(file.fileno())
+            sync_descriptor(file.fileno())
         self.totals.add(found)
 
     def check_progress(self, where: Path) -> None:
@@ -361,7 +359,8 @@ def _publish(
     """Write texts until there are enough tokens, with the record, and give the file its name."""
     documents = tokens = 0
     digest = hashlib.sha256()
-    with (directory / _TEXT).open("wb") as file:
+    text_file = directory / _TEXT
+    with text_file.open("wb") as file:
         for text, count in (each for found in rounds for each in found.texts):
             if tokens >= enough:
                 break
@@ -370,8 +369,6 @@ def _publish(
             digest.update(line)
             documents += 1
             tokens += count
-        file.flush()
-        os.fsync(file.fileno())
     totals = rounds.totals
     dropped: dict[str, int] = {reason: totals.dropped[reason] for reason in REASONS}
     facts = {
@@ -385,9 +382,7 @@ def _publish(
         "machine": environment.machine(),
     }
     write_atomically(_record(out), json_bytes(facts))
-    (directory / _TEXT).rename(out)
-    sync_directory(out.parent)
-    remove_directory(directory)
+    publish_finished(text_file, out)
     return WrittenText(
         out, documents, tokens, dropped, digest.hexdigest(), taken_up, time.monotonic() - begun
     )

@@ -1,17 +1,19 @@
 """The file that keeps what was measured, so that nothing is measured twice."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regrow.checkpoint.writer import locked_directory
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes, read_json_object, write_atomically
+from regrow.common.publishing import BusyError, make_directory, take_lock
 
 FILE = "measured.json"
+_LOCK = "lock"
 _FORMAT = 1
 
 Sizes = Mapping[str, int]
@@ -111,13 +113,18 @@ def opened(directory: Path, facts: Mapping[str, Any]) -> Iterator[MeasuredCuts]:
     Raises UserError if another process measures there.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
+        lock = take_lock(directory / _LOCK)
+    except BusyError as error:
+        raise UserError(
+            f"{directory}: another process ({error.owner}) measures this model; wait for it"
+        ) from None
     except OSError as error:
         raise UserError(f"{directory}: cannot be made: {error.strerror or error}") from None
-    with locked_directory(directory) as locked:
-        if not locked:
-            raise UserError(f"{directory}: another process measures this model; wait for it")
+    try:
         yield MeasuredCuts(directory, facts)
+    finally:
+        os.close(lock)
 
 
 def _key(sizes: Sizes) -> tuple[tuple[str, int], ...]:

@@ -1,0 +1,37 @@
+"""A sample of `benchmarks/attack_kills.py`: any fault at any point, and the same result."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.attack.faults import FULL
+from tests.attack.kills import COMMANDS, Arena, Attack, Undisturbed, sample
+from tests.attack.zygote import Zygote
+
+COUNTS = {"run": 2, "train": 3, "prune": 4, "vocab count": 4, "vocab grow": 3}
+"""How many attacks on each command; the other commands: four."""
+
+
+@pytest.fixture(scope="module")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    with Zygote() as zygote:
+        yield Arena(tmp_path_factory.mktemp("arena"), zygote)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_after_any_fault_it_ends_as_if_undisturbed(arena: Arena, command: str) -> None:
+    undisturbed = arena.undisturbed(command)
+    attacks = sample(command, len(undisturbed.points), COUNTS.get(command, 4), seed=7)
+    wrong = [found for attack in attacks if (found := arena.fault(attack, undisturbed))]
+    assert not wrong, "\n\n".join(wrong)
+
+
+def test_what_differs_is_seen(arena: Arena) -> None:
+    """The attack itself can fail: a result that is not the same, and a stray."""
+    true = arena.undisturbed("score")
+    attack = Attack("score", 2, FULL)
+    assert arena.fault(attack, true) is None
+    other = Undisturbed(true.points, {**true.contents, "scores.json": "0"})
+    assert "these differ: ['scores.json']" in (arena.fault(attack, other) or "")
+    fewer = Undisturbed(true.points, {})
+    assert "these differ: ['scores.json']" in (arena.fault(attack, fewer) or "")
