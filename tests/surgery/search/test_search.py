@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress, Update
@@ -69,7 +70,7 @@ def test_what_adds_nothing_is_cut(tmp_path: Path, text: Path) -> None:
 class Fake:
     """Stands for cutting and measuring: the loss is made up from the sizes."""
 
-    def __init__(self, layout: Any, weights: Mapping[str, float]) -> None:
+    def __init__(self, layout: Layout, weights: Mapping[str, float]) -> None:
         self.layout, self.weights = layout, weights
         self.measured: list[dict[str, int]] = []
         self.stop_after = 10**6
@@ -80,10 +81,10 @@ class Fake:
         return dict(sizes)
 
     def bits(self, _: Measurement, sizes: Any) -> float:
-        sizes = sizes if isinstance(sizes, dict) else {}
-        self.measured.append(sizes)
-        shares = {name: 1 - size / self.layout.sizes[name] for name, size in sizes.items()}
-        return 1.0 + float(sum(self.weights.get(n, 1.0) * cut**2 for n, cut in shares.items()))
+        cut: dict[str, int] = sizes if isinstance(sizes, dict) else {}
+        self.measured.append(cut)
+        shares = {name: 1 - size / self.layout.sizes[name] for name, size in cut.items()}
+        return 1.0 + sum(self.weights.get(name, 1.0) * share**2 for name, share in shares.items())
 
     def speeds(self, _: Measurement, cuts: Sequence[Mapping[str, int]]) -> list[MeasuredSpeed]:
         """Twice as fast if half of the parameters are left; the machine is as slow as it likes."""
@@ -165,8 +166,8 @@ def test_what_will_be_done_is_said_before(model: ModelDirectory, fake: Fake, tex
     found = search_sizes(model, request_for(model, text, 0.6), progress)
     cuts = 1 + sum(len(axis.cuts) for axis in found.axes)
     assert said[0] == (
-        f"measuring the original and {cuts - 1} cuts of one axis each, then the best 2 candidates; "
-        f"results are kept in {found.directory}"
+        f"measuring the original and {cuts - 1} cuts of one axis each, then the best candidates "
+        f"(2); results are kept in {found.directory}"
     )
     assert said[1].startswith("measuring ")
     assert [update.share for update in updates[:2]] == [2 / cuts, 3 / cuts]

@@ -186,7 +186,7 @@ class _Search:
             known = f" ({len(cuts) - missing} of them are known)" if missing < len(cuts) else ""
             self.progress.say(
                 f"measuring the original and {len(cuts) - 1} cuts of one axis each{known}, then "
-                f"the best {self.request.candidates} candidates; results are kept in "
+                f"the best candidates ({self.request.candidates}); results are kept in "
                 f"{self.known.directory}"
             )
         self.measured_now += missing
