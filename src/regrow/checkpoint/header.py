@@ -150,10 +150,6 @@ def _check_metadata(file: Path, metadata: Any) -> None:
 
 def _parse_entry(file: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     where = f"{file}: {name!r} in the header"
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where} is not a valid UTF-8 name") from error
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise UserError(f"{where} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
