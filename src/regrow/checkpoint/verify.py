@@ -1,6 +1,7 @@
 """Check that a model directory works with transformers alone, without regrow."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,9 +65,12 @@ def verify_all(
         for directory in directories
     ]
     command = [sys.executable, "-I", str(_SCRIPT), json.dumps(requests)]
+    # The warnings of transformers are checked, so they must not be silenced.
+    environment = {k: v for k, v in os.environ.items() if k != "TRANSFORMERS_VERBOSITY"}
     process = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment,
+        check=False,
+    )  # fmt: skip
     if process.returncode != 0:
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
