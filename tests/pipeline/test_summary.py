@@ -60,7 +60,8 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
            seconds={"score": 3.0, "refit": 1.5, "carve": 0.25}), 3.25),
     ("depth/measure-cut", {"heldout": DOMAIN, "speed": False}, losses(6.0), 1.5),
     ("depth/recover", {"recover": {
-        "batch_tokens": 64, "row_length": 32, "learning_rate": 3e-4, "optimizer": "adamw", "schedule": "cosine",
+        "batch_tokens": 64, "row_length": 32, "learning_rate": 3e-4, "optimizer": "adamw",
+        "schedule": "cosine",
     }},
      facts(80, **RECOVERY), 7.5),
     ("depth/measure", {"heldout": DOMAIN}, losses(5.0, tokens_per_second=30.0), 1.25),
