@@ -90,6 +90,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     write_model(home / "m")
     write_text(home / "train.jsonl", sentences(60))
     write_text(home / "heldout.jsonl", sentences(4, seed=1))
+    write_text(home / "more.jsonl", sentences(60, seed=2))
     (home / "other.txt").write_text("Snow fell on the town, and nobody came.")
     recipe: Recipe = {
         "name": "tiny", "model": str(home / "m"), "seed": 3, "threads": 1,
@@ -357,16 +358,16 @@ CHANGES: Mapping[str, tuple[list[tuple[str, Any]], str, str, list[str]]] = {
                             "original (answers), depth (answers), width (answers), "
                             "vocabulary (answers)", [name for name in ALL if "answers" in name]),
     "a prompt and a held-out text": (
-        [("prompts", ["Rain"]), ("data.heldout.other", "train.jsonl")],
+        [("prompts", ["Rain"]), ("data.heldout.other", "more.jsonl")],
         'data.heldout.other: changed; prompts: ["The river"] -> ["Rain"]',
         "original (losses and answers), depth (losses and answers), width (losses and answers), "
         "vocabulary (losses and answers)",
         [name for name in ALL if "measure" in name or "answers" in name]),
     "the seed": ([("seed", 4)], "seed: 3 -> 4",
                  "depth, width, vocabulary", ALL[5:]),
-    "the train text": ([("data.train", "heldout.jsonl")], "data.train: changed",
+    "the train text": ([("data.train", "more.jsonl")], "data.train: changed",
                        "depth, width, vocabulary", ALL[5:]),
-    "a held-out text": ([("data.heldout.other", "train.jsonl")], "data.heldout.other: changed",
+    "a held-out text": ([("data.heldout.other", "more.jsonl")], "data.heldout.other: changed",
                         "original (losses), depth (losses), width (losses), vocabulary (losses)",
                         [name for name in ALL if "measure" in name]),
     "a name": ([("stages.vocabulary.name", "words")], "vocabulary is no longer there",
@@ -859,7 +860,7 @@ def test_other_heldout_texts_change_no_weights_that_were_kept(
     unhelped: Finished, tmp_path: Path
 ) -> None:
     out = unhelped.copied(tmp_path / "run")
-    text = str(unhelped.home / "train.jsonl")
+    text = str(unhelped.home / "more.jsonl")
     go(unhelped.changed(("data.heldout.other", text)), out, redo=True)
     before, after = entries(unhelped.out), entries(out)
     assert after["more/recover"] == before["more/recover"]

@@ -38,6 +38,8 @@ def losses(loss: float, **more: Any) -> dict[str, Any]:
         "tokens": 9,
         "bytes": 30,
         "predicts": "every token",
+        "unknown": loss / 100,
+        "lost": loss / 1000,
     }
     return {"heldout": {"domain": measured}, **more}
 
@@ -62,7 +64,8 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
            seconds={"score": 3.0, "refit": 1.5, "carve": 0.25}), 3.25),
     ("depth/measure-cut", {"heldout": DOMAIN, "speed": False}, losses(6.0), 1.5),
     ("depth/recover", {"recover": {
-        "batch_tokens": 64, "learning_rate": 3e-4, "optimizer": "adamw", "schedule": "cosine",
+        "batch_tokens": 64, "row_length": 32, "learning_rate": 3e-4, "optimizer": "adamw",
+        "schedule": "cosine",
     }},
      facts(80, **RECOVERY), 7.5),
     ("depth/measure", {"heldout": DOMAIN}, losses(5.0, tokens_per_second=30.0), 1.25),
@@ -122,6 +125,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert (original.after_cut, original.after_recovery["domain"].loss) == ({}, 4.0)
     assert (depth.after_cut["domain"].loss, depth.after_recovery["domain"].loss) == (6.0, 5.0)
     assert (words.after_cut["domain"].bits_per_byte, words.after_recovery) == (2.75, {})
+    score = depth.after_recovery["domain"]
+    assert (score.unknown, score.lost, score.is_comparable) == (0.05, 0.005, False)
     speeds = [row.generation_tokens_per_second for row in summary.models]
     assert speeds == [20.0, 30.0, 31.0, 21.0]
     assert control.note == "the original, trained on 1,000 tokens too"

@@ -5,7 +5,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from regrow.report.records import ModelRow, RunSummary, Sample
+from regrow.report.page import render_page
+from regrow.report.records import ModelRow, RunSummary, Sample, Score
 from regrow.report.terminal import print_table
 from tests.report.test_page import WORSE
 
@@ -32,6 +33,37 @@ def test_the_table_fits_80_columns(smollm2: RunSummary) -> None:
     assert second == "\N{MINUS SIGN}21% 1.193 0.711 1.165 0.957"
     assert "bits per byte can." in " ".join(text.split())
     assert lines[-1] == "Report: runs/smollm2-65m/report.html"
+
+
+def test_what_tokenization_loses_is_said_and_marked(smollm2: RunSummary) -> None:
+    """On the page too; few unknown tokens are told, and mark nothing."""
+
+    def scores(unknown: float, lost: float) -> dict[str, Score]:
+        score = Score(loss=1.0, bits_per_byte=0.66, unknown=unknown, lost=lost)
+        return {"prose": score, "code": Score(loss=1.0, bits_per_byte=0.77)}
+
+    rows = [
+        ModelRow(name=name, role=role, parameters=7, after_recovery=scores(*shares))
+        for name, role, shares in (
+            ("original", "original", (0.0, 0.0)), ("few", "stage", (0.001, 0.0001)),
+            ("many", "stage", (0.431, 0.31)), ("more", "stage", (0.431, 0.31)),
+        )
+    ]  # fmt: skip
+    summary = smollm2.model_copy(update={"models": tuple(rows), "stages": (), "samples": ()})
+    text = printed(summary, width=200)
+    few = "prose: 0.1% of the tokens are unknown and 0.01% of the bytes are in no token: few"
+    many = (
+        "prose: 43.1% of the tokens are unknown and 31.0% of the bytes are in no token, so bits "
+        "per byte cannot be compared (*): many, more"
+    )
+    page = render_page(summary)
+    for line in (few, many):
+        assert line in text
+        assert line in page
+    assert (text.count("0.660*"), text.count("0.660"), text.count("0.770*")) == (2, 4, 0)
+    assert page.count("0.660*") >= 2
+    assert "bits per byte, prose (not comparable*)" in page
+    assert "bits per byte, code (not comparable*)" not in page
 
 
 def test_more_texts_make_more_tables(smollm2: RunSummary) -> None:

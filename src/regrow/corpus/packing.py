@@ -8,8 +8,8 @@ nothing.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -118,6 +118,8 @@ class PackedText:
         end: The token that ends a document.
         row_length: Predictions in a row.
         predict_end: Whether the end of a document is a label.
+        empty: Where slots begin that stay empty to the end of their row, ascending. `starts` has
+            them too.
     """
 
     inputs: NDArray[np.int32]
@@ -125,6 +127,7 @@ class PackedText:
     end: int
     row_length: int
     predict_end: bool = True
+    empty: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return -(-len(self.inputs) // self.row_length)
@@ -135,6 +138,7 @@ class PackedText:
         digest.update(len(self.inputs).to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(self.inputs, dtype="<i4").data)
         digest.update(np.ascontiguousarray(self.starts, dtype="<i8").data)
+        digest.update(np.ascontiguousarray(self.empty, dtype="<i8").data)
         return digest.hexdigest()
 
     @property
@@ -174,6 +178,9 @@ class PackedText:
         labels[inside - first - 1] = self._last_label
         if last == len(self.inputs):
             labels[count - 1] = self._last_label
+        stays_empty = self.empty[slice(*np.searchsorted(self.empty, [first, last]))]
+        if len(stays_empty):
+            labels[stays_empty[0] - first :] = NOT_PREDICTED
 
         places = np.arange(self.row_length)
         pieces = np.zeros(self.row_length, dtype=np.int64)
@@ -190,21 +197,29 @@ def pack(documents: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Pac
     Raises:
         UserError: the text fills less than one row, or the tokenizer has no ``eos``.
     """
-    return pack_tokens(tokenise(documents, tokenizer), tokenizer, row_length)
-
-
-def pack_tokens(
-    documents: Iterable[NDArray[np.int32]], tokenizer: Tokenizer, row_length: int
-) -> PackedText:
-    """`pack`, for documents that are tokenised, [tokens] each."""
-    start, end = start_and_end(tokenizer)
+    start, _ = start_and_end(tokenizer)
     parts: list[NDArray[np.int32]] = []
     starts: list[int] = []
     length = 0
-    for ids in documents:
+    for ids in tokenise(documents, tokenizer):
         starts.append(length)
         parts += [np.array([start], dtype=np.int32), ids]
         length += 1 + len(ids)
+    return packed_text(parts, starts, tokenizer, row_length)
+
+
+def packed_text(
+    parts: Sequence[NDArray[np.int32]],
+    starts: Sequence[int],
+    tokenizer: Tokenizer,
+    row_length: int,
+    empty: Sequence[int] = (),
+) -> PackedText:
+    """The rows of these input tokens, [tokens] each, one after the other; see `PackedText`.
+
+    Raises UserError if they fill less than one row.
+    """
+    length = sum(map(len, parts))
     if length < row_length:
         raise UserError(
             f"the training text is {length} tokens, less than one row of {row_length}; "
@@ -213,7 +228,8 @@ def pack_tokens(
     return PackedText(
         inputs=np.concatenate(parts),
         starts=np.array(starts, dtype=np.int64),
-        end=end,
+        end=start_and_end(tokenizer)[1],
         row_length=row_length,
         predict_end=end_is_predicted(tokenizer),
+        empty=np.array(empty, dtype=np.int64),
     )

@@ -14,11 +14,12 @@ from torch import nn
 
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, autocast
-from regrow.corpus.encoding import TextWithSpecialTokens
+from regrow.corpus.encoding import TextWithSpecialTokens, encode
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.corpus.text import read_documents
 from regrow.evaluation.continuation import continuation_loss
 from regrow.evaluation.heldout_components import mean_loss
+from regrow.evaluation.lost_text import LostText, lost_text
 from regrow.objectives.losses.head import check_head, head_of, hidden_states, learned_positions
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text
@@ -43,6 +44,9 @@ class HeldoutLoss:
         tokens: Predicted tokens: all tokens of the text, or all tokens of the targets.
         bytes: UTF-8 bytes that `bits_per_byte` is over: all of the text, or the continuations.
         predicts: Which tokens `loss_per_token` is over.
+        unknown, lost: What tokenization loses of the text, which the numbers above ignore: unknown
+            tokens as a share of its tokens, and bytes that its tokens do not spell as a share of
+            its bytes (`regrow.evaluation.lost_text`). 0 if bits per byte were not asked for.
     """
 
     loss_per_token: float
@@ -50,6 +54,8 @@ class HeldoutLoss:
     tokens: int
     bytes: int
     predicts: Predicts
+    unknown: float = 0.0
+    lost: float = 0.0
 
 
 def heldout_loss(
@@ -80,7 +86,8 @@ def heldout_loss(
         batch_tokens: Upper bound on the tokens in a forward pass, padding included. A pass has at
             least one window.
         precision: Of matrix products.
-        bits: Whether to measure bits per byte of an encoder-decoder, which takes another pass.
+        bits: Whether to measure bits per byte of an encoder-decoder, which takes another pass, and
+            what tokenization loses.
 
     Raises:
         UserError: the documents hold no token, `Head` cannot express the model's head, or the
@@ -90,16 +97,20 @@ def heldout_loss(
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
         samples = corrupt_text(texts, tokenizer, model.config, row_length, _SEED)
         tokens_loss, tokens = _span_corruption_loss(model, samples, batch_tokens, precision)
-        nats, size = 0.0, 0
+        nats, size, lost = 0.0, 0, LostText(0.0, 0.0)
         if bits:
+            lost = lost_text(texts, encode(texts, tokenizer), tokenizer)
             nats, size = continuation_loss(
                 model, tokenizer, texts, batch_tokens=batch_tokens, precision=precision
             )
         per_byte = nats / math.log(2) / size if size else None
-        return HeldoutLoss(tokens_loss, per_byte, tokens, size, "what is taken out")
+        return HeldoutLoss(
+            tokens_loss, per_byte, tokens, size, "what is taken out", lost.unknown, lost.bytes
+        )
     start, _ = start_and_end(tokenizer)
     windows: list[_Window] = []
-    for ids in tokenise(texts, tokenizer):
+    encoded = list(tokenise(texts, tokenizer))
+    for ids in encoded:
         line = np.concatenate([np.array([start]), ids]).astype(np.int64)
         for first in range(0, len(ids), row_length):
             piece = line[first : first + row_length + 1]
@@ -118,12 +129,17 @@ def heldout_loss(
 
     tokens = sum(len(targets) for _, targets in windows)
     size = sum(len(text.encode()) for text in texts)
+    lost = LostText(0.0, 0.0)
+    if bits:
+        lost = lost_text(texts, [ids.tolist() for ids in encoded], tokenizer)
     return HeldoutLoss(
         loss_per_token=nats / tokens,
         bits_per_byte=nats / math.log(2) / size,
         tokens=tokens,
         bytes=size,
         predicts="every token",
+        unknown=lost.unknown,
+        lost=lost.bytes,
     )
 
 

@@ -31,6 +31,7 @@ from regrow.pipeline.recipe_checks import (
     layouts_by_stage,
     missing_special_tokens,
 )
+from regrow.pipeline.shared_text import check_shared_text
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -188,6 +189,8 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     Raises UserError if the recipe does not fit its model or texts.
     """
     check_readable(recipe.data)
+    if any(stage.recover is not None for stage in recipe.stages):
+        check_shared_text(recipe.data, progress.say)
     original = ModelDirectory(resolve_model(recipe.model, out / "original", progress.say))
     check_apart(out, original.path)
     check_written(recipe.data, original)

@@ -42,7 +42,9 @@ from regrow.pipeline.steps import (
     reference_keys,
 )
 from regrow.pipeline.time_left import Clock
+from regrow.report.lost_text import lost_words
 from regrow.report.outcomes import worse_lines
+from regrow.report.records import Score
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint, repeat_cut
@@ -358,6 +360,9 @@ class _Run:
             )
             when = "after the cut" if step.kind == "measure-cut" else "held out"
             self.progress.say(f"{step.stage}: loss {when}: {losses}")
+            for text, loss in entry.outputs["heldout"].items():
+                if words := lost_words(Score(unknown=loss["unknown"], lost=loss["lost"])):
+                    self.progress.say(f"{step.stage}: {text}: {words}")
         self.clock.finish(step.name)
 
     def _measure_losses(self, step: Step, loaded: Any, tokenizer: Any) -> dict[str, Any]:

@@ -177,7 +177,13 @@ def _scores(entry: Entry | None) -> dict[str, Score]:
     if entry is None:
         return {}
     return {
-        text: Score(loss=found["loss_per_token"], bits_per_byte=found["bits_per_byte"])
+        # Ledgers from before unknown tokens were counted do not have the keys.
+        text: Score(
+            loss=found["loss_per_token"],
+            bits_per_byte=found["bits_per_byte"],
+            unknown=found.get("unknown", 0.0),
+            lost=found.get("lost", 0.0),
+        )
         for text, found in entry.outputs["heldout"].items()
     }
 

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from regrow.common import numbers
 from regrow.common.files import write_atomically
 from regrow.report import charts, outcomes, tables
+from regrow.report.lost_text import MARK, lost_lines
 from regrow.report.records import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
 from regrow.report.svg import Svg
 from regrow.surgery.refit_words import refit_words
@@ -86,6 +87,7 @@ def render_page(summary: RunSummary) -> str:
         tables=list(tables.model_tables(summary, _TEXTS_PER_TABLE)),
         legend=tables.legend(summary),
         note=tables.comparison_note(summary),
+        lost=list(lost_lines(summary)),
         losses=[
             (stage.name, line)
             for stage in summary.stages
@@ -128,12 +130,14 @@ def _figures(
         return []
     found = []
     for text in texts:
-        before = original.after_recovery.get(text, Score()).bits_per_byte
         last = result.after_recovery or result.after_cut
-        after = last.get(text, Score()).bits_per_byte
+        scores = original.after_recovery.get(text, Score()), last.get(text, Score())
+        before, after = (score.bits_per_byte for score in scores)
         if before is not None and after is not None:
             shown = numbers.decimal(before, 3), numbers.decimal(after, 3)
             label = f"bits per byte, {text}"
+            if not all(score.is_comparable for score in scores):
+                label += f" (not comparable{MARK})"
             found.append(Figure(label, *shown, numbers.change(before, after, 1)))
     if original.bytes_on_disk is not None and result.bytes_on_disk is not None:
         a, b = original.bytes_on_disk, result.bytes_on_disk

@@ -31,14 +31,28 @@ class Text(_Record):
     sha256: str | None = None
 
 
+MOST_UNKNOWN = 0.001
+"""The share of unknown tokens above which bits per byte are marked as not comparable."""
+
+
 class Score(_Record):
     """How well one model predicts one text: `loss` in nats per token, and bits per byte.
 
-    Loss can be compared only between models with one vocabulary, bits per byte always.
+    Loss can be compared only between models with one vocabulary, bits per byte always, unless the
+    model need not predict a part of the text.
     """
 
     loss: float | None = None
     bits_per_byte: float | None = None
+    unknown: float = 0.0
+    """Unknown tokens, as a share of the tokens of the text."""
+    lost: float = 0.0
+    """Bytes that the tokens do not spell, as a share of the bytes of the text."""
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether bits per byte can be compared with those of other models."""
+        return self.unknown <= MOST_UNKNOWN
 
 
 class ModelRow(_Record):

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from regrow.common import numbers
+from regrow.report.lost_text import MARK
 from regrow.report.records import ModelRow, RunSummary, Sample, Score
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One text's score: loss in nats per token, and bits per byte.
+    """One text's score: loss in nats per token, and bits per byte, marked if not comparable.
 
     `worse`: whether the recovery made it worse.
     """
@@ -93,7 +94,8 @@ def _cells(row: ModelRow, text: str, worse: bool) -> tuple[Cell, Cell]:
 
 def _cell(score: Score | None, *, worse: bool = False) -> Cell:
     score = score or Score()
-    return Cell(numbers.decimal(score.loss), numbers.decimal(score.bits_per_byte, 3), worse)
+    mark = "" if score.bits_per_byte is None or score.is_comparable else MARK
+    return Cell(numbers.decimal(score.loss), numbers.decimal(score.bits_per_byte, 3) + mark, worse)
 
 
 @dataclass(frozen=True)

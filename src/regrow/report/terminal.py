@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regrow.report import tables
+from regrow.report.lost_text import MARK, lost_lines
 from regrow.report.outcomes import trained_path, worse_lines
 from regrow.report.records import RunSummary
 
@@ -32,6 +33,8 @@ def print_table(summary: RunSummary, console: Console, report: Path | None = Non
     if summary.measured_texts:
         note = f"{tables.legend(summary)} {tables.comparison_note(summary)}"
         console.print(Text(note.strip(), style="dim"))
+    for line in lost_lines(summary):
+        console.print(_plain(line, "yellow" if f"({MARK})" in line else "dim"))
     for row in summary.models:
         if row.note and row.role != "stage":  # a stage has more to say below
             console.print(_plain(f"{row.name}: {row.note}", "dim"))

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
+from regrow.corpus.packing import NOT_PREDICTED
 from regrow.objectives.rows.fill_in_the_middle import (
     REORDERED_SHARE,
+    infilling_rows,
     infilling_tokens,
     reorder_documents,
 )
@@ -45,17 +47,59 @@ def put_back(tokenizer: Any, ids: list[int]) -> str:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("abc é\n", max_size=60), max_size=8), st.integers(0, 2**40))
 def test_nothing_is_lost(tokenizer: Any, texts: list[str], seed: int) -> None:
-    found = [ids.tolist() for ids in reorder_documents(texts, tokenizer, 24, seed)]
+    found = [each.ids.tolist() for each in reorder_documents(texts, tokenizer, 24, seed)]
     assert "".join(put_back(tokenizer, ids) for ids in found) == "".join(texts)
     prefix = tokenizer.convert_tokens_to_ids(NAMES[0])
     # Parts are tokenised apart, so they may be longer than the whole was.
     assert all(len(ids) <= 24 for ids in found if prefix in ids)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.text("abc é\n", max_size=90), min_size=12, max_size=30),
+    st.integers(0, 2**40),
+    st.booleans(),
+)
+def test_no_row_has_a_part_of_a_reordered_document(
+    tokenizer: Any, texts: list[str], seed: int, ends: bool
+) -> None:
+    """And every document is in the rows once, with all its tokens as labels."""
+    texts = [*texts, "abc" * 20]
+    tokenizer.chat_template = None if ends else "{{ eos_token }}"
+    try:
+        rows = infilling_rows(texts, tokenizer, 24, seed)
+        documents = [each.ids.tolist() for each in reorder_documents(texts, tokenizer, 24, seed)]
+    finally:
+        tokenizer.chat_template = None
+    prefix, suffix, middle = tokenizer.convert_tokens_to_ids(list(NAMES))
+    every = np.arange(len(rows))
+    batch = rows.batch(every, every)
+    labels: list[int] = []
+    for line, targets, places in zip(*(batch[name] for name in batch), strict=True):
+        # A piece begins where positions begin again.
+        for piece in np.split(line, np.flatnonzero(places == 0)[1:]):
+            ids = piece.tolist()
+            counts = [ids.count(mark) for mark in (prefix, suffix, middle)]
+            assert counts in ([0, 0, 0], [1, 1, 1])
+            if counts[0]:
+                assert ids[1:] in documents
+        labels += targets[targets != NOT_PREDICTED].tolist()
+    end = [tokenizer.eos_token_id] if ends else []
+    assert sorted(labels) == sorted(token for ids in documents for token in [*ids, *end])
+
+
+def test_few_slots_stay_empty(tokenizer: Any) -> None:
+    """With short documents nearly none, and with long ones as many as the spare tokens."""
+    for texts, most in ((sentences(600), 0.02), ([" ".join(sentences(9))] * 100, 0.12)):
+        rows = infilling_rows(texts, tokenizer, 256, 3)
+        every = np.arange(len(rows))
+        assert (rows.batch(every, every)["labels"] == NOT_PREDICTED).mean() < most
+
+
 def test_half_is_reordered_and_half_of_that_begins_with_the_suffix(tokenizer: Any) -> None:
     texts = sentences(1_000)
     prefix, suffix, _ = tokenizer.convert_tokens_to_ids(list(NAMES))
-    found = [ids.tolist() for ids in reorder_documents(texts, tokenizer, 128, seed=3)]
+    found = [each.ids.tolist() for each in reorder_documents(texts, tokenizer, 128, seed=3)]
     with_gap = [ids for ids in found if prefix in ids]
     whole = [ids for ids in found if prefix not in ids]
     assert abs(len(with_gap) / len(texts) - REORDERED_SHARE) < 0.05
@@ -83,7 +127,7 @@ def test_no_space_comes_before_what_follows_a_cut() -> None:
     assert made.convert_ids_to_tokens(made("river")["input_ids"])[0].startswith("▁")
     special = set(made.convert_tokens_to_ids(list(NAMES)))
     texts = sentences(60)
-    found = [ids.tolist() for ids in reorder_documents(texts, made, 200, 0)]
+    found = [each.ids.tolist() for each in reorder_documents(texts, made, 200, 0)]
     assert len(found) == len(texts)
     for text, ids in zip(texts, found, strict=True):
         spelled = "".join(made.convert_ids_to_tokens([t for t in ids if t not in special]))
@@ -95,7 +139,7 @@ def test_a_document_depends_on_its_number_and_the_seed(tokenizer: Any) -> None:
     texts = sentences(40)
 
     def ids(seed: int, of: list[str] = texts) -> list[list[int]]:
-        return [found.tolist() for found in reorder_documents(of, tokenizer, 64, seed)]
+        return [found.ids.tolist() for found in reorder_documents(of, tokenizer, 64, seed)]
 
     assert ids(0) == ids(0) != ids(1)
     assert ids(0, texts[:20]) == ids(0)[:20]
@@ -104,10 +148,10 @@ def test_a_document_depends_on_its_number_and_the_seed(tokenizer: Any) -> None:
 def test_who_never_ends_a_document_ends_what_fills_a_gap(tokenizer: Any) -> None:
     prefix = tokenizer.convert_tokens_to_ids(NAMES[0])
     texts = sentences(20)
-    plain = [ids.tolist() for ids in reorder_documents(texts, tokenizer, 64, 0)]
+    plain = [each.ids.tolist() for each in reorder_documents(texts, tokenizer, 64, 0)]
     tokenizer.chat_template = "{{ eos_token }}"
     try:
-        ended = [ids.tolist() for ids in reorder_documents(texts, tokenizer, 64, 0)]
+        ended = [each.ids.tolist() for each in reorder_documents(texts, tokenizer, 64, 0)]
     finally:
         tokenizer.chat_template = None
     end = [tokenizer.eos_token_id]

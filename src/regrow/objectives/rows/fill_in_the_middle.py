@@ -6,8 +6,8 @@ end. Half of these become prefix, suffix, middle, the others suffix, prefix, mid
 predicted.
 
 The cuts are between characters and not between tokens, so that a model can also continue from
-within a word. A document that is longer than a row is first divided into several, so that a row
-always holds a gap together with its middle.
+within a word. A document that is longer than a row is first divided into several. A document that
+is reordered is never cut by the end of a row, so a row always holds a gap together with its middle.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,10 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from regrow.common.errors import UserError
 from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
-from regrow.corpus.packing import end_is_predicted, pack_tokens, start_and_end, tokenise
+from regrow.corpus.packing import end_is_predicted, start_and_end, tokenise
 from regrow.corpus.samples import Samples
 from regrow.corpus.sources import Texts, rows_of
 from regrow.corpus.token_store import TokenStore
+from regrow.corpus.whole_documents import Document, pack_documents
 from regrow.objectives.rows.random_segmentation import random_bits, sample_keys
 from regrow.objectives.special_tokens import INFILLING_TOKENS
 
@@ -72,8 +73,8 @@ def infilling_rows(texts: Texts, tokenizer: Any, row_length: int, seed: int) -> 
     """
 
     def of_text(documents: Iterable[str]) -> Samples:
-        ids = reorder_documents(documents, tokenizer, row_length, seed)
-        return pack_tokens(ids, tokenizer, row_length)
+        found = reorder_documents(documents, tokenizer, row_length, seed)
+        return pack_documents(found, tokenizer, row_length)
 
     def of_store(store: TokenStore) -> Samples:
         return of_text(
@@ -88,8 +89,8 @@ def infilling_rows(texts: Texts, tokenizer: Any, row_length: int, seed: int) -> 
 
 def reorder_documents(
     documents: Iterable[str], tokenizer: Tokenizer, row_length: int, seed: int
-) -> Iterator[NDArray[np.int32]]:
-    """The token ids of documents, of which `REORDERED_SHARE` are reordered; [tokens] each.
+) -> Iterator[Document]:
+    """Documents of which `REORDERED_SHARE` are reordered, and then whole: they fit into a row.
 
     Random numbers of a document depend on the seed and the index of the document. A document that
     is not reordered has the ids that `tokenise` gives. If the tokenizer's ``eos`` would not be
@@ -104,7 +105,7 @@ def reorder_documents(
     for number, text in enumerate(documents):
         random = _RandomNumbers(seed, number)
         if random.uniform() >= REORDERED_SHARE:
-            yield from tokenise([text], tokenizer)
+            yield from _in_order(text, tokenizer)
             continue
         for piece in _pieces(text, tokenizer, longest):
             first, second = sorted(random.below(len(piece) + 1) for _ in range(2))
@@ -115,7 +116,17 @@ def reorder_documents(
                 line = [prefix_token, prefix, suffix_token, suffix, middle_token, middle]
             else:
                 line = [prefix_token, suffix_token, suffix, middle_token, prefix, middle]
-            yield np.concatenate([*line, end]).astype(np.int32)
+            ids = np.concatenate([*line, end]).astype(np.int32)
+            found = Document(ids, is_whole=True)
+            if found.slots <= row_length:
+                yield found
+            else:  # parts that are tokenised separately may have any number of tokens
+                yield from _in_order(piece, tokenizer)
+
+
+def _in_order(text: str, tokenizer: Tokenizer) -> Iterator[Document]:
+    for ids in tokenise([text], tokenizer):
+        yield Document(ids, is_whole=False)
 
 
 def _tokenise_separately(parts: Sequence[str], tokenizer: Any) -> list[NDArray[np.int32]]:
@@ -136,20 +147,16 @@ def _tokenise_separately(parts: Sequence[str], tokenizer: Any) -> list[NDArray[n
 
 
 def _pieces(text: str, tokenizer: Any, longest: int) -> list[str]:
-    """A text cut between tokens into pieces of at most `longest` tokens.
+    """A text cut between tokens into pieces of `longest` tokens, of which the last has the rest.
 
-    There are as few pieces as possible, of nearly equal numbers of tokens.
+    So that few slots stay empty: of two equal pieces, each might need a row.
     """
     encoded = tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=True, verbose=False,
         split_special_tokens=not isinstance(text, TextWithSpecialTokens),
     )  # fmt: skip
     starts = [start for start, _ in encoded["offset_mapping"]]
-    count = -(-len(starts) // longest)
-    if count <= 1:
-        return [text] if text else []
-    cuts = [starts[number * len(starts) // count] for number in range(1, count)]
-    edges = [0, *cuts, len(text)]
+    edges = [0, *starts[longest::longest], len(text)]
     return [text[a:b] for a, b in pairwise(edges) if a < b]
 
 

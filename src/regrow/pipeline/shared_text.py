@@ -1,0 +1,65 @@
+"""Text that is trained on and held out at once: its loss does not say what a model has learned."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from regrow.common.errors import UserError
+from regrow.corpus.text import read_documents
+from regrow.corpus.token_store import is_store
+from regrow.pipeline.recipe import Data
+
+
+def check_shared_text(data: Data, say: Callable[[str], None]) -> None:
+    """Raise UserError, with the key, if a held-out file is also a file of the training text.
+
+    Files are the same if their bytes are. If only some documents are in both, `say` is told how
+    many. Token stores, and text that a model has yet to write, are not compared.
+    """
+    trained = [path for path in data.train_paths if not is_store(path)]
+    for name, path in data.heldout.items():
+        for other in trained:
+            if _same_bytes(path, other):
+                raise UserError(
+                    f"{path}: the same text as {other} in data.train; give a text that is not "
+                    "trained on",
+                    key=f"data.heldout.{name}",
+                )
+    for name, (shared, documents) in _shared(data.heldout, trained).items():
+        if shared:
+            say(
+                f"data.heldout.{name}: {shared:,} of {documents:,} documents are in data.train "
+                "too, so its loss is too low after a training"
+            )
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.samefile(other) or (
+        one.stat().st_size == other.stat().st_size and _sha256(one) == _sha256(other)
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shared(heldout: Mapping[str, Path], trained: Iterable[Path]) -> dict[str, tuple[int, int]]:
+    """For each held-out text: the number of documents that are trained on too, and of all.
+
+    Memory does not grow with the training text.
+    """
+    hashes = {
+        name: [_hash(text) for text in read_documents(path)] for name, path in heldout.items()
+    }
+    wanted = {each for those in hashes.values() for each in those}
+    found: set[bytes] = set()
+    for path in trained:
+        found |= {each for text in read_documents(path) if (each := _hash(text)) in wanted}
+    return {
+        name: (sum(each in found for each in those), len(those)) for name, those in hashes.items()
+    }
+
+
+def _hash(document: str) -> bytes:
+    return hashlib.blake2b(document.encode(), digest_size=16).digest()
