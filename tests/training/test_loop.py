@@ -315,6 +315,11 @@ def _cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
 
 
+def _emptied(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no weights": lambda path: (path / "model.safetensors").unlink(),
     "weights cut short": lambda path: _cut_short(path / "model.safetensors"),
@@ -328,7 +333,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no state": lambda path: (path / "state.json").unlink(),
     "state cut short": lambda path: _cut_short(path / "state.json"),
     "state that is no object": lambda path: (path / "state.json").write_text("[]"),
-    "nothing": lambda path: [each.unlink() for each in path.iterdir()],
+    "nothing": _emptied,
 }
 
 
