@@ -302,7 +302,7 @@ def write_run(directory: Path) -> None:
         ("original/answers", prompts, {"answers": ["a"]}),
         ("depth/carve", {"cut": {"layers": 3, "by": "random"}},
          {**facts, "words": "4 -> 3 layers", "cut": cut, "notes": ["x: dropped"],
-          "refitted": [{"before": 0.5, "after": 0.2}],
+          "refitted": [{"before": 0.5, "after": 0.2, "reads": False}],
           "seconds": {"score": 3.0, "refit": 1.5, "carve": 0.25}}),
         ("depth/measure-cut", {"heldout": domain, "speed": False}, losses),
         ("depth/recover", {"recover": settings},

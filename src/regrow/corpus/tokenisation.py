@@ -323,7 +323,7 @@ def _read_state(path: Path, files: int) -> _State:
             raise ValueError
         return _State(found, file_position(facts["source"], facts["place"], files))
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: damaged; delete {path.parent} to begin anew") from None
+        raise UserError(f"{path}: damaged; delete {path.parent.parent} to begin anew") from None
 
 
 def _check_filled(state: _State, number: int) -> None:

@@ -277,7 +277,7 @@ def _recovery(recover: Entry | None) -> str:
     if recover is None:
         return ""
     settings = recover.inputs["recover"]
-    step_tokens = RecoverySettings.model_validate(settings).step_tokens
+    step_tokens = RecoverySettings.model_construct(**settings).step_tokens
     return (
         f"{recover.outputs['tokens']:,} tokens in steps of {step_tokens:,}, "
         f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "

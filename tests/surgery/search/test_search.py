@@ -60,7 +60,7 @@ def test_what_adds_nothing_is_cut(tmp_path: Path, text: Path) -> None:
     assert layer.cuts[1].bits_per_byte > found.original + 0.01
     assert layer.cuts[1].parameters == model.layout.parameters({"layer": 2})
     assert sorted(path.name for path in found.directory.iterdir()) == [
-        "held-back.jsonl", FILE, "scores.json",
+        "held-back.jsonl", "lock", FILE, "scores.json",
     ]  # fmt: skip
 
 
