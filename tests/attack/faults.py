@@ -42,9 +42,10 @@ class Faults:
         os.write = self._writing("write", os.write)
         os.pwrite = self._writing("pwrite", os.pwrite)
         self._open = io.open
-        io.open = builtins.open = self._opened  # type: ignore[assignment]
-        self._save = safetensors.torch.serialize_file
-        safetensors.torch.serialize_file = self._saved
+        io.open = builtins.open = self._opened
+        library: Any = safetensors.torch
+        self._save = library.serialize_file
+        library.serialize_file = self._saved
         os.register_at_fork(after_in_child=self._leave)
 
     def reach(self, what: str, where: Any, **named: Any) -> Callable[[], None]:

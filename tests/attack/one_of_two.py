@@ -6,7 +6,6 @@ is to be killed notes that first, so that the processes that torchrun starts aga
 """
 
 import os
-import sys
 from pathlib import Path
 
 
@@ -30,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -279,7 +279,8 @@ def test_a_conversion_that_runs_is_waited_for(
 ) -> None:
     """The same file is converted a second time while the first conversion runs."""
     source = write(tmp_path / "tiny.gguf", tiny_model())
-    save, saved = module._save_model, []
+    save = module._save_model
+    saved: list[Any] = []
     second = threading.Thread(target=convert, args=(source,))
 
     def meanwhile(*args: Any) -> Any:

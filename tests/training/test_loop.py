@@ -328,7 +328,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no state": lambda path: (path / "state.json").unlink(),
     "state cut short": lambda path: _cut_short(path / "state.json"),
     "state that is no object": lambda path: (path / "state.json").write_text("[]"),
-    "nothing": lambda path: [each.unlink() for each in path.iterdir()],
+    "nothing": lambda path: (shutil.rmtree(path), path.mkdir()),
 }
 
 
