@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import transformers
 from attack_mutations import Mutation
+from safetensors.numpy import save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -186,7 +187,8 @@ def write_gguf(tokenizer: Any, path: Path) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_merges(["Ġ r", "i v"])
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_eos_token_id(2)
     drawn = np.random.default_rng(0)
     shapes = {"token_embd": (len(tokens), 16), "output_norm": (16,)}
@@ -268,14 +270,16 @@ def write_small(directory: Path, counts: TokenCounts) -> None:
         "every_character": False, "tokens": [[1, "a", 5, "special"], [4, "b", 3, "special"]],
     }  # fmt: skip
     (directory / "plan.json").write_text(json.dumps(plan))
+    weights = save({"a": np.zeros(2, dtype=np.float32)})
     state = {
         "run": {"seed": 1}, "environment": {"threads": 2}, "step": 1, "tokens": 64, "predicted": 60,
         "seconds": 1.5, "curve": [[64, 5.5]], "heldout": [[0, {"domain": 5.0}]],
         "heldout_identity": "e", "recent": [[5.5, 1.0]], "skipped": 0, "skipped_in_a_row": 0,
-        "mixtures": {}, "files": ["model.safetensors"],
+        "mixtures": {}, "files": {"model.safetensors": len(weights)},
     }  # fmt: skip
     step = directory / "checkpoints/step-00000001"
     step.mkdir(parents=True)
+    (step / "model.safetensors").write_bytes(weights)
     (step / "state.json").write_text(json.dumps(state))
 
 

@@ -192,13 +192,13 @@ def _contents(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def _timeless(ledger: str) -> str:
-    """The lines of a ledger without times."""
+    """The lines of a ledger without times and the place of the run."""
     lines = []
     for line in ledger.splitlines():
         entry = json.loads(line)
         for key in ("started", "seconds", "environment"):
             del entry[key]
-        for key in ("seconds", "tokens_per_second"):
+        for key in ("seconds", "tokens_per_second", "directory"):
             entry["outputs"].pop(key, None)
         lines.append(json.dumps(entry, sort_keys=True))
     return "\n".join(lines)

@@ -244,7 +244,7 @@ MALFORMED: Sequence[Case] = [
         lambda d: raw_single(d, f'{{"a": {json.dumps(F32)}, "a": {json.dumps(F32)}}}'.encode()),
         "'a' occurs twice",
     ),
-    ("lone surrogate", lambda d: raw_single(d, {"\ud800": F32}), "half of a character"),
+    ("lone surrogate", lambda d: raw_single(d, {"\ud800": F32}), "half a surrogate pair"),
     ("metadata", lambda d: raw_single(d, {"__metadata__": {"a": 1}}, b""), "__metadata__"),
     ("no tensors", lambda d: raw_single(d, {}, b""), "holds no tensors"),
     ("entry no object", lambda d: raw_single(d, {"a": 3}), "exactly dtype, shape"),

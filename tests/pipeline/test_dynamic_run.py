@@ -207,9 +207,10 @@ def test_sources_of_a_recipe_are_mixed_by_their_losses(
     changed = recipe(home)
     del changed["stages"][1]
     changed["data"]["train"] = [
-        {"name": "one", "path": str(home / "one.jsonl"), "weight": 3},
-        {"name": "two", "path": str(home / "two.jsonl"), "weight": 1},
-    ]
+        {"name": name, "path": str(write_text(tmp_path / f"{name}.jsonl", sentences(8, seed))),
+         "weight": weight}
+        for name, seed, weight in (("one", 11, 3), ("two", 12, 1))
+    ]  # fmt: skip
     changed["stages"][0]["recover"] |= {
         "objective": objective, "denoisers": None, "tokens": 400 * row // ROW,
         "row_length": row, "batch_tokens": 2 * row,

@@ -240,7 +240,7 @@ def _entry(line: bytes) -> Entry:
         all(isinstance(each, str) for each in names)
         and all(isinstance(each, dict) for each in facts)
         and isinstance(entry.seconds, int | float)
-        and 0 <= entry.seconds < math.inf
+        and -math.inf < entry.seconds < math.inf
         and bool(entry.step)
     )
     if not is_sound:

@@ -48,7 +48,7 @@ def test_the_loss_is_that_of_the_refitted_cut(tmp_path: Path) -> None:
         assert found.bits_per_byte == pytest.approx(loss.bits_per_byte, abs=1e-9)
     # Nothing is left of the cut.
     assert sorted(path.name for path in measured.known.directory.iterdir()) == [
-        "held-back.jsonl", "lock", "measured.json", "scores.json",
+        "held-back.jsonl", "measured.json", "scores.json",
     ]  # fmt: skip
 
 
