@@ -26,6 +26,12 @@ def test_after_any_fault_it_ends_as_if_undisturbed(arena: Arena, command: str) -
     assert not wrong, "\n\n".join(wrong)
 
 
+def test_a_disk_that_is_full_during_a_refit_is_one_line(arena: Arena) -> None:
+    undisturbed = arena.undisturbed("prune")
+    at = 1 + undisturbed.points.index("write .out.regrow-partial/weights/00000.safetensors")
+    assert arena.fault(Attack("prune", at, FULL), undisturbed) is None
+
+
 def test_what_differs_is_seen(arena: Arena) -> None:
     """The attack itself can fail: a result that is not the same, and a stray."""
     true = arena.undisturbed("score")

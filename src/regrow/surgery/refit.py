@@ -32,12 +32,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.files import save_tensors
 from regrow.common.memory import available_memory
 from regrow.common.precision import Precision
 from regrow.common.progress import QUIET, Progress
@@ -127,7 +127,7 @@ def refit(
         for stack in stacks:
             for fitted, weights in _refit_stack(models, stack, batches):
                 file = directory / f"{done:05d}.safetensors"
-                save_file(weights, file)
+                save_tensors(weights, file)
                 for name, values in weights.items():
                     cut_model.replaced(name, str(file))
                     corrections[name] = Computed(tuple(values.shape), partial(_rows, file, name))
