@@ -16,10 +16,12 @@ from typer.testing import CliRunner
 from regrow import UserError, api
 from regrow.cli import app
 from regrow.common.progress import Progress, Update
+from regrow.corpus.text import read_documents
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.pipeline.ledger import read_entries
+from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Recipe
-from regrow.pipeline.train_model import training_recipe
+from regrow.pipeline.train_model import train_model, training_recipe
 from tests.tiny import sentences, write_model, write_text
 
 torch.set_num_threads(1)
@@ -57,6 +59,36 @@ def trained(home: Path) -> Path:
     result = CliRunner().invoke(app.app, ["train", *options(home), str(home / "out"), "--json"])
     assert result.exit_code == 0, result.output
     return home / "out"
+
+
+def test_names_of_special_tokens_are_tokens_if_the_recipe_says_so(
+    home: Path, tmp_path: Path
+) -> None:
+    """In training text and held-out text, and then it is another training."""
+    text = write_text(tmp_path / "text.jsonl", [f"{each}<eos>" for each in sentences(20)])
+    heldout = write_text(tmp_path / "heldout.jsonl", ["A river.<eos>A road."])
+    tokenizer = load_tokenizer(home / "tiny")
+    tiny = {"tokens": 32, "row_length": 32, "batch_tokens": 32, "evaluate_every": 16}
+
+    def train(*, special_tokens: bool) -> None:
+        given = training_recipe(
+            str(home / "tiny"), [text], heldout, tiny, special_tokens=special_tokens
+        )
+        train_model(given, tmp_path / "out", options=RunOptions())
+
+    train(special_tokens=True)
+    found = read_entries(tmp_path / "out/ledger.jsonl")
+    wanted = [
+        sum(len(tokenizer(each, add_special_tokens=False)["input_ids"]) for each in documents)
+        for documents in (read_documents(text), read_documents(heldout))
+    ]
+    assert [each["tokens"] for each in found["texts"].outputs["texts"]] == wanted
+    measured = found["train/measure"].outputs["heldout"]["heldout"]
+    assert measured["tokens"] == wanted[1]
+    (_, during), *_ = found["train/recover"].outputs["heldout_curve"]
+    assert during["heldout"] == pytest.approx(measured["loss_per_token"], rel=1e-3)
+    with pytest.raises(UserError, match="the recipe changed"):
+        train(special_tokens=False)
 
 
 def outputs(out: Path, kind: str = "recover", stage: str = "train") -> Any:
