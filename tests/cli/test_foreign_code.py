@@ -13,7 +13,7 @@ from regrow.cli import app
 from tests.tiny import sentences, write_model, write_text
 
 AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-TRAIN = "train M OUT --text text.jsonl --heldout text.jsonl --set tokens=512 --set row_length=64"
+TRAIN = "train M OUT --text text.jsonl --heldout heldout.jsonl --set tokens=512 --set row_length=64"
 COMMANDS = [
     "inspect M",
     "plan M --params 50%",
@@ -31,7 +31,7 @@ COMMANDS = [
 as train and vocab grow do."""
 RECIPE = """name: small
 model: M
-data: {train: text.jsonl, heldout: {domain: text.jsonl}}
+data: {train: text.jsonl, heldout: {domain: heldout.jsonl}}
 stages:
   - {name: depth, cut: {layers: 3}, recover: {tokens: 512, row_length: 64}}
 """
@@ -68,6 +68,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, model_type in (("known", None), ("unknown", "own"), ("other", "clip_text_model")):
         add_code(write_model(place / name), place / "ran", model_type)
     write_text(place / "text.jsonl", sentences(120))
+    write_text(place / "heldout.jsonl", sentences(9, seed=1))
     (place / "recipe.yaml").write_text(RECIPE)
     return place
 
@@ -79,7 +80,7 @@ def test_no_code_runs_and_nothing_asks(
 ) -> None:
     asked: list[str] = []
     shutil.copytree(models / kind, tmp_path / "M")
-    for name in ("text.jsonl", "recipe.yaml"):
+    for name in ("text.jsonl", "heldout.jsonl", "recipe.yaml"):
         shutil.copy(models / name, tmp_path)
     monkeypatch.chdir(tmp_path)
 

@@ -10,12 +10,13 @@ from tests.tiny import sentences, write_model, write_text
 
 RECIPE = """name: small
 model: m
-data: {train: text.jsonl, heldout: {domain: text.jsonl}}
+data: {train: text.jsonl, heldout: {domain: heldout.jsonl}}
 stages:
   - name: once
     cut: {vocab: {counts: counts, size: 300}, layers: 3}
     recover: {tokens: 256, row_length: 64}
 """
+TEXTS = "--text ../data/text.jsonl --heldout ../data/heldout.jsonl"
 SETTINGS = "--set tokens=256 --set row_length=64"
 COUNT = "vocab count ../data/m ../data/counts --corpus ../data/text.jsonl --workers 1"
 
@@ -23,7 +24,7 @@ COUNT = "vocab count ../data/m ../data/counts --corpus ../data/text.jsonl --work
 @pytest.mark.parametrize(
     "commands",
     [
-        [f"train ../data/m out --text ../data/text.jsonl --heldout ../data/text.jsonl {SETTINGS}"],
+        [f"train ../data/m out {TEXTS} {SETTINGS}"],
         [COUNT, "run ../data/recipe.yaml"],
         [
             "score ../data/m ../data/scores --by magnitude",
@@ -42,6 +43,7 @@ def test_paths_through_a_parent_directory(
 ) -> None:
     write_model(tmp_path / "data/m")
     write_text(tmp_path / "data/text.jsonl", sentences(60))
+    write_text(tmp_path / "data/heldout.jsonl", sentences(6, seed=1))
     (tmp_path / "data/recipe.yaml").write_text(RECIPE)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
