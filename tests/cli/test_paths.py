@@ -24,9 +24,7 @@ COUNT = "vocab count ../data/m ../data/counts --corpus ../data/text.jsonl --work
 @pytest.mark.parametrize(
     "commands",
     [
-        [
-            f"train ../data/m out --text ../data/text.jsonl --heldout ../data/heldout.jsonl {SETTINGS}"
-        ],
+        [f"train ../data/m out {TEXTS} {SETTINGS}"],
         [COUNT, "run ../data/recipe.yaml"],
         [
             "score ../data/m ../data/scores --by magnitude",
