@@ -48,40 +48,49 @@ class Faults:
         library.serialize_file = self._saved
         os.register_at_fork(after_in_child=self._leave)
 
-    def reach(self, what: str, where: Any, **named: Any) -> Callable[[], None]:
-        """Count a point; what is to be called in place of the second half of what is done there."""
-        path = _path(where, named.get("dir_fd"))
+    def reach(self, what: str, where: Any, directory: int | None = None) -> str | None:
+        """Count a point; the kind of fault that there is to be, if any."""
+        path = _path(where, directory)
         if not path.startswith(self._below):
-            return _nothing
+            return None
         self.points.append(f"{what} {os.path.relpath(path, self._below)}")
-        if len(self.points) != self._at:
-            return self._no_space if self._is_full and what not in _REMOVALS else _nothing
-        if self._kind == FULL:
-            self._is_full = True
-            return _nothing if what in _REMOVALS else self._no_space
-        return lambda: os.kill(os.getpid(), getattr(signal, self._kind))
+        if len(self.points) == self._at:
+            self._is_full = self._kind == FULL
+            if not self._is_full:
+                return self._kind
+        return FULL if self._is_full and what not in _REMOVALS else None
+
+    def write(self, where: Any, data: Any, real: Callable[[Any], int], what: str = "write") -> int:
+        """Write as `real` does. At a fault, half of the data is written first."""
+        was_full, fault = self._is_full, self.reach(what, where)
+        half = memoryview(data).cast("B")[: len(data) // 2]
+        if fault is None:
+            return real(data)
+        if fault == "SIGINT":  # Python raises KeyboardInterrupt around a write, never inside it
+            _make(fault)
+            return real(data)
+        if fault == FULL and (was_full or not half):
+            _make(fault)
+        written = real(half)
+        if fault != FULL:  # the next write finds the disk full
+            _make(fault)
+        return written
 
     def _leave(self) -> None:
         self._at, self._is_full = 0, False
 
-    def _no_space(self) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     def _watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def watched(where: Any, *more: Any, **named: Any) -> Any:
             # A rename and a link are named by what they make.
-            self.reach(name, more[0] if name in _NAMING else where, **named)()
+            target = more[0] if name in _NAMING else where
+            _make(self.reach(name, target, named.get("dir_fd")))
             return real(where, *more, **named)
 
         return watched
 
     def _writing(self, name: str, real: Callable[..., int]) -> Callable[..., int]:
         def writing(descriptor: int, data: Any, *more: Any) -> int:
-            fault = self.reach(name, descriptor)
-            if fault is not _nothing:
-                real(descriptor, memoryview(data).cast("B")[: len(data) // 2], *more)
-                fault()
-            return real(descriptor, data, *more)
+            return self.write(descriptor, data, lambda part: real(descriptor, part, *more), name)
 
         return writing
 
@@ -101,7 +110,7 @@ class Faults:
         if not set(mode) & set("wax+") or not where.startswith(self._below):
             return self._open(file, mode, buffering, encoding, errors, newline, closefd, opener)
         if not isinstance(file, int):
-            self.reach("open", file)()
+            _make(self.reach("open", file))
         raw = _File(self, where, file, mode.replace("b", "").replace("t", ""), closefd, opener)
         if buffering == 0:
             return raw
@@ -111,13 +120,14 @@ class Faults:
     def _saved(self, tensors: Any, filename: Any, metadata: Any = None) -> None:
         fault = self.reach("write", filename)
         self._save(tensors, filename, metadata=metadata)
-        if fault is not _nothing:
-            os.truncate(filename, Path(filename).stat().st_size // 2)
-            try:
-                fault()
-            except OSError as error:
-                raise safetensors.SafetensorError(f"I/O error: {error.strerror}") from None
-            self._save(tensors, filename, metadata=metadata)
+        if fault is None:
+            return
+        os.truncate(filename, Path(filename).stat().st_size // 2)
+        try:
+            _make(fault)
+        except OSError as error:
+            raise safetensors.SafetensorError(f"I/O error: {error.strerror}") from None
+        self._save(tensors, filename, metadata=metadata)
 
 
 class _File(io.FileIO):
@@ -128,16 +138,15 @@ class _File(io.FileIO):
         self._faults, self._where = faults, where
 
     def write(self, data: Any) -> int:
-        fault = self._faults.reach("write", self._where)
-        if fault is not _nothing:
-            super().write(memoryview(data).cast("B")[: len(data) // 2])
-            fault()
-            return super().write(memoryview(data).cast("B")[len(data) // 2 :]) + len(data) // 2
-        return super().write(data)
+        return self._faults.write(self._where, data, super().write)
 
 
-def _nothing() -> None:
-    pass
+def _make(fault: str | None) -> None:
+    """Send this process a signal, or raise the error of a full disk; nothing for None."""
+    if fault == FULL:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if fault is not None:
+        os.kill(os.getpid(), getattr(signal, fault))
 
 
 def _path(where: Any, directory: int | None = None) -> str:

@@ -195,7 +195,10 @@ def _timeless(ledger: str) -> str:
     """The lines of a ledger without times and the place of the run."""
     lines = []
     for line in ledger.splitlines():
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return f"damaged: {line}"
         for key in ("started", "seconds", "environment"):
             del entry[key]
         for key in ("seconds", "tokens_per_second", "directory"):
