@@ -113,7 +113,9 @@ def test_stacks_get_sizes_of_their_own() -> None:
     assert best.sizes.keys() == {"encoder.ffn"}
 
 
-def test_candidates_differ_visibly() -> None:
+@pytest.mark.parametrize("most", [500_000, 3_000], ids=["all", "thinned"])
+def test_candidates_differ_visibly(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(candidates, "_MOST_COMBINATIONS", most)
     # With a vocabulary as of a real model, neighbours differ by a hundredth.
     small = tiny_layout(LLAMA, 1)
     layout = dataclasses.replace(small, sizes={**small.sizes, "vocab": 49_152})

@@ -169,7 +169,7 @@ def test_what_will_be_done_is_said_before(model: ModelDirectory, fake: Fake, tex
         f"measuring the original and {cuts - 1} cuts of one axis each, then the best candidates "
         f"(2); results are kept in {found.directory}"
     )
-    assert said[1].startswith("measuring ")
+    assert said[1].startswith("measuring the best candidates (")
     assert [update.share for update in updates[:2]] == [2 / cuts, 3 / cuts]
     assert all(update.seconds_left >= 0 for update in updates)
 

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,20 +85,23 @@ def best_candidates(
         raise budget.too_tight(min(smallest, float(amounts.min())))
     # Of equal costs, the largest model.
     order = fitting[np.lexsort((-amounts[fitting], total[fitting]))]
-    chosen: list[Candidate] = []
+    is_thinned = sum(map(len, thinned)) < sum(map(len, blocks))
+    chosen: list[dict[str, int]] = []
     while len(order) and len(chosen) < count:
         found = {name: int(each[order[0]]) for name, each in sizes.items()}
-        differs = [
-            np.abs(sizes[name][order] - size) >= _DIFFERENT * layout.sizes[name]
-            for name, size in found.items()
-        ]
-        order = order[np.any(differs, axis=0)]
-        if sum(map(len, thinned)) < sum(map(len, blocks)):
-            found = _improved(blocks, budget, found)
+        better = _improved(blocks, budget, found) if is_thinned else found
+        # Two that differ can become one when they are improved.
+        is_new = all(_differs(layout, better, other).any() for other in chosen)
+        chosen.append(better if is_new else found)
+        remaining = {name: each[order] for name, each in sizes.items()}
+        differs = [_differs(layout, remaining, other) for other in (found, chosen[-1])]
+        order = order[np.all(differs, axis=0)]
+    candidates = []
+    for found in chosen:
         cut = {name: size for name, size in found.items() if size < layout.sizes[name]}
         cost = sum(float(block.costs[_place(block, found)]) for block in blocks)
-        chosen.append(Candidate(cut, float(budget.amount(cut)), cost))
-    return sorted(chosen, key=lambda each: each.increase)
+        candidates.append(Candidate(cut, float(budget.amount(cut)), cost))
+    return sorted(candidates, key=lambda each: each.increase)
 
 
 def predicted_increase(
@@ -187,3 +191,14 @@ def _place(block: _Block, sizes: Mapping[str, int]) -> int:
     same = np.all([each == sizes[name] for name, each in block.sizes.items()], axis=0)
     places = np.flatnonzero(same)
     return int(places[np.argmin(block.costs[places])])
+
+
+def _differs(layout: Layout, sizes: Mapping[str, Any], other: Mapping[str, int]) -> Any:
+    """Whether sizes of one model, or of many [models], differ visibly from those of another."""
+    return np.any(
+        [
+            np.abs(sizes[name] - size) >= _DIFFERENT * layout.sizes[name]
+            for name, size in other.items()
+        ],
+        axis=0,
+    )

@@ -224,7 +224,7 @@ class _Search:
         cuts = [each.sizes for each in best] + ([] if fixed is None or is_known else [fixed])
         missing = len(self.measurement.missing(cuts))
         if missing:
-            self.progress.say(f"measuring {missing} candidates")
+            self.progress.say(f"measuring the best candidates ({missing})")
         self.measured_now += missing
         predicted = [original + each.increase for each in best]
         predicted += [
