@@ -6,39 +6,34 @@ Heavy imports stay inside the commands, so that `--help` is fast.
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command, Commands, Sync, command
+from regrow.cli.commands import Command, Commands, Json, Model, Sync, command
+from regrow.cli.corpus import corpus
 from regrow.cli.output import (
     MESSAGES_ONLY,
     echo,
     print_checks,
     print_inspection,
-    print_plan,
-    print_preview,
     print_pruned,
     print_report,
     print_run,
     print_scored,
-    print_tokenised,
-    print_written,
 )
+from regrow.cli.plan import plan
 from regrow.cli.progress_bars import (
     byte_progress,
     is_first_process,
     run_progress,
-    token_progress,
 )
 from regrow.cli.train import train
 from regrow.cli.vocab import PadTo, vocab
 from regrow.common.errors import UserError
 from regrow.common.publishing import durable
-from regrow.common.quantities import count, nbytes, share
+from regrow.common.quantities import count, nbytes
 
 app = typer.Typer(
     cls=Commands,
@@ -49,10 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sizes = list[str] | None
 """What was typed for an option that takes one value, or one by stack."""
 _QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -84,83 +75,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
     print_inspection(result, as_json)
 
 
-@app.command(cls=command({"bytes": "--bytes"}))
-def plan(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL|RECIPE", help="A model as for inspect, or a .yaml recipe."),
-    ],
-    more: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE", help="More text, after --text.")
-    ] = None,
-    params: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Parameters that may remain: 3.4B, 67M, 50%."),
-    ] = None,
-    nbytes_: Annotated[
-        str | None,
-        typer.Option("--bytes", metavar="N", help="Bytes of weights that may remain: 1.2GB, 50%."),
-    ] = None,
-    tokens_per_second: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="Speed of generation that is wanted on this machine."),
-    ] = None,
-    text: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE...",
-            help="Measure what each axis costs on this text: .txt, .jsonl, .jsonl.gz.",
-        ),
-    ] = None,
-    calibration_tokens: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Tokens that cuts are chosen by. [default: 16384]"),
-    ] = None,
-    candidates: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Best predicted sizes that are measured.")
-    ] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Decides which text is used.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the recipe here instead of printing it.")
-    ] = None,
-    page: Annotated[Path | None, typer.Option(help="Write a page with the costs here.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Propose stages under a budget, as a recipe to edit; or show what a recipe will do."""
-    from regrow import api
-
-    texts = [*(text or []), *(more or [])]
-    budget: dict[str, Any] = {
-        "params": None if params is None else _share_or("--params", params, count),
-        "bytes": None if nbytes_ is None else _share_or("--bytes", nbytes_, nbytes),
-        "tokens_per_second": tokens_per_second,
-    }
-    given = {name: value for name, value in budget.items() if value is not None}
-    if model.endswith((".yaml", ".yml")):
-        if given or texts or out or page:
-            raise UserError(
-                f"{model}: a recipe has its sizes; give nothing else, or a model and a budget"
-            )
-        print_preview(api.preview(model, progress=MESSAGES_ONLY), as_json)
-        return
-    if len(given) != 1:
-        raise UserError("plan: give --params, --bytes or --tokens-per-second, one of the three")
-    if more and not text:
-        raise UserError(f"plan: {more[0]}: give text after --text")
-    if out is not None and out.exists():
-        raise UserError(f"{out}: exists; choose another file")
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such directory")
-    if calibration_tokens is not None:
-        given["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
-    how = {**given, "candidates": candidates, "seed": seed}
-    with run_progress() if texts else nullcontext(MESSAGES_ONLY) as progress:
-        result = api.plan(model, text=texts, page=page, progress=progress, **how)
-    if out is not None:
-        from regrow.common.files import write_atomically
-
-        write_atomically(out, result.recipe.encode())
-    print_plan(result, out, page, as_json)
+app.command(cls=command({"bytes": "--bytes"}))(plan)
 
 
 @app.command(
@@ -356,90 +271,12 @@ def generate(
     echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, progress=MESSAGES_ONLY))
 
 
-corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
+app.command(cls=Command)(train)
 app.add_typer(corpus, name="corpus")
 app.add_typer(vocab, name="vocab")
-app.command(cls=Command)(train)
-
-
-@corpus.command(cls=Command)
-def tokenise(
-    model: Model,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
-    more: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE", help="More text, after --text.")
-    ] = None,
-    text: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE...", help="Text: .txt or .jsonl, also .gz or .zst; .parquet."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Processes. [default: one for each core]"),
-    ] = None,
-    eos: Annotated[bool, typer.Option("--eos/--no-eos", help="End each document with eos.")] = True,
-    special_tokens: Annotated[
-        bool,
-        typer.Option("--special-tokens", help="Names of special tokens in the text are tokens."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Write text as a token store; stop it, start it again, it goes on."""
-    from regrow import api
-
-    with byte_progress("tokenising") as progress:
-        result = api.tokenise(
-            model, out, [*(text or []), *(more or [])], workers=workers, eos=eos,
-            special_tokens=special_tokens, progress=progress,
-        )  # fmt: skip
-    print_tokenised(result, as_json)
-
-
-@corpus.command(cls=Command)
-def write(
-    model: Model,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new .jsonl file.")],
-    tokens: Annotated[str, typer.Option(metavar="N", help="Tokens of text: 60_000, 2M.")],
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Questions or beginnings of texts: lines of .txt, or .jsonl. [default: the model "
-            "writes them]",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
-    temperature: Annotated[
-        float, typer.Option(min=0.01, metavar="T", help="Divides the logits.")
-    ] = 1.0,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Texts written at once. [default: what fits, up to 128]"
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Let a model write text; stop it, start it again, it goes on."""
-    from regrow import api
-
-    with token_progress("writing") as progress:
-        result = api.write_corpus(
-            model, out, count("--tokens", tokens), prompts=prompts, seed=seed,
-            temperature=temperature, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
-    print_written(result, as_json)
 
 
 # Parsing values
-
-
-def _share_or(option: str, text: str, parse: Callable[[str, str], int]) -> int | str:
-    """A number, or a share such as 50% as it was typed."""
-    if not text.endswith("%"):
-        return parse(option, text)
-    share(option, text)
-    return text
 
 
 def _texts_by_stack(option: str, texts: Sizes) -> str | dict[str, str] | None:

@@ -19,6 +19,10 @@ from regrow.common.errors import ReportedError, UserError
 
 _INTERRUPTED = 128 + signal.SIGINT
 """The exit code of a command that SIGINT ended."""
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Sync = Annotated[
     bool,
     typer.Option(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command, command
+from regrow.cli.commands import Command, Json, Model, command
 from regrow.cli.output import (
     MESSAGES_ONLY,
     print_counted,
@@ -22,10 +22,6 @@ vocab = typer.Typer(
     help="Count what a corpus needs of a vocabulary, and prune to that.", no_args_is_help=True
 )
 
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Size = Annotated[str | None, typer.Option(metavar="N", help="Tokens that remain.")]
 Coverage = Annotated[
     str | None,

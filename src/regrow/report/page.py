@@ -4,14 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from regrow.common import numbers
 from regrow.common.files import write_atomically
 from regrow.report import charts, outcomes, tables
 from regrow.report.lost_text import MARK, lost_lines
 from regrow.report.records import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
 from regrow.report.svg import Svg
+from regrow.report.templates import render
 from regrow.surgery.refit_words import refit_words
 
 _PARTS = ("embedding", "attention", "ffn", "norms", "other", "head")
@@ -68,15 +67,9 @@ class Stage:
 
 def render_page(summary: RunSummary) -> str:
     """The page as HTML. Sections without data are left out. All text is escaped."""
-    environment = Environment(
-        loader=PackageLoader("regrow", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     original, result = summary.original, summary.result
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
         run=summary,
         number=numbers,
         original=original,

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from regrow.common import numbers
 from regrow.common.files import write_atomically
 from regrow.report.plan_tables import candidate_rows, cost_rows, remaining, stage_rows
@@ -21,6 +19,7 @@ from regrow.report.svg import (
     tick_labels,
     ticks,
 )
+from regrow.report.templates import render
 
 if TYPE_CHECKING:
     from regrow.surgery.plan import Plan
@@ -123,17 +122,14 @@ def render_plan(plan: "Plan") -> str:
     search = plan.search
     if search is None:
         raise ValueError("nothing was measured")
-    environment = Environment(
-        loader=PackageLoader("regrow", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     chosen = search.candidates[0]
     tables: Sequence[tuple[str, list[tuple[str, ...]]]] = (
         ("Candidates", candidate_rows(search)),
         ("What each axis costs alone", cost_rows(search)),
         ("Stages", stage_rows(plan)),
     )
-    return environment.get_template("plan.html").render(
+    return render(
+        "plan.html",
         name=Path(plan.model).name,
         plan=plan,
         search=search,

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from regrow.common import numbers
 from regrow.common.files import write_atomically
 from regrow.report.svg import WIDTH, Scale, Svg, add, canvas, legend_layout, path, shorten, ticks
+from regrow.report.templates import render
 
 if TYPE_CHECKING:
     from regrow.vocabulary.sizing import VocabularyPlan
@@ -89,17 +88,14 @@ def render_vocabulary(plan: "VocabularyPlan") -> str:
     """The page as HTML, without network and scripts. All text is escaped."""
     from regrow.vocabulary.plan_tables import language_rows, percent, size_rows
 
-    environment = Environment(
-        loader=PackageLoader("regrow", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     before, after = plan.sizes[0], plan.at(plan.chosen)
     marked_sizes = {"suggested": plan.suggested}
     if plan.chosen != plan.suggested:
         marked_sizes["asked for"] = plan.chosen
     largest = sorted(plan.shares, key=lambda name: -plan.shares[name])[: len(_STYLES) - 1]
     curves = {name: plan.curve[name] for name in ("all", *(largest if len(largest) > 1 else ()))}
-    return environment.get_template("vocabulary.html").render(
+    return render(
+        "vocabulary.html",
         plan=plan,
         name=plan.model.name,
         before=before,
