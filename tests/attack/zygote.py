@@ -124,7 +124,7 @@ def _wait(pid: int) -> int:
         if ended:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > until:
-            os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
         time.sleep(0.005)
 
 

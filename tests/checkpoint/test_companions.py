@@ -9,8 +9,9 @@ from regrow.checkpoint.companions import companion_files, read_companions, write
 from regrow.common.errors import UserError
 
 PASSED_ON = (
-    "LICENSE", "LICENSE.md", "NOTICE", "additional_chat_templates/rag.jinja", "chat_template.jinja",
-    "generation_config.json", "regrow_origin.json",
+    "LICENSE", "LICENSE-APACHE-2.0", "LICENSE.md", "NOTICE",
+    "additional_chat_templates/rag.jinja", "chat_template.jinja", "generation_config.json",
+    "regrow_origin.json",
     "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 )  # fmt: skip
 LEFT = (

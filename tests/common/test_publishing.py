@@ -202,6 +202,24 @@ def test_work_whose_result_has_its_name_is_a_stray(tmp_path: Path) -> None:
 # Locks
 
 
+def test_a_result_that_does_not_get_its_name_is_kept(tmp_path: Path) -> None:
+    """Somebody made the target meanwhile."""
+    target = tmp_path / "out"
+
+    def work() -> None:
+        with workplace(target, checkpoint="state") as place:
+            (place / "state").touch()
+            (place / "result").mkdir()
+            target.mkdir()
+            (target / "other").touch()
+            publish_finished(place / "result", target)
+
+    with pytest.raises(OSError, match="not empty"):
+        work()
+    remove_strays(target)
+    assert (unfinished_place(target) / "result").is_dir()
+
+
 def test_a_lock_names_its_owner_and_is_free_after_it(tmp_path: Path) -> None:
     lock = take_lock(tmp_path / "lock")
     with pytest.raises(BusyError, match=f"^{os.getpid()}$"):

@@ -55,6 +55,18 @@ def test_names_are_spelled_with_bytes(byte_level: Any) -> None:
     assert byte_level.decode(byte_level_ids) == "The <eos> river <extra_id_3>"
 
 
+def test_names_that_merges_make_are_spelled() -> None:
+    letters = ["a", "b", "<", ">", "s", " "]
+    vocab = {token: n for n, token in enumerate([*letters, "s>", "<s>", "ab"])}
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=vocab, merges=[("s", ">"), ("<", "s>"), ("a", "b")])
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+    assert tokenizer.convert_ids_to_tokens(encode(["ab <s>"], tokenizer)[0]) == [
+        "ab", " ", "<", "s>",
+    ]  # fmt: skip
+
+
 def special_in(ids: list[int], tokenizer: Any) -> list[int]:
     return [token for token in ids if token in tokenizer.all_special_ids]
 

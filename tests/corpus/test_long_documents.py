@@ -112,22 +112,24 @@ def test_windows_give_the_tokens_of_the_whole_text(make: Callable[[], Tokenizer]
     for seed in range(6):
         text = make_text(seed)
         found = encode_in_windows(text, encode, WINDOW, OVERLAP)
-        assert found.tolist() == encode(text).ids.tolist()
+        whole = encode(text)
+        assert found.ids.tolist() == whole.ids.tolist()
+        assert found.spans.tolist() == whole.spans.tolist()
 
 
 @pytest.mark.parametrize("text", ["a" * 9001, " " * 9001, "aé🦜" * 3001, "x" + "\n" * 5000 + "y"])
 def test_text_whose_windows_never_agree_is_cut_and_stays_whole(text: str) -> None:
     tokenizer = byte_bpe()
     found = encode_in_windows(text, encoder(tokenizer), WINDOW, OVERLAP)
-    assert tokenizer.decode(found.tolist()) == text
+    assert tokenizer.decode(found.ids.tolist()) == text
 
 
 def test_text_without_tokens_ends() -> None:
     tokenizer = wordpiece()
     text = "river" + " " * 7000 + "stone"
     found = encode_in_windows(text, encoder(tokenizer), WINDOW, OVERLAP)
-    assert found.tolist() == tokenizer.encode(text).ids
-    assert not len(encode_in_windows(" " * 7000, encoder(tokenizer), WINDOW, OVERLAP))
+    assert found.ids.tolist() == tokenizer.encode(text).ids
+    assert not len(encode_in_windows(" " * 7000, encoder(tokenizer), WINDOW, OVERLAP).ids)
 
 
 def test_without_spans_a_text_is_cut_at_white_space() -> None:

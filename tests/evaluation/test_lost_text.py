@@ -8,7 +8,7 @@ import tokenizers
 import transformers
 from tokenizers import normalizers
 
-from regrow.corpus.encoding import encode
+from regrow.corpus.encoding import TextWithSpecialTokens, encode
 from regrow.evaluation.heldout import heldout_loss
 from regrow.evaluation.lost_text import LostText, lost_text
 from tests.tokenizers.unigram_cases import unigram_json
@@ -40,6 +40,13 @@ def test_unknown_tokens_and_their_bytes_are_counted() -> None:
     # ▁ a <unk> b ▁ c: one token of six; é has two bytes of six.
     assert lost(unigram(), "aéb c") == LostText(1 / 6, 2 / 6)
     assert lost(unigram(), "aéb c", "ab c") == LostText(1 / 11, 2 / 10)
+
+
+def test_a_token_that_the_text_means_is_not_unknown() -> None:
+    """GPT-2's unknown token is the one that ends its texts."""
+    tokenizer = byte_tokenizer()
+    tokenizer.unk_token = tokenizer.eos_token
+    assert lost(tokenizer, TextWithSpecialTokens("a<eos>b")) == LostText(0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -23,13 +24,13 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress
 from regrow.models.networks import model_class
 from regrow.pipeline.plan_spec import PlanSpec
-from regrow.pipeline.proposal import propose
+from regrow.pipeline.proposal import _cut, propose
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.surgery.budget import parameter_budget
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.inspection import inspect_model
-from regrow.surgery.plan import plan_stages
+from regrow.surgery.plan import PlannedStage, plan_stages
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.requests import sizes_from_options
 from regrow.surgery.search.search import SearchRequest
@@ -173,6 +174,14 @@ def test_a_budget_that_cannot_be(tmp_path: Path, budget: int, message: str) -> N
     with pytest.raises(UserError) as error:
         propose(ModelDirectory(directory), PlanSpec(params=budget), "m")
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("sizes", [{"decoder.layer": 2}, {"encoder.layer": 2, "decoder.layer": 3}])
+def test_the_cut_of_some_stacks_is_read_back(sizes: dict[str, int]) -> None:
+    layout = tiny_layout(T5, 0)
+    stage = PlannedStage("depth", sizes, layout.parameters(sizes))
+    cut = yaml.safe_load("{" + ", ".join(f"{k}: {v}" for k, v in _cut(layout, stage).items()) + "}")
+    assert sizes_from_options(layout, cut) == (sizes, {})
 
 
 def test_a_large_vocabulary_is_planned_too() -> None:

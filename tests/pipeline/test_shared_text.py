@@ -9,13 +9,15 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.plan import RunOptions, make_plan
 from regrow.pipeline.recipe import Data, Recipe
-from regrow.pipeline.shared_text import check_shared_text
+from regrow.pipeline.shared_text import check_heldout_files, say_shared_documents
 from tests.tiny import sentences, write_model, write_text
 
 
 def said(train: list[Path], **heldout: Path) -> list[str]:
     lines: list[str] = []
-    check_shared_text(Data(train=list(train), heldout=heldout), lines.append)
+    data = Data(train=list(train), heldout=heldout)
+    check_heldout_files(data)
+    say_shared_documents(data, lines.append)
     return lines
 
 

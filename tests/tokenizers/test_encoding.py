@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.corpus.long_documents import Encoded, encode_in_windows
@@ -44,7 +43,7 @@ def test_a_long_text_has_the_tokens_that_it_has_whole(monkeypatch: pytest.Monkey
     monkeypatch.setattr(encoding, "WINDOW", 1000)
     windows: list[int] = []
 
-    def in_windows(text: str, encode_window: Callable[[str], Encoded]) -> NDArray[np.int32]:
+    def in_windows(text: str, encode_window: Callable[[str], Encoded]) -> Encoded:
         windows.append(len(text))
         return encode_in_windows(text, encode_window, 1000, 200)
 

@@ -58,7 +58,8 @@ def _places(directory: Path) -> Iterator[Path]:
 def _is_data(path: Path) -> bool:
     """Whether a file that matches a pattern can be what its name says."""
     if path.name.startswith(("LICENSE", "NOTICE")):
-        return path.suffix.lower() in _TEXT_SUFFIXES
+        suffix = path.suffix.lower()
+        return suffix in _TEXT_SUFFIXES or suffix[1:].isdigit()  # LICENSE-APACHE-2.0
     if ".model" not in path.name:
         return True
     with path.open("rb") as file:

@@ -41,7 +41,7 @@ class _Header:
         for _ in range(tensors):
             self._skip(self._number("Q"))
             dimensions = self._number("I")
-            if dimensions > _MAX_DIMENSIONS:
+            if not 1 <= dimensions <= _MAX_DIMENSIONS:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             self._skip(8 * dimensions + 4 + 8)  # the sizes, the type and the offset
 

@@ -86,7 +86,7 @@ class Commands(TyperGroup):
         if any(_has_undecoded_bytes(word) for word in words):
             # Only Python can handle such names; the libraries that read models cannot.
             _exit_with(
-                "this locale has only ASCII, and the command has more; set LC_ALL=C.UTF-8", 2
+                "an argument is not text in this locale; set LC_ALL=C.UTF-8, or give UTF-8", 2
             )
         try:
             sys.exit(super().main(*args, **extra))

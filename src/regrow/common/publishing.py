@@ -199,7 +199,12 @@ def publish_finished(source: Path, target: Path) -> None:
     mark = source.parent / _PUBLISHED
     mark.touch()
     sync(mark)
-    publish(source, target)
+    try:
+        publish(source, target)
+    except OSError:
+        if source.exists():  # else it has its name, and only a sync failed
+            mark.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

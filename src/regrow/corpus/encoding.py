@@ -127,6 +127,11 @@ def _rename_special_pieces(tokenizer: Tokenizer) -> Any:
             for number, (name, score) in enumerate(model["vocab"])
         ]
     else:
+        names = {name for name, number in model["vocab"].items() if number in special}
+        # Without the merges that make a special token, or are made from one.
+        model["merges"] = [
+            pair for pair in model.get("merges", []) if names.isdisjoint((*pair, "".join(pair)))
+        ]
         model["vocab"] = {
             _UNMATCHED + name if number in special else name: number
             for name, number in model["vocab"].items()

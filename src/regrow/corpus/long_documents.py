@@ -37,8 +37,8 @@ class Encoded(NamedTuple):
 
 def encode_in_windows(
     text: str, encode: Callable[[str], Encoded], window: int = WINDOW, overlap: int = OVERLAP
-) -> NDArray[np.int32]:
-    """The token ids of a text, [tokens], encoded in windows.
+) -> Encoded:
+    """The tokens of a text, encoded in windows.
 
     Args:
         text: a document.
@@ -46,7 +46,7 @@ def encode_in_windows(
         window: characters in a window.
         overlap: characters that two windows share, less than half a window.
     """
-    parts: list[NDArray[np.int32]] = []
+    parts: list[Encoded] = []
     begin = 0
     now = _encoded(text, begin, window, encode)
     while begin + window < len(text):
@@ -57,10 +57,14 @@ def encode_in_windows(
             last, following_begin = _cut(now, begin + window - overlap // 2)
             join = last, 0
             following = _encoded(text, following_begin, window, encode)
-        parts.append(now.ids[: join[0]])
+        parts.append(Encoded(now.ids[: join[0]], now.spans[: join[0]]))
         begin = following_begin
         now = Encoded(following.ids[join[1] :], following.spans[join[1] :])
-    return np.concatenate([*parts, now.ids])
+    parts.append(now)
+    return Encoded(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.spans for part in parts]),
+    )
 
 
 def encode_in_cuts(

@@ -94,16 +94,25 @@ def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _tokenise_long(document: str, tokenizer: Tokenizer) -> NDArray[np.int32]:
+def tokenise_with_spans(document: str, tokenizer: Tokenizer) -> Encoded:
+    """As `tokenise`, of one document, with the characters of each token.
+
+    `tokenizer`: a fast one.
+    """
+
     def encode_window(text: str) -> Encoded:
         ids, spans = encode_with_spans(text, tokenizer)
         return Encoded(np.asarray(ids, dtype=np.int32), np.array(spans, np.int64).reshape(-1, 2))
 
+    return encode_in_windows(document, encode_window)
+
+
+def _tokenise_long(document: str, tokenizer: Tokenizer) -> NDArray[np.int32]:
     def encode_ids(text: str) -> NDArray[np.int32]:
         return np.asarray(encode([text], tokenizer)[0], dtype=np.int32)
 
     if tokenizer.is_fast:
-        return encode_in_windows(document, encode_window)
+        return tokenise_with_spans(document, tokenizer).ids
     return encode_in_cuts(document, encode_ids)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, autocast
-from regrow.corpus.encoding import TextWithSpecialTokens, encode
+from regrow.corpus.encoding import TextWithSpecialTokens
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.corpus.text import read_documents
 from regrow.evaluation.continuation import continuation_loss
@@ -99,7 +99,7 @@ def heldout_loss(
         tokens_loss, tokens = _span_corruption_loss(model, samples, batch_tokens, precision)
         nats, size, lost = 0.0, 0, LostText(0.0, 0.0)
         if bits:
-            lost = lost_text(texts, encode(texts, tokenizer), tokenizer)
+            lost = lost_text(texts, [ids.tolist() for ids in tokenise(texts, tokenizer)], tokenizer)
             nats, size = continuation_loss(
                 model, tokenizer, texts, batch_tokens=batch_tokens, precision=precision
             )

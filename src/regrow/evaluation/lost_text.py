@@ -29,7 +29,7 @@ def lost_text(texts: Sequence[str], ids: Sequence[Sequence[int]], tokenizer: Any
 
     `ids`: the tokens of each text. The order of characters is not compared.
     """
-    unknown = tokenizer.unk_token_id
+    unknown = _unknown_id(tokenizer)
     known = [[token for token in line if token != unknown] for line in ids]
     tokens, left = sum(map(len, ids)), sum(map(len, known))
     spelled = tokenizer.batch_decode(
@@ -43,3 +43,16 @@ def lost_text(texts: Sequence[str], ids: Sequence[Sequence[int]], tokenizer: Any
     )
     size = sum(len(text.encode()) for text in texts)
     return LostText((tokens - left) / max(1, tokens), lost / max(1, size))
+
+
+def _unknown_id(tokenizer: Any) -> int | None:
+    """The id that stands for what has no token; None if all text has tokens, as in byte-level BPE.
+
+    There, the name of the unknown token is often that of another special token (GPT-2).
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model: Any = None if backend is None else backend.model
+    if type(model).__name__ == "BPE" and model.unk_token is None:
+        return None
+    found: int | None = tokenizer.unk_token_id
+    return found

@@ -31,7 +31,7 @@ from regrow.pipeline.recipe_checks import (
     layouts_by_stage,
     missing_special_tokens,
 )
-from regrow.pipeline.shared_text import check_shared_text
+from regrow.pipeline.shared_text import check_heldout_files, say_shared_documents
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -189,8 +189,9 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     Raises UserError if the recipe does not fit its model or texts.
     """
     check_readable(recipe.data)
-    if any(stage.recover is not None for stage in recipe.stages):
-        check_shared_text(recipe.data, progress.say)
+    trains = any(stage.recover is not None for stage in recipe.stages)
+    if trains:
+        check_heldout_files(recipe.data)
     original = ModelDirectory(resolve_model(recipe.model, out / "original", progress.say))
     check_apart(out, original.path)
     check_written(recipe.data, original)
@@ -212,6 +213,8 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     corpus = _corpus(recipe, original, out)
     check_corpus(corpus, tokenizer, trainings.stages, trainings.vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
+    if trains:
+        say_shared_documents(recipe.data, progress.say)
     if missing:
         original = ensure_tokens(original, missing, out / "original", progress.say)
         corpus = _corpus(recipe, original, out)

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,16 +17,13 @@ from regrow.surgery.allowed_sizes import allowed_sizes
 from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.plan import Plan, PlannedStage, plan_stages
+from regrow.surgery.requests import options_for
 from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 if TYPE_CHECKING:
     from regrow.surgery.search.search import SizeSearch
 
-_OPTIONS = {
-    "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv_heads",
-    "vocab": "vocab_size",
-}  # fmt: skip
 _RECOVERY_TOKENS = 10_000_000
 
 
@@ -163,25 +160,13 @@ def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -
 
 def _cut(layout: Layout, stage: PlannedStage) -> dict[str, str]:
     """The cut of a stage: its options by key, as YAML."""
-    options: dict[str, dict[str | None, int]] = {}
-    for name, size in stage.sizes.items():
-        if size < layout.sizes[name]:
-            axis = layout.blueprint.axis(name)
-            options.setdefault(_OPTIONS[axis.kind], {})[axis.stack] = size
-    shown = {}
-    for option, by_stack in options.items():
-        sizes = set(by_stack.values())
-        fields = {
-            layout.blueprint.axis(n).field.path
-            for n in stage.sizes
-            if _OPTIONS[layout.blueprint.axis(n).kind] == option
-        }
-        if len(fields) == 1 and len(sizes) == 1:
-            shown[option] = str(sizes.pop())
-        else:
-            inner = ", ".join(f"{stack}: {size}" for stack, size in by_stack.items())
-            shown[option] = f"{{{inner}}}"
-    return shown
+
+    def shown(value: Any) -> str:
+        if not isinstance(value, Mapping):
+            return str(value)
+        return "{" + ", ".join(f"{stack}: {size}" for stack, size in value.items()) + "}"
+
+    return {option: shown(value) for option, value in options_for(layout, stage.sizes).items()}
 
 
 def _scalar(text: str) -> str:

@@ -31,6 +31,8 @@ def load_recipe(path: Path) -> Recipe:
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
+            raise UserError(f"{path}: larger than 1 MB, which is too much for a recipe")
         text = raw.decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -38,8 +40,6 @@ def load_recipe(path: Path) -> Recipe:
         raise UserError(f"{path}: not UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read as text: {error.strerror or error}") from None
-    if len(raw) > _MAX_BYTES:
-        raise UserError(f"{path}: larger than 1 MB, which is too much for a recipe")
     return parse_recipe(text.replace("\r\n", "\n"), path)
 
 

@@ -10,13 +10,12 @@ from regrow.corpus.token_store import is_store
 from regrow.pipeline.recipe import Data
 
 
-def check_shared_text(data: Data, say: Callable[[str], None]) -> None:
+def check_heldout_files(data: Data) -> None:
     """Raise UserError, with the key, if a held-out file is also a file of the training text.
 
-    Files are the same if their bytes are. If only some documents are in both, `say` is told how
-    many. Token stores, and text that a model has yet to write, are not compared.
+    Files are the same if their bytes are.
     """
-    trained = [path for path in data.train_paths if not is_store(path)]
+    trained = _text_files(data)
     for name, path in data.heldout.items():
         for other in trained:
             if _same_bytes(path, other):
@@ -25,12 +24,23 @@ def check_shared_text(data: Data, say: Callable[[str], None]) -> None:
                     "trained on",
                     key=f"data.heldout.{name}",
                 )
-    for name, (shared, documents) in _shared(data.heldout, trained).items():
+
+
+def say_shared_documents(data: Data, say: Callable[[str], None]) -> None:
+    """Say how many documents are trained on and held out at once. All of the text is read.
+
+    Token stores, and text that a model has yet to write, are not compared.
+    """
+    for name, (shared, documents) in _shared(data.heldout, _text_files(data)).items():
         if shared:
             say(
                 f"data.heldout.{name}: {shared:,} of {documents:,} documents are in data.train "
                 "too, so its loss is too low after a training"
             )
+
+
+def _text_files(data: Data) -> list[Path]:
+    return [path for path in data.train_paths if not is_store(path)]
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

@@ -208,7 +208,7 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
         refitted=tuple(
             (each["before"], each["after"])
             for each in (carve.outputs.get("refitted", ()) if carve else ())
-            if not each["reads"]
+            if not each.get("reads", False)  # an earlier version refitted only what writes
         ),
         recovery=_recovery(recover),
         outcome=outcome,

@@ -76,10 +76,10 @@ def draw_calibration(
     seed: int = 0,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
-    """Draw rows by the seed, without replacement, from all rows that the text fills.
+    """Draw rows by the seed, without replacement, from the rows that the text fills.
 
     Of a long text only the beginning is read: two million characters, or 64 for each token that is
-    asked for, if these are more. `notify` is told so.
+    asked for, if these are more. `notify` is told so. Later sources are then not read.
 
     `tokens`: rounded down to whole rows, at least one. A text with fewer rows is used whole, and
     `notify` is told so.

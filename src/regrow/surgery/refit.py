@@ -79,7 +79,7 @@ class Refit:
         """What the refit did, in one line."""
         errors = [(each.before, each.after) for each in self.matrices if not each.reads]
         reading = len(self.matrices) - len(errors)
-        more = f"; {reading} matrices that read it" if reading else ""
+        more = f"; also {reading} matrices that read the stream" if reading else ""
         return f"refitted on {self.tokens:,} tokens: {refit_words(errors)}{more}"
 
 

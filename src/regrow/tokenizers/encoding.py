@@ -103,5 +103,5 @@ def _encode_long(tokenizer: "Tokenizer", text: str) -> list[int]:
         spans = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
         return Encoded(np.array(found.ids, dtype=np.int32), spans)
 
-    ids: list[int] = encode_in_windows(text, encode_window).tolist()
+    ids: list[int] = encode_in_windows(text, encode_window).ids.tolist()
     return ids

@@ -255,13 +255,17 @@ def _checkpoint_errors(place: _Destination) -> Iterator[None]:
         raise UserError(f"{place.partial}: cannot be written: {reason}") from error
 
 
-def last_checkpoint(directory: Path) -> Checkpoint | None:
+def last_checkpoint(
+    directory: Path, check: Callable[[Checkpoint], object] = lambda _: None
+) -> Checkpoint | None:
     """The newest checkpoint of a directory whose files are all there and whole; None without one.
 
     What a killed process left, and damaged checkpoints that are newer, are removed; a warning names
     each of these.
 
-    Raises UserError if there are checkpoints, and all are damaged.
+    `check`: raises UserError if the state of a checkpoint is damaged.
+
+    Raises UserError if there are checkpoints, and all are damaged or one cannot be read.
     """
     if not directory.is_dir():
         return None
@@ -270,9 +274,18 @@ def last_checkpoint(directory: Path) -> Checkpoint | None:
     for path in reversed(_complete_checkpoints(directory)):
         try:
             found = _read_checkpoint(path)
-        except (OSError, ValueError, UserError, SafetensorError) as error:
+            check(found)
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            ValueError,
+            UserError,
+            SafetensorError,
+        ) as error:
             damaged[path] = str(error).splitlines()[0] if str(error) else type(error).__name__
             continue
+        except OSError as error:  # of the disk or the network, which may pass
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
         for other, reason in damaged.items():
             _log.warning("%s: damaged (%s); going on from %s", other, reason, path.name)
             remove(other)

@@ -80,6 +80,7 @@ def recover(
     from regrow.training.distributed.sharding import full_state_dict
     from regrow.training.loop import train
     from regrow.training.metrics import Meter
+    from regrow.training.resume import restore
     from regrow.training.task import HeldoutLoss, Hooks
     from regrow.training.teacher import load_teacher
 
@@ -106,7 +107,7 @@ def recover(
             trained, source.tokenizer, text, bits=False, special_tokens=data.special_tokens
         ).loss_per_token
 
-    last = processes.in_first(lambda: last_checkpoint(place / "training"))
+    last = processes.in_first(lambda: last_checkpoint(place / "training", restore))
     done = 0 if last is None else int(last.state["step"])
     config = settings.model_dump(mode="json", exclude_defaults=True)
     teacher_layout = None if loaded_teacher is None or teacher is None else teacher.layout

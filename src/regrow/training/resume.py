@@ -82,7 +82,7 @@ def resume(
 
     Raises UserError if all checkpoints are damaged, or the last belongs to another training.
     """
-    checkpoint = processes.in_first(lambda: last_checkpoint(directory))
+    checkpoint = processes.in_first(lambda: last_checkpoint(directory, restore))
     if checkpoint is None:
         return TrainingState()
     state = checkpoint.state
@@ -136,10 +136,7 @@ def restore(checkpoint: Checkpoint) -> TrainingState:
         problem = f"has no {error}"
     except (TypeError, ValueError, OverflowError) as error:
         problem = one_line(str(error))
-    raise UserError(
-        f"{checkpoint.path / 'state.json'}: not the state of a training ({problem}); remove "
-        f"{checkpoint.path} to start from before it"
-    )
+    raise UserError(f"state.json: not the state of a training: {problem}")
 
 
 _TYPES: Mapping[str, type] = {

@@ -261,10 +261,10 @@ class _Rounds:
             write_atomically(directory / _JOB, json_bytes(work))
 
     def __iter__(self) -> Iterator[_Round]:
-        with self._path.open(encoding="utf-8", newline="\n") as file:
+        with self._path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    found = _Round(**parse_json_object(line.encode(), ""))
+                    found = _Round(**parse_json_object(line, ""))
                     found.check()
                 except (UserError, TypeError, ValueError, AttributeError):
                     raise UserError(

@@ -195,13 +195,14 @@ def test_a_speed_that_is_predicted_and_not_reached(
     model: ModelDirectory, fake: Fake, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Candidates turn out slower than predicted; then faster ones are searched."""
-    plain, asked, factor = fake.speeds, [], 1.2
+    plain, factor = fake.speeds, 1.2
+    calls: list[int] = []
 
     def slower(measurement: Measurement, cuts: Sequence[Mapping[str, int]]) -> list[MeasuredSpeed]:
         found = plain(measurement, cuts)
-        if len(cuts) > 1:
+        calls.append(len(cuts))
+        if len(calls) == 1:  # of the smallest cut of each axis, for the prediction
             return found
-        asked.append(dict(cuts[0]))
         return [MeasuredSpeed(e.sizes, "fake", e.original, e.cut * factor) for e in found]
 
     monkeypatch.setattr(fake, "speeds", slower)
@@ -209,12 +210,22 @@ def test_a_speed_that_is_predicted_and_not_reached(
         model, request_for(model, text, 0.6, budget=None, tokens_per_second=13.0), QUIET
     )
     assert all((each.tokens_per_second or 0) >= 13 for each in found.candidates)
-    assert len(asked) > 2
+    assert len(calls) > 2  # a second round of candidates
+    calls.clear()
     factor = 9.0
     with pytest.raises(UserError, match=r"^tokens_per_second 13\.0: the fastest of the measured"):
         search_sizes(
             model, request_for(model, text, 0.6, budget=None, tokens_per_second=13.0), QUIET
         )
+
+
+def test_a_model_of_which_nothing_can_be_cut(
+    model: ModelDirectory, fake: Fake, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrow.surgery.search.search.search_axes", lambda *_: [])
+    with pytest.raises(UserError, match="nothing of this model can be cut"):
+        search_sizes(model, request_for(model, text, 0.6), QUIET)
+    assert fake.measured == []
 
 
 def test_a_budget_that_cannot_be_met(model: ModelDirectory, fake: Fake, text: Path) -> None:

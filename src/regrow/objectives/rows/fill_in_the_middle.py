@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from regrow.common.errors import UserError
 from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
-from regrow.corpus.packing import end_is_predicted, start_and_end, tokenise
+from regrow.corpus.packing import end_is_predicted, start_and_end, tokenise, tokenise_with_spans
 from regrow.corpus.samples import Samples
 from regrow.corpus.sources import Texts, rows_of
 from regrow.corpus.token_store import TokenStore
@@ -151,11 +151,7 @@ def _pieces(text: str, tokenizer: Any, longest: int) -> list[str]:
 
     So that few slots stay empty: of two equal pieces, each might need a row.
     """
-    encoded = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=True, verbose=False,
-        split_special_tokens=not isinstance(text, TextWithSpecialTokens),
-    )  # fmt: skip
-    starts = [start for start, _ in encoded["offset_mapping"]]
+    starts = tokenise_with_spans(text, tokenizer).spans[:, 0].tolist()
     edges = [0, *starts[longest::longest], len(text)]
     return [text[a:b] for a, b in pairwise(edges) if a < b]
 

@@ -16,7 +16,7 @@ from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.extend import ensure_tokens
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.search.axes import SearchAxis, search_axes
-from regrow.surgery.search.candidates import best_candidates, predicted_increase
+from regrow.surgery.search.candidates import Candidate, best_candidates, predicted_increase
 from regrow.surgery.search.curves import CostCurve, cost_curve
 from regrow.surgery.search.measure import Calibration, Measurement
 from regrow.surgery.search.measured_cuts import MeasuredCuts, Sizes, opened
@@ -137,6 +137,8 @@ def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progre
     """
     text = read_search_text(request.text, request.calibration.tokens)
     axes = search_axes(model.layout, request.least)
+    if not axes:
+        raise UserError(f"{model.path}: nothing of this model can be cut")
     facts = {
         "model": model.checkpoint.fingerprint, "files": model.files_sha256, "text": text.sha256,
         "calibration_tokens": request.calibration.tokens, "seed": request.calibration.seed,
@@ -195,7 +197,10 @@ class _Search:
         curves = [(axis, curve) for axis, (_, curve) in zip(self.axes, costs, strict=True)]
         speed = None
         if self.request.budget is not None:
-            found = self._candidates(self.request.budget, curves, original.bits_per_byte)
+            best = best_candidates(
+                self.layout, curves, self.request.budget, self.request.candidates
+            )
+            found = self._measured(best, self.request.budget, curves, original.bits_per_byte)
         else:
             found, speed = self._fast_candidates(curves, original.bits_per_byte)
         return SizeSearch(
@@ -214,11 +219,14 @@ class _Search:
         )
         return AxisCosts(axis.name, axis.whole, cuts), curve
 
-    def _candidates(
-        self, budget: Budget, curves: Sequence[tuple[SearchAxis, CostCurve]], original: float
+    def _measured(
+        self,
+        best: Sequence[Candidate],
+        budget: Budget,
+        curves: Sequence[tuple[SearchAxis, CostCurve]],
+        original: float,
     ) -> list[MeasuredCandidate]:
         """The best predicted sizes and those of fixed costs, measured."""
-        best = best_candidates(self.layout, curves, budget, self.request.candidates)
         fixed = self._fixed(budget)
         is_known = any(each.sizes == fixed for each in best)
         cuts = [each.sizes for each in best] + ([] if fixed is None or is_known else [fixed])
@@ -268,12 +276,23 @@ class _Search:
         for attempt in range(_ATTEMPTS):
             budget = Budget("tokens_per_second", 1 / wanted / factor, model.at)
             try:
-                candidates = self._candidates(budget, curves, original)
+                best_predicted = best_candidates(
+                    self.layout, curves, budget, self.request.candidates
+                )
             except UserError:
                 if attempt == 0:
                     raise
                 break
-            found = [self._with_speed(each, whole, model.at(each.sizes)) for each in candidates]
+            candidates = self._measured(best_predicted, budget, curves, original)
+            speeds = self.measurement.speeds([each.sizes for each in candidates])
+            found = [
+                replace(
+                    candidate,
+                    predicted_tokens_per_second=1 / model.at(candidate.sizes),
+                    tokens_per_second=speed.original / speed.cut / whole,
+                )
+                for candidate, speed in zip(candidates, speeds, strict=True)
+            ]
             reached = [each for each in found if (each.tokens_per_second or 0) >= wanted]
             if reached:
                 return reached, 1 / whole
@@ -285,13 +304,4 @@ class _Search:
             f"original {1 / whole:,.1f}; ask for less",
             key="tokens_per_second",
             value=f"{wanted:,.1f}",
-        )
-
-    def _with_speed(
-        self, candidate: MeasuredCandidate, whole: float, predicted: float
-    ) -> MeasuredCandidate:
-        [speed] = self.measurement.speeds([candidate.sizes])
-        measured = whole * speed.cut / speed.original
-        return replace(
-            candidate, predicted_tokens_per_second=1 / predicted, tokens_per_second=1 / measured
         )
