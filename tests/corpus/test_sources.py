@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
 from regrow.corpus import sources
@@ -13,7 +15,14 @@ from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import pack
 from regrow.corpus.samples import DataOrder, data_order
 from regrow.corpus.source_mixture import BLOCK
-from regrow.corpus.sources import Corpus, Source, WrittenSource, packed, windows_of
+from regrow.corpus.sources import (
+    Corpus,
+    Source,
+    WrittenSource,
+    in_turns,
+    packed,
+    windows_of,
+)
 from regrow.corpus.text import documents_sha256
 from regrow.corpus.tokenizer_hash import tokenizer_sha256
 from regrow.corpus.windows import cut_windows
@@ -185,3 +194,41 @@ def test_of_a_large_store_a_part_is_decoded(
     monkeypatch.setitem(TEXTS, "d", [f"text {n}" for n in range(10)])
     found = list(corpus(store(tmp_path, "d")).documents(TOKENIZER))
     assert found == ["text 0", "text 7"]
+
+
+@given(st.lists(st.lists(st.text("ab", max_size=9), max_size=9), max_size=5), st.integers(1, 20))
+def test_texts_take_turns(texts: list[list[str]], characters: int) -> None:
+    marked = [[(number, each) for each in text] for number, text in enumerate(texts)]
+    order = [*in_turns([map(_Marked, each) for each in marked], characters)]
+    for number, text in enumerate(texts):
+        assert [str(each) for each in order if each.text == number] == text
+    longest = max((len(each) for each in order), default=0)
+    given = [0] * len(texts)
+    for document in order:
+        waiting = [n for n in range(len(texts)) if sum(map(len, texts[n])) > given[n]]
+        given[document.text] += len(document)
+        # No text is more than a turn and a document ahead of others that still have text.
+        assert all(given[document.text] - given[n] <= characters + longest for n in waiting)
+
+
+class _Marked(str):
+    """A document that knows its text."""
+
+    text: int
+
+    def __new__(cls, marked: tuple[int, str]) -> "_Marked":
+        made = super().__new__(cls, marked[1])
+        made.text = marked[0]
+        return made
+
+
+def test_the_beginning_of_a_corpus_holds_text_of_each_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_TURN", 40)
+    paths = [tmp_path / f"{name}.jsonl" for name in "abc"]
+    for path in paths:
+        path.write_text("".join(json.dumps({"text": path.stem * 10}) + "\n" for _ in range(9)))
+    corpus = Corpus(tuple(Source(name=path.stem, path=path) for path in paths))
+    order = "".join(text[0] for text in corpus.documents(byte_tokenizer()))
+    assert order == "aaaabbbbcccc" * 2 + "abc"

@@ -4,7 +4,8 @@ Each source is a domain with a name. If sources have shares, samples are a mixtu
 :mod:`regrow.corpus.source_mixture`). Otherwise every row comes once in each epoch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -31,6 +32,9 @@ T = TypeVar("T", Samples, TextWindows)
 
 _DECODED = 1 << 24
 """The most tokens of a store that are decoded to text."""
+
+_TURN, _TURNS = 1 << 19, 1 << 21
+"""Characters that a source gives in its turn, and at most all sources in their first turns."""
 
 
 class Source(Strict):
@@ -164,12 +168,20 @@ class Corpus:
             open_store(path, tokenizer=tokenizer)
 
     def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """The text of all documents, source after source.
+        """The text of all documents. The sources take turns.
+
+        A turn ends after half a million characters, or less with more than four sources. So the
+        first two million characters, which scores and a refit are computed on, hold text of each
+        source.
 
         Documents of token stores are decoded by the tokenizer. From a large store come only some,
         evenly spread, with about 16 million tokens.
         """
-        for path in self.paths:
+        characters = min(_TURN, _TURNS // len(self.sources))
+        return in_turns([self._documents(each, tokenizer) for each in self.sources], characters)
+
+    def _documents(self, source: Source, tokenizer: Tokenizer) -> Iterator[str]:
+        for path in self.paths_of(source):
             if is_store(path):
                 yield from _decoded(open_store(path, tokenizer=tokenizer), tokenizer)
             else:
@@ -214,6 +226,22 @@ class Corpus:
                 if tokens >= enough:
                     return tokens
         return tokens
+
+
+def in_turns(texts: Sequence[Iterator[str]], characters: int) -> Iterator[str]:
+    """The documents of several texts, which take turns of so many characters.
+
+    A document is not split. A text that gave more than its turn gives less in its next turns.
+    """
+    waiting = deque((text, 0) for text in texts)
+    while waiting:
+        text, left = waiting.popleft()
+        left += characters
+        while left > 0 and (document := next(text, None)) is not None:
+            yield document
+            left -= len(document)
+        if left <= 0:
+            waiting.append((text, left))
 
 
 Texts = Iterable[str] | Corpus
