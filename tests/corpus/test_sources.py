@@ -196,30 +196,23 @@ def test_of_a_large_store_a_part_is_decoded(
     assert found == ["text 0", "text 7"]
 
 
-@given(st.lists(st.lists(st.text("ab", max_size=9), max_size=9), max_size=5), st.integers(1, 20))
-def test_texts_take_turns(texts: list[list[str]], characters: int) -> None:
-    marked = [[(number, each) for each in text] for number, text in enumerate(texts)]
-    order = [*in_turns([map(_Marked, each) for each in marked], characters)]
-    for number, text in enumerate(texts):
-        assert [str(each) for each in order if each.text == number] == text
-    longest = max((len(each) for each in order), default=0)
-    given = [0] * len(texts)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=5), st.integers(1, 20))
+def test_texts_take_turns(texts: list[list[int]], characters: int) -> None:
+    # A document is its text's letter and a number of marks.
+    documents = [
+        [letter + "." * length for length in text]
+        for letter, text in zip("abcde", texts, strict=False)
+    ]
+    order = [*in_turns([iter(text) for text in documents], characters)]
+    given = dict.fromkeys("abcde"[: len(texts)], 0)
+    whole = {text[0][0]: sum(map(len, text)) for text in documents if text}
     for document in order:
-        waiting = [n for n in range(len(texts)) if sum(map(len, texts[n])) > given[n]]
-        given[document.text] += len(document)
+        given[document[0]] += len(document)
         # No text is more than a turn and a document ahead of others that still have text.
-        assert all(given[document.text] - given[n] <= characters + longest for n in waiting)
-
-
-class _Marked(str):
-    """A document that knows its text."""
-
-    text: int
-
-    def __new__(cls, marked: tuple[int, str]) -> "_Marked":
-        made = super().__new__(cls, marked[1])
-        made.text = marked[0]
-        return made
+        waiting = [given[letter] for letter in whole if given[letter] < whole[letter]]
+        assert given[document[0]] - min(waiting, default=given[document[0]]) <= characters + 10
+    for text in documents:
+        assert [each for each in order if text and each[0] == text[0][0]] == text
 
 
 def test_the_beginning_of_a_corpus_holds_text_of_each_source(
