@@ -1,17 +1,23 @@
 """Read a recipe from YAML; an error is one line with file, line and key."""
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import from_home
-from regrow.common.validation_errors import Place, describe, dotted, first_error
+from regrow.common.validation_errors import (
+    Place,
+    describe,
+    dotted,
+    first_error,
+    models_in,
+    near_key,
+)
 from regrow.pipeline.recipe import Recipe
 
 _MAX_BYTES = 1 << 20
@@ -131,19 +137,11 @@ def _may_be_hub_id(model: str) -> bool:
 # The keys of the recipe
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The pydantic models in a type: the type itself, or inside a list, a dict or a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
-
-
 def _all_models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     """A pydantic model and all models in its fields, recursively."""
     yield model
     for field in model.model_fields.values():
-        for inner in _models_in(field.annotation):
+        for inner in models_in(field.annotation):
             yield from _all_models(inner)
 
 
@@ -154,16 +152,6 @@ _BOOLEAN_KEYS = {
     if field.annotation in (bool, bool | None)
 }
 """Keys whose value is true or false."""
-
-
-def _known_keys(at: Place) -> list[str]:
-    """The valid keys at a place in the recipe."""
-    model: type[BaseModel] = Recipe
-    for part in at:
-        field = model.model_fields.get(str(part))
-        inner = next(_models_in(field.annotation), None) if field is not None else None
-        model = inner or model
-    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 # Reading YAML
@@ -275,9 +263,7 @@ def _explain(error: ValidationError, values: Any, lines: Mapping[Place, int], pa
     at, wrong = first_error(error, values)
     where = f"{path}:{lines[_known(at, lines)]}: "
     if wrong["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(at[-1]), _known_keys(at[:-1]), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{where}{dotted(at)}: unknown key{hint}"
+        return f"{where}{dotted(at)}: unknown key{near_key(Recipe, at)}"
     if wrong["type"] == "missing":
         return f"{where}{dotted((*at, wrong['loc'][-1]))}: missing"
     return f"{where}{dotted(at) or 'recipe'}: {describe(wrong)}"
