@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,14 @@ from regrow.common import quantities
 from regrow.common.errors import UserError
 from regrow.common.publishing import workplace
 from regrow.pipeline.recipe_file import load_recipe
-from tests.tiny import SCORE_NAMES, sentences, write_model, write_text, write_tiny
+from tests.tiny import (
+    SCORE_NAMES,
+    add_chat_template,
+    sentences,
+    write_model,
+    write_text,
+    write_tiny,
+)
 
 REGROW = [sys.executable, "-c", "import sys; from regrow.cli.app import main; main()"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
@@ -248,7 +256,7 @@ WRONG = {
     "option without value": (["prune", "m", "o", "--ffn"],
                              "prune: option '--ffn' requires an argument; see regrow prune --help"),
     "no number at all": (["plan", "m", "--candidates", "many"],
-                         "plan: invalid value for '--candidates': "),
+                         "--candidates many: not a number such as"),
     "no recipe": (["run", "none.yaml"], "none.yaml: no such file"),
     "bad recipe": (["run", "empty.txt"], "empty.txt:1: a recipe has the keys name, model"),
     "no run": (["report", "m"], "m: no run was begun here (ledger.jsonl has no entry)"),
@@ -256,6 +264,9 @@ WRONG = {
     "verify nowhere": (["verify", "nowhere"], "nowhere: no such directory"),
     "generate from T5": (["generate", "t5", "Hello"], "t5: no tokenizer that transformers can "),
     "generate without prompt": (["generate", "m", ""], "the prompt holds no token"),
+    "generate from nothing": (["generate", "m"], "the prompt holds no token"),
+    "generate nothing": (["generate", "m", "Hello", "--max-new-tokens", "0"],
+                         "--max-new-tokens 0: give at least 1"),
     "generate nowhere": (["generate", "nowhere", "Hello"], "nowhere: no such directory"),
 }  # fmt: skip
 
@@ -357,14 +368,15 @@ def test_ctrl_c_is_one_line(place: Path) -> None:
     ("text", "count"),
     [("22", 22), ("65,400,000", 65_400_000), ("65_400_000", 65_400_000), ("67M", 67_000_000),
      ("67.1M", 67_100_000), ("3.4B", 3_400_000_000), ("1.1b", 1_100_000_000), ("2k", 2_000),
-     (" 5 ", 5), ("0.5k", 500)],
+     (" 5 ", 5), ("0.5k", 500), ("1e6", 1_000_000), ("2.5E+3", 2_500), ("2G", 2_000_000_000)],
 )  # fmt: skip
 def test_counts(text: str, count: int) -> None:
     assert quantities.count("--params", text) == count
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "-1", "1e6", "3,4B", "1,00", "1__0", "_1", "2.5", "٣", "1.0001K", "1 2"]
+    "text",
+    ["", "x", "-1", "1e-6", "1e6M", "3,4B", "1,00", "1__0", "_1", "2.5", "٣", "1.0001K", "1 2"],
 )
 def test_what_is_no_count(text: str) -> None:
     with pytest.raises(UserError, match="--params"):
@@ -516,6 +528,35 @@ def test_generate(place: Path) -> None:
     done = shell("generate", "m", "The river", "--max-new-tokens", "3", cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == regrow.generate(place / "m", "The river", max_new_tokens=3) + "\n"
+
+
+def test_a_prompt_from_stdin_and_sampling(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(place)
+    model = add_chat_template(Path(shutil.copytree("m", tmp_path / "chat")))
+
+    def say(*options: str, **more: Any) -> str:
+        words = ["generate", str(model), *options, "--max-new-tokens", "8"]
+        done = CliRunner().invoke(app.app, words, **more)
+        assert done.exit_code == 0, done.output
+        return str(done.stdout)
+
+    asked = say("The river")
+    assert say("-", input="The river\n") == say(input="The river") == asked
+    raw = say("The river", "--raw")
+    assert raw != asked
+    assert raw == regrow.generate(place / "m", "The river", max_new_tokens=8) + "\n"
+    drawn = say("The river", "--temperature", "2", "--seed", "1")
+    assert drawn == say("The river", "--temperature", "2", "--seed", "1")
+    assert len({drawn, asked, say("The river", "--temperature", "2", "--seed", "2")}) == 3
+
+
+def test_an_empty_answer_is_said_and_not_printed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regrow.api.generate", lambda *_, **__: "\n")
+    done = run("generate", "m", "Hello")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "the model ended at once: it wrote no text\n"
 
 
 def test_a_cut_file_repeats_a_cut(run: Any, place: Path, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command, Commands, Json, Model, Sync, command
+from regrow.cli.commands import Command, Commands, Json, Model, Sync, command, number
 from regrow.cli.corpus import corpus
 from regrow.cli.output import (
     MESSAGES_ONLY,
     echo,
     print_checks,
     print_inspection,
+    print_message,
     print_pruned,
     print_report,
     print_run,
@@ -262,13 +263,45 @@ def report(
 @app.command(cls=Command)
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="The text; - or nothing reads it from stdin."),
+    ] = None,
+    max_new_tokens: Annotated[
+        str, typer.Option(metavar="N", help="The most tokens that are written.")
+    ] = "128",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
+    ] = False,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0, metavar="T", help="Draw tokens; 0 takes the likeliest each time."),
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
 ) -> None:
     """Let a model answer a prompt."""
     from regrow import api
 
-    echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, progress=MESSAGES_ONLY))
+    text = api.generate(
+        model, _prompt(prompt), max_new_tokens=count("--max-new-tokens", max_new_tokens, 1),
+        raw=raw, temperature=temperature, seed=seed, progress=MESSAGES_ONLY,
+    )  # fmt: skip
+    if text.strip():
+        echo(text)
+    else:
+        print_message("the model ended at once: it wrote no text")
+
+
+def _prompt(given: str | None) -> str:
+    """The prompt of the command line or of stdin, without the line end there."""
+    if given not in (None, "-"):
+        return str(given)
+    if given is None and sys.stdin.isatty():
+        raise UserError("generate: give a PROMPT, or - to read it from stdin")
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise UserError("stdin: not UTF-8") from None
 
 
 app.command(cls=Command)(train)
@@ -298,7 +331,7 @@ def _texts_by_stack(option: str, texts: Sizes) -> str | dict[str, str] | None:
 
 def _vocabulary(size: str | None, plan: Path | None, pad_to: str | None) -> dict[str, Any]:
     """The options of the vocabulary cut, by their keys in a recipe."""
-    tokens = None if size is None else count("--vocab-size", size)
+    tokens = number("--vocab-size", size, 0)
     vocab: dict[str, Any] | None = None if plan is None else {"plan": plan}
     if pad_to is not None:
         if tokens is None and plan is None:
