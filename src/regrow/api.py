@@ -396,7 +396,7 @@ def tokenise(
     Args:
         model: the model whose tokenizer is used.
         out: a new directory.
-        text: text files: .txt or .jsonl, also .gz or .zst; .parquet.
+        text: text files (.txt or .jsonl, also .gz or .zst; .parquet), or directories of such.
         workers: the number of processes; None takes one for each core.
         eos: end each document with the eos token.
         special_tokens: whether the names of special tokens in the text stand for the tokens.
@@ -405,10 +405,12 @@ def tokenise(
     Raises:
         UserError: a text or the tokenizer cannot be read, or `out` holds something else.
     """
+    from regrow.corpus.text_files import text_files
     from regrow.corpus.tokenisation import tokenise_files
 
+    files = [file for path in text for file in text_files(Path(path))]
     return tokenise_files(
-        _open(model, progress).path, Path(out), [Path(path) for path in text],
+        _open(model, progress).path, Path(out), files,
         workers=workers or os.cpu_count() or 1, eos=eos,
         special_tokens=special_tokens, progress=progress.advance,
     )  # fmt: skip
@@ -584,22 +586,35 @@ def grow_vocabulary(
 
 
 def generate(
-    model: Path | str, prompt: str, *, max_new_tokens: int = 128, progress: Progress = QUIET
+    model: Path | str,
+    prompt: str,
+    *,
+    max_new_tokens: int = 128,
+    raw: bool = False,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Progress = QUIET,
 ) -> str:
-    """A model's greedy continuation of a prompt, or its answer if it has a chat template.
+    """A model's continuation of a prompt, or its answer if it has a chat template.
 
     Args:
         model: a directory, a GGUF file, or a hub id.
         prompt: the prompt; it is not part of the result.
         max_new_tokens: the largest number of tokens to generate.
+        raw: continue the prompt as it is, also if there is a chat template.
+        temperature: the logits are divided by it, and tokens are drawn; 0 takes the likeliest.
+        seed: decides the random numbers.
         progress: receives messages.
 
     Raises:
         UserError: the prompt is empty, or the model or its tokenizer cannot be loaded.
     """
-    from regrow.evaluation.generation import generate_text
+    from regrow.evaluation.generation import Sampling, generate_text
 
-    return generate_text(_open(model, progress), prompt, max_new_tokens)
+    return generate_text(
+        _open(model, progress), prompt, max_new_tokens, chat=False if raw else None,
+        sampling=Sampling(temperature, seed),
+    )  # fmt: skip
 
 
 def _open(model: Path | str, progress: Progress) -> "ModelDirectory":

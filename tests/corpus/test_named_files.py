@@ -33,7 +33,7 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "readme.md").touch()
-    with pytest.raises(UserError, match="holds no text file"):
+    with pytest.raises(UserError, match=r"the directory holds no \.txt"):
         named_files([str(tmp_path)], "corpus")
     with pytest.raises(UserError, match="no file fits the pattern"):
         named_files([f"zh={tmp_path}/*.jsonl"], "corpus")

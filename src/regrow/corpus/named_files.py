@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regrow.common.errors import UserError
-from regrow.corpus.text import is_text_file
+from regrow.corpus.text_files import text_files
 
 MOST_SOURCES = 64
 _SHARD = re.compile(r"[-_.]\d+([-_.]?of[-_.]?\d+)?$")
@@ -37,9 +37,10 @@ def named_files(arguments: Sequence[str], key: str) -> list[NamedFile]:
     for argument in arguments:
         name, path = _split(argument)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text_file(p))
-            if not inside:
-                raise UserError(f"{path}: the directory holds no text file", key=key)
+            try:
+                inside = text_files(path)
+            except UserError as error:
+                raise UserError(str(error), key=key) from None
             found += [NamedFile(name or path.resolve().name, each) for each in inside]
         elif not path.exists() and re.search(r"[*?]", str(path)):
             root = Path(path.anchor)

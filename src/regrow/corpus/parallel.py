@@ -22,7 +22,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from regrow.common.errors import UserError
 from regrow.common.publishing import remove_strays
-from regrow.corpus.text import Block, Position, check_text_file, read_blocks
+from regrow.corpus.text import Block, Position, read_blocks
+from regrow.corpus.text_files import check_text_file
 
 CHECKPOINT_SECONDS = 20.0
 """Time between two checkpoints; a killed run loses at most so much work."""

@@ -1,6 +1,7 @@
 """Check a recipe against its model and texts, before hours of work."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,7 @@ def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Co
     if longest <= 1:
         return
     for source in corpus.sources:
-        alone = Corpus((source,), corpus.written, corpus.special_tokens)
+        alone = replace(corpus, sources=(source,))
         tokens = alone.tokens_up_to(longest, tokenizer)
         if tokens < longest:
             key = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"

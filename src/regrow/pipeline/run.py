@@ -27,7 +27,7 @@ from regrow.evaluation.registry import (
     evaluate,
     names_for,
 )
-from regrow.pipeline.ledger import Entry, Ledger, Step
+from regrow.pipeline.ledger import HELDOUT_FILE, Entry, Ledger, Step
 from regrow.pipeline.outcomes import measured_before, outcome
 from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
@@ -89,6 +89,9 @@ def run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress = QUI
         remove_all_strays(out)
         plan = make_plan(recipe, out, options, progress)
         check_run(plan, ledger, options.redo, progress)
+        if plan.put_aside is not None:
+            plan.put_aside.write(out / HELDOUT_FILE)
+            progress.say(f"held out, since no held-out text is named: {plan.put_aside.words()}")
         steps = _Run(plan, ledger, progress)
         steps.do_steps()
         return steps.finish()
@@ -234,15 +237,17 @@ class _Run:
             )
             for name, path in self.recipe.data.heldout.items()
         ]  # fmt: skip
+        aside = self.plan.put_aside
         facts = []
         for name, role, text, sha256 in texts:
             documents, tokens = text.counts(self.original.tokenizer)
-            facts.append(
-                {
-                    "name": name, "role": role, "documents": documents, "tokens": tokens,
-                    "sha256": sha256,
-                }
-            )  # fmt: skip
+            found = {
+                "name": name, "role": role, "documents": documents, "tokens": tokens,
+                "sha256": sha256,
+            }  # fmt: skip
+            if aside is not None and role == "heldout":
+                found["put_aside"] = aside.words()
+            facts.append(found)
         return facts
 
     def _do_stage(self, stage: Stage, source: ModelDirectory, previous: str) -> ModelDirectory:

@@ -50,7 +50,7 @@ class Trained:
 def training_recipe(
     model: str,
     text: list[Path],
-    heldout: Path,
+    heldout: Path | None,
     settings: Mapping[str, Any],
     seed: int = 0,
     *,
@@ -60,8 +60,8 @@ def training_recipe(
 
     Args:
         model: a directory, a GGUF file, or a hub id.
-        text: files of training text.
-        heldout: a file of held-out text.
+        text: files or directories of training text.
+        heldout: a file or a directory of held-out text; None puts a part of the text aside.
         settings: keys of `regrow.training.settings.RecoverySettings`.
         seed: decides data order and initial weights.
         special_tokens: whether the names of special tokens in the texts stand for the tokens.
@@ -73,7 +73,8 @@ def training_recipe(
         recover = validated(RecoverySettings, settings)
     except UserError as error:
         raise error.within(f"stages: {_STAGE}: recover.") from None
-    data = Data(train=list(text), heldout={"heldout": heldout}, special_tokens=special_tokens)
+    named = {} if heldout is None else {"heldout": {"heldout": heldout}}
+    data = Data(train=list(text), special_tokens=special_tokens, **named)
     return Recipe.model_construct(
         name=_STAGE, model=model, seed=seed, threads=None, data=data, prompts=[],
         answer_tokens=1, stages=[Stage(name=_STAGE, recover=recover)],
@@ -103,8 +104,8 @@ def train_model(
     entries = read_entries(out / LEDGER_FILE)
     trained, measured = (entries[f"{chosen.name}/{kind}"] for kind in ("recover", "measure"))
     found = trained.outputs
-    name = next(iter(recipe.data.heldout))
     kept = measured.outputs if found["kept"] == "trained" else found["trained"]
+    name = next(iter(kept["heldout"]))
     at_end = kept["heldout"][name]["loss_per_token"]
     outcome = recovery_outcome(entries, chosen.name, "original")
     trained_model = str(out / STAGES / chosen.name / TRAINED)

@@ -9,7 +9,8 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.publishing import remove_strays
 from regrow.corpus.named_files import NamedFile
-from regrow.corpus.text import check_text_file, read_pieces
+from regrow.corpus.text import read_pieces
+from regrow.corpus.text_files import check_text_file
 from regrow.surgery.carve import check_output
 from regrow.tokenizers.config_ids import check_rows
 from regrow.tokenizers.encoding import id_count, open_tokenizer
