@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from regrow.checkpoint.model_directory import ModelDirectory
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
+    from regrow.pipeline.finished import Result
     from regrow.pipeline.preview import Preview
     from regrow.pipeline.recipe import Recipe
-    from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
     from regrow.scoring.score_file import SavedScores
     from regrow.surgery.grow_vocabulary import Grown, MergeLimits
@@ -281,11 +281,16 @@ def run(
 
         path = Path(recipe)
         loaded = load_recipe(path)
+        from regrow.pipeline.finished import already_words, finished_result
         from regrow.pipeline.plan import RunOptions
-        from regrow.pipeline.run import run as run_recipe
 
         options = RunOptions(path.read_text(encoding="utf-8"), compare, redo)
         directory = Path("runs") / loaded.name if out is None else Path(out)
+        if (finished := finished_result(loaded, directory, options)) is not None:
+            progress.say(already_words(finished))
+            return finished
+        from regrow.pipeline.run import run as run_recipe  # imports torch, which takes seconds
+
         return run_recipe(loaded, directory, options, progress)
 
     return _in_first_process(work)

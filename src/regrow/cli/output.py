@@ -17,8 +17,8 @@ from regrow.common.progress import Progress
 if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
+    from regrow.pipeline.finished import Result
     from regrow.pipeline.preview import Preview
-    from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
     from regrow.report.records import RunSummary
     from regrow.scoring.score_file import SavedScores

@@ -61,7 +61,7 @@ def parse_recipe(text: str, path: Path) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, values, lines, path)[:_MAX_MESSAGE]) from None
-    for at, written in [(("model",), Path(recipe.model)), *_paths_in(recipe, ())]:
+    for at, written in [(("model",), Path(recipe.model)), *paths_in(recipe)]:
         if problem := _path_problem(written):
             raise UserError(f"{_where(at, lines, path)}: {problem}")
     return _resolve_paths(recipe, path)
@@ -83,7 +83,7 @@ def _resolve_paths(recipe: Recipe, path: Path) -> Recipe:
         model = str(path.parent / model)
     # A source without a name is called after its path as it is written, so name it before that.
     data = recipe.data.model_copy(update={"train": [*recipe.data.sources]})
-    resolved = _map_paths(recipe.model_copy(update={"data": data}), resolve)
+    resolved = map_paths(recipe.model_copy(update={"data": data}), resolve)
     assert isinstance(resolved, Recipe)
     return resolved.model_copy(update={"model": model})
 
@@ -101,30 +101,30 @@ def _path_problem(path: Path) -> str | None:
     return None
 
 
-def _paths_in(value: Any, at: Place) -> Iterator[tuple[Place, Path]]:
-    """Each path in a value, and its place."""
+def paths_in(value: Any, at: Place = ()) -> Iterator[tuple[Place, Path]]:
+    """Each path in a recipe, or in a part of it, and its place; not that of the model."""
     if isinstance(value, Path):
         yield at, value
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _paths_in(getattr(value, name), (*at, name))
+            yield from paths_in(getattr(value, name), (*at, name))
     elif isinstance(value, dict | list | tuple):
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _paths_in(each, (*at, key))
+            yield from paths_in(each, (*at, key))
 
 
-def _map_paths(value: Any, resolve: Callable[[Path], Path]) -> Any:
+def map_paths(value: Any, resolve: Callable[[Path], Path]) -> Any:
     """A copy of the value with `resolve` applied to each path in it."""
     if isinstance(value, Path):
         return resolve(value)
     if isinstance(value, BaseModel):
         fields = {name: getattr(value, name) for name in type(value).model_fields}
-        changed = {name: _map_paths(each, resolve) for name, each in fields.items()}
+        changed = {name: map_paths(each, resolve) for name, each in fields.items()}
         return value.model_copy(update={n: new for n, new in changed.items() if new != fields[n]})
     if isinstance(value, dict):
-        return {key: _map_paths(each, resolve) for key, each in value.items()}
+        return {key: map_paths(each, resolve) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_map_paths(each, resolve) for each in value)
+        return type(value)(map_paths(each, resolve) for each in value)
     return value
 
 

@@ -8,16 +8,15 @@ from typing import Any
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 from regrow.common.validation_errors import validated
+from regrow.pipeline.finished import already_words, finished_result
 from regrow.pipeline.ledger import LEDGER_FILE, read_entries
 from regrow.pipeline.outcomes import recovery_outcome
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
-from regrow.pipeline.run import run
 from regrow.pipeline.steps import STAGES
 from regrow.pipeline.summary import heldout_curve
 from regrow.report.outcomes import worse_lines
-from regrow.training.recovery import TRAINED
-from regrow.training.settings import RecoverySettings
+from regrow.training.settings import TRAINED, RecoverySettings
 
 _STAGE = "train"
 
@@ -100,7 +99,14 @@ def train_model(
     another training.
     """
     chosen = _training_stage(recipe, stage)
-    result = run(recipe.model_copy(update={"stages": [chosen]}), out, options, progress)
+    alone = recipe.model_copy(update={"stages": [chosen]})
+    result = finished_result(alone, out, options)
+    if result is None:
+        from regrow.pipeline.run import run  # imports torch, which takes seconds
+
+        result = run(alone, out, options, progress)
+    else:
+        progress.say(already_words(result))
     entries = read_entries(out / LEDGER_FILE)
     trained, measured = (entries[f"{chosen.name}/{kind}"] for kind in ("recover", "measure"))
     found = trained.outputs

@@ -19,6 +19,8 @@ EXECUTION_SETTINGS = frozenset(
 )  # fmt: skip
 """Settings that change the weights at most by rounding, and never what is measured."""
 
+TRAINED = "trained"
+"""The directory of a trained model that is not kept, because it is worse than before."""
 _STEPS = 48
 """Of a small budget by default.
 
