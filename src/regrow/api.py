@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from regrow.common.errors import UserError
+from regrow.common.outputs import check_new_directory, check_new_file, check_page
 from regrow.common.progress import QUIET, Progress
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def plan(
     texts = [Path(each) for each in ([text] if isinstance(text, Path | str) else text)]
     if page is not None and not texts:
         raise UserError("the page shows measured costs; give a text", key="text")
-    if page is not None and not Path(page).parent.is_dir():
-        raise UserError(f"{Path(page).parent}: no such directory")
+    if page is not None:
+        check_page(Path(page), model)
     found = propose(_open(model, progress), spec, str(model), text=texts, progress=progress)
     if page is not None:
         write_plan_page(found, Path(page))
@@ -183,11 +184,11 @@ def prune(
     """
     from regrow.common.disk import check_free_space
     from regrow.common.validation_errors import validated
-    from regrow.surgery.carve import check_output
     from regrow.surgery.cut_spec import CutSpec
     from regrow.surgery.prune import plan_cut, prune_checkpoint
 
     spec = validated(CutSpec, cut)
+    check_new_directory(Path(out), model)
     documents = _calibration_documents(calibration)
     source = _open(model, progress)
     options: dict[str, Any] = {
@@ -195,7 +196,6 @@ def prune(
         "progress": progress,
     }  # fmt: skip
     if dry_run:
-        check_output(Path(out), source.path)
         planned = plan_cut(source, spec, **options)
         check_free_space(Path(out), planned.disk_bytes)
         return planned.result(Path(out))
@@ -234,14 +234,9 @@ def score(
 
     spec = validated(ScoreSpec, how)
     path = Path(out)
-    if path.exists():
-        raise UserError(f"{path}: exists; choose another file")
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such directory")
-    saved = compute_scores(
-        _open(model, progress), spec, _calibration_documents(calibration), seed=seed,
-        notify=progress.say,
-    )  # fmt: skip
+    check_new_file(path, model)
+    documents = _calibration_documents(calibration)
+    saved = compute_scores(_open(model, progress), spec, documents, seed=seed, notify=progress.say)
     saved.save(path)
     return saved
 
@@ -413,6 +408,7 @@ def tokenise(
     from regrow.corpus.text_files import text_files
     from regrow.corpus.tokenisation import tokenise_files
 
+    check_new_directory(Path(out), model)
     files = [file for path in text for file in text_files(Path(path))]
     return tokenise_files(
         _open(model, progress).path, Path(out), files,
@@ -450,9 +446,11 @@ def write_corpus(
         UserError: the model cannot write, a setting is not valid, or `out` exists or was begun with
             other settings.
     """
-    from regrow.writing.text_writer import WritingSettings, write_text
+    from regrow.writing.text_writer import WritingSettings, check_work, write_text
 
+    check_new_file(Path(out), model)
     given = WritingSettings(tokens, None if prompts is None else Path(prompts), **settings)
+    check_work(Path(out), given)
     return write_text(_open(model, progress), Path(out), given, progress=progress.advance)
 
 
@@ -483,9 +481,14 @@ def count_vocabulary(
             written.
     """
     from regrow.corpus.named_files import named_files
+    from regrow.corpus.text_files import check_text_file
+    from regrow.vocabulary.scripts import SCRIPTS
     from regrow.vocabulary.token_counting import count_files
 
-    files = named_files([str(path) for path in corpus], "corpus")
+    check_new_file(Path(out), model)
+    files = named_files([str(path) for path in corpus], "corpus", SCRIPTS)
+    for file in files:
+        check_text_file(file.path)
     return count_files(
         _open(model, progress).path, Path(out), files, more=[Path(path) for path in merge],
         workers=workers or os.cpu_count() or 1, progress=progress.advance,
@@ -527,14 +530,16 @@ def plan_vocabulary(
     from regrow.corpus.named_files import named_files
     from regrow.report.vocabulary_page import write_vocabulary_page
     from regrow.vocabulary.plan_file import save_plan
+    from regrow.vocabulary.scripts import SCRIPTS
     from regrow.vocabulary.sizing import plan_vocabulary
     from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
     spec = validated(VocabularySpec, {**choice, "counts": Path(counts)})
-    for path in (out, page):
-        if path is not None and not Path(path).parent.is_dir():
-            raise UserError(f"{Path(path).parent}: no such directory")
-    files = None if text is None else named_files([str(path) for path in text], "text")
+    if out is not None:
+        check_new_file(Path(out), model)
+    if page is not None:
+        check_page(Path(page), model)
+    files = None if text is None else named_files([str(path) for path in text], "text", SCRIPTS)
     plan = plan_vocabulary(
         _open(model, progress),
         Path(counts),
@@ -581,9 +586,11 @@ def grow_vocabulary(
     """
     from regrow.corpus.named_files import named_files
     from regrow.surgery.grow_vocabulary import grow_vocabulary
+    from regrow.vocabulary.scripts import SCRIPTS
 
-    files = named_files([str(path) for path in corpus], "corpus")
-    texts = None if text is None else named_files([str(path) for path in text], "text")
+    check_new_directory(Path(out), model)
+    files = named_files([str(path) for path in corpus], "corpus", SCRIPTS)
+    texts = None if text is None else named_files([str(path) for path in text], "text", SCRIPTS)
     return grow_vocabulary(
         _open(model, progress), Path(out), files, limits, texts=texts, dry_run=dry_run,
         notify=progress.say,

@@ -1,5 +1,6 @@
 """The command line: what it prints, and one line for what a user can get wrong."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -53,6 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     regrow.prune(directory / "m", directory / "cut", drop_layers="1")
     write_recipe(directory / "small.yaml", layers=2)
     write_recipe(directory / "wrong.yaml", layers=9)
+    (directory / "run").mkdir()
+    (directory / "run/model").symlink_to(directory / "m")
     config_only = directory / "config-only"
     config_only.mkdir()
     (config_only / "config.json").write_text((directory / "m/config.json").read_text())
@@ -149,8 +152,14 @@ def test_every_command_explains_itself(run: Any) -> None:
 WRONG = {
     "another class": (["inspect", "unknown"], "tokens, but MambaForCausalLM has no tensor of this"),
     "not a directory": (["inspect", "m/config.json"], "m/config.json: is a file; give the "),
+    "nothing here": (["inspect", "."], ".: holds no config.json, so it is no model; give the "),
+    "a run": (["inspect", "run"], "run: holds no config.json, so it is no model; did you mean "),
+    "nothing cut": (["prune", "m", "o", "--layers", "4"],
+                    "--layers 4: nothing is cut: the model has that size; give less"),
+    "no such setting": (["train", "m", "o", "--text", "text.jsonl", "--set", "token=5"],
+                        "--set token: unknown; did you mean tokens?"),
+    "a share of nothing": (["plan", "m", "--params", "0.02"], "--params 2% (824): too few for"),
     "no such directory": (["inspect", "nowhere"], "nowhere: no such directory; give one, "),
-    "no model": (["inspect", "."], "config.json"),
     "hub id without network": (["inspect", "some/model"], "some/model: is not in the hub's cache"),
     "more layers": (["prune", "m", "o", "--layers", "5"], "--layers: 5 is not between 1 and 4"),
     "no layers": (["prune", "m", "o", "--layers", "0"], "--layers: more than 0 is wanted, not 0"),
@@ -172,7 +181,8 @@ WRONG = {
     "output is a file": (["prune", "m", "text.jsonl", "--drop-layers", "1"],
                          "text.jsonl: exists and is not a directory"),
     "output inside": (["prune", "m", "m/o", "--drop-layers", "1"], "m/o: lies inside the model"),
-    "output nowhere": (["prune", "m", "a/b", "--drop-layers", "1"], "a: no such directory"),
+    "output nowhere": (["prune", "m", "text.jsonl/b", "--drop-layers", "1"],
+                       "text.jsonl is not a directory; choose another place"),
     "cut of another": (["prune", "cut", "o", "--cut", "cut/regrow_cut.json"],
                        "cut: it was made for model sha256:"),
     "cut missing": (["prune", "m", "o", "--cut", "none.json"], "none.json: no such file"),
@@ -207,7 +217,9 @@ WRONG = {
     "scores of no such axis": (["score", "m", "s.json", "--by", "random", "--axes", "ffn,width"],
                                "--axes width: the model has vocab, hidden, ffn"),
     "scores exist": (["score", "m", "empty.txt", "--by", "random"], "empty.txt: exists; choose"),
-    "scores nowhere": (["score", "m", "a/s.json", "--by", "random"], "a: no such directory"),
+    "scores nowhere": (["score", "m", "text.jsonl/s.json", "--by", "random"],
+                       "text.jsonl is not a directory; choose another place"),
+    "scores inside": (["score", "m", "m/s.json", "--by", "random"], "m/s.json: lies inside the "),
     "scores without text": (["score", "m", "s.json"], "--calibration: hidden: scoring by "),
     "shards": (["prune", "m", "o", "--drop-layers", "1", "--max-shard-size", "big"],
                "--max-shard-size big: not a size such as 5GB or 500MB"),
@@ -238,7 +250,9 @@ WRONG = {
     "page without costs": (["plan", "m", "--params", "70%", "--page", "p.html"],
                            "--text: the page shows measured costs; give a text"),
     "page nowhere": (["plan", "m", "--params", "70%", "--text", "text.jsonl", "--page",
-                      "a/p.html"], "a: no such directory"),
+                      "text.jsonl/p.html"], "text.jsonl is not a directory"),
+    "page over a text": (["plan", "m", "--params", "70%", "--text", "text.jsonl", "--page",
+                          "short.txt"], "short.txt: exists and is no page; choose another file"),
     "text not named": (["plan", "m", "text.jsonl", "--params", "70%"],
                        "plan: text.jsonl: give text after --text"),
     "recipe with a budget": (["plan", "small.yaml", "--params", "50%"],
@@ -248,7 +262,8 @@ WRONG = {
                               "stages: depth: layers: 9 is not between 1 and 4"),
     "no budget": (["plan", "m"], "plan: give --params, --bytes or --tokens-per-second, "),
     "plan exists": (["plan", "m", "--params", "70%", "--out", "empty.txt"], "empty.txt: exists"),
-    "plan nowhere": (["plan", "m", "--params", "70%", "--out", "a/plan.yaml"], "a: no such "),
+    "plan nowhere": (["plan", "m", "--params", "70%", "--out", "short.txt/plan.yaml"],
+                     "short.txt is not a directory; choose another place"),
     "nothing named": (["run"], "regrow: run: missing argument 'RECIPE'; see regrow run --help"),
     "no such command": (["cut"], "regrow: no such command 'cut'; see "),
     "no such option": (["vocab", "plan", "m", "c", "--half", "9"],
@@ -458,6 +473,40 @@ def test_inspect_a_config_alone(run: Any) -> None:
     full = run("inspect", "m")
     assert done.stdout.replace("from the config alone; there are no weights\n", "") == full.stdout
     assert json.loads(run("inspect", "config-only", "--json").stdout)["fingerprint"] is None
+
+
+def test_help_and_version(run: Any) -> None:
+    assert run("--version").stdout == f"regrow {importlib.metadata.version('regrow')}\n"
+    for words in ([], ["prune"], ["vocab"], ["vocab", "plan"]):
+        assert run(*words, "-h").stdout == run(*words, "--help").stdout != ""
+
+
+def test_tokenize_is_tokenise(run: Any) -> None:
+    ours, theirs = (run("corpus", name, "--help").stdout for name in ("tokenise", "tokenize"))
+    assert ours == theirs.replace("tokenize", "tokenise")
+    assert "tokenize" not in run("corpus", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "found"),
+    [("regrow pr", 1, ["prune"]), ("regrow vocab ", 2, ["count", "plan", "prune", "grow"]),
+     ("regrow train --he", 2, ["--heldout", "--help"])],
+)  # fmt: skip
+def test_the_shell_completes(
+    run: Any, monkeypatch: pytest.MonkeyPatch, words: str, last: int, found: list[str]
+) -> None:
+    monkeypatch.setenv("_REGROW_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(last))
+    done = CliRunner().invoke(app.app, [], prog_name="regrow")
+    assert done.stdout.split() == found
+
+
+def test_a_dry_run_shows_the_plan(run: Any, place: Path) -> None:
+    before = listing(place)
+    done = run("run", "small.yaml", "--dry-run")
+    assert (done.exit_code, done.stdout) == (0, run("plan", "small.yaml").stdout)
+    assert listing(place) == before
 
 
 def test_plan_of_a_recipe(run: Any) -> None:

@@ -3,6 +3,7 @@
 Heavy imports stay inside the commands, so that `--help` is fast.
 """
 
+import importlib.metadata
 import io
 import os
 import sys
@@ -19,6 +20,7 @@ from regrow.cli.output import (
     print_checks,
     print_inspection,
     print_message,
+    print_preview,
     print_pruned,
     print_report,
     print_run,
@@ -40,7 +42,7 @@ app = typer.Typer(
     cls=Commands,
     help="Prune a language model in stages, and regrow what each cut costs.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -55,6 +57,12 @@ def _size_option(what: str) -> Any:
     return typer.Option(metavar="[STACK=]N", help=f"{what} that remain.")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"regrow {importlib.metadata.version('regrow')}")
+        raise typer.Exit
+
+
 def main() -> None:
     """Run the command line. A mistake of the user becomes one line and exit code 2."""
     # Progress bars and warnings of the libraries would mix with our output.
@@ -65,6 +73,18 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     app(prog_name="regrow")
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Options of regrow itself."""
 
 
 @app.command(cls=Command)
@@ -214,12 +234,18 @@ def run(
     redo: Annotated[
         bool, typer.Option("--redo", help="Do again what a changed recipe invalidates.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what it will do, as plan RECIPE; do nothing.")
+    ] = False,
     sync: Sync = True,
     as_json: Json = False,
 ) -> None:
     """Run all stages of a recipe; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
 
+    if dry_run:
+        print_preview(api.preview(recipe, progress=MESSAGES_ONLY), as_json)
+        return
     compare = [name for name, given in (("control", control), ("at-once", at_once)) if given]
     with durable(sync), run_progress() as progress:
         result = api.run(recipe, out, compare=compare, redo=redo, progress=progress)

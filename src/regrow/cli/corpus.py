@@ -43,6 +43,9 @@ def tokenise(
     print_tokenised(result, as_json)
 
 
+corpus.command("tokenize", cls=Command, hidden=True)(tokenise)
+
+
 @corpus.command(cls=Command)
 def write(
     model: Model,

@@ -11,6 +11,7 @@ from regrow.cli.commands import Json
 from regrow.cli.output import MESSAGES_ONLY, print_plan, print_preview
 from regrow.cli.progress_bars import run_progress
 from regrow.common.errors import UserError
+from regrow.common.outputs import check_new_file
 from regrow.common.quantities import count, nbytes, parse_share, share
 
 
@@ -59,6 +60,7 @@ def plan(
     from regrow import api
 
     texts = [*(text or []), *(more or [])]
+    tried = count("--candidates", candidates, 1)
     budget: dict[str, Any] = {
         "params": None if params is None else _share_or("--params", params, count),
         "bytes": None if nbytes_ is None else _share_or("--bytes", nbytes_, nbytes),
@@ -76,13 +78,11 @@ def plan(
         raise UserError("plan: give --params, --bytes or --tokens-per-second, one of the three")
     if more and not text:
         raise UserError(f"plan: {more[0]}: give text after --text")
-    if out is not None and out.exists():
-        raise UserError(f"{out}: exists; choose another file")
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such directory")
+    if out is not None:
+        check_new_file(out, model)
     if calibration_tokens is not None:
         given["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
-    how = {**given, "candidates": count("--candidates", candidates, 1), "seed": seed}
+    how = {**given, "candidates": tried, "seed": seed}
     with run_progress() if texts else nullcontext(MESSAGES_ONLY) as progress:
         result = api.plan(model, text=texts, page=page, progress=progress, **how)
     if out is not None:

@@ -18,7 +18,7 @@ from regrow.scoring.score_file import scores_for
 from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import check_refit
-from regrow.surgery.requests import options_for, sizes_from_options
+from regrow.surgery.requests import check_cuts_something, options_for, sizes_from_options
 from regrow.training.mixing.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
 from regrow.training.tracking import check_tools
@@ -153,6 +153,11 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
         check_cut(cut, layout, fingerprint)
         return cut.sizes
     sizes, given = sizes_from_options(layout, stage.cut.options)
+    if stage.cut.vocab is None:
+        try:
+            check_cuts_something(layout, stage.cut.options, sizes, given)
+        except UserError as error:
+            raise error.within("cut.") from None
     if stage.cut.scores is not None:
         _check_scores(stage.cut.scores, layout, source, sizes.keys() - given.keys())
     for name, size in sizes.items():
