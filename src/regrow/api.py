@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from regrow.common.errors import UserError
+from regrow.common.outputs import check_new_directory, check_new_file, check_page
 from regrow.common.progress import QUIET, Progress
 
 if TYPE_CHECKING:
     from regrow.checkpoint.model_directory import ModelDirectory
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
+    from regrow.pipeline.finished import Result
     from regrow.pipeline.preview import Preview
     from regrow.pipeline.recipe import Recipe
-    from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
     from regrow.scoring.score_file import SavedScores
     from regrow.surgery.grow_vocabulary import Grown, MergeLimits
@@ -104,8 +105,8 @@ def plan(
     texts = [Path(each) for each in ([text] if isinstance(text, Path | str) else text)]
     if page is not None and not texts:
         raise UserError("the page shows measured costs; give a text", key="text")
-    if page is not None and not Path(page).parent.is_dir():
-        raise UserError(f"{Path(page).parent}: no such directory")
+    if page is not None:
+        check_page(Path(page), model)
     found = propose(_open(model, progress), spec, str(model), text=texts, progress=progress)
     if page is not None:
         write_plan_page(found, Path(page))
@@ -183,11 +184,11 @@ def prune(
     """
     from regrow.common.disk import check_free_space
     from regrow.common.validation_errors import validated
-    from regrow.surgery.carve import check_output
     from regrow.surgery.cut_spec import CutSpec
     from regrow.surgery.prune import plan_cut, prune_checkpoint
 
     spec = validated(CutSpec, cut)
+    check_new_directory(Path(out), model)
     documents = _calibration_documents(calibration)
     source = _open(model, progress)
     options: dict[str, Any] = {
@@ -195,7 +196,6 @@ def prune(
         "progress": progress,
     }  # fmt: skip
     if dry_run:
-        check_output(Path(out), source.path)
         planned = plan_cut(source, spec, **options)
         check_free_space(Path(out), planned.disk_bytes)
         return planned.result(Path(out))
@@ -234,14 +234,9 @@ def score(
 
     spec = validated(ScoreSpec, how)
     path = Path(out)
-    if path.exists():
-        raise UserError(f"{path}: exists; choose another file")
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such directory")
-    saved = compute_scores(
-        _open(model, progress), spec, _calibration_documents(calibration), seed=seed,
-        notify=progress.say,
-    )  # fmt: skip
+    check_new_file(path, model)
+    documents = _calibration_documents(calibration)
+    saved = compute_scores(_open(model, progress), spec, documents, seed=seed, notify=progress.say)
     saved.save(path)
     return saved
 
@@ -281,11 +276,16 @@ def run(
 
         path = Path(recipe)
         loaded = load_recipe(path)
+        from regrow.pipeline.finished import already_words, finished_result
         from regrow.pipeline.plan import RunOptions
-        from regrow.pipeline.run import run as run_recipe
 
         options = RunOptions(path.read_text(encoding="utf-8"), compare, redo)
         directory = Path("runs") / loaded.name if out is None else Path(out)
+        if (finished := finished_result(loaded, directory, options)) is not None:
+            progress.say(already_words(finished))
+            return finished
+        from regrow.pipeline.run import run as run_recipe  # imports torch, which takes seconds
+
         return run_recipe(loaded, directory, options, progress)
 
     return _in_first_process(work)
@@ -396,7 +396,7 @@ def tokenise(
     Args:
         model: the model whose tokenizer is used.
         out: a new directory.
-        text: text files: .txt or .jsonl, also .gz or .zst; .parquet.
+        text: text files (.txt or .jsonl, also .gz or .zst; .parquet), or directories of such.
         workers: the number of processes; None takes one for each core.
         eos: end each document with the eos token.
         special_tokens: whether the names of special tokens in the text stand for the tokens.
@@ -405,10 +405,13 @@ def tokenise(
     Raises:
         UserError: a text or the tokenizer cannot be read, or `out` holds something else.
     """
+    from regrow.corpus.text_files import text_files
     from regrow.corpus.tokenisation import tokenise_files
 
+    check_new_directory(Path(out), model)
+    files = [file for path in text for file in text_files(Path(path))]
     return tokenise_files(
-        _open(model, progress).path, Path(out), [Path(path) for path in text],
+        _open(model, progress).path, Path(out), files,
         workers=workers or os.cpu_count() or 1, eos=eos,
         special_tokens=special_tokens, progress=progress.advance,
     )  # fmt: skip
@@ -443,9 +446,11 @@ def write_corpus(
         UserError: the model cannot write, a setting is not valid, or `out` exists or was begun with
             other settings.
     """
-    from regrow.writing.text_writer import WritingSettings, write_text
+    from regrow.writing.text_writer import WritingSettings, check_work, write_text
 
+    check_new_file(Path(out), model)
     given = WritingSettings(tokens, None if prompts is None else Path(prompts), **settings)
+    check_work(Path(out), given)
     return write_text(_open(model, progress), Path(out), given, progress=progress.advance)
 
 
@@ -476,9 +481,14 @@ def count_vocabulary(
             written.
     """
     from regrow.corpus.named_files import named_files
+    from regrow.corpus.text_files import check_text_file
+    from regrow.vocabulary.scripts import SCRIPTS
     from regrow.vocabulary.token_counting import count_files
 
-    files = named_files([str(path) for path in corpus], "corpus")
+    check_new_file(Path(out), model)
+    files = named_files([str(path) for path in corpus], "corpus", SCRIPTS)
+    for file in files:
+        check_text_file(file.path)
     return count_files(
         _open(model, progress).path, Path(out), files, more=[Path(path) for path in merge],
         workers=workers or os.cpu_count() or 1, progress=progress.advance,
@@ -520,14 +530,16 @@ def plan_vocabulary(
     from regrow.corpus.named_files import named_files
     from regrow.report.vocabulary_page import write_vocabulary_page
     from regrow.vocabulary.plan_file import save_plan
+    from regrow.vocabulary.scripts import SCRIPTS
     from regrow.vocabulary.sizing import plan_vocabulary
     from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
     spec = validated(VocabularySpec, {**choice, "counts": Path(counts)})
-    for path in (out, page):
-        if path is not None and not Path(path).parent.is_dir():
-            raise UserError(f"{Path(path).parent}: no such directory")
-    files = None if text is None else named_files([str(path) for path in text], "text")
+    if out is not None:
+        check_new_file(Path(out), model)
+    if page is not None:
+        check_page(Path(page), model)
+    files = None if text is None else named_files([str(path) for path in text], "text", SCRIPTS)
     plan = plan_vocabulary(
         _open(model, progress),
         Path(counts),
@@ -574,9 +586,11 @@ def grow_vocabulary(
     """
     from regrow.corpus.named_files import named_files
     from regrow.surgery.grow_vocabulary import grow_vocabulary
+    from regrow.vocabulary.scripts import SCRIPTS
 
-    files = named_files([str(path) for path in corpus], "corpus")
-    texts = None if text is None else named_files([str(path) for path in text], "text")
+    check_new_directory(Path(out), model)
+    files = named_files([str(path) for path in corpus], "corpus", SCRIPTS)
+    texts = None if text is None else named_files([str(path) for path in text], "text", SCRIPTS)
     return grow_vocabulary(
         _open(model, progress), Path(out), files, limits, texts=texts, dry_run=dry_run,
         notify=progress.say,
@@ -584,22 +598,35 @@ def grow_vocabulary(
 
 
 def generate(
-    model: Path | str, prompt: str, *, max_new_tokens: int = 128, progress: Progress = QUIET
+    model: Path | str,
+    prompt: str,
+    *,
+    max_new_tokens: int = 128,
+    raw: bool = False,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Progress = QUIET,
 ) -> str:
-    """A model's greedy continuation of a prompt, or its answer if it has a chat template.
+    """A model's continuation of a prompt, or its answer if it has a chat template.
 
     Args:
         model: a directory, a GGUF file, or a hub id.
         prompt: the prompt; it is not part of the result.
         max_new_tokens: the largest number of tokens to generate.
+        raw: continue the prompt as it is, also if there is a chat template.
+        temperature: the logits are divided by it, and tokens are drawn; 0 takes the likeliest.
+        seed: decides the random numbers.
         progress: receives messages.
 
     Raises:
         UserError: the prompt is empty, or the model or its tokenizer cannot be loaded.
     """
-    from regrow.evaluation.generation import generate_text
+    from regrow.evaluation.generation import Sampling, generate_text
 
-    return generate_text(_open(model, progress), prompt, max_new_tokens)
+    return generate_text(
+        _open(model, progress), prompt, max_new_tokens, chat=False if raw else None,
+        sampling=Sampling(temperature, seed),
+    )  # fmt: skip
 
 
 def _open(model: Path | str, progress: Progress) -> "ModelDirectory":

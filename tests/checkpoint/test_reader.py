@@ -193,7 +193,11 @@ Case = tuple[str, Callable[[Path], object], str]
 MALFORMED: Sequence[Case] = [
     ("nowhere", lambda d: d, "does not exist"),
     ("a file", lambda d: d.write_text(""), "not a directory"),
-    ("no config", lambda d: with_text(d, "config.json", None), "config.json: no such file"),
+    (
+        "no config",
+        lambda d: with_text(d, "config.json", None),
+        "holds no config.json, so it is no model; give the directory of a model",
+    ),
     ("config not JSON", lambda d: with_text(d, "config.json", "{"), "config.json: not JSON"),
     (
         "config a list",

@@ -1,8 +1,10 @@
 """The command line: what it prints, and one line for what a user can get wrong."""
 
+import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +24,14 @@ from regrow.common import quantities
 from regrow.common.errors import UserError
 from regrow.common.publishing import workplace
 from regrow.pipeline.recipe_file import load_recipe
-from tests.tiny import SCORE_NAMES, sentences, write_model, write_text, write_tiny
+from tests.tiny import (
+    SCORE_NAMES,
+    add_chat_template,
+    sentences,
+    write_model,
+    write_text,
+    write_tiny,
+)
 
 REGROW = [sys.executable, "-c", "import sys; from regrow.cli.app import main; main()"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
@@ -45,6 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     regrow.prune(directory / "m", directory / "cut", drop_layers="1")
     write_recipe(directory / "small.yaml", layers=2)
     write_recipe(directory / "wrong.yaml", layers=9)
+    (directory / "run").mkdir()
+    (directory / "run/model").symlink_to(directory / "m")
     config_only = directory / "config-only"
     config_only.mkdir()
     (config_only / "config.json").write_text((directory / "m/config.json").read_text())
@@ -141,8 +152,14 @@ def test_every_command_explains_itself(run: Any) -> None:
 WRONG = {
     "another class": (["inspect", "unknown"], "tokens, but MambaForCausalLM has no tensor of this"),
     "not a directory": (["inspect", "m/config.json"], "m/config.json: is a file; give the "),
+    "nothing here": (["inspect", "."], ".: holds no config.json, so it is no model; give the "),
+    "a run": (["inspect", "run"], "run: holds no config.json, so it is no model; did you mean "),
+    "nothing cut": (["prune", "m", "o", "--layers", "4"],
+                    "--layers 4: nothing is cut: the model has that size; give less"),
+    "no such setting": (["train", "m", "o", "--text", "text.jsonl", "--set", "token=5"],
+                        "--set token: unknown; did you mean tokens?"),
+    "a share of nothing": (["plan", "m", "--params", "0.02"], "--params 2% (824): too few for"),
     "no such directory": (["inspect", "nowhere"], "nowhere: no such directory; give one, "),
-    "no model": (["inspect", "."], "config.json"),
     "hub id without network": (["inspect", "some/model"], "some/model: is not in the hub's cache"),
     "more layers": (["prune", "m", "o", "--layers", "5"], "--layers: 5 is not between 1 and 4"),
     "no layers": (["prune", "m", "o", "--layers", "0"], "--layers: more than 0 is wanted, not 0"),
@@ -164,7 +181,8 @@ WRONG = {
     "output is a file": (["prune", "m", "text.jsonl", "--drop-layers", "1"],
                          "text.jsonl: exists and is not a directory"),
     "output inside": (["prune", "m", "m/o", "--drop-layers", "1"], "m/o: lies inside the model"),
-    "output nowhere": (["prune", "m", "a/b", "--drop-layers", "1"], "a: no such directory"),
+    "output nowhere": (["prune", "m", "text.jsonl/b", "--drop-layers", "1"],
+                       "text.jsonl is not a directory; choose another place"),
     "cut of another": (["prune", "cut", "o", "--cut", "cut/regrow_cut.json"],
                        "cut: it was made for model sha256:"),
     "cut missing": (["prune", "m", "o", "--cut", "none.json"], "none.json: no such file"),
@@ -199,7 +217,9 @@ WRONG = {
     "scores of no such axis": (["score", "m", "s.json", "--by", "random", "--axes", "ffn,width"],
                                "--axes width: the model has vocab, hidden, ffn"),
     "scores exist": (["score", "m", "empty.txt", "--by", "random"], "empty.txt: exists; choose"),
-    "scores nowhere": (["score", "m", "a/s.json", "--by", "random"], "a: no such directory"),
+    "scores nowhere": (["score", "m", "text.jsonl/s.json", "--by", "random"],
+                       "text.jsonl is not a directory; choose another place"),
+    "scores inside": (["score", "m", "m/s.json", "--by", "random"], "m/s.json: lies inside the "),
     "scores without text": (["score", "m", "s.json"], "--calibration: hidden: scoring by "),
     "shards": (["prune", "m", "o", "--drop-layers", "1", "--max-shard-size", "big"],
                "--max-shard-size big: not a size such as 5GB or 500MB"),
@@ -230,7 +250,9 @@ WRONG = {
     "page without costs": (["plan", "m", "--params", "70%", "--page", "p.html"],
                            "--text: the page shows measured costs; give a text"),
     "page nowhere": (["plan", "m", "--params", "70%", "--text", "text.jsonl", "--page",
-                      "a/p.html"], "a: no such directory"),
+                      "text.jsonl/p.html"], "text.jsonl is not a directory"),
+    "page over a text": (["plan", "m", "--params", "70%", "--text", "text.jsonl", "--page",
+                          "short.txt"], "short.txt: exists and is no page; choose another file"),
     "text not named": (["plan", "m", "text.jsonl", "--params", "70%"],
                        "plan: text.jsonl: give text after --text"),
     "recipe with a budget": (["plan", "small.yaml", "--params", "50%"],
@@ -240,7 +262,8 @@ WRONG = {
                               "stages: depth: layers: 9 is not between 1 and 4"),
     "no budget": (["plan", "m"], "plan: give --params, --bytes or --tokens-per-second, "),
     "plan exists": (["plan", "m", "--params", "70%", "--out", "empty.txt"], "empty.txt: exists"),
-    "plan nowhere": (["plan", "m", "--params", "70%", "--out", "a/plan.yaml"], "a: no such "),
+    "plan nowhere": (["plan", "m", "--params", "70%", "--out", "short.txt/plan.yaml"],
+                     "short.txt is not a directory; choose another place"),
     "nothing named": (["run"], "regrow: run: missing argument 'RECIPE'; see regrow run --help"),
     "no such command": (["cut"], "regrow: no such command 'cut'; see "),
     "no such option": (["vocab", "plan", "m", "c", "--half", "9"],
@@ -248,7 +271,7 @@ WRONG = {
     "option without value": (["prune", "m", "o", "--ffn"],
                              "prune: option '--ffn' requires an argument; see regrow prune --help"),
     "no number at all": (["plan", "m", "--candidates", "many"],
-                         "plan: invalid value for '--candidates': "),
+                         "--candidates many: not a number such as"),
     "no recipe": (["run", "none.yaml"], "none.yaml: no such file"),
     "bad recipe": (["run", "empty.txt"], "empty.txt:1: a recipe has the keys name, model"),
     "no run": (["report", "m"], "m: no run was begun here (ledger.jsonl has no entry)"),
@@ -256,6 +279,9 @@ WRONG = {
     "verify nowhere": (["verify", "nowhere"], "nowhere: no such directory"),
     "generate from T5": (["generate", "t5", "Hello"], "t5: no tokenizer that transformers can "),
     "generate without prompt": (["generate", "m", ""], "the prompt holds no token"),
+    "generate from nothing": (["generate", "m"], "the prompt holds no token"),
+    "generate nothing": (["generate", "m", "Hello", "--max-new-tokens", "0"],
+                         "--max-new-tokens 0: give at least 1"),
     "generate nowhere": (["generate", "nowhere", "Hello"], "nowhere: no such directory"),
 }  # fmt: skip
 
@@ -357,14 +383,15 @@ def test_ctrl_c_is_one_line(place: Path) -> None:
     ("text", "count"),
     [("22", 22), ("65,400,000", 65_400_000), ("65_400_000", 65_400_000), ("67M", 67_000_000),
      ("67.1M", 67_100_000), ("3.4B", 3_400_000_000), ("1.1b", 1_100_000_000), ("2k", 2_000),
-     (" 5 ", 5), ("0.5k", 500)],
+     (" 5 ", 5), ("0.5k", 500), ("1e6", 1_000_000), ("2.5E+3", 2_500), ("2G", 2_000_000_000)],
 )  # fmt: skip
 def test_counts(text: str, count: int) -> None:
     assert quantities.count("--params", text) == count
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "-1", "1e6", "3,4B", "1,00", "1__0", "_1", "2.5", "٣", "1.0001K", "1 2"]
+    "text",
+    ["", "x", "-1", "1e-6", "1e6M", "3,4B", "1,00", "1__0", "_1", "2.5", "٣", "1.0001K", "1 2"],
 )
 def test_what_is_no_count(text: str) -> None:
     with pytest.raises(UserError, match="--params"):
@@ -448,6 +475,40 @@ def test_inspect_a_config_alone(run: Any) -> None:
     assert json.loads(run("inspect", "config-only", "--json").stdout)["fingerprint"] is None
 
 
+def test_help_and_version(run: Any) -> None:
+    assert run("--version").stdout == f"regrow {importlib.metadata.version('regrow')}\n"
+    for words in ([], ["prune"], ["vocab"], ["vocab", "plan"]):
+        assert run(*words, "-h").stdout == run(*words, "--help").stdout != ""
+
+
+def test_tokenize_is_tokenise(run: Any) -> None:
+    ours, theirs = (run("corpus", name, "--help").stdout for name in ("tokenise", "tokenize"))
+    assert ours == theirs.replace("tokenize", "tokenise")
+    assert "tokenize" not in run("corpus", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "found"),
+    [("regrow pr", 1, ["prune"]), ("regrow vocab ", 2, ["count", "plan", "prune", "grow"]),
+     ("regrow train --he", 2, ["--heldout", "--help"])],
+)  # fmt: skip
+def test_the_shell_completes(
+    run: Any, monkeypatch: pytest.MonkeyPatch, words: str, last: int, found: list[str]
+) -> None:
+    monkeypatch.setenv("_REGROW_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(last))
+    done = CliRunner().invoke(app.app, [], prog_name="regrow")
+    assert done.stdout.split() == found
+
+
+def test_a_dry_run_shows_the_plan(run: Any, place: Path) -> None:
+    before = listing(place)
+    done = run("run", "small.yaml", "--dry-run")
+    assert (done.exit_code, done.stdout) == (0, run("plan", "small.yaml").stdout)
+    assert listing(place) == before
+
+
 def test_plan_of_a_recipe(run: Any) -> None:
     done = run("plan", "small.yaml")
     assert done.exit_code == 0, done.stderr
@@ -516,6 +577,35 @@ def test_generate(place: Path) -> None:
     done = shell("generate", "m", "The river", "--max-new-tokens", "3", cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == regrow.generate(place / "m", "The river", max_new_tokens=3) + "\n"
+
+
+def test_a_prompt_from_stdin_and_sampling(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(place)
+    model = add_chat_template(Path(shutil.copytree("m", tmp_path / "chat")))
+
+    def say(*options: str, **more: Any) -> str:
+        words = ["generate", str(model), *options, "--max-new-tokens", "8"]
+        done = CliRunner().invoke(app.app, words, **more)
+        assert done.exit_code == 0, done.output
+        return str(done.stdout)
+
+    asked = say("The river")
+    assert say("-", input="The river\n") == say(input="The river") == asked
+    raw = say("The river", "--raw")
+    assert raw != asked
+    assert raw == regrow.generate(place / "m", "The river", max_new_tokens=8) + "\n"
+    drawn = say("The river", "--temperature", "2", "--seed", "1")
+    assert drawn == say("The river", "--temperature", "2", "--seed", "1")
+    assert len({drawn, asked, say("The river", "--temperature", "2", "--seed", "2")}) == 3
+
+
+def test_an_empty_answer_is_said_and_not_printed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regrow.api.generate", lambda *_, **__: "\n")
+    done = run("generate", "m", "Hello")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "the model ended at once: it wrote no text\n"
 
 
 def test_a_cut_file_repeats_a_cut(run: Any, place: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from regrow.cli import app
 from regrow.corpus import parallel
 from regrow.corpus.parallel import Workers
 from regrow.vocabulary import token_counting
+from regrow.vocabulary.sizing import unseen_share
 from regrow.vocabulary.token_counts import TokenCounts
 from tests.tiny import sentences, write_model, write_text
 
@@ -117,6 +118,18 @@ def test_plan_shows_and_writes(
     assert sum(found["reasons"].values()) == len(kept)
 
 
+def test_a_corpus_that_is_too_small_is_named(model: Path, tmp_path: Path) -> None:
+    for name, documents, small in (("a", sentences(1), True), ("b", sentences(60), False)):
+        text = write_text(tmp_path / f"{name}.jsonl", documents)
+        regrow("vocab", "count", model, tmp_path / name, "--corpus", text)
+        told = regrow("vocab", "plan", model, tmp_path / name)
+        assert ("the corpus is small for this choice: about " in " ".join(told.split())) == small
+        found = json.loads(regrow("vocab", "plan", model, tmp_path / name, "--json"))
+        assert found["text_too_small"] == small
+    total = TokenCounts.load(tmp_path / "a").total
+    assert unseen_share(total) == (total == 1).sum() / total.sum() > 0
+
+
 def test_what_plan_refuses_is_one_line(model: Path, counted: Path, tmp_path: Path) -> None:
     keep = tmp_path / "keep.txt"
     keep.write_text("nonesuch\n")
@@ -128,7 +141,11 @@ def test_what_plan_refuses_is_one_line(model: Path, counted: Path, tmp_path: Pat
         ([model, counted, "--keep", keep], "no token 'nonesuch'"),
         ([model, counted, "--only", "de"], "'de' was not counted"),
         ([model, tmp_path / "none"], "no such file"),
-        ([model, counted, "--out", tmp_path / "none/plan.json"], "no such directory"),
+        ([model, counted, "--out", keep / "plan.json"], "is not a directory"),
+        ([model, counted, "--out", keep], "exists; choose another file"),
+        ([model, counted, "--page", tmp_path], "is a directory; name a file"),
+        ([model, counted, "--page", keep], "exists and is no page; choose another file"),
+        ([model, counted, "--page", model / "page.html"], "lies inside the model"),
     ):
         out = [] if "--out" in arguments else ["--out", tmp_path / "p.json"]
         told = regrow("vocab", "plan", *arguments, *out, code=2)
@@ -173,6 +190,10 @@ def test_grow_adds_words_and_refuses_in_one_line(model: Path, tmp_path: Path) ->
     asked = ["vocab", "grow", model, tmp_path / "out"]
     told = regrow(*asked, "--corpus", text, "--tokens", 8, "--dry-run")
     assert "7 more tokens: " in told
+    why = "7 of the 8 tokens: no other two stand beside each other 20 times in the words"
+    assert why in told
+    assert "--least" in told
+    assert why not in regrow(*asked, "--corpus", text, "--tokens", 7, "--dry-run")
     assert "vocabulary 320 -> 327" in told
     for arguments, said in (
         ([], "--corpus: name at least one file"),

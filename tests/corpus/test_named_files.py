@@ -25,6 +25,11 @@ def test_names_of_sources(tmp_path: Path) -> None:
         assert [(name, str(path.relative_to(tmp_path))) for name, path in found] == expected
 
 
+def test_a_reserved_name_is_given_only_by_the_user() -> None:
+    found = named_files(["other.jsonl", "other=a.jsonl"], "corpus", ["other"])
+    assert [name for name, _ in found] == ["other.jsonl", "other"]
+
+
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
     path = tmp_path / "lang=en.jsonl"
     path.touch()
@@ -33,7 +38,7 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "readme.md").touch()
-    with pytest.raises(UserError, match="holds no text file"):
+    with pytest.raises(UserError, match=r"the directory holds no \.txt"):
         named_files([str(tmp_path)], "corpus")
     with pytest.raises(UserError, match="no file fits the pattern"):
         named_files([f"zh={tmp_path}/*.jsonl"], "corpus")

@@ -356,7 +356,7 @@ def test_what_is_wrong_is_said_before_any_work(model: Path, tmp_path: Path) -> N
         (model, out, [tmp_path / "b.jsonl"], "no such file"),
         (model, out, [file, tmp_path / "there" / ".." / "a.jsonl"], "named twice"),
         (model, tmp_path / "there", [file], "exists"),
-        (model, tmp_path / "none" / "out", [file], "none: no such directory"),
+        (model, file / "out", [file], "is not a directory; choose another place"),
         (bare, out, [file], "no eos_token"),
         (tmp_path, out, [file], "no tokenizer"),
     ]

@@ -114,11 +114,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """All files by path, without the lock and the drawn numbers, which hold times."""
+    """All files by path, without the lock, and without those that hold times."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != "lock" and path.parent.name != "tensorboard"
+        if path.is_file()
+        and path.name not in ("lock", "finished.json")
+        and path.parent.name != "tensorboard"
     }
 
 
@@ -148,7 +150,7 @@ def test_all_steps_are_done_in_order(finished: Finished) -> None:
     assert finished.result.report == finished.out / "report.html"
     assert finished.result.report.stat().st_size > 10_000
     assert {path.name for path in finished.out.iterdir()} == {
-        "ledger.jsonl", "lock", "model", "report.html", "stages",
+        "finished.json", "ledger.jsonl", "lock", "model", "report.html", "stages",
     }  # fmt: skip
     for stage in ("depth", "width", "vocabulary"):
         left = {path.name for path in (finished.out / "stages" / stage).iterdir()}
@@ -206,7 +208,7 @@ def test_running_again_does_nothing(finished: Finished) -> None:
     before = contents(finished.out)
     said: list[str] = []
     go(finished.recipe, finished.out, progress=Progress(say=said.append))
-    assert said == []
+    assert [line.partition(":")[0] for line in said] == ["finished already"]
     assert contents(finished.out) == before
     assert (finished.out / "lock").read_bytes() == b""
 

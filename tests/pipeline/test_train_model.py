@@ -25,7 +25,7 @@ from regrow.pipeline.train_model import train_model, training_recipe
 from tests.tiny import sentences, write_model, write_text
 
 torch.set_num_threads(1)
-FILES = {"model", "stages", "ledger.jsonl", "lock", "report.html"}
+FILES = {"model", "stages", "ledger.jsonl", "lock", "report.html", "finished.json"}
 SETTINGS: dict[str, Any] = {
     "tokens": 1200, "row_length": 32, "batch_tokens": 128, "learning_rate": 0.01,
     "precision": "fp32", "export_every": 500,
@@ -126,7 +126,8 @@ def test_a_training_that_is_done_is_not_done_again(home: Path, trained: Path) ->
     said: list[str] = []
     before = (trained / "ledger.jsonl").read_bytes()
     result = api.train(recipe(home), trained, progress=Progress(say=said.append))
-    assert said == []
+    assert len(said) == 1
+    assert said[0].startswith(f"finished already: {trained / 'model'}, {trained / 'report.html'}")
     assert (trained / "ledger.jsonl").read_bytes() == before
     assert result.model == trained / "model"
     assert result.tokens >= 1200

@@ -37,7 +37,7 @@ from regrow.architectures.umt5 import UMT5
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.publishing import partial_place
-from regrow.surgery.carve import carve, check_output
+from regrow.surgery.carve import carve
 from regrow.surgery.cut import Cut
 from tests.surgery.carving import (
     assert_same_bytes,
@@ -575,50 +575,6 @@ def test_output_that_was_filled_meanwhile_is_kept(llama: Path, tmp_path: Path) -
 
 
 # Before work starts
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> Path:
-    for name in ("source", "empty", "full"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "source" / "config.json").write_text("{}")
-    (tmp_path / "full" / "x").write_text("")
-    (tmp_path / "file").write_text("")
-    (tmp_path / "link").symlink_to(tmp_path / "empty")
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "alias").symlink_to(tmp_path / "source")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("out", "message"),
-    [
-        ("full", "already holds something"),
-        ("file", "exists and is not a directory"),
-        ("link", "exists and is not a directory"),
-        ("dangling", "exists and is not a directory"),
-        ("source", "already holds something"),
-        ("source/new", "lies inside the model that is cut"),
-        ("alias/new", "lies inside the model that is cut"),
-        ("empty/../source/new", "lies inside the model that is cut"),
-        ("none/new", "none: no such directory"),
-        ("file/new", "file: no such directory"),
-    ],
-)
-def test_check_output_refuses(places: Path, out: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_output(places / out, places / "source")
-
-
-@pytest.mark.parametrize("out", ["empty", "new", "source-small", "full/new"])
-def test_check_output_accepts(places: Path, out: str) -> None:
-    check_output(places / out, places / "source")
-
-
-def test_empty_source_is_no_output(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    with pytest.raises(UserError, match="lies inside the model"):
-        check_output(tmp_path / "source", tmp_path / "source")
 
 
 def test_check_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

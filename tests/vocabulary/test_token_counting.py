@@ -301,7 +301,7 @@ def test_what_cannot_be_counted_leaves_nothing(here: None, model: Path, tmp_path
     refused("named twice", text, text)
     refused("name at least one file")
     refused("exists; choose another file", text, target=blank)
-    refused("no such directory", text, target=tmp_path / "no/out")
+    refused("is not a directory", text, target=text / "out")
     han = tmp_path / "Han/a.jsonl"
     han.parent.mkdir()
     write(han, MIXED)

@@ -78,6 +78,8 @@ def _open(directory: Path) -> Checkpoint:
             f"{directory}: holds an adapter (adapter_config.json), not a whole model; merge it "
             f"first: {_merge_command(directory)}"
         )
+    if not (directory / CONFIG_FILE).exists():
+        raise UserError(_no_config(directory))
     config = read_json_object(directory / CONFIG_FILE)
     _refuse_quantised_config(directory / CONFIG_FILE, config)
 
@@ -107,6 +109,14 @@ def _open(directory: Path) -> Checkpoint:
     for info in tensors.values():
         _refuse_quantised_tensor(info)
     return Checkpoint(directory, config, tensors, files)
+
+
+def _no_config(directory: Path) -> str:
+    """What to say of a directory without a config."""
+    inside = [directory / "model", *sorted(directory.glob("*.gguf"))]
+    found = next((p for p in inside if p.is_file() or (p / CONFIG_FILE).is_file()), None)
+    advice = f"did you mean {found}?" if found else "give the directory of a model"
+    return f"{directory}: holds no {CONFIG_FILE}, so it is no model; {advice}"
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -3,6 +3,7 @@
 Heavy imports stay inside the commands, so that `--help` is fast.
 """
 
+import importlib.metadata
 import io
 import os
 import sys
@@ -11,13 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command, Commands, Json, Model, Sync, command
+from regrow.cli.commands import Command, Commands, Json, Model, Sync, command, number
 from regrow.cli.corpus import corpus
 from regrow.cli.output import (
     MESSAGES_ONLY,
     echo,
     print_checks,
     print_inspection,
+    print_message,
+    print_preview,
     print_pruned,
     print_report,
     print_run,
@@ -39,7 +42,7 @@ app = typer.Typer(
     cls=Commands,
     help="Prune a language model in stages, and regrow what each cut costs.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,6 +57,12 @@ def _size_option(what: str) -> Any:
     return typer.Option(metavar="[STACK=]N", help=f"{what} that remain.")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"regrow {importlib.metadata.version('regrow')}")
+        raise typer.Exit
+
+
 def main() -> None:
     """Run the command line. A mistake of the user becomes one line and exit code 2."""
     # Progress bars and warnings of the libraries would mix with our output.
@@ -64,6 +73,18 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     app(prog_name="regrow")
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Options of regrow itself."""
 
 
 @app.command(cls=Command)
@@ -213,12 +234,18 @@ def run(
     redo: Annotated[
         bool, typer.Option("--redo", help="Do again what a changed recipe invalidates.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what it will do, as plan RECIPE; do nothing.")
+    ] = False,
     sync: Sync = True,
     as_json: Json = False,
 ) -> None:
     """Run all stages of a recipe; safe to stop and to start again, alone or under torchrun."""
     from regrow import api
 
+    if dry_run:
+        print_preview(api.preview(recipe, progress=MESSAGES_ONLY), as_json)
+        return
     compare = [name for name, given in (("control", control), ("at-once", at_once)) if given]
     with durable(sync), run_progress() as progress:
         result = api.run(recipe, out, compare=compare, redo=redo, progress=progress)
@@ -262,13 +289,45 @@ def report(
 @app.command(cls=Command)
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="The text; - or nothing reads it from stdin."),
+    ] = None,
+    max_new_tokens: Annotated[
+        str, typer.Option(metavar="N", help="The most tokens that are written.")
+    ] = "128",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
+    ] = False,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0, metavar="T", help="Draw tokens; 0 takes the likeliest each time."),
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
 ) -> None:
     """Let a model answer a prompt."""
     from regrow import api
 
-    echo(api.generate(model, prompt, max_new_tokens=max_new_tokens, progress=MESSAGES_ONLY))
+    text = api.generate(
+        model, _prompt(prompt), max_new_tokens=count("--max-new-tokens", max_new_tokens, 1),
+        raw=raw, temperature=temperature, seed=seed, progress=MESSAGES_ONLY,
+    )  # fmt: skip
+    if text.strip():
+        echo(text)
+    else:
+        print_message("the model ended at once: it wrote no text")
+
+
+def _prompt(given: str | None) -> str:
+    """The prompt of the command line or of stdin, without the line end there."""
+    if given not in (None, "-"):
+        return str(given)
+    if given is None and sys.stdin.isatty():
+        raise UserError("generate: give a PROMPT, or - to read it from stdin")
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise UserError("stdin: not UTF-8") from None
 
 
 app.command(cls=Command)(train)
@@ -298,7 +357,7 @@ def _texts_by_stack(option: str, texts: Sizes) -> str | dict[str, str] | None:
 
 def _vocabulary(size: str | None, plan: Path | None, pad_to: str | None) -> dict[str, Any]:
     """The options of the vocabulary cut, by their keys in a recipe."""
-    tokens = None if size is None else count("--vocab-size", size)
+    tokens = number("--vocab-size", size, 0)
     vocab: dict[str, Any] | None = None if plan is None else {"plan": plan}
     if pad_to is not None:
         if tokens is None and plan is None:

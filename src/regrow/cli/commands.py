@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from regrow.cli.output import ERR
 from regrow.cli.progress_bars import is_first_process
 from regrow.common.errors import ReportedError, UserError
+from regrow.common.quantities import count
 
 _INTERRUPTED = 128 + signal.SIGINT
 """The exit code of a command that SIGINT ended."""
@@ -29,6 +30,16 @@ Sync = Annotated[
         "--sync/--no-sync", help="Wait until results are on the disk, against a power loss."
     ),
 ]
+
+
+Workers = Annotated[
+    str | None, typer.Option(metavar="N", help="Processes. [default: one for each core]")
+]
+
+
+def number(option: str, text: str | None, least: int = 1) -> int | None:
+    """The count that was given for an option, at least `least`; None if there is none."""
+    return None if text is None else count(option, text, least)
 
 
 class Command(TyperCommand):

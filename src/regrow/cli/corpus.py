@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from regrow.cli.commands import Command, Json, Model
+from regrow.cli.commands import Command, Json, Model, Workers, number
 from regrow.cli.output import print_tokenised, print_written
 from regrow.cli.progress_bars import byte_progress, token_progress
 from regrow.common.quantities import count
@@ -24,10 +24,7 @@ def tokenise(
         list[Path] | None,
         typer.Option(metavar="FILE...", help="Text: .txt or .jsonl, also .gz or .zst; .parquet."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Processes. [default: one for each core]"),
-    ] = None,
+    workers: Workers = None,
     eos: Annotated[bool, typer.Option("--eos/--no-eos", help="End each document with eos.")] = True,
     special_tokens: Annotated[
         bool,
@@ -40,10 +37,13 @@ def tokenise(
 
     with byte_progress("tokenising") as progress:
         result = api.tokenise(
-            model, out, [*(text or []), *(more or [])], workers=workers, eos=eos,
-            special_tokens=special_tokens, progress=progress,
+            model, out, [*(text or []), *(more or [])], workers=number("--workers", workers),
+            eos=eos, special_tokens=special_tokens, progress=progress,
         )  # fmt: skip
     print_tokenised(result, as_json)
+
+
+corpus.command("tokenize", cls=Command, hidden=True)(tokenise)
 
 
 @corpus.command(cls=Command)
@@ -64,10 +64,8 @@ def write(
         float, typer.Option(min=0.01, metavar="T", help="Divides the logits.")
     ] = 1.0,
     batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Texts written at once. [default: what fits, up to 128]"
-        ),
+        str | None,
+        typer.Option(metavar="N", help="Texts written at once. [default: what fits, up to 128]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -77,6 +75,7 @@ def write(
     with token_progress("writing") as progress:
         result = api.write_corpus(
             model, out, count("--tokens", tokens), prompts=prompts, seed=seed,
-            temperature=temperature, batch_size=batch_size, progress=progress,
+            temperature=temperature, batch_size=number("--batch-size", batch_size),
+            progress=progress,
         )  # fmt: skip
     print_written(result, as_json)

@@ -17,8 +17,8 @@ from regrow.common.progress import Progress
 if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
+    from regrow.pipeline.finished import Result
     from regrow.pipeline.preview import Preview
-    from regrow.pipeline.run import Result
     from regrow.pipeline.train_model import Trained
     from regrow.report.records import RunSummary
     from regrow.scoring.score_file import SavedScores
@@ -279,6 +279,8 @@ def print_grown(result: "Grown", as_json: bool) -> None:
     whole = [repr(token) for token in result.tokens if "\ufffd" not in token]
     shown = ", ".join([*whole[:8], *(["..."] if len(result.tokens) > 8 else [])])
     OUT.print(f"{len(result.tokens):,} more tokens: {shown}")
+    if result.note:
+        OUT.print(f"{result.note}; --least lowers that, or give more text", soft_wrap=True)
     table = _table(
         ("tokens per character", "left"), ("before", "right"), ("after", "right"),
         ("change", "right"),
@@ -298,7 +300,13 @@ def print_grown(result: "Grown", as_json: bool) -> None:
 
 def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_json: bool) -> None:
     """Print the tables of sizes and languages; `written`: the files that were written."""
-    from regrow.vocabulary.plan_tables import language_rows, size_rows, suggestion, to_json
+    from regrow.vocabulary.plan_tables import (
+        language_rows,
+        size_rows,
+        suggestion,
+        to_json,
+        warning,
+    )
 
     if as_json:
         _print_json({**to_json(plan), "written": [str(path) for path in written]})
@@ -310,6 +318,8 @@ def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_js
         OUT.print(table)
         OUT.print()
     OUT.print(suggestion(plan))
+    if found := warning(plan):
+        OUT.print(found, style="red")
     for path in written:
         OUT.print(f"written  {path}", soft_wrap=True)
 

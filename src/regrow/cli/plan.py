@@ -11,7 +11,8 @@ from regrow.cli.commands import Json
 from regrow.cli.output import MESSAGES_ONLY, print_plan, print_preview
 from regrow.cli.progress_bars import run_progress
 from regrow.common.errors import UserError
-from regrow.common.quantities import count, nbytes, share
+from regrow.common.outputs import check_new_file
+from regrow.common.quantities import count, nbytes, parse_share, share
 
 
 def plan(
@@ -46,8 +47,8 @@ def plan(
         typer.Option(metavar="N", help="Tokens that cuts are chosen by. [default: 16384]"),
     ] = None,
     candidates: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Best predicted sizes that are measured.")
-    ] = 3,
+        str, typer.Option(metavar="N", help="Best predicted sizes that are measured.")
+    ] = "3",
     seed: Annotated[int, typer.Option(min=0, help="Decides which text is used.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Write the recipe here instead of printing it.")
@@ -59,6 +60,7 @@ def plan(
     from regrow import api
 
     texts = [*(text or []), *(more or [])]
+    tried = count("--candidates", candidates, 1)
     budget: dict[str, Any] = {
         "params": None if params is None else _share_or("--params", params, count),
         "bytes": None if nbytes_ is None else _share_or("--bytes", nbytes_, nbytes),
@@ -76,13 +78,11 @@ def plan(
         raise UserError("plan: give --params, --bytes or --tokens-per-second, one of the three")
     if more and not text:
         raise UserError(f"plan: {more[0]}: give text after --text")
-    if out is not None and out.exists():
-        raise UserError(f"{out}: exists; choose another file")
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such directory")
+    if out is not None:
+        check_new_file(out, model)
     if calibration_tokens is not None:
         given["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
-    how = {**given, "candidates": candidates, "seed": seed}
+    how = {**given, "candidates": tried, "seed": seed}
     with run_progress() if texts else nullcontext(MESSAGES_ONLY) as progress:
         result = api.plan(model, text=texts, page=page, progress=progress, **how)
     if out is not None:
@@ -93,8 +93,8 @@ def plan(
 
 
 def _share_or(option: str, text: str, parse: Callable[[str, str], int]) -> int | str:
-    """A number, or a share such as 50% as it was typed."""
-    if not text.endswith("%"):
+    """A share such as 50% or 0.5, as it was typed, or another number."""
+    if not text.rstrip().endswith("%") and (parse_share(text) or 1.0) == 1:
         return parse(option, text)
     share(option, text)
     return text

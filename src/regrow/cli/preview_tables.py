@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from regrow.architectures.schema import AxisKind, axis_kind
 from regrow.common.numbers import count, size
+from regrow.corpus.put_aside import MOST, SHARE
 from regrow.pipeline.preview import Preview, PreviewStage
 
 Table = tuple[tuple[str, ...], ...]
@@ -69,6 +70,11 @@ def total_words(found: Preview) -> Iterator[str]:
     """Lines with the totals of all stages, and with notes on the columns of the tables."""
     if found.written:
         yield f"text: the original first writes {_tokens(found.written)} tokens of training text"
+    if found.puts_aside:
+        yield (
+            f"held out: {SHARE:.0%} of the training text, at most some {MOST:,} characters, since "
+            "the recipe names no held-out text"
+        )
     trainings = [stage.training for stage in found.stages if stage.training]
     before = found.original.training
     if trainings:

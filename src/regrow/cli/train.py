@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _OPTIONS = {
     "data.train": "--text",
     "data.heldout.heldout": "--heldout",
+    "data.heldout": "--heldout",
     "stages: train: recover": "--set",
 }
 """The option that gives a key of the recipe that is made of options."""
@@ -34,10 +35,17 @@ def train(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the training.")],
     text: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Text or a token store to train on; may be repeated."),
+        typer.Option(
+            metavar="FILE",
+            help="Text, a directory of text, or a token store to train on; may be repeated.",
+        ),
     ] = None,
     heldout: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text that is measured, not trained on.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text that is measured, not trained on. [default: some of --text, put aside]",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -73,8 +81,8 @@ def train(
             raise UserError(f"{what}: a recipe says all that; leave the other options out")
         recipe, options = Path(what), {}
     else:
-        if not text or heldout is None:
-            raise UserError("train: give --text and --heldout, or a recipe")
+        if not text:
+            raise UserError("train: give --text, or a recipe")
         if stage is not None:
             raise UserError("--stage: only a recipe has stages; leave it out")
         options = _OPTIONS

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command, Json, Model, command
+from regrow.cli.commands import Command, Json, Model, Workers, command, number
 from regrow.cli.output import (
     MESSAGES_ONLY,
     print_counted,
@@ -15,7 +15,7 @@ from regrow.cli.output import (
 )
 from regrow.cli.progress_bars import byte_progress
 from regrow.common.errors import UserError
-from regrow.common.quantities import count as number
+from regrow.common.quantities import count as count_of
 from regrow.common.quantities import share
 
 vocab = typer.Typer(
@@ -72,10 +72,7 @@ def count(
         list[Path] | None,
         typer.Option(metavar="COUNTS", help="Add counts of other parts of a corpus."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Processes. [default: one for each core]"),
-    ] = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Count the tokens of a corpus; stop it, start it again, it goes on."""
@@ -83,8 +80,8 @@ def count(
 
     with byte_progress("counting") as progress:
         result = api.count_vocabulary(
-            model, out, [*(corpus or []), *(more or [])], merge=merge or [], workers=workers,
-            progress=progress,
+            model, out, [*(corpus or []), *(more or [])], merge=merge or [],
+            workers=number("--workers", workers), progress=progress,
         )  # fmt: skip
     print_counted(result, as_json)
 
@@ -153,7 +150,7 @@ def prune(
     chosen = _choice(size, coverage, only, minimum, keep, drop, characters)
     files = {name: path for name, path in (("plan", plan), ("counts", counts)) if path}
     if pad_to is not None:
-        chosen["pad_to"] = number("--pad-to", pad_to)
+        chosen["pad_to"] = count_of("--pad-to", pad_to)
     if not files:
         raise UserError("vocab prune: give --plan, or --counts with --size or --coverage")
     with byte_progress("carving") as progress:
@@ -178,8 +175,8 @@ def grow(
         str, typer.Option(metavar="N", help="Tokens that are added, at most.")
     ] = "1000",
     least: Annotated[
-        int, typer.Option(min=2, help="How often a token must occur in the text.")
-    ] = 20,
+        str, typer.Option(metavar="N", help="How often a token must occur in the text.")
+    ] = "20",
     text: Annotated[
         list[str] | None,
         typer.Option(
@@ -194,7 +191,7 @@ def grow(
     from regrow import api
     from regrow.surgery.grow_vocabulary import MergeLimits
 
-    limits = MergeLimits(number("--tokens", tokens), least)
+    limits = MergeLimits(count_of("--tokens", tokens), count_of("--least", least, 2))
     result = api.grow_vocabulary(
         model, out, [*(corpus or []), *(more or [])], limits, text=text, dry_run=dry_run,
         progress=MESSAGES_ONLY,
@@ -213,10 +210,10 @@ def _choice(
 ) -> dict[str, Any]:
     """The options that were given, by their keys in a recipe."""
     options = {
-        "size": None if size is None else number("--size", size),
+        "size": number("--size", size, 0),
         "coverage": None if coverage is None else share("--coverage", coverage),
         "only": only or None,
-        "minimum": None if minimum is None else number("--minimum", minimum),
+        "minimum": number("--minimum", minimum, 0),
         "keep": keep,
         "drop": drop,
         "characters": None if characters else False,

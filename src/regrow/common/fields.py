@@ -1,8 +1,13 @@
-"""Pydantic types for the fields of recipes and options."""
+"""Pydantic types for the fields of recipes and options.
+
+Numbers may be written as text, as `regrow.common.quantities` reads it: `10M`, `1e6`, `99.9%`.
+"""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from regrow.common.quantities import parse_count, parse_share
 
 
 def refuse_bool(value: Any) -> Any:
@@ -12,10 +17,27 @@ def refuse_bool(value: Any) -> Any:
     return value
 
 
-Size = Annotated[int, BeforeValidator(refuse_bool), Field(gt=0)]
+def _read_count(value: Any) -> Any:
+    """Validator: the integer that a text means; other text is left for pydantic to refuse."""
+    number = parse_count(value) if isinstance(value, str) else None
+    return refuse_bool(value) if number is None else number
+
+
+def _read_share(value: Any) -> Any:
+    number = parse_share(value) if isinstance(value, str) else None
+    return refuse_bool(value) if number is None else number
+
+
+Count = Annotated[int, BeforeValidator(_read_count)]
+"""An integer."""
+
+Size = Annotated[Count, Field(gt=0)]
 """A positive integer."""
 
-Share = Annotated[float, BeforeValidator(refuse_bool), Field(gt=0, le=1)]
+Fraction = Annotated[float, BeforeValidator(_read_share), Field(ge=0, le=1)]
+"""A fraction from 0 to 1."""
+
+Share = Annotated[float, BeforeValidator(_read_share), Field(gt=0, le=1)]
 """A fraction above 0 and up to 1."""
 
 

@@ -161,7 +161,8 @@ def workplace(target: Path, *, checkpoint: str | None = None, wait: bool = False
     """Context manager: a locked directory beside `target`, in which the result is made.
 
     It is removed at the end. Make the result below it, and give it to `publish`. What a killed
-    owner left in it is removed first.
+    owner left in it is removed first. Missing parents of the target are made; if the work fails,
+    they are removed again.
 
     Args:
         target: what the work will write.
@@ -174,21 +175,22 @@ def workplace(target: Path, *, checkpoint: str | None = None, wait: bool = False
         OSError: the directory cannot be made.
     """
     place = partial_place(target) if checkpoint is None else unfinished_place(target)
-    lock = _enter(place, target, wait=wait)
-    resumable = False
-    try:
+    with _parents(target):
+        lock = _enter(place, target, wait=wait)
+        resumable = False
         try:
-            if checkpoint is None or not (place / checkpoint).is_file():
-                _empty(place)
-            yield place
-        except BaseException:
-            resumable = checkpoint is not None and (place / checkpoint).is_file()
-            raise
+            try:
+                if checkpoint is None or not (place / checkpoint).is_file():
+                    _empty(place)
+                yield place
+            except BaseException:
+                resumable = checkpoint is not None and (place / checkpoint).is_file()
+                raise
+            finally:
+                if not resumable:
+                    _remove(place)
         finally:
-            if not resumable:
-                _remove(place)
-    finally:
-        os.close(lock)
+            os.close(lock)
 
 
 def publish_finished(source: Path, target: Path) -> None:
@@ -212,10 +214,10 @@ def partial_file(target: Path) -> Iterator[BinaryIO]:
     """Context manager: an open file, which becomes `target` at the end, when it is on the disk.
 
     A reader sees the old file or the new one, never a part. Its mode follows the umask. It waits
-    for another process that writes the same file.
+    for another process that writes the same file. Missing parents are made.
     """
     place = partial_place(target)
-    with _own_file(place, target) as file:
+    with _parents(target), _own_file(place, target) as file:
         try:
             yield file
             file.flush()
@@ -259,6 +261,19 @@ def _beside(target: Path, suffix: str) -> Path:
             f"{target}: has no name of its own; give a name that ends in none of / and .."
         )
     return target.with_name(f".{target.name}{suffix}")
+
+
+@contextmanager
+def _parents(target: Path) -> Iterator[None]:
+    """Context manager: make the parents of a target; if an error comes, remove those it made."""
+    created = make_directory(target.parent)
+    try:
+        yield
+    except BaseException:
+        for directory in created:
+            with suppress(OSError):  # it holds what others, or unfinished work, put there
+                directory.rmdir()
+        raise
 
 
 def _enter(place: Path, target: Path, *, wait: bool) -> int:

@@ -1,8 +1,9 @@
 """Describe the errors of pydantic in the words of a recipe."""
 
+import difflib
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from regrow.common.errors import UserError, one_line
 
@@ -41,9 +42,32 @@ def validated(kind: "type[Spec]", values: Mapping[str, Any]) -> "Spec":
     except ValidationError as error:
         place, wrong = first_error(error, values)
         unknown = wrong["type"] == "extra_forbidden"
-        raise UserError(
-            "unknown" if unknown else describe(wrong), key=dotted(place) or None
-        ) from None
+        problem = f"unknown{near_key(kind, place)}" if unknown else describe(wrong)
+        raise UserError(problem, key=dotted(place) or None) from None
+
+
+def models_in(annotation: Any) -> "Iterator[type[BaseModel]]":
+    """The pydantic models in a type: the type itself, or inside a list, a dict or a union."""
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from models_in(inner)
+
+
+def near_key(model: "type[BaseModel]", place: Place) -> str:
+    """A hint to the valid key that is most like the last of a place: `; did you mean ffn?`.
+
+    Empty if no key is like it. `model`: of the root of the place.
+    """
+    for part in place[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = next(models_in(field.annotation), None) if field is not None else None
+        model = inner or model
+    keys = [field.alias or name for name, field in model.model_fields.items()]
+    near = difflib.get_close_matches(str(place[-1]), keys, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _place(loc: tuple[int | str, ...], values: Any) -> Place:

@@ -1,12 +1,12 @@
 """The text files that a user names, and the source that each belongs to."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from regrow.common.errors import UserError
-from regrow.corpus.text import is_text_file
+from regrow.corpus.text_files import text_files
 
 MOST_SOURCES = 64
 _SHARD = re.compile(r"[-_.]\d+([-_.]?of[-_.]?\d+)?$")
@@ -19,7 +19,9 @@ class NamedFile(NamedTuple):
     path: Path
 
 
-def named_files(arguments: Sequence[str], key: str) -> list[NamedFile]:
+def named_files(
+    arguments: Sequence[str], key: str, reserved: Collection[str] = ()
+) -> list[NamedFile]:
     """The files that arguments name, in order: a path each, or ``NAME=PATH``.
 
     A directory stands for all text files below it, in the order of their paths. A pattern (``*``,
@@ -29,6 +31,7 @@ def named_files(arguments: Sequence[str], key: str) -> list[NamedFile]:
     Args:
         arguments: what the user gave.
         key: the key of an error.
+        reserved: names that no source gets without `NAME`; it is then called like the whole file.
 
     Raises:
         UserError: a directory or a pattern gives no text file, or there are too many sources.
@@ -37,18 +40,19 @@ def named_files(arguments: Sequence[str], key: str) -> list[NamedFile]:
     for argument in arguments:
         name, path = _split(argument)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_text_file(p))
-            if not inside:
-                raise UserError(f"{path}: the directory holds no text file", key=key)
+            try:
+                inside = text_files(path)
+            except UserError as error:
+                raise UserError(str(error), key=key) from None
             found += [NamedFile(name or path.resolve().name, each) for each in inside]
         elif not path.exists() and re.search(r"[*?]", str(path)):
             root = Path(path.anchor)
             fitting = sorted(root.glob(str(path.relative_to(root))))
             if not fitting:
                 raise UserError(f"{path}: no file fits the pattern", key=key)
-            found += [NamedFile(name or _source_name(each), each) for each in fitting]
+            found += [NamedFile(name or _source_name(each, reserved), each) for each in fitting]
         else:
-            found.append(NamedFile(name or _source_name(path), path))
+            found.append(NamedFile(name or _source_name(path, reserved), path))
     sources = dict.fromkeys(file.source for file in found)
     if len(sources) > MOST_SOURCES:
         raise UserError(
@@ -66,7 +70,8 @@ def _split(argument: str) -> tuple[str, Path]:
     return "", Path(argument)
 
 
-def _source_name(path: Path) -> str:
+def _source_name(path: Path, reserved: Collection[str]) -> str:
     stem = path.name.partition(".")[0] or path.name
     stem = _SHARD.sub("", stem)
-    return path.resolve().parent.name if stem.isdigit() else stem
+    name = path.resolve().parent.name if stem.isdigit() else stem
+    return path.name if name in reserved else name

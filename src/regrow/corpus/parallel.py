@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from regrow.common.errors import UserError
+from regrow.common.outputs import check_new_directory, check_new_file
 from regrow.common.publishing import remove_strays
-from regrow.corpus.text import Block, Position, check_text_file, read_blocks
+from regrow.corpus.text import Block, Position, read_blocks
+from regrow.corpus.text_files import check_text_file
 
 CHECKPOINT_SECONDS = 20.0
 """Time between two checkpoints; a killed run loses at most so much work."""
@@ -57,15 +59,14 @@ def check_files(files: Sequence[Path], key: str) -> None:
 
 
 def check_new(out: Path, kind: Literal["file", "directory"]) -> None:
-    """Raise UserError if `out` exists, or the directory that it should be in does not.
+    """Raise UserError if `out` exists or cannot be written.
 
     What killed processes left beside `out`, and is of no use, is removed.
     """
     remove_strays(out)
-    if out.exists():
-        raise UserError(f"{out}: exists; choose another {kind}")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such directory")
+    if kind == "directory" and out.is_dir():
+        raise UserError(f"{out}: exists; choose another directory")
+    (check_new_directory if kind == "directory" else check_new_file)(out)
 
 
 def file_stamps(files: Sequence[Path]) -> list[list[Any]]:

@@ -20,6 +20,7 @@ from regrow.common.identity import identity_of
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
 from regrow.corpus.packing import pack, tokenise
+from regrow.corpus.put_aside import without
 from regrow.corpus.samples import Samples
 from regrow.corpus.source_mixture import Shares
 from regrow.corpus.text import documents_sha256, read_documents
@@ -121,11 +122,13 @@ class Corpus:
         written: The texts of those sources that a model writes, by name.
         special_tokens: Whether the names of special tokens in the texts stand for the tokens. In
             text that a model writes, and in token stores, they always do.
+        remains: Documents of text files that are held out, as in `regrow.corpus.put_aside`.
     """
 
     sources: tuple[Source, ...]
     written: Mapping[str, WrittenSource] = field(default_factory=dict)
     special_tokens: bool = False
+    remains: Mapping[bytes, int] = field(default_factory=dict)
 
     def paths_of(self, source: Source) -> list[Path]:
         """The files of a source, also those that a model writes."""
@@ -159,7 +162,10 @@ class Corpus:
         """A hash of each text of a source."""
         if source.model is not None:
             return [self.written[source.name].identity]
-        return [_identity(path) for path in source.paths]
+        return [
+            open_store(path).identity if is_store(path) else documents_sha256(self.read([path]))
+            for path in source.paths
+        ]
 
     def check(self, tokenizer: Tokenizer) -> None:
         """Raise UserError if shares are not possible, or a store is of another tokenizer."""
@@ -188,10 +194,12 @@ class Corpus:
                 yield from self.read([path])
 
     def read(self, paths: Iterable[Path]) -> Iterator[str]:
-        """The documents of text files."""
+        """The documents of text files, without what is held out."""
         written = {each.path for each in self.written.values()}
         for path in paths:
             documents = read_documents(path)
+            if self.remains:
+                documents = without(documents, self.remains)
             has_tokens = self.special_tokens or path in written
             yield from map(TextWithSpecialTokens, documents) if has_tokens else documents
 
@@ -221,7 +229,7 @@ class Corpus:
             if is_store(path):
                 tokens += len(open_store(path, tokenizer=tokenizer).tokens)
                 continue
-            for ids in tokenise(read_documents(path), tokenizer):
+            for ids in tokenise(self.read([path]), tokenizer):
                 tokens += 1 + len(ids)
                 if tokens >= enough:
                     return tokens
@@ -351,10 +359,6 @@ def _shares(corpus: Corpus, means: Mapping[str, float]) -> Shares | None:
     ]
     given = [weight for weight in weights if weight is not None]
     return Shares([source.name for source in corpus.sources], given) if given else None
-
-
-def _identity(path: Path) -> str:
-    return open_store(path).identity if is_store(path) else documents_sha256(read_documents(path))
 
 
 def _decoded(store: TokenStore, tokenizer: Tokenizer) -> Iterator[str]:

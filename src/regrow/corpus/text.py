@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from regrow.common.errors import UserError, one_line
+from regrow.corpus.text_files import kind_of, package_for, text_files
 
 _UTF8_BOM = b"\xef\xbb\xbf"
-_KINDS = (".txt", ".jsonl", ".parquet")
-_COMPRESSED = (".gz", ".zst")
-_NEEDS = {".parquet": "pyarrow", ".zst": "zstandard"}
-_SUFFIXES = ".txt, .jsonl (also .gz or .zst) or .parquet"
 LONGEST = 64 << 20
 """Bytes of uncompressed text that are read as one document."""
 _BLOCK_BYTES = 1 << 20
@@ -63,7 +60,7 @@ class Block:
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    r"""The documents of a file, in order, unchanged.
+    r"""The documents of a file, or of all text files below a directory, in order, unchanged.
 
     - ``.txt``: the whole file is one document. A file of more than 64 MB is cut at line ends into
       documents of about 64 MB.
@@ -71,17 +68,19 @@ def read_documents(path: Path) -> Iterator[str]:
       nowhere else. Blank lines and empty texts are skipped.
     - ``.parquet``: one document a row in the column ``text``. Empty texts are skipped.
 
+    The files of a directory come in the order of their paths (`regrow.corpus.text_files`); those
+    without a document are passed over.
+
     The first two may be compressed (``.gz``, ``.zst``). A byte order mark at the start of a file is
     dropped; line ends are kept as they are.
 
     Raises:
         UserError: there is no such file, its suffix is another, a package is not installed, the
-            text is not UTF-8, a ``text`` is missing, a line or a row is longer than 64 MB, or the
-            file has no document. Whether the file can be read is checked at once, its content while
-            it is read.
+            text is not UTF-8, a ``text`` is missing, a line or a row is longer than 64 MB, or there
+            is no document. Whether the files can be read is checked at once, their content while
+            they are read.
     """
-    check_text_file(path)
-    return _documents(path)
+    return _documents(path, text_files(path))
 
 
 def read_pieces(path: Path, size: int = _BLOCK_BYTES) -> Iterator[str]:
@@ -93,23 +92,6 @@ def read_pieces(path: Path, size: int = _BLOCK_BYTES) -> Iterator[str]:
     """
     for block in read_blocks(path, size, whole=False):
         yield from documents_in(block)
-
-
-def check_text_file(path: Path) -> None:
-    """Raise UserError if a file is missing, has another suffix, or needs a missing package."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a {_SUFFIXES} file")
-    for suffix in _kind(path):
-        _package(suffix, path)
-
-
-def is_text_file(path: Path) -> bool:
-    """Whether the suffix of a file is one that can be read."""
-    try:
-        _kind(path)
-    except UserError:
-        return False
-    return True
 
 
 def read_blocks(
@@ -128,7 +110,7 @@ def read_blocks(
     Raises:
         UserError: while it is read, if the content does not fit the suffix.
     """
-    kind, compression = _kind(path)
+    kind, compression = kind_of(path)
     start = start or Position()
     if kind == ".parquet":
         yield from _row_blocks(path, size, start)
@@ -157,7 +139,7 @@ def read_blocks(
 
 def documents_in(block: Block) -> Iterator[str]:
     """The documents of a block, in order. Raises UserError as `read_documents` does."""
-    kind, _ = _kind(block.path)
+    kind, _ = kind_of(block.path)
     where = f"{block.path}: {'row' if kind == '.parquet' else 'line'}"
     if isinstance(block.records, tuple):
         for number, text in enumerate(block.records, start=block.first.record + 1):
@@ -181,13 +163,15 @@ def documents_in(block: Block) -> Iterator[str]:
 
 
 def no_document_error(path: Path) -> UserError:
-    """The error to raise if a file holds no document."""
+    """The error to raise if a file or a directory holds no document."""
+    if path.is_dir():
+        return UserError(f"{path}: the text files of the directory hold no document")
     what = {
         ".txt": "text; it should hold one document",
         ".jsonl": f"document; each line should be {_EXAMPLE}",
         ".parquet": "document; each row should have one in the column 'text'",
     }
-    return UserError(f"{path}: the file holds no {what[_kind(path)[0]]}")
+    return UserError(f"{path}: the file holds no {what[kind_of(path)[0]]}")
 
 
 def documents_sha256(documents: Iterable[str]) -> str:
@@ -200,35 +184,20 @@ def documents_sha256(documents: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _documents(path: Path) -> Iterator[str]:
+def document_hash(document: str) -> bytes:
+    """A hash of 16 bytes by which equal documents are found."""
+    return hashlib.blake2b(document.encode(), digest_size=16).digest()
+
+
+def _documents(path: Path, files: Iterable[Path]) -> Iterator[str]:
     empty = True
-    for block in read_blocks(path):
-        for document in documents_in(block):
-            empty = False
-            yield document
+    for file in files:
+        for block in read_blocks(file):
+            for document in documents_in(block):
+                empty = False
+                yield document
     if empty:
         raise no_document_error(path)
-
-
-def _kind(path: Path) -> tuple[str, str]:
-    """The suffix of the format, and that of the compression or ``""``."""
-    name = path.name.lower()
-    compression = next((suffix for suffix in _COMPRESSED if name.endswith(suffix)), "")
-    kind = next((s for s in _KINDS if name.removesuffix(compression).endswith(s)), "")
-    if not kind or (compression and kind == ".parquet"):
-        raise UserError(f"{path}: unknown kind of text; name a {_SUFFIXES} file")
-    return kind, compression
-
-
-def _package(suffix: str, path: Path) -> Any:
-    """The package that reads files of this suffix, if an extra package is needed."""
-    name = _NEEDS.get(suffix)
-    try:
-        return name and import_module(name)
-    except ImportError:
-        raise UserError(
-            f"{path}: {name} reads {suffix} and is not installed; pip install 'regrow[data]'"
-        ) from None
 
 
 def _too_long(where: str) -> UserError:
@@ -306,7 +275,7 @@ def _reading_compressed(path: Path, compression: str) -> Iterator[None]:
         _IncompleteError,
     )
     if compression == ".zst":
-        failures = (*failures, _package(compression, path).ZstdError)
+        failures = (*failures, package_for(compression, path).ZstdError)
     try:
         yield
     except failures as error:
@@ -318,7 +287,7 @@ def _uncompressed(file: BinaryIO, compression: str, path: Path) -> BinaryIO:
     if compression == ".gz":
         return cast(BinaryIO, gzip.open(file, "rb"))
     if compression == ".zst":
-        decompressor = _package(compression, path).ZstdDecompressor(max_window_size=1 << 31)
+        decompressor = package_for(compression, path).ZstdDecompressor(max_window_size=1 << 31)
         return io.BufferedReader(_Stream(_frames(file, decompressor.decompressobj)))
     return file
 
@@ -371,7 +340,7 @@ def _skip(text: BinaryIO, offset: int) -> None:
 
 
 def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
-    arrow = _package(".parquet", path)
+    arrow = package_for(".parquet", path)
     parquet = import_module("pyarrow.parquet")
     nbytes = path.stat().st_size
     row = 0

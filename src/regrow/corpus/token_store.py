@@ -26,10 +26,8 @@ from regrow.corpus.mapped_files import (
     corrupt,
 )
 from regrow.corpus.megatron_format import open_megatron
+from regrow.corpus.text_files import STORE_NAME
 from regrow.corpus.tokenizer_hash import last_id, tokenizer_sha256
-
-NAME = "tokens"
-"""The files of a store that regrow writes: ``tokens.bin``, ``.idx`` and ``.json``."""
 
 _PIECE, _PIECES = 1 << 15, 1 << 12
 """For the hash of a store that regrow did not write: tokens in a piece, and pieces at most."""
@@ -127,7 +125,11 @@ class TokenStore:
 
 def is_store(path: Path) -> bool:
     """Whether a path names a token store, in the forms that `open_store` takes, and not text."""
-    return path.is_dir() or path.suffix in (".bin", ".idx", ".ds") or Path(f"{path}.idx").is_file()
+    if path.is_dir():
+        return any(
+            (path / f"{STORE_NAME}{suffix}").is_file() for suffix in (".idx", ".bin", ".json")
+        )
+    return path.suffix in (".bin", ".idx", ".ds") or Path(f"{path}.idx").is_file()
 
 
 def open_store(
@@ -150,7 +152,7 @@ def open_store(
     if path.name.endswith(".ds"):
         files = open_datatrove(path)
     else:
-        prefix = path / NAME if path.is_dir() else path
+        prefix = path / STORE_NAME if path.is_dir() else path
         files = open_megatron(
             prefix.with_suffix("") if prefix.suffix in (".bin", ".idx") else prefix
         )

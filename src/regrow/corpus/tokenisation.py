@@ -28,7 +28,7 @@ from regrow.corpus.megatron_format import write_index
 from regrow.corpus.packing import tokenise
 from regrow.corpus.parallel import FilePosition, Progress, Workers, file_position, no_progress
 from regrow.corpus.text import Block, documents_in, no_document_error
-from regrow.corpus.token_store import NAME
+from regrow.corpus.text_files import STORE_NAME
 from regrow.corpus.tokenizer_hash import last_id, token_dtype, tokenizer_sha256
 from regrow.models.loading import load_tokenizer
 
@@ -236,7 +236,7 @@ class _Writer:
 
     def __init__(self, directory: Path, job: Job, state: _State) -> None:
         self._directory, self._job, self._state = directory, job, state
-        self._tokens = (directory / _STORE / f"{NAME}.bin").open("r+b")
+        self._tokens = (directory / _STORE / f"{STORE_NAME}.bin").open("r+b")
         self._lengths = (directory / _LENGTHS).open("r+b")
         self._digest = hashlib.sha256()
         while data := self._tokens.read(_COPY_BYTES):
@@ -302,7 +302,7 @@ def _resume(directory: Path, job: Job, files: Sequence[Path]) -> _State:
     else:
         write_atomically(directory / _JOB, json.dumps(work, indent=1).encode())
     sizes = {
-        directory / _STORE / f"{NAME}.bin": state.tokens * np.dtype(job.dtype).itemsize,
+        directory / _STORE / f"{STORE_NAME}.bin": state.tokens * np.dtype(job.dtype).itemsize,
         directory / _LENGTHS: state.documents * 4,
     }
     for path, size in sizes.items():
@@ -336,7 +336,7 @@ def _check_filled(state: _State, number: int) -> None:
 def _publish(directory: Path, out: Path, job: Job, state: _State, digest: str) -> None:
     """Finish the files and give the store its name."""
     store = directory / _STORE
-    with (store / f"{NAME}.idx").open("wb+") as file:
+    with (store / f"{STORE_NAME}.idx").open("wb+") as file:
         write_index(file, directory / _LENGTHS, job.dtype)
         file.seek(0)
         index = hashlib.file_digest(file, "sha256").hexdigest()
@@ -347,8 +347,8 @@ def _publish(directory: Path, out: Path, job: Job, state: _State, digest: str) -
         "dtype": job.dtype,
         "documents": state.documents,
         "tokens": state.tokens,
-        "sha256": {f"{NAME}.bin": digest, f"{NAME}.idx": index},
+        "sha256": {f"{STORE_NAME}.bin": digest, f"{STORE_NAME}.idx": index},
         "sources": [asdict(file) for file in state.files],
     }
-    write_atomically(store / f"{NAME}.json", (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomically(store / f"{STORE_NAME}.json", (json.dumps(facts, indent=1) + "\n").encode())
     publish_finished(store, out)

@@ -1,8 +1,10 @@
 """Text generation and its speed."""
 
 import copy
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,21 +43,51 @@ def generate(
         UserError: ``chat`` is True and there is no template, or the prompt has no token.
     """
     inputs = _inputs(model, tokenizer, prompt, chat)
-    new = _greedy(model, tokenizer, inputs, max_new_tokens)
+    new = _new_tokens(model, tokenizer, inputs, max_new_tokens)
     text: str = tokenizer.decode(new, skip_special_tokens=True)
     return text
 
 
-def generate_text(model: ModelDirectory, prompt: str, max_new_tokens: int) -> str:
-    """`generate` with a model that is loaded first.
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: The logits are divided by it; 0 takes the likeliest token.
+        seed: Decides the random numbers.
+    """
+
+    temperature: float = 0.0
+    seed: int = 0
+
+
+def generate_text(
+    model: ModelDirectory,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    chat: bool | None = None,
+    sampling: Sampling = Sampling(),
+) -> str:
+    """`generate` with a model that is loaded first, greedy or with sampling.
 
     Raises UserError if the prompt is empty, or transformers cannot load the model or the tokenizer.
     """
     if not prompt:
         raise UserError("the prompt holds no token; give some text")
+    if not 0 <= sampling.temperature < math.inf:
+        raise UserError("0 or more is wanted", key="temperature", value=f"{sampling.temperature:g}")
     model.checkpoint  # noqa: B018 - a checkpoint that cannot be read is refused in one line
     tokenizer = model.tokenizer
-    return generate(model.load(dtype="auto"), tokenizer, prompt, max_new_tokens)
+    loaded = model.load(dtype="auto")
+    inputs = _inputs(loaded, tokenizer, prompt, chat)
+    with torch.random.fork_rng():
+        torch.manual_seed(sampling.seed)
+        new = _new_tokens(
+            loaded, tokenizer, inputs, max_new_tokens, temperature=sampling.temperature
+        )
+    text: str = tokenizer.decode(new, skip_special_tokens=True)
+    return text
 
 
 def generation_speed(
@@ -84,7 +116,7 @@ def seconds_in_turns(
     for _ in range(rounds + 1):
         for (model, tokenizer), each, times in zip(models, inputs, seconds, strict=True):
             began = time.perf_counter()
-            new = _greedy(model, tokenizer, each, new_tokens, exactly=True)
+            new = _new_tokens(model, tokenizer, each, new_tokens, exactly=True)
             # `tolist` waits for the device.
             written = len(new.tolist())
             times.append((time.perf_counter() - began) / written)
@@ -121,19 +153,27 @@ def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[
     return {"input_ids": read, "attention_mask": torch.ones_like(read), **given}
 
 
-def _greedy(
+def _new_tokens(
     model: Any,
     tokenizer: Any,
     inputs: dict[str, torch.Tensor],
     max_new_tokens: int,
     *,
     exactly: bool = False,
+    temperature: float = 0.0,
 ) -> torch.Tensor:
-    """The new token ids, [tokens], with the model's own suppressed ids and end tokens."""
+    """The new token ids, [tokens], with the model's own suppressed ids and end tokens.
+
+    `temperature`: 0 takes the likeliest token each time; else tokens are drawn by torch's global
+    generator, from all of the vocabulary.
+    """
     config = copy.deepcopy(model.generation_config)
-    config.do_sample = False
+    config.do_sample = temperature > 0
     config.num_beams = 1
     config.temperature = config.top_p = config.top_k = None
+    if config.do_sample:
+        # None would stand for the defaults of transformers, which leave most tokens out.
+        config.temperature, config.top_p, config.top_k = temperature, 1.0, 0
     config.max_length = None
     config.max_new_tokens = max_new_tokens
     config.min_new_tokens = max_new_tokens if exactly else None

@@ -29,8 +29,10 @@ from regrow.common.publishing import (
 )
 
 LEDGER_FILE = "ledger.jsonl"
-_BEFORE_FIRST_ENTRY = ("original",)
-"""The directory of a converted or downloaded model, which a run makes before its first entry."""
+HELDOUT_FILE = "heldout.jsonl"
+"""The part of the training text that is put aside, if a recipe names no held-out text."""
+_BEFORE_FIRST_ENTRY = ("original", HELDOUT_FILE)
+"""What a run makes before its first entry: a converted or downloaded model, a held-out text."""
 _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 

@@ -14,9 +14,12 @@ from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.common.progress import Progress
 from regrow.common.random_stream import random_stream
+from regrow.corpus.put_aside import PutAside
 from regrow.corpus.sources import Corpus, WrittenSource
 from regrow.corpus.text import documents_sha256, read_documents
+from regrow.corpus.text_files import text_files
 from regrow.pipeline.from_scratch import with_random_weights
+from regrow.pipeline.heldout_text import with_heldout_text
 from regrow.pipeline.ledger import Step
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import (
@@ -90,6 +93,7 @@ class RunPlan:
         teachers: The stage whose model is the teacher, by the name of the student's stage.
         heldout: The hash of each held-out text by name.
         steps: The steps by name, in order.
+        put_aside: The part of the training text that is held out; None if the recipe names a text.
     """
 
     recipe: Recipe
@@ -103,6 +107,7 @@ class RunPlan:
     teachers: Mapping[str, str]
     heldout: Mapping[str, str]
     steps: dict[str, Step]
+    put_aside: PutAside | None = None
 
     def is_wanted(self, step: Step) -> bool:
         """Whether a step is part of the run; not if its comparison was not asked for."""
@@ -146,7 +151,8 @@ class RunPlan:
     def step_work(self) -> list[StepWork]:
         """The estimated work of all steps, in floating-point operations, bytes or seconds."""
         # Some 4 bytes of text a token.
-        texts = sum(path.stat().st_size for path in self.recipe.data.heldout.values()) / 4
+        paths = [file for path in self.recipe.data.heldout.values() for file in text_files(path)]
+        texts = sum(path.stat().st_size for path in paths) / 4
         # Some 20 generated tokens a second.
         answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
         found = []
@@ -184,13 +190,15 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     """Plan the run of a recipe in the directory `out`, and check all that needs no training.
 
     If it was not done before, the original is downloaded or converted, its weights are drawn at
-    random (`options.from_scratch`), and missing special tokens are added to it.
+    random (`options.from_scratch`), and missing special tokens are added to it. A held-out text
+    that is put aside is not written yet.
 
     Raises UserError if the recipe does not fit its model or texts.
     """
     check_readable(recipe.data)
-    trains = any(stage.recover is not None for stage in recipe.stages)
-    if trains:
+    recipe, aside = with_heldout_text(recipe, out)
+    compares = aside is None and any(stage.recover is not None for stage in recipe.stages)
+    if compares:
         check_heldout_files(recipe.data)
     original = ModelDirectory(resolve_model(recipe.model, out / "original", progress.say))
     check_apart(out, original.path)
@@ -210,14 +218,15 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     )
     # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
     tokenizer.add_tokens(list(missing), special_tokens=True)
-    corpus = _corpus(recipe, original, out)
+    remains = aside.remains if aside else {}
+    corpus = _corpus(recipe, original, out, remains)
     check_corpus(corpus, tokenizer, trainings.stages, trainings.vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
-    if trains:
+    if compares:
         say_shared_documents(recipe.data, progress.say)
     if missing:
         original = ensure_tokens(original, missing, out / "original", progress.say)
-        corpus = _corpus(recipe, original, out)
+        corpus = _corpus(recipe, original, out, remains)
         layouts = _layouts(recipe, original)
         trainings = _trainings(recipe, original.layout, layouts, options.compare)
     comparisons = trainings.comparisons
@@ -225,7 +234,8 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     parameters = {name: each.parameters() for name, each in layouts.items()}
     parameters |= {"original": original.layout.parameters(), AT_ONCE: last.parameters()}
     heldout = {
-        name: documents_sha256(read_documents(path)) for name, path in recipe.data.heldout.items()
+        name: aside.sha256 if aside else documents_sha256(read_documents(path))
+        for name, path in recipe.data.heldout.items()
     }
     steps = plan_steps(
         recipe,
@@ -240,6 +250,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         stages={stage.name: stage for stage in (*recipe.stages, *comparisons)},
         comparisons=[stage for stage in comparisons if stage.name in options.compare],
         parameters=parameters, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
+        put_aside=aside,
     )  # fmt: skip
 
 
@@ -247,17 +258,22 @@ def _model_hashes(model: ModelDirectory) -> dict[str, str]:
     return {"weights": model.checkpoint.fingerprint, "files": model.files_sha256}
 
 
-def _corpus(recipe: Recipe, original: ModelDirectory, out: Path) -> Corpus:
-    """The training text. The part that the original writes may not exist yet."""
-    source = recipe.data.written
+def _corpus(
+    recipe: Recipe, original: ModelDirectory, out: Path, remains: Mapping[bytes, int]
+) -> Corpus:
+    """The training text. The part that the original writes may not exist yet.
+
+    `remains`: as in `PutAside`, if a part is held out.
+    """
+    source, special = recipe.data.written, recipe.data.special_tokens
     if source is None:
-        return Corpus(recipe.data.sources, special_tokens=recipe.data.special_tokens)
+        return Corpus(recipe.data.sources, special_tokens=special, remains=remains)
     identity = identity_of(
         "written", model=_model_hashes(original), results=RESULTS, tokens=source.tokens,
         seed=recipe.seed,
     )  # fmt: skip
     written = {source.name: WrittenSource(out / WRITTEN_FILE, identity)}
-    return Corpus(recipe.data.sources, written, recipe.data.special_tokens)
+    return Corpus(recipe.data.sources, written, special, remains)
 
 
 def _layouts(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:

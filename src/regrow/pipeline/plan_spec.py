@@ -1,42 +1,48 @@
 """The options of `regrow plan`, as users give them."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.common.errors import UserError
-from regrow.common.fields import Size, Strict, refuse_bool
-from regrow.common.quantities import share
+from regrow.common.fields import Share, Size, Strict, refuse_bool
+from regrow.common.quantities import parse_bytes, parse_share
 from regrow.surgery.budget import Budget, byte_budget, parameter_budget
 
 
-def _percent(text: str) -> str:
-    try:
-        is_share = text.endswith("%") and share("", text) < 1
-    except UserError:
-        is_share = False
-    if not is_share:
-        raise ValueError(f"a share below 100% is wanted, such as 50%, not {text!r}")
-    return text
+def _is_share(value: Any) -> bool:
+    """Whether a limit is a share of what the original has: `50%` or 0.5."""
+    if isinstance(value, str):
+        return value.rstrip().endswith("%") or (parse_share(value) or 1) < 1
+    return isinstance(value, float) and 0 < value <= 1
 
 
-def _kind(value: Any) -> str:
-    return "share" if isinstance(value, str) else "number"
+def _below_whole(share: float) -> float:
+    if not share < 1:
+        raise ValueError(f"a share below 100% is wanted, such as 50%, not {share:.0%}")
+    return share
 
 
-Limit = Annotated[
-    Annotated[Size, Tag("number")] | Annotated[str, AfterValidator(_percent), Tag("share")],
-    Discriminator(_kind),
-]
-"""A number, or a share of what the original has: `50%`."""
+def _read_bytes(value: Any) -> Any:
+    nbytes = parse_bytes(value) if isinstance(value, str) else None
+    return value if nbytes is None else nbytes
+
+
+_Part = Annotated[Share, AfterValidator(_below_whole), Tag("share")]
+_Kind = Discriminator(lambda value: "share" if _is_share(value) else "number")
+ParameterLimit = Annotated[Annotated[Size, Tag("number")] | _Part, _Kind]
+"""A number of parameters, or a share of those of the original: 67M, 50%, 0.5."""
+ByteLimit = Annotated[Annotated[Size, BeforeValidator(_read_bytes), Tag("number")] | _Part, _Kind]
+"""A number of bytes, or a share of those of the original: 1.2GB, 50%, 0.5."""
 
 
 class PlanSpec(Strict):
     """How small or fast a plan makes a model, and how it measures the costs.
 
     Attributes:
-        params: The most parameters of the result, or a share of the original's (`50%`).
+        params: The most parameters of the result, or a share of the original's (`50%`
+            or 0.5).
         bytes: The most bytes of its weights, or a share of the original's.
         tokens_per_second: The least speed of greedy generation of one sequence on this machine,
             in float32.
@@ -46,8 +52,8 @@ class PlanSpec(Strict):
         seed: Decides which part of the text is used.
     """
 
-    params: Limit | None = None
-    bytes: Limit | None = None
+    params: ParameterLimit | None = None
+    bytes: ByteLimit | None = None
     tokens_per_second: Annotated[float, BeforeValidator(refuse_bool), Field(gt=0)] | None = None
     calibration_tokens: Size = 16_384
     candidates: Size = 3
@@ -65,16 +71,17 @@ class PlanSpec(Strict):
 
         Raises UserError if the model meets it without a cut.
         """
-        if self.params is not None:
-            whole = model.layout.parameters()
-            budget = parameter_budget(model.layout, _resolved(self.params, whole))
-        elif self.bytes is not None:
-            budget = byte_budget(model, _resolved(self.bytes, model.weight_bytes))
-        else:
+        limit = self.bytes if self.params is None else self.params
+        if limit is None:
             return None
+        if self.params is None:
+            budget, whole = byte_budget(model, 0), model.weight_bytes
+        else:
+            budget, whole = parameter_budget(model.layout, 0), model.layout.parameters()
+        is_share = isinstance(limit, float)
+        budget = replace(
+            budget, limit=int(limit * whole) if is_share else limit,
+            share=limit if is_share else None,
+        )  # fmt: skip
         budget.check()
         return budget
-
-
-def _resolved(limit: int | str, whole: int) -> int:
-    return limit if isinstance(limit, int) else int(share("", limit) * whole)

@@ -69,6 +69,8 @@ class Preview:
         original: The original.
         stages: All stages, without the original.
         written: Tokens of training text that the original writes first.
+        puts_aside: Whether a part of the training text is held out, since the recipe names no
+            held-out text.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Preview:
     original: PreviewStage
     stages: tuple[PreviewStage, ...]
     written: int = 0
+    puts_aside: bool = False
 
     @property
     def flops(self) -> int:
@@ -120,6 +123,7 @@ def preview_recipe(recipe: Recipe, model: ModelDirectory) -> Preview:
             for each in recipe.stages
         ),
         0 if recipe.data.written is None else recipe.data.written.tokens or 0,
+        not recipe.data.heldout,
     )
 
 

@@ -93,7 +93,8 @@ class Data(Strict):
 
     Attributes:
         train: Sources or paths of the training text.
-        heldout: Files of held-out text by name; the loss is measured on each.
+        heldout: Held-out texts by name; the loss is measured on each. Without any, a part of the
+            training text is put aside and not trained on (`regrow.corpus.put_aside`).
         special_tokens: Whether the names of special tokens in the texts, such as `</s>`, stand for
             the tokens. Otherwise they are text.
     """
@@ -103,7 +104,7 @@ class Data(Strict):
         BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
         Field(min_length=1),
     ]
-    heldout: dict[str, Path] = Field(min_length=1)
+    heldout: dict[str, Path] = Field(default={}, min_length=1)
     special_tokens: bool = Field(default=False, strict=True)
 
     @property

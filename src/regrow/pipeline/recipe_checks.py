@@ -1,6 +1,7 @@
 """Check a recipe against its model and texts, before hours of work."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from regrow.scoring.score_file import scores_for
 from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import check_refit
-from regrow.surgery.requests import options_for, sizes_from_options
+from regrow.surgery.requests import check_cuts_something, options_for, sizes_from_options
 from regrow.training.mixing.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
 from regrow.training.tracking import check_tools
@@ -152,6 +153,11 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
         check_cut(cut, layout, fingerprint)
         return cut.sizes
     sizes, given = sizes_from_options(layout, stage.cut.options)
+    if stage.cut.vocab is None:
+        try:
+            check_cuts_something(layout, stage.cut.options, sizes, given)
+        except UserError as error:
+            raise error.within("cut.") from None
     if stage.cut.scores is not None:
         _check_scores(stage.cut.scores, layout, source, sizes.keys() - given.keys())
     for name, size in sizes.items():
@@ -321,7 +327,7 @@ def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Co
     if longest <= 1:
         return
     for source in corpus.sources:
-        alone = Corpus((source,), corpus.written, corpus.special_tokens)
+        alone = replace(corpus, sources=(source,))
         tokens = alone.tokens_up_to(longest, tokenizer)
         if tokens < longest:
             key = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"

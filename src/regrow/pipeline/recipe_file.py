@@ -1,17 +1,23 @@
 """Read a recipe from YAML; an error is one line with file, line and key."""
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import from_home
-from regrow.common.validation_errors import Place, describe, dotted, first_error
+from regrow.common.validation_errors import (
+    Place,
+    describe,
+    dotted,
+    first_error,
+    models_in,
+    near_key,
+)
 from regrow.pipeline.recipe import Recipe
 
 _MAX_BYTES = 1 << 20
@@ -55,7 +61,7 @@ def parse_recipe(text: str, path: Path) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, values, lines, path)[:_MAX_MESSAGE]) from None
-    for at, written in [(("model",), Path(recipe.model)), *_paths_in(recipe, ())]:
+    for at, written in [(("model",), Path(recipe.model)), *paths_in(recipe)]:
         if problem := _path_problem(written):
             raise UserError(f"{_where(at, lines, path)}: {problem}")
     return _resolve_paths(recipe, path)
@@ -77,7 +83,7 @@ def _resolve_paths(recipe: Recipe, path: Path) -> Recipe:
         model = str(path.parent / model)
     # A source without a name is called after its path as it is written, so name it before that.
     data = recipe.data.model_copy(update={"train": [*recipe.data.sources]})
-    resolved = _map_paths(recipe.model_copy(update={"data": data}), resolve)
+    resolved = map_paths(recipe.model_copy(update={"data": data}), resolve)
     assert isinstance(resolved, Recipe)
     return resolved.model_copy(update={"model": model})
 
@@ -95,30 +101,30 @@ def _path_problem(path: Path) -> str | None:
     return None
 
 
-def _paths_in(value: Any, at: Place) -> Iterator[tuple[Place, Path]]:
-    """Each path in a value, and its place."""
+def paths_in(value: Any, at: Place = ()) -> Iterator[tuple[Place, Path]]:
+    """Each path in a recipe, or in a part of it, and its place; not that of the model."""
     if isinstance(value, Path):
         yield at, value
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _paths_in(getattr(value, name), (*at, name))
+            yield from paths_in(getattr(value, name), (*at, name))
     elif isinstance(value, dict | list | tuple):
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _paths_in(each, (*at, key))
+            yield from paths_in(each, (*at, key))
 
 
-def _map_paths(value: Any, resolve: Callable[[Path], Path]) -> Any:
+def map_paths(value: Any, resolve: Callable[[Path], Path]) -> Any:
     """A copy of the value with `resolve` applied to each path in it."""
     if isinstance(value, Path):
         return resolve(value)
     if isinstance(value, BaseModel):
         fields = {name: getattr(value, name) for name in type(value).model_fields}
-        changed = {name: _map_paths(each, resolve) for name, each in fields.items()}
+        changed = {name: map_paths(each, resolve) for name, each in fields.items()}
         return value.model_copy(update={n: new for n, new in changed.items() if new != fields[n]})
     if isinstance(value, dict):
-        return {key: _map_paths(each, resolve) for key, each in value.items()}
+        return {key: map_paths(each, resolve) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_map_paths(each, resolve) for each in value)
+        return type(value)(map_paths(each, resolve) for each in value)
     return value
 
 
@@ -131,19 +137,11 @@ def _may_be_hub_id(model: str) -> bool:
 # The keys of the recipe
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The pydantic models in a type: the type itself, or inside a list, a dict or a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
-
-
 def _all_models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     """A pydantic model and all models in its fields, recursively."""
     yield model
     for field in model.model_fields.values():
-        for inner in _models_in(field.annotation):
+        for inner in models_in(field.annotation):
             yield from _all_models(inner)
 
 
@@ -154,16 +152,6 @@ _BOOLEAN_KEYS = {
     if field.annotation in (bool, bool | None)
 }
 """Keys whose value is true or false."""
-
-
-def _known_keys(at: Place) -> list[str]:
-    """The valid keys at a place in the recipe."""
-    model: type[BaseModel] = Recipe
-    for part in at:
-        field = model.model_fields.get(str(part))
-        inner = next(_models_in(field.annotation), None) if field is not None else None
-        model = inner or model
-    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 # Reading YAML
@@ -275,9 +263,7 @@ def _explain(error: ValidationError, values: Any, lines: Mapping[Place, int], pa
     at, wrong = first_error(error, values)
     where = f"{path}:{lines[_known(at, lines)]}: "
     if wrong["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(at[-1]), _known_keys(at[:-1]), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{where}{dotted(at)}: unknown key{hint}"
+        return f"{where}{dotted(at)}: unknown key{near_key(Recipe, at)}"
     if wrong["type"] == "missing":
         return f"{where}{dotted((*at, wrong['loc'][-1]))}: missing"
     return f"{where}{dotted(at) or 'recipe'}: {describe(wrong)}"

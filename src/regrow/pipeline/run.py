@@ -27,7 +27,13 @@ from regrow.evaluation.registry import (
     evaluate,
     names_for,
 )
-from regrow.pipeline.ledger import Entry, Ledger, Step
+from regrow.pipeline.finished import (
+    Result,
+    input_stamps,
+    note_finished,
+    result_in,
+)
+from regrow.pipeline.ledger import HELDOUT_FILE, Entry, Ledger, Step
 from regrow.pipeline.outcomes import measured_before, outcome
 from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
@@ -49,25 +55,11 @@ from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint, repeat_cut
 from regrow.training.mixtures import measure_references
-from regrow.training.recovery import TRAINED, RecoveryData, keep_untrained, recover
+from regrow.training.recovery import RecoveryData, keep_untrained, recover
+from regrow.training.settings import TRAINED
 
 _WRITING_SECONDS = 1.0
 """Time between two reports of how far a text is written."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Where the results of a run are.
-
-    Attributes:
-        directory: The directory of the run.
-        model: A link to the model of the last stage, a plain Hugging Face directory.
-        report: The report, an HTML page.
-    """
-
-    directory: Path
-    model: Path
-    report: Path
 
 
 def run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress = QUIET) -> Result:
@@ -87,11 +79,18 @@ def run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress = QUI
         join_processes().call(partial(torch.set_num_threads, recipe.threads))
     with Ledger(out) as ledger:
         remove_all_strays(out)
+        inputs = input_stamps(recipe)
         plan = make_plan(recipe, out, options, progress)
         check_run(plan, ledger, options.redo, progress)
+        if plan.put_aside is not None:
+            plan.put_aside.write(out / HELDOUT_FILE)
+            progress.say(f"held out, since no held-out text is named: {plan.put_aside.words()}")
         steps = _Run(plan, ledger, progress)
+        steps.say_where_it_goes_on()
         steps.do_steps()
-        return steps.finish()
+        result = steps.finish()
+        note_finished(recipe, out, options, inputs, plan.original.path)
+        return result
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,24 @@ class _Run:
     def train_documents(self) -> Iterator[str]:
         """The documents of the training text, for scores and token counts."""
         return self.plan.corpus.documents(self.original.tokenizer)
+
+    def say_where_it_goes_on(self) -> None:
+        """Say which step comes next in a run that was begun before; that none does, if so."""
+        wanted = [step for step in self.steps.values() if self.plan.is_wanted(step)]
+        to_do = [step for step in wanted if self.ledger.done(step) is None]
+        done = len(wanted) - len(to_do)
+        if not done:
+            return
+        if not to_do:
+            where = result_in(self.out)
+            self.progress.say(f"finished already: {where.model}, {where.report}")
+            return
+        next_step = to_do[0]
+        begun = (self.out / STAGES / next_step.stage / TRAINING_FILE).exists()
+        how = " from its last checkpoint" if begun and next_step.kind == "recover" else ""
+        self.progress.say(
+            f"going on: {done} of {len(wanted)} steps are done, next is {next_step.name}{how}"
+        )
 
     def do_steps(self) -> None:
         """Do all steps that are not done yet."""
@@ -234,15 +251,17 @@ class _Run:
             )
             for name, path in self.recipe.data.heldout.items()
         ]  # fmt: skip
+        aside = self.plan.put_aside
         facts = []
         for name, role, text, sha256 in texts:
             documents, tokens = text.counts(self.original.tokenizer)
-            facts.append(
-                {
-                    "name": name, "role": role, "documents": documents, "tokens": tokens,
-                    "sha256": sha256,
-                }
-            )  # fmt: skip
+            found = {
+                "name": name, "role": role, "documents": documents, "tokens": tokens,
+                "sha256": sha256,
+            }  # fmt: skip
+            if aside is not None and role == "heldout":
+                found["put_aside"] = aside.words()
+            facts.append(found)
         return facts
 
     def _do_stage(self, stage: Stage, source: ModelDirectory, previous: str) -> ModelDirectory:
@@ -497,9 +516,9 @@ class _Run:
         from regrow.report.page import write_page
 
         link_atomically(self.out / "model", Path(STAGES, self.recipe.stages[-1].name, "model"))
-        report = self.out / "report.html"
-        write_page(summarise(self.out), report)
-        return Result(self.out, self.out / "model", report)
+        result = result_in(self.out)
+        write_page(summarise(self.out), result.report)
+        return result
 
     def _check_output(self, step: Step, model: ModelDirectory) -> None:
         """Raise UserError if the model of a step that is done is missing or has changed."""

@@ -23,8 +23,7 @@ from regrow.pipeline.steps import (
     WRITTEN_FILE,
     find_changes,
 )
-from regrow.training.recovery import TRAINED
-from regrow.training.settings import RecoverySettings
+from regrow.training.settings import TRAINED, RecoverySettings
 from regrow.writing.text_writer import written_files
 
 _MAX_REASONS = 4

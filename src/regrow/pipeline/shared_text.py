@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from regrow.common.errors import UserError
-from regrow.corpus.text import read_documents
+from regrow.corpus.text import document_hash, read_documents
+from regrow.corpus.text_files import text_files
 from regrow.corpus.token_store import is_store
 from regrow.pipeline.recipe import Data
 
@@ -16,7 +17,7 @@ def check_heldout_files(data: Data) -> None:
     Files are the same if their bytes are.
     """
     trained = _text_files(data)
-    for name, path in data.heldout.items():
+    for name, path in ((n, file) for n, text in data.heldout.items() for file in text_files(text)):
         for other in trained:
             if _same_bytes(path, other):
                 raise UserError(
@@ -40,7 +41,8 @@ def say_shared_documents(data: Data, say: Callable[[str], None]) -> None:
 
 
 def _text_files(data: Data) -> list[Path]:
-    return [path for path in data.train_paths if not is_store(path)]
+    paths = (path for path in data.train_paths if not is_store(path))
+    return [file for path in paths for file in text_files(path)]
 
 
 def _same_bytes(one: Path, other: Path) -> bool:
@@ -60,16 +62,13 @@ def _shared(heldout: Mapping[str, Path], trained: Iterable[Path]) -> dict[str, t
     Memory does not grow with the training text.
     """
     hashes = {
-        name: [_hash(text) for text in read_documents(path)] for name, path in heldout.items()
+        name: [document_hash(text) for text in read_documents(path)]
+        for name, path in heldout.items()
     }
     wanted = {each for those in hashes.values() for each in those}
     found: set[bytes] = set()
     for path in trained:
-        found |= {each for text in read_documents(path) if (each := _hash(text)) in wanted}
+        found |= {each for text in read_documents(path) if (each := document_hash(text)) in wanted}
     return {
         name: (sum(each in found for each in those), len(those)) for name, those in hashes.items()
     }
-
-
-def _hash(document: str) -> bytes:
-    return hashlib.blake2b(document.encode(), digest_size=16).digest()

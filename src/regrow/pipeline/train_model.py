@@ -8,16 +8,15 @@ from typing import Any
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 from regrow.common.validation_errors import validated
+from regrow.pipeline.finished import already_words, finished_result
 from regrow.pipeline.ledger import LEDGER_FILE, read_entries
 from regrow.pipeline.outcomes import recovery_outcome
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
-from regrow.pipeline.run import run
 from regrow.pipeline.steps import STAGES
 from regrow.pipeline.summary import heldout_curve
 from regrow.report.outcomes import worse_lines
-from regrow.training.recovery import TRAINED
-from regrow.training.settings import RecoverySettings
+from regrow.training.settings import TRAINED, RecoverySettings
 
 _STAGE = "train"
 
@@ -50,7 +49,7 @@ class Trained:
 def training_recipe(
     model: str,
     text: list[Path],
-    heldout: Path,
+    heldout: Path | None,
     settings: Mapping[str, Any],
     seed: int = 0,
     *,
@@ -60,8 +59,8 @@ def training_recipe(
 
     Args:
         model: a directory, a GGUF file, or a hub id.
-        text: files of training text.
-        heldout: a file of held-out text.
+        text: files or directories of training text.
+        heldout: a file or a directory of held-out text; None puts a part of the text aside.
         settings: keys of `regrow.training.settings.RecoverySettings`.
         seed: decides data order and initial weights.
         special_tokens: whether the names of special tokens in the texts stand for the tokens.
@@ -73,7 +72,8 @@ def training_recipe(
         recover = validated(RecoverySettings, settings)
     except UserError as error:
         raise error.within(f"stages: {_STAGE}: recover.") from None
-    data = Data(train=list(text), heldout={"heldout": heldout}, special_tokens=special_tokens)
+    named = {} if heldout is None else {"heldout": {"heldout": heldout}}
+    data = Data(train=list(text), special_tokens=special_tokens, **named)
     return Recipe.model_construct(
         name=_STAGE, model=model, seed=seed, threads=None, data=data, prompts=[],
         answer_tokens=1, stages=[Stage(name=_STAGE, recover=recover)],
@@ -99,12 +99,19 @@ def train_model(
     another training.
     """
     chosen = _training_stage(recipe, stage)
-    result = run(recipe.model_copy(update={"stages": [chosen]}), out, options, progress)
+    alone = recipe.model_copy(update={"stages": [chosen]})
+    result = finished_result(alone, out, options)
+    if result is None:
+        from regrow.pipeline.run import run  # imports torch, which takes seconds
+
+        result = run(alone, out, options, progress)
+    else:
+        progress.say(already_words(result))
     entries = read_entries(out / LEDGER_FILE)
     trained, measured = (entries[f"{chosen.name}/{kind}"] for kind in ("recover", "measure"))
     found = trained.outputs
-    name = next(iter(recipe.data.heldout))
     kept = measured.outputs if found["kept"] == "trained" else found["trained"]
+    name = next(iter(kept["heldout"]))
     at_end = kept["heldout"][name]["loss_per_token"]
     outcome = recovery_outcome(entries, chosen.name, "original")
     trained_model = str(out / STAGES / chosen.name / TRAINED)

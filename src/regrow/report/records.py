@@ -22,13 +22,18 @@ class Machine(_Record):
 
 
 class Text(_Record):
-    """A training or held-out text; `tokens` are counted with the tokenizer of the original."""
+    """A training or held-out text; `tokens` are counted with the tokenizer of the original.
+
+    `put_aside`: which part of the training text a held-out text is; empty if it is a text of its
+    own.
+    """
 
     name: str
     role: Literal["train", "heldout"]
     documents: NonNegativeInt | None = None
     tokens: NonNegativeInt | None = None
     sha256: str | None = None
+    put_aside: str = ""
 
 
 MOST_UNKNOWN = 0.001

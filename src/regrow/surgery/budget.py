@@ -66,11 +66,13 @@ class Budget:
         key: What is limited, as the user names it.
         limit: The largest amount that is allowed: parameters, bytes, or seconds per token.
         amount: The amount at some sizes: a number, or an array [models].
+        share: The limit as a share of what the original has, if it was given so.
     """
 
     key: BudgetKey
     limit: float
     amount: Callable[[Sizes], Any]
+    share: float | None = None
 
     def shown(self, amount: float) -> str:
         """An amount in the unit of the user."""
@@ -78,7 +80,9 @@ class Budget:
 
     def error(self, message: str) -> UserError:
         """An error that names the limit."""
-        return UserError(message, key=self.key, value=self.shown(self.limit))
+        shown = self.shown(self.limit)
+        given = shown if self.share is None else f"{100 * self.share:g}% ({shown})"
+        return UserError(message, key=self.key, value=given)
 
     def too_tight(self, least: float) -> UserError:
         """The error if no sizes meet the budget. `least`: the smallest amount that was found."""

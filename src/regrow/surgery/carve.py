@@ -175,19 +175,6 @@ def carve(
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
-def check_output(out: Path, source: Path) -> None:
-    """Raise UserError if a result cannot be written to `out`, or would overwrite something."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise UserError(f"{out}: exists and is not a directory; choose another output")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out}: already holds something; choose an empty or new directory")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such directory")
-    target, model = out.resolve(), source.resolve()
-    if target == model or model in target.parents:
-        raise UserError(f"{out}: lies inside the model that is cut; choose a place outside it")
-
-
 def _position(label: LabelledTensor, layout: Layout, cut: Cut) -> int | None:
     """The layer of a tensor after the cut.
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.outputs import check_new_directory
 from regrow.common.publishing import remove_strays
 from regrow.corpus.named_files import NamedFile
-from regrow.corpus.text import check_text_file, read_pieces
-from regrow.surgery.carve import check_output
+from regrow.corpus.text import read_pieces
+from regrow.corpus.text_files import check_text_file
 from regrow.tokenizers.config_ids import check_rows
 from regrow.tokenizers.encoding import id_count, open_tokenizer
 from regrow.tokenizers.fertility import fertility_by_language
@@ -38,6 +39,7 @@ class Grown:
         per_character_before, per_character: Tokens per character of the sample before and after, by
             source.
         written: Whether the model was written.
+        note: Why there are fewer tokens than were asked for; empty if there are not.
     """
 
     out: Path
@@ -49,6 +51,7 @@ class Grown:
     per_character_before: Mapping[str, float]
     per_character: Mapping[str, float]
     written: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def grow_vocabulary(
     directory = model.path
     if not dry_run:
         remove_strays(out)
-    check_output(out, directory)
+    check_new_directory(out, directory)
     if model.is_config_only:
         raise UserError(f"{directory}: has a config and no weights")
     layout = model.layout
@@ -142,6 +145,16 @@ def grow_vocabulary(
         before,
         after,
         not dry_run,
+        _why_fewer(len(merges), limits),
+    )
+
+
+def _why_fewer(tokens: int, limits: MergeLimits) -> str:
+    if tokens == limits.max_tokens:
+        return ""
+    return (
+        f"{tokens:,} of the {limits.max_tokens:,} tokens: no other two stand beside each other "
+        f"{limits.min_count} times in the words of the text"
     )
 
 

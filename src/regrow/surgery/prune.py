@@ -13,15 +13,16 @@ from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
+from regrow.common.outputs import check_new_directory
 from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import remove_strays, workplace
 from regrow.scoring.score_file import scores_for
-from regrow.surgery.carve import CarvePlan, carve, check_output, with_corrections
+from regrow.surgery.carve import CarvePlan, carve, with_corrections
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import AxisCut, Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.output import MAX_SHARD_BYTES, left_out, notes, plan_output
-from regrow.surgery.requests import sizes_from_options
+from regrow.surgery.requests import check_cuts_something, sizes_from_options
 
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration
@@ -192,7 +193,7 @@ def prune_checkpoint(
     `out`.
     """
     remove_strays(out)
-    check_output(out, source.path)
+    check_new_directory(out, source.path)
     with workplace(out) as place:  # from here on no other process writes `out`
         planned = plan_cut(
             source, spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
@@ -301,6 +302,8 @@ def choose_cut(
         check_cut(cut, layout, checkpoint.fingerprint)
         return cut, None
     sizes, fixed = sizes_from_options(layout, spec.options)
+    if spec.vocab is None:
+        check_cuts_something(layout, spec.options, sizes, fixed)
     tokens: KeptTokens | None = None
     if spec.vocabulary and sizes.get("vocab", 0) < layout.sizes["vocab"]:
         from regrow.vocabulary.kept_tokens import choose_vocabulary

@@ -49,6 +49,24 @@ def sizes_from_options(
     return sizes, kept_layers
 
 
+def check_cuts_something(
+    layout: Layout, options: Mapping[str, Any], sizes: Mapping[str, int], given: Mapping[str, Any]
+) -> None:
+    """Raise UserError if options leave a model as it is.
+
+    `sizes`, `given`: as `sizes_from_options` returns them.
+    """
+    if options and not given and all(size >= layout.sizes[name] for name, size in sizes.items()):
+        option, value = next(iter(options.items()))
+        raise UserError(
+            "nothing is cut: the model has that size; give less",
+            key=option,
+            value=" ".join(f"{stack}={size}" for stack, size in value.items())
+            if isinstance(value, Mapping)
+            else value,
+        )
+
+
 def options_for(layout: Layout, sizes: Mapping[str, int]) -> dict[str, Any]:
     """The options of a cut to these sizes by axis; axes that stay whole have no option."""
     options: dict[str, Any] = {}

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from regrow.common.fields import Share
+
 
 class DistillSettings(BaseModel):
     """Distillation; in a recipe `distill: {from: original}`.
@@ -21,7 +23,7 @@ class DistillSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     teacher: Literal["original", "previous"] = Field(alias="from")
-    weight: float = Field(default=0.5, gt=0, le=1)
+    weight: Share = 0.5
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @model_serializer(mode="wrap")

@@ -16,15 +16,12 @@ from regrow.common.publishing import make_directory
 from regrow.evaluation.heldout import text_loss
 from regrow.training.cost import flops_per_token
 from regrow.training.mixtures import Losses, open_mixtures
-from regrow.training.settings import RecoverySettings
+from regrow.training.settings import TRAINED, RecoverySettings
 from regrow.training.tracking import WriteNumbers, tracking
 
 if TYPE_CHECKING:
     from regrow.corpus.sources import Texts
     from regrow.training.task import StepReport, TrainingResult, TrainingTask
-
-TRAINED = "trained"
-"""The directory of a trained model that is not kept, because it is worse than before."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from regrow.common.fields import Count, Fraction
 from regrow.common.precision import Precision
 from regrow.objectives.registry import OBJECTIVES
 from regrow.training.distill_settings import DistillSettings
@@ -18,6 +19,8 @@ EXECUTION_SETTINGS = frozenset(
 )  # fmt: skip
 """Settings that change the weights at most by rounding, and never what is measured."""
 
+TRAINED = "trained"
+"""The directory of a trained model that is not kept, because it is worse than before."""
 _STEPS = 48
 """Of a small budget by default.
 
@@ -108,32 +111,32 @@ class RecoverySettings(BaseModel):
     distill: DistillSettings | None = None
     denoisers: MixtureSettings | None = None
     domains: DomainSettings | None = None
-    mixture_every: int | None = Field(default=None, gt=0)
-    mixture_tokens: int = Field(default=32_768, gt=0)
-    tokens: int = Field(default=200_000, gt=0)
-    row_length: int = Field(default=512, ge=2)
-    batch_tokens: int | None = Field(default=None, gt=0)
-    micro_batch: int = Field(default=4, gt=0)
+    mixture_every: Count | None = Field(default=None, gt=0)
+    mixture_tokens: Count = Field(default=32_768, gt=0)
+    tokens: Count = Field(default=200_000, gt=0)
+    row_length: Count = Field(default=512, ge=2)
+    batch_tokens: Count | None = Field(default=None, gt=0)
+    micro_batch: Count = Field(default=4, gt=0)
     recompute: bool = Field(default=False, strict=True)
     compile: bool = Field(default=False, strict=True)
-    replicas: int = Field(default=1, gt=0)
+    replicas: Count = Field(default=1, gt=0)
     offload: bool = Field(default=False, strict=True)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup: float = Field(default=0.1, ge=0, le=1)
-    decay: float = Field(default=0.2, ge=0, le=1)
-    final_rate: float = Field(default=0.1, ge=0, le=1)
+    warmup: Fraction = 0.1
+    decay: Fraction = 0.2
+    final_rate: Fraction = 0.1
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     spike: float = Field(default=10.0, gt=1, allow_inf_nan=False)
-    skips: int = Field(default=10, gt=0)
+    skips: Count = Field(default=10, gt=0)
     precision: Precision = "auto"
-    evaluate_every: int | None = Field(default=None, gt=0)
+    evaluate_every: Count | None = Field(default=None, gt=0)
     save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     save_in_background: bool = Field(default=False, strict=True)
-    export_every: int | None = Field(default=None, gt=0)
+    export_every: Count | None = Field(default=None, gt=0)
     stall: float | None = Field(default=900.0, gt=0, allow_inf_nan=False)
     track: tuple[Tool, ...] | None = None
 

@@ -58,6 +58,17 @@ def suggestion(plan: VocabularyPlan) -> str:
     )
 
 
+def warning(plan: VocabularyPlan) -> str:
+    """A line that says so if the corpus is too small to decide on; empty otherwise."""
+    if not plan.is_text_too_small:
+        return ""
+    return (
+        f"the corpus is small for this choice: about {percent(plan.unseen)} of the tokens of more "
+        "text like it do not occur in it, so the rarest tokens are kept or dropped by chance; "
+        "count more text, or give a smaller coverage"
+    )
+
+
 def percent(share: float) -> str:
     """A share with enough digits to differ from 0% and 100%: 99.90%, 99.933%, 0.012%."""
     if share in (0, 1):
@@ -75,6 +86,8 @@ def to_json(plan: VocabularyPlan) -> dict[str, Any]:
         "tokens": plan.tokens,
         "characters": plan.characters,
         "shares": dict(plan.shares),
+        "unseen": plan.unseen,
+        "text_too_small": plan.is_text_too_small,
         "least": plan.least,
         "suggested": plan.suggested,
         "chosen": plan.chosen,

@@ -87,6 +87,7 @@ class VocabularyPlan:
         token_counts: Occurrences by id, [largest id + 1].
         every_character: Whether all characters are kept for which there are no byte tokens.
         curve: Sizes and the share of tokens that each does not cover, of all text and by language.
+        unseen: Estimated share of the tokens of more text like the corpus that the corpus lacks.
     """
 
     model: Path
@@ -104,6 +105,16 @@ class VocabularyPlan:
     token_counts: Counts
     every_character: bool
     curve: Mapping[str, tuple[tuple[int, float], ...]]
+    unseen: float
+
+    @property
+    def is_text_too_small(self) -> bool:
+        """Whether more is lost by what the corpus lacks than by what the chosen size drops.
+
+        Then the least frequent tokens are kept or dropped by chance. A loss below one token in a
+        thousand never counts.
+        """
+        return self.unseen > max(1 - self.at(self.chosen).coverage, 1 - WANTED)
 
     def longer(self, size: int, language: str | None = None) -> float | None:
         """The tokens of a text at a size, as a multiple of its tokens at the present size.
@@ -196,7 +207,17 @@ def plan_vocabulary(
         token_counts=deciding.counts,
         every_character=spec.characters,
         curve=_curves(candidates, order, deciding),
+        unseen=unseen_share(deciding.counts),
     )
+
+
+def unseen_share(counts: Counts) -> float:
+    """The share of new text's tokens that do not occur in a text with these counts, estimated.
+
+    It is the share of the tokens that occur once (Good 1953, "The population frequencies of species
+    and the estimation of population parameters"). `counts`: occurrences by id.
+    """
+    return float((counts == 1).sum() / counts.sum())
 
 
 def ids_in_configs(directory: Path, layout: Layout) -> dict[int, str]:

@@ -118,8 +118,7 @@ def write_text(
     other settings, or the model writes nothing that can be kept.
     """
     begun = time.monotonic()
-    _check(settings)
-    _check_output(out)
+    check_work(out, settings)
     form = text_form(model, writes_questions=settings.prompts is None)
     longest = longest_text(model)
     prompts = _prompts(settings.prompts, form, longest)
@@ -136,26 +135,23 @@ def write_text(
         return _publish(directory, out, rounds, settings.tokens, taken_up, begun)
 
 
-def _check(settings: WritingSettings) -> None:
-    """Raise UserError if a number is not positive."""
+def check_work(out: Path, settings: WritingSettings) -> None:
+    """Raise UserError if a number is not positive, or a new `out` cannot be written."""
     for key in ("tokens", "temperature", "batch_size"):
         value = getattr(settings, key)
         if value is not None and not 0 < value < float("inf"):
             raise UserError("give a number above 0", key=key, value=value)
+    if out.suffix != ".jsonl":
+        raise UserError(f"{out}: text is written as .jsonl; give a name that ends so")
+    check_new(out, "file")
+    if not unfinished_place(out).exists():
+        check_new(_record(out), "file")
 
 
 def longest_text(model: ModelDirectory) -> int:
     """The most tokens of a text that a model writes."""
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST
     return min(LONGEST, int(positions))
-
-
-def _check_output(out: Path) -> None:
-    if out.suffix != ".jsonl":
-        raise UserError(f"{out}: text is written as .jsonl; give a name that ends so")
-    check_new(out, "file")
-    if not unfinished_place(out).exists():
-        check_new(_record(out), "file")
 
 
 def written_files(out: Path) -> tuple[Path, Path]:

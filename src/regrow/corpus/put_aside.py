@@ -1,0 +1,155 @@
+"""Put a part of the training text aside, to measure the loss on it.
+
+The part is a function of the text alone. So it is the same each time, and most of it stays the same
+if the text grows: documents are taken in the order of their hashes, which is as good as at random.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from regrow.common.errors import UserError
+from regrow.common.files import json_bytes, write_atomically
+from regrow.corpus.text import document_hash, documents_sha256
+
+SHARE = 0.05
+"""The share of the characters that is put aside."""
+MOST = 200_000
+"""Characters that are put aside, at most: some 50,000 tokens.
+
+Losses of single tokens spread by some 2.5 nats, so the mean of so many is known to about 0.01 nats.
+"""
+LEAST = 200
+"""Characters that are put aside, at least."""
+SMALLEST = 10 * LEAST
+"""A text of fewer characters is refused."""
+
+
+@dataclass(frozen=True)
+class PutAside:
+    """The part of a text that is held out.
+
+    Attributes:
+        documents: The held-out documents, in the order of the text, each once.
+        remains: How many characters of each document stay in the training text, from its beginning;
+            by the hash of the document. 0 for a document that is held out as a whole.
+        characters: Held-out characters.
+        of_documents, of_characters: Documents and characters of the whole text.
+    """
+
+    documents: tuple[str, ...]
+    remains: Mapping[bytes, int]
+    characters: int
+    of_documents: int
+    of_characters: int
+
+    @property
+    def share(self) -> float:
+        """The share of the characters that is held out."""
+        return self.characters / self.of_characters
+
+    @property
+    def is_an_end(self) -> bool:
+        """Whether it is the end of a document, and no whole document."""
+        return any(self.remains.values())
+
+    @property
+    def sha256(self) -> str:
+        """As `documents_sha256`, of the held-out documents."""
+        return documents_sha256(self.documents)
+
+    def words(self) -> str:
+        """What is put aside, in a few words."""
+        part = (
+            f"the last {self.characters:,} characters of a document"
+            if self.is_an_end
+            else f"{len(self.documents):,} of {self.of_documents:,} documents"
+        )
+        return f"{part}, {self.share:.1%} of the text"
+
+    def write(self, path: Path) -> None:
+        """Write the held-out documents as a `.jsonl` file, if it does not hold them already."""
+        data = b"".join(json_bytes({"text": text}, None) for text in self.documents)
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomically(path, data)
+
+
+def put_aside(read: Callable[[], Iterable[str]]) -> PutAside:
+    """Choose about 5% of a text, at least 200 characters and at most about 200,000.
+
+    Whole documents are taken, and of a document that occurs several times all copies. If all
+    documents are too long for that, the end of the last one is taken.
+
+    `read`: opens the text; it is read twice.
+
+    Raises UserError if the text has fewer than 2,000 characters.
+    """
+    documents = characters = 0
+    last = ""
+    for last in read():
+        documents, characters = documents + 1, characters + len(last)
+    if characters < SMALLEST:
+        raise UserError(
+            f"the text has {characters:,} characters, too few to put some aside as held-out text; "
+            "give a held-out text, or a longer text"
+        )
+    wanted = min(max(round(SHARE * characters), LEAST), MOST)
+    chosen = _with_least_hashes(read(), wanted)
+    if not chosen:
+        cut = _cut_before_end(last, wanted)
+        end = last[cut:]
+        return PutAside((end,), {document_hash(last): cut}, len(end), documents, characters)
+    sizes = sum(size for _, size in chosen.values())
+    ordered = [text for text, _ in chosen.values()]
+    return PutAside(tuple(ordered), dict.fromkeys(chosen, 0), sizes, documents, characters)
+
+
+def without(documents: Iterable[str], remains: Mapping[bytes, int]) -> Iterator[str]:
+    """The documents of a text without what is put aside."""
+    for text in documents:
+        kept = remains.get(document_hash(text))
+        if kept is None:
+            yield text
+        elif kept:
+            yield text[:kept]
+
+
+def _with_least_hashes(documents: Iterable[str], wanted: int) -> dict[bytes, tuple[str, int]]:
+    """Documents with the least hashes, up to about `wanted` characters: text and size by hash.
+
+    In the order of the text. The size counts all copies of a document; it is at most twice
+    `wanted`. Memory does not grow with the text.
+    """
+    found: dict[bytes, tuple[str, int]] = {}
+    heap: list[tuple[int, bytes]] = []
+    total = 0
+    too_long: set[bytes] = set()
+    for text in documents:
+        if len(text) > 2 * wanted or (key := document_hash(text)) in too_long:
+            continue
+        size = found[key][1] if key in found else 0
+        if key not in found:
+            heapq.heappush(heap, (-int.from_bytes(key), key))
+        found[key] = text, size + len(text)
+        total += len(text)
+        if size + len(text) > 2 * wanted:
+            too_long.add(key)
+            total -= found.pop(key)[1]
+        while heap and ((last := heap[0][1]) not in found or total - found[last][1] >= wanted):
+            heapq.heappop(heap)
+            total -= found.pop(last, ("", 0))[1]
+    return found
+
+
+def _cut_before_end(text: str, wanted: int) -> int:
+    """Where the last `wanted` characters of a text begin, or up to twice as many.
+
+    After an empty line if there is one, or else a line end, or else a space.
+    """
+    at = len(text) - wanted
+    for separator in ("\n\n", "\n", " "):
+        found = text.rfind(separator, at - wanted, at)
+        if found > 0:
+            return found + len(separator)
+    return at

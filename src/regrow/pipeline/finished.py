@@ -1,0 +1,156 @@
+"""Know at once that a run is finished, without reading its texts and models again.
+
+When a run ends, it writes `finished.json`: a hash of its recipe, and size and times of each file
+that it read or wrote. If all of that is as it was, the run is finished. The time of the last change
+of a file's content or state (ctime) is among them, which no program can set. So a file whose
+content changed is noticed. A file that was copied or touched looks changed too; then the run checks
+all that it checks otherwise.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regrow.common.errors import UserError
+from regrow.common.files import from_home, json_bytes, read_json_object, write_atomically
+from regrow.pipeline.plan import RunOptions
+from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.recipe_file import map_paths, paths_in
+from regrow.pipeline.steps import RESULTS
+
+FINISHED_FILE = "finished.json"
+_CHANGING = ("lock", FINISHED_FILE)
+
+Stamps = Mapping[str, list[int]]
+"""Size, time of change of the content, and of the state (ns), by path."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where the results of a run are.
+
+    Attributes:
+        directory: The directory of the run.
+        model: A link to the model of the last stage, a plain Hugging Face directory.
+        report: The report, an HTML page.
+    """
+
+    directory: Path
+    model: Path
+    report: Path
+
+
+def result_in(out: Path) -> Result:
+    """The places of the results of the run in the directory `out`."""
+    return Result(out, out / "model", out / "report.html")
+
+
+def finished_result(recipe: Recipe, out: Path, options: RunOptions) -> Result | None:
+    """The result of a run that is finished; None if that is not known without checking more."""
+    path = out / FINISHED_FILE
+    if not path.is_file():
+        return None
+    try:
+        noted = read_json_object(path)
+    except UserError:
+        return None
+    result = result_in(out)
+    now = {**input_stamps(recipe), **_stamps_below(out, noted.get("original"))}
+    same = (
+        noted.get("run") == _identity(recipe, options)
+        and set(options.compare) <= set(noted.get("compare", ()))
+        and noted.get("files") == now
+        and noted.get("model") == _link(result)
+        and result.model.is_dir()
+    )
+    return result if same else None
+
+
+def already_words(result: Result) -> str:
+    """What to say of a run that is finished."""
+    return (
+        f"finished already: {result.model}, {result.report}; the recipe is the same, and so are "
+        "size and times of all files that it read and wrote (their content was not read)"
+    )
+
+
+def note_finished(
+    recipe: Recipe, out: Path, options: RunOptions, inputs: Stamps, original: Path
+) -> None:
+    """Write the file, if no input of the run has changed since `inputs` were taken.
+
+    `recipe`: as it was given. `original`: the directory of the model that was cut.
+    """
+    path = out / FINISHED_FILE
+    path.unlink(missing_ok=True)
+    if input_stamps(recipe) != inputs:
+        return
+    noted = {
+        "run": _identity(recipe, options),
+        "compare": sorted(options.compare),
+        "original": str(original.absolute()),
+        "model": _link(result_in(out)),
+        "files": {**inputs, **_stamps_below(out, str(original.absolute()))},
+    }
+    write_atomically(path, json_bytes(noted))
+
+
+def input_stamps(recipe: Recipe) -> dict[str, list[int]]:
+    """The stamps of the files that a recipe names: texts, stores, cuts, and its model if it is one.
+
+    A directory stands for all files below it, and a path that is none for those that begin with it,
+    as those of a token store do.
+    """
+    found: dict[str, list[int]] = {}
+    for path in [from_home(Path(recipe.model)), *(path for _, path in paths_in(recipe))]:
+        near = [] if path.exists() else path.parent.glob(f"{path.name}.*")
+        for each in (path, *near):
+            files = each.rglob("*") if each.is_dir() else [each]
+            found |= _stamps(files)
+    return found
+
+
+def _link(result: Result) -> str | None:
+    """Where the link to the model leads."""
+    return str(result.model.readlink()) if result.model.is_symlink() else None
+
+
+def _identity(recipe: Recipe, options: RunOptions) -> str:
+    """A hash of what a run is made from, apart from the content of files."""
+    anywhere = map_paths(recipe, lambda path: Path(os.path.abspath(path)))  # noqa: PTH100
+    model = from_home(Path(recipe.model))
+    facts: dict[str, Any] = {
+        "recipe": anywhere.model_dump(mode="json", warnings=False, exclude={"model"}),
+        "model": str(model.absolute()) if model.exists() else recipe.model,
+        "text": options.recipe_text,
+        "from_scratch": options.from_scratch,
+        "results": RESULTS,
+        "version": importlib.metadata.version("regrow"),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _stamps_below(out: Path, original: Any) -> dict[str, list[int]]:
+    """The stamps of what a run wrote, by paths in its directory, and of the original."""
+    own = {path: path.relative_to(out) for path in out.rglob("*") if path.name not in _CHANGING}
+    stamps = _stamps(own)
+    found = {str(own[path]): stamp for path in own if (stamp := stamps.get(str(path.absolute())))}
+    return {**found, **_stamps(Path(original).rglob("*") if isinstance(original, str) else ())}
+
+
+def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
+    found = {}
+    for path in paths:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - of what a link leads to
+        except OSError:
+            continue
+        if not path.is_dir():
+            where = str(path.absolute())
+            found[where] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return found

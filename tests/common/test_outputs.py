@@ -1,0 +1,101 @@
+"""Where a command is to write is checked before it does any work."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrow.common.errors import UserError
+from regrow.common.files import write_atomically
+from regrow.common.outputs import check_new_directory, check_new_file, check_page
+from regrow.common.publishing import publish, workplace
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    for name in ("source", "empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "source" / "config.json").write_text("{}")
+    (tmp_path / "full" / "x").write_text("")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "page.html").write_text("<!DOCTYPE html>")
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "alias").symlink_to(tmp_path / "source")
+    return tmp_path
+
+
+NOWHERE = [
+    ("source/new", "lies inside the model"),
+    ("alias/new", "lies inside the model"),
+    ("source/a/b", "lies inside the model"),
+    ("empty/../source/new", "lies inside the model"),
+    ("file/new", "file is not a directory"),
+    ("dangling/new", "dangling is not a directory"),
+]
+DIRECTORIES = [
+    ("full", "already holds something"),
+    ("file", "exists and is not a directory"),
+    ("link", "exists and is not a directory"),
+    ("dangling", "exists and is not a directory"),
+    ("source", "already holds something"),
+]
+FILES = [(name, "exists; choose another file") for name in ("full", "file", "link", "dangling")]
+PAGES = [("full", "is a directory"), ("file", "exists and is no page")]
+
+
+@pytest.mark.parametrize(
+    ("check", "out", "message"),
+    [
+        *((check_new_directory, *each) for each in [*NOWHERE, *DIRECTORIES]),
+        *((check_new_file, *each) for each in [*NOWHERE, *FILES]),
+        *((check_page, *each) for each in [*NOWHERE, *PAGES]),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    places: Path, check: Callable[..., None], out: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check(places / out, places / "source")
+
+
+@pytest.mark.parametrize(
+    ("check", "out"),
+    [
+        *((check_new_directory, out) for out in ("empty", "new", "source-small", "full/new/a")),
+        *((check_new_file, out) for out in ("new", "source-small", "full/new/a")),
+        *((check_page, out) for out in ("new", "page.html", "full/new/a")),
+    ],
+)
+def test_other_places_are_accepted(places: Path, check: Callable[..., None], out: str) -> None:
+    before = sorted(places.rglob("*"))
+    check(places / out, places / "source")
+    check(places / out, "owner/name")
+    assert sorted(places.rglob("*")) == before
+
+
+@pytest.mark.parametrize("check", [check_new_directory, check_new_file, check_page])
+def test_a_place_without_permission_is_refused(
+    tmp_path: Path, check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def access(path: Any, mode: int) -> bool:
+        return Path(path) != tmp_path
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(UserError, match="cannot be written to; choose another place"):
+        check(tmp_path / "a/b")
+
+
+def test_missing_parents_are_made_and_removed_if_the_work_fails(tmp_path: Path) -> None:
+    target = tmp_path / "a/b/c"
+    with pytest.raises(ZeroDivisionError), workplace(target):
+        raise ZeroDivisionError
+    assert [*tmp_path.iterdir()] == []
+    with workplace(target) as place:
+        (place / "made").mkdir()
+        publish(place / "made", target)
+    assert target.is_dir()
+    write_atomically(tmp_path / "x/y/z", b"text")
+    assert (tmp_path / "x/y/z").read_bytes() == b"text"
