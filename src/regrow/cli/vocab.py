@@ -163,7 +163,7 @@ def prune(
     print_pruned(result, dry_run, as_json)
 
 
-@vocab.command(cls=Command)
+@vocab.command(cls=command({"max_tokens": "--tokens", "min_count": "--least"}))
 def grow(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
@@ -192,12 +192,10 @@ def grow(
 ) -> None:
     """Add the words of a domain, merged from the tokens there are, with the mean of their rows."""
     from regrow import api
-    from regrow.surgery.grow_vocabulary import MergeLimits
 
-    limits = MergeLimits(number("--tokens", tokens), least)
     result = api.grow_vocabulary(
-        model, out, [*(corpus or []), *(more or [])], limits, text=text, dry_run=dry_run,
-        progress=MESSAGES_ONLY,
+        model, out, [*(corpus or []), *(more or [])], text=text, dry_run=dry_run,
+        progress=MESSAGES_ONLY, max_tokens=number("--tokens", tokens), min_count=least,
     )  # fmt: skip
     print_grown(result, as_json)
 

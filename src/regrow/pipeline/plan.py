@@ -297,6 +297,8 @@ def _trainings(
     control = None if untaught is None else Stage(name=CONTROL, recover=untaught)
     possible = {CONTROL: control, AT_ONCE: at_once_stage(recipe, layout, last)}
     for name in compare:
+        if name not in possible:
+            raise UserError(f"{' or '.join(possible)} is wanted, not {name!r}", key="compare")
         if possible[name] is None:
             raise UserError(_NOTHING_TO_COMPARE[name], key=f"compare.{name}")
     comparisons = [stage for stage in possible.values() if stage is not None]

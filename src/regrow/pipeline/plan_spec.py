@@ -6,8 +6,8 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.common.fields import Size, Strict, refuse_bool
-from regrow.common.quantities import share
+from regrow.common.fields import Number, Size, Strict, read_as, refuse_bool
+from regrow.common.quantities import nbytes, share
 from regrow.surgery.budget import Budget, byte_budget, parameter_budget
 
 
@@ -22,14 +22,17 @@ def _percent(text: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "share" if isinstance(value, str) else "number"
+    return "share" if isinstance(value, str) and value.endswith("%") else "number"
 
 
-Limit = Annotated[
-    Annotated[Size, Tag("number")] | Annotated[str, AfterValidator(_percent), Tag("share")],
-    Discriminator(_kind),
+_ShareText = Annotated[str, AfterValidator(_percent), Tag("share")]
+_Bytes = Annotated[
+    int, BeforeValidator(read_as(nbytes, "a size such as 5GB or 500MB")), Field(gt=0)
 ]
+Limit = Annotated[Annotated[Size, Tag("number")] | _ShareText, Discriminator(_kind)]
 """A number, or a share of what the original has: `50%`."""
+ByteLimit = Annotated[Annotated[_Bytes, Tag("number")] | _ShareText, Discriminator(_kind)]
+"""Bytes, or a share of what the original has."""
 
 
 class PlanSpec(Strict):
@@ -47,11 +50,11 @@ class PlanSpec(Strict):
     """
 
     params: Limit | None = None
-    bytes: Limit | None = None
+    bytes: ByteLimit | None = None
     tokens_per_second: Annotated[float, BeforeValidator(refuse_bool), Field(gt=0)] | None = None
     calibration_tokens: Size = 16_384
     candidates: Size = 3
-    seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0
+    seed: Number = 0
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

@@ -20,6 +20,8 @@ from regrow.training.recovery import TRAINED
 from regrow.training.settings import RecoverySettings
 
 _STAGE = "train"
+SETTINGS_KEY = f"stages: {_STAGE}: recover."
+"""What stands before the key of a setting in an error."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def training_recipe(
     try:
         recover = validated(RecoverySettings, settings)
     except UserError as error:
-        raise error.within(f"stages: {_STAGE}: recover.") from None
+        raise error.within(SETTINGS_KEY) from None
     data = Data(train=list(text), heldout={"heldout": heldout}, special_tokens=special_tokens)
     return Recipe.model_construct(
         name=_STAGE, model=model, seed=seed, threads=None, data=data, prompts=[],

@@ -12,7 +12,11 @@ from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 
 def _to_ranges(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Layer numbers as text; a list of numbers and ranges is joined."""
+    given = list(value) if isinstance(value, list | tuple | range) else [value]
+    if any(isinstance(each, bool) or not isinstance(each, int | str) for each in given):
+        return value
+    return ",".join(map(str, given))
 
 
 SizeByStack = Size | dict[str, Size]
@@ -20,7 +24,7 @@ SizeByStack = Size | dict[str, Size]
 
 
 Layers = Annotated[str, BeforeValidator(_to_ranges)]
-"""Layer numbers from 0: `12-15,20`. YAML reads a single number as an integer."""
+"""Layer numbers from 0: `12-15,20`. A single number, or a list of numbers, is read too."""
 
 
 def _name_or_function(value: Any, check_name: Callable[[Any], Any]) -> Any:
