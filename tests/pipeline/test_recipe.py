@@ -99,7 +99,7 @@ def test_those_are() -> None:
         ("- name: depth\n    cut", "- cut", "10: stages.0.name: missing"),
         ("seed: 7", "seed: 7\nname: two", "4: name: stands twice"),
         ("ffn: 960", "ffn: 960\n      ffn: 5", "18: stages.1.cut.ffn: stands twice"),
-        ("70_000", "200k", "13: stages.0.recover.tokens: a whole number is wanted, not '200k'"),
+        ("70_000", "200x", "13: stages.0.recover.tokens: a whole number is wanted, not '200x'"),
         ("70_000", "0", "13: stages.0.recover.tokens: more than 0 is wanted, not 0"),
         ("70_000", "1.5", "13: stages.0.recover.tokens: a whole number is wanted, not 1.5"),
         ("70_000", "[1]", "13: stages.0.recover.tokens: a whole number is wanted, not [1]"),

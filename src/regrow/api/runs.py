@@ -24,6 +24,8 @@ def preview(recipe: Path | str, *, progress: Progress = QUIET) -> Preview:
     """Compute what a recipe will do: sizes, parameters, training tokens and FLOPs of each stage.
 
     Neither weights nor texts are read. The recipe's model may be a directory with a config alone.
+    If the trainings take longer than seconds, the speed of this machine is tried for some seconds,
+    on layers of the model's shapes, and the result has the time that they will take.
 
     Args:
         recipe: a YAML file.
@@ -36,7 +38,7 @@ def preview(recipe: Path | str, *, progress: Progress = QUIET) -> Preview:
     from regrow.pipeline.recipe_file import load_recipe
 
     loaded = load_recipe(Path(recipe))
-    return preview_recipe(loaded, open_model(loaded.model, progress))
+    return preview_recipe(loaded, open_model(loaded.model, progress), timed=True)
 
 
 def run(

@@ -41,9 +41,12 @@ class CutSpec(Strict):
     """How much to cut, and by which score. All sizes are those after the cut.
 
     Attributes:
-        layers: Number of layers to keep, chosen by score.
+        layers: Number of layers to keep, chosen by score; or by stack: `{encoder: 8, decoder: 24}`.
         drop_layers: Layers to drop, by number from 0: `12-15,20`.
-        hidden, ffn, heads, kv_heads: Sizes after the cut.
+        hidden: Number of channels of the residual stream to keep (hidden size).
+        ffn: Number of neurons of each feed-forward to keep.
+        heads: Number of attention heads to keep.
+        kv_heads: Number of key-value heads to keep.
         vocab_size: Number of tokens to keep, the most frequent in the text.
         vocab: How the kept tokens are chosen; use it in place of `vocab_size`.
         by: Name of the score. None uses influence for layers and activation for widths, the best
