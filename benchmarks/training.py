@@ -65,6 +65,28 @@ class Measured:
     losses: list[float]
 
 
+@dataclass(frozen=True)
+class Job:
+    """What both contenders train.
+
+    Attributes:
+        samples: Rows of text.
+        objective: The loss; `Trainer` computes the same from the labels.
+        rows: Which rows, in order; so many make a step: `step_rows`.
+        lengths: Text tokens of each step, [steps].
+        precision: Of matrix products.
+        device: Where the model is.
+    """
+
+    samples: Samples
+    objective: Loss
+    rows: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+    precision: Any
+    device: torch.device
+    step_rows: int = ROWS
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, help="directory of a decoder")
@@ -144,8 +166,9 @@ def contend(kind: str, who: str, arguments: argparse.Namespace) -> Measured:
     lengths = samples.lengths(rows).reshape(steps, ROWS).sum(1)
     gc.collect()
     _reset_peak(device)
-    run = _regrow if who == "regrow" else _peer
-    times, losses = run(model, samples, objective, rows, lengths, arguments.precision, device)
+    run = run_regrow if who == "regrow" else run_trainer
+    job = Job(samples, objective, rows, lengths, arguments.precision, device)
+    times, losses = run(model, job)
     peak = _peak(device)
     return Measured(
         rate=float(lengths[1:].sum()) / (times[-1] - times[0]),
@@ -156,33 +179,27 @@ def contend(kind: str, who: str, arguments: argparse.Namespace) -> Measured:
     )
 
 
-def _regrow(
-    model: Any,
-    samples: Samples,
-    objective: Loss,
-    rows: np.ndarray[Any, Any],
-    lengths: np.ndarray[Any, Any],
-    precision: Any,
-    device: torch.device,
-) -> tuple[list[float], list[float]]:
+def run_regrow(model: Any, job: Job, *, compiled: bool = False) -> tuple[list[float], list[float]]:
+    """Train with regrow; the time at the end of each step, and its loss."""
     times: list[float] = []
     losses: list[float] = []
 
     def on_step(report: StepReport) -> None:
         times.append(time.perf_counter())
         losses.append(report.loss)
-        if len(times) == len(lengths):
+        if len(times) == len(job.lengths):
             raise _EnoughError  # stop before the checkpoint is written
 
+    length = job.samples.row_length
     settings = RecoverySettings(
-        tokens=(len(rows) + ROWS) * LENGTH, row_length=samples.row_length,
-        batch_tokens=ROWS * LENGTH,
-        micro_batch=ROWS, learning_rate=RATE, warmup=0.0, final_rate=1.0, weight_decay=0.0,
-        betas=(0.9, 0.999), precision=precision, save_every=1e9, spike=1e9,
+        tokens=(len(job.rows) + job.step_rows) * length, row_length=length,
+        batch_tokens=job.step_rows * length, micro_batch=job.step_rows, compile=compiled,
+        learning_rate=RATE, warmup=0.0, final_rate=1.0, weight_decay=0.0,
+        betas=(0.9, 0.999), precision=job.precision, save_every=1e9, spike=1e9,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory, contextlib.suppress(_EnoughError):
         train(
-            model, TrainingTask(_Ordered(samples, rows), objective, SEED), settings,
+            model, TrainingTask(_Ordered(job.samples, job.rows), job.objective, SEED), settings,
             directory=Path(directory) / "training", hooks=Hooks(on_step=on_step),
         )  # fmt: skip
     return times, losses
@@ -211,7 +228,7 @@ class _Ordered:
         return self.samples.identity
 
     def lengths(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.full(len(rows), LENGTH)
+        return np.full(len(rows), self.row_length)
 
     def batch(self, rows: np.ndarray[Any, Any], samples: np.ndarray[Any, Any]) -> Batch:
         return self.samples.batch(rows, samples)
@@ -247,16 +264,8 @@ class _Rows(torch.utils.data.Dataset[Any]):
         return batch
 
 
-def _peer(
-    model: Any,
-    samples: Samples,
-    objective: Loss,
-    rows: np.ndarray[Any, Any],
-    lengths: np.ndarray[Any, Any],
-    precision: Any,
-    device: torch.device,
-) -> tuple[list[float], list[float]]:
-    """Train with Trainer or Seq2SeqTrainer."""
+def run_trainer(model: Any, job: Job) -> tuple[list[float], list[float]]:
+    """Train with Trainer or Seq2SeqTrainer; the time at the end of each step, and its loss."""
     times: list[float] = []
     seq2seq = model.config.is_encoder_decoder
     kinds = (
@@ -264,7 +273,8 @@ def _peer(
         if seq2seq
         else (transformers.Trainer, transformers.TrainingArguments)
     )
-    dataset = _Rows(samples, rows)
+    dataset = _Rows(job.samples, job.rows)
+    bf16 = resolve_precision(job.precision, job.device) == "bf16"
 
     class InOrder(kinds[0]):  # type: ignore[misc, valid-type]
         def _get_train_sampler(self, *_: Any) -> Any:
@@ -276,10 +286,10 @@ def _peer(
 
     with tempfile.TemporaryDirectory() as directory:
         settings = kinds[1](
-            output_dir=directory, per_device_train_batch_size=ROWS, max_steps=len(lengths),
-            learning_rate=RATE, lr_scheduler_type="constant", weight_decay=0.0, adam_beta2=0.999,
-            max_grad_norm=1.0, optim="adamw_torch_fused", save_strategy="no", report_to=[],
-            bf16=resolve_precision(precision, device) == "bf16", use_cpu=device.type == "cpu",
+            output_dir=directory, per_device_train_batch_size=job.step_rows,
+            max_steps=len(job.lengths), learning_rate=RATE, lr_scheduler_type="constant",
+            weight_decay=0.0, adam_beta2=0.999, max_grad_norm=1.0, optim="adamw_torch_fused",
+            save_strategy="no", report_to=[], bf16=bf16, use_cpu=job.device.type == "cpu",
             logging_steps=1, disable_tqdm=True, dataloader_pin_memory=False, seed=SEED,
             remove_unused_columns=False,
         )  # fmt: skip

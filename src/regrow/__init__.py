@@ -1,9 +1,29 @@
 """Prune a language model in stages, and regrow what each cut costs.
 
-`inspect`, `plan` and `preview` show what can be cut and what a recipe will do. `prune` makes one
-cut, `train` trains once, and `run` does all stages of a recipe. `score` saves scores for cuts.
-`verify` checks a result. `durable` says whether results wait for the disk.
-See `help(regrow.prune)` and so on.
+    import regrow
+
+    print(regrow.inspect("HuggingFaceTB/SmolLM2-135M").parameters)
+    result = regrow.prune("HuggingFaceTB/SmolLM2-135M", "smaller", drop_layers="12-15,20")
+    print(result.cut.words(), result.parameters)
+
+Look and plan: `inspect`, `plan` (propose stages under a budget), `preview` (what a recipe will do).
+Cut: `prune`, `score` (save scores for cuts), `count_vocabulary`, `plan_vocabulary`,
+`grow_vocabulary`. Train: `run` (all stages of a recipe), `train`, `training_recipe`, `tokenise`,
+`write_corpus`. Results: `verify`, `generate`, `write_report`. `help(regrow.prune)` and so on
+explains each.
+
+Common to all functions:
+
+- `model` is a directory, a GGUF file, or a hub id (`owner/name`, or `owner/name@revision`). A GGUF
+  file is converted once, into a cache.
+- Numbers may be text, as on the command line: `"16K"`, `"3.4B"`; bytes: `"500MB"`; shares:
+  `"50%"`. Where several files can be given, one alone is a path, and several are a list.
+- `progress` receives messages and progress, such as `regrow.Progress(say=print)`. By default
+  nothing is reported.
+- What is written waits until it is on the disk, so that a power loss damages nothing. Inside
+  `with regrow.durable(False):` it does not wait.
+- A mistake of the user raises `regrow.UserError`, whose text is one line. An argument that does
+  not exist raises TypeError.
 """
 
 from regrow.api import (
@@ -19,15 +39,21 @@ from regrow.api import (
     score,
     tokenise,
     train,
+    training_recipe,
     verify,
     write_corpus,
     write_report,
 )
 from regrow.common.errors import UserError
+from regrow.common.progress import Progress
 from regrow.common.publishing import durable
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "Progress",
     "UserError",
+    "__version__",
     "count_vocabulary",
     "durable",
     "generate",
@@ -41,6 +67,7 @@ __all__ = [
     "score",
     "tokenise",
     "train",
+    "training_recipe",
     "verify",
     "write_corpus",
     "write_report",

@@ -14,7 +14,6 @@ import regrow
 from regrow.architectures.bart import BART
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.surgery.grow_vocabulary import MergeLimits
 from regrow.tokenizers.added_merges import add_merges
 from regrow.tokenizers.tokenizer_files import plan_grown_tokenizer
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
@@ -45,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_text(home / "domain.jsonl", DOMAIN)
     for name in ("tied", "untied", "bart"):
         regrow.grow_vocabulary(
-            home / name, home / f"{name}-new", [home / "domain.jsonl"], MergeLimits(12)
+            home / name, home / f"{name}-new", [home / "domain.jsonl"], max_tokens=12
         )
     return home
 
@@ -142,7 +141,7 @@ def test_nothing_is_written_in_a_dry_run(home: Path, tmp_path: Path) -> None:
         home / "tied",
         tmp_path / "out",
         [home / "domain.jsonl"],
-        MergeLimits(12),
+        max_tokens=12,
         text=[text],
         dry_run=True,
     )
@@ -177,7 +176,7 @@ def test_what_cannot_be_grown_is_one_line_and_nothing_is_written(
     ):
         with pytest.raises(UserError) as error:
             regrow.grow_vocabulary(
-                directory, tmp_path / "out", corpus, MergeLimits(0 if "least 1" in message else 5)
+                directory, tmp_path / "out", corpus, max_tokens=0 if "least 1" in message else 5
             )
         assert message in str(error.value)
         assert "\n" not in str(error.value)

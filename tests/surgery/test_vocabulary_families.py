@@ -23,7 +23,6 @@ from regrow.checkpoint.verify import verify_all
 from regrow.common.progress import Progress
 from regrow.pipeline.summary import summarise
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.grow_vocabulary import MergeLimits
 from regrow.surgery.output import VOCABULARY_FILE
 from regrow.surgery.prune import prune_checkpoint
 from tests.tiny import write_text
@@ -272,7 +271,7 @@ def test_what_was_pruned_can_be_given_the_words_of_a_domain(name: str, tmp_path:
     found = prune(name, tmp_path)
     text = write_text(tmp_path / "domain.jsonl", ["kubectl apply, then kubectl get"] * 30)
     out = tmp_path / "grown"
-    grown = regrow.grow_vocabulary(found.out, out, [text], MergeLimits(6))
+    grown = regrow.grow_vocabulary(found.out, out, [text], max_tokens=6)
     assert verify_all([out])[0].ok
     before, after = (load_file(d / "model.safetensors") for d in (found.out, out))
     for tensor in found.model.along:

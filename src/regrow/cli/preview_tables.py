@@ -85,6 +85,8 @@ def total_words(found: Preview) -> Iterator[str]:
         if teacher_flops := sum(training.taught for training in trainings):
             words += f"; {teacher_flops / found.flops:.0%} of them go through teachers"
         yield words
+        if found.time is not None:
+            yield f"time: {found.time.words()}"
     last = (found.stages or (found.original,))[-1]
     yield f"result: {last.parameters:,} parameters, {size(last.nbytes)}"
     if last.stored != last.parameters:

@@ -160,7 +160,7 @@ def prune(
     print_pruned(result, dry_run, as_json)
 
 
-@vocab.command(cls=Command)
+@vocab.command(cls=command({"max_tokens": "--tokens", "min_count": "--least"}))
 def grow(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
@@ -189,12 +189,11 @@ def grow(
 ) -> None:
     """Add the words of a domain, merged from the tokens there are, with the mean of their rows."""
     from regrow import api
-    from regrow.surgery.grow_vocabulary import MergeLimits
 
-    limits = MergeLimits(count_of("--tokens", tokens), count_of("--least", least, 2))
     result = api.grow_vocabulary(
-        model, out, [*(corpus or []), *(more or [])], limits, text=text, dry_run=dry_run,
-        progress=MESSAGES_ONLY,
+        model, out, [*(corpus or []), *(more or [])], text=text, dry_run=dry_run,
+        progress=MESSAGES_ONLY, max_tokens=count_of("--tokens", tokens),
+        min_count=count_of("--least", least, 2),
     )  # fmt: skip
     print_grown(result, as_json)
 

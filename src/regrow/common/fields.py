@@ -31,6 +31,9 @@ def _read_share(value: Any) -> Any:
 Count = Annotated[int, BeforeValidator(_read_count)]
 """An integer."""
 
+Number = Annotated[Count, Field(ge=0)]
+"""An integer, not negative."""
+
 Size = Annotated[Count, Field(gt=0)]
 """A positive integer."""
 

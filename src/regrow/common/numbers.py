@@ -77,6 +77,18 @@ def duration(seconds: float) -> str:
     return f"{minutes}\u00a0min" if minutes < 60 else _two_units(minutes, 60, "h", "min")
 
 
+def rough_duration(seconds: float) -> str:
+    """Estimated seconds in one unit: 9,000 -> '2.5 h'; 400,000 -> '4.6 days'."""
+    units = (("s", 1), ("min", 60), ("h", 3_600), ("days", 86_400))
+    name, unit = next(
+        (pair for pair, most in zip(units, (90, 5_400, 172_800), strict=False) if seconds < most),
+        units[-1],
+    )
+    value = seconds / unit
+    digits = 1 if value < 9.95 and name in ("h", "days") else 0
+    return f"{value:,.{digits}f}".removesuffix(".0") + f"\u00a0{name}"
+
+
 def _two_units(value: int, base: int, large: str, small: str) -> str:
     first = f"{value // base:,}\u00a0{large}"
     return f"{first} {value % base}\u00a0{small}" if value % base else first

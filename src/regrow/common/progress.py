@@ -43,6 +43,12 @@ class Progress:
     advance: Callable[[int, int], None] = _ignore
     update: Callable[[Update], None] = _ignore
 
+    def __repr__(self) -> str:
+        """In the signatures that `help` shows, functions that do nothing would be long."""
+        given = {name: each for name, each in vars(self).items() if each is not _ignore}
+        shown = ", ".join(f"{name}={each!r}" for name, each in given.items())
+        return f"Progress({shown})" if given else "QUIET"
+
 
 QUIET = Progress()
 """Reports nothing."""

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from regrow.architectures import Layout
@@ -89,7 +90,7 @@ class RunPlan:
         corpus: The training text.
         stages: The stages by name, with those of all possible comparisons.
         comparisons: The stages of the comparisons that were asked for.
-        parameters: The number of parameters after each stage by name, and of "original".
+        layouts: The layout after each stage by name, and of "original".
         teachers: The stage whose model is the teacher, by the name of the student's stage.
         heldout: The hash of each held-out text by name.
         steps: The steps by name, in order.
@@ -103,7 +104,7 @@ class RunPlan:
     corpus: Corpus
     stages: Mapping[str, Stage]
     comparisons: list[Stage]
-    parameters: Mapping[str, int]
+    layouts: Mapping[str, Layout]
     teachers: Mapping[str, str]
     heldout: Mapping[str, str]
     steps: dict[str, Step]
@@ -135,7 +136,12 @@ class RunPlan:
 
     def parameter_count(self, stage: str) -> int:
         """Parameters of a stage's model; for any other name, of the original."""
-        return self.parameters.get(stage, self.parameters["original"])
+        return self.parameters[stage if stage in self.layouts else "original"]
+
+    @cached_property
+    def parameters(self) -> Mapping[str, int]:
+        """The number of parameters after each stage by name, and of "original"."""
+        return {name: layout.parameters() for name, layout in self.layouts.items()}
 
     def teacher_parameters(self, stage: str) -> int:
         """Parameters of the teacher of a stage; 0 without a teacher."""
@@ -230,9 +236,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         layouts = _layouts(recipe, original)
         trainings = _trainings(recipe, original.layout, layouts, options.compare)
     comparisons = trainings.comparisons
-    last = layouts[recipe.stages[-1].name]
-    parameters = {name: each.parameters() for name, each in layouts.items()}
-    parameters |= {"original": original.layout.parameters(), AT_ONCE: last.parameters()}
+    layouts |= {"original": original.layout, AT_ONCE: layouts[recipe.stages[-1].name]}
     heldout = {
         name: aside.sha256 if aside else documents_sha256(read_documents(path))
         for name, path in recipe.data.heldout.items()
@@ -249,7 +253,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         recipe=recipe, recipe_text=options.recipe_text, out=out, original=original, corpus=corpus,
         stages={stage.name: stage for stage in (*recipe.stages, *comparisons)},
         comparisons=[stage for stage in comparisons if stage.name in options.compare],
-        parameters=parameters, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
+        layouts=layouts, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
         put_aside=aside,
     )  # fmt: skip
 
@@ -313,6 +317,8 @@ def _trainings(
     control = None if untaught is None else Stage(name=CONTROL, recover=untaught)
     possible = {CONTROL: control, AT_ONCE: at_once_stage(recipe, layout, last)}
     for name in compare:
+        if name not in possible:
+            raise UserError(f"{' or '.join(possible)} is wanted, not {name!r}", key="compare")
         if possible[name] is None:
             raise UserError(_NOTHING_TO_COMPARE[name], key=f"compare.{name}")
     comparisons = [stage for stage in possible.values() if stage is not None]

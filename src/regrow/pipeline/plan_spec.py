@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.common.fields import Share, Size, Strict, refuse_bool
+from regrow.common.fields import Number, Share, Size, Strict, refuse_bool
 from regrow.common.quantities import parse_bytes, parse_share
 from regrow.surgery.budget import Budget, byte_budget, parameter_budget
 
@@ -57,7 +57,7 @@ class PlanSpec(Strict):
     tokens_per_second: Annotated[float, BeforeValidator(refuse_bool), Field(gt=0)] | None = None
     calibration_tokens: Size = 16_384
     candidates: Size = 3
-    seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0
+    seed: Number = 0
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

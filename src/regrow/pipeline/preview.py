@@ -1,7 +1,7 @@
 """Compute what a recipe will do, stage by stage, from config and headers alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from regrow.architectures import Layout
 from regrow.architectures.flops import SampleShape, forward_flops, training_flops
@@ -12,6 +12,7 @@ from regrow.pipeline.published import Training, published_original, published_tr
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import layouts_by_stage
 from regrow.pipeline.steps import teacher_names
+from regrow.pipeline.training_time import TrainingTime, speed_of
 from regrow.training.cost import mean_sample
 
 
@@ -27,6 +28,7 @@ class PreviewTraining:
         reported: The same training in the OpenBA-V2 report, if it has one. Objective and sample are
             then those of the report.
         taught: Floating-point operations of the teacher's forward passes.
+        seconds: The estimated time on this machine; None if it was not estimated.
     """
 
     tokens: int
@@ -35,6 +37,7 @@ class PreviewTraining:
     flops: int
     reported: Training | None
     taught: int = 0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Preview:
         written: Tokens of training text that the original writes first.
         puts_aside: Whether a part of the training text is held out, since the recipe names no
             held-out text.
+        time: The estimated time of all recoveries on this machine; None if it was not estimated,
+            or would be seconds.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Preview:
     stages: tuple[PreviewStage, ...]
     written: int = 0
     puts_aside: bool = False
+    time: TrainingTime | None = None
 
     @property
     def flops(self) -> int:
@@ -87,8 +93,10 @@ class Preview:
         return sum(stage.training.flops for stage in self.stages if stage.training)
 
 
-def preview_recipe(recipe: Recipe, model: ModelDirectory) -> Preview:
+def preview_recipe(recipe: Recipe, model: ModelDirectory, *, timed: bool = False) -> Preview:
     """Compute the sizes and costs of a recipe for a model, which may be a config alone.
+
+    `timed`: also try how fast this machine trains, which takes some seconds.
 
     Raises UserError, with the stage, if a cut cannot be made or an objective does not fit the
     model.
@@ -107,24 +115,51 @@ def preview_recipe(recipe: Recipe, model: ModelDirectory) -> Preview:
     before = None if reported is None else _as_reported(layout, reported)
     layouts = layouts_by_stage(recipe, model)
     teachers = teacher_names(recipe.stages)
+    trainings = {
+        each.name: _training(
+            each, layouts[each.name], layouts.get(teachers.get(each.name, ""), layout)
+        )
+        for each in recipe.stages
+    }
+    time = None
+    if timed:
+        trainings, time = _timed(recipe, layout, layouts, trainings)
     return Preview(
         recipe.name,
         recipe.model,
         kind,
         stage("original", layout, before),
-        tuple(
-            stage(
-                each.name,
-                layouts[each.name],
-                _training(
-                    each, layouts[each.name], layouts.get(teachers.get(each.name, ""), layout)
-                ),
-            )
-            for each in recipe.stages
-        ),
+        tuple(stage(name, after, trainings[name]) for name, after in layouts.items()),
         0 if recipe.data.written is None else recipe.data.written.tokens or 0,
         not recipe.data.heldout,
+        time,
     )
+
+
+def _timed(
+    recipe: Recipe,
+    original: Layout,
+    layouts: Mapping[str, Layout],
+    trainings: Mapping[str, PreviewTraining | None],
+) -> tuple[dict[str, PreviewTraining | None], TrainingTime | None]:
+    """The trainings by stage with the seconds of each, and the time of all."""
+    settings = {stage.name: stage.recover for stage in recipe.stages if stage.recover is not None}
+    flops = sum(training.flops for training in trainings.values() if training)
+    first = next(iter(settings), None)
+    speed = first and speed_of(original, layouts[first].sizes, settings[first], flops)
+    if not speed:
+        return {**trainings}, None
+    teachers = teacher_names(recipe.stages)
+    found = {**trainings}
+    for name, training in trainings.items():
+        if training is not None:
+            taught = settings[name].distill is not None
+            teacher = layouts.get(teachers.get(name, ""), original) if taught else None
+            seconds = speed.seconds(layouts[name], training.sample, training.tokens, teacher)
+            found[name] = replace(training, seconds=seconds)
+    done = [training for training in found.values() if training is not None]
+    tokens = sum(training.tokens for training in done)
+    return found, TrainingTime(tokens, sum(each.seconds or 0.0 for each in done), speed.tried)
 
 
 def _as_reported(layout: Layout, row: Training) -> PreviewTraining:

@@ -11,8 +11,10 @@ from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import from_home
+from regrow.common.numbers import rough_duration
 from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.plan_spec import PlanSpec
+from regrow.pipeline.proposed_recovery import ProposedRecovery, propose_recovery
 from regrow.surgery.allowed_sizes import allowed_sizes
 from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.fixed_costs import plan_sizes
@@ -23,8 +25,6 @@ from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 if TYPE_CHECKING:
     from regrow.surgery.search.search import SizeSearch
-
-_RECOVERY_TOKENS = 10_000_000
 
 
 def propose(
@@ -72,9 +72,12 @@ def propose(
         )
     stages = tuple(plan_stages(layout, sizes))
     nbytes = byte_budget(model, 0).amount
+    recovery = propose_recovery(layout, stages)
+    notes.append(recovery.words())
     return Plan(
         model_name, layout.parameters(), stages[-1].parameters, nbytes({}), nbytes(sizes), stages,
-        _recipe_text(model_name, layout, stages), tuple(notes), search,
+        _recipe_text(model_name, layout, stages, recovery), tuple(notes), search,
+        recovery.tokens, recovery.seconds,
     )  # fmt: skip
 
 
@@ -130,7 +133,9 @@ def _uniform_sizes(layout: Layout) -> list[str]:
     ]
 
 
-def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -> str:
+def _recipe_text(
+    model: str, layout: Layout, stages: tuple[PlannedStage, ...], recovery: ProposedRecovery
+) -> str:
     """The recipe as YAML. It is written by hand, so that it can hold comments with the counts."""
     before = layout.parameters()
     # Paths in a recipe are relative to its own directory, which is not known yet.
@@ -146,7 +151,7 @@ def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -
         "prompts: []",
         "stages:",
     ]
-    for stage in stages:
+    for number, stage in enumerate(stages):
         share = stage.parameters / before
         cut = ", ".join(f"{option}: {value}" for option, value in _cut(layout, stage).items())
         name = f"  - name: {stage.name.replace(' ', '-')}"
@@ -154,7 +159,11 @@ def _recipe_text(model: str, layout: Layout, stages: tuple[PlannedStage, ...]) -
             f"{name:<30} # {stage.parameters:,} parameters remain, {share:.0%}",
             f"    cut: {{{cut}}}",
         ]
-        lines.append(f"    recover: {{tokens: {_RECOVERY_TOKENS:_}}}")
+        recover = f"    recover: {{tokens: {recovery.tokens[number]:_}}}"
+        if recovery.seconds:
+            time = rough_duration(recovery.seconds[number]).replace("\u00a0", " ")
+            recover = f"{recover:<30} # about {time} on the machine that planned this"
+        lines.append(recover)
     return "\n".join(lines) + "\n"
 
 

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from regrow.common.fields import Size, Strict, refuse_bool
+from regrow.common.fields import Number, Size, Strict
 from regrow.corpus.sources import Source
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
@@ -163,7 +163,7 @@ class Recipe(Strict):
 
     name: Name
     model: str
-    seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0
+    seed: Number = 0
     threads: Size | None = None
     data: Data
     prompts: list[Prompt] = Field(default=[])

@@ -48,6 +48,7 @@ from regrow.pipeline.steps import (
     reference_keys,
 )
 from regrow.pipeline.time_left import Clock
+from regrow.pipeline.training_time import rates_of_run
 from regrow.report.lost_text import lost_words
 from regrow.report.outcomes import worse_lines
 from regrow.report.records import Score
@@ -119,7 +120,7 @@ class _Run:
         self.steps = plan.steps
         self.ledger = ledger
         self.progress = progress
-        self.clock = Clock(plan.step_work())
+        self.clock = Clock(plan.step_work(), guesses=rates_of_run(plan, ledger, progress))
         self.recorder = StepRecorder(ledger, self.clock, progress, plan.recipe.seed)
         self.evaluation_data = EvaluationData(
             texts=plan.recipe.data.heldout,

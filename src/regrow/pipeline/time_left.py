@@ -36,10 +36,12 @@ class Clock:
     Attributes:
         work: The work of each step.
         now: The time in seconds.
+        guesses: The rate of each kind of work before one is measured.
     """
 
     work: list[StepWork]
     now: Callable[[], float] = time.monotonic
+    guesses: Mapping[str, float] = field(default_factory=lambda: GUESSED_RATES)
     _done: dict[str, float] = field(default_factory=dict)
     _measured: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -62,7 +64,7 @@ class Clock:
     def rate(self, kind: str) -> float:
         """Work of a kind per second: as measured, or else as guessed."""
         total, spent = self._measured.get(kind, (0.0, 0.0))
-        guess = GUESSED_RATES[kind]
+        guess = self.guesses[kind]
         measured = total / spent if spent else 0.0
         # An extreme rate would make the remaining time infinite.
         return measured if guess / _MAX_FACTOR < measured < guess * _MAX_FACTOR else guess

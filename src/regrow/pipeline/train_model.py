@@ -19,6 +19,8 @@ from regrow.report.outcomes import worse_lines
 from regrow.training.settings import TRAINED, RecoverySettings
 
 _STAGE = "train"
+SETTINGS_KEY = f"stages: {_STAGE}: recover."
+"""What stands before the key of a setting in an error."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def training_recipe(
     try:
         recover = validated(RecoverySettings, settings)
     except UserError as error:
-        raise error.within(f"stages: {_STAGE}: recover.") from None
+        raise error.within(SETTINGS_KEY) from None
     named = {} if heldout is None else {"heldout": {"heldout": heldout}}
     data = Data(train=list(text), special_tokens=special_tokens, **named)
     return Recipe.model_construct(

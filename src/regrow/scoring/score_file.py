@@ -5,10 +5,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -22,6 +23,10 @@ FORMAT = 1
 _RIGHT = "name a file that regrow score wrote"
 
 
+def _split(value: Any) -> Any:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
 class ScoreSpec(Strict):
     """What is scored, and how.
 
@@ -32,7 +37,7 @@ class ScoreSpec(Strict):
     """
 
     by: str | None = None
-    axes: list[str] | None = None
+    axes: Annotated[list[str] | None, BeforeValidator(_split)] = None
     calibration_tokens: Size = 16_384
 
 

@@ -12,7 +12,11 @@ from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 
 def _to_ranges(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Layer numbers as text; a list of numbers and ranges is joined."""
+    given = list(value) if isinstance(value, list | tuple | range) else [value]
+    if any(isinstance(each, bool) or not isinstance(each, int | str) for each in given):
+        return value
+    return ",".join(map(str, given))
 
 
 SizeByStack = Size | dict[str, Size]
@@ -20,7 +24,7 @@ SizeByStack = Size | dict[str, Size]
 
 
 Layers = Annotated[str, BeforeValidator(_to_ranges)]
-"""Layer numbers from 0: `12-15,20`. YAML reads a single number as an integer."""
+"""Layer numbers from 0: `12-15,20`. A single number, or a list of numbers, is read too."""
 
 
 def _name_or_function(value: Any, check_name: Callable[[Any], Any]) -> Any:
@@ -37,9 +41,12 @@ class CutSpec(Strict):
     """How much to cut, and by which score. All sizes are those after the cut.
 
     Attributes:
-        layers: Number of layers to keep, chosen by score.
+        layers: Number of layers to keep, chosen by score; or by stack: `{encoder: 8, decoder: 24}`.
         drop_layers: Layers to drop, by number from 0: `12-15,20`.
-        hidden, ffn, heads, kv_heads: Sizes after the cut.
+        hidden: Number of channels of the residual stream to keep (hidden size).
+        ffn: Number of neurons of each feed-forward to keep.
+        heads: Number of attention heads to keep.
+        kv_heads: Number of key-value heads to keep.
         vocab_size: Number of tokens to keep, the most frequent in the text.
         vocab: How the kept tokens are chosen; use it in place of `vocab_size`.
         by: Name of the score. None uses influence for layers and activation for widths, the best

@@ -63,7 +63,7 @@ class MergeLimits:
         min_count: Each new token occurs at least this often in the text.
     """
 
-    max_tokens: int
+    max_tokens: int = 1_000
     min_count: int = MIN_COUNT
 
 
@@ -103,7 +103,7 @@ def grow_vocabulary(
         raise UserError("name at least one file", key="corpus")
     if limits.max_tokens < 1:
         raise UserError(
-            "there is nothing to add; give at least 1", key="tokens", value=limits.max_tokens
+            "there is nothing to add; give at least 1", key="max_tokens", value=limits.max_tokens
         )
     for file in (*files, *(texts or ())):
         check_text_file(file.path)

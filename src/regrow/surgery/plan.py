@@ -36,6 +36,9 @@ class Plan:
         recipe: The recipe, YAML text.
         notes: What the plan does not cut, and why; and what a run will add.
         search: The measured costs and candidates; None if the costs are fixed.
+        recovery_tokens: Tokens of recovery, by stage.
+        recovery_seconds: The estimated time of each recovery on this machine; empty if it was not
+            estimated, since all take seconds.
     """
 
     model: str
@@ -47,6 +50,8 @@ class Plan:
     recipe: str
     notes: tuple[str, ...] = ()
     search: "SizeSearch | None" = None
+    recovery_tokens: tuple[int, ...] = ()
+    recovery_seconds: tuple[float, ...] = ()
 
 
 def plan_stages(layout: Layout, sizes: Mapping[str, int]) -> list[PlannedStage]:

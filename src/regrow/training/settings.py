@@ -1,10 +1,10 @@
 """Settings of a training."""
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from regrow.common.fields import Count, Fraction
+from regrow.common.fields import Fraction, Size
 from regrow.common.precision import Precision
 from regrow.objectives.registry import OBJECTIVES
 from regrow.training.distill_settings import DistillSettings
@@ -111,15 +111,15 @@ class RecoverySettings(BaseModel):
     distill: DistillSettings | None = None
     denoisers: MixtureSettings | None = None
     domains: DomainSettings | None = None
-    mixture_every: Count | None = Field(default=None, gt=0)
-    mixture_tokens: Count = Field(default=32_768, gt=0)
-    tokens: Count = Field(default=200_000, gt=0)
-    row_length: Count = Field(default=512, ge=2)
-    batch_tokens: Count | None = Field(default=None, gt=0)
-    micro_batch: Count = Field(default=4, gt=0)
+    mixture_every: Size | None = None
+    mixture_tokens: Size = 32_768
+    tokens: Size = 200_000
+    row_length: Annotated[Size, Field(ge=2)] = 512
+    batch_tokens: Size | None = None
+    micro_batch: Size = 4
     recompute: bool = Field(default=False, strict=True)
     compile: bool = Field(default=False, strict=True)
-    replicas: Count = Field(default=1, gt=0)
+    replicas: Size = 1
     offload: bool = Field(default=False, strict=True)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
@@ -131,12 +131,12 @@ class RecoverySettings(BaseModel):
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     spike: float = Field(default=10.0, gt=1, allow_inf_nan=False)
-    skips: Count = Field(default=10, gt=0)
+    skips: Size = 10
     precision: Precision = "auto"
-    evaluate_every: Count | None = Field(default=None, gt=0)
+    evaluate_every: Size | None = None
     save_every: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     save_in_background: bool = Field(default=False, strict=True)
-    export_every: Count | None = Field(default=None, gt=0)
+    export_every: Size | None = None
     stall: float | None = Field(default=900.0, gt=0, allow_inf_nan=False)
     track: tuple[Tool, ...] | None = None
 

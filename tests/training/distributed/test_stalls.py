@@ -112,6 +112,16 @@ def test_processes_tell_each_other_where_they_are() -> None:
     )
 
 
+def test_a_process_reports_at_once() -> None:
+    """Otherwise one that stalls in the first seconds would never be missed."""
+    store = HashStore()
+    with watch_for_stalls(1, 2, store, 1_000.0):
+        until = time.monotonic() + 3.0
+        while not store.check(["1"]) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert store.check(["1"])
+
+
 def test_one_that_has_left_is_not_waited_for() -> None:
     """As the last step's reports are written by one, or the next training begins."""
     store = HashStore()

@@ -139,7 +139,7 @@ def watch_for_stalls(
     def report_and_check() -> None:
         checks = max(_MIN_CHECKS, math.ceil(seconds / _MAX_PAUSE))
         detector, beats = StallDetector(checks), 0
-        while not ended.wait(seconds / checks):
+        while True:  # the first report comes at once: a process may stall before the first pause
             beats += 1
             at = own
             reports = {rank: (beats, at)}
@@ -157,6 +157,8 @@ def watch_for_stalls(
             if found is not None and not ended.is_set():
                 stalled, what = found
                 on_stall(f"training: for {seconds:,g} s process {stalled} {what}")
+                return
+            if ended.wait(seconds / checks):
                 return
 
     thread = threading.Thread(target=report_and_check, name="stalls", daemon=True)

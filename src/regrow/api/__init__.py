@@ -1,0 +1,29 @@
+"""The commands of regrow as Python functions. Each returns a typed result.
+
+What is common to all functions stands in the docstring of the package `regrow`.
+"""
+
+from regrow.api.cuts import plan, prune, score
+from regrow.api.models import generate, inspect, verify
+from regrow.api.runs import preview, run, train, training_recipe, write_report
+from regrow.api.text import tokenise, write_corpus
+from regrow.api.vocabulary import count_vocabulary, grow_vocabulary, plan_vocabulary
+
+__all__ = [
+    "count_vocabulary",
+    "generate",
+    "grow_vocabulary",
+    "inspect",
+    "plan",
+    "plan_vocabulary",
+    "preview",
+    "prune",
+    "run",
+    "score",
+    "tokenise",
+    "train",
+    "training_recipe",
+    "verify",
+    "write_corpus",
+    "write_report",
+]

@@ -1,0 +1,99 @@
+"""Read the arguments of Python functions: models, files, numbers, and options by name."""
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from regrow.common.errors import UserError
+from regrow.common.progress import Progress
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from regrow.checkpoint.model_directory import ModelDirectory
+
+    Spec = TypeVar("Spec", bound=BaseModel)
+
+Paths = Path | str | Sequence[Path | str]
+"""One file, or several."""
+
+
+def open_model(model: Path | str, progress: Progress) -> "ModelDirectory":
+    """The model that a directory, a GGUF file or a hub id names."""
+    from regrow.checkpoint.model_directory import ModelDirectory
+    from regrow.checkpoint.resolve import resolve_model
+
+    return ModelDirectory(resolve_model(str(model), None, progress.say))
+
+
+def paths(given: Paths) -> list[Path]:
+    """One path or several, as a list."""
+    return [Path(path) for path in ([given] if isinstance(given, Path | str) else given)]
+
+
+def names(given: str | Collection[str]) -> list[str]:
+    """One name or several, as a list."""
+    return [given] if isinstance(given, str) else [*given]
+
+
+def options_of(function: str, kind: "type[Spec]", values: Mapping[str, Any]) -> "Spec":
+    """The options of a function.
+
+    Raises:
+        TypeError: there is no such option.
+        UserError: a value is not valid.
+    """
+    from regrow.common.validation_errors import validated
+
+    check_names(function, values, kind.model_fields)
+    return validated(kind, values)
+
+
+def check_names(function: str, given: Collection[str], known: Collection[str]) -> None:
+    """Raise TypeError, as Python does, if an option is not one of those that a function knows."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {hint}")
+
+
+def number(key: str, value: object) -> int:
+    """An integer, or text such as `16K`. Raises UserError at anything else."""
+    from regrow.common.quantities import count
+
+    return _parsed(key, value, count)
+
+
+def nbytes(key: str, value: object) -> int:
+    """Bytes as an integer, or text such as `500MB`. Raises UserError at anything else."""
+    from regrow.common import quantities
+
+    return _parsed(key, value, quantities.nbytes)
+
+
+def _parsed(key: str, value: object, parse: Callable[[str, str], int]) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise UserError(f"a whole number is wanted, not {value!r}", key=key)
+    return parse(key, value) if isinstance(value, str) else value
+
+
+def check_parent(path: Path | str | None) -> None:
+    """Raise UserError if the directory of a file that will be written does not exist."""
+    if path is not None and not Path(path).parent.is_dir():
+        raise UserError(f"{Path(path).parent}: no such directory")
+
+
+def calibration_documents(path: Path | str | None) -> Callable[[], Iterator[str]] | None:
+    """Opens a calibration text; None without one. Raises UserError if it cannot be read."""
+    from regrow.corpus.text import read_documents
+
+    if path is None:
+        return None
+    text = Path(path)
+    try:
+        next(iter(read_documents(text)))
+    except UserError as error:
+        raise UserError(str(error), key="calibration") from None
+    return lambda: read_documents(text)

@@ -1,0 +1,97 @@
+"""Prepare text for training: tokenise it, or let a model write it."""
+
+from __future__ import annotations  # so that help() shows them as they are written
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from regrow.api.arguments import Paths, check_names, number, open_model, paths
+from regrow.api.options import WritingOptions
+from regrow.common.outputs import check_new_directory, check_new_file
+from regrow.common.progress import QUIET, Progress
+
+if TYPE_CHECKING:
+    from regrow.corpus.tokenisation import Tokenised
+    from regrow.writing.text_writer import WrittenText
+
+
+def tokenise(
+    model: Path | str,
+    out: Path | str,
+    text: Paths,
+    *,
+    workers: int | None = None,
+    eos: bool = True,
+    special_tokens: bool = False,
+    progress: Progress = QUIET,
+) -> Tokenised:
+    """Tokenise text files once and write a token store, which recipes can train on.
+
+    A call that was stopped continues when it is repeated with the same arguments.
+
+    Args:
+        model: the model whose tokenizer is used.
+        out: a new directory.
+        text: a text file (.txt or .jsonl, also .gz or .zst; .parquet), a directory of such, or
+            several.
+        workers: the number of processes; None takes one for each core.
+        eos: end each document with the eos token.
+        special_tokens: whether the names of special tokens in the text stand for the tokens.
+        progress: receives the bytes read.
+
+    Raises:
+        UserError: a text or the tokenizer cannot be read, or `out` holds something else.
+    """
+    from regrow.corpus.text_files import text_files
+    from regrow.corpus.tokenisation import tokenise_files
+
+    check_new_directory(Path(out), model)
+    files = [file for path in paths(text) for file in text_files(path)]
+    return tokenise_files(
+        open_model(model, progress).path, Path(out), files,
+        workers=workers or os.cpu_count() or 1, eos=eos,
+        special_tokens=special_tokens, progress=progress.advance,
+    )  # fmt: skip
+
+
+def write_corpus(
+    model: Path | str,
+    out: Path | str,
+    tokens: int | str,
+    *,
+    prompts: Path | str | None = None,
+    progress: Progress = QUIET,
+    **settings: Unpack[WritingOptions],
+) -> WrittenText:
+    """Let a model write text, on which it or its smaller versions can be trained.
+
+    A chat model writes questions and answers, and other decoders write documents. A call that was
+    stopped continues when it is repeated with the same arguments.
+
+    The settings are those of `regrow.writing.text_writer.WritingSettings`:
+
+    - `seed`: decides the random numbers.
+    - `temperature`: the logits are divided by it; 1 by default.
+    - `batch_size`: texts that are written at once; by default as many as fit, up to 128.
+
+    Args:
+        model: a decoder with a tokenizer.
+        out: a new file, `.jsonl`.
+        tokens: tokens of text, at least so many (`2_000_000`, `"2M"`).
+        prompts: a text file with questions, or with beginnings of documents.
+        progress: receives the tokens written.
+        settings: see above.
+
+    Raises:
+        UserError: the model cannot write, a setting is not valid, or `out` exists or was begun with
+            other settings.
+    """
+    from regrow.writing.text_writer import WritingSettings, check_work, write_text
+
+    check_names("write_corpus", settings, WritingOptions.__annotations__)
+    check_new_file(Path(out), model)
+    asked = None if prompts is None else Path(prompts)
+    given = WritingSettings(number("tokens", tokens), asked, **settings)
+    check_work(Path(out), given)
+    return write_text(open_model(model, progress), Path(out), given, progress=progress.advance)

@@ -1,0 +1,111 @@
+"""What a plan, a preview and a run say about time."""
+
+from pathlib import Path
+
+import pytest
+
+import regrow
+from regrow.architectures import Layout
+from regrow.architectures.flops import SampleShape, training_flops
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.cli.preview_tables import total_words
+from regrow.pipeline import training_time
+from regrow.pipeline.proposed_recovery import _tokens
+from regrow.pipeline.training_time import TrainingTime
+from regrow.surgery.plan import Plan
+from regrow.training.speed import Speed
+from tests.tiny import sentences, write_model, write_text
+
+RECIPE = """
+name: small
+model: m
+data: {train: train.txt, heldout: {other: heldout.txt}}
+stages:
+  - {name: a, cut: {layers: 3, by: random, refit: false}, recover: {tokens: 256, row_length: 64}}
+  - name: b
+    cut: {ffn: 32, by: magnitude, refit: false}
+    recover: {tokens: 128, row_length: 64, distill: {from: original}}
+"""
+RATE = 1e6
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model and a recipe, on a machine with a known speed."""
+    write_model(tmp_path / "m")
+    write_text(tmp_path / "train.txt", sentences(40))
+    write_text(tmp_path / "heldout.txt", sentences(3, seed=1))
+    (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.setattr(training_time, "_LEAST_FLOPS", 0.0)
+    monkeypatch.setattr(training_time, "measure_speed", lambda *_: Speed(RATE, RATE))
+    return tmp_path
+
+
+def test_words() -> None:
+    assert TrainingTime(4_200_000, 10_000.0, tried=True).words() == (
+        "about 2.8\u00a0h on this machine, at 420 tokens/s"
+    )
+    assert TrainingTime(10**9, 10**8, tried=False).words() == (
+        "at least 1,157\u00a0days on this machine, at most 10.0 tokens/s"
+    )
+
+
+def test_a_preview_says_how_long_it_takes(home: Path) -> None:
+    found = regrow.preview(home / "r.yaml")
+    assert found.time is not None
+    assert found.time.tokens == 384
+    assert found.time.seconds == pytest.approx(found.flops / RATE)
+    trainings = [stage.training for stage in found.stages]
+    assert [t and t.seconds for t in trainings] == [
+        pytest.approx(t.flops / RATE) for t in trainings if t
+    ]
+    assert f"time: {found.time.words()}" in list(total_words(found))
+
+
+def test_what_takes_seconds_is_not_timed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_time, "_LEAST_FLOPS", 1e12)
+    found = regrow.preview(home / "r.yaml")
+    assert found.time is None
+    assert not any(line.startswith("time:") for line in total_words(found))
+    assert regrow.plan(home / "m", params="60%").recovery_seconds == ()
+
+
+def test_a_run_says_how_long_its_trainings_take(home: Path) -> None:
+    time, said = regrow.preview(home / "r.yaml").time, list[str]()
+    assert time is not None
+    regrow.run(home / "r.yaml", home / "out", progress=regrow.Progress(say=said.append))
+    words = [line for line in said if line.startswith("training: ")]
+    assert words == [f"training: 384 tokens, {time.words()}"]
+    said.clear()  # nothing is left to train
+    regrow.run(home / "r.yaml", home / "out", progress=regrow.Progress(say=said.append))
+    assert not any(line.startswith("training: ") for line in said)
+
+
+def test_a_plan_says_how_long_it_takes(home: Path) -> None:
+    plan = regrow.plan(home / "m", params="60%")
+    assert plan.recovery_tokens == (50_000,) * len(plan.stages)
+    layout_flops = [
+        training_flops(layout, SampleShape(512, decoder=512), 50_000)
+        for layout in _layouts(home / "m", plan)
+    ]
+    assert plan.recovery_seconds == tuple(pytest.approx(f / RATE) for f in layout_flops)
+    assert plan.recipe.count("on the machine that planned this") == len(plan.stages)
+    (note,) = [note for note in plan.notes if note.startswith("recovery: ")]
+    assert "on this machine" in note
+
+
+def _layouts(model: Path, plan: Plan) -> list[Layout]:
+    layout = ModelDirectory(model).layout
+    found = []
+    for stage in plan.stages:
+        layout = layout.resized(stage.sizes)
+        found.append(layout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("parameters", "tokens"),
+    [(40_000, 50_000), (67_000_000, 670_000), (1_234_567_890, 12_000_000), (15e9, 150_000_000)],
+)
+def test_tokens_are_in_proportion_to_the_model(parameters: int, tokens: int) -> None:
+    assert _tokens(int(parameters)) == tokens

@@ -1,0 +1,56 @@
+"""The benchmark of a GPU, as far as a CPU can show that it runs."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("gpu")
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("part", ["attention", "scoring", "generation"])
+def test_parts_run_and_meet_their_goals(bench: ModuleType, part: str) -> None:
+    setup = bench.setup_for(torch.device("cpu"), tiny=True, quick=True)
+    results = bench.PARTS[part](setup)
+    assert results
+    assert all(result.met is not False for result in results)
+
+
+def test_a_wrong_kernel_does_not_meet_the_goal(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that attends across documents."""
+    from regrow.objectives.losses.causal import Causal
+
+    def across(self: Causal, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> object:
+        if model.config._attn_implementation == "document_attention":
+            positions = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
+            batch = {**batch, "position_ids": positions}
+        return plain(self, model, batch)
+
+    plain = Causal.__call__
+    monkeypatch.setattr(Causal, "__call__", across)
+    setup = bench.setup_for(torch.device("cpu"), tiny=True, quick=True)
+    assert any(result.met is False for result in bench.attention(setup))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_a_gpu_nothing_is_measured(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    bench.main()
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "no GPU here: nothing was measured\n"
