@@ -27,8 +27,8 @@ from regrow.common.publishing import (
     sync_descriptor,
     take_lock,
 )
+from regrow.common.run_directory import LEDGER_FILE
 
-LEDGER_FILE = "ledger.jsonl"
 _BEFORE_FIRST_ENTRY = ("original",)
 """The directory of a converted or downloaded model, which a run makes before its first entry."""
 _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
