@@ -201,7 +201,7 @@ def _timeless(ledger: str) -> str:
             return f"damaged: {line}"
         for key in ("started", "seconds", "environment"):
             del entry[key]
-        for key in ("seconds", "tokens_per_second", "directory"):
+        for key in ("seconds", "speeds", "directory"):
             entry["outputs"].pop(key, None)
         lines.append(json.dumps(entry, sort_keys=True))
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from regrow.common.errors import UserError
-from regrow.evaluation.generation import generate, generation_speed
+from regrow.evaluation.generation import generate, generate_or_stop, seconds_per_token
 from tests.training.small import EOS, FAMILIES, byte_tokenizer, small_model
 
 TEMPLATE = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
@@ -81,9 +81,21 @@ def test_the_speed_is_over_all_tokens_asked_for(monkeypatch: pytest.MonkeyPatch)
     # Many tokens would end the text, were they not kept from it.
     model.generation_config.eos_token_id = list(range(100))
     written = _record(monkeypatch, model)
-    speed = generation_speed(model, byte_tokenizer(), "hi", new_tokens=9, repeats=2)
-    assert [len(tokens) for tokens in written] == [9, 9, 9]
-    assert 0 < speed < math.inf
+    seconds = seconds_per_token(model, byte_tokenizer(), "hi", 9)
+    assert [len(tokens) for tokens in written] == [9]
+    assert 0 < seconds < math.inf
+
+
+def test_a_text_that_stops_before_its_end_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("llama")
+    written = _record(monkeypatch, model)
+    text, stopped = generate_or_stop(model, byte_tokenizer(), "the cat", 4)
+    assert stopped
+    assert text == generate(model, byte_tokenizer(), "the cat", 4)
+    # The same text, whose last token now is the end.
+    model.generation_config.eos_token_id = [EOS, written[0][-1]]
+    assert not generate_or_stop(model, byte_tokenizer(), "the cat", 4)[1]
+    assert len(written[-1]) <= 4
 
 
 def _record(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[list[int]]:

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.pipeline.ledger import LEDGER_FILE, Entry, Ledger, differences, read_entries, step_after
+from regrow.common.run_directory import LEDGER_FILE
+from regrow.pipeline.ledger import Entry, Ledger, differences, read_entries, step_after
 
 _HOLD = """
 import sys, time

@@ -41,7 +41,7 @@ ALL = [
     "depth/carve", "depth/measure-cut", "depth/recover", "depth/measure", "depth/answers",
     "width/carve", "width/measure-cut", "width/recover", "width/measure", "width/answers",
     "vocabulary/carve", "vocabulary/measure-cut", "vocabulary/recover", "vocabulary/measure",
-    "vocabulary/answers",
+    "vocabulary/answers", "speed",
 ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def assert_same_result(out: Path, other: Path) -> None:
         assert data == theirs[name], name
     told, wanted = entries(out), entries(other)
     assert told.keys() == wanted.keys()
-    timed = {"seconds", "tokens_per_second", "directory", "model"}
+    timed = {"seconds", "speeds", "directory", "model"}
     for name, entry in told.items():
         decisive = {key: value for key, value in entry.outputs.items() if key not in timed}
         assert decisive == {k: v for k, v in wanted[name].outputs.items() if k not in timed}, name
@@ -193,14 +193,19 @@ def test_training_helped(finished: Finished) -> None:
 
 def test_who_watches_sees_it_go_on(finished: Finished) -> None:
     assert finished.updates[0].stage == "original"
-    assert finished.updates[-1].stage == "vocabulary"
-    for update in finished.updates:
-        assert 0 <= update.share <= 1
-        assert 0 <= update.seconds_left < math.inf
+    assert finished.updates[-1].stage == "speed"
+    shares = [update.share for update in finished.updates]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+    lefts = [update.seconds_left for update in finished.updates]
+    assert lefts[0] is None  # nothing is measured yet
+    assert all(left is None or 0 <= left < math.inf for left in lefts)
     stages = list(dict.fromkeys(update.stage for update in finished.updates))
-    assert stages == ["original", "depth", "width", "vocabulary"]
-    losses = [u.loss for u in finished.updates if u.stage == "depth" and u.loss is not None]
-    assert len(losses) == 5
+    assert stages == ["original", "depth", "width", "vocabulary", "speed"]
+    training = [u for u in finished.updates if u.stage == "depth" and u.loss is not None]
+    assert len(training) == 5
+    assert training[0].heldout == ""
+    assert training[-1].heldout.endswith(" bits per byte")
     assert "depth: 4 -> 3 layers" in "\n".join(finished.said)
 
 
@@ -449,11 +454,17 @@ def test_redo_does_exactly_these_steps_again(finished: Finished, tmp_path: Path,
 
 
 def test_a_curve_of_another_text_is_not_shown(finished: Finished, tmp_path: Path) -> None:
-    assert len(summarise(finished.out).stages[0].heldout_curve) == 3
+    shown = summarise(finished.out).stages[0].heldout
+    assert shown is not None
+    points = shown.texts["domain"]
+    assert [tokens for tokens, _ in points] == [0, 128, 256, 320]
+    assert points[0][1] > points[1][1] > points[-1][1]
     out = finished.copied(tmp_path / "run")
     recipe = finished.changed(("data.heldout.domain", str(finished.home / "other.txt")))
     go(recipe, out, redo=True)
-    assert summarise(out).stages[0].heldout_curve == ()
+    shown = summarise(out).stages[0].heldout
+    assert shown is not None
+    assert [tokens for tokens, _ in shown.texts["domain"]] == [0, 320]
 
 
 @pytest.mark.parametrize(
@@ -911,7 +922,7 @@ def test_an_encoder_decoder_is_cut_and_recovered(filled: Finished) -> None:
         "width/carve", "width/measure-cut", "width/recover", "width/measure", "width/answers",
         "longer/recover", "longer/measure", "longer/answers",
         "control/recover", "control/measure",
-        "at-once/carve", "at-once/measure-cut", "at-once/recover", "at-once/measure",
+        "at-once/carve", "at-once/measure-cut", "at-once/recover", "at-once/measure", "speed",
     ]  # fmt: skip
     for name in ("depth/measure", "width/measure", "longer/measure", "at-once/measure"):
         domain = done[name].outputs["heldout"]["domain"]
@@ -1066,7 +1077,7 @@ def test_a_run_without_recovery(finished: Finished, tmp_path: Path) -> None:
     original, row = summarise(result.directory).models
     assert row.after_cut.keys() == original.after_recovery.keys()
     assert row.after_recovery == {}
-    assert row.generation_tokens_per_second is not None
+    assert row.speed is not None
     go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run")
     assert "control/recover" not in entries(tmp_path / "run")
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from regrow.common.errors import UserError
-from regrow.pipeline.ledger import LEDGER_FILE, Entry, Ledger
+from regrow.common.run_directory import LEDGER_FILE
+from regrow.pipeline.ledger import Entry, Ledger
 from regrow.pipeline.summary import summarise
 from regrow.report.outcomes import worse_lines
+from regrow.report.records import HeldoutCurve, Loading
 
 DOMAIN = {"domain": "a" * 64}
 CUT = {
@@ -46,7 +48,8 @@ def losses(loss: float, **more: Any) -> dict[str, Any]:
 
 PROMPTS = {"prompts": ["Hello", "Why?"], "answer_tokens": 8}
 RECOVERY = {
-    "curve": [[64, 5.5], [100, 5.25]], "heldout_curve": [[100, {"domain": 5.0}]],
+    "curve": [[64, 5.5], [100, 5.25]],
+    "heldout_curve": [[64, {"domain": 5.5}], [100, {"domain": 5.0}]],
     "heldout": DOMAIN, "tokens": 100, "predicted": 90, "seconds": {"recover": 7.0, "measure": 0.5},
     "kept": "trained", "trained": losses(5.0),
 }  # fmt: skip
@@ -57,7 +60,7 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
         {"name": "train", "role": "train", "documents": 2, "tokens": 50, "sha256": "t"},
         {"name": "domain", "role": "heldout", "documents": 1, "tokens": 9, "sha256": "h"},
     ]}, 0.5),
-    ("original/measure", {"heldout": DOMAIN}, losses(4.0, tokens_per_second=20.0), 2.0),
+    ("original/measure", {"heldout": DOMAIN}, losses(4.0), 2.0),
     ("original/answers", PROMPTS, {"answers": ["a", "b"]}, 0.5),
     ("depth/carve", {"cut": {"layers": 3, "by": "random"}},
      facts(80, words="4 -> 3 layers", cut=CUT, notes=["x: dropped"],
@@ -68,17 +71,22 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
         "schedule": "cosine",
     }},
      facts(80, **RECOVERY), 7.5),
-    ("depth/measure", {"heldout": DOMAIN}, losses(5.0, tokens_per_second=30.0), 1.25),
+    ("depth/measure", {"heldout": DOMAIN}, losses(5.0), 1.25),
     ("depth/answers", PROMPTS, {"answers": ["c", "d"]}, 0.5),
     ("words/carve", {"cut": {"vocab_size": 300, "by": None}},
      facts(70, words="vocabulary 320 -> 300", notes=[],
            cut={**CUT, "axes": {"vocab": {"size": 320, "keep": "0-299"}}},
            seconds={"score": 0.0, "carve": 0.5}), 0.75),
     ("words/measure-cut", {"heldout": DOMAIN, "speed": True},
-     losses(5.5, tokens_per_second=31.0), 1.0),
+     losses(5.5), 1.0),
     ("words/answers", PROMPTS, {"answers": ["e", "f"]}, 0.5),
     ("control/recover", {"recover": {}}, facts(100, **{**RECOVERY, "tokens": 1_000}), 9.0),
-    ("control/measure", {"heldout": DOMAIN}, losses(3.5, tokens_per_second=21.0), 1.0),
+    ("control/measure", {"heldout": DOMAIN}, losses(3.5), 1.0),
+    ("speed", {"new_tokens": 2, "rounds": 2}, {"speeds": {
+        "original": {"tokens_per_second": [20.0, 10.0], "beside": [20.0, 10.0]},
+        "depth": {"tokens_per_second": [30.0, 16.0], "beside": [20.0, 10.0]},
+        "words": {"tokens_per_second": [31.0, 17.0], "beside": [20.0, 10.0]},
+    }}, 3.0),
 ]  # fmt: skip
 
 
@@ -113,7 +121,7 @@ def test_negative_seconds_are_none(tmp_path: Path) -> None:
 
 def test_a_whole_run(tmp_path: Path) -> None:
     summary = summarise(ledger(tmp_path / "small", len(STEPS)))
-    assert (summary.name, summary.command) == ("small", "regrow run 14")
+    assert (summary.name, summary.command) == ("small", "regrow run 15")
     assert summary.seconds == sum(step[3] for step in STEPS)
     assert summary.recipe_text == "name: x # <b>\n"
     assert [text.name for text in summary.texts] == ["train", "domain"]
@@ -127,8 +135,9 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert (words.after_cut["domain"].bits_per_byte, words.after_recovery) == (2.75, {})
     score = depth.after_recovery["domain"]
     assert (score.unknown, score.lost, score.is_comparable) == (0.05, 0.005, False)
-    speeds = [row.generation_tokens_per_second for row in summary.models]
-    assert speeds == [20.0, 30.0, 31.0, 21.0]
+    speeds = [row.speed and (row.speed.median, row.speed.ratio) for row in summary.models]
+    assert speeds == [(15.0, 1.0), (23.0, 1.55), (24.0, 1.625), None]
+    assert summary.loading == Loading(path=str(tmp_path / "small/stages/words/model"))
     assert control.note == "the original, trained on 1,000 tokens too"
     assert list(summary.hashes) == ["original", "depth", "words"]
     assert [row.path for row in summary.models] == [
@@ -149,7 +158,9 @@ def test_what_a_stage_did(tmp_path: Path) -> None:
     assert (layer.axis, layer.before, layer.kept) == ("layer", 4, (0, 2, 3))
     assert ffn.kept_by_layer == ((0, 1, 2), (0, 1, 5), (3, 4, 5))
     assert depth.curve == ((64, 5.5), (100, 5.25))
-    assert depth.heldout_curve == ((100, {"domain": 5.0}),)
+    # Before the recovery, between (in nats, at half a bit a byte each), and after it.
+    points = ((0, 3.0), (64, 2.75), (100, 2.5))
+    assert depth.heldout == HeldoutCurve(unit="bits per byte", texts={"domain": points})
     assert depth.seconds.model_dump() == {
         "score": 3.0, "refit": 1.5, "carve": 0.25, "recover": 7.0, "measure": 3.25,
     }  # fmt: skip
@@ -175,7 +186,19 @@ def test_a_run_on_its_way(tmp_path: Path, count: int, models: int, done: list[bo
 
 def test_a_curve_of_another_text_is_left_out(tmp_path: Path) -> None:
     other = {"heldout": {"domain": "b" * 64}}
-    assert summarise(ledger(tmp_path, 9, depth_measure=other)).stages[0].heldout_curve == ()
+    heldout = summarise(ledger(tmp_path, 9, depth_measure=other)).stages[0].heldout
+    assert heldout is not None
+    assert heldout.texts == {"domain": ((0, 3.0), (100, 2.5))}
+
+
+def test_the_model_of_a_run_is_its_link_where_that_is(tmp_path: Path) -> None:
+    directory = ledger(tmp_path / "small", 9)
+    stage = directory / "stages/depth/model"
+    assert summarise(directory).loading == Loading(path=str(stage))
+    stage.mkdir(parents=True)
+    (directory / "model").symlink_to("stages/depth/model")
+    assert summarise(directory).loading == Loading(path=str(directory / "model"))
+    assert summarise(ledger(tmp_path / "begun", 7)).loading is None
 
 
 def test_no_run(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.report import charts
+from regrow.report.charts import Kind
 from regrow.report.svg import WIDTH, Element, Svg, tick_labels, ticks
 
 NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
@@ -72,14 +73,12 @@ def data_lines(svg: Svg, style: str) -> list[list[tuple[float, float]]]:
     return [subpath for element in found for subpath in paths(element)]
 
 
-@given(st.lists(st.tuples(names, points, st.sampled_from(["train", "heldout"])), max_size=6))
-def test_curves(lines: list[tuple[str, list[charts.Point], str]]) -> None:
-    svg = check(
-        charts.curves(
-            "loss",
-            [charts.Line(n, p, "train" if k == "train" else "heldout") for n, p, k in lines],
-        )
-    )
+KINDS: tuple[Kind, ...] = ("plain", "grey", "smooth", "heldout")
+
+
+@given(st.lists(st.tuples(names, points, st.sampled_from(KINDS)), max_size=6))
+def test_curves(lines: list[tuple[str, list[charts.Point], Kind]]) -> None:
+    svg = check(charts.curves("loss", [charts.Line(*line) for line in lines]))
     finite = any(charts.drawable(y) for _, values, _ in lines for _, y in values)
     assert (svg is not None) == finite
     if svg is not None:
@@ -89,12 +88,40 @@ def test_curves(lines: list[tuple[str, list[charts.Point], str]]) -> None:
 
 @given(st.lists(st.tuples(tokens, st.floats(0, 20)), min_size=1, max_size=1500))
 def test_long_curves_are_averaged_and_keep_their_end(values: list[charts.Point]) -> None:
-    svg = check(charts.curves("loss", [charts.Line("training", values, "train")]))
+    svg = check(charts.curves("loss", [charts.Line("training", values, "grey")]))
     assert svg is not None
-    line = data_lines(svg, "line train")[0]
+    line = data_lines(svg, "line grey")[0]
     assert len(line) <= charts.MOST_POINTS
     if max(x for x, _ in values) > 0:
         assert line[-1][0] == WIDTH - 14
+
+
+def test_a_noisy_curve_is_drawn_faint_behind_its_moving_mean() -> None:
+    noisy = [(float(x), 2.0 + (x % 2)) for x in range(100)]
+    svg = check(charts.curves("loss", [charts.Line("", noisy, "smooth")]))
+    assert svg is not None
+    (raw,), (mean,) = data_lines(svg, "line raw"), data_lines(svg, "line smooth")
+    assert [x for x, _ in raw] == [x for x, _ in mean]
+    heights = [y for _, y in mean]
+    assert max(heights) - min(heights) < 0.1 * (max(y for _, y in raw) - min(y for _, y in raw))
+    assert not [e for e in svg.root.iter("text") if e.get("class") == "label"]  # no name
+
+
+def test_a_held_out_loss_shows_its_values_at_both_ends() -> None:
+    lines = [
+        charts.Line("docs", [(0.0, 1.2), (50.0, 1.0), (90.0, 0.9)]),
+        charts.Line("prose", [(0.0, 1.199), (90.0, 1.4)]),
+    ]
+    svg = check(charts.curves("loss", lines))
+    assert svg is not None
+    labels = [e for e in svg.root.iter("text") if e.get("class") == "value"]
+    assert sorted(str(e.text) for e in labels) == ["0.900", "1.199", "1.200", "1.400"]
+    first, second = sorted(
+        float(e.get("y", "0")) for e in labels if e.get("text-anchor") == "start"
+    )
+    assert second - first > 11  # two values that lie on each other are written apart
+    assert len(data_lines(svg, "line heldout h1 worse")) == 2  # the line, and its legend
+    assert not [e for e in svg.root.iter("path") if e.get("class") == "line heldout h0 worse"]
 
 
 def test_a_loss_that_diverged_leaves_a_gap() -> None:

@@ -1,3 +1,4 @@
+import html
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -6,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from regrow.report.page import render_page, write_page
-from regrow.report.records import EvaluationRow, KeptAxis, RunSummary, StageRow, Text
+from regrow.report.records import (
+    EvaluationRow,
+    KeptAxis,
+    Loading,
+    RunSummary,
+    StageRow,
+    Text,
+)
 
 VOID = {"meta", "link", "br"}
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}"
@@ -54,26 +62,33 @@ def test_headline_and_sections(smollm2: RunSummary) -> None:
     page = render_page(smollm2)
     assert "134.5M → to 65.4M parameters \N{MINUS SIGN}51%" in words(page)
     assert "bits per byte, prose 0.941 → to 1.016 +8.0%" in words(page)
+    assert "generated tokens per second 41.3 → to 83.2 2.0×" in words(page)  # noqa: RUF001
+    assert (
+        "The result (vocabulary) has 49% of the original's parameters, needs 3% fewer bits per "
+        "byte on stories and 8% more on prose, and generates text 2.0 times as fast."
+    ) in html.unescape(words(page))
     outline = Outline(page)
     assert outline.titles(1) == ["smollm2-65m"]
     assert outline.titles(2) == [
-        "Models", "Warnings", "Loss after each cut and each recovery", "Answers",
+        "Use the model", "Models", "Warnings", "Loss on held-out text", "Answers",
         "Parameters by part", "depth", "width", "vocabulary", "Evaluation", "Time", "To repeat it",
     ]  # fmt: skip
 
 
 def test_the_table_holds_what_was_measured(smollm2: RunSummary) -> None:
     text = words(render_page(smollm2))
-    assert (
-        "depth stages/depth/model 106.2M \N{MINUS SIGN}21% 212 MB 54.0 "
-        "3.41 1.193 2.03 0.711 3.70 1.165 3.04 0.957"
-    ) in text
-    assert "SmolLM2-135M 134.5M 269 MB 41.3 2.12 0.742 2.99 0.941" in text
+    assert "SmolLM2-135M 134.5M 100% 269 MB 41.3 ± 0.7 1.00×" in text  # noqa: RUF001
+    assert "depth stages/depth/model 106.2M 79% 212 MB 54.0 ± 0.9 1.31×" in text  # noqa: RUF001
+    minus = "\N{MINUS SIGN}"
+    assert f"depth 1.193 0.711 {minus}4.2% 1.165 0.957 +1.7%" in text
+    assert "SmolLM2-135M 0.742 0.941" in text
+    assert "Losses in nats per token Nats per token stories prose" in text
+    assert "depth 3.41 2.03 3.70 3.04" in text
     assert "arc_easy acc_norm 0.582 0.471 \N{MINUS SIGN}0.111" in text
 
 
 def test_the_vocabulary_note_only_where_the_vocabulary_changed(smollm2: RunSummary) -> None:
-    note = "losses per token cannot be compared between models; bits per byte can"
+    note = "losses per token cannot be compared between models on either side of that."
     assert note in render_page(smollm2)
     shorter = smollm2.model_copy(update={"models": smollm2.models[:3]})
     assert note not in render_page(shorter)
@@ -105,6 +120,7 @@ def hostile(summary: RunSummary) -> RunSummary:
          "after_cut": {HOSTILE: {"loss": 3.0, "bits_per_byte": 1.1}}}
         for row in data["models"]
     ]  # fmt: skip
+    data["loading"] = {"path": HOSTILE, "is_encoder_decoder": True, "own_code": True}
     data["texts"] = [{**row, "name": HOSTILE, "sha256": HOSTILE} for row in data["texts"]]
     data["machine"] = {**data["machine"], "cpu": HOSTILE}
     data["versions"] = data["hashes"] = {HOSTILE: HOSTILE}
@@ -114,7 +130,9 @@ def hostile(summary: RunSummary) -> RunSummary:
     for stage in data["stages"]:
         for key in ("name", "cut", "recovery", "warnings"):
             stage[key] = poison(stage[key])
-        stage["heldout_curve"] = [(0, {HOSTILE: 3.0}), (9, {HOSTILE: 2.0})]
+        stage["heldout"] = {
+            "unit": "bits per byte", "texts": {HOSTILE: [(0, 3.0), (9, 2.0)]},
+        }  # fmt: skip
         points = [(0, {HOSTILE: 1.0}), (9, {HOSTILE: 1.0})]
         stage["mixtures"] = [
             {"of": HOSTILE, "shares": points, "losses": points, "references": {HOSTILE: 2.0}}
@@ -136,8 +154,6 @@ def test_a_text_without_bits_is_drawn_by_its_loss(smollm2: RunSummary) -> None:
     assert f"{first}, loss, nats per token" in page
     for text in summary.measured_texts[1:]:
         assert f"{text}, bits per byte" in page
-    assert "bits per byte can, where they are given." in page
-    assert "where they are given" not in render_page(smollm2)
 
 
 def test_every_text_is_escaped(smollm2: RunSummary) -> None:
@@ -188,8 +204,10 @@ def test_many_stages_and_texts(smollm2: RunSummary) -> None:
         update={"models": (smollm2.models[0], *rows), "stages": tuple(stages)}
     )
     outline = Outline(render_page(summary))
-    assert len([1 for tag, a in outline.tags if tag == "table" and a.get("class") == "models"]) == 3
-    assert len(set(outline.titles(2))) == 11 + 9
+    tables = [a.get("class") for tag, a in outline.tags if tag == "table"]
+    assert tables.count("models sizes") == 1
+    assert tables.count("models losses") == 5 + 3  # two texts in a table, then four with nats
+    assert len(set(outline.titles(2))) == 12 + 9
 
 
 def test_encoder_decoder_axes_and_a_mixture(openba: RunSummary) -> None:
@@ -293,8 +311,45 @@ def test_a_recovery_that_made_it_worse_is_shown_as_a_loss(
     assert "worse on prose 1.033 → 1.041 ; unchanged on stories 0.744 bits per byte;" in text
     assert text.count("not kept") == 1
     assert page.count("line regrown worse") == 1
-    assert page.count("n recovered worse") == 1
-    for sign in ('class="loss"', "regrown worse", "recovered worse", "recovery that made"):
+    assert page.count('class="n end worse"') == 2  # in bits, and in nats
+    assert page.count('class="n end better"') == 2
+    for sign in ('class="loss"', "regrown worse", "n end worse", "recovery that made"):
         assert sign in page
         assert sign not in render_page(smollm2)
     assert "grew back" not in page
+
+
+def test_how_the_model_is_loaded(smollm2: RunSummary, bare: RunSummary) -> None:
+    page = html.unescape(words(render_page(smollm2)))
+    assert "from transformers import AutoModelForCausalLM, AutoTokenizer" in page
+    assert 'AutoModelForCausalLM.from_pretrained("runs/smollm2-65m/model")' in page
+    assert "regrow generate runs/smollm2-65m/model 'Once upon a time there was" in page
+    own = Loading(path="a 'b/model", is_encoder_decoder=True, own_code=True)
+    other = html.unescape(words(render_page(bare.model_copy(update={"loading": own}))))
+    assert (
+        'AutoModelForSeq2SeqLM.from_pretrained("a \\u0027b/model", trust_remote_code=True)'
+    ) in other
+    assert "regrow generate 'a '\"'\"'b/model' 'What is a river?'" in other
+    assert "Use the model" not in render_page(bare)
+
+
+def test_a_heat_map_says_what_its_colours_are(smollm2: RunSummary) -> None:
+    text = words(render_page(smollm2))
+    assert "kept of the 16 in a cell: none all" in text
+    assert "kept of the 512 in a cell: none all" in text
+    assert text.count("kept dropped") == 1  # the boxes of the layers
+    assert "neuron, before the cut" in text
+    assert "token id, before the cut" in text
+
+
+def test_no_arrow_of_a_terminal_is_on_the_page(smollm2: RunSummary) -> None:
+    stages = tuple(
+        stage.model_copy(
+            update={"cut": "a -> b", "recovery": "c -> d", "warnings": ("e -> f",)}
+        )
+        for stage in smollm2.stages
+    )  # fmt: skip
+    page = render_page(smollm2.model_copy(update={"stages": stages}))
+    assert "-&gt;" not in page
+    for told in ("a → b", "c → d", "e → f"):
+        assert told in page

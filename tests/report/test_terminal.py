@@ -27,12 +27,27 @@ def test_the_table_fits_80_columns(smollm2: RunSummary) -> None:
     text = printed(smollm2, Path("runs/smollm2-65m/report.html"))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    depth = next(index for index, line in enumerate(lines) if line.strip().startswith("depth"))
-    first, second = (" ".join(line.split()) for line in lines[depth : depth + 2])
-    assert first == "depth 106.2M 212 MB 54.0 3.41 2.03 3.70 3.04"
-    assert second == "\N{MINUS SIGN}21% 1.193 0.711 1.165 0.957"
-    assert "bits per byte can." in " ".join(text.split())
-    assert lines[-1] == "Report: runs/smollm2-65m/report.html"
+    rows = [" ".join(line.split()) for line in lines if line.startswith("depth ")]
+    minus = "\N{MINUS SIGN}"
+    assert rows == [
+        "depth 106.2M 79% 212 MB 54.0 ± 0.9 1.31×",  # noqa: RUF001
+        f"depth 1.193 0.711 {minus}4.2%", "depth 1.165 0.957 +1.7%",
+    ]  # fmt: skip
+    assert "stories, bits per byte" in lines
+    assert "nats" not in text
+    assert "Report: runs/smollm2-65m/report.html" in lines
+    assert "Model:  runs/smollm2-65m/model" in lines
+    assert " ".join(text.split()).endswith("and generates text 2.0 times as fast.")
+
+
+def test_losses_per_token_are_printed_on_demand(smollm2: RunSummary) -> None:
+    out = io.StringIO()
+    print_table(smollm2, Console(file=out, width=80), nats=True)
+    lines = out.getvalue().splitlines()
+    rows = [" ".join(line.split()) for line in lines if line.startswith("depth ")]
+    assert rows[-2:] == ["depth 3.41 2.03", "depth 3.70 3.04"]
+    assert "stories, nats per token" in lines
+    assert "losses per token cannot be compared" in " ".join(out.getvalue().split())
 
 
 def test_what_tokenization_loses_is_said_and_marked(smollm2: RunSummary) -> None:
@@ -72,7 +87,7 @@ def test_more_texts_make_more_tables(smollm2: RunSummary) -> None:
         update={"after_recovery": {f"a long name {i}": score for i in range(5)}}
     )
     text = printed(smollm2.model_copy(update={"models": (row,), "samples": ()}))
-    assert text.count("recov.") == 5
+    assert text.count("at the end") == 5
     assert text.count("134.5M") == 1
     assert max(map(len, text.splitlines())) <= 80
 
@@ -126,9 +141,12 @@ def test_where_the_models_are(smollm2: RunSummary) -> None:
         row.model_copy(update={"path": f"stages/{row.name}/model"}) for row in smollm2.models[1:3]
     ]
     run = smollm2.model_copy(update={"models": (smollm2.models[0], *rows)})
-    assert printed(run, Path("runs/x/report.html")).splitlines()[-4:] == [
+    lines = printed(run, Path("runs/x/report.html")).splitlines()
+    first = lines.index("Models")
+    assert lines[first : first + 6] == [
         "Models", "  depth  runs/x/stages/depth/model", "  width  runs/x/stages/width/model",
-        "Report: runs/x/report.html",
+        "Report: runs/x/report.html", "Model:  runs/smollm2-65m/model",
+        'Try it: regrow generate runs/smollm2-65m/model "What is a river?"',
     ]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from regrow.checkpoint.writer import (
 )
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
+from regrow.common.progress import tell_part, told
 from regrow.common.publishing import make_directory, workplace
 from regrow.models.loading import LOCAL, library_errors
 
@@ -147,13 +148,15 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
     with _alone(gguf) as folder, library_errors(f"{gguf}: transformers cannot load it"):
         config = AutoConfig.from_pretrained(folder, **file)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, loading = auto.from_pretrained(
-            folder,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-            output_loading_info=True,
-            **file,
-        )
+        with _telling_tensors():
+            model, loading = auto.from_pretrained(
+                folder,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                **file,
+            )
+        tell_part("converting the tokenizer, part", 0, 1)
         bos = {}
         if (
             metadata.get("tokenizer.ggml.pre") in _IGNORE_MERGES_AND_ADD_BOS
@@ -170,9 +173,23 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
     length = getattr(model.config, "max_position_embeddings", None)
     if length is not None:
         tokenizer.model_max_length = length
+    tell_part("converting the tokenizer, part", 1, 1)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return library_weights(model, directory)
+
+
+@contextmanager
+def _telling_tensors() -> Iterator[None]:
+    """Context manager: transformers' loop over the tensors of a file tells how far it is."""
+    from transformers import modeling_gguf_pytorch_utils as library
+
+    bar = library.tqdm
+    library.tqdm = lambda tensors, **_: told(list(tensors), "converting, tensor")
+    try:
+        yield
+    finally:
+        library.tqdm = bar
 
 
 @contextmanager

@@ -108,5 +108,7 @@ class ModelDirectory:
             "parts": self.layout.parameters_by_part(),
             "vocabulary": self.layout.sizes["vocab"],
             "bytes": sum(path.stat().st_size for path in files),
+            "is_encoder_decoder": bool(self.config.is_encoder_decoder),
+            "own_code": "auto_map" in self.checkpoint.config,
             "directory": str(self.path),
         }

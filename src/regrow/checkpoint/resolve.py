@@ -7,6 +7,7 @@ from pathlib import Path
 
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import cache_directory, from_home
+from regrow.common.run_directory import is_run, model_of_run
 
 _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII
@@ -25,6 +26,7 @@ def resolve_model(
 ) -> Path:
     """The local directory of `model`: a directory, a .gguf file, or `owner/name[@revision]`.
 
+    A directory of a run stands for its model, and `notify` gets a line that says so.
     A GGUF file is converted once, under `cache` (None: `$XDG_CACHE_HOME/regrow`), and found again
     by its SHA-256. A hub id is downloaded, without pickles or code, into `cache` (None: the hub's
     own cache). `notify` gets a line before a conversion and before a download.
@@ -34,7 +36,7 @@ def resolve_model(
     """
     path = from_home(Path(model))
     if path.is_dir():
-        return path
+        return directory_of(path, notify)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise UserError(f"{path}: is a file; give the directory that holds it, or a .gguf file")
@@ -46,6 +48,18 @@ def resolve_model(
             f"owner/name[@revision]"
         )
     return _download(match["repo"], match["revision"], cache, notify)
+
+
+def directory_of(path: Path, notify: Callable[[str], None] = _log.info) -> Path:
+    """The directory of a model: `path`, or if that is the directory of a run, its model.
+
+    Raises UserError if the run is not finished.
+    """
+    if not is_run(path):
+        return path
+    model = model_of_run(path)
+    notify(f"{path} is a run; its model is {model}")
+    return model
 
 
 def _convert_once(gguf: Path, cache: Path | None, notify: Callable[[str], None]) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regrow.checkpoint.resolve import directory_of
 from regrow.common.errors import UserError
 from regrow.models.networks import foreign_code
 
@@ -37,8 +38,9 @@ class VerifyResult:
 
 
 def verify(directory: Path, *, trust_remote_code: bool = False) -> VerifyResult:
-    """Check one directory; see `verify_all`."""
-    return verify_all([directory], trust_remote_code=trust_remote_code)[0]
+    """Check one directory, or the model of the directory of a run; see `verify_all`."""
+    model = directory_of(directory)
+    return verify_all([model], trust_remote_code=trust_remote_code)[0]
 
 
 def verify_all(

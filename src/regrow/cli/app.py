@@ -258,7 +258,9 @@ def run(
 
 @app.command(cls=Command)
 def verify(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A model directory, or that of a run.")
+    ],
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Run code of its own that is not regrow's."),
@@ -277,13 +279,16 @@ def verify(
 @app.command(cls=Command)
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")],
+    nats: Annotated[
+        bool, typer.Option("--nats", help="Also print the losses in nats per token.")
+    ] = False,
 ) -> None:
     """Write the report page of a run again, from its ledger."""
     from regrow import api
     from regrow.pipeline.summary import summarise
 
     page = api.write_report(directory)
-    print_report(summarise(directory), page)
+    print_report(summarise(page.parent), page, nats=nats)
 
 
 @app.command(cls=Command)

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from regrow.cli.output import ERR
-from regrow.cli.progress_bars import is_first_process
+from regrow.cli.progress_bars import is_first_process, showing_parts
 from regrow.common.errors import ReportedError, UserError
 from regrow.common.quantities import count
 
@@ -122,7 +122,7 @@ class Commands(TyperGroup):
         return found
 
     def invoke(self, ctx: Any) -> Any:
-        with _interrupts() as interrupted:
+        with _interrupts() as interrupted, showing_parts():
             try:
                 return super().invoke(ctx)
             except (Exception, KeyboardInterrupt) as error:

@@ -173,7 +173,6 @@ def print_run(summary: "RunSummary", result: "Result", as_json: bool) -> None:
         echo(summary.model_dump_json(indent=1))
         return
     print_report(summary, result.report)
-    OUT.print(f"model   {result.model}", soft_wrap=True)
 
 
 def print_trained(result: "Trained", as_json: bool) -> None:
@@ -183,23 +182,25 @@ def print_trained(result: "Trained", as_json: bool) -> None:
     OUT.print(f"{result.tokens:,} tokens in {result.seconds:,.0f} s")
     if result.skipped:
         OUT.print(f"{result.skipped:,} steps skipped")
-    _, loss = result.heldout[-1]
-    OUT.print(f"loss    {loss:.4f} nats per token held out")
+    if result.heldout:
+        (_, before), *_, (_, after) = result.heldout
+        OUT.print(f"held out  {before:.4f} -> {after:.4f} {result.unit}")
     for note in result.notes:
         OUT.print(note, soft_wrap=True, style="red")
     OUT.print(f"model   {result.model}", soft_wrap=True)
 
 
-def print_report(summary: "RunSummary", page: Path) -> None:
+def print_report(summary: "RunSummary", page: Path, *, nats: bool = False) -> None:
     from regrow.report.terminal import print_table
 
-    print_table(summary, OUT, page)
+    print_table(summary, OUT, page, nats=nats)
 
 
 def print_checks(result: "VerifyResult", as_json: bool) -> None:
     if as_json:
         _print_json({**_fields(result), "ok": result.ok})
         return
+    print_message(f"checked {result.directory}")
     for check in result.checks:
         mark = "ok  " if check.ok else "FAIL"
         detail = f": {check.detail}" if check.detail else ""

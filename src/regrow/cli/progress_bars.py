@@ -1,24 +1,117 @@
-"""Progress bars on a terminal, and lines at intervals in a log file."""
+"""Progress bars on a terminal, and lines at intervals in a log file.
+
+Nothing stands still: on a terminal a sign turns, and a log gets a line at intervals also while
+nothing is reported, which says for how long the same has been done.
+"""
 
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from regrow.cli.output import ERR, print_message
-from regrow.common.progress import QUIET, Progress, Update
+from regrow.common.progress import QUIET, Progress, Update, telling_parts
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
     from rich.progress import ProgressColumn
 
-_LINE_EVERY = 30.0
+_LINE_EVERY = 20.0
 """Seconds between two lines of progress if there is no terminal."""
+_LONG = 10.0
+"""Seconds after which it is said for how long the same has been done."""
+_SURE = 2.0
+"""Seconds after which the speed of a loop says how long the rest of it takes."""
+_SHORT = 1.0
+"""Seconds that a loop may take before a command without a bar shows one."""
 
 
 def is_first_process() -> bool:
     """Whether this is the first of the processes that torchrun started; it alone prints."""
     return os.environ.get("RANK", "0") == "0"
+
+
+@dataclass
+class Shown:
+    """What is being done, in words that change with the time.
+
+    Attributes:
+        now: The time in seconds.
+        update: The last state of a run.
+        part: The last report of a loop (`regrow.common.progress.told`).
+    """
+
+    now: Callable[[], float] = time.monotonic
+    update: Update | None = None
+    part: tuple[str, int, int] | None = None
+    _since: float = field(default=0.0, init=False)
+    _part_since: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._since = self.now()
+
+    def take_update(self, update: Update) -> None:
+        """Take the state of a run."""
+        before, self.update = self.update, update
+        if before is None or (before.stage, before.doing) != (update.stage, update.doing):
+            self._since, self.part = self.now(), None
+
+    def take_part(self, doing: str, done: int, total: int) -> None:
+        """Take a report of a loop."""
+        now = self.now()
+        if self.part is None or self.part[0] != doing or done == 0:
+            self._part_since = now
+        self._since = now
+        self.part = None if done >= total else (doing, done, total)
+
+    def has_lasted(self, seconds: float) -> bool:
+        """Whether the loop that is reported has taken so long."""
+        return self.part is not None and self.now() - self._part_since >= seconds
+
+    @property
+    def share(self) -> float:
+        """The fraction that is done, of the run or else of the loop."""
+        if self.update is not None:
+            return self.update.share
+        return 0.0 if self.part is None else self.part[1] / self.part[2]
+
+    def words(self) -> str:
+        """What is being done, how fast, and how long it takes."""
+        update, now = self.update, self.now()
+        words = "starting" if update is None else update.doing
+        for_this = None
+        if self.part is not None:
+            doing, done, total = self.part
+            words = f"{doing} {done + 1:,} of {total:,}"
+            spent = now - self._part_since
+            if done and spent >= _SURE:
+                for_this = spent / done * (total - done)
+        elif update is not None:
+            words = ", ".join([words, *_training_words(update)])
+        if now - self._since >= _LONG:
+            words += f", for {duration(now - self._since)}"
+        left = None if update is None else update.seconds_left
+        if left is not None:
+            return f"{duration(left)} left, {words}"
+        return words if for_this is None else f"{words}, {duration(for_this)} for this"
+
+    def line(self) -> str:
+        """The same as a line of a log."""
+        if self.update is None:
+            return self.words()
+        return f"{self.update.stage}: {self.update.share:.0%}, {self.words()}"
+
+
+def _training_words(update: Update) -> Iterator[str]:
+    if update.loss is not None:
+        yield f"training loss {update.loss:.2f}"
+    if update.heldout:
+        yield f"held out {update.heldout}"
+    if update.tokens_per_second is not None:
+        yield f"{update.tokens_per_second:,.0f} tokens/s"
 
 
 def byte_progress(what: str) -> AbstractContextManager[Progress]:
@@ -45,18 +138,53 @@ def _bar(what: str, *columns: "ProgressColumn") -> Iterator[Progress]:
         transient=True, disable=not ERR.is_terminal,
     )  # fmt: skip
     task = None
+    with showing_parts() as hide_parts:
 
-    def advance(done: int, total: int) -> None:
-        nonlocal task
-        if task is None:
+        def advance(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                hide_parts()
+                bar.start()
+                task = bar.add_task(what, total=total)
+            bar.update(task, completed=done)
+
+        try:
+            yield Progress(say=print_message, advance=advance)
+        finally:
+            bar.stop()
+
+
+@contextmanager
+def showing_parts() -> Iterator[Callable[[], None]]:
+    """Context manager: a line for each loop that takes long; the function removes it."""
+    shown, bar, printed = Shown(), None, time.monotonic()
+
+    def hide() -> None:
+        nonlocal bar
+        if bar is not None:
+            bar.stop()
+        bar = None
+
+    def take(doing: str, done: int, total: int) -> None:
+        nonlocal bar, printed
+        shown.take_part(doing, done, total)
+        if shown.part is None:
+            hide()
+        elif not ERR.is_terminal:
+            if time.monotonic() - printed >= _LINE_EVERY:
+                printed = time.monotonic()
+                ERR.print(shown.line(), soft_wrap=True, style="dim")
+        elif bar is None and shown.has_lasted(_SHORT):
+            bar = _line_bar(shown, with_stage=False)
             bar.start()
-            task = bar.add_task(what, total=total)
-        bar.update(task, completed=done)
+        if bar is not None:
+            bar.update(bar.task_ids[0], completed=shown.share)
 
     try:
-        yield Progress(say=print_message, advance=advance)
+        with telling_parts(take if is_first_process() else _ignore):
+            yield hide
     finally:
-        bar.stop()
+        hide()
 
 
 @contextmanager
@@ -68,42 +196,66 @@ def run_progress() -> Iterator[Progress]:
     if not is_first_process():
         yield QUIET
         return
-    from rich import progress as bars
-
-    bar = bars.Progress(
-        bars.TextColumn("{task.fields[stage]}"), bars.BarColumn(bar_width=16),
-        bars.TextColumn("{task.percentage:>3.0f}%  {task.fields[left]}  {task.description}"),
-        console=ERR, transient=True, disable=not ERR.is_terminal,
-    )  # fmt: skip
-    task = bar.add_task("starting", total=1.0, stage="", left="")
-
-    printed = time.monotonic()
+    shown = Shown()
+    bar = _line_bar(shown, with_stage=True)
 
     def show(update: Update) -> None:
-        nonlocal printed
-        doing = update.doing
-        if update.loss is not None:
-            doing += f", loss {update.loss:.3f}"
-        if update.tokens_per_second is not None:
-            doing += f", {update.tokens_per_second:,.0f} tokens/s"
-        bar.update(
-            task, completed=update.share, description=doing, stage=update.stage,
-            left=f"{_duration(update.seconds_left)} left",
-        )  # fmt: skip
-        # A log file has no bar, so it gets a line at intervals.
-        if not ERR.is_terminal and time.monotonic() - printed >= _LINE_EVERY:
-            printed = time.monotonic()
-            left = _duration(update.seconds_left)
-            ERR.print(f"{update.stage}: {update.share:.0%}, {left} left, {doing}")
+        shown.take_update(update)
+        bar.update(bar.task_ids[0], completed=update.share, stage=update.stage)
 
     def print_above_bar(text: str) -> None:
         bar.console.print(text, soft_wrap=True)
 
-    with bar:
+    with bar, _lines(shown), telling_parts(shown.take_part):
         yield Progress(say=print_above_bar, update=show)
 
 
-def _duration(seconds: float) -> str:
+def _line_bar(shown: Shown, *, with_stage: bool) -> "Bar":
+    """A bar of one line with the words of `shown`, which are written anew all the time."""
+    from rich import progress as bars
+    from rich.text import Text
+
+    class Words(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> Text:
+            return Text(shown.words(), overflow="ellipsis", no_wrap=True)
+
+    stage = [bars.TextColumn("{task.fields[stage]}")] if with_stage else []
+    bar = bars.Progress(
+        bars.SpinnerColumn(), *stage, bars.BarColumn(bar_width=16),
+        bars.TextColumn("{task.percentage:>3.0f}%"), Words(),
+        console=ERR, transient=True, disable=not ERR.is_terminal,
+    )  # fmt: skip
+    bar.add_task("", total=1.0, stage="")
+    return bar
+
+
+@contextmanager
+def _lines(shown: Shown) -> Iterator[None]:
+    """Context manager: a line at intervals, where there is no terminal."""
+    if ERR.is_terminal:
+        yield
+        return
+    ended = threading.Event()
+
+    def print_lines() -> None:
+        while not ended.wait(_LINE_EVERY):
+            ERR.print(shown.line(), soft_wrap=True)
+
+    thread = threading.Thread(target=print_lines, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as on a clock: `4:27`, `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _ignore(*_: object) -> None:
+    pass

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from regrow.common.precision import Precision, autocast
+from regrow.common.progress import told
 from regrow.corpus.packing import NOT_PREDICTED, tokenise
 from regrow.corpus.samples import Batch
 from regrow.objectives.losses.head import learned_positions
@@ -72,7 +73,7 @@ def continuation_loss(
     nats = 0.0
     try:
         with torch.no_grad(), autocast(precision, device):
-            for some in _batches(pairs, batch_tokens):
+            for some in told(list(_batches(pairs, batch_tokens)), "measuring the loss, batch"):
                 arrays = _batch(some, special_tokens)
                 batch = {name: torch.from_numpy(each).to(device) for name, each in arrays.items()}
                 _, losses = loss(model, batch)

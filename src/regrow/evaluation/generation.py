@@ -1,9 +1,8 @@
-"""Text generation and its speed."""
+"""Text generation."""
 
 import copy
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +41,23 @@ def generate(
     Raises:
         UserError: ``chat`` is True and there is no template, or the prompt has no token.
     """
+    return generate_or_stop(model, tokenizer, prompt, max_new_tokens, chat=chat)[0]
+
+
+def generate_or_stop(
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    chat: bool | None = None,
+) -> tuple[str, bool]:
+    """As `generate`, and whether the text stopped at ``max_new_tokens``, before the model's end."""
     inputs = _inputs(model, tokenizer, prompt, chat)
     new = _new_tokens(model, tokenizer, inputs, max_new_tokens)
     text: str = tokenizer.decode(new, skip_special_tokens=True)
-    return text
+    ends = _end_tokens(model, tokenizer)
+    return text, len(new) == max_new_tokens and int(new[-1]) not in ends
 
 
 @dataclass(frozen=True)
@@ -90,37 +102,16 @@ def generate_text(
     return text
 
 
-def generation_speed(
-    model: nn.Module, tokenizer: Any, prompt: str, *, new_tokens: int = 64, repeats: int = 3
-) -> float:
-    """New tokens per second of one greedy sequence, with the time to read the prompt.
+def seconds_per_token(model: nn.Module, tokenizer: Any, prompt: str, new_tokens: int) -> float:
+    """Seconds per new token of one greedy sequence, with the time to read the prompt.
 
-    The fastest of some repeats, after one run to warm up. End tokens are suppressed, so that each
-    run writes exactly ``new_tokens`` tokens.
+    End tokens are suppressed, so that exactly ``new_tokens`` tokens are written.
     """
-    pair = [(model, tokenizer)]
-    return 1 / seconds_in_turns(pair, prompt, new_tokens=new_tokens, rounds=repeats)[0]
-
-
-def seconds_in_turns(
-    models: Sequence[tuple[nn.Module, Any]], prompt: str, *, new_tokens: int, rounds: int
-) -> list[float]:
-    """Seconds per new token of some models with their tokenizers, which generate in turns.
-
-    So what slows the machine down slows all of them. Each time is the fastest of `rounds`, after
-    one round to warm up, of one greedy sequence, with the time to read the prompt. End tokens are
-    suppressed, so that each model writes exactly ``new_tokens`` tokens.
-    """
-    inputs = [_inputs(model, tokenizer, prompt, chat=None) for model, tokenizer in models]
-    seconds: list[list[float]] = [[] for _ in models]
-    for _ in range(rounds + 1):
-        for (model, tokenizer), each, times in zip(models, inputs, seconds, strict=True):
-            began = time.perf_counter()
-            new = _new_tokens(model, tokenizer, each, new_tokens, exactly=True)
-            # `tolist` waits for the device.
-            written = len(new.tolist())
-            times.append((time.perf_counter() - began) / written)
-    return [min(times[1:]) for times in seconds]
+    inputs = _inputs(model, tokenizer, prompt, chat=None)
+    began = time.perf_counter()
+    new = _new_tokens(model, tokenizer, inputs, new_tokens, exactly=True)
+    written = len(new.tolist())  # `tolist` waits for the device
+    return (time.perf_counter() - began) / written
 
 
 def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[str, torch.Tensor]:
@@ -195,3 +186,10 @@ def _new_tokens(
         model.train(was_training)
     given = inputs.get("decoder_input_ids", inputs["input_ids"])
     return output[0, given.shape[1] :]
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The ids at which the model ends a text."""
+    end = model.generation_config.eos_token_id
+    end = tokenizer.eos_token_id if end is None else end
+    return set(end) if isinstance(end, list) else {end}

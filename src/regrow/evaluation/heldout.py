@@ -14,6 +14,7 @@ from torch import nn
 
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, autocast
+from regrow.common.progress import told
 from regrow.corpus.encoding import TextWithSpecialTokens
 from regrow.corpus.packing import start_and_end, tokenise
 from regrow.corpus.text import read_documents
@@ -121,7 +122,8 @@ def heldout_loss(
     nats = 0.0
     with _measuring(model, precision) as device:
         head = head_of(model)
-        for batch in _by_length(windows, batch_tokens):
+        batches = list(_by_length(windows, batch_tokens))
+        for batch in told(batches, "measuring the loss, batch"):
             inputs, targets, predicts = (part.to(device) for part in _padded(batch))
             hidden = hidden_states(model, input_ids=inputs)
             loss, _ = head.loss(hidden[predicts], targets[predicts])

@@ -12,6 +12,7 @@ from torch import nn
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.common.precision import Precision, autocast
+from regrow.common.progress import tell_part
 from regrow.corpus.packing import pack
 from regrow.corpus.samples import Samples
 from regrow.corpus.windows import cut_windows
@@ -94,12 +95,14 @@ def mean_loss(
     model.eval()
     try:
         while first < len(rows):
+            tell_part("measuring the loss, row", first, len(rows))
             some = rows[first : first + max(1, batch_tokens // int(lengths[first]))]
             arrays = samples.batch(some, some)
             batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
             with autocast(precision, device):
                 summed, each = loss(model, batch)
             nats, tokens, first = nats + summed.item(), tokens + len(each), first + len(some)
+        tell_part("measuring the loss, row", first, len(rows))
     finally:
         model.train(was_training)
     return nats / tokens, tokens

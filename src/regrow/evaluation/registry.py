@@ -39,19 +39,16 @@ def _heldout(model: Any, tokenizer: Any, data: EvaluationData) -> dict[str, dict
     }
 
 
-def _tokens_per_second(model: Any, tokenizer: Any, data: EvaluationData) -> float:
-    """The speed of greedy generation, one sequence of 32 new tokens."""
-    from regrow.evaluation.generation import generation_speed
-
-    prompt = "Write a short story about a river."
-    return generation_speed(model, tokenizer, prompt, new_tokens=32, repeats=2)
-
-
 def _answers(model: Any, tokenizer: Any, data: EvaluationData) -> list[str]:
-    """A greedy answer to each prompt."""
-    from regrow.evaluation.generation import generate
+    """A greedy answer to each prompt. One that stops at `answer_tokens` ends in an ellipsis."""
+    from regrow.common.progress import told
+    from regrow.evaluation.generation import generate_or_stop
 
-    return [generate(model, tokenizer, prompt, data.answer_tokens) for prompt in data.prompts]
+    found = []
+    for prompt in told(data.prompts, "answering, prompt"):
+        text, stopped = generate_or_stop(model, tokenizer, prompt, data.answer_tokens)
+        found.append(f"{text.rstrip()} …" if stopped else text)
+    return found
 
 
 Models = Literal["all", "of stages", "answering"]
@@ -76,7 +73,6 @@ class Evaluation:
 
 EVALUATIONS: Mapping[str, Evaluation] = {
     "heldout": Evaluation(_heldout, "all", "measuring the losses"),
-    "tokens_per_second": Evaluation(_tokens_per_second, "of stages", "measuring the speed"),
     "answers": Evaluation(_answers, "answering", "answering the prompts"),
 }
 """All evaluations by name, in the order in which they are done."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from regrow.common.errors import UserError
 from regrow.common.files import from_home, json_bytes, read_json_object, write_atomically
+from regrow.common.run_directory import MODEL_LINK
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.recipe_file import map_paths, paths_in
@@ -47,7 +48,7 @@ class Result:
 
 def result_in(out: Path) -> Result:
     """The places of the results of the run in the directory `out`."""
-    return Result(out, out / "model", out / "report.html")
+    return Result(out, out / MODEL_LINK, out / "report.html")
 
 
 def finished_result(recipe: Recipe, out: Path, options: RunOptions) -> Result | None:

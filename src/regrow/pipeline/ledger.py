@@ -27,8 +27,8 @@ from regrow.common.publishing import (
     sync_descriptor,
     take_lock,
 )
+from regrow.common.run_directory import LEDGER_FILE
 
-LEDGER_FILE = "ledger.jsonl"
 HELDOUT_FILE = "heldout.jsonl"
 """The part of the training text that is put aside, if a recipe names no held-out text."""
 _BEFORE_FIRST_ENTRY = ("original", HELDOUT_FILE)

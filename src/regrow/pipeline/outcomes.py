@@ -1,5 +1,6 @@
 """Whether a recovery lowered the held-out losses, from the entries of a ledger."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -17,6 +18,36 @@ def measured_before(entries: Mapping[str, Entry], stage: str, previous: str) -> 
     """
     names = (f"{stage}/measure-cut", f"{previous}/measure", f"{previous}/measure-cut")
     return next((entries[name] for name in names if name in entries), None)
+
+
+def bits_per_nat(loss: Mapping[str, Any]) -> float | None:
+    """Bits per byte for each nat per token, on one text with one tokenizer.
+
+    None if the two are not of the same task, as of an encoder-decoder.
+    """
+    nats, bits = loss["loss_per_token"], loss["bits_per_byte"]
+    if loss["predicts"] != "every token" or not nats or not math.isfinite(bits / nats):
+        return None
+    return float(bits / nats)
+
+
+def heldout_words(loss: float, factor: float | None) -> str:
+    """A held-out loss in nats per token in words, in bits per byte where `factor` is known."""
+    if factor is None:
+        return f"{loss:.3f} nats per token"
+    return f"{loss * factor:.3f} bits per byte"
+
+
+def losses_words(losses: Losses) -> str:
+    """The held-out losses in words: `docs 0.902, prose 1.305 bits per byte`.
+
+    Where a text has no bits per byte, they are nats per token.
+    """
+    units = {"bits_per_byte": "bits per byte", "loss_per_token": "nats per token"}
+    by_byte = all(loss["bits_per_byte"] is not None for loss in losses.values())
+    key = "bits_per_byte" if by_byte else "loss_per_token"
+    told = ", ".join(f"{text} {loss[key]:.3f}" for text, loss in losses.items())
+    return f"{told} {units[key]}"
 
 
 def outcome(before: Losses, after: Losses, kept: Literal["trained", "before"]) -> Outcome:

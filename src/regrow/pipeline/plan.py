@@ -19,6 +19,7 @@ from regrow.corpus.put_aside import PutAside
 from regrow.corpus.sources import Corpus, WrittenSource
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.corpus.text_files import text_files
+from regrow.evaluation.speed import NEW_TOKENS, ROUNDS
 from regrow.pipeline.from_scratch import with_random_weights
 from regrow.pipeline.heldout_text import with_heldout_text
 from regrow.pipeline.ledger import Step
@@ -41,6 +42,7 @@ from regrow.pipeline.steps import (
     CONTROL,
     REFERENCES,
     RESULTS,
+    SPEED,
     WRITE,
     WRITTEN_FILE,
     control_settings,
@@ -155,12 +157,11 @@ class RunPlan:
         return 6.0 * self.parameter_count(stage) + 2.0 * self.teacher_parameters(stage)
 
     def step_work(self) -> list[StepWork]:
-        """The estimated work of all steps, in floating-point operations, bytes or seconds."""
+        """The estimated work of all steps, in the units of `GUESSED_RATES`."""
         # Some 4 bytes of text a token.
         paths = [file for path in self.recipe.data.heldout.values() for file in text_files(path)]
         texts = sum(path.stat().st_size for path in paths) / 4
-        # Some 20 generated tokens a second.
-        answers = len(self.recipe.prompts) * self.recipe.answer_tokens / 20
+        answers = len(self.recipe.prompts) * self.recipe.answer_tokens
         found = []
         for step in filter(self.is_wanted, self.steps.values()):
             name, count = step.name, self.parameter_count(step.stage)
@@ -171,15 +172,28 @@ class RunPlan:
             elif name == WRITE:
                 assert self.recipe.data.written is not None
                 tokens = self.recipe.data.written.tokens or 0
-                found.append(StepWork(name, "generate", float(tokens)))
+                found.append(StepWork(name, "write", float(tokens)))
             elif step.kind == "carve":
-                found.append(StepWork(name, "write", 16.0 * count))
+                found.append(self._cut_work(step))
             elif step.kind == "recover":
                 flops = self.flops_per_token(step.stage) * self.recovery(step.stage).tokens
                 found.append(StepWork(name, "train", flops))
             elif step.kind == "answers":
-                found.append(StepWork(name, "fixed", answers))
+                found.append(StepWork(name, "generate", float(answers * count)))
+            elif name == SPEED:
+                models = [self.parameter_count(stage.name) for stage in self.recipe.stages]
+                parameters = sum(models, self.parameter_count("original"))
+                texts_each = NEW_TOKENS * (ROUNDS + 1)
+                found.append(StepWork(name, "generate", float(texts_each * parameters)))
         return found
+
+    def _cut_work(self, step: Step) -> StepWork:
+        """A cut of layers or widths mostly scores and refits, on the calibration text."""
+        cut = self.stages[step.stage].cut
+        if cut is None or cut.options.keys() <= {"vocab_size", "vocab"}:
+            return StepWork(step.name, "carve", 16.0 * self.parameter_count(step.stage))
+        tokens = cut.calibration_tokens * self.parameter_count("original")
+        return StepWork(step.name, "score", 4.0 * tokens)
 
     def _reference_tokens(self) -> float:
         """Tokens that reference losses are measured on, summed over the components."""

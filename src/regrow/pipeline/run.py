@@ -8,9 +8,10 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from regrow.checkpoint.gguf import SOURCE_FILE
@@ -19,6 +20,7 @@ from regrow.common.errors import UserError
 from regrow.common.files import link_atomically, read_json_object, remove, write_atomically
 from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import make_directory, remove_all_strays
+from regrow.common.run_directory import MODEL_LINK
 from regrow.corpus.sources import Corpus, Source
 from regrow.evaluation.registry import (
     EVALUATIONS,
@@ -27,6 +29,7 @@ from regrow.evaluation.registry import (
     evaluate,
     names_for,
 )
+from regrow.evaluation.speed import Speed, measure_speeds
 from regrow.pipeline.finished import (
     Result,
     input_stamps,
@@ -34,13 +37,20 @@ from regrow.pipeline.finished import (
     result_in,
 )
 from regrow.pipeline.ledger import HELDOUT_FILE, Entry, Ledger, Step
-from regrow.pipeline.outcomes import measured_before, outcome
+from regrow.pipeline.outcomes import (
+    bits_per_nat,
+    heldout_words,
+    losses_words,
+    measured_before,
+    outcome,
+)
 from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.run_checks import OUTPUTS, check_run
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
 from regrow.pipeline.steps import (
     REFERENCES,
+    SPEED,
     STAGES,
     TRAINING_FILE,
     WRITE,
@@ -156,14 +166,17 @@ class _Run:
         self._remove_old_results()
         self._record_inputs()
         last, previous = self.original, "original"
+        models = {"original": self.original}
         self._measure(self.steps["original/measure"], self.original, ("all", "of stages"))
         self._answer_prompts(self.steps["original/answers"], self.original)
         self._measure_references()
         for stage in self.recipe.stages:
             last, previous = self._do_stage(stage, last, previous), stage.name
+            models[stage.name] = last
             self._answer_prompts(self.steps[f"{stage.name}/answers"], last)
         for stage in self.plan.comparisons:
             self._do_stage(stage, self.original, "original")
+        self._measure_speeds(models)
 
     def _remove_old_results(self) -> None:
         """Remove stages that neither recipe nor ledger knows, and results of unknown recoveries.
@@ -205,7 +218,9 @@ class _Run:
                 seconds = now - before if tokens else None
                 self.clock.done(WRITE, done - tokens, seconds)
                 told = (now, done)
-                self.recorder.report(step.stage, f"writing text, {done:,} of {total:,} tokens")
+                # The last texts run on to their ends, beyond the tokens that are wanted.
+                which = "the last texts" if done >= total else f"{done:,} of {total:,} tokens"
+                self.recorder.report(step.stage, f"writing text, {which}")
 
         def write() -> Mapping[str, Any]:
             # Left by a run that was killed before it recorded the step.
@@ -223,7 +238,6 @@ class _Run:
             tokens, seconds = entry.outputs["tokens"], entry.outputs["seconds"]["write"]
             self.progress.say(f"{step.stage}: wrote {tokens:,} tokens in {seconds:.0f} s")
         self._check_written(out)
-        self.clock.finish(WRITE)
 
     def _check_written(self, out: Path) -> None:
         """Raise UserError if the text that the original wrote is missing or has changed."""
@@ -280,8 +294,8 @@ class _Run:
             if not recovered or self.ledger.done(measured) is None:
                 self._carve(self.steps[f"{stage.name}/carve"], stage.cut, source, carved)
             self.clock.finish(f"{stage.name}/carve")
-            models: tuple[Models, ...] = ("all",) if recover_step else ("all", "of stages")
-            self._measure(measured, carved, models)
+            sets: tuple[Models, ...] = ("all",) if recover_step else ("all", "of stages")
+            self._measure(measured, carved, sets)
             source = carved
         if recover_step is None:
             return carved
@@ -354,7 +368,7 @@ class _Run:
         step: Step,
         model: ModelDirectory,
         models: Sequence[Models],
-        known: Mapping[str, Any] | None = None,
+        known: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Evaluate a model; `models`: the sets of models that it belongs to.
 
@@ -363,27 +377,44 @@ class _Run:
         """
 
         def measure() -> Mapping[str, Any]:
-            loaded = model.load()
-            everywhere, names = names_for("all"), [n for each in models for n in names_for(each)]
-            if known and all(name in known for name in everywhere):
+            everywhere, outputs = names_for("all"), dict[str, Any]()
+            if all(name in known for name in everywhere):
                 outputs = {name: known[name] for name in everywhere}
-            else:
-                outputs = self._measure_losses(step, loaded, model.tokenizer)
+                self.clock.done(step.name, 0.0)  # so that this step says nothing of the speed
+            names = [name for each in models for name in names_for(each)]
+            if outputs.keys() >= set(names):
+                return outputs
+            loaded = model.load()
+            outputs = outputs or self._measure_losses(step, loaded, model.tokenizer)
             names = [name for name in names if name not in outputs]
             return outputs | self._evaluate(step, loaded, model.tokenizer, names)
 
         entry = self.recorder.once(step, "measuring", measure)
         if entry is not None:
-            losses = ", ".join(
-                f"{text} {loss['loss_per_token']:.3f}"
-                for text, loss in entry.outputs["heldout"].items()
-            )
             when = "after the cut" if step.kind == "measure-cut" else "held out"
-            self.progress.say(f"{step.stage}: loss {when}: {losses}")
+            losses = losses_words(entry.outputs["heldout"])
+            self.progress.say(f"{step.stage}: {when}: {losses}")
             for text, loss in entry.outputs["heldout"].items():
                 if words := lost_words(Score(unknown=loss["unknown"], lost=loss["lost"])):
                     self.progress.say(f"{step.stage}: {text}: {words}")
-        self.clock.finish(step.name)
+
+    def _measure_speeds(self, models: Mapping[str, ModelDirectory]) -> None:
+        """Let the original and the models of the stages generate in turns."""
+        step = self.steps.get(SPEED)
+        if step is None:
+            return
+
+        def measure() -> Mapping[str, Any]:
+            speeds = measure_speeds(list(models.values()))
+            return {"speeds": dict(zip(models, map(asdict, speeds), strict=True))}
+
+        entry = self.recorder.once(step, "measuring the speed", measure)
+        if entry is not None:
+            *_, last = entry.outputs["speeds"].values()
+            speed = Speed(**last)
+            self.progress.say(
+                f"speed: {speed.median:.1f} tokens/s, {speed.ratio:.2f} times the original's"
+            )
 
     def _measure_losses(self, step: Step, loaded: Any, tokenizer: Any) -> dict[str, Any]:
         """The results of the evaluations of all models; they take most of the time of `step`."""
@@ -413,7 +444,6 @@ class _Run:
             return {"losses": found}
 
         self.recorder.once(step, "measuring what mixtures follow", measure)
-        self.clock.finish(step.name)
 
     def _evaluate(
         self, step: Step, model: Any, tokenizer: Any, names: Iterable[str]
@@ -446,7 +476,6 @@ class _Run:
             for line in worse_lines(found, str(directory / TRAINED)):
                 self.progress.say(f"{step.stage}: {line}")
         self._check_output(step, model)
-        self.clock.finish(step.name)
         remove(directory / "training", training_file)
         return model
 
@@ -472,7 +501,11 @@ class _Run:
         )  # fmt: skip
         join_processes().call(recovery)
         flops_per_token = self.plan.flops_per_token(step.stage)
-        training_progress = TrainingProgress(self.recorder, step.stage, flops_per_token)
+        first = next(iter(self.recipe.data.heldout))
+        factor = bits_per_nat(start.measured.outputs["heldout"][first])
+        training_progress = TrainingProgress(
+            self.recorder, step.stage, flops_per_token, partial(heldout_words, factor=factor)
+        )
         result = recovery(on_step=training_progress)
         began = time.monotonic()
         trained = self._measure_trained(step.stage, ModelDirectory(directory / "model"))
@@ -481,7 +514,6 @@ class _Run:
         is_worse = outcome(before, trained["heldout"], "trained").mean_is_worse
         if is_worse:
             keep_untrained(start.model, directory)
-        first = next(iter(self.recipe.data.heldout))
         return {
             **ModelDirectory(directory / "model").facts(),
             "trained": trained,
@@ -509,14 +541,13 @@ class _Run:
             return self._evaluate(step, model.load(), model.tokenizer, names_for("answering"))
 
         self.recorder.once(step, "", answer)
-        self.clock.finish(step.name)
 
     def finish(self) -> Result:
         """Link the final model and write the report; where both are."""
         from regrow.pipeline.summary import summarise
         from regrow.report.page import write_page
 
-        link_atomically(self.out / "model", Path(STAGES, self.recipe.stages[-1].name, "model"))
+        link_atomically(self.out / MODEL_LINK, Path(STAGES, self.recipe.stages[-1].name, "model"))
         result = result_in(self.out)
         write_page(summarise(self.out), result.report)
         return result

@@ -3,7 +3,7 @@
 import datetime
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from regrow.common import environment
@@ -34,9 +34,11 @@ class StepRecorder:
     def once(self, step: Step, doing: str, work: Callable[[], Mapping[str, Any]]) -> Entry | None:
         """Do `work` and record its outputs; None, without doing it, if the step is done already.
 
-        `doing`: what the work is, for the progress; empty reports nothing.
+        The clock learns how long it took. `doing`: what the work is, for the progress; empty
+        reports nothing.
         """
         if self.ledger.done(step) is not None:
+            self.clock.finish(step.name)
             return None
         if doing:
             self.report(step.stage, doing)
@@ -52,25 +54,32 @@ class StepRecorder:
         seconds = time.monotonic() - began
         entry = Entry(step.name, step.key, step.inputs, outputs, where, started, seconds)
         self.ledger.record(entry)
+        self.clock.finish(step.name, seconds)
         return entry
 
-    def report(
-        self, stage: str, doing: str, *, loss: float | None = None, rate: float | None = None
-    ) -> None:
-        """Report what is being done in a stage.
+    def report(self, stage: str, doing: str) -> None:
+        """Report what is being done in a stage."""
+        self.progress.update(self.state(stage, doing))
 
-        `loss`: of the last training step, in nats per token. `rate`: its tokens per second.
-        """
-        clock = self.clock
-        self.progress.update(Update(stage, doing, clock.share, clock.seconds_left, loss, rate))
+    def state(self, stage: str, doing: str) -> Update:
+        """What is being done in a stage, with the time left of the run."""
+        return Update(stage, doing, self.clock.share, self.clock.seconds_left)
 
 
 class TrainingProgress:
     """Takes the reports of training steps, and updates the clock and the progress from them."""
 
-    def __init__(self, recorder: StepRecorder, stage: str, flops_per_token: float) -> None:
+    def __init__(
+        self,
+        recorder: StepRecorder,
+        stage: str,
+        flops_per_token: float,
+        heldout_words: Callable[[float], str],
+    ) -> None:
+        """`heldout_words`: a held-out loss in nats per token, in words."""
         self._recorder, self._stage, self._flops_per_token = recorder, stage, flops_per_token
         self._reported, self._tokens = time.monotonic(), 0
+        self._heldout_words, self._heldout = heldout_words, ""
 
     def __call__(self, report: "StepReport") -> None:
         seconds, tokens = time.monotonic() - self._reported, report.tokens - self._tokens
@@ -79,6 +88,12 @@ class TrainingProgress:
         work = self._flops_per_token * tokens
         self._recorder.clock.done(f"{self._stage}/recover", work, None if resumed else seconds)
         self._reported, self._tokens = time.monotonic(), report.tokens
-        doing = f"step {report.step:,} of {report.steps:,}"
-        rate = None if resumed else tokens / seconds
-        self._recorder.report(self._stage, doing, loss=report.loss, rate=rate)
+        if report.heldout is not None:
+            self._heldout = self._heldout_words(report.heldout)
+        state = self._recorder.state(self._stage, f"step {report.step:,} of {report.steps:,}")
+        self._recorder.progress.update(
+            replace(
+                state, loss=report.loss, tokens_per_second=None if resumed else tokens / seconds,
+                heldout=self._heldout,
+            )
+        )  # fmt: skip

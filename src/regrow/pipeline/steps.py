@@ -8,6 +8,7 @@ from typing import Any
 
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
+from regrow.evaluation.speed import NEW_TOKENS, ROUNDS
 from regrow.pipeline.ledger import Entry, Step, differences, step_after
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.scoring.score_file import file_sha256
@@ -21,7 +22,9 @@ WRITTEN_FILE = "written.jsonl"
 """The text that the original wrote, in the directory of a run."""
 REFERENCES = "original/references"
 """The step that measures the original's losses, which mixtures try to reach again."""
-UNCHAINED = ("recipe", "texts", REFERENCES)
+SPEED = "speed"
+"""The step that measures how fast the original and the models of the stages generate."""
+UNCHAINED = ("recipe", "texts", REFERENCES, SPEED)
 """Steps that are done again if they change, and that no other step depends on by its key."""
 RESULTS = 3
 """Increase this if the same recipe gives another result, for example by a changed default.
@@ -83,7 +86,7 @@ def plan_steps(
     text: str,
     comparisons: Sequence[Stage] = (),
 ) -> dict[str, Step]:
-    """All steps by name, in order; the steps of comparisons are last.
+    """All steps by name, in order; the steps of comparisons are last, and then the speed.
 
     Args:
         recipe: the recipe.
@@ -122,6 +125,9 @@ def plan_steps(
         steps.append(step_after(last, f"{stage.name}/answers", answering))
     for stage in comparisons:
         steps += _stage_steps(stage, first, training, measuring)
+    if any(stage.cut is not None for stage in recipe.stages):
+        # A training alone changes no shape, so it changes no speed.
+        steps.append(step_after(last, SPEED, {"new_tokens": NEW_TOKENS, "rounds": ROUNDS}))
     return {step.name: step for step in steps}
 
 
@@ -147,7 +153,7 @@ def _stage_steps(
         last = step_after(
             last, f"{stage.name}/carve", {"cut": cut, **training}, {"cut": decisive, **training}
         )
-        # Without a recovery the cut model is the result of the stage, so its speed is measured.
+        # Without a recovery the cut model is the result of the stage, whose speed is measured.
         cut_measuring = {**measuring, "speed": stage.recover is None}
         steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measuring)]
     if stage.recover is not None:

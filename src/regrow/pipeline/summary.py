@@ -1,17 +1,23 @@
 """Turn the ledger of a run into the records of the report."""
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from regrow.common.errors import UserError
-from regrow.pipeline.ledger import LEDGER_FILE, Entry, read_entries
+from regrow.common.run_directory import LEDGER_FILE, MODEL_LINK
+from regrow.evaluation.speed import Speed
+from regrow.pipeline.ledger import Entry, read_entries
 from regrow.pipeline.ledger_checks import reading
-from regrow.pipeline.outcomes import recovery_outcome
-from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES
+from regrow.pipeline.outcomes import bits_per_nat, recovery_outcome
+from regrow.pipeline.steps import AT_ONCE, CONTROL, SPEED, STAGES
 from regrow.report.records import (
+    HeldoutCurve,
     KeptAxis,
+    Loading,
     Machine,
     MixtureRow,
     ModelRow,
@@ -22,6 +28,7 @@ from regrow.report.records import (
     Seconds,
     StageRow,
     Text,
+    Unit,
 )
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.training.distill_settings import DistillSettings
@@ -41,10 +48,10 @@ def summarise(directory: Path) -> RunSummary:
     if original is None:
         raise UserError(f"{directory}: no run was begun here ({LEDGER_FILE} has no entry)")
     with reading(path):
-        return _summary(directory.name, entries, original)
+        return _summary(directory, entries, original)
 
 
-def _summary(run: str, entries: Entries, original: Entry) -> RunSummary:
+def _summary(directory: Path, entries: Entries, original: Entry) -> RunSummary:
     last = max(entries.values(), key=lambda entry: entry.started)
     stages = list(
         dict.fromkeys(
@@ -53,19 +60,22 @@ def _summary(run: str, entries: Entries, original: Entry) -> RunSummary:
     )
     stages = [name for name in stages if name not in (CONTROL, AT_ONCE)]
     measured = entries.get("original/measure")
+    speeds = entries[SPEED].outputs["speeds"] if SPEED in entries else {}
     rows = [_model_row("original", "original", original, None, measured, _conversion(original))]
     outcomes = {
-        name: recovery_outcome(entries, name, previous)
+        name: _in_order(recovery_outcome(entries, name, previous), entries)
         for name, previous in zip(stages, ["original", *stages], strict=False)
     }
     rows += [_stage_model(name, entries) for name in stages]
     rows += _comparisons(entries)
+    rows = [row.model_copy(update={"speed": _speed(speeds.get(row.name))}) for row in rows]
     hashes = {"original": original.outputs["fingerprint"]}
     for name in stages:
         entry = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
         hashes[name] = entry.outputs["fingerprint"]
     return RunSummary(
-        name=run,
+        name=directory.name,
+        loading=_loading(directory, entries, stages),
         command=last.environment["command"],
         started=datetime.datetime.fromisoformat(original.started),
         seconds=sum(map(_seconds, entries.values())),
@@ -81,6 +91,42 @@ def _summary(run: str, entries: Entries, original: Entry) -> RunSummary:
         stages=tuple(_stage_row(name, entries, outcomes[name]) for name in stages),
         predicts=_predicted_tokens(entries),
         samples=_samples(entries),
+    )
+
+
+def _in_order(outcome: Outcome | None, entries: Entries) -> Outcome | None:
+    """The outcome with its texts in the order of the recipe; the ledger sorts them by name."""
+    if outcome is None or "texts" not in entries:
+        return outcome
+    declared = [text["name"] for text in entries["texts"].outputs["texts"]]
+    names = dict.fromkeys(name for name in (*declared, *outcome.texts) if name in outcome.texts)
+    return outcome.model_copy(update={"texts": {name: outcome.texts[name] for name in names}})
+
+
+def _speed(found: Any) -> Speed | None:
+    return None if found is None else TypeAdapter(Speed).validate_python(found)
+
+
+def _loading(directory: Path, entries: Entries, stages: Sequence[str]) -> Loading | None:
+    """The model of the run: that of the last stage, or of the last that is done so far."""
+    done = [(name, made) for name in stages if (made := _final(name, entries)) is not None]
+    if not done:
+        return None
+    name, made = done[-1]
+    link = directory / MODEL_LINK
+    return Loading(
+        path=str(link if link.is_dir() else directory / STAGES / name / "model"),
+        # Ledgers from before these were added do not have the keys.
+        is_encoder_decoder=made.outputs.get("is_encoder_decoder", False),
+        own_code=made.outputs.get("own_code", False),
+    )
+
+
+def _final(name: str, entries: Entries) -> Entry | None:
+    """The step that made the model that a stage leaves; None if it is not done."""
+    made = entries.get(f"{name}/recover") or entries.get(f"{name}/carve")
+    return (
+        made if made is not None and _path(name, made, entries.get(f"{name}/measure-cut")) else None
     )
 
 
@@ -151,7 +197,6 @@ def _model_row(
     name: str, role: Any, made: Entry, cut: Entry | None, recovered: Entry | None, note: str = ""
 ) -> ModelRow:
     facts = made.outputs
-    speeds = [entry.outputs.get("tokens_per_second") for entry in (recovered, cut) if entry]
     return ModelRow(
         name=name,
         role=role,
@@ -161,7 +206,6 @@ def _model_row(
         parameters_by_part=facts["parts"],
         vocabulary=facts["vocabulary"],
         bytes_on_disk=facts["bytes"],
-        generation_tokens_per_second=next((s for s in speeds if s is not None), None),
         after_cut=_scores(cut),
         after_recovery=_scores(recovered),
     )
@@ -214,7 +258,7 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
         outcome=outcome,
         kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
-        heldout_curve=heldout_curve(recover, entries.get(f"{name}/measure")),
+        heldout=heldout_curve(recover, entries.get(f"{name}/measure"), outcome),
         mixtures=tuple(_mixtures(recover)),
         seconds=Seconds(
             score=cut_seconds.get("score"),
@@ -233,21 +277,36 @@ def _is_done_by_cut(measure_cut: Entry | None) -> bool:
 
 
 def heldout_curve(
-    recover: Entry | None, measure: Entry | None
-) -> tuple[tuple[int, dict[str, float]], ...]:
-    """The held-out losses during a recovery, if the text has not changed since.
+    recover: Entry | None, measure: Entry | None, outcome: Outcome | None
+) -> HeldoutCurve | None:
+    """The held-out losses from the beginning to the end of a recovery; None if it is not done.
 
-    If it has, the other losses of the page are of the new text, so these cannot be compared.
+    `outcome`: the losses before and after. Those in between are of the text of that time. If it has
+    changed since, they are left out, since they cannot be compared.
     """
-    if recover is None:
-        return ()
+    if recover is None or outcome is None:
+        return None
     now = measure.inputs["heldout"] if measure else recover.outputs["heldout"]
-    curve = recover.outputs["heldout_curve"]
-    return tuple(
-        (tokens, losses)
-        for tokens, losses in curve
-        if all(now.get(text) == recover.outputs["heldout"][text] for text in losses)
-    )
+    total = recover.outputs["tokens"]
+    between: dict[str, list[tuple[int, float]]] = {}
+    for tokens, losses in recover.outputs["heldout_curve"]:
+        for text, loss in losses.items():
+            factor = _factor(recover, text, outcome.unit)
+            unchanged = now.get(text) == recover.outputs["heldout"][text]
+            if unchanged and factor is not None and tokens < total:
+                between.setdefault(text, []).append((tokens, loss * factor))
+    texts = {
+        text: ((0, before), *between.get(text, ()), (total, after))
+        for text, (before, after) in outcome.texts.items()
+    }
+    return HeldoutCurve(unit=outcome.unit, texts=texts)
+
+
+def _factor(recover: Entry, text: str, unit: Unit) -> float | None:
+    """What turns nats per token of a text into this unit; None if that is not known."""
+    if unit == "nats per token":
+        return 1.0
+    return bits_per_nat(recover.outputs["trained"]["heldout"][text])
 
 
 def _mixtures(recover: Entry | None) -> Iterator[MixtureRow]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
+from regrow.common.run_directory import LEDGER_FILE
 from regrow.common.validation_errors import validated
 from regrow.pipeline.finished import already_words, finished_result
-from regrow.pipeline.ledger import LEDGER_FILE, read_entries
+from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.outcomes import recovery_outcome
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
@@ -30,8 +31,11 @@ class Trained:
     Attributes:
         model: A plain Hugging Face directory.
         report: The path of the report, an HTML page.
-        curve: For each step, the tokens trained after it, and the loss per token before its update.
-        heldout: The tokens trained and the held-out loss per token; the last pair is at the end.
+        curve: For each step, the tokens trained after it, and the loss before its update, in nats
+            per predicted token.
+        heldout: The tokens trained and the loss on the first held-out text, in `unit`, from before
+            the training to its end.
+        unit: `bits per byte`, or `nats per token` of an encoder-decoder.
         tokens: Tokens of text trained on.
         seconds: Wall time, summed over all calls of this training.
         skipped: Steps without an update.
@@ -42,6 +46,7 @@ class Trained:
     report: Path
     curve: list[tuple[int, float]]
     heldout: list[tuple[int, float]]
+    unit: str
     tokens: int
     seconds: float
     skipped: int
@@ -114,19 +119,16 @@ def train_model(
     found = trained.outputs
     kept = measured.outputs if found["kept"] == "trained" else found["trained"]
     name = next(iter(kept["heldout"]))
-    at_end = kept["heldout"][name]["loss_per_token"]
     outcome = recovery_outcome(entries, chosen.name, "original")
     trained_model = str(out / STAGES / chosen.name / TRAINED)
-    heldout = [
-        (tokens, losses[name])
-        for tokens, losses in heldout_curve(trained, measured)
-        if name in losses and tokens < found["tokens"]
-    ]
+    heldout = heldout_curve(trained, measured, outcome)
+    assert heldout is not None
     return Trained(
         model=result.model,
         report=result.report,
         curve=[(tokens, loss) for tokens, loss in found["curve"]],
-        heldout=[*heldout, (found["tokens"], at_end)],
+        heldout=list(heldout.texts.get(name, ())),
+        unit=heldout.unit,
         tokens=found["tokens"],
         seconds=found["seconds"]["recover"],
         skipped=found["skipped"],

@@ -24,14 +24,19 @@ from regrow.report.svg import (
     ticks,
 )
 
-_LEFT, _RIGHT, _BOTTOM = 40.0, WIDTH - 14.0, 28.0
+_LEFT, _RIGHT, _BOTTOM = 40.0, WIDTH - 14.0, 40.0
 _PLOT = 168.0
+_LINE_HEIGHT = 11.0
 MOST_POINTS = 240
 """Points of a line."""
+MOST_CELLS = 96
+"""Cells of a row of kept indices."""
 MOST_SHADES = 7
 """Colours of areas in the style sheet."""
 
 Point = tuple[float, float]
+Kind = Literal["plain", "grey", "smooth", "heldout"]
+"""How a line is drawn (`Line`)."""
 
 
 def drawable(value: float) -> bool:
@@ -41,11 +46,16 @@ def drawable(value: float) -> bool:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart through `points` (x, y); on held-out lines the points are drawn too."""
+    """One line of a chart through `points` (x, y).
+
+    `kind`: `plain` and `grey`: as it is; `smooth`: the points faint, and before them their moving
+    mean; `heldout`: with the points drawn as dots, the values of the first and the last beside
+    them, and in the colour of a loss if it rises.
+    """
 
     name: str
     points: Sequence[Point]
-    kind: Literal["train", "heldout"] = "heldout"
+    kind: Kind = "heldout"
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Step:
     after_recovery: float | None
 
 
-def curves(title: str, lines: Sequence[Line], unit: str = "tokens") -> Svg | None:
+def curves(title: str, lines: Sequence[Line], unit: str = "tokens trained") -> Svg | None:
     """A chart of values over tokens, or over another `unit`; None if there is no finite point.
 
     A point that is not finite leaves a gap. A line has at most MOST_POINTS points; of longer lines,
@@ -79,26 +89,71 @@ def curves(title: str, lines: Sequence[Line], unit: str = "tokens") -> Svg | Non
     points = [point for _, segments in drawn for segment in segments for point in segment]
     low, high = min(y for _, y in points), max(y for _, y in points)
     names = [line.name for line, _ in drawn]
-    legend, top = legend_layout(names, _LEFT)
+    legend, top = legend_layout(names, _LEFT) if any(names) else ([(0.0, 0.0)] * len(names), 8.0)
     root = canvas(title, top + _PLOT + _BOTTOM, f"Lowest {low:.3g}, highest {high:.3g}.")
     x = Scale(min(0.0, *(x for x, _ in points)), max(x for x, _ in points), _LEFT, _RIGHT)
-    y = _y_axis(root, low, high, top)
+    y = _y_axis(root, low, high, top, margin=0.12)
     _x_axis(root, x, top + _PLOT, unit)
     heldout = 0
+    ends: list[list[tuple[float, float, float]]] = [[], []]
     for (line, segments), (at_x, at_y) in zip(drawn, legend, strict=True):
-        style = "train" if line.kind == "train" else f"heldout h{heldout % 3}"
-        heldout += line.kind == "heldout"
+        style: str = line.kind
+        if line.kind == "heldout":
+            style = f"heldout h{heldout % 3}"
+            heldout += 1
+            outer = segments[0][0], segments[-1][-1]
+            if is_worse(outer[0][1], outer[1][1]):
+                style += " worse"
+            for found, (px, py) in zip(ends, outer, strict=True):
+                found.append((x(px), y(py), py))
         for segment in segments:
             places = [(x(px), y(py)) for px, py in segment]
+            if line.kind == "smooth" and len(places) > 1:
+                add(root, "path", "line raw", d=path(places))
+                places = smoothed(places)
             add(root, "path", f"line {style}", d=path(places))
             if line.kind == "heldout" or len(places) == 1:
                 for cx, cy in places:
                     add(root, "circle", f"dot {style}", cx=cx, cy=cy, r=2.6)
+        if not line.name:
+            continue
         add(root, "path", f"line {style}", d=path([(at_x, at_y - 4), (at_x + 16, at_y - 4)]))
         if line.kind == "heldout":
             add(root, "circle", f"dot {style}", cx=at_x + 8, cy=at_y - 4, r=2.6)
         add(root, "text", "label", shorten(line.name, 24), x=at_x + 21, y=at_y)
+    for found, anchor, apart in zip(ends, ("start", "end"), (4, -4), strict=True):
+        _label_ends(root, found, anchor, apart)
     return Svg(root)
+
+
+def _label_ends(
+    root: Element, ends: Sequence[tuple[float, float, float]], anchor: str, apart: float
+) -> None:
+    """Write the values (x, y, value) at the ends of lines: above, or below if that is taken."""
+    taken = -math.inf
+    for at_x, at_y, value in sorted(ends, key=lambda end: end[1]):
+        place = at_y - 6 if at_y - 6 - taken > _LINE_HEIGHT else max(at_y, taken) + 13
+        taken = place
+        label = f"{value:.3f}" if abs(value) < 1e4 else f"{value:.1e}"
+        add(root, "text", "value", label, x=at_x + apart, y=place, text_anchor=anchor)
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """Each point at the mean of its neighbours, which count less the farther they are.
+
+    The weights are a bell curve over the numbers of the points. Its standard deviation grows with
+    the root of their count, so that a few points are smoothed too.
+    """
+    width = max(1.0, 0.7 * math.sqrt(len(points)))
+    reach = math.ceil(3 * width)
+    weights = [math.exp(-((step / width) ** 2) / 2) for step in range(reach + 1)]
+    found = []
+    for number_, (x, _) in enumerate(points):
+        first, last = max(0, number_ - reach), min(len(points), number_ + reach + 1)
+        near = [(weights[abs(number_ - other)], points[other][1]) for other in range(first, last)]
+        total = sum(weight for weight, _ in near)
+        found.append((x, sum(weight * y for weight, y in near) / total))
+    return found
 
 
 def journey(
@@ -123,7 +178,7 @@ def journey(
     drawn = [(name, value) for name, value in references if value is not None and drawable(value)]
     known += [value for _, value in drawn]
     top = 22.0
-    root = canvas(title, top + _PLOT + _BOTTOM, _describe_journey(original, steps, digits))
+    root = canvas(title, top + _PLOT + 28, _describe_journey(original, steps, digits))
     y = _y_axis(root, min(known), max(known), top, margin=0.14)
     x = Scale(0, len(values) - 1, _LEFT + 20, _RIGHT - 14)
     for name, level in drawn:
@@ -279,7 +334,7 @@ def gaps(title: str, panels: Sequence[Panel]) -> Svg | None:
     height, pitch, apart = 58.0, 84.0, 12.0
     width = (_RIGHT - _LEFT - (across - 1) * apart) / across
     ends = "; ".join(f"{panel.name} {s[-1][-1][1]:+.3g}" for panel, s in drawn)
-    root = canvas(title, rows * pitch + _BOTTOM - 10, f"At the end {ends}.")
+    root = canvas(title, rows * pitch + 18, f"At the end {ends}.")
     end = max(x for x, _ in points)
     tick_values = ticks(low, high, most=4)
     for number_, (panel, segments) in enumerate(drawn):
@@ -301,8 +356,7 @@ def gaps(title: str, panels: Sequence[Panel]) -> Svg | None:
         last = panel.reference + segments[-1][-1][1]
         right = left + width
         add(root, "text", "value", f"{last:.2f}", x=right, y=top - 6, text_anchor="end")
-    base = rows * pitch - 8
-    add(root, "text", "tick", f"{_tokens(end)} tokens across", x=_RIGHT, y=base + 10,
+    add(root, "text", "title", f"{_tokens(end)} tokens across", x=_RIGHT, y=rows * pitch + 2,
         text_anchor="end")  # fmt: skip
     return Svg(root)
 
@@ -321,12 +375,15 @@ def strip(
     title: str,
     before: int,
     rows: Sequence[tuple[str, Sequence[int]]],
-    most_cells: int = 96,
+    index_name: str = "",
+    most_cells: int = MOST_CELLS,
 ) -> Svg | None:
     """The kept indices of an axis of `before` indices, as a row of cells for each (label, kept).
 
     A cell is one index. If there are more than `most_cells`, it is a span of indices, shaded by the
     fraction of them that was kept.
+
+    `index_name`: what an index counts, which is written below.
     """
     if before == 0 or not rows:
         return None
@@ -336,7 +393,7 @@ def strip(
     height = 18.0 if len(rows) == 1 else max(5.0, min(12.0, 200.0 / len(rows)))
     kept = sum(len(indices) for _, indices in rows)
     description = f"{kept / (before * len(rows)):.0%} of {before:,} kept."
-    root = canvas(title, height * len(rows) + 16, description)
+    root = canvas(title, height * len(rows) + (30 if index_name or labelled else 16), description)
     step = (WIDTH - start) / cells
     gap = 1.0 if cells <= 48 else 0.0
     levels: dict[int, list[str]] = {level: [] for level in range(6)}
@@ -363,6 +420,10 @@ def strip(
     base = height * len(rows) + 12
     add(root, "text", "tick", "0", x=start, y=base)
     add(root, "text", "tick", f"{before - 1:,}", x=WIDTH, y=base, text_anchor="end")
+    if index_name:
+        add(root, "text", "title", index_name, x=WIDTH, y=base + 15, text_anchor="end")
+    if labelled:
+        add(root, "text", "title", "layer", x=0, y=base + 15)
     return Svg(root)
 
 
@@ -404,12 +465,12 @@ def _y_axis(root: Element, low: float, high: float, top: float, margin: float = 
     return scale
 
 
-def _x_axis(root: Element, scale: Scale, base: float, unit: str = "tokens") -> None:
+def _x_axis(root: Element, scale: Scale, base: float, unit: str = "tokens trained") -> None:
     add(root, "path", "axis", d=path([(_LEFT, base), (_RIGHT, base)]))
     for value in ticks(scale.low, scale.high):
         anchor = "end" if scale(value) > _RIGHT - 12 else "middle"
         add(root, "text", "tick", _tokens(value), x=scale(value), y=base + 14, text_anchor=anchor)
-    add(root, "text", "tick", unit, x=_RIGHT, y=base + 25, text_anchor="end")
+    add(root, "text", "title", unit, x=_RIGHT, y=base + 31, text_anchor="end")
 
 
 def _tokens(value: float) -> str:

@@ -1,5 +1,6 @@
 """The report of a run as one self-contained HTML page: no network, no scripts."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,28 +9,41 @@ from regrow.common import numbers
 from regrow.common.files import write_atomically
 from regrow.report import charts, outcomes, tables
 from regrow.report.lost_text import MARK, lost_lines
-from regrow.report.records import KeptAxis, MixtureRow, ModelRow, RunSummary, Score, StageRow
+from regrow.report.records import (
+    KeptAxis,
+    MixtureRow,
+    ModelRow,
+    RunSummary,
+    Score,
+    StageRow,
+    Unit,
+)
 from regrow.report.svg import Svg
 from regrow.report.templates import render
+from regrow.report.verdict import verdict
 from regrow.surgery.refit_words import refit_words
 
 _PARTS = ("embedding", "attention", "ffn", "norms", "other", "head")
-_TEXTS_PER_TABLE = 3
+_TEXTS_PER_TABLE = 2
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number at the top of the page, before and after."""
+    """One number at the top of the page, before and after; `way`: whether it got better."""
 
     label: str
     before: str
     after: str
     change: str
+    way: tables.Way = ""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept along one axis: boxes for layers, a strip for any other axis."""
+    """What was kept along one axis: boxes for layers, a strip for any other axis.
+
+    `in_cell`: how many indices a cell of the strip stands for.
+    """
 
     axis: str
     before: str
@@ -37,6 +51,7 @@ class Kept:
     description: str
     layers: tuple[bool, ...]
     strip: Svg | None
+    in_cell: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class Stage:
     kept: tuple[Kept, ...]
     refit: str
     refit_chart: Svg | None
+    heldout: Svg | None
     curve: Svg | None
     mixtures: tuple[Mixture, ...]
     outcome: tuple[outcomes.Part, ...]
@@ -68,6 +84,8 @@ class Stage:
 def render_page(summary: RunSummary) -> str:
     """The page as HTML. Sections without data are left out. All text is escaped."""
     original, result = summary.original, summary.result
+    unit = tables.unit_of(summary)
+    sizes = tables.size_rows(summary)
     return render(
         "page.html",
         run=summary,
@@ -75,13 +93,22 @@ def render_page(summary: RunSummary) -> str:
         original=original,
         result=result,
         change=_change(original, result),
+        verdict=verdict(summary),
         figures=_figures(original, result, summary.measured_texts),
         done=sum(stage.done for stage in summary.stages),
-        tables=list(tables.model_tables(summary, _TEXTS_PER_TABLE)),
-        legend=tables.legend(summary),
+        question=summary.samples[0].prompt if summary.samples else "What is a river?",
+        quoted=shlex.quote,
+        sizes=sizes,
+        has_disk=any(row.disk for row in sizes),
+        has_speed=any(row.speed for row in sizes),
+        unit=unit,
+        losses=list(tables.loss_tables(summary, unit, _TEXTS_PER_TABLE)),
+        nats=_nats(summary, unit),
+        legend=tables.legend(summary, unit),
+        nats_legend=tables.legend(summary, "nats per token"),
         note=tables.comparison_note(summary),
         lost=list(lost_lines(summary)),
-        losses=[
+        worse=[
             (stage.name, line)
             for stage in summary.stages
             if stage.outcome
@@ -97,12 +124,19 @@ def render_page(summary: RunSummary) -> str:
         parts=_parts(original, result),
         staircase=_staircase(summary),
         stages=[_stage(number, row) for number, row in enumerate(summary.stages, 1)],
-        samples=[(each.prompt, tables.answers(summary, each)) for each in summary.samples],
         has_paths=any(row.path for row in summary.models),
+        samples=[(each.prompt, tables.answers(summary, each)) for each in summary.samples],
         evaluation=tables.evaluation_rows(summary),
         times=_times(summary.stages),
         started=f"{summary.started:%Y-%m-%d %H:%M %Z}".strip(),
     )
+
+
+def _nats(summary: RunSummary, unit: Unit) -> list[tables.LossTable]:
+    """The tables of losses per token, if the page shows other losses first."""
+    if unit == "nats per token":
+        return []
+    return list(tables.loss_tables(summary, "nats per token", 2 * _TEXTS_PER_TABLE))
 
 
 def write_page(summary: RunSummary, path: Path) -> None:
@@ -129,17 +163,21 @@ def _figures(
         if before is not None and after is not None:
             shown = numbers.decimal(before, 3), numbers.decimal(after, 3)
             label = f"bits per byte, {text}"
-            if not all(score.is_comparable for score in scores):
+            comparable = all(score.is_comparable for score in scores)
+            if not comparable:
                 label += f" (not comparable{MARK})"
-            found.append(Figure(label, *shown, numbers.change(before, after, 1)))
+            way = tables.way(before, after) if comparable else ""
+            found.append(Figure(label, *shown, numbers.change(before, after, 1), way))
     if original.bytes_on_disk is not None and result.bytes_on_disk is not None:
         a, b = original.bytes_on_disk, result.bytes_on_disk
-        found.append(Figure("on disk", numbers.size(a), numbers.size(b), numbers.change(a, b)))
-    x, y = original.generation_tokens_per_second, result.generation_tokens_per_second
-    if x is not None and y is not None:
-        times = f"{y / x:.2g}×" if x > 0 else ""  # noqa: RUF001
+        change = numbers.change(a, b)
+        found.append(Figure("on disk", numbers.size(a), numbers.size(b), change, tables.way(a, b)))
+    if original.speed is not None and result.speed is not None:
+        x, y = original.speed.median, result.speed.median
+        ratio = result.speed.ratio
         label = "generated tokens per second"
-        found.append(Figure(label, numbers.rate(x), numbers.rate(y), times))
+        shown = numbers.rate(x), numbers.rate(y)
+        found.append(Figure(label, *shown, f"{ratio:.1f}×", tables.way(1, 1 / ratio)))  # noqa: RUF001
     return found
 
 
@@ -205,17 +243,19 @@ def _part_names(rows: Iterable[ModelRow]) -> list[str]:
 
 
 def _stage(number: int, row: StageRow) -> Stage:
-    lines = [charts.Line("training", [(float(x), y) for x, y in row.curve], "train")]
-    for text in dict.fromkeys(name for _, losses in row.heldout_curve for name in losses):
-        points = [(float(x), losses[text]) for x, losses in row.heldout_curve if text in losses]
-        lines.append(charts.Line(text, points))
+    training = charts.Line("", [(float(x), y) for x, y in row.curve], "smooth")
+    texts = row.heldout.texts if row.heldout else {}
+    heldout = [
+        charts.Line(text, [(float(x), y) for x, y in points]) for text, points in texts.items()
+    ]
     return Stage(
         row=row,
         number=number,
         kept=tuple(_kept(axis) for axis in row.kept),
         refit=refit_words(row.refitted),
         refit_chart=_refit_chart(row),
-        curve=charts.curves(f"Loss during the recovery of {row.name}", lines),
+        heldout=charts.curves(f"Held-out loss during the recovery of {row.name}", heldout),
+        curve=charts.curves(f"Training loss of {row.name}", [training]),
         mixtures=tuple(Mixture(each.of, *mixture_charts(each, row.name)) for each in row.mixtures),
         outcome=tuple(outcomes.parts(row.outcome)) if row.outcome else (),
     )
@@ -227,7 +267,10 @@ def _refit_chart(row: StageRow) -> Svg | None:
     def percent(which: int) -> list[charts.Point]:
         return [(float(at), 100 * pair[which]) for at, pair in enumerate(row.refitted, start=1)]
 
-    lines = [charts.Line("carved", percent(0), "train"), charts.Line("refitted", percent(1))]
+    lines = [
+        charts.Line("carved", percent(0), "grey"),
+        charts.Line("refitted", percent(1), "plain"),
+    ]
     title = f"Error of the residual stream in {row.name}"
     return charts.curves(title, lines, "matrices, first to last")
 
@@ -261,10 +304,19 @@ def _kept(axis: KeptAxis) -> Kept:
         return Kept(axis.axis, f"{axis.before:,}", after, description, layers, None)
     labels = [str(number) for number in axis.layer_numbers] if axis.kept is None else [""]
     strip = charts.strip(
-        f"Kept along {axis.axis}", axis.before, list(zip(labels, axis.rows, strict=True))
-    )
+        f"Kept along {axis.axis}", axis.before, list(zip(labels, axis.rows, strict=True)),
+        _index_name(axis.axis),
+    )  # fmt: skip
     description = "in each layer" if axis.kept is None else ""
-    return Kept(axis.axis, f"{axis.before:,}", after, description, (), strip)
+    in_cell = -(-axis.before // charts.MOST_CELLS)
+    return Kept(axis.axis, f"{axis.before:,}", after, description, (), strip, in_cell)
+
+
+def _index_name(axis: str) -> str:
+    """What an index of an axis counts, before the cut."""
+    kind = axis.rsplit(".", 1)[-1]
+    names = {"vocab": "token id", "ffn": "neuron", "hidden": "channel", "head": "head"}
+    return f"{names.get(kind, 'index')}, before the cut"
 
 
 def _times(stages: Iterable[StageRow]) -> list[tuple[str, list[str]]]:

@@ -7,6 +7,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, model_validator
 
+from regrow.evaluation.speed import Speed
+
+Unit = Literal["bits per byte", "nats per token"]
+"""The unit of a loss."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -78,7 +83,8 @@ class ModelRow(_Record):
     """embedding, attention, ffn, norms, head, ...; a tied head counts once, as embedding."""
     vocabulary: NonNegativeInt | None = None
     bytes_on_disk: NonNegativeInt | None = None
-    generation_tokens_per_second: NonNegativeFloat | None = None
+    speed: Speed | None = None
+    """How fast it generates, beside the original."""
     after_cut: dict[str, Score] = Field(default_factory=dict)
     after_recovery: dict[str, Score] = Field(default_factory=dict)
 
@@ -170,7 +176,7 @@ class Outcome(_Record):
     stage has.
     """
 
-    unit: Literal["bits per byte", "nats per token"]
+    unit: Unit
     texts: dict[str, tuple[float, float]]
     kept: Literal["trained", "before"]
 
@@ -207,8 +213,18 @@ def is_worse(before: float, after: float) -> bool:
     return not round(after, 3) <= round(before, 3)
 
 
+class HeldoutCurve(_Record):
+    """The held-out losses from the beginning to the end of a recovery, by text, in `unit`.
+
+    Each point is (tokens trained so far, loss).
+    """
+
+    unit: Unit
+    texts: dict[str, tuple[tuple[NonNegativeInt, float], ...]]
+
+
 class StageRow(_Record):
-    """One stage: a cut and the training that recovers from it. Losses in nats per token."""
+    """One stage: a cut and the training that recovers from it."""
 
     name: str
     done: bool = True
@@ -225,9 +241,9 @@ class StageRow(_Record):
     """What the recovery did to the held-out losses; None if it is not known."""
     kept: tuple[KeptAxis, ...] = ()
     curve: tuple[tuple[NonNegativeInt, float], ...] = ()
-    """(tokens trained so far, training loss)"""
-    heldout_curve: tuple[tuple[NonNegativeInt, dict[str, float]], ...] = ()
-    """(tokens trained so far, {text: loss})"""
+    """(tokens trained so far, training loss in nats per predicted token)"""
+    heldout: HeldoutCurve | None = None
+    """None without a recovery."""
     mixtures: tuple[MixtureRow, ...] = ()
     seconds: Seconds = Seconds()
     warnings: tuple[str, ...] = ()
@@ -249,10 +265,24 @@ class EvaluationRow(_Record):
     after: float | None = None
 
 
+class Loading(_Record):
+    """How the model of the run is loaded.
+
+    `path`: its directory, as seen from where the command was given. `own_code`: whether it brings
+    its own modelling code.
+    """
+
+    path: str
+    is_encoder_decoder: bool = False
+    own_code: bool = False
+
+
 class RunSummary(_Record):
     """All data of the report. Sections without data are left out of the page."""
 
     name: str
+    loading: Loading | None = None
+    """None before the run has a model."""
     command: str
     started: datetime
     seconds: NonNegativeFloat

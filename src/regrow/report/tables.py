@@ -3,99 +3,165 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from regrow.common import numbers
 from regrow.report.lost_text import MARK
-from regrow.report.records import ModelRow, RunSummary, Sample, Score
+from regrow.report.records import ModelRow, Outcome, RunSummary, Sample, Score, Unit
+from regrow.report.verdict import loss_ratio
+
+Way = Literal["", "better", "worse"]
+"""Whether a number is better or worse than what it is compared with."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One text's score: loss in nats per token, and bits per byte, marked if not comparable.
+    """One number of a table."""
 
-    `worse`: whether the recovery made it worse.
-    """
-
-    loss: str
-    bits_per_byte: str
-    worse: bool = False
+    text: str
+    way: Way = ""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model; `scores` has the scores after cut and after recovery, for each text."""
+class SizeRow:
+    """The size and speed of one model. What was not measured is empty.
+
+    Attributes:
+        left: Its parameters, as a share of the original's.
+        speed: Generated tokens per second: the median over the rounds, and the spread.
+        times: How many times as fast as the original it is.
+    """
 
     name: str
     note: str
     path: str
     role: str
     parameters: str
-    change: str
+    left: str
     disk: str
     speed: str
-    scores: tuple[tuple[Cell, Cell], ...]
+    times: str
 
 
 @dataclass(frozen=True)
-class ModelTable:
-    """All models with some of the texts; only the first table shows sizes and speed."""
+class Losses:
+    """The losses of one model on one text.
 
+    Attributes:
+        after_cut: Of the model that was just cut.
+        at_end: Of the model that a stage leaves, after its recovery if it has one.
+        change: From the loss of the original to the last of these.
+    """
+
+    after_cut: Cell
+    at_end: Cell
+    change: Cell
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """The losses of one model, for each text of the table."""
+
+    name: str
+    role: str
+    losses: tuple[Losses, ...]
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """The losses of all models on some of the texts, in `unit`."""
+
+    unit: Unit
     texts: tuple[str, ...]
-    first: bool
-    has_disk: bool
-    has_speed: bool
-    has_bytes: bool
-    rows: tuple[Row, ...]
+    rows: tuple[LossRow, ...]
 
 
-def model_tables(summary: RunSummary, texts_per_table: int) -> Iterator[ModelTable]:
-    """The sizes and scores of all models, in tables with at most `texts_per_table` texts."""
-    if not summary.models:
-        return
-    names = summary.measured_texts
-    for start in range(0, max(1, len(names)), texts_per_table):
-        texts = names[start : start + texts_per_table]
-        yield ModelTable(
-            texts=texts,
-            first=start == 0,
-            has_disk=any(row.bytes_on_disk is not None for row in summary.models),
-            has_speed=any(row.generation_tokens_per_second is not None for row in summary.models),
-            has_bytes=any(score.bits_per_byte is not None for score in summary.scores),
-            rows=tuple(_row(row, summary, texts) for row in summary.models),
-        )
-
-
-def _row(row: ModelRow, summary: RunSummary, texts: tuple[str, ...]) -> Row:
+def size_rows(summary: RunSummary) -> list[SizeRow]:
+    """The sizes and speeds of all models."""
     original = summary.original
-    smaller = original is not None and row is not original
-    outcome = next((stage.outcome for stage in summary.stages if stage.name == row.name), None)
-    worse = outcome.worse if outcome and outcome.kept == "trained" else ()
-    return Row(
-        name=row.name,
-        note=row.note,
-        path=row.path,
-        role=row.role,
-        parameters=numbers.count(row.parameters),
-        change=numbers.change(original.parameters, row.parameters) if smaller and original else "",
-        disk=numbers.ABSENT if row.bytes_on_disk is None else numbers.size(row.bytes_on_disk),
-        speed=numbers.rate(row.generation_tokens_per_second),
-        scores=tuple(_cells(row, text, text in worse) for text in texts),
+    whole = original.parameters if original is not None else 0
+    return [
+        SizeRow(
+            name=row.name,
+            note=row.note,
+            path=row.path,
+            role=row.role,
+            parameters=numbers.count(row.parameters),
+            left=f"{row.parameters / whole:.0%}" if whole else "",
+            disk="" if row.bytes_on_disk is None else numbers.size(row.bytes_on_disk),
+            speed=_speed(row),
+            times=f"{row.speed.ratio:.2f}×" if row.speed else "",  # noqa: RUF001
+        )
+        for row in summary.models
+    ]
+
+
+def _speed(row: ModelRow) -> str:
+    if row.speed is None:
+        return ""
+    return f"{numbers.rate(row.speed.median)} ± {numbers.rate(row.speed.spread)}"
+
+
+def unit_of(summary: RunSummary) -> Unit:
+    """The unit in which losses are shown first: bits per byte, if any were measured."""
+    by_byte = any(score.bits_per_byte is not None for score in summary.scores)
+    return "bits per byte" if by_byte else "nats per token"
+
+
+def loss_tables(summary: RunSummary, unit: Unit, texts_per_table: int) -> Iterator[LossTable]:
+    """The losses of all models, in tables with at most `texts_per_table` texts."""
+    names = summary.measured_texts
+    outcomes = {stage.name: stage.outcome for stage in summary.stages}
+    for start in range(0, len(names), texts_per_table):
+        texts = names[start : start + texts_per_table]
+        rows = tuple(
+            LossRow(
+                row.name,
+                row.role,
+                tuple(_losses(summary, row, text, unit, outcomes.get(row.name)) for text in texts),
+            )
+            for row in summary.models
+        )
+        yield LossTable(unit, texts, rows)
+
+
+def _losses(
+    summary: RunSummary, row: ModelRow, text: str, unit: Unit, outcome: Outcome | None
+) -> Losses:
+    cut = row.after_cut.get(text)
+    at_end = row.after_recovery.get(text)
+    if at_end is None and any(stage.done for stage in summary.stages if stage.name == row.name):
+        at_end = cut  # a stage without a recovery
+    original, change = summary.original, Cell("")
+    if unit == "bits per byte" and original is not None and row is not original:
+        ratio = loss_ratio(original, row, text)
+        if ratio is not None:
+            change = Cell(numbers.change(1.0, ratio, 1), way(1.0, ratio))
+    recovered: Way = ""
+    if outcome is not None and outcome.kept == "trained":
+        recovered = "worse" if text in outcome.worse else "better" if text in outcome.better else ""
+    is_cut = row.role == "stage" or bool(row.after_cut)
+    return Losses(
+        Cell(loss_text(cut, unit) if is_cut else ""),
+        Cell(loss_text(at_end, unit), recovered),
+        change,
     )
 
 
-def _cells(row: ModelRow, text: str, worse: bool) -> tuple[Cell, Cell]:
-    """The cells after cut and after recovery; blank, not a dash, for a model that was not cut.
-
-    `worse`: whether the recovery made the model worse.
-    """
-    cut = _cell(row.after_cut.get(text)) if row.role == "stage" or row.after_cut else Cell("", "")
-    return cut, _cell(row.after_recovery.get(text), worse=worse)
+def way(before: float, after: float) -> Way:
+    """Whether a number that should be small fell or rose, by more than rounding to 3 decimals."""
+    if round(after, 3) == round(before, 3):
+        return ""
+    return "better" if after < before else "worse"
 
 
-def _cell(score: Score | None, *, worse: bool = False) -> Cell:
+def loss_text(score: Score | None, unit: Unit) -> str:
+    """A loss as text; bits per byte are marked if they cannot be compared."""
     score = score or Score()
+    if unit == "nats per token":
+        return numbers.decimal(score.loss)
     mark = "" if score.bits_per_byte is None or score.is_comparable else MARK
-    return Cell(numbers.decimal(score.loss), numbers.decimal(score.bits_per_byte, 3) + mark, worse)
+    return numbers.decimal(score.bits_per_byte, 3) + mark
 
 
 @dataclass(frozen=True)
@@ -117,30 +183,23 @@ def answers(summary: RunSummary, sample: Sample) -> list[Answer]:
     ]
 
 
-def legend(summary: RunSummary) -> str:
-    """A sentence on the numbers below the name of a text."""
-    by_byte = any(score.bits_per_byte is not None for score in summary.scores)
-    if summary.predicts == "what is taken out":
-        return (
-            "Loss, nats per token of what is taken out of the text (spans of 3 tokens, 15% of it)"
-            + ("; then bits per byte of the 64 characters after 192." if by_byte else ".")
-        )
-    return "Loss, nats per token" + ("; then bits per byte." if by_byte else ".")
+def legend(summary: RunSummary, unit: Unit) -> str:
+    """What the losses of this unit are over; empty if that goes without saying."""
+    if summary.predicts == "every token":
+        return ""
+    if unit == "bits per byte":
+        return "Bits per byte are of the 64 characters after 192."
+    return "Losses are over what is taken out of the text (spans of 3 tokens, 15% of it)."
 
 
 def comparison_note(summary: RunSummary) -> str:
-    """A sentence on which scores can be compared; empty if all vocabularies have one size."""
+    """A sentence on why losses per token differ; empty if all vocabularies have one size."""
     sizes = summary.vocabularies
     if len(sizes) < 2:
         return ""
-    changed = f"{sizes[0]:,} to {sizes[-1]:,} tokens"
-    with_bits = [score.bits_per_byte is not None for score in summary.scores]
-    bits = (
-        "; bits per byte can." if all(with_bits) else "; bits per byte can, where they are given."
-    )
     return (
-        f"The vocabulary changed ({changed}), so losses per token cannot be compared between models"
-        + (bits if any(with_bits) else " on either side of that.")
+        f"The vocabulary changed ({sizes[0]:,} to {sizes[-1]:,} tokens), so losses per token "
+        "cannot be compared between models on either side of that."
     )
 
 

@@ -6,9 +6,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render(template: str, **values: Any) -> str:
-    """The HTML of a template of this folder. A value that is missing is an error."""
+    """The HTML of a template of this folder. A value that is missing is an error.
+
+    The filter `arrows` writes the arrows of texts for terminals as characters.
+    """
     environment = Environment(
         loader=PackageLoader("regrow", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["arrows"] = lambda text: text.replace("->", "→")
     return environment.get_template(template).render(**values)

@@ -1,5 +1,7 @@
 """The report in the terminal: tables of models, and their answers, within 80 columns."""
 
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich import box
@@ -11,11 +13,12 @@ from rich.text import Text
 from regrow.report import tables
 from regrow.report.lost_text import MARK, lost_lines
 from regrow.report.outcomes import trained_path, worse_lines
-from regrow.report.records import RunSummary
+from regrow.report.records import RunSummary, Unit
+from regrow.report.verdict import verdict
 
-_HEADER = 8
-"""The width of a column header, in characters."""
-_TEXTS_PER_TABLE = 2
+_NAME = 24
+"""The most characters of a model's name in a line of a table."""
+_STYLES = {"": "", "better": "green", "worse": "red"}
 _MODEL_NAME = 14
 """The most characters of a model's name beside its answer or its path."""
 _ANSWER_LINES = 3
@@ -23,16 +26,26 @@ _ANSWER_LINES = 3
 NO_ANSWER = "(nothing)"
 
 
-def print_table(summary: RunSummary, console: Console, report: Path | None = None) -> None:
+def print_table(
+    summary: RunSummary, console: Console, report: Path | None = None, *, nats: bool = False
+) -> None:
     """Print the models, their answers and, if the path of the report is given, where they are.
 
     Text from models and recipes is not read as markup, and its control characters are replaced.
+
+    `nats`: also print the losses in nats per token.
     """
-    for table in tables.model_tables(summary, _TEXTS_PER_TABLE):
-        console.print(_models(table))
-    if summary.measured_texts:
-        note = f"{tables.legend(summary)} {tables.comparison_note(summary)}"
-        console.print(Text(note.strip(), style="dim"))
+    if summary.models:
+        console.print(_sizes(tables.size_rows(summary)))
+    first = tables.unit_of(summary)
+    units: tuple[Unit, ...] = ("bits per byte", "nats per token")
+    shown = units if nats and first == units[0] else (first,)
+    for unit in shown:
+        for table in tables.loss_tables(summary, unit, texts_per_table=1):
+            console.print(_plain(f"{table.texts[0]}, {unit}", "bold"))
+            console.print(_losses(table))
+    for note in _notes(summary, shown):
+        console.print(Text(note, style="dim"))
     for line in lost_lines(summary):
         console.print(_plain(line, "yellow" if f"({MARK})" in line else "dim"))
     for row in summary.models:
@@ -48,8 +61,18 @@ def print_table(summary: RunSummary, console: Console, report: Path | None = Non
     _print_answers(summary, console)
     if report is not None:
         console.print()
-        _print_paths(summary, console, report.parent)
-        console.print(_plain(f"Report: {report}"), soft_wrap=True)
+        _print_paths(summary, console, report)
+    if sentence := verdict(summary):
+        console.print()
+        console.print(_plain(sentence, "bold"))
+
+
+def _notes(summary: RunSummary, units: Iterable[Unit]) -> Iterator[str]:
+    if not summary.measured_texts:
+        return
+    yield from filter(None, (tables.legend(summary, unit) for unit in units))
+    if "nats per token" in units and (note := tables.comparison_note(summary)):
+        yield note
 
 
 def _print_answers(summary: RunSummary, console: Console) -> None:
@@ -84,18 +107,20 @@ def _print_answers(summary: RunSummary, console: Console) -> None:
         console.print(Text(words, style="dim"))
 
 
-def _print_paths(summary: RunSummary, console: Console, directory: Path) -> None:
-    """Print the directory of each model that the run keeps in `directory`."""
-    kept = [row for row in summary.models if row.path]
-    if not kept:
-        return
-    names = [_short_name(row.name) for row in kept]
-    width = max(map(cell_len, names))
-    console.print(Text("Models"))
-    for name, row in zip(names, kept, strict=True):
+def _print_paths(summary: RunSummary, console: Console, report: Path) -> None:
+    """Print where the models, the model of the run and the report are."""
+    kept = [(_short_name(row.name), report.parent / row.path) for row in summary.models if row.path]
+    if kept:
+        console.print(Text("Models"))
+    width = max((cell_len(name) for name, _ in kept), default=0)
+    for name, path in kept:
         space = " " * (width - cell_len(name))
-        line = f"  {name}{space}  {directory / row.path}"
-        console.print(_plain(line), soft_wrap=True)
+        console.print(_plain(f"  {name}{space}  {path}"), soft_wrap=True)
+    console.print(_plain(f"Report: {report}"), soft_wrap=True)
+    if summary.loading is not None:
+        console.print(_plain(f"Model:  {summary.loading.path}"), soft_wrap=True)
+        ask = f'regrow generate {shlex.quote(summary.loading.path)} "What is a river?"'
+        console.print(_plain(f"Try it: {ask}"), soft_wrap=True)
 
 
 def _first_lines(text: str, console: Console, width: int) -> tuple[Text, bool]:
@@ -109,7 +134,9 @@ def _first_lines(text: str, console: Console, width: int) -> tuple[Text, bool]:
         return kept, False
     last = lines[_ANSWER_LINES - 1]
     last.rstrip()
-    last.truncate(width - 2)
+    if cell_len(last.plain) > width - 2:  # leave out a word, or a part of one without end
+        last = Text(last.plain.rpartition(" ")[0] or last.plain)
+        last.truncate(width - 2)
     return Text("\n").join([*lines[: _ANSWER_LINES - 1], last + Text(" …")]), True
 
 
@@ -117,39 +144,46 @@ def _short_name(name: str) -> str:
     return name if len(name) <= _MODEL_NAME else name[: _MODEL_NAME - 1] + "…"
 
 
-def _models(models: tables.ModelTable) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-    table.add_column("model", overflow="fold", max_width=16)
-    if models.first:
-        table.add_column("params", justify="right", no_wrap=True)
-        if models.has_disk:
-            table.add_column("disk", justify="right", no_wrap=True)
-        if models.has_speed:
-            table.add_column("tok/s", justify="right", no_wrap=True)
-    for text in models.texts:
-        table.add_column(_header(text, "cut"), justify="right", no_wrap=True)
-        table.add_column(_header(text, "recov."), justify="right", no_wrap=True)
-    for row in models.rows:
-        cells = [_plain(row.name)]
-        if models.first:
-            cells.append(Text(f"{row.parameters}\n{row.change}".rstrip()))
-            cells += [Text(row.disk)] if models.has_disk else []
-            cells += [Text(row.speed)] if models.has_speed else []
-        for pair in row.scores:
-            cells += [_score(cell, models.has_bytes) for cell in pair]
-        table.add_row(*cells, style="dim" if row.role == "comparison" else "")
+def _sizes(rows: Sequence[tables.SizeRow]) -> Table:
+    table = _table()
+    columns = {
+        "parameters": [row.parameters for row in rows], "left": [row.left for row in rows],
+        "on disk": [row.disk for row in rows], "tokens/s": [row.speed for row in rows],
+        "speed": [row.times for row in rows],
+    }  # fmt: skip
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(rows):
+        cells = [Text(cells[number]) for cells in shown.values()]
+        table.add_row(_plain(row.name), *cells, style="dim" if row.role == "comparison" else "")
     return table
 
 
-def _score(cell: tables.Cell, by_byte: bool) -> Text:
-    text = f"{cell.loss}\n{cell.bits_per_byte}".rstrip() if by_byte else cell.loss
-    return Text(text, style="red" if cell.worse else "")
+def _losses(losses: tables.LossTable) -> Table:
+    """A table of the losses on one text."""
+    table = _table()
+    has_change = any(row.losses[0].change.text for row in losses.rows)
+    for name in ("after cut", "at the end", *(["vs original"] if has_change else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in losses.rows:
+        (found,) = row.losses
+        cells = [found.after_cut, found.at_end, *([found.change] if has_change else [])]
+        style = "dim" if row.role == "comparison" else ""
+        table.add_row(_plain(row.name), *(Text(c.text, _STYLES[c.way]) for c in cells), style=style)
+    return table
 
 
-def _header(text: str, phase: str) -> Text:
-    words = [text] if len(text) <= _HEADER else text.split(maxsplit=1)
-    lines = [word if len(word) <= _HEADER else word[: _HEADER - 1] + "…" for word in words]
-    return Text(_clean("\n".join([*lines, phase])))
+def _table() -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        collapse_padding=True,
+        show_edge=False,
+    )
+    table.add_column("model", overflow="fold", max_width=_NAME)
+    return table
 
 
 def _plain(text: str, style: str = "") -> Text:

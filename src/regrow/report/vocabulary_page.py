@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _LEFT, _RIGHT, _PLOT, _BOTTOM = 46.0, WIDTH - 14.0, 190.0, 28.0
 _LEAST_SHARE = 1e-5
-_STYLES = ("line regrown", "line h1", "line h2", "line cut", "line comparison", "line train")
+_STYLES = ("line regrown", "line h1", "line h2", "line cut", "line comparison", "line grey")
 """The style of the line for all text, then of those for the languages."""
 
 

@@ -36,6 +36,7 @@ def drop_order(
     import torch
 
     from regrow.common.precision import autocast
+    from regrow.common.progress import tell_part
     from regrow.objectives.losses.head import check_head
     from regrow.scoring.batches import with_loss
     from regrow.scoring.observe import BATCH_TOKENS, sites
@@ -47,7 +48,11 @@ def drop_order(
     order = np.full(len(layers), float(rounds))
     with torch.no_grad(), autocast("auto", next(model.parameters()).device):
         for number in range(rounds):
-            by_batch = [_losses_without_each(model, layers, axis, batch) for batch in batches]
+            by_batch: list[NDArray[np.float64]] = []
+            for batch in batches:
+                done = number * len(batches) + len(by_batch)
+                tell_part("scoring, layers by loss, batch", done, rounds * len(batches))
+                by_batch.append(_losses_without_each(model, layers, axis, batch))
             losses = np.sum(by_batch, axis=0)
             left = [index for index, layer in enumerate(layers) if not layer.dropped]
             if not np.isfinite(losses[left]).all():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regrow.architectures import Axis, Layout
+from regrow.common.progress import tell_part, told
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.objectives.losses.head import check_head, head_of
 from regrow.scoring.batches import TextBatch, with_loss, without_loss
@@ -48,6 +49,8 @@ BATCH_TOKENS = 2_048
 BATCH_TOKENS_WITH_GRADIENTS = 512
 """Smaller, since all activations of a batch stay in memory until its backward pass: about 0.8 GB
 for SmolLM2-135M."""
+
+_DOING = "scoring, batch"
 
 _is_text: ContextVar[Tensor] = ContextVar("_is_text")
 """Where the batch of this thread has tokens, in the stack that runs; [texts, tokens]."""
@@ -128,9 +131,15 @@ def observe(
     """
     places = {**_sites(layout, statistics), **(at or {})}
     with _observed(model, layout, statistics, places, gradients=False) as means:
-        batches = without_loss(calibration, model.config, batch_tokens)
-        # Each pass switches gradients off for itself, since it may run in a thread of its own.
-        run([partial(torch.no_grad()(read_batch), model, batch) for batch in batches])
+        batches = list(without_loss(calibration, model.config, batch_tokens))
+
+        @torch.no_grad()  # for each pass by itself, since it may run in a thread of its own
+        def read(number: int, batch: TextBatch) -> None:
+            tell_part(_DOING, number, len(batches))
+            read_batch(model, batch)
+
+        run([partial(read, number, batch) for number, batch in enumerate(batches)])
+        tell_part(_DOING, len(batches), len(batches))
     return _values(means)
 
 
@@ -157,7 +166,8 @@ def observe_gradients(
         _gradients_of_activations(model, layout),
         _observed(model, layout, statistics, _sites(layout, statistics), gradients=True) as means,
     ):
-        for batch in with_loss(calibration, model.config, batch_tokens):
+        batches = list(with_loss(calibration, model.config, batch_tokens))
+        for batch in told(batches, _DOING):
             text_loss(model, batch).backward()  # type: ignore[no-untyped-call]
     return _values(means)
 

@@ -148,9 +148,7 @@ class PlannedCut:
         carve(plan_output(self.source, cut), plain)
         weights = directory / "weights"
         weights.mkdir()
-        # Not the bar, which counts the bytes that are carved.
-        messages = Progress(say=progress.say)
-        found = refit(self.source, ModelDirectory(plain), cut, calibration, weights, messages)
+        found = refit(self.source, ModelDirectory(plain), cut, calibration, weights, progress)
         progress.say(found.words())
         shutil.rmtree(plain)
         return found

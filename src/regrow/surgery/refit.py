@@ -40,7 +40,7 @@ from regrow.common.errors import UserError
 from regrow.common.files import save_tensors
 from regrow.common.memory import available_memory
 from regrow.common.precision import Precision
-from regrow.common.progress import QUIET, Progress
+from regrow.common.progress import QUIET, Progress, tell_part
 from regrow.scoring.batches import TextBatch, without_loss
 from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import BATCH_TOKENS, sites
@@ -100,7 +100,7 @@ def refit(
         cut: the cut; its vocabulary is ignored.
         calibration: text in tokens of `source`.
         directory: an empty directory for the new weights, 4 bytes each.
-        progress: receives messages, and the layers that are done.
+        progress: receives messages.
         precision: of the matrix products of both models. Sums are float64.
 
     Raises:
@@ -123,6 +123,7 @@ def refit(
     matrices: list[FittedMatrix] = []
     corrections: dict[str, Computed] = {}
     total, done = sum(carved.layout.sizes[name] for name in stacks), 0
+    tell_part("refitting, layer", 0, total)
     with original.computing():
         for stack in stacks:
             for fitted, weights in _refit_stack(models, stack, batches):
@@ -133,7 +134,7 @@ def refit(
                     corrections[name] = Computed(tuple(values.shape), partial(_rows, file, name))
                 matrices += fitted
                 done += 1
-                progress.advance(done, total)
+                tell_part("refitting, layer", done, total)
     return Refit(tuple(matrices), corrections, calibration.tokens)
 
 

@@ -170,8 +170,11 @@ def test_what_will_be_done_is_said_before(model: ModelDirectory, fake: Fake, tex
         f"(2); results are kept in {found.directory}"
     )
     assert said[1].startswith("measuring the best candidates (")
-    assert [update.share for update in updates[:2]] == [2 / cuts, 3 / cuts]
-    assert all(update.seconds_left >= 0 for update in updates)
+    assert [update.share for update in updates[:cuts]] == [done / cuts for done in range(cuts)]
+    assert updates[0].doing == f"the original, 1 of {cuts}"
+    lefts = [update.seconds_left for update in updates]
+    assert lefts[0] is None  # nothing is measured yet
+    assert all(left is not None and left >= 0 for left in lefts[2:])
 
 
 def test_a_speed_is_searched_too(model: ModelDirectory, fake: Fake, text: Path) -> None:

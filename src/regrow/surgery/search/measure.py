@@ -12,8 +12,8 @@ from regrow.common.environment import machine
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes, write_atomically
 from regrow.common.progress import Progress, Update
-from regrow.evaluation.generation import seconds_in_turns
 from regrow.evaluation.heldout import text_loss
+from regrow.evaluation.speed import PROMPT, loaded_once, seconds_in_turns
 from regrow.scoring.score_file import ScoreSpec, compute_scores
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint
@@ -21,7 +21,6 @@ from regrow.surgery.requests import options_for
 from regrow.surgery.search.measured_cuts import MeasuredCut, MeasuredCuts, MeasuredSpeed, Sizes
 from regrow.surgery.search.text import SearchText
 
-_PROMPT = "Write a short story about a river."
 _NEW_TOKENS, _ROUNDS = 32, 3
 _DIVERGED = 64.0
 """Stands for a loss that is not finite, in bits per byte; a byte drawn at random costs 8."""
@@ -83,24 +82,22 @@ class Measurement:
         missing = [sizes for sizes in cuts if self.known.speed(sizes, name) is None]
         if missing:
             self.progress.say(f"measuring the speed of {len(missing)} cuts")
-            original = self.model.load()
+            original = loaded_once(self.model)
             for sizes in missing:
                 with partial_directory(self.known.directory / "cut") as directory:
                     cut = self._cut(sizes, directory / "model", refit=False)
-                    pairs = [(original, self.model.tokenizer), (cut.load(), cut.tokenizer)]
                     seconds = seconds_in_turns(
-                        pairs, _PROMPT, new_tokens=_NEW_TOKENS, rounds=_ROUNDS
+                        [original, loaded_once(cut)], PROMPT, new_tokens=_NEW_TOKENS, rounds=_ROUNDS
                     )
-                self.known.add(MeasuredSpeed(dict(sizes), name, *seconds))
+                self.known.add(MeasuredSpeed(dict(sizes), name, *map(min, seconds)))
         found = [self.known.speed(sizes, name) for sizes in cuts]
         return [each for each in found if each is not None]
 
     def _show(self, sizes: Sizes, done: int, total: int) -> None:
         times = self.known.seconds
-        if times:
-            left = sum(times) / len(times) * (total - done)
-            doing = words(sizes) or "the original"
-            self.progress.update(Update("measuring", doing, done / total, left))
+        left = sum(times) / len(times) * (total - done) if times else None
+        doing = f"{words(sizes) or 'the original'}, {done + 1} of {total}"
+        self.progress.update(Update("measuring", doing, done / total, left))
 
     def _cut(self, sizes: Sizes, out: Path, refit: bool | None = None) -> ModelDirectory:
         """Cut the model to these sizes of the model that the user named."""
