@@ -2,12 +2,15 @@
 
 `inspect`, `plan` and `preview` show what can be cut and what a recipe will do. `prune` makes one
 cut, `train` trains once, and `run` does all stages of a recipe. `score` saves scores for cuts.
-`verify` checks a result. `durable` says whether results wait for the disk.
+`verify` checks a result. `evaluate` and `compare` measure models on tasks. `durable` says whether
+results wait for the disk.
 See `help(regrow.prune)` and so on.
 """
 
 from regrow.api import (
+    compare,
     count_vocabulary,
+    evaluate,
     generate,
     grow_vocabulary,
     inspect,
@@ -28,8 +31,10 @@ from regrow.common.publishing import durable
 
 __all__ = [
     "UserError",
+    "compare",
     "count_vocabulary",
     "durable",
+    "evaluate",
     "generate",
     "grow_vocabulary",
     "inspect",

@@ -13,6 +13,7 @@ import typer
 
 from regrow.cli.commands import Command, Commands, Json, Model, Sync, command
 from regrow.cli.corpus import corpus
+from regrow.cli.evaluate import compare, evaluate
 from regrow.cli.output import (
     MESSAGES_ONLY,
     echo,
@@ -272,6 +273,8 @@ def generate(
 
 
 app.command(cls=Command)(train)
+app.command("eval", cls=Command)(evaluate)
+app.command(cls=Command)(compare)
 app.add_typer(corpus, name="corpus")
 app.add_typer(vocab, name="vocab")
 

@@ -70,6 +70,16 @@ def generation_speed(
     return 1 / seconds_in_turns(pair, prompt, new_tokens=new_tokens, rounds=repeats)[0]
 
 
+def speeds_in_turns(
+    models: Sequence[ModelDirectory], *, new_tokens: int = 32, rounds: int = 3
+) -> list[float]:
+    """New tokens per second of some models, which are all in memory (`seconds_in_turns`)."""
+    loaded = [(model.load(dtype="auto"), model.tokenizer) for model in models]
+    prompt = "Write a short story about a river."
+    times = seconds_in_turns(loaded, prompt, new_tokens=new_tokens, rounds=rounds)
+    return [1 / seconds for seconds in times]
+
+
 def seconds_in_turns(
     models: Sequence[tuple[nn.Module, Any]], prompt: str, *, new_tokens: int, rounds: int
 ) -> list[float]:

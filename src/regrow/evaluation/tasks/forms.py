@@ -14,6 +14,11 @@ from typing import Any, Literal
 from regrow.common.errors import UserError
 
 Mode = Literal["letter", "likelihood"]
+"""How the options of a question are given to a model."""
+
+PromptForm = Literal["auto", "plain", "openba"]
+"""How an encoder-decoder reads a prompt. `auto` takes `openba` for an OpenBA, and if the tokenizer
+has `<S>`."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
