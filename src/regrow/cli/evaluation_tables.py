@@ -26,7 +26,7 @@ def print_evaluated(models: "Sequence[Evaluated]", out: Path | None, as_json: bo
         names = dict.fromkeys(name for score in model.tasks for name in score.metrics)
         shown = new_table(
             ("task", "left"), ("questions", "right"), ("shots", "right"),
-            *((name, "right") for name in names), ("chance", "right"), ("chosen", "left"),
+            *((name, "right") for name in names), ("chance", "right"), ("chosen %", "left"),
         )  # fmt: skip
         for group in model.groups:
             values = [_score(group) if name == group.metric else "" for name in names]
@@ -125,7 +125,8 @@ def _metric(score: "TaskScore", name: str) -> str:
     metric = score.metrics[name]
     if score.chance is None and abs(metric.value) > 1:
         return numbers.decimal(metric.value, 3)
-    return _with_error(metric.value, metric.error)
+    error = metric.error if name == score.metric else None
+    return _with_error(metric.value, error)
 
 
 def _score(score: "GroupScore") -> str:
@@ -142,9 +143,9 @@ def _percent(value: float | None) -> str:
 
 
 def _chosen(score: "TaskScore") -> str:
-    """The most frequent options: `A 25% B 24%`."""
+    """The most frequent options, in per cent: `A 25, B 24`."""
     common = sorted(score.predicted.items(), key=lambda pair: -pair[1])[:5]
-    return " ".join(f"{letter} {share:.0%}" for letter, share in sorted(common))
+    return ", ".join(f"{letter} {100 * share:.0f}" for letter, share in sorted(common))
 
 
 def _evaluated_json(model: "Evaluated") -> dict[str, Any]:

@@ -9,6 +9,9 @@ from regrow.common.fields import Size, Strict, refuse_bool
 from regrow.common.precision import Precision
 from regrow.evaluation.tasks.forms import Mode, PromptForm
 
+Shots = Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)]
+"""A number of demonstrations."""
+
 
 class TaskSpec(Strict):
     """Tasks, and how models are asked.
@@ -28,7 +31,7 @@ class TaskSpec(Strict):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     data: Path | None = None
     mode: Mode | None = None
-    shots: Annotated[int | None, BeforeValidator(refuse_bool), Field(ge=0)] = None
+    shots: Shots | None = None
     limit: Size | None = None
     precision: Precision = "auto"
     prompt: PromptForm = "auto"

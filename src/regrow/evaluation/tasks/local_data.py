@@ -206,7 +206,8 @@ def _arc(directory: Path, subset: str) -> Splits:
 
 def _arc_question(row: Question, where: str) -> Question:
     """A question in the form of the hub, from one with a prompt and the number of the answer."""
-    labels = [*_LETTERS[: len(row["choices"])]]
+    count = len(row["choices"])
+    labels = [*_LETTERS[:count], *map(str, range(len(_LETTERS) + 1, count + 1))]
     answer = _number(row["gold"], len(labels), f"{where}: {row['query'][:40]}")
     return {
         "question": row["query"].removeprefix("Question: "),
