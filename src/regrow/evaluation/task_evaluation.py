@@ -240,7 +240,8 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, Metric]:
 def _main_metric(metrics: Mapping[str, Metric], by_token: bool) -> str:
     if by_token and "acc_token" in metrics:
         return "acc_token"
-    return "acc_norm" if "acc_norm" in metrics else next(iter(metrics))
+    preferred = (name for name in ("acc_norm", "bits_per_byte") if name in metrics)
+    return next(preferred, next(iter(metrics)))
 
 
 def _mean(marks: Sequence[float]) -> Metric:

@@ -25,8 +25,8 @@ class TaskScore:
     Attributes:
         task: The name of the task in lm-eval.
         metric: The name of the main metric: `acc_token` for OpenBA's prompts with options by
-            likelihood, as in its report; else `acc_norm` if the task has it, else the first of the
-            task.
+            likelihood, as in its report; else `acc_norm` or `bits_per_byte` if the task has it,
+            else the first of the task.
         metrics: All metrics by name. `acc` takes the option with the greatest log-likelihood,
             `acc_norm` divides it by the characters of the option, and `acc_token` by its tokens.
         higher_is_better: Of the main metric.

@@ -70,7 +70,10 @@ def whole_demonstrations(
 
     def longest(doc: Any, num_fewshot: int, **options: Any) -> Any:
         """The prompt with as many demonstrations as fit."""
-        drawn = sampler.sample(n=min(num_fewshot, in_one_prompt), eval_doc=None)
+        drawn = sampler.sample(
+            n=min(num_fewshot, in_one_prompt),
+            eval_doc=_excluded(task, doc, len(usable) - num_fewshot),
+        )
         for count in range(len(drawn), -1, -1):
             task.sampler = _Drawn(drawn)
             text = prompt(doc, num_fewshot=count, **options)
@@ -98,6 +101,15 @@ class _Drawn:
 
     def sample(self, n: int, **_: Any) -> Sequence[Any]:
         return self._docs[:n]
+
+
+def _excluded(task: Any, doc: Any, spare: int) -> Any:
+    """The question that lm-eval leaves out when it draws; no other question is tested here.
+
+    It draws one more then, so without it other demonstrations would be drawn.
+    """
+    split = getattr(getattr(task, "fewshot_cfg", None), "split", None)
+    return doc if spare > 0 and split == task.config.test_split else None
 
 
 def _arguments(task: Any, doc: Any, text: Any) -> list[Arguments]:

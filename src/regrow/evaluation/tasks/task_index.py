@@ -89,10 +89,13 @@ def _member(settings: Mapping[str, Any]) -> str | None:
 def _index_of_file(path: Path) -> Index:
     if not path.is_file():
         raise UserError(f"{path}: no such file", key="tasks")
-    entry = TaskIndex.entry_from_path(path)
+    index = TaskIndex.build([path.parent])
+    entry = next((each for each in index.values() if each.yaml_path == path), None)
+    if entry is None:  # it is broken, or another file has the same name; this says why
+        entry = TaskIndex.entry_from_path(path)
     if entry is None:
         raise UserError(f"{path}: names neither a task nor a group")
-    return {**TaskIndex.build([path.parent]), str(path): entry}
+    return {**index, str(path): entry}
 
 
 def _save(index: Index, path: Path) -> None:
