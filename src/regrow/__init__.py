@@ -9,8 +9,8 @@
 Look and plan: `inspect`, `plan` (propose stages under a budget), `preview` (what a recipe will do).
 Cut: `prune`, `score` (save scores for cuts), `count_vocabulary`, `plan_vocabulary`,
 `grow_vocabulary`. Train: `run` (all stages of a recipe), `train`, `training_recipe`, `tokenise`,
-`write_corpus`. Results: `verify`, `generate`, `write_report`. `help(regrow.prune)` and so on
-explains each.
+`write_corpus`. Results: `verify`, `generate`, `evaluate` and `compare` (models on tasks),
+`write_report`. `help(regrow.prune)` and so on explains each.
 
 Common to all functions:
 
@@ -27,7 +27,9 @@ Common to all functions:
 """
 
 from regrow.api import (
+    compare,
     count_vocabulary,
+    evaluate,
     generate,
     grow_vocabulary,
     inspect,
@@ -54,8 +56,10 @@ __all__ = [
     "Progress",
     "UserError",
     "__version__",
+    "compare",
     "count_vocabulary",
     "durable",
+    "evaluate",
     "generate",
     "grow_vocabulary",
     "inspect",

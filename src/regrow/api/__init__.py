@@ -4,13 +4,16 @@ What is common to all functions stands in the docstring of the package `regrow`.
 """
 
 from regrow.api.cuts import plan, prune, score
+from regrow.api.evaluation import compare, evaluate
 from regrow.api.models import generate, inspect, verify
 from regrow.api.runs import preview, run, train, training_recipe, write_report
 from regrow.api.text import tokenise, write_corpus
 from regrow.api.vocabulary import count_vocabulary, grow_vocabulary, plan_vocabulary
 
 __all__ = [
+    "compare",
     "count_vocabulary",
+    "evaluate",
     "generate",
     "grow_vocabulary",
     "inspect",

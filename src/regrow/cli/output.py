@@ -68,7 +68,7 @@ MESSAGES_ONLY = Progress(say=print_message)
 
 def print_inspection(found: "Inspection", as_json: bool) -> None:
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     head = "tied to the embedding" if found.tied else "of its own"
     types = ", ".join(f"{name} {_gigabytes(size)}" for name, size in found.dtypes.items())
@@ -83,12 +83,12 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
         OUT.print("no blueprint for this class: only its vocabulary can be cut")
     training = _gigabytes(found.parameters * 16)
     OUT.print(f"memory: {_gigabytes(found.weight_bytes)} to run, {training} to train with AdamW\n")
-    table = _table(("part", "left"), ("parameters", "right"), ("share", "right"))
+    table = new_table(("part", "left"), ("parameters", "right"), ("share", "right"))
     for part, count in found.parts.items():
         table.add_row(part, f"{count:,}", f"{count / found.parameters:.1%}")
     OUT.print(table)
     OUT.print()
-    table = _table(
+    table = new_table(
         ("axis", "left"), ("size", "right"), ("choice", "left"), ("parameters", "right"),
         ("each", "right"), ("what can remain", "left"),
     )  # fmt: skip
@@ -110,11 +110,13 @@ def print_plan(found: "Plan", written: Path | None, page: Path | None, as_json: 
     from regrow.report.plan_tables import candidate_rows, cost_rows, stage_rows
 
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     tables = [] if found.search is None else [cost_rows(found.search), candidate_rows(found.search)]
     for columns, *rows in (*tables, stage_rows(found)):
-        table = _table(*((name, "right" if at > 1 else "left") for at, name in enumerate(columns)))
+        table = new_table(
+            *((name, "right" if at > 1 else "left") for at, name in enumerate(columns))
+        )
         for row in rows:
             table.add_row(*row)
         ERR.print(table)
@@ -133,11 +135,11 @@ def print_preview(found: "Preview", as_json: bool) -> None:
     from regrow.cli.preview_tables import cost_rows, size_rows, total_words
 
     if as_json:
-        _print_json({**_fields(found), "flops": found.flops})
+        print_json({**_fields(found), "flops": found.flops})
         return
     OUT.print(f"{found.name}: {found.model_type}, {found.model}\n", soft_wrap=True)
     for columns, *rows in filter(None, (size_rows(found), cost_rows(found))):
-        table = _table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
+        table = new_table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
         for row in rows:
             table.add_row(*row)
         OUT.print(table)
@@ -148,9 +150,9 @@ def print_preview(found: "Preview", as_json: bool) -> None:
 
 def print_pruned(result: "Pruned", dry_run: bool, as_json: bool) -> None:
     if as_json:
-        _print_json({**_fields(result), "cut": result.cut.to_json(), "words": result.cut.words()})
+        print_json({**_fields(result), "cut": result.cut.to_json(), "words": result.cut.words()})
         return
-    table = _table(("part", "left"), ("before", "right"), ("after", "right"), ("kept", "right"))
+    table = new_table(("part", "left"), ("before", "right"), ("after", "right"), ("kept", "right"))
     rows = [*result.parts_before.items(), ("all", result.parameters_before)]
     after = {**result.parts, "all": result.parameters}
     for part, count in rows:
@@ -177,7 +179,7 @@ def print_run(summary: "RunSummary", result: "Result", as_json: bool) -> None:
 
 def print_trained(result: "Trained", as_json: bool) -> None:
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     OUT.print(f"{result.tokens:,} tokens in {result.seconds:,.0f} s")
     if result.skipped:
@@ -198,7 +200,7 @@ def print_report(summary: "RunSummary", page: Path, *, nats: bool = False) -> No
 
 def print_checks(result: "VerifyResult", as_json: bool) -> None:
     if as_json:
-        _print_json({**_fields(result), "ok": result.ok})
+        print_json({**_fields(result), "ok": result.ok})
         return
     print_message(f"checked {result.directory}")
     for check in result.checks:
@@ -209,9 +211,9 @@ def print_checks(result: "VerifyResult", as_json: bool) -> None:
 
 def print_tokenised(result: "Tokenised", as_json: bool) -> None:
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
-    table = _table(("source", "left"), ("documents", "right"), ("tokens", "right"))
+    table = new_table(("source", "left"), ("documents", "right"), ("tokens", "right"))
     for source in result.sources:
         table.add_row(source.path, f"{source.documents:,}", f"{source.tokens:,}")
     if len(result.sources) > 1:
@@ -225,7 +227,7 @@ def print_tokenised(result: "Tokenised", as_json: bool) -> None:
 
 def print_scored(result: "SavedScores", out: Path, as_json: bool) -> None:
     if as_json:
-        _print_json({"out": out, "model": result.model, "by": result.by})
+        print_json({"out": out, "model": result.model, "by": result.by})
         return
     for axis, by in result.by.items():
         OUT.print(f"{axis} by {by}")
@@ -234,7 +236,7 @@ def print_scored(result: "SavedScores", out: Path, as_json: bool) -> None:
 
 def print_written(result: "WrittenText", as_json: bool) -> None:
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     if result.taken_up:
         OUT.print(f"{result.taken_up:,} tokens were there from a run that was stopped")
@@ -252,9 +254,9 @@ def print_written(result: "WrittenText", as_json: bool) -> None:
 def print_counted(result: "Counted", as_json: bool) -> None:
     counts = result.counts
     if as_json:
-        _print_json({"out": result.out, **counts.to_json(), "seconds": result.seconds})
+        print_json({"out": result.out, **counts.to_json(), "seconds": result.seconds})
         return
-    table = _table(
+    table = new_table(
         ("source", "left"), ("script", "left"), ("documents", "right"), ("text", "right"),
         ("tokens", "right"), ("per character", "right"),
     )  # fmt: skip
@@ -274,7 +276,7 @@ def print_counted(result: "Counted", as_json: bool) -> None:
 
 def print_grown(result: "Grown", as_json: bool) -> None:
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     # A token that is part of a character cannot be shown.
     whole = [repr(token) for token in result.tokens if "\ufffd" not in token]
@@ -282,7 +284,7 @@ def print_grown(result: "Grown", as_json: bool) -> None:
     OUT.print(f"{len(result.tokens):,} more tokens: {shown}")
     if result.note:
         OUT.print(f"{result.note}; --least lowers that, or give more text", soft_wrap=True)
-    table = _table(
+    table = new_table(
         ("tokens per character", "left"), ("before", "right"), ("after", "right"),
         ("change", "right"),
     )  # fmt: skip
@@ -310,10 +312,10 @@ def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_js
     )
 
     if as_json:
-        _print_json({**to_json(plan), "written": [str(path) for path in written]})
+        print_json({**to_json(plan), "written": [str(path) for path in written]})
         return
     for columns, *rows in filter(None, (size_rows(plan), language_rows(plan))):
-        table = _table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
+        table = new_table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
         for row in rows:
             table.add_row(*row)
         OUT.print(table)
@@ -329,7 +331,7 @@ def _fields(result: Any) -> dict[str, Any]:
     return {name: getattr(result, name) for name in result.__dataclass_fields__}
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     def plain(item: Any) -> Any:
         if hasattr(item, "__dataclass_fields__"):
             return _fields(item)
@@ -338,7 +340,7 @@ def _print_json(value: Any) -> None:
     echo(json.dumps(value, default=plain, indent=1))
 
 
-def _table(*columns: tuple[str, str]) -> Any:
+def new_table(*columns: tuple[str, str]) -> Any:
     from rich import box
     from rich.table import Table
 

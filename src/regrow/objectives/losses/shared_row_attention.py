@@ -37,13 +37,13 @@ def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
     sources, targets = batch["source_texts"], batch["target_texts"]
     encoder, decoder = model.get_encoder(), model.get_decoder()
     # Masks first: reading the lengths of texts waits for the device, which is idle now.
-    among_sources = _mask(encoder, sources, sources)
-    among_targets = _mask(decoder, targets, targets, is_causal=True)
-    between = _mask(decoder, targets, sources)
+    among_sources = slot_mask(encoder, sources, sources)
+    among_targets = slot_mask(decoder, targets, targets, is_causal=True)
+    between = slot_mask(decoder, targets, sources)
     source = encoder(
         input_ids=batch["input_ids"],
         attention_mask=among_sources,
-        **_positions(encoder, sources),
+        **restarting_positions(encoder, sources),
     )
     hidden: Tensor = decoder(
         input_ids=batch["decoder_input_ids"],
@@ -51,7 +51,7 @@ def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
         encoder_hidden_states=source.last_hidden_state,
         encoder_attention_mask=between,
         use_cache=False,
-        **_positions(decoder, targets),
+        **restarting_positions(decoder, targets),
     ).last_hidden_state
     return hidden
 
@@ -69,7 +69,7 @@ def one_example_per_row(batch: TensorBatch) -> TensorBatch:
     }
 
 
-def _mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False) -> Any:
+def slot_mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False) -> Any:
     """The mask between slots of the same example.
 
     `queries`, `keys`: the example of each slot, [rows, width].
@@ -101,7 +101,7 @@ def _block_mask(queries: Tensor, keys: Tensor, is_causal: bool) -> Any:
     )
 
 
-def _positions(stack: nn.Module, examples: Tensor) -> dict[str, Tensor]:
+def restarting_positions(stack: nn.Module, examples: Tensor) -> dict[str, Tensor]:
     """Positions that restart with each example, if the stack takes positions."""
     if "position_ids" not in inspect.signature(stack.forward).parameters:
         return {}

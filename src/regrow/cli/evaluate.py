@@ -1,0 +1,115 @@
+"""`regrow eval` and `regrow compare`: models on tasks of lm-eval."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from regrow.cli.commands import Json
+from regrow.cli.evaluation_tables import print_comparison, print_evaluated
+from regrow.cli.progress_bars import run_progress
+from regrow.common.quantities import count
+
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="Directories, GGUF files, or hub ids."),
+]
+Tasks = Annotated[
+    str,
+    typer.Option(metavar="A,B", help="Tasks of lm-eval: piqa,arc_easy,mmlu or a .yaml file."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Read the questions from here, without a network. See docs."),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODE",
+        help="letter: options are listed, and a letter is chosen; likelihood: each option's text "
+        "is scored. [default: as the task does]",
+    ),
+]
+Shots = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K", help="Demonstrations before each question. [default: as the task does]"
+    ),
+]
+Limit = Annotated[str | None, typer.Option(metavar="N", help="The first N questions of each task.")]
+PrecisionOption = Annotated[
+    str, typer.Option(metavar="TYPE", help="Matrix products: auto, bf16 or fp32.")
+]
+Prompt = Annotated[
+    str,
+    typer.Option(metavar="FORM", help="Prompts of an encoder-decoder: auto, plain or openba."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep answers here. [default: ~/.cache/regrow/evaluation]"),
+]
+
+
+def evaluate(
+    models: Models,
+    tasks: Tasks,
+    data: Data = None,
+    mode: Mode = None,
+    shots: Shots = None,
+    limit: Limit = None,
+    precision: PrecisionOption = "auto",
+    prompt: Prompt = "auto",
+    cache: Cache = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write results and answers here, as lm-eval does."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate models on tasks of lm-eval; safe to stop and to start again."""
+    from regrow import api
+
+    how = _options(data, mode, shots, limit, precision, prompt)
+    with run_progress() as progress:
+        found = api.evaluate(models, _names(tasks), out=out, cache=cache, progress=progress, **how)
+    print_evaluated(found, out, as_json)
+
+
+def compare(
+    models: Models,
+    tasks: Tasks,
+    data: Data = None,
+    mode: Mode = None,
+    shots: Shots = None,
+    limit: Limit = None,
+    precision: PrecisionOption = "auto",
+    prompt: Prompt = "auto",
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Also measure generation, of all models in turns.")
+    ] = False,
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Compare models with the first one, on the same questions."""
+    from regrow import api
+
+    how = _options(data, mode, shots, limit, precision, prompt)
+    with run_progress() as progress:
+        found = api.compare(
+            models, _names(tasks), speed=speed, cache=cache, progress=progress, **how
+        )
+    print_comparison(found, as_json)
+
+
+def _names(tasks: str) -> list[str]:
+    return [name.strip() for name in tasks.split(",") if name.strip()]
+
+
+def _options(
+    data: Path | None, mode: str | None, shots: int | None, limit: str | None, precision: str,
+    prompt: str,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "data": data, "mode": mode, "shots": shots, "precision": precision, "prompt": prompt,
+        "limit": None if limit is None else count("--limit", limit),
+    }  # fmt: skip

@@ -1,0 +1,93 @@
+"""What is known of a continuation after its context, and batches to compute it in."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from regrow.objectives.losses.head import Head
+
+_LOGITS = 1 << 25
+"""Logits that are in memory at once: 128 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds a continuation.
+
+    Attributes:
+        loglikelihood: Natural logarithm of its probability: the sum over its tokens.
+        is_greedy: Whether each of its tokens is the most likely one.
+        tokens: Its tokens.
+    """
+
+    loglikelihood: float
+    is_greedy: bool
+    tokens: int
+
+
+class Sized(Protocol):
+    """Something that takes `slots` of a batch."""
+
+    @property
+    def slots(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=Sized)
+
+
+def batches_by_size(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
+    """Batches of rows of similar sizes, the largest first.
+
+    `batch_tokens`: upper bound on the slots of a batch, padding included. A batch has at least one
+    row.
+    """
+    ordered = sorted(rows, key=lambda row: -row.slots)
+    first = 0
+    while first < len(ordered):
+        count = max(1, batch_tokens // max(1, ordered[first].slots))
+        yield ordered[first : first + count]
+        first += count
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
+    """[rows, longest], filled up on the right."""
+    width = max(map(len, rows))
+    filled = [[*row, *[value] * (width - len(row))] for row in rows]
+    return torch.tensor(filled, dtype=torch.long, device=device)
+
+
+def scores_of(
+    head: Head, hidden: Tensor, places: Sequence[tuple[int, Sequence[int]]], targets: Sequence[Any]
+) -> list[Score]:
+    """The scores of some continuations.
+
+    Args:
+        head: The model's head.
+        hidden: Its inputs, [rows, slots, hidden].
+        places: The row of each continuation, and the slots whose states predict its tokens.
+        targets: The tokens of each continuation.
+    """
+    device = hidden.device
+    rows = torch.tensor([row for row, slots in places for _ in slots], device=device)
+    columns = torch.tensor([slot for _, slots in places for slot in slots], device=device)
+    wanted = torch.tensor([token for tokens in targets for token in tokens], device=device)
+    at_once = max(1, _LOGITS // len(head.weight))
+    sums, hits = [], []
+    for first in range(0, len(wanted), at_once):
+        some = slice(first, first + at_once)
+        logits = head.logits(hidden[rows[some], columns[some]]).float()
+        tokens = wanted[some, None]
+        chosen = logits.gather(1, tokens)
+        sums.append((chosen - logits.logsumexp(1, keepdim=True))[:, 0].cpu())
+        hits.append((logits.argmax(1, keepdim=True) == tokens)[:, 0].cpu())
+    found = []
+    place = 0
+    every, greedy = torch.cat(sums).double(), torch.cat(hits)
+    for tokens in targets:
+        part = slice(place, place + len(tokens))
+        found.append(Score(every[part].sum().item(), bool(greedy[part].all()), len(tokens)))
+        place += len(tokens)
+    return found

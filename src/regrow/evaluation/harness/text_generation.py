@@ -1,0 +1,115 @@
+"""Text that a model generates for the requests of lm-eval, until a stop sequence."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
+from lm_eval.models.utils_hf import stop_sequences_criteria
+
+from regrow.common.precision import Precision, autocast
+from regrow.evaluation.harness.encoding import Encoding
+from regrow.evaluation.harness.scores import batches_by_size
+from regrow.models.loading import library_errors
+
+MAX_NEW_TOKENS = 256
+"""Of a request that names no number, as in lm-eval."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to continue.
+
+    Attributes:
+        key: Names the prompt.
+        tokens: What the model reads.
+        settings: Of the generation, as a task of lm-eval names them.
+    """
+
+    key: str
+    tokens: tuple[int, ...]
+    settings: dict[str, Any]
+
+    @cached_property
+    def new_tokens(self) -> int:
+        """The most tokens that are generated."""
+        return int(normalize_gen_kwargs(self.settings, MAX_NEW_TOKENS)["max_gen_toks"])
+
+    @property
+    def slots(self) -> int:
+        return len(self.tokens) + self.new_tokens
+
+
+def generated_texts(
+    model: Any,
+    encoding: Encoding,
+    prompts: Sequence[Prompt],
+    *,
+    window: int,
+    batch_tokens: int,
+    precision: Precision,
+) -> Iterator[list[tuple[Prompt, str]]]:
+    """The texts that follow the prompts, batch by batch.
+
+    Args:
+        model: Of transformers, in evaluation mode.
+        encoding: How its texts are encoded.
+        prompts: With equal settings in all of them, since a batch has one.
+        window: The most tokens that the model reads. The end of a longer prompt is kept.
+        batch_tokens: Upper bound on the slots of a batch.
+        precision: Of the matrix products.
+    """
+    for batch in batches_by_size(prompts, batch_tokens):
+        texts = _generate(model, encoding, batch, window, precision)
+        yield [*zip(batch, texts, strict=True)]
+
+
+def _generate(
+    model: Any, encoding: Encoding, batch: Sequence[Prompt], window: int, precision: Precision
+) -> list[str]:
+    tokenizer = encoding.tokenizer
+    options: dict[str, Any] = dict(normalize_gen_kwargs(batch[0].settings, MAX_NEW_TOKENS))
+    new_tokens = options.pop("max_gen_toks")
+    end = tokenizer.decode(tokenizer.eos_token_id, skip_special_tokens=False)
+    until = handle_stop_sequences(options.pop("until", None), eos=end)
+    if not options.get("do_sample"):
+        options = {"do_sample": False}
+    pad = tokenizer.pad_token_id
+    pad = tokenizer.eos_token_id if pad is None else pad
+    device = next(model.parameters()).device
+    limit = window if encoding.is_encoder_decoder else max(1, window - new_tokens)
+    read = [prompt.tokens[-limit:] for prompt in batch]
+    width = max(map(len, read))
+    empty = [width - len(tokens) for tokens in read]
+    inputs = {
+        "input_ids": torch.tensor(
+            [[pad] * left + [*tokens] for left, tokens in zip(empty, read, strict=True)],
+            device=device,
+        ),
+        "attention_mask": torch.tensor(
+            [[0] * left + [1] * len(tokens) for left, tokens in zip(empty, read, strict=True)],
+            device=device,
+        ),
+    }
+    given = width
+    if encoding.is_encoder_decoder:
+        begin = [[*encoding.decoder_begin]] * len(batch)
+        inputs["decoder_input_ids"] = torch.tensor(begin, device=device)
+        given = len(encoding.decoder_begin)
+    with (
+        torch.inference_mode(),
+        autocast(precision, device),
+        library_errors("transformers cannot generate text"),
+    ):
+        output = model.generate(
+            **inputs, **options, max_new_tokens=new_tokens, pad_token_id=pad, use_cache=True,
+            stopping_criteria=stop_sequences_criteria(tokenizer, until, given, len(batch)),
+        )  # fmt: skip
+    texts = tokenizer.batch_decode(output[:, given:], skip_special_tokens=True)
+    return [postprocess_generated_text(text, until, None) for text in texts]

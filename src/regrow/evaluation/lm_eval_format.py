@@ -1,0 +1,53 @@
+"""Write results in the format of lm-eval."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from lm_eval.utils import handle_non_serializable
+
+from regrow.common.errors import UserError
+from regrow.common.files import write_atomically
+from regrow.common.publishing import make_directory
+from regrow.evaluation.task_results import Evaluated
+
+
+def check_results_directory(out: Path) -> None:
+    """Raise UserError if results cannot be written to this directory."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; give a directory for the results", key="out")
+
+
+def write_results(models: Sequence[Evaluated], out: Path) -> None:
+    """Write `results.json`, and a `samples_TASK.jsonl` for each task, in a directory per model.
+
+    Raises UserError if they cannot be written.
+    """
+    names = _names([model.name for model in models])
+    try:
+        for model, name in zip(models, names, strict=True):
+            make_directory(out / name)
+            results = {key: each for key, each in model.results.items() if key != "samples"}
+            write_atomically(out / name / "results.json", _json(results, indent=2))
+            for task, samples in model.results["samples"].items():
+                path = out / name / f"samples_{quote(task, safe=' ')}.jsonl"
+                write_atomically(path, b"".join(map(_json, samples)))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
+def _names(models: Sequence[str]) -> list[str]:
+    """A name of a directory for each model: the last part of its path, with a number if needed."""
+    found: list[str] = []
+    for model in models:
+        name = quote(Path(model).name or "model", safe=" ")
+        taken = sum(each == name or each.startswith(f"{name}-") for each in found)
+        found.append(f"{name}-{taken + 1}" if name in found else name)
+    return found
+
+
+def _json(value: Any, indent: int | None = None) -> bytes:
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=handle_non_serializable)
+    return (text + "\n").encode()

@@ -1,0 +1,165 @@
+"""Scores are compared with those of lm-eval's own evaluation with `hf`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+
+from regrow.architectures.openba import OPENBA
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
+from regrow.common.progress import Progress, Update
+from regrow.evaluation.comparison import compare_scores
+from regrow.evaluation.task_evaluation import evaluate_tasks
+from regrow.evaluation.task_results import Evaluated
+from regrow.evaluation.task_spec import TaskSpec
+from regrow.evaluation.tasks import task_index
+from regrow.evaluation.tasks.find import find_tasks
+from tests.evaluation.harness.test_language_model import with_modes
+from tests.evaluation.tasks.files import write_all
+from tests.tiny import write_model, write_seq2seq
+
+TASKS = ("piqa", "sciq", "mmlu_anatomy")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_all(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "m", max_position_embeddings=2048)
+
+
+def evaluated(
+    model: Path, data: Path, cache: Path, tasks: tuple[str, ...] = TASKS, **options: Any
+) -> Evaluated:
+    progress = options.pop("progress", Progress())
+    spec = TaskSpec(tasks=tasks, data=data, precision="fp32", **options)
+    return evaluate_tasks({"m": ModelDirectory(model)}, spec, cache, progress)[0]
+
+
+def test_scores_are_those_of_lm_eval(model: Path, data: Path, tmp_path: Path) -> None:
+    ours = evaluated(model, data, tmp_path)
+    tasks = find_tasks(TASKS, data=data).tasks
+    for task in tasks.values():
+        task.set_config(key="num_fewshot", value=0)
+    own = evaluate(
+        HFLM(pretrained=str(model), device="cpu", dtype="float32"),
+        {"tasks": tasks, "groups": {}},
+        bootstrap_iters=10,
+    )
+    assert own is not None
+    for score in ours.tasks:
+        theirs = own["results"][score.task]
+        for name in ("acc", "acc_norm"):
+            if f"{name},none" in theirs:
+                assert score.metrics[name].value == theirs[f"{name},none"]
+                assert score.metrics[name].error == pytest.approx(theirs[f"{name}_stderr,none"])
+        assert score.questions == 5
+        assert score.value == pytest.approx(sum(score.marks.values()) / 5)
+        assert sum(score.predicted.values()) == pytest.approx(1)
+    assert [score.metric for score in ours.tasks] == ["acc_norm", "acc_norm", "acc"]
+    assert [score.chance for score in ours.tasks] == [0.5, 0.25, 0.25]
+    assert set(ours.results) >= {"results", "configs", "versions", "n-shot", "samples", "config"}
+    assert ours.computed == 5 * (2 + 4 + 4)
+
+
+def test_answers_are_kept_and_a_larger_limit_goes_on(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    some = evaluated(model, data, tmp_path, limit=2)
+    assert (some.computed, some.cached) == (20, 0)
+    assert some.tasks[0].questions == 2
+    every = evaluated(model, data, tmp_path)
+    assert (every.computed, every.cached) == (30, 20)
+    again = evaluated(model, data, tmp_path)
+    assert (again.computed, again.cached) == (0, 50)
+    assert again.tasks == every.tasks
+
+
+def test_progress_ends_with_all_answers(model: Path, data: Path, tmp_path: Path) -> None:
+    seen: list[Update] = []
+    evaluated(model, data, tmp_path, progress=Progress(update=seen.append))
+    assert seen[-1].doing == "50 of 50 answers"
+    assert (seen[-1].share, seen[-1].seconds_left) == (1, 0)
+
+
+def test_demonstrations_that_do_not_fit_are_counted_and_said(data: Path, tmp_path: Path) -> None:
+    short = write_model(tmp_path / "m", max_position_embeddings=160)
+    said: list[str] = []
+    found = evaluated(
+        short, data, tmp_path, ("mmlu_anatomy",), shots=5, progress=Progress(say=said.append)
+    ).tasks[0]
+    assert (found.shots, found.fewer_shots, found.shortened) == (5, 5, 0)
+    assert found.dropped_shots >= 5
+    assert any("5 of 5 questions have fewer than 5 demonstrations" in line for line in said)
+
+
+def test_a_prompt_that_never_fits_is_said(data: Path, tmp_path: Path) -> None:
+    short = write_model(tmp_path / "m", max_position_embeddings=16)
+    said: list[str] = []
+    found = evaluated(
+        short, data, tmp_path, ("mmlu_anatomy",), progress=Progress(say=said.append)
+    ).tasks[0]
+    assert found.shortened == 20
+    assert any("20 prompts are longer than the model reads" in line for line in said)
+
+
+def test_an_openba_is_scored_by_mean_loss_of_tokens(data: Path, tmp_path: Path) -> None:
+    directory = write_seq2seq(tmp_path / "m", OPENBA, vocab_size=340)
+    with_modes(directory)
+    found = evaluated(directory, data, tmp_path, ("piqa", "mmlu_anatomy"))
+    assert [score.metric for score in found.tasks] == ["acc_token", "acc"]
+    samples = found.results["samples"]["piqa"]
+    assert len(samples) == 5
+    assert found.tasks[0].metrics["acc_token"].value in (0, 0.2, 0.4, 0.6, 0.8, 1)
+
+
+def test_two_models_are_compared_on_the_same_questions(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    other = write_model(tmp_path / "other", num_hidden_layers=2, max_position_embeddings=2048)
+    first, second = (evaluated(each, data, tmp_path) for each in (model, other))
+    found = compare_scores([first, second])
+    assert [each.name for each in found.compared[0].differences] == [*TASKS]
+    for one, a, b in zip(found.compared[0].differences, first.tasks, second.tasks, strict=True):
+        assert (one.first, one.second) == (a.value, b.value)
+        assert one.test is not None
+        assert one.test.difference == pytest.approx(b.value - a.value)
+    shorter = evaluated(other, data, tmp_path, limit=2)
+    with pytest.raises(UserError, match="piqa: the models were not asked the same questions"):
+        compare_scores([first, shorter])
+
+
+def test_a_group_is_the_mean_over_its_questions(data: Path, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text("group: both\ntask: [mmlu_anatomy]\n")
+    folder = task_index._TASKS / "mmlu/default"
+    (tmp_path / "one.yaml").write_text(f"include: {folder}/mmlu_anatomy.yaml\n")
+    found = evaluated(model, data, tmp_path / "cache", (str(path),))
+    (group,) = found.groups
+    assert (group.group, group.questions, group.tasks) == ("both", 5, ("mmlu_anatomy",))
+    assert group.value == found.tasks[0].value
+    assert group.error == pytest.approx(found.tasks[0].error)
+
+
+def test_texts_are_measured_with_what_the_tokenizer_loses(model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "texts.jsonl"
+    text.write_text('{"text": "the river and the stone"}\n{"text": "water"}\n')
+    task = tmp_path / "texts.yaml"
+    task.write_text(
+        "task: texts\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: "
+        f"{text}\n  cache_dir: {tmp_path / 'datasets'}\ntest_split: test\n"
+        "output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: '{{text}}'\n"
+        "metric_list:\n  - metric: bits_per_byte\n  - metric: byte_perplexity\n"
+    )
+    spec = TaskSpec(tasks=(str(task),), precision="fp32")
+    found = evaluate_tasks({"m": ModelDirectory(model)}, spec, tmp_path, Progress())[0].tasks[0]
+    bits, perplexity = (found.metrics[name].value for name in ("bits_per_byte", "byte_perplexity"))
+    assert perplexity == pytest.approx(2**bits)
+    assert (found.metric, found.higher_is_better) == ("bits_per_byte", False)
+    assert (found.lost, found.unknown, found.chance) == (0, 0, None)

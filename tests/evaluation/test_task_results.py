@@ -1,0 +1,12 @@
+import pytest
+
+from regrow.evaluation.task_results import quality_kept
+
+
+def test_the_quality_that_is_kept_is_over_chance() -> None:
+    original = {"a": (0.75, 0.25), "b": (0.60, 0.50)}
+    assert quality_kept(original, {"a": 0.75, "b": 0.60}) == pytest.approx(1)
+    assert quality_kept(original, {"a": 0.25, "b": 0.50}) == pytest.approx(0)
+    assert quality_kept(original, {"a": 0.55, "b": 0.56}) == pytest.approx(0.6)
+    assert quality_kept({"a": (0.2, 0.25)}, {"a": 0.5}) is None
+    assert quality_kept({}, {}) is None
