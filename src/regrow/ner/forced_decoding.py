@@ -162,7 +162,7 @@ class _Reader:
         cache: Any = DynamicCache(config=text)
         self._states: Any = None
         if self._is_pair:
-            cache = EncoderDecoderCache(cache, DynamicCache(config=text))
+            cache = EncoderDecoderCache(cache, DynamicCache())
             self._encode(sources)
         self._cache = cache
         self._mask = torch.zeros(len(sources), 0, dtype=torch.long, device=self._device)
