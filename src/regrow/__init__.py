@@ -2,7 +2,8 @@
 
 `inspect`, `plan` and `preview` show what can be cut and what a recipe will do. `prune` makes one
 cut, `train` trains once, and `run` does all stages of a recipe. `score` saves scores for cuts.
-`verify` checks a result. `durable` says whether results wait for the disk.
+`train_entities` and `evaluate_entities` are for named entities. `verify` checks a result. `durable`
+says whether results wait for the disk.
 See `help(regrow.prune)` and so on.
 """
 
@@ -23,6 +24,7 @@ from regrow.api import (
     write_corpus,
     write_report,
 )
+from regrow.api_ner import evaluate_entities, train_entities
 from regrow.common.errors import UserError
 from regrow.common.publishing import durable
 
@@ -30,6 +32,7 @@ __all__ = [
     "UserError",
     "count_vocabulary",
     "durable",
+    "evaluate_entities",
     "generate",
     "grow_vocabulary",
     "inspect",
@@ -41,6 +44,7 @@ __all__ = [
     "score",
     "tokenise",
     "train",
+    "train_entities",
     "verify",
     "write_corpus",
     "write_report",

@@ -13,6 +13,7 @@ import typer
 
 from regrow.cli.commands import Command, Commands, Json, Model, Sync, command
 from regrow.cli.corpus import corpus
+from regrow.cli.ner import ner
 from regrow.cli.output import (
     MESSAGES_ONLY,
     echo,
@@ -273,6 +274,7 @@ def generate(
 
 app.command(cls=Command)(train)
 app.add_typer(corpus, name="corpus")
+app.add_typer(ner, name="ner")
 app.add_typer(vocab, name="vocab")
 
 

@@ -13,14 +13,13 @@ from regrow.common.progress import QUIET, Progress
 from regrow.ner.answers import Reading, read_answer
 from regrow.ner.pieces import divide, join, reading_of_tags
 from regrow.ner.prompts import Question, evaluation_question
+from regrow.ner.room import ROW_LENGTH, room_of
 from regrow.ner.scores import Scores, score
 from regrow.ner.sentences import EntitySet, Sentence
 from regrow.ner.spelling import Spelling
 from regrow.ner.tags import OUTSIDE, split_tag
 from regrow.objectives.prompt_form import PromptForm, prompt_form
 
-ROW_LENGTH = 1_024
-"""The most tokens of a prompt with its answer, if the model has as many positions."""
 _SPARE_TOKENS = 8
 """Of an answer beyond the longest that has the right form."""
 
@@ -174,32 +173,6 @@ def _result(
         divided=divided,
         seconds=seconds,
     )
-
-
-@dataclass(frozen=True)
-class Room:
-    """How many tokens a prompt and its answer may have together.
-
-    Attributes:
-        usual: With an answer of usual length.
-        most: With the longest answer that has the right form: the positions of the model. None for
-            any number.
-    """
-
-    usual: int
-    most: int | None
-
-    def holds(self, form: PromptForm, spelling: Spelling, question: Question) -> bool:
-        """Whether a question and its answer fit."""
-        prompt = len(form.source(question.prompt)) + len(form.answer_start) + len(form.answer_end)
-        usual, most = spelling.answer_sizes(question)
-        return prompt + usual <= self.usual and (self.most is None or prompt + most <= self.most)
-
-
-def room_of(config: Any, row_length: int) -> Room:
-    """The room in rows of this length for a model with this config."""
-    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return Room(row_length, None if positions is None else int(positions))
 
 
 class _Tagger:
