@@ -47,14 +47,17 @@ def train_entities(
     Raises:
         UserError: a file or an option is not valid, or the model cannot be trained like this.
     """
+    from regrow.common.validation_errors import validated
     from regrow.ner.reading import read_sets
     from regrow.ner.train import EntityTraining, train_tagger
+
+    chosen = validated(EntityTraining, how)
 
     def work() -> "TrainedTagger":
         sets = read_sets([str(path) for path in train], without=without)
         others = read_sets([str(path) for path in heldout], without=without) if heldout else []
         return train_tagger(
-            _open(model, progress), Path(out), sets, EntityTraining(**how),
+            _open(model, progress), Path(out), sets, chosen,
             heldout=others, settings=settings, progress=progress,
         )  # fmt: skip
 
@@ -86,12 +89,14 @@ def evaluate_entities(
     Raises:
         UserError: a file or an option is not valid, or the model cannot be asked like this.
     """
+    from regrow.common.validation_errors import validated
     from regrow.ner.evaluate import EvaluationSettings, evaluate_entities
     from regrow.ner.reading import read_sets
 
+    chosen = validated(EvaluationSettings, how)
     sets = read_sets([str(path) for path in data], without=without)
     return evaluate_entities(
-        _open(model, progress), sets, EvaluationSettings(**how), without=without, progress=progress
+        _open(model, progress), sets, chosen, without=without, progress=progress
     )
 
 

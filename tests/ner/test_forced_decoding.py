@@ -38,8 +38,8 @@ def _form(is_encoder_decoder: bool) -> PromptForm:
 
 
 def _model(tmp_path: Path, blueprint: Blueprint) -> Any:
-    sizes = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 2}
-    return load_model(write_tiny(blueprint, tmp_path / "model", **sizes))
+    ids = {"pad_token_id": 0, "eos_token_id": 2}
+    return load_model(write_tiny(blueprint, tmp_path / "model", vocab_size=40, **ids))
 
 
 def _valid(blank: Blank) -> list[tuple[list[str], list[int]]]:

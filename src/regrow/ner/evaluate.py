@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.fields import Size, Strict, refuse_bool
 from regrow.common.precision import resolve_precision
 from regrow.common.progress import QUIET, Progress
 from regrow.ner.answers import Reading, read_answer
@@ -24,8 +27,7 @@ _SPARE_TOKENS = 8
 """Of an answer beyond the longest that has the right form."""
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
+class EvaluationSettings(Strict):
     """How the sentences are tagged.
 
     Attributes:
@@ -37,11 +39,11 @@ class EvaluationSettings:
         seed: Decides the order of the types in each prompt.
     """
 
-    constrained: bool = False
-    batch_size: int = 16
-    limit: int | None = None
-    row_length: int = ROW_LENGTH
-    seed: int = 0
+    constrained: bool = Field(default=False, strict=True)
+    batch_size: Size = 16
+    limit: Size | None = None
+    row_length: Size = ROW_LENGTH
+    seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,8 @@ class _Row:
         self._blank = blank
         self.pending = list(first)
         self.chosen: list[str] = []
+        self._possible: dict[str, Tokens] = {}
+        self._depth = 0
         self._begin_word()
 
     @property
@@ -161,6 +163,7 @@ class _Reader:
         text = model.config.get_text_config(decoder=True) if self._is_pair else model.config
         cache: Any = DynamicCache(config=text)
         self._states: Any = None
+        self._source_mask = torch.zeros(0)
         if self._is_pair:
             cache = EncoderDecoderCache(cache, DynamicCache())
             self._encode(sources)

@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
+from regrow.common.fields import Size, Strict, refuse_bool
 from regrow.common.files import json_bytes, read_json_object, write_atomically
 from regrow.common.progress import QUIET, Progress, Update
 from regrow.common.publishing import publish_finished, remove_strays, workplace
@@ -36,8 +39,7 @@ _BYTES_OF_A_CHECKPOINT = 12
 """For each parameter: the weight and two running averages, in float32."""
 
 
-@dataclass(frozen=True)
-class EntityTraining:
+class EntityTraining(Strict):
     """What is trained on.
 
     Attributes:
@@ -47,10 +49,10 @@ class EntityTraining:
         seed: Decides types, data order, and which examples share a row.
     """
 
-    epochs: int = 3
-    most_types: int = MOST_TYPES
-    limit: int | None = None
-    seed: int = 0
+    epochs: Size = 3
+    most_types: Size = MOST_TYPES
+    limit: Size | None = None
+    seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
