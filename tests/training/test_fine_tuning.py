@@ -17,7 +17,7 @@ from tests.tiny import write_model, write_seq2seq
 
 PAIRS = [([1, 30 + n, 31], [50 + n, 60 - n, 2]) for n in range(3)]
 SETTINGS: dict[str, Any] = {
-    "tokens": 900, "row_length": 24, "batch_tokens": 36, "learning_rate": 0.03,
+    "tokens": 2_000, "row_length": 24, "batch_tokens": 36, "learning_rate": 0.02,
     "precision": "fp32", "track": (),
 }  # fmt: skip
 

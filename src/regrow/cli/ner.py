@@ -33,15 +33,7 @@ RowLength = Annotated[
 ]
 
 
-@ner.command(
-    cls=command(
-        {
-            name: "--set " + name
-            for name in ("objective", "denoisers", "domains", "distill", "export_every")
-        }
-        | {"row_length": "--row-length"}
-    )
-)
+@ner.command(cls=command({"settings.row_length": "--row-length"}))
 def train(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],

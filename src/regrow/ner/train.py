@@ -115,15 +115,14 @@ def train_tagger(
     check_output(out, model.path)
     given = dict(settings or {})
     given.setdefault("row_length", _row_length(model.config))
-    checked = validated(RecoverySettings, given)
-    check_tuning_settings(checked)
+    checked = _checked(given)
     form = prompt_form(model.tokenizer, model.config)
     writer = _ExampleWriter(form, model.config, checked.row_length, how)
     data = TuningData(
         writer.pairs(train, how.epochs), writer.pairs(heldout, 1) if heldout else None
     )
     if "tokens" not in given:
-        checked = validated(RecoverySettings, {**given, "tokens": data.train.tokens})
+        checked = _checked({**given, "tokens": data.train.tokens})
     parameters = model.layout.parameters()
     check_free_space(out, model.weight_bytes + _BYTES_OF_A_CHECKPOINT * parameters)
     work = {
@@ -140,6 +139,16 @@ def train_tagger(
         publish_finished(place / "model", out)
     notes = tuple(note for each in (*train, *heldout) for note in each.notes)
     return _trained(out, len(data.train), result, notes)
+
+
+def _checked(given: Mapping[str, Any]) -> RecoverySettings:
+    """The settings with these values. Raises UserError if they are not valid."""
+    try:
+        settings = validated(RecoverySettings, given)
+        check_tuning_settings(settings)
+    except UserError as error:
+        raise error.within("settings.") from None
+    return settings
 
 
 def _row_length(config: Any) -> int:
@@ -215,7 +224,7 @@ class _ExampleWriter:
         if most is not None and most < row_length:
             raise UserError(
                 f"the model has {most} positions; give at most so many",
-                key="row_length", value=row_length,
+                key="settings.row_length", value=row_length,
             )  # fmt: skip
 
     def pairs(self, sets: Sequence[EntitySet], epochs: int) -> "PromptAnswers":
