@@ -10,7 +10,8 @@ Look and plan: `inspect`, `plan` (propose stages under a budget), `preview` (wha
 Cut: `prune`, `score` (save scores for cuts), `count_vocabulary`, `plan_vocabulary`,
 `grow_vocabulary`. Train: `run` (all stages of a recipe), `train`, `training_recipe`, `tokenise`,
 `write_corpus`. Results: `verify`, `generate`, `evaluate` and `compare` (models on tasks),
-`write_report`. `help(regrow.prune)` and so on explains each.
+`write_report`. Named entities: `train_entities`, `evaluate_entities`. `help(regrow.prune)` and so
+on explains each.
 
 Common to all functions:
 
@@ -30,6 +31,7 @@ from regrow.api import (
     compare,
     count_vocabulary,
     evaluate,
+    evaluate_entities,
     generate,
     grow_vocabulary,
     inspect,
@@ -41,6 +43,7 @@ from regrow.api import (
     score,
     tokenise,
     train,
+    train_entities,
     training_recipe,
     verify,
     write_corpus,
@@ -60,6 +63,7 @@ __all__ = [
     "count_vocabulary",
     "durable",
     "evaluate",
+    "evaluate_entities",
     "generate",
     "grow_vocabulary",
     "inspect",
@@ -71,6 +75,7 @@ __all__ = [
     "score",
     "tokenise",
     "train",
+    "train_entities",
     "training_recipe",
     "verify",
     "write_corpus",

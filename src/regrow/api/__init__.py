@@ -4,6 +4,7 @@ What is common to all functions stands in the docstring of the package `regrow`.
 """
 
 from regrow.api.cuts import plan, prune, score
+from regrow.api.entities import evaluate_entities, train_entities
 from regrow.api.evaluation import compare, evaluate
 from regrow.api.models import generate, inspect, verify
 from regrow.api.runs import preview, run, train, training_recipe, write_report
@@ -14,6 +15,7 @@ __all__ = [
     "compare",
     "count_vocabulary",
     "evaluate",
+    "evaluate_entities",
     "generate",
     "grow_vocabulary",
     "inspect",
@@ -25,6 +27,7 @@ __all__ = [
     "score",
     "tokenise",
     "train",
+    "train_entities",
     "training_recipe",
     "verify",
     "write_corpus",

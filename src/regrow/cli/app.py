@@ -15,6 +15,7 @@ import typer
 from regrow.cli.commands import Command, Commands, Json, Model, Sync, command, number
 from regrow.cli.corpus import corpus
 from regrow.cli.evaluate import compare, evaluate
+from regrow.cli.ner import ner
 from regrow.cli.output import (
     MESSAGES_ONLY,
     echo,
@@ -340,6 +341,7 @@ app.command(cls=Command)(train)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(compare)
 app.add_typer(corpus, name="corpus")
+app.add_typer(ner, name="ner")
 app.add_typer(vocab, name="vocab")
 
 

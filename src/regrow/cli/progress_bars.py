@@ -128,6 +128,13 @@ def token_progress(what: str) -> AbstractContextManager[Progress]:
     return _bar(what, bars.TextColumn("{task.completed:,} of {task.total:,} tokens"))
 
 
+def sentence_progress(what: str) -> AbstractContextManager[Progress]:
+    """Context manager: a progress bar for sentences, which appears with the first sentences."""
+    from rich import progress as bars
+
+    return _bar(what, bars.TextColumn("{task.completed:,} of {task.total:,} sentences"))
+
+
 @contextmanager
 def _bar(what: str, *columns: "ProgressColumn") -> Iterator[Progress]:
     """A progress bar with these columns before the time that is left."""

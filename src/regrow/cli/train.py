@@ -88,7 +88,12 @@ def train(
         options = _OPTIONS
         try:
             recipe = training_recipe(
-                what, text, heldout, _settings(settings or []), seed, special_tokens=special_tokens
+                what,
+                text,
+                heldout,
+                named_settings(settings or []),
+                seed,
+                special_tokens=special_tokens,
             )
         except UserError as error:
             raise name_option(error, options) from None
@@ -103,7 +108,7 @@ def train(
         print_trained(result, as_json)
 
 
-def _settings(given: list[str]) -> dict[str, Any]:
+def named_settings(given: list[str]) -> dict[str, Any]:
     """The settings of `--set a.b=1`, nested as in a recipe: `{"a": {"b": 1}}`."""
     import yaml
 

@@ -27,8 +27,8 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 DECODING_ATTENTION = "decoding_attention"
 """The name of this attention for transformers (`set_attn_implementation`)."""
 
-# The cache of a model was called past_key_values before transformers 5.24.
-_CACHE = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
+CACHE_ARGUMENT = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
+"""The argument that takes the cache of a model: `past_key_values` before transformers 5.24."""
 _COLUMNS = 128
 """A cache grows by so many tokens, since each growth copies it."""
 _BLOCK = 256
@@ -157,7 +157,7 @@ class DecodedRows:
     @torch.inference_mode()
     def _read(self, tokens: Tensor) -> None:
         device = next(self._model.parameters()).device
-        cache = {_CACHE: self._cache, "use_cache": True}
+        cache = {CACHE_ARGUMENT: self._cache, "use_cache": True}
         output = self._model(input_ids=tokens.to(device), logits_to_keep=1, **cache)
         self.logits = output.logits[:, -1]
 

@@ -1,0 +1,61 @@
+"""Read annotated sentences from files that a user names."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from regrow.common.errors import UserError
+from regrow.ner.bio_files import read_bio
+from regrow.ner.json_files import read_json_entities
+from regrow.ner.sentences import EntitySet
+
+_GENERIC = ("train", "test", "dev", "valid", "validation", "data")
+"""Names of files that say less than the name of their directory."""
+
+
+def read_sets(arguments: Sequence[str], *, without: Collection[str] = ()) -> list[EntitySet]:
+    """The sets of some files.
+
+    Args:
+        arguments: A path each, or `NAME=PATH`. Without a name, a set is called like its file, or
+            like its directory if the file is called `train`, `test` or the like.
+        without: Types that are left out.
+
+    Raises:
+        UserError: a file cannot be read, has none of the forms, or has no type of entity; or two
+            sets have the same name.
+    """
+    if not arguments:
+        raise UserError("give at least one file")
+    found: dict[str, EntitySet] = {}
+    for argument in arguments:
+        given, path = _split(argument)
+        name = given or _name(path)
+        if name in found:
+            raise UserError(f"{argument}: another file is also called {name!r}; give NAME=FILE")
+        found[name] = read_set(path, name).without(without)
+        if not found[name].types:
+            raise UserError(f"{path}: no entity of any type")
+    return list(found.values())
+
+
+def read_set(path: Path, name: str | None = None) -> EntitySet:
+    """The set of one file, of JSON or of tokens and tags; by default it is called like the file.
+
+    Raises UserError if it cannot be read, or has none of the forms.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a directory; give the file")
+    read = read_json_entities if path.suffix in (".json", ".jsonl") else read_bio
+    return read(path, name or _name(path))
+
+
+def _split(argument: str) -> tuple[str, Path]:
+    name, equals, path = argument.partition("=")
+    if equals and name and not Path(argument).exists():
+        return name, Path(path)
+    return "", Path(argument)
+
+
+def _name(path: Path) -> str:
+    stem = path.name.partition(".")[0]
+    return path.resolve().parent.name if stem in _GENERIC else stem

@@ -1,0 +1,110 @@
+"""Right answers score 100, wrong ones do not, and sentences are divided where they must be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrow.architectures.t5 import T5
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
+from regrow.common.progress import Progress
+from regrow.ner import forced_decoding, free_decoding
+from regrow.ner.evaluate import EvaluationSettings, evaluate_entities
+from regrow.ner.forced_decoding import Blank
+from regrow.ner.prompts import evaluation_question
+from regrow.ner.sentences import Sentence, Span, entity_set
+from tests.tiny import write_model, write_seq2seq
+
+SET = entity_set(
+    "set",
+    [
+        Sentence(("the", "river", "Po", "is", "long", "."), (Span(1, 3, "water"),)),
+        Sentence(("Ann", "Lee", "met", "Bo"), (Span(0, 2, "person"), Span(3, 4, "person"))),
+        Sentence(("no", "one"), ()),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
+    place = tmp_path_factory.mktemp("model") / "model"
+    return ModelDirectory(write_model(place, max_position_embeddings=1_024))
+
+
+@pytest.fixture
+def right_answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replaces the model by one that knows the right answers; the sizes of its batches."""
+    sizes: list[int] = []
+    known = {_sentence_in(evaluation_question(s, SET, 0).prompt): s for s in SET.sentences}
+
+    def tags(model: Any, form: Any, blanks: Sequence[Blank]) -> list[list[str]]:
+        sizes.append(len(blanks))
+        by_text = {text: evaluation_question(s, SET, 0).tags for text, s in known.items()}
+        prompts = [form.tokenizer.decode(blank.source) for blank in blanks]
+        return [by_text[_sentence_in(prompt)] for prompt in prompts]
+
+    def write(model: Any, form: Any, sources: Sequence[Sequence[int]], most: int) -> list[str]:
+        sizes.append(len(sources))
+        texts = [_sentence_in(form.tokenizer.decode(source)) for source in sources]
+        return [evaluation_question(known[text], SET, 0).answer for text in texts]
+
+    monkeypatch.setattr(forced_decoding, "choose_tags", tags)
+    monkeypatch.setattr(free_decoding, "write_answers", write)
+    return sizes
+
+
+def _sentence_in(prompt: str) -> str:
+    return prompt.rpartition("Sentence: ")[2].strip()
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_right_answers_score_100(
+    model: ModelDirectory, right_answers: list[int], constrained: bool
+) -> None:
+    done: list[tuple[int, int]] = []
+    settings = EvaluationSettings(constrained=constrained, batch_size=2)
+    found = evaluate_entities(
+        model, [SET], settings, progress=Progress(advance=lambda *each: done.append(each))
+    )
+    (each,) = found.sets
+    assert (each.f1, each.precision, each.recall, each.report_f1) == (1, 1, 1, 1)
+    assert (found.f1, found.report_f1) == (1, 1)
+    assert (each.sentences, each.entities, each.unaligned, each.missing) == (3, 3, 0, 0)
+    assert each.f1_by_type == {"person": 1, "water": 1}
+    assert right_answers == [2, 1]
+    assert done == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_the_limit_is_of_each_set(model: ModelDirectory, right_answers: list[int]) -> None:
+    found = evaluate_entities(model, [SET], EvaluationSettings(limit=1))
+    assert (found.sets[0].sentences, found.sets[0].entities) == (1, 1)
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_a_long_sentence_is_divided(model: ModelDirectory, constrained: bool) -> None:
+    words = ("the river is long . " * 20).split()
+    long = entity_set("long", [Sentence(tuple(words), (Span(1, 2, "x"),))])
+    settings = EvaluationSettings(constrained=constrained, row_length=600)
+    found = evaluate_entities(model, [long], settings)
+    assert found.sets[0].divided == 1
+    if constrained:
+        assert found.sets[0].missing == 0
+
+
+def test_an_encoder_decoder_answers(tmp_path: Path) -> None:
+    source = ModelDirectory(write_seq2seq(tmp_path / "model", T5))
+    for constrained in (True, False):
+        found = evaluate_entities(
+            source, [SET], EvaluationSettings(constrained=constrained, limit=1)
+        )
+        assert found.sets[0].sentences == 1
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_the_model_is_loaded(
+    model: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelDirectory, "load", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(UserError, match="a prompt with 2 types and one word does not fit"):
+        evaluate_entities(model, [SET], EvaluationSettings(row_length=50))
