@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regrow.checkpoint.gguf import SOURCE_FILE
+from regrow.checkpoint.companions import SOURCE_FILE
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import link_atomically, read_json_object, remove, write_atomically
@@ -27,6 +27,7 @@ from regrow.evaluation.registry import (
     evaluate,
     names_for,
 )
+from regrow.pipeline.cards import write_scores
 from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.outcomes import measured_before, outcome
 from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
@@ -261,9 +262,10 @@ class _Run:
                 self._carve(self.steps[f"{stage.name}/carve"], stage.cut, source, carved)
             self.clock.finish(f"{stage.name}/carve")
             models: tuple[Models, ...] = ("all",) if recover_step else ("all", "of stages")
-            self._measure(measured, carved, models)
+            is_new = self._measure(measured, carved, models)
             source = carved
         if recover_step is None:
+            write_scores(carved, self.ledger.entries, stage.name, again=is_new)
             return carved
         before = measured_before(self.ledger.entries, stage.name, previous)
         assert before is not None
@@ -273,10 +275,11 @@ class _Run:
         known = entry.outputs["trained"] if entry.outputs["kept"] == "trained" else before.outputs
         # Held-out texts may have changed since the recovery.
         unchanged = entry.outputs["heldout"] == self.plan.heldout
-        self._measure(
+        is_new = self._measure(
             self.steps[f"{stage.name}/measure"], model, ("all", "of stages"),
             known if unchanged else {},
         )  # fmt: skip
+        write_scores(model, self.ledger.entries, stage.name, again=is_new)
         return model
 
     def _carve(
@@ -335,8 +338,10 @@ class _Run:
         model: ModelDirectory,
         models: Sequence[Models],
         known: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Evaluate a model; `models`: the sets of models that it belongs to.
+    ) -> bool:
+        """Evaluate a model; False if that was done before.
+
+        `models`: the sets of models that it belongs to.
 
         `known`: results for its weights by the name of the evaluation, which are not made again.
         Only those of evaluations of all models are used.
@@ -364,6 +369,7 @@ class _Run:
                 if words := lost_words(Score(unknown=loss["unknown"], lost=loss["lost"])):
                     self.progress.say(f"{step.stage}: {text}: {words}")
         self.clock.finish(step.name)
+        return entry is not None
 
     def _measure_losses(self, step: Step, loaded: Any, tokenizer: Any) -> dict[str, Any]:
         """The results of the evaluations of all models; they take most of the time of `step`."""
