@@ -112,9 +112,9 @@ def test_scores_are_a_table_of_what_was_measured() -> None:
     text = card_of(History(BASE, (CUT,)), CONFIG, Scores("bits per byte", texts)).text
     assert "| manuals | 1.000 | 1.500 | diverged |" in text
     assert r"| a\|b | 0.750 | 1.250 | – |" in text  # noqa: RUF001
-    only_cut = Scores("bits per byte", (TextScores("manuals", 1.0, 1.5, None),))
+    only_cut = Scores("bits per byte", (TextScores("manuals", 1.0, None, 1.5),))
     text = card_of(History(BASE, (CUT,)), CONFIG, only_cut).text
-    assert "| held-out text | original | after the last cut |\n" in text
+    assert "| held-out text | original | this model |\n" in text
 
 
 def test_text_of_strangers_is_escaped() -> None:

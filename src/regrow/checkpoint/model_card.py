@@ -34,14 +34,14 @@ class TextScores:
     Attributes:
         text: The name of the text.
         original: Of the model that the run began with.
-        cut: Of the model after its last cut.
-        trained: Of the model after its last training.
+        cut: Of the cut model, before its training.
+        result: Of the model itself.
     """
 
     text: str
     original: float | None
     cut: float | None
-    trained: float | None
+    result: float | None
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ def _scores(scores: Scores | None) -> str:
         return ""
     columns = {
         "original": [each.original for each in scores.texts],
-        "after the last cut": [each.cut for each in scores.texts],
-        "after the last training": [each.trained for each in scores.texts],
+        "cut, before training": [each.cut for each in scores.texts],
+        "this model": [each.result for each in scores.texts],
     }
     shown = {name: values for name, values in columns.items() if any(v is not None for v in values)}
     lines = []

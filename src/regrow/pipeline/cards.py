@@ -35,10 +35,11 @@ def scores_of(entries: Mapping[str, Entry], stage: str) -> Scores | None:
 
     Bits per byte, where all texts have them; else the loss per token.
     """
-    found = [
+    original, cut, result = (
         _losses(entries, name)
         for name in ("original/measure", f"{stage}/measure-cut", f"{stage}/measure")
-    ]
+    )
+    found = [original, cut, result] if result else [original, {}, cut]
     texts = list(dict.fromkeys(text for losses in found for text in losses))
     every = [loss for losses in found for loss in losses.values()]
     if not every:
