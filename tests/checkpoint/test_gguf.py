@@ -19,6 +19,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from regrow.checkpoint import gguf as module
 from regrow.checkpoint.gguf import convert_gguf, file_sha256
+from regrow.checkpoint.history import history_of
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.common.publishing import partial_place
@@ -163,6 +165,20 @@ def test_a_converted_model_is_the_one_that_was_written(tmp_path: Path) -> None:
     assert record["sha256"] == file_sha256(source)
     assert record["tensor_types"] == ["F32"]
     assert set(record["versions"]) == {"regrow", "transformers", "gguf"}
+    assert record["name"] == "tiny"
+    assert record.keys().isdisjoint({"license", "repository", "language"})
+
+
+def test_a_conversion_records_what_the_file_says_of_licence_and_origin(tmp_path: Path) -> None:
+    def describe(writer: gguf.GGUFWriter) -> None:
+        writer.add_license("apache-2.0")
+        writer.add_languages(["en", "zh"])
+        writer.add_repo_url("https://huggingface.co/owner/tiny")
+
+    directory, _ = convert(write(tmp_path / "tiny.gguf", tiny_model(), extra=describe))
+    history = history_of(directory, ModelDirectory(directory).layout)
+    assert history.base.card == {"license": "apache-2.0", "language": ["en", "zh"]}
+    assert (history.base.name, history.base.hub_id) == ("tiny", "owner/tiny")
 
 
 def test_files_beside_it_change_nothing_and_run_nothing(

@@ -145,6 +145,8 @@ def test_a_hub_id_is_downloaded_without_pickles_and_code(
         "merges.txt",
         "chat_template.jinja",
         "additional_chat_templates/rag.jinja",
+        "README.md",
+        "LICENSE",
     ):
         assert wanted(name), name
     for name in (
@@ -155,7 +157,7 @@ def test_a_hub_id_is_downloaded_without_pickles_and_code(
         "original/params.json",
         "model.pt",
         "tf_model.h5",
-        "README.md",
+        "docs/README.md",
     ):
         assert not wanted(name), name
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from regrow.common.printable import printable
+from regrow.common.printable import as_markdown, printable
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,17 @@ from regrow.common.printable import printable
 )
 def test_what_a_terminal_obeys_is_written_out(text: str, shown: str | None) -> None:
     assert printable(text) == (text if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a *b* _c_ `d` [e](f) | ~g~ \\", r"a \*b\* \_c\_ \`d\` \[e\](f) \| \~g\~ \\"),
+        ("<script>&lt;", r"\<script>&amp;lt;"),
+        ("see https://x.org or a@b.c", "see https&#58;//x.org or a&#64;b.c"),
+        ("two\n# lines\x1b[0m", r"two # lines\\x1b\[0m"),
+        ("SmolLM2-135M, 4 -> 3", None),
+    ],
+)
+def test_markdown_shows_text_and_takes_none_of_it_as_markup(text: str, written: str | None) -> None:
+    assert as_markdown(text) == (text if written is None else written)

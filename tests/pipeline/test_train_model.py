@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from regrow import UserError, api
+from regrow.checkpoint.history import read_history
 from regrow.cli import app
 from regrow.common.progress import Progress, Update
 from regrow.corpus.text import read_documents
@@ -120,6 +121,12 @@ def test_exports_are_models_on_the_way(home: Path, trained: Path) -> None:
     one, other, last = (load_model(path).lm_head.weight for path in (*paths, trained / "model"))
     assert not torch.equal(one, other)
     assert not torch.equal(other, last)
+    trained_on = [
+        read_history(path / "regrow_history.json").steps[0].words.partition(";")[0]
+        for path in (*paths, trained / "model")
+    ]
+    assert trained_on[:2] == ["512 tokens, objective causal", "1,024 tokens, objective causal"]
+    assert trained_on[2].startswith("1,2")
 
 
 def test_a_training_that_is_done_is_not_done_again(home: Path, trained: Path) -> None:

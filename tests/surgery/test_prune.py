@@ -107,7 +107,7 @@ def test_result_is_a_model(tmp_path: Path, blueprint: Blueprint, options: dict[s
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         "config.json", "model.safetensors", "LICENSE", "generation_config.json", CUT_FILE,
-        ORIGIN_FILE,
+        ORIGIN_FILE, "README.md", "regrow_history.json",
     }  # fmt: skip
     assert Cut.load(tmp_path / "out" / CUT_FILE) == pruned.cut
     assert Cut.load(tmp_path / "out" / ORIGIN_FILE) == pruned.cut

@@ -21,6 +21,10 @@ _TEXT_SUFFIXES = ("", ".txt", ".md", ".rst")
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n")
 """The first line of a vocabulary of tiktoken: a token in base64, and its rank."""
 _MAX_BYTES = 256 << 20
+SOURCE_FILE = "regrow_source.json"
+"""What a conversion leaves in its directory about the file that was converted."""
+CARD_FILE, HISTORY_FILE = "README.md", "regrow_history.json"
+"""What describes a model. Each writer of a model makes them anew, so they are no companions."""
 
 
 def companion_files(directory: Path) -> dict[str, Path]:
@@ -36,7 +40,7 @@ def companion_files(directory: Path) -> dict[str, Path]:
     inside = tuple(_places(directory))
     companions = {}
     for path in sorted(found):
-        if path.stat().st_size > _MAX_BYTES or not _is_data(path):
+        if path.name == HISTORY_FILE or path.stat().st_size > _MAX_BYTES or not _is_data(path):
             continue
         if not any(path.resolve().is_relative_to(place) for place in inside):
             raise UserError(

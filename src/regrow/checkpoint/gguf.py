@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from regrow.checkpoint.companions import SOURCE_FILE
 from regrow.checkpoint.gguf_header import check_header, check_types
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import (
@@ -33,8 +34,6 @@ from regrow.common.files import json_bytes
 from regrow.common.progress import tell_part, told
 from regrow.common.publishing import make_directory, workplace
 from regrow.models.loading import LOCAL, library_errors
-
-SOURCE_FILE = "regrow_source.json"
 
 # How llama.cpp treats a byte-level vocabulary, by `tokenizer.ggml.pre` (src/llama-vocab.cpp). The
 # first two sets leave out names that transformers knows: it gives them a `Split` itself.
@@ -78,10 +77,35 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
             "format": "gguf",
             "tensor_types": quantisation,
             "dtype": "bfloat16",
+            **_card_facts(metadata),
             "versions": {name: version(name) for name in ("regrow", "transformers", "gguf")},
         }
         files = {SOURCE_FILE: json_bytes(source)}
         publish(partial, directory, weights, small_files(config, files, weights))
+
+
+_CARD_KEYS = {
+    "name": ("general.name",),
+    "repository": (
+        "general.source.huggingface.repository", "general.source.repo_url", "general.repo_url",
+    ),
+    "license": ("general.license",),
+    "license_name": ("general.license.name",),
+    "license_link": ("general.license.link",),
+    "language": ("general.languages",),
+}  # fmt: skip
+"""The metadata that a card of the model holds too, by its name there."""
+
+
+def _card_facts(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Name, repository, licence and languages of the model, as far as the file says them."""
+    found = {}
+    for name, keys in _CARD_KEYS.items():
+        values = (metadata[key] for key in keys if key in metadata)
+        value = next((each for each in values if isinstance(each, str | list) and each), None)
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def file_sha256(path: Path) -> str:

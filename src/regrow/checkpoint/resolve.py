@@ -12,10 +12,14 @@ from regrow.common.run_directory import is_run, model_of_run
 _HUB_ID = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.][\w./-]*))?", re.ASCII
 )
-# Download the weights under the name that transformers reads, and the files of config and
-# tokenizer: no pickles, no code, no second copy of the weights (consolidated*, original/, onnx/).
+# Download the weights under the name that transformers reads, the files of config and tokenizer,
+# the card and the licence: no pickles, no code, no second copy of the weights (consolidated*,
+# original/, onnx/).
 # Folders can only be excluded, so _IGNORED names all but additional_chat_templates and 1_Pooling.
-_ALLOWED = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+_ALLOWED = (
+    "model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken",
+    "README.md", "LICENSE*", "NOTICE*",
+)  # fmt: skip
 _IGNORED = ("[!a1]*/*", "a[!d]*/*", "*requirements*.txt")
 
 _log = logging.getLogger(__name__)

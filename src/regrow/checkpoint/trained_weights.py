@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from regrow.architectures import Layout
 from regrow.checkpoint.companions import read_companions
 from regrow.checkpoint.header import TORCH_NAMES
+from regrow.checkpoint.history import Change, history_of
+from regrow.checkpoint.model_card import description
 from regrow.checkpoint.reader import Checkpoint
 from regrow.checkpoint.writer import WeightFile, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
@@ -17,13 +19,18 @@ if TYPE_CHECKING:
 
 
 def save_trained(
-    state: "Mapping[str, Tensor]", original: Checkpoint, layout: Layout, out: Path
+    state: "Mapping[str, Tensor]",
+    original: Checkpoint,
+    layout: Layout,
+    out: Path,
+    step: Change | None = None,
 ) -> None:
     """Write the directory `original` to `out` with other weights.
 
     `state`: the state dict of a transformers module, of any float dtype; values are rounded to the
-    dtypes of `original`. `layout`: of `original`. Tied tensors stay equal, and tensors that the
-    class ignores are left out. The directory is written whole or not at all.
+    dtypes of `original`. `layout`: of `original`. `step`: the training, for the history and the
+    card of the result; None if the weights are those from before. Tied tensors stay equal, and
+    tensors that the class ignores are left out. The directory is written whole or not at all.
 
     Raises UserError if there is not enough disk space.
     """
@@ -45,5 +52,7 @@ def save_trained(
                 for spec in file.tensors
             }
             save_tensors(tensors, partial / file.name)
-        files = read_companions(original.directory)
+        history = history_of(original.directory, layout)
+        history = history if step is None else history.then(step)
+        files = read_companions(original.directory) | description(history, original.config)
         publish(partial, out, weights, small_files(original.config, files, weights, indent=1))

@@ -1,4 +1,4 @@
-"""Text from files, made fit for a terminal."""
+"""Text from files, made fit for a terminal or for a Markdown page."""
 
 import re
 
@@ -12,3 +12,16 @@ _UNSAFE = re.compile(
 def printable(text: str) -> str:
     r"""The text with each character that a terminal obeys or cannot print written as `\x1b`."""
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+_MARKUP = re.compile(r"[\\`*_\[\]<|~]")
+_ENTITIES = {"&": "&amp;", ":": "&#58;", "@": "&#64;"}
+"""Written as entities: those that begin an entity, a link or a mention without other marks."""
+_LINKS = re.compile(r"&|:(?=//)|@")
+
+
+def as_markdown(text: str) -> str:
+    """The text in one line, written so that Markdown shows it and takes no part of it as markup."""
+    line = " ".join(printable(text).split())
+    escaped = _MARKUP.sub(lambda found: f"\\{found[0]}", line)
+    return _LINKS.sub(lambda found: _ENTITIES[found[0]], escaped)

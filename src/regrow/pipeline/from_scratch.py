@@ -1,9 +1,12 @@
 """A model with random weights, for training from scratch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from regrow.checkpoint.companions import read_companions
+from regrow.checkpoint.history import History, history_of, sizes_of
+from regrow.checkpoint.model_card import description
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import library_weights, partial_directory, publish, small_files
@@ -27,6 +30,16 @@ def with_random_weights(model: ModelDirectory, cache: Path, seed: int) -> ModelD
     return ModelDirectory(directory)
 
 
+def _history(model: ModelDirectory) -> History:
+    """The history of random weights: it begins here, with the architecture of `model`."""
+    layout = model.layout
+    base = replace(
+        history_of(model.path, layout).base, parameters=layout.parameters(),
+        sizes=sizes_of(layout), random_weights=True,
+    )  # fmt: skip
+    return History(base)
+
+
 def _write(model: ModelDirectory, directory: Path, seed: int) -> None:
     import torch
 
@@ -40,5 +53,6 @@ def _write(model: ModelDirectory, directory: Path, seed: int) -> None:
         network.save_pretrained(partial)
         weights = library_weights(network, partial)
         config = json.loads((partial / CONFIG_FILE).read_text(encoding="utf-8"))
-        files = small_files(config, read_companions(model.path), weights)
+        described = description(_history(model), config)
+        files = small_files(config, read_companions(model.path) | described, weights)
         publish(partial, directory, weights, files)

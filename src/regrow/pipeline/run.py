@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from regrow.checkpoint.gguf import SOURCE_FILE
+from regrow.checkpoint.companions import SOURCE_FILE
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import link_atomically, read_json_object, remove, write_atomically
@@ -30,6 +30,7 @@ from regrow.evaluation.registry import (
     names_for,
 )
 from regrow.evaluation.speed import Speed, measure_speeds
+from regrow.pipeline.cards import write_scores
 from regrow.pipeline.finished import (
     Result,
     input_stamps,
@@ -295,9 +296,10 @@ class _Run:
                 self._carve(self.steps[f"{stage.name}/carve"], stage.cut, source, carved)
             self.clock.finish(f"{stage.name}/carve")
             sets: tuple[Models, ...] = ("all",) if recover_step else ("all", "of stages")
-            self._measure(measured, carved, sets)
+            is_new = self._measure(measured, carved, sets)
             source = carved
         if recover_step is None:
+            write_scores(carved, self.ledger.entries, stage.name, again=is_new)
             return carved
         before = measured_before(self.ledger.entries, stage.name, previous)
         assert before is not None
@@ -307,10 +309,11 @@ class _Run:
         known = entry.outputs["trained"] if entry.outputs["kept"] == "trained" else before.outputs
         # Held-out texts may have changed since the recovery.
         unchanged = entry.outputs["heldout"] == self.plan.heldout
-        self._measure(
+        is_new = self._measure(
             self.steps[f"{stage.name}/measure"], model, ("all", "of stages"),
             known if unchanged else {},
         )  # fmt: skip
+        write_scores(model, self.ledger.entries, stage.name, again=is_new)
         return model
 
     def _carve(
@@ -369,8 +372,10 @@ class _Run:
         model: ModelDirectory,
         models: Sequence[Models],
         known: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        """Evaluate a model; `models`: the sets of models that it belongs to.
+    ) -> bool:
+        """Evaluate a model; False if that was done before.
+
+        `models`: the sets of models that it belongs to.
 
         `known`: results for its weights by the name of the evaluation, which are not made again.
         Only those of evaluations of all models are used.
@@ -397,6 +402,7 @@ class _Run:
             for text, loss in entry.outputs["heldout"].items():
                 if words := lost_words(Score(unknown=loss["unknown"], lost=loss["lost"])):
                     self.progress.say(f"{step.stage}: {text}: {words}")
+        return entry is not None
 
     def _measure_speeds(self, models: Mapping[str, ModelDirectory]) -> None:
         """Let the original and the models of the stages generate in turns."""

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from regrow.architectures.cut_config import cut_config
 from regrow.checkpoint.companions import companion_files, read_companions, write_files
 from regrow.checkpoint.header import TensorInfo
+from regrow.checkpoint.history import change, history_of
 from regrow.checkpoint.meta_check import check_on_meta
+from regrow.checkpoint.model_card import description
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import read_tensor
 from regrow.checkpoint.writer import small_files
@@ -90,6 +92,8 @@ def add_tokens(source: ModelDirectory, out: Path, tokens: Sequence[str]) -> None
         )
     rows = _NewRows(first, first + len(tokens), layout.sizes["vocab"])
     _unsuppress(files, range(first, first + len(tokens)))
+    words = f"{len(tokens):,} special tokens added, {tokens[0]} to {tokens[-1]}"
+    files |= _description(source, rows, words)
     carve(_plan(source, rows, source.checkpoint.config, files), out)
 
 
@@ -120,6 +124,7 @@ def add_merged_tokens(source: ModelDirectory, out: Path, merges: Sequence[tuple[
         generation = remap_ids(source.generation_config, shifted, _GENERATION_FILE)
         files[_GENERATION_FILE] = (json.dumps(generation, indent=1) + "\n").encode()
     rows = _NewRows(first, first + len(merges), old_rows, _parts_of(merges, vocab, first))
+    files |= _description(source, rows, f"{len(merges):,} tokens added for frequent words")
     carve(_plan(source, rows, config, files), out)
 
 
@@ -249,6 +254,13 @@ def _unsuppress(files: dict[str, bytes], tokens: range) -> None:
         still_suppressed = [token for token in suppressed if token not in tokens]
         generation["suppress_tokens"] = still_suppressed or None
         files[_GENERATION_FILE] = (json.dumps(generation, indent=1) + "\n").encode()
+
+
+def _description(source: ModelDirectory, rows: _NewRows, words: str) -> dict[str, bytes]:
+    """The files that describe the result."""
+    layout = source.layout
+    step = change("tokens", words, {}, layout, {"vocab": rows.count})
+    return description(history_of(source.path, layout).then(step), source.checkpoint.config)
 
 
 def _plan(

@@ -3,13 +3,15 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regrow.architectures import Layout
+from regrow.checkpoint.history import change, history_of, with_names
+from regrow.checkpoint.model_card import description
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
@@ -279,7 +281,24 @@ def _planned(
         from regrow.surgery.refit import check_memory
 
         check_memory(source, cut, calibration)
-    return PlannedCut(source, cut, plan, calibration)
+    return PlannedCut(source, cut, _described(plan, source, spec, cut, calibration), calibration)
+
+
+def _described(
+    plan: CarvePlan,
+    source: ModelDirectory,
+    spec: CutSpec,
+    cut: Cut,
+    calibration: "Calibration | None",
+) -> CarvePlan:
+    """The same plan with the history and the card of the result."""
+    words = cut.words()
+    if calibration is not None:
+        words = f"{words}; refitted on {calibration.tokens:,} tokens of text"
+    settings = spec.model_dump(exclude_defaults=True, warnings=False)
+    step = change("cut", words, {"cut": with_names(settings)}, source.layout, cut.sizes)
+    history = history_of(source.path, source.layout).then(step)
+    return replace(plan, files={**description(history, plan.config), **plan.files})
 
 
 def choose_cut(

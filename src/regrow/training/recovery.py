@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regrow.checkpoint.history import Change, change
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import remove
 from regrow.common.publishing import make_directory
@@ -20,6 +21,7 @@ from regrow.training.settings import TRAINED, RecoverySettings
 from regrow.training.tracking import WriteNumbers, tracking
 
 if TYPE_CHECKING:
+    from regrow.architectures import Layout
     from regrow.corpus.sources import Texts
     from regrow.training.task import StepReport, TrainingResult, TrainingTask
 
@@ -95,7 +97,8 @@ def recover(
         path = place / "exports" / f"step-{step:08d}"
         remove(path)
         make_directory(path.parent)
-        save_trained(weights, checkpoint, layout, path)
+        tokens = min(step * settings.step_tokens, settings.tokens)
+        save_trained(weights, checkpoint, layout, path, _step(settings, data, layout, tokens))
 
     name, text = next(iter(data.heldout.items()))
 
@@ -133,8 +136,29 @@ def recover(
             hooks=Hooks(track, on_step, export),
         )  # fmt: skip
     weights = full_state_dict(model)
-    processes.in_first(lambda: save_trained(weights, checkpoint, layout, place / "model"))
+    step = _step(settings, data, layout, result.tokens)
+    processes.in_first(lambda: save_trained(weights, checkpoint, layout, place / "model", step))
     return result
+
+
+def _step(settings: RecoverySettings, data: RecoveryData, layout: "Layout", tokens: int) -> Change:
+    """The training as a step in the history of the model; texts by name only."""
+    from regrow.corpus.sources import Corpus
+    from regrow.objectives.registry import objective_name
+
+    is_encoder_decoder = layout.blueprint.is_encoder_decoder
+    objective = objective_name(settings.objective, is_encoder_decoder=is_encoder_decoder)
+    words = [f"{tokens:,} tokens, objective {objective}"]
+    if settings.distill is not None:
+        words.append(settings.distill.words())
+    if isinstance(data.train, Corpus):
+        names = [
+            f"{each.name} (written by the model)" if each.model is not None else each.name
+            for each in data.train.sources
+        ]
+        words.append(f"text: {', '.join(names)}")
+    chosen = {**settings.decisive(), "tokens": settings.tokens}
+    return change("training", "; ".join(words), {"recover": chosen}, layout)
 
 
 def keep_untrained(source: ModelDirectory, place: Path) -> None:

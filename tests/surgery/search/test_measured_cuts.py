@@ -1,5 +1,6 @@
 """What was measured is kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,18 @@ def test_results_are_read_back(tmp_path: Path) -> None:
         known.add(MeasuredCut({}, 1.0, 9.0))
         known.add(cut)
         known.add(speed)
+        assert known.cut(cut.sizes, refit=False) is None
+        known.add(replace(cut, bits_per_byte=2.5, seconds=1.0, refit=False))
     again = MeasuredCuts(tmp_path / "new" / "place", {})
     assert again.cut({"layer": 2, "ffn": 8}) == cut
     assert again.cut({"ffn": 8}) is None
+    plain = again.cut(cut.sizes, refit=False)
+    assert plain is not None
+    assert plain.bits_per_byte == 2.5
+    assert again.seconds(refit=False) == [1.0]
     assert again.speed({"ffn": 8}, "this, 1 threads") == speed
     assert again.speed({"ffn": 8}, "another") is None
-    assert again.seconds == [3.0]
+    assert again.seconds() == [3.0]
     assert '"model": "sha256:0"' in (tmp_path / "new" / "place" / FILE).read_text()
 
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,18 +11,29 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.writer import partial_directory
 from regrow.common.environment import machine
 from regrow.common.errors import UserError
-from regrow.common.files import json_bytes, write_atomically
+from regrow.common.files import cache_directory, json_bytes, write_atomically
+from regrow.common.identity import identity_of
 from regrow.common.progress import Progress, Update
 from regrow.evaluation.heldout import text_loss
 from regrow.evaluation.speed import PROMPT, loaded_once, seconds_in_turns
+from regrow.objectives.special_tokens import missing_sentinels
 from regrow.scoring.score_file import ScoreSpec, compute_scores
 from regrow.surgery.cut_spec import CutSpec
+from regrow.surgery.extend import ensure_tokens
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.requests import options_for
-from regrow.surgery.search.measured_cuts import MeasuredCut, MeasuredCuts, MeasuredSpeed, Sizes
+from regrow.surgery.search.measured_cuts import (
+    MeasuredCut,
+    MeasuredCuts,
+    MeasuredSpeed,
+    Sizes,
+    opened,
+)
 from regrow.surgery.search.text import SearchText
 
 _NEW_TOKENS, _ROUNDS = 32, 3
+_VERSION = 1
+"""Raise it if cuts are chosen, refitted or measured in another way: old results are then unused."""
 _DIVERGED = 64.0
 """Stands for a loss that is not finite, in bits per byte; a byte drawn at random costs 8."""
 
@@ -54,25 +66,29 @@ class Measurement:
     known: MeasuredCuts
     progress: Progress
 
-    def missing(self, cuts: Sequence[Sizes]) -> list[Sizes]:
+    def missing(self, cuts: Sequence[Sizes], *, refit: bool = True) -> list[Sizes]:
         """Those of some cuts whose loss is still to measure; no sizes stand for the original."""
         distinct = {tuple(sorted(sizes.items())): sizes for sizes in cuts}.values()
-        return [sizes for sizes in distinct if self.known.cut(sizes) is None]
+        return [sizes for sizes in distinct if self.known.cut(sizes, refit=refit) is None]
 
-    def losses(self, cuts: Sequence[Sizes]) -> list[MeasuredCut]:
-        """The loss of each cut; those that are known are not measured again."""
-        missing = self.missing(cuts)
+    def losses(self, cuts: Sequence[Sizes], *, refit: bool = True) -> list[MeasuredCut]:
+        """The loss of each cut; those that are known are not measured again.
+
+        `refit`: whether cuts are refitted, if the architecture allows it.
+        """
+        missing = self.missing(cuts, refit=refit)
         for done, sizes in enumerate(missing):
-            self._show(sizes, done, len(missing))
+            self._show(sizes, done, len(missing), refit)
             began = time.perf_counter()
             if sizes:
                 with partial_directory(self.known.directory / "cut") as directory:
-                    bits = self._bits_per_byte(self._cut(sizes, directory / "model"))
+                    cut = self._cut(sizes, directory / "model", None if refit else False)
+                    bits = self._bits_per_byte(cut)
             else:
                 bits = self._bits_per_byte(self.model)
             seconds = time.perf_counter() - began
-            self.known.add(MeasuredCut(dict(sizes), bits, round(seconds, 3)))
-        found = [self.known.cut(sizes) for sizes in cuts]
+            self.known.add(MeasuredCut(dict(sizes), bits, round(seconds, 3), refit))
+        found = [self.known.cut(sizes, refit=refit) for sizes in cuts]
         return [each for each in found if each is not None]
 
     def speeds(self, cuts: Sequence[Sizes]) -> list[MeasuredSpeed]:
@@ -93,8 +109,8 @@ class Measurement:
         found = [self.known.speed(sizes, name) for sizes in cuts]
         return [each for each in found if each is not None]
 
-    def _show(self, sizes: Sizes, done: int, total: int) -> None:
-        times = self.known.seconds
+    def _show(self, sizes: Sizes, done: int, total: int, refit: bool) -> None:
+        times = self.known.seconds(refit=refit)
         left = sum(times) / len(times) * (total - done) if times else None
         doing = f"{words(sizes) or 'the original'}, {done + 1} of {total}"
         self.progress.update(Update("measuring", doing, done / total, left))
@@ -105,7 +121,7 @@ class Measurement:
         if "vocab" in own:
             own["vocab"] += self.added_tokens
         spec = CutSpec(
-            **options_for(self.model.layout, own), refit=refit, scores=self._scores(),
+            **options_for(self.model.layout, own), refit=refit, scores=self.scores(),
             calibration_tokens=self.calibration.tokens,
         )  # fmt: skip
         prune_checkpoint(
@@ -113,7 +129,7 @@ class Measurement:
         )
         return ModelDirectory(out)
 
-    def _scores(self) -> Path:
+    def scores(self) -> Path:
         """The file of the scores of all axes, which is made once."""
         path = self.known.directory / "scores.json"
         if not path.is_file():
@@ -137,6 +153,31 @@ class Measurement:
                 key="text",
             )
         return bits if math.isfinite(bits) else _DIVERGED
+
+
+@contextmanager
+def open_measurement(
+    model: ModelDirectory, text: SearchText, calibration: Calibration, progress: Progress
+) -> Iterator[Measurement]:
+    """Context manager: measures cuts of a model on a text. Results are kept in the cache.
+
+    An encoder-decoder whose tokenizer lacks sentinels is measured with them.
+
+    Raises UserError if another process measures the same.
+    """
+    facts = {
+        "model": model.checkpoint.fingerprint, "files": model.files_sha256, "text": text.sha256,
+        "calibration_tokens": calibration.tokens, "seed": calibration.seed,
+    }  # fmt: skip
+    identity = identity_of("measured cuts", version=_VERSION, **facts)
+    directory = cache_directory() / "plans" / f"{model.path.resolve().name}-{identity[:16]}"
+    with opened(directory, facts) as known:
+        complete = model
+        if model.layout.blueprint.is_encoder_decoder:
+            missing = missing_sentinels(model.tokenizer.get_vocab())
+            complete = ensure_tokens(model, missing, known.directory, progress.say)
+        added = complete.layout.sizes["vocab"] - model.layout.sizes["vocab"]
+        yield Measurement(complete, added, text, calibration, known, progress)
 
 
 def words(sizes: Sizes) -> str:

@@ -27,11 +27,13 @@ class MeasuredCut:
         sizes: Of the axes that are cut, by axis.
         bits_per_byte: On the held-back text.
         seconds: To cut and to measure.
+        refit: Whether the cut was refitted, if the architecture allows it.
     """
 
     sizes: Sizes
     bits_per_byte: float
     seconds: float
+    refit: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class MeasuredCuts:
     def __init__(self, directory: Path, facts: Mapping[str, Any]) -> None:
         self.directory = directory
         self._facts = dict(facts)
-        self._cuts: dict[tuple[tuple[str, int], ...], MeasuredCut] = {}
+        self._cuts: dict[tuple[bool, tuple[tuple[str, int], ...]], MeasuredCut] = {}
         self._speeds: dict[tuple[str, tuple[tuple[str, int], ...]], MeasuredSpeed] = {}
         path = directory / FILE
         if path.is_file():
@@ -72,15 +74,16 @@ class MeasuredCuts:
             if found["format"] != _FORMAT:
                 raise ValueError
             for each in found["cuts"]:
-                self._cuts[_key(each["sizes"])] = MeasuredCut(**each)
+                cut = MeasuredCut(**each)
+                self._cuts[cut.refit, _key(cut.sizes)] = cut
             for each in found["speeds"]:
                 self._speeds[each["machine"], _key(each["sizes"])] = MeasuredSpeed(**each)
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: not what was measured; delete it to measure again") from None
 
-    def cut(self, sizes: Sizes) -> MeasuredCut | None:
+    def cut(self, sizes: Sizes, *, refit: bool = True) -> MeasuredCut | None:
         """The measured cut to these sizes; None if it is still to measure."""
-        return self._cuts.get(_key(sizes))
+        return self._cuts.get((refit, _key(sizes)))
 
     def speed(self, sizes: Sizes, machine: str) -> MeasuredSpeed | None:
         """The measured speed of a cut on a machine; None if it is still to measure."""
@@ -89,7 +92,7 @@ class MeasuredCuts:
     def add(self, measured: MeasuredCut | MeasuredSpeed) -> None:
         """Keep a result, on disk too."""
         if isinstance(measured, MeasuredCut):
-            self._cuts[_key(measured.sizes)] = measured
+            self._cuts[measured.refit, _key(measured.sizes)] = measured
         else:
             self._speeds[measured.machine, _key(measured.sizes)] = measured
         content = {
@@ -100,10 +103,9 @@ class MeasuredCuts:
         }
         write_atomically(self.directory / FILE, json_bytes(json.loads(json.dumps(content)), 1))
 
-    @property
-    def seconds(self) -> list[float]:
-        """How long each cut took."""
-        return [each.seconds for each in self._cuts.values() if each.sizes]
+    def seconds(self, *, refit: bool = True) -> list[float]:
+        """How long each cut took that was refitted, or each that was not."""
+        return [c.seconds for c in self._cuts.values() if c.sizes and c.refit is refit]
 
 
 @contextmanager

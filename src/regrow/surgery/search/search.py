@@ -8,23 +8,17 @@ from statistics import median
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.common.files import cache_directory
-from regrow.common.identity import identity_of
 from regrow.common.progress import Progress
-from regrow.objectives.special_tokens import missing_sentinels
 from regrow.surgery.budget import Budget, byte_budget
-from regrow.surgery.extend import ensure_tokens
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.search.axes import SearchAxis, search_axes
 from regrow.surgery.search.candidates import Candidate, best_candidates, predicted_increase
 from regrow.surgery.search.curves import CostCurve, cost_curve
-from regrow.surgery.search.measure import Calibration, Measurement
-from regrow.surgery.search.measured_cuts import MeasuredCuts, Sizes, opened
+from regrow.surgery.search.measure import Calibration, Measurement, open_measurement
+from regrow.surgery.search.measured_cuts import Sizes
 from regrow.surgery.search.speed import fit_speed
-from regrow.surgery.search.text import SearchText, read_search_text
+from regrow.surgery.search.text import read_search_text
 
-_VERSION = 1
-"""Raise it if cuts are chosen, refitted or measured in another way: old results are then unused."""
 _ATTEMPTS = 3
 """How often candidates of a wanted speed are searched."""
 _MARGIN = 0.02
@@ -139,14 +133,18 @@ def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progre
     axes = search_axes(model.layout, request.least)
     if not axes:
         raise UserError(f"{model.path}: nothing of this model can be cut")
-    facts = {
-        "model": model.checkpoint.fingerprint, "files": model.files_sha256, "text": text.sha256,
-        "calibration_tokens": request.calibration.tokens, "seed": request.calibration.seed,
-    }  # fmt: skip
-    identity = identity_of("measured cuts", version=_VERSION, **facts)
-    directory = cache_directory() / "plans" / f"{model.path.resolve().name}-{identity[:16]}"
-    with opened(directory, facts) as known:
-        return _Search(model, request, axes, text, known, progress).run()
+    with open_measurement(model, text, request.calibration, progress) as measurement:
+        return _Search(model, request, axes, measurement, progress).run()
+
+
+def axis_costs(axis: SearchAxis, layout: Layout, measurement: Measurement) -> AxisCosts:
+    """The losses if one axis alone is cut, at each of its probes."""
+    probes = axis.probes()
+    cuts = tuple(
+        SizeCost(probe[axis.lead], probe, layout.parameters(probe), measured.bits_per_byte)
+        for probe, measured in zip(probes, measurement.losses(probes), strict=True)
+    )
+    return AxisCosts(axis.name, axis.whole, cuts)
 
 
 class _Search:
@@ -157,25 +155,14 @@ class _Search:
         model: ModelDirectory,
         request: SearchRequest,
         axes: list[SearchAxis],
-        text: SearchText,
-        known: MeasuredCuts,
+        measurement: Measurement,
         progress: Progress,
     ) -> None:
-        self.model, self.request, self.axes, self.text = model, request, axes, text
-        self.known, self.progress = known, progress
+        self.model, self.request, self.axes = model, request, axes
+        self.measurement, self.progress = measurement, progress
         self.layout: Layout = model.layout
-        self.measurement = self._measurement()
         self.bytes: Callable[[Sizes], int] = byte_budget(model, 0).amount
         self.measured_now = 0
-
-    def _measurement(self) -> Measurement:
-        model = self.model
-        if self.layout.blueprint.is_encoder_decoder:
-            missing = missing_sentinels(model.tokenizer.get_vocab())
-            model = ensure_tokens(model, missing, self.known.directory, self.progress.say)
-        added = model.layout.sizes["vocab"] - self.layout.sizes["vocab"]
-        calibration = self.request.calibration
-        return Measurement(model, added, self.text, calibration, self.known, self.progress)
 
     def run(self) -> SizeSearch:
         if self.request.budget is not None:
@@ -189,7 +176,7 @@ class _Search:
             self.progress.say(
                 f"measuring the original and {len(cuts) - 1} cuts of one axis each{known}, then "
                 f"the best candidates ({self.request.candidates}); results are kept in "
-                f"{self.known.directory}"
+                f"{self.measurement.known.directory}"
             )
         self.measured_now += missing
         original, *_ = self.measurement.losses(cuts)
@@ -204,20 +191,16 @@ class _Search:
         else:
             found, speed = self._fast_candidates(curves, original.bits_per_byte)
         return SizeSearch(
-            original.bits_per_byte, self.text.held_back_bytes, self.request.calibration.tokens,
-            tuple(cost for cost, _ in costs), tuple(sorted(found, key=lambda c: c.measured)),
-            speed, self.known.directory, self.measured_now,
+            original.bits_per_byte, self.measurement.text.held_back_bytes,
+            self.request.calibration.tokens, tuple(cost for cost, _ in costs),
+            tuple(sorted(found, key=lambda c: c.measured)), speed,
+            self.measurement.known.directory, self.measured_now,
         )  # fmt: skip
 
     def _cost(self, axis: SearchAxis, original: float) -> tuple[AxisCosts, CostCurve]:
-        probes = axis.probes()
-        losses = [each.bits_per_byte for each in self.measurement.losses(probes)]
-        curve = cost_curve([axis.share(p) for p in probes], [loss - original for loss in losses])
-        cuts = tuple(
-            SizeCost(probe[axis.lead], probe, self.layout.parameters(probe), loss)
-            for probe, loss in zip(probes, losses, strict=True)
-        )
-        return AxisCosts(axis.name, axis.whole, cuts), curve
+        costs = axis_costs(axis, self.layout, self.measurement)
+        shares = [axis.share(cut.sizes) for cut in costs.cuts]
+        return costs, cost_curve(shares, [cut.bits_per_byte - original for cut in costs.cuts])
 
     def _measured(
         self,

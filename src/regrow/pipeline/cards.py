@@ -1,0 +1,63 @@
+"""Put what a run measured into the model cards of its stages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from regrow.checkpoint.companions import CARD_FILE, HISTORY_FILE
+from regrow.checkpoint.history import read_history
+from regrow.checkpoint.model_card import Scores, TextScores, model_card
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.files import write_atomically
+from regrow.pipeline.ledger import Entry
+
+
+def write_scores(
+    model: ModelDirectory, entries: Mapping[str, Entry], stage: str, *, again: bool
+) -> None:
+    """Write the card of the model of a stage with its scores.
+
+    `again`: also if the card has been changed since it was written without scores. So what a user
+    wrote into the card of a stage stays, unless the model is measured again.
+
+    Raises UserError if the history of the model is damaged.
+    """
+    history_path, path = model.path / HISTORY_FILE, model.path / CARD_FILE
+    if not history_path.is_file():
+        return  # a run from before there were cards
+    history, config = read_history(history_path), model.checkpoint.config
+    unscored = path.is_file() and path.read_bytes() == model_card(history, config)
+    if again or unscored:
+        write_atomically(path, model_card(history, config, scores_of(entries, stage)))
+
+
+def scores_of(entries: Mapping[str, Entry], stage: str) -> Scores | None:
+    """What was measured of a stage and of the original; None if that was nothing.
+
+    Bits per byte, where all texts have them; else the loss per token.
+    """
+    original, cut, result = (
+        _losses(entries, name)
+        for name in ("original/measure", f"{stage}/measure-cut", f"{stage}/measure")
+    )
+    found = [original, cut, result] if result else [original, {}, cut]
+    texts = list(dict.fromkeys(text for losses in found for text in losses))
+    every = [loss for losses in found for loss in losses.values()]
+    if not every:
+        return None
+    key = "bits_per_byte"
+    unit = "bits per byte"
+    if any(loss[key] is None for loss in every):
+        key, unit = "loss_per_token", "nats per token of each model's own vocabulary"
+    elif every[0]["predicts"] != "every token":
+        unit = "bits per byte of the 64 characters after 192"
+    rows = (
+        TextScores(text, *(losses[text][key] if text in losses else None for losses in found))
+        for text in texts
+    )
+    return Scores(unit, tuple(rows))
+
+
+def _losses(entries: Mapping[str, Entry], step: str) -> Mapping[str, Any]:
+    """The held-out losses of a step by text; empty if it is not done."""
+    found: Mapping[str, Any] = entries[step].outputs["heldout"] if step in entries else {}
+    return found
