@@ -127,6 +127,8 @@ class Arena:
                 if found.get(name) != undisturbed.contents.get(name)
             }
             return f"{attack} at {where}: started again, these differ: {sorted(differ)}"
+        if strays := contents(self._home / "tmp"):
+            return f"{attack} at {where}: these are left in the system's place: {sorted(strays)}"
         return None
 
     def arguments(self, command: str, out: Path) -> list[str]:
@@ -211,10 +213,15 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def every_attack(command: str, points: int, share: int = 1) -> list[Attack]:
-    """Every `share`-th of all faults at all points of a command; 4: at each point one, in turn."""
-    every = [Attack(command, at, kind) for at in range(1, points + 1) for kind in KINDS]
-    return [each for number, each in enumerate(every) if (number + number // 4) % share == 0]
+def attacks_of_round(command: str, points: int, number: int) -> list[Attack]:
+    """One fault at each point of a command, the kinds in turn; four rounds make all faults.
+
+    Points that follow each other lie far apart, so that the first attacks are an even sample.
+    """
+    spread = sorted(range(1, points + 1), key=lambda at: f"{at:016b}"[::-1])
+    return [
+        Attack(command, at, KINDS[(place + number) % len(KINDS)]) for place, at in enumerate(spread)
+    ]
 
 
 def sample(command: str, points: int, count: int, seed: int) -> list[Attack]:
