@@ -6,25 +6,29 @@ cut, `train` trains once, and `run` does all stages of a recipe. `score` saves s
 See `help(regrow.prune)` and so on.
 """
 
-from regrow.api import (
-    count_vocabulary,
-    generate,
-    grow_vocabulary,
-    inspect,
-    plan,
-    plan_vocabulary,
-    preview,
-    prune,
-    run,
-    score,
-    tokenise,
-    train,
-    verify,
-    write_corpus,
-    write_report,
-)
-from regrow.common.errors import UserError
-from regrow.common.publishing import durable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regrow.api import (
+        count_vocabulary,
+        generate,
+        grow_vocabulary,
+        inspect,
+        plan,
+        plan_vocabulary,
+        preview,
+        prune,
+        run,
+        score,
+        tokenise,
+        train,
+        verify,
+        write_corpus,
+        write_report,
+    )
+    from regrow.common.errors import UserError
+    from regrow.common.publishing import durable
 
 __all__ = [
     "UserError",
@@ -45,3 +49,16 @@ __all__ = [
     "write_corpus",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the package where it is first used, so that the command line starts fast."""
+    if name in __all__:
+        for place in ("regrow.api", "regrow.common.errors", "regrow.common.publishing"):
+            if hasattr(module := import_module(place), name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
