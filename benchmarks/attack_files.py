@@ -121,7 +121,7 @@ def make_kinds(root: Path) -> dict[str, Kind]:
         "text.jsonl": kind("a.jsonl", text("a.jsonl"), lines),
         "text.jsonl.gz": kind("a.jsonl.gz", text("a.jsonl.gz"), mutations.GZIP),
         "text.jsonl.zst": kind("a.jsonl.zst", text("a.jsonl.zst"), mutations.BYTES),
-        "text.parquet": kind("a.parquet", text("a.parquet"), mutations.BYTES),
+        "text.parquet": kind("a.parquet", text("a.parquet"), mutations.PARQUET),
         "chat_template.jinja": kind("chat_template.jinja", read_chat, mutations.TEMPLATE, model),
         "config.json": kind("config.json", read_config, json_, model),
         "generation_config.json": kind("generation_config.json", read_config, json_, model),

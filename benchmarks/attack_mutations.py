@@ -1,6 +1,7 @@
 """Spoil files: bytes at random, and values by the structure of JSON and YAML."""
 
 import gzip
+import io
 import json
 import random
 import struct
@@ -151,6 +152,35 @@ def gzip_bomb(_: bytes, drawn: random.Random) -> bytes:
     return gzip.compress(start + drawn.choice((b"a", b" ", b"[")) * (100 << 20), 1)
 
 
+def parquet_bomb(_: bytes, drawn: random.Random) -> bytes:
+    """Rows of 2.6 GB, or a page of 300 MB, in some kilobytes."""
+    import pyarrow
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    if drawn.random() < 0.5:
+        rows = pyarrow.array([0] * 260, "int32")
+        texts = pyarrow.DictionaryArray.from_arrays(rows, ["a" * (10 << 20)])
+    else:
+        texts = pyarrow.array(["a" * (300 << 20)])
+    table = pyarrow.table({"text": texts})
+    pyarrow.parquet.write_table(
+        table, file, compression="zstd", dictionary_pagesize_limit=1 << 30, write_statistics=False
+    )
+    return file.getvalue()
+
+
+def wild_numbers(data: bytes, drawn: random.Random) -> bytes:
+    """Numbers in the footer of a Parquet file become large."""
+    length = int.from_bytes(data[-8:-4], "little")
+    spoiled = bytearray(data)
+    for _ in range(drawn.choice((1, 2, 4))):
+        at = drawn.randrange(len(data) - 8 - length, len(data) - 8)
+        number = drawn.choice((b"\xff\xff\xff\xff\x0f", b"\xfe" * 9 + b"\x01", b"\xff\x7f"))
+        spoiled[at : at + len(number)] = number
+    return bytes(spoiled[: len(data) - 8]) + data[-8:]
+
+
 def odd_template(_: bytes, drawn: random.Random) -> bytes:
     loops = b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     return drawn.choice(
@@ -167,5 +197,6 @@ JSON = (*BYTES, by_json, by_json, by_json, by_json, deep_json)
 JSON_LINES = (*BYTES, by_json_line, by_json_line, by_json_line, by_json_line, deep_json)
 YAML = (*BYTES, by_yaml, by_yaml, by_yaml, by_yaml, odd_yaml, odd_yaml)
 TENSORS = (*BYTES, by_header, by_header, by_header, long_length)
+PARQUET = (*BYTES, wild_numbers, wild_numbers, parquet_bomb)
 GZIP = (*BYTES, *map(of_gzip, JSON_LINES), gzip_bomb)
 TEMPLATE = (*BYTES, odd_template)

@@ -27,31 +27,35 @@ Common to all functions:
   not exist raises TypeError.
 """
 
-from regrow.api import (
-    compare,
-    count_vocabulary,
-    evaluate,
-    evaluate_entities,
-    generate,
-    grow_vocabulary,
-    inspect,
-    plan,
-    plan_vocabulary,
-    preview,
-    prune,
-    run,
-    score,
-    tokenise,
-    train,
-    train_entities,
-    training_recipe,
-    verify,
-    write_corpus,
-    write_report,
-)
-from regrow.common.errors import UserError
-from regrow.common.progress import Progress
-from regrow.common.publishing import durable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regrow.api import (
+        compare,
+        count_vocabulary,
+        evaluate,
+        evaluate_entities,
+        generate,
+        grow_vocabulary,
+        inspect,
+        plan,
+        plan_vocabulary,
+        preview,
+        prune,
+        run,
+        score,
+        tokenise,
+        train,
+        train_entities,
+        training_recipe,
+        verify,
+        write_corpus,
+        write_report,
+    )
+    from regrow.common.errors import UserError
+    from regrow.common.progress import Progress
+    from regrow.common.publishing import durable
 
 __version__ = "0.1.0"
 
@@ -81,3 +85,21 @@ __all__ = [
     "write_corpus",
     "write_report",
 ]
+
+
+_PLACES = (
+    "regrow.api", "regrow.common.errors", "regrow.common.progress", "regrow.common.publishing"
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the package where it is first used, so that the command line starts fast."""
+    if name in __all__:
+        for place in _PLACES:
+            if hasattr(module := import_module(place), name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,13 @@ class Undisturbed:
     Attributes:
         points: What it does at each point.
         contents: What is then in the directory of its target.
+        mended: What attacks left in it, from which the command then gave these contents. Started
+            again from the same files, it does the same.
     """
 
     points: list[str]
     contents: dict[str, str]
+    mended: set[frozenset[tuple[str, str]]] = field(default_factory=set)
 
 
 class Arena:
@@ -110,11 +113,17 @@ class Arena:
         return self._undisturbed[command]
 
     def fault(self, attack: Attack, undisturbed: Undisturbed) -> str | None:
-        """What is wrong after an attack; None if nothing is."""
+        """What is wrong after an attack; None if nothing is.
+
+        A command is not started again if it was before, from files that were the same.
+        """
         where = undisturbed.points[attack.at - 1]
         outcome = self._run(attack.command, fresh=True, at=attack.at, kind=attack.kind)
         if wrong := _wrong_end(attack, outcome):
             return f"{attack} at {where}: {wrong}\n{outcome.said}"
+        left = frozenset(_contents(self._home / "work", for_restart=True))
+        if left in undisturbed.mended and not contents(self._home / "tmp"):
+            return None
         again = self._run(attack.command)
         found = contents(self._home / "work")
         # If the result had its name already, the command is right to refuse it.
@@ -127,6 +136,9 @@ class Arena:
                 if found.get(name) != undisturbed.contents.get(name)
             }
             return f"{attack} at {where}: started again, these differ: {sorted(differ)}"
+        if strays := contents(self._home / "tmp"):
+            return f"{attack} at {where}: these are left in the system's place: {sorted(strays)}"
+        undisturbed.mended.add(left)
         return None
 
     def arguments(self, command: str, out: Path) -> list[str]:
@@ -174,21 +186,35 @@ def contents(directory: Path) -> dict[str, str]:
     return dict(_contents(directory))
 
 
-def _contents(directory: Path) -> Iterator[tuple[str, str]]:
+def _contents(directory: Path, *, for_restart: bool = False) -> Iterator[tuple[str, str]]:
+    """`for_restart`: with all that a command could read that is started again."""
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         if path.is_symlink():
             yield name, f"-> {path.readlink()}"
         elif "tensorboard" in path.parts:
-            yield name.partition("/events.out.")[0], "tensorboard"
+            size = path.stat().st_size if for_restart else ""
+            yield name.partition("/events.out.")[0], f"tensorboard {size}"
         elif path.is_dir():
             yield name, "directory"
         elif path.name == "ledger.jsonl":
-            yield name, _digest(_timeless(path.read_text()).encode())
-        elif path.name in ("lock", "report.html"):
+            yield name, _digest(_timeless(path.read_text(errors="replace")).encode())
+        elif path.name == "state.json":
+            yield name, _digest(_without_seconds(path.read_bytes()))
+        elif path.name == "lock" or (path.name == "report.html" and not for_restart):
             yield name, "file"
         else:
             yield name, _digest(path.read_bytes())
+
+
+def _without_seconds(state: bytes) -> bytes:
+    """The state of a training without the time that it took."""
+    try:
+        values = json.loads(state)
+        del values["seconds"]
+    except (ValueError, KeyError):
+        return state
+    return json.dumps(values).encode()
 
 
 def _timeless(ledger: str) -> str:
@@ -211,10 +237,15 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def every_attack(command: str, points: int, share: int = 1) -> list[Attack]:
-    """Every `share`-th of all faults at all points of a command; 4: at each point one, in turn."""
-    every = [Attack(command, at, kind) for at in range(1, points + 1) for kind in KINDS]
-    return [each for number, each in enumerate(every) if (number + number // 4) % share == 0]
+def attacks_of_round(command: str, points: int, number: int) -> list[Attack]:
+    """One fault at each point of a command, the kinds in turn; four rounds make all faults.
+
+    Points that follow each other lie far apart, so that the first attacks are an even sample.
+    """
+    spread = sorted(range(1, points + 1), key=lambda at: f"{at:016b}"[::-1])
+    return [
+        Attack(command, at, KINDS[(place + number) % len(KINDS)]) for place, at in enumerate(spread)
+    ]
 
 
 def sample(command: str, points: int, count: int, seed: int) -> list[Attack]:

@@ -10,9 +10,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 KINDS = (
     "recipe", "ledger", "training.json", "state.json", "plan", "scores", "cut", "counts",
     "store notes", "store index", "text.txt", "text.jsonl", "text.jsonl.gz", "text.jsonl.zst",
-    "text.parquet", "config.json", "generation_config.json", "tokenizer_config.json",
-    "special_tokens_map.json", "tokenizer.model", "weights", "weights index",
-    "chat_template.jinja",
+    "text.parquet", "config.json", "generation_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "weights",
+    "weights index", "chat_template.jinja", "GGUF",
 )  # fmt: skip
 EACH = 12
 """Spoiled files of a kind; templates need more time, as some fill the memory."""

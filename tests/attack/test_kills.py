@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attack.faults import FULL
-from tests.attack.kills import COMMANDS, Arena, Attack, Undisturbed, sample
+from tests.attack.faults import FULL, KINDS
+from tests.attack.kills import COMMANDS, Arena, Attack, Undisturbed, attacks_of_round, sample
 from tests.attack.zygote import Zygote
 
 COUNTS = {"run": 2, "train": 3, "prune": 4, "vocab count": 4, "vocab grow": 3}
@@ -41,3 +41,14 @@ def test_what_differs_is_seen(arena: Arena) -> None:
     assert "these differ: ['scores.json']" in (arena.fault(attack, other) or "")
     fewer = Undisturbed(true.points, {})
     assert "these differ: ['scores.json']" in (arena.fault(attack, fewer) or "")
+
+
+def test_four_rounds_make_all_faults_and_a_beginning_is_an_even_sample() -> None:
+    rounds = [attacks_of_round("run", 600, number) for number in range(4)]
+    assert {(each.at, each.kind) for made in rounds for each in made} == {
+        (at, kind) for at in range(1, 601) for kind in KINDS
+    }
+    first = rounds[0][:64]
+    assert {each.kind for each in first} == {*KINDS}
+    for part in range(6):
+        assert 8 <= sum(part * 100 < each.at <= part * 100 + 100 for each in first) <= 13

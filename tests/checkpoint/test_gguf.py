@@ -348,7 +348,8 @@ def test_what_a_killed_conversion_left_goes_with_the_next(tmp_path: Path) -> Non
     source = write(tmp_path / "tiny.gguf", tiny_model())
     code = (
         "import os, pathlib, signal, sys; from regrow.checkpoint import gguf; "
-        "gguf._save_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        "import tempfile; tempfile.tempdir = '/none'; "
+        "gguf._load = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
         "gguf.convert_gguf(*map(pathlib.Path, sys.argv[1:]), print)"
     )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
@@ -365,7 +366,7 @@ def test_a_conversion_that_runs_is_waited_for(
 ) -> None:
     """The same file is converted a second time while the first conversion runs."""
     source = write(tmp_path / "tiny.gguf", tiny_model())
-    save = module._save_model
+    save = module._load
     saved: list[Any] = []
     second = threading.Thread(target=convert, args=(source,))
 
@@ -375,7 +376,7 @@ def test_a_conversion_that_runs_is_waited_for(
         saved.append(args)
         return save(*args)
 
-    monkeypatch.setattr(module, "_save_model", meanwhile)
+    monkeypatch.setattr(module, "_load", meanwhile)
     convert(source)
     second.join()
     assert len(saved) == 1

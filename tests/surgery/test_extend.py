@@ -1,6 +1,7 @@
 """Added tokens: old rows are unchanged, new rows are means, tokenizer and configs agree."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,15 @@ def test_shards_and_bfloat16(tmp_path: Path) -> None:
     new = load_file(tmp_path / "new" / weight_map[name])[name]
     mean = state[name].double().mean(0).to(torch.bfloat16)
     assert all(torch.equal(row, mean) for row in new[320:])
+
+
+def test_no_file_lies_elsewhere_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process leaves its files where the next one with the same target removes them."""
+    source = write(tmp_path / "m", LLAMA, 0, 320)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    add_tokens(ModelDirectory(source), tmp_path / "new", TOKENS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "new"]
+    assert not (tmp_path / "new/tokenizer").exists()
 
 
 def test_it_is_made_once_and_only_where_something_lacks(tmp_path: Path) -> None:

@@ -37,18 +37,26 @@ def companion_files(directory: Path) -> dict[str, Path]:
     snapshot in the cache of the Hugging Face hub may be links to its blobs.
     """
     found = {path for pattern in _PATTERNS for path in directory.glob(pattern) if path.is_file()}
-    inside = tuple(_places(directory))
     companions = {}
     for path in sorted(found):
         if path.name == HISTORY_FILE or path.stat().st_size > _MAX_BYTES or not _is_data(path):
             continue
-        if not any(path.resolve().is_relative_to(place) for place in inside):
-            raise UserError(
-                f"{path}: a link that leads out of the directory; put a copy of the file there, or "
-                "remove the link"
-            )
+        check_place(directory, path)
         companions[path.relative_to(directory).as_posix()] = path
     return companions
+
+
+def check_place(directory: Path, path: Path) -> None:
+    """Raise UserError if a file of a model is a link to a file outside of its directory.
+
+    It is for the files that are passed on as they are. Weights may lie anywhere: they are read only
+    as safetensors, and only the tensors that the architecture has are passed on.
+    """
+    if not any(path.resolve().is_relative_to(place) for place in _places(directory)):
+        raise UserError(
+            f"{path}: a link that leads out of the directory; put a copy of the file there, or "
+            "remove the link"
+        )
 
 
 def _places(directory: Path) -> Iterator[Path]:

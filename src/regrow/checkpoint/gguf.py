@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -23,7 +22,6 @@ from regrow.checkpoint.companions import SOURCE_FILE
 from regrow.checkpoint.gguf_header import check_header, check_types
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import (
-    WeightFile,
     library_weights,
     partial_directory,
     publish,
@@ -67,7 +65,16 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
     with workplace(directory, wait=True) as place, partial_directory(directory, place) as partial:
         if directory.is_dir():
             return
-        weights = _save_model(gguf, partial, metadata)
+        link = _alone(gguf, place / "source")
+        with library_errors(f"{gguf}: transformers cannot load it"):
+            model, tokenizer, misfits = _load(link, metadata)
+        if misfits:
+            raise UserError(
+                f"{gguf}: {len(misfits)} tensors do not fit the architecture: {misfits[0]}, ..."
+            )
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        weights = library_weights(model, partial)
         config = _repaired_config(partial, rope)
         _repair_generation_config(partial)
         _repair_tokenizer(gguf, partial, metadata, notify)
@@ -157,8 +164,8 @@ def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
         )
 
 
-def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[WeightFile]:
-    """Write model and tokenizer with transformers; return the weight files that it must give."""
+def _load(gguf: Path, metadata: dict[str, Any]) -> tuple[Any, Any, list[str]]:
+    """Model and tokenizer, by transformers; the names of tensors that do not fit the model."""
     import torch
     from transformers import (
         AutoConfig,
@@ -168,39 +175,31 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
         GgufConfig,
     )
 
-    file = {"gguf_file": gguf.name, **LOCAL}
-    with _alone(gguf) as folder, library_errors(f"{gguf}: transformers cannot load it"):
-        config = AutoConfig.from_pretrained(folder, **file)
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        with _telling_tensors():
-            model, loading = auto.from_pretrained(
-                folder,
-                dtype=torch.bfloat16,
-                quantization_config=GgufConfig(dequantize=True),
-                output_loading_info=True,
-                **file,
-            )
-        tell_part("converting the tokenizer, part", 0, 1)
-        bos = {}
-        if (
-            metadata.get("tokenizer.ggml.pre") in _IGNORE_MERGES_AND_ADD_BOS
-            and "tokenizer.ggml.add_bos_token" not in metadata
-        ):
-            bos = {"add_bos_token": True}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
-    misfits = sorted(loading["missing_keys"] | loading["unexpected_keys"])
-    misfits += [str(key) for key in loading["mismatched_keys"]]
-    if misfits:
-        raise UserError(
-            f"{gguf}: {len(misfits)} tensors do not fit the architecture: {misfits[0]}, ..."
+    folder, file = gguf.parent, {"gguf_file": gguf.name, **LOCAL}
+    config = AutoConfig.from_pretrained(folder, **file)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with _telling_tensors():
+        model, loading = auto.from_pretrained(
+            folder,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+            **file,
         )
+    tell_part("converting the tokenizer, part", 0, 1)
+    bos = {}
+    if (
+        metadata.get("tokenizer.ggml.pre") in _IGNORE_MERGES_AND_ADD_BOS
+        and "tokenizer.ggml.add_bos_token" not in metadata
+    ):
+        bos = {"add_bos_token": True}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
+    tell_part("converting the tokenizer, part", 1, 1)
     length = getattr(model.config, "max_position_embeddings", None)
     if length is not None:
         tokenizer.model_max_length = length
-    tell_part("converting the tokenizer, part", 1, 1)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return library_weights(model, directory)
+    misfits = sorted(loading["missing_keys"] | loading["unexpected_keys"])
+    return model, tokenizer, misfits + [str(key) for key in loading["mismatched_keys"]]
 
 
 @contextmanager
@@ -216,16 +215,16 @@ def _telling_tensors() -> Iterator[None]:
         library.tqdm = bar
 
 
-@contextmanager
-def _alone(gguf: Path) -> Iterator[str]:
-    """Context manager: a folder in which the file lies alone, as a link.
+def _alone(gguf: Path, folder: Path) -> Path:
+    """A link to the file in a new folder, in which it lies alone.
 
     In the file's own folder, transformers would also read a config or a tokenizer's config beside
     it. The cache knows a conversion only by the file.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, gguf.name).symlink_to(gguf.resolve())
-        yield folder
+    folder.mkdir()
+    link = folder / gguf.name
+    link.symlink_to(gguf.resolve())
+    return link
 
 
 def _repaired_config(directory: Path, rope: dict[str, Any] | None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def query_class(query: str, **arguments: Any) -> Any:
     process = subprocess.run(
         [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check", query],
         input=json.dumps(arguments), capture_output=True, encoding="utf-8",
-        errors="replace", check=False,
+        errors="replace", check=False, process_group=0,
     )  # fmt: skip
     if process.returncode:
         raise RuntimeError(f"building the class of a model failed:\n{process.stderr}")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.checkpoint.companions import check_place
 from regrow.checkpoint.header import (
     QUANTISED_REFUSAL,
     TensorInfo,
@@ -78,6 +79,7 @@ def _open(directory: Path) -> Checkpoint:
             f"{directory}: holds an adapter (adapter_config.json), not a whole model; merge it "
             f"first: {_merge_command(directory)}"
         )
+    check_place(directory, directory / CONFIG_FILE)
     if not (directory / CONFIG_FILE).exists():
         raise UserError(_no_config(directory))
     config = read_json_object(directory / CONFIG_FILE)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +70,12 @@ def verify_all(
     command = [sys.executable, "-I", str(_SCRIPT), json.dumps(requests)]
     # The warnings of transformers are checked, so they must not be silenced.
     environment = {k: v for k, v in os.environ.items() if k != "TRANSFORMERS_VERBOSITY"}
-    process = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", env=environment,
-        check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as modules:
+        environment["HF_MODULES_CACHE"] = modules  # transformers copies code that it runs there
+        process = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=environment,
+            check=False, process_group=0,
+        )  # fmt: skip
     if process.returncode != 0:
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(

@@ -154,14 +154,15 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
         raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    if not main or before not in (signal.SIG_DFL, signal.default_int_handler):
         yield lambda: False
         return
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield lambda: seen
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
 
 
 def _has_undecoded_bytes(word: str) -> bool:

@@ -132,8 +132,20 @@ def pool(processes: int, start: Callable[..., None], *arguments: Any) -> Iterato
         executor.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _no_interrupt_for_children() -> Iterator[None]:
+    """Context manager: processes that are started here get no SIGINT, also while they start.
+
+    Ctrl-C sends it to them too, and this process ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     # A parent that is killed cannot end its processes.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -229,7 +241,8 @@ def process_files(
     try:
         for number, block in _read_files(files, start, workers.block_bytes, whole):
             after, read = FilePosition(number, block.after), before[number] + block.read
-            waiting.append((after, read, workers.executor.submit(work, block)))
+            with _no_interrupt_for_children():  # submit starts the processes
+                waiting.append((after, read, workers.executor.submit(work, block)))
             yield from results(workers.ahead)
     except UserError:
         # An error of an earlier block comes first.

@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from regrow.common.errors import UserError, one_line
+from regrow.common.errors import UserError
+from regrow.corpus.parquet_rows import read_rows
 from regrow.corpus.text_files import kind_of, package_for, text_files
 
 _UTF8_BOM = b"\xef\xbb\xbf"
@@ -340,38 +340,11 @@ def _skip(text: BinaryIO, offset: int) -> None:
 
 
 def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
-    arrow = package_for(".parquet", path)
-    parquet = import_module("pyarrow.parquet")
+    package_for(".parquet", path)
     nbytes = path.stat().st_size
-    row = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            if "text" not in (names := file.schema_arrow.names):
-                raise UserError(f"{path}: no column 'text'; the columns are {', '.join(names)}")
-            total = file.metadata.num_rows
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if row + rows <= start.record:
-                    row += rows
-                    continue
-                batches = file.iter_batches(
-                    max(1, size // _BYTES_A_ROW), row_groups=[group], columns=["text"],
-                    use_threads=False,
-                )  # fmt: skip
-                for batch in batches:
-                    after = row + batch.num_rows
-                    first = max(row, start.record)
-                    if first < after:
-                        texts = tuple(batch.column(0).slice(first - row).to_pylist())
-                        read = nbytes * after // total
-                        yield Block(
-                            path, Position(first, first), Position(after, after), texts, read
-                        )
-                    row = after
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path}: column 'text' is not UTF-8 after row {row:,}; write the file again"
-        ) from None
-    except (arrow.ArrowException, OSError) as error:
-        reason = one_line(str(error))[:200]
-        raise UserError(f"{path}: not a complete Parquet file ({reason}); write it again") from None
+    for rows in read_rows(path, max(1, size // _BYTES_A_ROW), start.record):
+        after = rows.first + len(rows.texts)
+        read = min(nbytes, nbytes * after // rows.total)
+        yield Block(
+            path, Position(rows.first, rows.first), Position(after, after), rows.texts, read
+        )

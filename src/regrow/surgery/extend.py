@@ -12,7 +12,6 @@ the mean of the rows of the tokens that it is merged from.
 
 import copy
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,8 +32,8 @@ from regrow.checkpoint.reader import read_tensor
 from regrow.checkpoint.writer import small_files
 from regrow.common.errors import UserError
 from regrow.common.files import parse_json_object
-from regrow.common.publishing import make_directory
-from regrow.models.loading import load_tokenizer
+from regrow.common.publishing import make_directory, workplace
+from regrow.models.loading import library_errors, load_tokenizer
 from regrow.surgery.carve import CarvePlan, Output, Shard, carve
 from regrow.surgery.computed import Computed, Floats
 from regrow.surgery.cut import CUT_FILE
@@ -84,17 +83,18 @@ def add_tokens(source: ModelDirectory, out: Path, tokens: Sequence[str]) -> None
     there is not enough disk space.
     """
     layout = source.layout
-    files, first = _tokenizer_with(source, tokens)
-    if first > layout.sizes["vocab"]:
-        raise UserError(
-            f"{source.path}: the tokenizer has ids up to {first - 1}, the embedding "
-            f"{layout.sizes['vocab']} rows"
-        )
-    rows = _NewRows(first, first + len(tokens), layout.sizes["vocab"])
-    _unsuppress(files, range(first, first + len(tokens)))
-    words = f"{len(tokens):,} special tokens added, {tokens[0]} to {tokens[-1]}"
-    files |= _description(source, rows, words)
-    carve(_plan(source, rows, source.checkpoint.config, files), out)
+    with workplace(out) as place:
+        files, first = _tokenizer_with(source, tokens, place / "tokenizer")
+        if first > layout.sizes["vocab"]:
+            raise UserError(
+                f"{source.path}: the tokenizer has ids up to {first - 1}, the embedding "
+                f"{layout.sizes['vocab']} rows"
+            )
+        rows = _NewRows(first, first + len(tokens), layout.sizes["vocab"])
+        _unsuppress(files, range(first, first + len(tokens)))
+        words = f"{len(tokens):,} special tokens added, {tokens[0]} to {tokens[-1]}"
+        files |= _description(source, rows, words)
+        carve(_plan(source, rows, source.checkpoint.config, files), out, place=place)
 
 
 def add_merged_tokens(source: ModelDirectory, out: Path, merges: Sequence[tuple[str, str]]) -> None:
@@ -209,8 +209,13 @@ class _NewRows:
         return np.moveaxis(whole, 0, axis)
 
 
-def _tokenizer_with(source: ModelDirectory, tokens: Sequence[str]) -> tuple[dict[str, bytes], int]:
+def _tokenizer_with(
+    source: ModelDirectory, tokens: Sequence[str], directory: Path
+) -> tuple[dict[str, bytes], int]:
     """The small files of `source`, with the tokens added to its tokenizer; the first new id.
+
+    `directory`: a new one for the files, in the workplace of the result, so that none of a killed
+    process stays elsewhere.
 
     Raises UserError if the tokenizer, saved and loaded again, does not have exactly these tokens
     more, or encodes a sample text differently.
@@ -226,22 +231,22 @@ def _tokenizer_with(source: ModelDirectory, tokens: Sequence[str]) -> tuple[dict
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False
     )
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        write_files(directory, kept)
+    directory.mkdir()
+    write_files(directory, kept)
+    with library_errors(f"{directory}: the tokenizer cannot be written"):
         tokenizer.save_pretrained(directory)
-        reloaded = load_tokenizer(directory)
-        expected = vocabulary | {token: first + number for number, token in enumerate(tokens)}
-        if reloaded.get_vocab() != expected or reloaded(_SAMPLE)["input_ids"] != sample_ids:
-            raise UserError(
-                f"{source.path}: {type(tokenizer).__name__} cannot be given tokens without "
-                f"changing others; give a model whose tokenizer has {tokens[0]}"
-            )
-        files = {
-            path.relative_to(directory).as_posix(): path.read_bytes()
-            for path in sorted(directory.rglob("*"))
-            if path.is_file()
-        }
+    reloaded = load_tokenizer(directory)
+    expected = vocabulary | {token: first + number for number, token in enumerate(tokens)}
+    if reloaded.get_vocab() != expected or reloaded(_SAMPLE)["input_ids"] != sample_ids:
+        raise UserError(
+            f"{source.path}: {type(tokenizer).__name__} cannot be given tokens without "
+            f"changing others; give a model whose tokenizer has {tokens[0]}"
+        )
+    files = {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
     return files, first
 
 

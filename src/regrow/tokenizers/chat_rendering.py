@@ -106,6 +106,7 @@ class _Renderer:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "regrow.tokenizers.chat_rendering"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                process_group=0,
             )  # fmt: skip
             self._owner = os.getpid()
         return self._process
