@@ -108,8 +108,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def expanded(words: list[str]) -> Iterator[str]:
     """Patterns as the shell expands them."""
     for word in words:
-        found = sorted(Path().glob(word)) if "*" in word else []
-        yield from map(str, found or [word])
+        found = [str(path) for path in sorted(Path().glob(word))] if "*" in word else []
+        yield from found or [word]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -28,8 +28,8 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
 from regrow.common.publishing import partial_place
 from regrow.evaluation.registry import EVALUATIONS, Evaluation
+from regrow.pipeline.finished import Result
 from regrow.pipeline.ledger import Ledger, read_entries
-from regrow.pipeline.run import Result
 from regrow.pipeline.steps import RESULTS
 from regrow.pipeline.summary import summarise
 from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_tiny
