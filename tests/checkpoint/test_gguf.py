@@ -21,6 +21,7 @@ from regrow.checkpoint import gguf as module
 from regrow.checkpoint.gguf import convert_gguf, file_sha256
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
+from regrow.common.progress import telling_parts
 from regrow.common.publishing import partial_place
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -163,6 +164,17 @@ def test_a_converted_model_is_the_one_that_was_written(tmp_path: Path) -> None:
     assert record["sha256"] == file_sha256(source)
     assert record["tensor_types"] == ["F32"]
     assert set(record["versions"]) == {"regrow", "transformers", "gguf"}
+
+
+def test_a_conversion_tells_how_many_tensors_are_read(tmp_path: Path) -> None:
+    model, heard = tiny_model(), list[tuple[str, int, int]]()
+    source = write(tmp_path / "tiny.gguf", model)
+    with telling_parts(lambda *part: heard.append(part)):
+        convert(source)
+    tensors = [(done, total) for doing, done, total in heard if doing == "converting, tensor"]
+    total = tensors[0][1]
+    assert total > 9
+    assert tensors == [(done, total) for done in range(total + 1)]
 
 
 def test_files_beside_it_change_nothing_and_run_nothing(
