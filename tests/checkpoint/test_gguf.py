@@ -23,6 +23,7 @@ from regrow.checkpoint.history import history_of
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
+from regrow.common.progress import telling_parts
 from regrow.common.publishing import partial_place
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -179,6 +180,17 @@ def test_a_conversion_records_what_the_file_says_of_licence_and_origin(tmp_path:
     history = history_of(directory, ModelDirectory(directory).layout)
     assert history.base.card == {"license": "apache-2.0", "language": ["en", "zh"]}
     assert (history.base.name, history.base.hub_id) == ("tiny", "owner/tiny")
+
+
+def test_a_conversion_tells_how_many_tensors_are_read(tmp_path: Path) -> None:
+    model, heard = tiny_model(), list[tuple[str, int, int]]()
+    source = write(tmp_path / "tiny.gguf", model)
+    with telling_parts(lambda *part: heard.append(part)):
+        convert(source)
+    tensors = [(done, total) for doing, done, total in heard if doing == "converting, tensor"]
+    total = tensors[0][1]
+    assert total > 9
+    assert tensors == [(done, total) for done in range(total + 1)]
 
 
 def test_files_beside_it_change_nothing_and_run_nothing(

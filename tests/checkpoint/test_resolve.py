@@ -36,6 +36,17 @@ def test_a_directory_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert resolve_model("~/owner", None) == tmp_path / "owner"
 
 
+def test_the_directory_of_a_run_stands_for_its_model(tmp_path: Path) -> None:
+    (tmp_path / "run/stages/half/model").mkdir(parents=True)
+    (tmp_path / "run/ledger.jsonl").touch()
+    said: list[str] = []
+    with pytest.raises(UserError, match="not finished"):
+        resolve_model(str(tmp_path / "run"), None, said.append)
+    (tmp_path / "run/model").symlink_to("stages/half/model")
+    assert resolve_model(str(tmp_path / "run"), None, said.append) == tmp_path / "run/model"
+    assert said == [f"{tmp_path / 'run'} is a run; its model is {tmp_path / 'run/model'}"]
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -21,13 +21,13 @@ from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
-from regrow.common.progress import Progress
+from regrow.common.progress import Progress, telling_parts
 from regrow.surgery.cut import CUT_FILE, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.output import ORIGIN_FILE
 from regrow.surgery.prune import Pruned, plan_cut, prune_checkpoint
 from tests.surgery.carving import assert_same_bytes, tensors
-from tests.tiny import write_tiny
+from tests.tiny import sentences, write_model, write_tiny
 
 
 def _prune(source: Path, out: Path, *, seed: int = 0, **options: Any) -> Pruned:
@@ -207,6 +207,29 @@ def test_refuses_an_output_in_use_before_it_reads(tmp_path: Path) -> None:
     (tmp_path / "out" / "x").write_text("")
     with pytest.raises(UserError, match="already holds something"):
         _prune(tmp_path / "nothing", tmp_path / "out", ffn=8)
+
+
+@pytest.mark.parametrize(
+    ("by", "parts"),
+    [(None, ["scoring, batch", "refitting, layer"]),
+     ("taylor", ["scoring, batch", "refitting, layer"]),
+     ("loss", ["scoring, layers by loss, batch", "refitting, layer"])],
+)  # fmt: skip
+def test_scores_and_refits_tell_how_far_they_are(
+    tmp_path: Path, by: str | None, parts: list[str]
+) -> None:
+    source = ModelDirectory(write_model(tmp_path / "in"))
+    sizes = {"layers": 3} if by == "loss" else {"ffn": 40}
+    spec = CutSpec(**sizes, by=by, calibration_tokens=3_000)
+    heard: list[tuple[str, int, int]] = []
+    with telling_parts(lambda *part: heard.append(part)):
+        prune_checkpoint(source, tmp_path / "out", spec, documents=lambda: iter(sentences(300)))
+    assert list(dict.fromkeys(doing for doing, *_ in heard)) == parts
+    for part in parts:
+        told = [(done, total) for doing, done, total in heard if doing == part]
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        assert len({total for _, total in told}) == 1
+        assert len(told) > 2
 
 
 def test_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:

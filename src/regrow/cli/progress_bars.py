@@ -50,12 +50,14 @@ class Shown:
     _since: float = field(default=0.0, init=False)
     _part_since: float = field(default=0.0, init=False)
 
+    _updated: float = field(default=0.0, init=False)
+
     def __post_init__(self) -> None:
         self._since = self.now()
 
     def take_update(self, update: Update) -> None:
         """Take the state of a run."""
-        before, self.update = self.update, update
+        before, self.update, self._updated = self.update, update, self.now()
         if before is None or (before.stage, before.doing) != (update.stage, update.doing):
             self._since, self.part = self.now(), None
 
@@ -93,10 +95,17 @@ class Shown:
             words = ", ".join([words, *_training_words(update)])
         if now - self._since >= _LONG:
             words += f", for {duration(now - self._since)}"
-        left = None if update is None else update.seconds_left
+        left = self._left(now)
         if left is not None:
             return f"{duration(left)} left, {words}"
         return words if for_this is None else f"{words}, {duration(for_this)} for this"
+
+    def _left(self, now: float) -> float | None:
+        """The seconds left of a run, which go on falling until they were too few."""
+        if self.update is None or self.update.seconds_left is None:
+            return None
+        left = self.update.seconds_left - (now - self._updated)
+        return left if left >= 0.5 else None
 
     def line(self) -> str:
         """The same as a line of a log."""
@@ -106,12 +115,13 @@ class Shown:
 
 
 def _training_words(update: Update) -> Iterator[str]:
-    if update.loss is not None:
-        yield f"training loss {update.loss:.2f}"
+    """The most important first, since a narrow terminal cuts the end off."""
     if update.heldout:
         yield f"held out {update.heldout}"
     if update.tokens_per_second is not None:
         yield f"{update.tokens_per_second:,.0f} tokens/s"
+    if update.loss is not None:
+        yield f"training loss {update.loss:.2f}"
 
 
 def byte_progress(what: str) -> AbstractContextManager[Progress]:
@@ -228,7 +238,7 @@ def _line_bar(shown: Shown, *, with_stage: bool) -> "Bar":
 
     stage = [bars.TextColumn("{task.fields[stage]}")] if with_stage else []
     bar = bars.Progress(
-        bars.SpinnerColumn(), *stage, bars.BarColumn(bar_width=16),
+        bars.SpinnerColumn(), *stage, bars.BarColumn(bar_width=12),
         bars.TextColumn("{task.percentage:>3.0f}%"), Words(),
         console=ERR, transient=True, disable=not ERR.is_terminal,
     )  # fmt: skip

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from regrow.training.task import StepReport
 
 
+_LONG_STEP = 5.0
+"""Seconds from which a first training step says how fast the others will be."""
+
+
 @dataclass(frozen=True)
 class StepRecorder:
     """Records the steps of one run.
@@ -78,22 +82,29 @@ class TrainingProgress:
     ) -> None:
         """`heldout_words`: a held-out loss in nats per token, in words."""
         self._recorder, self._stage, self._flops_per_token = recorder, stage, flops_per_token
-        self._reported, self._tokens = time.monotonic(), 0
+        self._reported: float | None = None
+        self._tokens = 0
         self._heldout_words, self._heldout = heldout_words, ""
 
     def __call__(self, report: "StepReport") -> None:
-        seconds, tokens = time.monotonic() - self._reported, report.tokens - self._tokens
-        # After a resume, the first report counts tokens of an earlier process, so it has no rate.
-        resumed = self._tokens == 0 and report.step > 1
-        work = self._flops_per_token * tokens
-        self._recorder.clock.done(f"{self._stage}/recover", work, None if resumed else seconds)
-        self._reported, self._tokens = time.monotonic(), report.tokens
+        step, clock, work = f"{self._stage}/recover", self._recorder.clock, self._flops_per_token
+        now = time.monotonic()
+        if self._reported is None:
+            # The first report may count tokens of an earlier process, and a short first step
+            # mostly warms up.
+            long = report.step_seconds >= _LONG_STEP
+            clock.done(step, work * (report.tokens - report.step_tokens))
+            clock.done(step, work * report.step_tokens, report.step_seconds if long else None)
+        else:
+            clock.done(step, work * (report.tokens - self._tokens), now - self._reported)
+        self._reported, self._tokens = now, report.tokens
         if report.heldout is not None:
             self._heldout = self._heldout_words(report.heldout)
         state = self._recorder.state(self._stage, f"step {report.step:,} of {report.steps:,}")
         self._recorder.progress.update(
             replace(
-                state, loss=report.loss, tokens_per_second=None if resumed else tokens / seconds,
+                state, loss=report.loss,
+                tokens_per_second=report.step_tokens / report.step_seconds,
                 heldout=self._heldout,
             )
         )  # fmt: skip

@@ -177,7 +177,7 @@ def _figures(
         ratio = result.speed.ratio
         label = "generated tokens per second"
         shown = numbers.rate(x), numbers.rate(y)
-        found.append(Figure(label, *shown, f"{ratio:.1f}×", tables.way(1, 1 / ratio)))  # noqa: RUF001
+        found.append(Figure(label, *shown, f"{ratio:.1f}×", tables.way(1, ratio, "more")))  # noqa: RUF001
     return found
 
 

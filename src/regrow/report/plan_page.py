@@ -19,14 +19,15 @@ from regrow.report.svg import (
     tick_labels,
     ticks,
 )
+from regrow.report.tables import way
 from regrow.report.templates import render
 
 if TYPE_CHECKING:
     from regrow.surgery.plan import Plan
     from regrow.surgery.search.search import AxisCosts, SizeSearch
 
-_LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 40.0, WIDTH - 14.0, 12.0, 168.0, 28.0
-_ACROSS, _SMALL, _PITCH, _APART = 3, 70.0, 112.0, 14.0
+_LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 40.0, WIDTH - 14.0, 12.0, 168.0, 40.0
+_ACROSS, _SMALL, _PITCH, _APART = 3, 70.0, 120.0, 14.0
 
 
 def cost_charts(search: "SizeSearch", parameters: int) -> Svg | None:
@@ -39,7 +40,7 @@ def cost_charts(search: "SizeSearch", parameters: int) -> Svg | None:
     points = [point for _, line in lines for point in line]
     if not points:
         return None
-    most_x, most_y = max(x for x, _ in points), max(0.01, *(y for _, y in points))
+    most_x, most_y = max(x for x, _ in points), 1.15 * max(0.01, *(y for _, y in points))
     low = min(0.0, *(y for _, y in points))
     rows = -(-len(lines) // _ACROSS)
     width = (_RIGHT - _LEFT - (_ACROSS - 1) * _APART) / _ACROSS
@@ -87,7 +88,7 @@ def prediction_chart(search: "SizeSearch") -> Svg | None:
     values = ticks(x.low, x.high)
     for value, label in zip(values, tick_labels(values), strict=True):
         add(root, "text", "tick", label, x=x(value), y=base + 14, text_anchor="middle")
-    add(root, "text", "tick", "predicted, bits per byte", x=_RIGHT, y=base + 25, text_anchor="end")
+    add(root, "text", "title", "predicted, bits per byte", x=_RIGHT, y=base + 31, text_anchor="end")
     for number, (each, (predicted, measured)) in enumerate(
         zip(search.candidates, pairs, strict=True), start=1
     ):
@@ -135,6 +136,7 @@ def render_plan(plan: "Plan") -> str:
         search=search,
         chosen=chosen,
         remaining=remaining(chosen.sizes),
+        way=way,
         number=numbers,
         costs=cost_charts(search, plan.parameters_before),
         predictions=prediction_chart(search),

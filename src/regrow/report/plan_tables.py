@@ -44,8 +44,8 @@ def candidate_rows(search: "SizeSearch") -> Rows:
 
 def stage_rows(plan: "Plan") -> Rows:
     """The sizes and parameters after each stage."""
-    rows: Rows = [("stage", "what remains", "parameters", "")]
-    rows.append(("original", "", f"{plan.parameters_before:,}", ""))
+    rows: Rows = [("stage", "what remains", "parameters", "left")]
+    rows.append(("original", "", f"{plan.parameters_before:,}", "100%"))
     for stage in plan.stages:
         share = stage.parameters / plan.parameters_before
         rows.append((stage.name, remaining(stage.sizes), f"{stage.parameters:,}", f"{share:.0%}"))

@@ -148,11 +148,11 @@ def _losses(
     )
 
 
-def way(before: float, after: float) -> Way:
-    """Whether a number that should be small fell or rose, by more than rounding to 3 decimals."""
+def way(before: float, after: float, good: Literal["less", "more"] = "less") -> Way:
+    """Whether a number got better or worse, by more than rounding to 3 decimals."""
     if round(after, 3) == round(before, 3):
         return ""
-    return "better" if after < before else "worse"
+    return "better" if (after < before) == (good == "less") else "worse"
 
 
 def loss_text(score: Score | None, unit: Unit) -> str:

@@ -36,12 +36,14 @@ def print_table(
     `nats`: also print the losses in nats per token.
     """
     if summary.models:
+        console.print()
         console.print(_sizes(tables.size_rows(summary)))
     first = tables.unit_of(summary)
     units: tuple[Unit, ...] = ("bits per byte", "nats per token")
     shown = units if nats and first == units[0] else (first,)
     for unit in shown:
         for table in tables.loss_tables(summary, unit, texts_per_table=1):
+            console.print()
             console.print(_plain(f"{table.texts[0]}, {unit}", "bold"))
             console.print(_losses(table))
     for note in _notes(summary, shown):

@@ -13,7 +13,7 @@ from regrow.report.templates import render
 if TYPE_CHECKING:
     from regrow.vocabulary.sizing import VocabularyPlan
 
-_LEFT, _RIGHT, _PLOT, _BOTTOM = 46.0, WIDTH - 14.0, 190.0, 28.0
+_LEFT, _RIGHT, _PLOT, _BOTTOM = 46.0, WIDTH - 14.0, 190.0, 40.0
 _LEAST_SHARE = 1e-5
 _STYLES = ("line regrown", "line h1", "line h2", "line cut", "line comparison", "line grey")
 """The style of the line for all text, then of those for the languages."""
@@ -52,14 +52,14 @@ def share_chart(
     for size in _round_sizes(min(sizes), max(sizes)):
         label = numbers.count(size, 0) if size >= 10_000 else f"{size:,}"
         add(root, "text", "tick", label, x=x(math.log(size)), y=base + 14, text_anchor="middle")
-    add(root, "text", "tick", "tokens in the vocabulary", x=_RIGHT, y=base + 25, text_anchor="end")
+    add(root, "text", "title", "tokens in the vocabulary", x=_RIGHT, y=base + 31, text_anchor="end")
     for number, (name, size) in enumerate(marked_sizes.items()):
         at = x(math.log(size))
         add(root, "path", "line comparison", d=path([(at, top), (at, base)]))
         is_left = at < (_LEFT + _RIGHT) / 2
         place, anchor = (at + 4, "start") if is_left else (at - 4, "end")
         add(
-            root, "text", "value strong", f"{name} {size:,}", x=place, y=base - 8 - 13 * number,
+            root, "text", "value strong", f"{name} {size:,}", x=place, y=top + 10 + 13 * number,
             text_anchor=anchor,
         )  # fmt: skip
     for style, line, (at_x, at_y), name in zip(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from regrow.scoring.batches import TextBatch
     from regrow.scoring.calibration import Calibration
 
+_DOING = "scoring, layers by loss, batch"
+
 
 def drop_order(
     model: Any, layout: Layout, axis: Axis, calibration: "Calibration", size: int
@@ -51,7 +53,7 @@ def drop_order(
             by_batch: list[NDArray[np.float64]] = []
             for batch in batches:
                 done = number * len(batches) + len(by_batch)
-                tell_part("scoring, layers by loss, batch", done, rounds * len(batches))
+                tell_part(_DOING, done, rounds * len(batches))
                 by_batch.append(_losses_without_each(model, layers, axis, batch))
             losses = np.sum(by_batch, axis=0)
             left = [index for index, layer in enumerate(layers) if not layer.dropped]
@@ -60,6 +62,7 @@ def drop_order(
             worst = left[int(np.argmin(losses[left]))]
             layers[worst].dropped = True
             order[worst] = number
+    tell_part(_DOING, rounds * len(batches), rounds * len(batches))
     return order
 
 
