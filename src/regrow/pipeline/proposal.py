@@ -156,13 +156,13 @@ def _recipe_text(
         cut = ", ".join(f"{option}: {value}" for option, value in _cut(layout, stage).items())
         name = f"  - name: {stage.name.replace(' ', '-')}"
         lines += [
-            f"{name:<30} # {stage.parameters:,} parameters remain, {share:.0%}",
+            f"{name:<36} # {stage.parameters:,} parameters remain, {share:.0%}",
             f"    cut: {{{cut}}}",
         ]
         recover = f"    recover: {{tokens: {recovery.tokens[number]:_}}}"
         if recovery.seconds:
             time = rough_duration(recovery.seconds[number]).replace("\u00a0", " ")
-            recover = f"{recover:<30} # about {time} on the machine that planned this"
+            recover = f"{recover:<36} # about {time} on the machine that planned this"
         lines.append(recover)
     return "\n".join(lines) + "\n"
 

@@ -36,7 +36,7 @@ class ProposedRecovery:
 
     def words(self) -> str:
         """A note that says how much is trained, and how long it takes."""
-        found = f"recovery: {count(sum(self.tokens))} tokens, a choice to edit in the recipe"
+        found = f"recovery: {count(sum(self.tokens))} tokens, to edit in the recipe"
         return found if self.time is None else f"{found}; {self.time.words()}"
 
 
