@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -75,6 +76,21 @@ def test_right_answers_score_100(
     assert each.f1_by_type == {"person": 1, "water": 1}
     assert right_answers == [2, 1]
     assert done == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_seconds_are_without_loading_the_model(
+    model: ModelDirectory, right_answers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def load(*_: Any, **__: Any) -> Any:
+        nonlocal now
+        now += 1_000
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(ModelDirectory, "load", load)
+    monkeypatch.setattr("regrow.ner.evaluate.time.perf_counter", lambda: now)
+    assert evaluate_entities(model, [SET], EvaluationSettings()).sets[0].seconds == 0
 
 
 def test_the_limit_is_of_each_set(model: ModelDirectory, right_answers: list[int]) -> None:

@@ -31,8 +31,11 @@ def test_chinese_has_no_spaces() -> None:
 
 
 def test_words_of_types_are_distinct_and_have_no_round_brackets() -> None:
-    words = type_words(["A_b", "a b", "Person", "c (d)", "__"])
-    assert words == {"A_b": "A_b", "a b": "a b", "Person": "person", "c (d)": "c [d]", "__": "__"}
+    words = type_words(["A_b", "a b", "Person", "c (d)", "__", "e(", "e["])
+    assert words == {
+        "A_b": "A_b", "a b": "a b", "Person": "person", "c (d)": "c [d]", "__": "__",
+        "e(": "e[", "e[": "e['",
+    }  # fmt: skip
 
 
 def test_a_prompt_of_the_training_has_all_types_of_the_sentence_and_some_others() -> None:

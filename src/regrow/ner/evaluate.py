@@ -133,6 +133,7 @@ def evaluate_entities(
     work = [(each, _questions(each, settings)) for each in sets]
     total = sum(len(questions) for _, questions in work)
     prepared = [(each, [tagger.divided(q) for q in questions]) for each, questions in work]
+    tagger.load()
     results = []
     done = 0
     for each, pieces in prepared:
@@ -178,7 +179,7 @@ def _result(
 
 
 class _Tagger:
-    """A model that is asked, loaded at its first question."""
+    """A model that is asked; `load` it before `read`."""
 
     def __init__(
         self, model: ModelDirectory, form: PromptForm, settings: EvaluationSettings
@@ -190,6 +191,16 @@ class _Tagger:
         self._spelling = Spelling(model.tokenizer)
         self._model: Any = None
 
+    def load(self) -> None:
+        """Load the model, on a GPU if there is one, in the type that the hardware multiplies."""
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        is_short = resolve_precision("auto", device) == "bf16"
+        dtype = torch.bfloat16 if is_short else torch.float32
+        self._directory.checkpoint  # noqa: B018 - refused in one line if it cannot be read
+        self._model = self._directory.load(dtype=dtype).to(device).eval()
+
     def divided(self, question: Question) -> list[Question]:
         """The pieces of a question that fit into a row."""
         return divide(question, partial(self._room.holds, self._form, self._spelling))
@@ -199,7 +210,6 @@ class _Tagger:
 
         Pieces of similar length share a batch.
         """
-        model = self._loaded()
         every = [(place, part) for place, parts in enumerate(pieces) for part in range(len(parts))]
         every.sort(key=lambda at: -len(pieces[at[0]][at[1]].sentence.tokens))
         found: dict[tuple[int, int], Reading] = {}
@@ -208,14 +218,14 @@ class _Tagger:
             places = every[first : first + size]
             asked = [pieces[place][part] for place, part in places]
             answer = self._choose if self._settings.constrained else self._write
-            found |= zip(places, answer(model, asked), strict=True)
+            found |= zip(places, answer(asked), strict=True)
             for place in dict.fromkeys(place for place, _ in places):
                 parts = [found.get((place, part)) for part in range(len(pieces[place]))]
                 known = [reading for reading in parts if reading is not None]
                 if len(known) == len(parts):
                     yield place, join(known)
 
-    def _choose(self, model: Any, asked: Sequence[Question]) -> list[Reading]:
+    def _choose(self, asked: Sequence[Question]) -> list[Reading]:
         from regrow.ner.forced_decoding import Blank, choose_tags
 
         blanks = [
@@ -228,30 +238,19 @@ class _Tagger:
             for question in asked
         ]
         readings = []
-        chosen = choose_tags(model, self._form, blanks)
+        chosen = choose_tags(self._model, self._form, blanks)
         for question, tags in zip(asked, chosen, strict=True):
             names = {words: name for name, words in question.names.items()}
             readings.append(reading_of_tags([_named(tag, names) for tag in tags]))
         return readings
 
-    def _write(self, model: Any, asked: Sequence[Question]) -> list[Reading]:
+    def _write(self, asked: Sequence[Question]) -> list[Reading]:
         from regrow.ner.free_decoding import write_answers
 
         sources = [self._form.source(question.prompt) for question in asked]
         longest = max(self._spelling.answer_sizes(question)[1] for question in asked)
-        answers = write_answers(model, self._form, sources, longest + _SPARE_TOKENS)
+        answers = write_answers(self._model, self._form, sources, longest + _SPARE_TOKENS)
         return [read_answer(text, question) for text, question in zip(answers, asked, strict=True)]
-
-    def _loaded(self) -> Any:
-        import torch
-
-        if self._model is None:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            is_short = resolve_precision("auto", device) == "bf16"
-            dtype = torch.bfloat16 if is_short else torch.float32
-            self._directory.checkpoint  # noqa: B018 - refused in one line if it cannot be read
-            self._model = self._directory.load(dtype=dtype).to(device).eval()
-        return self._model
 
 
 def _named(tag: str, names: dict[str, str]) -> str:

@@ -75,13 +75,17 @@ def type_words(types: Sequence[str]) -> dict[str, str]:
 
     A name stays as it is if its words would be those of another type.
     """
-    brackets = str.maketrans("_()", " []")
-    words = {name: " ".join(name.translate(brackets).casefold().split()) for name in types}
-    seen = list(words.values())
-    return {
-        name: text if text and seen.count(text) == 1 else name.translate(str.maketrans("()", "[]"))
-        for name, text in words.items()
-    }
+    square = str.maketrans("()", "[]")
+    plain = {name: " ".join(name.translate(square).replace("_", " ").split()) for name in types}
+    seen = [text.casefold() for text in plain.values()]
+    words: dict[str, str] = {}
+    for name, text in plain.items():
+        lower = text.casefold()
+        found = lower if lower and seen.count(lower) == 1 else name.translate(square)
+        while found in words.values():
+            found += "'"
+        words[name] = found
+    return words
 
 
 def evaluation_question(sentence: Sentence, of: EntitySet, seed: int) -> Question:
