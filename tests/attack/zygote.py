@@ -4,6 +4,7 @@
 torch and transformers for each attack anew would take most of the time.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -109,6 +110,7 @@ def _run(request: Request) -> Outcome:
     log, told = Path(request.home) / "log", Path(request.home) / "points"
     told.unlink(missing_ok=True)
     sys.stdout.flush()
+    gc.freeze()  # else a collection in the new process touches, and so copies, all memory
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
