@@ -10,6 +10,8 @@ in half, since their library writes them at once.
 In each of four rounds, every point meets one kind of fault; `--rounds 1` makes the first round
 only. `--quick` draws some attacks at random (`--seed`). An attack takes one to two seconds.
 
+`--moments N` interrupts each command with SIGINT at N of its calls of functions, drawn at random.
+
 `--notes FILE` adds a line of JSON for each attack to a file. With the same file, a run that was cut
 off goes on, and the results count all attacks of the file.
 """
@@ -32,12 +34,13 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.attack.faults import KINDS  # noqa: E402
+from tests.attack.faults import KINDS, MOMENT  # noqa: E402
 from tests.attack.kills import (  # noqa: E402
     COMMANDS,
     Arena,
     Attack,
     attacks_of_round,
+    moments,
     sample,
     train_together,
 )
@@ -103,7 +106,11 @@ class Notes:
             kinds = Counter(each.kind for each in made)
             say(f"{command}: {dict(kinds)}")
             yield Result(f"{command}: points", made[-1].points, "points")
-            attacked = {(each.at, each.kind if command == TWO else "") for each in made}
+            attacked = {
+                (each.at, each.kind if command == TWO else "")
+                for each in made
+                if each.kind != MOMENT
+            }
             yield Result(f"{command}: points attacked", len(attacked), "points")
             yield Result(f"{command}: attacks", len(made), "attacks")
             yield Result(
@@ -119,7 +126,7 @@ def attack(arena: Arena, attacks: list[Attack], notes: Notes) -> None:
     undisturbed = arena.undisturbed(command)
     number = 0
     for each in attacks:
-        where = undisturbed.points[each.at - 1]
+        where = undisturbed.where(each)
         if notes.lacks(command, each.at, each.kind, where):
             found = arena.fault(each, undisturbed) or ""
             notes.add(Made(command, len(undisturbed.points), each.at, each.kind, where, found))
@@ -148,8 +155,9 @@ def attack_two(arena: Arena, home: Path, notes: Notes) -> None:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--seed", type=int, default=0, help="which attacks --quick makes")
+    options.add_argument("--seed", type=int, default=0, help="of --quick and --moments")
     options.add_argument("--rounds", type=int, default=len(KINDS), help="of four; default: all")
+    options.add_argument("--moments", type=int, default=0, metavar="N", help="of each command")
     options.add_argument("--only", nargs="+", metavar="COMMAND", choices=[*COMMANDS])
     options.add_argument("--notes", type=Path, metavar="FILE", help="go on from it, and add to it")
     options.add_argument(
@@ -166,6 +174,9 @@ def main() -> None:
                 if given.quick:
                     attacks = sample(command, points, QUICK.get(command, 2), given.seed)
                 attack(arena, attacks, notes)
+        for command in (given.only or COMMANDS) if given.moments else ():
+            calls = arena.calls(command)
+            attack(arena, moments(command, calls, given.moments, given.seed), notes)
         if given.two_processes:
             attack_two(arena, Path(home) / "two", notes)
     show([*notes.results()], as_json=given.json)

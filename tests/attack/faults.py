@@ -9,14 +9,18 @@ import errno
 import io
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import safetensors.torch
 
 FULL = "full disk"
 KINDS = ("SIGKILL", "SIGTERM", "SIGINT", FULL)
+MOMENT = "SIGINT at a call"
+"""Not at a point: SIGINT at the n-th call of any function."""
 _NAMING = ("rename", "replace", "symlink")
 _REMOVALS = ("unlink", "rmdir", "remove")
 """They free space, so a full disk does not stop them."""
@@ -139,6 +143,24 @@ class _File(io.FileIO):
 
     def write(self, data: Any) -> int:
         return self._faults.write(self._where, data, super().write)
+
+
+class Calls:
+    """Counts the calls of functions in this thread, and interrupts the process at one of them."""
+
+    def __init__(self, at: int) -> None:
+        """`at`: the number of the call, from 1; 0 interrupts nothing."""
+        self.count, self._at = 0, at
+
+    def watch(self) -> None:
+        """Begin to count."""
+        sys.setprofile(self._called)
+
+    def _called(self, _: FrameType, event: str, __: Any) -> None:
+        if event in ("call", "c_call"):
+            self.count += 1
+            if self.count == self._at:
+                os.kill(os.getpid(), signal.SIGINT)
 
 
 def _make(fault: str | None) -> None:

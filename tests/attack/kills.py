@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from tests.attack.faults import FULL, KINDS
+from tests.attack.faults import FULL, KINDS, MOMENT
 from tests.attack.zygote import Outcome, Request, Zygote
 from tests.tiny import sentences, write_model, write_text
 
@@ -68,7 +68,10 @@ _TARGETS = {"vocab count": "counts", "score": "scores.json"}
 
 @dataclass(frozen=True)
 class Attack:
-    """One fault: which command, at which of its points (from 1), and what happens there."""
+    """One fault: which command, at which of its points (from 1), and what happens there.
+
+    For `MOMENT`, `at` is the number of a call.
+    """
 
     command: str
     at: int
@@ -89,6 +92,10 @@ class Undisturbed:
     points: list[str]
     contents: dict[str, str]
     mended: set[frozenset[tuple[str, str]]] = field(default_factory=set)
+
+    def where(self, attack: Attack) -> str:
+        """What the command does where it is attacked."""
+        return "a call" if attack.kind == MOMENT else self.points[attack.at - 1]
 
 
 class Arena:
@@ -112,12 +119,16 @@ class Arena:
             self._undisturbed[command] = Undisturbed(outcome.points, contents(self._home / "work"))
         return self._undisturbed[command]
 
+    def calls(self, command: str) -> int:
+        """How many functions a command calls."""
+        return self._run(command, fresh=True, kind=MOMENT).calls
+
     def fault(self, attack: Attack, undisturbed: Undisturbed) -> str | None:
         """What is wrong after an attack; None if nothing is.
 
         A command is not started again if it was before, from files that were the same.
         """
-        where = undisturbed.points[attack.at - 1]
+        where = undisturbed.where(attack)
         outcome = self._run(attack.command, fresh=True, at=attack.at, kind=attack.kind)
         if wrong := _wrong_end(attack, outcome):
             return f"{attack} at {where}: {wrong}\n{outcome.said}"
@@ -165,11 +176,12 @@ def _wrong_end(attack: Attack, outcome: Outcome) -> str | None:
     # A training finishes its step at a signal; what only draws or prints ends no command.
     allowed = {
         "SIGKILL": (-9,), "SIGTERM": (-15, 143, 0), "SIGINT": (130, 0), FULL: (2, 0),
+        MOMENT: (130, 0, -2),  # by the signal itself, before the command begins
     }[attack.kind]  # fmt: skip
     if outcome.code not in allowed:
         return f"exit code {outcome.code}"
     lines = [line for line in outcome.said.splitlines() if line.startswith("regrow: ")]
-    if outcome.code == 2 and len(lines) != 1:
+    if outcome.code in (2, 130) and len(lines) != 1:
         return f"{len(lines)} lines of error"
     return None
 
@@ -245,6 +257,15 @@ def attacks_of_round(command: str, points: int, number: int) -> list[Attack]:
     spread = sorted(range(1, points + 1), key=lambda at: f"{at:016b}"[::-1])
     return [
         Attack(command, at, KINDS[(place + number) % len(KINDS)]) for place, at in enumerate(spread)
+    ]
+
+
+def moments(command: str, calls: int, count: int, seed: int) -> list[Attack]:
+    """SIGINT at some of the calls of a command, drawn at random, spread out."""
+    draw = random.Random(f"{seed} {command}")
+    return [
+        Attack(command, 1 + int((number + draw.random()) * calls / count), MOMENT)
+        for number in range(count)
     ]
 
 

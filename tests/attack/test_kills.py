@@ -5,7 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.attack.faults import FULL, KINDS
-from tests.attack.kills import COMMANDS, Arena, Attack, Undisturbed, attacks_of_round, sample
+from tests.attack.kills import (
+    COMMANDS,
+    Arena,
+    Attack,
+    Undisturbed,
+    attacks_of_round,
+    moments,
+    sample,
+)
 from tests.attack.zygote import Zygote
 
 COUNTS = {"run": 2, "train": 3, "prune": 4, "vocab count": 4, "vocab grow": 3}
@@ -22,6 +30,16 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 def test_after_any_fault_it_ends_as_if_undisturbed(arena: Arena, command: str) -> None:
     undisturbed = arena.undisturbed(command)
     attacks = sample(command, len(undisturbed.points), COUNTS.get(command, 4), seed=7)
+    wrong = [found for attack in attacks if (found := arena.fault(attack, undisturbed))]
+    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("command", ["score", "vocab grow"])
+def test_after_an_interrupt_at_any_call_it_ends_as_if_undisturbed(
+    arena: Arena, command: str
+) -> None:
+    undisturbed = arena.undisturbed(command)
+    attacks = moments(command, arena.calls(command), 5, seed=7)
     wrong = [found for attack in attacks if (found := arena.fault(attack, undisturbed))]
     assert not wrong, "\n\n".join(wrong)
 

@@ -6,6 +6,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import regrow
+from regrow.checkpoint.config_only import bind_config
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
@@ -55,5 +56,9 @@ def test_a_config_may_not_lie_elsewhere(linked: Path, tmp_path: Path) -> None:
     config = linked / "config.json"
     config.rename(tmp_path / "config.json")
     config.symlink_to(tmp_path / "config.json")
-    with pytest.raises(UserError, match=r"config\.json: a link that leads out of the directory"):
+    refused = r"config\.json: a link that leads out of the directory"
+    with pytest.raises(UserError, match=refused):
         open_checkpoint(linked)
+    (linked / "model.safetensors").unlink()  # random weights are made from a config alone
+    with pytest.raises(UserError, match=refused):
+        bind_config(linked)

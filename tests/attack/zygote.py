@@ -4,6 +4,7 @@
 torch and transformers for each attack anew would take most of the time.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -27,8 +28,8 @@ class Request:
     Attributes:
         arguments: Of `regrow`.
         home: A directory; the points of the fault lie below `work` in it.
-        at: The number of the point, from 1; 0 for no fault.
-        kind: One of `tests.attack.faults.KINDS`.
+        at: The number of the point, from 1; 0 for no fault. For `MOMENT`, the number of the call.
+        kind: One of `tests.attack.faults.KINDS`, or `MOMENT`.
     """
 
     arguments: list[str]
@@ -46,12 +47,14 @@ class Outcome:
         said: Standard output and error.
         points: What was done at each point; empty if it was killed.
         modules: The modules that it had imported; empty if it was killed.
+        calls: How many functions were called, for `MOMENT`.
     """
 
     code: int
     said: str
     points: list[str]
     modules: list[str]
+    calls: int
 
 
 class Zygote:
@@ -109,12 +112,14 @@ def _run(request: Request) -> Outcome:
     log, told = Path(request.home) / "log", Path(request.home) / "points"
     told.unlink(missing_ok=True)
     sys.stdout.flush()
+    gc.freeze()  # else a collection in the new process touches, and so copies, all memory
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
         _become(request, log, told)
     code = _wait(pid)
-    found = json.loads(told.read_text()) if told.exists() else {"points": [], "modules": []}
+    found = json.loads(told.read_text()) if told.exists() else {}
+    found = {"points": [], "modules": [], "calls": 0, **found}
     return Outcome(code, log.read_text(errors="replace"), **found)
 
 
@@ -131,7 +136,7 @@ def _wait(pid: int) -> int:
 
 def _become(request: Request, log: Path, told: Path) -> None:
     """Run the command in this process, which was forked, and end it."""
-    from tests.attack.faults import Faults
+    from tests.attack.faults import MOMENT, Calls, Faults
 
     code = 99
     try:
@@ -145,10 +150,16 @@ def _become(request: Request, log: Path, told: Path) -> None:
         fork = multiprocessing.get_context("fork")
         multiprocessing.get_context = lambda *_: fork  # type: ignore[assignment]
         _measure_no_speed()
-        faults = Faults(Path(request.home) / "work", request.at, request.kind)
+        is_moment = request.kind == MOMENT
+        faults = Faults(Path(request.home) / "work", 0 if is_moment else request.at, request.kind)
         faults.install()
+        calls = Calls(request.at)
+        if is_moment:
+            calls.watch()
         code = _command(request.arguments)
-        told.write_text(json.dumps({"points": faults.points, "modules": sorted(sys.modules)}))
+        sys.setprofile(None)
+        found = {"points": faults.points, "modules": sorted(sys.modules), "calls": calls.count}
+        told.write_text(json.dumps(found))
     except BaseException:  # noqa: BLE001 - printed, so that the attack sees it
         traceback.print_exc()
     finally:
@@ -165,7 +176,7 @@ def _measure_no_speed() -> None:
 
 
 def _command(arguments: list[str]) -> int:
-    from regrow.cli.app import main
+    from regrow.__main__ import main
 
     sys.argv = ["regrow", *arguments]
     try:

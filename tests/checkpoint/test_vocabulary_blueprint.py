@@ -80,6 +80,9 @@ FSMT = {
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no class": ({"architectures": None}, {}, r"architectures: \[\]: the name of the model's cl"),
+    "no name of a class": (
+        {"architectures": ["a\nb"]}, {}, r"architectures: \['a\\nb'\]: the name of the model's cl",
+    ),
     "no type": ({"model_type": None}, {}, "model_type: None: a name is wanted"),
     "unknown class": (
         {"architectures": ["Qwen3ForNothing"]}, {},

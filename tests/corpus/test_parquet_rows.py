@@ -46,7 +46,7 @@ def measured() -> Iterator[Callable[[], int]]:
         pyarrow.set_memory_pool(before)
 
 
-BOMBS = {
+BOMBS: dict[str, dict[str, Any]] = {
     "dictionary": {"dictionary_pagesize_limit": 4 * MB},
     "delta": {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}},
     "plain": {"use_dictionary": False, "write_batch_size": 1, "data_page_size": 1},

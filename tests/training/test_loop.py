@@ -339,6 +339,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "state cut short": lambda path: _cut_short(path / "state.json"),
     "state that is no object": lambda path: (path / "state.json").write_text("[]"),
     "no list of files": lambda path: _with_state(path, files=None),
+    "a size that is a list": lambda path: _with_state(path, files={"model.safetensors": [1]}),
     "files elsewhere": lambda path: _with_state(path, files={"../../x": 1}),
     "a step that is no number": lambda path: _with_state(path, step="5"),
     "a curve without pairs": lambda path: _with_state(path, curve=[[1]]),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from regrow.architectures import Layout, bind, blueprint_for
 from regrow.architectures.schema import read_field
+from regrow.checkpoint.companions import check_place
 from regrow.checkpoint.meta_check import class_tensors
 from regrow.checkpoint.vocabulary_blueprint import architecture_of, vocabulary_blueprint
 from regrow.common.errors import UserError, one_line
@@ -29,6 +30,7 @@ def bind_config(directory: Path) -> Layout:
     Raises UserError if the class refuses the config.
     """
     path = directory / "config.json"
+    check_place(directory, path)
     config = read_json_object(path)
     blueprint = blueprint_for(config)
     architecture = blueprint.architectures[0] if blueprint else architecture_of(config)

@@ -79,11 +79,12 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     model_type, classes = config.get("model_type"), config.get("architectures") or []
     if not isinstance(model_type, str):
         raise UserError(f"config.json: model_type: {model_type!r}: a name is wanted")
-    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
+    name = classes[0] if isinstance(classes, list) and classes else None
+    if not isinstance(name, str) or not name.isidentifier():
         raise UserError(
             f"config.json: architectures: {classes!r}: the name of the model's class is wanted"
         )
-    return classes[0]
+    return name
 
 
 def _check_prefix(shapes: Shapes) -> None:

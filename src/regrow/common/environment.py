@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ _PACKAGES = ("regrow", "torch", "transformers", "tokenizers", "safetensors", "nu
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can change a result, by name."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        found[package] = importlib.metadata.version(package)
-    return found
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+@cache  # every step of a run asks, and each answer takes some 10 ms
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
 
 
 def machine() -> dict[str, Any]:

@@ -43,15 +43,11 @@ def read_pages(file: BinaryIO, start: int, end: int) -> Iterator[Page]:
     while start < end:
         file.seek(start)
         header = _Thrift(file, end).struct()
-        nbytes, stored = header.get(2), header.get(3)
+        nbytes, stored = _size(header, 2), _size(header, 3)
         data, dictionary = header.get(5) or header.get(8), header.get(7)
-        if not _is_size(nbytes) or not _is_size(stored):
-            raise ValueError("a page without a size")
         if isinstance(data, dict):
             encoding = data.get(2) if 5 in header else data.get(4)
-            if not _is_size(data.get(1)):
-                raise ValueError("a page without a number of values")
-            yield Page(nbytes, data[1], encoding == _DELTA_BYTE_ARRAY)
+            yield Page(nbytes, _size(data, 1), encoding == _DELTA_BYTE_ARRAY)
         elif dictionary is not None:
             yield Page(nbytes, 0, repeats=True)
         start = file.tell() + stored
@@ -72,8 +68,11 @@ def rows_at_once(pages: Sequence[Page], wanted: int) -> int:
     return rows
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value < 1 << 31
+def _size(struct: dict[int, Any], field: int) -> int:
+    value = struct.get(field)
+    if not isinstance(value, int) or not 0 <= value < 1 << 31:
+        raise ValueError(f"a page header whose field {field} is no size")
+    return value
 
 
 class _Thrift:

@@ -305,8 +305,10 @@ def _read_checkpoint(path: Path) -> Checkpoint:
     """
     state = parse_json_object((path / _STATE).read_bytes(), _STATE)
     files = state.get(_FILES)
-    if not isinstance(files, dict) or any(Path(name).name != name for name in files):
-        raise ValueError(f"{_STATE} does not list the files")
+    if not isinstance(files, dict) or any(
+        Path(name).name != name or type(size) is not int for name, size in files.items()
+    ):
+        raise ValueError(f"{_STATE} does not list the files and their sizes")
     for name, size in files.items():
         found = (path / name).stat().st_size
         if found != size:
