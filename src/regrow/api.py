@@ -352,10 +352,14 @@ def verify(directory: Path | str, *, trust_remote_code: bool = False) -> "Verify
         The checks; `ok` is true if all passed.
 
     Raises:
-        UserError: there is no such directory, or the process died, for example from lack of memory.
+        UserError: there is no such directory, it holds no config, or the process died, for example
+            from lack of memory.
     """
+    from regrow.checkpoint.reader import CONFIG_FILE, no_config_error
     from regrow.checkpoint.verify import verify as verify_directory
 
+    if Path(directory).is_dir() and not (Path(directory) / CONFIG_FILE).exists():
+        raise no_config_error(Path(directory))
     return verify_directory(Path(directory), trust_remote_code=trust_remote_code)
 
 
