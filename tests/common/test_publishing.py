@@ -1,5 +1,6 @@
 """What is written beside its target: owned, swept, synced before it has its name."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -299,3 +301,20 @@ def test_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
     assert (tmp_path / "b/c").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_a_file_system_that_takes_no_directory_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc, which answers that there is no such file; it is not tried again and again."""
+
+    make = Path.mkdir
+
+    def refuse(path: Path, *given: Any, **more: Any) -> None:
+        if path == partial_place(tmp_path / "out"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        make(path, *given, **more)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(FileNotFoundError), workplace(tmp_path / "out"):
+        pass

@@ -348,6 +348,7 @@ def _text(tmp_path: Path, name: str = "a.jsonl") -> Path:
 def test_what_is_wrong_is_said_before_any_work(model: Path, tmp_path: Path) -> None:
     file, out = _text(tmp_path), tmp_path / "out"
     (tmp_path / "there").mkdir()
+    (tmp_path / "there/x").touch()
     bare = tmp_path / "bare"
     byte_tokenizer(eos=False).save_pretrained(bare)
     (bare / "config.json").write_text('{"model_type": "llama"}')
@@ -355,7 +356,7 @@ def test_what_is_wrong_is_said_before_any_work(model: Path, tmp_path: Path) -> N
         (model, out, [], "name at least one file"),
         (model, out, [tmp_path / "b.jsonl"], "no such file"),
         (model, out, [file, tmp_path / "there" / ".." / "a.jsonl"], "named twice"),
-        (model, tmp_path / "there", [file], "exists"),
+        (model, tmp_path / "there", [file], "already holds something"),
         (model, file / "out", [file], "is not a directory; choose another place"),
         (bare, out, [file], "no eos_token"),
         (tmp_path, out, [file], "no tokenizer"),
@@ -424,7 +425,7 @@ def test_the_command(quick_pool: None, model: Path, tmp_path: Path) -> None:
     assert f"8 tokens as uint16 in {out}" in shown.stdout
     again = call(model, out, "--text", one)
     assert again.exit_code == 2
-    assert again.stderr == f"regrow: {out}: exists; choose another directory\n"
+    assert again.stderr.startswith(f"regrow: {out}: already holds something; choose an empty")
     found = json.loads(call(model, tmp_path / "b", "--text", two, "--no-eos", "--json").stdout)
     assert (found["documents"], found["tokens"], found["sources"][0]["path"]) == (1, 3, str(two))
     assert os.listdir(tmp_path / "b")  # noqa: PTH208

@@ -134,7 +134,7 @@ def _refused(home: Path) -> dict[str, tuple[Any, list[dict[str, Any]], str]]:
     return {
         "another tokenizer": (str(home / "other"), [DEPTH], "data.train: .*other: made with anot"),
         "no store": (str(home / "none.bin"), [DEPTH], r"data.train: .*none.idx: cannot be read"),
-        "no store in it": (str(home), [DEPTH], r"data.train: .*tokens.idx: cannot be read"),
+        "no store in it": (str(home / "m"), [DEPTH], r"data.train: .*m: a model, not text"),
         "cut before": (
             one, [cut, {"name": "c", "recover": recover(64)}],
             "data.train: .*m-one: a token store, whose tokens the model no longer has when c tr",

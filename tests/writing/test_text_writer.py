@@ -150,7 +150,7 @@ def test_what_cannot_be_is_refused_before_work(
         (tmp_path / "text.txt", SMALL, "text is written as .jsonl"),
         (tmp_path / "there.jsonl", SMALL, "exists; choose another file"),
         (tmp_path / "record.jsonl", SMALL, "record.json: exists"),
-        (tmp_path / "taken.jsonl/text.jsonl", SMALL, "is not a directory"),
+        (tmp_path / "there.jsonl/text.jsonl", SMALL, "is not a directory"),
         (out, WritingSettings(0), "tokens 0: give a number above 0"),
         (out, WritingSettings(9, temperature=0.0), "temperature 0.0: give"),
         (out, WritingSettings(9, tmp_path / "long.txt"), r"prompt 2 has [\d,]+ tokens; give at m"),

@@ -44,7 +44,8 @@ def verify(directory: Path | str, *, trust_remote_code: bool = False) -> VerifyR
         The checks; `ok` is true if all passed.
 
     Raises:
-        UserError: there is no such directory, or the process died, for example from lack of memory.
+        UserError: there is no such directory, it holds no config, or the process died, for example
+            from lack of memory.
     """
     from regrow.checkpoint.verify import verify as verify_directory
 

@@ -81,7 +81,7 @@ def _open(directory: Path) -> Checkpoint:
         )
     check_place(directory, directory / CONFIG_FILE)
     if not (directory / CONFIG_FILE).exists():
-        raise UserError(_no_config(directory))
+        raise no_config_error(directory)
     config = read_json_object(directory / CONFIG_FILE)
     _refuse_quantised_config(directory / CONFIG_FILE, config)
 
@@ -113,12 +113,12 @@ def _open(directory: Path) -> Checkpoint:
     return Checkpoint(directory, config, tensors, files)
 
 
-def _no_config(directory: Path) -> str:
-    """What to say of a directory without a config."""
+def no_config_error(directory: Path) -> UserError:
+    """The error to raise for a directory without a config."""
     inside = [directory / "model", *sorted(directory.glob("*.gguf"))]
     found = next((p for p in inside if p.is_file() or (p / CONFIG_FILE).is_file()), None)
     advice = f"did you mean {found}?" if found else "give the directory of a model"
-    return f"{directory}: holds no {CONFIG_FILE}, so it is no model; {advice}"
+    return UserError(f"{directory}: holds no {CONFIG_FILE}, so it is no model; {advice}")
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

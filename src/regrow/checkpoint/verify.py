@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regrow.checkpoint.reader import CONFIG_FILE, no_config_error
 from regrow.checkpoint.resolve import directory_of
 from regrow.common.errors import UserError
 from regrow.models.networks import foreign_code
@@ -39,8 +40,13 @@ class VerifyResult:
 
 
 def verify(directory: Path, *, trust_remote_code: bool = False) -> VerifyResult:
-    """Check one directory, or the model of the directory of a run; see `verify_all`."""
+    """Check one directory, or the model of the directory of a run.
+
+    Raises UserError as `verify_all`, and if the directory holds no config.
+    """
     model = directory_of(directory)
+    if model.is_dir() and not (model / CONFIG_FILE).exists():
+        raise no_config_error(model)
     return verify_all([model], trust_remote_code=trust_remote_code)[0]
 
 

@@ -175,6 +175,11 @@ def prune(
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    if not given.keys() - {"by", "scores", "refit"}:
+        raise UserError(
+            "prune: nothing to cut; give --layers, --drop-layers, --hidden, --ffn, --heads, "
+            "--kv-heads, --vocab-size, --vocab-plan or --cut"
+        )
     with durable(sync), byte_progress("carving") as progress:
         result = api.prune(
             model, out, calibration=calibration, seed=seed,

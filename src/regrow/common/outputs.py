@@ -5,6 +5,7 @@ Missing parents of a target are no error: they are made when its content is writ
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 from regrow.common.errors import UserError
@@ -55,8 +56,12 @@ def _check_place(path: Path, model: str | Path | None) -> None:
     parent = existing_parent(path)
     if not parent.is_dir():
         raise UserError(f"{path}: {parent} is not a directory; choose another place")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: {parent} cannot be written to; choose another place")
+    try:  # the permissions do not say it: a file system may refuse all the same
+        os.rmdir(tempfile.mkdtemp(prefix=".regrow-", dir=parent))  # noqa: PTH106
+    except OSError as error:
+        raise UserError(
+            f"{path}: {parent} cannot be written to: {error.strerror}; choose another place"
+        ) from None
     inside = None if model is None else from_home(Path(model))
     if inside is not None and (inside / "config.json").is_file():
         target, outer = path.resolve(), inside.resolve()

@@ -279,15 +279,14 @@ def _parents(target: Path) -> Iterator[None]:
 def _enter(place: Path, target: Path, *, wait: bool) -> int:
     """Make a place if it is not there, and lock it; the descriptor of its lock."""
     while True:
+        with suppress(FileExistsError):
+            place.mkdir()
         try:
-            with suppress(FileExistsError):
-                place.mkdir()
             if place.is_dir() and not place.is_symlink():
                 return take_lock(place / _LOCK, wait=wait)
             _remove_dead(place)
         except FileNotFoundError:  # its owner removed it meanwhile
-            if not place.parent.is_dir():
-                raise
+            continue
         except BusyError as error:
             raise _busy(target, error) from None
 

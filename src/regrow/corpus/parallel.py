@@ -64,8 +64,6 @@ def check_new(out: Path, kind: Literal["file", "directory"]) -> None:
     What killed processes left beside `out`, and is of no use, is removed.
     """
     remove_strays(out)
-    if kind == "directory" and out.is_dir():
-        raise UserError(f"{out}: exists; choose another directory")
     (check_new_directory if kind == "directory" else check_new_file)(out)
 
 
