@@ -30,7 +30,7 @@ from regrow.checkpoint.writer import (
 )
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
-from regrow.common.progress import tell_part, told
+from regrow.common.progress import as_part, told
 from regrow.common.publishing import make_directory, workplace
 from regrow.models.loading import LOCAL, library_errors
 
@@ -156,14 +156,14 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
                 output_loading_info=True,
                 **file,
             )
-        tell_part("converting the tokenizer, part", 0, 1)
         bos = {}
         if (
             metadata.get("tokenizer.ggml.pre") in _IGNORE_MERGES_AND_ADD_BOS
             and "tokenizer.ggml.add_bos_token" not in metadata
         ):
             bos = {"add_bos_token": True}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
+        with as_part("converting the tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
     misfits = sorted(loading["missing_keys"] | loading["unexpected_keys"])
     misfits += [str(key) for key in loading["mismatched_keys"]]
     if misfits:
@@ -173,7 +173,6 @@ def _save_model(gguf: Path, directory: Path, metadata: dict[str, Any]) -> list[W
     length = getattr(model.config, "max_position_embeddings", None)
     if length is not None:
         tokenizer.model_max_length = length
-    tell_part("converting the tokenizer, part", 1, 1)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return library_weights(model, directory)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from regrow.checkpoint.resolve import directory_of
 from regrow.common.errors import UserError
+from regrow.common.progress import as_part
 from regrow.models.networks import foreign_code
 
 _SCRIPT = Path(__file__).with_name("verify_script.py")
@@ -69,10 +70,11 @@ def verify_all(
     command = [sys.executable, "-I", str(_SCRIPT), json.dumps(requests)]
     # The warnings of transformers are checked, so they must not be silenced.
     environment = {k: v for k, v in os.environ.items() if k != "TRANSFORMERS_VERBOSITY"}
-    process = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", env=environment,
-        check=False,
-    )  # fmt: skip
+    with as_part("checking in a new process"):
+        process = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=environment,
+            check=False,
+        )  # fmt: skip
     if process.returncode != 0:
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(

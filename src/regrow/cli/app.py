@@ -18,6 +18,7 @@ from regrow.cli.output import (
     echo,
     print_checks,
     print_inspection,
+    print_message,
     print_pruned,
     print_report,
     print_run,
@@ -244,6 +245,8 @@ def verify(
     from regrow import api
 
     result = api.verify(directory, trust_remote_code=trust_remote_code)
+    if result.directory != directory:
+        print_message(f"{directory} is a run; its model is {result.directory}")
     print_checks(result, as_json)
     if not result.ok:
         raise typer.Exit(1)

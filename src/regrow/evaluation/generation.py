@@ -9,6 +9,7 @@ from torch import nn
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.progress import as_part
 from regrow.models.loading import library_errors
 from regrow.objectives.rows.span_corruption import decoder_start
 from regrow.objectives.special_tokens import sentinel_ids
@@ -67,7 +68,9 @@ def generate_text(model: ModelDirectory, prompt: str, max_new_tokens: int) -> st
         raise UserError("the prompt holds no token; give some text")
     model.checkpoint  # noqa: B018 - a checkpoint that cannot be read is refused in one line
     tokenizer = model.tokenizer
-    return generate(model.load(dtype="auto"), tokenizer, prompt, max_new_tokens)
+    loaded = model.load(dtype="auto")
+    with as_part("answering"):
+        return generate(loaded, tokenizer, prompt, max_new_tokens)
 
 
 def seconds_per_token(model: nn.Module, tokenizer: Any, prompt: str, new_tokens: int) -> float:
