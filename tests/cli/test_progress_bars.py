@@ -61,6 +61,8 @@ def test_a_loop_says_how_long_the_rest_of_it_takes(shown: Shown, now: Time) -> N
     assert shown.words() == "10:00 left, refitting, layer 3 of 26"
     shown.take_part("refitting, layer", 26, 26)
     assert shown.words() == "10:00 left, scoring and cutting"
+    shown.take_part("loading the model", 0, 1)
+    assert shown.words() == "10:00 left, loading the model"
     shown.take_part("scoring, batch", 0, 8)
     shown.take_update(update("measuring"))
     assert shown.words() == "measuring"

@@ -2,7 +2,7 @@
 
 from threading import Thread
 
-from regrow.common.progress import tell_part, telling_parts, told
+from regrow.common.progress import as_part, tell_part, telling_parts, told
 
 Told = list[tuple[str, int, int]]
 
@@ -16,6 +16,13 @@ def test_a_loop_tells_how_many_items_are_done() -> None:
     ]  # fmt: skip
     list(told("ab", "reading, letter"))  # nobody listens any more
     assert len(heard) == 3
+
+
+def test_what_has_no_parts_is_told_when_it_begins_and_ends() -> None:
+    heard: Told = []
+    with telling_parts(lambda *part: heard.append(part)), as_part("loading"):
+        assert heard == [("loading", 0, 1)]
+    assert heard[1:] == [("loading", 1, 1)]
 
 
 def test_the_inner_listener_hears_alone() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from regrow.common.progress import Progress, Update
-from regrow.pipeline import step_recorder
 from regrow.pipeline.ledger import Ledger
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
 from regrow.pipeline.time_left import Clock, StepWork
@@ -51,7 +50,7 @@ def test_later_steps_count_with_all_that_is_between(
     training: TrainingProgress, updates: list[Update], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter([10.0, 14.0])
-    monkeypatch.setattr(step_recorder.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr("regrow.pipeline.step_recorder.time.monotonic", lambda: next(now))
     training(report(1, 100, 0.5))
     training(report(2, 200, 2.0))  # and two seconds to measure and to save
     assert updates[1].seconds_left == 32.0

@@ -20,8 +20,8 @@ DOMAIN = {"domain": "a" * 64}
 CUT = {
     "format": 1, "model": "sha256:" + "0" * 64,
     "axes": {
-        "layer": {"size": 4, "keep": "0,2-3"},
         "ffn": {"size": 6, "along": "layer", "keep": ["0-2", "5,1,0", "3-5"]},
+        "layer": {"size": 4, "keep": "0,2-3"},
     },
 }  # fmt: skip
 
@@ -154,7 +154,7 @@ def test_what_a_stage_did(tmp_path: Path) -> None:
     assert (depth.cut, words.cut) == ("4 -> 3 layers, by random", "vocabulary 320 -> 300")
     assert depth.recovery == ("100 tokens in steps of 64, AdamW, learning rate 0.0003 with cosine")
     assert (depth.warnings, words.recovery) == (("x: dropped",), "")
-    ffn, layer = sorted(depth.kept, key=lambda kept: kept.axis)
+    layer, ffn = depth.kept
     assert (layer.axis, layer.before, layer.kept) == ("layer", 4, (0, 2, 3))
     assert ffn.kept_by_layer == ((0, 1, 2), (0, 1, 5), (3, 4, 5))
     assert depth.curve == ((64, 5.5), (100, 5.25))

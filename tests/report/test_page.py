@@ -333,6 +333,14 @@ def test_how_the_model_is_loaded(smollm2: RunSummary, bare: RunSummary) -> None:
     assert "Use the model" not in render_page(bare)
 
 
+def test_an_answer_that_goes_on_is_explained(smollm2: RunSummary) -> None:
+    note = "An answer that ends in … goes on"
+    assert note not in render_page(smollm2)
+    (first, *others) = smollm2.samples
+    stopped = first.model_copy(update={"answers": {**first.answers, "depth": "was very …"}})
+    assert note in render_page(smollm2.model_copy(update={"samples": (stopped, *others)}))
+
+
 def test_a_heat_map_says_what_its_colours_are(smollm2: RunSummary) -> None:
     text = words(render_page(smollm2))
     assert "kept of the 16 in a cell: none all" in text

@@ -51,6 +51,15 @@ def test_the_sentence(bare: RunSummary, changed: dict[str, float], said: str) ->
     assert verdict(summary(bare, **changed)) == f"The result (half) {said}"
 
 
+def test_a_training_changes_no_size(bare: RunSummary) -> None:
+    original, half = summary(bare, docs=0.5).models
+    rows = (original, half.model_copy(update={"parameters": 100}))
+    assert verdict(bare.model_copy(update={"models": rows})) == (
+        "The result (half) has as many parameters as the original and needs 50% fewer bits per "
+        "byte on docs."
+    )
+
+
 def test_what_cannot_be_compared_is_left_out(bare: RunSummary) -> None:
     run = summary(bare, docs=1.1)
     original, half = run.models

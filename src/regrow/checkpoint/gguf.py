@@ -29,7 +29,7 @@ from regrow.checkpoint.writer import (
 )
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
-from regrow.common.progress import tell_part, told
+from regrow.common.progress import as_part, told
 from regrow.common.publishing import make_directory, workplace
 from regrow.models.loading import LOCAL, library_errors
 
@@ -186,15 +186,14 @@ def _load(gguf: Path, metadata: dict[str, Any]) -> tuple[Any, Any, list[str]]:
             output_loading_info=True,
             **file,
         )
-    tell_part("converting the tokenizer, part", 0, 1)
     bos = {}
     if (
         metadata.get("tokenizer.ggml.pre") in _IGNORE_MERGES_AND_ADD_BOS
         and "tokenizer.ggml.add_bos_token" not in metadata
     ):
         bos = {"add_bos_token": True}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
-    tell_part("converting the tokenizer, part", 1, 1)
+    with as_part("converting the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **file, **bos)
     length = getattr(model.config, "max_position_embeddings", None)
     if length is not None:
         tokenizer.model_max_length = length

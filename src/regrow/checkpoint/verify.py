@@ -12,6 +12,7 @@ from pathlib import Path
 from regrow.checkpoint.reader import CONFIG_FILE, no_config_error
 from regrow.checkpoint.resolve import directory_of
 from regrow.common.errors import UserError
+from regrow.common.progress import as_part
 from regrow.models.networks import foreign_code
 
 _SCRIPT = Path(__file__).with_name("verify_script.py")
@@ -76,7 +77,7 @@ def verify_all(
     command = [sys.executable, "-I", str(_SCRIPT), json.dumps(requests)]
     # The warnings of transformers are checked, so they must not be silenced.
     environment = {k: v for k, v in os.environ.items() if k != "TRANSFORMERS_VERBOSITY"}
-    with tempfile.TemporaryDirectory() as modules:
+    with tempfile.TemporaryDirectory() as modules, as_part("checking in a new process"):
         environment["HF_MODULES_CACHE"] = modules  # transformers copies code that it runs there
         process = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", env=environment,

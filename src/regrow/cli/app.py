@@ -22,7 +22,6 @@ from regrow.cli.output import (
     print_checks,
     print_inspection,
     print_message,
-    print_preview,
     print_pruned,
     print_report,
     print_run,
@@ -278,6 +277,8 @@ def verify(
     from regrow import api
 
     result = api.verify(directory, trust_remote_code=trust_remote_code)
+    if result.directory != directory:
+        print_message(f"{directory} is a run; its model is {result.directory}")
     print_checks(result, as_json)
     if not result.ok:
         raise typer.Exit(1)

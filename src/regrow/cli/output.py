@@ -204,7 +204,6 @@ def print_checks(result: "VerifyResult", as_json: bool) -> None:
     if as_json:
         print_json({**_fields(result), "ok": result.ok})
         return
-    print_message(f"checked {result.directory}")
     for check in result.checks:
         mark = "ok  " if check.ok else "FAIL"
         detail = f": {check.detail}" if check.detail else ""

@@ -25,8 +25,6 @@ _LONG = 10.0
 """Seconds after which it is said for how long the same has been done."""
 _SURE = 2.0
 """Seconds after which the speed of a loop says how long the rest of it takes."""
-_SHORT = 1.0
-"""Seconds that a loop may take before a command without a bar shows one."""
 
 
 def is_first_process() -> bool:
@@ -69,10 +67,6 @@ class Shown:
         self._since = now
         self.part = None if done >= total else (doing, done, total)
 
-    def has_lasted(self, seconds: float) -> bool:
-        """Whether the loop that is reported has taken so long."""
-        return self.part is not None and self.now() - self._part_since >= seconds
-
     @property
     def share(self) -> float:
         """The fraction that is done, of the run or else of the loop."""
@@ -87,7 +81,7 @@ class Shown:
         for_this = None
         if self.part is not None:
             doing, done, total = self.part
-            words = f"{doing} {done + 1:,} of {total:,}"
+            words = doing if total == 1 else f"{doing} {done + 1:,} of {total:,}"
             spent = now - self._part_since
             if done and spent >= _SURE:
                 for_this = spent / done * (total - done)
@@ -191,7 +185,7 @@ def showing_parts() -> Iterator[Callable[[], None]]:
             if time.monotonic() - printed >= _LINE_EVERY:
                 printed = time.monotonic()
                 ERR.print(shown.line(), soft_wrap=True, style="dim")
-        elif bar is None and shown.has_lasted(_SHORT):
+        elif bar is None:
             bar = _line_bar(shown, with_stage=False)
             bar.start()
         if bar is not None:

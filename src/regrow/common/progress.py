@@ -86,6 +86,14 @@ def tell_part(doing: str, done: int, total: int) -> None:
     _tell_part.get()(doing, done, total)
 
 
+@contextmanager
+def as_part(doing: str) -> Iterator[None]:
+    """Context manager: tells that something is being done which has no parts of its own."""
+    tell_part(doing, 0, 1)
+    yield
+    tell_part(doing, 1, 1)
+
+
 def told(items: Sequence[T], doing: str) -> Iterator[T]:
     """The items; before each, and at the end, it is told how many are done (`telling_parts`)."""
     for done, item in enumerate(items):

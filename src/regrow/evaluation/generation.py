@@ -11,6 +11,7 @@ from torch import nn
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.progress import as_part
 from regrow.models.loading import library_errors
 from regrow.objectives.rows.span_corruption import decoder_start
 from regrow.objectives.special_tokens import sentinel_ids
@@ -93,7 +94,7 @@ def generate_text(
     tokenizer = model.tokenizer
     loaded = model.load(dtype="auto")
     inputs = _inputs(loaded, tokenizer, prompt, chat)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), as_part("answering"):
         torch.manual_seed(sampling.seed)
         new = _new_tokens(
             loaded, tokenizer, inputs, max_new_tokens, temperature=sampling.temperature

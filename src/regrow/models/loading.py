@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import read_json_object
+from regrow.common.progress import as_part
 from regrow.models.networks import check_depth, register
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
     Raises UserError if transformers cannot load it.
     """
     config = load_config(directory)
-    with library_errors(f"{directory}: a model that transformers cannot load"):
+    problem = f"{directory}: a model that transformers cannot load"
+    with library_errors(problem), as_part("loading the model"):
         model, loading = _auto_class(config).from_pretrained(
             directory, config=_with_decoder_layers(config), dtype=dtype, use_safetensors=True,
             output_loading_info=True, **LOCAL,

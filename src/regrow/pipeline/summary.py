@@ -256,7 +256,7 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
         ),
         recovery=_recovery(recover),
         outcome=outcome,
-        kept=tuple(_kept(axis, part) for axis, part in cut.axes.items()) if cut else (),
+        kept=tuple(_kept(axis, cut.axes[axis]) for axis in _in_order_of_kind(cut)) if cut else (),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
         heldout=heldout_curve(recover, entries.get(f"{name}/measure"), outcome),
         mixtures=tuple(_mixtures(recover)),
@@ -347,6 +347,19 @@ def _recovery(recover: Entry | None) -> str:
 def _distillation(settings: Mapping[str, Any]) -> str:
     distill = settings.get("distill")
     return f", {DistillSettings.model_validate(distill).words()}" if distill else ""
+
+
+_KINDS = ("layer", "hidden", "ffn", "head", "kv_head", "vocab")
+
+
+def _in_order_of_kind(cut: Cut) -> list[str]:
+    """The axes of a cut, layers first; the ledger sorts them by name."""
+
+    def place(axis: str) -> int:
+        kind = axis.rpartition(".")[2]
+        return _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
+
+    return sorted(cut.axes, key=place)
 
 
 def _kept(name: str, axis: AxisCut) -> KeptAxis:

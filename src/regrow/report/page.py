@@ -126,6 +126,9 @@ def render_page(summary: RunSummary) -> str:
         stages=[_stage(number, row) for number, row in enumerate(summary.stages, 1)],
         has_paths=any(row.path for row in summary.models),
         samples=[(each.prompt, tables.answers(summary, each)) for each in summary.samples],
+        has_stopped=any(
+            text.endswith("…") for sample in summary.samples for text in sample.answers.values()
+        ),
         evaluation=tables.evaluation_rows(summary),
         times=_times(summary.stages),
         started=f"{summary.started:%Y-%m-%d %H:%M %Z}".strip(),

@@ -105,7 +105,7 @@ def _print_answers(summary: RunSummary, console: Console) -> None:
         console.print(table)
     if any_is_cut:
         console.print()
-        words = f"Texts with … are cut to {_ANSWER_LINES} lines; the report has all of them."
+        words = f"Long texts are cut to {_ANSWER_LINES} lines here; the report has all of them."
         console.print(Text(words, style="dim"))
 
 

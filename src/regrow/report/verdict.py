@@ -35,8 +35,10 @@ def loss_ratio(original: ModelRow, result: ModelRow, text: str) -> float | None:
 
 
 def _size(original: ModelRow, result: ModelRow) -> str:
-    share = round(100 * result.parameters / original.parameters) if original.parameters else 100
-    return f"has {share}% of the original's parameters"
+    if result.parameters == original.parameters:
+        return "has as many parameters as the original"
+    share = result.parameters / original.parameters if original.parameters else 1.0
+    return f"has {share:.0%} of the original's parameters"
 
 
 def _losses(summary: RunSummary, original: ModelRow, result: ModelRow) -> Iterator[str]:
