@@ -4,7 +4,7 @@ from __future__ import annotations  # so that help() shows them as they are writ
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from regrow.api.arguments import (
     Paths,
@@ -158,7 +158,8 @@ def grow_vocabulary(
     from regrow.surgery.grow_vocabulary import MergeLimits, grow_vocabulary
 
     check_names("grow_vocabulary", limits, MergeOptions.__annotations__)
-    most = MergeLimits(**{key: number(key, value) for key, value in limits.items()})
+    given: dict[str, Any] = {**limits}
+    most = MergeLimits(**{key: number(key, value) for key, value in given.items()})
     files = named_files([str(path) for path in paths(corpus)], "corpus")
     texts = None if text is None else named_files([str(path) for path in paths(text)], "text")
     return grow_vocabulary(

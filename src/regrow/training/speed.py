@@ -166,7 +166,7 @@ def _seconds_of_a_pass(
             began = time.perf_counter()
             with autocast(settings.precision, device), save_fewer_tensors(device.type == "cpu"):
                 total, _each = loss(model, batch)
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             _finish(device)
             seconds.append(time.perf_counter() - began)
             model.zero_grad(set_to_none=True)
