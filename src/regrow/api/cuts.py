@@ -10,6 +10,7 @@ from regrow.api.arguments import (
     calibration_documents,
     check_parent,
     nbytes,
+    number,
     open_model,
     options_of,
     paths,
@@ -138,7 +139,7 @@ def prune(
     documents = calibration_documents(calibration)
     source = open_model(model, progress)
     options: dict[str, Any] = {
-        "documents": documents, "seed": seed,
+        "documents": documents, "seed": number("seed", seed),
         "max_shard_bytes": nbytes("max_shard_bytes", max_shard_bytes), "progress": progress,
     }  # fmt: skip
     if dry_run:
@@ -186,7 +187,8 @@ def score(
         raise UserError(f"{path}: exists; choose another file")
     check_parent(path)
     saved = compute_scores(
-        open_model(model, progress), spec, calibration_documents(calibration), seed=seed,
+        open_model(model, progress), spec, calibration_documents(calibration),
+        seed=number("seed", seed),
         notify=progress.say,
     )  # fmt: skip
     saved.save(path)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from regrow.api.arguments import Paths, check_names, names, open_model, paths
+from regrow.api.arguments import Paths, check_names, names, number, open_model, paths
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 
@@ -117,7 +117,12 @@ def training_recipe(
     check_names("training_recipe", settings, RecoverySettings.model_fields)
     try:
         return train_model.training_recipe(
-            str(model), paths(text), Path(heldout), settings, seed, special_tokens=special_tokens
+            str(model),
+            paths(text),
+            Path(heldout),
+            settings,
+            number("seed", seed),
+            special_tokens=special_tokens,
         )
     except UserError as error:
         raise error.at((error.key or "").removeprefix(train_model.SETTINGS_KEY) or None) from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations  # so that help() shows them as they are written
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from regrow.api.arguments import Paths, check_names, number, open_model, paths
+from regrow.api.arguments import Paths, check_names, number, open_model, paths, workers_or_cores
 from regrow.api.options import WritingOptions
+from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def tokenise(
 ) -> Tokenised:
     """Tokenise text files once and write a token store, which recipes can train on.
 
-    A call that was stopped continues when it is repeated with the same arguments.
+    A call that was stopped continues when it is repeated with the same arguments. It starts
+    processes, so a script must call it below `if __name__ == "__main__":`.
 
     Args:
         model: the model whose tokenizer is used.
@@ -45,7 +46,7 @@ def tokenise(
 
     return tokenise_files(
         open_model(model, progress).path, Path(out), paths(text),
-        workers=workers or os.cpu_count() or 1, eos=eos,
+        workers=workers_or_cores(workers), eos=eos,
         special_tokens=special_tokens, progress=progress.advance,
     )  # fmt: skip
 
@@ -86,5 +87,12 @@ def write_corpus(
 
     check_names("write_corpus", settings, WritingOptions.__annotations__)
     asked = None if prompts is None else Path(prompts)
-    given = WritingSettings(number("tokens", tokens), asked, **settings)
+    options: dict[str, Any] = {**settings}
+    if "seed" in options:
+        options["seed"] = number("seed", options["seed"])
+    if options.get("batch_size") is not None:
+        options["batch_size"] = number("batch_size", options["batch_size"], least=1)
+    if not isinstance(options.get("temperature", 1.0), int | float):
+        raise UserError(f"a number is wanted, not {options['temperature']!r}", key="temperature")
+    given = WritingSettings(number("tokens", tokens), asked, **options)
     return write_text(open_model(model, progress), Path(out), given, progress=progress.advance)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations  # so that help() shows them as they are written
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,6 +12,7 @@ from regrow.api.arguments import (
     number,
     open_model,
     paths,
+    workers_or_cores,
 )
 from regrow.api.options import MergeOptions, VocabularyOptions
 from regrow.common.progress import QUIET, Progress
@@ -34,7 +34,8 @@ def count_vocabulary(
 ) -> Counted:
     """Count how often each token occurs in text files, by source and script.
 
-    A call that was stopped continues when it is repeated with the same arguments.
+    A call that was stopped continues when it is repeated with the same arguments. It starts
+    processes, so a script must call it below `if __name__ == "__main__":`.
 
     Args:
         model: the model whose tokenizer is used.
@@ -55,7 +56,7 @@ def count_vocabulary(
     files = named_files([str(path) for path in paths(corpus)], "corpus")
     return count_files(
         open_model(model, progress).path, Path(out), files, more=paths(merge),
-        workers=workers or os.cpu_count() or 1, progress=progress.advance,
+        workers=workers_or_cores(workers), progress=progress.advance,
     )  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def grow_vocabulary(
 
     check_names("grow_vocabulary", limits, MergeOptions.__annotations__)
     given: dict[str, Any] = {**limits}
-    most = MergeLimits(**{key: number(key, value) for key, value in given.items()})
+    most = MergeLimits(**{key: number(key, value, least=1) for key, value in given.items()})
     files = named_files([str(path) for path in paths(corpus)], "corpus")
     texts = None if text is None else named_files([str(path) for path in paths(text)], "text")
     return grow_vocabulary(
