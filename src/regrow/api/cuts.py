@@ -35,12 +35,13 @@ def plan(
 ) -> Plan:
     """Propose pruning stages under a budget.
 
-    The result holds the sizes after each stage, exact parameter counts, and a recipe as YAML text
-    to edit. With a text, the cost of each axis is measured: the model is cut along one axis at a
-    time, at a few sizes, refitted, and its loss is taken on text that was held back. Then the best
-    predicted sizes are cut and measured, and the best of them is proposed. What was measured is
-    kept in a cache, so a call that was stopped continues when it is repeated, and another budget
-    needs only its candidates measured. Without a text, the costs are fixed.
+    The result holds the sizes after each stage, exact parameter counts, a recipe as YAML text to
+    edit, and the time that its trainings take on this machine. With a text, the cost of each axis
+    is measured: the model is cut along one axis at a time, at a few sizes, refitted, and its loss
+    is taken on text that was held back. Then the best predicted sizes are cut and measured, and the
+    best of them is proposed. What was measured is kept in a cache, so a call that was stopped
+    continues when it is repeated, and another budget needs only its candidates measured. Without a
+    text, the costs are fixed.
 
     The options in `how` are those of `regrow.pipeline.plan_spec.PlanSpec`:
 

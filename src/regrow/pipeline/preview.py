@@ -142,7 +142,9 @@ def _timed(
     settings = {stage.name: stage.recover for stage in recipe.stages if stage.recover is not None}
     flops = sum(training.flops for training in trainings.values() if training)
     first = next(iter(settings), None)
-    speed = first and speed_of(original, layouts[first].sizes, settings[first], flops)
+    speed = first and speed_of(
+        original, layouts[first].sizes, settings[first], flops, recipe.threads
+    )
     if not speed:
         return {**trainings}, None
     teachers = teacher_names(recipe.stages)

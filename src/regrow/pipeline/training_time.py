@@ -45,16 +45,27 @@ class TrainingTime:
 
 
 def speed_of(
-    original: Layout, sizes: Mapping[str, int], settings: RecoverySettings, flops: float
+    original: Layout,
+    sizes: Mapping[str, int],
+    settings: RecoverySettings,
+    flops: float,
+    threads: int | None = None,
 ) -> "Speed | None":
     """The speed of this machine; None if it is not of interest, or if several machines train.
 
     `original`: the layout of the original. `sizes`: those of the model that is trained, by axis.
-    `flops`: the operations of all trainings.
+    `flops`: the operations of all trainings. `threads`: CPU threads; None takes as many as now.
     """
     if flops < _LEAST_FLOPS or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return None
-    return measure_speed(original, sizes, settings)
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return measure_speed(original, sizes, settings)
+    finally:
+        torch.set_num_threads(before)
 
 
 def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[str, float]:
