@@ -38,7 +38,8 @@ def preview(recipe: Path | str, *, progress: Progress = QUIET) -> Preview:
     from regrow.pipeline.recipe_file import load_recipe
 
     loaded = load_recipe(Path(recipe))
-    return preview_recipe(loaded, open_model(loaded.model, progress), timed=True)
+    model = open_model(loaded.model, progress)
+    return preview_recipe(loaded, model, timed=True, progress=progress)
 
 
 def run(
