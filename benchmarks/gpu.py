@@ -44,6 +44,7 @@ from training import Job, run_regrow, run_trainer
 from regrow.architectures import Layout, bind
 from regrow.architectures.flops import SampleShape, training_flops
 from regrow.architectures.llama import LLAMA
+from regrow.common.errors import UserError
 from regrow.common.precision import Precision, autocast
 from regrow.corpus.packing import PackedText
 from regrow.models.decoding import DecodedRows, draw
@@ -121,8 +122,10 @@ class Setup:
 def setup_for(device: torch.device, *, tiny: bool, quick: bool) -> Setup:
     if tiny:
         return Setup(device, TINY, length=32, rows=2, steps=2, generated=4, batch=3, warm_up=1)
+    # The logits of 32 rows take some 10 GB in Trainer.
+    rows = 32 if torch.cuda.get_device_properties(device).total_memory > 3e10 else 8
     return Setup(
-        device, SMOLLM2, length=512, rows=32, steps=8 if quick else 30, generated=128, batch=128
+        device, SMOLLM2, length=512, rows=rows, steps=8 if quick else 30, generated=128, batch=128
     )
 
 
@@ -186,7 +189,11 @@ def training(setup: Setup) -> list[Result]:
         del contenders["regrow, compiled"]
     found = {}
     for name, run in contenders.items():
-        found[name] = train_once(setup, run)
+        try:
+            found[name] = train_once(setup, run)
+        except UserError as error:  # there is no compiler
+            say(f"  {name}: {error}")
+            continue
         say(f"  {name}: {found[name].rate:,.0f} tokens/s, losses {found[name].losses[:3]}")
     return list(compared(setup, found))
 
@@ -240,7 +247,10 @@ def compared(setup: Setup, found: Mapping[str, Trained]) -> Iterator[Result]:
 def watched_use(wanted: bool) -> Iterator[list[tuple[float, float]]]:
     """Context manager: how busy the GPU is, as (time, percent), each quarter of a second."""
     samples: list[tuple[float, float]] = []
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    command = [
+        "nvidia-smi", f"--id={first_device()}", "--query-gpu=utilization.gpu",
+        "--format=csv,noheader,nounits",
+    ]  # fmt: skip
     over = threading.Event()
 
     def sample() -> None:
