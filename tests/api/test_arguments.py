@@ -8,6 +8,7 @@ import pytest
 import regrow
 from regrow.api.arguments import names, nbytes, number, paths
 from regrow.common.errors import UserError
+from tests.tiny import write_model
 
 UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
     ("prune", {"model": "m", "out": "o", "layrs": 3}, "did you mean 'layers'"),
@@ -39,6 +40,35 @@ def test_one_file_or_several() -> None:
 def test_numbers_as_text() -> None:
     assert number("tokens", "2M") == number("tokens", 2_000_000)
     assert nbytes("max_shard_bytes", "500MB") == 500_000_000
-    for wrong in ("many", True, 2.5, None):
+    wrong: list[Any] = ["many", True, 2.5, None, -1]
+    for each in wrong:
         with pytest.raises(UserError, match="tokens"):
-            number("tokens", wrong)  # type: ignore[arg-type]
+            number("tokens", each)
+    with pytest.raises(UserError, match="max_shard_bytes: at least 1 is wanted, not 0"):
+        nbytes("max_shard_bytes", 0)
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("prune", {"out": "o", "layers": 2, "seed": -1}, "seed: at least 0 is wanted, not -1"),
+    ("score", {"out": "o", "by": "random", "seed": "x"}, "seed x: not a number"),
+    ("tokenise", {"out": "o", "text": "t", "workers": -1}, "workers: at least 1 is wanted, not -1"),
+    ("count_vocabulary", {"out": "o", "corpus": "t", "workers": 0}, "workers: at least 1 is wan"),
+    ("grow_vocabulary", {"out": "o", "corpus": "t", "min_count": 0}, "min_count: at least 1"),
+    ("write_corpus", {"out": "o", "tokens": 9, "seed": -4}, "seed: at least 0 is wanted, not -4"),
+    ("write_corpus", {"out": "o", "tokens": 9, "temperature": "hot"}, "temperature: a number is"),
+    ("write_corpus", {"out": "o", "tokens": 9, "batch_size": 0}, "batch_size: at least 1 is want"),
+    ("generate", {"prompt": "x", "max_new_tokens": 0}, "max_new_tokens: at least 1 is wanted"),
+    ("training_recipe", {"text": "t", "heldout": "h", "seed": -1}, "seed: at least 0 is wanted"),
+]
+
+
+@pytest.mark.parametrize(("function", "given", "message"), WRONG, ids=[each[0] for each in WRONG])
+def test_wrong_numbers_are_named(
+    tmp_path: Path, function: str, given: dict[str, Any], message: str
+) -> None:
+    model = write_model(tmp_path / "m")
+    places = {"out": tmp_path / "o.jsonl"} if "out" in given else {}
+    with pytest.raises(UserError) as error:
+        getattr(regrow, function)(model, **{**given, **places})
+    assert message in str(error.value)
+    assert not (tmp_path / "o.jsonl").exists()

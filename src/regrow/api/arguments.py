@@ -1,6 +1,7 @@
 """Read the arguments of Python functions: models, files, numbers, and options by name."""
 
 import difflib
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -59,24 +60,32 @@ def check_names(function: str, given: Collection[str], known: Collection[str]) -
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {hint}")
 
 
-def number(key: str, value: object) -> int:
-    """An integer, or text such as `16K`. Raises UserError at anything else."""
+def number(key: str, value: object, least: int = 0) -> int:
+    """An integer that is at least `least`, or text such as `16K`. Raises UserError otherwise."""
     from regrow.common.quantities import count
 
-    return _parsed(key, value, count)
+    return _parsed(key, value, count, least)
+
+
+def workers_or_cores(workers: int | str | None) -> int:
+    """The number of processes; None takes one for each core."""
+    return os.cpu_count() or 1 if workers is None else number("workers", workers, least=1)
 
 
 def nbytes(key: str, value: object) -> int:
-    """Bytes as an integer, or text such as `500MB`. Raises UserError at anything else."""
+    """Bytes as a positive integer, or text such as `500MB`. Raises UserError otherwise."""
     from regrow.common import quantities
 
-    return _parsed(key, value, quantities.nbytes)
+    return _parsed(key, value, quantities.nbytes, 1)
 
 
-def _parsed(key: str, value: object, parse: Callable[[str, str], int]) -> int:
+def _parsed(key: str, value: object, parse: Callable[[str, str], int], least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise UserError(f"a whole number is wanted, not {value!r}", key=key)
-    return parse(key, value) if isinstance(value, str) else value
+    found = parse(key, value) if isinstance(value, str) else value
+    if found < least:
+        raise UserError(f"at least {least} is wanted, not {found}", key=key)
+    return found
 
 
 def check_parent(path: Path | str | None) -> None:

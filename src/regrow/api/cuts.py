@@ -9,6 +9,7 @@ from regrow.api.arguments import (
     Paths,
     calibration_documents,
     nbytes,
+    number,
     open_model,
     options_of,
     paths,
@@ -34,12 +35,13 @@ def plan(
 ) -> Plan:
     """Propose pruning stages under a budget.
 
-    The result holds the sizes after each stage, exact parameter counts, and a recipe as YAML text
-    to edit. With a text, the cost of each axis is measured: the model is cut along one axis at a
-    time, at a few sizes, refitted, and its loss is taken on text that was held back. Then the best
-    predicted sizes are cut and measured, and the best of them is proposed. What was measured is
-    kept in a cache, so a call that was stopped continues when it is repeated, and another budget
-    needs only its candidates measured. Without a text, the costs are fixed.
+    The result holds the sizes after each stage, exact parameter counts, a recipe as YAML text to
+    edit, and the time that its trainings take on this machine. With a text, the cost of each axis
+    is measured: the model is cut along one axis at a time, at a few sizes, refitted, and its loss
+    is taken on text that was held back. Then the best predicted sizes are cut and measured, and the
+    best of them is proposed. What was measured is kept in a cache, so a call that was stopped
+    continues when it is repeated, and another budget needs only its candidates measured. Without a
+    text, the costs are fixed.
 
     The options in `how` are those of `regrow.pipeline.plan_spec.PlanSpec`:
 
@@ -139,7 +141,7 @@ def prune(
     documents = calibration_documents(calibration)
     source = open_model(model, progress)
     options: dict[str, Any] = {
-        "documents": documents, "seed": seed,
+        "documents": documents, "seed": number("seed", seed),
         "max_shard_bytes": nbytes("max_shard_bytes", max_shard_bytes), "progress": progress,
     }  # fmt: skip
     if dry_run:
@@ -185,7 +187,8 @@ def score(
     check_new_file(path, model)
     documents = calibration_documents(calibration)
     saved = compute_scores(
-        open_model(model, progress), spec, documents, seed=seed, notify=progress.say
-    )
+        open_model(model, progress), spec, documents, seed=number("seed", seed),
+        notify=progress.say,
+    )  # fmt: skip
     saved.save(path)
     return saved

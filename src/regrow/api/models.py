@@ -5,7 +5,7 @@ from __future__ import annotations  # so that help() shows them as they are writ
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regrow.api.arguments import open_model
+from regrow.api.arguments import number, open_model
 from regrow.common.progress import QUIET, Progress
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def generate(
     """
     from regrow.evaluation.generation import Sampling, generate_text
 
+    most = number("max_new_tokens", max_new_tokens, least=1)
     return generate_text(
-        open_model(model, progress), prompt, max_new_tokens, chat=False if raw else None,
-        sampling=Sampling(temperature, seed),
+        open_model(model, progress), prompt, most, chat=False if raw else None,
+        sampling=Sampling(temperature, number("seed", seed)),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from regrow.api.arguments import Paths, check_names, names, open_model, paths
+from regrow.api.arguments import Paths, check_names, names, number, open_model, paths
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 
@@ -38,7 +38,8 @@ def preview(recipe: Path | str, *, progress: Progress = QUIET) -> Preview:
     from regrow.pipeline.recipe_file import load_recipe
 
     loaded = load_recipe(Path(recipe))
-    return preview_recipe(loaded, open_model(loaded.model, progress), timed=True)
+    model = open_model(loaded.model, progress)
+    return preview_recipe(loaded, model, timed=True, progress=progress)
 
 
 def run(
@@ -123,8 +124,8 @@ def training_recipe(
     check_names("training_recipe", settings, RecoverySettings.model_fields)
     try:
         return train_model.training_recipe(
-            str(model), paths(text), None if heldout is None else Path(heldout), settings, seed,
-            special_tokens=special_tokens,
+            str(model), paths(text), None if heldout is None else Path(heldout), settings,
+            number("seed", seed), special_tokens=special_tokens,
         )  # fmt: skip
     except UserError as error:
         raise error.at((error.key or "").removeprefix(train_model.SETTINGS_KEY) or None) from None

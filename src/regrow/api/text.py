@@ -2,12 +2,12 @@
 
 from __future__ import annotations  # so that help() shows them as they are written
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from regrow.api.arguments import Paths, check_names, number, open_model, paths
+from regrow.api.arguments import Paths, check_names, number, open_model, paths, workers_or_cores
 from regrow.api.options import WritingOptions
+from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory, check_new_file
 from regrow.common.progress import QUIET, Progress
 
@@ -28,7 +28,8 @@ def tokenise(
 ) -> Tokenised:
     """Tokenise text files once and write a token store, which recipes can train on.
 
-    A call that was stopped continues when it is repeated with the same arguments.
+    A call that was stopped continues when it is repeated with the same arguments. It starts
+    processes, so a script must call it below `if __name__ == "__main__":`.
 
     Args:
         model: the model whose tokenizer is used.
@@ -50,7 +51,7 @@ def tokenise(
     files = [file for path in paths(text) for file in text_files(path)]
     return tokenise_files(
         open_model(model, progress).path, Path(out), files,
-        workers=workers or os.cpu_count() or 1, eos=eos,
+        workers=workers_or_cores(workers), eos=eos,
         special_tokens=special_tokens, progress=progress.advance,
     )  # fmt: skip
 
@@ -92,6 +93,13 @@ def write_corpus(
     check_names("write_corpus", settings, WritingOptions.__annotations__)
     check_new_file(Path(out), model)
     asked = None if prompts is None else Path(prompts)
-    given = WritingSettings(number("tokens", tokens), asked, **settings)
+    options: dict[str, Any] = {**settings}
+    if "seed" in options:
+        options["seed"] = number("seed", options["seed"])
+    if options.get("batch_size") is not None:
+        options["batch_size"] = number("batch_size", options["batch_size"], least=1)
+    if not isinstance(options.get("temperature", 1.0), int | float):
+        raise UserError(f"a number is wanted, not {options['temperature']!r}", key="temperature")
+    given = WritingSettings(number("tokens", tokens), asked, **options)
     check_work(Path(out), given)
     return write_text(open_model(model, progress), Path(out), given, progress=progress.advance)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations  # so that help() shows them as they are written
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from regrow.api.arguments import (
     Paths,
@@ -12,6 +11,7 @@ from regrow.api.arguments import (
     number,
     open_model,
     paths,
+    workers_or_cores,
 )
 from regrow.api.options import MergeOptions, VocabularyOptions
 from regrow.common.outputs import check_new_directory, check_new_file, check_page
@@ -34,7 +34,8 @@ def count_vocabulary(
 ) -> Counted:
     """Count how often each token occurs in text files, by source and script.
 
-    A call that was stopped continues when it is repeated with the same arguments.
+    A call that was stopped continues when it is repeated with the same arguments. It starts
+    processes, so a script must call it below `if __name__ == "__main__":`.
 
     Args:
         model: the model whose tokenizer is used.
@@ -60,7 +61,7 @@ def count_vocabulary(
         check_text_file(file.path)
     return count_files(
         open_model(model, progress).path, Path(out), files, more=paths(merge),
-        workers=workers or os.cpu_count() or 1, progress=progress.advance,
+        workers=workers_or_cores(workers), progress=progress.advance,
     )  # fmt: skip
 
 
@@ -168,7 +169,8 @@ def grow_vocabulary(
     from regrow.vocabulary.scripts import SCRIPTS
 
     check_names("grow_vocabulary", limits, MergeOptions.__annotations__)
-    most = MergeLimits(**{key: number(key, value) for key, value in limits.items()})
+    given: dict[str, Any] = {**limits}
+    most = MergeLimits(**{key: number(key, value, least=1) for key, value in given.items()})
     check_new_directory(Path(out), model)
     files = named_files([str(path) for path in paths(corpus)], "corpus", SCRIPTS)
     measured = None if text is None else [str(path) for path in paths(text)]

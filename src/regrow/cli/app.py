@@ -22,6 +22,7 @@ from regrow.cli.output import (
     print_checks,
     print_inspection,
     print_message,
+    print_preview,
     print_pruned,
     print_report,
     print_run,

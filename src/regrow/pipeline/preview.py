@@ -8,6 +8,7 @@ from regrow.architectures.flops import SampleShape, forward_flops, training_flop
 from regrow.checkpoint.bind import parameters_counted_once
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.published import Training, published_original, published_training
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import layouts_by_stage
@@ -93,7 +94,9 @@ class Preview:
         return sum(stage.training.flops for stage in self.stages if stage.training)
 
 
-def preview_recipe(recipe: Recipe, model: ModelDirectory, *, timed: bool = False) -> Preview:
+def preview_recipe(
+    recipe: Recipe, model: ModelDirectory, *, timed: bool = False, progress: Progress = QUIET
+) -> Preview:
     """Compute the sizes and costs of a recipe for a model, which may be a config alone.
 
     `timed`: also try how fast this machine trains, which takes some seconds.
@@ -123,7 +126,7 @@ def preview_recipe(recipe: Recipe, model: ModelDirectory, *, timed: bool = False
     }
     time = None
     if timed:
-        trainings, time = _timed(recipe, layout, layouts, trainings)
+        trainings, time = _timed(recipe, layout, layouts, trainings, progress)
     return Preview(
         recipe.name,
         recipe.model,
@@ -141,12 +144,15 @@ def _timed(
     original: Layout,
     layouts: Mapping[str, Layout],
     trainings: Mapping[str, PreviewTraining | None],
+    progress: Progress,
 ) -> tuple[dict[str, PreviewTraining | None], TrainingTime | None]:
     """The trainings by stage with the seconds of each, and the time of all."""
     settings = {stage.name: stage.recover for stage in recipe.stages if stage.recover is not None}
     flops = sum(training.flops for training in trainings.values() if training)
     first = next(iter(settings), None)
-    speed = first and speed_of(original, layouts[first].sizes, settings[first], flops)
+    speed = first and speed_of(
+        original, layouts[first].sizes, settings[first], flops, recipe.threads, progress.say
+    )
     if not speed:
         return {**trainings}, None
     teachers = teacher_names(recipe.stages)

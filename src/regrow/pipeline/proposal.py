@@ -72,7 +72,7 @@ def propose(
         )
     stages = tuple(plan_stages(layout, sizes))
     nbytes = byte_budget(model, 0).amount
-    recovery = propose_recovery(layout, stages)
+    recovery = propose_recovery(layout, stages, progress)
     notes.append(recovery.words())
     return Plan(
         model_name, layout.parameters(), stages[-1].parameters, nbytes({}), nbytes(sizes), stages,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from regrow.architectures import Layout
 from regrow.architectures.flops import training_flops
 from regrow.common.numbers import count
+from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.training_time import TrainingTime, speed_of
 from regrow.surgery.plan import PlannedStage
 from regrow.training.cost import mean_sample
@@ -40,7 +41,9 @@ class ProposedRecovery:
         return found if self.time is None else f"{found}; {self.time.words()}"
 
 
-def propose_recovery(layout: Layout, stages: Sequence[PlannedStage]) -> ProposedRecovery:
+def propose_recovery(
+    layout: Layout, stages: Sequence[PlannedStage], progress: Progress = QUIET
+) -> ProposedRecovery:
     """The tokens of each stage, in proportion to its model, and their time on this machine.
 
     If the time is more than seconds, this tries layers of the model for some seconds.
@@ -54,7 +57,7 @@ def propose_recovery(layout: Layout, stages: Sequence[PlannedStage]) -> Proposed
     samples = [mean_sample(each, layout)[1] for each in settings]
     work = list(zip(layouts, samples, tokens, strict=True))
     flops = sum(training_flops(after, sample, some) for after, sample, some in work)
-    speed = speed_of(layout, layouts[0].sizes, settings[0], flops)
+    speed = speed_of(layout, layouts[0].sizes, settings[0], flops, notify=progress.say)
     if speed is None:
         return ProposedRecovery(tokens)
     seconds = tuple(speed.seconds(after, sample, some) for after, sample, some in work)

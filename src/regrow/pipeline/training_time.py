@@ -1,14 +1,14 @@
 """How long trainings take on this machine, before any begins."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from regrow.architectures import Layout
 from regrow.architectures.flops import training_flops
 from regrow.common.numbers import rate, rough_duration
-from regrow.common.progress import Progress
+from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.ledger import Ledger
 from regrow.pipeline.plan import RunPlan
 from regrow.pipeline.time_left import GUESSED_RATES
@@ -45,16 +45,30 @@ class TrainingTime:
 
 
 def speed_of(
-    original: Layout, sizes: Mapping[str, int], settings: RecoverySettings, flops: float
+    original: Layout,
+    sizes: Mapping[str, int],
+    settings: RecoverySettings,
+    flops: float,
+    threads: int | None = None,
+    notify: Callable[[str], None] = QUIET.say,
 ) -> "Speed | None":
     """The speed of this machine; None if it is not of interest, or if several machines train.
 
     `original`: the layout of the original. `sizes`: those of the model that is trained, by axis.
-    `flops`: the operations of all trainings.
+    `flops`: the operations of all trainings. `threads`: CPU threads; None takes as many as now.
+    `notify`: gets a line before it is tried.
     """
     if flops < _LEAST_FLOPS or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return None
-    return measure_speed(original, sizes, settings)
+    import torch
+
+    notify("trying how fast this machine trains")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return measure_speed(original, sizes, settings)
+    finally:
+        torch.set_num_threads(before)
 
 
 def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[str, float]:
@@ -68,7 +82,7 @@ def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[s
         for step in plan.steps.values()
         if step.kind == "recover" and plan.is_wanted(step) and ledger.done(step) is None
     ]
-    time = _time_of_trainings(plan, stages)
+    time = _time_of_trainings(plan, stages, progress)
     if time is None:
         return GUESSED_RATES
     progress.say(f"training: {time.tokens:,} tokens, {time.words()}")
@@ -76,7 +90,9 @@ def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[s
     return {**GUESSED_RATES, "train": work / time.seconds}
 
 
-def _time_of_trainings(plan: RunPlan, stages: Sequence[str]) -> TrainingTime | None:
+def _time_of_trainings(
+    plan: RunPlan, stages: Sequence[str], progress: Progress
+) -> TrainingTime | None:
     """The time of the recoveries of these stages of a run; None if it is not of interest."""
     settings = {stage: plan.recovery(stage) for stage in stages}
     original = plan.layouts["original"]
@@ -87,7 +103,9 @@ def _time_of_trainings(plan: RunPlan, stages: Sequence[str]) -> TrainingTime | N
     )
     if not stages:
         return None
-    speed = speed_of(original, layouts[stages[0]].sizes, settings[stages[0]], flops)
+    speed = speed_of(
+        original, layouts[stages[0]].sizes, settings[stages[0]], flops, notify=progress.say
+    )
     if speed is None:
         return None
     seconds = 0.0

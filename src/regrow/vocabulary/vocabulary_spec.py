@@ -2,15 +2,19 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from regrow.common.errors import UserError
 from regrow.common.fields import Share, Size
 
 Tokens = Path | list[str]
 """Tokens, or a file with one in each line: as the vocabulary writes them, or as text."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class VocabularySpec(BaseModel):
@@ -35,7 +39,7 @@ class VocabularySpec(BaseModel):
     size: Size | None = None
     coverage: Share | None = None
     counts: Path | None = None
-    only: list[str] = []
+    only: Annotated[list[str], BeforeValidator(_listed)] = []
     minimum: Size | None = None
     keep: Tokens = []
     drop: Tokens = []
