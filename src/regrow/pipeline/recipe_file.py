@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import from_home
 from regrow.common.validation_errors import Place, describe, dotted, first_error
-from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.recipe import EvaluateSpec, Recipe
 
 _MAX_BYTES = 1 << 20
 _MAX_NODES = 10_000
@@ -79,7 +79,18 @@ def _resolve_paths(recipe: Recipe, path: Path) -> Recipe:
     data = recipe.data.model_copy(update={"train": [*recipe.data.sources]})
     resolved = _map_paths(recipe.model_copy(update={"data": data}), resolve)
     assert isinstance(resolved, Recipe)
-    return resolved.model_copy(update={"model": model})
+    return resolved.model_copy(update={"model": model, "evaluate": _evaluate(resolved, resolve)})
+
+
+def _evaluate(recipe: Recipe, resolve: Callable[[Path], Path]) -> EvaluateSpec | None:
+    """The evaluation of a recipe, with the files of its tasks resolved."""
+    if recipe.evaluate is None:
+        return None
+    tasks = tuple(
+        str(resolve(Path(name))) if name.endswith((".yaml", ".yml")) else name
+        for name in recipe.evaluate.tasks
+    )
+    return recipe.evaluate.model_copy(update={"tasks": tasks})
 
 
 def _path_problem(path: Path) -> str | None:

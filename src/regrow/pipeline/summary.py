@@ -10,6 +10,7 @@ from regrow.pipeline.ledger import LEDGER_FILE, Entry, read_entries
 from regrow.pipeline.ledger_checks import reading
 from regrow.pipeline.outcomes import recovery_outcome
 from regrow.pipeline.steps import AT_ONCE, CONTROL, STAGES
+from regrow.pipeline.task_summary import evaluation_rows, kept
 from regrow.report.records import (
     KeptAxis,
     Machine,
@@ -81,6 +82,8 @@ def _summary(run: str, entries: Entries, original: Entry) -> RunSummary:
         stages=tuple(_stage_row(name, entries, outcomes[name]) for name in stages),
         predicts=_predicted_tokens(entries),
         samples=_samples(entries),
+        evaluation=evaluation_rows(entries),
+        quality_kept=kept(entries),
     )
 
 

@@ -75,7 +75,7 @@ def render_page(summary: RunSummary) -> str:
         original=original,
         result=result,
         change=_change(original, result),
-        figures=_figures(original, result, summary.measured_texts),
+        figures=[*_quality(summary), *_figures(original, result, summary.measured_texts)],
         done=sum(stage.done for stage in summary.stages),
         tables=list(tables.model_tables(summary, _TEXTS_PER_TABLE)),
         legend=tables.legend(summary),
@@ -141,6 +141,15 @@ def _figures(
         label = "generated tokens per second"
         found.append(Figure(label, numbers.rate(x), numbers.rate(y), times))
     return found
+
+
+def _quality(summary: RunSummary) -> list[Figure]:
+    """The share of the original's scores on tasks that is left, above those of random guesses."""
+    if summary.quality_kept is None:
+        return []
+    tasks = dict.fromkeys(row.task for row in summary.evaluation)
+    label = f"quality kept, above chance ({', '.join([*tasks][:3])}{', ...' * (len(tasks) > 3)})"
+    return [Figure(label, "100%", f"{summary.quality_kept:.1%}", "")]
 
 
 def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:
