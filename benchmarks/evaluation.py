@@ -2,8 +2,8 @@
 
 Both get the same requests of the same tasks, and their answers must agree: log-likelihoods to
 rounding, and the chosen option of each question. They take turns, and the fastest time of each
-counts. The peer runs with the batch size that is its fastest, or that of --batch. Weights and products
-are float32.
+counts. The peer runs with the batch size that is its fastest, or that of --batch. Weights and
+products are float32.
 
 --model is a decoder, such as SmolLM2-135M. --seq2seq is an encoder-decoder; prompts are plain
 there, since the peer has no form of OpenBA. --data is as for `regrow eval`.
