@@ -89,7 +89,7 @@ def evaluate_models(
 
         model.advance = tell
         results.append(_evaluate(name, model, found, spec, cache, progress))
-        vars(model).pop("model", None)  # frees the weights before the next model is loaded
+        model.free()
     return results
 
 
