@@ -2,7 +2,8 @@
 
 Both get the same requests of the same tasks, and their answers must agree: log-likelihoods to
 rounding, and the chosen option of each question. They take turns, and the fastest time of each
-counts. The peer runs with the batch size that is its fastest. Weights and products are float32.
+counts. The peer runs with the batch size that is its fastest, or that of --batch. Weights and
+products are float32.
 
 --model is a decoder, such as SmolLM2-135M. --seq2seq is an encoder-decoder; prompts are plain
 there, since the peer has no form of OpenBA. --data is as for `regrow eval`.
@@ -67,9 +68,9 @@ def compare(
 ) -> list[Result]:
     """Questions per second of both, and how much their answers differ."""
     questions = len({request.doc_id for request in requests})
-    size = fastest_batch(peer, requests)
+    size = args.batch or fastest_batch(peer, requests)
     peer.batch_size_per_gpu = size
-    say(f"{name}: {questions} questions, the peer is fastest with a batch size of {size}")
+    say(f"{name}: {questions} questions, the peer takes batches of {size}")
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(args.rounds):
         seconds, mine = timed(lambda: ours.loglikelihood(requests))
@@ -122,6 +123,7 @@ def main() -> None:
     made.add_argument("--data", type=Path, required=True, help="the directory of the questions")
     made.add_argument("--tasks", default=",".join(TASKS))
     made.add_argument("--limit", type=int, help="questions of each task")
+    made.add_argument("--batch", type=int, help="the peer's batch size; default: its fastest")
     made.add_argument("--rounds", type=int, default=2, help="turns of each")
     args = made.parse_args()
     if args.model is None and args.seq2seq is None:

@@ -38,6 +38,23 @@ _RESAMPLES = 1000
 def evaluate_tasks(
     models: Mapping[str, ModelDirectory], spec: TaskSpec, cache: Path, progress: Progress
 ) -> list[Evaluated]:
+    """`evaluate_models` on the tasks that `spec` names.
+
+    Raises UserError as `evaluate_models`, or if there is no such task or its questions cannot be
+    read.
+    """
+    progress.say(f"reading the questions of {', '.join(spec.tasks)}")
+    found = find_tasks(spec.tasks, data=spec.data, mode=spec.mode, say=progress.say)
+    return evaluate_models(models, found, spec, cache, progress)
+
+
+def evaluate_models(
+    models: Mapping[str, ModelDirectory],
+    found: FoundTasks,
+    spec: TaskSpec,
+    cache: Path,
+    progress: Progress,
+) -> list[Evaluated]:
     """The scores of models on the same tasks.
 
     All models are opened and checked before the first one answers. Answers are appended to the
@@ -45,16 +62,14 @@ def evaluate_tasks(
 
     Args:
         models: Model directories by the name that the user gave.
-        spec: The tasks, and how models are asked.
+        found: The tasks.
+        spec: How models are asked.
         cache: The directory where answers are kept.
         progress: Receives messages, and the state with the time that is left.
 
     Raises:
-        UserError: there is no such task, its questions cannot be read, a model cannot be loaded or
-            cannot answer, or a task fails.
+        UserError: a model cannot be loaded or cannot answer, or a task fails.
     """
-    progress.say(f"reading the questions of {', '.join(spec.tasks)}")
-    found = find_tasks(spec.tasks, data=spec.data, mode=spec.mode, say=progress.say)
     opened = {
         name: RegrowModel(directory, precision=spec.precision, prompt=spec.prompt)
         for name, directory in models.items()
@@ -74,7 +89,7 @@ def evaluate_tasks(
 
         model.advance = tell
         results.append(_evaluate(name, model, found, spec, cache, progress))
-        vars(model).pop("model", None)  # frees the weights before the next model is loaded
+        model.free()
     return results
 
 

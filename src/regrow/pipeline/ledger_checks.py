@@ -20,6 +20,7 @@ _OUTPUTS: Mapping[str, Mapping[str, type]] = {
     "recover": {**_FACTS, "kept": str, "heldout": dict, "trained": dict},
     "measure": {"heldout": dict},
     "measure-cut": {"heldout": dict},
+    "evaluate": {"tasks": list, "groups": list},
 }
 """What a run reads from the outputs of a step, by its kind, or by its stage if it has none."""
 _ENVIRONMENT = {"versions": dict, "machine": dict, "command": str}

@@ -50,6 +50,7 @@ from regrow.pipeline.steps import (
     reference_keys,
     teacher_names,
 )
+from regrow.pipeline.task_steps import EVALUATE, RunTasks, evaluated_stages, load_tasks
 from regrow.pipeline.time_left import StepWork
 from regrow.surgery.extend import ensure_tokens
 from regrow.training.mixing.mixture_settings import DENOISERS
@@ -97,6 +98,7 @@ class RunPlan:
         heldout: The hash of each held-out text by name.
         steps: The steps by name, in order.
         put_aside: The part of the training text that is held out; None if the recipe names a text.
+        tasks: The tasks on which models are evaluated; None without any.
     """
 
     recipe: Recipe
@@ -111,9 +113,15 @@ class RunPlan:
     heldout: Mapping[str, str]
     steps: dict[str, Step]
     put_aside: PutAside | None = None
+    tasks: RunTasks | None = None
 
     def is_wanted(self, step: Step) -> bool:
-        """Whether a step is part of the run; not if its comparison was not asked for."""
+        """Whether a step is part of the run; not if its comparison was not asked for.
+
+        Nor is the evaluation of a stage if only the last one is evaluated.
+        """
+        if step.kind == EVALUATE:
+            return step.stage in evaluated_stages(self.recipe)
         compared = {stage.name for stage in self.comparisons}
         return step.stage not in (CONTROL, AT_ONCE) or step.stage in compared
 
@@ -185,6 +193,9 @@ class RunPlan:
                 parameters = sum(models, self.parameter_count("original"))
                 texts_each = NEW_TOKENS * (ROUNDS + 1)
                 found.append(StepWork(name, "generate", float(texts_each * parameters)))
+            elif step.kind == EVALUATE:
+                assert self.tasks is not None
+                found.append(StepWork(name, "forward", 2.0 * count * self.tasks.tokens))
         return found
 
     def _cut_work(self, step: Step) -> StepWork:
@@ -222,6 +233,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         check_heldout_files(recipe.data)
     original = ModelDirectory(resolve_model(recipe.model, out / "original", progress.say))
     check_apart(out, original.path)
+    tasks = load_tasks(recipe, progress)
     check_written(recipe.data, original)
     if options.from_scratch:
         if recipe.data.written is not None:
@@ -262,13 +274,14 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         heldout,
         hashlib.sha256(options.recipe_text.encode()).hexdigest(),
         comparisons,
+        "" if tasks is None else tasks.content,
     )
     return RunPlan(
         recipe=recipe, recipe_text=options.recipe_text, out=out, original=original, corpus=corpus,
         stages={stage.name: stage for stage in (*recipe.stages, *comparisons)},
         comparisons=[stage for stage in comparisons if stage.name in options.compare],
         layouts=layouts, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
-        put_aside=aside,
+        put_aside=aside, tasks=tasks,
     )  # fmt: skip
 
 

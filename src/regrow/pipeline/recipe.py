@@ -21,6 +21,7 @@ from pydantic import (
 
 from regrow.common.fields import Number, Size, Strict
 from regrow.corpus.sources import Source
+from regrow.evaluation.task_spec import TaskSpec
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 
@@ -147,6 +148,16 @@ class Data(Strict):
         return self
 
 
+class EvaluateSpec(TaskSpec):
+    """Tasks on which the original and the result are evaluated.
+
+    Attributes:
+        stages: Whether the model of each stage is evaluated, not only that of the last one.
+    """
+
+    stages: bool = Field(default=False, strict=True)
+
+
 class Recipe(Strict):
     """A recipe: a model, data, and stages.
 
@@ -158,6 +169,7 @@ class Recipe(Strict):
         data: Training and held-out text.
         prompts: Prompts that the original and the model of each stage answer.
         answer_tokens: The largest number of tokens of an answer.
+        evaluate: Tasks on which models are evaluated; None evaluates none.
         stages: Done in this order.
     """
 
@@ -168,6 +180,7 @@ class Recipe(Strict):
     data: Data
     prompts: list[Prompt] = Field(default=[])
     answer_tokens: Size = 64
+    evaluate: EvaluateSpec | None = None
     stages: list[Stage] = Field(min_length=1)
 
     @field_validator("stages")

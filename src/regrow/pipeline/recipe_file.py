@@ -18,7 +18,7 @@ from regrow.common.validation_errors import (
     models_in,
     near_key,
 )
-from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.recipe import EvaluateSpec, Recipe
 
 _MAX_BYTES = 1 << 20
 _MAX_NODES = 10_000
@@ -85,7 +85,18 @@ def _resolve_paths(recipe: Recipe, path: Path) -> Recipe:
     data = recipe.data.model_copy(update={"train": [*recipe.data.sources]})
     resolved = map_paths(recipe.model_copy(update={"data": data}), resolve)
     assert isinstance(resolved, Recipe)
-    return resolved.model_copy(update={"model": model})
+    return resolved.model_copy(update={"model": model, "evaluate": _evaluate(resolved, resolve)})
+
+
+def _evaluate(recipe: Recipe, resolve: Callable[[Path], Path]) -> EvaluateSpec | None:
+    """The evaluation of a recipe, with the files of its tasks resolved."""
+    if recipe.evaluate is None:
+        return None
+    tasks = tuple(
+        str(resolve(Path(name))) if name.endswith((".yaml", ".yml")) else name
+        for name in recipe.evaluate.tasks
+    )
+    return recipe.evaluate.model_copy(update={"tasks": tasks})
 
 
 def _path_problem(path: Path) -> str | None:

@@ -58,6 +58,7 @@ from regrow.pipeline.steps import (
     WRITTEN_FILE,
     reference_keys,
 )
+from regrow.pipeline.task_steps import EVALUATE, evaluate_model
 from regrow.pipeline.time_left import Clock
 from regrow.pipeline.training_time import rates_of_run
 from regrow.report.lost_text import lost_words
@@ -170,11 +171,13 @@ class _Run:
         models = {"original": self.original}
         self._measure(self.steps["original/measure"], self.original, ("all", "of stages"))
         self._answer_prompts(self.steps["original/answers"], self.original)
+        self._evaluate_tasks("original", self.original)
         self._measure_references()
         for stage in self.recipe.stages:
             last, previous = self._do_stage(stage, last, previous), stage.name
             models[stage.name] = last
             self._answer_prompts(self.steps[f"{stage.name}/answers"], last)
+            self._evaluate_tasks(stage.name, last)
         for stage in self.plan.comparisons:
             self._do_stage(stage, self.original, "original")
         self._measure_speeds(models)
@@ -547,6 +550,32 @@ class _Run:
             return self._evaluate(step, model.load(), model.tokenizer, names_for("answering"))
 
         self.recorder.once(step, "", answer)
+
+    def _evaluate_tasks(self, stage: str, model: ModelDirectory) -> None:
+        """Evaluate a model on the tasks of the recipe, if it has any for this stage."""
+        step, tasks = self.steps.get(f"{stage}/{EVALUATE}"), self.plan.tasks
+        if step is None or tasks is None or not self.plan.is_wanted(step):
+            return
+        work = next(work for work in self.clock.work if work.step == step.name)
+        told = (time.monotonic(), 0.0)
+
+        def report(doing: str, share: float) -> None:
+            nonlocal told
+            now, (before, done) = time.monotonic(), told
+            self.clock.done(step.name, (share - done) * work.amount, now - before)
+            told = (now, share)
+            self.recorder.report(stage, doing)
+
+        def measure() -> Mapping[str, Any]:
+            return evaluate_model(self.recipe, tasks, model, self.out, self.progress, report)
+
+        entry = self.recorder.once(step, "evaluating", measure)
+        for score in entry.outputs["tasks"] if entry is not None else ():
+            error = "" if score["error"] is None else f" ± {score['error']:.3f}"
+            self.progress.say(
+                f"{stage}: {score['task']}: {score['metric']} {score['value']:.3f}{error}"
+            )
+        self.clock.finish(step.name)
 
     def finish(self) -> Result:
         """Link the final model and write the report; where both are."""

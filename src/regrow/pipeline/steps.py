@@ -11,6 +11,7 @@ from regrow.common.files import read_json_object
 from regrow.evaluation.speed import NEW_TOKENS, ROUNDS
 from regrow.pipeline.ledger import Entry, Step, differences, step_after
 from regrow.pipeline.recipe import Recipe, Stage
+from regrow.pipeline.task_steps import EVALUATE, evaluate_inputs
 from regrow.scoring.score_file import file_sha256
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
@@ -37,8 +38,12 @@ CONTROL, AT_ONCE = "control", "at-once"
 """The comparisons: the original trained on the same tokens, and all cuts made in one."""
 TRAINING_FILE = "training.json"
 """The file beside the checkpoints of a recovery, with the key and the inputs of its step."""
-_LOSSES, _ANSWERS = frozenset({"measure", "measure-cut"}), frozenset({"answers"})
-"""The kinds of the steps that measure losses, and of those that answer the prompts."""
+_MEASURING = {
+    "losses": frozenset({"measure", "measure-cut"}),
+    "answers": frozenset({"answers"}),
+    "tasks": frozenset({EVALUATE}),
+}
+"""The kinds of steps that only measure a model, by what they measure."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Changes:
             by_stage.setdefault(entry.stage, set()).add(entry.kind)
         return ", ".join(
             f"{stage} (dropped)" if stage in dropped
-            else f"{stage} ({_measured(done)})" if done <= {*_LOSSES, *_ANSWERS}
+            else f"{stage} ({_measured(done)})" if done <= frozenset().union(*_MEASURING.values())
             else f"{stage} (written text)" if done == {"write"}
             else stage
             for stage, done in by_stage.items()
@@ -73,9 +78,8 @@ class Changes:
 
 
 def _measured(kinds: Collection[str]) -> str:
-    """What steps of these kinds measured: `losses`, `answers`, or both."""
-    words = {"losses": _LOSSES, "answers": _ANSWERS}
-    return " and ".join(word for word, those in words.items() if those & set(kinds))
+    """What steps of these kinds measured: `losses`, `answers`, `tasks`, or several of them."""
+    return " and ".join(word for word, those in _MEASURING.items() if those & set(kinds))
 
 
 def plan_steps(
@@ -85,6 +89,7 @@ def plan_steps(
     heldout: Mapping[str, str],
     text: str,
     comparisons: Sequence[Stage] = (),
+    questions: str = "",
 ) -> dict[str, Step]:
     """All steps by name, in order; the steps of comparisons are last, and then the speed.
 
@@ -95,11 +100,13 @@ def plan_steps(
         heldout: hashes of the held-out texts, by name.
         text: a hash of the text of the recipe.
         comparisons: further stages, which start from the original.
+        questions: a hash of the questions of the tasks.
     """
     measuring: dict[str, Any] = {"heldout": heldout}
     if recipe.data.special_tokens:
         measuring["special_tokens"] = True
     answering = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
+    evaluating = evaluate_inputs(recipe, questions)
     training = {"train": train, "seed": recipe.seed}
     first = step_after(None, "original", {"model": model, "results": RESULTS})
     writing = written_inputs(recipe)
@@ -110,6 +117,7 @@ def plan_steps(
         first,
         step_after(first, "original/measure", measuring),
         step_after(first, "original/answers", answering),
+        *([step_after(first, f"original/{EVALUATE}", evaluating)] if evaluating else []),
     ]
     recoveries = [stage.recover for stage in (*recipe.stages, *comparisons) if stage.recover]
     references = sorted({key for settings in recoveries for key in reference_keys(settings)})
@@ -123,6 +131,8 @@ def plan_steps(
         last = next(step for step in reversed(new) if step.kind in ("carve", "recover"))
         # No later step follows this one, so that other prompts change only the answers.
         steps.append(step_after(last, f"{stage.name}/answers", answering))
+        if evaluating:
+            steps.append(step_after(last, f"{stage.name}/{EVALUATE}", evaluating))
     for stage in comparisons:
         steps += _stage_steps(stage, first, training, measuring)
     if any(stage.cut is not None for stage in recipe.stages):
@@ -221,7 +231,9 @@ def find_changes(steps: Mapping[str, Step], entries: Mapping[str, Entry], out: P
         if name in UNCHAINED or (step is not None and step.key == entry.key):
             continue
         stale.append(entry)
-        if step is None:
+        if step is None and entry.kind == EVALUATE:
+            reasons.append("evaluate is no longer there")
+        elif step is None:
             reasons.append(f"{entry.stage} is no longer there")
         else:
             reasons += _describe_changes(entry.inputs, step.inputs, entry.stage)

@@ -14,6 +14,7 @@ from regrow.pipeline.ledger import Entry, read_entries
 from regrow.pipeline.ledger_checks import reading
 from regrow.pipeline.outcomes import bits_per_nat, recovery_outcome
 from regrow.pipeline.steps import AT_ONCE, CONTROL, SPEED, STAGES
+from regrow.pipeline.task_summary import evaluation_rows, kept
 from regrow.report.records import (
     HeldoutCurve,
     KeptAxis,
@@ -91,6 +92,8 @@ def _summary(directory: Path, entries: Entries, original: Entry) -> RunSummary:
         stages=tuple(_stage_row(name, entries, outcomes[name]) for name in stages),
         predicts=_predicted_tokens(entries),
         samples=_samples(entries),
+        evaluation=evaluation_rows(entries),
+        quality_kept=kept(entries),
     )
 
 

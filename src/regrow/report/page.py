@@ -94,7 +94,7 @@ def render_page(summary: RunSummary) -> str:
         result=result,
         change=_change(original, result),
         verdict=verdict(summary),
-        figures=_figures(original, result, summary.measured_texts),
+        figures=[*_quality(summary), *_figures(original, result, summary.measured_texts)],
         done=sum(stage.done for stage in summary.stages),
         question=summary.samples[0].prompt if summary.samples else "What is a river?",
         quoted=shlex.quote,
@@ -182,6 +182,15 @@ def _figures(
         shown = numbers.rate(x), numbers.rate(y)
         found.append(Figure(label, *shown, f"{ratio:.1f}×", tables.way(1, ratio, "more")))  # noqa: RUF001
     return found
+
+
+def _quality(summary: RunSummary) -> list[Figure]:
+    """The share of the original's scores on tasks that is left, above those of random guesses."""
+    if summary.quality_kept is None:
+        return []
+    tasks = dict.fromkeys(row.task for row in summary.evaluation)
+    label = f"quality kept, above chance ({', '.join([*tasks][:3])}{', ...' * (len(tasks) > 3)})"
+    return [Figure(label, "100%", f"{summary.quality_kept:.1%}", "")]
 
 
 def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:

@@ -257,12 +257,17 @@ class Sample(_Record):
 
 
 class EvaluationRow(_Record):
-    """One metric of one task, of the original and of the result."""
+    """One metric of one task, of the original and of the result.
+
+    `low`, `high`: the 95% interval of the difference, from the same questions.
+    """
 
     task: str
     metric: str
     before: float | None = None
     after: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class Loading(_Record):
@@ -299,6 +304,8 @@ class RunSummary(_Record):
     """The tokens that losses are over: all tokens of the text, or only the masked spans."""
     samples: tuple[Sample, ...] = ()
     evaluation: tuple[EvaluationRow, ...] = ()
+    quality_kept: float | None = None
+    """The share of the original's scores above chance that the result has, over all tasks."""
 
     @property
     def original(self) -> ModelRow | None:

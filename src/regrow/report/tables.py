@@ -204,7 +204,7 @@ def comparison_note(summary: RunSummary) -> str:
 
 
 def evaluation_rows(summary: RunSummary) -> list[tuple[str, str, str, str, str]]:
-    """Task, metric, before, after and the difference."""
+    """Task, metric, before, after and the difference, with its 95% interval if it is known."""
     rows = []
     for row in summary.evaluation:
         known = [value for value in (row.before, row.after) if value is not None]
@@ -212,6 +212,9 @@ def evaluation_rows(summary: RunSummary) -> list[tuple[str, str, str, str, str]]
         difference = ""
         if row.before is not None and row.after is not None and all(map(math.isfinite, known)):
             difference = numbers.signed(row.after - row.before, digits)
+            if row.low is not None and row.high is not None:
+                low, high = (numbers.signed(value, digits) for value in (row.low, row.high))
+                difference += f" ({low} to {high})"
         before, after = (numbers.decimal(value, digits) for value in (row.before, row.after))
         rows.append((row.task, row.metric, before, after, difference))
     return rows

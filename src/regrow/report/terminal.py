@@ -60,6 +60,7 @@ def print_table(
             console.print(_plain(f"{stage.name}: {line}", "red"))
         for warning in stage.warnings:
             console.print(_plain(f"Warning, {stage.name}: {warning}", "yellow"))
+    _print_evaluation(summary, console)
     _print_answers(summary, console)
     if report is not None:
         console.print()
@@ -75,6 +76,22 @@ def _notes(summary: RunSummary, units: Iterable[Unit]) -> Iterator[str]:
     yield from filter(None, (tables.legend(summary, unit) for unit in units))
     if "nats per token" in units and (note := tables.comparison_note(summary)):
         yield note
+
+
+def _print_evaluation(summary: RunSummary, console: Console) -> None:
+    """Print the scores on tasks, before and after."""
+    if not summary.evaluation:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ("task", "metric", "before", "after", "difference"):
+        table.add_column(name, justify="left" if name in ("task", "metric") else "right")
+    for cells in tables.evaluation_rows(summary):
+        table.add_row(*map(_plain, cells))
+    console.print()
+    console.print(table)
+    if summary.quality_kept is not None:
+        share = f"{summary.quality_kept:.1%} of the original's scores above chance"
+        console.print(Text(f"quality kept: {share}", style="bold"))
 
 
 def _print_answers(summary: RunSummary, console: Console) -> None:

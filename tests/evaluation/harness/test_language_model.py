@@ -18,6 +18,7 @@ from regrow.evaluation.harness import decoder_scores, seq2seq_scores
 from regrow.evaluation.harness.language_model import RegrowModel
 from regrow.evaluation.harness.responses import Responses
 from regrow.models.loading import load_tokenizer
+from regrow.objectives.losses.shared_row_attention import supports_shared_rows
 from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, write_tiny
 
 QUESTIONS = sentences(6, seed=3)
@@ -30,8 +31,7 @@ PAIRS += [("ends with a space ", "and goes on"), ("", " without a context"), PAI
 
 def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
     return [
-        Instance(kind, {}, each, 0, ("a task", number, 1))  # type: ignore[arg-type]
-        for number, each in enumerate(arguments)
+        Instance(kind, {}, each, 0, ("a task", number, 1)) for number, each in enumerate(arguments)
     ]
 
 
@@ -107,7 +107,7 @@ def test_scores_of_an_encoder_decoder(
     directory = write_seq2seq(tmp_path / "m", T5, number=TIED)
     ours = RegrowModel(directory, precision="fp32", batch_tokens=200)
     if shares:
-        assert seq2seq_scores.supports_shared_rows(ours.model)
+        assert supports_shared_rows(ours.model)
     else:
         monkeypatch.setattr(seq2seq_scores, "supports_shared_rows", lambda _: False)
     given = requests("loglikelihood", PAIRS)
@@ -167,13 +167,14 @@ def test_a_tokenizer_without_sentinels_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 def test_log_likelihoods_of_texts(kind: str, tmp_path: Path) -> None:
     if kind == "decoder":
-        directory, options = write_model(tmp_path / "m"), {"max_length": 16}
+        directory, backend = write_model(tmp_path / "m"), "causal"
     else:
-        directory = write_seq2seq(tmp_path / "m", T5, number=TIED)
-        options = {"max_length": 16, "backend": "seq2seq"}
+        directory, backend = write_seq2seq(tmp_path / "m", T5, number=TIED), "seq2seq"
     given = requests("loglikelihood_rolling", [(text,) for text in [*sentences(3), "a"]])
     ours = RegrowModel(directory, precision="fp32", max_length=16)
-    own = hf(directory, **options).loglikelihood_rolling(given, disable_tqdm=True)
+    own = hf(directory, backend=backend, max_length=16).loglikelihood_rolling(
+        given, disable_tqdm=True
+    )
     assert ours.loglikelihood_rolling(given) == pytest.approx(own, rel=1e-5)
 
 

@@ -19,7 +19,7 @@ from regrow.evaluation.harness.scores import Score, batches_by_size, padded, sco
 from regrow.objectives.losses.head import head_of, hidden_states
 
 _PADDING = -1
-_CHECKED = ((5, 3, 8, 2), ((1, 4, 6), (7, 2), (1, 9)))
+_CHECKED = ((5, 3, 8, 2), (1, 4, 6), (7, 2), (1, 9))
 """A context and continuations that a model is checked with."""
 
 
@@ -112,12 +112,10 @@ def decoder_scores(
 
 def shares_contexts(model: Any) -> bool:
     """Whether a model computes continuations in one row as if each were alone."""
-    context, ends = _CHECKED
     size = model.get_input_embeddings().num_embeddings
-    context = tuple(token % size for token in context)
-    ends = tuple(tuple(token % size for token in end) for end in ends)
+    context, *ends = (tuple(token % size for token in each) for each in _CHECKED)
     try:
-        together = _scores(model, [_Row(context, ends)], "fp32")[0]
+        together = _scores(model, [_Row(context, tuple(ends))], "fp32")[0]
         alone = [_scores(model, [_Row(context, (end,))], "fp32")[0][0] for end in ends]
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
         return False

@@ -136,6 +136,10 @@ class RegrowModel(LM):
         check_head(model)
         return model
 
+    def free(self) -> None:
+        """Forget the network, so that another model has its memory."""
+        self.__dict__.pop("model", None)
+
     @property
     def tokenizer(self) -> Any:
         return self.encoding.tokenizer

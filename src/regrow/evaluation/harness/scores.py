@@ -13,6 +13,12 @@ _LOGITS = 1 << 25
 """Logits that are in memory at once: 128 MiB in float32."""
 
 
+_ENOUGH = 1 / 8
+"""The share of a full batch at which a device works at full speed."""
+_ALIKE = 0.9
+"""The size of the smallest row of a batch that is larger, as a share of that of the largest."""
+
+
 @dataclass(frozen=True)
 class Score:
     """How likely a model finds a continuation.
@@ -41,15 +47,23 @@ Row = TypeVar("Row", bound=Sized)
 def batches_by_size(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
     """Batches of rows of similar sizes, the largest first.
 
+    A batch ends early at a row that would be padded much, once it has enough tokens for a device to
+    work at full speed.
+
     `batch_tokens`: upper bound on the slots of a batch, padding included. A batch has at least one
     row.
     """
-    ordered = sorted(rows, key=lambda row: -row.slots)
-    first = 0
-    while first < len(ordered):
-        count = max(1, batch_tokens // max(1, ordered[first].slots))
-        yield ordered[first : first + count]
-        first += count
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: -row.slots):
+        width = batch[0].slots if batch else 0
+        is_full = (len(batch) + 1) * width > batch_tokens
+        is_enough = len(batch) * width >= batch_tokens * _ENOUGH
+        if batch and (is_full or (is_enough and row.slots < _ALIKE * width)):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:

@@ -95,10 +95,14 @@ def _scores(model: Any, questions: Sequence[_Question], precision: Precision) ->
     contexts = [question.context for question in questions]
     sources = padded(contexts, 0, device)
     read = padded([[1] * len(context) for context in contexts], 0, device)
-    rows, of_question, places, targets = [], [], [], []
+    rows: list[list[tuple[int, ...]]] = []
+    of_question: list[int] = []
+    places: list[tuple[int, range]] = []
+    targets: list[tuple[int, ...]] = []
     for number, question in enumerate(questions):
         for texts, ends in zip(question.read, question.rows, strict=True):
-            first, begins = 0, {}
+            first = 0
+            begins: dict[tuple[int, ...], int] = {}
             for text in texts:
                 begins[text] = first
                 first += len(text)

@@ -42,7 +42,7 @@ class Tasks:
             return _index_of_file(Path(name))
         folder = _folder(name)
         if folder is not None:
-            index = TaskIndex.build([folder])
+            index: Index = TaskIndex.build([folder])
             if _is_whole(name, index):
                 return index
         return self.all

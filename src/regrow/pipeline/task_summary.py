@@ -1,0 +1,86 @@
+"""Turn the scores on tasks in the ledger of a run into the records of the report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from regrow.evaluation.significance import paired_test
+from regrow.evaluation.task_results import quality_kept
+from regrow.pipeline.ledger import Entry
+from regrow.pipeline.task_steps import EVALUATE
+from regrow.report.records import EvaluationRow
+
+_MOST_TASKS = 12
+"""Tasks of a group that are listed one by one."""
+
+
+def evaluation_rows(entries: Mapping[str, Entry]) -> tuple[EvaluationRow, ...]:
+    """The scores of the original and of each stage that was evaluated."""
+    before = entries.get(f"original/{EVALUATE}")
+    if before is None:
+        return ()
+    after = _evaluated_stages(entries)
+    if not after:
+        return tuple(_rows(before.outputs, None, ""))
+    return tuple(
+        row
+        for entry in after
+        for row in _rows(before.outputs, entry.outputs, entry.stage if len(after) > 1 else "")
+    )
+
+
+def kept(entries: Mapping[str, Entry]) -> float | None:
+    """The share of the original's score above chance that the last stage has."""
+    before, after = entries.get(f"original/{EVALUATE}"), _evaluated_stages(entries)
+    if before is None or not after:
+        return None
+    original = {
+        each["task"]: (each["value"], each["chance"])
+        for each in before.outputs["tasks"]
+        if each["chance"] is not None
+    }
+    result = {each["task"]: each["value"] for each in after[-1].outputs["tasks"]}
+    if not original or not original.keys() <= result.keys():
+        return None
+    return quality_kept(original, result)
+
+
+def _evaluated_stages(entries: Mapping[str, Entry]) -> list[Entry]:
+    return [
+        entry for entry in entries.values() if entry.kind == EVALUATE and entry.stage != "original"
+    ]
+
+
+def _rows(
+    before: Mapping[str, Any], after: Mapping[str, Any] | None, stage: str
+) -> Iterator[EvaluationRow]:
+    """Groups first, then tasks. `stage`: named beside the metric, unless it is empty."""
+    hidden = {
+        task
+        for group in before["groups"]
+        if len(group["tasks"]) > _MOST_TASKS
+        for task in group["tasks"]
+    }
+    for kind in ("groups", "tasks"):
+        theirs = {each["task"]: each for each in (after or {}).get(kind, ())}
+        for each in before[kind]:
+            if each["task"] in hidden:
+                continue
+            other = theirs.get(each["task"])
+            low, high = _interval([each.get("marks", ""), (other or {}).get("marks", "")])
+            yield EvaluationRow(
+                task=each["task"],
+                metric=", ".join(filter(None, (each["metric"], stage))),
+                before=each["value"],
+                after=None if other is None else other["value"],
+                low=low,
+                high=high,
+            )
+
+
+def _interval(marks: Sequence[str]) -> tuple[float | None, float | None]:
+    """The 95% interval of the difference; None if a model has no marks."""
+    first, second = marks
+    if not first or len(first) != len(second):
+        return None, None
+    test = paired_test([float(mark) for mark in first], [float(mark) for mark in second])
+    return test.low, test.high

@@ -1,0 +1,122 @@
+"""A recipe that evaluates its models on tasks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import regrow
+from regrow.common.errors import UserError
+from regrow.pipeline.ledger import read_entries
+from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.recipe_file import load_recipe
+from regrow.pipeline.summary import summarise
+from regrow.report.page import render_page
+from tests.evaluation.tasks.files import write_all
+from tests.tiny import sentences, write_model, write_text
+
+EVALUATE = {"tasks": ["piqa", "mmlu_anatomy"], "data": "questions", "precision": "fp32"}
+CUTS = [
+    {"name": "depth", "cut": {"layers": 3, "by": "random", "refit": False}},
+    {"name": "width", "cut": {"ffn": 32, "by": "random", "refit": False}},
+]
+
+
+def write(home: Path, **changes: Any) -> Path:
+    """A recipe without training, with its model, texts and questions."""
+    if not (home / "model").exists():
+        write_model(home / "model", max_position_embeddings=1024)
+        write_all(home / "questions")
+        for number, name in enumerate(("train", "heldout")):
+            write_text(home / f"{name}.jsonl", sentences(4, seed=number))
+    recipe = {
+        "name": "r", "model": "model", "stages": CUTS, "evaluate": EVALUATE,
+        "data": {"train": "train.jsonl", "heldout": {"text": "heldout.jsonl"}}, **changes,
+    }  # fmt: skip
+    path = home / "recipe.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in recipe.items() if v is not None}))
+    return path
+
+
+def test_original_and_result_are_evaluated(tmp_path: Path) -> None:
+    recipe = write(tmp_path)
+    out = tmp_path / "run"
+    regrow.run(recipe, out)
+    entries = read_entries(out / "ledger.jsonl")
+    done = [name for name in entries if name.endswith("/evaluate")]
+    assert done == ["original/evaluate", "width/evaluate"]
+    own = regrow.evaluate(
+        tmp_path / "model", EVALUATE["tasks"], data=tmp_path / "questions", precision="fp32",
+        cache=tmp_path / "cache",
+    )[0]  # fmt: skip
+    found = entries["original/evaluate"].outputs["tasks"]
+    assert [each["value"] for each in found] == [score.value for score in own.tasks]
+    summary = summarise(out)
+    assert [row.task for row in summary.evaluation] == EVALUATE["tasks"]
+    assert all(row.low is not None and row.after is not None for row in summary.evaluation)
+    before = sum(score.value - (score.chance or 0) for score in own.tasks)
+    assert (summary.quality_kept is not None) == (before > 0)
+    assert "mmlu_anatomy" in render_page(summary)
+    size = (out / "ledger.jsonl").stat().st_size
+    regrow.run(recipe, out)
+    assert (out / "ledger.jsonl").stat().st_size == size, "nothing is done twice"
+
+
+def test_all_stages_can_be_evaluated_later(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    regrow.run(write(tmp_path, evaluate=None), out)
+    regrow.run(write(tmp_path), out)
+    regrow.run(write(tmp_path, evaluate={**EVALUATE, "stages": True}), out)
+    entries = read_entries(out / "ledger.jsonl")
+    done = [name for name in entries if name.endswith("/evaluate")]
+    assert sorted(done) == ["depth/evaluate", "original/evaluate", "width/evaluate"]
+    rows = summarise(out).evaluation
+    assert [(row.task, row.metric) for row in rows[:2]] == [
+        ("piqa", "acc_norm, width"), ("mmlu_anatomy", "acc, width"),
+    ]  # fmt: skip
+    assert len(rows) == 4
+
+
+def test_other_questions_are_noticed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    regrow.run(write(tmp_path), out)
+    file = tmp_path / "questions/piqa/val.csv"
+    file.write_text(file.read_text().replace("goal 1", "another goal"))
+    with pytest.raises(UserError, match=r"questions: changed.*original \(tasks\), width \(tasks\)"):
+        regrow.run(write(tmp_path), out)
+    regrow.run(write(tmp_path), out, redo=True)
+    with pytest.raises(UserError, match="evaluate is no longer there"):
+        regrow.run(write(tmp_path, evaluate=None), out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "none"}, r"evaluate\.data: .*none: no such directory"),
+        ({"tasks": ["mine.yaml"]}, r"evaluate\.tasks: .*/mine\.yaml: no such file"),
+        ({"tasks": []}, "at least 1 is wanted"),
+        ({"shots": -1}, "at least 0 is wanted"),
+        ({"mode": "words"}, "letter or likelihood is wanted"),
+        ({"stages": 1}, "true or false is wanted"),
+        ({"task": "piqa"}, "task: unknown"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    recipe = write(tmp_path, evaluate={**EVALUATE, **changes})
+    with pytest.raises(UserError, match=message):
+        regrow.run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
+    recipe: Recipe = load_recipe(
+        write(tmp_path, evaluate={**EVALUATE, "tasks": ["a.yaml", "piqa"]})
+    )
+    assert recipe.evaluate is not None
+    assert recipe.evaluate.data == tmp_path / "questions"
+    assert recipe.evaluate.tasks == (str(tmp_path / "a.yaml"), "piqa")
+    assert json.loads(recipe.model_dump_json())["evaluate"]["stages"] is False
