@@ -104,20 +104,29 @@ def test_rows_without_padding_give_the_same_tags(
     model, form = _model(tmp_path, LLAMA), _form(False)
     padded = choose_tags(model, form, BLANKS)
     never: Callable[..., bool] = lambda *_: False  # noqa: E731
-    monkeypatch.setattr(forced_decoding, "_pads", never)
+    monkeypatch.setattr(forced_decoding, "_takes_positions", never)
     assert choose_tags(model, form, BLANKS) == padded
 
 
-def test_padding_is_used_where_it_is_exact(tmp_path: Path) -> None:
-    pads = {
-        blueprint.model_type: forced_decoding._pads(_model(tmp_path / str(n), blueprint), BLANKS)
-        for n, blueprint in enumerate(ALL)
-    }
-    assert pads["llama"]
-    assert pads["openba"]
-    assert not pads["t5"]
-    assert not pads["bart"]
-    assert not pads["gemma2"]  # its window is shorter than these rows
+@pytest.mark.parametrize(
+    ("blueprint", "ways"),
+    [(LLAMA, [True]), (OPENBA, [True]), (T5, [False]), (BART, [False]), (GEMMA2, [True, False])],
+    ids=lambda each: getattr(each, "model_type", ""),
+)
+def test_rows_are_padded_where_it_is_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blueprint: Blueprint, ways: list[bool]
+) -> None:
+    model = _model(tmp_path, blueprint)
+    tried: list[bool] = []
+    choose_all = forced_decoding._choose_all
+
+    def note(*given: Any, pads: bool) -> list[list[str]] | None:
+        tried.append(pads)
+        return choose_all(*given, pads=pads)
+
+    monkeypatch.setattr(forced_decoding, "_choose_all", note)
+    choose_tags(model, _form(model.config.is_encoder_decoder), BLANKS)
+    assert tried == ways  # the window of this Gemma 2 is shorter than the rows
 
 
 def test_fewer_passes_than_tokens(tmp_path: Path) -> None:
