@@ -27,6 +27,8 @@ BLANKS = [
     Blank([20, 21, 22, 23, 24], [(30,), (31, 32, 33), (34,), (35, 36)], TAGS),
     Blank([25, 26], [(37, 38), (), (31,)], TAGS),
     Blank([27, 28, 29], [(33,)], TAGS, goes_on=True),
+    Blank([31, 22, 39, 25], [(21, 28), (27, 24, 11), (12, 15, 16), (29,), (13,)], TAGS),
+    Blank([36, 18, 17], [(26,), (19, 20), (38,)], TAGS, goes_on=True),
 ]
 ALL = (LLAMA, GPT_NEOX, GEMMA2, OPENBA, T5, BART, T5GEMMA)
 
@@ -38,8 +40,25 @@ def _form(is_encoder_decoder: bool) -> PromptForm:
 
 
 def _model(tmp_path: Path, blueprint: Blueprint) -> Any:
+    """A random model that does not prefer the same tag everywhere.
+
+    The head's rows of the tokens of tags are made orthogonal to its mean input.
+    """
     ids = {"pad_token_id": 0, "eos_token_id": 2}
-    return load_model(write_tiny(blueprint, tmp_path / "model", vocab_size=40, **ids))
+    model = load_model(write_tiny(blueprint, tmp_path / "model", vocab_size=40, **ids))
+    head, inputs = model.get_output_embeddings(), []
+    hook = head.register_forward_pre_hook(lambda _, given: inputs.append(given[0].flatten(0, -2)))
+    choose_tags(model, _form(model.config.is_encoder_decoder), BLANKS)
+    hook.remove()
+    mean = torch.cat(inputs).mean(0)
+    options = sorted({token for tokens in TAGS.values() for token in tokens})
+    with torch.no_grad():
+        rows = head.weight[options]
+        head.weight[options] = rows - torch.outer(rows @ mean / (mean @ mean), mean)
+        for name, values in (*model.named_parameters(), *model.named_buffers()):
+            if name in ("lm_head.bias", "final_logits_bias"):
+                values.zero_()
+    return model
 
 
 def _valid(blank: Blank) -> list[tuple[list[str], list[int]]]:
@@ -86,6 +105,7 @@ def test_the_tags_are_those_of_transformers(tmp_path: Path, blueprint: Blueprint
     form = _form(model.config.is_encoder_decoder)
     expected = [_greedy(model, form, blank) for blank in BLANKS]
     assert choose_tags(model, form, BLANKS) == expected
+    assert len({tag for tags in expected for tag in tags}) > 1
 
 
 @pytest.mark.parametrize("blueprint", [LLAMA, OPENBA, T5], ids=lambda each: each.model_type)
@@ -104,20 +124,29 @@ def test_rows_without_padding_give_the_same_tags(
     model, form = _model(tmp_path, LLAMA), _form(False)
     padded = choose_tags(model, form, BLANKS)
     never: Callable[..., bool] = lambda *_: False  # noqa: E731
-    monkeypatch.setattr(forced_decoding, "_pads", never)
+    monkeypatch.setattr(forced_decoding, "_takes_positions", never)
     assert choose_tags(model, form, BLANKS) == padded
 
 
-def test_padding_is_used_where_it_is_exact(tmp_path: Path) -> None:
-    pads = {
-        blueprint.model_type: forced_decoding._pads(_model(tmp_path / str(n), blueprint), BLANKS)
-        for n, blueprint in enumerate(ALL)
-    }
-    assert pads["llama"]
-    assert pads["openba"]
-    assert not pads["t5"]
-    assert not pads["bart"]
-    assert not pads["gemma2"]  # its window is shorter than these rows
+@pytest.mark.parametrize(
+    ("blueprint", "ways"),
+    [(LLAMA, [True]), (OPENBA, [True]), (T5, [False]), (BART, [False]), (GEMMA2, [True, False])],
+    ids=lambda each: getattr(each, "model_type", ""),
+)
+def test_rows_are_padded_where_it_is_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blueprint: Blueprint, ways: list[bool]
+) -> None:
+    model = _model(tmp_path, blueprint)
+    tried: list[bool] = []
+    choose_all = forced_decoding._choose_all
+
+    def note(*given: Any, pads: bool) -> list[list[str]] | None:
+        tried.append(pads)
+        return choose_all(*given, pads=pads)
+
+    monkeypatch.setattr(forced_decoding, "_choose_all", note)
+    choose_tags(model, _form(model.config.is_encoder_decoder), BLANKS)
+    assert tried == ways  # the window of this Gemma 2 is shorter than the rows
 
 
 def test_fewer_passes_than_tokens(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ are read in one forward pass, with several sentences in a batch.
 Sentences of a batch have different numbers of tokens between two places. Rows are padded on the
 left of what they read, and a mask hides the padding, where the network takes the positions of its
 tokens. T5 and BART compute positions from places in the row, and a sliding window counts places. So
-there, in each pass, all rows read as many tokens as the row with the fewest has ready.
+there, in each pass, all rows read as many tokens as the row with the fewest has ready; with a
+sliding window, only if the padded rows get longer than the window.
 """
 
 import inspect
@@ -43,11 +44,6 @@ class Blank:
     tags: Mapping[str, Tokens]
     goes_on: bool = False
 
-    @property
-    def longest_reading(self) -> int:
-        """The most tokens that are read between two choices of a tag."""
-        return max(map(len, self.words)) + max(map(len, self.tags.values()))
-
 
 def choose_tags(model: Any, form: PromptForm, blanks: Sequence[Blank]) -> list[list[str]]:
     """The tags that the model chooses for the words of each sentence.
@@ -57,13 +53,28 @@ def choose_tags(model: Any, form: PromptForm, blanks: Sequence[Blank]) -> list[l
         form: How it reads a prompt.
         blanks: The sentences of one batch.
     """
+    if _takes_positions(model):
+        found = _choose_all(model, form, blanks, pads=True)
+        if found is not None:
+            return found
+    found = _choose_all(model, form, blanks, pads=False)
+    assert found is not None
+    return found
+
+
+def _choose_all(
+    model: Any, form: PromptForm, blanks: Sequence[Blank], *, pads: bool
+) -> list[list[str]] | None:
+    """The tags; None if rows that are padded got longer than the model's sliding window."""
+    window = getattr(model.config.get_text_config(decoder=True), "sliding_window", None)
     rows = [_Row(blank, _first_tokens(form, blank)) for blank in blanks]
-    reader = _Reader(model, form, [blank.source for blank in blanks], _pads(model, blanks))
+    reader = _Reader(model, form, [blank.source for blank in blanks], pads)
     active = rows
     while active:
         logits = reader.read([row.pending for row in active])
-        waiting = [place for place, row in enumerate(active) if not row.pending]
-        _choose(logits, active, waiting)
+        if pads and window is not None and reader.columns > window:
+            return None
+        _choose(logits, active)
         kept = [place for place, row in enumerate(active) if not row.is_done]
         if len(kept) < len(active):
             active = [active[place] for place in kept]
@@ -78,8 +89,9 @@ def _first_tokens(form: PromptForm, blank: Blank) -> list[int]:
     return [*start, *form.answer_start]
 
 
-def _choose(logits: Tensor, rows: Sequence["_Row"], waiting: Sequence[int]) -> None:
-    """Take the most probable option of each row that waits for one."""
+def _choose(logits: Tensor, rows: Sequence["_Row"]) -> None:
+    """Take the most probable option of each row that has read all it had."""
+    waiting = [place for place, row in enumerate(rows) if not row.pending]
     if not waiting:
         return
     options = [rows[place].options for place in waiting]
@@ -170,6 +182,11 @@ class _Reader:
         self._cache = cache
         self._mask = torch.zeros(len(sources), 0, dtype=torch.long, device=self._device)
 
+    @property
+    def columns(self) -> int:
+        """What the rows hold, with the padding between their tokens."""
+        return self._mask.shape[1]
+
     def read(self, pending: Sequence[list[int]]) -> Tensor:
         """Read what rows have pending, as far as possible; the next token's logits, [rows, vocab].
 
@@ -231,16 +248,7 @@ class _Reader:
         return logits
 
 
-def _pads(model: Any, blanks: Sequence[Blank]) -> bool:
-    """Whether rows can be padded: the model takes positions, and no window could count padding."""
-    config = model.config.get_text_config(decoder=True)
+def _takes_positions(model: Any) -> bool:
+    """Whether the model takes the positions of the tokens that it writes, so rows can be padded."""
     name = "decoder_position_ids" if model.config.is_encoder_decoder else "position_ids"
-    if name not in inspect.signature(model.forward).parameters:
-        return False
-    window = getattr(config, "sliding_window", None)
-    if window is None:
-        return True
-    source = 0 if model.config.is_encoder_decoder else max(len(blank.source) for blank in blanks)
-    words = max(len(blank.words) for blank in blanks)
-    most = source + 2 + (words + 1) * max(blank.longest_reading for blank in blanks)
-    return bool(most < window)
+    return name in inspect.signature(model.forward).parameters

@@ -91,8 +91,10 @@ def _encoder_decoder_form(tokenizer: Tokenizer, start: int, end: int, pad: int) 
         return PromptForm(
             tokenizer, True, False, (known[_CONTINUE],), (first, end), (first,), (end,), start, pad
         )
-    around = list(tokenizer("")["input_ids"])
-    before = tuple(around[: around.index(end)]) if end in around else tuple(around)
+    around = tuple(tokenizer("")["input_ids"])
+    if end not in around:
+        return PromptForm(tokenizer, True, False, around, (), (), (end,), start, pad)
+    before = around[: around.index(end)]
     return PromptForm(tokenizer, True, False, before, (end,), before, (end,), start, pad)
 
 

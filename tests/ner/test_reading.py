@@ -1,0 +1,51 @@
+"""Files are read by their suffix, and named by the user, the file or its directory."""
+
+from pathlib import Path
+
+import pytest
+
+from regrow.common.errors import UserError
+from regrow.ner.reading import read_sets
+
+BIO = "a\tB-x\nb\tO\n"
+JSON = '{"tokenized_text": ["a", "b"], "ner": [[0, 0, "x"], [1, 1, "Misc"]]}\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "movie").mkdir()
+    (tmp_path / "movie" / "test.txt").write_text(BIO, encoding="utf-8")
+    (tmp_path / "weibo.test").write_text(BIO, encoding="utf-8")
+    (tmp_path / "pile.jsonl").write_text(JSON, encoding="utf-8")
+    return tmp_path
+
+
+def test_names_of_sets(home: Path) -> None:
+    files = ["movie/test.txt", "weibo.test", "pile.jsonl", "my=pile.jsonl"]
+    given = [f"my={home / 'pile.jsonl'}" if "=" in each else str(home / each) for each in files]
+    assert [each.name for each in read_sets(given)] == ["movie", "weibo", "pile", "my"]
+
+
+def test_types_are_left_out(home: Path) -> None:
+    (found,) = read_sets([str(home / "pile.jsonl")], without=["misc"])
+    assert found.types == ("x",)
+    assert [span.type for span in found.sentences[0].spans] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "give at least one file"),
+        (["movie"], "a directory; give the file"),
+        (["none.txt"], "no such file"),
+        (["pile.jsonl", "pile.jsonl"], "another file is also called 'pile'"),
+    ],
+)
+def test_wrong_files_are_refused(home: Path, files: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_sets([str(home / each) for each in files])
+
+
+def test_a_set_without_entities_is_refused(home: Path) -> None:
+    with pytest.raises(UserError, match="no entity of any type"):
+        read_sets([str(home / "movie" / "test.txt")], without=["X"])
