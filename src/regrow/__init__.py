@@ -1,12 +1,14 @@
 """Prune a language model in stages, and regrow what each cut costs.
 
-`inspect`, `plan` and `preview` show what can be cut and what a recipe will do. `prune` makes one
+`inspect`, `analyse`, `plan` and `preview` show what can be cut, what it is worth, and what a recipe
+will do. `prune` makes one
 cut, `train` trains once, and `run` does all stages of a recipe. `score` saves scores for cuts.
 `verify` checks a result. `durable` says whether results wait for the disk.
 See `help(regrow.prune)` and so on.
 """
 
 from regrow.api import (
+    analyse,
     count_vocabulary,
     generate,
     grow_vocabulary,
@@ -28,6 +30,7 @@ from regrow.common.publishing import durable
 
 __all__ = [
     "UserError",
+    "analyse",
     "count_vocabulary",
     "durable",
     "generate",

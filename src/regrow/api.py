@@ -16,8 +16,28 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from regrow.api_analyse import analyse
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
+
+__all__ = [
+    "analyse",
+    "count_vocabulary",
+    "generate",
+    "grow_vocabulary",
+    "inspect",
+    "plan",
+    "plan_vocabulary",
+    "preview",
+    "prune",
+    "run",
+    "score",
+    "tokenise",
+    "train",
+    "verify",
+    "write_corpus",
+    "write_report",
+]
 
 if TYPE_CHECKING:
     from regrow.checkpoint.model_directory import ModelDirectory
