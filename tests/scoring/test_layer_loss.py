@@ -80,7 +80,13 @@ def test_the_loss_without_each_layer(family: str, tmp_path: Path) -> None:
     model, layout, _ = load(BY_TYPE[family], tmp_path / "m")
     calibration = replace(text((11, 9, 9, 6)), denoising=MARKS)
     for axis in (each for each in BY_TYPE[family].axes if each.kind == "layer"):
-        found = losses_without_each(model, layout, axis, calibration)
+        told: list[tuple[int, int]] = []
+
+        def tell(done: int, total: int, told: list[tuple[int, int]] = told) -> None:
+            told.append((done, total))
+
+        found = losses_without_each(model, layout, axis, calibration, tell)
+        assert [done for done, _ in told] == [*range(1, told[0][1] + 1)]
         count = layout.sizes[axis.name]
         whole = loss(model, layout, calibration, axis.name, range(count))
         assert found.whole * found.tokens == pytest.approx(whole, rel=1e-4)

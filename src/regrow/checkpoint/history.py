@@ -19,6 +19,8 @@ from regrow.common.files import json_bytes, read_json_object
 from regrow.common.printable import printable
 
 FORMAT = 1
+_MOST = 10**15
+"""No model has more parameters."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,13 @@ def read_history(path: Path) -> History:
             raise ValueError
         history = TypeAdapter(History).validate_python(found)
         base = history.base
-        counts = [base.parameters, *(step.parameters for step in history.steps)]
+        counts = [
+            count
+            for model in (base, *history.steps)
+            for count in (model.parameters, *model.sizes.values())
+        ]
         is_known = base.hub_id is None or is_hub_id(base.hub_id)
-        if not is_known or not all(count > 0 for count in counts):
+        if not is_known or not all(0 < count <= _MOST for count in counts):
             raise ValueError
     except (ValidationError, ValueError):
         raise UserError(

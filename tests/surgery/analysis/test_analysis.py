@@ -146,8 +146,10 @@ def test_the_stacks_of_an_encoder_decoder_are_measured_apart(
         return [MeasuredCut(sizes, 1.0, 0.0, refit) for sizes in cuts]
 
     monkeypatch.setattr(Measurement, "losses", losses)  # each takes seconds
-    tokens = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
-    model = add_tokenizer(write_tiny(T5, tmp_path / "m", vocab_size=320, **tokens))
+    model = write_tiny(
+        T5, tmp_path / "m", vocab_size=320, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0
+    )
+    add_tokenizer(model)
     found = analyse(model, text_in(tmp_path, long=8), points=1)
     assert [stack.axis for stack in found.layers] == ["encoder.layer", "decoder.layer"]
     assert [line.name for line in found.lines] == ["encoder.layer", "decoder.layer", "widths"]

@@ -4,7 +4,8 @@ The measurements are those of a plan (`regrow.surgery.search`), and are kept in 
 an analysis that was stopped continues, and a plan on the same text knows what was measured here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.fields import Size, Strict
 from regrow.common.files import json_bytes, write_atomically
-from regrow.common.progress import Progress
+from regrow.common.progress import Progress, Update
 from regrow.corpus.text import read_documents
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.layer_loss import LayerLosses, losses_without_each
@@ -33,7 +34,7 @@ _LARGE = 1_000_000_000
 """Parameters of a model from which on fewer cuts are measured, on fewer tokens."""
 _POINTS, _TOKENS = 5, 16_384
 _FEWEST_POINTS, _FEWEST_TOKENS = 3, 2_048
-_LAYER_TOKENS = 4_096
+_LAYER_TOKENS = 2_048
 """Tokens on which the loss without each layer is taken, at most."""
 _COUNTED = 1 << 24
 """Characters of the text whose tokens are counted, at most."""
@@ -182,8 +183,7 @@ def _amounts(layout: Layout, spec: AnalysisSpec) -> tuple[Calibration, int, list
     if ratio < 1 and None in (spec.calibration_tokens, spec.points):
         notes.append(
             f"a large model, so less is measured: {spec.calibration_tokens or tokens:,} tokens, "
-            f"{spec.points or points} cuts of each line; `calibration_tokens` and `points` ask for "
-            "more"
+            f"{spec.points or points} cuts of each line; more can be asked for"
         )
     calibration = Calibration(spec.calibration_tokens or tokens, spec.seed)
     return calibration, spec.points or points, notes
@@ -241,9 +241,24 @@ def _layers(measurement: Measurement, progress: Progress) -> tuple[LayerLosses, 
     text = CalibrationText(measurement.text.documents, tokens)
     drawn = draw_text(model, text, calibration.seed, progress.say, loss=True)
     loaded = model.load()
-    found = tuple(losses_without_each(loaded, model.layout, axis, drawn) for axis in axes)
+    found = tuple(
+        losses_without_each(loaded, model.layout, axis, drawn, _layer_progress(axis.name, progress))
+        for axis in axes
+    )
     write_atomically(path, json_bytes([asdict(each) for each in found], 1))
     return found
+
+
+def _layer_progress(axis: str, progress: Progress) -> Callable[[int, int], None]:
+    """Tells how far the losses without each layer are."""
+    began = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        left = (time.monotonic() - began) / done * (total - done)
+        doing = f"without each {axis}, {done} of {total}"
+        progress.update(Update("measuring", doing, done / total, left))
+
+    return advance
 
 
 def _importance(measurement: Measurement, axes: Sequence[SearchAxis]) -> tuple[Importance, ...]:
