@@ -12,7 +12,14 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from regrow.architectures import Layout
-from regrow.checkpoint.base_card import card_facts, hub_id_of, is_hub_id, source_name, valid_facts
+from regrow.checkpoint.base_card import (
+    card_facts,
+    hub_id_of,
+    is_hub_id,
+    source_file,
+    source_name,
+    valid_facts,
+)
 from regrow.checkpoint.companions import HISTORY_FILE
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes, read_json_object
@@ -35,6 +42,7 @@ class Base:
         sizes: By axis.
         card: What its card says of licence, language and task, by the keys of the metadata.
         random_weights: Whether only its config and tokenizer were used.
+        file: The name of the file that it was converted from; None if it was not.
     """
 
     name: str
@@ -44,6 +52,7 @@ class Base:
     sizes: Mapping[str, int]
     card: Mapping[str, Any]
     random_weights: bool = False
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,11 @@ def history_of(directory: Path, layout: Layout) -> History:
     name = hub_id and hub_id.rpartition("/")[2]
     name = name or source_name(directory) or printable(directory.resolve().name)
     facts = card_facts(directory, hub_id)
-    return History(Base(name, hub_id, revision, layout.parameters(), sizes_of(layout), facts))
+    base = Base(
+        name, hub_id, revision, layout.parameters(), sizes_of(layout), facts,
+        file=source_file(directory),
+    )  # fmt: skip
+    return History(base)
 
 
 def read_history(path: Path) -> History:
