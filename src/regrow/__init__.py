@@ -6,7 +6,8 @@
     result = regrow.prune("HuggingFaceTB/SmolLM2-135M", "smaller", drop_layers="12-15,20")
     print(result.cut.words(), result.parameters)
 
-Look and plan: `inspect`, `plan` (propose stages under a budget), `preview` (what a recipe will do).
+Look and plan: `inspect`, `analyse` (what each part is worth), `plan` (propose stages under a
+budget), `preview` (what a recipe will do).
 Cut: `prune`, `score` (save scores for cuts), `count_vocabulary`, `plan_vocabulary`,
 `grow_vocabulary`. Train: `run` (all stages of a recipe), `train`, `training_recipe`, `tokenise`,
 `write_corpus`. Results: `verify`, `generate`, `evaluate` and `compare` (models on tasks),
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from regrow.api import (
+        analyse,
         compare,
         count_vocabulary,
         evaluate,
@@ -63,6 +65,7 @@ __all__ = [
     "Progress",
     "UserError",
     "__version__",
+    "analyse",
     "compare",
     "count_vocabulary",
     "durable",

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from regrow.checkpoint import gguf as module
 from regrow.checkpoint.gguf import convert_gguf, file_sha256
 from regrow.checkpoint.history import history_of
+from regrow.checkpoint.model_card import description
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
@@ -180,6 +181,9 @@ def test_a_conversion_records_what_the_file_says_of_licence_and_origin(tmp_path:
     history = history_of(directory, ModelDirectory(directory).layout)
     assert history.base.card == {"license": "apache-2.0", "language": ["en", "zh"]}
     assert (history.base.name, history.base.hub_id) == ("tiny", "owner/tiny")
+    assert history.base.file == "tiny.gguf"
+    card = description(history, open_checkpoint(directory).config)["README.md"].decode()
+    assert "(https://huggingface.co/owner/tiny) (converted from tiny.gguf)" in card
 
 
 def test_a_conversion_tells_how_many_tensors_are_read(tmp_path: Path) -> None:

@@ -145,7 +145,9 @@ def test_the_same_history_gives_the_same_bytes_and_is_read_back(tmp_path: Path) 
         {"base": None},
         {"base": {**vars(BASE), "hub_id": "https://evil.org"}},
         {"base": {**vars(BASE), "parameters": 0}},
+        {"base": {**vars(BASE), "parameters": 10**400}},
         {"base": {**vars(BASE), "sizes": {"layer": "many"}}},
+        {"base": {**vars(BASE), "sizes": {"layer": -1}}},
     ],
 )
 def test_a_damaged_history_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -118,7 +118,7 @@ def test_a_plan_by_fixed_costs_has_no_page() -> None:
 
 
 def test_each_axis_has_a_line_from_the_original() -> None:
-    chart = cost_charts(SEARCH, PLAN.parameters_before)
+    chart = cost_charts(SEARCH.axes, SEARCH.original, PLAN.parameters_before)
     assert chart is not None
     lines = [e.get("d", "") for e in chart.root.iter("path") if e.get("class") == "line"]
     assert [line.count("L") for line in lines] == [len(axis.cuts) for axis in SEARCH.axes]
@@ -130,7 +130,7 @@ def test_each_axis_has_a_line_from_the_original() -> None:
 
 
 def test_no_axis_no_chart() -> None:
-    assert cost_charts(dataclasses.replace(SEARCH, axes=()), 1) is None
+    assert cost_charts((), 1.0, 1) is None
     assert prediction_chart(dataclasses.replace(SEARCH, candidates=())) is None
 
 

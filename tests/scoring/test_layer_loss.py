@@ -14,6 +14,7 @@ from regrow.common.precision import autocast
 from regrow.objectives.rows.denoisers import DenoisingTokens
 from regrow.scoring.batches import with_loss
 from regrow.scoring.calibration import Calibration, CalibrationText
+from regrow.scoring.layer_loss import losses_without_each
 from regrow.scoring.observe import BATCH_TOKENS, text_loss
 from regrow.scoring.score import score, score_model
 from regrow.surgery.cut import AxisCut, Cut
@@ -72,6 +73,27 @@ def test_a_layer_that_does_nothing_goes_after_none_that_helps(tmp_path: Path) ->
     # Random layers may only disturb: what is dropped first made the loss no greater.
     kept = [index for index in range(4) if index not in before]
     assert loss(model, layout, calibration, "layer", kept) <= whole + 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "openba"])
+def test_the_loss_without_each_layer(family: str, tmp_path: Path) -> None:
+    model, layout, _ = load(BY_TYPE[family], tmp_path / "m")
+    calibration = replace(text((11, 9, 9, 6)), denoising=MARKS)
+    for axis in (each for each in BY_TYPE[family].axes if each.kind == "layer"):
+        told: list[tuple[int, int]] = []
+
+        def tell(done: int, total: int, told: list[tuple[int, int]] = told) -> None:
+            told.append((done, total))
+
+        found = losses_without_each(model, layout, axis, calibration, tell)
+        assert [done for done, _ in told] == [*range(1, told[0][1] + 1)]
+        count = layout.sizes[axis.name]
+        whole = loss(model, layout, calibration, axis.name, range(count))
+        assert found.whole * found.tokens == pytest.approx(whole, rel=1e-4)
+        for layer, without in enumerate(found.without):
+            kept = [other for other in range(count) if other != layer]
+            expected = loss(model, layout, calibration, axis.name, kept)
+            assert without * found.tokens == pytest.approx(expected, rel=1e-4)
 
 
 def test_nothing_stays_behind(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from regrow.tokenizers.tokenizer_files import plan_tokenizer
 from regrow.vocabulary import text_samples, token_counting
 from regrow.vocabulary.plan_file import load_plan, save_plan
 from regrow.vocabulary.plan_tables import language_rows, percent, size_rows, suggestion
-from regrow.vocabulary.sizing import VocabularyPlan, plan_vocabulary
+from regrow.vocabulary.sizing import VocabularyPlan, plan_vocabulary, vocabulary_curve
 from regrow.vocabulary.token_counting import plan_counts, write_counts
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.tiny import sentences, write_model, write_text
@@ -210,3 +210,14 @@ def test_what_does_not_belong_together_is_refused(
     (other / "tokenizer.json").write_text(json.dumps({**contents, "model": contents["model"]}))
     with pytest.raises(UserError):
         plan_vocabulary(ModelDirectory(other), counts, VocabularySpec(counts=counts))
+
+
+def test_the_curve_of_a_text_is_that_of_a_plan(model: Path, plan: VocabularyPlan) -> None:
+    curve = vocabulary_curve(ModelDirectory(model), [*ENGLISH, *OTHER])
+    assert curve.tokens == plan.tokens
+    assert curve.size == 320
+    assert curve.used == int((plan.token_counts > 0).sum())
+    assert curve.not_covered == plan.curve["all"]
+    assert curve.not_covered[-1][1] == pytest.approx(0)
+    with pytest.raises(UserError, match="the text has no token"):
+        vocabulary_curve(ModelDirectory(model), [""])

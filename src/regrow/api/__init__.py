@@ -3,6 +3,7 @@
 What is common to all functions stands in the docstring of the package `regrow`.
 """
 
+from regrow.api.analysis import analyse
 from regrow.api.cuts import plan, prune, score
 from regrow.api.entities import evaluate_entities, train_entities
 from regrow.api.evaluation import compare, evaluate
@@ -12,6 +13,7 @@ from regrow.api.text import tokenise, write_corpus
 from regrow.api.vocabulary import count_vocabulary, grow_vocabulary, plan_vocabulary
 
 __all__ = [
+    "analyse",
     "compare",
     "count_vocabulary",
     "evaluate",

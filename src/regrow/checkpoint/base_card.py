@@ -47,13 +47,22 @@ def read_source(directory: Path) -> dict[str, Any]:
     return read_json_object(path) if path.is_file() else {}
 
 
+def source_file(directory: Path) -> str | None:
+    """The name of the file that a directory was converted from; None if nothing was converted."""
+    file = read_source(directory).get("file")
+    return _one_line(Path(file).name) if isinstance(file, str) and file.strip() else None
+
+
 def source_name(directory: Path) -> str | None:
     """The name of the model in a converted file; None if nothing was converted."""
-    source = read_source(directory)
-    for name in (source.get("name"), Path(str(source.get("file", ""))).stem):
-        if isinstance(name, str) and name.strip():
-            return " ".join(printable(name).split())[:100]
-    return None
+    name, file = read_source(directory).get("name"), source_file(directory)
+    if isinstance(name, str) and name.strip():
+        return _one_line(name)
+    return None if file is None else Path(file).stem
+
+
+def _one_line(name: str) -> str:
+    return " ".join(printable(name).split())[:100]
 
 
 def hub_id_of(directory: Path) -> tuple[str | None, str | None]:

@@ -12,13 +12,22 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from regrow.architectures import Layout
-from regrow.checkpoint.base_card import card_facts, hub_id_of, is_hub_id, source_name, valid_facts
+from regrow.checkpoint.base_card import (
+    card_facts,
+    hub_id_of,
+    is_hub_id,
+    source_file,
+    source_name,
+    valid_facts,
+)
 from regrow.checkpoint.companions import HISTORY_FILE
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes, read_json_object
 from regrow.common.printable import printable
 
 FORMAT = 1
+_MOST = 10**15
+"""No model has more parameters."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Base:
         sizes: By axis.
         card: What its card says of licence, language and task, by the keys of the metadata.
         random_weights: Whether only its config and tokenizer were used.
+        file: The name of the file that it was converted from; None if it was not.
     """
 
     name: str
@@ -42,6 +52,7 @@ class Base:
     sizes: Mapping[str, int]
     card: Mapping[str, Any]
     random_weights: bool = False
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,11 @@ def history_of(directory: Path, layout: Layout) -> History:
     name = hub_id and hub_id.rpartition("/")[2]
     name = name or source_name(directory) or printable(directory.resolve().name)
     facts = card_facts(directory, hub_id)
-    return History(Base(name, hub_id, revision, layout.parameters(), sizes_of(layout), facts))
+    base = Base(
+        name, hub_id, revision, layout.parameters(), sizes_of(layout), facts,
+        file=source_file(directory),
+    )  # fmt: skip
+    return History(base)
 
 
 def read_history(path: Path) -> History:
@@ -124,9 +139,13 @@ def read_history(path: Path) -> History:
             raise ValueError
         history = TypeAdapter(History).validate_python(found)
         base = history.base
-        counts = [base.parameters, *(step.parameters for step in history.steps)]
+        counts = [
+            count
+            for model in (base, *history.steps)
+            for count in (model.parameters, *model.sizes.values())
+        ]
         is_known = base.hub_id is None or is_hub_id(base.hub_id)
-        if not is_known or not all(count > 0 for count in counts):
+        if not is_known or not all(0 < count <= _MOST for count in counts):
             raise ValueError
     except (ValidationError, ValueError):
         raise UserError(

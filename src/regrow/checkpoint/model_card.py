@@ -128,10 +128,11 @@ def _head(history: History) -> str:
 
 def _link(base: Base) -> str:
     name = as_markdown(base.hub_id or base.name)
+    file = f" (converted from {as_markdown(base.file)})" if base.file else ""
     if base.hub_id is None:
-        return name
+        return f"{name}{file}"
     at = f" at commit {base.revision[:12]}" if base.revision else ""
-    return f"[{name}](https://huggingface.co/{base.hub_id}){at}"
+    return f"[{name}](https://huggingface.co/{base.hub_id}){at}{file}"
 
 
 def _sizes(history: History) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from regrow.cli.analyse import analyse
 from regrow.cli.commands import Command, Commands, Json, Model, Sync, command, number
 from regrow.cli.corpus import corpus
 from regrow.cli.evaluate import compare, evaluate
@@ -98,6 +99,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
     print_inspection(result, as_json)
 
 
+app.command(cls=Command)(analyse)
 app.command(cls=command({"bytes": "--bytes"}))(plan)
 
 

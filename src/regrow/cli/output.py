@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from regrow.pipeline.train_model import Trained
     from regrow.report.records import RunSummary
     from regrow.scoring.score_file import SavedScores
+    from regrow.surgery.analysis.analysis import Analysis
     from regrow.surgery.grow_vocabulary import Grown
     from regrow.surgery.inspection import Inspection
     from regrow.surgery.plan import Plan
@@ -102,6 +103,39 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
     OUT.print(table)
     for name in found.ignored:
         OUT.print(f"{name}: ignored by the class, dropped by a cut")
+
+
+def print_analysis(found: "Analysis", page: Path | None, as_json: bool) -> None:
+    """Print the tables of an analysis; `page`: the file of its page."""
+    from regrow.report.analysis_tables import (
+        cost_rows,
+        layer_rows,
+        line_rows,
+        part_rows,
+        vocabulary_words,
+    )
+
+    if as_json:
+        print_json(found)
+        return
+    OUT.print(f"{found.model_type}, {found.parameters:,} parameters\n")
+    tables = (part_rows(found), line_rows(found), cost_rows(found), layer_rows(found))
+    for columns, *rows in tables:
+        if not rows:
+            continue
+        table = new_table(
+            *((name, "right" if at > 1 else "left") for at, name in enumerate(columns))
+        )
+        for row in rows:
+            table.add_row(*row)
+        OUT.print(table)
+        OUT.print()
+    if words := vocabulary_words(found):
+        OUT.print(words)
+    for note in found.notes:
+        OUT.print(note, style="dim")
+    if page is not None:
+        OUT.print(f"page    {page}", soft_wrap=True)
 
 
 def print_plan(found: "Plan", written: Path | None, page: Path | None, as_json: bool) -> None:

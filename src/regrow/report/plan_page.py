@@ -30,13 +30,13 @@ _LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 40.0, WIDTH - 14.0, 12.0, 168.0, 40.0
 _ACROSS, _SMALL, _PITCH, _APART = 3, 70.0, 120.0, 14.0
 
 
-def cost_charts(search: "SizeSearch", parameters: int) -> Svg | None:
+def cost_charts(axes: Sequence["AxisCosts"], original: float, parameters: int) -> Svg | None:
     """A small chart for each axis: bits per byte more, over the part of the parameters that goes.
 
-    All are on the same scales, so a flatter line is a cheaper axis. `parameters`: of the original.
-    None if nothing was measured.
+    All are on the same scales, so a flatter line is a cheaper axis. `original`: its bits per byte.
+    `parameters`: of the original. None if nothing was measured.
     """
-    lines = [(axis, _points(axis, search.original, parameters)) for axis in search.axes]
+    lines = [(axis, _points(axis, original, parameters)) for axis in axes]
     points = [point for _, line in lines for point in line]
     if not points:
         return None
@@ -138,7 +138,7 @@ def render_plan(plan: "Plan") -> str:
         remaining=remaining(chosen.sizes),
         way=way,
         number=numbers,
-        costs=cost_charts(search, plan.parameters_before),
+        costs=cost_charts(search.axes, search.original, plan.parameters_before),
         predictions=prediction_chart(search),
         tables=[(title, rows[0], rows[1:]) for title, rows in tables],
     )

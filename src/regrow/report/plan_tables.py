@@ -3,26 +3,31 @@
 The first two columns of each table are text, the others are numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from regrow.common.numbers import count, rate, signed
 
 if TYPE_CHECKING:
     from regrow.surgery.plan import Plan
-    from regrow.surgery.search.search import SizeSearch
+    from regrow.surgery.search.search import AxisCosts, SizeSearch
 
 Rows = list[tuple[str, ...]]
 
 
 def cost_rows(search: "SizeSearch") -> Rows:
     """What each axis costs alone."""
+    return axis_rows(search.axes, search.original)
+
+
+def axis_rows(axes: Sequence["AxisCosts"], original: float) -> Rows:
+    """What each axis costs alone; `original`: bits per byte of the original."""
     rows: Rows = [("axis", "cut to", "parameters", "bits per byte", "more")]
-    rows.append(("original", "", "", f"{search.original:.3f}", ""))
-    for axis in search.axes:
+    rows.append(("original", "", "", f"{original:.3f}", ""))
+    for axis in axes:
         for number, cut in enumerate(axis.cuts):
             name = f"{axis.axis}, {axis.size:,}" if number == 0 else ""
-            more = signed(cut.bits_per_byte - search.original, 3)
+            more = signed(cut.bits_per_byte - original, 3)
             rows.append(
                 (name, f"{cut.size:,}", count(cut.parameters), f"{cut.bits_per_byte:.3f}", more)
             )

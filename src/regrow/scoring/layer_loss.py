@@ -7,6 +7,7 @@ Each stack is searched by itself, with the other stack whole.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,12 +67,76 @@ def drop_order(
     return order
 
 
+@dataclass(frozen=True)
+class LayerLosses:
+    """The loss of a model, and without each of its layers, in nats per predicted token.
+
+    Attributes:
+        axis: The layer axis.
+        tokens: Predicted tokens that the losses are over.
+        whole: Of the model itself.
+        without: Without each layer, all others whole, in order.
+    """
+
+    axis: str
+    tokens: int
+    whole: float
+    without: tuple[float, ...]
+
+
+def losses_without_each(
+    model: Any,
+    layout: Layout,
+    axis: Axis,
+    calibration: "Calibration",
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> LayerLosses:
+    """The loss without each layer of an axis. Nothing is refitted or trained.
+
+    `advance`: told after each layer of each batch how many are done, and how many there are.
+
+    For n layers this takes the time of some n / 2 passes through the layers, and n through the
+    head.
+    """
+    import torch
+
+    from regrow.common.precision import autocast
+    from regrow.corpus.packing import NOT_PREDICTED
+    from regrow.objectives.losses.head import check_head
+    from regrow.scoring.batches import with_loss
+    from regrow.scoring.observe import BATCH_TOKENS, sites, text_loss
+
+    check_head(model)
+    layers = [_Layer(model.get_submodule(name)) for name in sites(layout, axis)]
+    without, whole, tokens = np.zeros(len(layers)), 0.0, 0
+    batches = [*with_loss(calibration, model.config, BATCH_TOKENS)]
+    total = len(batches) * len(layers)
+    with torch.no_grad(), autocast("auto", next(model.parameters()).device):
+        for number, batch in enumerate(batches):
+            assert batch.labels is not None
+            whole += text_loss(model, batch).item()
+            first = number * len(layers)
+
+            def tell(done: int, first: int = first) -> None:
+                advance(first + done, total)
+
+            without += _losses_without_each(model, layers, axis, batch, tell)
+            tokens += int((batch.labels != NOT_PREDICTED).sum())
+    return LayerLosses(
+        axis.name, tokens, whole / tokens, tuple(float(loss / tokens) for loss in without)
+    )
+
+
 def _losses_without_each(
-    model: Any, layers: "Sequence[_Layer]", axis: Axis, batch: "TextBatch"
+    model: Any,
+    layers: "Sequence[_Layer]",
+    axis: Axis,
+    batch: "TextBatch",
+    tell: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.float64]:
     """The loss of a batch without each layer that is left, summed over tokens in nats, [layers].
 
-    NaN for layers that are dropped.
+    NaN for layers that are dropped. `tell`: gets the number of layers that are done.
     """
     from regrow.models.layers import replaced_forwards
     from regrow.scoring.observe import encoder_output, read_batch, text_loss
@@ -89,6 +154,7 @@ def _losses_without_each(
         modules = (layer.module for layer in layers)
         with replaced_forwards(dict(zip(modules, [*front, *behind], strict=True))):
             losses[index] = text_loss(model, batch, source).item()
+        tell(index + 1)
     return losses
 
 

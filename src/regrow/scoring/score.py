@@ -220,7 +220,7 @@ def _observed(
 ) -> Scores:
     """Scores from calibration text, of a model that may be larger than memory."""
     layout = directory.layout
-    too_large = _memory_problem(directory)
+    too_large = memory_problem(directory)
     if too_large:
         for name, (said, each) in wanted.items():
             if each.needs_memory:
@@ -287,7 +287,7 @@ def draw_text(
     return calibration
 
 
-def _memory_problem(directory: ModelDirectory) -> str | None:
+def memory_problem(directory: ModelDirectory) -> str | None:
     """Why the model does not fit in memory, or None where it does."""
     needed, available = 4 * directory.layout.parameters(), available_memory()
     if needed <= (1 - FREE) * available:

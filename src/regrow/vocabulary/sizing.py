@@ -1,7 +1,7 @@
 """How large a vocabulary a corpus needs: coverage, fertility and parameters by size."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import NamedFile
 from regrow.tokenizers.config_ids import check_rows, referenced_ids
-from regrow.tokenizers.encoding import id_count, open_tokenizer
+from regrow.tokenizers.encoding import count_tokens, id_count, open_tokenizer
 from regrow.tokenizers.families import Candidates, VocabularyChoice
 from regrow.tokenizers.fertility import Fertility, fertility_by_language
 from regrow.tokenizers.tokenizer_files import vocabulary_pruner
@@ -218,6 +218,45 @@ def unseen_share(counts: Counts) -> float:
     and the estimation of population parameters"). `counts`: occurrences by id.
     """
     return float((counts == 1).sum() / counts.sum())
+
+
+@dataclass(frozen=True)
+class VocabularyCurve:
+    """How much of a text smaller vocabularies cover.
+
+    Attributes:
+        size: Of the present vocabulary, in tokens.
+        tokens: Of the text.
+        used: How many different tokens the text has.
+        suggested: The size that `plan_vocabulary` suggests for this text.
+        not_covered: Sizes, and the share of the tokens of the text that each does not have.
+    """
+
+    size: int
+    tokens: int
+    used: int
+    suggested: int
+    not_covered: tuple[tuple[int, float], ...]
+
+
+def vocabulary_curve(model: ModelDirectory, documents: Iterable[str]) -> VocabularyCurve:
+    """Count the tokens of a text, and how many of them smaller vocabularies keep.
+
+    The tokens are kept in the order in which a cut keeps them, by their counts in this text.
+
+    Raises UserError if the tokenizer cannot be pruned, or the text is empty.
+    """
+    counts = count_tokens(model.path, documents)
+    if not counts.any():
+        raise UserError("the text has no token")
+    deciding = DecidingCounts(counts)
+    named = ids_in_configs(model.path, model.layout)
+    candidates = load_candidates(model.path, named, VocabularySpec(), deciding)
+    order = retention_order(candidates)
+    return VocabularyCurve(
+        model.layout.sizes["vocab"], int(counts.sum()), int(np.count_nonzero(counts)),
+        _suggested(candidates, order, deciding), _curves(candidates, order, deciding)["all"],
+    )  # fmt: skip
 
 
 def ids_in_configs(directory: Path, layout: Layout) -> dict[int, str]:

@@ -15,7 +15,7 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.extend import add_tokens
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.search import measure
-from regrow.surgery.search.measure import Calibration, Measurement
+from regrow.surgery.search.measure import Calibration, Measurement, open_measurement
 from regrow.surgery.search.measured_cuts import MeasuredCuts
 from regrow.surgery.search.text import read_search_text
 from tests.tiny import add_tokenizer, sentences, write_model, write_text, write_tiny
@@ -79,6 +79,19 @@ def test_a_model_that_lacks_sentinels_is_measured_with_them(tmp_path: Path) -> N
     # The size of a vocabulary is meant without the tokens that were added.
     smaller = measured._cut({"vocab": 300}, tmp_path / "cut")
     assert smaller.layout.sizes["vocab"] == 320
+
+
+def test_an_encoder_decoder_without_sentinels_is_given_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plain = write_tiny(BART, tmp_path / "plain", vocab_size=320, pad_token_id=0, eos_token_id=2,
+                       decoder_start_token_id=2, max_position_embeddings=256)  # fmt: skip
+    add_tokenizer(plain)
+    text = measurement(tmp_path, plain).text
+    with open_measurement(ModelDirectory(plain), text, Calibration(512, 0), QUIET) as measured:
+        assert measured.added_tokens == 100
+        assert measured.model.layout.sizes["vocab"] == 420
 
 
 def test_an_encoder_decoder_needs_documents_to_continue(tmp_path: Path) -> None:

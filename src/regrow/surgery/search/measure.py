@@ -174,7 +174,7 @@ def open_measurement(
     with opened(directory, facts) as known:
         complete = model
         if model.layout.blueprint.is_encoder_decoder:
-            missing = missing_sentinels(model.tokenizer.get_vocab())
+            missing = missing_sentinels(model.tokenizer)
             complete = ensure_tokens(model, missing, known.directory, progress.say)
         added = complete.layout.sizes["vocab"] - model.layout.sizes["vocab"]
         yield Measurement(complete, added, text, calibration, known, progress)
