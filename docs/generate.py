@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from regrow.cli.app import app
 from regrow.corpus.sources import Source
-from regrow.pipeline.recipe import Data, Recipe, Stage
+from regrow.pipeline.recipe import Data, EvaluateSpec, Recipe, Stage
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.mixing.mixture_settings import MixtureSettings
@@ -33,6 +33,7 @@ MODELS: Mapping[type[BaseModel], str] = {
     Recipe: "The recipe",
     Data: "`data`",
     Source: "A source in `data.train`",
+    EvaluateSpec: "`evaluate`",
     Stage: "A stage in `stages`",
     CutSpec: "`cut` of a stage",
     VocabularySpec: "`cut.vocab`",
@@ -84,6 +85,9 @@ def _docstring(model: type[BaseModel]) -> tuple[str, dict[str, str]]:
         names, _, words = entry.strip().partition(": ")
         text = PYTHON_ONLY.sub("", " ".join(words.split()))
         found |= {name.strip(): text for name in names.split(",")}
+    base = model.__base__
+    if base is not None and base is not BaseModel and issubclass(base, BaseModel):
+        found = _docstring(base)[1] | found
     return " ".join(head.split()), found
 
 
