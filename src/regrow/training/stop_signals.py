@@ -15,7 +15,8 @@ StopSignal = Callable[[], int]
 def catch_stop_signals() -> Iterator[StopSignal]:
     """Context manager: SIGTERM and a first SIGINT interrupt nothing; the function reports them.
 
-    A second SIGINT interrupts as usual. Python handles signals only in the main thread; in another
+    One that came after the function was last asked ends the process when the work is done. A
+    second SIGINT interrupts as usual. Python handles signals only in the main thread; in another
     thread the function always gives 0.
     """
     received = 0
@@ -36,6 +37,8 @@ def catch_stop_signals() -> Iterator[StopSignal]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if received:
+        exit_by_signal(received)
 
 
 def exit_by_signal(number: int) -> NoReturn:
