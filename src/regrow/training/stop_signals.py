@@ -30,8 +30,10 @@ def catch_stop_signals() -> Iterator[StopSignal]:
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, record) for number in numbers}
+    # All of it before the first handler is set, which may be called at once.
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, record)
     try:
         yield lambda: received
     finally:
