@@ -96,7 +96,7 @@ _PLACES = (
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the package where it is first used, so that the command line starts fast."""
+    """Import a name where it is first used, so that `regrow.__main__` runs before all imports."""
     if name in __all__:
         for place in _PLACES:
             if hasattr(module := import_module(place), name):

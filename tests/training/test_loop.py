@@ -527,6 +527,28 @@ def test_a_training_asked_to_stop_saves_and_ends_in_the_same_bits(
     assert_same_bits(whole, resumed)
 
 
+@pytest.mark.parametrize(
+    ("number", "left"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_in_the_last_step_is_not_lost(
+    tmp_path: Path, number: int, left: type[BaseException]
+) -> None:
+    """Else a run would go on with its next steps."""
+    last: list[int] = []
+
+    def ask(report: StepReport) -> None:
+        last.append(report.step)
+        if report.step == report.steps:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(left):
+        run(tmp_path, on_step=ask)
+    resumed, result = run(tmp_path)
+    assert result.resumed_at == last[-1]  # the training was complete
+    whole, _ = run(tmp_path / "whole")
+    assert_same_bits(whole, resumed)
+
+
 def test_a_second_interrupt_interrupts(tmp_path: Path) -> None:
     def insist(_: StepReport) -> None:
         os.kill(os.getpid(), signal.SIGINT)

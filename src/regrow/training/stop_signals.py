@@ -15,7 +15,8 @@ StopSignal = Callable[[], int]
 def catch_stop_signals() -> Iterator[StopSignal]:
     """Context manager: SIGTERM and a first SIGINT interrupt nothing; the function reports them.
 
-    A second SIGINT interrupts as usual. Python handles signals only in the main thread; in another
+    One that came after the function was last asked ends the process when the work is done. A
+    second SIGINT interrupts as usual. Python handles signals only in the main thread; in another
     thread the function always gives 0.
     """
     received = 0
@@ -29,13 +30,17 @@ def catch_stop_signals() -> Iterator[StopSignal]:
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, record) for number in numbers}
+    # All of it before the first handler is set, which may be called at once.
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, record)
     try:
         yield lambda: received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if received:
+        exit_by_signal(received)
 
 
 def exit_by_signal(number: int) -> NoReturn:
