@@ -188,7 +188,7 @@ def prune(
     from regrow.surgery.prune import plan_cut, prune_checkpoint
 
     spec = validated(CutSpec, cut)
-    check_new_directory(Path(out), model)
+    check_new_directory(Path(out), model, dry_run=dry_run)
     documents = _calibration_documents(calibration)
     source = _open(model, progress)
     options: dict[str, Any] = {
@@ -592,7 +592,7 @@ def grow_vocabulary(
     from regrow.surgery.grow_vocabulary import grow_vocabulary
     from regrow.vocabulary.scripts import SCRIPTS
 
-    check_new_directory(Path(out), model)
+    check_new_directory(Path(out), model, dry_run=dry_run)
     files = named_files([str(path) for path in corpus], "corpus", SCRIPTS)
     texts = None if text is None else named_files([str(path) for path in text], "text", SCRIPTS)
     return grow_vocabulary(

@@ -185,7 +185,7 @@ def _contents(directory: Path) -> Iterator[tuple[str, str]]:
             yield name, "directory"
         elif path.name == "ledger.jsonl":
             yield name, _digest(_timeless(path.read_text()).encode())
-        elif path.name in ("lock", "report.html"):
+        elif path.name in ("lock", "report.html", "finished.json"):
             yield name, "file"
         else:
             yield name, _digest(path.read_bytes())
