@@ -213,7 +213,9 @@ def _contents(directory: Path, *, for_restart: bool = False) -> Iterator[tuple[s
             yield name, _digest(_timeless(path.read_text(errors="replace")).encode())
         elif path.name == "state.json":
             yield name, _digest(_without_seconds(path.read_bytes()))
-        elif path.name == "lock" or (path.name == "report.html" and not for_restart):
+        elif path.name in ("lock", "finished.json") or (
+            path.name == "report.html" and not for_restart
+        ):
             yield name, "file"
         else:
             yield name, _digest(path.read_bytes())

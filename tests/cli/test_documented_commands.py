@@ -36,7 +36,7 @@ TINY = [
     (r"--minimum 4000\b", "--minimum 4"),
     (r"--calibration-tokens 8192\b", "--calibration-tokens 512"),
     (r"--tokens 2M\b", "--tokens 40"),
-    (r"--set tokens=[0-9_]+", "--set tokens=128 --set row_length=32 --set batch_tokens=64"),
+    (r"--set tokens=[0-9]+[MB]", "--set tokens=128 --set row_length=32 --set batch_tokens=64"),
     (r"^(regrow train MODEL (?!.*--set).*)$", r"\1 --set tokens=128 --set row_length=32"),
     (r"\brecipes/", f"{ROOT}/recipes/"),
     (r"\bSMOL\b", "MODEL"),

@@ -8,7 +8,7 @@ import pytest
 from regrow.common.errors import UserError
 from regrow.common.files import write_atomically
 from regrow.common.outputs import check_new_directory, check_new_file, check_page
-from regrow.common.publishing import publish, workplace
+from regrow.common.publishing import partial_place, publish, workplace
 
 
 @pytest.fixture
@@ -78,6 +78,30 @@ def test_other_places_are_accepted(places: Path, check: Callable[..., None], out
 def test_a_place_that_takes_nothing_is_refused(check: Callable[..., None]) -> None:
     with pytest.raises(UserError, match=r"/proc cannot be written to: .*; choose another place"):
         check(Path("/proc/regrow/out"))
+
+
+def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
+    times = tmp_path.stat().st_mtime_ns
+    check_new_directory(tmp_path / "a/b", dry_run=True)
+    check_new_file(tmp_path / "a", dry_run=True)
+    assert tmp_path.stat().st_mtime_ns == times
+
+
+@pytest.mark.parametrize("check", [check_new_directory, check_new_file, check_page])
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, check: Callable[..., None]) -> None:
+    for target in ("out", "a"):
+        partial_place(tmp_path / target).mkdir()
+    check(tmp_path / "out")
+    check(tmp_path / "a/b")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_place_of_another_process_is_left_alone(tmp_path: Path) -> None:
+    with workplace(tmp_path / "out"):
+        with pytest.raises(UserError, match="another process"):
+            check_new_file(tmp_path / "out")
+        check_new_file(tmp_path / "out/more")
+        assert partial_place(tmp_path / "out").is_dir()
 
 
 def test_missing_parents_are_made_and_removed_if_the_work_fails(tmp_path: Path) -> None:

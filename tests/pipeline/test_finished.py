@@ -18,7 +18,7 @@ from tests.tiny import sentences, write_model, write_text
 
 RECIPE = """name: small
 model: m
-data: {train: texts, heldout: {domain: heldout.jsonl}}
+data: {train: texts, heldout: {domain: held}}
 prompts: [The river]
 answer_tokens: 2
 stages:
@@ -33,7 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(home / "m")
     (home / "texts").mkdir()
     write_text(home / "texts/a.jsonl", sentences(30))
-    write_text(home / "heldout.jsonl", sentences(4, seed=1))
+    (home / "held").mkdir()
+    write_text(home / "held/a.jsonl", sentences(4, seed=1))
     (home / "small.yaml").write_text(RECIPE)
     regrow.run(home / "small.yaml", home / "run")
     return home
@@ -84,7 +85,7 @@ def test_a_run_under_another_path_is_known_too(home: Path) -> None:
     assert "not read" in again(home, redo=True)
 
 
-@pytest.mark.parametrize("text", ["texts/a.jsonl", "heldout.jsonl"])
+@pytest.mark.parametrize("text", ["texts/a.jsonl", "held/a.jsonl"])
 def test_a_text_that_changed_is_noticed(home: Path, text: str) -> None:
     path = home / text
     rewritten(path, path.read_bytes().replace(b"The ", b"One "))
@@ -132,8 +133,12 @@ def test_a_comparison_that_was_not_made_is_made(home: Path) -> None:
     assert "not read" in again(home, compare=["control"])
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"run": 1, "files": 2, "original": 3}'])
+@pytest.mark.parametrize("damage", ["", "[]", '{"run": 1, "files": 2}', "NUL"])
 def test_a_damaged_note_is_no_error(home: Path, damage: str) -> None:
+    if damage == "NUL":
+        noted = json.loads((home / "run/finished.json").read_text())
+        noted["files"]["a\0b"] = [[1]]
+        damage = json.dumps({**noted, "compare": [["control"]]})
     (home / "run/finished.json").write_text(damage)
     assert again(home).startswith("finished already")
     assert json.loads((home / "run/finished.json").read_text())["compare"] == []

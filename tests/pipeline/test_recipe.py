@@ -66,6 +66,13 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
     assert (width.cut.options, width.cut.by, width.recover) == ({"ffn": 960}, "activation", None)
 
 
+@pytest.mark.parametrize("written", ["70_000", "70k", "7e4", "'70,000'", "0.07M", "7.0e+4"])
+def test_a_number_is_written_as_in_an_option(written: str) -> None:
+    recovery = parse_recipe(GOOD.replace("70_000", written), HERE).stages[0].recover
+    assert recovery is not None
+    assert recovery.tokens == 70_000
+
+
 BOOLEAN = [
     name for name, field in RecoverySettings.model_fields.items() if "bool" in str(field.annotation)
 ]

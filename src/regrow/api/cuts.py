@@ -137,7 +137,7 @@ def prune(
     from regrow.surgery.prune import plan_cut, prune_checkpoint
 
     spec = options_of("prune", CutSpec, cut)
-    check_new_directory(Path(out), model)
+    check_new_directory(Path(out), model, dry_run=dry_run)
     documents = calibration_documents(calibration)
     source = open_model(model, progress)
     options: dict[str, Any] = {

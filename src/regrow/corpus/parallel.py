@@ -22,7 +22,6 @@ from typing import Any, Generic, Literal, TypeVar
 
 from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory, check_new_file
-from regrow.common.publishing import remove_strays
 from regrow.corpus.text import Block, Position, read_blocks
 from regrow.corpus.text_files import check_text_file
 
@@ -63,7 +62,6 @@ def check_new(out: Path, kind: Literal["file", "directory"]) -> None:
 
     What killed processes left beside `out`, and is of no use, is removed.
     """
-    remove_strays(out)
     (check_new_directory if kind == "directory" else check_new_file)(out)
 
 

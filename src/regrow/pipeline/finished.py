@@ -60,12 +60,15 @@ def finished_result(recipe: Recipe, out: Path, options: RunOptions) -> Result | 
         noted = read_json_object(path)
     except UserError:
         return None
-    result = result_in(out)
-    now = {**input_stamps(recipe), **_stamps_below(out, noted.get("original"))}
+    result, files, compare = result_in(out), noted.get("files"), noted.get("compare")
+    if not isinstance(files, dict) or not isinstance(compare, list):
+        return None
+    now = {**input_stamps(recipe), **_stamps_below(out)}
+    now |= _stamps(Path(name) for name in files.keys() - now.keys())  # those of the original
     same = (
         noted.get("run") == _identity(recipe, options)
-        and set(options.compare) <= set(noted.get("compare", ()))
-        and noted.get("files") == now
+        and all(name in compare for name in options.compare)
+        and files == now
         and noted.get("model") == _link(result)
         and result.model.is_dir()
     )
@@ -94,9 +97,8 @@ def note_finished(
     noted = {
         "run": _identity(recipe, options),
         "compare": sorted(options.compare),
-        "original": str(original.absolute()),
         "model": _link(result_in(out)),
-        "files": {**inputs, **_stamps_below(out, str(original.absolute()))},
+        "files": {**_stamps(original.rglob("*")), **inputs, **_stamps_below(out)},
     }
     write_atomically(path, json_bytes(noted))
 
@@ -136,12 +138,11 @@ def _identity(recipe: Recipe, options: RunOptions) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _stamps_below(out: Path, original: Any) -> dict[str, list[int]]:
-    """The stamps of what a run wrote, by paths in its directory, and of the original."""
+def _stamps_below(out: Path) -> dict[str, list[int]]:
+    """The stamps of what a run wrote, by paths in its directory."""
     own = {path: path.relative_to(out) for path in out.rglob("*") if path.name not in _CHANGING}
     stamps = _stamps(own)
-    found = {str(own[path]): stamp for path in own if (stamp := stamps.get(str(path.absolute())))}
-    return {**found, **_stamps(Path(original).rglob("*") if isinstance(original, str) else ())}
+    return {str(own[path]): stamp for path in own if (stamp := stamps.get(str(path.absolute())))}
 
 
 def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
@@ -149,7 +150,7 @@ def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
     for path in paths:
         try:
             status = os.stat(path)  # noqa: PTH116 - of what a link leads to
-        except OSError:
+        except (OSError, ValueError):  # a damaged note may name what is no path
             continue
         if not path.is_dir():
             where = str(path.absolute())

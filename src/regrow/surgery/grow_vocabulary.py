@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory
-from regrow.common.publishing import remove_strays
 from regrow.corpus.named_files import NamedFile
 from regrow.corpus.text import read_pieces
 from regrow.corpus.text_files import check_text_file
@@ -108,9 +107,7 @@ def grow_vocabulary(
     for file in (*files, *(texts or ())):
         check_text_file(file.path)
     directory = model.path
-    if not dry_run:
-        remove_strays(out)
-    check_new_directory(out, directory)
+    check_new_directory(out, directory, dry_run=dry_run)
     if model.is_config_only:
         raise UserError(f"{directory}: has a config and no weights")
     layout = model.layout

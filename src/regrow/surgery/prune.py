@@ -17,7 +17,7 @@ from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory
 from regrow.common.progress import QUIET, Progress
-from regrow.common.publishing import remove_strays, workplace
+from regrow.common.publishing import workplace
 from regrow.scoring.score_file import scores_for
 from regrow.surgery.carve import CarvePlan, carve, with_corrections
 from regrow.surgery.choose import Scores, choose
@@ -192,7 +192,6 @@ def prune_checkpoint(
     Raises UserError, before anything is written, if the cut is impossible or another process writes
     `out`.
     """
-    remove_strays(out)
     check_new_directory(out, source.path)
     with workplace(out) as place:  # from here on no other process writes `out`
         planned = plan_cut(
