@@ -1,5 +1,6 @@
 """An analysis measures each kind of cut once, and says what it left out."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,19 @@ def test_a_plan_on_the_same_text_measures_only_its_candidates(
     )
     assert plan.search is not None
     assert plan.search.measured_now <= 2
+
+
+def test_cuts_that_are_known_are_told(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(planted.home / "cache"))
+    path = planted.found.directory / FILE
+    kept, before = json.loads(path.read_text()), path.read_text()
+    total = planted.found.measured_now
+    kept["cuts"] = [each for each in kept["cuts"] if each["refit"] or each["sizes"] != {"layer": 3}]
+    path.write_text(json.dumps(kept))
+    said: list[str] = []
+    analyse(planted.home / "m", planted.home / "text.jsonl", Progress(say=said.append))
+    assert any(f"{total} in all ({total - 1} of them are known)" in line for line in said)
+    path.write_text(before)
 
 
 def test_it_goes_on_where_it_was_stopped(

@@ -198,7 +198,7 @@ def _cuts(
     cuts: list[Sizes] = [{}, *along, *(probe for axis in axes for probe in axis.probes())]
     plain = along if layout.blueprint.pre_norm else []
     missing = len(measurement.missing(cuts)) + len(measurement.missing(plain, refit=False))
-    total = len(cuts) + len(plain)
+    total = _distinct(cuts) + _distinct(plain)
     if missing:
         known = f" ({total - missing} of them are known)" if missing < total else ""
         measurement.progress.say(
@@ -209,6 +209,10 @@ def _cuts(
     measurement.losses(plain, refit=False)
     found = tuple(_line(line, layout, measurement) for line in lines)
     return found, tuple(axis_costs(axis, layout, measurement) for axis in axes), missing
+
+
+def _distinct(cuts: Sequence[Sizes]) -> int:
+    return len({tuple(sorted(sizes.items())) for sizes in cuts})
 
 
 def _line(line: CutLine, layout: Layout, measurement: Measurement) -> LossLine:
