@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -113,6 +114,17 @@ def test_a_column_of_something_else_is_refused_before_it_is_unpacked(
     path = write(tmp_path / "a.parquet", values)
     with pytest.raises(UserError, match="column 'text': not a string but"):
         texts(path)
+
+
+def test_a_schema_that_lies_about_the_column_is_refused(tmp_path: Path) -> None:
+    """The file holds the schema twice: pyarrow's own, and that of Parquet."""
+    strings = pyarrow.parquet.ParquetFile(write(tmp_path / "a.parquet", ["a"]))
+    lists = pyarrow.parquet.ParquetFile(write(tmp_path / "b.parquet", [["a"]]))
+    lying = SimpleNamespace(
+        schema_arrow=strings.schema_arrow, metadata=lists.metadata, schema=lists.schema
+    )
+    with pytest.raises(ValueError, match="has other columns in it"):
+        parquet_rows._text_column(tmp_path / "b.parquet", lying)
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

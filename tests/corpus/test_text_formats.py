@@ -99,7 +99,7 @@ def test_wrong_rows_are_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None]}), path)
     with pytest.raises(UserError, match="row 2, column 'text': not a string"):
         list(read_documents(path))
-    pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "id": [1]}), path)
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "\nid": [1]}), path)
     with pytest.raises(UserError, match="no column 'text'; the columns are body, id"):
         list(read_documents(path))
     table = pyarrow.table({"text": pyarrow.array([b"a", b"\xff"]).cast("string", safe=False)})

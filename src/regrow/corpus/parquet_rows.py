@@ -86,13 +86,16 @@ def _text_column(path: Path, file: Any) -> int:
 
     names = file.schema_arrow.names
     if "text" not in names:
-        raise UserError(f"{path}: no column 'text'; the columns are {', '.join(names)}")
+        columns = one_line(", ".join(names))
+        raise UserError(f"{path}: no column 'text'; the columns are {columns}")
     kind = file.schema_arrow.field("text").type
     value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if not (pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value)):
         raise UserError(f"{path}, column 'text': not a string but {one_line(str(kind))[:80]}")
-    columns = file.metadata.num_columns
-    return next(number for number in range(columns) if file.schema.column(number).path == "text")
+    for number in range(file.metadata.num_columns):
+        if file.schema.column(number).path == "text":
+            return number
+    raise ValueError("the column 'text' has other columns in it")
 
 
 def _at_once(path: Path, plain: BinaryIO, file: Any, group: int, column: int, wanted: int) -> int:
