@@ -40,9 +40,12 @@ class Clock:
 
     Attributes:
         work: The work of each step.
+        guesses: The rate of each kind of work to begin with. One that differs from `GUESSED_RATES`
+            was tried on this machine before the run, and counts as measured.
     """
 
     work: list[StepWork]
+    guesses: Mapping[str, float] = field(default_factory=lambda: GUESSED_RATES)
     _done: dict[str, float] = field(default_factory=dict)
     _measured: dict[str, tuple[float, float]] = field(default_factory=dict)
     _largest_share: float = 0.0
@@ -78,7 +81,9 @@ class Clock:
         guess = GUESSED_RATES[kind]
         measured = total / spent if spent else 0.0
         # An extreme rate would make the remaining time infinite.
-        return measured if guess / _MAX_FACTOR < measured < guess * _MAX_FACTOR else None
+        if guess / _MAX_FACTOR < measured < guess * _MAX_FACTOR:
+            return measured
+        return self.guesses[kind] if self.guesses[kind] != guess else None
 
     def _correction(self) -> float:
         """How many times as fast as guessed the measured kinds are, as their geometric mean."""
