@@ -84,6 +84,13 @@ def test_real_models_generate(models: list[ModelDirectory]) -> None:
     assert second.median > 0
 
 
+def test_models_are_compared_within_rounds() -> None:
+    found = Speed((2.0, 4.0, 9.0), (1.0, 4.0, 3.0))
+    assert found.ratio == 2  # 2, 1 and 3 times as fast
+    assert (found.median, found.spread) == (4, (6.5 - 3) / 2)
+    assert Speed((2.0,), (1.0,)).spread == 0
+
+
 def test_each_round_has_both_speeds() -> None:
     with pytest.raises(ValueError, match="of each round"):
         Speed((1.0, 2.0), (1.0,))

@@ -82,7 +82,7 @@ STEPS: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
     ("words/answers", PROMPTS, {"answers": ["e", "f"]}, 0.5),
     ("control/recover", {"recover": {}}, facts(100, **{**RECOVERY, "tokens": 1_000}), 9.0),
     ("control/measure", {"heldout": DOMAIN}, losses(3.5), 1.0),
-    ("speed", {"new_tokens": 2, "rounds": 2}, {"speeds": {
+    ("speed", {}, {"speeds": {
         "original": {"tokens_per_second": [20.0, 10.0], "beside": [20.0, 10.0]},
         "depth": {"tokens_per_second": [30.0, 16.0], "beside": [20.0, 10.0]},
         "words": {"tokens_per_second": [31.0, 17.0], "beside": [20.0, 10.0]},

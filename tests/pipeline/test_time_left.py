@@ -92,6 +92,15 @@ def test_a_small_rest_may_be_guessed() -> None:
     assert clock.seconds_left == pytest.approx(9.5)
 
 
+def test_a_rate_that_was_tried_before_the_run_counts_as_measured() -> None:
+    work = [StepWork("a", "forward", 10.0), StepWork("b", "train", 1e12)]
+    assert Clock(work).seconds_left is None
+    clock = Clock(work, guesses={**GUESSED_RATES, "train": 1e11})
+    assert clock.seconds_left == pytest.approx(10)
+    clock.done("b", 5e11, 20.0)
+    assert clock.seconds_left == pytest.approx(20)
+
+
 def test_the_share_never_falls() -> None:
     clock = Clock([StepWork("a", "forward", 1e12), StepWork("b", "train", 1e12)])
     clock.done("a", 1e12, 1.0)

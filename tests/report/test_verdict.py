@@ -3,7 +3,7 @@
 import pytest
 
 from regrow.evaluation.speed import Speed
-from regrow.report.records import ModelRow, RunSummary, Score
+from regrow.report.records import ModelRow, RunSummary, Score, StageRow
 from regrow.report.verdict import verdict
 
 
@@ -49,6 +49,13 @@ def summary(bare: RunSummary, speed: float | None = None, **bits: float) -> RunS
 )  # fmt: skip
 def test_the_sentence(bare: RunSummary, changed: dict[str, float], said: str) -> None:
     assert verdict(summary(bare, **changed)) == f"The result (half) {said}"
+
+
+def test_a_stage_that_is_not_done_is_no_result(bare: RunSummary) -> None:
+    run = summary(bare, docs=1.5)
+    begun = run.models[1].model_copy(update={"name": "quarter", "parameters": 25})
+    update = {"models": (*run.models, begun), "stages": (StageRow(name="quarter", done=False),)}
+    assert verdict(bare.model_copy(update=update)).startswith("The result (half) has 50%")
 
 
 def test_a_training_changes_no_size(bare: RunSummary) -> None:

@@ -222,9 +222,10 @@ def print_trained(result: "Trained", as_json: bool) -> None:
         OUT.print(f"{result.skipped:,} steps skipped")
     if result.heldout:
         (_, before), *_, (_, after) = result.heldout
-        OUT.print(f"held out  {before:.4f} -> {after:.4f} {result.unit}")
+        OUT.print(f"loss    {before:.4f} -> {after:.4f} {result.unit} held out")
     for note in result.notes:
         OUT.print(note, soft_wrap=True, style="red")
+    OUT.print(f"report  {result.report}", soft_wrap=True)
     OUT.print(f"model   {result.model}", soft_wrap=True)
 
 

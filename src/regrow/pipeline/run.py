@@ -22,6 +22,7 @@ from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import make_directory, remove_all_strays
 from regrow.common.run_directory import MODEL_LINK
 from regrow.corpus.sources import Corpus, Source
+from regrow.evaluation import speed
 from regrow.evaluation.registry import (
     EVALUATIONS,
     EvaluationData,
@@ -414,15 +415,17 @@ class _Run:
             return
 
         def measure() -> Mapping[str, Any]:
-            speeds = measure_speeds(list(models.values()))
+            speeds = measure_speeds(
+                list(models.values()), new_tokens=speed.NEW_TOKENS, rounds=speed.ROUNDS
+            )
             return {"speeds": dict(zip(models, map(asdict, speeds), strict=True))}
 
         entry = self.recorder.once(step, "measuring the speed", measure)
         if entry is not None:
             *_, last = entry.outputs["speeds"].values()
-            speed = Speed(**last)
+            found = Speed(**last)
             self.progress.say(
-                f"speed: {speed.median:.1f} tokens/s, {speed.ratio:.2f} times the original's"
+                f"speed: {found.median:.1f} tokens/s, {found.ratio:.2f} times the original's"
             )
 
     def _measure_losses(self, step: Step, loaded: Any, tokenizer: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
-from regrow.evaluation.speed import NEW_TOKENS, ROUNDS
 from regrow.pipeline.ledger import Entry, Step, differences, step_after
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.task_steps import EVALUATE, evaluate_inputs
@@ -137,7 +136,7 @@ def plan_steps(
         steps += _stage_steps(stage, first, training, measuring)
     if any(stage.cut is not None for stage in recipe.stages):
         # A training alone changes no shape, so it changes no speed.
-        steps.append(step_after(last, SPEED, {"new_tokens": NEW_TOKENS, "rounds": ROUNDS}))
+        steps.append(step_after(last, SPEED, {}))
     return {step.name: step for step in steps}
 
 

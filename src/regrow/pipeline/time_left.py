@@ -40,7 +40,8 @@ class Clock:
 
     Attributes:
         work: The work of each step.
-        guesses: The rate of each kind of work before one is measured.
+        guesses: The rate of each kind of work to begin with. One that differs from `GUESSED_RATES`
+            was tried on this machine before the run, and counts as measured.
     """
 
     work: list[StepWork]
@@ -73,18 +74,20 @@ class Clock:
 
     def rate(self, kind: str) -> float:
         """Work of a kind per second: as measured, or else as guessed."""
-        return self._measured_rate(kind) or self.guesses[kind] * self._correction()
+        return self._measured_rate(kind) or GUESSED_RATES[kind] * self._correction()
 
     def _measured_rate(self, kind: str) -> float | None:
         total, spent = self._measured.get(kind, (0.0, 0.0))
-        guess = self.guesses[kind]
+        guess = GUESSED_RATES[kind]
         measured = total / spent if spent else 0.0
         # An extreme rate would make the remaining time infinite.
-        return measured if guess / _MAX_FACTOR < measured < guess * _MAX_FACTOR else None
+        if guess / _MAX_FACTOR < measured < guess * _MAX_FACTOR:
+            return measured
+        return self.guesses[kind] if self.guesses[kind] != guess else None
 
     def _correction(self) -> float:
         """How many times as fast as guessed the measured kinds are, as their geometric mean."""
-        rates = [(self._measured_rate(kind), guess) for kind, guess in self.guesses.items()]
+        rates = [(self._measured_rate(kind), guess) for kind, guess in GUESSED_RATES.items()]
         logs = [math.log(rate / guess) for rate, guess in rates if rate is not None]
         return math.exp(sum(logs) / len(logs)) if logs else 1.0
 

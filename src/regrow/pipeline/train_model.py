@@ -117,17 +117,17 @@ def train_model(
     entries = read_entries(out / LEDGER_FILE)
     trained, measured = (entries[f"{chosen.name}/{kind}"] for kind in ("recover", "measure"))
     found = trained.outputs
-    kept = measured.outputs if found["kept"] == "trained" else found["trained"]
-    name = next(iter(kept["heldout"]))
     outcome = recovery_outcome(entries, chosen.name, "original")
     trained_model = str(out / STAGES / chosen.name / TRAINED)
     heldout = heldout_curve(trained, measured, outcome)
     assert heldout is not None
+    names = (*recipe.data.heldout, *heldout.texts)
+    first = next((name for name in names if name in heldout.texts), None)
     return Trained(
         model=result.model,
         report=result.report,
         curve=[(tokens, loss) for tokens, loss in found["curve"]],
-        heldout=list(heldout.texts.get(name, ())),
+        heldout=list(heldout.texts[first]) if first is not None else [],
         unit=heldout.unit,
         tokens=found["tokens"],
         seconds=found["seconds"]["recover"],

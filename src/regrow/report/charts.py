@@ -1,4 +1,4 @@
-"""The charts of the report as inline SVG. Colours come from the style sheet of the page."""
+"""Charts of losses and mixtures, as inline SVG. Colours come from the style sheet of the page."""
 
 import itertools
 import math
@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from regrow.common.numbers import change, count
+from regrow.common.numbers import count
 from regrow.report.records import is_worse
 from regrow.report.svg import (
     CHARACTER_WIDTH,
+    MOST_SHADES,
     WIDTH,
     Element,
     Scale,
@@ -17,7 +18,6 @@ from regrow.report.svg import (
     add,
     canvas,
     legend_layout,
-    number,
     path,
     shorten,
     tick_labels,
@@ -29,10 +29,6 @@ _PLOT = 168.0
 _LINE_HEIGHT = 11.0
 MOST_POINTS = 240
 """Points of a line."""
-MOST_CELLS = 96
-"""Cells of a row of kept indices."""
-MOST_SHADES = 7
-"""Colours of areas in the style sheet."""
 
 Point = tuple[float, float]
 Kind = Literal["plain", "grey", "smooth", "heldout"]
@@ -231,58 +227,6 @@ def _describe_journey(original: float | None, steps: Sequence[Step], digits: int
     return "; ".join(parts) + "."
 
 
-def bars(title: str, rows: Sequence[tuple[str, int, int]]) -> Svg | None:
-    """For each (part, before, after), a grey bar above a coloured bar, with both counts."""
-    most = max((max(before, after) for _, before, after in rows), default=0)
-    if most == 0:
-        return None
-    pitch, start, end = 34.0, 72.0, WIDTH - 92.0
-    description = "; ".join(f"{name} {count(a)} before, {count(b)} after" for name, a, b in rows)
-    root = canvas(title, pitch * len(rows) + 2, description + ".")
-    length = Scale(0, most, 0, end - start)
-    for index, (name, before, after) in enumerate(rows):
-        y = index * pitch + 4
-        add(root, "text", "label name", shorten(name, 11), x=0, y=y + 15)
-        add(root, "rect", "bar before", x=start, y=y, width=length(before), height=9, rx=1.5)
-        add(root, "rect", "bar after", x=start, y=y + 12, width=length(after), height=9, rx=1.5)
-        figures = start + length(max(before, after)) + 6
-        add(root, "text", "value", count(before), x=figures, y=y + 8.5)
-        label = count(after) if before == after else f"{count(after)} {change(before, after)}"
-        add(root, "text", "value strong", label.rstrip(), x=figures, y=y + 20.5)
-    return Svg(root)
-
-
-def staircase(
-    title: str, parts: Sequence[str], rows: Sequence[tuple[str, Mapping[str, int]]]
-) -> Svg | None:
-    """For each (model, parameters by part), a bar with its parts in order, and the total."""
-    most = max((sum(by_part.values()) for _, by_part in rows), default=0)
-    if most == 0:
-        return None
-    legend, top = legend_layout(parts, 0.0)
-    pitch, start, end = 28.0, 84.0, WIDTH - 50.0
-    totals = "; ".join(f"{name} {count(sum(by_part.values()))}" for name, by_part in rows)
-    root = canvas(title, top + pitch * len(rows), totals + ".")
-    for part, (at_x, at_y) in enumerate(legend):
-        style = f"area s{part % MOST_SHADES}"
-        add(root, "rect", style, x=at_x, y=at_y - 9, width=10, height=10, rx=2)
-        add(root, "text", "label", shorten(parts[part], 24), x=at_x + 15, y=at_y)
-    length = Scale(0, most, 0, end - start)
-    for index, (name, by_part) in enumerate(rows):
-        y = top + index * pitch + 2
-        add(root, "text", "label name", shorten(name, 14), x=0, y=y + 13)
-        done = 0
-        for part, part_name in enumerate(parts):
-            size = by_part.get(part_name, 0)
-            x, width = start + length(done), length(done + size) - length(done)
-            style = f"area s{part % MOST_SHADES}"
-            add(root, "rect", style, x=x, y=y, width=width, height=18)
-            done += size
-        figure = start + length(sum(by_part.values())) + 6
-        add(root, "text", "value strong", count(sum(by_part.values())), x=figure, y=y + 13)
-    return Svg(root)
-
-
 def mixture(title: str, rows: Sequence[tuple[float, Mapping[str, float]]]) -> Svg | None:
     """A stacked chart of the share of each component over tokens; None below two points.
 
@@ -369,72 +313,6 @@ def _is_mixture(x: float, shares: Mapping[str, float]) -> bool:
 def _last_mixture(shares: Mapping[str, float]) -> str:
     total = sum(shares.values())
     return "At the end " + ", ".join(f"{n} {s / total:.0%}" for n, s in shares.items()) + "."
-
-
-def strip(
-    title: str,
-    before: int,
-    rows: Sequence[tuple[str, Sequence[int]]],
-    index_name: str = "",
-    most_cells: int = MOST_CELLS,
-) -> Svg | None:
-    """The kept indices of an axis of `before` indices, as a row of cells for each (label, kept).
-
-    A cell is one index. If there are more than `most_cells`, it is a span of indices, shaded by the
-    fraction of them that was kept.
-
-    `index_name`: what an index counts, which is written below.
-    """
-    if before == 0 or not rows:
-        return None
-    cells = min(before, most_cells)
-    labelled = any(label for label, _ in rows)
-    start = 26.0 if labelled else 0.0
-    height = 18.0 if len(rows) == 1 else max(5.0, min(12.0, 200.0 / len(rows)))
-    kept = sum(len(indices) for _, indices in rows)
-    description = f"{kept / (before * len(rows)):.0%} of {before:,} kept."
-    root = canvas(title, height * len(rows) + (30 if index_name or labelled else 16), description)
-    step = (WIDTH - start) / cells
-    gap = 1.0 if cells <= 48 else 0.0
-    levels: dict[int, list[str]] = {level: [] for level in range(6)}
-    spacing = math.ceil(10 / height)
-    for row, (label, indices) in enumerate(rows):
-        y = row * height
-        for level, run in itertools.groupby(
-            enumerate(_shares(before, indices, cells)), key=lambda item: math.ceil(5 * item[1])
-        ):
-            columns = [column for column, _ in run]
-            if gap:
-                spans = [(start + c * step, step - gap) for c in columns]
-            else:
-                spans = [(start + columns[0] * step, step * len(columns))]
-            for x, width in spans:
-                inner = height - (1.0 if len(rows) > 1 else 0.0)
-                w, h = number(width), number(inner)
-                levels[level].append(f"M{number(x)} {number(y)}h{w}v{h}h-{w}Z")
-        if label and row % spacing == 0:
-            add(root, "text", "tick", label, x=start - 5, y=y + height / 2 + 3, text_anchor="end")
-    for level, pieces in levels.items():
-        if pieces:
-            add(root, "path", f"cell l{level}", d="".join(pieces))
-    base = height * len(rows) + 12
-    add(root, "text", "tick", "0", x=start, y=base)
-    add(root, "text", "tick", f"{before - 1:,}", x=WIDTH, y=base, text_anchor="end")
-    if index_name:
-        add(root, "text", "title", index_name, x=WIDTH, y=base + 15, text_anchor="end")
-    if labelled:
-        add(root, "text", "title", "layer", x=0, y=base + 15)
-    return Svg(root)
-
-
-def _shares(before: int, kept: Sequence[int], cells: int) -> list[float]:
-    """The fraction of indices that was kept, by cell."""
-    found, spans = [0] * cells, [0] * cells
-    for index in kept:
-        found[index * cells // before] += 1
-    for cell in range(cells):
-        spans[cell] = -(-(cell + 1) * before // cells) - (-(-cell * before // cells))
-    return [a / b for a, b in zip(found, spans, strict=True)]
 
 
 def _segments(points: Sequence[Point]) -> list[list[Point]]:

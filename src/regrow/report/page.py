@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regrow.common import numbers
 from regrow.common.files import write_atomically
-from regrow.report import charts, outcomes, tables
+from regrow.report import charts, kept_chart, outcomes, size_charts, tables
 from regrow.report.lost_text import MARK, lost_lines
 from regrow.report.records import (
     KeptAxis,
@@ -236,7 +236,7 @@ def _parts(original: ModelRow | None, result: ModelRow | None) -> Svg | None:
         return None
     names = _part_names([original, result])
     rows = [(name, before.get(name, 0), after.get(name, 0)) for name in names]
-    return charts.bars("Parameters by part, before and after", rows)
+    return size_charts.bars("Parameters by part, before and after", rows)
 
 
 def _staircase(summary: RunSummary) -> Svg | None:
@@ -245,7 +245,7 @@ def _staircase(summary: RunSummary) -> Svg | None:
         return None
     rows = [("original" if row.role == "original" else row.name, row.parameters_by_part)
             for row in chain]  # fmt: skip
-    return charts.staircase("Parameters after each stage", _part_names(chain), rows)
+    return size_charts.staircase("Parameters after each stage", _part_names(chain), rows)
 
 
 def _part_names(rows: Iterable[ModelRow]) -> list[str]:
@@ -315,12 +315,12 @@ def _kept(axis: KeptAxis) -> Kept:
         )
         return Kept(axis.axis, f"{axis.before:,}", after, description, layers, None)
     labels = [str(number) for number in axis.layer_numbers] if axis.kept is None else [""]
-    strip = charts.strip(
+    strip = kept_chart.strip(
         f"Kept along {axis.axis}", axis.before, list(zip(labels, axis.rows, strict=True)),
         _index_name(axis.axis),
     )  # fmt: skip
     description = "in each layer" if axis.kept is None else ""
-    in_cell = -(-axis.before // charts.MOST_CELLS)
+    in_cell = -(-axis.before // kept_chart.MOST_CELLS)
     return Kept(axis.axis, f"{axis.before:,}", after, description, (), strip, in_cell)
 
 

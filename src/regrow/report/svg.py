@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 Element = ElementTree.Element
 WIDTH = 360.0
 """The width of a chart, in user units."""
+MOST_SHADES = 7
+"""Colours of areas in the style sheet."""
 CHARACTER_WIDTH = 5.8
 """The mean width of a character at the font size of the style sheet."""
 

@@ -14,7 +14,7 @@ def verdict(summary: RunSummary) -> str:
     For example: `The result (half) has 50% of the original's parameters, needs 14% more bits
     per byte on docs and 43% more on prose, and generates text 1.7 times as fast.`
     """
-    original, result = summary.original, summary.result
+    original, result = summary.original, _last_done(summary)
     if original is None or result is None:
         return ""
     parts = [_size(original, result), *_losses(summary, original, result), *_speed(result)]
@@ -22,6 +22,13 @@ def verdict(summary: RunSummary) -> str:
         return ""
     words = f"{', '.join(parts[:-1])}{',' if len(parts) > 2 else ''} and {parts[-1]}"
     return f"The result ({result.name}) {words}."
+
+
+def _last_done(summary: RunSummary) -> ModelRow | None:
+    """The model of the last stage that is done."""
+    begun = {stage.name for stage in summary.stages if not stage.done}
+    rows = [row for row in summary.models if row.role == "stage" and row.name not in begun]
+    return rows[-1] if rows else None
 
 
 def loss_ratio(original: ModelRow, result: ModelRow, text: str) -> float | None:
