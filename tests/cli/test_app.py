@@ -116,7 +116,10 @@ def test_importing_regrow_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_every_command_explains_itself(run: Any) -> None:
-    names = [getattr(command.callback, "__name__", "") for command in app.app.registered_commands]
+    names = [
+        command.name or getattr(command.callback, "__name__", "")
+        for command in app.app.registered_commands
+    ]
     assert names == [
         "inspect",
         "plan",
@@ -127,6 +130,8 @@ def test_every_command_explains_itself(run: Any) -> None:
         "report",
         "generate",
         "train",
+        "eval",
+        "compare",
     ]
     shown = run("--help").stdout
     for name in names:

@@ -54,7 +54,7 @@ def test_scores_of_a_decoder(name: str, shares: bool, tmp_path: Path) -> None:
     directory = decoder(name, tmp_path / "m")
     ours = RegrowModel(directory, precision="fp32", batch_tokens=200)
     assert ours.shares
-    vars(ours)["shares"] = shares
+    ours.__dict__["shares"] = shares
     given = requests("loglikelihood", PAIRS)
     check_equal(ours.loglikelihood(given), hf(directory).loglikelihood(given, disable_tqdm=True))
 
@@ -97,7 +97,7 @@ def test_scores_of_an_encoder_decoder(shares: bool, tmp_path: Path) -> None:
     directory = write_seq2seq(tmp_path / "m", T5, number=TIED)
     ours = RegrowModel(directory, precision="fp32", batch_tokens=200)
     assert ours.shares
-    vars(ours)["shares"] = shares
+    ours.__dict__["shares"] = shares
     given = requests("loglikelihood", PAIRS)
     own = hf(directory, backend="seq2seq").loglikelihood(given, disable_tqdm=True)
     check_equal(ours.loglikelihood(given), own)

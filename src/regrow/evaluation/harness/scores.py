@@ -77,7 +77,8 @@ def batches_by_size(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row
     row.
     """
     batch: list[Row] = []
-    used, widest = 0, (0,)
+    used = 0
+    widest: tuple[int, ...] = ()
     for row in sorted(rows, key=_size):
         wider = tuple(map(max, zip(row.widths, widest, strict=True))) if batch else row.widths
         slots = (len(batch) + 1) * sum(wider)
