@@ -119,6 +119,7 @@ def test_an_openba_reads_its_own_form_of_a_prompt(tmp_path: Path) -> None:
     directory = write_seq2seq(tmp_path / "m", OPENBA, vocab_size=340)
     with_modes(directory)
     ours = RegrowModel(directory, precision="fp32")
+    assert ours.max_length == ours.directory.config.max_seq_length
     found = ours.loglikelihood(requests("loglikelihood", PAIRS[:8]))
     tokenizer, model = ours.tokenizer, ours.model
     mode, sentinel = (tokenizer.convert_tokens_to_ids(name) for name in ("<S>", "<extra_id_0>"))

@@ -43,12 +43,14 @@ class Advance:
     Attributes:
         done, total: Requests that are answered, and all of them.
         share: The fraction of the work that is done, by tokens, from 0 to 1.
+        seconds: The time since the first of them was computed.
         seconds_left: An estimate of the time that the rest takes.
     """
 
     done: int
     total: int
     share: float
+    seconds: float
     seconds_left: float
 
 
@@ -160,7 +162,8 @@ class RegrowModel(LM):
         """The most tokens that the model reads."""
         if self._max_length is not None:
             return int(self._max_length)
-        return int(resolve_max_length(self.directory.config, self.tokenizer))
+        trained = getattr(self.directory.config, "max_seq_length", None)  # OpenBA's
+        return int(trained or resolve_max_length(self.directory.config, self.tokenizer))
 
     @property
     def eot_token_id(self) -> int:
@@ -216,8 +219,9 @@ class RegrowModel(LM):
             self._keep(answers, tasks)
             found.update(answers)
             done += sum(sizes[key] for key in answers)
-            left = (time.monotonic() - began) * (total - done) / max(1, done)
-            self.advance(Advance(len(found), len(arguments), done / total, left))
+            seconds = time.monotonic() - began
+            left = seconds * (total - done) / max(1, done)
+            self.advance(Advance(len(found), len(arguments), done / total, seconds, left))
         return [found[key] for key in keys]
 
     def _keep(self, answers: _Answers, tasks: Mapping[str, set[str]]) -> None:
