@@ -251,6 +251,21 @@ def test_absent_and_diverged_values(bare: RunSummary) -> None:
     assert "one held out, 1 document" in text
 
 
+def test_the_quality_that_is_kept_comes_first(bare: RunSummary, smollm2: RunSummary) -> None:
+    assert "quality kept" not in words(render_page(smollm2))
+    scores = (
+        EvaluationRow(task="piqa", metric="acc", before=0.7, after=0.6, low=-0.12, high=-0.08),
+    )
+    summary = smollm2.model_copy(update={"quality_kept": 0.834, "evaluation": scores})
+    text = words(render_page(summary))
+    assert "quality kept, above chance (piqa) 100%" in text
+    assert text.index("83.4%") < text.index("on disk")
+    assert (
+        "piqa acc 0.700 0.600 \N{MINUS SIGN}0.100 (\N{MINUS SIGN}0.120 to \N{MINUS SIGN}0.080)"
+        in text
+    )
+
+
 def test_tables_name_their_headers_and_pictures_their_content(smollm2: RunSummary) -> None:
     outline = Outline(render_page(smollm2))
     assert all("scope" in a for tag, a in outline.tags if tag == "th")

@@ -151,7 +151,8 @@ def _percent(value: float | None) -> str:
 
 def _chosen(score: "TaskScore") -> str:
     """The most frequent options, in per cent: `A 25, B 24`."""
-    common = sorted(score.predicted.items(), key=lambda pair: -pair[1])[:5]
+    chosen = [pair for pair in score.predicted.items() if pair[1] > 0]
+    common = sorted(chosen, key=lambda pair: -pair[1])[:5]
     return ", ".join(f"{letter} {100 * share:.0f}" for letter, share in sorted(common))
 
 

@@ -81,9 +81,8 @@ def evaluate_models(
 
         def tell(at: Advance, name: str = name, number: int = number, later: float = later) -> None:
             doing = f"{at.done:,} of {at.total:,} answers"
-            left = at.seconds_left
-            if at.share > 0:
-                left += later * at.seconds_left / max(1e-3, 1 - at.share) if at.share < 1 else 0
+            # The time of a model grows with its parameters.
+            left = at.seconds_left + later * (at.seconds + at.seconds_left)
             share = (number + at.share) / len(opened)
             progress.update(Update(name, doing, share, left))
 

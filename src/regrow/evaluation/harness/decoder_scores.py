@@ -15,7 +15,13 @@ from torch import Tensor
 
 from regrow.common.precision import Precision, autocast
 from regrow.evaluation.harness.encoding import Pair
-from regrow.evaluation.harness.scores import Score, batches_by_size, padded, scores_of
+from regrow.evaluation.harness.scores import (
+    Computing,
+    Score,
+    batches_by_size,
+    padded,
+    scores_of,
+)
 from regrow.objectives.losses.head import head_of, hidden_states
 
 _PADDING = -1
@@ -41,8 +47,8 @@ class _Row:
         return [*self.context, *(token for end in self.ends for token in end[:-1])]
 
     @property
-    def slots(self) -> int:
-        return len(self.tokens)
+    def widths(self) -> tuple[int]:
+        return (len(self.tokens),)
 
     @property
     def segments(self) -> list[int]:
@@ -70,10 +76,7 @@ class _Row:
 def decoder_scores(
     model: Any,
     pairs: Sequence[Pair],
-    *,
-    window: int,
-    batch_tokens: int,
-    precision: Precision,
+    how: Computing,
 ) -> Iterator[dict[Pair, Score]]:
     """The scores of continuations after their contexts, batch by batch.
 
@@ -81,27 +84,24 @@ def decoder_scores(
         model: A decoder of transformers, in evaluation mode.
         pairs: Contexts and continuations, each of at least one token. Equal pairs are computed
             once.
-        window: The most tokens that the model reads. Of a longer pair, the beginning of the
+        how: How they are computed. Of a pair that is longer than the window, the beginning of the
             context is left out, as lm-eval does.
-        batch_tokens: Upper bound on the slots of a batch, padding included.
-        precision: Of the matrix products.
     """
     by_context: dict[tuple[int, ...], dict[tuple[int, ...], list[Pair]]] = {}
     for pair in dict.fromkeys(pairs):
         context, end = pair
-        kept = (*context, *end)[-(window + 1) :]
+        kept = (*context, *end)[-(how.window + 1) :]
         inside = kept[: len(kept) - len(end)] or kept[:1]
         by_context.setdefault(inside, {}).setdefault(kept[len(inside) :], []).append(pair)
-    shares = any(len(ends) > 1 for ends in by_context.values()) and shares_contexts(model)
     most = _sliding_window(model)
     rows = []
     for context, ends in by_context.items():
-        if shares and len(context) + max(map(len, ends)) <= most:
+        if how.shares and len(context) + max(map(len, ends)) <= most:
             rows.append(_Row(context, tuple(ends)))
         else:
             rows += [_Row(context, (end,)) for end in ends]
-    for batch in batches_by_size(rows, batch_tokens):
-        found = _scores(model, batch, precision)
+    for batch in batches_by_size(rows, how.batch_tokens):
+        found = _scores(model, batch, how.precision)
         yield {
             pair: score
             for row, scores in zip(batch, found, strict=True)

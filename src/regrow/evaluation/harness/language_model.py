@@ -22,14 +22,15 @@ from regrow.checkpoint.resolve import resolve_model
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.common.precision import Precision, resolve_precision
-from regrow.evaluation.harness.decoder_scores import decoder_scores
+from regrow.evaluation.harness.decoder_scores import decoder_scores, shares_contexts
 from regrow.evaluation.harness.encoding import Encoding, Pair
 from regrow.evaluation.harness.responses import Responses, request_key
-from regrow.evaluation.harness.scores import Score
+from regrow.evaluation.harness.scores import Computing, Score
 from regrow.evaluation.harness.seq2seq_scores import seq2seq_scores
 from regrow.evaluation.harness.text_generation import Prompt, generated_texts
 from regrow.evaluation.tasks.forms import PromptForm
 from regrow.objectives.losses.head import check_head
+from regrow.objectives.losses.shared_row_attention import supports_shared_rows
 from regrow.tokenizers.chat_rendering import render_chat
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
@@ -42,12 +43,14 @@ class Advance:
     Attributes:
         done, total: Requests that are answered, and all of them.
         share: The fraction of the work that is done, by tokens, from 0 to 1.
+        seconds: The time since the first of them was computed.
         seconds_left: An estimate of the time that the rest takes.
     """
 
     done: int
     total: int
     share: float
+    seconds: float
     seconds_left: float
 
 
@@ -136,6 +139,12 @@ class RegrowModel(LM):
         check_head(model)
         return model
 
+    @cached_property
+    def shares(self) -> bool:
+        """Whether the options of a question can stand in one row, so that it is read once."""
+        check = supports_shared_rows if self.encoding.is_encoder_decoder else shares_contexts
+        return check(self.model)
+
     def free(self) -> None:
         """Forget the network, so that another model has its memory."""
         self.__dict__.pop("model", None)
@@ -153,7 +162,8 @@ class RegrowModel(LM):
         """The most tokens that the model reads."""
         if self._max_length is not None:
             return int(self._max_length)
-        return int(resolve_max_length(self.directory.config, self.tokenizer))
+        trained = getattr(self.directory.config, "max_seq_length", None)  # OpenBA's
+        return int(trained or resolve_max_length(self.directory.config, self.tokenizer))
 
     @property
     def eot_token_id(self) -> int:
@@ -209,8 +219,9 @@ class RegrowModel(LM):
             self._keep(answers, tasks)
             found.update(answers)
             done += sum(sizes[key] for key in answers)
-            left = (time.monotonic() - began) * (total - done) / max(1, done)
-            self.advance(Advance(len(found), len(arguments), done / total, left))
+            seconds = time.monotonic() - began
+            left = seconds * (total - done) / max(1, done)
+            self.advance(Advance(len(found), len(arguments), done / total, seconds, left))
         return [found[key] for key in keys]
 
     def _keep(self, answers: _Answers, tasks: Mapping[str, set[str]]) -> None:
@@ -291,12 +302,10 @@ class RegrowModel(LM):
                 yield {prompt.key: text for prompt, text in batch}
 
     def _scores(self, pairs: Sequence[Pair]) -> Iterator[dict[Pair, Score]]:
-        how: Any = {
-            "window": self.max_length, "batch_tokens": self._tokens, "precision": self._precision,
-        }  # fmt: skip
+        how = Computing(self.max_length, self._tokens, self._precision, self.shares)
         if self.encoding.is_encoder_decoder:
-            return seq2seq_scores(self.model, pairs, self.encoding.decoder_begin, **how)
-        return decoder_scores(self.model, pairs, **how)
+            return seq2seq_scores(self.model, pairs, self.encoding.decoder_begin, how)
+        return decoder_scores(self.model, pairs, how)
 
     def _windows(self, ids: list[int]) -> list[Pair]:
         """The parts of a text, each with the tokens before it that the model reads."""

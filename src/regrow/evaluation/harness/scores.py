@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from regrow.common.precision import Precision
 from regrow.objectives.losses.head import Head
 
 _LOGITS = 1 << 25
@@ -15,8 +16,10 @@ _LOGITS = 1 << 25
 
 _ENOUGH = 1 / 8
 """The share of a full batch at which a device works at full speed."""
-_ALIKE = 0.9
-"""The size of the smallest row of a batch that is larger, as a share of that of the largest."""
+_ALIKE = 0.92
+"""The share of the slots of a larger batch that is not padding."""
+_STEP = 8
+"""Widths of an encoder that count as equal when a decoder's widths are sorted."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,31 @@ class Score:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Computing:
+    """How scores are computed.
+
+    Attributes:
+        window: The most tokens that a model reads.
+        batch_tokens: Upper bound on the slots of a batch, padding included.
+        precision: Of the matrix products.
+        shares: Whether the model computes several continuations in a row as if each were alone.
+    """
+
+    window: int
+    batch_tokens: int
+    precision: Precision
+    shares: bool
+
+
 class Sized(Protocol):
-    """Something that takes `slots` of a batch."""
+    """Something that takes slots of a batch.
+
+    `widths`: the slots of its rows, such as that of an encoder and that of a decoder.
+    """
 
     @property
-    def slots(self) -> int: ...
+    def widths(self) -> tuple[int, ...]: ...
 
 
 Row = TypeVar("Row", bound=Sized)
@@ -54,16 +77,26 @@ def batches_by_size(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row
     row.
     """
     batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: -row.slots):
-        width = batch[0].slots if batch else 0
-        is_full = (len(batch) + 1) * width > batch_tokens
-        is_enough = len(batch) * width >= batch_tokens * _ENOUGH
-        if batch and (is_full or (is_enough and row.slots < _ALIKE * width)):
+    used = 0
+    widest: tuple[int, ...] = ()
+    for row in sorted(rows, key=_size):
+        wider = tuple(map(max, zip(row.widths, widest, strict=True))) if batch else row.widths
+        slots = (len(batch) + 1) * sum(wider)
+        is_padded = used + sum(row.widths) < _ALIKE * slots
+        is_enough = len(batch) * sum(widest) >= batch_tokens * _ENOUGH
+        if batch and (slots > batch_tokens or (is_enough and is_padded)):
             yield batch
-            batch = []
+            batch, used, wider = [], 0, row.widths
         batch.append(row)
+        used, widest = used + sum(row.widths), wider
     if batch:
         yield batch
+
+
+def _size(row: Sized) -> tuple[int, ...]:
+    """Sorts the largest first: by the first width in steps, then by the others."""
+    first, *others = row.widths
+    return (-first // (_STEP if others else 1), *(-width for width in others))
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:

@@ -13,12 +13,17 @@ import torch
 
 from regrow.common.precision import Precision, autocast
 from regrow.evaluation.harness.encoding import Pair
-from regrow.evaluation.harness.scores import Score, batches_by_size, padded, scores_of
+from regrow.evaluation.harness.scores import (
+    Computing,
+    Score,
+    batches_by_size,
+    padded,
+    scores_of,
+)
 from regrow.objectives.losses.head import head_of
 from regrow.objectives.losses.shared_row_attention import (
     restarting_positions,
     slot_mask,
-    supports_shared_rows,
 )
 from regrow.objectives.rows.examples import NO_TEXT
 
@@ -42,19 +47,14 @@ class _Question:
         """What the decoder reads in each row, once for continuations that differ at the end."""
         return [[*dict.fromkeys((*self.begin, *end[:-1]) for end in ends)] for ends in self.rows]
 
-    @property
-    def slots(self) -> int:
-        return len(self.context) + sum(len(each) for row in self.read for each in row)
+    @cached_property
+    def widths(self) -> tuple[int, int]:
+        """The slots of the encoder and of the decoder."""
+        return len(self.context), sum(len(each) for row in self.read for each in row)
 
 
 def seq2seq_scores(
-    model: Any,
-    pairs: Sequence[Pair],
-    begin: tuple[int, ...],
-    *,
-    window: int,
-    batch_tokens: int,
-    precision: Precision,
+    model: Any, pairs: Sequence[Pair], begin: tuple[int, ...], how: Computing
 ) -> Iterator[dict[Pair, Score]]:
     """The scores of continuations after their contexts, batch by batch.
 
@@ -63,22 +63,20 @@ def seq2seq_scores(
         pairs: What the encoder reads, and a continuation of at least one token. Equal pairs are
             computed once.
         begin: What the decoder reads before a continuation, which is not scored.
-        window: The most tokens that the encoder reads, and that are scored. The end of a longer
-            context is kept, as lm-eval does.
-        batch_tokens: Upper bound on the slots of a batch, of encoder and decoder together.
-        precision: Of the matrix products.
+        how: How they are computed. The window is that of the encoder; the end of a longer context
+            is kept, as lm-eval does.
     """
     by_context: dict[tuple[int, ...], dict[tuple[int, ...], list[Pair]]] = {}
     for pair in dict.fromkeys(pairs):
         context, end = pair
-        by_context.setdefault(context[-window:], {}).setdefault(end[-window:], []).append(pair)
-    shares = any(len(ends) > 1 for ends in by_context.values()) and supports_shared_rows(model)
+        ends = by_context.setdefault(context[-how.window :], {})
+        ends.setdefault(end[-how.window :], []).append(pair)
     questions = [
-        _Question(context, begin, (tuple(ends),) if shares else tuple((end,) for end in ends))
+        _Question(context, begin, (tuple(ends),) if how.shares else tuple((end,) for end in ends))
         for context, ends in by_context.items()
     ]
-    for batch in batches_by_size(questions, batch_tokens):
-        found = iter(_scores(model, batch, precision))
+    for batch in batches_by_size(questions, how.batch_tokens):
+        found = iter(_scores(model, batch, how.precision))
         yield {
             pair: score
             for question in batch

@@ -42,8 +42,8 @@ class Prompt:
         return int(normalize_gen_kwargs(self.settings, MAX_NEW_TOKENS)["max_gen_toks"])
 
     @property
-    def slots(self) -> int:
-        return len(self.tokens) + self.new_tokens
+    def widths(self) -> tuple[int]:
+        return (len(self.tokens) + self.new_tokens,)
 
 
 def generated_texts(
