@@ -10,7 +10,7 @@ Both ways use the same sentences, batches and model, one after the other.
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import Goal, Result, parser, say, show
@@ -105,6 +105,9 @@ def main() -> None:
     arguments.add_argument("--seq2seq", type=Path, help="directory of an encoder-decoder")
     arguments.add_argument("--model", type=Path, help="directory of a decoder")
     arguments.add_argument("--sets", metavar="A,B", default="", help="only these sets")
+    arguments.add_argument("--train", type=int, metavar="N", help="sentences of a set to train on")
+    arguments.add_argument("--test", type=int, metavar="N", help="sentences of a set to tag")
+    arguments.add_argument("--epochs", type=int, metavar="N", help="how often each is trained on")
     given: argparse.Namespace = arguments.parse_args()
     models = {"encoder-decoder": given.seq2seq, "decoder": given.model}
     if not any(models.values()):
@@ -113,7 +116,10 @@ def main() -> None:
     sets = annotated_sets(given.data, names)
     if not sets:
         arguments.error(f"{given.data}: no set with test.txt and train.txt")
-    scale = QUICK if given.quick else FULL
+    own = {name: getattr(given, name) for name in ("train", "test", "epochs")}
+    scale = replace(
+        QUICK if given.quick else FULL, **{name: n for name, n in own.items() if n is not None}
+    )
     found = [
         result
         for kind, model in models.items()

@@ -87,3 +87,9 @@ def test_an_entity_that_is_not_in_the_sentence_counts_as_wrong() -> None:
     found = score([CITY.sentence], [reading])
     assert (found.strict.right, found.strict.predicted, found.strict.gold) == (1, 2, 1)
     assert (found.report.right, found.report.predicted, found.report.gold) == (1, 1, 1)
+
+
+def test_types_that_differ_by_case_alone_are_told_apart() -> None:
+    question = Question(Sentence(("a", "b", "c"), ()), ("Time", "TIME"))
+    reading = read_answer("a(B-Time) b(B-TIME) c(B-time)", question)
+    assert reading.tags == ("B-Time", "B-TIME", "O")

@@ -23,7 +23,7 @@ def _write(tmp_path: Path, text: str) -> Path:
         "Paris\tB-LOC\nis\tO\nbig\tO\n",
         "B-LOC\tParis\nO\tis\nO\tbig\n",
         "\ufeffParis\tB-LOC\r\nis\tO\r\nbig\tO\r\n\r\n",
-        "Paris I-LOC\nis O\nbig O",
+        "Paris  I-LOC\nis O\nbig O ",
         "-DOCSTART- -X- O O\n\nParis NNP I-NP S-LOC\nis VBZ I-VP O\nbig JJ I-NP O\n",
     ],
 )

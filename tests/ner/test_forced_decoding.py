@@ -149,6 +149,31 @@ def test_rows_are_padded_where_it_is_exact(
     assert tried == ways  # the window of this Gemma 2 is shorter than the rows
 
 
+@pytest.mark.parametrize("blueprint", [LLAMA, GPT_NEOX, OPENBA], ids=lambda each: each.model_type)
+def test_padded_rows_have_the_logits_of_plain_rows(tmp_path: Path, blueprint: Blueprint) -> None:
+    model = _model(tmp_path, blueprint)
+    form = _form(model.config.is_encoder_decoder)
+    sources = [[20, 21, 22, 23], [25], [27, 28]]
+    rows = [[30, 31, 32, 33, 34, 35], [36, 37, 38, 39, 11, 12, 13, 14], [15, 16]]
+    steps = [[2, 5, 1], [3, 1, 1]]
+    reader = forced_decoding._Reader(model, form, sources, pads=True)
+    read = [0, 0, 0]
+    for step in steps:
+        pending = [row[a : a + n] for row, a, n in zip(rows, read, step, strict=True)]
+        read = [a + n for a, n in zip(read, step, strict=True)]
+        logits = reader.read(pending)
+        for row, source, count, found in zip(rows, sources, read, logits, strict=True):
+            given = {"input_ids": torch.tensor([row[:count]])}
+            if form.is_encoder_decoder:
+                given = {
+                    "decoder_input_ids": given["input_ids"],
+                    "input_ids": torch.tensor([source]),
+                }
+            with torch.no_grad():
+                expected = model(**given, use_cache=False).logits[0, -1]
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_fewer_passes_than_tokens(tmp_path: Path) -> None:
     model, form = _model(tmp_path, OPENBA), _form(True)
     passes = 0

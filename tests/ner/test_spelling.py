@@ -56,7 +56,9 @@ def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return transformers.AutoTokenizer.from_pretrained(place)
 
 
-WORDS = st.sampled_from(["the", "river", "a", "(O)", "科", "技", "ﬁ", "b-x", "é", "))", "\u2028"])
+WORDS = st.sampled_from(
+    ["the", "river", "a", "(O)", "科", "技", "ﬁ", "b-x", "é", "))", "\u2028", "\uff21"]
+)
 
 
 @st.composite

@@ -64,9 +64,8 @@ def _lines(path: Path) -> list[list[_Line]]:
             continue
         if line.startswith(_DOCUMENT):
             continue
-        columns = tuple(part.strip(" ") for part in line.split("\t")) if has_tabs else tuple(
-            line.split(" ")
-        )  # fmt: skip
+        parts = line.split("\t") if has_tabs else [part for part in line.split(" ") if part]
+        columns = tuple(part.strip(" ") for part in parts)
         if len(columns) < 2 or not (columns[0] and columns[-1]):
             raise UserError(f"{path}: line {number}: {_shown(line)}: a token and its tag expected")
         sentences[-1].append(_Line(number, columns))
