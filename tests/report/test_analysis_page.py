@@ -122,14 +122,16 @@ def test_a_layer_that_dwarfs_the_others_is_cut_off() -> None:
     assert heights[0] < 4.5 * heights[7]
     assert "7.00" in [e.text for e in chart.root.iter("text")]
     assert "layer 2" in (chart.root.get("aria-label") or "")
-    for values in ([0.5], [0.0, 0.0], [-1.0, -2.0], [0.0] * 5 + [3.0]):
+    for values in ([0.5], [0.0, 0.0], [-1.0, -2.0], [0.0] * 5 + [3.0], [math.nan, 0.5, 0.2]):
         chart = layer_chart("x", values)
         assert chart is not None
         assert all(
             math.isfinite(float(e.get("height", 0))) and float(e.get("height", 0)) > 0
             for e in chart.root.iter("rect")
         )
+    assert "diverged" in [e.text for e in chart.root.iter("text")]
     assert layer_chart("x", []) is None
+    assert layer_chart("x", [math.inf]) is None
 
 
 def test_the_most_important_head_is_the_darkest() -> None:
