@@ -121,22 +121,28 @@ def test_a_layer_that_dwarfs_the_others_is_cut_off() -> None:
     assert len(heights) == len(values)
     assert heights[0] < 4.5 * heights[7]
     assert "7.00" in [e.text for e in chart.root.iter("text")]
+    beside = layer_chart("x", [7.0, 5.0, *([0.1] * 28)])
+    assert beside is not None
+    labels = [e for e in beside.root.iter("text") if e.text in ("7.00", "5.00")]
+    assert abs(float(labels[0].get("y", 0)) - float(labels[1].get("y", 0))) > 10
     assert "layer 2" in (chart.root.get("aria-label") or "")
-    for values in ([0.5], [0.0, 0.0], [-1.0, -2.0], [0.0] * 5 + [3.0]):
+    for values in ([0.5], [0.0, 0.0], [-1.0, -2.0], [0.0] * 5 + [3.0], [math.nan, 0.5, 0.2]):
         chart = layer_chart("x", values)
         assert chart is not None
         assert all(
             math.isfinite(float(e.get("height", 0))) and float(e.get("height", 0)) > 0
             for e in chart.root.iter("rect")
         )
+    assert "diverged" in [e.text for e in chart.root.iter("text")]
     assert layer_chart("x", []) is None
+    assert layer_chart("x", [math.inf]) is None
 
 
 def test_the_most_important_head_is_the_darkest() -> None:
     chart = head_chart(ANALYSIS.importance[1])
     assert chart is not None
     shades = [e.get("class", "") for e in chart.root.iter("rect")]
-    assert shades == ["cell l1", "cell l5", "cell l3", "cell l1", "cell l2", "cell l0"]
+    assert shades == ["cell l1", "cell l5", "cell l3", "cell l3", "cell l5", "cell l0"]
     assert head_chart(ANALYSIS.importance[0]) is None
     zero = Importance("head", "activation", ((0.0, 0.0), (0.0, 0.0)))
     assert head_chart(zero) is not None

@@ -139,9 +139,8 @@ def read_history(path: Path) -> History:
             raise ValueError
         history = TypeAdapter(History).validate_python(found)
         base = history.base
-        counts = [base.parameters, *base.sizes.values()]
-        for step in history.steps:
-            counts += [step.parameters, *step.sizes.values()]
+        models: tuple[Base | Change, ...] = (base, *history.steps)
+        counts = [count for model in models for count in (model.parameters, *model.sizes.values())]
         is_known = base.hub_id is None or is_hub_id(base.hub_id)
         if not is_known or not all(0 < count <= _MOST for count in counts):
             raise ValueError

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from regrow.common.numbers import count
+from regrow.common.numbers import count, decimal
 from regrow.report.svg import (
     WIDTH,
     Element,
@@ -28,6 +28,8 @@ _STYLES = ("", "h1", "h2", "cut", "train")
 _BARS = 96.0
 _CLIP = 4.0
 """A bar longer than so many times the third quartile is cut off, and its value written."""
+_LABEL = 28.0
+"""The room of the value of a bar."""
 _SHADES = 5
 
 Point = tuple[float, float]
@@ -91,32 +93,40 @@ def _lines(title: str, lines: Sequence[tuple[str, Sequence[Point]]], unit: str) 
 def layer_chart(title: str, values: Sequence[float], digits: int = 2) -> Svg | None:
     """A bar for each layer, down for values below 0; None without layers.
 
-    A bar that would dwarf the others is cut off, and its value stands at its end.
+    A bar that would dwarf the others, or has no finite value, is cut off, and its value stands at
+    its end.
     """
-    if not values:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
         return None
-    ordered = sorted(map(abs, values))
+    ordered = sorted(map(abs, finite))
     most = ordered[-1]
     usual = ordered[min(len(ordered) - 1, 3 * len(ordered) // 4)]
     limit = most if usual == 0 or most <= _CLIP * usual else _CLIP * usual
-    low, high = max(min(0.0, *values), -limit), min(max(0.0, *values), limit)
-    top = 16.0
-    cheapest = min(range(len(values)), key=lambda layer: values[layer])
+    low, high = max(min(0.0, *finite), -limit), min(max(0.0, *finite), limit)
+    top, labelled = 28.0, -math.inf
+    cheapest = values.index(min(finite))
     root = canvas(title, top + _BARS + _BOTTOM, f"The least is layer {cheapest}.")
     y = Scale(low, high if high > low else low + 1, top + _BARS, top)
     _y_grid(root, y)
     step = (_RIGHT - _LEFT) / len(values)
     width = max(1.0, step - (2.0 if step > 5 else 0.5))
     for layer, value in enumerate(values):
-        shown = min(max(value, low), high)
+        shown = min(max(value, low), high) if math.isfinite(value) else high
         begin, end = sorted((y(0), y(shown)))
         x = _LEFT + layer * step + (step - width) / 2
         is_cut_off = shown != value
         style = "bar before" if is_cut_off else "bar after"
         add(root, "rect", style, x=x, y=begin, width=width, height=max(end - begin, 0.6))
         if is_cut_off:
-            label, middle = f"{value:.{digits}f}", min(max(x + width / 2, _LEFT + 8), _RIGHT - 8)
-            add(root, "text", "value", label, x=middle, y=begin - 4, text_anchor="middle")
+            middle = min(max(x + width / 2, _LEFT + 8), _RIGHT - 8)
+            label, height = decimal(value, digits), 4
+            if middle - labelled < _LABEL:  # beside the label of another bar
+                height += 11
+            else:
+                labelled = middle
+            place = begin - height if shown > 0 else begin + (end - begin) + height + 6
+            add(root, "text", "value", label, x=middle, y=place, text_anchor="middle")
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 1000) if n * step >= 20)
     for layer in range(0, len(values), every):
         at = _LEFT + (layer + 0.5) * step
@@ -134,13 +144,12 @@ def head_chart(importance: "Importance") -> Svg | None:
     if len(rows) < 2 or len(rows[0]) < 2:
         return None
     left, height = 26.0, max(5.0, min(12.0, 200.0 / len(rows)))
-    most = max(map(max, rows))
     title = f"Importance of the heads ({importance.axis})"
     root = canvas(title, height * len(rows) + 18, f"By {importance.by}, {len(rows)} layers.")
     step = (WIDTH - left) / len(rows[0])
     spacing = math.ceil(11 / height)
     for layer, row in enumerate(rows):
-        y = layer * height
+        y, most = layer * height, max(row)
         for head, value in enumerate(row):
             level = round(_SHADES * max(value, 0.0) / most) if most > 0 else 0
             add(root, "rect", f"cell l{level}", x=left + head * step, y=y, width=step - 1,

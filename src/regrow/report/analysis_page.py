@@ -20,8 +20,8 @@ from regrow.report.analysis_tables import (
     part_rows,
     vocabulary_words,
 )
-from regrow.report.charts import staircase
 from regrow.report.plan_page import cost_charts
+from regrow.report.size_charts import staircase
 from regrow.report.svg import Svg
 from regrow.report.templates import render
 
@@ -82,13 +82,13 @@ def _inside(analysis: "Analysis") -> Iterator[Figure]:
         if chart is not None:
             caption = "nats per token more if one layer is left out, nothing refitted"
             yield f"without each {_words(stack.axis)}", caption, chart
-    for each in analysis.importance:
+    for each in sorted(analysis.importance, key=lambda each: len(each.rows)):
         if len(each.rows) == 1:
             chart = layer_chart(f"Importance of the layers ({each.axis})", each.rows[0], 3)
             caption = f"{each.by}: how much each layer changes what enters it"
         else:
             chart = head_chart(each)
-            caption = f"{each.by}: a row for each layer, the darker the more"
+            caption = f"{each.by}: a row for each layer, the darker the more in that layer"
         if chart is not None:
             yield f"importance, {_words(each.axis)}", caption, chart
 

@@ -63,11 +63,13 @@ def layer_rows(analysis: "Analysis") -> Rows:
 
 def vocabulary_words(analysis: "Analysis") -> str:
     """What the text needs of the vocabulary, in a sentence; empty if that is not known."""
+    from regrow.vocabulary.plan_tables import percent
+
     curve = analysis.vocabulary
     if curve is None:
         return ""
     covered = [1 - share for size, share in curve.not_covered if size >= curve.suggested]
-    share = f", which keep {covered[0]:.2%} of them" if covered else ""
+    share = f", which keep {percent(covered[0])} of them" if covered else ""
     return (
         f"The {count(curve.tokens)} tokens of the text are {curve.used:,} different ones of "
         f"{curve.size:,}; {curve.suggested:,} are suggested{share}."
