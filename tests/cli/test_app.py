@@ -133,6 +133,7 @@ def test_every_command_explains_itself(run: Any) -> None:
     ]
     assert names == [
         "inspect",
+        "analyse",
         "plan",
         "prune",
         "score",
@@ -581,7 +582,8 @@ def test_a_model_that_fails_its_checks_fails_the_command(
 
 def test_generate(place: Path) -> None:
     done = shell("generate", "m", "The river", "--max-new-tokens", "3", cwd=place)
-    assert (done.returncode, done.stderr) == (0, "")
+    # On a slow machine, standard error says what takes long.
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert done.stdout == regrow.generate(place / "m", "The river", max_new_tokens=3) + "\n"
 
 

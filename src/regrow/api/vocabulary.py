@@ -55,13 +55,14 @@ def count_vocabulary(
     from regrow.vocabulary.scripts import SCRIPTS
     from regrow.vocabulary.token_counting import count_files
 
+    count = workers_or_cores(workers)
     check_new_file(Path(out), model)
     files = named_files([str(path) for path in paths(corpus)], "corpus", SCRIPTS)
     for file in files:
         check_text_file(file.path)
     return count_files(
         open_model(model, progress).path, Path(out), files, more=paths(merge),
-        workers=workers_or_cores(workers), progress=progress.advance,
+        workers=count, progress=progress.advance,
     )  # fmt: skip
 
 
