@@ -45,7 +45,7 @@ def test_the_table_of_an_evaluation(regrow: Any, tmp_path: Path) -> None:
     assert re.match(r"m: [\d,]+ parameters, fp32", lines[0])
     assert lines[1].split()[:3] == ["task", "questions", "shots"]
     (piqa,) = (line for line in lines if line.startswith("piqa"))
-    assert re.fullmatch(r"piqa +5 +0 +[\d.]+ +[\d.]+ ±[\d.]+ +[\d.]+ +50\.0 +A \d+, B \d+ *", piqa)
+    assert re.fullmatch(r"piqa +5 +0 +[\d.]+ +[\d.]+ ±[\d.]+ +[\d.]+ +50\.0 +[AB] \d+(, B \d+)? *", piqa)
     results = json.loads((tmp_path / "out/m/results.json").read_text())
     assert results["results"]["piqa"]["acc,none"] * 100 == pytest.approx(float(piqa.split()[3]))
     samples = (tmp_path / "out/m/samples_mmlu_anatomy.jsonl").read_text().splitlines()
@@ -55,7 +55,7 @@ def test_the_table_of_an_evaluation(regrow: Any, tmp_path: Path) -> None:
 def test_the_table_of_a_comparison(regrow: Any) -> None:
     done = regrow("compare", "m", "small", "--tasks", "piqa,mmlu_anatomy", "--speed")
     assert done.exit_code == 0, done.output
-    assert "quality kept  tokens/s" in done.stdout
+    assert re.search(r"quality kept +tokens/s +times", done.stdout)
     assert "small against m" in done.stdout
     assert len(re.findall(r"^(?:piqa|mmlu_anatomy) .* to ", done.stdout, re.MULTILINE)) == 2
 
