@@ -59,6 +59,11 @@ def test_a_text_of_many_copies_of_one_document_is_not_held_out_as_a_whole() -> N
     assert len(left) < len(documents)
 
 
+def test_copies_of_one_document_are_refused() -> None:
+    with pytest.raises(UserError, match="copies of a few documents, so none can be put aside"):
+        choose(sentences(1) * 100)
+
+
 def test_of_a_single_document_the_end_is_held_out() -> None:
     text = "\n\n".join(sentences(100))
     found = choose([text])
