@@ -51,9 +51,17 @@ def test_all_copies_of_a_document_are_held_out() -> None:
 
 
 def test_a_text_of_many_copies_of_one_document_is_not_held_out_as_a_whole() -> None:
-    documents = ["The river is long and cold."] * 100 + sentences(20)
+    documents = sentences(50)
+    first = min(documents, key=document_hash)
+    documents += [first] * 100
     left = [*without(documents, choose(documents).remains)]
-    assert left.count(documents[0]) == 100
+    assert left.count(first) == 101
+    assert len(left) < len(documents)
+
+
+def test_copies_of_one_document_are_refused() -> None:
+    with pytest.raises(UserError, match="copies of a few documents, so none can be put aside"):
+        choose(sentences(1) * 100)
 
 
 def test_of_a_single_document_the_end_is_held_out() -> None:

@@ -24,6 +24,8 @@ LEAST = 200
 """Characters that are put aside, at least."""
 SMALLEST = 10 * LEAST
 """A text of fewer characters is refused."""
+_CANDIDATES = 8
+"""So many times the characters that are wanted are looked at, since some may have many copies."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def put_aside(read: Callable[[], Iterable[str]]) -> PutAside:
 
     `read`: opens the text; it is read twice.
 
-    Raises UserError if the text has fewer than 2,000 characters.
+    Raises UserError if the text has fewer than 2,000 characters, or is many copies of one document.
     """
     documents = characters = 0
     last = ""
@@ -96,6 +98,11 @@ def put_aside(read: Callable[[], Iterable[str]]) -> PutAside:
         )
     wanted = min(max(round(SHARE * characters), LEAST), MOST)
     chosen = _with_least_hashes(read(), wanted)
+    if not chosen and len(last) <= 2 * wanted:
+        raise UserError(
+            "most of the text is copies of a few documents, so none can be put aside; give a "
+            "held-out text"
+        )
     if not chosen:
         cut = _cut_before_end(last, wanted)
         end = last[cut:]
@@ -116,30 +123,34 @@ def without(documents: Iterable[str], remains: Mapping[bytes, int]) -> Iterator[
 
 
 def _with_least_hashes(documents: Iterable[str], wanted: int) -> dict[bytes, tuple[str, int]]:
-    """Documents with the least hashes, up to about `wanted` characters: text and size by hash.
+    """Documents with the least hashes, of about `wanted` characters: text and size by hash.
 
-    In the order of the text. The size counts all copies of a document; it is at most twice
-    `wanted`. Memory does not grow with the text.
+    In the order of the text. A size counts all copies of a document; documents of which it is more
+    than twice `wanted` are left out. Memory does not grow with the text.
     """
     found: dict[bytes, tuple[str, int]] = {}
     heap: list[tuple[int, bytes]] = []
-    total = 0
-    too_long: set[bytes] = set()
+    total = 0  # characters of the candidates, without copies
     for text in documents:
-        if len(text) > 2 * wanted or (key := document_hash(text)) in too_long:
+        if len(text) > 2 * wanted:
             continue
-        size = found[key][1] if key in found else 0
-        if key not in found:
-            heapq.heappush(heap, (-int.from_bytes(key), key))
-        found[key] = text, size + len(text)
+        key = document_hash(text)
+        if key in found:
+            found[key] = text, found[key][1] + len(text)
+            continue
+        heapq.heappush(heap, (-int.from_bytes(key), key))
+        found[key] = text, len(text)
         total += len(text)
-        if size + len(text) > 2 * wanted:
-            too_long.add(key)
-            total -= found.pop(key)[1]
-        while heap and ((last := heap[0][1]) not in found or total - found[last][1] >= wanted):
-            heapq.heappop(heap)
-            total -= found.pop(last, ("", 0))[1]
-    return found
+        while total - len(found[heap[0][1]][0]) >= _CANDIDATES * wanted:
+            # Its hash is above all others from now on, so it is not taken up again.
+            total -= len(found.pop(heapq.heappop(heap)[1])[0])
+    chosen: set[bytes] = set()
+    held = 0
+    for key in sorted(found):
+        if held < wanted and found[key][1] <= 2 * wanted:
+            chosen.add(key)
+            held += found[key][1]
+    return {key: each for key, each in found.items() if key in chosen}
 
 
 def _cut_before_end(text: str, wanted: int) -> int:
