@@ -160,7 +160,7 @@ def grow_vocabulary(
 
     check_names("grow_vocabulary", limits, MergeOptions.__annotations__)
     given: dict[str, Any] = {**limits}
-    most = MergeLimits(**{key: number(key, value, least=1) for key, value in given.items()})
+    most = MergeLimits(**{key: number(key, value) for key, value in given.items()})
     files = named_files([str(path) for path in paths(corpus)], "corpus")
     texts = None if text is None else named_files([str(path) for path in paths(text)], "text")
     return grow_vocabulary(
