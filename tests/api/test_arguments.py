@@ -53,7 +53,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("score", {"out": "o", "by": "random", "seed": "x"}, "seed x: not a number"),
     ("tokenise", {"out": "o", "text": "t", "workers": -1}, "workers: at least 1 is wanted, not -1"),
     ("count_vocabulary", {"out": "o", "corpus": "t", "workers": 0}, "workers: at least 1 is wan"),
-    ("grow_vocabulary", {"out": "o", "corpus": "t", "min_count": 0}, "min_count: at least 1"),
+    ("grow_vocabulary", {"out": "o", "corpus": "t", "min_count": 0}, "min_count 0: at least 1"),
     ("write_corpus", {"out": "o", "tokens": 9, "seed": -4}, "seed: at least 0 is wanted, not -4"),
     ("write_corpus", {"out": "o", "tokens": 9, "temperature": "hot"}, "temperature: a number is"),
     ("write_corpus", {"out": "o", "tokens": 9, "batch_size": 0}, "batch_size: at least 1 is want"),

@@ -45,7 +45,9 @@ def test_the_table_of_an_evaluation(regrow: Any, tmp_path: Path) -> None:
     assert re.match(r"m: [\d,]+ parameters, fp32", lines[0])
     assert lines[1].split()[:3] == ["task", "questions", "shots"]
     (piqa,) = (line for line in lines if line.startswith("piqa"))
-    assert re.fullmatch(r"piqa +5 +0 +[\d.]+ +[\d.]+ ±[\d.]+ +[\d.]+ +50\.0 +[AB] \d+(, B \d+)? *", piqa)
+    assert re.fullmatch(
+        r"piqa +5 +0 +[\d.]+ +[\d.]+ ±[\d.]+ +[\d.]+ +50\.0 +[AB] \d+(, B \d+)? *", piqa
+    )
     results = json.loads((tmp_path / "out/m/results.json").read_text())
     assert results["results"]["piqa"]["acc,none"] * 100 == pytest.approx(float(piqa.split()[3]))
     samples = (tmp_path / "out/m/samples_mmlu_anatomy.jsonl").read_text().splitlines()

@@ -91,6 +91,25 @@ def test_duration(seconds: float, text: str) -> None:
     assert numbers.duration(seconds).replace("\u00a0", " ") == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (91, "2 min"),
+        (5_399, "90 min"),
+        (9_000, "2.5 h"),
+        (36_000, "10 h"),
+        (400_000, "4.6 days"),
+        (1e7, "120 days"),
+        (1e8, "3.2 years"),
+        (4.167e11, "13,000 years"),
+    ],
+)
+def test_rough_duration(seconds: float, text: str) -> None:
+    assert numbers.rough_duration(seconds).replace("\u00a0", " ") == text
+
+
 @given(st.sets(st.integers(0, 60)))
 def test_ranges_name_each_index_once(indices: set[int]) -> None:
     named: list[int] = []

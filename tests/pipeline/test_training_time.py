@@ -46,7 +46,7 @@ def test_words() -> None:
         "about 2.8\u00a0h on this machine, at 420 tokens/s"
     )
     assert TrainingTime(10**9, 10**8, tried=False).words() == (
-        "at least 1,157\u00a0days on this machine, at most 10.0 tokens/s"
+        "at least 3.2\u00a0years on this machine, at most 10.0 tokens/s"
     )
 
 

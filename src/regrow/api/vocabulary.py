@@ -171,7 +171,7 @@ def grow_vocabulary(
 
     check_names("grow_vocabulary", limits, MergeOptions.__annotations__)
     given: dict[str, Any] = {**limits}
-    most = MergeLimits(**{key: number(key, value, least=1) for key, value in given.items()})
+    most = MergeLimits(**{key: number(key, value) for key, value in given.items()})
     check_new_directory(Path(out), model, dry_run=dry_run)
     files = named_files([str(path) for path in paths(corpus)], "corpus", SCRIPTS)
     measured = None if text is None else [str(path) for path in paths(text)]

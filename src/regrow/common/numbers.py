@@ -78,14 +78,16 @@ def duration(seconds: float) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """Estimated seconds in one unit: 9,000 -> '2.5 h'; 400,000 -> '4.6 days'."""
-    units = (("s", 1), ("min", 60), ("h", 3_600), ("days", 86_400))
-    name, unit = next(
-        (pair for pair, most in zip(units, (90, 5_400, 172_800), strict=False) if seconds < most),
-        units[-1],
-    )
+    """Estimated seconds in one unit, with two digits or so: 9,000 -> '2.5 h'."""
+    units = (
+        ("s", 1, 90), ("min", 60, 5_400), ("h", 3_600, 172_800), ("days", 86_400, 63_115_200),
+        ("years", 31_557_600, math.inf),
+    )  # fmt: skip
+    name, unit = next((name, unit) for name, unit, most in units if seconds < most)
     value = seconds / unit
-    digits = 1 if value < 9.95 and name in ("h", "days") else 0
+    if value >= 100:
+        value = float(f"{value:.2g}")
+    digits = 1 if value < 9.95 and name not in ("s", "min") else 0
     return f"{value:,.{digits}f}".removesuffix(".0") + f"\u00a0{name}"
 
 

@@ -104,6 +104,8 @@ def grow_vocabulary(
         raise UserError(
             "there is nothing to add; give at least 1", key="max_tokens", value=limits.max_tokens
         )
+    if limits.min_count < 1:
+        raise UserError("at least 1 is wanted", key="min_count", value=limits.min_count)
     for file in (*files, *(texts or ())):
         check_text_file(file.path)
     directory = model.path
