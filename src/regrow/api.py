@@ -424,6 +424,7 @@ def compare(
     tasks: str | Sequence[str],
     *,
     speed: bool = False,
+    page: Path | str | None = None,
     cache: Path | str | None = None,
     progress: Progress = QUIET,
     **how: Any,
@@ -437,6 +438,7 @@ def compare(
         models: At least two models, each a directory, a GGUF file, or a hub id.
         tasks: As for `evaluate`.
         speed: Also measure the speed of generation, of all models in turns.
+        page: The HTML file to which a page with a chart is written.
         cache: As for `evaluate`.
         progress: Receives messages, and the state with the time that is left.
         how: As for `evaluate`.
@@ -448,6 +450,8 @@ def compare(
 
     if len({str(model) for model in models}) < 2:
         raise UserError("a comparison needs two different models; give the original first")
+    if page is not None and not Path(page).parent.is_dir():
+        raise UserError(f"{Path(page).parent}: no such directory")
     found = evaluate(models, tasks, cache=cache, progress=progress, **how)
     speeds = None
     if speed:
@@ -455,7 +459,12 @@ def compare(
 
         progress.say("measuring the speed of generation, of all models in turns")
         speeds = speeds_in_turns([_open(each.directory, progress) for each in found])
-    return compare_scores(found, speeds)
+    compared = compare_scores(found, speeds)
+    if page is not None:
+        from regrow.report.comparison_page import write_comparison_page
+
+        write_comparison_page(compared, Path(page))
+    return compared
 
 
 def write_report(directory: Path | str) -> Path:
