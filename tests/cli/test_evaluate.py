@@ -46,7 +46,7 @@ def test_the_table_of_an_evaluation(regrow: Any, tmp_path: Path) -> None:
     assert lines[1].split()[:3] == ["task", "questions", "shots"]
     (piqa,) = (line for line in lines if line.startswith("piqa"))
     assert re.fullmatch(
-        r"piqa +5 +0 +[\d.]+ +[\d.]+ ±[\d.]+ +[\d.]+ +50\.0 +[AB] \d+(, B \d+)? *", piqa
+        r"piqa +5 +0 +[\d.]+ +[\d.]+ ±[\d.]+ +[\d.]+ +50\.0 +(?:[AB] \d+(?:, )?)+ *", piqa
     )
     results = json.loads((tmp_path / "out/m/results.json").read_text())
     assert results["results"]["piqa"]["acc,none"] * 100 == pytest.approx(float(piqa.split()[3]))
@@ -54,12 +54,17 @@ def test_the_table_of_an_evaluation(regrow: Any, tmp_path: Path) -> None:
     assert len(samples) == 5
 
 
-def test_the_table_of_a_comparison(regrow: Any) -> None:
-    done = regrow("compare", "m", "small", "--tasks", "piqa,mmlu_anatomy", "--speed")
+def test_the_table_and_the_page_of_a_comparison(regrow: Any, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = regrow(
+        "compare", "m", "small", "--tasks", "piqa,mmlu_anatomy", "--speed", "--page", str(page)
+    )
     assert done.exit_code == 0, done.output
     assert re.search(r"quality kept +tokens/s +times", done.stdout)
     assert "small against m" in done.stdout
     assert len(re.findall(r"^(?:piqa|mmlu_anatomy) .* to ", done.stdout, re.MULTILINE)) == 2
+    assert "small against m" in page.read_text()
+    assert page.read_text().count("mmlu_anatomy") == 1
 
 
 def test_json_holds_what_the_tables_show(regrow: Any) -> None:
@@ -90,6 +95,7 @@ def test_json_holds_what_the_tables_show(regrow: Any) -> None:
         ("eval m --tasks piqa --prompt openba", "--prompt: only an encoder-decoder reads"),
         ("eval m --tasks piqa --limit x", "--limit x: not a number"),
         ("eval m --tasks piqa --out data/piqa/val.csv", "is a file; give a directory"),
+        ("compare m small --tasks piqa --page none/p.html", "none: no such directory"),
         ("compare m --tasks piqa", "a comparison needs two different models"),
     ],
 )

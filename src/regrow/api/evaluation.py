@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.api.arguments import Paths, names, open_model, options_of
 from regrow.common.errors import UserError
+from regrow.common.outputs import check_page
 from regrow.common.progress import QUIET, Progress
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def compare(
     tasks: str | Sequence[str],
     *,
     speed: bool = False,
+    page: Path | str | None = None,
     cache: Path | str | None = None,
     progress: Progress = QUIET,
     **how: Any,
@@ -89,6 +91,7 @@ def compare(
         models: At least two models, each a directory, a GGUF file, or a hub id.
         tasks: As for `evaluate`.
         speed: Also measure the speed of generation, of all models in turns.
+        page: The HTML file to which a page with a chart is written.
         cache: As for `evaluate`.
         progress: Receives messages, and the state with the time that is left.
         how: As for `evaluate`.
@@ -100,6 +103,8 @@ def compare(
 
     if len({str(model) for model in models}) < 2:
         raise UserError("a comparison needs two different models; give the original first")
+    if page is not None:
+        check_page(Path(page))
     found = evaluate(models, tasks, cache=cache, progress=progress, **how)
     speeds = None
     if speed:
@@ -107,4 +112,9 @@ def compare(
 
         progress.say("measuring the speed of generation, of all models in turns")
         speeds = measure_speeds([open_model(each.directory, progress) for each in found])
-    return compare_scores(found, speeds)
+    compared = compare_scores(found, speeds)
+    if page is not None:
+        from regrow.report.comparison_page import write_comparison_page
+
+        write_comparison_page(compared, Path(page))
+    return compared

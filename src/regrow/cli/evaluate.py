@@ -88,6 +88,9 @@ def compare(
         bool, typer.Option("--speed", help="Also measure generation, of all models in turns.")
     ] = False,
     cache: Cache = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with a chart here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare models with the first one, on the same questions."""
@@ -96,9 +99,9 @@ def compare(
     how = _options(data, mode, shots, limit, precision, prompt)
     with run_progress() as progress:
         found = api.compare(
-            models, _names(tasks), speed=speed, cache=cache, progress=progress, **how
+            models, _names(tasks), speed=speed, page=page, cache=cache, progress=progress, **how
         )
-    print_comparison(found, as_json)
+    print_comparison(found, page, as_json)
 
 
 def _names(tasks: str) -> list[str]:

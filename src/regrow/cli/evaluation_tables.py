@@ -9,15 +9,13 @@ from regrow.common import numbers
 
 if TYPE_CHECKING:
     from regrow.evaluation.comparison import Comparison, Difference
-    from regrow.evaluation.speed import Speed
     from regrow.evaluation.task_results import Evaluated, GroupScore, TaskScore
-
-_MOST_TASKS = 12
-"""Tasks of a group that are listed one by one."""
 
 
 def print_evaluated(models: "Sequence[Evaluated]", out: Path | None, as_json: bool) -> None:
     """Print the scores of each model. `out`: where they were written."""
+    from regrow.report.comparison_tables import listed_tasks
+
     if as_json:
         print_json([_evaluated_json(model) for model in models])
         return
@@ -32,7 +30,7 @@ def print_evaluated(models: "Sequence[Evaluated]", out: Path | None, as_json: bo
         for group in model.groups:
             values = [_score(group) if name == group.metric else "" for name in names]
             shown.add_row(group.group, f"{group.questions:,}", "", *values, _percent(group.chance))
-        for score in _listed(model):
+        for score in listed_tasks(model):
             values = [_metric(score, name) for name in names]
             shown.add_row(
                 score.task, f"{score.questions:,}", str(score.shots), *values,
@@ -44,8 +42,13 @@ def print_evaluated(models: "Sequence[Evaluated]", out: Path | None, as_json: bo
         OUT.print(f"written  {out}", soft_wrap=True)
 
 
-def print_comparison(found: "Comparison", as_json: bool) -> None:
-    """Print sizes, then the differences of each model from the first one."""
+def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> None:
+    """Print sizes, then the differences of each model from the first one.
+
+    `page`: the file of the page.
+    """
+    from regrow.report.comparison_tables import difference_rows, model_rows
+
     first, *_ = found.models
     if as_json:
         print_json(
@@ -63,61 +66,25 @@ def print_comparison(found: "Comparison", as_json: bool) -> None:
             }
         )
         return
-    shown = new_table(
-        ("model", "left"), ("parameters", "right"), ("weights", "right"), ("quality kept", "right"),
-        *([("tokens/s", "right"), ("times", "right")] if found.speeds else []),
-    )  # fmt: skip
-    kept: list[float | None] = [1.0, *(each.kept for each in found.compared)]
-    speeds = found.speeds or (None,) * len(kept)
-    for model, share, speed in zip(found.models, kept, speeds, strict=True):
-        shown.add_row(
-            model.name, numbers.count(model.parameters), numbers.size(model.weight_bytes),
-            _percent(share), *([] if speed is None else _speed(speed)),
-        )  # fmt: skip
-    OUT.print(shown)
+    _print_rows(model_rows(found), left=1)
     for each in found.compared:
         OUT.print(f"\n{each.name} against {first.name}", soft_wrap=True)
-        shown = new_table(
-            ("task", "left"), ("metric", "left"), ("first", "right"), ("this", "right"),
-            ("difference", "right"), ("95% interval", "right"), ("p", "right"),
-        )  # fmt: skip
-        for one in each.differences[: len(first.groups)] + _few(each.differences, first):
-            shown.add_row(*_difference_row(one))
-        OUT.print(shown)
+        _print_rows(difference_rows(found, each), left=2)
     OUT.print(
         "\nIntervals are of the paired bootstrap over questions, p-values of McNemar's exact test.",
         soft_wrap=True,
     )
+    if page is not None:
+        OUT.print(f"page  {page}", soft_wrap=True)
 
 
-def _few(differences: "tuple[Difference, ...]", first: "Evaluated") -> "tuple[Difference, ...]":
-    listed = {score.task for score in _listed(first)}
-    return tuple(each for each in differences[len(first.groups) :] if each.name in listed)
-
-
-def _listed(model: "Evaluated") -> "list[TaskScore]":
-    """The tasks that are listed: not those of a large group."""
-    hidden = {
-        task for group in model.groups if len(group.tasks) > _MOST_TASKS for task in group.tasks
-    }
-    return [score for score in model.tasks if score.task not in hidden]
-
-
-def _difference_row(one: "Difference") -> tuple[str, ...]:
-    is_share = abs(one.first) <= 1 and abs(one.second) <= 1
-    scale, digits = (100, 1) if is_share else (1, 3)
-
-    def signed(value: float) -> str:
-        return numbers.signed(scale * value, digits)
-
-    test = one.test
-    interval = "" if test is None else f"{signed(test.low)} to {signed(test.high)}"
-    p_value = "" if test is None or test.p_value is None else f"{test.p_value:.2g}"
-    return (
-        one.name, one.metric, numbers.decimal(scale * one.first, digits),
-        numbers.decimal(scale * one.second, digits), signed(one.second - one.first), interval,
-        p_value,
-    )  # fmt: skip
+def _print_rows(rows: Sequence[tuple[str, ...]], left: int) -> None:
+    """Print a table; the first row names its columns. `left`: columns of text."""
+    head, *others = rows
+    shown = new_table(*((name, "left" if at < left else "right") for at, name in enumerate(head)))
+    for row in others:
+        shown.add_row(*row)
+    OUT.print(shown)
 
 
 def _metric(score: "TaskScore", name: str) -> str:
@@ -137,12 +104,6 @@ def _score(score: "GroupScore") -> str:
 def _with_error(value: float, error: float | None) -> str:
     text = numbers.decimal(100 * value, 1)
     return text if error is None else f"{text} ±{100 * error:.1f}"
-
-
-def _speed(speed: "Speed") -> tuple[str, str]:
-    return (
-        f"{numbers.rate(speed.median)} ± {numbers.rate(speed.spread)}", f"{speed.ratio:.2f}"
-    )  # fmt: skip
 
 
 def _percent(value: float | None) -> str:

@@ -1,0 +1,71 @@
+"""The page of a comparison: the quality of models over their parameters, and the differences."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regrow.common import numbers
+from regrow.common.files import write_atomically
+from regrow.report.comparison_tables import difference_rows, kept, model_rows
+from regrow.report.svg import WIDTH, Scale, Svg, add, canvas, path, shorten, ticks
+from regrow.report.templates import render
+
+if TYPE_CHECKING:
+    from regrow.evaluation.comparison import Comparison
+
+_LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 44.0, WIDTH - 14.0, 12.0, 190.0, 30.0
+
+
+def quality_chart(found: "Comparison") -> Svg | None:
+    """The quality that each model has kept, over its parameters; None if it is not known."""
+    points = [
+        (Path(model.name).name, model.parameters, share)
+        for model, share in zip(found.models, kept(found), strict=True)
+        if share is not None and math.isfinite(share)
+    ]
+    if len(points) < 2:
+        return None
+    words = "; ".join(f"{name}: {numbers.count(size)}, {share:.0%}" for name, size, share in points)
+    root = canvas("Quality over parameters", _TOP + _PLOT + _BOTTOM, f"{words}.")
+    low, high = min(0.0, *(share for *_, share in points)), max(share for *_, share in points)
+    base = _TOP + _PLOT
+    y = Scale(low, 1.06 * high, base, _TOP)
+    x = Scale(0, 1.04 * max(size for _, size, _ in points), _LEFT, _RIGHT)
+    for value in ticks(y.low, y.high, 5):
+        add(root, "path", "grid", d=path([(_LEFT, y(value)), (_RIGHT, y(value))]))
+        label = f"{value:.0%}"
+        add(root, "text", "tick", label, x=_LEFT - 5, y=y(value) + 3.5, text_anchor="end")
+    add(root, "path", "axis", d=path([(_LEFT, y(0)), (_RIGHT, y(0))]))
+    for value in ticks(x.low, x.high, 5):
+        label = numbers.count(value)
+        add(root, "text", "tick", label, x=x(value), y=base + 14, text_anchor="middle")
+    add(root, "text", "tick", "parameters", x=_RIGHT, y=base + 27, text_anchor="end")
+    for name, size, share in points:
+        add(root, "circle", "dot", cx=x(size), cy=y(share), r=3.4)
+        is_left = x(size) < WIDTH / 2
+        place, anchor = (7, "start") if is_left else (-7, "end")
+        label = f"{shorten(name, 24)} {share:.0%}"
+        add(root, "text", "value", label, x=x(size) + place, y=y(share) + 3.5, text_anchor=anchor)
+    return Svg(root)
+
+
+def render_comparison(found: "Comparison") -> str:
+    """The page as HTML, without network and scripts. All text is escaped."""
+    first = found.models[0]
+    tables = [("Models", model_rows(found))]
+    tables += [
+        (f"{each.name} against {first.name}", difference_rows(found, each))
+        for each in found.compared
+    ]
+    return render(
+        "comparison.html",
+        name=" and ".join(Path(model.name).name for model in found.models[:2]),
+        questions=sum(score.questions for score in first.tasks),
+        chart=quality_chart(found),
+        tables=[(title, rows[0], rows[1:]) for title, rows in tables],
+    )
+
+
+def write_comparison_page(found: "Comparison", target: Path) -> None:
+    """Write the page to `target`, completely or not at all."""
+    write_atomically(target, render_comparison(found).encode())
