@@ -95,7 +95,7 @@ def test_json_holds_what_the_tables_show(regrow: Any) -> None:
         ("eval m --tasks piqa --prompt openba", "--prompt: only an encoder-decoder reads"),
         ("eval m --tasks piqa --limit x", "--limit x: not a number"),
         ("eval m --tasks piqa --out data/piqa/val.csv", "is a file; give a directory"),
-        ("compare m small --tasks piqa --page none/p.html", "none: no such directory"),
+        ("compare m small --tasks piqa --page data", "data: is a directory; name a file"),
         ("compare m --tasks piqa", "a comparison needs two different models"),
     ],
 )
