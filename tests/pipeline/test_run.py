@@ -1030,7 +1030,7 @@ def test_a_half_done_training_is_not_lost_when_its_stage_is_renamed(
         ([{"name": "a", "cut": {"layers": 3}, "recover": recover(64)}], "at-once",
          "compare.at-once: the recipe makes fewer than two cuts"),
         ([{"name": "a", "cut": {"layers": 4}, "recover": recover(64)},
-          {"name": "b", "cut": {"ffn": 48}}], "at-once", "a: cut.layers 4: nothing is cut"),
+          {"name": "b", "cut": {"ffn": 48}}], "at-once", "stages: a: cut.layers 4: nothing is cut"),
         ([{"name": "a", "cut": {"layers": 3}}], "control", "compare.control: the recipe recov"),
     ],
 )  # fmt: skip
