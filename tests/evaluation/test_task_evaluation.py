@@ -68,6 +68,26 @@ def test_scores_are_those_of_lm_eval(model: Path, data: Path, tmp_path: Path) ->
     assert ours.computed == 5 * (2 + 4 + 4)
 
 
+def test_a_score_by_tokens_divides_by_the_tokens_of_an_option(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    """Compared with log-likelihoods and tokens, option by option."""
+    found = evaluated(model, data, tmp_path, ("piqa", "mmlu_anatomy"), mode="likelihood")
+    tokenizer = ModelDirectory(model).tokenizer
+    differ = 0
+    for score in found.tasks:
+        hits, plain = [], []
+        for sample in found.results["samples"][score.task]:
+            nats = [each[0][0] for each in sample["resps"]]
+            counts = [len(tokenizer(end)["input_ids"]) for _, end in sample["arguments"]]
+            by_token = [one / count for one, count in zip(nats, counts, strict=True)]
+            hits.append(by_token.index(max(by_token)) == sample["target"])
+            plain.append(nats.index(max(nats)) == sample["target"])
+        assert score.metrics["acc_token"].value == pytest.approx(sum(hits) / 5)
+        differ += hits != plain
+    assert differ, "all options have as many tokens, or none wins by it"
+
+
 def test_answers_are_kept_and_a_larger_limit_goes_on(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
