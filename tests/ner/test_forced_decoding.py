@@ -44,14 +44,9 @@ def _model(tmp_path: Path, blueprint: Blueprint) -> Any:
 
     The head's rows of the tokens of tags are made orthogonal to its mean input.
     """
-<<<<<<< HEAD
-    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2}
-    model = load_model(write_tiny(blueprint, tmp_path / "model", vocab_size=40, **ids))
-=======
     path = tmp_path / "model"
     write_tiny(blueprint, path, vocab_size=40, pad_token_id=0, eos_token_id=2)
     model = load_model(path)
->>>>>>> ner
     head, inputs = model.get_output_embeddings(), []
     hook = head.register_forward_pre_hook(lambda _, given: inputs.append(given[0].flatten(0, -2)))
     choose_tags(model, _form(model.config.is_encoder_decoder), BLANKS)
