@@ -20,6 +20,7 @@ from common import Result, parser, say, show
 
 import regrow
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.checkpoint.resolve import resolve_model
 from regrow.corpus.text import read_documents
 from regrow.evaluation.generation import generate
 from regrow.evaluation.heldout import heldout_loss
@@ -79,7 +80,7 @@ def results(
     held = texts()
     first: dict[str, float] = {}
     for name in models:
-        directory = ModelDirectory(Path(name))
+        directory = ModelDirectory(resolve_model(name, None, say))
         model, tokenizer = directory.load(), directory.tokenizer
         found = {
             text: heldout_loss(model, tokenizer, documents, precision="auto").bits_per_byte
@@ -124,7 +125,9 @@ def results(
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("models", nargs="+", help="directories, the original first")
+    arguments.add_argument(
+        "models", nargs="+", help="directories, GGUF files or hub ids; the original first"
+    )
     arguments.add_argument("--data", type=Path, help="the questions; see docs/evaluation.md")
     arguments.add_argument("--tasks", default=TASKS)
     arguments.add_argument("--limit", type=int, help="questions of each task")

@@ -181,8 +181,8 @@ def commands_page() -> str:
     parts = [
         "# Commands\n",
         "<!-- Written by docs/generate.py; change the command line in its place. -->\n",
-        "`regrow COMMAND --help` says the same. A mistake gives one line and exit code 2. Numbers "
-        "may be written as `65,400,000`, `20_000`, `67M` or `3.4B`, and shares as `50%`.\n",
+        "`regrow COMMAND --help` says the same. [Command line](command-line.md) explains what is "
+        "common to all commands: numbers, texts, outputs, and commands that are started again.\n",
     ]
     for name, command in _commands(typer.main.get_command(app), "regrow"):
         parts += [f"## {name}\n", *_described(name, command)]

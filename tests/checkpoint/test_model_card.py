@@ -117,7 +117,7 @@ def test_scores_are_a_table_of_what_was_measured() -> None:
     assert "| held-out text | original | this model |\n" in text
 
 
-def test_text_of_strangers_is_escaped() -> None:
+def test_text_of_others_is_escaped() -> None:
     evil = replace(BASE, name="<img src=x onerror=alert(1)> [a](b)\n# Free", hub_id=None)
     step = replace(CUT, words="x | y\n\n## Fake", settings={"cut": {"by": "a\n```\n# Out"}})
     text = card_of(History(evil, (step,))).text
@@ -159,7 +159,7 @@ def test_a_damaged_history_is_refused(tmp_path: Path, changes: dict[str, Any]) -
         read_history(path)
 
 
-def test_a_strangers_history_gives_no_metadata_of_another_form(tmp_path: Path) -> None:
+def test_a_history_of_others_gives_no_metadata_of_another_form(tmp_path: Path) -> None:
     path = tmp_path / "regrow_history.json"
     content = json.loads(description(History(BASE), CONFIG)[path.name])
     content["base"]["card"] = {"license": "<b>", "language": ["en"], "base_model": "x"}

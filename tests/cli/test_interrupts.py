@@ -85,7 +85,7 @@ def in_an_iterator_that_a_library_reads(tokenizer):
 
 def in_a_thread_that_a_library_joins(_):
     interrupt_soon()
-    waiting = threading.Thread(target=time.sleep, args=(0.2,))
+    waiting = threading.Thread(target=time.sleep, args=(60,), daemon=True)
     waiting.start()
     waiting.join()
 

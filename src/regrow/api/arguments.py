@@ -88,12 +88,6 @@ def _parsed(key: str, value: object, parse: Callable[[str, str], int], least: in
     return found
 
 
-def check_parent(path: Path | str | None) -> None:
-    """Raise UserError if the directory of a file that will be written does not exist."""
-    if path is not None and not Path(path).parent.is_dir():
-        raise UserError(f"{Path(path).parent}: no such directory")
-
-
 def calibration_documents(path: Path | str | None) -> Callable[[], Iterator[str]] | None:
     """Opens a calibration text; None without one. Raises UserError if it cannot be read."""
     from regrow.corpus.text import read_documents

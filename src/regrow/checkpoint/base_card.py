@@ -1,7 +1,7 @@
 """What the card of a base model says that holds for its smaller versions too: licence, language.
 
 It is the metadata of README.md, or, of a converted GGUF file, the metadata of that file. It was
-written by strangers, so a value in another form than the hub's is left out.
+written by others, so a value in another form than the hub's is left out.
 """
 
 import re

@@ -118,8 +118,10 @@ def _head(history: History) -> str:
         title, what = f"{name}, pruned to {size} parameters", "smaller version"
     elif "tokens" in kinds and "training" not in kinds:
         title, what = f"{name} with more tokens", "version"
-    else:
+    elif "training" in kinds:
         title, what = f"{name}, trained further", "version"
+    else:
+        title, what = name, "copy"
     return (
         f"# {title}\n\nA {what} of {link}, made with {made}. This card describes the result; the "
         "card of the original does not hold for it."

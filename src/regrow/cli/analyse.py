@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Json, Model
+from regrow.cli.commands import TEXT_FORMS, Json, Model
 from regrow.cli.output import print_analysis
 from regrow.cli.progress_bars import run_progress
 from regrow.common.errors import UserError
@@ -19,7 +19,7 @@ def analyse(
     ] = None,
     text: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE...", help="Measure on this text: .txt, .jsonl, .jsonl.gz."),
+        typer.Option(metavar="FILE...", help=f"Measure on this text: {TEXT_FORMS}."),
     ] = None,
     points: Annotated[
         int | None,

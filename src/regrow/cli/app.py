@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from regrow.cli.analyse import analyse
-from regrow.cli.commands import Command, Commands, Json, Model, Sync, command, number
+from regrow.cli.commands import TEXT_FORMS, Command, Commands, Json, Model, Sync, command, number
 from regrow.cli.corpus import corpus
 from regrow.cli.evaluate import compare, evaluate
 from regrow.cli.ner import ner
@@ -142,7 +142,7 @@ def prune(
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Text for scores and token counts: .txt, .jsonl, .jsonl.gz."),
+        typer.Option(help=f"Text for scores and token counts: {TEXT_FORMS}."),
     ] = None,
     refit: Annotated[
         bool | None,
@@ -200,7 +200,7 @@ def score(
         typer.Option(metavar="SCORE", help="Name of a score; a wrong name lists all."),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Text for scores: .txt, .jsonl, .jsonl.gz.")
+        Path | None, typer.Option(help=f"Text for scores: {TEXT_FORMS}.")
     ] = None,
     calibration_tokens: Annotated[
         str | None, typer.Option(metavar="N", help="Tokens of the text. [default: 16384]")

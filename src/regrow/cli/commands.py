@@ -24,6 +24,9 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TEXT_FORMS = ".txt or .jsonl, also .gz or .zst; .parquet; or a directory"
+"""The files that hold text."""
+
 Sync = Annotated[
     bool,
     typer.Option(

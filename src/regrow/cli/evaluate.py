@@ -20,7 +20,7 @@ Tasks = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Read the questions from here, without a network. See docs."),
+    typer.Option(metavar="DIR", help="Read the questions from here (docs/evaluation.md)."),
 ]
 Mode = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Json
+from regrow.cli.commands import TEXT_FORMS, Json
 from regrow.cli.output import MESSAGES_ONLY, print_plan, print_preview
 from regrow.cli.progress_bars import run_progress
 from regrow.common.errors import UserError
@@ -39,7 +39,7 @@ def plan(
         list[Path] | None,
         typer.Option(
             metavar="FILE...",
-            help="Measure what each axis costs on this text: .txt, .jsonl, .jsonl.gz.",
+            help=f"Measure what each axis costs on this text: {TEXT_FORMS}.",
         ),
     ] = None,
     calibration_tokens: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from regrow.checkpoint.history import history_of
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
@@ -113,6 +114,7 @@ def train_tagger(
 
     remove_strays(out)
     check_new_directory(out, model.path)
+    history_of(model.path, model.layout)  # its card may be damaged
     given = dict(settings or {})
     given.setdefault("row_length", _row_length(model.config))
     checked = _checked(given)

@@ -110,12 +110,23 @@ def input_stamps(recipe: Recipe) -> dict[str, list[int]]:
     as those of a token store do.
     """
     found: dict[str, list[int]] = {}
-    for path in [from_home(Path(recipe.model)), *(path for _, path in paths_in(recipe))]:
+    named = [
+        from_home(Path(recipe.model)),
+        *(path for _, path in paths_in(recipe)),
+        *_tasks(recipe),
+    ]
+    for path in named:
         near = [] if path.exists() else path.parent.glob(f"{path.name}.*")
         for each in (path, *near):
             files = each.rglob("*") if each.is_dir() else [each]
             found |= _stamps(files)
     return found
+
+
+def _tasks(recipe: Recipe) -> list[Path]:
+    """The files of tasks; a file that they include is not known."""
+    names = recipe.evaluate.tasks if recipe.evaluate is not None else ()
+    return [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
 
 
 def _link(result: Result) -> str | None:
@@ -127,6 +138,11 @@ def _identity(recipe: Recipe, options: RunOptions) -> str:
     """A hash of what a run is made from, apart from the content of files."""
     anywhere = map_paths(recipe, lambda path: Path(os.path.abspath(path)))  # noqa: PTH100
     model = from_home(Path(recipe.model))
+    if anywhere.evaluate is not None:
+        files = {str(path): str(path.absolute()) for path in _tasks(recipe)}
+        tasks = tuple(files.get(name, name) for name in anywhere.evaluate.tasks)
+        evaluate = anywhere.evaluate.model_copy(update={"tasks": tasks})
+        anywhere = anywhere.model_copy(update={"evaluate": evaluate})
     facts: dict[str, Any] = {
         "recipe": anywhere.model_dump(mode="json", warnings=False, exclude={"model"}),
         "model": str(model.absolute()) if model.exists() else recipe.model,

@@ -23,6 +23,7 @@ from regrow.common.files import parse_json_object, write_atomically
 from regrow.common.publishing import (
     BusyError,
     make_directory,
+    partial_place,
     sync,
     sync_descriptor,
     take_lock,
@@ -166,7 +167,8 @@ class Ledger:
         if self.path.exists():
             return
         for path in self.directory.iterdir():
-            if path.name not in (self._lock_path.name, *_BEFORE_FIRST_ENTRY):
+            unfinished = [partial_place(self.directory / name).name for name in _BEFORE_FIRST_ENTRY]
+            if path.name not in (self._lock_path.name, *_BEFORE_FIRST_ENTRY, *unfinished):
                 raise UserError(
                     f"{self.directory}: holds {path.name} and no {LEDGER_FILE}, so it is no run; "
                     "choose a new or empty directory"

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from regrow.architectures import Layout
+from regrow.checkpoint.history import history_of
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.resolve import resolve_model
@@ -233,6 +234,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         check_heldout_files(recipe.data)
     original = ModelDirectory(resolve_model(recipe.model, out / "original", progress.say))
     check_apart(out, original.path)
+    history_of(original.path, original.layout)  # its card may be damaged
     tasks = load_tasks(recipe, progress)
     check_written(recipe.data, original)
     if options.from_scratch:

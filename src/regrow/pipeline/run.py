@@ -557,20 +557,24 @@ class _Run:
     def _evaluate_tasks(self, stage: str, model: ModelDirectory) -> None:
         """Evaluate a model on the tasks of the recipe, if it has any for this stage."""
         step, tasks = self.steps.get(f"{stage}/{EVALUATE}"), self.plan.tasks
-        if step is None or tasks is None or not self.plan.is_wanted(step):
+        spec = self.recipe.evaluate
+        if step is None or tasks is None or spec is None or not self.plan.is_wanted(step):
             return
         work = next(work for work in self.clock.work if work.step == step.name)
-        told = (time.monotonic(), 0.0)
+        told: tuple[float, float] | None = None
 
         def report(doing: str, share: float) -> None:
+            """Take the share of one kind of question; the next kind begins at 0 again."""
             nonlocal told
-            now, (before, done) = time.monotonic(), told
-            self.clock.done(step.name, (share - done) * work.amount, now - before)
+            now = time.monotonic()
+            # What is known from a killed run comes with the first report, and took no time.
+            if told is not None and share > told[1]:
+                self.clock.done(step.name, (share - told[1]) * work.amount, now - told[0])
             told = (now, share)
             self.recorder.report(stage, doing)
 
         def measure() -> Mapping[str, Any]:
-            return evaluate_model(self.recipe, tasks, model, self.out, self.progress, report)
+            return evaluate_model(stage, spec, tasks, model, self.out, self.progress, report)
 
         entry = self.recorder.once(step, "evaluating", measure)
         for score in entry.outputs["tasks"] if entry is not None else ():

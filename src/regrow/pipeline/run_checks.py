@@ -17,6 +17,7 @@ from regrow.pipeline.plan import RunPlan
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
+    SPEED,
     STAGES,
     TRAINING_FILE,
     WRITE,
@@ -75,7 +76,10 @@ def _check_changes(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress
     if not redo:
         _refuse_changes(changes.reasons, words, plan.out)
     progress.say(f"doing again, since the recipe changed: {words}")
-    ledger.forget([entry.step for entry in changes.entries])
+    forgotten = [entry.step for entry in changes.entries]
+    if any(entry.kind in ("carve", "recover") for entry in changes.entries):
+        forgotten.append(SPEED)  # of models that are made again
+    ledger.forget(forgotten)
     for entry in changes.entries:
         names = OUTPUTS.get(entry.kind, ())
         remove(*(plan.out / STAGES / entry.stage / name for name in names))

@@ -92,8 +92,8 @@ def _summary(directory: Path, entries: Entries, original: Entry) -> RunSummary:
         stages=tuple(_stage_row(name, entries, outcomes[name]) for name in stages),
         predicts=_predicted_tokens(entries),
         samples=_samples(entries),
-        evaluation=evaluation_rows(entries),
-        quality_kept=kept(entries),
+        evaluation=evaluation_rows(entries, stages),
+        quality_kept=kept(entries, stages),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
+from regrow.evaluation.task_spec import TaskSpec
 from regrow.pipeline.recipe import Recipe
 
 EVALUATE = "evaluate"
@@ -59,7 +60,8 @@ def load_tasks(recipe: Recipe, progress: Progress) -> RunTasks | None:
         raise error.within("evaluate.") from None
     digest, size = hashlib.sha256(), 0
     for name, task in found.tasks.items():
-        digest.update(name.encode() + b"\0")
+        config = json.dumps(task.dump_config(), sort_keys=True, default=str)
+        digest.update(name.encode() + b"\0" + config.encode() + b"\0")
         for number, doc in enumerate(task.eval_docs):
             if spec.limit is not None and number >= spec.limit:
                 break
@@ -79,6 +81,11 @@ def evaluate_inputs(recipe: Recipe, questions: str) -> dict[str, Any]:
     settings = recipe.evaluate.model_dump(
         mode="json", exclude={"data", "stages"}, exclude_defaults=True
     )
+    # The content of task files is in the hash of the questions.
+    settings["tasks"] = [
+        Path(name).name if name.endswith((".yaml", ".yml")) else name
+        for name in recipe.evaluate.tasks
+    ]
     return {"evaluate": settings, "questions": questions}
 
 
@@ -91,7 +98,8 @@ def evaluated_stages(recipe: Recipe) -> tuple[str, ...]:
 
 
 def evaluate_model(
-    recipe: Recipe,
+    stage: str,
+    spec: TaskSpec,
     tasks: RunTasks,
     model: ModelDirectory,
     out: Path,
@@ -101,8 +109,9 @@ def evaluate_model(
     """The scores of a model, as the ledger keeps them.
 
     Args:
-        recipe: One that evaluates tasks.
-        tasks: Its tasks.
+        stage: Names the model in messages.
+        spec: How the model is asked.
+        tasks: The tasks.
         model: The model.
         out: The directory of the run.
         progress: Receives messages.
@@ -110,13 +119,11 @@ def evaluate_model(
     """
     from regrow.evaluation.task_evaluation import evaluate_models
 
-    assert recipe.evaluate is not None
-
     def update(at: Update) -> None:
         report(f"evaluating, {at.doing}", at.share)
 
     (found,) = evaluate_models(
-        {model.path.name: model}, tasks.found, recipe.evaluate, out / ANSWERS,
+        {stage: model}, tasks.found, spec, out / ANSWERS,
         Progress(say=progress.say, update=update),
     )  # fmt: skip
     return {

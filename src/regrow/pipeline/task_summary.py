@@ -13,12 +13,15 @@ _MOST_TASKS = 12
 """Tasks of a group that are listed one by one."""
 
 
-def evaluation_rows(entries: Mapping[str, Entry]) -> tuple[EvaluationRow, ...]:
-    """The scores of the original and of each stage that was evaluated."""
+def evaluation_rows(
+    entries: Mapping[str, Entry], stages: Sequence[str]
+) -> tuple[EvaluationRow, ...]:
+    """The scores of the original and of each stage that was evaluated, in order."""
     before = entries.get(f"original/{EVALUATE}")
     if before is None:
         return ()
-    after = _evaluated_stages(entries)
+    steps = (f"{stage}/{EVALUATE}" for stage in stages)
+    after = [entries[step] for step in steps if step in entries]
     if not after:
         return tuple(_rows(before.outputs, None, ""))
     return tuple(
@@ -28,26 +31,21 @@ def evaluation_rows(entries: Mapping[str, Entry]) -> tuple[EvaluationRow, ...]:
     )
 
 
-def kept(entries: Mapping[str, Entry]) -> float | None:
+def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> float | None:
     """The share of the original's score above chance that the last stage has."""
-    before, after = entries.get(f"original/{EVALUATE}"), _evaluated_stages(entries)
-    if before is None or not after:
+    before = entries.get(f"original/{EVALUATE}")
+    after = entries.get(f"{stages[-1]}/{EVALUATE}") if stages else None
+    if before is None or after is None:
         return None
     original = {
         each["task"]: (each["value"], each["chance"])
         for each in before.outputs["tasks"]
         if each["chance"] is not None
     }
-    result = {each["task"]: each["value"] for each in after[-1].outputs["tasks"]}
+    result = {each["task"]: each["value"] for each in after.outputs["tasks"]}
     if not original or not original.keys() <= result.keys():
         return None
     return quality_kept(original, result)
-
-
-def _evaluated_stages(entries: Mapping[str, Entry]) -> list[Entry]:
-    return [
-        entry for entry in entries.values() if entry.kind == EVALUATE and entry.stage != "original"
-    ]
 
 
 def _rows(

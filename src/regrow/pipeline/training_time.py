@@ -86,6 +86,8 @@ def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[s
     if time is None:
         return GUESSED_RATES
     progress.say(f"training: {time.tokens:,} tokens, {time.words()}")
+    if not time.tried:  # then it is a bound
+        return GUESSED_RATES
     work = sum(plan.flops_per_token(stage) * plan.recovery(stage).tokens for stage in stages)
     return {**GUESSED_RATES, "train": work / time.seconds}
 

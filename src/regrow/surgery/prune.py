@@ -173,6 +173,7 @@ def plan_cut(
     Raises UserError if the cut is impossible for this model, or needs text and there is none.
     """
     check_refit(spec, source.layout, has_text=documents is not None)
+    history_of(source.path, source.layout)  # its card may be damaged
     cut, tokens = choose_cut(source, spec, documents, seed=seed, progress=progress)
     return _planned(source, spec, cut, tokens, documents, seed, max_shard_bytes)
 

@@ -59,6 +59,7 @@ def fine_tune(
     """
     import torch
 
+    from regrow.checkpoint.history import change
     from regrow.checkpoint.trained_weights import save_trained
     from regrow.common.files import remove
     from regrow.training.distributed.processes import join_processes
@@ -79,10 +80,12 @@ def fine_tune(
             heldout=HeldoutLoss(identity, evaluate), hooks=Hooks(on_step=on_step),
         )  # fmt: skip
     weights = full_state_dict(model)
+    words = f"{result.tokens:,} tokens of prompts and answers, loss on the answers"
+    step = change("training", words, {"recover": settings.decisive()}, layout)
 
     def save() -> None:
         remove(place / "model")
-        save_trained(weights, checkpoint, layout, place / "model")
+        save_trained(weights, checkpoint, layout, place / "model", step)
 
     processes.in_first(save)
     return result
