@@ -27,6 +27,7 @@ def test_what_a_terminal_obeys_is_written_out(text: str, shown: str | None) -> N
         ("a *b* _c_ `d` [e](f) | ~g~ \\", r"a \*b\* \_c\_ \`d\` \[e\](f) \| \~g\~ \\"),
         ("<script>&lt;", r"\<script>&amp;lt;"),
         ("see https://x.org or a@b.c", "see https&#58;//x.org or a&#64;b.c"),
+        ("see www.x.org", "see www&#46;x.org"),
         ("two\n# lines\x1b[0m", r"two # lines\\x1b\[0m"),
         ("SmolLM2-135M, 4 -> 3", None),
     ],

@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 import regrow
+from regrow.common.errors import UserError
 from regrow.pipeline.cards import scores_of
 from regrow.pipeline.ledger import read_entries
 from tests.tiny import sentences, write_model, write_text
@@ -74,6 +75,20 @@ def test_a_card_that_a_user_has_changed_stays_and_a_missing_score_is_added(
     regrow.run(home / "recipe.yaml", out)
     assert mine.read_text() == "# My own words"
     assert unscored.read_text() == scored
+
+
+def test_a_damaged_card_of_the_original_is_refused_before_any_step(
+    home: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(home / "m", tmp_path / "m"))
+    (model / "README.md").write_text("---\nlicense: [mit\n---\n")
+    recipe = yaml.safe_load((home / "recipe.yaml").read_text())
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "model": str(model)}))
+    with pytest.raises(UserError, match=r"README\.md"):
+        regrow.run(tmp_path / "recipe.yaml", tmp_path / "run")
+    assert not (tmp_path / "run/ledger.jsonl").exists()
+    with pytest.raises(UserError, match=r"README\.md"):
+        regrow.prune(model, tmp_path / "out", layers=3, dry_run=True)
 
 
 def test_scores_are_bits_per_byte_where_all_texts_have_them(home: Path) -> None:

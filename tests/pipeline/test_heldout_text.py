@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from regrow.cli import app
-from regrow.corpus.text import read_documents
+from regrow.corpus.put_aside import put_aside
+from regrow.corpus.text import document_hash, read_documents
 from regrow.pipeline.ledger import read_entries
 from tests.tiny import sentences, write_model, write_text
 
@@ -79,6 +80,23 @@ def test_a_recipe_without_a_held_out_text(home: Path, regrow: Any, tmp_path: Pat
     refused = regrow("run", path, "--out", tmp_path / "out")
     assert "the recipe changed (data.heldout.heldout: " in refused.stderr
     assert (tmp_path / "out/heldout.jsonl").read_bytes() == before
+
+
+def test_a_source_keeps_text_to_train_on(home: Path, regrow: Any, tmp_path: Path) -> None:
+    others = sentences(60)
+    write_text(tmp_path / "others.jsonl", others)
+    candidates = (f"notes {number} " * 9 for number in range(500))
+    notes = next(
+        text
+        for text in candidates
+        if document_hash(text) in put_aside([text, *others].copy).remains
+    )
+    (tmp_path / "notes.txt").write_text(notes)
+    texts = [f"--text={tmp_path / name}" for name in ("notes.txt", "others.jsonl")]
+    done = regrow("train", "m", tmp_path / "out", *texts, *SETTINGS)
+    assert done.exit_code == 2
+    assert "--heldout: the only document of notes would be held out" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_text_that_cannot_be_split_is_refused_in_one_line(

@@ -15,8 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
+from regrow.common.publishing import partial_place
 from regrow.common.run_directory import LEDGER_FILE
-from regrow.pipeline.ledger import Entry, Ledger, differences, read_entries, step_after
+from regrow.pipeline.ledger import (
+    HELDOUT_FILE,
+    Entry,
+    Ledger,
+    differences,
+    read_entries,
+    step_after,
+)
 
 _HOLD = """
 import sys, time
@@ -164,6 +172,12 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds thesis\.txt and no ledger"), Ledger(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_killed_process_wrote_before_the_ledger_is_no_other_content(tmp_path: Path) -> None:
+    partial_place(tmp_path / HELDOUT_FILE).mkdir()
+    with Ledger(tmp_path):
+        pass
 
 
 def test_a_place_that_cannot_be_a_directory(tmp_path: Path) -> None:

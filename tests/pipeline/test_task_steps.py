@@ -10,9 +10,11 @@ import yaml
 import regrow
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import read_entries
-from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.recipe import EvaluateSpec, Recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.summary import summarise
+from regrow.pipeline.task_steps import evaluate_inputs
+from regrow.pipeline.task_summary import kept as quality_of
 from regrow.report.page import render_page
 from tests.evaluation.tasks.files import write_all
 from tests.tiny import sentences, write_model, write_text
@@ -74,9 +76,33 @@ def test_all_stages_can_be_evaluated_later(tmp_path: Path) -> None:
     assert sorted(done) == ["depth/evaluate", "original/evaluate", "width/evaluate"]
     rows = summarise(out).evaluation
     assert [(row.task, row.metric) for row in rows[:2]] == [
-        ("piqa", "acc_norm, width"), ("mmlu_anatomy", "acc, width"),
+        ("piqa", "acc_norm, depth"), ("mmlu_anatomy", "acc, depth"),
     ]  # fmt: skip
     assert len(rows) == 4
+    for task, kept in (("piqa", 0.6), ("mmlu_anatomy", 0.4)):
+        for entry in ("original", "depth", "width"):
+            (score,) = (
+                each for each in entries[f"{entry}/evaluate"].outputs["tasks"]
+                if each["task"] == task
+            )  # fmt: skip
+            score["value"] = {"original": 0.9, "depth": 0.8, "width": kept}[entry]
+    shares = [(0.6 - 0.5) / (0.9 - 0.5), (0.4 - 0.25) / (0.9 - 0.25)]
+    assert quality_of(entries, ("depth", "width")) == pytest.approx(sum(shares) / 2)
+    # A last stage that is not evaluated yet has no share.
+    assert quality_of(entries, ("depth", "width", "more")) is None
+
+
+def test_a_task_file_is_known_by_its_content(tmp_path: Path) -> None:
+    task = tmp_path / "mine.yaml"
+    spec = EvaluateSpec(tasks=("mine.yaml",))
+    there = EvaluateSpec(tasks=(str(task),))
+    recipe = load_recipe(write(tmp_path))
+    here, elsewhere = (
+        evaluate_inputs(recipe.model_copy(update={"evaluate": each}), "hash")
+        for each in (spec, there)
+    )
+    assert here == elsewhere
+    assert here["evaluate"]["tasks"] == ["mine.yaml"]
 
 
 def test_other_questions_are_noticed(tmp_path: Path) -> None:

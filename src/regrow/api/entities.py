@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrow.api.arguments import open_model
+from regrow.api.arguments import Paths, names, open_model, options_of, paths
 from regrow.common.progress import QUIET, Progress
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ WITHOUT = ("misc",)
 def train_entities(
     model: Path | str,
     out: Path | str,
-    train: Sequence[Path | str],
+    train: Paths,
     *,
-    heldout: Sequence[Path | str] = (),
-    without: Sequence[str] = WITHOUT,
+    heldout: Paths = (),
+    without: str | Sequence[str] = WITHOUT,
     settings: dict[str, Any] | None = None,
     progress: Progress = QUIET,
     **how: Any,
@@ -49,15 +49,16 @@ def train_entities(
     Raises:
         UserError: a file or an option is not valid, or the model cannot be trained like this.
     """
-    from regrow.common.validation_errors import validated
     from regrow.ner.reading import read_sets
     from regrow.ner.train import EntityTraining, train_tagger
 
-    chosen = validated(EntityTraining, how)
+    chosen = options_of("train_entities", EntityTraining, how)
+    left_out = names(without)
 
     def work() -> TrainedTagger:
-        sets = read_sets([str(path) for path in train], without=without)
-        others = read_sets([str(path) for path in heldout], without=without) if heldout else []
+        sets = read_sets([str(path) for path in paths(train)], without=left_out)
+        held = [str(path) for path in paths(heldout)]
+        others = read_sets(held, without=left_out) if held else []
         return train_tagger(
             open_model(model, progress), Path(out), sets, chosen,
             heldout=others, settings=settings, progress=progress,
@@ -70,9 +71,9 @@ def train_entities(
 
 def evaluate_entities(
     model: Path | str,
-    data: Sequence[Path | str],
+    data: Paths,
     *,
-    without: Sequence[str] = WITHOUT,
+    without: str | Sequence[str] = WITHOUT,
     progress: Progress = QUIET,
     **how: Any,
 ) -> EntityResult:
@@ -91,12 +92,12 @@ def evaluate_entities(
     Raises:
         UserError: a file or an option is not valid, or the model cannot be asked like this.
     """
-    from regrow.common.validation_errors import validated
     from regrow.ner.evaluate import EvaluationSettings, evaluate_entities
     from regrow.ner.reading import read_sets
 
-    chosen = validated(EvaluationSettings, how)
-    sets = read_sets([str(path) for path in data], without=without)
+    chosen = options_of("evaluate_entities", EvaluationSettings, how)
+    left_out = names(without)
+    sets = read_sets([str(path) for path in paths(data)], without=left_out)
     return evaluate_entities(
-        open_model(model, progress), sets, chosen, without=without, progress=progress
+        open_model(model, progress), sets, chosen, without=left_out, progress=progress
     )

@@ -101,10 +101,11 @@ def compare(
     """
     from regrow.evaluation.comparison import compare_scores
 
+    models = [models] if isinstance(models, Path | str) else [*models]
     if len({str(model) for model in models}) < 2:
         raise UserError("a comparison needs two different models; give the original first")
-    if page is not None:
-        check_page(Path(page))
+    for model in models if page is not None else ():
+        check_page(Path(page or ""), model)
     found = evaluate(models, tasks, cache=cache, progress=progress, **how)
     speeds = None
     if speed:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.cli.output import OUT, new_table, print_json
 from regrow.common import numbers
+from regrow.evaluation.task_results import is_share
 
 if TYPE_CHECKING:
     from regrow.evaluation.comparison import Comparison, Difference
@@ -91,13 +92,15 @@ def _metric(score: "TaskScore", name: str) -> str:
     if name not in score.metrics:
         return ""
     metric = score.metrics[name]
-    if score.chance is None and abs(metric.value) > 1:
+    if not is_share(name):
         return numbers.decimal(metric.value, 3)
     error = metric.error if name == score.metric else None
     return _with_error(metric.value, error)
 
 
 def _score(score: "GroupScore") -> str:
+    if not is_share(score.metric):
+        return numbers.decimal(score.value, 3)
     return _with_error(score.value, score.error)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import Command, Json, Model, Sync, command
+from regrow.cli.commands import Command, Json, Model, Sync, command, number
 from regrow.cli.output import print_tagged, print_tagger
 from regrow.cli.progress_bars import is_first_process, run_progress, sentence_progress
 from regrow.cli.train import named_settings
@@ -23,12 +23,13 @@ Without = Annotated[
     typer.Option(metavar="A,B", help="Types that are left out; '' for none. [default: misc]"),
 ]
 Limit = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Sentences of each file. [default: all]")
+    str | None, typer.Option(metavar="N", help="Sentences of each file. [default: all]")
 ]
 RowLength = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        min=1, metavar="N", help="Tokens of a prompt with its answer. [default: 1024, if known]"
+        metavar="N",
+        help="Tokens of a prompt and its answer. [default: 1024, or the model's most]",
     ),
 ]
 
@@ -70,11 +71,12 @@ def train(
         raise UserError("--train: give at least one file")
     given = named_settings(settings or [])
     if row_length is not None:
-        given["row_length"] = row_length
+        given["row_length"] = number("--row-length", row_length)
     with durable(sync), run_progress() as progress:
         result = api.train_entities(
             model, out, files, heldout=heldout or [], without=_types(without), settings=given,
-            progress=progress, epochs=epochs, most_types=most_types, limit=limit, seed=seed,
+            progress=progress, epochs=epochs, most_types=most_types,
+            limit=number("--limit", limit), seed=seed,
         )  # fmt: skip
     if is_first_process():
         print_tagger(result, as_json)
@@ -102,11 +104,13 @@ def evaluate(
     files = [*(data or []), *(more or [])]
     if not files:
         raise UserError("--data: give at least one file")
-    how: dict[str, Any] = {} if row_length is None else {"row_length": row_length}
+    how: dict[str, Any] = {}
+    if row_length is not None:
+        how["row_length"] = number("--row-length", row_length)
     with sentence_progress("tagging") as progress:
         result = api.evaluate_entities(
             model, files, without=_types(without), progress=progress, constrained=constrained,
-            limit=limit, batch_size=batch_size, seed=seed, **how,
+            limit=number("--limit", limit), batch_size=batch_size, seed=seed, **how,
         )  # fmt: skip
     print_tagged(result, as_json)
 

@@ -29,7 +29,7 @@ def check_new_file(path: Path, model: str | Path | None = None, *, dry_run: bool
     _sweep(path, dry_run)
     if path.is_symlink() or path.exists():
         raise UserError(f"{path}: exists; choose another file")
-    _check_place(path, model, dry_run)
+    check_place(path, model, dry_run)
 
 
 def check_page(path: Path, model: str | Path | None = None) -> None:
@@ -41,7 +41,7 @@ def check_page(path: Path, model: str | Path | None = None) -> None:
         with path.open("rb") as file:
             if not file.read(16).lower().lstrip().startswith(_PAGE):
                 raise UserError(f"{path}: exists and is no page; choose another file")
-    _check_place(path, model, dry_run=False)
+    check_place(path, model, dry_run=False)
 
 
 def check_new_directory(
@@ -53,7 +53,7 @@ def check_new_directory(
         raise UserError(f"{path}: exists and is not a directory; choose another output")
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: already holds something; choose an empty or new directory")
-    _check_place(path, model, dry_run)
+    check_place(path, model, dry_run)
 
 
 def existing_parent(path: Path) -> Path:
@@ -66,7 +66,8 @@ def _sweep(path: Path, dry_run: bool) -> None:
         remove_strays(path)
 
 
-def _check_place(path: Path, model: str | Path | None, dry_run: bool) -> None:
+def check_place(path: Path, model: str | Path | None = None, dry_run: bool = False) -> None:
+    """Raise UserError if nothing can be written at `path`, or it lies inside the model."""
     parent = existing_parent(path)
     if not parent.is_dir():
         raise UserError(f"{path}: {parent} is not a directory; choose another place")

@@ -15,9 +15,9 @@ def printable(text: str) -> str:
 
 
 _MARKUP = re.compile(r"[\\`*_\[\]<|~]")
-_ENTITIES = {"&": "&amp;", ":": "&#58;", "@": "&#64;"}
+_ENTITIES = {"&": "&amp;", ":": "&#58;", "@": "&#64;", ".": "&#46;"}
 """Written as entities: those that begin an entity, a link or a mention without other marks."""
-_LINKS = re.compile(r"&|:(?=//)|@")
+_LINKS = re.compile(r"&|:(?=//)|@|(?<=www)\.", re.IGNORECASE)
 
 
 def as_markdown(text: str) -> str:

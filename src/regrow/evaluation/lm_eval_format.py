@@ -10,6 +10,7 @@ from lm_eval.utils import handle_non_serializable
 
 from regrow.common.errors import UserError
 from regrow.common.files import write_atomically
+from regrow.common.outputs import check_place
 from regrow.common.publishing import make_directory
 from regrow.evaluation.task_results import Evaluated
 
@@ -18,6 +19,7 @@ def check_results_directory(out: Path) -> None:
     """Raise UserError if results cannot be written to this directory."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a directory for the results", key="out")
+    check_place(out / "results.json")
 
 
 def write_results(models: Sequence[Evaluated], out: Path) -> None:

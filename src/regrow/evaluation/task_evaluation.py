@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import random
 import time
 from collections import Counter
@@ -31,6 +32,8 @@ from regrow.models.loading import library_errors
 
 _FEWSHOT_SEED = 1234
 """lm-eval's own, so that the same demonstrations are drawn."""
+_ACCURACIES = ("acc", "acc_norm", "acc_token", "acc_mutual_info")
+"""The metrics whose value for random guesses is known."""
 _RESAMPLES = 1000
 """Of the standard error of a metric that has no formula for it."""
 
@@ -147,7 +150,7 @@ def _evaluate(
         weight_bytes=source.weight_bytes,
         precision=model.precision,
         tasks=scores,
-        groups=tuple(_group_score(group, each, scores) for group, each in found.groups.items()),
+        groups=tuple(_group_scores(found.groups, scores)),
         computed=model.computed,
         cached=model.cached,
         results=raw,
@@ -205,6 +208,8 @@ def _score(
         counts = [_options(sample) for sample in first]
         chance = fmean(len(gold) / count for gold, count in zip(right, counts, strict=True))
     main = _main_metric(metrics, model.encoding.has_openba_prompts and _by_likelihood(task))
+    if main not in _ACCURACIES:
+        chance = None
     if has_options:
         chosen = Counter(_chosen(model, sample, main) for sample in first)
         predicted = {
@@ -217,6 +222,10 @@ def _score(
     ]
     hashes = [_question_key(sample) for sample in first]
     is_each = len(marks) == len(hashes) and all(isinstance(mark, int | float) for mark in marks)
+    # The values of single questions of a perplexity are no perplexities.
+    is_each = is_each and math.isclose(
+        fmean(map(float, marks)), metrics[main].value, rel_tol=1e-6, abs_tol=1e-9
+    )
     lost = _lost(model, first) if task.OUTPUT_TYPE == "loglikelihood_rolling" else None
     better = raw["higher_is_better"].get(name, {}).get(metric)
     return TaskScore(
@@ -254,7 +263,7 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, Metric]:
 def _main_metric(metrics: Mapping[str, Metric], by_token: bool) -> str:
     if by_token and "acc_token" in metrics:
         return "acc_token"
-    preferred = (name for name in ("acc_norm", "bits_per_byte") if name in metrics)
+    preferred = (name for name in ("acc_norm", "bits_per_byte", "acc") if name in metrics)
     return next(preferred, next(iter(metrics)))
 
 
@@ -333,9 +342,16 @@ def _lost(model: RegrowModel, samples: Sequence[Mapping[str, Any]]) -> LostText:
     return lost_text(texts, model.encoding.texts(texts), model.tokenizer)
 
 
-def _group_score(name: str, group: Any, scores: Sequence[TaskScore]) -> GroupScore:
-    members = {task.task_name for task in group.get_all_tasks()}
-    inside = [score for score in scores if score.task in members]
+def _group_scores(groups: Mapping[str, Any], scores: Sequence[TaskScore]) -> Iterator[GroupScore]:
+    """The scores of groups whose tasks have the same metric; others have no mean."""
+    for name, group in groups.items():
+        members = {task.task_name for task in group.get_all_tasks()}
+        inside = [score for score in scores if score.task in members]
+        if len({score.metric for score in inside}) == 1:
+            yield _group_score(name, inside)
+
+
+def _group_score(name: str, inside: Sequence[TaskScore]) -> GroupScore:
     count = sum(score.questions for score in inside)
     errors = [score.error for score in inside if score.error is not None]
     chances = [score.chance for score in inside if score.chance is not None]

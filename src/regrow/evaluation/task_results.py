@@ -18,6 +18,16 @@ class Metric:
     error: float | None = None
 
 
+_SHARES = ("acc", "exact_match", "f1", "em", "mcc")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, which is shown in percent: `acc_norm`, `f1`, ..."""
+    return metric.replace("_", " ").replace(",", " ").split()[0] in _SHARES or metric.startswith(
+        "exact_match"
+    )
+
+
 @dataclass(frozen=True)
 class TaskScore:
     """The answers of a model to the questions of a task.

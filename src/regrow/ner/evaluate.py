@@ -194,12 +194,19 @@ class _Tagger:
     def load(self) -> None:
         """Load the model, on a GPU if there is one, in the type that the hardware multiplies."""
         import torch
+        from transformers import GenerationConfig
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         is_short = resolve_precision("auto", device) == "bf16"
         dtype = torch.bfloat16 if is_short else torch.float32
         self._directory.checkpoint  # noqa: B018 - refused in one line if it cannot be read
         self._model = self._directory.load(dtype=dtype).to(device).eval()
+        own = self._model.generation_config
+        # Others, such as a penalty for repetitions, would change the answer.
+        self._model.generation_config = GenerationConfig(
+            bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id,
+            pad_token_id=own.pad_token_id, decoder_start_token_id=own.decoder_start_token_id,
+        )  # fmt: skip
 
     def divided(self, question: Question) -> list[Question]:
         """The pieces of a question that fit into a row."""

@@ -68,9 +68,11 @@ def _choose_all(
     """The tags; None if rows that are padded got longer than the model's sliding window."""
     window = getattr(model.config.get_text_config(decoder=True), "sliding_window", None)
     rows = [_Row(blank, _first_tokens(form, blank)) for blank in blanks]
-    reader = _Reader(model, form, [blank.source for blank in blanks], pads)
-    active = rows
-    while active:
+    # One without types has no choice.
+    active = [row for row in rows if not row.is_done]
+    sources = [b.source for b, row in zip(blanks, rows, strict=True) if not row.is_done]
+    reader = _Reader(model, form, sources, pads) if active else None
+    while active and reader is not None:
         logits = reader.read([row.pending for row in active])
         if pads and window is not None and reader.columns > window:
             return None

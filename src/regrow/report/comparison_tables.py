@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from regrow.common import numbers
+from regrow.evaluation.task_results import is_share
 
 if TYPE_CHECKING:
     from regrow.evaluation.comparison import Compared, Comparison, Difference
@@ -56,8 +57,7 @@ def listed_tasks(model: "Evaluated") -> "list[TaskScore]":
 
 
 def _row(one: "Difference") -> tuple[str, ...]:
-    is_share = abs(one.first) <= 1 and abs(one.second) <= 1
-    scale, digits = (100, 1) if is_share else (1, 3)
+    scale, digits = (100, 1) if is_share(one.metric) else (1, 3)
 
     def signed(value: float) -> str:
         return numbers.signed(scale * value, digits)

@@ -208,7 +208,7 @@ def evaluation_rows(summary: RunSummary) -> list[tuple[str, str, str, str, str]]
     rows = []
     for row in summary.evaluation:
         known = [value for value in (row.before, row.after) if value is not None]
-        digits = 3 if all(abs(value) <= 1 for value in known) else 1
+        digits = 3 if all(abs(value) < 10 for value in known) else 1
         difference = ""
         if row.before is not None and row.after is not None and all(map(math.isfinite, known)):
             difference = numbers.signed(row.after - row.before, digits)

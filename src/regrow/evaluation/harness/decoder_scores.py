@@ -8,6 +8,7 @@ context. So a model computes each as if it were alone, and the context once.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -91,16 +92,17 @@ def decoder_scores(
     for pair in dict.fromkeys(pairs):
         context, end = pair
         kept = (*context, *end)[-(how.window + 1) :]
-        inside = kept[: len(kept) - len(end)] or kept[:1]
+        inside = kept[: max(0, len(kept) - len(end))] or kept[:1]
         by_context.setdefault(inside, {}).setdefault(kept[len(inside) :], []).append(pair)
     most = _sliding_window(model)
-    rows = []
+    shared, alone = [], []
     for context, ends in by_context.items():
         if how.shares and len(context) + max(map(len, ends)) <= most:
-            rows.append(_Row(context, tuple(ends)))
+            shared.append(_Row(context, tuple(ends)))
         else:
-            rows += [_Row(context, (end,)) for end in ends]
-    for batch in batches_by_size(rows, how.batch_tokens):
+            alone += [_Row(context, (end,)) for end in ends]
+    # A batch with shared rows has a mask of its own, which does not know of a sliding window.
+    for batch in chain.from_iterable(batches_by_size(x, how.batch_tokens) for x in (shared, alone)):
         found = _scores(model, batch, how.precision)
         yield {
             pair: score

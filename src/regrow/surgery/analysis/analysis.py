@@ -298,6 +298,7 @@ def _beginning(paths: Sequence[Path], notes: list[str]) -> Iterator[str]:
         for document in read_documents(path):
             if len(document) > left:
                 notes.append(f"tokens are counted in the first {_COUNTED:,} characters of the text")
+                yield document[:left]
                 return
             left -= len(document)
             yield document
