@@ -1,5 +1,6 @@
 """Right answers score 100, wrong ones do not, and sentences are divided where they must be."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,24 @@ def test_seconds_are_without_loading_the_model(
     monkeypatch.setattr(ModelDirectory, "load", load)
     monkeypatch.setattr("regrow.ner.evaluate.time.perf_counter", lambda: now)
     assert evaluate_entities(model, [SET], EvaluationSettings()).sets[0].seconds == 0
+
+
+def test_settings_of_generation_do_not_change_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_model(tmp_path / "m", max_position_embeddings=1_024)
+    settings = {"no_repeat_ngram_size": 3, "repetition_penalty": 1.5, "eos_token_id": 2}
+    (path / "generation_config.json").write_text(json.dumps(settings))
+    seen: list[Any] = []
+
+    def write(model: Any, form: Any, sources: Sequence[Sequence[int]], most: int) -> list[str]:
+        seen.append(model.generation_config)
+        return [""] * len(sources)
+
+    monkeypatch.setattr(free_decoding, "write_answers", write)
+    evaluate_entities(ModelDirectory(path), [SET], EvaluationSettings())
+    assert seen[0].eos_token_id == 2
+    assert (seen[0].no_repeat_ngram_size, seen[0].repetition_penalty) in ((None, None), (0, 1.0))
 
 
 def test_the_limit_is_of_each_set(model: ModelDirectory, right_answers: list[int]) -> None:

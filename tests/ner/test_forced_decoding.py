@@ -109,6 +109,16 @@ def test_the_tags_are_those_of_transformers(tmp_path: Path, blueprint: Blueprint
     assert len({tag for tags in expected for tag in tags}) > 1
 
 
+def test_a_sentence_without_types_has_no_choice(tmp_path: Path) -> None:
+    model, form = _model(tmp_path, LLAMA), _form(False)
+    only = Blank([20, 21], [(30,), (31,)], {"O": TAGS["O"]})
+    expected = choose_tags(model, form, BLANKS[:2])
+    assert choose_tags(model, form, [BLANKS[0], only, BLANKS[1]]) == [
+        expected[0], ["O", "O"], expected[1],
+    ]  # fmt: skip
+    assert choose_tags(model, form, [only]) == [["O", "O"]]
+
+
 @pytest.mark.parametrize("blueprint", [LLAMA, OPENBA, T5], ids=lambda each: each.model_type)
 def test_a_batch_gives_the_tags_of_each_sentence_alone(
     tmp_path: Path, blueprint: Blueprint

@@ -14,8 +14,10 @@ from regrow.architectures.mistral import MISTRAL
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
+from regrow.evaluation.harness.decoder_scores import decoder_scores
 from regrow.evaluation.harness.language_model import RegrowModel
 from regrow.evaluation.harness.responses import Responses
+from regrow.evaluation.harness.scores import Computing
 from regrow.models.loading import load_tokenizer
 from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, write_tiny
 
@@ -72,10 +74,13 @@ def test_a_context_that_several_options_share_is_read_once(tmp_path: Path) -> No
     assert tokens < sum(read) < 2 * tokens
 
 
-def test_a_model_with_a_sliding_window_shares_no_long_context(tmp_path: Path) -> None:
-    out = write_tiny(MISTRAL, tmp_path / "m", vocab_size=320, sliding_window=8)
+@pytest.mark.parametrize("window", [8, 16])
+def test_a_model_with_a_sliding_window_shares_no_long_context(tmp_path: Path, window: int) -> None:
+    out = write_tiny(MISTRAL, tmp_path / "m", vocab_size=320, sliding_window=window)
     directory = add_tokenizer(out, 320)
-    given = requests("loglikelihood", PAIRS)
+    # Questions that share a row stand beside those that are longer than the window.
+    short = [("a", option) for option in (" 4", " 5", " b")]
+    given = requests("loglikelihood", PAIRS + short)
     ours = RegrowModel(directory, precision="fp32")
     assert ours.shares
     check_equal(ours.loglikelihood(given), hf(directory).loglikelihood(given, disable_tqdm=True))
@@ -88,6 +93,16 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_and_is_counted(tmp_path: 
     check_equal(ours.loglikelihood(given), hf(directory).loglikelihood(given, disable_tqdm=True))
     long = {text for text in PAIRS if len(ours.tokenizer("".join(text))["input_ids"]) > 25}
     assert 0 < ours.shortened_of(given) == sum(each in long for each in PAIRS)
+
+
+def test_of_an_option_that_is_longer_than_the_window_the_end_is_scored(tmp_path: Path) -> None:
+    ours = RegrowModel(write_model(tmp_path / "m"), precision="fp32", max_length=16)
+    (end,) = ours.encoding.texts([" river stone salt bridge" * 4])
+    assert len(end) > 17
+    how = Computing(16, 2_048, "fp32", shares=True)
+    (found,) = decoder_scores(ours.model, [((1, 2, 3), tuple(end))], how)
+    (score,) = found.values()
+    assert score.tokens == 16
 
 
 @pytest.mark.parametrize("shares", [True, False])
