@@ -68,7 +68,7 @@ def test_without_text_nothing_is_measured(asked: list[Any]) -> None:
     [
         (["--points", "0"], "--points"),
         (["--calibration-tokens", "many"], "--calibration-tokens"),
-        (["--page", "absent/p.html"], "absent: no such directory"),
+        (["--page", "/"], "is a directory; name a file"),
     ],
 )
 def test_a_wrong_option_is_one_line(tmp_path: Path, words: list[str], message: str) -> None:

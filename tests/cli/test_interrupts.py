@@ -90,8 +90,7 @@ def in_a_thread_that_a_library_joins(_):
     waiting.join()
 
 work = globals()[sys.argv.pop(1)]
-tokenizer = Tokenizer(models.BPE(unk_token="?"))
-tokenizer.add_tokens(["?"])
+tokenizer = Tokenizer(models.BPE({"?": 0}, [], unk_token="?"))
 api.inspect = lambda *_, **__: work(tokenizer)
 from regrow.__main__ import main
 main()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -87,7 +88,9 @@ def test_seconds_are_without_loading_the_model(
     def load(*_: Any, **__: Any) -> Any:
         nonlocal now
         now += 1_000
-        return torch.nn.Identity()
+        model = torch.nn.Identity()
+        model.generation_config = GenerationConfig()
+        return model
 
     monkeypatch.setattr(ModelDirectory, "load", load)
     monkeypatch.setattr("regrow.ner.evaluate.time.perf_counter", lambda: now)

@@ -85,7 +85,7 @@ def test_a_recipe_without_a_held_out_text(home: Path, regrow: Any, tmp_path: Pat
 def test_a_source_keeps_text_to_train_on(home: Path, regrow: Any, tmp_path: Path) -> None:
     others = sentences(60)
     write_text(tmp_path / "others.jsonl", others)
-    candidates = (f"notes {number} " * 9 for number in range(500))
+    candidates = ((f"notes {number} " * 9).strip() for number in range(500))
     notes = next(
         text
         for text in candidates

@@ -403,13 +403,14 @@ def as_changed(finished: Finished, name: str) -> Recipe:
 def test_a_changed_recipe_is_refused(finished: Finished, tmp_path: Path, name: str) -> None:
     _, change, invalid, _ = CHANGES[name]
     out = finished.copied(tmp_path / "run")
+    before = contents(out)
     with pytest.raises(UserError) as error:
         go(as_changed(finished, name), out)
     assert str(error.value) == (
         f"{out}: the recipe changed ({change}); this invalidates {invalid}; set `redo` to do "
         "them again, or choose another directory"
     )
-    assert contents(out) == contents(finished.out)
+    assert contents(out) == before
 
 
 def test_a_new_evaluation_is_one_entry(
@@ -431,10 +432,11 @@ def test_results_of_another_version_are_refused(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = finished.copied(tmp_path / "run")
+    before = contents(out)
     monkeypatch.setattr("regrow.pipeline.steps.RESULTS", RESULTS + 1)
     with pytest.raises(UserError, match="another version of regrow, which gives other results"):
         go(finished.recipe, out)
-    assert contents(out) == contents(finished.out)
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("name", ["a recovery", "a held-out text", "a prompt", "a name"])

@@ -86,8 +86,8 @@ def test_all_stages_can_be_evaluated_later(tmp_path: Path) -> None:
                 if each["task"] == task
             )  # fmt: skip
             score["value"] = {"original": 0.9, "depth": 0.8, "width": kept}[entry]
-    shares = [(0.6 - 0.5) / (0.9 - 0.5), (0.4 - 0.25) / (0.9 - 0.25)]
-    assert quality_of(entries, ("depth", "width")) == pytest.approx(sum(shares) / 2)
+    left, whole = (0.6 - 0.5) + (0.4 - 0.25), (0.9 - 0.5) + (0.9 - 0.25)
+    assert quality_of(entries, ("depth", "width")) == pytest.approx(left / whole)
     # A last stage that is not evaluated yet has no share.
     assert quality_of(entries, ("depth", "width", "more")) is None
 
