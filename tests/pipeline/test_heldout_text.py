@@ -92,10 +92,11 @@ def test_a_source_keeps_text_to_train_on(home: Path, regrow: Any, tmp_path: Path
         if document_hash(text) in put_aside([text, *others].copy).remains
     )
     (tmp_path / "notes.txt").write_text(notes)
-    texts = [f"--text={tmp_path / name}" for name in ("notes.txt", "others.jsonl")]
-    done = regrow("train", "m", tmp_path / "out", *texts, *SETTINGS)
+    sources = [f"{{path: {tmp_path / name}}}" for name in ("notes.txt", "others.jsonl")]
+    path = recipe(home / "sources.yaml", f"[{', '.join(sources)}]")
+    done = regrow("run", path, "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert "--heldout: the only document of notes would be held out" in done.stderr
+    assert "data.heldout: the only document of notes would be held out" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

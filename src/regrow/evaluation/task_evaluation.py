@@ -226,6 +226,8 @@ def _score(
     is_each = is_each and math.isclose(
         fmean(map(float, marks)), metrics[main].value, rel_tol=1e-6, abs_tol=1e-9
     )
+    if is_each and metrics[main].error is None:
+        metrics[main] = _mean([float(mark) for mark in marks])
     lost = _lost(model, first) if task.OUTPUT_TYPE == "loglikelihood_rolling" else None
     better = raw["higher_is_better"].get(name, {}).get(metric)
     return TaskScore(
