@@ -39,6 +39,7 @@ from tests.attack.kills import (  # noqa: E402
     COMMANDS,
     Arena,
     Attack,
+    attacks_of_kind,
     attacks_of_round,
     moments,
     sample,
@@ -157,6 +158,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--seed", type=int, default=0, help="of --quick and --moments")
     options.add_argument("--rounds", type=int, default=len(KINDS), help="of four; default: all")
+    options.add_argument("--kind", choices=KINDS, help="this kind of fault at each point")
     options.add_argument("--moments", type=int, default=0, metavar="N", help="of each command")
     options.add_argument("--only", nargs="+", metavar="COMMAND", choices=[*COMMANDS])
     options.add_argument("--notes", type=Path, metavar="FILE", help="go on from it, and add to it")
@@ -167,10 +169,12 @@ def main() -> None:
     notes = Notes(given.notes)
     with tempfile.TemporaryDirectory() as home, Zygote() as zygote:
         arena = Arena(Path(home), zygote)
-        for number in range(1 if given.quick else given.rounds):
+        for number in range(1 if given.quick or given.kind else given.rounds):
             for command in given.only or COMMANDS:
                 points = len(arena.undisturbed(command).points)
                 attacks = attacks_of_round(command, points, number)
+                if given.kind is not None:
+                    attacks = attacks_of_kind(command, points, given.kind)
                 if given.quick:
                     attacks = sample(command, points, QUICK.get(command, 2), given.seed)
                 attack(arena, attacks, notes)

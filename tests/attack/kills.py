@@ -256,10 +256,19 @@ def attacks_of_round(command: str, points: int, number: int) -> list[Attack]:
 
     Points that follow each other lie far apart, so that the first attacks are an even sample.
     """
-    spread = sorted(range(1, points + 1), key=lambda at: f"{at:016b}"[::-1])
     return [
-        Attack(command, at, KINDS[(place + number) % len(KINDS)]) for place, at in enumerate(spread)
+        Attack(command, at, KINDS[(place + number) % len(KINDS)])
+        for place, at in enumerate(_spread(points))
     ]
+
+
+def attacks_of_kind(command: str, points: int, kind: str) -> list[Attack]:
+    """A fault of one kind at each point of a command, in the order of `attacks_of_round`."""
+    return [Attack(command, at, kind) for at in _spread(points)]
+
+
+def _spread(points: int) -> list[int]:
+    return sorted(range(1, points + 1), key=lambda at: f"{at:016b}"[::-1])
 
 
 def moments(command: str, calls: int, count: int, seed: int) -> list[Attack]:
