@@ -42,12 +42,11 @@ def test_the_table_of_an_evaluation(regrow: Any, tmp_path: Path) -> None:
     done = regrow("eval", "m", "--tasks", "piqa, mmlu_anatomy", "--out", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith("written"))
     assert re.match(r"m: [\d,]+ parameters, fp32", lines[0])
     assert lines[1].split()[:3] == ["task", "questions", "shots"]
     (piqa,) = (line for line in lines if line.startswith("piqa"))
-    assert re.fullmatch(
-        r"piqa +5 +0 +[\d.]+ +[\d.]+ ±[\d.]+ +[\d.]+ +50\.0 +(?:[AB] \d+(?:, )?)+ *", piqa
-    )
+    assert re.fullmatch(r"piqa +5 +0 +[\d.]+ +[\d.]+ ±[\d.]+ +50\.0 +(?:[AB] \d+ ?)+ *", piqa)
     results = json.loads((tmp_path / "out/m/results.json").read_text())
     assert results["results"]["piqa"]["acc,none"] * 100 == pytest.approx(float(piqa.split()[3]))
     samples = (tmp_path / "out/m/samples_mmlu_anatomy.jsonl").read_text().splitlines()

@@ -23,7 +23,10 @@ def print_evaluated(models: "Sequence[Evaluated]", out: Path | None, as_json: bo
     for model in models:
         size = f"{model.parameters:,} parameters, {model.precision}"
         OUT.print(f"{model.name}: {size}", soft_wrap=True)
-        names = dict.fromkeys(name for score in model.tasks for name in score.metrics)
+        # The others are in the results; a table of all does not fit the terminal.
+        names = dict.fromkeys(
+            name for score in model.tasks for name in score.metrics if name in ("acc", score.metric)
+        )
         shown = new_table(
             ("task", "left"), ("questions", "right"), ("shots", "right"),
             *((name, "right") for name in names), ("chance", "right"), ("chosen %", "left"),
@@ -114,10 +117,10 @@ def _percent(value: float | None) -> str:
 
 
 def _chosen(score: "TaskScore") -> str:
-    """The most frequent options, in per cent: `A 25, B 24`."""
+    """The most frequent options, in per cent: `A 25 B 24`."""
     chosen = [pair for pair in score.predicted.items() if pair[1] > 0]
     common = sorted(chosen, key=lambda pair: -pair[1])[:5]
-    return ", ".join(f"{letter} {100 * share:.0f}" for letter, share in sorted(common))
+    return " ".join(f"{letter} {100 * share:.0f}" for letter, share in sorted(common))
 
 
 def _evaluated_json(model: "Evaluated") -> dict[str, Any]:
