@@ -148,14 +148,17 @@ def quality_kept(
 ) -> float | None:
     """The share of the original's score above chance that is left, over all tasks together.
 
+    Tasks on which the original is not above chance are left out: there is nothing to keep.
+
     Args:
         original: The score and the chance of each task.
         result: The score of the other model on the same tasks.
 
     Returns:
         1 if nothing is lost, 0 if the result guesses; None if the original does not score above
-        chance.
+        chance on any task.
     """
-    before = sum(value - chance for value, chance in original.values())
-    after = sum(result[task] - chance for task, (_, chance) in original.items())
-    return after / before if before > 0 else None
+    known = {task: (value, chance) for task, (value, chance) in original.items() if value > chance}
+    before = sum(value - chance for value, chance in known.values())
+    after = sum(result[task] - chance for task, (_, chance) in known.items())
+    return after / before if known else None
