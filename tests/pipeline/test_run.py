@@ -856,7 +856,7 @@ def test_stopped_while_the_weights_from_before_are_kept_it_ends_in_the_same_bits
     with monkeypatch.context() as patch:
         patch.setattr(places[within], stop)
         if within == "facts":  # recording the recipe needs none
-            patch.setattr("regrow.pipeline.run._Run._record_inputs", lambda _: None)
+            patch.setattr("regrow.pipeline.run.record_inputs", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             go(unhelped.recipe, out)
     assert f"{stage}/recover" not in entries(out)

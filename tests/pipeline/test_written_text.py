@@ -63,7 +63,7 @@ def stopping(at: int) -> Progress:
 def test_a_run_writes_once_and_may_be_stopped_anywhere(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regrow.pipeline.run._WRITING_SECONDS", 0.0)
+    monkeypatch.setattr("regrow.pipeline.run_inputs._WRITING_SECONDS", 0.0)
     other = {"path": str(home / "train.jsonl"), "weight": 3}
     mixed = recipe(home, [WRITTEN | {"weight": 1}, other]) | {"stages": STAGES[:1]}
     updates: list[Update] = []

@@ -1,0 +1,111 @@
+"""The first steps of a run: facts about its inputs, and text that the original writes."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from regrow.checkpoint.companions import SOURCE_FILE
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
+from regrow.common.files import read_json_object, remove
+from regrow.corpus.sources import Corpus, Source
+from regrow.pipeline.ledger import Ledger
+from regrow.pipeline.plan import RunPlan
+from regrow.pipeline.step_recorder import StepRecorder
+from regrow.pipeline.steps import WRITE, WRITTEN_FILE
+
+_WRITING_SECONDS = 1.0
+"""Time between two reports of how far a text is written."""
+
+
+def record_inputs(plan: RunPlan, recorder: StepRecorder) -> None:
+    """Record the facts about the original, the recipe and the texts."""
+    original, once = plan.original, recorder.once
+    once(plan.steps["original"], "", lambda: {**original.facts(), "source": _source(original)})
+    once(plan.steps["recipe"], "", lambda: {"text": plan.recipe_text})
+    _write_text(plan, recorder)
+    once(plan.steps["texts"], "", lambda: {"texts": _text_facts(plan)})
+
+
+def _write_text(plan: RunPlan, recorder: StepRecorder) -> None:
+    """Let the original write its part of the training text."""
+    from regrow.writing.text_writer import WritingSettings, write_text, written_files
+
+    step, source, out = plan.steps.get(WRITE), plan.recipe.data.written, plan.out / WRITTEN_FILE
+    if step is None or source is None:
+        return
+    told = (time.monotonic(), 0)
+
+    def advance(done: int, total: int) -> None:
+        nonlocal told
+        now, (before, tokens) = time.monotonic(), told
+        if now - before >= _WRITING_SECONDS or done == total:
+            # The first report also counts the tokens of an earlier process.
+            seconds = now - before if tokens else None
+            recorder.clock.done(WRITE, done - tokens, seconds)
+            told = (now, done)
+            # The last texts run on to their ends, beyond the tokens that are wanted.
+            which = "the last texts" if done >= total else f"{done:,} of {total:,} tokens"
+            recorder.report(step.stage, f"writing text, {which}")
+
+    def write() -> Mapping[str, Any]:
+        # Left by a run that was killed before it recorded the step.
+        remove(*written_files(out))
+        settings = WritingSettings(source.tokens or 0, seed=plan.recipe.seed)
+        written = write_text(plan.original, out, settings, progress=advance)
+        return {
+            "documents": written.documents, "tokens": written.tokens,
+            "dropped": dict(written.dropped), "sha256": written.sha256,
+            "seconds": {"write": written.seconds},
+        }  # fmt: skip
+
+    entry = recorder.once(step, "writing text", write)
+    if entry is not None:
+        tokens, seconds = entry.outputs["tokens"], entry.outputs["seconds"]["write"]
+        recorder.progress.say(f"{step.stage}: wrote {tokens:,} tokens in {seconds:.0f} s")
+    _check_written(recorder.ledger, out)
+
+
+def _check_written(ledger: Ledger, out: Path) -> None:
+    """Raise UserError if the text that the original wrote is missing or has changed."""
+    wanted = ledger.entries[WRITE].outputs["sha256"]
+    if not out.is_file() or hashlib.sha256(out.read_bytes()).hexdigest() != wanted:
+        raise UserError(
+            f"{out}: gone or changed, though the ledger says that {WRITE} is done; restore it, "
+            f"or remove {ledger.directory} and start again"
+        )
+
+
+def _source(original: ModelDirectory) -> dict[str, Any] | None:
+    """The facts about the file that the original was converted from; None if it was not."""
+    path = original.path / SOURCE_FILE
+    found: dict[str, Any] | None = read_json_object(path) if path.is_file() else None
+    return found
+
+
+def _text_facts(plan: RunPlan) -> list[dict[str, Any]]:
+    """Documents, tokens and hash of each text."""
+    texts = [("train", "train", plan.corpus, plan.steps["texts"].inputs["train"])]
+    has_tokens = plan.recipe.data.special_tokens
+    texts += [
+        (
+            name, "heldout",
+            Corpus((Source(name=name, path=path),), special_tokens=has_tokens),
+            plan.heldout[name],
+        )
+        for name, path in plan.recipe.data.heldout.items()
+    ]  # fmt: skip
+    aside = plan.put_aside
+    facts = []
+    for name, role, text, sha256 in texts:
+        documents, tokens = text.counts(plan.original.tokenizer)
+        found = {
+            "name": name, "role": role, "documents": documents, "tokens": tokens,
+            "sha256": sha256,
+        }  # fmt: skip
+        if aside is not None and role == "heldout":
+            found["put_aside"] = aside.words()
+        facts.append(found)
+    return facts
