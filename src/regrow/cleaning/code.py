@@ -91,7 +91,12 @@ def _marks(lines: list[str]) -> list[bool]:
 def _join(lines: list[str], marks: list[bool]) -> None:
     """Mark a line, or blank lines, between two lines of code, unless it is prose."""
     for at in range(1, len(lines) - 1):
-        if not marks[at] and marks[at - 1] and marks[at + 1] and not _PROSE.search(lines[at]):
+        if (
+            not marks[at]
+            and marks[at - 1]
+            and marks[at + 1]
+            and not _PROSE.search(lines[at].rstrip())
+        ):
             marks[at] = True
 
 
