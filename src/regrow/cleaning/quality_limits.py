@@ -19,6 +19,7 @@ class Limits(Strict):
     off.
 
     Attributes:
+        least_line_units: Lines of fewer units are dropped, and not judged (C4).
         least_units: The fewest units of a document (Gopher).
         most_units: The most units of a document (Gopher).
         least_unit_length: The shortest mean length of a unit, in characters (Gopher).
@@ -44,6 +45,7 @@ class Limits(Strict):
         line_ends: The most line ends for each unit (FineWeb).
     """
 
+    least_line_units: Number | None = 3
     least_units: Number | None = 50
     most_units: Number | None = 100_000
     least_unit_length: Positive | None = 3.0
@@ -77,6 +79,7 @@ class ChineseLimits(Limits):
     says nothing in Chinese.
     """
 
+    least_line_units: Number | None = 5
     least_units: Number | None = 80
     most_units: Number | None = 160_000
     least_unit_length: Positive | None = None

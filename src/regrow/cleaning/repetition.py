@@ -51,7 +51,10 @@ class Grams:
         return min(int(covered[most].max()) / self.total, 1.0)
 
     def duplicate_share(self, n: int) -> float:
-        """The share of characters in n-grams that were there before, each character once."""
+        """The share of characters in n-grams that were there before, each character once.
+
+        It never grows with n: what repeats a long phrase repeats the short ones in it.
+        """
         hashes = self._hashes(n)
         if not len(hashes):
             return 0.0

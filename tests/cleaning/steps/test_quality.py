@@ -48,11 +48,11 @@ def test_limits_for_english_would_drop_good_chinese() -> None:
         (CHINESE.replace("，", "……………#" * 2), "many hashes"),
         (ENGLISH.replace(" ", "... ", 40), "many ellipses"),
         ("12345 67890 the of and 34567 " * 20, "few letters"),
-        ("".join(f"- {line}\n" for line in ENGLISH.split(" the")), None),
         (ENGLISH.replace("\n", "\n- ").replace("A river", "- A river", 1)[:-3], "mostly bullets"),
         (CHINESE.replace("。\n", "……\n"), "lines end with ellipses"),
-        (ENGLISH.replace(".\n", " and\n").replace(". ", " "), "few lines end a sentence"),
-        (CHINESE + "首页\n关于\n联系\n地图\n新闻\n图片\n视频\n音乐\n下载\n", "short lines"),
+        (ENGLISH.replace(".\n", " and\n").replace(",", "\n"), "few lines end a sentence"),
+        (CHINESE + "\n".join(f"{each}专题频道首页" for each in "天地玄黄宇宙洪荒日月"),
+         "short lines"),
         (ENGLISH.replace("the", "le").replace("to", "a").replace("and", "et")
          .replace("of", "de").replace("that", "que").replace("have", "ont"), "few stop words"),
         (CHINESE.replace("。", "，").replace("\n", "").removesuffix("，") + "。", "few sentences"),
@@ -94,6 +94,20 @@ def test_a_limit_of_null_switches_a_rule_off() -> None:
     step = Quality.model_validate({"spaced": off})
     for text in ("Short.", "1 2 3", "# # #", "a\n" * 30):
         assert text_after(step, text) == text
+
+
+def test_lines_of_few_words_are_dropped() -> None:
+    text = f"Home\n\n{ENGLISH}x = 1\nRead more\n"
+    assert text_after(Quality(), text) == f"\n{ENGLISH}x = 1\n"
+    assert reasons(Quality(), text) == {"line of few words": 2}
+    assert text_after(Quality(), f"首页\n{CHINESE}") == CHINESE
+    step = Quality.model_validate({"spaced": {"least_line_units": None}})
+    assert text_after(step, text) == text
+
+
+def test_a_long_paragraph_may_be_cut_off() -> None:
+    text = ENGLISH.replace("\n", " ").rstrip(" .") + " and"
+    assert text_after(Quality(), text) == text
 
 
 def test_lines_on_policies_are_dropped() -> None:

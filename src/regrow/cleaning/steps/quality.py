@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
-from regrow.cleaning.code import parts_with_code
+from regrow.cleaning.code import lines_with_code
 from regrow.cleaning.document import Document, Finding, Outcome
 from regrow.cleaning.quality_limits import ChineseLimits, Limits
 from regrow.cleaning.repetition import Grams, duplicate_shares
-from regrow.cleaning.scripts import TERMINAL, is_spaceless, sentences, units
+from regrow.cleaning.scripts import TERMINAL, count_units, is_spaceless, sentences, units
 from regrow.cleaning.steps.base import CleaningStep, Findings, changed, shortened
 
 _ENGLISH_STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
@@ -23,6 +23,8 @@ _POLICY = re.compile(
     re.IGNORECASE,
 )
 _LOREM_IPSUM = re.compile(r"lorem ipsum", re.IGNORECASE)
+_SEVERAL = 4
+"""How the ends of fewer lines are written says nothing: a long paragraph may be cut off."""
 _POLICY_LINE = 200
 """A longer line has more to say than that a page has a policy."""
 
@@ -35,9 +37,9 @@ class Quality(CleaningStep):
     datasets", section 3.6. Their limits are made for English: almost all Chinese documents break
     them. So documents that are mostly Chinese or Japanese have limits of their own, where a unit
     is a character in place of a word. Code is left out of what is judged, and a document that is
-    mostly code is kept. From C4 come too: lines on cookies, policies and JavaScript are dropped,
-    and documents with `lorem ipsum`. C4 also drops documents with a curly bracket, and lines that
-    do not end a sentence; this step does not.
+    mostly code is kept. As in C4, short lines and lines on cookies, policies and JavaScript are
+    dropped before a document is judged. C4 also drops documents with a curly bracket, and lines
+    that do not end a sentence; this step does not.
 
     Attributes:
         spaced: Limits for scripts with spaces.
@@ -54,29 +56,30 @@ class Quality(CleaningStep):
     def apply(self, document: Document) -> Outcome:
         """Keep or drop the document; the first rule that it breaks is the reason."""
         found = Findings()
-        text = _without_policy(document.text, found) if self.policy_lines else document.text
-        parts = list(parts_with_code(text))
-        prose = "".join(part for part, is_code in parts if not is_code)
-        if 2 * len("".join(prose.split())) < len("".join(text.split())):
+        lines = list(lines_with_code(document.text))
+        prose = "".join(line for line, is_code in lines if not is_code)
+        if 2 * len("".join(prose.split())) < len("".join(document.text.split())):
             return Outcome(document)
         chinese = is_spaceless(prose)
         limits = self.chinese if chinese else self.spaced
+        kept = [(line, code) for line, code in lines if code or self._is_kept(line, limits, found)]
+        prose = "".join(line for line, is_code in kept if not is_code)
         reason = next(_broken(prose, limits, chinese=chinese), None)
         if reason is not None:
-            return Outcome(None, (Finding(reason, shortened(prose)),))
-        return changed(document, text, found)
+            return Outcome(None, (Finding(reason, shortened(document.text)),))
+        return changed(document, "".join(line for line, _ in kept), found)
 
-
-def _without_policy(text: str, found: Findings) -> str:
-    if not _POLICY.search(text):
-        return text
-    lines = []
-    for line in text.splitlines(keepends=True):
-        if len(line) <= _POLICY_LINE and _POLICY.search(line):
+    def _is_kept(self, line: str, limits: Limits, found: Findings) -> bool:
+        """Whether a line of prose stays in the document."""
+        if not line.strip():
+            return True
+        if self.policy_lines and len(line) <= _POLICY_LINE and _POLICY.search(line):
             found.add("policy line", line)
-        else:
-            lines.append(line)
-    return "".join(lines)
+            return False
+        if limits.least_line_units is not None and count_units(line) < limits.least_line_units:
+            found.add("line of few words", line)
+            return False
+        return True
 
 
 def _broken(text: str, limits: Limits, *, chinese: bool) -> Iterator[str]:
@@ -126,7 +129,7 @@ def _by_lines(lines: list[str], limits: Limits) -> Iterator[str]:
         yield "lines end with ellipses"
     ends = count(lambda line: line.endswith(TERMINAL))
     least = limits.least_terminal_lines
-    if least is not None and ends < least * len(lines):
+    if least is not None and len(lines) >= _SEVERAL and ends < least * len(lines):
         yield "few lines end a sentence"
     short = count(lambda line: len(line) <= limits.short_line)
     if _above(short, limits.short_lines, len(lines)):
@@ -160,9 +163,14 @@ def _by_repetition(text: str, lines: list[str], words: list[str], limits: Limits
     for n, most in limits.top_grams:
         if _above(grams.top_share(n), most):
             yield f"one phrase of {n} repeated"
-    for n, most in limits.duplicate_grams:
-        if _above(grams.duplicate_share(n), most):
+    left = sorted(limits.duplicate_grams)
+    while left:
+        (n, most), *left = left
+        share = grams.duplicate_share(n)
+        if share > most:
             yield f"phrases of {n} repeated"
+        if all(share <= each for _, each in left):
+            return  # the share of longer phrases is not larger
 
 
 def _above(value: float, limit: float | None, per: int = 1) -> bool:
