@@ -37,6 +37,8 @@ PATTERNS: Mapping[str, str] = {
     "escape": "\x1b[", "backspace": "a\x08", "joiner": "\u200d", "combining": "a\u0301",
     "combining only": "\u0301", "emoji": "👨\u200d", "tags": "\U000e0067", "import": "import a, ",
     "def": "def f", "return": "return a ", "if": "if a: ", "$ ": "$ a", "at": "a[at]",
+    "statements": "a = " * 480 + "\n", "static": "static " + "a" * 1_900 + "\n",
+    "calls": "f(" * 900 + "\n", "ifs": "if " + "= " * 900 + "\n", "</": "<a " + "b" * 1_900 + "\n",
     "www": "www.a", "com/": "a.com/", "extension": "010-60000001转",
 }  # fmt: skip
 SHORTEST_TIME = 0.005

@@ -29,7 +29,8 @@ class Limits(Strict):
         ellipses: The most ellipses for each unit (Gopher).
         bullet_lines: The most lines that begin with a bullet, as a share (Gopher).
         ellipsis_lines: The most lines that end with an ellipsis, as a share (Gopher).
-        least_stop_words: The fewest different stop words (Gopher).
+        least_stop_words: The fewest different stop words, which are English and Chinese ones;
+            `null` for other languages (Gopher).
         duplicate_lines: The largest share of lines that were there before (Gopher).
         duplicate_line_characters: The largest share of characters in such lines (Gopher, FineWeb).
         duplicate_paragraphs: The largest share of paragraphs that were there before (Gopher).

@@ -74,6 +74,24 @@ def test_numbers_of_other_regions() -> None:
     assert text_after(Privacy(regions=()), "13800138000 +8613800138000") == "13800138000 [PHONE]"
 
 
+@pytest.mark.parametrize(
+    ("text", "is_phone"),
+    [
+        ("In order to reach us: 13800138000", True),
+        ("Later, 13800138000", True),
+        ("Order 5 by phone: 13800138000", True),
+        ("Order: 13800138000", False),
+        ("order no. 13800138000", False),
+        ("订单号是13800138000", False),
+        ("订单已发，请联系13800138000", True),
+        ("订单号\n13800138000", True),
+    ],
+)
+def test_words_before_a_number_say_what_it_is(text: str, is_phone: bool) -> None:
+    replaced = text.replace("13800138000", "[PHONE]")
+    assert text_after(Privacy(), text) == (replaced if is_phone else text)
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(UserError, match=r"privacy.regions XX: no such region"):
         Privacy(regions=("XX",))

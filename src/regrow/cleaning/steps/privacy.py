@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from regrow.cleaning.document import Document, Outcome
 from regrow.cleaning.personal.accounts import qq_numbers, wechat_ids
@@ -32,6 +32,7 @@ REASONS: Mapping[Kind, str] = {
     "bank_card": "bank card", "passport": "passport", "phone": "phone number", "qq": "QQ number",
     "wechat": "WeChat id",
 }  # fmt: skip
+_REGIONS = ("CN", "US")
 _COVER = "\ue000"
 """Stands for each character of what is found already; a character of private use, no letter."""
 _SHOWN = 2
@@ -59,11 +60,11 @@ class Privacy(CleaningStep):
 
     kinds: tuple[Kind, ...] = KINDS
     remove: tuple[Kind, ...] = ()
-    regions: tuple[str, ...] = ("CN", "US")
+    regions: tuple[str, ...] = _REGIONS
 
     @field_validator("remove")
     @classmethod
-    def _are_looked_for(cls, remove: tuple[Kind, ...], info: Any) -> tuple[Kind, ...]:
+    def _are_looked_for(cls, remove: tuple[Kind, ...], info: ValidationInfo) -> tuple[Kind, ...]:
         missing = sorted(set(remove) - set(info.data.get("kinds", remove)))
         if missing:
             raise ValueError(f"{', '.join(missing)}: not in kinds, so not looked for")
@@ -71,7 +72,8 @@ class Privacy(CleaningStep):
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
-        if "phone" in self.kinds and (unknown := set(self.regions) - supported_regions()):
+        others = set(self.regions) - set(_REGIONS)
+        if others and "phone" in self.kinds and (unknown := others - supported_regions()):
             raise UserError(
                 "no such region; regions are such as CN, US, GB", key=f"{self.name}.regions",
                 value=", ".join(sorted(unknown)),
