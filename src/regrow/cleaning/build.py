@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from regrow.cleaning import clean_pass, cleaner, unique_pass
+from regrow.cleaning import clean_pass, unique_pass
 from regrow.cleaning.built import HITS, REPORT, STORE, BuiltCorpus, NamedTally, most_dropped
-from regrow.cleaning.cleaner import CONTAMINATION, PARAGRAPH, RECORD, step_names
+from regrow.cleaning.cleaner import PARAGRAPH, RECORD, step_names
 from regrow.cleaning.config import CorpusConfig, Paragraphs
 from regrow.cleaning.duplicates.documents import find_leaders
 from regrow.cleaning.duplicates.repeated import mark_paragraphs, mark_sentences
@@ -163,7 +163,9 @@ def _write_corpus(
     )  # fmt: skip
 
 
-def _totals(records: "np.ndarray[tuple[int], np.dtype[np.void]]", mixture: Mixture) -> tuple[int, int]:
+def _totals(
+    records: "np.ndarray[tuple[int], np.dtype[np.void]]", mixture: Mixture
+) -> tuple[int, int]:
     """The documents and characters that are taken."""
     documents = characters = 0
     for first in range(0, len(records), _CHUNK):

@@ -55,7 +55,7 @@ class BuiltCorpus:
         return self.out / PAGE
 
     def to_json(self) -> dict[str, Any]:
-        """The report as values that JSON can hold. It says no time, so the same work is the same."""
+        """The report as values for JSON, without times: the same work gives the same."""
         return {
             "documents": self.documents,
             "characters": self.characters,

@@ -14,12 +14,11 @@ from regrow.cleaning.document import Document, Finding, Step
 from regrow.cleaning.duplicates.signatures import signatures_of
 from regrow.cleaning.parts import paragraphs, part_hash, sentences, text_hash
 from regrow.cleaning.reading.blocks import Problem, RawBlock
-from regrow.cleaning.reading.records import WEB, documents_in
+from regrow.cleaning.reading.records import documents_in
 from regrow.cleaning.tally import StepTally, Tally
 from regrow.cleaning.word_hashes import Hashes, normalised, word_pieces
 
 READ, CONTAMINATION = "read", "benchmark questions"
-_HTML = "html"
 _LONGEST_EXAMPLE = 200
 RECORD = np.dtype(
     [
@@ -100,8 +99,6 @@ class Cleaner:
             document: Document | None = found
             for step in self._steps:
                 assert document is not None
-                if step.name == _HTML and not _is_page(block, document):
-                    continue
                 outcome = step.apply(document)
                 after = None if outcome.document is None else outcome.document.text
                 tally[step.name].passed(document.text, after)
@@ -172,13 +169,12 @@ def document_from(line: bytes) -> Document:
     return Document(values["text"], values["id"], values["source"], values.get("facts", {}))
 
 
-def _is_page(block: RawBlock, document: Document) -> bool:
-    """Whether the step `html` is for a document: not for the plain text of a WARC file."""
-    return block.input.format not in WEB or document.facts.get("type") != "text/plain"
-
-
 def _count_problem(step: StepTally, problem: Problem) -> None:
-    words = problem.where if len(problem.where) <= _LONGEST_EXAMPLE else "…" + problem.where[-_LONGEST_EXAMPLE:]
+    words = (
+        problem.where
+        if len(problem.where) <= _LONGEST_EXAMPLE
+        else "…" + problem.where[-_LONGEST_EXAMPLE:]
+    )
     step.found(words, [Finding(problem.reason, "")])
 
 

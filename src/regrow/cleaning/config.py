@@ -116,66 +116,6 @@ class Contamination(Strict):
     ngram_characters: Annotated[Size, Field(ge=8, le=128)] = 26
 
 
-class CorpusConfig(Strict):
-    """A corpus to build from raw text.
-
-    Attributes:
-        out: The new directory for the corpus.
-        sources: Where the raw text comes from, in order.
-        steps: The steps of cleaning, in order: a name, or a name with settings.
-        duplicates: Which duplicates are removed.
-        contamination: Which benchmark questions are removed.
-        tokens: The size of the corpus in tokens of `tokenise`.
-        characters: The size of the corpus in characters.
-        documents: The size of the corpus in documents.
-        shards: In how many files the documents are written. By default about 1 GB each.
-        compress: `gz` or `zst`.
-        tokenise: A model, whose tokenizer also makes the token store `tokens` of the corpus.
-    """
-
-    out: Path
-    sources: Annotated[tuple[CorpusSource, ...], Field(min_length=1, max_length=1000)]
-    steps: tuple[Any, ...] = ()
-    duplicates: Duplicates = Duplicates()
-    contamination: Contamination | None = None
-    tokens: Size | None = None
-    characters: Size | None = None
-    documents: Size | None = None
-    shards: Annotated[Size, Field(le=100_000)] | None = None
-    compress: Literal["gz", "zst"] | None = None
-    tokenise: str | None = None
-
-    @field_validator("steps", mode="before")
-    @classmethod
-    def _known_steps(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            raise ValueError("a list of names is wanted, such as [repair, language]")
-        return tuple(made_step(each) for each in value)
-
-    @validates(mode="after")
-    def _fit_together(self) -> Self:
-        names = [source.name for source in self.sources]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two sources are called {name!r}; give each a name of its own")
-        shares = [source.share for source in self.sources if source.share is not None]
-        if shares and len(shares) < len(self.sources):
-            raise ValueError("give a share to each source, or to none")
-        if shares and abs(sum(shares) - 1) > _NEAR_ONE:
-            raise ValueError(f"the shares of the sources add up to {sum(shares):.4g}, not to 1")
-        sizes = [key for key in ("tokens", "characters", "documents") if getattr(self, key)]
-        if len(sizes) > 1:
-            raise ValueError(f"the size is given twice, as {sizes[0]} and {sizes[1]}; keep one")
-        if self.tokens is not None and self.tokenise is None:
-            raise ValueError("tokens are counted with the tokenizer of a model; set tokenise")
-        return self
-
-    @property
-    def has_shares(self) -> bool:
-        """Whether the sources have shares."""
-        return self.sources[0].share is not None
-
-
 def made_step(written: Any) -> Step:
     """A step as a configuration writes it: its name, or its name with settings.
 
@@ -203,3 +143,56 @@ def made_step(written: Any) -> Step:
             ) from None
         at = f"{dotted(place)}: " if place else ""
         raise ValueError(f"{written}: {at}{describe(wrong)}") from None
+
+
+class CorpusConfig(Strict):
+    """A corpus to build from raw text.
+
+    Attributes:
+        out: The new directory for the corpus.
+        sources: Where the raw text comes from, in order.
+        steps: The steps of cleaning, in order: a name, or a name with settings.
+        duplicates: Which duplicates are removed.
+        contamination: Which benchmark questions are removed.
+        tokens: The size of the corpus in tokens of `tokenise`.
+        characters: The size of the corpus in characters.
+        documents: The size of the corpus in documents.
+        shards: In how many files the documents are written. By default about 1 GB each.
+        compress: `gz` or `zst`.
+        tokenise: A model, whose tokenizer also makes the token store `tokens` of the corpus.
+    """
+
+    out: Path
+    sources: Annotated[tuple[CorpusSource, ...], Field(min_length=1, max_length=1000)]
+    steps: tuple[Annotated[Any, BeforeValidator(made_step)], ...] = ()
+    duplicates: Duplicates = Duplicates()
+    contamination: Contamination | None = None
+    tokens: Size | None = None
+    characters: Size | None = None
+    documents: Size | None = None
+    shards: Annotated[Size, Field(le=100_000)] | None = None
+    compress: Literal["gz", "zst"] | None = None
+    tokenise: str | None = None
+
+    @validates(mode="after")
+    def _fit_together(self) -> Self:
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called {name!r}; give each a name of its own")
+        shares = [source.share for source in self.sources if source.share is not None]
+        if shares and len(shares) < len(self.sources):
+            raise ValueError("give a share to each source, or to none")
+        if shares and abs(sum(shares) - 1) > _NEAR_ONE:
+            raise ValueError(f"the shares of the sources add up to {sum(shares):.4g}, not to 1")
+        sizes = [key for key in ("tokens", "characters", "documents") if getattr(self, key)]
+        if len(sizes) > 1:
+            raise ValueError(f"the size is given twice, as {sizes[0]} and {sizes[1]}; keep one")
+        if self.tokens is not None and self.tokenise is None:
+            raise ValueError("tokens are counted with the tokenizer of a model; set tokenise")
+        return self
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether the sources have shares."""
+        return self.sources[0].share is not None

@@ -134,8 +134,8 @@ def read_questions(wanted: Contamination) -> QuestionIndex:
             questions.append(Question(where, " ".join(text[: 4 * _SHOWN].split())[:_SHOWN]))
     if not questions:
         raise UserError(
-            f"no text of at least {LEAST_WORDS} words, or {LEAST_CHARACTERS} Chinese characters, in "
-            "the files", key="contamination.against",
+            f"no text of at least {LEAST_WORDS} words, or {LEAST_CHARACTERS} Chinese characters, "
+            "in the files", key="contamination.against",
         )  # fmt: skip
     table = np.zeros(1 << _TABLE_BITS, np.bool_)
     made = tuple(_sorted(least, entries[least]) for least in sorted(entries))
@@ -169,7 +169,7 @@ def _sorted(size: int, found: list[_Entries]) -> _Entries:
 
 
 def question_files(paths: Sequence[Path]) -> list[Path]:
-    """The files that paths, directories and patterns stand for. Raises UserError if there is none."""
+    """The files that paths and patterns stand for. Raises UserError if one gives no file."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -205,7 +205,11 @@ def _sizes(words: Words, text: str, wanted: Contamination) -> tuple[int, int] | 
     )
     least = min(least, size)
     letters = sum(map(str.isalpha, text))
-    return None if len(words.hashes) < least or letters < (1 if alone else 2) * least else (least, size)
+    return (
+        None
+        if len(words.hashes) < least or letters < (1 if alone else 2) * least
+        else (least, size)
+    )
 
 
 def _place(hashes: Hashes) -> NDArray[np.int64]:
@@ -221,7 +225,9 @@ def _texts(path: Path) -> Iterator[tuple[str, str]]:
     elif suffix in (".csv", ".tsv"):
         limit = csv.field_size_limit(len(content) + 1)
         try:
-            rows = csv.reader(io.StringIO(content, newline=""), delimiter="," if suffix == ".csv" else "\t")
+            rows = csv.reader(
+                io.StringIO(content, newline=""), delimiter="," if suffix == ".csv" else "\t"
+            )
             for number, row in enumerate(rows, 1):
                 yield from ((f"{path}:{number}", cell) for cell in row)
         except csv.Error as error:

@@ -134,7 +134,13 @@ def _removed(
         first = " ".join(parts[int(np.argmax(gone))][: 4 * _SHOWN].split())[:_SHOWN]
         words = "stood before" if text is not None else NOTHING_LEFT
         step.found(document.id, [Finding(words, first, int(gone.sum()))])
-    return None if text is None else document if text == document.text else replace(document, text=text)
+    return (
+        None
+        if text is None
+        else document
+        if text == document.text
+        else replace(document, text=text)
+    )
 
 
 # In a worker process

@@ -142,9 +142,7 @@ def _tokenizer_hash(directory: Path) -> str:
     return store_job(directory, eos=True).tokenizer_sha256
 
 
-def blocks_from(
-    job: CorpusJob, file: int, position: Position
-) -> "Iterator[tuple[int, Any]]":
+def blocks_from(job: CorpusJob, file: int, position: Position) -> "Iterator[tuple[int, Any]]":
     """The raw blocks of all inputs from a position on, each with the number of its input."""
     for number in range(file, len(job.inputs)):
         each = job.inputs[number]

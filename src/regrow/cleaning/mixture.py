@@ -65,7 +65,8 @@ class Mixture:
         sources = records["source"]
         cuts = np.array(self.cuts, np.uint64)[sources]
         whole = np.array(self.whole, np.int64)[sources]
-        return whole + (records["key"] < cuts)
+        copies: NDArray[np.int64] = whole + (records["key"] < cuts)
+        return copies
 
     @property
     def rounds(self) -> int:

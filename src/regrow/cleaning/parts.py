@@ -13,7 +13,8 @@ from regrow.cleaning.word_hashes import normalised
 
 _PARAGRAPH = re.compile(r"[^\n]*\n*")
 _SENTENCE_END = re.compile(
-    r"""(?<=[.!?])["'\u2019\u201d)\]]*\s+ | [\u3002\uff01\uff1f\u2026]+["'\u2019\u201d\u300d\u300f\uff09)]*\s*""",
+    r"""(?<=[.!?]) ["'\u2019\u201d)\]]* \s+
+      | [\u3002\uff01\uff1f\u2026]+ ["'\u2019\u201d\u300d\u300f\uff09)]* \s*""",
     re.VERBOSE,
 )
 NOT_COMPARED = 0
@@ -60,4 +61,6 @@ def text_hash(text: str) -> tuple[int, int]:
 
 def without(parts: list[str], repeated: NDArray[np.bool_]) -> str:
     """The text without the parts that are marked."""
-    return "".join(part for part, is_repeated in zip(parts, repeated, strict=True) if not is_repeated)
+    return "".join(
+        part for part, is_repeated in zip(parts, repeated, strict=True) if not is_repeated
+    )

@@ -15,7 +15,15 @@ from regrow.cleaning.document import Finding
 from regrow.cleaning.finisher import PARAGRAPHS, SENTENCES, Staying
 from regrow.cleaning.job import CorpusJob
 from regrow.cleaning.progress import StageProgress
-from regrow.cleaning.tally import EXAMPLES, ReasonTally, StepTally, Tally, add_tally, tally_from, tally_json
+from regrow.cleaning.tally import (
+    EXAMPLES,
+    ReasonTally,
+    StepTally,
+    Tally,
+    add_tally,
+    tally_from,
+    tally_json,
+)
 from regrow.cleaning.work_files import GrowingFiles, read_array
 from regrow.common.errors import UserError
 from regrow.corpus import parallel
@@ -131,7 +139,10 @@ class _Reader:
             part = self._records[reached.documents : reached.documents + _MOST_DOCUMENTS]
             ends = np.cumsum(part["bytes"].astype(np.int64))
             part = part[: 1 + int(np.searchsorted(ends, _BLOCK_BYTES))]
-            sums = [int(part[name].astype(np.int64).sum()) for name in ("bytes", "paragraphs", "sentences")]
+            sums = [
+                int(part[name].astype(np.int64).sum())
+                for name in ("bytes", "paragraphs", "sentences")
+            ]
             after = _Reached(
                 reached.documents + len(part), reached.bytes + sums[0],
                 reached.paragraphs + sums[1], reached.sentences + sums[2],

@@ -144,9 +144,9 @@ def _at_once(path: Path, plain: BinaryIO, file: Any, group: int, column: int, wa
     for page in read_pages(plain, begin, begin + chunk.total_compressed_size):
         if page.nbytes > LARGEST_PAGE:
             raise UserError(
-                f"{path}: row group {group + 1}: a page of column {chunk.path_in_schema!r} unpacks to "
-                f"{page.nbytes:,} bytes, more than {LARGEST_PAGE >> 20} MB; write the file again "
-                "with smaller pages"
+                f"{path}: row group {group + 1}: a page of column {chunk.path_in_schema!r} "
+                f"unpacks to {page.nbytes:,} bytes, more than {LARGEST_PAGE >> 20} MB; write the "
+                "file again with smaller pages"
             )
         pages.append(page)
     return rows_at_once(pages, wanted)

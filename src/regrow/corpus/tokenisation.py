@@ -155,7 +155,7 @@ def plan_store(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> J
 
 
 def store_job(model: Path, *, eos: bool) -> Job:
-    """What the tokenizer in a directory decides of a store. Raises UserError if it cannot be used."""
+    """What a tokenizer decides of a store. Raises UserError if it cannot be used."""
     tokenizer = load_tokenizer(model)
     end = tokenizer.eos_token_id if eos else None
     if eos and end is None:

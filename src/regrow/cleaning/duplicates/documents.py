@@ -63,9 +63,7 @@ def _find_exact(records: NDArray[np.void], leaders: Leaders, place: Path, memory
     with SpilledPairs(place, memory=memory) as pairs:
         for first in range(0, len(records), _CHUNK):
             part = records[first : first + _CHUNK]
-            pairs.add(
-                part["exact"][:, 0], np.arange(first, first + len(part), dtype=np.uint64)
-            )
+            pairs.add(part["exact"][:, 0], np.arange(first, first + len(part), dtype=np.uint64))
         for found in pairs.sorted():
             tell_part("finding equal documents", int(found.keys[-1] >> np.uint64(56)), 256)
             at = np.flatnonzero(found.first != found.values)
@@ -94,8 +92,8 @@ def _find_near(
                 for earlier in (found.first, found.before):
                     at = np.flatnonzero(earlier != found.values)
                     meetings.add(found.values[at], earlier[at])
-        for later, earlier in _similar(meetings, signatures, threshold):
-            _lead(later, earlier, leaders, signatures, threshold)
+        for document, like in _similar(meetings, signatures, threshold):
+            _lead(document, like, leaders, signatures, threshold)
     tell_part("comparing documents", 1, 1)
 
 

@@ -51,7 +51,11 @@ def parts_of(records: NDArray[np.void], leaders: Leaders, chunk: int = _CHUNK) -
 
 
 def mark_paragraphs(
-    records: NDArray[np.void], leaders: Leaders, hashes: Hashes, out: Path, memory: int = MEMORY_PAIRS
+    records: NDArray[np.void],
+    leaders: Leaders,
+    hashes: Hashes,
+    out: Path,
+    memory: int = MEMORY_PAIRS,
 ) -> None:
     """Write for each paragraph a byte: 1 if an earlier document or place has the same one.
 

@@ -121,9 +121,7 @@ class _Stream:
             if place.offset < each.offset <= after.offset or each.offset == place.offset == 0
         ]
         read = self._file.tell()
-        return RawBlock(
-            self.given, self.key, place.record, after, records, (*found, *more), read
-        )
+        return RawBlock(self.given, self.key, place.record, after, records, (*found, *more), read)
 
 
 def _lines(stream: _Stream) -> Iterator[RawBlock]:
@@ -182,7 +180,9 @@ def _nothing(stream: _Stream) -> RawBlock:
     block = stream.block(Position(), Position(1, 0), b"")
     if block.problems:
         return block
-    return stream.block(Position(), Position(1, 0), b"", Problem("empty file", str(stream.given.path)))
+    return stream.block(
+        Position(), Position(1, 0), b"", Problem("empty file", str(stream.given.path))
+    )
 
 
 # WARC
@@ -227,7 +227,7 @@ DAMAGED_RECORD = "damaged WARC record"
 
 
 def _header(lines: "_PushBack") -> bytes:
-    """The header of a record, or a line that is none; empty at the end. Blank lines are left out."""
+    """The header of a record, or a line that is none, without blank lines; empty at the end."""
     line = lines.readline()
     while line in (b"\n", b"\r\n"):
         line = lines.readline()
@@ -317,7 +317,13 @@ def _rows_of_parquet(given: Input, key: str, start: Position) -> Iterator[RawBlo
             problem = Problem(_SPECIFIC.sub("", reason), f"{given.path}: after row {at:,}")
             after = at if following is None else following
             yield RawBlock(
-                given, key, at, Position(after, after), (), (problem,), size if following is None else 0
+                given,
+                key,
+                at,
+                Position(after, after),
+                (),
+                (problem,),
+                size if following is None else 0,
             )
             at = following
 
@@ -338,7 +344,9 @@ def open_dataset(path: Path, subset: str | None, split: str) -> Any:
             return datasets.load_dataset(str(path), subset, split=split)
         found = datasets.load_from_disk(str(path))
     except Exception as error:  # noqa: BLE001 - what the library raises is not documented
-        raise UserError(f"{path}: no data set that datasets can open: {one_line(str(error))}") from None
+        raise UserError(
+            f"{path}: no data set that datasets can open: {one_line(str(error))}"
+        ) from None
     if isinstance(found, dict):
         if split not in found:
             raise UserError(f"{path}: no split {split!r}; it has {', '.join(found)}")

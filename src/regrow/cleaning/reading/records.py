@@ -93,14 +93,22 @@ def _of_row(value: Any, key: str) -> _Parsed:
 def _of_page(data: bytes, _: str, charset: str | None = None) -> _Parsed:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    return bytes_to_str(data, charset or detect_encoding(data, from_html_meta=True)), {}
+    for name in (charset, detect_encoding(data, from_html_meta=True)):
+        try:
+            if name:
+                return bytes_to_str(data, name), {}
+        except (LookupError, UnicodeError):  # there is no such encoding
+            continue
+    return data.decode("utf-8", "replace"), {}
 
 
 def _of_record(record: bytes, key: str) -> _Parsed:
     from fastwarc.warc import ArchiveIterator
 
     try:
-        found = next(iter(ArchiveIterator(io.BytesIO(record), parse_http=True, auto_decode="all")), None)
+        found = next(
+            iter(ArchiveIterator(io.BytesIO(record), parse_http=True, auto_decode="all")), None
+        )
         if found is None:
             raise _UnreadableError(DAMAGED_RECORD)
         kind = found.http_content_type or found.headers.get("Content-Type") or ""
@@ -114,7 +122,7 @@ def _of_record(record: bytes, key: str) -> _Parsed:
     if kind in _HTML_TYPES:
         return _of_page(content, key, found.http_charset)[0], facts
     if kind == "text/plain":
-        return _of_page(content, key, found.http_charset or "utf-8")[0], {**facts, "type": kind}
+        return _of_page(content, key, found.http_charset or "utf-8")[0], facts
     raise _UnreadableError("no page of text")
 
 
