@@ -13,11 +13,12 @@ was killed. All of it lies in a hidden directory beside the corpus until it is c
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from regrow.cleaning import clean_pass, unique_pass
+from regrow.cleaning import clean_pass, unique_pass, worker
 from regrow.cleaning.built import HITS, REPORT, STORE, BuiltCorpus, NamedTally, most_dropped
 from regrow.cleaning.cleaner import PARAGRAPH, RECORD, step_names
 from regrow.cleaning.config import CorpusConfig, Paragraphs
@@ -36,6 +37,7 @@ from regrow.common.files import json_bytes, read_json_object, write_atomically
 from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import publish_finished, workplace
 from regrow.corpus import parallel
+from regrow.corpus.parallel import Workers
 
 _JOB, _CORPUS = "job.json", "corpus"
 _CHUNK = 1 << 18
@@ -67,14 +69,20 @@ def build(
     with workplace(config.out, checkpoint=_JOB) as place:
         _check_same(place, job)
         corpus = place / _CORPUS
-        tally = clean_pass.clean_inputs(
-            job, place / "clean", workers, StageProgress(progress, "cleaning")
-        )
-        marked = _find_duplicates(job, place, StageProgress(progress, "finding duplicates"))
-        stage = StageProgress(progress, "finishing documents")
-        removed = unique_pass.finish_documents(job, marked, place / "unique", workers, stage)
-        steps = _steps(job, tally, removed)
-        built = _write_corpus(job, place, steps, workers, progress)
+        tokens = job.tokenizer if job.counts_tokens else None
+        given = (job.config, job.questions, unique_pass.removed_parts(job), tokens)
+        with parallel.pool(workers, worker.start, *given) as processes:
+            stage = StageProgress(progress, "cleaning")
+            tally = clean_pass.clean_inputs(job, place / "clean", processes, stage)
+            stage = StageProgress(progress, "finding duplicates")
+            marked = _find_duplicates(job, place, stage)
+            stage = StageProgress(progress, "finishing documents")
+            removed = unique_pass.finish_documents(job, marked, place / "unique", processes, stage)
+            steps = _steps(job, tally, removed)
+            stage = StageProgress(progress, "writing")
+            built = _write_shards(job, place, steps, processes, stage)
+        if job.tokenizer is not None:
+            built = replace(built, tokens=_tokenise(job, corpus, built, workers, progress))
         write_atomically(corpus / REPORT, json_bytes(built.to_json()))
         if job.questions is not None:
             shutil.copyfile(place / "clean" / clean_pass.HITS, corpus / HITS)
@@ -129,10 +137,11 @@ def _steps(job: CorpusJob, tally: Tally, removed: Tally) -> tuple[NamedTally, ..
     return tuple(NamedTally(name, {**tally, **removed}[name]) for name in names)
 
 
-def _write_corpus(
-    job: CorpusJob, place: Path, steps: tuple[NamedTally, ...], workers: int, progress: Progress
-) -> BuiltCorpus:
-    """Write the shards and the token store."""
+def _write_shards(
+    job: CorpusJob, place: Path, steps: tuple[NamedTally, ...], workers: Workers,
+    progress: StageProgress,
+) -> BuiltCorpus:  # fmt: skip
+    """Write the files of the documents."""
     config, corpus, unique = job.config, place / _CORPUS, place / "unique"
     records = read_array(unique / unique_pass.RECORDS, UNIQUE)
     mixture = mix(config, records)
@@ -140,7 +149,6 @@ def _write_corpus(
     if not documents:
         raise UserError(f"{config.out}: no document is left; {most_dropped(steps)}")
     corpus.mkdir(exist_ok=True)
-    stage = StageProgress(progress, "writing")
     stretches = plan_stretches(records, mixture, config.shards)
     shards = [
         Shard(
@@ -150,17 +158,13 @@ def _write_corpus(
         for number, each in enumerate(stretches)
     ]  # fmt: skip
     left = [(shard.path.name, shard) for shard in shards if not shard.path.exists()]
-    if left:
-        with parallel.pool(min(workers, len(left)), _nothing) as processes:
-            written = parallel.in_order(write_shard, iter(left), processes, _nothing)
-            for done, (name, _) in enumerate(written, 1):
-                stage.tell(done, len(left), name)
-    paths = [shard.path for shard in shards]
-    tokens = None if job.tokenizer is None else _tokenise(job, corpus, paths, workers, progress)
+    written = parallel.in_order(write_shard, iter(left), workers, _nothing)
+    for done, (name, _) in enumerate(written, 1):
+        progress.tell(done, len(left), name)
+    files = tuple(config.out / shard.path.name for shard in shards)
     return BuiltCorpus(
-        config.out, tuple(config.out / path.name for path in paths), documents, characters, tokens,
-        steps, mixture, settings_of(config),
-    )  # fmt: skip
+        config.out, files, documents, characters, None, steps, mixture, settings_of(config)
+    )
 
 
 def _totals(
@@ -177,7 +181,7 @@ def _totals(
 
 
 def _tokenise(
-    job: CorpusJob, corpus: Path, files: list[Path], workers: int, progress: Progress
+    job: CorpusJob, corpus: Path, built: BuiltCorpus, workers: int, progress: Progress
 ) -> int:
     """Make the token store of the corpus, if it is not there; the tokens in it."""
     from regrow.corpus.tokenisation import tokenise_files
@@ -186,6 +190,7 @@ def _tokenise(
     store = corpus / STORE
     if not store.exists():
         stage = StageProgress(progress, "tokenising")
+        files = [corpus / path.name for path in built.files]
         tokenise_files(job.tokenizer, store, files, workers=workers, progress=stage.tell)
     notes = store / f"{STORE}.json"
     facts = read_json_object(notes)
@@ -196,4 +201,4 @@ def _tokenise(
 
 
 def _nothing() -> None:
-    """There is nothing to load or to save: a shard that was written stays."""
+    """Save nothing: a shard that was written stays."""

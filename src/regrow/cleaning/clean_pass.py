@@ -6,7 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from regrow.cleaning import cleaner
+from regrow.cleaning import worker
 from regrow.cleaning.cleaner import Cleaned, step_names
 from regrow.cleaning.job import CorpusJob, blocks_from
 from regrow.cleaning.progress import StageProgress
@@ -14,7 +14,7 @@ from regrow.cleaning.tally import StepTally, Tally, add_tally, tally_from, tally
 from regrow.cleaning.work_files import GrowingFiles
 from regrow.common.errors import UserError
 from regrow.corpus import parallel
-from regrow.corpus.parallel import FilePosition, file_position
+from regrow.corpus.parallel import FilePosition, Workers, file_position
 
 LINES, RECORDS, SIGNATURES = "documents.jsonl", "records", "signatures"
 PARAGRAPHS, SENTENCES, HITS = "paragraphs", "sentences", "hits.jsonl"
@@ -22,7 +22,9 @@ _FILES = (LINES, RECORDS, SIGNATURES, PARAGRAPHS, SENTENCES, HITS)
 _CHECKPOINT = "clean.json"
 
 
-def clean_inputs(job: CorpusJob, directory: Path, workers: int, progress: StageProgress) -> Tally:
+def clean_inputs(
+    job: CorpusJob, directory: Path, workers: Workers, progress: StageProgress
+) -> Tally:
     """Clean all inputs into a directory; go on where an earlier run was stopped.
 
     What the steps did.
@@ -46,13 +48,12 @@ def clean_inputs(job: CorpusJob, directory: Path, workers: int, progress: StageP
             ((FilePosition(number, block.after), before[number] + block.read), block)
             for number, block in blocks_from(job, reached.file, reached.position)
         )
-        with parallel.pool(workers, cleaner.start, job.config, job.questions) as processes:
-            for (after, read), found in parallel.in_order(cleaner.clean, blocks, processes, save):
-                _append(files, found)
-                add_tally(tally, found.tally)
-                reached = after
-                source = job.config.sources[job.inputs[after.file].source].name
-                progress.tell(read, before[-1], source)
+        for (after, read), found in parallel.in_order(worker.clean, blocks, workers, save):
+            _append(files, found)
+            add_tally(tally, found.tally)
+            reached = after
+            source = job.config.sources[job.inputs[after.file].source].name
+            progress.tell(read, before[-1], source)
         save(finished=True)
     return tally
 

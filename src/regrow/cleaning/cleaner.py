@@ -176,19 +176,3 @@ def _count_problem(step: StepTally, problem: Problem) -> None:
         else "…" + problem.where[-_LONGEST_EXAMPLE:]
     )
     step.found(words, [Finding(problem.reason, "")])
-
-
-# In a worker process
-
-_cleaner: Cleaner
-
-
-def start(config: CorpusConfig, questions: QuestionIndex | None) -> None:
-    """Make the cleaner of this process."""
-    global _cleaner
-    _cleaner = Cleaner(config, questions)
-
-
-def clean(block: RawBlock) -> Cleaned:
-    """Clean a block with the cleaner of this process."""
-    return _cleaner.clean(block)

@@ -14,6 +14,7 @@ from datatrove.data import Document as DatatroveDocument
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 from datatrove.utils.typeshelper import StatHints
+from datatrove.utils.word_tokenizers import WhitespaceTokenizer
 from numpy.typing import NDArray
 
 from regrow.cleaning.config import CorpusConfig
@@ -93,7 +94,8 @@ class NgramSignatures(MinhashDedupSignature):  # type: ignore[misc]
 
     def __init__(self, output_folder: Any, config: MinhashConfig | None = None) -> None:
         """As `MinhashDedupSignature`; the language of the text need not be known."""
-        super().__init__(output_folder, config)
+        # A tokenizer of datatrove that loads nothing before it is used, which it is not.
+        super().__init__(output_folder, config, language=WhitespaceTokenizer())
 
     def get_shingles(self, text: str) -> NDArray[np.uint64]:
         """The n-grams of a text: shape (n-grams, 1)."""

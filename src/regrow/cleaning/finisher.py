@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,9 @@ from regrow.cleaning.document import Document, Finding
 from regrow.cleaning.parts import paragraphs, sentences, without
 from regrow.cleaning.tally import StepTally, Tally
 from regrow.cleaning.word_hashes import mixed
+
+if TYPE_CHECKING:
+    from regrow.corpus.encoding import Tokenizer
 
 PARAGRAPHS, SENTENCES = "repeated paragraphs", "repeated sentences"
 NOTHING_LEFT = "nothing else in it"
@@ -55,12 +60,7 @@ class Finisher:
 
     def __init__(self, names: Sequence[str], tokenizer: Path | None) -> None:
         """`names`: of what is removed: `PARAGRAPHS`, `SENTENCES`."""
-        self._names = names
-        self._tokenizer = None
-        if tokenizer is not None:
-            from regrow.models.loading import load_tokenizer
-
-            self._tokenizer = load_tokenizer(tokenizer)
+        self._names, self._directory = names, tokenizer
 
     def finish(self, given: Staying) -> Finished:
         """Remove the repeated parts of some documents."""
@@ -72,7 +72,7 @@ class Finisher:
         paragraph = sentence = 0
         for number, (line, record) in enumerate(zip(given.lines, given.records, strict=True)):
             ends = paragraph + int(record["paragraphs"]), sentence + int(record["sentences"])
-            if self._names or self._tokenizer is not None:
+            if self._names or self._directory is not None:
                 document = document_from(line)
                 changed = self._without_parts(
                     document, given, slice(paragraph, ends[0]), slice(sentence, ends[1]), tally
@@ -89,11 +89,19 @@ class Finisher:
             lines.append(line)
             records.append((len(line), characters, 0, int(keys[number]), int(record["source"])))
         found = np.array(records, UNIQUE)
-        if self._tokenizer is not None:
+        if self._directory is not None:
             from regrow.corpus.packing import tokenise
 
             found["tokens"] = [len(ids) for ids in tokenise(texts, self._tokenizer)]
         return Finished(b"".join(lines), found, tally)
+
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        """It is loaded when it is first used: cleaning does not need it."""
+        from regrow.models.loading import load_tokenizer
+
+        assert self._directory is not None
+        return load_tokenizer(self._directory)
 
     def _without_parts(
         self, document: Document, given: Staying, lines: slice, ends: slice, tally: Tally
@@ -141,19 +149,3 @@ def _removed(
         if text == document.text
         else replace(document, text=text)
     )
-
-
-# In a worker process
-
-_finisher: Finisher
-
-
-def start(names: Sequence[str], tokenizer: Path | None) -> None:
-    """Make the finisher of this process."""
-    global _finisher
-    _finisher = Finisher(names, tokenizer)
-
-
-def finish(given: Staying) -> Finished:
-    """Finish documents with the finisher of this process."""
-    return _finisher.finish(given)

@@ -128,7 +128,8 @@ def _check_text_key(config: CorpusConfig, number: int, inputs: list[Input]) -> N
     wrong = f"no key {source.text!r}"
     block = next(iter(read_raw(first, source.text, None, "", Position())), None)
     found = [] if block is None else [*documents_in(block, source.name)]
-    if found and all(not isinstance(each, Document) and each.reason == wrong for each in found):
+    reasons = [each.reason for each in found if not isinstance(each, Document)]
+    if len(reasons) == len(found) and wrong in reasons:
         raise UserError(
             f"{first.path}: {wrong} in any of its first {len(found):,} lines; "
             "set text to the key that holds the text",

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.cleaning import clean_pass, finisher
+from regrow.cleaning import clean_pass, worker
 from regrow.cleaning.cleaner import PARAGRAPH, RECORD, document_from
 from regrow.cleaning.config import Paragraphs
 from regrow.cleaning.document import Finding
@@ -27,6 +27,7 @@ from regrow.cleaning.tally import (
 from regrow.cleaning.work_files import GrowingFiles, read_array
 from regrow.common.errors import UserError
 from regrow.corpus import parallel
+from regrow.corpus.parallel import Workers
 
 EQUAL, SIMILAR = "equal documents", "similar documents"
 LINES, RECORDS = "documents.jsonl", "records"
@@ -72,8 +73,13 @@ def names_of(job: CorpusJob) -> list[str]:
     return [name for name, is_wanted in chosen.items() if is_wanted]
 
 
+def removed_parts(job: CorpusJob) -> list[str]:
+    """The names of the kinds of parts that are removed if they are repeated."""
+    return [name for name in names_of(job) if name in (PARAGRAPHS, SENTENCES)]
+
+
 def finish_documents(
-    job: CorpusJob, marked: Marked, directory: Path, workers: int, progress: StageProgress
+    job: CorpusJob, marked: Marked, directory: Path, workers: Workers, progress: StageProgress
 ) -> Tally:
     """Write the documents that stay to a directory; go on where an earlier run was stopped.
 
@@ -92,17 +98,10 @@ def finish_documents(
             facts = {"reached": asdict(reached), "done": finished, "tally": tally_json(tally)}
             files.save(facts)
 
-        parts = [name for name in names if name in (PARAGRAPHS, SENTENCES)]
-        tokenizer = job.tokenizer if job.counts_tokens else None
-        with (
-            (marked.directory / clean_pass.LINES).open("rb") as lines,
-            parallel.pool(workers, finisher.start, parts, tokenizer) as processes,
-        ):
+        with (marked.directory / clean_pass.LINES).open("rb") as lines:
             reader = _Reader(marked, lines, names)
             tasks = reader.read(reached)
-            for (after, dropped), found in parallel.in_order(
-                finisher.finish, tasks, processes, save
-            ):
+            for (after, dropped), found in parallel.in_order(worker.finish, tasks, workers, save):
                 files.append(LINES, found.lines)
                 files.append(RECORDS, found.records.tobytes())
                 add_tally(tally, dropped)

@@ -78,7 +78,8 @@ def _find_near(
 ) -> None:
     bands = bands_for(threshold)
     count = len(leaders)
-    with SpilledPairs(out.with_name("meetings"), max(1, count.bit_length()), memory) as meetings:
+    bits, least = max(1, count.bit_length()), 2 * HASHES  # so many pairs of one later document
+    with SpilledPairs(out.with_name("meetings"), bits, max(memory, least)) as meetings:
         with SpilledPairs(out.with_name("buckets"), memory=memory) as buckets:
             for first in range(0, count, _CHUNK):
                 tell_part("comparing documents", first, count)

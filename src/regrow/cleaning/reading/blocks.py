@@ -188,6 +188,7 @@ def _nothing(stream: _Stream) -> RawBlock:
 # WARC
 
 _MOST_HEADER = 1 << 20
+_BEGINS = re.compile(rb"WARC/1\.\d\r?\n")
 _WANTED = (b"response", b"conversion", b"resource")
 
 
@@ -203,7 +204,7 @@ def _records(stream: _Stream) -> Iterator[RawBlock]:
     problems: list[Problem] = []
     is_lost = False
     while header := _header(lines):
-        begins = header.startswith(b"WARC/1.")
+        begins = _BEGINS.match(header) is not None
         number += begins
         where = f"{stream.given.path}: record {number:,}"
         record, problem = _record(header, lines) if begins else (None, DAMAGED_RECORD)
@@ -212,7 +213,7 @@ def _records(stream: _Stream) -> Iterator[RawBlock]:
         is_lost = problem is not None
         if record is not None:
             records.append(record)
-        if lines.taken >= BLOCK_BYTES:
+        if lines.taken >= BLOCK_BYTES and not is_lost:  # else the next block could not know it
             after = Position(place.offset + lines.taken, number)
             yield stream.block(place, after, tuple(records), *problems)
             place, records, problems, lines.taken = after, [], [], 0
@@ -231,8 +232,12 @@ def _header(lines: "_PushBack") -> bytes:
     line = lines.readline()
     while line in (b"\n", b"\r\n"):
         line = lines.readline()
-    if not line.startswith(b"WARC/1."):
+    begins = _BEGINS.search(line)
+    if begins is None:
         return line
+    if begins.start():  # the record before has lost its end
+        lines.push_back(line[begins.start() :])
+        return line[: begins.start()]
     header = line
     while len(header) < _MOST_HEADER and (line := lines.readline()):
         header += line
