@@ -1,9 +1,12 @@
 """Simplified and traditional Chinese, told apart and converted with OpenCC."""
 
+import re
 from collections import Counter
 from functools import cache
 from typing import Any, Literal
 
+_CONVERTIBLE = re.compile("[^\x00\ud800-\udfff]+")
+"""OpenCC takes text that can be written in UTF-8, and ends at a zero."""
 Script = Literal["simplified", "traditional"]
 
 _CONFIGS = {"simplified": "t2s", "traditional": "s2t"}
@@ -28,8 +31,8 @@ def script_of(text: str) -> Literal["simplified", "traditional", "mixed", "unkno
 
 def converted(text: str, script: Script) -> str:
     """The text in another script; words that are written in several ways are looked at whole."""
-    result: str = _converter(script).convert(text)
-    return result
+    convert = _converter(script).convert
+    return _CONVERTIBLE.sub(lambda part: str(convert(part[0])), text)
 
 
 @cache

@@ -17,14 +17,14 @@ _STATEMENT = re.compile(
     | (?:async\s+)?def\s+\w+\s*\( | class\s+\w+\s*[({:] | (?:func|fn|function)\s+\w+\s*[(<]
     | \#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b | \#!/
     | (?:public|private|protected|static|const|let|var|auto|unsigned|extern)\s+
-      [\w<>\[\]*&]+\s*[\w=(;].*[;{(=]
+      [\w<>\[\]*&,:\s]+(?:=|;\Z|\{\Z|\(.*[;{]\Z)
     | (?:\}\s*)?(?:if|else\s+if|elif|while|for|switch|catch)\s*\(.*\)\s*\{?\Z
-    | (?:if|elif|while)\s.*[=<>(\[!].*:\Z | for\s+\w+(?:,\s*\w+)*\s+in\s.*:\Z
+    | (?:if|elif|while)\s[^=<>(\[!]*[=<>(\[!].*:\Z | for\s+\w+(?:,\s*\w+)*\s+in\s.*:\Z
     | with\s.*(?:\)|\sas\s+\w+):\Z | (?:\}\s*)?(?:else|try|finally|do|then)\s*[:{]\Z
     | (?:break|continue|pass|return);?\Z | return\s+[\w.]+;?\Z | return\b.*[;)\]]\Z
     | \$\s[a-z] | >>>\s | </?[A-Za-z][\w-]*(?:\s[^<>]*)?/?>
     | [\w.\[\]'"]+\s*(?:=|\+=|-=|:=|<-|=>)\s*\S | [\w.]+\([^()]*\)\s*;?\Z
-    | [})\]][})\],;\s]*\Z | .*\{\Z | .*(?:\w\(|=|->).*;\Z
+    | [})\]][})\],;\s]*\Z | .*\{\Z | (?=.*;\Z).*(?:\w\(|=|->)
     )""",
     re.VERBOSE,
 )

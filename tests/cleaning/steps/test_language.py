@@ -51,6 +51,7 @@ def test_conversion() -> None:
     assert reasons(step, TRADITIONAL) == {"converted to simplified Chinese": 1}
     assert text_after(step, simplified) == simplified
     assert text_after(step, TEXTS["en"]) == TEXTS["en"]
+    assert text_after(step, f"\ud800{TRADITIONAL}\0頭髮") == f"\ud800{simplified}\0头发"
 
 
 def test_mixed_documents_are_named() -> None:

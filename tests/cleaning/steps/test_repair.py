@@ -20,7 +20,7 @@ from tests.cleaning.steps.documents import reasons, text_after
         ("in\u200dside 中\u200c文", "inside 中文", "zero-width characters"),
         ("left\u200e to \u202aright\u202c", "left to right", "zero-width characters"),
         ("cafe\u0301", "café", "not in normal form C"),
-        ("a\n\n \n\n\nb", "a\n\n\nb", "blank lines"),
+        ("a\n\n \n\n\nb\n", "a\n\n \nb\n", "blank lines"),
         ("\ud83d\ude00", "😀", "surrogates"),
         ("a\ud800b", "a\ufffdb", "surrogates"),
     ],

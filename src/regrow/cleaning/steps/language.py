@@ -135,14 +135,16 @@ def _paragraphs(parts: list[tuple[str, bool]]) -> Iterator[_Paragraph]:
 
 def _lines(text: str) -> Iterator[str]:
     """The lines of a text, each with the blank lines after it."""
-    held = ""
+    held: list[str] = []
+    has_words = False
     for line in text.splitlines(keepends=True):
-        if held.strip() and line.strip():
-            yield held
-            held = ""
-        held += line
+        if has_words and line.strip():
+            yield "".join(held)
+            held, has_words = [], False
+        held.append(line)
+        has_words = has_words or bool(line.strip())
     if held:
-        yield held
+        yield "".join(held)
 
 
 def _language_of(paragraph: str, whole: str, score: float) -> tuple[str, float]:

@@ -78,9 +78,22 @@ class Repair(CleaningStep):
             normal = unicodedata.normalize("NFC", text)
             found.add("not in normal form C", _difference(text, normal))
             text = normal
-        most = self.blank_lines + 1
-        blank = re.compile(rf"(\n(?:[^\S\n]*\n){{{self.blank_lines}}})(?:[^\S\n]*\n)+")
-        return _replaced(blank, "\n" * most, text, "blank lines", found, example="\\n")
+        return self._with_fewer_blank_lines(text, found)
+
+    def _with_fewer_blank_lines(self, text: str, found: Findings) -> str:
+        *lines, last = text.split("\n")
+        kept: list[str] = []
+        blank = dropped = 0
+        for line in lines:
+            blank = 0 if line.strip() else blank + 1
+            if blank > self.blank_lines:
+                dropped += 1
+            else:
+                kept.append(line)
+        if not dropped:
+            return text
+        found.add("blank lines", "\\n", dropped)
+        return "\n".join([*kept, last])
 
 
 def _with_whole_characters(text: str, found: Findings) -> str:
@@ -121,14 +134,12 @@ def _config() -> "TextFixerConfig":
     )  # fmt: skip
 
 
-def _replaced(
-    pattern: re.Pattern[str], by: str, text: str, reason: str, found: Findings, example: str = ""
-) -> str:
+def _replaced(pattern: re.Pattern[str], by: str, text: str, reason: str, found: Findings) -> str:
     new, count = pattern.subn(by, text)
     if count and new != text:
         first = pattern.search(text)
         assert first is not None
-        found.add(reason, example or ascii(first[0])[1:-1], count)
+        found.add(reason, ascii(first[0])[1:-1], count)
     return new
 
 
