@@ -6,10 +6,12 @@ tenth document, a copy is added in which every 60th word is another; these pairs
 Signatures are measured in MB of text per second of CPU time, in one thread: regrow's n-grams as
 arrays with rensa's MinHash on them; rensa, datasketch and datatrove with the same n-grams as
 strings; and datatrove's own signature step as it is (with its tokenizer of words, if its package is
-there, else with words split at spaces). Then the whole search runs on the same documents: regrow's,
-and datatrove's four steps, both with 5-grams. datatrove takes all pairs that share a bucket, by
-default 14 of 8 hashes. Recall is the share of the known copies that go; the rest of what goes is
-compared by exact similarity: taken wrongly is what has no document with a similarity of 0.6 before it.
+there, else with words split at spaces). It needs xxhash below 4.
+
+Then the whole search runs on the same documents: regrow's, and datatrove's four steps, both with
+5-grams. datatrove takes all pairs that share a bucket, by default 14 of 8 hashes. Recall is the
+share of the known copies that go. Another document that goes is taken wrongly if no other document
+has an exact similarity of 0.6 with it.
 
 A corpus is built from the same documents with all kinds of duplicates, by one process.
 """

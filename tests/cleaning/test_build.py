@@ -261,6 +261,7 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(UserError, match=r"no document is left; read dropped 5 of 5 \(not JSON\)"):
         build(wanted, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
 def test_pages_of_html_become_text(tmp_path: Path) -> None:

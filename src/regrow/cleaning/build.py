@@ -147,6 +147,7 @@ def _write_shards(
     mixture = mix(config, records)
     documents, characters = _totals(records, mixture)
     if not documents:
+        (place / _JOB).unlink()  # there is nothing to go on with: other settings are wanted
         raise UserError(f"{config.out}: no document is left; {most_dropped(steps)}")
     corpus.mkdir(exist_ok=True)
     stretches = plan_stretches(records, mixture, config.shards)

@@ -64,7 +64,7 @@ class Near(Strict):
         ngram: Words in an n-gram; in Chinese and other scripts without spaces, characters.
     """
 
-    threshold: Annotated[Fraction, Field(ge=0.3, le=1)] = 0.7
+    threshold: Annotated[Fraction, Field(ge=0.3, le=1)] = 0.5
     ngram: Annotated[Size, Field(le=64)] = 5
 
 

@@ -116,7 +116,7 @@ def _open(path: Path, plain: BinaryIO) -> Any:
     return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
 
 
-def _text_column(path: Path, file: Any, name: str) -> int:
+def _text_column(path: Path, file: Any, name: str = "text") -> int:
     """The number of the column `name`. Raises UserError if there is none of strings."""
     import pyarrow
 

@@ -363,13 +363,18 @@ def check_dataset(given: Input, key: str, subset: str | None, split: str) -> Non
     """Raise UserError if a local data set cannot be opened or has no such column."""
     if not given.path.is_dir():
         return
-    columns = open_dataset(given.path, subset, split).column_names
-    if key not in columns:
-        raise UserError(f"{given.path}: no column {key!r}; the columns are {', '.join(columns)}")
+    _check_column(given, key, open_dataset(given.path, subset, split))
+
+
+def _check_column(given: Input, key: str, rows: Any) -> None:
+    if key not in rows.column_names:
+        columns = ", ".join(rows.column_names)
+        raise UserError(f"{given.path}: no column {key!r}; the columns are {columns}")
 
 
 def _rows_of_dataset(given: Input, key: str, rows: Any, start: Position) -> Iterator[RawBlock]:
     size, count = given.nbytes if given.path.is_dir() else 0, BLOCK_BYTES // _BYTES_A_ROW
+    _check_column(given, key, rows)
     column = rows.select_columns([key])
     for first in range(start.record, len(rows), count):
         texts = tuple(column[first : first + count][key])
