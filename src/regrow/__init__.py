@@ -9,10 +9,10 @@
 Look and plan: `inspect`, `analyse` (what each part is worth), `plan` (propose stages under a
 budget), `preview` (what a recipe will do).
 Cut: `prune`, `score` (save scores for cuts), `count_vocabulary`, `plan_vocabulary`,
-`grow_vocabulary`. Train: `run` (all stages of a recipe), `train`, `training_recipe`, `tokenise`,
-`write_corpus`. Results: `verify`, `generate`, `evaluate` and `compare` (models on tasks),
-`write_report`. Named entities: `train_entities`, `evaluate_entities`. `help(regrow.prune)` and so
-on explains each.
+`grow_vocabulary`. Text: `build_corpus` (clean, unique text from raw text), `tokenise`,
+`write_corpus`. Train: `run` (all stages of a recipe), `train`, `training_recipe`. Results:
+`verify`, `generate`, `evaluate` and `compare` (models on tasks), `write_report`. Named entities:
+`train_entities`, `evaluate_entities`. `help(regrow.prune)` and so on explains each.
 
 Common to all functions:
 
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regrow.api import (
         analyse,
+        build_corpus,
         compare,
         count_vocabulary,
         evaluate,
@@ -66,6 +67,7 @@ __all__ = [
     "UserError",
     "__version__",
     "analyse",
+    "build_corpus",
     "compare",
     "count_vocabulary",
     "durable",

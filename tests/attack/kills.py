@@ -42,6 +42,15 @@ RECIPE: dict[str, Any] = {
     ],
 }
 """A cut of the vocabulary, an extended tokenizer, a refit, a recovery with checkpoints, exports."""
+CORPUS = """out: ../work/out
+sources: [{name: a, path: train.jsonl}, {name: b, path: [heldout.jsonl, questions.txt]}]
+steps: [squeeze]
+duplicates: {paragraphs: true, sentences: 1}
+contamination: {against: questions.txt}
+shards: 2
+compress: gz
+"""
+"""All kinds of duplicates, a question, and two shards."""
 _SETTINGS = [f"--set={key}={value}" for key, value in {**RECOVERY, "export_every": 100}.items()]
 COMMANDS: dict[str, list[str]] = {
     "run": ["run", "BASE/recipe.yaml", "--out", "OUT"],
@@ -60,6 +69,7 @@ COMMANDS: dict[str, list[str]] = {
     "corpus tokenise": [
         "corpus", "tokenise", "BASE/model", "OUT", "--text", "BASE/train.jsonl", "--workers", "1",
     ],
+    "corpus build": ["corpus", "build", "BASE/corpus.yaml", "--workers", "1"],
     "score": ["score", "BASE/model", "OUT", "--by", "magnitude"],
 }  # fmt: skip
 """The command lines; BASE is the directory of the inputs, and OUT the target."""
@@ -109,6 +119,8 @@ class Arena:
         write_text(self.base / "train.jsonl", sentences(60, seed=1))
         write_text(self.base / "heldout.jsonl", sentences(3, seed=2))
         (self.base / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+        (self.base / "corpus.yaml").write_text(CORPUS)
+        (self.base / "questions.txt").write_text(sentences(1, seed=1)[0])
 
     def undisturbed(self, command: str) -> Undisturbed:
         """What a command does without a fault; it is run once."""

@@ -87,6 +87,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(home / "wiki-1.jsonl.zst", home / "b.jsonl.zst")
     (home / "domain.txt").write_text("e\n")
     (home / "recipe.yaml").write_text(RECIPE)
+    (home / "corpus.yaml").write_text("out: clean\nsources: [{name: manuals, path: manuals}]\n")
     return home
 
 

@@ -1,6 +1,6 @@
 """The recipe: a model, data, and stages, as a user writes them.
 
-Each key is one field with its type. From the types, `regrow.pipeline.recipe_file` knows which keys
+Each key is one field with its type. From the types, `regrow.common.yaml_file` knows which keys
 exist, which are booleans, and which are paths.
 """
 
