@@ -11,8 +11,8 @@ budget), `preview` (what a recipe will do).
 Cut: `prune`, `score` (save scores for cuts), `count_vocabulary`, `plan_vocabulary`,
 `grow_vocabulary`. Train: `run` (all stages of a recipe), `train`, `training_recipe`, `tokenise`,
 `write_corpus`. Results: `verify`, `generate`, `evaluate` and `compare` (models on tasks),
-`write_report`. Named entities: `train_entities`, `evaluate_entities`. `help(regrow.prune)` and so
-on explains each.
+`write_report`. Named entities: `train_entities`, `evaluate_entities`. Instructions for fine-tuning:
+`build_instructions`, `lint_templates`. `help(regrow.prune)` and so on explains each.
 
 Common to all functions:
 
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regrow.api import (
         analyse,
+        build_instructions,
         compare,
         count_vocabulary,
         evaluate,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         generate,
         grow_vocabulary,
         inspect,
+        lint_templates,
         plan,
         plan_vocabulary,
         preview,
@@ -66,6 +68,7 @@ __all__ = [
     "UserError",
     "__version__",
     "analyse",
+    "build_instructions",
     "compare",
     "count_vocabulary",
     "durable",
@@ -74,6 +77,7 @@ __all__ = [
     "generate",
     "grow_vocabulary",
     "inspect",
+    "lint_templates",
     "plan",
     "plan_vocabulary",
     "preview",
