@@ -9,10 +9,11 @@
 Look and plan: `inspect`, `analyse` (what each part is worth), `plan` (propose stages under a
 budget), `preview` (what a recipe will do).
 Cut: `prune`, `score` (save scores for cuts), `count_vocabulary`, `plan_vocabulary`,
-`grow_vocabulary`. Train: `run` (all stages of a recipe), `train`, `training_recipe`, `tokenise`,
-`write_corpus`. Results: `verify`, `generate`, `evaluate` and `compare` (models on tasks),
-`write_report`. Named entities: `train_entities`, `evaluate_entities`. Instructions for fine-tuning:
-`build_instructions`, `lint_templates`. `help(regrow.prune)` and so on explains each.
+`grow_vocabulary`. Text: `build_corpus` (clean, unique text from raw text), `tokenise`,
+`write_corpus`. Instructions for fine-tuning: `build_instructions`, `lint_templates`. Train: `run`
+(all stages of a recipe), `train`, `training_recipe`. Results: `verify`, `generate`, `evaluate` and
+`compare` (models on tasks), `write_report`. Named entities: `train_entities`, `evaluate_entities`.
+`help(regrow.prune)` and so on explains each.
 
 Common to all functions:
 
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regrow.api import (
         analyse,
+        build_corpus,
         build_instructions,
         compare,
         count_vocabulary,
@@ -68,6 +70,7 @@ __all__ = [
     "UserError",
     "__version__",
     "analyse",
+    "build_corpus",
     "build_instructions",
     "compare",
     "count_vocabulary",

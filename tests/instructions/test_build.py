@@ -206,22 +206,33 @@ def test_what_is_too_long_makes_room_for_others(
     assert all("Question" in row["messages"][0]["content"] for row in rows if row["template"])
 
 
-def test_the_labels_and_conversations_of_evaluation_sets_are_left_out(home: Path) -> None:
+def test_what_evaluation_sets_ask_is_left_out(home: Path) -> None:
     question = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     lines(
         home / "test.jsonl",
-        {"question": question, "choices": ["a short answer of seven words, no?"]},
+        {"question": question, "choices": ["a short answer of no more than eight words?"]},
     )
     lines(
         home / "asked.jsonl",
         {"q": f"Is it so that {question}?", "a": "yes"},
-        {"q": "What?", "a": "A short answer of seven words: no!"},
+        {"q": "What?", "a": "A short answer: of no more than EIGHT words!"},
         {"q": "one two three four five six seven eight nine ten eleven twelve", "a": "yes"},
     )
     built = go(home, "out", heldout=0, contamination={"against": "test.jsonl"})
     assert built.report.sources[1].dropped == {"repeats an evaluation set": 2}
     assert built.report.contaminated == {"test.jsonl": 2}
     assert built.report.sources[1].train == 1
+
+
+def test_near_duplicates(home: Path) -> None:
+    pytest.importorskip("rensa")
+    words = [f"{a}{b}{c}" for a in LETTERS[:5] for b in LETTERS[:5] for c in LETTERS[:4]]
+    one = {"q": " ".join(words), "a": "yes"}
+    lines(home / "asked.jsonl", one, {**one, "q": one["q"] + " more"}, {"q": "Other?", "a": "no"})
+    built = go(home, "out", near_duplicates=0.8, heldout=0)
+    assert built.report.sources[1].dropped == {"says nearly the same as another": 1}
+    assert built.report.sources[1].train == 2
+    assert go(home, "all", heldout=0).report.sources[1].train == 3
 
 
 def test_own_templates_and_placeholders(home: Path) -> None:

@@ -23,7 +23,7 @@ def test_paths_start_at_the_configuration(tmp_path: Path) -> None:
     assert found.sources[0].path == [tmp_path / "a.jsonl"]
     assert found.sources[0].title == "a"
     assert found.templates == [tmp_path / "t.yaml"]
-    assert found.contamination.against == [tmp_path / "x", Path("/y")]
+    assert found.contamination.against == (tmp_path / "x", Path("/y"))
 
 
 def test_numbers_as_in_recipes(tmp_path: Path) -> None:

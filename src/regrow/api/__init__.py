@@ -10,11 +10,12 @@ from regrow.api.evaluation import compare, evaluate
 from regrow.api.instructions import build_instructions, lint_templates
 from regrow.api.models import generate, inspect, verify
 from regrow.api.runs import preview, run, train, training_recipe, write_report
-from regrow.api.text import tokenise, write_corpus
+from regrow.api.text import build_corpus, tokenise, write_corpus
 from regrow.api.vocabulary import count_vocabulary, grow_vocabulary, plan_vocabulary
 
 __all__ = [
     "analyse",
+    "build_corpus",
     "build_instructions",
     "compare",
     "count_vocabulary",

@@ -1,7 +1,8 @@
-"""Prepare text for training: tokenise it, or let a model write it."""
+"""Prepare text for training: clean it, tokenise it, or let a model write it."""
 
 from __future__ import annotations  # so that help() shows them as they are written
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -12,8 +13,61 @@ from regrow.common.outputs import check_new_directory, check_new_file
 from regrow.common.progress import QUIET, Progress
 
 if TYPE_CHECKING:
+    from regrow.cleaning.built import BuiltCorpus
     from regrow.corpus.tokenisation import Tokenised
     from regrow.writing.text_writer import WrittenText
+
+
+def build_corpus(
+    config: Path | str | Mapping[str, Any],
+    *,
+    tokenise: Path | str | None = None,
+    workers: int | None = None,
+    progress: Progress = QUIET,
+) -> BuiltCorpus:
+    """Build a corpus of clean, unique documents from raw text.
+
+    Each step keeps, changes or drops a document. The corpus is a directory with the documents
+    (`documents-00000.jsonl` and so on), `report.json` and `report.html`, which say what each step
+    did and why, `contamination.jsonl` if questions of benchmarks are removed, and `tokens`, a token
+    store, if a tokenizer is named. A call that was stopped continues when it is repeated. It starts
+    processes, so a script must call it below `if __name__ == "__main__":`.
+
+    Args:
+        config: a YAML file, or its keys and values; see docs/cleaning.md.
+        tokenise: a model whose tokenizer makes the token store; it takes the place of that in
+            `config`.
+        workers: the number of processes; None takes one for each core.
+        progress: receives how far the work is, and messages.
+
+    Raises:
+        UserError: the configuration is not valid, an input does not exist, `out` holds something
+            else, or no document is left. Damaged inputs raise nothing; they are counted.
+    """
+    from regrow.cleaning.build import build
+    from regrow.cleaning.config import CorpusConfig
+    from regrow.cleaning.config_file import load_config
+    from regrow.common.validation_errors import validated
+    from regrow.report.corpus_page import write_corpus_page
+
+    if isinstance(config, Mapping):
+        wanted = validated(CorpusConfig, config)
+    else:
+        wanted = load_config(Path(config))
+    if tokenise is not None:
+        wanted = validated(CorpusConfig, {**dict(wanted), "tokenise": str(tokenise)})
+    count = workers_or_cores(workers)
+    tokenizer = None
+    if wanted.tokenise is not None:
+        check_new_directory(wanted.out, wanted.tokenise)
+        tokenizer = open_model(wanted.tokenise, progress).path
+    return build(
+        wanted,
+        workers=count,
+        tokenizer=tokenizer,
+        describe=lambda built, directory: write_corpus_page(built, directory / built.page.name),
+        progress=progress,
+    )
 
 
 def tokenise(

@@ -1,4 +1,4 @@
-"""`regrow corpus`: write text as a token store, or let a model write text."""
+"""`regrow corpus`: clean raw text, write text as a token store, or let a model write text."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,11 +6,34 @@ from typing import Annotated
 import typer
 
 from regrow.cli.commands import Command, Json, Model, Workers, number
+from regrow.cli.corpus_tables import print_built
 from regrow.cli.output import print_tokenised, print_written
-from regrow.cli.progress_bars import byte_progress, token_progress
+from regrow.cli.progress_bars import byte_progress, run_progress, token_progress
 from regrow.common.quantities import count
 
 corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
+
+
+@corpus.command(cls=Command)
+def build(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file: sources, steps, output.")
+    ],
+    tokenise: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Also write a token store, with this tokenizer."),
+    ] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Clean raw text into unique documents; stop it, start it again, it goes on."""
+    from regrow import api
+
+    with run_progress() as progress:
+        result = api.build_corpus(
+            config, tokenise=tokenise, workers=number("--workers", workers), progress=progress
+        )
+    print_built(result, as_json)
 
 
 @corpus.command(cls=Command)

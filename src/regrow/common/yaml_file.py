@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -92,7 +92,9 @@ def read_yaml_text(path: Path, what: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def parse_yaml(text: str, path: Path, kind: type[Spec], what: str) -> tuple[Spec, Source]:
+def parse_yaml(
+    text: str, path: Path, kind: type[Spec], what: str, parts: Collection[type[BaseModel]] = ()
+) -> tuple[Spec, Source]:
     """What a YAML text says, with paths as they are written, and where it says it.
 
     Args:
@@ -100,6 +102,7 @@ def parse_yaml(text: str, path: Path, kind: type[Spec], what: str) -> tuple[Spec
         path: the file, for errors.
         kind: the pydantic model of its content.
         what: it is, in words for errors: `recipe`.
+        parts: more models of what may stand in it, which the types of `kind` do not name.
 
     Raises UserError, with file, line and key, at the first mistake.
     """
@@ -107,7 +110,7 @@ def parse_yaml(text: str, path: Path, kind: type[Spec], what: str) -> tuple[Spec
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}:1: a {what} has the keys {', '.join(kind.model_fields)}")
     lines: dict[Place, int] = {}
-    _find_lines(root, (), lines, _Rules(path, what, _boolean_keys(kind)))
+    _find_lines(root, (), lines, _Rules(path, what, _boolean_keys(kind, *parts)))
     source = Source(path, what, lines)
     values = _construct(root, path)
     try:
@@ -179,13 +182,14 @@ def _all_models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
             yield from _all_models(inner)
 
 
-def _boolean_keys(kind: type[BaseModel]) -> frozenset[str]:
-    """The keys whose value is true or false."""
+def _boolean_keys(*kinds: type[BaseModel]) -> frozenset[str]:
+    """The keys whose value may be true or false."""
     return frozenset(
         name
+        for kind in kinds
         for model in _all_models(kind)
         for name, field in model.model_fields.items()
-        if field.annotation in (bool, bool | None)
+        if bool in (field.annotation, *get_args(field.annotation))
     )
 
 

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -29,6 +29,8 @@ CHECKPOINT_SECONDS = 20.0
 """Time between two checkpoints; a killed run loses at most so much work."""
 BLOCK_BYTES = 1 << 20
 
+A = TypeVar("A")
+B = TypeVar("B")
 T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
@@ -121,7 +123,7 @@ def pool(processes: int, start: Callable[..., None], *arguments: Any) -> Iterato
         yield Workers(executor, ahead=2 * processes)
     except BrokenProcessPool:
         raise UserError(
-            "a process that tokenises was killed, perhaps for want of memory; start again with "
+            "a worker process was killed, perhaps for want of memory; start again with "
             "fewer workers, and it goes on from here"
         ) from None
     finally:
@@ -221,28 +223,52 @@ def process_files(
         UserError: a file cannot be read. The results before that place are given first.
     """
     before = list(accumulate((path.stat().st_size for path in files), initial=0))
-    waiting: deque[tuple[FilePosition, int, Future[T]]] = deque()
+    blocks = (
+        ((FilePosition(number, block.after), before[number] + block.read), block)
+        for number, block in _read_files(files, start, workers.block_bytes, whole)
+    )
+    for (after, read), result in in_order(work, blocks, workers, checkpoint):
+        yield BlockResult(result, after)
+        progress(read, before[-1])
+
+
+def in_order(
+    work: Callable[[A], T],
+    tasks: Iterable[tuple[B, A]],
+    workers: Workers,
+    checkpoint: Callable[[], None],
+) -> Iterator[tuple[B, T]]:
+    """The result of `work` for each task, in the order of the tasks, each with its label.
+
+    Args:
+        work: is called in the processes of `workers`.
+        tasks: labels, and what `work` is given.
+        workers: the processes.
+        checkpoint: is called from time to time, after the caller has used a result.
+
+    Raises:
+        UserError: of a task, or while tasks are read. The results before that are given first.
+    """
+    waiting: deque[tuple[B, Future[T]]] = deque()
     saved = time.monotonic()
 
-    def results(most: int) -> Iterator[BlockResult[T]]:
+    def results(most: int) -> Iterator[tuple[B, T]]:
         nonlocal saved
         while len(waiting) > most:
-            after, read, future = waiting.popleft()
-            yield BlockResult(future.result(), after)
+            label, future = waiting.popleft()
+            yield label, future.result()
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 checkpoint()
                 saved = time.monotonic()
-            progress(read, before[-1])
 
     try:
-        for number, block in _read_files(files, start, workers.block_bytes, whole):
-            after, read = FilePosition(number, block.after), before[number] + block.read
+        for label, task in tasks:
             with _no_interrupt_for_children():  # submit starts the processes
-                waiting.append((after, read, workers.executor.submit(work, block)))
+                waiting.append((label, workers.executor.submit(work, task)))
             yield from results(workers.ahead)
     except UserError:
-        # An error of an earlier block comes first.
-        for _, _, future in waiting:
+        # An error of an earlier task comes first.
+        for _, future in waiting:
             future.result()
         raise
     yield from results(0)

@@ -298,7 +298,7 @@ def _uncompressed(file: BinaryIO, compression: str, path: Path) -> BinaryIO:
         return cast(BinaryIO, gzip.open(file, "rb"))
     if compression == ".zst":
         decompressor = package_for(compression, path).ZstdDecompressor(max_window_size=1 << 31)
-        return io.BufferedReader(_Stream(_frames(file, decompressor.decompressobj)))
+        return as_file(_frames(file, decompressor.decompressobj))
     return file
 
 
@@ -314,6 +314,11 @@ def _frames(file: BinaryIO, frame: Callable[[], Any]) -> Iterator[bytes]:
             data, current = current.unused_data, None
     if current is not None:
         raise _IncompleteError("it ends within a frame")
+
+
+def as_file(pieces: Iterator[bytes]) -> io.BufferedReader:
+    """Pieces of bytes as a file; it is read once, from the beginning."""
+    return io.BufferedReader(_Stream(pieces))
 
 
 class _Stream(io.RawIOBase):

@@ -151,6 +151,11 @@ def plan_store(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> J
     """Check what can be checked before any work. Raises UserError."""
     parallel.check_files(files, "text")
     parallel.check_new(out, "directory")
+    return store_job(model, eos=eos)
+
+
+def store_job(model: Path, *, eos: bool) -> Job:
+    """What a tokenizer decides of a store. Raises UserError if it cannot be used."""
     tokenizer = load_tokenizer(model)
     end = tokenizer.eos_token_id if eos else None
     if eos and end is None:

@@ -26,7 +26,6 @@ from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import publish, workplace
 from regrow.instructions.card import data_card
 from regrow.instructions.config import Instructions, files_of
-from regrow.instructions.contamination import EvaluationTexts, evaluation_texts
 from regrow.instructions.limits import AnyRoom, ModelRoom, Room
 from regrow.instructions.lint import check_templates
 from regrow.instructions.mixture import Chooser, Index, Mask, shortages
@@ -42,6 +41,7 @@ from regrow.instructions.report import (
     by_count,
 )
 from regrow.instructions.sample import Instruction, Message, Sample, number_of
+from regrow.instructions.screening import NEARLY, REPEATS, Screen
 from regrow.instructions.spool import Spool, SpoolRow
 from regrow.instructions.template import as_one_text, load_templates, own_templates
 from regrow.objectives.prompt_form import encoder_decoder_texts
@@ -94,10 +94,9 @@ def build(
     room: Room = AnyRoom()
     if model is not None:
         room = ModelRoom(model, spec.prompt_tokens, spec.answer_tokens)
-    evaluation = evaluation_texts(spec.contamination) if spec.contamination else None
-    work = _Build(spec, room, progress)
+    work = _Build(spec, room, Screen(spec), progress)
     with workplace(out) as place:
-        work.survey(evaluation)
+        work.survey(place)
         renderer = Renderer(templates, work.pool, spec.few_shot, spec.seed)
         result = place / "result"
         result.mkdir()
@@ -113,8 +112,8 @@ def build(
 class _Build:
     """The state of a build."""
 
-    def __init__(self, spec: Instructions, room: Room, progress: Progress) -> None:
-        self._spec, self._room, self._say = spec, room, progress.say
+    def __init__(self, spec: Instructions, room: Room, screen: Screen, progress: Progress) -> None:
+        self._spec, self._room, self._screen, self._say = spec, room, screen, progress.say
         self._files = {
             file: _signature(file)
             for source in spec.sources
@@ -123,13 +122,13 @@ class _Build:
         }
         self._index, self.pool = Index(), Pool()
         self._sources = [SourceReport(each.title, each.licence or "") for each in spec.sources]
-        self._contaminated: Counter[str] = Counter()
         self._placeholders: Counter[str] = Counter()
         self.passes = 0
 
-    def survey(self, evaluation: EvaluationTexts | None) -> None:
-        """The first pass: what there is."""
+    def survey(self, place: Path) -> None:
+        """The first pass: what there is. `place`: a directory for work."""
         spec, index = self._spec, self._index
+        self._screen.begin(place)
         self.passes += 1
         for number, (source, report) in enumerate(zip(spec.sources, self._sources, strict=True)):
             reading = Reading()
@@ -138,13 +137,12 @@ class _Build:
                 draw = number_of(spec.seed, "draw", sample.key)
                 subject = number_of(spec.seed, "heldout", sample.subject)
                 heldout = subject / 2**64 < spec.heldout
-                found = evaluation.found_in(sample) if evaluation is not None else None
-                if found is not None:
-                    report.dropped["repeats an evaluation set"] += 1
-                    self._contaminated[found.name] += 1
+                repeats = self._screen.repeats_evaluation(sample)
+                if repeats:
+                    report.dropped[REPEATS] += 1
                 else:
                     self.pool.add(sample, draw, heldout=heldout)
-                index.add(draw, number, sample.task, heldout=heldout, dropped=found is not None)
+                index.add(draw, number, sample.task, heldout=heldout, dropped=repeats)
             report.records, report.formats = reading.records, reading.formats
             report.broken, report.places = reading.broken, reading.places
             broken = sum(reading.broken.values())
@@ -162,7 +160,10 @@ class _Build:
         twice = chooser.duplicates(dropped)
         self._count_dropped(twice, "says the same as another")
         dropped |= twice
-        measured = np.zeros(len(index), dtype=bool)
+        nearly = self._screen.nearly_equal()
+        if len(nearly):
+            self._count_dropped(nearly & ~dropped, NEARLY)
+            dropped |= nearly
         measured = np.zeros(len(index), dtype=bool)
         with Spool(place / "spool", int((~dropped).sum())) as spool:
             while (chooser.choose(~dropped).taken & ~measured).any():
@@ -256,7 +257,7 @@ class _Build:
             spec.name, spec.seed, tuple(self._sources), by_count(counts.tasks),
             by_count(counts.languages), by_count(counts.templates), by_count(counts.shots),
             counts.splits[TRAIN], counts.splits[HELDOUT], self._room.unit, counts.spreads(),
-            by_count(self._contaminated), tuple(notes), files,
+            by_count(self._screen.contaminated), tuple(notes), files,
         )  # fmt: skip
 
     def check_unchanged(self) -> None:

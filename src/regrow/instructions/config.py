@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from regrow.cleaning.config import Contamination
 from regrow.common.errors import UserError
-from regrow.common.fields import Count, Fraction, Size, Strict, refuse_bool
+from regrow.common.fields import Fraction, Size, Strict, refuse_bool
 from regrow.common.files import from_home
 from regrow.common.yaml_file import map_paths, parse_yaml, read_yaml_text
 from regrow.instructions.formats.columns import ColumnMap
@@ -116,18 +117,6 @@ class FewShot(Strict):
     most: Size = 3
 
 
-class Contamination(Strict):
-    """Samples that repeat the questions of an evaluation are dropped.
-
-    Attributes:
-        against: Files, directories or patterns of evaluation sets; all texts in them count.
-        ngram: Words, or Chinese characters, that have to agree in a row.
-    """
-
-    against: Paths
-    ngram: Annotated[Count, Field(ge=4)] = 13
-
-
 class Instructions(Strict):
     """A mixture of instructions.
 
@@ -143,6 +132,8 @@ class Instructions(Strict):
         few_shot: Examples before the question.
         templates: Files of templates of your own, beside those of regrow.
         heldout: The share that is put aside, whole subjects at a time.
+        near_duplicates: A sample goes if so large a share of its n-grams is also in an earlier one
+            (the Jaccard similarity); by default such samples stay.
         contamination: Evaluation sets that must not be in it.
         forms: The forms that are written.
         seed: Decides templates, examples, order, and what is taken.
@@ -158,6 +149,7 @@ class Instructions(Strict):
     few_shot: FewShot = FewShot()
     templates: list[Path] = Field(default_factory=list)
     heldout: Fraction = 0.01
+    near_duplicates: Annotated[Fraction, Field(ge=0.3)] | None = None
     contamination: Contamination | None = None
     forms: Annotated[tuple[Form, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = FORMS
     seed: Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)] = 0

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from regrow.instructions.tasks import SUBJECTS
 
+_ABOUT = frozenset({"kind", "tagged", "text_language", "translation_language"})
+"""Fields that say something about the others, or repeat them."""
 Value = str | tuple[str, ...]
 """What a field holds: a text, or several, such as options."""
 
@@ -64,6 +66,17 @@ class Sample:
         for value in self.fields.values():
             found += [value] if isinstance(value, str) else value
         return found
+
+    @property
+    def said(self) -> str:
+        """What is compared with other texts: its words, without options and the like."""
+        found = [message.content for message in self.messages]
+        found += [
+            value
+            for name, value in self.fields.items()
+            if isinstance(value, str) and name not in _ABOUT
+        ]
+        return "\n".join(found)
 
     @property
     def key(self) -> str:

@@ -1,0 +1,1 @@
+"""Which documents, paragraphs and sentences stand in the corpus already."""

@@ -1,0 +1,1 @@
+"""Raw text of many forms as documents; what cannot be read is named, counted and left out."""
