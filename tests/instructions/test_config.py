@@ -62,3 +62,12 @@ def test_files(tmp_path: Path) -> None:
     assert found("*/a.json", "x/a.json", "z.json") == ["x/a.json", "y/a.json", "z.json"]
     with pytest.raises(UserError, match=r"q/\*\.json: no such file"):
         found("q/*.json")
+
+
+def test_the_proportions_of_biflan_v2() -> None:
+    found = load_instructions(Path(__file__).parents[2] / "recipes/biflan-v2.yaml")
+    rates = {each.title: each.rate or 0.0 for each in found.sources}
+    english = sum(rate for name, rate in [*rates.items()][:6])
+    assert round(sum(rates.values()), 1) == 99.9  # the report rounds
+    assert round(english, 1) == 54.1
+    assert found.rows == 18_850_000
