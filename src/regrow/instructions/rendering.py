@@ -141,10 +141,11 @@ class Renderer:
             return []
         wanted = 1 + number_of(self._seed, "how many examples", str(draw)) % self._few_shot.most
         kept = self._pool.examples.get(_group(sample), {})
-        order = sorted(kept, key=lambda other: number_of(self._seed, f"example {other}", str(draw)))
+        order = sorted(kept)
+        first = number_of(self._seed, "first example", str(draw)) % max(1, len(order))
         found: list[tuple[str, str]] = []
         subjects = {sample.subject}
-        for other in order:
+        for other in order[first:] + order[:first]:
             each = kept[other]
             fields = self._with_options(each, other, draw)
             if other == draw or each.subject in subjects or not template.fits(each.task, fields):

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
 from regrow.instructions.config import InstructionSource
@@ -137,6 +139,47 @@ def test_ocnli_without_agreement(tmp_path: Path) -> None:
     rows = [{"sentence1": "甲", "sentence2": "乙", "label": label} for label in ("neutral", "-")]
     _, reading = samples(tmp_path, *rows)
     assert reading.broken == {"label: the annotators did not agree": 1}
+
+
+def test_pclue_whose_answer_is_no_choice(tmp_path: Path) -> None:
+    row = {"input": "Hi", "target": "a", "type": "mrc", "answer_choices": ["a", "b"]}
+    found, reading = samples(tmp_path, row, {**row, "target": "c"})
+    assert len(found) == 1
+    assert reading.broken == {"target: none of answer_choices": 1}
+
+
+KEYS = sorted({key for each in FORMATS.values() for key in each.keys})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*KEYS, "from", "value", "role", "content"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([*FORMATS]),
+    st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5), max_size=4),
+    st.data(),
+)
+def test_no_record_ends_a_build(
+    tmp_path_factory: pytest.TempPathFactory, name: str, rows: list[Any], data: st.DataObject
+) -> None:
+    """Records are read or broken; a file that gives nothing is one line."""
+    path = tmp_path_factory.mktemp("fuzz") / "a"
+    rows.append({key: data.draw(JSON) for key in FORMATS[name].keys})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for source in ({}, {"format": name}):
+        reading, said = Reading(), ""
+        try:
+            assert list(read_source(InstructionSource(path=path, **source), reading, seed=0))
+            assert reading.records + sum(reading.broken.values()) == len(rows)
+        except UserError as error:
+            said = str(error)
+        assert "\n" not in said
 
 
 def test_what_is_unknown_or_could_be_two_things() -> None:

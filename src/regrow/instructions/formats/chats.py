@@ -107,6 +107,9 @@ def _pair(record: Fields, prompt: str, answer: str, task: str = _FOLLOWING) -> l
 
 def _pclue(record: Fields) -> list[Content]:
     task = _TASK_OF_TYPE.get(str(record["type"]), _FOLLOWING)
+    choices = record.get("answer_choices")
+    if choices and record["target"] not in choices:
+        raise BrokenError("target: none of answer_choices")
     return _pair(record, "input", "target", task)
 
 
