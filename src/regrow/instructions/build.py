@@ -146,11 +146,8 @@ class _Build:
             report.records, report.formats = reading.records, reading.formats
             report.broken, report.places = reading.broken, reading.places
             broken = sum(reading.broken.values())
-            self._say(
-                f"{source.title}: {report.samples:,} samples ("
-                + "; ".join(dict.fromkeys(reading.formats.values()))
-                + (f"); {broken:,} broken records" if broken else ")")
-            )
+            words = "; ".join(dict.fromkeys(reading.formats.values()))
+            self._say(f"{source.title}: {report.samples:,} samples, broken {broken:,} ({words})")
 
     def spool(self, place: Path, renderer: Renderer) -> Iterator[tuple[SpoolRow, str]]:
         """The other passes: the rows that are taken, in random order, and the part of each."""
@@ -169,6 +166,7 @@ class _Build:
             while (chooser.choose(~dropped).taken & ~measured).any():
                 self.passes += 1
                 todo = chooser.choose(~dropped, _SPARE).taken & ~measured
+                self._say(f"making instructions of {int(todo.sum()):,} samples")
                 measured |= todo
                 for batch in _batched(self._samples(todo), _BATCH):
                     for number in self._add_rows(batch, renderer, spool):

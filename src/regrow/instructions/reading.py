@@ -64,7 +64,8 @@ def read_source(source: InstructionSource, reading: Reading, seed: int) -> Itera
     """
     files = files_of(source.path)
     base = Path(os.path.commonpath([file.parent for file in files]))
-    for file in told(files, f"reading {source.title}, file"):
+    several = ", file" if len(files) > 1 else ""
+    for file in told(files, f"reading {source.title}{several}"):
         before = reading.records
         name = file.relative_to(base)
         for number, contents in _file(source, file, str(name), reading, seed):
