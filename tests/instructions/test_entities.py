@@ -31,7 +31,14 @@ def test_chinese_with_words_for_types(tmp_path: Path) -> None:
 
 def test_json(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    row = {"tagName": "city", "input": "To Paris.", "instruction": "", "output": '["Paris"]'}
+    row = {
+        "tagName": "city",
+        "input": "To Paris.",
+        "instruction": "",
+        "output": '["Paris", "Rome"]',
+    }
     path.write_text(json.dumps(row) + "\n")
-    (found,) = read_source(InstructionSource(path=path), Reading(), seed=0)
+    reading = Reading()
+    (found,) = read_source(InstructionSource(path=path), reading, seed=0)
     assert found.fields["answer"] == "city: Paris"
+    assert reading.notes == ["a: 1 mentions are not in their text; left out"]

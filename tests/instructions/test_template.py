@@ -54,6 +54,7 @@ def test_own_templates_are_right_and_there_are_three_for_each_task() -> None:
         ({"answer": "yes", "fields": ["text"]}, "the answer shows no field"),
         ({"options": "letters"}, "options are letters, but the prompt does not show them"),
         ({"prompt": "{{ text }} {{ options }}"}, "uses options; say how they are shown"),
+        ({"fields": ["text", "answer", "options"]}, "names options in `fields`"),
         ({"prompt": "{{ text }} {{ options }}", "options": "inline", "task": "summarisation"},
          "summarisation has no options"),
         ({"prompt": "填空: {{ text }}"}, "is called English and has Chinese characters"),

@@ -123,6 +123,7 @@ class _Build:
         self._index, self.pool = Index(), Pool()
         self._sources = [SourceReport(each.title, each.licence or "") for each in spec.sources]
         self._placeholders: Counter[str] = Counter()
+        self._notes: list[str] = []
         self.passes = 0
 
     def survey(self, place: Path) -> None:
@@ -145,6 +146,7 @@ class _Build:
                 index.add(draw, number, sample.task, heldout=heldout, dropped=repeats)
             report.records, report.formats = reading.records, reading.formats
             report.broken, report.places = reading.broken, reading.places
+            self._notes += [f"{source.title}: {note}" for note in reading.notes]
             broken = sum(reading.broken.values())
             words = "; ".join(dict.fromkeys(reading.formats.values()))
             self._say(f"{source.title}: {report.samples:,} samples, broken {broken:,} ({words})")
@@ -244,7 +246,7 @@ class _Build:
     def _report(self, counts: Counts, files: tuple[str, ...]) -> BuildReport:
         spec = self._spec
         written = {each.name: each.train + each.heldout for each in self._sources}
-        notes = shortages(spec, self._choice, written)
+        notes = [*self._notes, *shortages(spec, self._choice, written)]
         notes += [
             f"{name}: {count:,} rows have words in double braces, such as {{{{name}}}}; if they "
             "stand for something, write it into the file"

@@ -79,6 +79,16 @@ class InstructionSource(Strict):
         except UserError as error:
             raise _as_value_error(error) from None
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _label_names(cls, value: Any) -> Any:
+        """The labels with numbers as text, as they are found in a file."""
+        if not isinstance(value, dict):
+            return value
+        if any(isinstance(key, bool) for key in value):
+            raise ValueError("a label is read as true or false; put it in quotes")
+        return {str(key) if isinstance(key, int) else key: each for key, each in value.items()}
+
     @model_validator(mode="after")
     def _fits_together(self) -> "InstructionSource":
         if self.columns and self.task is None:
@@ -128,7 +138,7 @@ class Instructions(Strict):
         answer_tokens: The most tokens of an answer.
         sources: Where samples come from.
         rows: The most instructions; by default as many as there are, or as the rates allow.
-        task_caps: The most instructions by type of task.
+        task_caps: The most instructions by the task of their samples.
         few_shot: Examples before the question.
         templates: Files of templates of your own, beside those of regrow.
         heldout: The share that is put aside, whole subjects at a time.
@@ -140,14 +150,14 @@ class Instructions(Strict):
     """
 
     name: str = Field(min_length=1)
-    sources: Annotated[list[InstructionSource], Field(min_length=1)]
+    sources: Annotated[list[InstructionSource], Field(min_length=1, max_length=1_000)]
     model: str | None = None
     prompt_tokens: Size | None = None
     answer_tokens: Size | None = None
     rows: Size | None = None
     task_caps: dict[str, Size] = Field(default_factory=dict)
     few_shot: FewShot = FewShot()
-    templates: list[Path] = Field(default_factory=list)
+    templates: Annotated[list[Path], BeforeValidator(_one_or_more)] = Field(default_factory=list)
     heldout: Fraction = 0.01
     near_duplicates: Annotated[Fraction, Field(ge=0.3)] | None = None
     contamination: Contamination | None = None

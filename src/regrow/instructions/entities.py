@@ -1,6 +1,6 @@
 """Sentences with named entities as samples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from regrow.instructions.language import language_of
@@ -16,7 +16,13 @@ _MARKS = {"en": (": ", ", ", "; "), "zh": ("\uff1a", "\u3001", "\uff1b")}
 
 
 def read_entities(
-    path: Path, *, is_json: bool, labels: Mapping[str, str], language: str, seed: int
+    path: Path,
+    *,
+    is_json: bool,
+    labels: Mapping[str, str],
+    language: str,
+    seed: int,
+    note: Callable[[str], None],
 ) -> Iterator[Content]:
     """The sentences of a file in the forms that `regrow ner` reads.
 
@@ -26,10 +32,13 @@ def read_entities(
         labels: words for types.
         language: of the sentences; empty if each shows it.
         seed: decides which types that a sentence has not are asked for.
+        note: takes what of the file could not be kept.
 
     Raises UserError if it has none of the forms.
     """
     found = (read_json_entities if is_json else read_bio)(path, path.name)
+    for each in found.notes:
+        note(each)
     for sentence in found.sentences:
         yield _content(sentence, found, labels, language, seed)
 

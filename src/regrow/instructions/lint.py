@@ -81,6 +81,9 @@ def lint(templates: Sequence[Template]) -> list[Finding]:
 
 def _problems(template: Template) -> Iterator[str]:
     used = template.prompt_fields | template.answer_fields
+    if "options" in template.fields:
+        yield "names options in `fields`; say how they are shown in `options` alone"
+        return
     if template.options != "none":
         if "options" not in template.prompt_fields:
             yield f"options are {template.options}, but the prompt does not show them"

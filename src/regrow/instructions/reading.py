@@ -37,12 +37,14 @@ class Reading:
         records: Records that gave a sample.
         broken: Records that gave none, by why.
         places: The first broken records of each reason.
+        notes: What of its files could not be kept, one line each.
     """
 
     formats: dict[str, str] = field(default_factory=dict)
     records: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def lose(self, reason: str, where: str) -> None:
         """Count a broken record."""
@@ -136,22 +138,15 @@ def _file(
         reading.formats[name] = f"named entities in {opened.kind}"
         contents = read_entities(
             path, is_json=opened.kind != "tags", labels=source.labels,
-            language=source.language or "", seed=seed,
+            language=source.language or "", seed=seed, note=reading.notes.append,
         )  # fmt: skip
         for number, content in enumerate(contents, start=1):
             yield number, [content]
         return
     read, words, header = _reader(source, opened, first)
     reading.formats[name] = words
-    for record in opened.records():
-        if header is not None and not record.problem and isinstance(record.value, list):
-            if record.value == header:
-                header = [*header]
-                continue
-            if len(record.value) != len(header):
-                record = Record(record.number, None, "another number of columns than the header")
-            else:
-                record = Record(record.number, dict(zip(header, record.value, strict=True)))
+    records = opened.records() if header is None else _named(opened.records(), header)
+    for record in records:
         if record.problem:
             reading.lose(record.problem, f"{name}: {record.number}")
             continue
@@ -161,6 +156,17 @@ def _file(
             reading.lose(str(error), f"{name}: {record.number}")
         except (KeyError, TypeError, AttributeError, ValueError):
             reading.lose("another form than the rest", f"{name}: {record.number}")
+
+
+def _named(records: Iterator[Record], header: list[str]) -> Iterator[Record]:
+    """The rows of a table as objects; the header is passed over, also where it is repeated."""
+    for record in records:
+        if record.problem:
+            yield record
+        elif len(record.value) != len(header):
+            yield Record(record.number, None, "another number of columns than the header")
+        elif record.value != header:
+            yield Record(record.number, dict(zip(header, record.value, strict=True)))
 
 
 def _reader(
