@@ -26,6 +26,11 @@ def test_paths_start_at_the_configuration(tmp_path: Path) -> None:
     assert found.contamination.against == (tmp_path / "x", Path("/y"))
 
 
+def test_labels_may_be_numbers(tmp_path: Path) -> None:
+    found = load(tmp_path, sources=[{"path": "a", "labels": {0: "no way", 1: "sure"}}])
+    assert found.sources[0].labels == {"0": "no way", "1": "sure"}
+
+
 def test_numbers_as_in_recipes(tmp_path: Path) -> None:
     found = load(tmp_path, rows="1.5K", heldout="5%", task_caps={"cloze": "2K"})
     assert (found.rows, found.heldout, found.task_caps) == (1_500, 0.05, {"cloze": 2_000})
@@ -38,6 +43,7 @@ def test_numbers_as_in_recipes(tmp_path: Path) -> None:
         ({"sources": [{"pth": "a"}]}, r"sources\.0\.pth: unknown key; did you mean path"),
         ({"sources": [{"path": []}]}, r"sources\.0\.path: at least 1 is wanted"),
         ({"sources": [{"path": "a", "task": "clozes"}]}, "'clozes' is no task; did you mean cloze"),
+        ({"sources": [{"path": "a", "labels": {True: "x"}}]}, "labels: a label is read as true or"),
         ({"task_caps": {"x": 1}}, "task_caps: 'x' is no task"),
         ({"rows": 0}, "rows: more than 0 is wanted, not 0"),
         ({"prompt_tokens": 9}, "prompt_tokens: give the model too"),

@@ -158,13 +158,24 @@ def test_a_value_is_never_read_as_a_template(tmp_path: Path) -> None:
 
 
 def test_examples() -> None:
-    assert with_examples([], "Q", "en") == "Q"
-    assert with_examples([("A?", "a"), ("B:", "b")], "C?", "en") == (
-        "Example 1\nA?\nAnswer: a\n\nExample 2\nB: b\n\nNow your turn:\nC?"
+    assert with_examples([], "Q", "en", leads_on=False) == "Q"
+    assert with_examples([("A?", "a"), ("B:", "b")], "C?", "en", leads_on=False) == (
+        "Example 1\nA?\nAnswer: a\n\nExample 2\nB:\nAnswer: b\n\nNow your turn:\nC?"
     )
-    assert with_examples([("甲？", "a"), ("乙：", "b")], "丙？", "zh") == (
-        "示例1\n甲？\n答案：a\n\n示例2\n乙：b\n\n现在请回答：\n丙？"
+    assert with_examples([("A\nClass:", "a")], "C\nClass:", "en", leads_on=True) == (
+        "Example 1\nA\nClass: a\n\nNow your turn:\nC\nClass:"
     )
+    assert with_examples([("甲？", "a")], "丙？", "zh", leads_on=False) == (
+        "示例1\n甲？\n答案：a\n\n现在请回答：\n丙？"
+    )
+    assert with_examples([("上联：甲\n下联：", "乙")], "丙", "zh", leads_on=True) == (
+        "示例1\n上联：甲\n下联：乙\n\n现在请回答：\n丙"
+    )
+
+
+def test_a_prompt_that_leads_on(tmp_path: Path) -> None:
+    assert not one(tmp_path).leads_on  # its text may end in a colon
+    assert one(tmp_path, prompt="{{ text }}\nWord:\n").leads_on
 
 
 def test_a_conversation_as_one_text() -> None:

@@ -116,7 +116,9 @@ class Renderer:
             return
         examples = self._examples(sample, template, draw)
         for count in range(len(examples), -1, -1):
-            asked = with_examples(examples[:count], prompt, template.language)
+            asked = with_examples(
+                examples[:count], prompt, template.language, leads_on=template.leads_on
+            )
             messages = (Message("user", asked), Message("assistant", answer))
             yield Instruction(
                 sample, messages, template.task, template.language, template.id, count

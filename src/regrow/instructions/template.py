@@ -102,6 +102,7 @@ class Template:
         answer: Compiled.
         prompt_fields: Fields that the prompt uses.
         answer_fields: Fields that the answer uses.
+        leads_on: Whether its prompt ends in a word such as `Answer:`.
         text: Its words without fields, of prompt and answer.
         path: Its file and line.
     """
@@ -116,6 +117,7 @@ class Template:
     answer: Any
     prompt_fields: frozenset[str]
     answer_fields: frozenset[str]
+    leads_on: bool
     text: str
     path: str
 
@@ -221,7 +223,7 @@ def _compiled(spec: TemplateSpec, task: str, language: str, where: str) -> Templ
     return Template(
         f"{language}/{task}/{spec.name}", task, language, (task, *spec.made_of),
         tuple(spec.fields_), spec.options, parts["prompt"], parts["answer"], used["prompt"],
-        used["answer"], "\n".join(words), where,
+        used["answer"], spec.prompt.rstrip().endswith(_COLONS), "\n".join(words), where,
     )  # fmt: skip
 
 
@@ -271,26 +273,26 @@ WORDS: Mapping[str, Words] = {
         "\u52a9\u624b", "\uff1a",
     ),
 }  # fmt: skip
-_ENDS = (":", "\uff1a")
+_COLONS = (":", "\uff1a")
 
 
-def with_examples(examples: Sequence[tuple[str, str]], prompt: str, language: str) -> str:
-    """A prompt after questions with their answers; the prompt alone if there are none."""
+def with_examples(
+    examples: Sequence[tuple[str, str]], prompt: str, language: str, *, leads_on: bool
+) -> str:
+    """A prompt after questions with their answers; the prompt alone if there are none.
+
+    `leads_on`: whether the questions end in a word such as `Answer:`, so that none is put between.
+    """
     if not examples:
         return prompt
     words = WORDS[language]
+    space = " " if language == "en" else ""
     parts = []
     for number, (question, answer) in enumerate(examples, start=1):
-        colon = words.colon.strip()
-        shown = (
-            f"{question}{' ' if colon == ':' else ''}{answer}"
-            if question.endswith(_ENDS) and "\n" not in answer
-            else f"{question}\n{answer}"
-            if question.endswith(_ENDS)
-            else f"{question}\n{words.answer}{words.colon}{answer}"
-        )
-        title = f"{words.example} {number}" if language == "en" else f"{words.example}{number}"
-        parts.append(f"{title}\n{shown}")
+        between = f"\n{words.answer}{words.colon}"
+        if leads_on:
+            between = "\n" if "\n" in answer else space
+        parts.append(f"{words.example}{space}{number}\n{question}{between}{answer}")
     return "\n\n".join([*parts, f"{words.question}\n{prompt}"])
 
 
