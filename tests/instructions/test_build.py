@@ -1,6 +1,9 @@
 """A whole build: what is written, what is dropped, and that it is always the same."""
 
 import json
+import multiprocessing
+import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +285,19 @@ def test_an_output_that_is_there(home: Path) -> None:
     go(home, "out")
     with pytest.raises(UserError, match="out: already holds something"):
         go(home, "out")
+
+
+def test_killed_builds_leave_nothing_that_the_next_one_keeps(home: Path) -> None:
+    go(home, "whole")
+    out, forks, drawn = home / "out", multiprocessing.get_context("fork"), random.Random(2)
+    kills = 0
+    while not out.exists():
+        process = forks.Process(target=go, args=(home, "out"))
+        process.start()
+        process.join(drawn.uniform(0.02, 0.2) if kills < 6 else 60)
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        assert not out.exists() or bytes_of(out) == bytes_of(home / "whole")
+    assert kills > 0
+    assert [path.name for path in home.iterdir() if path.name.startswith(".")] == []
