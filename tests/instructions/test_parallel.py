@@ -81,3 +81,40 @@ def test_different_kinds(tmp_path: Path) -> None:
     other.write_text("x\n")
     with pytest.raises(UserError, match=r"a: JSON lines, but .*b: text; give two texts"):
         pairs(one, other)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"translation": {"en": "River", "zh": "河流"}},
+        {"english": "River", "chinese": "河流"},
+        {"en": "River", "zh": "河流"},
+    ],
+)
+def test_both_sides_in_a_record(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = tmp_path / "a"
+    path.write_text(json.dumps(row) + "\n")
+    (found,) = read_source(InstructionSource(path=path), Reading(), seed=0)
+    assert found.fields == {
+        "text": "River", "translation": "河流", "text_language": "en",
+        "translation_language": "zh",
+    }  # fmt: skip
+
+
+def test_both_sides_in_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("河流\tRiver\n石桥\t石桥\n", encoding="utf-8")
+    reading = Reading()
+    columns: dict[str, Any] = {"text": 1, "translation": 2}
+    source = InstructionSource(path=path, task="translation", columns=columns)
+    (found,) = read_source(source, reading, seed=0)
+    assert (found.fields["text_language"], found.fields["translation"]) == ("zh", "River")
+    assert reading.broken == {"both sides in the same language": 1}
+
+
+def test_one_translation_for_one_file(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text("River\n")
+    source = InstructionSource(path=tmp_path / "[ab]", name="n", translation=tmp_path / "c")
+    with pytest.raises(UserError, match="n: 2 files, but one translation; give one path"):
+        list(read_source(source, Reading(), seed=0))

@@ -65,6 +65,8 @@ def read_source(source: InstructionSource, reading: Reading, seed: int) -> Itera
     Raises UserError if a file has no known format, or nothing in it can be used.
     """
     files = files_of(source.path)
+    if source.translation is not None and len(files) > 1:
+        raise UserError(f"{source.title}: {len(files)} files, but one translation; give one path")
     base = Path(os.path.commonpath([file.parent for file in files]))
     several = ", file" if len(files) > 1 else ""
     for file in told(files, f"reading {source.title}{several}"):

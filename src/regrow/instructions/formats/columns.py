@@ -6,6 +6,7 @@ from typing import Any
 
 from regrow.common.errors import UserError
 from regrow.instructions.formats.format import BrokenError
+from regrow.instructions.formats.translations import translation
 from regrow.instructions.sample import Content, Value
 from regrow.instructions.tasks import LISTS, TASKS
 
@@ -68,6 +69,8 @@ class ColumnMap:
                 fields[name] = _listed(value) if name in LISTS else _text(value, name)
             else:
                 fields[name] = tuple(_text(get(each), name) for each in columns)
+        if self.task == "translation":
+            return [translation(str(fields.get("text", "")), str(fields.get("translation", "")))]
         if "answer" in fields:
             fields["answer"] = self._answer(str(fields["answer"]), fields.get("options"))
         if self.labels and "options" not in fields and "options" in TASKS[self.task]:

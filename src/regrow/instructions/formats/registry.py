@@ -7,8 +7,9 @@ from regrow.common.errors import UserError
 from regrow.instructions.formats.chats import CHATS
 from regrow.instructions.formats.clue import CLUE
 from regrow.instructions.formats.format import Format
+from regrow.instructions.formats.translations import TRANSLATIONS
 
-FORMATS: Mapping[str, Format] = {each.name: each for each in (*CHATS, *CLUE)}
+FORMATS: Mapping[str, Format] = {each.name: each for each in (*CHATS, *CLUE, *TRANSLATIONS)}
 """The formats by name."""
 ENTITY_KEYS = ({"tokenized_text", "ner"}, {"tagName", "input", "output"})
 """Keys of the two forms of named entities in JSON (`regrow.ner.json_files`)."""
