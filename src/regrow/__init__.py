@@ -10,9 +10,10 @@ Look and plan: `inspect`, `analyse` (what each part is worth), `plan` (propose s
 budget), `preview` (what a recipe will do).
 Cut: `prune`, `score` (save scores for cuts), `count_vocabulary`, `plan_vocabulary`,
 `grow_vocabulary`. Text: `build_corpus` (clean, unique text from raw text), `tokenise`,
-`write_corpus`. Train: `run` (all stages of a recipe), `train`, `training_recipe`. Results:
-`verify`, `generate`, `evaluate` and `compare` (models on tasks), `write_report`. Named entities:
-`train_entities`, `evaluate_entities`. `help(regrow.prune)` and so on explains each.
+`write_corpus`. Instructions for fine-tuning: `build_instructions`, `lint_templates`. Train: `run`
+(all stages of a recipe), `train`, `training_recipe`. Results: `verify`, `generate`, `evaluate` and
+`compare` (models on tasks), `write_report`. Named entities: `train_entities`, `evaluate_entities`.
+`help(regrow.prune)` and so on explains each.
 
 Common to all functions:
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from regrow.api import (
         analyse,
         build_corpus,
+        build_instructions,
         compare,
         count_vocabulary,
         evaluate,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         generate,
         grow_vocabulary,
         inspect,
+        lint_templates,
         plan,
         plan_vocabulary,
         preview,
@@ -68,6 +71,7 @@ __all__ = [
     "__version__",
     "analyse",
     "build_corpus",
+    "build_instructions",
     "compare",
     "count_vocabulary",
     "durable",
@@ -76,6 +80,7 @@ __all__ = [
     "generate",
     "grow_vocabulary",
     "inspect",
+    "lint_templates",
     "plan",
     "plan_vocabulary",
     "preview",

@@ -26,6 +26,7 @@ NOT_RUN = {
     r"^regrow run recipes/mini-openba-train\.yaml$": "trains for hours; tests read the recipe",
     r"^regrow plan .* --tokens-per-second .*": "times the machine; tests/surgery/search has it",
     r"^regrow (eval|compare) .*": "needs questions; tests/cli/test_evaluate.py has them",
+    r"^regrow instructions .*": "needs tasks; tests/cli/test_instructions.py has them",
     r"^regrow ner .*": "needs annotated sentences; tests/cli/test_ner.py has them",
     r".* runs/quickstart( .*)?$": "the run of the demo",
     r".*\[OPTIONS\]": "a line of usage",

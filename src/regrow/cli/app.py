@@ -16,6 +16,7 @@ from regrow.cli.analyse import analyse
 from regrow.cli.commands import TEXT_FORMS, Command, Commands, Json, Model, Sync, command, number
 from regrow.cli.corpus import corpus
 from regrow.cli.evaluate import compare, evaluate
+from regrow.cli.instructions import instructions
 from regrow.cli.ner import ner
 from regrow.cli.output import (
     MESSAGES_ONLY,
@@ -350,6 +351,7 @@ app.command(cls=Command)(train)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(compare)
 app.add_typer(corpus, name="corpus")
+app.add_typer(instructions, name="instructions")
 app.add_typer(ner, name="ner")
 app.add_typer(vocab, name="vocab")
 

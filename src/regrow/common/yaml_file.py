@@ -49,6 +49,10 @@ class Source:
         known = self._known(at)
         return f"{self.path}:{self.lines[known]}: {dotted(known)}"
 
+    def line(self, at: Place) -> int:
+        """The line of a place, from 1."""
+        return self.lines[self._known(at)]
+
     def explain(self, error: ValidationError, values: Any, kind: type[BaseModel]) -> str:
         """The first error as one line, with file, line and key."""
         at, wrong = first_error(error, values)

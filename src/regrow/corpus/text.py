@@ -283,6 +283,16 @@ def _reading_compressed(path: Path, compression: str) -> Iterator[None]:
         raise UserError(f"{path}: not a complete {name} file ({error}); write it again") from None
 
 
+@contextmanager
+def uncompressed(path: Path, compression: str) -> Iterator[BinaryIO]:
+    """Context manager: the content of a file. `compression`: `.gz`, `.zst` or ``""``.
+
+    Raises UserError if it is not complete.
+    """
+    with path.open("rb") as file, _reading_compressed(path, compression):
+        yield _uncompressed(file, compression, path)
+
+
 def _uncompressed(file: BinaryIO, compression: str, path: Path) -> BinaryIO:
     if compression == ".gz":
         return cast(BinaryIO, gzip.open(file, "rb"))

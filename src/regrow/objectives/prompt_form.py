@@ -16,6 +16,8 @@ from regrow.tokenizers.chat_rendering import render_chat
 
 _CONTINUE = "<S>"
 """UL2's mode token for continuing a text."""
+_FIRST = "<extra_id_0>"
+"""The first sentinel."""
 _PROMPT, _ANSWER = "PROMPT-HERE", "ANSWER-HERE"
 """Words that are found again in the text that a chat template gives."""
 
@@ -82,6 +84,14 @@ def prompt_form(tokenizer: Tokenizer, config: Any) -> PromptForm:
         return PromptForm(tokenizer, False, True, (), (), (), turn_end, None, pad)
     line_end = tuple(encode(["\n"], tokenizer)[0])
     return PromptForm(tokenizer, False, False, (start,), line_end, (), (end,), None, pad)
+
+
+def encoder_decoder_texts(prompt: str, answer: str) -> tuple[str, str]:
+    """What an encoder-decoder with `<S>` reads and writes, with the names of special tokens.
+
+    They stand for tokens; eos at the end of both is left to the tokenizer.
+    """
+    return f"{_CONTINUE} {prompt} {_FIRST}", f"{_FIRST} {answer}"
 
 
 def _encoder_decoder_form(tokenizer: Tokenizer, start: int, end: int, pad: int) -> PromptForm:

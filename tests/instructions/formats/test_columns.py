@@ -1,0 +1,106 @@
+"""Rows by a map of columns, and tables by their header."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from regrow.common.errors import UserError
+from regrow.instructions.config import InstructionSource
+from regrow.instructions.reading import Reading, read_source
+from regrow.instructions.sample import Sample
+
+
+def samples(tmp_path: Path, text: str, **source: Any) -> tuple[list[Sample], Reading]:
+    path = tmp_path / "a.dat"
+    path.write_text(text, encoding="utf-8")
+    reading = Reading()
+    return list(read_source(InstructionSource(path=path, **source), reading, seed=0)), reading
+
+
+def test_numbers_of_columns(tmp_path: Path) -> None:
+    found, reading = samples(
+        tmp_path, "a\tb\nc\t\n", task="dialogue", columns={"message": 1, "answer": 2}
+    )
+    assert [dict(each.fields) for each in found] == [{"message": "a", "answer": "b"}]
+    assert reading.broken == {"answer: empty": 1}
+
+
+def test_names_of_columns_and_several_for_the_options(tmp_path: Path) -> None:
+    found, _ = samples(
+        tmp_path, "goal,one,two,label\nEat,fast,slow,1\nRun,fast,slow,A\nGo,x,y,y\n",
+        task="question answering",
+        columns={"question": "goal", "options": ["one", "two"], "answer": "label"},
+    )  # fmt: skip
+    assert [(each.fields["options"], each.fields["answer"]) for each in found] == [
+        (("fast", "slow"), "slow"), (("fast", "slow"), "fast"), (("x", "y"), "y"),
+    ]  # fmt: skip
+
+
+def test_labels_become_words_and_options(tmp_path: Path) -> None:
+    found, reading = samples(
+        tmp_path, '{"q": "a", "y": true}\n{"q": "b", "y": 2}\n', task="sentiment analysis",
+        columns={"text": "q", "answer": "y"}, labels={"true": "good", "false": "bad"},
+    )  # fmt: skip
+    assert found[0].fields["answer"] == "good"
+    assert found[0].fields["options"] == ("good", "bad")
+    assert reading.broken == {"answer: no label '2'": 1}
+
+
+def test_a_table_whose_header_names_a_format(tmp_path: Path) -> None:
+    found, reading = samples(tmp_path, "instruction,input,output\nSay,,it\nx,y\n")
+    assert found[0].messages[1].content == "it"
+    assert reading.broken == {"another number of columns than the header": 1}
+
+
+def test_flan(tmp_path: Path) -> None:
+    text = (
+        "Is it?\tYes\tFacts.\n"
+        "Which?\\nOptions:\\n- (A) one\\n- (B) two\t(B)\tBecause.\n"
+        "Which?\\nOptions:\\n(A) one\\n(B) one\t(B)\tBecause.\n"
+        "Which?\\nOptions:\\n(A) one\\n(B) two\t(C)\tBecause.\n"
+        "two\tcolumns\n"
+    )
+    found, reading = samples(tmp_path, text, format="flan")
+    assert [dict(each.fields) for each in found] == [
+        {"question": "Is it?", "answer": "yes", "options": ("yes", "no"), "rationale": "Facts."},
+        {"question": "Which?", "answer": "two", "options": ("one", "two"), "rationale": "Because."},
+    ]
+    assert reading.broken == {
+        "question: equal options": 1, "answer: no letter of an option": 1,
+        "2 columns in place of question, answer and rationale": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "message"),
+    [
+        ("a\tb\n", {}, "TSV with 2 columns and no known names; give `columns` and `task`"),
+        ("a,b\nc,d\n", {"task": "dialogue", "columns": {"message": "x"}},
+         "no column 'x'; its columns are a, b"),
+        ("a\tb\n", {"task": "dialogue", "columns": {"message": 3}}, "no column 3; it has 2 col"),
+        ("Some words.\n", {}, "plain text; give JSON, TSV, CSV or Parquet, or name its"),
+        ("a\tb\tc\n", {"task": "translation"}, "task translation has no field answer"),
+    ],
+)  # fmt: skip
+def test_tables_that_are_refused(
+    tmp_path: Path, text: str, source: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        samples(tmp_path, text, **source)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"columns": {"text": 1}}, "columns: give the task too"),
+        ({"task": "cloze", "columns": {"question": 1}}, "cloze has the fields text, answer"),
+        ({"task": "cloze", "columns": {"text": [1, 2]}}, "one column is wanted"),
+        ({"task": "qestion answering"}, "did you mean question answering"),
+        ({"format": "alpacas"}, "no format 'alpacas'; give one of alpaca"),
+    ],
+)
+def test_maps_that_are_refused(source: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        InstructionSource(path="a", **source)
