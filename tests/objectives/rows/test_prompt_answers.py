@@ -13,11 +13,8 @@ from regrow.models.loading import load_model
 from regrow.objectives.answers import answer_loss_and_rows
 from regrow.objectives.losses.prefix_lm import PrefixLM
 from regrow.objectives.losses.seq2seq import Seq2Seq
-from regrow.objectives.rows.prompt_answers import (
-    PromptAnswers,
-    pack_prompt_answers,
-    prompt_answers,
-)
+from regrow.objectives.rows.answered_texts import pack_answers
+from regrow.objectives.rows.prompt_answers import PromptAnswers, prompt_answers
 from tests.tiny import write_tiny
 from tests.training.small import small_model
 
@@ -46,7 +43,7 @@ def test_pairs_as_sources_and_targets() -> None:
 
 
 def test_a_packed_row() -> None:
-    packed = pack_prompt_answers(_pairs(), seed=0)
+    packed = pack_answers(_pairs().as_texts(), seed=0)
     every = np.arange(len(packed))
     assert sorted(packed.members.tolist()) == [0, 1, 2, 3]
     assert packed.lengths(every).sum() == _pairs().tokens
@@ -82,9 +79,9 @@ def _alone(model: Any, loss: Any, pack: Any) -> list[float]:
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_no_pair_of_a_packed_row_sees_another(family: str) -> None:
     model, loss = small_model(family), PrefixLM("causal")
-    packed = pack_prompt_answers(_pairs(row_length=20), seed=1)
+    packed = pack_answers(_pairs(row_length=20).as_texts(), seed=1)
     assert len(packed) < len(PAIRS)
-    alone = _alone(model, loss, lambda pairs: pack_prompt_answers(pairs, 0))
+    alone = _alone(model, loss, lambda pairs: pack_answers(pairs.as_texts(), 0))
     assert _losses(model, loss, packed) == pytest.approx(alone, abs=1e-4)
 
 
@@ -98,7 +95,7 @@ def test_no_pair_of_a_shared_row_sees_another(tmp_path: Any) -> None:
 
 def test_packing_depends_on_the_seed_alone() -> None:
     pairs = _pairs(pairs=[([n], [n, 2]) for n in range(100)])
-    first, again, other = (pack_prompt_answers(pairs, seed) for seed in (0, 0, 1))
+    first, again, other = (pack_answers(pairs.as_texts(), seed) for seed in (0, 0, 1))
     assert first.identity == again.identity != other.identity
     assert _pairs().identity != _pairs(row_length=13).identity
 
