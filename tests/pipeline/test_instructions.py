@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from regrow import UserError, api
 from regrow.architectures.openba import OPENBA
 from regrow.checkpoint.history import read_history
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.common.progress import Progress
+from regrow.cli import app
+from regrow.common.progress import QUIET, Progress
+from regrow.corpus.text import read_documents
 from regrow.models.loading import load_model
 from regrow.pipeline.ledger import read_entries
-from regrow.pipeline.plan import RunOptions
+from regrow.pipeline.plan import RunOptions, make_plan
 from regrow.pipeline.preview import preview_recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.run import run
@@ -232,3 +235,42 @@ def test_mistakes_are_one_line(
     path.write_text(f"name: r\nmodel: ./chat\ndata: {data}\nstages: {stages}\n", encoding="utf-8")
     with pytest.raises(UserError, match=error):
         api.run(path, tmp_path / "run")
+
+
+def test_texts_can_have_another_key(home: Path, tmp_path: Path) -> None:
+    """Also when a part of them is put aside."""
+    other = write_lines(
+        tmp_path / "other.jsonl", [{"content": text, "text": 1} for text in sentences(60)]
+    )
+    plans = [
+        make_plan(
+            training_recipe(str(home / "chat"), [path], None, {"row_length": 32}, text_key=key),
+            tmp_path / "out", RunOptions(), QUIET,
+        )
+        for path, key in ((home / "text.jsonl", "text"), (other, "content"))
+    ]  # fmt: skip
+    assert plans[0].corpus.identity == plans[1].corpus.identity
+    assert plans[0].heldout == plans[1].heldout
+    for plan in plans:
+        plan.put_aside["heldout"].write()
+        text = plan.recipe.heldout["heldout"]
+        assert set(read_documents(text.path, text.reading)) < set(sentences(60))
+
+
+def test_options_of_regrow_train_are_named_in_errors(home: Path, tmp_path: Path) -> None:
+    def said(*options: str) -> str:
+        given = ["train", str(home / "chat"), str(tmp_path / "out"), *options]
+        done = CliRunner().invoke(app.app, given)
+        assert done.exit_code == 2
+        assert not (tmp_path / "out/stages").exists()
+        return " ".join(done.output.split())
+
+    text, chat = f"--text={home / 'text.jsonl'}", f"--text={home / 'chat.jsonl'}"
+    assert "learned with the --objective instructions" in said(chat)
+    assert "line 1 has no key 'content'" in said(text, "--text-key=content")
+    assert "--lora: --set gives lora too" in said(text, "--lora=2", "--set=lora.rank=3")
+    assert "no matrix of the model is called w" in said(text, "--set=lora={rank: 1, targets: [w]}")
+    assert "text_key: has no meaning for conversations" in said(
+        chat, "--objective=instructions", "--text-key=content"
+    )
+    assert "drawn at random" in said(text, "--lora=2", "--from-scratch", "--set=row_length=32")
