@@ -134,7 +134,7 @@ class Scale:
 
 
 FULL = Scale(300, 48, 120_000)
-QUICK = Scale(150, 24, 30_000)
+QUICK = Scale(150, 16, 20_000)
 
 
 def questions(of: str, count: int, *, heldout: bool) -> list[Question]:

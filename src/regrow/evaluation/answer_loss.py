@@ -19,7 +19,7 @@ from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.answered_texts import one_in_a_row
 from regrow.objectives.rows.prompt_answers import Answers, PromptAnswers
 
-_LONGEST = 2_048
+LONGEST = 2_048
 """Tokens of a conversation, or of an answer with its prompt, that is measured."""
 _BATCH_TOKENS = 4_096
 
@@ -65,7 +65,7 @@ def conversation_loss(
     Raises:
         UserError: no conversation is left, or the model has no form for prompts.
     """
-    longest = min(_LONGEST, learned_positions(model) or _LONGEST)
+    longest = min(LONGEST, learned_positions(model) or LONGEST)
     prepared = prepare_conversations(
         conversations, tokenizer, model.config, longest, keep_words=bits
     )

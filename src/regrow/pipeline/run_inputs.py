@@ -11,6 +11,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object, remove
 from regrow.corpus.sources import Corpus, Source
+from regrow.evaluation.answer_loss import LONGEST
 from regrow.objectives.conversations import left_out_words, prepare_conversations
 from regrow.pipeline.ledger import Ledger
 from regrow.pipeline.plan import RunPlan
@@ -100,7 +101,7 @@ def _text_facts(plan: RunPlan, recorder: StepRecorder) -> list[dict[str, Any]]:
     ]  # fmt: skip
     facts = []
     for name, role, text, sha256 in texts:
-        documents, tokens, left_out = _counts(plan, name, text)
+        documents, tokens, left_out = _counts(plan, text, is_heldout=role == "heldout")
         found = {
             "name": name, "role": role, "documents": documents, "tokens": tokens,
             "sha256": sha256,
@@ -114,21 +115,18 @@ def _text_facts(plan: RunPlan, recorder: StepRecorder) -> list[dict[str, Any]]:
     return facts
 
 
-def _counts(plan: RunPlan, name: str, text: Corpus) -> tuple[int, int, str]:
-    """Documents and tokens of a text, and which conversations are left out, in words.
-
-    `name`: of the text; of conversations that are trained on, the stage.
-    """
+def _counts(plan: RunPlan, text: Corpus, *, is_heldout: bool) -> tuple[int, int, str]:
+    """Documents and tokens of a text, and which conversations are left out, in words."""
     original = plan.original
     if not text.reading.conversations:
         return *text.counts(original.tokenizer), ""
     lengths = [
-        settings.row_length
+        plan.recovery(stage.name).row_length
         for stage in plan.recipe.stages
-        if (settings := stage.recover) is not None and stage.learns_answers
-        if name in (stage.name, "train") or name in plan.recipe.heldout_of(stage.name)
+        if stage.learns_answers and plan.corpus_of(stage.name) is text
     ]
+    longest = LONGEST if is_heldout else max(lengths)
     found = prepare_conversations(
-        text.read(text.paths), original.tokenizer, original.config, max(lengths)
+        text.read(text.paths), original.tokenizer, original.config, longest
     )
     return found.conversations, found.tokens, left_out_words(found.left_out)
