@@ -24,8 +24,8 @@ import torch
 from common import Goal, Result, parser, say, show
 
 import regrow
-from regrow.evaluation.generation import generate
 from regrow.models.loading import load_model, load_tokenizer
+from regrow.tokenizers.chat_rendering import render_chat
 
 ANSWER_TOKENS = 8
 KINDS = {
@@ -134,7 +134,7 @@ class Scale:
 
 
 FULL = Scale(300, 48, 120_000)
-QUICK = Scale(150, 16, 20_000)
+QUICK = Scale(150, 24, 20_000)
 
 
 def questions(of: str, count: int, *, heldout: bool) -> list[Question]:
@@ -155,15 +155,31 @@ def write_tasks(path: Path, count: int) -> Path:
     return path
 
 
+def _answers(model: Any, tokenizer: Any, given: Sequence[Question]) -> list[str]:
+    """Greedy answers to some questions, written together."""
+    texts = [
+        render_chat(tokenizer, [{"role": "user", "content": q.prompt}], add_generation_prompt=True)
+        for q in given
+    ]
+    batch = tokenizer(
+        texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+    )
+    with torch.no_grad():
+        ids = model.generate(**batch, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+    new = ids[:, batch["input_ids"].shape[1] :]
+    found: list[str] = tokenizer.batch_decode(new, skip_special_tokens=True)
+    return found
+
+
 def ask(model: Path, asked: int) -> dict[str, tuple[float, float]]:
     """For each task, the shares of answers that keep the format, and that are right."""
     loaded, tokenizer = load_model(model), load_tokenizer(model)
     found = {}
     for of in TASKS:
         kept = right = 0
-        for question in questions(of, asked, heldout=True):
-            answer = generate(loaded, tokenizer, question.prompt, ANSWER_TOKENS)
-            answer = answer.strip().removesuffix(".").lower()
+        given = questions(of, asked, heldout=True)
+        for question, written in zip(given, _answers(loaded, tokenizer, given), strict=True):
+            answer = written.strip().removesuffix(".").lower()
             kept += answer in [each.lower() for each in question.allowed]
             right += answer == question.answer.lower()
         found[of] = (kept / asked, right / asked)
