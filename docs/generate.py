@@ -24,9 +24,10 @@ from regrow.cleaning.quality_limits import ChineseLimits, Limits
 from regrow.cleaning.steps import STEPS
 from regrow.cli.app import app
 from regrow.corpus.sources import Source
-from regrow.pipeline.recipe import Data, EvaluateSpec, Recipe, Stage
+from regrow.pipeline.recipe import Data, EvaluateSpec, Recipe, Stage, StageData
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.distill_settings import DistillSettings
+from regrow.training.lora_settings import LoraSettings
 from regrow.training.mixing.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
@@ -38,10 +39,12 @@ MODELS: Mapping[type[BaseModel], str] = {
     Source: "A source in `data.train`",
     EvaluateSpec: "`evaluate`",
     Stage: "A stage in `stages`",
+    StageData: "`data` of a stage",
     CutSpec: "`cut` of a stage",
     VocabularySpec: "`cut.vocab`",
     RecoverySettings: "`recover` of a stage",
     DistillSettings: "`recover.distill`",
+    LoraSettings: "`recover.lora`",
     MixtureSettings: "`recover.denoisers` and `recover.domains`",
 }
 """The heading of each part of a recipe."""

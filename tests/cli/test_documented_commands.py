@@ -1,5 +1,6 @@
 """Every command in the README and in docs/ runs: as it is written, on tiny files of those names."""
 
+import json
 import re
 import shlex
 import shutil
@@ -78,6 +79,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):  # fmt: skip
         (home / name).parent.mkdir(exist_ok=True)
         write_text(home / name, sentences(60, seed=number))
+    talk = [{"prompt": text, "completion": text.split()[1]} for text in sentences(60)]
+    (home / "chat.jsonl").write_text("".join(json.dumps(each) + "\n" for each in talk))
     (home / "b.txt").write_text("\n".join(sentences(60, seed=50)))
     (home / "manuals/b.txt").write_text("use kubectl get, then kubectl. " * 40)
     zstandard = pytest.importorskip("zstandard")

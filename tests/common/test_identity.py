@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from regrow.common.identity import identity_of
 from regrow.pipeline.recipe import Recipe, Stage
-from regrow.pipeline.steps import plan_steps
+from regrow.pipeline.steps import TextHashes, plan_steps
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 
@@ -73,7 +73,8 @@ def test_settings_and_cuts_that_hold_defaults_decide_as_if_they_were_not_written
                 "stages": [Stage(name="s", cut=cut, recover=recover)],
             }
         )  # fmt: skip
-        planned = plan_steps(recipe, {"weights": "w"}, "train", {"h": "hash"}, "text")
+        texts = TextHashes("train", {"h": "hash"})
+        planned = plan_steps(recipe, {"weights": "w"}, texts, "text")
         return {name: step.key for name, step in planned.items()}
 
     cut = CutSpec(ffn=8)

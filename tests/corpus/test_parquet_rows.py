@@ -17,6 +17,7 @@ from regrow.common.errors import UserError
 from regrow.corpus import parquet_pages, parquet_rows
 from regrow.corpus.parquet_pages import Page, read_pages, rows_at_once
 from regrow.corpus.parquet_rows import read_rows
+from regrow.corpus.reading import PLAIN_TEXT
 
 MB = 1 << 20
 
@@ -32,7 +33,7 @@ def repeated(text: str, rows: int) -> Any:
 
 
 def texts(path: Path, wanted: int = 256, start: int = 0) -> list[Any]:
-    return [text for rows in read_rows(path, wanted, start) for text in rows.texts]
+    return [row["text"] for rows in read_rows(path, wanted, start) for row in rows.rows]
 
 
 @contextmanager
@@ -70,15 +71,15 @@ def test_rows_that_unpack_to_much_are_read_a_few_at_a_time(
     path = write(tmp_path / "a.parquet", values, compression="zstd", **BOMBS[name])
     assert path.stat().st_size < 100_000
     with measured() as most:
-        found = [rows.texts for rows in read_rows(path, 256)]
-    assert [each for rows in found for each in rows] == [text] * 200
+        found = [rows.rows for rows in read_rows(path, 256)]
+    assert [each["text"] for rows in found for each in rows] == [text] * 200
     assert max(map(len, found)) <= 4
     assert most() < 5 * MB
 
 
 def test_usual_files_are_read_in_large_steps(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [f"text {number}" * 400 for number in range(4_000)])
-    steps = [len(rows.texts) for rows in read_rows(path, 256)]
+    steps = [len(rows.rows) for rows in read_rows(path, 256)]
     assert sum(steps) == 4_000
     assert max(steps) * 3_600 > 200_000
 
@@ -124,7 +125,7 @@ def test_a_schema_that_lies_about_the_column_is_refused(tmp_path: Path) -> None:
         schema_arrow=strings.schema_arrow, metadata=lists.metadata, schema=lists.schema
     )
     with pytest.raises(ValueError, match="has other columns in it"):
-        parquet_rows._text_column(tmp_path / "b.parquet", lying)
+        parquet_rows._columns(tmp_path / "b.parquet", lying, PLAIN_TEXT)
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

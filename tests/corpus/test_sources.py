@@ -13,6 +13,7 @@ from regrow.common.errors import UserError
 from regrow.corpus import sources
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import pack
+from regrow.corpus.reading import Reading
 from regrow.corpus.samples import DataOrder, data_order
 from regrow.corpus.source_mixture import BLOCK
 from regrow.corpus.sources import (
@@ -78,7 +79,7 @@ def test_names_of_special_tokens_are_tokens_if_the_corpus_says_so(tmp_path: Path
     given = Source(name="given", path=path)
     by_model = Source(name="model", model="original", tokens=9)
     written = {"model": WrittenSource(path, "x")}
-    plain, meant = Corpus((given,)), Corpus((given,), special_tokens=True)
+    plain, meant = Corpus((given,)), Corpus((given,), reading=Reading(special_tokens=True))
     assert plain.identity != meant.identity
     assert plain.counts(TOKENIZER) == (1, 11)
     assert meant.counts(TOKENIZER) == Corpus((by_model,), written).counts(TOKENIZER) == (1, 7)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from regrow.evaluation.heldout_text import HeldoutText
 from regrow.evaluation.registry import EVALUATIONS, EvaluationData, evaluate
 from regrow.models.loading import load_model, load_tokenizer
 from tests.tiny import sentences, write_model, write_text
@@ -17,7 +18,9 @@ torch.set_num_threads(1)
 def test_a_result_is_json(tmp_path: Path, name: str) -> None:
     write_model(tmp_path / "m")
     write_text(tmp_path / "prose.jsonl", sentences(5))
-    data = EvaluationData({"prose": tmp_path / "prose.jsonl"}, ("The river", "Snow"), 3)
+    data = EvaluationData(
+        {"prose": HeldoutText(tmp_path / "prose.jsonl")}, ("The river", "Snow"), 3
+    )
     model, tokenizer = load_model(tmp_path / "m"), load_tokenizer(tmp_path / "m")
     result = evaluate(name, model, tokenizer, data)
     assert json.loads(json.dumps(result)) == result
@@ -28,7 +31,7 @@ def test_texts_and_prompts_are_all_read(tmp_path: Path) -> None:
     write_model(tmp_path / "m")
     for name in ("prose", "code"):
         write_text(tmp_path / f"{name}.jsonl", sentences(3))
-    texts = {name: tmp_path / f"{name}.jsonl" for name in ("prose", "code")}
+    texts = {name: HeldoutText(tmp_path / f"{name}.jsonl") for name in ("prose", "code")}
     data = EvaluationData(texts, ("The river", "Snow"), 2)
     model, tokenizer = load_model(tmp_path / "m"), load_tokenizer(tmp_path / "m")
     losses = evaluate("heldout", model, tokenizer, data)

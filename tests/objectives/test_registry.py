@@ -14,6 +14,7 @@ from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.corpus.conversations import Turn, as_document
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import (
     OBJECTIVES,
@@ -32,6 +33,9 @@ from tests.training.small import train_on
 torch.set_num_threads(1)
 ROW = 48
 TEXTS = sentences(30)
+TALKS = [
+    as_document((Turn("user", text[:20]), Turn("assistant", text[4:20]))) for text in sentences(30)
+]
 EACH = [
     (name, is_encoder_decoder)
     for is_encoder_decoder in (False, True)
@@ -51,7 +55,8 @@ def opened(home: Path, is_encoder_decoder: bool, name: str | None = None) -> tup
 def test_a_model_learns_it(tmp_path: Path, name: str, is_encoder_decoder: bool) -> None:
     model, tokenizer = opened(tmp_path, is_encoder_decoder, name)
     assert 1 <= minimum_tokens(name, tokenizer, model.config, ROW) <= ROW
-    loss, samples = loss_and_rows(name, TrainingData(TEXTS, tokenizer, model.config, ROW, 0))
+    texts = TALKS if OBJECTIVES[name].reads_conversations else TEXTS
+    loss, samples = loss_and_rows(name, TrainingData(texts, tokenizer, model.config, ROW, 0))
     assert samples.row_length == ROW
     lengths = samples.lengths(np.arange(len(samples)))
     assert 1 <= lengths.min() <= lengths.max() <= ROW

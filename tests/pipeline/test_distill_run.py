@@ -118,6 +118,7 @@ def test_another_teacher_is_another_run(home: Path) -> None:
 def test_a_half_done_training_is_not_taken_up_with_another_teacher(
     home: Path, tmp_path: Path
 ) -> None:
+    from regrow.evaluation.heldout_text import HeldoutText
     from regrow.training.recovery import RecoveryData
     from regrow.training.recovery import recover as train_back
     from regrow.training.settings import RecoverySettings
@@ -132,7 +133,8 @@ def test_a_half_done_training_is_not_taken_up_with_another_teacher(
     settings = RecoverySettings.model_validate(
         recover(128, distill={"from": "original"}, save_every=0)
     )
-    data = RecoveryData(sentences(40), {"h": home / "heldout.jsonl"}, {"h": ""}, {})
+    heldout = {"h": HeldoutText(home / "heldout.jsonl")}
+    data = RecoveryData(sentences(40), heldout, {"h": ""}, {})
     student = ModelDirectory(run / "stages/vocabulary/model")
 
     def train(teacher: Path | None, on_step: Any = None) -> None:

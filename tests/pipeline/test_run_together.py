@@ -41,7 +41,8 @@ def write_recipe(path: Path, home: Path, **second: Any) -> Path:
         "data": {"train": str(home / "train.jsonl"), "heldout": {"h": str(home / "heldout.jsonl")}},
         "prompts": ["The river"], "answer_tokens": 3,
         "stages": [
-            {"name": "depth", "cut": {"layers": 3, "calibration_tokens": 512}, "recover": TRAINED},
+            {"name": "depth", "cut": {"layers": 3, "calibration_tokens": 512},
+             "recover": {**TRAINED, "lora": {"rank": 2}}},
             {"name": "width", "cut": {**second, "calibration_tokens": 512},
              "recover": {**TRAINED, "distill": {"teacher": "previous"}}},
         ],
@@ -137,7 +138,7 @@ def test_weights_from_before_are_kept_if_training_together_does_not_help(
 ) -> None:
     recipe = yaml.safe_load((home / "recipe.yaml").read_text(encoding="utf-8"))
     del recipe["stages"][1]
-    recipe["stages"][0]["recover"]["learning_rate"] = 3.0
+    recipe["stages"][0]["recover"] |= {"learning_rate": 3.0, "lora": None}
     path, out, log = home / "worse.yaml", home / "worse", home / "worse.log"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     assert together.run(process, (str(path), str(out)), log) == [0, 0], log.read_text()

@@ -7,17 +7,18 @@ import pytest
 
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
+from regrow.corpus.reading import PLAIN_TEXT
 from regrow.pipeline.plan import RunOptions, make_plan
-from regrow.pipeline.recipe import Data, Recipe
-from regrow.pipeline.shared_text import check_heldout_files, say_shared_documents
+from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.shared_text import TrainedTexts, check_heldout_files, say_shared_documents
 from tests.tiny import sentences, write_model, write_text
 
 
 def said(train: list[Path], **heldout: Path) -> list[str]:
     lines: list[str] = []
-    data = Data(train=list(train), heldout=heldout)
-    check_heldout_files(data)
-    say_shared_documents(data, lines.append)
+    texts = TrainedTexts("data", train, heldout, PLAIN_TEXT)
+    check_heldout_files(texts)
+    say_shared_documents(texts, lines.append)
     return lines
 
 

@@ -18,7 +18,7 @@ from regrow.common.errors import UserError
 from regrow.corpus.text import documents_sha256
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.recipe_checks import layouts_by_stage
-from regrow.pipeline.steps import plan_steps
+from regrow.pipeline.steps import TextHashes, plan_steps
 from regrow.scoring.score_file import SavedScores, TextFacts, load_scores
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
 
@@ -131,7 +131,7 @@ def test_another_file_invalidates_the_cut(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.json"
 
     def key(**cut: Any) -> str:
-        steps = plan_steps(recipe(home, {"ffn": 24, **cut}), {}, "train", {}, "text")
+        steps = plan_steps(recipe(home, {"ffn": 24, **cut}), {}, TextHashes("train", {}), "text")
         return steps["s0/carve"].key
 
     keys = [key()]

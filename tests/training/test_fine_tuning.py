@@ -46,9 +46,10 @@ def test_answers_are_learned(tmp_path: Path, kind: str) -> None:
         assert written[-3:] == answer
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, lora: Any) -> None:
     source = ModelDirectory(write_model(tmp_path / "model"))
-    settings = RecoverySettings(**{**SETTINGS, "tokens": 300, "save_every": 0})
+    settings = RecoverySettings(**{**SETTINGS, "tokens": 300, "save_every": 0, "lora": lora})
 
     class KilledError(Exception):
         pass

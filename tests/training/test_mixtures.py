@@ -13,6 +13,7 @@ from regrow.corpus.samples import data_order
 from regrow.corpus.source_mixture import BLOCK
 from regrow.corpus.sources import Corpus, Source
 from regrow.evaluation.heldout_components import heldout_texts
+from regrow.evaluation.heldout_text import HeldoutText
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.dynamic_mixture import OPENBA_START, RULES
 from regrow.objectives.registry import TrainingData, loss_and_rows
@@ -64,8 +65,8 @@ def corpus(home: Path, weights: tuple[float, ...] | None = (4, 3, 1)) -> Corpus:
     )
 
 
-def heldout(home: Path) -> dict[str, Path]:
-    return {name: home / f"{name}-heldout.jsonl" for name in DOMAINS}
+def heldout(home: Path) -> dict[str, HeldoutText]:
+    return {name: HeldoutText(home / f"{name}-heldout.jsonl") for name in DOMAINS}
 
 
 def steered(

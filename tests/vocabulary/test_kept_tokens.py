@@ -22,7 +22,7 @@ from regrow.corpus.parallel import Workers
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.pipeline.recipe_checks import layouts_by_stage
 from regrow.pipeline.recipe_file import load_recipe
-from regrow.pipeline.steps import plan_steps
+from regrow.pipeline.steps import TextHashes, plan_steps
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.output import VOCABULARY_FILE
 from regrow.vocabulary import token_counting
@@ -175,7 +175,7 @@ def test_a_recipe_cuts_as_planned_and_again_the_same(home: Path, tmp_path: Path)
     keys = []
     for name in ("plan.json", "plan2.json"):
         loaded = load_recipe(recipe(home, {"vocab": {"plan": name}}, name="other.yaml"))
-        steps = plan_steps(loaded, {}, "", {}, "")
+        steps = plan_steps(loaded, {}, TextHashes("", {}), "")
         keys.append(steps["s0/carve"].key)
     assert keys[0] != keys[1]
 

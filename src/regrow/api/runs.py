@@ -99,6 +99,7 @@ def training_recipe(
     *,
     seed: int = 0,
     special_tokens: bool = False,
+    text_key: str = "text",
     **settings: Any,
 ) -> Recipe:
     """A recipe that only trains, for `train`.
@@ -113,6 +114,7 @@ def training_recipe(
             put aside for that.
         seed: decides data order, and the first weights of a training from scratch.
         special_tokens: whether the names of special tokens in the texts stand for the tokens.
+        text_key: the key of the text in `.jsonl` files, and its column in `.parquet`.
         settings: see above.
 
     Raises:
@@ -125,7 +127,7 @@ def training_recipe(
     try:
         return train_model.training_recipe(
             str(model), paths(text), None if heldout is None else Path(heldout), settings,
-            number("seed", seed), special_tokens=special_tokens,
+            number("seed", seed), special_tokens=special_tokens, text_key=text_key,
         )  # fmt: skip
     except UserError as error:
         raise error.at((error.key or "").removeprefix(train_model.SETTINGS_KEY) or None) from None

@@ -15,6 +15,7 @@ from regrow.cleaning.reading.records import WEB, documents_in
 from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory
 from regrow.corpus.parquet_rows import check_column
+from regrow.corpus.reading import Reading
 from regrow.corpus.text import Position
 
 RESULTS = 1
@@ -121,7 +122,7 @@ def _check_text_key(config: CorpusConfig, number: int, inputs: list[Input]) -> N
     source = config.sources[number]
     for each in inputs:
         if each.format == "parquet":
-            check_column(each.path, source.text, f"sources.{number}.text")
+            check_column(each.path, Reading(source.text), f"sources.{number}.text")
     first = next((each for each in inputs if each.format == "jsonl"), None)
     if first is None:
         return

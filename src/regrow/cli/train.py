@@ -19,6 +19,9 @@ _OPTIONS = {
     "data.train": "--text",
     "data.heldout.heldout": "--heldout",
     "data.heldout": "--heldout",
+    "data.text_key": "--text-key",
+    "stages: train: recover.objective": "--objective",
+    "stages: train: recover.lora": "--lora",
     "stages: train: recover": "--set",
 }
 """The option that gives a key of the recipe that is made of options."""
@@ -53,11 +56,22 @@ def train(
             "--set", metavar="KEY=VALUE", help="A setting of docs/training.md; may be repeated."
         ),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What is learned; `instructions`: conversations."),
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(metavar="RANK", min=1, help="Train small matrices beside frozen weights."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides data order and first weights.")] = 0,
     special_tokens: Annotated[
         bool,
         typer.Option("--special-tokens", help="Names of special tokens in the text are tokens."),
     ] = False,
+    text_key: Annotated[
+        str, typer.Option("--text-key", metavar="KEY", help="Of the text in .jsonl and .parquet.")
+    ] = "text",
     stage: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which stage, where a recipe has several.")
     ] = None,
@@ -77,7 +91,8 @@ def train(
     recipe: Path | Recipe
     options: Mapping[str, str]
     if what.endswith((".yaml", ".yml")):
-        if text or heldout or settings or seed or special_tokens:
+        others = (text, heldout, settings, objective, lora, seed, special_tokens)
+        if any(others) or text_key != "text":
             raise UserError(f"{what}: a recipe says all that; leave the other options out")
         recipe, options = Path(what), {}
     else:
@@ -91,9 +106,10 @@ def train(
                 what,
                 text,
                 heldout,
-                named_settings(settings or []),
+                _with_options(named_settings(settings or []), objective, lora),
                 seed,
                 special_tokens=special_tokens,
+                text_key=text_key,
             )
         except UserError as error:
             raise name_option(error, options) from None
@@ -106,6 +122,17 @@ def train(
         raise name_option(error, options) from None
     if is_first_process():
         print_trained(result, as_json)
+
+
+def _with_options(
+    settings: dict[str, Any], objective: str | None, lora: int | None
+) -> dict[str, Any]:
+    """The settings with those that have options of their own."""
+    given = {"objective": objective, "lora": None if lora is None else {"rank": lora}}
+    for key, value in given.items():
+        if value is not None and key in settings:
+            raise UserError(f"--{key}: --set gives {key} too; leave one out")
+    return settings | {key: value for key, value in given.items() if value is not None}
 
 
 def named_settings(given: list[str]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""A column of text of a Parquet file, a few rows at a time, in bounded memory."""
+"""The text of a Parquet file, a few rows at a time, in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from regrow.common.errors import UserError, one_line
 from regrow.corpus.parquet_pages import LARGEST_PAGE, read_pages, rows_at_once
+from regrow.corpus.reading import CONVERSATIONS, PLAIN_TEXT, Reading
 
 _LARGEST_FOOTER = 16 << 20
 """Bytes; pyarrow needs some hundred times as much memory for a footer."""
@@ -17,61 +18,65 @@ class Rows(NamedTuple):
 
     Attributes:
         first: The number of the first, from 0.
-        texts: The values of the column; None where there is none.
+        rows: The values of the columns by name, for each row; None where there is none.
         total: The rows of the file.
     """
 
     first: int
-    texts: tuple[Any, ...]
+    rows: tuple[Mapping[str, Any], ...]
     total: int
 
 
-def read_rows(path: Path, wanted: int, start: int = 0, name: str = "text") -> Iterator[Rows]:
-    """The rows of the column `name` from `start` on, at most `wanted` at a time.
+def read_rows(
+    path: Path, wanted: int, start: int = 0, reading: Reading = PLAIN_TEXT
+) -> Iterator[Rows]:
+    """The rows from `start` on, at most `wanted` at a time, with the columns of `reading`.
 
-    Raises UserError if the file is not Parquet, has no such column of strings, or has a page that
-    unpacks to more than 256 MB.
+    Raises UserError if the file is not Parquet, has no such column or none of strings, or has a
+    page that unpacks to more than 256 MB.
     """
     import pyarrow
     import pyarrow.parquet
 
-    row = start
+    row, names = start, reading.columns[0]
     try:
         with path.open("rb") as plain, _open(path, plain) as file:
-            column = _text_column(path, file, name)
+            names, leaves = _columns(path, file, reading)
             total, first = max(1, file.metadata.num_rows), 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if first + rows > start:
-                    at_once = _at_once(path, plain, file, group, column, wanted)
+                    at_once = min(
+                        _at_once(path, plain, file, (group, leaf), wanted) for leaf in leaves
+                    )
                     batches = file.iter_batches(
-                        at_once, row_groups=[group], columns=[name], use_threads=False
+                        at_once, row_groups=[group], columns=list(names), use_threads=False
                     )
                     row = first
                     for batch in batches:
                         skipped = max(0, start - row)
-                        texts = tuple(batch.column(0).slice(skipped).to_pylist())
-                        if texts:
-                            yield Rows(row + skipped, texts, total)
+                        found = tuple(batch.slice(skipped).to_pylist())
+                        if found:
+                            yield Rows(row + skipped, found, total)
                         row += batch.num_rows
                 first += rows
     except UnicodeDecodeError:
         raise UserError(
-            f"{path}: column '{name}' is not UTF-8 after row {row:,}; write the file again"
+            f"{path}: column '{names[0]}' is not UTF-8 after row {row:,}; write the file again"
         ) from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = one_line(str(error))[:200]
         raise UserError(f"{path}: not a complete Parquet file ({reason}); write it again") from None
 
 
-def check_column(path: Path, name: str, key: str) -> None:
-    """Raise UserError, with a key, if a file can be opened and has no column `name` of strings."""
+def check_column(path: Path, reading: Reading, key: str) -> None:
+    """Raise UserError, with a key, if a file can be opened and lacks the column of `reading`."""
     import pyarrow
 
     try:
         with path.open("rb") as plain, _open(path, plain) as file:
             try:
-                _text_column(path, file, name)
+                _columns(path, file, reading)
             except UserError as error:
                 wrong = error.at(key)
             else:
@@ -116,26 +121,56 @@ def _open(path: Path, plain: BinaryIO) -> Any:
     return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
 
 
-def _text_column(path: Path, file: Any, name: str = "text") -> int:
-    """The number of the column `name`. Raises UserError if there is none of strings."""
+def _columns(path: Path, file: Any, reading: Reading) -> tuple[tuple[str, ...], list[int]]:
+    """The names of the columns that are read, and the numbers of those stored for them.
+
+    A column of lists or structures is stored as several. Raises UserError if a column is missing,
+    or that of a text does not hold strings.
+    """
     import pyarrow
 
-    names = file.schema_arrow.names
-    if name not in names:
-        columns = one_line(", ".join(names))
-        raise UserError(f"{path}: no column '{name}'; the columns are {columns}")
-    kind = file.schema_arrow.field(name).type
-    value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    if not (pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value)):
-        raise UserError(f"{path}, column '{name}': not a string but {one_line(str(kind))[:80]}")
-    for number in range(file.metadata.num_columns):
-        if file.schema.column(number).path == name:
-            return number
-    raise ValueError(f"the column '{name}' has other columns in it")
+    known = file.schema_arrow.names
+    names = next((each for each in reading.columns if set(each) <= set(known)), None)
+    if names is None:
+        columns = one_line(", ".join(known))
+        other = next((each[0] for each in CONVERSATIONS.columns if set(each) <= set(known)), None)
+        hint = (
+            f"; '{other}' holds conversations, whose answers are learned with the `objective` "
+            "instructions"
+            if other is not None and not reading.conversations
+            else ""
+        )
+        raise UserError(
+            f"{path}: no column '{reading.columns[0][0]}'; the columns are {columns}{hint}"
+        )
+    if not reading.conversations:
+        kind = file.schema_arrow.field(names[0]).type
+        value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if not (pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value)):
+            raise UserError(
+                f"{path}, column '{names[0]}': not a string but {one_line(str(kind))[:80]}"
+            )
+    leaves = [
+        number
+        for number in range(file.metadata.num_columns)
+        if _is_in(file.schema.column(number).path, names, nested=reading.conversations)
+    ]
+    if not leaves:
+        raise ValueError(f"the column '{names[0]}' has other columns in it")
+    return names, leaves
 
 
-def _at_once(path: Path, plain: BinaryIO, file: Any, group: int, column: int, wanted: int) -> int:
-    """How many rows of a row group to unpack at once. Raises UserError if a page is too large."""
+def _is_in(stored: str, names: tuple[str, ...], *, nested: bool) -> bool:
+    """Whether a stored column is one of these, or a part of one."""
+    return stored in names or (nested and any(stored.startswith(f"{name}.") for name in names))
+
+
+def _at_once(path: Path, plain: BinaryIO, file: Any, at: tuple[int, int], wanted: int) -> int:
+    """How many rows of a row group to unpack at once. Raises UserError if a page is too large.
+
+    `at`: the numbers of the row group and of the stored column.
+    """
+    group, column = at
     chunk = file.metadata.row_group(group).column(column)
     begin = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < begin:
@@ -143,10 +178,11 @@ def _at_once(path: Path, plain: BinaryIO, file: Any, group: int, column: int, wa
     pages = []
     for page in read_pages(plain, begin, begin + chunk.total_compressed_size):
         if page.nbytes > LARGEST_PAGE:
+            name = file.schema.column(column).path
             raise UserError(
-                f"{path}: row group {group + 1}: a page of column {chunk.path_in_schema!r} "
-                f"unpacks to {page.nbytes:,} bytes, more than {LARGEST_PAGE >> 20} MB; write the "
-                "file again with smaller pages"
+                f"{path}: row group {group + 1}: a page of column '{name}' unpacks to "
+                f"{page.nbytes:,} bytes, more than {LARGEST_PAGE >> 20} MB; write the file again "
+                "with smaller pages"
             )
         pages.append(page)
     return rows_at_once(pages, wanted)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.common.errors import UserError
-from regrow.common.files import json_bytes, write_atomically
+from regrow.common.files import write_atomically
+from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.text import document_hash, documents_sha256
 
 SHARE = 0.05
@@ -70,9 +71,12 @@ class PutAside:
         )
         return f"{part}, {self.share:.1%} of the text"
 
-    def write(self, path: Path) -> None:
-        """Write the held-out documents as a `.jsonl` file, if it does not hold them already."""
-        data = b"".join(json_bytes({"text": text}, None) for text in self.documents)
+    def write(self, path: Path, reading: Reading = PLAIN_TEXT) -> None:
+        """Write the held-out documents as a `.jsonl` file, if it does not hold them already.
+
+        `reading`: how the file will be read.
+        """
+        data = b"".join(reading.line(text) for text in self.documents)
         if not path.is_file() or path.read_bytes() != data:
             write_atomically(path, data)
 

@@ -21,6 +21,7 @@ from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
 from regrow.corpus.packing import pack, tokenise
 from regrow.corpus.put_aside import without
+from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.samples import Samples
 from regrow.corpus.source_mixture import Shares
 from regrow.corpus.text import documents_sha256, read_documents
@@ -120,14 +121,14 @@ class Corpus:
     Attributes:
         sources: The sources.
         written: The texts of those sources that a model writes, by name.
-        special_tokens: Whether the names of special tokens in the texts stand for the tokens. In
-            text that a model writes, and in token stores, they always do.
+        reading: How text files are read. In text that a model writes, and in token stores, the
+            names of special tokens always stand for the tokens.
         remains: Documents of text files that are held out, as in `regrow.corpus.put_aside`.
     """
 
     sources: tuple[Source, ...]
     written: Mapping[str, WrittenSource] = field(default_factory=dict)
-    special_tokens: bool = False
+    reading: Reading = PLAIN_TEXT
     remains: Mapping[bytes, int] = field(default_factory=dict)
 
     def paths_of(self, source: Source) -> list[Path]:
@@ -156,7 +157,11 @@ class Corpus:
                 for source in self.sources
             ]
             found = identity_of("corpus", sources=sources)
-        return identity_of("with special tokens", corpus=found) if self.special_tokens else found
+        if self.reading.conversations:
+            return identity_of("conversations", corpus=found)
+        if self.reading.special_tokens:
+            return identity_of("with special tokens", corpus=found)
+        return found
 
     def _identities(self, source: Source) -> list[str]:
         """A hash of each text of a source."""
@@ -197,10 +202,11 @@ class Corpus:
         """The documents of text files, without what is held out."""
         written = {each.path for each in self.written.values()}
         for path in paths:
-            documents = read_documents(path)
+            by_model = path in written
+            documents = read_documents(path, PLAIN_TEXT if by_model else self.reading)
             if self.remains:
                 documents = without(documents, self.remains)
-            has_tokens = self.special_tokens or path in written
+            has_tokens = self.reading.special_tokens or by_model
             yield from map(TextWithSpecialTokens, documents) if has_tokens else documents
 
     def counts(self, tokenizer: Tokenizer) -> tuple[int, int]:

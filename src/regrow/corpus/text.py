@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from regrow.common.errors import UserError
 from regrow.corpus.parquet_rows import read_rows
+from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.text_files import kind_of, package_for, text_files
 
 _UTF8_BOM = b"\xef\xbb\xbf"
@@ -48,18 +49,18 @@ class Block:
         path: The file.
         first: Where the block begins.
         after: Where the next block begins.
-        records: The bytes of the lines; in Parquet, the value of the column ``text`` in each row.
+        records: The bytes of the lines; in Parquet, the columns of each row by name.
         read: Bytes of the file that were read so far.
     """
 
     path: Path
     first: Position
     after: Position
-    records: bytes | tuple[Any, ...]
+    records: bytes | tuple[Mapping[str, Any], ...]
     read: int
 
 
-def read_documents(path: Path) -> Iterator[str]:
+def read_documents(path: Path, reading: Reading = PLAIN_TEXT) -> Iterator[str]:
     r"""The documents of a file, or of all text files below a directory, in order, unchanged.
 
     - ``.txt``: the whole file is one document. A file of more than 64 MB is cut at line ends into
@@ -67,6 +68,8 @@ def read_documents(path: Path) -> Iterator[str]:
     - ``.jsonl``: one JSON object a line with the document under ``text``. Lines end at ``\n`` and
       nowhere else. Blank lines and empty texts are skipped.
     - ``.parquet``: one document a row in the column ``text``. Empty texts are skipped.
+
+    `reading` may name another key and column, or say that lines and rows are conversations.
 
     The files of a directory come in the order of their paths (`regrow.corpus.text_files`); those
     without a document are passed over.
@@ -80,7 +83,7 @@ def read_documents(path: Path) -> Iterator[str]:
             is no document. Whether the files can be read is checked at once, their content while
             they are read.
     """
-    return _documents(path, text_files(path))
+    return _documents(path, text_files(path), reading)
 
 
 def read_pieces(path: Path, size: int = _BLOCK_BYTES) -> Iterator[str]:
@@ -95,7 +98,12 @@ def read_pieces(path: Path, size: int = _BLOCK_BYTES) -> Iterator[str]:
 
 
 def read_blocks(
-    path: Path, size: int = _BLOCK_BYTES, start: Position | None = None, *, whole: bool = True
+    path: Path,
+    size: int = _BLOCK_BYTES,
+    start: Position | None = None,
+    *,
+    whole: bool = True,
+    reading: Reading = PLAIN_TEXT,
 ) -> Iterator[Block]:
     """The records of a file in blocks of about `size` bytes, or of one record if that is longer.
 
@@ -106,6 +114,7 @@ def read_blocks(
         whole: whether a ``.txt`` file is one block, or blocks of about 64 MB if it is larger.
             Otherwise they are of about `size`. It is cut at line ends, and each block is a
             document. A line that is longer than 64 MB is cut between two characters.
+        reading: which columns of Parquet are read.
 
     Raises:
         UserError: while it is read, if the content does not fit the suffix.
@@ -113,7 +122,7 @@ def read_blocks(
     kind, compression = kind_of(path)
     start = start or Position()
     if kind == ".parquet":
-        yield from _row_blocks(path, size, start)
+        yield from _row_blocks(path, size, start, reading)
         return
     with path.open("rb") as file, _reading_compressed(path, compression):
         text = _uncompressed(file, compression, path)
@@ -137,14 +146,13 @@ def read_blocks(
             place = after
 
 
-def documents_in(block: Block) -> Iterator[str]:
+def documents_in(block: Block, reading: Reading = PLAIN_TEXT) -> Iterator[str]:
     """The documents of a block, in order. Raises UserError as `read_documents` does."""
     kind, _ = kind_of(block.path)
     where = f"{block.path}: {'row' if kind == '.parquet' else 'line'}"
     if isinstance(block.records, tuple):
-        for number, text in enumerate(block.records, start=block.first.record + 1):
-            if not isinstance(text, str):
-                raise UserError(f"{where} {number}, column 'text': not a string")
+        for number, row in enumerate(block.records, start=block.first.record + 1):
+            text = _text_of_row(row, reading, f"{where} {number}")
             if len(text) > LONGEST:
                 raise _too_long(f"{where} {number}")
             if text:
@@ -154,22 +162,24 @@ def documents_in(block: Block) -> Iterator[str]:
     if block.first.offset == 0:
         data = data.removeprefix(_UTF8_BOM)
     if kind == ".txt":
+        if reading.conversations:
+            raise UserError(f"{block.path}: no conversations; give .jsonl or .parquet")
         if (text := _decoded(data, block)).strip():
             yield text
         return
     for number, line in enumerate(io.BytesIO(data), start=block.first.record + 1):
-        if not line.isspace() and (text := _text_of(line, where, number)):
+        if not line.isspace() and (text := _text_of(line, reading, where, number)):
             yield text
 
 
-def no_document_error(path: Path) -> UserError:
+def no_document_error(path: Path, reading: Reading = PLAIN_TEXT) -> UserError:
     """The error to raise if a file or a directory holds no document."""
     if path.is_dir():
         return UserError(f"{path}: the text files of the directory hold no document")
     what = {
         ".txt": "text; it should hold one document",
-        ".jsonl": f"document; each line should be {_EXAMPLE}",
-        ".parquet": "document; each row should have one in the column 'text'",
+        ".jsonl": f"document; each line should be {reading.example}",
+        ".parquet": f"document; each row should have one in the column '{reading.columns[0][0]}'",
     }
     return UserError(f"{path}: the file holds no {what[kind_of(path)[0]]}")
 
@@ -189,15 +199,15 @@ def document_hash(document: str) -> bytes:
     return hashlib.blake2b(document.encode(), digest_size=16).digest()
 
 
-def _documents(path: Path, files: Iterable[Path]) -> Iterator[str]:
+def _documents(path: Path, files: Iterable[Path], reading: Reading) -> Iterator[str]:
     empty = True
     for file in files:
-        for block in read_blocks(file):
-            for document in documents_in(block):
+        for block in read_blocks(file, reading=reading):
+            for document in documents_in(block, reading):
                 empty = False
                 yield document
     if empty:
-        raise no_document_error(path)
+        raise no_document_error(path, reading)
 
 
 def _too_long(where: str) -> UserError:
@@ -221,42 +231,66 @@ def _decoded(data: bytes, block: Block) -> str:
         raise UserError(f"{where} is not UTF-8; convert the file to UTF-8") from None
 
 
-_EXAMPLE = '{"text": "..."}'
 _JSON_SPACE = " \t\r\n"
 _parsed = json.JSONDecoder().raw_decode
 """`json.loads` calls this; for short lines, calling it directly takes half the time."""
 
 
-def _text_of(line: bytes, of: str, number: int) -> str:
+def _text_of(line: bytes, reading: Reading, of: str, number: int) -> str:
     try:
         written = line.decode().strip(_JSON_SPACE)
         record, end = _parsed(written)
-        text = record["text"]
-        if end == len(written) and type(record) is dict and type(text) is str:
-            if b"\\u" in line:
-                text.encode()
-            return text
+        if end == len(written) and type(record) is dict:
+            if reading.conversations:
+                return reading.document(record)
+            text = record[reading.text_key]
+            if type(text) is str:
+                if b"\\u" in line:
+                    text.encode()
+                return text
     except (ValueError, RecursionError, TypeError, KeyError):
         pass
-    raise _no_text(line, f"{of} {number}")
+    raise _no_text(line, reading, f"{of} {number}")
 
 
-def _no_text(line: bytes, where: str) -> UserError:
-    """The error for a line that holds no text."""
+def _no_text(line: bytes, reading: Reading, where: str) -> UserError:
+    """The error for a line that holds no document."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError:
         return UserError(f"{where} is not UTF-8; convert the file to UTF-8")
     except (ValueError, RecursionError):
-        return UserError(f"{where} is not JSON; each line should be {_EXAMPLE}")
-    if not isinstance(record, dict) or "text" not in record:
-        return UserError(f"{where} has no key 'text'; each line should be {_EXAMPLE}")
-    if not isinstance(record["text"], str):
-        return UserError(f"{where}, key 'text': not a string; each line should be {_EXAMPLE}")
+        return UserError(f"{where} is not JSON; each line should be {reading.example}")
+    if not isinstance(record, dict):
+        return UserError(
+            f"{where} has no key '{reading.columns[0][0]}'; each line should be {reading.example}"
+        )
+    try:
+        reading.document(record)
+    except ValueError as error:
+        return UserError(_at(where, error))
     return UserError(
-        f"{where}, key 'text': half a surrogate pair, which is not Unicode text; "
+        f"{where}, key '{reading.text_key}': half a surrogate pair, which is not Unicode text; "
         "write the whole character"
     )
+
+
+def _at(where: str, error: ValueError) -> str:
+    """What is wrong with a line or a row, in one line."""
+    joint = " " if str(error).startswith("has ") else ", "
+    return f"{where}{joint}{error}"
+
+
+def _text_of_row(row: Mapping[str, Any], reading: Reading, where: str) -> str:
+    if reading.conversations:
+        try:
+            return reading.document(row)
+        except ValueError as error:
+            raise UserError(_at(where, error)) from None
+    text = row[reading.text_key]
+    if not isinstance(text, str):
+        raise UserError(f"{where}, column '{reading.text_key}': not a string")
+    return text
 
 
 # Compressed files
@@ -354,12 +388,10 @@ def _skip(text: BinaryIO, offset: int) -> None:
 # Parquet
 
 
-def _row_blocks(path: Path, size: int, start: Position) -> Iterator[Block]:
+def _row_blocks(path: Path, size: int, start: Position, reading: Reading) -> Iterator[Block]:
     package_for(".parquet", path)
     nbytes = path.stat().st_size
-    for rows in read_rows(path, max(1, size // _BYTES_A_ROW), start.record):
-        after = rows.first + len(rows.texts)
+    for rows in read_rows(path, max(1, size // _BYTES_A_ROW), start.record, reading):
+        after = rows.first + len(rows.rows)
         read = min(nbytes, nbytes * after // rows.total)
-        yield Block(
-            path, Position(rows.first, rows.first), Position(after, after), rows.texts, read
-        )
+        yield Block(path, Position(rows.first, rows.first), Position(after, after), rows.rows, read)

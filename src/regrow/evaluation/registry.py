@@ -8,8 +8,9 @@ Importing this module does not import PyTorch.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
+
+from regrow.evaluation.heldout_text import HeldoutText, loss_on
 
 
 @dataclass(frozen=True)
@@ -20,23 +21,16 @@ class EvaluationData:
         texts: Held-out texts by name.
         prompts: The prompts to answer.
         answer_tokens: Upper bound on the tokens of an answer.
-        special_tokens: Whether the names of special tokens in the texts stand for the tokens.
     """
 
-    texts: Mapping[str, Path]
+    texts: Mapping[str, HeldoutText]
     prompts: tuple[str, ...]
     answer_tokens: int
-    special_tokens: bool = False
 
 
 def _heldout(model: Any, tokenizer: Any, data: EvaluationData) -> dict[str, dict[str, Any]]:
     """The loss over each held-out text, by name (`regrow.evaluation.heldout.HeldoutLoss`)."""
-    from regrow.evaluation.heldout import text_loss
-
-    return {
-        name: asdict(text_loss(model, tokenizer, path, special_tokens=data.special_tokens))
-        for name, path in data.texts.items()
-    }
+    return {name: asdict(loss_on(model, tokenizer, text)) for name, text in data.texts.items()}
 
 
 def _answers(model: Any, tokenizer: Any, data: EvaluationData) -> list[str]:

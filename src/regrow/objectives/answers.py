@@ -2,40 +2,45 @@
 
 from typing import TYPE_CHECKING, Any
 
+from regrow.objectives.rows.prompt_answers import Answers, PromptAnswers
+
 if TYPE_CHECKING:
+    from regrow.corpus.samples import Samples
+    from regrow.objectives.losses.loss import TokenLoss
     from regrow.objectives.losses.prefix_lm import PrefixAttention
-    from regrow.objectives.registry import LossAndRows
-    from regrow.objectives.rows.prompt_answers import PromptAnswers
 
 
 def answer_loss_and_rows(
-    pairs: "PromptAnswers",
+    answers: Answers,
     config: Any,
     seed: int,
     *,
     prefix: "PrefixAttention" = "causal",
     shared_rows: bool = False,
-) -> "LossAndRows":
+) -> "tuple[TokenLoss, Samples]":
     """The loss on answers, and the rows that it is computed on.
 
-    Several short pairs share a row, and none sees another.
+    Several short examples share a row, and none sees another.
 
     Args:
-        pairs: Prompts and answers.
+        answers: Prompts and answers; for encoder-decoders, pairs.
         config: Of the model.
-        seed: Decides which pairs share a row.
-        prefix: How a decoder attends within a prompt. Encoder-decoders ignore it.
+        seed: Decides which examples share a row.
+        prefix: How a decoder attends within the first prompt. Encoder-decoders ignore it.
         shared_rows: Whether pairs of an encoder-decoder share a row. Decoders ignore it.
     """
     if config.is_encoder_decoder:
         from regrow.objectives.losses.seq2seq import Seq2Seq
         from regrow.objectives.rows.shared_rows import make_shared_rows
 
+        if not isinstance(answers, PromptAnswers):
+            raise ValueError("an encoder-decoder learns pairs of a prompt and its answer")
         if not shared_rows:
-            return Seq2Seq(), pairs
+            return Seq2Seq(), answers
         hidden = getattr(config, "decoder", config).hidden_size
-        return Seq2Seq(shared_rows=True), make_shared_rows(pairs, pairs.tokens, seed, hidden)
+        return Seq2Seq(shared_rows=True), make_shared_rows(answers, answers.tokens, seed, hidden)
     from regrow.objectives.losses.prefix_lm import PrefixLM
-    from regrow.objectives.rows.prompt_answers import pack_prompt_answers
+    from regrow.objectives.rows.answered_texts import pack_answers
 
-    return PrefixLM(prefix), pack_prompt_answers(pairs, seed)
+    texts = answers.as_texts() if isinstance(answers, PromptAnswers) else answers
+    return PrefixLM(prefix), pack_answers(texts, seed)

@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     from regrow.objectives.losses.loss import TokenLoss
     from regrow.objectives.losses.prefix_lm import PrefixAttention
     from regrow.objectives.rows.optimized_ul2 import RowLayout
+    from regrow.objectives.rows.prompt_answers import Answers
     from regrow.objectives.rows.span_corruption import CorruptedText
     from regrow.objectives.rows.ul2 import MixedDenoisers
+
+
+INSTRUCTIONS = "instructions"
+"""The objective that learns the answers of conversations."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Objective:
         for_encoder_decoder: The same for an encoder-decoder.
         missing_tokens: One function for each kind of special token that examples are written with.
             It gives the tokens of this kind that have to be added to a tokenizer.
+        reads_conversations: Whether it learns the answers of conversations, and no text.
     """
 
     mean_sample: "Callable[[int], SampleShape]"
@@ -79,6 +85,7 @@ class Objective:
     for_decoder: ForDecoder | None = None
     for_encoder_decoder: ForEncoderDecoder | None = None
     missing_tokens: tuple[Callable[[Any], tuple[str, ...]], ...] = ()
+    reads_conversations: bool = False
 
 
 # Next-token prediction, with or without a prefix
@@ -241,6 +248,45 @@ def _optimized_for_encoder_decoder(data: TrainingData, shared_rows: bool) -> Los
     return Seq2Seq(shared_rows=shared_rows), _optimized_rows(data, layout)
 
 
+# Conversations, of which the answers are predicted
+
+
+def _conversation_sample(row_length: int) -> "SampleShape":
+    from regrow.architectures.flops import SampleShape
+
+    # How long prompts are beside their answers depends on the data.
+    half = -(-row_length // 2)
+    return SampleShape(row_length, encoder=half, decoder=half)
+
+
+def _one_conversation(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.objectives.prompt_form import prompt_form
+
+    prompt_form(tokenizer, config)
+    return 1
+
+
+def _answers_for_decoder(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+    from regrow.objectives.answers import answer_loss_and_rows
+
+    return answer_loss_and_rows(_prepared(data), data.config, data.seed, prefix=prefix)
+
+
+def _answers_for_encoder_decoder(data: TrainingData, shared_rows: bool) -> LossAndRows:
+    from regrow.objectives.answers import answer_loss_and_rows
+
+    return answer_loss_and_rows(_prepared(data), data.config, data.seed, shared_rows=shared_rows)
+
+
+def _prepared(data: TrainingData) -> "Answers":
+    from regrow.corpus.sources import Corpus
+    from regrow.objectives.conversations import prepare_conversations
+
+    texts = data.texts
+    documents = texts.read(texts.paths) if isinstance(texts, Corpus) else texts
+    return prepare_conversations(documents, data.tokenizer, data.config, data.row_length).answers
+
+
 _UL2 = Objective(
     mean_sample=_ul2_sample,
     minimum_tokens=_ul2_minimum,
@@ -282,6 +328,13 @@ OBJECTIVES: Mapping[str, Objective] = {
         for_decoder=_optimized_for_decoder,
         for_encoder_decoder=_optimized_for_encoder_decoder,
         missing_tokens=(missing_sentinels, missing_prefixes),
+    ),
+    INSTRUCTIONS: Objective(
+        mean_sample=_conversation_sample,
+        minimum_tokens=_one_conversation,
+        for_decoder=_answers_for_decoder,
+        for_encoder_decoder=_answers_for_encoder_decoder,
+        reads_conversations=True,
     ),
 }
 """The first that fits a kind of model is the default of this kind."""

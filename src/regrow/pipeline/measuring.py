@@ -34,10 +34,9 @@ class Measuring:
         self._steps = plan.steps
         self._recorder, self._clock, self._progress = recorder, recorder.clock, recorder.progress
         self._data = EvaluationData(
-            texts=plan.recipe.data.heldout,
+            texts=plan.recipe.heldout,
             prompts=tuple(plan.recipe.prompts),
             answer_tokens=plan.recipe.answer_tokens,
-            special_tokens=plan.recipe.data.special_tokens,
         )
 
     def measure(
@@ -149,12 +148,12 @@ class Measuring:
         def measure() -> Mapping[str, Any]:
             model = self._original.load()
             found: dict[str, Mapping[str, float]] = {}
+            texts = {name: self._recipe.heldout[name] for name in self._recipe.data.heldout}
             for settings in self._plan.recoveries():
                 keys = reference_keys(settings)
                 if not found.keys() >= keys.keys():
                     losses = reference_losses(
-                        settings, model, self._original.tokenizer, self._recipe.data.heldout,
-                        step.inputs["domains"], self._recipe.data.special_tokens,
+                        settings, model, self._original.tokenizer, texts, step.inputs["domains"],
                     )  # fmt: skip
                     found |= {key: losses[kind] for key, kind in keys.items()}
             return {"losses": found}

@@ -7,6 +7,9 @@ from typing import Any, Literal
 from regrow.pipeline.ledger import Entry
 from regrow.report.records import Outcome
 
+_OTHER_TASK = "what is taken out"
+"""Bits per byte are then of another task than the loss per token."""
+
 Losses = Mapping[str, Mapping[str, Any]]
 """The held-out losses by text, as the ledger has them (`regrow.evaluation.heldout.HeldoutLoss`)."""
 
@@ -26,7 +29,7 @@ def bits_per_nat(loss: Mapping[str, Any]) -> float | None:
     None if the two are not of the same task, as of an encoder-decoder.
     """
     nats, bits = loss["loss_per_token"], loss["bits_per_byte"]
-    if loss["predicts"] != "every token" or not nats or not math.isfinite(bits / nats):
+    if loss["predicts"] == _OTHER_TASK or not nats or not math.isfinite(bits / nats):
         return None
     return float(bits / nats)
 
@@ -53,10 +56,12 @@ def losses_words(losses: Losses) -> str:
 def outcome(before: Losses, after: Losses, kept: Literal["trained", "before"]) -> Outcome:
     """Compare the losses before and after a recovery, for the texts that both have.
 
-    Models that predict every token are compared by bits per byte. An encoder-decoder is compared by
-    the loss on the spans, because its bits per byte are of another task than the training.
+    Models that predict every token, or answers, are compared by bits per byte. On text, an
+    encoder-decoder is compared by the loss on the spans, because its bits per byte are of another
+    task than the training.
     """
-    by_byte = all(loss["predicts"] == "every token" for loss in (*before.values(), *after.values()))
+    known = [losses[text] for losses in (before, after) for text in before if text in after]
+    by_byte = all(loss["predicts"] != _OTHER_TASK for loss in known)
     key = "bits_per_byte" if by_byte else "loss_per_token"
     return Outcome(
         unit="bits per byte" if by_byte else "nats per token",
@@ -82,4 +87,7 @@ def recovery_outcome(entries: Mapping[str, Entry], stage: str, previous: str) ->
         then, now = recover.outputs["heldout"], before.inputs["heldout"]
         losses = recover.outputs["trained"]["heldout"]
         after = {text: loss for text, loss in losses.items() if then[text] == now.get(text)}
-    return outcome(before.outputs["heldout"], after, kept)
+    # Ledgers from before stages had their own conversations do not have the key.
+    others = recover.outputs.get("others", ())
+    judged = {t: loss for t, loss in before.outputs["heldout"].items() if t not in others}
+    return outcome(judged, after, kept)

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,18 +16,21 @@ from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.common.progress import Progress
 from regrow.common.random_stream import random_stream
-from regrow.corpus.put_aside import PutAside
-from regrow.corpus.sources import Corpus, WrittenSource
+from regrow.corpus.reading import CONVERSATIONS
+from regrow.corpus.sources import Corpus, Source, WrittenSource
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.corpus.text_files import text_files
+from regrow.evaluation.heldout_text import HeldoutText
 from regrow.evaluation.speed import NEW_TOKENS, ROUNDS
 from regrow.pipeline.from_scratch import with_random_weights
-from regrow.pipeline.heldout_text import with_heldout_text
+from regrow.pipeline.heldout_text import HELDOUT, HeldOutPart, HeldOutParts, with_heldout_text
 from regrow.pipeline.ledger import Step
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import (
     at_once_stage,
+    check_adapters,
     check_apart,
+    check_conversations,
     check_corpus,
     check_mixtures,
     check_positions,
@@ -37,7 +40,11 @@ from regrow.pipeline.recipe_checks import (
     layouts_by_stage,
     missing_special_tokens,
 )
-from regrow.pipeline.shared_text import check_heldout_files, say_shared_documents
+from regrow.pipeline.shared_text import (
+    check_heldout_files,
+    say_shared_documents,
+    trained_texts,
+)
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -46,6 +53,7 @@ from regrow.pipeline.steps import (
     SPEED,
     WRITE,
     WRITTEN_FILE,
+    TextHashes,
     control_settings,
     plan_steps,
     reference_keys,
@@ -92,13 +100,14 @@ class RunPlan:
         out: The directory of the run.
         original: The model that is cut, with the special tokens that its objectives need.
         corpus: The training text.
+        conversations: The conversations of stages that have their own, by stage.
         stages: The stages by name, with those of all possible comparisons.
         comparisons: The stages of the comparisons that were asked for.
         layouts: The layout after each stage by name, and of "original".
         teachers: The stage whose model is the teacher, by the name of the student's stage.
         heldout: The hash of each held-out text by name.
         steps: The steps by name, in order.
-        put_aside: The part of the training text that is held out; None if the recipe names a text.
+        put_aside: The parts of the training text that are held out, by the name of the text.
         tasks: The tasks on which models are evaluated; None without any.
     """
 
@@ -113,8 +122,13 @@ class RunPlan:
     teachers: Mapping[str, str]
     heldout: Mapping[str, str]
     steps: dict[str, Step]
-    put_aside: PutAside | None = None
+    conversations: Mapping[str, Corpus] = field(default_factory=dict)
+    put_aside: HeldOutParts = field(default_factory=dict)
     tasks: RunTasks | None = None
+
+    def corpus_of(self, stage: str) -> Corpus:
+        """What the recovery of a stage is trained on."""
+        return self.conversations.get(stage, self.corpus)
 
     def is_wanted(self, step: Step) -> bool:
         """Whether a step is part of the run; not if its comparison was not asked for.
@@ -168,7 +182,7 @@ class RunPlan:
     def step_work(self) -> list[StepWork]:
         """The estimated work of all steps, in the units of `GUESSED_RATES`."""
         # Some 4 bytes of text a token.
-        paths = [file for path in self.recipe.data.heldout.values() for file in text_files(path)]
+        paths = [file for text in self.recipe.heldout.values() for file in text_files(text.path)]
         texts = sum(path.stat().st_size for path in paths) / 4
         answers = len(self.recipe.prompts) * self.recipe.answer_tokens
         found = []
@@ -227,11 +241,11 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
 
     Raises UserError if the recipe does not fit its model or texts.
     """
-    check_readable(recipe.data)
+    check_readable(recipe)
     recipe, aside = with_heldout_text(recipe, out)
-    compares = aside is None and any(stage.recover is not None for stage in recipe.stages)
-    if compares:
-        check_heldout_files(recipe.data)
+    compared = [text for text in trained_texts(recipe) if not aside.keys() & text.heldout.keys()]
+    for texts in compared:
+        check_heldout_files(texts)
     original = ModelDirectory(resolve_model(recipe.model, out / "original", progress.say))
     check_apart(out, original.path)
     history_of(original.path, original.layout)  # its card may be damaged
@@ -246,18 +260,22 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         original = with_random_weights(original, out / "original", recipe.seed)
     layouts = _layouts(recipe, original)
     trainings = _trainings(recipe, original.layout, layouts, options.compare)
+    check_adapters(recipe.stages, original.layout, from_scratch=options.from_scratch)
     tokenizer = copy.deepcopy(original.tokenizer)
     missing = missing_special_tokens(
         recipe, tokenizer, is_encoder_decoder=bool(original.config.is_encoder_decoder)
     )
     # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
     tokenizer.add_tokens(list(missing), special_tokens=True)
-    remains = aside.remains if aside else {}
+    remains = aside[HELDOUT].part.remains if HELDOUT in aside else {}
     corpus = _corpus(recipe, original, out, remains)
+    conversations = _conversations(recipe, aside)
     check_corpus(corpus, tokenizer, trainings.stages, trainings.vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
-    if compares:
-        say_shared_documents(recipe.data, progress.say)
+    by_stage = {s.name: conversations.get(s.name, corpus) for s in recipe.stages}
+    check_conversations(recipe, by_stage, tokenizer, original.config)
+    for texts in compared:
+        say_shared_documents(texts, progress.say)
     if missing:
         original = ensure_tokens(original, missing, out / "original", progress.say)
         corpus = _corpus(recipe, original, out, remains)
@@ -265,15 +283,13 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         trainings = _trainings(recipe, original.layout, layouts, options.compare)
     comparisons = trainings.comparisons
     layouts |= {"original": original.layout, AT_ONCE: layouts[recipe.stages[-1].name]}
-    heldout = {
-        name: aside.sha256 if aside else documents_sha256(read_documents(path))
-        for name, path in recipe.data.heldout.items()
-    }
+    heldout = {name: _heldout_hash(text, aside.get(name)) for name, text in recipe.heldout.items()}
     steps = plan_steps(
         recipe,
         _model_hashes(original),
-        corpus.identity,
-        heldout,
+        TextHashes(
+            corpus.identity, heldout, {name: each.identity for name, each in conversations.items()}
+        ),
         hashlib.sha256(options.recipe_text.encode()).hexdigest(),
         comparisons,
         "" if tasks is None else tasks.content,
@@ -283,7 +299,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         stages={stage.name: stage for stage in (*recipe.stages, *comparisons)},
         comparisons=[stage for stage in comparisons if stage.name in options.compare],
         layouts=layouts, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
-        put_aside=aside, tasks=tasks,
+        conversations=conversations, put_aside=aside, tasks=tasks,
     )  # fmt: skip
 
 
@@ -298,15 +314,36 @@ def _corpus(
 
     `remains`: as in `PutAside`, if a part is held out.
     """
-    source, special = recipe.data.written, recipe.data.special_tokens
+    source = recipe.data.written
     if source is None:
-        return Corpus(recipe.data.sources, special_tokens=special, remains=remains)
+        return Corpus(recipe.data.sources, reading=recipe.reading, remains=remains)
     identity = identity_of(
         "written", model=_model_hashes(original), results=RESULTS, tokens=source.tokens,
         seed=recipe.seed,
     )  # fmt: skip
     written = {source.name: WrittenSource(out / WRITTEN_FILE, identity)}
-    return Corpus(recipe.data.sources, written, special, remains)
+    return Corpus(recipe.data.sources, written, recipe.reading, remains)
+
+
+def _conversations(recipe: Recipe, aside: HeldOutParts) -> dict[str, Corpus]:
+    """The conversations of stages that have their own, by stage."""
+    remains = {each.stage: each.part.remains for each in aside.values()}
+    found = {}
+    for stage in recipe.stages:
+        if stage.data is not None:
+            source = Source.model_validate({"path": stage.data.train})
+            kept = remains.get(stage.name, {})
+            found[stage.name] = Corpus((source,), reading=CONVERSATIONS, remains=kept)
+    return found
+
+
+def _heldout_hash(text: HeldoutText, aside: HeldOutPart | None) -> str:
+    """A hash of a held-out text, and of how it is read."""
+    if aside is not None:
+        found = aside.part.sha256
+    else:
+        found = documents_sha256(read_documents(text.path, text.reading))
+    return identity_of("conversations", text=found) if text.reading.conversations else found
 
 
 def _layouts(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:

@@ -127,6 +127,7 @@ def preview_recipe(
     time = None
     if timed:
         trainings, time = _timed(recipe, layout, layouts, trainings, progress)
+    own = [each.data for each in recipe.stages if each.data is not None]
     return Preview(
         recipe.name,
         recipe.model,
@@ -134,7 +135,7 @@ def preview_recipe(
         stage("original", layout, before),
         tuple(stage(name, after, trainings[name]) for name, after in layouts.items()),
         0 if recipe.data.written is None else recipe.data.written.tokens or 0,
-        not recipe.data.heldout,
+        not recipe.data.heldout or any(not each.heldout for each in own),
         time,
     )
 

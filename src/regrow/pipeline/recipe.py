@@ -20,8 +20,11 @@ from pydantic import (
 )
 
 from regrow.common.fields import Number, Size, Strict
+from regrow.corpus.reading import CONVERSATIONS, Reading
 from regrow.corpus.sources import Source
+from regrow.evaluation.heldout_text import HeldoutText
 from regrow.evaluation.task_spec import TaskSpec
+from regrow.objectives.registry import INSTRUCTIONS
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 
@@ -46,6 +49,26 @@ Name = Annotated[str, AfterValidator(_plain_name)]
 Prompt = Annotated[str, AfterValidator(_not_blank)]
 
 
+Paths = Annotated[
+    list[Path],
+    BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+    Field(min_length=1),
+]
+
+
+class StageData(Strict):
+    """The conversations of a stage whose objective is `instructions`.
+
+    Attributes:
+        train: Files or directories of conversations to train on.
+        heldout: Held-out conversations by name; the loss on their answers is measured. Without any,
+            a part of `train` is put aside under the name of the stage, and not trained on.
+    """
+
+    train: Paths
+    heldout: dict[str, Path] = Field(default={}, min_length=1)
+
+
 class Stage(Strict):
     """A cut and the training that recovers from it; one of them may be missing.
 
@@ -53,11 +76,19 @@ class Stage(Strict):
         name: Also the name of a directory.
         cut: What to cut; None cuts nothing.
         recover: How to train; None trains nothing.
+        data: The conversations of the objective `instructions`. Other objectives train on the text
+            of the recipe.
     """
 
     name: Name
     cut: CutSpec | None = None
     recover: RecoverySettings | None = None
+    data: StageData | None = None
+
+    @property
+    def learns_answers(self) -> bool:
+        """Whether it is trained on conversations."""
+        return self.recover is not None and self.recover.objective == INSTRUCTIONS
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -65,6 +96,11 @@ class Stage(Strict):
             raise ValueError("nothing to do; give cut, recover or both")
         if self.cut is not None and callable(self.cut.by):
             raise ValueError("cut.by: a function cannot be written down; a recipe names its score")
+        if self.data is not None and not self.learns_answers:
+            raise ValueError(
+                "data: a stage trains on the text of the recipe, unless its objective is "
+                "instructions; give recover: {objective: instructions}"
+            )
         if self.cut is None and self._teacher == "previous":
             raise ValueError(
                 "recover.distill: nothing is cut here, so the previous model is the student "
@@ -98,6 +134,7 @@ class Data(Strict):
             training text is put aside and not trained on (`regrow.corpus.put_aside`).
         special_tokens: Whether the names of special tokens in the texts, such as `</s>`, stand for
             the tokens. Otherwise they are text.
+        text_key: The key of the text in the lines of `.jsonl` files, and its column in `.parquet`.
     """
 
     train: Annotated[
@@ -107,6 +144,7 @@ class Data(Strict):
     ]
     heldout: dict[str, Path] = Field(default={}, min_length=1)
     special_tokens: bool = Field(default=False, strict=True)
+    text_key: str = Field(default="text", min_length=1)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -127,6 +165,19 @@ class Data(Strict):
     def written(self) -> Source | None:
         """The source whose text the original writes; None without one."""
         return next((source for source in self.sources if source.model is not None), None)
+
+    def check_conversations(self) -> None:
+        """Raise ValueError if a key has no meaning for conversations."""
+        for source in self.sources:
+            for key in ("model", "weight", "tokens"):
+                if getattr(source, key) is not None:
+                    raise ValueError(
+                        f"train: {source.name}: {key}: has no meaning for conversations; leave it "
+                        "out"
+                    )
+        for key, default in (("special_tokens", False), ("text_key", "text")):
+            if getattr(self, key) != default:
+                raise ValueError(f"{key}: has no meaning for conversations; leave it out")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -171,6 +222,9 @@ class Recipe(Strict):
         answer_tokens: The largest number of tokens of an answer.
         evaluate: Tasks on which models are evaluated; None evaluates none.
         stages: Done in this order.
+
+    If all stages learn answers and one has no `data` of its own, the texts of the recipe are
+    conversations.
     """
 
     name: Name
@@ -197,3 +251,61 @@ class Recipe(Strict):
                     "student itself; leave distill out"
                 )
         return stages
+
+    @model_validator(mode="after")
+    def _conversations_are_apart(self) -> Self:
+        if self.reads_conversations:
+            other = next(
+                (s for s in self.stages if s.cut is not None or not s.learns_answers), None
+            )
+            stage = next(s for s in self.stages if s.learns_answers and s.data is None)
+            if other is not None:
+                raise ValueError(
+                    f"stages: {stage.name}: instructions are learned from conversations, and "
+                    f"{other.name} needs data.train as text; give data: {{train: ...}} in "
+                    f"{stage.name}"
+                )
+            self.data.check_conversations()
+        names = [*self.data.heldout]
+        for stage in self.stages:
+            names += [] if stage.data is None else [*(stage.data.heldout or (stage.name,))]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"heldout: two texts are called {name!r}; give each its own name")
+        return self
+
+    @property
+    def reads_conversations(self) -> bool:
+        """Whether `data` holds conversations, and no text."""
+        return any(stage.learns_answers and stage.data is None for stage in self.stages)
+
+    @property
+    def reading(self) -> Reading:
+        """How the texts in `data` are read."""
+        if self.reads_conversations:
+            return CONVERSATIONS
+        return Reading(self.data.text_key, self.data.special_tokens)
+
+    @property
+    def heldout(self) -> dict[str, HeldoutText]:
+        """All held-out texts, by name; those of `data` come first."""
+        found = self._own_heldout(None)
+        for stage in self.stages:
+            found |= self._own_heldout(stage.data)
+        return found
+
+    def heldout_of(self, stage: str) -> dict[str, HeldoutText]:
+        """The held-out texts that the recovery of a stage should get better on.
+
+        `stage`: for a name that is no stage, such as that of a comparison, the texts of `data`.
+        """
+        return self._own_heldout(self._data_of(stage))
+
+    def _own_heldout(self, data: StageData | None) -> dict[str, HeldoutText]:
+        paths, reading = (
+            (self.data.heldout, self.reading) if data is None else (data.heldout, CONVERSATIONS)
+        )
+        return {name: HeldoutText(path, reading) for name, path in paths.items()}
+
+    def _data_of(self, stage: str) -> StageData | None:
+        return next((each.data for each in self.stages if each.name == stage), None)

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.corpus.reading import CONVERSATIONS
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import is_store, open_store
@@ -26,6 +28,9 @@ from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.plan_file import load_plan
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
+_FIRST_CONVERSATIONS = 1_000
+"""So many are tried before a run. What is left out of all of them is counted when it begins."""
+
 
 def check_apart(out: Path, model: Path) -> None:
     """Raise UserError if the run's directory `out` lies inside the directory of its model."""
@@ -34,16 +39,24 @@ def check_apart(out: Path, model: Path) -> None:
         raise UserError(f"{out}: lies inside the model {model}; choose a place outside it")
 
 
-def check_readable(data: Data) -> None:
+def check_readable(recipe: Recipe) -> None:
     """Raise UserError, with the key, if a text cannot be read or is empty."""
-    named = [("data.train", path) for path in data.train_paths]
-    named += [(f"data.heldout.{name}", path) for name, path in data.heldout.items()]
-    for key, path in named:
+    data, reading = recipe.data, recipe.reading
+    named = [("data.train", path, reading) for path in data.train_paths]
+    named += [(f"data.heldout.{name}", path, reading) for name, path in data.heldout.items()]
+    for stage in recipe.stages:
+        if (own := stage.data) is not None:
+            key = f"stages: {stage.name}: data"
+            named += [(f"{key}.train", path, CONVERSATIONS) for path in own.train]
+            named += [
+                (f"{key}.heldout.{name}", path, CONVERSATIONS) for name, path in own.heldout.items()
+            ]
+    for key, path, how in named:
         try:
-            if key == "data.train" and is_store(path):
+            if key == "data.train" and is_store(path) and not how.conversations:
                 has_text = len(open_store(path).tokens) > 0
             else:
-                has_text = any(document.strip() for document in read_documents(path))
+                has_text = any(document.strip() for document in read_documents(path, how))
         except UserError as error:
             raise UserError(str(error), key=key) from None
         if not has_text:
@@ -194,11 +207,13 @@ def missing_special_tokens(
 ) -> tuple[str, ...]:
     """The special tokens that a run must add to the tokenizer of the original, in order.
 
-    An encoder-decoder is measured by span corruption, so it needs sentinels with any objective.
+    An encoder-decoder is measured on text by span corruption, so it needs sentinels with any
+    objective.
 
     Raises UserError, with the stage, if an objective does not fit the model.
     """
-    names = ["span-corruption"] if is_encoder_decoder else []
+    measures_text = is_encoder_decoder and not recipe.reads_conversations
+    names = ["span-corruption"] if measures_text else []
     for stage in recipe.stages:
         if stage.recover is not None:
             where = f"stages: {stage.name}: recover"
@@ -249,6 +264,55 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
             raise error.within(f"{where}.") from None
         stage_by_tokens.setdefault(tokens, stage.name)
     _check_length(stage_by_tokens, tokenizer, corpus)
+
+
+def check_conversations(
+    recipe: Recipe, corpora: Mapping[str, Corpus], tokenizer: Any, config: Any
+) -> None:
+    """Raise UserError, with the stage, if a model can learn none of the first conversations.
+
+    `corpora`: what each stage is trained on. `config`: of the original.
+    """
+    from regrow.objectives.conversations import prepare_conversations
+
+    for stage in recipe.stages:
+        if stage.recover is None or not stage.learns_answers:
+            continue
+        corpus, length = corpora[stage.name], stage.recover.row_length
+        first = islice(corpus.read(corpus.paths), _FIRST_CONVERSATIONS)
+        try:
+            prepare_conversations(first, tokenizer, config, length)
+        except UserError as error:
+            raise UserError(str(error), key=f"stages: {stage.name}: recover") from None
+
+
+def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: bool) -> None:
+    """Raise UserError, with the stage, if a model cannot be trained by LoRA.
+
+    `layout`: of the original. `from_scratch`: whether its weights are drawn at random.
+    """
+    from regrow.training.lora import check_lora
+
+    ends = {name.removesuffix(".weight").rpartition(".")[2] for name in layout.tensors}
+    for stage in stages:
+        lora = None if stage.recover is None else stage.recover.lora
+        if lora is None:
+            continue
+        where = f"stages: {stage.name}: recover."
+        if from_scratch:
+            raise UserError(
+                "freezes weights, and these are drawn at random; leave it out", key=f"{where}lora"
+            )
+        try:
+            check_lora()
+        except UserError as error:
+            raise error.within(where) from None
+        for target in lora.targets or ():
+            if target not in ends:
+                raise UserError(
+                    f"no matrix of the model is called {target}; it has {', '.join(sorted(ends))}",
+                    key=f"{where}lora.targets",
+                )
 
 
 def check_positions(stages: Iterable[Stage], positions: int | None) -> None:

@@ -6,7 +6,7 @@ continues with the step that was not done. `regrow.pipeline.plan` plans the step
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from regrow.pipeline.finished import (
     note_finished,
     result_in,
 )
-from regrow.pipeline.ledger import HELDOUT_FILE, Entry, Ledger, Step
+from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.measuring import Measuring
 from regrow.pipeline.outcomes import (
     bits_per_nat,
@@ -75,9 +75,10 @@ def run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress = QUI
         inputs = input_stamps(recipe)
         plan = make_plan(recipe, out, options, progress)
         check_run(plan, ledger, options.redo, progress)
-        if plan.put_aside is not None:
-            plan.put_aside.write(out / HELDOUT_FILE)
-            progress.say(f"held out, since no held-out text is named: {plan.put_aside.words()}")
+        for aside in plan.put_aside.values():
+            aside.write()
+            of = "" if aside.stage is None else f"{aside.stage}: "
+            progress.say(f"{of}held out, since no held-out text is named: {aside.part.words()}")
         steps = _Run(plan, ledger, progress)
         steps.say_where_it_goes_on()
         steps.do_steps()
@@ -275,7 +276,8 @@ class _Run:
                 f"{step.stage}: {tokens:,} tokens in {seconds:.0f} s, {rate:,.0f} a second"
             )
             losses = entry.outputs["trained"]["heldout"]
-            found = outcome(start.measured.outputs["heldout"], losses, entry.outputs["kept"])
+            before = _of(start.measured.outputs["heldout"], self.recipe.heldout_of(step.stage))
+            found = outcome(before, losses, entry.outputs["kept"])
             for line in worse_lines(found, str(directory / TRAINED)):
                 self.progress.say(f"{step.stage}: {line}")
         self._check_output(step, model)
@@ -293,18 +295,16 @@ class _Run:
         }
         teachers = {"original": self.original, "previous": start.uncut}
         directory = self.out / STAGES / step.stage
+        judged = self.recipe.heldout_of(step.stage)
         recovery = partial(
             recover, start.model, directory, settings,
-            RecoveryData(
-                self.plan.corpus, self.recipe.data.heldout, self.plan.heldout, references,
-                self.recipe.data.special_tokens,
-            ),
+            RecoveryData(self.plan.corpus_of(step.stage), judged, self.plan.heldout, references),
             seed=self.plan.data_seed(step.stage),
             teacher=None if settings.distill is None else teachers[settings.distill.teacher],
         )  # fmt: skip
         join_processes().call(recovery)
         flops_per_token = self.plan.flops_per_token(step.stage)
-        first = next(iter(self.recipe.data.heldout))
+        first = next(iter(judged))
         factor = bits_per_nat(start.measured.outputs["heldout"][first])
         training_progress = TrainingProgress(
             self.recorder, step.stage, flops_per_token, partial(heldout_words, factor=factor)
@@ -313,7 +313,7 @@ class _Run:
         began = time.monotonic()
         trained = self.measuring.losses_of(step.stage, ModelDirectory(directory / "model"))
         measuring = time.monotonic() - began
-        before = start.measured.outputs["heldout"]
+        before = _of(start.measured.outputs["heldout"], judged)
         is_worse = outcome(before, trained["heldout"], "trained").mean_is_worse
         if is_worse:
             keep_untrained(start.model, directory)
@@ -324,6 +324,8 @@ class _Run:
             "curve": result.curve,
             "heldout_curve": [(at, {first: loss}) for at, loss in result.heldout],
             "heldout": self.plan.heldout,
+            # Measured, but not to get better on: texts if it learns conversations, and the reverse.
+            "others": [name for name in self.plan.heldout if name not in judged],
             "tokens": result.tokens,
             "predicted": result.predicted,
             "skipped": result.skipped,
@@ -359,3 +361,8 @@ class _Run:
         outputs = self.ledger.entries[step.name].outputs
         found = (model.checkpoint.fingerprint, model.files_sha256)
         return found == (outputs["fingerprint"], outputs["files"])
+
+
+def _of(losses: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:
+    """The losses on these texts."""
+    return {name: losses[name] for name in texts if name in losses}

@@ -11,6 +11,8 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object, remove
 from regrow.corpus.sources import Corpus, Source
+from regrow.evaluation.answer_loss import LONGEST
+from regrow.objectives.conversations import left_out_words, prepare_conversations
 from regrow.pipeline.ledger import Ledger
 from regrow.pipeline.plan import RunPlan
 from regrow.pipeline.step_recorder import StepRecorder
@@ -26,7 +28,7 @@ def record_inputs(plan: RunPlan, recorder: StepRecorder) -> None:
     once(plan.steps["original"], "", lambda: {**original.facts(), "source": _source(original)})
     once(plan.steps["recipe"], "", lambda: {"text": plan.recipe_text})
     _write_text(plan, recorder)
-    once(plan.steps["texts"], "", lambda: {"texts": _text_facts(plan)})
+    once(plan.steps["texts"], "", lambda: {"texts": _text_facts(plan, recorder)})
 
 
 def _write_text(plan: RunPlan, recorder: StepRecorder) -> None:
@@ -85,27 +87,46 @@ def _source(original: ModelDirectory) -> dict[str, Any] | None:
     return found
 
 
-def _text_facts(plan: RunPlan) -> list[dict[str, Any]]:
+def _text_facts(plan: RunPlan, recorder: StepRecorder) -> list[dict[str, Any]]:
     """Documents, tokens and hash of each text."""
-    texts = [("train", "train", plan.corpus, plan.steps["texts"].inputs["train"])]
-    has_tokens = plan.recipe.data.special_tokens
+    texts = [("train", "train", plan.corpus, plan.corpus.identity)]
+    texts += [(name, "train", each, each.identity) for name, each in plan.conversations.items()]
     texts += [
         (
             name, "heldout",
-            Corpus((Source(name=name, path=path),), special_tokens=has_tokens),
+            Corpus((Source(name=name, path=text.path),), reading=text.reading),
             plan.heldout[name],
         )
-        for name, path in plan.recipe.data.heldout.items()
+        for name, text in plan.recipe.heldout.items()
     ]  # fmt: skip
-    aside = plan.put_aside
     facts = []
     for name, role, text, sha256 in texts:
-        documents, tokens = text.counts(plan.original.tokenizer)
+        documents, tokens, left_out = _counts(plan, text, is_heldout=role == "heldout")
         found = {
             "name": name, "role": role, "documents": documents, "tokens": tokens,
             "sha256": sha256,
         }  # fmt: skip
-        if aside is not None and role == "heldout":
-            found["put_aside"] = aside.words()
+        if left_out:
+            found["left_out"] = left_out
+            recorder.progress.say(f"{name}: of {documents:,} conversations, {left_out}")
+        if role == "heldout" and name in plan.put_aside:
+            found["put_aside"] = plan.put_aside[name].part.words()
         facts.append(found)
     return facts
+
+
+def _counts(plan: RunPlan, text: Corpus, *, is_heldout: bool) -> tuple[int, int, str]:
+    """Documents and tokens of a text, and which conversations are left out, in words."""
+    original = plan.original
+    if not text.reading.conversations:
+        return *text.counts(original.tokenizer), ""
+    lengths = [
+        plan.recovery(stage.name).row_length
+        for stage in plan.recipe.stages
+        if stage.learns_answers and plan.corpus_of(stage.name) is text
+    ]
+    longest = LONGEST if is_heldout else max(lengths)
+    found = prepare_conversations(
+        text.read(text.paths), original.tokenizer, original.config, longest
+    )
+    return found.conversations, found.tokens, left_out_words(found.left_out)

@@ -1,7 +1,7 @@
 """The steps of a recipe, their inputs, and what a changed recipe invalidates."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,21 @@ _MEASURING = {
 
 
 @dataclass(frozen=True)
+class TextHashes:
+    """Hashes of the texts of a recipe.
+
+    Attributes:
+        train: Of the training text.
+        heldout: Of the held-out texts, by name.
+        conversations: Of the conversations of stages that have their own, by stage.
+    """
+
+    train: str
+    heldout: Mapping[str, str]
+    conversations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Changes:
     """The parts of a run that no longer match its recipe.
 
@@ -84,8 +99,7 @@ def _measured(kinds: Collection[str]) -> str:
 def plan_steps(
     recipe: Recipe,
     model: Mapping[str, str],
-    train: str,
-    heldout: Mapping[str, str],
+    texts: TextHashes,
     text: str,
     comparisons: Sequence[Stage] = (),
     questions: str = "",
@@ -95,24 +109,28 @@ def plan_steps(
     Args:
         recipe: the recipe.
         model: hashes of the original.
-        train: a hash of the training text.
-        heldout: hashes of the held-out texts, by name.
+        texts: hashes of the texts.
         text: a hash of the text of the recipe.
         comparisons: further stages, which start from the original.
         questions: a hash of the questions of the tasks.
     """
-    measuring: dict[str, Any] = {"heldout": heldout}
+    measuring: dict[str, Any] = {"heldout": texts.heldout}
+    # What mixtures follow; conversations are measured, but no mixture follows them.
+    following: dict[str, Any] = {
+        "heldout": {n: found for n, found in texts.heldout.items() if n in recipe.data.heldout}
+    }
     if recipe.data.special_tokens:
-        measuring["special_tokens"] = True
+        measuring["special_tokens"] = following["special_tokens"] = True
     answering = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
     evaluating = evaluate_inputs(recipe, questions)
-    training = {"train": train, "seed": recipe.seed}
+    training = {"train": texts.train, "seed": recipe.seed}
+    facts = {"conversations": texts.conversations} if texts.conversations else {}
     first = step_after(None, "original", {"model": model, "results": RESULTS})
     writing = written_inputs(recipe)
     steps = [
         *([step_after(first, WRITE, writing)] if writing else []),
         step_after(None, "recipe", {"text": text}),
-        step_after(None, "texts", {"train": train, **measuring}),
+        step_after(None, "texts", {"train": texts.train, **facts, **measuring}),
         first,
         step_after(first, "original/measure", measuring),
         step_after(first, "original/answers", answering),
@@ -122,10 +140,15 @@ def plan_steps(
     references = sorted({key for settings in recoveries for key in reference_keys(settings)})
     if references:
         inputs = {"references": references, "domains": [s.name for s in recipe.data.sources]}
-        steps.append(step_after(first, REFERENCES, {**inputs, **measuring}))
+        steps.append(step_after(first, REFERENCES, {**inputs, **following}))
     last = first
     for stage in recipe.stages:
-        new = _stage_steps(stage, last, training, measuring)
+        learned = dict(training)
+        if stage.name in texts.conversations:
+            learned = {"conversations": texts.conversations[stage.name], "seed": recipe.seed}
+        elif stage.recover is not None and stage.recover.mixtures:
+            learned |= following
+        new = _stage_steps(stage, last, (training, learned), measuring)
         steps += new
         last = next(step for step in reversed(new) if step.kind in ("carve", "recover"))
         # No later step follows this one, so that other prompts change only the answers.
@@ -133,7 +156,9 @@ def plan_steps(
         if evaluating:
             steps.append(step_after(last, f"{stage.name}/{EVALUATE}", evaluating))
     for stage in comparisons:
-        steps += _stage_steps(stage, first, training, measuring)
+        followed = following if stage.recover is not None and stage.recover.mixtures else {}
+        learned = {**training, **followed}
+        steps += _stage_steps(stage, first, (training, learned), measuring)
     if any(stage.cut is not None for stage in recipe.stages):
         # A training alone changes no shape, so it changes no speed.
         steps.append(step_after(last, SPEED, {}))
@@ -149,14 +174,18 @@ def written_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def _stage_steps(
-    stage: Stage, last: Step, training: Mapping[str, Any], measuring: Mapping[str, Any]
+    stage: Stage,
+    last: Step,
+    texts: tuple[Mapping[str, Any], Mapping[str, Any]],
+    measuring: Mapping[str, Any],
 ) -> list[Step]:
     """The steps of one stage.
 
-    `last`: the step that made the model from which the stage starts. `training`, `measuring`: the
-    inputs of training and of measuring.
+    `last`: the step that made the model from which the stage starts. `texts`: the inputs of a cut
+    and of a recovery. `measuring`: those of measuring.
     """
     steps = []
+    training, learned = texts
     if stage.cut is not None:
         cut, decisive = (_cut_inputs(stage.cut, every_key=each) for each in (True, False))
         last = step_after(
@@ -166,12 +195,10 @@ def _stage_steps(
         cut_measuring = {**measuring, "speed": stage.recover is None}
         steps += [last, step_after(last, f"{stage.name}/measure-cut", cut_measuring)]
     if stage.recover is not None:
-        if stage.recover.mixtures:
-            training = {**training, **measuring}
         settings, decisive = (stage.recover.decisive(every_key=each) for each in (True, False))
         last = step_after(
-            last, f"{stage.name}/recover", {"recover": settings, **training},
-            {"recover": decisive, **training},
+            last, f"{stage.name}/recover", {"recover": settings, **learned},
+            {"recover": decisive, **learned},
         )  # fmt: skip
         steps += [last, step_after(last, f"{stage.name}/measure", measuring)]
     return steps
@@ -188,8 +215,13 @@ def _cut_inputs(spec: CutSpec, *, every_key: bool) -> dict[str, Any]:
 
 
 def control_settings(recipe: Recipe) -> RecoverySettings | None:
-    """The settings of the last recovery with the tokens of all; None without a recovery."""
-    settings = [stage.recover for stage in recipe.stages if stage.recover is not None]
+    """The settings of the last recovery with the tokens of all; None without a recovery.
+
+    Recoveries on conversations of their own do not count, since the text of the others is another.
+    """
+    settings = [
+        stage.recover for stage in recipe.stages if stage.recover is not None and stage.data is None
+    ]
     if not settings:
         return None
     tokens = sum(each.tokens for each in settings)
@@ -273,6 +305,7 @@ def _describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], stage: str
             "recover": f"{stage}.",
             "train": "data.",
             "heldout": "data.",
+            "conversations": f"{stage}.data.",
         }
         found.append(prefixes.get(key, "") + text)
     return found

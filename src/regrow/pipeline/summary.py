@@ -33,6 +33,7 @@ from regrow.report.records import (
 )
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.training.distill_settings import DistillSettings
+from regrow.training.lora_settings import LoraSettings
 from regrow.training.settings import RecoverySettings
 
 Entries = Mapping[str, Entry]
@@ -147,7 +148,9 @@ def _comparisons(entries: Entries) -> Iterator[ModelRow]:
             yield _model_row(name, "comparison", made, cut, recovered, note)
 
 
-def _predicted_tokens(entries: Entries) -> Literal["every token", "what is taken out"]:
+def _predicted_tokens(
+    entries: Entries,
+) -> Literal["every token", "what is taken out", "answers"]:
     measured = entries.get("original/measure")
     losses = [*measured.outputs["heldout"].values()] if measured else []
     return losses[0]["predicts"] if losses else "every token"
@@ -343,8 +346,13 @@ def _recovery(recover: Entry | None) -> str:
     return (
         f"{recover.outputs['tokens']:,} tokens in steps of {step_tokens:,}, "
         f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "
-        f"with {settings['schedule']}{_distillation(settings)}"
+        f"with {settings['schedule']}{_adapters(settings)}{_distillation(settings)}"
     )
+
+
+def _adapters(settings: Mapping[str, Any]) -> str:
+    lora = settings.get("lora")
+    return f", {LoraSettings.model_validate(lora).words()}" if lora else ""
 
 
 def _distillation(settings: Mapping[str, Any]) -> str:

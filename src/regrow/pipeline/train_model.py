@@ -61,6 +61,7 @@ def training_recipe(
     seed: int = 0,
     *,
     special_tokens: bool = False,
+    text_key: str = "text",
 ) -> Recipe:
     """A recipe with one stage, which only trains.
 
@@ -71,6 +72,7 @@ def training_recipe(
         settings: keys of `regrow.training.settings.RecoverySettings`.
         seed: decides data order and initial weights.
         special_tokens: whether the names of special tokens in the texts stand for the tokens.
+        text_key: the key of the text in `.jsonl` files, and its column in `.parquet`.
 
     Raises:
         UserError: a setting is unknown or not valid.
@@ -80,11 +82,17 @@ def training_recipe(
     except UserError as error:
         raise error.within(SETTINGS_KEY) from None
     named = {} if heldout is None else {"heldout": {"heldout": heldout}}
-    data = Data(train=list(text), special_tokens=special_tokens, **named)
-    return Recipe.model_construct(
+    data = Data(train=list(text), special_tokens=special_tokens, text_key=text_key, **named)
+    recipe = Recipe.model_construct(
         name=_STAGE, model=model, seed=seed, threads=None, data=data, prompts=[],
         answer_tokens=1, stages=[Stage(name=_STAGE, recover=recover)],
     )  # fmt: skip
+    if recipe.reads_conversations:
+        try:
+            data.check_conversations()
+        except ValueError as error:
+            raise UserError(str(error), key="data") from None
+    return recipe
 
 
 def train_model(
@@ -121,7 +129,7 @@ def train_model(
     trained_model = str(out / STAGES / chosen.name / TRAINED)
     heldout = heldout_curve(trained, measured, outcome)
     assert heldout is not None
-    names = (*recipe.data.heldout, *heldout.texts)
+    names = (*recipe.heldout_of(chosen.name), *heldout.texts)
     first = next((name for name in names if name in heldout.texts), None)
     return Trained(
         model=result.model,

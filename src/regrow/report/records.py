@@ -30,7 +30,7 @@ class Text(_Record):
     """A training or held-out text; `tokens` are counted with the tokenizer of the original.
 
     `put_aside`: which part of the training text a held-out text is; empty if it is a text of its
-    own.
+    own. `left_out`: which conversations are not used, and why; empty if all are.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Text(_Record):
     tokens: NonNegativeInt | None = None
     sha256: str | None = None
     put_aside: str = ""
+    left_out: str = ""
 
 
 MOST_UNKNOWN = 0.001
@@ -300,7 +301,7 @@ class RunSummary(_Record):
     texts: tuple[Text, ...] = ()
     models: tuple[ModelRow, ...] = ()
     stages: tuple[StageRow, ...] = ()
-    predicts: Literal["every token", "what is taken out"] = "every token"
+    predicts: Literal["every token", "what is taken out", "answers"] = "every token"
     """The tokens that losses are over: all tokens of the text, or only the masked spans."""
     samples: tuple[Sample, ...] = ()
     evaluation: tuple[EvaluationRow, ...] = ()

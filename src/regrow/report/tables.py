@@ -187,6 +187,8 @@ def legend(summary: RunSummary, unit: Unit) -> str:
     """What the losses of this unit are over; empty if that goes without saying."""
     if summary.predicts == "every token":
         return ""
+    if summary.predicts == "answers":
+        return "Losses are over the answers of conversations alone."
     if unit == "bits per byte":
         return "Bits per byte are of the 64 characters after 192."
     return "Losses are over what is taken out of the text (spans of 3 tokens, 15% of it)."

@@ -350,11 +350,15 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Each parameter and persistent buffer once, by name; tied ones under their first name."""
+    """Each trained parameter and persistent buffer once, by name; tied ones under their first name.
+
+    Frozen parameters are as the model was loaded with them.
+    """
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
+        is_frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        if id(tensor) not in seen and not is_frozen:
             seen.add(id(tensor))
             tensors[name] = tensor.detach()
     return tensors

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 TRAINING = "training"
 """The directory of the checkpoints."""
-_BATCH_TOKENS = 4_096
-"""Tokens in a batch when the held-out loss is measured."""
 _NOT_HERE = ("objective", "denoisers", "domains", "distill", "export_every")
 """Settings that mean nothing for prompts and answers."""
 
@@ -66,13 +64,16 @@ def fine_tune(
     from regrow.training.distributed.sharded_loading import load_in_first_process
     from regrow.training.distributed.sharding import full_state_dict
     from regrow.training.loop import train
+    from regrow.training.lora import add_adapters, without_adapters
     from regrow.training.task import HeldoutLoss, Hooks
 
     processes = join_processes()
     checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
     model = load_in_first_process(source.path, torch.float32, processes)
+    if (lora := settings.lora) is not None:
+        processes.in_all(lambda: add_adapters(model, lora, seed))
     task = _task(model, settings, data.train, seed)
-    evaluate = None if data.heldout is None else _heldout_loss(model, settings, data.heldout, seed)
+    evaluate = None if data.heldout is None else _heldout_loss(settings, data.heldout)
     identity = "" if data.heldout is None else data.heldout.identity
     with torch.enable_grad():
         result = train(
@@ -85,28 +86,20 @@ def fine_tune(
 
     def save() -> None:
         remove(place / "model")
-        save_trained(weights, checkpoint, layout, place / "model", step)
+        plain = without_adapters(weights, lora)
+        save_trained(plain, checkpoint, layout, place / "model", step)
 
     processes.in_first(save)
     return result
 
 
-def _heldout_loss(
-    model: Any, settings: RecoverySettings, pairs: "PromptAnswers", seed: int
-) -> "Callable[[Any], float]":
+def _heldout_loss(settings: RecoverySettings, pairs: "PromptAnswers") -> "Callable[[Any], float]":
     """A function of the model that gives its loss per answer token."""
-    import numpy as np
+    from regrow.evaluation.answer_loss import answer_loss
 
-    from regrow.evaluation.heldout_components import mean_loss
-    from regrow.objectives.answers import answer_loss_and_rows
-
-    loss, rows = answer_loss_and_rows(pairs, model.config, seed, prefix=settings.prefix)
-
-    def evaluate(trained: Any) -> float:
-        every = np.arange(len(rows))
-        return mean_loss(trained, loss, rows, every, _BATCH_TOKENS, settings.precision)[0]
-
-    return evaluate
+    return lambda trained: answer_loss(
+        trained, pairs, precision=settings.precision, prefix=settings.prefix
+    )[0]
 
 
 def _task(

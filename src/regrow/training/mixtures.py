@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
 from regrow.corpus.encoding import TextWithSpecialTokens
 from regrow.corpus.text import read_documents
+from regrow.evaluation.heldout_text import HeldoutText
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
 
@@ -28,14 +28,12 @@ def open_mixtures(
     samples: "Samples",
     tokenizer: Any,
     config: Any,
-    heldout: Mapping[str, Path],
+    heldout: Mapping[str, HeldoutText],
     measured: Losses,
-    special_tokens: bool = False,
 ) -> "DynamicMixtures | None":
     """The mixtures that decide how `samples` are drawn; None if the settings have none.
 
-    `heldout`: files of held-out text, by name. `measured`: references, if the settings give none.
-    `special_tokens`: whether the names of special tokens in the text stand for the tokens.
+    `heldout`: held-out texts, by name. `measured`: references, if the settings give none.
 
     Raises UserError if the text is not enough.
     """
@@ -49,7 +47,7 @@ def open_mixtures(
             start = mixing.denoisers_start
         else:
             mixed, start = shares_of(samples)
-        texts = _documents(heldout, special_tokens)
+        texts = _documents(heldout)
         heldout_components = _heldout(kind, settings, tokenizer, config, texts, [*start])
         mixtures[kind] = MeasuredMixture(
             mixing.mixture(start, measured.get(kind)), heldout_components, mixed
@@ -61,20 +59,18 @@ def measure_references(
     settings: RecoverySettings,
     model: Any,
     tokenizer: Any,
-    heldout: Mapping[str, Path],
+    heldout: Mapping[str, HeldoutText],
     domains: Sequence[str],
-    special_tokens: bool = False,
 ) -> dict[str, dict[str, float]]:
     """The losses of a model that serve as references, if the settings give none.
 
-    `heldout`: files of held-out text, by name. `domains`: the names of the sources.
-    `special_tokens`: whether the names of special tokens in the text stand for the tokens.
+    `heldout`: held-out texts, by name. `domains`: the names of the sources.
 
     Raises UserError if the text is not enough.
     """
     return {
         kind: _heldout(
-            kind, settings, tokenizer, model.config, _documents(heldout, special_tokens),
+            kind, settings, tokenizer, model.config, _documents(heldout),
             DENOISERS if kind == DENOISER else domains,
         ).losses(model)
         for kind, mixing in settings.mixtures.items()
@@ -96,13 +92,14 @@ def shares_of(samples: Any) -> tuple[Any, dict[str, float]]:
     return shares, dict(zip(shares.names, shares.changes[0][1], strict=True))
 
 
-def _documents(heldout: Mapping[str, Path], special_tokens: bool) -> dict[str, Iterable[str]]:
+def _documents(heldout: Mapping[str, HeldoutText]) -> dict[str, Iterable[str]]:
     """The documents of each text, which can be read once."""
+    found = {name: read_documents(text.path, text.reading) for name, text in heldout.items()}
     return {
-        name: map(TextWithSpecialTokens, read_documents(path))
-        if special_tokens
-        else read_documents(path)
-        for name, path in heldout.items()
+        name: map(TextWithSpecialTokens, documents)
+        if heldout[name].reading.special_tokens
+        else documents
+        for name, documents in found.items()
     }
 
 

@@ -14,7 +14,7 @@ from regrow.checkpoint.history import Change, change
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import remove
 from regrow.common.publishing import make_directory
-from regrow.evaluation.heldout import text_loss
+from regrow.evaluation.heldout_text import HeldoutText, loss_on
 from regrow.training.cost import flops_per_token
 from regrow.training.mixtures import Losses, open_mixtures
 from regrow.training.settings import TRAINED, RecoverySettings
@@ -32,18 +32,16 @@ class RecoveryData:
 
     Attributes:
         train: The text to train on.
-        heldout: Files of held-out text, by name. Mixtures follow the loss on them. The loss on the
-            first is also measured during the training, if the settings have `evaluate_every`.
+        heldout: Held-out texts, by name. Mixtures follow the loss on them. The loss on the first
+            is also measured during the training, if the settings have `evaluate_every`.
         hashes: Hashes of the held-out texts, by name.
         references: Losses that mixtures are to get back to, if the settings give none.
-        special_tokens: Whether the names of special tokens in held-out text stand for the tokens.
     """
 
     train: "Texts"
-    heldout: Mapping[str, Path]
+    heldout: Mapping[str, HeldoutText]
     hashes: Mapping[str, str]
     references: Losses
-    special_tokens: bool = False
 
 
 def recover(
@@ -78,6 +76,7 @@ def recover(
     from regrow.training.distributed.sharded_loading import load_in_first_process
     from regrow.training.distributed.sharding import full_state_dict
     from regrow.training.loop import train
+    from regrow.training.lora import add_adapters, without_adapters
     from regrow.training.metrics import Meter
     from regrow.training.resume import restore
     from regrow.training.task import HeldoutLoss, Hooks
@@ -86,6 +85,8 @@ def recover(
     processes = join_processes()
     checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
     model = load_in_first_process(source.path, torch.float32, processes)
+    if (lora := settings.lora) is not None:
+        processes.in_all(lambda: add_adapters(model, lora, seed))
     loaded_teacher = None
     if settings.distill is not None:
         if teacher is None:
@@ -98,14 +99,13 @@ def recover(
         remove(path)
         make_directory(path.parent)
         tokens = min(step * settings.step_tokens, settings.tokens)
-        save_trained(weights, checkpoint, layout, path, _step(settings, data, layout, tokens))
+        plain = without_adapters(weights, lora)
+        save_trained(plain, checkpoint, layout, path, _step(settings, data, layout, tokens))
 
     name, text = next(iter(data.heldout.items()))
 
     def evaluate(trained: Any) -> float:
-        return text_loss(
-            trained, source.tokenizer, text, bits=False, special_tokens=data.special_tokens
-        ).loss_per_token
+        return loss_on(trained, source.tokenizer, text, bits=False).loss_per_token
 
     last = processes.in_first(lambda: last_checkpoint(place / "training", restore))
     done = 0 if last is None else int(last.state["step"])
@@ -137,7 +137,12 @@ def recover(
         )  # fmt: skip
     weights = full_state_dict(model)
     step = _step(settings, data, layout, result.tokens)
-    processes.in_first(lambda: save_trained(weights, checkpoint, layout, place / "model", step))
+
+    def save() -> None:
+        plain = without_adapters(weights, lora)
+        save_trained(plain, checkpoint, layout, place / "model", step)
+
+    processes.in_first(save)
     return result
 
 
@@ -149,6 +154,8 @@ def _step(settings: RecoverySettings, data: RecoveryData, layout: "Layout", toke
     is_encoder_decoder = layout.blueprint.is_encoder_decoder
     objective = objective_name(settings.objective, is_encoder_decoder=is_encoder_decoder)
     words = [f"{tokens:,} tokens, objective {objective}"]
+    if settings.lora is not None:
+        words.append(settings.lora.words())
     if settings.distill is not None:
         words.append(settings.distill.words())
     if isinstance(data.train, Corpus):
@@ -216,7 +223,6 @@ def _open_task(
             model.config,
             data.heldout,
             data.references,
-            data.special_tokens,
         )
         if processes.count == 1:  # several processes shard it before it is on a GPU
             model.to(processes.training_device)

@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from regrow.common.fields import Fraction, Size
 from regrow.common.precision import Precision
-from regrow.objectives.registry import OBJECTIVES
+from regrow.objectives.registry import INSTRUCTIONS, OBJECTIVES
 from regrow.training.distill_settings import DistillSettings
+from regrow.training.lora_settings import LoraSettings
 from regrow.training.mixing.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
 from regrow.training.tracking import Tool
 
@@ -51,6 +52,8 @@ class RecoverySettings(BaseModel):
             rows if the model's class can separate the examples: T5 and OpenBA can; BART cannot,
             since its positions are learned.
         distill: The teacher that is learned from beside the text; None for the text alone.
+        lora: Train adapters beside frozen weights, and add them to the weights at the end; None
+            trains all weights.
         denoisers: How the mixture of denoisers in `d-ul2` follows their losses; None takes the
             defaults.
         domains: How the shares of the sources in `data.train` follow their losses; None keeps the
@@ -109,6 +112,7 @@ class RecoverySettings(BaseModel):
     prefix: Literal["causal", "bidirectional"] = "causal"
     shared_rows: bool | None = Field(default=None, strict=True)
     distill: DistillSettings | None = None
+    lora: LoraSettings | None = None
     denoisers: MixtureSettings | None = None
     domains: DomainSettings | None = None
     mixture_every: Size | None = None
@@ -166,10 +170,14 @@ class RecoverySettings(BaseModel):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas}: each should be at least 0 and less than 1")
+        if self.lora is not None and self.optimizer == "muon":
+            raise ValueError("lora: muon updates whole matrices of a layer; give optimizer: adamw")
         self._check_mixtures()
         return self
 
     def _check_mixtures(self) -> None:
+        if self.domains is not None and self.objective == INSTRUCTIONS:
+            raise ValueError("domains: has no meaning for conversations; leave it out")
         if self.denoisers is not None:
             if self.objective != "d-ul2":
                 raise ValueError("denoisers: their mixture follows losses in d-ul2 alone")

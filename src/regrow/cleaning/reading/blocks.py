@@ -15,6 +15,7 @@ from regrow.cleaning.reading.inputs import Input
 from regrow.cleaning.reading.unpacking import Damage, unpacked
 from regrow.common.errors import UserError, one_line
 from regrow.corpus.parquet_rows import read_rows, row_after
+from regrow.corpus.reading import Reading
 from regrow.corpus.text import LONGEST, Position
 
 BLOCK_BYTES = 1 << 20
@@ -311,10 +312,11 @@ def _rows_of_parquet(given: Input, key: str, start: Position) -> Iterator[RawBlo
     size = given.nbytes
     while at is not None:
         try:
-            for rows in read_rows(given.path, BLOCK_BYTES // _BYTES_A_ROW, at, key):
-                at = rows.first + len(rows.texts)
+            for rows in read_rows(given.path, BLOCK_BYTES // _BYTES_A_ROW, at, Reading(key)):
+                at = rows.first + len(rows.rows)
                 read = size * at // rows.total
-                yield RawBlock(given, key, rows.first, Position(at, at), rows.texts, (), read)
+                texts = tuple(row[key] for row in rows.rows)
+                yield RawBlock(given, key, rows.first, Position(at, at), texts, (), read)
             return
         except UserError as error:
             following = row_after(given.path, at)

@@ -1,4 +1,4 @@
-"""Rows of prompts and answers, of which only the answers are predicted (instruction tuning)."""
+"""Pairs of a prompt and its answer, of which the answer is predicted (instruction tuning)."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,15 +8,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, DataOrder
+from regrow.corpus.samples import Batch
+from regrow.objectives.rows.answered_texts import (
+    AnsweredTexts,
+    Segment,
+    answered_texts,
+    nothing_left,
+)
 from regrow.objectives.rows.random_segmentation import Ids
-from regrow.objectives.rows.single_row import NOT_IN_PREFIX
-
-_MOST_OPEN = 64
-"""Rows that are filled at the same time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,11 @@ class PromptAnswers:
             "labels": labels,
         }
 
+    def as_texts(self) -> AnsweredTexts:
+        """The same for decoders: each prompt with its answer after it."""
+        pairs = ([(self.prompt(pair), self.answer(pair))] for pair in range(len(self)))
+        return answered_texts(pairs, self.row_length, pad=self.pad)[0]
+
     @cached_property
     def _prompt_starts(self) -> Ids:
         starts: Ids = np.cumsum(self.prompt_lengths) - self.prompt_lengths
@@ -104,8 +110,12 @@ class PromptAnswers:
         return starts
 
 
+Answers = PromptAnswers | AnsweredTexts
+"""Prompts and answers as tokens: pairs, or texts of several."""
+
+
 def prompt_answers(
-    pairs: Iterable[tuple[Sequence[int], Sequence[int]]], row_length: int, *, start: int, pad: int
+    pairs: Iterable[Segment], row_length: int, *, start: int, pad: int
 ) -> tuple[PromptAnswers, int]:
     """Pairs of tokens as rows, and how many pairs are longer than a row, which are left out.
 
@@ -128,12 +138,7 @@ def prompt_answers(
         else:
             kept.append((np.asarray(prompt, dtype=np.int32), np.asarray(answer, dtype=np.int32)))
     if not kept:
-        raise UserError(
-            f"none of {longer:,} prompts with their answers fits into row_length ({row_length}); "
-            "give more"
-            if longer
-            else "no prompt with an answer to train on"
-        )
+        raise nothing_left(longer, row_length)
     rows = PromptAnswers(
         prompts=np.concatenate([prompt for prompt, _ in kept]),
         answers=np.concatenate([answer for _, answer in kept]),
@@ -150,103 +155,3 @@ def _padded(lines: Sequence[NDArray[np.int32]], value: int) -> Ids:
     for row, line in zip(found, lines, strict=True):
         row[: len(line)] = line
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class PackedPromptAnswers:
-    """A `Samples` for decoders: rows of several prompts, each followed by its answer.
-
-    No pair is cut, and positions restart with each, so that none sees another.
-
-    Attributes:
-        pairs: The prompts and answers.
-        members: The pairs of all rows, row after row, [pairs].
-        counts: Pairs in each row, [rows].
-    """
-
-    pairs: PromptAnswers
-    members: Ids
-    counts: Ids
-
-    def __len__(self) -> int:
-        return len(self.counts)
-
-    @property
-    def row_length(self) -> int:
-        return self.pairs.row_length
-
-    @cached_property
-    def identity(self) -> str:
-        return identity_of(
-            "packed prompts and answers", pairs=self.pairs.identity, members=self.members,
-            counts=self.counts,
-        )  # fmt: skip
-
-    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        found: Ids = np.add.reduceat(self.pairs.lengths(self.members), self._starts)[rows]
-        return found
-
-    def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Slots of each row, [samples, 1]: the last token of an answer is only a label."""
-        slots: Ids = (self.lengths(rows) - self.counts[rows])[:, None]
-        return slots
-
-    def batch(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
-        """``input_ids``, ``labels``, ``position_ids`` and ``blocks``, int64, [rows, width] each.
-
-        Positions restart with each pair, and continue through the padding. ``blocks`` holds for
-        each input of a prompt the number of its pair in the row, and `NOT_IN_PREFIX` for all other
-        inputs (`regrow.objectives.losses.prefix_lm`).
-        """
-        width = int(self.slots(rows, samples).max())
-        shape = (len(rows), width)
-        found = {
-            "input_ids": np.full(shape, self.pairs.pad, dtype=np.int64),
-            "labels": np.full(shape, NOT_PREDICTED, dtype=np.int64),
-            "position_ids": np.zeros(shape, dtype=np.int64),
-            "blocks": np.full(shape, NOT_IN_PREFIX, dtype=np.int64),
-        }
-        for place, row in enumerate(rows.tolist()):
-            begin = 0
-            first = self._starts[row]
-            for number, pair in enumerate(self.members[first : first + self.counts[row]].tolist()):
-                prompt, answer = self.pairs.prompt(pair), self.pairs.answer(pair)
-                end = begin + len(prompt) + len(answer) - 1
-                found["input_ids"][place, begin:end] = np.concatenate([prompt, answer[:-1]])
-                found["labels"][place, begin + len(prompt) - 1 : end] = answer
-                found["position_ids"][place, begin:] = np.arange(width - begin)
-                found["blocks"][place, begin : begin + len(prompt)] = number
-                begin = end
-        return found
-
-    @cached_property
-    def _starts(self) -> Ids:
-        starts: Ids = np.cumsum(self.counts) - self.counts
-        return starts
-
-
-def pack_prompt_answers(pairs: PromptAnswers, seed: int) -> PackedPromptAnswers:
-    """Rows of several pairs, drawn at random, each with at most `row_length` tokens.
-
-    Each pair goes into the first open row that has room; a row is closed if too many are open.
-    """
-    order = DataOrder(seed, len(pairs), "packing of prompts").rows(0, len(pairs))
-    lengths = pairs.lengths(order)
-    closed: list[list[int]] = []
-    open_rows: list[tuple[int, list[int]]] = []
-    for pair, length in zip(order.tolist(), lengths.tolist(), strict=True):
-        for place, (room, members) in enumerate(open_rows):
-            if length <= room:
-                open_rows[place] = (room - length, [*members, pair])
-                break
-        else:
-            open_rows.append((pairs.row_length - length, [pair]))
-        if len(open_rows) > _MOST_OPEN:
-            fullest = min(range(len(open_rows)), key=lambda place: open_rows[place][0])
-            closed.append(open_rows.pop(fullest)[1])
-    rows = [*closed, *(members for _, members in open_rows)]
-    return PackedPromptAnswers(
-        pairs,
-        np.array([pair for members in rows for pair in members], dtype=np.int64),
-        np.array([len(members) for members in rows], dtype=np.int64),
-    )
