@@ -41,7 +41,9 @@ def line_chart(analysis: "Analysis") -> Svg | None:
     None if nothing was measured. (OpenBA-V2, figure 5.)
     """
     lines = [(line.name, _points(line, analysis)) for line in analysis.lines]
-    return _lines("Loss by depth and width", lines, "of the parameters cut") if lines else None
+    if not lines:
+        return None
+    return lines_over_shares("Loss by depth and width", lines, "of the parameters cut")
 
 
 def refit_chart(analysis: "Analysis", line: "LossLine") -> Svg | None:
@@ -55,7 +57,8 @@ def refit_chart(analysis: "Analysis", line: "LossLine") -> Svg | None:
         return None
     first = [(0.0, analysis.original)]
     pairs = [("refitted", _points(line, analysis)), ("not refitted", [*first, *plain])]
-    return _lines(f"Loss by {line.name} with and without a refit", pairs, "of the parameters cut")
+    title = f"Loss by {line.name} with and without a refit"
+    return lines_over_shares(title, pairs, "of the parameters cut")
 
 
 def _points(line: "LossLine", analysis: "Analysis") -> list[Point]:
@@ -67,8 +70,8 @@ def _gone(parameters: int, analysis: "Analysis") -> float:
     return 1 - parameters / analysis.parameters
 
 
-def _lines(title: str, lines: Sequence[tuple[str, Sequence[Point]]], unit: str) -> Svg:
-    """Lines over shares, with a dot at each point."""
+def lines_over_shares(title: str, lines: Sequence[tuple[str, Sequence[Point]]], unit: str) -> Svg:
+    """Lines over shares of a `unit`, with a dot at each point (share, value)."""
     points = [point for _, line in lines for point in line]
     low, high = min(y for _, y in points), max(y for _, y in points)
     legend, top = legend_layout([name for name, _ in lines], _LEFT)
