@@ -97,7 +97,8 @@ def _stages(options: Any) -> list[tuple[str, dict[str, Any], Work]]:
          lambda: stages.small_openba(recipe, options.out, options.figures))
     ]  # fmt: skip
     if options.smollm2_run is not None:
-        found.append((SMOLLM2, {}, lambda: stages.finished_run(options.smollm2_run)))
+        settings = {"read from": "a finished run of recipes/quickstart.yaml"}
+        found.append((SMOLLM2, settings, lambda: stages.finished_run(options.smollm2_run)))
     return found
 
 

@@ -68,14 +68,19 @@ CHEAP, DEAR = [1.0, 1.1, 1.2, 1.3], [1.0, 1.1, 1.5, 2.5]
 def test_depth_and_width_are_compared_at_the_same_share(findings: ModuleType) -> None:
     verdict = judged(findings, "cuts", "Depth costs less", lines(CHEAP, DEAR))
     assert verdict.agrees
-    assert verdict.words == "with 40% gone, depth costs +0.30 and width +1.50 bits"
+    assert verdict.words == (
+        "with 20% gone depth costs +0.10 bits, width +0.10; "
+        "with 40% gone depth costs +0.30 bits, width +1.50"
+    )
     assert not judged(findings, "cuts", "Depth costs less", lines(DEAR, CHEAP)).agrees
     # At 20% both cost the same, however much more width costs later.
     assert not judged(findings, "cuts", "Depth costs less", lines(CHEAP[:2], DEAR)).agrees
 
 
-def test_a_loss_explodes_only_if_it_does_on_all_lines(findings: ModuleType) -> None:
-    assert judged(findings, "cuts", "explodes", lines(DEAR, DEAR)).agrees
+def test_a_perplexity_explodes_only_if_it_does_on_all_lines(findings: ModuleType) -> None:
+    found = judged(findings, "cuts", "explodes", lines(DEAR, DEAR))
+    assert found.agrees
+    assert found.words.startswith("depth, 1.3 times at 20%, 64.0 times at 40%")
     assert not judged(findings, "cuts", "explodes", lines(CHEAP, DEAR)).agrees
     assert judged(findings, "cuts", "explodes", lines(CHEAP[:3], CHEAP[:3])) is None
 

@@ -9,10 +9,13 @@ from typing import Any
 from openba_v2.report import LAYERS_AT_ONCE_LOSS, SCORES
 from openba_v2.values import Values
 
-STEEP = 3.0
-"""A loss explodes if a cut of 40% costs more than so many times what one of 20% costs."""
+TOKEN_BYTES = 4
+"""Bytes of a token, roughly. The report's perplexity is for each token."""
+STEEP = 10.0
+"""A perplexity explodes if it becomes more than so many times the original's."""
 FREE = 0.01
 """A cut is free if it costs less than this share of the loss."""
+ROUNDING = 1e-9
 TWICE = 2.0
 """English suffers more if it costs more than so many times what Chinese costs."""
 Point = tuple[float, float]
@@ -45,7 +48,8 @@ def at_share(points: Sequence[Point], share: float) -> float | None:
     for (before, low), (after, high) in pairwise(points):
         if before <= share <= after:
             return low + (high - low) * (share - before) / (after - before)
-    return None
+    last, value = points[-1]
+    return value if abs(share - last) < ROUNDING else None
 
 
 def line_points(found: Any, line: Any) -> list[Point]:
@@ -62,13 +66,15 @@ def longest(found: Any, kind: str) -> list[Point]:
 
 def _depth_or_width(found: Any) -> Verdict | None:
     depth, width = longest(found, "depth"), longest(found, "width")
-    share = min(depth[-1][0], width[-1][0])
-    costs = [at_share(line, share) for line in (depth, width)]
-    if None in costs:
-        return None
-    more = [float(cost or 0) - found["original"] for cost in costs]
-    words = f"with {share:.0%} gone, depth costs {more[0]:+.2f} and width {more[1]:+.2f} bits"
-    return Verdict(more[0] < more[1], words)
+    most = min(depth[-1][0], width[-1][0])
+    words, more = [], (0.0, 0.0)
+    for share in (0.2, most):
+        costs = [at_share(line, share) for line in (depth, width)]
+        if costs[0] is None or costs[1] is None:
+            return None
+        more = costs[0] - found["original"], costs[1] - found["original"]
+        words.append(f"with {share:.0%} gone depth costs {more[0]:+.2f} bits, width {more[1]:+.2f}")
+    return Verdict(more[0] < more[1], "; ".join(words))
 
 
 def _explodes(found: Any) -> Verdict | None:
@@ -78,10 +84,12 @@ def _explodes(found: Any) -> Verdict | None:
         costs = [at_share(line, share) for share in (0.2, 0.4)]
         if costs[0] is None or costs[1] is None:
             continue
-        few, many = (cost - found["original"] for cost in costs if cost is not None)
-        words.append(f"{kind} {few:+.2f} at 20% and {many:+.2f} at 40%")
-        steep.append(many > STEEP * max(few, 1e-9))
-    return Verdict(all(steep), ", ".join(words) + " (bits)") if words else None
+        few, many = (
+            2 ** (TOKEN_BYTES * (cost - found["original"])) for cost in costs if cost is not None
+        )
+        words.append(f"{kind}, {few:.1f} times at 20%, {many:.1f} times at 40%")
+        steep.append(many > STEEP)
+    return Verdict(all(steep), "; ".join(words)) if words else None
 
 
 def _spread(found: Any) -> Verdict:
@@ -196,7 +204,7 @@ def _entities(found: Any) -> Verdict | None:
 
 FINDINGS: Sequence[Finding] = (
     Finding("Depth costs less than width (figure 5)", "cuts", _depth_or_width),
-    Finding("The loss explodes when some 40% go at once (figure 5)", "cuts", _explodes),
+    Finding("The perplexity explodes when some 40% go at once (figure 5)", "cuts", _explodes),
     Finding("Layers in the middle cost less than the first and the last", "layers", _middle),
     Finding("Spaced layers cost less than neighbours", "layers", _spread),
     Finding(

@@ -109,6 +109,7 @@ _WHY: Mapping[str, str] = {
   the rows of O-UL2 do.
 - D-UL2 equals UL2: its shares move little, and its measurements take a part of the time.""",
     "cuts": """\
+- Perplexities are those of 4 bytes, about a token, as a multiple of the original's.
 - The small OpenBA uses its depth little: a third of its decoder can go for a tenth of a bit. A
   model that was trained longer would need it more.
 - The cuts are chosen by scores on the text ([Analysis](analyse.md)); the report drops layers by
@@ -189,7 +190,7 @@ def _how(records: Mapping[str, Any]) -> str:
     found = []
     for model, record in records.items():
         settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items())
-        took = "" if record["seconds"] is None else f", {record['seconds']:,} s"
+        took = f", {record['seconds']:,} s" if record["seconds"] else ""
         found.append(
             f"{MODELS[model]}: {record['date']}, {record['machine']}{took}"
             + (f" ({settings})" if settings else "")

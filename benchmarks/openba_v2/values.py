@@ -38,7 +38,7 @@ def measure(
     facts = machine()
     record = {
         "date": datetime.date.today().isoformat(),
-        "machine": f"{facts['cpu']}, {facts['threads']} threads, {facts['products']}",
+        "machine": f"{facts['cpu']}, threads: {facts['threads']}, {facts['products']}",
         "seconds": round(time.perf_counter() - began),
         "settings": dict(settings),
         "values": found,
