@@ -111,6 +111,28 @@ def test_scores_above_chance(findings: ModuleType) -> None:
     assert findings.above_chance(whole, chances, chances) is None
 
 
+def test_what_is_kept_is_said_only_of_scores_above_chance(findings: ModuleType) -> None:
+    def model(values: list[float], questions: int) -> Any:
+        names = ("SciQ", "PIQA", "BoolQ", "MMLU")
+        return {
+            "parameters": 100,
+            "scores": {
+                name: {"value": value, "chance": 25.0, "error": None, "questions": questions}
+                for name, value in zip(names, values, strict=True)
+            },
+        }
+
+    def verdict(questions: int, values: list[float]) -> Any:
+        found = [model([65.0, 65.0, 65.0, 26.0], questions), model(values, questions)]
+        return judged(findings, "questions", "keeps", {"models": found})
+
+    assert verdict(10, [65.0, 65.0, 65.0, 26.0]).agrees is not None
+    assert verdict(5, [65.0, 65.0, 65.0, 26.0]).agrees is None
+    found = findings.kept(model([45.0, 25.0, 65.0, 99.0], 10)["scores"],
+                          model([65.0, 65.0, 65.0, 26.0], 10)["scores"])  # fmt: skip
+    assert found == 0.5
+
+
 @given(st.integers(4, 80))
 def test_layers_are_chosen_in_four_ways(layers: int) -> None:
     cuts = importlib.import_module("openba_v2.cuts")

@@ -1,5 +1,6 @@
 """What the report found, and whether the measured values say the same: a verdict by rule."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,8 @@ STEEP = 10.0
 """A perplexity explodes if it becomes more than so many times the original's."""
 FREE = 0.01
 """A cut is free if it costs less than this share of the loss."""
+FEWEST_TASKS = 3
+"""On so many tasks a model must be above chance, to say what its cut keeps."""
 ROUNDING = 1e-9
 TWICE = 2.0
 """English suffers more if it costs more than so many times what Chinese costs."""
@@ -23,9 +26,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a model shows the same as the report, and the numbers that say so."""
+    """Whether a model shows the same as the report, and the numbers that say so.
 
-    agrees: bool
+    `agrees`: None if the numbers cannot say.
+    """
+
+    agrees: bool | None
     words: str
 
 
@@ -179,20 +185,45 @@ def above_chance(scores: Mapping[str, float], whole: Mapping[str, float],
     return after / before if known else None
 
 
+def chances(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Of the tasks on which a model is above chance beyond doubt, by two standard errors."""
+    return {
+        task: score["chance"]
+        for task, score in scores.items()
+        if score["chance"] is not None and score["value"] - score["chance"] > 2 * error_of(score)
+    }
+
+
+def error_of(score: Any) -> float:
+    """The standard error in percent; of a group, which has none, the binomial one."""
+    share = score["value"] / 100
+    found = score["error"] or 100 * math.sqrt(share * (1 - share) / score["questions"])
+    return float(found)
+
+
+def kept(scores: Mapping[str, Any], original: Mapping[str, Any]) -> float | None:
+    """The share of the original's scores above chance that is kept; None if that is chance."""
+    known = chances(original)
+    if len(known) < FEWEST_TASKS:
+        return None
+    now, whole = ({t: each[t]["value"] for t in known} for each in (scores, original))
+    return above_chance(now, whole, known)
+
+
 def _kept(found: Any) -> Verdict | None:
     original, *others = found["models"]
     if not others:
         return None
-    chances = {t: s["chance"] for t, s in original["scores"].items() if s["chance"] is not None}
-    whole = {task: original["scores"][task]["value"] for task in chances}
-    of_report = above_chance(SCORES["3.4B"], SCORES["15B"], chances)
-    last = others[-1]
-    kept = above_chance({t: last["scores"][t]["value"] for t in chances}, whole, chances)
-    if kept is None or of_report is None:
-        return None
-    gone = 1 - last["parameters"] / original["parameters"]
-    words = f"{kept:.0%} of the score above chance is left with {gone:.0%} cut"
-    return Verdict(kept >= of_report, f"{words} (report: {of_report:.0%} with 77% cut)")
+    share = kept(others[-1]["scores"], original["scores"])
+    gone = 1 - others[-1]["parameters"] / original["parameters"]
+    if share is None:
+        count = len(chances(original["scores"]))
+        return Verdict(None, f"the original is above chance beyond doubt on {count} tasks only")
+    known = chances(original["scores"])
+    of_report = above_chance(SCORES["3.4B"], SCORES["15B"], known)
+    assert of_report is not None
+    words = f"{share:.0%} of the score above chance is left with {gone:.0%} cut"
+    return Verdict(share >= of_report, f"{words} (report: {of_report:.0%} with 77% cut)")
 
 
 def _entities(found: Any) -> Verdict | None:

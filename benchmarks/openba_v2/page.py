@@ -7,7 +7,7 @@ from typing import Any
 
 from common import write_figure
 
-from openba_v2.findings import FINDINGS, above_chance, line_points
+from openba_v2.findings import FINDINGS, above_chance, error_of, kept, line_points
 from openba_v2.report import ENTITIES, ENTITY_SETS, SCORES, TASKS
 from openba_v2.values import Values
 from regrow.common.files import write_atomically
@@ -15,6 +15,7 @@ from regrow.pipeline.published import OPENBA_V2
 from regrow.report.analysis_charts import lines_over_shares
 
 MODELS: Mapping[str, str] = {"openba": "small OpenBA", "smollm2": "SmolLM2"}
+ANSWERS = {True: "yes", False: "**no**", None: "cannot be said"}
 DENOISERS = ("R1", "R2", "S", "X1", "X2", "X3", "X4")
 Rows = Sequence[Sequence[str]]
 _FIGURES = "figures"
@@ -126,12 +127,15 @@ _WHY: Mapping[str, str] = {
   after that cut.
 - SmolLM2 spells most Chinese in bytes, so it has few Chinese tokens to lose.""",
     "questions": """\
+- *Kept above chance* is the share of the original's scores above chance, over the tasks on which it
+  is above chance by two standard errors; it is left out if these are fewer than three. On 200
+  questions of PIQA, ARC-Easy and SciQ,
+  45% of the score above chance is left at 50 percent, and 72% at 70 percent
+  ([What is kept](benchmarks.md#what-is-kept)).
 - The report's tasks are for models of billions of parameters. On MMLU, BBH, C-Eval, CMMLU and
   LogiQA a model of 135M guesses, so nothing can be lost there; the small OpenBA guesses
   everywhere.
-- With few questions the errors are large: a difference below twice the error says nothing.
-- [What is kept](benchmarks.md#what-is-kept) compares the same stages on 200 questions of four
-  tasks.""",
+- With few questions the errors are large: a difference below twice the error says nothing.""",
     "entities": """\
 - The report trains on 240,000 entities of 13,000 types. Here a model sees a small sample of them,
   for minutes on a CPU.
@@ -175,8 +179,7 @@ def _findings(values: Values) -> str:
         cells = []
         for model in MODELS:
             verdict = finding.verdict(values, model)
-            answer = "" if verdict is None else "yes" if verdict.agrees else "**no**"
-            cells.append("" if verdict is None else f"{answer}: {verdict.words}")
+            cells.append("" if verdict is None else f"{ANSWERS[verdict.agrees]}: {verdict.words}")
         rows.append([finding.words, *cells])
     return (
         "## What agrees\n\n"
@@ -302,33 +305,32 @@ def _vocabulary(records: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _questions(records: Mapping[str, Any]) -> Iterator[str]:
-    chances: dict[str, float] = {}
-    for record in records.values():
-        for each in record["values"]["models"]:
-            for task, score in each["scores"].items():
-                if score["chance"] is not None:
-                    chances.setdefault(task, score["chance"])
-    rows = [["guessing", "", *(f"{chances[t]:.0f}" if t in chances else "" for t in TASKS), ""]]
+    every = [each for record in records.values() for each in record["values"]["models"]]
+    guessed = {
+        task: score["chance"]
+        for each in every
+        for task, score in each["scores"].items()
+        if score["chance"] is not None
+    }
+    rows = [["guessing", "", *(f"{guessed[t]:.0f}" if t in guessed else "" for t in TASKS), ""]]
     for name, of_report in SCORES.items():
-        kept = above_chance(of_report, SCORES["15B"], chances) if chances else None
-        rows.append(
-            [f"report, {name}", "", *(f"{of_report[task]:.1f}" for task in TASKS), _percent(kept)]
-        )
+        share = above_chance(of_report, SCORES["15B"], guessed)
+        scores = [f"{of_report[task]:.1f}" for task in TASKS]
+        rows.append([f"report, {name}", "", *scores, _percent(share)])
     for model, record in records.items():
-        original = record["values"]["models"][0]["scores"]
-        whole = {t: s["value"] for t, s in original.items()}
-        known = {t: s["chance"] for t, s in original.items() if s["chance"] is not None}
+        original = record["values"]["models"][0]
         for each in record["values"]["models"]:
-            scores = {task: score["value"] for task, score in each["scores"].items()}
-            cells = [_score(each["scores"][task]) for task in TASKS]
-            kept = above_chance(scores, whole, known)
             size = f"{each['parameters'] / 1e6:,.1f}M"
-            rows.append([f"{MODELS[model]}, {each['name']}", size, *cells, _percent(kept)])
+            cells = [_score(each["scores"][task]) for task in TASKS]
+            share = kept(each["scores"], original["scores"])
+            rows.append([f"{MODELS[model]}, {each['name']}", size, *cells, _percent(share)])
     yield table(["", "parameters", *TASKS, "kept above chance"], rows)
-    for model, record in records.items():
-        counts = {t: s["questions"] for t, s in record["values"]["models"][0]["scores"].items()}
-        words = ", ".join(f"{task} {count}" for task, count in counts.items())
-        yield f"Questions for {MODELS[model]}: {words}.\n"
+    counts = {
+        f"{task} {score['questions']}": None
+        for each in every
+        for task, score in each["scores"].items()
+    }
+    yield f"Questions: {', '.join(counts)}.\n"
 
 
 def _percent(share: float | None) -> str:
@@ -336,8 +338,7 @@ def _percent(share: float | None) -> str:
 
 
 def _score(score: Any) -> str:
-    error = "" if score["error"] is None else f" ± {score['error']:.1f}"
-    return f"{score['value']:.1f}{error}"
+    return f"{score['value']:.1f} ± {error_of(score):.1f}"
 
 
 def _entities(records: Mapping[str, Any]) -> Iterator[str]:
