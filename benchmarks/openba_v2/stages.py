@@ -8,7 +8,7 @@ from typing import Any
 
 from common import say, write_figure
 
-from openba_v2.recipes import Recipe, depth_at_once, run
+from openba_v2.recipes import WIDTH, Recipe, depth_at_once, run
 from regrow.pipeline.summary import summarise
 from regrow.report.page import mixture_charts
 from regrow.report.records import ModelRow, RunSummary, Score
@@ -88,8 +88,8 @@ def _mixtures(summary: RunSummary) -> Iterator[tuple[str, Any]]:
 
 
 def _draw(staged: RunSummary, figures: Path) -> None:
-    """Write figures 6 and 7 of each stage with a mixture."""
-    for stage in staged.stages:
+    """Write figures 6 and 7 of the recovery of the widths, in which the shares move most."""
+    for stage in (stage for stage in staged.stages if stage.name == WIDTH):
         for mixture in stage.mixtures:
             shares, losses = mixture_charts(mixture, stage.name)
             for name, svg in (("losses", losses), ("shares", shares)):
