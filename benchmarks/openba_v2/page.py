@@ -39,7 +39,7 @@ The report has a hundred times and more the parameters, and ten thousand times a
 tokens. So where a small model agrees, that is a hint that the method works and the code does what
 it should. Where it does not agree, that says little about 15B parameters. All numbers are of one
 seed. Table 2 of the report was not at hand, and is left out. So are its scores on GSM8K and MATH,
-whose questions models of this size do not solve.
+whose questions have no options.
 
 ```
 python recipes/prepare_mini_openba.py --model DIR --text DIR
