@@ -12,7 +12,7 @@ are the same for all vocabularies.
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import denoising_tokens
 from regrow.report.charts import Line, curves
+from regrow.report.svg import Svg
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)
 CHARACTERS = 600
@@ -62,43 +63,70 @@ def main() -> None:
     texts: dict[str, list[str]] = {}
     for entry in options.heldout:
         name, _, file = entry.partition("=")
-        read = islice(read_documents(Path(file)), documents)
-        texts[name] = [text[:CHARACTERS] for text in read]
-
-    rows = load_model(options.model).get_input_embeddings().weight.shape[0]
+        texts[name] = beginnings(Path(file), documents)
     shares = SHARES[::3] if options.quick else SHARES
-    results: list[Result] = []
-    points: dict[str, list[tuple[float, float]]] = {name: [] for name in texts}
-    whole: dict[str, Cost] = {}
-    for share in shares:
-        size = round(rows * share)
-        with tempfile.TemporaryDirectory(dir=options.work) as work:
-            model = options.model
-            if size < rows:
-                model = Path(work) / "model"
-                regrow.prune(options.model, model, vocab_size=size, calibration=options.corpus)
-            costs = measured(model, texts)
-        for name, cost in costs.items():
-            whole.setdefault(name, cost)
-            points[name].append((size, cost.bits_per_character))
-            say(f"{size:,} tokens, {name}: {cost}")
+    found = costs_by_size(options.model, options.corpus, texts, shares, options.work)
+    results = []
+    for name, costs in found.items():
+        whole = costs[0][1]
+        for size, cost in costs:
             results += [
                 Result(
                     f"{name}, {size:,} tokens: bits per character", cost.bits_per_character, "",
-                    "all tokens", whole[name].bits_per_character,
+                    "all tokens", whole.bits_per_character,
                 ),
                 Result(
                     f"{name}, {size:,} tokens: tokens per character", cost.tokens_per_character, "",
-                    "all tokens", whole[name].tokens_per_character,
+                    "all tokens", whole.tokens_per_character,
                 ),
             ]  # fmt: skip
     if options.figure:
-        lines = [Line(name, sorted(found)) for name, found in points.items()]
-        write_figure(curves("Bits per character by vocabulary size", lines), options.figure)
+        write_figure(chart(found), options.figure)
     show(results, as_json=options.json)
 
 
-def measured(directory: Path, texts: dict[str, list[str]]) -> dict[str, Cost]:
+def costs_by_size(
+    model: Path,
+    corpus: Path,
+    texts: Mapping[str, Sequence[str]],
+    shares: Sequence[float],
+    work: Path | None = None,
+) -> dict[str, list[tuple[int, Cost]]]:
+    """The cost of each text for vocabularies of these shares of all rows, the largest first.
+
+    `work`: a directory for one model at a time.
+    """
+    rows = load_model(model).get_input_embeddings().weight.shape[0]
+    found: dict[str, list[tuple[int, Cost]]] = {name: [] for name in texts}
+    for share in shares:
+        size = round(rows * share)
+        with tempfile.TemporaryDirectory(dir=work) as place:
+            cut = model
+            if size < rows:
+                cut = Path(place) / "model"
+                regrow.prune(model, cut, vocab_size=size, calibration=corpus)
+            costs = measured(cut, texts)
+        for name, cost in costs.items():
+            found[name].append((size, cost))
+            say(f"{size:,} tokens, {name}: {cost}")
+    return found
+
+
+def chart(found: Mapping[str, Sequence[tuple[int, Cost]]]) -> Svg | None:
+    """Bits per character over vocabulary size, a line for each text."""
+    lines = [
+        Line(name, sorted((size, cost.bits_per_character) for size, cost in costs))
+        for name, costs in found.items()
+    ]
+    return curves("Bits per character by vocabulary size", lines)
+
+
+def beginnings(path: Path, documents: int) -> list[str]:
+    """The beginnings of the first documents of a file."""
+    return [text[:CHARACTERS] for text in islice(read_documents(path), documents)]
+
+
+def measured(directory: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, Cost]:
     """The cost of each text for a model, in float32."""
     model, tokenizer = load_model(directory), load_tokenizer(directory)
     found = {}

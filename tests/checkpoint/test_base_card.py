@@ -48,6 +48,23 @@ def test_a_link_to_a_licence_leads_to_where_the_licence_is(tmp_path: Path) -> No
     assert card_facts(url, None)["license_link"] == "https://x.org/licence"
 
 
+def test_a_licence_that_the_hub_does_not_know_becomes_other(tmp_path: Path) -> None:
+    card = write_card(tmp_path / "a", "license: my-licence-1.0")
+    assert card_facts(card, None) == {"license": "other", "license_name": "my-licence-1.0"}
+    named = write_card(tmp_path / "b", "license: own\nlicense_name: its-name")
+    assert card_facts(named, None) == {"license": "other", "license_name": "its-name"}
+    # A card on the hub was accepted there, also with a licence that is newer than the list.
+    assert card_facts(card, "owner/name") == {"license": "my-licence-1.0"}
+
+
+def test_a_link_to_another_file_than_the_hub_allows_is_left_out(tmp_path: Path) -> None:
+    card = write_card(tmp_path, "license: other\nlicense_link: LICENSE.txt")
+    (tmp_path / "LICENSE.txt").write_text("free")
+    assert card_facts(card, None) == {"license": "other"}
+    there = "https://huggingface.co/owner/name/blob/main/LICENSE.txt"
+    assert card_facts(card, "owner/name")["license_link"] == there
+
+
 @pytest.mark.parametrize(
     "raw", [b"---\na: [\n---\n", b"---\n- a\n---\n", b"---\na: \xff\n---\n", b"---\n" + b"[" * 5000]
 )

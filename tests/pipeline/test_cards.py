@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 import regrow
 from regrow.common.errors import UserError
 from regrow.pipeline.cards import scores_of
-from regrow.pipeline.ledger import read_entries
+from regrow.pipeline.ledger import Entry, Ledger, read_entries
 from tests.tiny import sentences, write_model, write_text
 
 STAGES = [
@@ -38,8 +38,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def entries_in(out: Path) -> dict[str, Any]:
+    return dict(read_entries(out / "ledger.jsonl"))
+
+
 def entries(home: Path) -> dict[str, Any]:
-    return dict(read_entries(home / "run/ledger.jsonl"))
+    return entries_in(home / "run")
 
 
 def test_the_card_of_a_stage_has_all_steps_and_the_scores_of_the_ledger(home: Path) -> None:
@@ -77,6 +81,39 @@ def test_a_card_that_a_user_has_changed_stays_and_a_missing_score_is_added(
     assert unscored.read_text() == scored
 
 
+def test_a_card_has_new_scores_before_the_ledger_has_them(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a kill between the two leaves no card with scores of an earlier measurement."""
+    out = tmp_path / "run"
+    shutil.copytree(home / "run", out, symlinks=True)
+    recipe = yaml.safe_load((home / "recipe.yaml").read_text())
+    write_text(tmp_path / "domain.jsonl", sentences(4, seed=77))
+    recipe["data"]["heldout"]["domain"] = str(tmp_path / "domain.jsonl")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    card = out / "stages/depth/model/README.md"
+    old = card.read_bytes()
+    record = Ledger.record
+
+    def killed(self: Ledger, entry: Entry) -> None:
+        if entry.step == "depth/measure":
+            raise KeyboardInterrupt
+        record(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            regrow.run(tmp_path / "recipe.yaml", out, redo=True)
+    new = card.read_bytes()
+    assert new != old
+    regrow.run(tmp_path / "recipe.yaml", out)
+    assert card.read_bytes() == new
+    for stage in ("depth", "width"):
+        found = entries_in(out)[f"{stage}/measure-cut"].outputs["heldout"]["domain"]
+        written = (out / "stages" / stage / "model/README.md").read_text()
+        assert f"{found['bits_per_byte']:.3f}" in written
+
+
 def test_a_damaged_card_of_the_original_is_refused_before_any_step(
     home: Path, tmp_path: Path
 ) -> None:
@@ -92,12 +129,12 @@ def test_a_damaged_card_of_the_original_is_refused_before_any_step(
 
 
 def test_scores_are_bits_per_byte_where_all_texts_have_them(home: Path) -> None:
-    done = entries(home)
+    done = {name: entry.outputs for name, entry in entries(home).items()}
     found = scores_of(done, "depth")
     assert found is not None
     assert found.unit == "bits per byte"
     assert [each.text for each in found.texts] == ["domain", "other"]
-    losses = done["original/measure"].outputs["heldout"]
+    losses = done["original/measure"]["heldout"]
     losses["other"]["bits_per_byte"] = None
     found = scores_of(done, "depth")
     assert found is not None

@@ -56,6 +56,25 @@ def test_a_plan_previewed_has_the_counts_of_the_plan(
         assert {name: stage.sizes[name] for name in sizes} == sizes
 
 
+@pytest.mark.parametrize(
+    ("evaluate", "words"),
+    [
+        ("{tasks: [piqa, arc_easy]}", "piqa, arc_easy; of original, second"),
+        (
+            "{tasks: [piqa], limit: 1500, stages: true}",
+            "piqa, at most 1,500 questions of each; of original, first, second",
+        ),
+        (None, ""),
+    ],
+)
+def test_a_preview_says_what_is_evaluated(tmp_path: Path, evaluate: str | None, words: str) -> None:
+    directory = write_tiny(LLAMA, tmp_path / "m")
+    stages = "- {name: first, cut: {layers: 2}}\n- {name: second, cut: {layers: 1}}\n"
+    text = stages if evaluate is None else f"{stages}evaluate: {evaluate}\n"
+    lines = [line for line in total_words(previewed(text, directory)) if "evaluation" in line]
+    assert lines == ([f"evaluation: {words}"] if words else [])
+
+
 def test_a_teacher_costs_a_forward_pass_of_its_own(tmp_path: Path) -> None:
     directory = write_tiny(LLAMA, tmp_path / "m")
     stages = (

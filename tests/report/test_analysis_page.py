@@ -1,6 +1,7 @@
 """The page and the tables of an analysis."""
 
 import dataclasses
+import itertools
 import math
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from regrow.report.analysis_charts import (
     head_chart,
     layer_chart,
     line_chart,
+    lines_over_shares,
     refit_chart,
     vocabulary_chart,
 )
@@ -82,7 +84,7 @@ def test_the_page_is_complete_and_asks_for_nothing(
     assert not re.search(r"https?://(?!www\.w3\.org)|<script|src=|<smol>|<less>", page)
     assert page.count("<svg") == charts
     texts = (
-        "134.5M", "0.951", "14.9 kB", "&lt;smol&gt;, analysis", "a note about &lt;less&gt;",
+        "134.5M", "0.951", "14.9 kB", "&lt;smol&gt;, analysis", "A note about &lt;less&gt;",
         "8,192 tokens", "llama",
     )  # fmt: skip
     for text in texts:
@@ -136,6 +138,22 @@ def test_a_layer_that_dwarfs_the_others_is_cut_off() -> None:
     assert "diverged" in [e.text for e in chart.root.iter("text")]
     assert layer_chart("x", []) is None
     assert layer_chart("x", [math.inf]) is None
+
+
+def test_the_values_of_three_cut_off_bars_do_not_touch() -> None:
+    chart = layer_chart("Layers", [9.0, 8.0, 7.0, *(0.1 for _ in range(27))])
+    assert chart is not None
+    labels = [e for e in chart.root.iter("text") if e.text in ("9.00", "8.00", "7.00")]
+    heights = [float(label.get("y", 0)) for label in labels]
+    assert len(heights) == 3
+    assert min(abs(a - b) for a, b in itertools.combinations(heights, 2)) > 10
+    assert min(heights) > 8  # all of it inside of the drawing
+
+
+def test_a_loss_that_hardly_moves_is_drawn_flat() -> None:
+    flat = lines_over_shares("Flat", [("layer", [(0.0, 1.0), (0.1, 1.0004)])], "cut")
+    places = [float(each.get("cy", 0)) for each in flat.root.iter("circle")][:2]
+    assert abs(places[0] - places[1]) < 3
 
 
 def test_the_most_important_head_is_the_darkest() -> None:

@@ -4,7 +4,7 @@ from regrow.evaluation.comparison import Comparison, compare_scores
 from regrow.evaluation.speed import Speed
 from regrow.evaluation.task_results import Evaluated, Metric, TaskScore
 from regrow.report.comparison_page import quality_chart, render_comparison
-from regrow.report.comparison_tables import difference_rows, model_rows
+from regrow.report.comparison_tables import difference_rows, model_rows, short_names
 
 
 def model(name: str, parameters: int, right: int, chance: float | None = 0.25) -> Evaluated:
@@ -46,3 +46,22 @@ def test_without_chance_there_is_no_chart() -> None:
     found = compare_scores([model("a", 9, 15, None), model("b", 4, 10, None)])
     assert quality_chart(found) is None
     assert found.compared[0].kept is None
+
+
+@pytest.mark.parametrize(
+    ("given", "short"),
+    [
+        (["a/big", "small"], ["big", "small"]),
+        (
+            ["run/original", "run/stages/50 percent/model", "run/stages/70 percent/model"],
+            ["original", "50 percent", "70 percent"],
+        ),
+        (["one/m", "two/m"], ["one/m", "two/m"]),
+    ],
+)
+def test_models_have_short_names_that_differ(given: list[str], short: list[str]) -> None:
+    found = compare_scores([model(name, 10 + n, 15 - n) for n, name in enumerate(given)])
+    assert short_names(found) == short
+    page = render_comparison(found)
+    assert f"<h1>{', '.join(short[:-1])} and {short[-1]}, compared</h1>" in page
+    assert all(f">{name} against {short[0]}<" in page for name in short[1:])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regrow.checkpoint.companions import CARD_FILE, SOURCE_FILE, companion_files
+from regrow.checkpoint.hub_licences import HUB_LICENCES, LICENCE_LINKS, OTHER
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
 from regrow.common.printable import printable
@@ -32,8 +33,13 @@ def card_facts(directory: Path, hub_id: str | None) -> dict[str, Any]:
     """
     source = read_source(directory)
     found = valid_facts(read_metadata(directory / CARD_FILE) or source)
+    if hub_id is None and found.get("license", OTHER) not in HUB_LICENCES:
+        # What stands on the hub was accepted there; a local card or a GGUF file can say anything.
+        found.setdefault("license_name", found["license"])
+        found["license"] = OTHER
     link = found.get("license_link")
-    if link is not None and not _URL.fullmatch(link) and link not in companion_files(directory):
+    is_here = link in LICENCE_LINKS and link in companion_files(directory)
+    if link is not None and not _URL.fullmatch(link) and not is_here:
         # A relative link holds in the repository of the base.
         del found["license_link"]
         if hub_id is not None and re.fullmatch(r"[\w.-]{1,100}", link, re.ASCII):

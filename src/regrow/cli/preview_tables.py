@@ -87,6 +87,11 @@ def total_words(found: Preview) -> Iterator[str]:
         yield words
         if found.time is not None:
             yield f"time: {found.time.words()}"
+    if found.evaluation is not None:
+        limit = found.evaluation.limit
+        asked = "" if limit is None else f", at most {limit:,} questions of each"
+        models = ", ".join(found.evaluation.models)
+        yield f"evaluation: {', '.join(found.evaluation.tasks)}{asked}; of {models}"
     last = (found.stages or (found.original,))[-1]
     yield f"result: {last.parameters:,} parameters, {size(last.nbytes)}"
     if last.stored != last.parameters:

@@ -1,6 +1,5 @@
 """Text generation."""
 
-import copy
 import math
 import time
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import nn
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import as_part
+from regrow.models.generating import continued, plain_config
 from regrow.models.loading import library_errors
 from regrow.objectives.rows.span_corruption import decoder_start
 from regrow.objectives.special_tokens import sentinel_ids
@@ -54,7 +54,7 @@ def generate_or_stop(
     chat: bool | None = None,
 ) -> tuple[str, bool]:
     """As `generate`, and whether the text stopped at ``max_new_tokens``, before the model's end."""
-    inputs = _inputs(model, tokenizer, prompt, chat)
+    inputs = _read(model, tokenizer, prompt, chat)
     new = _new_tokens(model, tokenizer, inputs, max_new_tokens)
     text: str = tokenizer.decode(new, skip_special_tokens=True)
     ends = _end_tokens(model, tokenizer)
@@ -93,7 +93,7 @@ def generate_text(
     model.checkpoint  # noqa: B018 - a checkpoint that cannot be read is refused in one line
     tokenizer = model.tokenizer
     loaded = model.load(dtype="auto")
-    inputs = _inputs(loaded, tokenizer, prompt, chat)
+    inputs = _read(loaded, tokenizer, prompt, chat)
     with torch.random.fork_rng(), as_part("answering"):
         torch.manual_seed(sampling.seed)
         new = _new_tokens(
@@ -108,14 +108,22 @@ def seconds_per_token(model: nn.Module, tokenizer: Any, prompt: str, new_tokens:
 
     End tokens are suppressed, so that exactly ``new_tokens`` tokens are written.
     """
-    inputs = _inputs(model, tokenizer, prompt, chat=None)
+    inputs = _read(model, tokenizer, prompt, chat=None)
     began = time.perf_counter()
     new = _new_tokens(model, tokenizer, inputs, new_tokens, exactly=True)
     written = len(new.tolist())  # `tolist` waits for the device
     return (time.perf_counter() - began) / written
 
 
-def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class _Prompt:
+    """The tokens that a model reads, and for an encoder-decoder the first of its decoder."""
+
+    tokens: list[int]
+    begin: list[int]
+
+
+def _read(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> _Prompt:
     template = getattr(tokenizer, "chat_template", None)
     if chat and not template:
         raise UserError(
@@ -131,8 +139,7 @@ def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[
     ids = list(encoded["input_ids"])
     if not ids:
         raise UserError("the prompt holds no token; give some text")
-    device = next(model.parameters()).device
-    given = {}
+    begin = []
     if model.config.is_encoder_decoder:
         begin = [decoder_start(model.config)]
         known, sentinels = tokenizer.get_vocab(), sentinel_ids(tokenizer)
@@ -140,15 +147,13 @@ def _inputs(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> dict[
             text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
             ids = [known[_CONTINUE], *text, sentinels[0], tokenizer.eos_token_id]
             begin.append(sentinels[0])
-        given["decoder_input_ids"] = torch.tensor([begin], device=device)
-    read = torch.tensor([ids], device=device)
-    return {"input_ids": read, "attention_mask": torch.ones_like(read), **given}
+    return _Prompt(ids, begin)
 
 
 def _new_tokens(
     model: Any,
     tokenizer: Any,
-    inputs: dict[str, torch.Tensor],
+    prompt: _Prompt,
     max_new_tokens: int,
     *,
     exactly: bool = False,
@@ -159,15 +164,11 @@ def _new_tokens(
     `temperature`: 0 takes the likeliest token each time; else tokens are drawn by torch's global
     generator, from all of the vocabulary.
     """
-    config = copy.deepcopy(model.generation_config)
-    config.do_sample = temperature > 0
-    config.num_beams = 1
-    config.temperature = config.top_p = config.top_k = None
-    if config.do_sample:
+    config = plain_config(model, max_new_tokens)
+    if temperature > 0:
+        config.do_sample = True
         # None would stand for the defaults of transformers, which leave most tokens out.
         config.temperature, config.top_p, config.top_k = temperature, 1.0, 0
-    config.max_length = None
-    config.max_new_tokens = max_new_tokens
     config.min_new_tokens = max_new_tokens if exactly else None
     if config.eos_token_id is None:
         config.eos_token_id = tokenizer.eos_token_id
@@ -178,15 +179,10 @@ def _new_tokens(
     was_training = model.training
     model.eval()
     try:
-        where = (
-            f"{getattr(model, 'name_or_path', '') or 'model'}: transformers cannot generate text"
-        )
-        with torch.no_grad(), library_errors(where):
-            output: torch.Tensor = model.generate(**inputs, generation_config=config)
+        new = continued(model, [prompt.tokens], 0, prompt.begin, generation_config=config)
     finally:
         model.train(was_training)
-    given = inputs.get("decoder_input_ids", inputs["input_ids"])
-    return output[0, given.shape[1] :]
+    return new[0]
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -8,11 +8,13 @@ from regrow.checkpoint.history import read_history
 from regrow.checkpoint.model_card import Scores, TextScores, model_card
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import write_atomically
-from regrow.pipeline.ledger import Entry
+
+Outputs = Mapping[str, Mapping[str, Any]]
+"""What steps found, by the name of the step."""
 
 
 def write_scores(
-    model: ModelDirectory, entries: Mapping[str, Entry], stage: str, *, again: bool
+    model: ModelDirectory, outputs: Outputs, stage: str, *, again: bool = False
 ) -> None:
     """Write the card of the model of a stage with its scores.
 
@@ -27,16 +29,16 @@ def write_scores(
     history, config = read_history(history_path), model.checkpoint.config
     unscored = path.is_file() and path.read_bytes() == model_card(history, config)
     if again or unscored:
-        write_atomically(path, model_card(history, config, scores_of(entries, stage)))
+        write_atomically(path, model_card(history, config, scores_of(outputs, stage)))
 
 
-def scores_of(entries: Mapping[str, Entry], stage: str) -> Scores | None:
+def scores_of(outputs: Outputs, stage: str) -> Scores | None:
     """What was measured of a stage and of the original; None if that was nothing.
 
     Bits per byte, where all texts have them; else the loss per token.
     """
     original, cut, result = (
-        _losses(entries, name)
+        _losses(outputs, name)
         for name in ("original/measure", f"{stage}/measure-cut", f"{stage}/measure")
     )
     found = [original, cut, result] if result else [original, {}, cut]
@@ -57,7 +59,7 @@ def scores_of(entries: Mapping[str, Entry], stage: str) -> Scores | None:
     return Scores(unit, tuple(rows))
 
 
-def _losses(entries: Mapping[str, Entry], step: str) -> Mapping[str, Any]:
+def _losses(outputs: Outputs, step: str) -> Mapping[str, Any]:
     """The held-out losses of a step by text; empty if it is not done."""
-    found: Mapping[str, Any] = entries[step].outputs["heldout"] if step in entries else {}
+    found: Mapping[str, Any] = outputs[step]["heldout"] if step in outputs else {}
     return found

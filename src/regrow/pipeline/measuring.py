@@ -1,7 +1,7 @@
 """The steps of a run that measure its models: losses, answers, tasks, references and speed."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -45,16 +45,25 @@ class Measuring:
         model: ModelDirectory,
         models: Sequence[Models],
         known: Mapping[str, Any] = MappingProxyType({}),
-    ) -> bool:
-        """Evaluate a model; False if that was done before.
+        publish: Callable[[Mapping[str, Any]], None] = lambda outputs: None,
+    ) -> None:
+        """Evaluate a model, if that was not done before.
 
         `models`: the sets of models that it belongs to.
 
         `known`: results for its weights by the name of the evaluation, which are not made again.
         Only those of evaluations of all models are used.
+
+        `publish`: gets the results before they are recorded, so that a kill between the two repeats
+        both.
         """
 
         def measure() -> Mapping[str, Any]:
+            outputs = results()
+            publish(outputs)
+            return outputs
+
+        def results() -> Mapping[str, Any]:
             everywhere, outputs = names_for("all"), dict[str, Any]()
             if all(name in known for name in everywhere):
                 outputs = {name: known[name] for name in everywhere}
@@ -75,7 +84,6 @@ class Measuring:
             for text, loss in entry.outputs["heldout"].items():
                 if words := lost_words(Score(unknown=loss["unknown"], lost=loss["lost"])):
                     self._progress.say(f"{step.stage}: {text}: {words}")
-        return entry is not None
 
     def losses_of(self, stage: str, model: ModelDirectory) -> dict[str, Any]:
         """The losses of a trained model, before it is known whether its weights are kept."""

@@ -13,6 +13,7 @@ from regrow.pipeline.published import Training, published_original, published_tr
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import layouts_by_stage
 from regrow.pipeline.steps import teacher_names
+from regrow.pipeline.task_steps import evaluated_stages
 from regrow.pipeline.training_time import TrainingTime, speed_of
 from regrow.training.cost import mean_sample
 
@@ -63,6 +64,21 @@ class PreviewStage:
 
 
 @dataclass(frozen=True)
+class PreviewEvaluation:
+    """What models are evaluated on.
+
+    Attributes:
+        tasks: As the recipe names them. Their questions are not read for a preview.
+        limit: The most questions of each task; None for all.
+        models: The stages whose models are evaluated, and `original`.
+    """
+
+    tasks: tuple[str, ...]
+    limit: int | None
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Preview:
     """What a recipe will do.
 
@@ -77,6 +93,7 @@ class Preview:
             held-out text.
         time: The estimated time of all recoveries on this machine; None if it was not estimated,
             or would be seconds.
+        evaluation: The tasks on which models are evaluated; None without any.
     """
 
     name: str
@@ -87,6 +104,7 @@ class Preview:
     written: int = 0
     puts_aside: bool = False
     time: TrainingTime | None = None
+    evaluation: PreviewEvaluation | None = None
 
     @property
     def flops(self) -> int:
@@ -137,7 +155,15 @@ def preview_recipe(
         0 if recipe.data.written is None else recipe.data.written.tokens or 0,
         not recipe.data.heldout or any(not each.heldout for each in own),
         time,
+        _evaluation(recipe),
     )
+
+
+def _evaluation(recipe: Recipe) -> PreviewEvaluation | None:
+    spec = recipe.evaluate
+    if spec is None:
+        return None
+    return PreviewEvaluation(spec.tasks, spec.limit, evaluated_stages(recipe))
 
 
 def _timed(

@@ -6,7 +6,7 @@ continues with the step that was not done. `regrow.pipeline.plan` plans the step
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -189,10 +189,11 @@ class _Run:
                 self._carve(self.steps[f"{stage.name}/carve"], stage.cut, source, carved)
             self.clock.finish(f"{stage.name}/carve")
             sets: tuple[Models, ...] = ("all",) if recover_step else ("all", "of stages")
-            is_new = self.measuring.measure(measured, carved, sets)
+            publish = (lambda found: None) if recover_step else self._card(measured, carved)
+            self.measuring.measure(measured, carved, sets, publish=publish)
             source = carved
         if recover_step is None:
-            write_scores(carved, self.ledger.entries, stage.name, again=is_new)
+            write_scores(carved, self._outputs(), stage.name)
             return carved
         before = measured_before(self.ledger.entries, stage.name, previous)
         assert before is not None
@@ -202,12 +203,23 @@ class _Run:
         known = entry.outputs["trained"] if entry.outputs["kept"] == "trained" else before.outputs
         # Held-out texts may have changed since the recovery.
         unchanged = entry.outputs["heldout"] == self.plan.heldout
-        is_new = self.measuring.measure(
-            self.steps[f"{stage.name}/measure"], model, ("all", "of stages"),
-            known if unchanged else {},
-        )  # fmt: skip
-        write_scores(model, self.ledger.entries, stage.name, again=is_new)
+        step = self.steps[f"{stage.name}/measure"]
+        self.measuring.measure(
+            step, model, ("all", "of stages"), known if unchanged else {}, self._card(step, model)
+        )
+        write_scores(model, self._outputs(), stage.name)
         return model
+
+    def _outputs(self) -> dict[str, Mapping[str, Any]]:
+        return {name: entry.outputs for name, entry in self.ledger.entries.items()}
+
+    def _card(self, step: Step, model: ModelDirectory) -> Callable[[Mapping[str, Any]], None]:
+        """Writes what a step measured into the card of the model of its stage."""
+
+        def write(found: Mapping[str, Any]) -> None:
+            write_scores(model, {**self._outputs(), step.name: found}, step.stage, again=True)
+
+        return write
 
     def _carve(
         self, step: Step, spec: CutSpec, source: ModelDirectory, carved: ModelDirectory

@@ -30,6 +30,10 @@ _CLIP = 4.0
 """A bar longer than so many times the third quartile is cut off, and its value written."""
 _LABEL = 28.0
 """The room of the value of a bar."""
+_LABEL_ROWS, _ROW = 3, 11.0
+_WIDEST_BAR = 24.0
+_LEAST_SPAN = 0.05
+"""A line chart spans at least so many bits per byte, so that rounding does not look like a loss."""
 _SHADES = 5
 
 Point = tuple[float, float]
@@ -41,7 +45,9 @@ def line_chart(analysis: "Analysis") -> Svg | None:
     None if nothing was measured. (OpenBA-V2, figure 5.)
     """
     lines = [(line.name, _points(line, analysis)) for line in analysis.lines]
-    return _lines("Loss by depth and width", lines, "of the parameters cut") if lines else None
+    if not lines:
+        return None
+    return lines_over_shares("Loss by depth and width", lines, "of the parameters cut")
 
 
 def refit_chart(analysis: "Analysis", line: "LossLine") -> Svg | None:
@@ -55,7 +61,8 @@ def refit_chart(analysis: "Analysis", line: "LossLine") -> Svg | None:
         return None
     first = [(0.0, analysis.original)]
     pairs = [("refitted", _points(line, analysis)), ("not refitted", [*first, *plain])]
-    return _lines(f"Loss by {line.name} with and without a refit", pairs, "of the parameters cut")
+    title = f"Loss by {line.name} with and without a refit"
+    return lines_over_shares(title, pairs, "of the parameters cut")
 
 
 def _points(line: "LossLine", analysis: "Analysis") -> list[Point]:
@@ -67,14 +74,15 @@ def _gone(parameters: int, analysis: "Analysis") -> float:
     return 1 - parameters / analysis.parameters
 
 
-def _lines(title: str, lines: Sequence[tuple[str, Sequence[Point]]], unit: str) -> Svg:
-    """Lines over shares, with a dot at each point."""
+def lines_over_shares(title: str, lines: Sequence[tuple[str, Sequence[Point]]], unit: str) -> Svg:
+    """Lines over shares of a `unit`, with a dot at each point (share, value)."""
     points = [point for _, line in lines for point in line]
     low, high = min(y for _, y in points), max(y for _, y in points)
     legend, top = legend_layout([name for name, _ in lines], _LEFT)
     ends = "; ".join(f"{name} {line[-1][1]:.3f}" for name, line in lines)
     root = canvas(title, top + _PLOT + _BOTTOM, f"At the most that was cut: {ends}.")
-    room = 0.04 * max(high - low, 0.01)
+    high = max(high, low + _LEAST_SPAN)
+    room = 0.04 * (high - low)
     y = Scale(low - room, high + room, top + _PLOT, top)
     x = Scale(0, max(x for x, _ in points), _LEFT, _RIGHT)
     _y_grid(root, y)
@@ -104,13 +112,13 @@ def layer_chart(title: str, values: Sequence[float], digits: int = 2) -> Svg | N
     usual = ordered[min(len(ordered) - 1, 3 * len(ordered) // 4)]
     limit = most if usual == 0 or most <= _CLIP * usual else _CLIP * usual
     low, high = max(min(0.0, *finite), -limit), min(max(0.0, *finite), limit)
-    top, labelled = 28.0, -math.inf
+    top, labelled = 38.0, [-math.inf] * _LABEL_ROWS
     cheapest = values.index(min(finite))
     root = canvas(title, top + _BARS + _BOTTOM, f"The least is layer {cheapest}.")
     y = Scale(low, high if high > low else low + 1, top + _BARS, top)
     _y_grid(root, y)
     step = (_RIGHT - _LEFT) / len(values)
-    width = max(1.0, step - (2.0 if step > 5 else 0.5))
+    width = min(_WIDEST_BAR, max(1.0, step - (2.0 if step > 5 else 0.5)))
     for layer, value in enumerate(values):
         shown = min(max(value, low), high) if math.isfinite(value) else high
         begin, end = sorted((y(0), y(shown)))
@@ -120,11 +128,12 @@ def layer_chart(title: str, values: Sequence[float], digits: int = 2) -> Svg | N
         add(root, "rect", style, x=x, y=begin, width=width, height=max(end - begin, 0.6))
         if is_cut_off:
             middle = min(max(x + width / 2, _LEFT + 8), _RIGHT - 8)
-            label, height = decimal(value, digits), 4
-            if middle - labelled < _LABEL:  # beside the label of another bar
-                height += 11
-            else:
-                labelled = middle
+            label = decimal(value, digits)
+            # The first row in which the label is beside no other; else that with most room.
+            free = (row for row in range(_LABEL_ROWS) if middle - labelled[row] >= _LABEL)
+            row = next(free, min(range(_LABEL_ROWS), key=lambda row: labelled[row]))
+            labelled[row] = middle
+            height = 4 + _ROW * row
             place = begin - height if shown > 0 else begin + (end - begin) + height + 6
             add(root, "text", "value", label, x=middle, y=place, text_anchor="middle")
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 1000) if n * step >= 20)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from regrow.common import numbers
 from regrow.common.files import write_atomically
-from regrow.report.comparison_tables import difference_rows, kept, model_rows
+from regrow.report.comparison_tables import difference_rows, kept, model_rows, short_names
 from regrow.report.svg import WIDTH, Scale, Svg, add, canvas, path, shorten, ticks
 from regrow.report.templates import render
 
@@ -19,8 +19,8 @@ _LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 44.0, WIDTH - 14.0, 12.0, 190.0, 30.0
 def quality_chart(found: "Comparison") -> Svg | None:
     """The quality that each model has kept, over its parameters; None if it is not known."""
     points = [
-        (Path(model.name).name, model.parameters, share)
-        for model, share in zip(found.models, kept(found), strict=True)
+        (name, model.parameters, share)
+        for name, model, share in zip(short_names(found), found.models, kept(found), strict=True)
         if share is not None and math.isfinite(share)
     ]
     if len(points) < 2:
@@ -51,18 +51,18 @@ def quality_chart(found: "Comparison") -> Svg | None:
 
 def render_comparison(found: "Comparison") -> str:
     """The page as HTML, without network and scripts. All text is escaped."""
-    first = found.models[0]
-    tables = [("Models", model_rows(found))]
+    first, *others = names = short_names(found)
+    tables = [("Models", model_rows(found, names), 1)]
     tables += [
-        (f"{each.name} against {first.name}", difference_rows(found, each))
-        for each in found.compared
+        (f"{name} against {first}", difference_rows(found, each), 2)
+        for name, each in zip(others, found.compared, strict=True)
     ]
     return render(
         "comparison.html",
-        name=" and ".join(Path(model.name).name for model in found.models[:2]),
-        questions=sum(score.questions for score in first.tasks),
+        name=f"{', '.join(names[:-1])} and {names[-1]}",
+        questions=sum(score.questions for score in found.models[0].tasks),
         chart=quality_chart(found),
-        tables=[(title, rows[0], rows[1:]) for title, rows in tables],
+        tables=[(title, rows[0], rows[1:], texts) for title, rows, texts in tables],
     )
 
 

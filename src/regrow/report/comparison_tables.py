@@ -1,5 +1,7 @@
 """The tables of a comparison of models, for the terminal and for the page."""
 
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from regrow.common import numbers
@@ -10,18 +12,36 @@ if TYPE_CHECKING:
     from regrow.evaluation.speed import Speed
     from regrow.evaluation.task_results import Evaluated, TaskScore
 
+_STAGE = "model"
+"""The directory of the model of a stage, in the directory of the stage."""
 _MOST_TASKS = 12
 """Tasks of a group that are listed one by one."""
 
 
-def model_rows(found: "Comparison") -> list[tuple[str, ...]]:
-    """The names of the columns, and a row for each model: sizes, quality kept, and speed."""
+def short_names(found: "Comparison") -> list[str]:
+    """A short name for each model: its directory, or what tells it from the others.
+
+    The model of a stage of a run, `stages/NAME/model`, is called by its stage. If two names were
+    the same, all models keep the names that the user gave.
+    """
+    paths = [PurePath(model.name) for model in found.models]
+    names = [path.parent.name if path.name == _STAGE else path.name for path in paths]
+    given = [model.name for model in found.models]
+    return names if len({*names}) == len(names) and all(names) else given
+
+
+def model_rows(found: "Comparison", names: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """The names of the columns, and a row for each model: sizes, quality kept, and speed.
+
+    `names`: of the models; none takes those that the user gave.
+    """
     speeds = found.speeds
+    shown = names or [model.name for model in found.models]
     head = ("model", "parameters", "weights", "quality kept")
     rows = [(*head, *(("tokens/s", "times") if speeds else ()))]
     for number, (model, share) in enumerate(zip(found.models, kept(found), strict=True)):
         rows.append((
-            model.name, numbers.count(model.parameters), numbers.size(model.weight_bytes),
+            shown[number], numbers.count(model.parameters), numbers.size(model.weight_bytes),
             "" if share is None else f"{share:.1%}",
             *(_speed(speeds[number]) if speeds else ()),
         ))  # fmt: skip

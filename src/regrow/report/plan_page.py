@@ -8,6 +8,7 @@ from regrow.common import numbers
 from regrow.common.files import write_atomically
 from regrow.report.plan_tables import candidate_rows, cost_rows, remaining, stage_rows
 from regrow.report.svg import (
+    CHARACTER_WIDTH,
     WIDTH,
     Element,
     Scale,
@@ -62,7 +63,9 @@ def cost_charts(axes: Sequence["AxisCosts"], original: float, parameters: int) -
                 anchor = "end" if inside else "start"
                 place = x(px) - 5 if inside else x(px) + 5
                 add(root, "text", "value", f"{size:,}", x=place, y=y(py) + 3, text_anchor=anchor)
-        add(root, "text", "name", shorten(f"{axis.axis}, {axis.size:,}", 20), x=left, y=top - 7)
+        whole = f", {axis.size:,}"
+        room = int((width + _APART / 2) / CHARACTER_WIDTH) - len(whole)
+        add(root, "text", "name", f"{shorten(axis.axis, room)}{whole}", x=left, y=top - 7)
         for share in ticks(0, most_x, 3):
             label, at = f"{share:.0%}", x(share)
             add(root, "text", "tick", label, x=at, y=top + _SMALL + 13, text_anchor="middle")

@@ -35,7 +35,8 @@ def staircase(
     if most == 0:
         return None
     legend, top = legend_layout(parts, 0.0)
-    pitch, start, end = 28.0, 84.0, WIDTH - 50.0
+    named = any(name for name, _ in rows)
+    pitch, start, end = 28.0, 84.0 if named else 0.0, WIDTH - 50.0
     totals = "; ".join(f"{name} {count(sum(by_part.values()))}" for name, by_part in rows)
     root = canvas(title, top + pitch * len(rows), totals + ".")
     for part, (at_x, at_y) in enumerate(legend):

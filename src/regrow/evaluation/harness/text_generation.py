@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from lm_eval.models.utils import (
     handle_stop_sequences,
     normalize_gen_kwargs,
@@ -16,7 +15,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from regrow.common.precision import Precision, autocast
 from regrow.evaluation.harness.encoding import Encoding
 from regrow.evaluation.harness.scores import batches_by_size
-from regrow.models.loading import library_errors
+from regrow.models.generating import continued
 
 MAX_NEW_TOKENS = 256
 """Of a request that names no number, as in lm-eval."""
@@ -82,34 +81,15 @@ def _generate(
         options = {"do_sample": False}
     pad = tokenizer.pad_token_id
     pad = tokenizer.eos_token_id if pad is None else pad
-    device = next(model.parameters()).device
     limit = window if encoding.is_encoder_decoder else max(1, window - new_tokens)
     read = [prompt.tokens[-limit:] for prompt in batch]
-    width = max(map(len, read))
-    empty = [width - len(tokens) for tokens in read]
-    inputs = {
-        "input_ids": torch.tensor(
-            [[pad] * left + [*tokens] for left, tokens in zip(empty, read, strict=True)],
-            device=device,
-        ),
-        "attention_mask": torch.tensor(
-            [[0] * left + [1] * len(tokens) for left, tokens in zip(empty, read, strict=True)],
-            device=device,
-        ),
-    }
-    given = width
-    if encoding.is_encoder_decoder:
-        begin = [[*encoding.decoder_begin]] * len(batch)
-        inputs["decoder_input_ids"] = torch.tensor(begin, device=device)
-        given = len(encoding.decoder_begin)
-    with (
-        torch.inference_mode(),
-        autocast(precision, device),
-        library_errors("transformers cannot generate text"),
-    ):
-        output = model.generate(
-            **inputs, **options, max_new_tokens=new_tokens, pad_token_id=pad, use_cache=True,
+    begin = encoding.decoder_begin if encoding.is_encoder_decoder else ()
+    given = len(begin) or max(map(len, read))
+    with autocast(precision, next(model.parameters()).device):
+        new = continued(
+            model, read, pad, begin, **options, max_new_tokens=new_tokens, pad_token_id=pad,
+            use_cache=True,
             stopping_criteria=stop_sequences_criteria(tokenizer, until, given, len(batch)),
         )  # fmt: skip
-    texts = tokenizer.batch_decode(output[:, given:], skip_special_tokens=True)
+    texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     return [postprocess_generated_text(text, until, None) for text in texts]

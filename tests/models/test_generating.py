@@ -1,0 +1,48 @@
+"""A prompt is continued the same way alone and among longer ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from regrow.architectures.bart import BART
+from regrow.architectures.llama import LLAMA
+from regrow.architectures.openba import OPENBA
+from regrow.architectures.schema import Blueprint
+from regrow.architectures.t5 import T5
+from regrow.models.generating import continued, plain_config
+from regrow.models.loading import load_model
+from tests.tiny import write_tiny
+
+PROMPTS = [[5, 9, 12], [7, 3, 22, 14, 6, 31, 8, 10], [11]]
+
+
+@pytest.mark.parametrize("blueprint", [LLAMA, T5, BART, OPENBA], ids=lambda b: b.model_type)
+def test_a_batch_changes_nothing(tmp_path: Path, blueprint: Blueprint) -> None:
+    """BART and Llama count positions from the beginning, where padding must not stand."""
+    model = load_model(write_tiny(blueprint, tmp_path / "m"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            if each.ndim > 1:
+                each.normal_()
+            else:  # random biases of norms would hide the prompt
+                each.fill_(float(name.endswith("weight")))
+    config = plain_config(model, 6)
+    config.min_new_tokens, config.pad_token_id, config.eos_token_id = 6, 0, 1
+    config.forced_eos_token_id = config.forced_bos_token_id = None
+    is_seq2seq = model.config.is_encoder_decoder
+    begin = (model.config.decoder_start_token_id, 4) if is_seq2seq else ()
+    together = continued(model, PROMPTS, 0, begin, generation_config=config)
+    assert together.shape == (3, 6)
+    alone = [continued(model, [each], 0, begin, generation_config=config) for each in PROMPTS]
+    assert torch.equal(together, torch.cat(alone))
+    assert len({tuple(row.tolist()) for row in together}) > 1  # the prompts are read
+
+
+def test_a_plain_config_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+    model = load_model(write_tiny(LLAMA, tmp_path / "m"))
+    model.generation_config.do_sample, model.generation_config.top_p = True, 0.5
+    config = plain_config(model, 7)
+    assert (config.do_sample, config.top_p, config.max_new_tokens) == (False, None, 7)
+    assert (model.generation_config.do_sample, model.generation_config.top_p) == (True, 0.5)
