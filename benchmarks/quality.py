@@ -7,7 +7,9 @@ sizes and trains on the same number of tokens:
 - no refit: influence and activation, and recovery on the domain;
 - refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
   both texts;
-- balanced: as refit, with more of the parameters in the vocabulary (50 and 35% only).
+- balanced: as refit, with more of the parameters in the vocabulary (50 and 35% only);
+- torch-pruning, only if --methods names it: cuts of as many parameters by a peer that keeps all
+  layers and the vocabulary (benchmarks/torch_pruning_peer.py), and recovery on the domain.
 
 The control is the original, trained on as many tokens of the domain. Texts: the domain (Python's
 documentation, of which every eighth topic is held out), prose (recipes/prose.txt), and a manual
@@ -24,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
 from statistics import fmean
@@ -32,6 +35,7 @@ from typing import Any
 import torch
 import transformers
 from common import Goal, Result, parser, say, show
+from torch_pruning_peer import Importance, Widths, cut_by_torch_pruning
 
 import regrow
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -56,6 +60,19 @@ BALANCED_SIZES: Mapping[str, Mapping[str, Any]] = {
     "35%": {"layers": 18, "ffn": 616, "vocab_size": 20_480},
 }
 SEVERAL_SEEDS = "50%"
+EVEN_WIDTHS: Mapping[str, Mapping[str, Any]] = {
+    "90%": {"hidden": 540, "ffn": 1_436},
+    "75%": {"hidden": 477, "ffn": 1_286},
+    "50%": {"hidden": 369, "ffn": 966},
+    "35%": {"hidden": 288, "ffn": 751},
+}
+"""Nearly the same part of hidden and of ffn; parameters as in `SIZES`, to a thousandth."""
+FFN_ALONE: Mapping[str, Mapping[str, Any]] = {
+    "90%": {"hidden": 576, "ffn": 1_280},
+    "75%": {"hidden": 576, "ffn": 883},
+    "50%": {"hidden": 576, "ffn": 238},
+}
+"""35% is less than all that is not ffn."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,7 @@ class Method:
         written: Whether text of the original is added to the domain, for scores and recovery.
         sizes: In place of those in `SIZES`, by size; a size that is absent is not measured.
         settings: Of the recovery, if they differ from the defaults.
+        peer: How Torch-Pruning chooses, if it makes the cut.
     """
 
     by: str | None = None
@@ -75,6 +93,7 @@ class Method:
     written: bool = False
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SIZES)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    peer: Importance | None = None
 
 
 RANDOM, PLAIN, REFIT, BALANCED = "random", "no refit", "refit", "balanced"
@@ -88,6 +107,11 @@ WITHOUT: Mapping[str, Method] = {
     "refit, without the refit": Method(written=True),
     "refit, without text of the original": Method(refit=True),
     "refit, with random scores": Method(by="random", refit=True, written=True),
+}
+PEERS: Mapping[str, Method] = {
+    "torch-pruning, magnitude": Method(peer="magnitude", sizes=EVEN_WIDTHS),
+    "torch-pruning, Taylor": Method(peer="Taylor", sizes=EVEN_WIDTHS),
+    "torch-pruning, Taylor, ffn alone": Method(peer="Taylor", sizes=FFN_ALONE),
 }
 
 
@@ -117,6 +141,12 @@ class Trial:
         return found
 
     def cut(self, method: Method, sizes: Mapping[str, Any], seed: int, out: Path) -> None:
+        if method.peer is not None:
+            cut_by_torch_pruning(
+                ModelDirectory(self.model), out, Widths(**sizes), method.peer, self.domain,
+                self.calibration_tokens,
+            )  # fmt: skip
+            return
         text = out.with_suffix(".jsonl")
         documents = self.both if method.written else self.domain
         text.write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
@@ -176,7 +206,7 @@ def results(trial: Trial, options: argparse.Namespace) -> Iterator[Result]:
         yield Result(f"control, {text}", control[text], "bits/byte")
     for size in options.sizes:
         gaps: dict[tuple[str, str], float] = {}
-        methods = {**METHODS, **(WITHOUT if size == options.without else {})}
+        methods = {**METHODS, **(WITHOUT if size == options.without else {}), **PEERS}
         methods = {n: m for n, m in methods.items() if n in options.methods and size in m.sizes}
         for name, method in methods.items():
             seeds = range(options.seeds if size == SEVERAL_SEEDS else 1)
@@ -191,9 +221,12 @@ def results(trial: Trial, options: argparse.Namespace) -> Iterator[Result]:
                 gaps[name, when] = fmean(by_text[text] - reference[text] for text in TEXTS)
         for when in ("cut", "recovered"):
             best = BALANCED if (BALANCED, when) in gaps else REFIT
-            for peer, bound in ((RANDOM, 0.25), (PLAIN, 0.5)):
+            bounds: dict[str, float | None] = {RANDOM: 0.25, PLAIN: 0.5, **dict.fromkeys(PEERS)}
+            for peer, bound in bounds.items():
                 if {(best, when), (peer, when)} <= gaps.keys():
-                    goal = Goal("ratio", "<=", bound) if when == "recovered" else None
+                    goal = None
+                    if bound is not None and when == "recovered":
+                        goal = Goal("ratio", "<=", bound)
                     yield Result(
                         f"{size}, gap of {best}, {when}", gaps[best, when], "bits/byte", peer,
                         gaps[peer, when], goal,
@@ -209,9 +242,13 @@ def main() -> None:
     arguments.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
     arguments.add_argument("--tokens", type=int, default=50_000, help="of recovery; 0 for none")
     arguments.add_argument("--seeds", type=int, default=1, help="at half the size")
-    arguments.add_argument("--methods", nargs="+", default=[*METHODS, *WITHOUT])
+    arguments.add_argument(
+        "--methods", nargs="+", choices=[*METHODS, *WITHOUT, *PEERS], default=[*METHODS, *WITHOUT]
+    )
     arguments.add_argument("--without", choices=SIZES, help="the size for the parts of the method")
     options = arguments.parse_args()
+    if not PEERS.keys().isdisjoint(options.methods) and find_spec("torch_pruning") is None:
+        arguments.error("torch_pruning is missing: pip install torch-pruning")
     options.calibration_tokens, options.characters = 32_768, None
     if options.quick:
         options.sizes, options.tokens = ["50%"], 10_000
