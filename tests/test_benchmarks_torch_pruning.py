@@ -1,4 +1,4 @@
-"""The cuts by a peer that benchmarks/quality.py compares with, where the peer is installed."""
+"""The cuts by a peer that benchmarks/quality.py compares with."""
 
 import importlib
 import sys
@@ -16,7 +16,6 @@ HIDDEN, FFN = 18, 24
 
 @pytest.fixture(scope="module")
 def peer() -> Iterator[ModuleType]:
-    pytest.importorskip("torch_pruning", reason="pip install torch-pruning")
     sys.path.insert(0, str(BENCHMARKS))
     yield importlib.import_module("torch_pruning_peer")
     sys.path.remove(str(BENCHMARKS))
