@@ -224,6 +224,9 @@ def test_what_evaluation_sets_ask_is_left_out(home: Path) -> None:
     built = go(home, "out", heldout=0, contamination={"against": "test.jsonl"})
     assert built.report.sources[1].dropped == {"repeats an evaluation set": 2}
     assert built.report.contaminated == {"test.jsonl": 2}
+    assert built.report.notes == (
+        "test.jsonl: 2 samples repeat a text of this evaluation set; left out",
+    )
     assert built.report.sources[1].train == 1
 
 

@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
-from regrow.instructions.config import FewShot, Instructions, InstructionSource
+from regrow.instructions.config import (
+    FewShot,
+    Instructions,
+    InstructionSource,
+    load_instructions,
+)
 from regrow.instructions.formats.registry import FORMATS
 from regrow.instructions.lint import lint
 from regrow.instructions.tasks import TASKS
@@ -38,3 +43,13 @@ def test_the_templates_on_the_page_are_right(tmp_path: Path) -> None:
     found = load_templates(tmp_path / "t.yaml")
     assert [each.id for each in found] == ["en/cloze/quiz", "en/question generation/exam"]
     assert lint(found) == []
+
+
+def test_the_configurations_on_the_page_are_right(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S)
+    configs = [text for text in blocks if "sources:" in text]
+    assert len(configs) == 2
+    for text in configs:
+        path = tmp_path / "c.yaml"
+        path.write_text(text if "name: small" in text else f"name: n\n{text}", encoding="utf-8")
+        assert load_instructions(path).sources

@@ -248,6 +248,10 @@ class _Build:
         written = {each.name: each.train + each.heldout for each in self._sources}
         notes = [*self._notes, *shortages(spec, self._choice, written)]
         notes += [
+            f"{name}: {count:,} samples repeat a text of this evaluation set; left out"
+            for name, count in by_count(self._screen.contaminated).items()
+        ]
+        notes += [
             f"{name}: {count:,} rows have words in double braces, such as {{{{name}}}}; if they "
             "stand for something, write it into the file"
             for name, count in self._placeholders.items()
