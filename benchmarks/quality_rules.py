@@ -8,6 +8,10 @@ is datatrove's filters of FineWeb in their order: Gopher's repetition, C4's with
 lines must end in a full stop, Gopher's quality, FineWeb's quality; for Chinese text too, as many
 pipelines use them. They need spaCy (pip install spacy). Speed is in characters a second of this
 process.
+
+Spoiled documents must be dropped. Of every tenth document of at least 500 characters four are made:
+its words in alphabetical order with commas; its words, five on a line; its beginning, repeated; and
+its words with numbers in place of every second one.
 """
 
 import argparse
@@ -22,6 +26,7 @@ from typing import Any
 from common import Goal, Result, parser, say, show
 
 from regrow.cleaning.document import Document
+from regrow.cleaning.scripts import is_spaceless, units
 from regrow.cleaning.steps.quality import Quality
 
 PEER = "datatrove"
@@ -46,6 +51,16 @@ def _joined(lines: Sequence[str]) -> Iterator[str]:
         if len(held) >= ENOUGH:
             yield held
             held = ""
+
+
+def spoiled(text: str) -> Iterator[str]:
+    """Documents that nobody wants, made of a document."""
+    words = units(text)
+    gap = "" if is_spaceless(text) else " "
+    yield ", ".join(sorted(set(words)))
+    yield "\n".join(gap.join(words[at : at + 5]) for at in range(0, len(words), 5))
+    yield gap.join(words[:15] * (len(words) // 15))
+    yield " ".join(word if at % 2 else str(7 * at) for at, word in enumerate(words))
 
 
 def _ours() -> Callable[[str], str | None]:
@@ -103,6 +118,11 @@ def _results(options: argparse.Namespace) -> list[Result]:
             Result(f"{path.name}: speed", speed / 1e6, "M characters/s", PEER, peer_speed / 1e6,
                    Goal("ratio", ">=", 1)),
         ]  # fmt: skip
+        bad = [each for text in documents[::EVERY] if len(text) >= 500 for each in spoiled(text)]
+        dropped, peer_dropped = (100 * (1 - _measured(judge, bad)[0]) for judge in (ours, theirs))
+        goal = Goal("value", ">=", 95)
+        name = f"{path.name}: spoiled documents dropped"
+        results.append(Result(name, dropped, "%", PEER, peer_dropped, goal))
     return results
 
 

@@ -1,8 +1,9 @@
-"""Write docs/recipe.md and docs/commands.md from the code: `python docs/generate.py`.
+"""Write the reference pages in docs/ from the code: `python docs/generate.py`.
 
-The keys of a recipe, their types and defaults come from the pydantic models, and what they do from
-the docstrings of these models. Commands and options come from the command line itself. A test
-compares the files with what this script would write.
+These are recipe.md, commands.md and cleaning-settings.md. The keys of a recipe and of the steps of
+cleaning, their types and defaults come from the pydantic models, and what they do from the
+docstrings of these models. Commands and options come from the command line itself. A test compares
+the files with what this script would write.
 """
 
 import inspect
@@ -19,6 +20,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from regrow.cleaning.quality_limits import ChineseLimits, Limits
+from regrow.cleaning.steps import STEPS
 from regrow.cli.app import app
 from regrow.corpus.sources import Source
 from regrow.pipeline.recipe import Data, EvaluateSpec, Recipe, Stage
@@ -42,6 +45,12 @@ MODELS: Mapping[type[BaseModel], str] = {
     MixtureSettings: "`recover.denoisers` and `recover.domains`",
 }
 """The heading of each part of a recipe."""
+STEP_MODELS: Mapping[type[BaseModel], str] = {
+    **{step: f"`{name}`" for name, step in sorted(STEPS.items())},
+    Limits: "`quality.spaced`",
+    ChineseLimits: "`quality.chinese`",
+}
+"""The heading of each step of cleaning, and of the keys in it."""
 PYTHON_ONLY = re.compile(r" In Python it can also be a function\s+\(`[^`]*`\)\.")
 """Sentences of docstrings that do not hold in a recipe."""
 
@@ -60,6 +69,20 @@ def recipe_page() -> str:
         "[vocabulary](vocabulary.md) explain more.\n",
     ]
     for model, heading in MODELS.items():
+        parts += [f"## {heading}\n", *_table(model)]
+    return "\n".join(parts)
+
+
+def steps_page() -> str:
+    """The text of docs/cleaning-settings.md."""
+    parts = [
+        "# Settings of the cleaning steps\n",
+        "<!-- Written by docs/generate.py; change the docstrings of the code in its place. -->\n",
+        "[Cleaning steps](cleaning-steps.md) explains what each step drops and changes, and says "
+        "what was measured. A step is named alone, `- repair`, or with settings, "
+        "`- repair: {blank_lines: 1}`.\n",
+    ]
+    for model, heading in STEP_MODELS.items():
         parts += [f"## {heading}\n", *_table(model)]
     return "\n".join(parts)
 
@@ -95,13 +118,17 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is PydanticUndefined:
         return ""
-    if value in ([], None):
+    if value in ([], (), None):
         return "none"
+    if isinstance(value, BaseModel):
+        return "as below"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
         return f"{value:_}"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+    if isinstance(value, tuple):
+        return ", ".join(str(list(v)) if isinstance(v, tuple) else str(v) for v in value)
+    return f"{value}"
 
 
 def _value(annotation: Any, metadata: list[Any]) -> str:
@@ -138,7 +165,8 @@ def _kinds(annotation: Any) -> Iterator[str]:
     elif origin is dict:
         yield f"{_plural(' or '.join(_kinds(inner[1])))} by name"
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield f"keys ([below](#{_anchor(MODELS[annotation])}))"
+        heading = {**MODELS, **STEP_MODELS}[annotation]
+        yield f"keys ([below](#{_anchor(heading)}))"
     else:
         yield _PLAIN[annotation]
 
@@ -149,7 +177,10 @@ _PLAIN: Mapping[Any, str] = {
 
 
 def _plural(kind: str) -> str:
-    words = {"text": "texts", "path": "paths", "whole number": "whole numbers", "number": "numbers"}
+    words = {
+        "text": "texts", "path": "paths", "whole number": "whole numbers", "number": "numbers",
+        "a list": "lists",
+    }  # fmt: skip
     return words.get(kind, kind)
 
 
@@ -245,7 +276,9 @@ def _option_default(option: Any) -> str:
     return f" [default: {default}]"
 
 
-PAGES = {"recipe.md": recipe_page, "commands.md": commands_page}
+PAGES = {
+    "recipe.md": recipe_page, "commands.md": commands_page, "cleaning-settings.md": steps_page,
+}  # fmt: skip
 
 if __name__ == "__main__":
     for file, page in PAGES.items():
