@@ -16,7 +16,7 @@ A kind is found as far as its documents go, its lines stand in one document only
 gone. Taken wrongly is what goes of the documents in which nothing was planted, and of which no copy
 was made. The text has duplicates of its own, so it is built once before, and what stays is used.
 
-The settings are the defaults of near-duplicates, and two other thresholds.
+The settings are the defaults of near-duplicates, and some others.
 """
 
 import gzip
@@ -35,7 +35,13 @@ from common import Result, parser, say, show
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-SHARE, THRESHOLDS = 0.05, (0.7, 0.35)
+SHARE = 0.05
+OTHERS: dict[str, dict[str, float]] = {
+    ", threshold 0.7": {"threshold": 0.7},
+    ", threshold 0.35": {"threshold": 0.35},
+    ", ngram 3": {"ngram": 3},
+}
+"""Other settings of near-duplicates."""
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
 FOREIGN = (
     "Вчера вечером мы долго гуляли вдоль реки и говорили о книгах, которые читали в детстве. ",  # noqa: RUF001
@@ -231,11 +237,10 @@ def main() -> None:
         say(f"{len(texts):,} documents, {len(made.documents) - len(texts):,} copies")
         documents = [text for text, _ in made.documents]
         results = results_of(made, build(documents, place / "second", **settings), "")
-        for threshold in THRESHOLDS:
-            say(f"threshold {threshold}")
-            near = {"near": {"threshold": threshold}, "paragraphs": True}
-            left = build(documents, place / f"at-{threshold}", **{**settings, "duplicates": near})
-            results += results_of(made, left, f", threshold {threshold}")
+        for name, near in OTHERS.items():
+            say(name[2:])
+            changed = {**settings, "duplicates": {"near": near, "paragraphs": True}}
+            results += results_of(made, build(documents, place / name[2:], **changed), name)
     finally:
         shutil.rmtree(place)
     show(results, as_json=given.json)

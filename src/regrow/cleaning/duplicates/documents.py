@@ -20,12 +20,16 @@ from regrow.cleaning.duplicates.signatures import (
     bucket_keys,
     similarity,
 )
-from regrow.cleaning.duplicates.spilled_pairs import MEMORY_PAIRS, SpilledPairs
+from regrow.cleaning.duplicates.spilled_pairs import MEMORY_PAIRS, Sorted, SpilledPairs
+from regrow.cleaning.word_hashes import Hashes
 from regrow.cleaning.work_files import flush, new_array
 from regrow.common.progress import tell_part
 
 _CHUNK = 1 << 15
 """Documents that are looked at once."""
+
+_NEIGHBOURS = 4
+"""Documents of a bucket before each that it is compared with."""
 
 Leaders = NDArray[np.int64]
 """For each document, the number of the one that stays in its place; its own if it stays."""
@@ -78,7 +82,7 @@ def _find_near(
 ) -> None:
     bands = bands_for(threshold)
     count = len(leaders)
-    bits, least = max(1, count.bit_length()), 2 * HASHES  # so many pairs of one later document
+    bits, least = max(1, count.bit_length()), (_NEIGHBOURS + 2) * HASHES  # of one document
     with SpilledPairs(out.with_name("meetings"), bits, max(memory, least)) as meetings:
         with SpilledPairs(out.with_name("buckets"), memory=memory) as buckets:
             for first in range(0, count, _CHUNK):
@@ -90,12 +94,25 @@ def _find_near(
                 buckets.add(keys.ravel(), np.repeat(numbers[stay].astype(np.uint64), bands.bands))
             for found in buckets.sorted():
                 tell_part("sorting similar documents", int(found.keys[-1] >> np.uint64(56)), 256)
-                for earlier in (found.first, found.before):
-                    at = np.flatnonzero(earlier != found.values)
-                    meetings.add(found.values[at], earlier[at])
+                for later, earlier in _neighbours(found):
+                    meetings.add(later, earlier)
         for document, like in _similar(meetings, signatures, threshold):
             _lead(document, like, leaders, signatures, threshold)
     tell_part("comparing documents", 1, 1)
+
+
+def _neighbours(found: Sorted) -> Iterator[tuple[Hashes, Hashes]]:
+    """Pairs of a later and an earlier document of a bucket.
+
+    A document meets the first of its bucket and some before it. So the work grows with the number
+    of documents, also if a bucket holds many that are not similar.
+    """
+    for earlier in (found.first, found.before):
+        at = np.flatnonzero(earlier != found.values)
+        yield found.values[at], earlier[at]
+    for shift in range(2, _NEIGHBOURS + 1):
+        at = np.flatnonzero(found.keys[shift:] == found.keys[:-shift])
+        yield found.values[at + shift], found.values[at]
 
 
 def _similar(
