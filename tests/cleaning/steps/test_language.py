@@ -29,6 +29,11 @@ def test_each_language_is_told(language: str) -> None:
     assert _facts(Language(keep=()), TEXTS[language])["language"] == language
 
 
+def test_capital_letters_are_no_other_language() -> None:
+    text = "KEEP OUT OF REACH OF CHILDREN AND STORE IN A COOL DRY PLACE"
+    assert _facts(Language(), text)["language"] == "en"
+
+
 def test_only_wanted_languages_are_kept() -> None:
     kept = [code for code, text in TEXTS.items() if text_after(Language(), text) is not None]
     assert kept == ["en", "zh"]

@@ -101,6 +101,20 @@ def test_wrong_settings_are_refused() -> None:
         Privacy.model_validate({"kinds": ["name"]})
 
 
+@pytest.mark.parametrize(
+    ("digits", "is_id"),
+    [
+        ("110101190001010014", True),
+        ("110101190001010015", False),  # check digit
+        ("170101190001010015", False),  # no such province
+        ("110101190002300019", False),  # no such day
+    ],
+)
+def test_resident_ids(digits: str, is_id: bool) -> None:
+    step = Privacy(kinds=("resident_id",))
+    assert text_after(step, f"号码{digits}。") == (f"号码{'[RESIDENT ID]' if is_id else digits}。")
+
+
 @pytest.mark.parametrize("digits", ["79927398713", "4111111111111111", "378282246310005"])
 def test_luhn(digits: str) -> None:
     assert has_luhn_digit(digits)

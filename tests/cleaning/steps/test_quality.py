@@ -85,6 +85,13 @@ def test_repeated_paragraphs_and_length() -> None:
     }
 
 
+@pytest.mark.parametrize(("length", "n"), [(11, None), (12, 10), (13, 9), (14, 8), (16, 6)])
+def test_longer_phrases_have_lower_limits(length: int, n: int | None) -> None:
+    phrase = " ".join(ENGLISH.split()[3 : 3 + length])
+    text = f"{ENGLISH}Again we say that {phrase}.\n"
+    assert list(reasons(Quality(), text)) == ([] if n is None else [f"phrases of {n} repeated"])
+
+
 def test_a_limit_of_null_switches_a_rule_off() -> None:
     off: dict[str, Any] = {
         name: () if name.endswith("grams") else None

@@ -53,6 +53,11 @@ def test_good_text_stays(text: str) -> None:
     assert reasons(Repair(), text) == {}
 
 
+def test_what_a_repair_lays_bare_is_repaired_too() -> None:
+    assert text_after(Repair(), "Ã\u200b©") == "é"
+    assert reasons(Repair(), "Ã\u200b©") == {"zero-width characters": 1, "wrong encoding": 1}
+
+
 def test_blank_lines_is_a_setting() -> None:
     assert text_after(Repair(blank_lines=0), "a\n\n\nb\nc") == "a\nb\nc"
     assert text_after(Repair(blank_lines=1), "a\n\n\n\nb\n\nc") == "a\n\nb\n\nc"
