@@ -25,6 +25,7 @@ def test_counts() -> None:
 def test_scripts_with_and_without_spaces() -> None:
     assert is_spaceless("用 Python 编写程序")
     assert is_spaceless("日本語の文章です")
+    assert is_spaceless("海南－０．６－３．５ 1 2 3")
     assert not is_spaceless("the word 道 in a text")
     assert not is_spaceless("")
     assert not is_spaceless("한국어 문장입니다")

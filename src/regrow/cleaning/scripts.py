@@ -17,6 +17,7 @@ _HAN = re.compile(f"[{HAN}]+")
 _SPACELESS = re.compile(f"[{HAN}{KANA}]+")
 _WORD_PATTERN = rf"[^\W_{HAN}{KANA}]+(?:['’.,_\-][^\W_{HAN}{KANA}]+)*"
 _WORD = re.compile(_WORD_PATTERN)
+_LETTERS = re.compile(rf"[^\W\d_{HAN}{KANA}][^\W_{HAN}{KANA}]*")
 _UNIT = re.compile(rf"[{HAN}{KANA}]|{_WORD_PATTERN}")
 _CLOSING = "\"'”’」』）)】》〉\\]"
 TERMINAL = tuple("。！？….!?\"'”’」』）")
@@ -61,10 +62,11 @@ def count_units(text: str) -> int:
 def is_spaceless(text: str) -> bool:
     """Whether a text is mostly Chinese or Japanese.
 
-    It then has at least as many of their characters as it has words of other scripts.
+    It then has at least as many of their characters as it has words of other scripts, without
+    numbers.
     """
     characters = count_spaceless(text)
-    return characters > 0 and characters >= len(_WORD.findall(text))
+    return characters > 0 and characters >= len(_LETTERS.findall(text))
 
 
 def sentences(text: str) -> Iterator[str]:

@@ -81,6 +81,10 @@ def test_what_is_not_sure_is_dropped() -> None:
     assert reasons(Language(), "xk zz ooo www pp") == {"language not sure": 1}
     assert reasons(Language(), "1234 5678 ---") == {"no words": 1}
     assert _facts(Language(keep=()), "1234 5678 ---") == {"language": "none"}
+    assert (
+        _facts(Language(), "上海指数１２３９·９０３·８４２８\n收盘 1 2 3 4 5 6 7 8")["language"]
+        == "zh"
+    )
 
 
 def test_other_facts_stay() -> None:
