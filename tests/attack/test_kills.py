@@ -16,7 +16,7 @@ from tests.attack.kills import (
 )
 from tests.attack.zygote import Zygote
 
-COUNTS = {"run": 2, "train": 3, "prune": 4, "vocab count": 4, "vocab grow": 3}
+COUNTS = {"run": 2, "train": 3, "corpus build": 3, "prune": 4, "vocab count": 4, "vocab grow": 3}
 """How many attacks on each command; the other commands: four."""
 
 

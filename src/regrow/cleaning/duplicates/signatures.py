@@ -43,8 +43,6 @@ def signatures_of(texts: Sequence[Sequence[Hashes]], ngram: int) -> Signatures:
     text (Broder 1997). The share of equal numbers of two signatures estimates which share of the
     n-grams of both texts they have in common.
     """
-    from rensa import RMinHash
-
     flat, ends, owners = [], [0], []
     for number, text in enumerate(texts):
         for words in text:
@@ -54,6 +52,8 @@ def signatures_of(texts: Sequence[Sequence[Hashes]], ngram: int) -> Signatures:
             owners.append(number)
     if not owners:
         return np.empty((0, HASHES), np.uint32)
+    from rensa import RMinHash
+
     found = RMinHash.digest_matrix_from_flat_token_hashes(
         np.concatenate(flat), np.array(ends, dtype=np.uint64), HASHES, _SEED
     )
