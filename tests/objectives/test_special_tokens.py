@@ -9,7 +9,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from regrow.architectures.t5 import MT5
-from regrow.evaluation.generation import _inputs
+from regrow.evaluation.generation import _read
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.rows.span_corruption import denoising_tokens
 from regrow.objectives.special_tokens import SENTINELS, missing_sentinels, sentinel_ids
@@ -94,6 +94,6 @@ def test_examples_and_prompts_are_written_with_those_of_mt5(tmp_path: Path) -> N
     assert denoising_tokens(tokenizer, model.config).sentinels == wanted
     assert json.loads((directory / "tokenizer_config.json").read_text())["extra_ids"] == 0
     tokenizer.add_tokens(["<S>"], special_tokens=True)
-    inputs = _inputs(model, tokenizer, "a bed", chat=None)
-    assert inputs["decoder_input_ids"][0, -1] == wanted[0]
-    assert inputs["input_ids"][0, -2] == wanted[0]
+    read = _read(model, tokenizer, "a bed", chat=None)
+    assert read.begin[-1] == wanted[0]
+    assert read.tokens[-2] == wanted[0]
