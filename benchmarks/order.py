@@ -126,7 +126,9 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     texts = [list(islice(read_documents(path), options.documents)) for path in options.heldout]
     source = ModelDirectory(options.model)
-    results = [Result("original", bits_per_byte(source.load(), source.tokenizer, texts), "bits/byte")]
+    results = [
+        Result("original", bits_per_byte(source.load(), source.tokenizer, texts), "bits/byte")
+    ]
     found: dict[str, float] = {}
     for name in options.orders:
         began = time.monotonic()
