@@ -126,14 +126,16 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     texts = [list(islice(read_documents(path), options.documents)) for path in options.heldout]
     source = ModelDirectory(options.model)
-    results = [Result("original", bits_per_byte(source.load(), source.tokenizer, texts), "bits")]
+    results = [
+        Result("original", bits_per_byte(source.load(), source.tokenizer, texts), "bits/byte")
+    ]
     found: dict[str, float] = {}
     for name in options.orders:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="order-") as work:
             found[name] = run(ORDERS[name], options, texts, Path(work))
         say(f"{name}: {found[name]:.3f} ({time.monotonic() - began:.0f} s)")
-        results.append(Result(name, found[name], "bits", AT_ONCE, found.get(AT_ONCE)))
+        results.append(Result(name, found[name], "bits/byte", AT_ONCE, found.get(AT_ONCE)))
     show(results, as_json=options.json)
 
 

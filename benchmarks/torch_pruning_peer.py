@@ -2,10 +2,10 @@
 
 Torch-Pruning follows the graph of a network and cuts what depends on each other together. Here it
 cuts hidden and ffn of all layers. It drops no layers, cuts no vocabulary, and solves for no weights
-after a cut. Its search for the heads of a Llama of transformers 5.24 does not end: the rotary
-embedding splits, joins and shuffles the indices of a head again and again, and it follows each new
-order. So heads stay as they are. Its importance is the magnitude of the weights, or the first-order
-Taylor expansion of the loss.
+after a cut. Heads stay as they are: its search for what depends on the heads of a Llama (of
+transformers 5.24) did not end. The rotary embedding splits and joins the indices of a head in a new
+order, and the search follows each new order. Its importance is the magnitude of the weights, or the
+first-order Taylor expansion of the loss.
 """
 
 from collections.abc import Sequence
