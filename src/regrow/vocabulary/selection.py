@@ -15,6 +15,8 @@ from regrow.vocabulary.token_counts import TokenCounts
 from regrow.vocabulary.vocabulary_spec import VocabularySpec, read_tokens
 
 Counts = NDArray[np.int64]
+_ROUNDING = 1e-12
+"""How much less than a share is still the share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +64,14 @@ def choose(candidates: Candidates, spec: VocabularySpec, counts: Counts) -> Voca
     if spec.size is not None:
         return candidates.choose(spec.size)
     assert spec.coverage is not None
-    return candidates.choose(
-        size_for_coverage(retention_order(candidates), counts, spec.coverage, candidates)
-    )
+    size = size_for_coverage(retention_order(candidates), counts, spec.coverage, candidates)
+    choice = candidates.choose(size)
+    # If the last of the tokens in order is only a part of one that does not fit, another token is
+    # chosen in its place, which may occur less often.
+    while counts[choice.kept].sum() < (spec.coverage - _ROUNDING) * counts.sum():
+        size += 1
+        choice = candidates.choose(size)
+    return choice
 
 
 def retention_order(candidates: Candidates) -> NDArray[np.int64]:
@@ -97,13 +104,13 @@ def coverage_curve(order: NDArray[np.int64], counts: Counts) -> NDArray[np.float
 def size_for_coverage(
     order: NDArray[np.int64], counts: Counts, share: float, candidates: Candidates
 ) -> int:
-    """The least size that covers a share of the occurrences.
+    """The least size whose tokens in order cover a share of the occurrences.
 
     Raises:
         UserError: the tokens to drop have too many of the occurrences.
     """
     shares = coverage_curve(order, counts)
-    size = int(np.searchsorted(shares, share - 1e-12))
+    size = int(np.searchsorted(shares, share - _ROUNDING))
     if size == len(shares):
         raise UserError(
             f"coverage {share:.6g}: without the dropped tokens, {shares[-1]:.6g} is the most"
