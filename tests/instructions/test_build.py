@@ -1,9 +1,11 @@
 """A whole build: what is written, what is dropped, and that it is always the same."""
 
+import itertools
 import json
 import multiprocessing
-import random
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -290,17 +292,27 @@ def test_an_output_that_is_there(home: Path) -> None:
         go(home, "out")
 
 
+def killed_while_it_writes(home: Path, at: int) -> None:
+    """Build, and end by SIGKILL when a file of the output is opened the `at`-th time."""
+    opened = itertools.count(1)
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and f"{home}/.out" in repr(arguments[0]) and next(opened) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    go(home, "out")
+
+
 def test_killed_builds_leave_nothing_that_the_next_one_keeps(home: Path) -> None:
     go(home, "whole")
-    out, forks, drawn = home / "out", multiprocessing.get_context("fork"), random.Random(2)
-    kills = 0
-    while not out.exists():
-        process = forks.Process(target=go, args=(home, "out"))
+    forks = multiprocessing.get_context("fork")
+    for at in (1, 3, 5):
+        process = forks.Process(target=killed_while_it_writes, args=(home, at))
         process.start()
-        process.join(drawn.uniform(0.02, 0.2) if kills < 6 else 60)
-        process.kill()
         process.join()
-        kills += process.exitcode == -signal.SIGKILL
-        assert not out.exists() or bytes_of(out) == bytes_of(home / "whole")
-    assert kills > 0
+        assert process.exitcode == -signal.SIGKILL
+        assert not (home / "out").exists()
+    go(home, "out")
+    assert bytes_of(home / "out") == bytes_of(home / "whole")
     assert [path.name for path in home.iterdir() if path.name.startswith(".")] == []
