@@ -184,7 +184,7 @@ def _reader(
         )
     is_table = isinstance(values[0], list)
     if source.columns:
-        return _mapped(source, path, values[0], is_table=is_table)
+        return _mapped(source, path, values, is_table=is_table)
     if source.format == "flan":
         return read_flan, f"flan: {opened.kind} of question, answer and rationale", None
     if is_table:
@@ -214,12 +214,23 @@ def _words(name: str, keys: Sequence[str]) -> str:
     return f"{name}: keys {', '.join(keys)}"
 
 
+def _objects(rows: Sequence[list[str]], header: list[str] | None) -> Sequence[Any]:
+    """The rows of a table as objects, if it has a header."""
+    if header is None:
+        return rows
+    return [dict(zip(header, row, strict=True)) for row in rows[1:] if len(row) == len(header)]
+
+
 def _mapped(
-    source: InstructionSource, path: Path, first: Any, *, is_table: bool
+    source: InstructionSource, path: Path, values: Sequence[Any], *, is_table: bool
 ) -> tuple[Read, str, list[str] | None]:
-    """How records are read by a map of columns. Raises UserError if a column is missing."""
+    """How records are read by a map of columns.
+
+    Raises UserError if none of the first has a column, or answers are numbers from 1.
+    """
     columns = source.column_map
-    names = list(first) if is_table or isinstance(first, dict) else []
+    rows = [value for value in values if isinstance(value, dict)]
+    names = list(values[0]) if is_table else [*dict.fromkeys(key for row in rows for key in row)]
     missing = columns.missing(names)
     if missing is not None:
         has = f"its columns are {', '.join(names)}" if columns.has_names else (
@@ -227,4 +238,10 @@ def _mapped(
         )  # fmt: skip
         raise UserError(f"{path}: no column {missing!r}; {has}")
     header = names if is_table and columns.has_names else None
+    last = columns.counts_from_one(_objects(values, header) if is_table else rows)
+    if last is not None:
+        raise UserError(
+            f"{path}: the answers are numbers from 1 to {last}, and options are numbered from 0; "
+            "give numbers from 0, or letters from A"
+        )
     return columns.read, f"columns {', '.join(map(str, source.columns))}", header
