@@ -255,7 +255,7 @@ def test_own_templates_and_placeholders(home: Path) -> None:
     )
     (home / "t.yaml").write_text((home / "t.yaml").read_text().replace("MINE", "M {{ answer }}"))
     with pytest.raises(
-        UserError, match=r"t\.yaml:\d+: en/question answering/mine: the prompt shows"
+        UserError, match=r"t\.yaml:\d+: en/question answering/mine: the prompt uses"
     ):
         go(home, "other", templates=["t.yaml"])
     assert not (home / "other").exists()
