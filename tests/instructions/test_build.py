@@ -241,6 +241,25 @@ def test_near_duplicates(home: Path) -> None:
     assert go(home, "all", heldout=0).report.sources[1].train == 3
 
 
+def test_near_duplicates_of_questions_on_one_passage(home: Path) -> None:
+    pytest.importorskip("rensa")
+    drawn = random.Random(0)
+    passages = [" ".join(drawn.choices(LETTERS, k=200)) for _ in range(6)]
+    asked = "What did the man with the {} hat say to the girl at the door on that day?"
+    rows = [
+        {"c": passage, "q": asked.format(f"{word} {word[::-1]}{word}"), "a": f"he said {word}"}
+        for passage in passages
+        for word in ("red", "green", "black")
+    ]
+    near = {**rows[-1], "c": rows[-1]["c"] + " q"}
+    lines(home / "asked.jsonl", *rows, near)
+    columns = {"context": "c", "question": "q", "answer": "a"}
+    source = {"path": "asked.jsonl", "task": "reading comprehension", "columns": columns}
+    built = go(home, "out", near_duplicates=0.8, heldout=0, sources=[source])
+    assert built.report.sources[0].dropped == {"says nearly the same as another": 1}
+    assert built.report.train == len(rows)
+
+
 def test_own_templates_and_placeholders(home: Path) -> None:
     template = {"name": "mine", "fields": ["question", "answer"], "prompt": "MINE {{ question }}"}
     (home / "t.yaml").write_text(

@@ -61,7 +61,9 @@ class InstructionSource(Strict):
     labels: dict[str, str] = Field(default_factory=dict)
     language: Language | None = None
     licence: str | None = None
-    rate: Annotated[float, BeforeValidator(refuse_bool), Field(gt=0)] | None = None
+    rate: (
+        Annotated[float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)] | None
+    ) = None
     cap: Size | None = None
 
     @field_validator("format")
@@ -142,8 +144,8 @@ class Instructions(Strict):
         few_shot: Examples before the question.
         templates: Files of templates of your own, beside those of regrow.
         heldout: The share that is put aside, whole subjects at a time.
-        near_duplicates: A sample goes if so large a share of its n-grams is also in an earlier one
-            (the Jaccard similarity); by default such samples stay.
+        near_duplicates: A sample goes if it and an earlier one have so large a share of the n-grams
+            of both in common (the Jaccard similarity); by default such samples stay.
         contamination: Evaluation sets that must not be in it.
         forms: The forms that are written.
         seed: Decides templates, examples, order, and what is taken.
