@@ -139,6 +139,22 @@ def test_the_form_of_an_encoder_decoder(home: Path) -> None:
     assert only.report.files == ("train.jsonl", "heldout.jsonl")
 
 
+def test_names_of_special_tokens_are_left_out_of_that_form(home: Path) -> None:
+    lines(
+        home / "chats/c.jsonl",
+        {"prompt": "What is <extra_id_0> </s>?", "completion": "A token."},
+        {"prompt": "What is <extra_id_x>?", "completion": "Nothing."},
+    )
+    report = go(home, "out", heldout=0).report
+    texts = [(home / f"out/train{form}.jsonl").read_text() for form in ("", ".encoder-decoder")]
+    assert ["<extra_id_0> </s>" in text for text in texts] == [True, False]
+    assert ["<extra_id_x>" in text for text in texts] == [True, True]
+    assert report.notes == (
+        "chats: 1 rows have the name of a special token in their words; left out of the form "
+        "encoder-decoder",
+    )
+
+
 def bytes_of(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 

@@ -8,7 +8,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,14 +132,23 @@ def _texts(form: PromptForm, conversation: Conversation) -> Iterator[list[Segmen
         yield from chat_segments(form.tokenizer, conversation, form.answer_end[-1])
         return
     ids = encode([turn.content for turn in conversation], form.tokenizer)
-    turns = list(zip((turn.role for turn in conversation), ids, strict=True))
+    yield from plain_segments(
+        form, list(zip((turn.role for turn in conversation), ids, strict=True))
+    )
+
+
+def plain_segments(form: PromptForm, turns: Sequence[tuple[str, list[int]]]) -> list[list[Segment]]:
+    """The prompts and answers of each text that a model without a chat template learns.
+
+    `turns`: the role and the tokens of each turn. For an encoder-decoder, each pair is a text.
+    """
+    assert not form.is_chat
     if form.is_encoder_decoder:
-        yield from ([pair] for pair in _pairs(form, turns))
-    else:
-        yield _lines(form, turns)
+        return [[pair] for pair in _pairs(form, turns)]
+    return [_lines(form, turns)]
 
 
-def _lines(form: PromptForm, turns: list[tuple[str, list[int]]]) -> list[Segment]:
+def _lines(form: PromptForm, turns: Sequence[tuple[str, list[int]]]) -> list[Segment]:
     """A document of lines: each turn ends its line, and each answer with eos."""
     found: list[Segment] = []
     prompt = [*form.before]
@@ -152,7 +161,7 @@ def _lines(form: PromptForm, turns: list[tuple[str, list[int]]]) -> list[Segment
     return found
 
 
-def _pairs(form: PromptForm, turns: list[tuple[str, list[int]]]) -> list[Segment]:
+def _pairs(form: PromptForm, turns: Sequence[tuple[str, list[int]]]) -> list[Segment]:
     """Each answer after all turns before it, with eos between turns."""
     found: list[Segment] = []
     history: list[int] = []
