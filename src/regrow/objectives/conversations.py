@@ -66,6 +66,7 @@ def prepare_conversations(
     row_length: int,
     *,
     keep_words: bool = False,
+    limit: str = "row_length",
 ) -> PreparedConversations:
     """The conversations as tokens.
 
@@ -79,6 +80,7 @@ def prepare_conversations(
         config: Of the model.
         row_length: The most tokens of a prompt with its answer, or of a whole conversation.
         keep_words: Whether the words of the answers are kept too.
+        limit: What `row_length` is called where it is told what is left out.
 
     Raises:
         UserError: nothing is left, or the model has no form for prompts.
@@ -106,7 +108,7 @@ def prepare_conversations(
             for text in found:
                 own, answers = answers[: len(text)], answers[len(text) :]
                 if sum(len(part) for segment in text for part in segment) > row_length:
-                    left_out[f"are longer than row_length ({row_length:,})"] += 1
+                    left_out[f"are longer than {limit} ({row_length:,})"] += 1
                     continue
                 if keep_words:
                     words.extend(own)
