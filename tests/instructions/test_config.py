@@ -49,12 +49,16 @@ def test_numbers_as_in_recipes(tmp_path: Path) -> None:
         ({"heldout": float("nan")}, "heldout: "),
         ({"near_duplicates": float("nan")}, "near_duplicates: "),
         ({"few_shot": {"share": float("inf")}}, r"few_shot\.share: "),
+        ({"sources": [{"path": "a", "translation": "b", "format": "alpaca"}]},
+         "format: without effect on a translation"),
+        ({"sources": [{"path": "a", "translation": "b", "labels": {"a": "b"}}]},
+         "labels: without effect on a translation"),
         ({"rows": 0}, "rows: more than 0 is wanted, not 0"),
         ({"prompt_tokens": 9}, "prompt_tokens: give the model too"),
         ({"forms": ["chat"]}, r"forms\.0: messages or encoder-decoder is wanted, not 'chat'"),
         ({"sources": [{"path": "a"}, {"path": "b/a"}]}, "two are called 'a'; give each a name"),
     ],
-)
+)  # fmt: skip
 def test_mistakes(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(tmp_path, **changes)

@@ -102,6 +102,9 @@ class InstructionSource(Strict):
                 self.column_map.check()
             except UserError as error:
                 raise _as_value_error(error) from None
+        for key in ("format", "labels"):
+            if self.translation is not None and getattr(self, key):
+                raise ValueError(f"{key}: without effect on a translation; leave it out")
         if self.translation is not None and len(self.path) > 1:
             raise ValueError("translation: give one path, of the same text")
         return self

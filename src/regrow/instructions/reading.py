@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from regrow.instructions.formats.registry import FORMATS, is_entities, recognise
 from regrow.instructions.language import language_of
 from regrow.instructions.parallel import read_parallel
 from regrow.instructions.records import Opened, Record, open_records
-from regrow.instructions.sample import Content, Sample
+from regrow.instructions.sample import Content, Sample, Value
 from regrow.instructions.tasks import TASKS
 
 _LOOKED_AT = 50
@@ -38,6 +38,8 @@ class Reading:
         broken: Records that gave none, by why.
         places: The first broken records of each reason.
         notes: What of its files could not be kept, one line each.
+        labelled: Samples whose answer is one of the labels of the source.
+        unlabelled: Samples whose answer is none, and the first such answer.
     """
 
     formats: dict[str, str] = field(default_factory=dict)
@@ -45,6 +47,8 @@ class Reading:
     broken: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    labelled: int = 0
+    unlabelled: tuple[int, str] = (0, "")
 
     def lose(self, reason: str, where: str) -> None:
         """Count a broken record."""
@@ -76,9 +80,20 @@ def read_source(source: InstructionSource, reading: Reading, seed: int) -> Itera
             reading.records += bool(contents)
             for place, content in enumerate(contents):
                 identity = f"{source.title}/{name}#{number}" + (f".{place + 1}" if place else "")
-                yield _sample(content, source, identity)
+                yield _sample(content, source, identity, reading)
         if reading.records == before:
             raise UserError(f"{file}: nothing that can be used{_why(reading)}")
+    if source.labels and not reading.labelled:
+        raise UserError(
+            f"{source.title}: labels: no sample has one of them as its answer or type; leave them "
+            "out, or give those of the file"
+        )
+    if reading.unlabelled[0]:
+        count, first = reading.unlabelled
+        reading.notes.append(
+            f"{count:,} answers are none of the labels, such as {first[:40]!r}; they stay as they "
+            "are"
+        )
 
 
 def _why(reading: Reading) -> str:
@@ -89,7 +104,7 @@ def _why(reading: Reading) -> str:
     return f"; {count:,} records: {reason} ({reading.places[reason][0]})"
 
 
-def _sample(content: Content, source: InstructionSource, identity: str) -> Sample:
+def _sample(content: Content, source: InstructionSource, identity: str, reading: Reading) -> Sample:
     task = content.task
     if source.task is not None and source.task != task:
         unknown = content.fields.keys() - set(TASKS[source.task])
@@ -99,18 +114,36 @@ def _sample(content: Content, source: InstructionSource, identity: str) -> Sampl
                 f"samples have; leave the task out: they are {task}"
             )
         task = source.task
-    fields = content.fields
-    if fields.get("answer") and source.labels and not source.columns and "types" not in fields:
-        fields = {name: _relabelled(value, source) for name, value in fields.items()}
+    fields = _relabelled(content.fields, source, reading) if source.labels else content.fields
     sample = Sample(identity, source.title, task, "", fields, content.messages)
     language = source.language or content.language or language_of(sample.texts)
     return Sample(identity, source.title, task, language, fields, content.messages)
 
 
-def _relabelled(value: Any, source: InstructionSource) -> Any:
-    if isinstance(value, tuple):
-        return tuple(source.labels.get(each, each) for each in value)
-    return source.labels.get(value, value)
+def _relabelled(
+    fields: Mapping[str, Value], source: InstructionSource, reading: Reading
+) -> Mapping[str, Value]:
+    """The fields with words for the labels in answer and options; labels are counted."""
+    labels, answer = source.labels, fields.get("answer")
+    types = fields.get("types")
+    if types is not None:  # Entities have them already.
+        reading.labelled += any(name in labels.values() for name in types)
+        return fields
+    if not isinstance(answer, str):
+        return fields
+    if source.columns:  # An answer that is no label is broken there.
+        reading.labelled += 1
+        return fields
+    if answer in labels:
+        reading.labelled += 1
+    else:
+        count, first = reading.unlabelled
+        reading.unlabelled = count + 1, first or answer
+    options = fields.get("options")
+    found = {**fields, "answer": labels.get(answer, answer)}
+    if isinstance(options, tuple):
+        found["options"] = tuple(labels.get(each, each) for each in options)
+    return found
 
 
 def _file(

@@ -95,6 +95,30 @@ def test_labels_become_words_and_options(tmp_path: Path) -> None:
     assert reading.broken == {"answer: no label '2'": 1}
 
 
+def test_labels_of_a_format_change_answers_and_options_alone(tmp_path: Path) -> None:
+    rows = [
+        {"sentence": "\u6b63\u9762", "label": "Positive"}, {"sentence": "b", "label": "Negative"}
+    ]  # fmt: skip
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (first, _), reading = samples(tmp_path, text, labels={"\u6b63\u9762": "good"})
+    assert first.fields["text"] == "\u6b63\u9762"
+    assert first.fields["answer"] == "good"
+    assert first.fields["options"] == ("good", "\u8d1f\u9762")
+    assert reading.notes == [
+        "1 answers are none of the labels, such as '\u8d1f\u9762'; they stay as they are"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"prompt": "a", "completion": "b"}\n', '{"sentence": "b", "label": "Negative"}\n',
+     "Paris\tB-city\nis\tO\n\nbig\tO\nriver\tO\n"],
+)  # fmt: skip
+def test_labels_without_effect_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="a: labels: no sample has one of them as its answer"):
+        samples(tmp_path, text, labels={"b": "c"})
+
+
 def test_a_table_whose_header_names_a_format(tmp_path: Path) -> None:
     found, reading = samples(tmp_path, "instruction,input,output\nSay,,it\nx,y\n")
     assert found[0].messages[1].content == "it"
