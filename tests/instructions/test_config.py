@@ -8,6 +8,7 @@ import yaml
 
 from regrow.common.errors import UserError
 from regrow.instructions.config import files_of, load_instructions
+from regrow.pipeline.recipe_file import load_recipe
 
 SMALL: dict[str, Any] = {"name": "n", "sources": [{"path": "a.jsonl"}]}
 
@@ -85,3 +86,16 @@ def test_the_proportions_of_biflan_v2() -> None:
     assert round(sum(rates.values()), 1) == 99.9  # the report rounds
     assert round(english, 1) == 54.1
     assert found.rows == 18_850_000
+
+
+def test_the_recipe_of_openba_v2_reads_what_biflan_v2_makes() -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    found = load_instructions(recipes / "biflan-v2.yaml")
+    last = load_recipe(recipes / "openba-v2.yaml").stages[-1]
+    assert last.data is not None
+    assert last.recover is not None
+    assert last.data.train == [recipes / "biflan-v2/train.jsonl"]
+    assert last.data.heldout == {"answers": recipes / "biflan-v2/heldout.jsonl"}
+    assert found.prompt_tokens is not None
+    assert found.answer_tokens is not None
+    assert found.prompt_tokens + found.answer_tokens <= last.recover.row_length
