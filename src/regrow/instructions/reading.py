@@ -263,7 +263,9 @@ def _mapped(
     """
     columns = source.column_map
     rows = [value for value in values if isinstance(value, dict)]
-    names = list(values[0]) if is_table else [*dict.fromkeys(key for row in rows for key in row)]
+    names = [*dict.fromkeys(key for row in rows for key in row)]
+    if is_table:
+        names = values[0] if columns.has_names else [""] * max(map(len, values))
     missing = columns.missing(names)
     if missing is not None:
         has = f"its columns are {', '.join(names)}" if columns.has_names else (

@@ -235,7 +235,7 @@ def _csv(file: BinaryIO) -> Iterator[Record]:
 def _unclosed(line: int) -> _LostError:
     return _LostError(
         f"line {line}: a quotation mark is not closed within {csv.field_size_limit():,} "
-        "characters; close it, or write it twice where it is part of a text"
+        "characters; close it, or give texts that are so long as JSON lines"
     )
 
 

@@ -83,6 +83,11 @@ def test_a_column_that_the_first_record_lacks(tmp_path: Path) -> None:
     )
     assert len(found) == 1
     assert reading.broken == {"answer: empty": 1}
+    found, reading = samples(
+        tmp_path, "a\tb\na\tb\tc\n", task="dialogue", columns={"message": 1, "answer": 3}
+    )
+    assert len(found) == 1
+    assert reading.broken == {"answer: empty": 1}
 
 
 def test_labels_become_words_and_options(tmp_path: Path) -> None:
