@@ -80,7 +80,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (home / name).parent.mkdir(exist_ok=True)
         write_text(home / name, sentences(60, seed=number))
     talk = [{"prompt": text, "completion": text.split()[1]} for text in sentences(60)]
-    (home / "chat.jsonl").write_text("".join(json.dumps(each) + "\n" for each in talk))
+    (home / "OUT").mkdir()  # what `regrow instructions build` writes
+    for name, rows in (("chat", talk), ("OUT/train", talk[6:]), ("OUT/heldout", talk[:6])):
+        text = "".join(json.dumps(each) + "\n" for each in rows)
+        (home / f"{name}.jsonl").write_text(text)
     (home / "b.txt").write_text("\n".join(sentences(60, seed=50)))
     (home / "manuals/b.txt").write_text("use kubectl get, then kubectl. " * 40)
     zstandard = pytest.importorskip("zstandard")

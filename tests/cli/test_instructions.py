@@ -92,7 +92,7 @@ def test_lint(home: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(TEMPLATE.replace("Fill:", "Fill {{ answer }}:"))
     told = regrow("instructions", "lint", wrong, code=1)
-    assert told.startswith(f"{wrong}:4: en/cloze/one: the prompt shows answer, which is a part of")
+    assert told.startswith(f"{wrong}:4: en/cloze/one: the prompt uses answer, which is a part of")
     found = json.loads(regrow("instructions", "lint", home / "mine.yaml", "--json"))
     assert found == {"templates": 1, "findings": []}
 

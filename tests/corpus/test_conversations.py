@@ -71,6 +71,10 @@ def test_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "error"),
     [
+        (
+            {"input": "x", "target": "y"},
+            "line 2 has 'input' and 'target', the form for other tools",
+        ),
         ({"text": "x"}, "line 2 has no 'messages', nor 'prompt' and 'completion'"),
         ({"messages": "x"}, "line 2, messages: not a list"),
         ({"messages": [{"role": "user", "content": "x"}]}, "none is the assistant's"),

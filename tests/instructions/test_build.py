@@ -141,6 +141,22 @@ def test_the_form_of_an_encoder_decoder(home: Path) -> None:
     assert only.report.files == ("train.jsonl", "heldout.jsonl")
 
 
+def test_names_of_special_tokens_are_left_out_of_that_form(home: Path) -> None:
+    lines(
+        home / "chats/c.jsonl",
+        {"prompt": "What is <extra_id_0> </s>?", "completion": "A token."},
+        {"prompt": "What is <extra_id_x>?", "completion": "Nothing."},
+    )
+    report = go(home, "out", heldout=0).report
+    texts = [(home / f"out/train{form}.jsonl").read_text() for form in ("", ".encoder-decoder")]
+    assert ["<extra_id_0> </s>" in text for text in texts] == [True, False]
+    assert ["<extra_id_x>" in text for text in texts] == [True, True]
+    assert report.notes == (
+        "chats: 1 rows have the name of a special token in their words; left out of the form "
+        "encoder-decoder",
+    )
+
+
 def bytes_of(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
@@ -243,6 +259,25 @@ def test_near_duplicates(home: Path) -> None:
     assert go(home, "all", heldout=0).report.sources[1].train == 3
 
 
+def test_near_duplicates_of_questions_on_one_passage(home: Path) -> None:
+    pytest.importorskip("rensa")
+    drawn = random.Random(0)
+    passages = [" ".join(drawn.choices(LETTERS, k=200)) for _ in range(6)]
+    asked = "What did the man with the {} hat say to the girl at the door on that day?"
+    rows = [
+        {"c": passage, "q": asked.format(f"{word} {word[::-1]}{word}"), "a": f"he said {word}"}
+        for passage in passages
+        for word in ("red", "green", "black")
+    ]
+    near = {**rows[-1], "c": rows[-1]["c"] + " q"}
+    lines(home / "asked.jsonl", *rows, near)
+    columns = {"context": "c", "question": "q", "answer": "a"}
+    source = {"path": "asked.jsonl", "task": "reading comprehension", "columns": columns}
+    built = go(home, "out", near_duplicates=0.8, heldout=0, sources=[source])
+    assert built.report.sources[0].dropped == {"says nearly the same as another": 1}
+    assert built.report.train == len(rows)
+
+
 def test_own_templates_and_placeholders(home: Path) -> None:
     template = {"name": "mine", "fields": ["question", "answer"], "prompt": "MINE {{ question }}"}
     (home / "t.yaml").write_text(
@@ -257,7 +292,7 @@ def test_own_templates_and_placeholders(home: Path) -> None:
     )
     (home / "t.yaml").write_text((home / "t.yaml").read_text().replace("MINE", "M {{ answer }}"))
     with pytest.raises(
-        UserError, match=r"t\.yaml:\d+: en/question answering/mine: the prompt shows"
+        UserError, match=r"t\.yaml:\d+: en/question answering/mine: the prompt uses"
     ):
         go(home, "other", templates=["t.yaml"])
     assert not (home / "other").exists()

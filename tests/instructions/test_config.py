@@ -8,6 +8,7 @@ import yaml
 
 from regrow.common.errors import UserError
 from regrow.instructions.config import files_of, load_instructions
+from regrow.pipeline.recipe_file import load_recipe
 
 SMALL: dict[str, Any] = {"name": "n", "sources": [{"path": "a.jsonl"}]}
 
@@ -45,12 +46,20 @@ def test_numbers_as_in_recipes(tmp_path: Path) -> None:
         ({"sources": [{"path": "a", "task": "clozes"}]}, "'clozes' is no task; did you mean cloze"),
         ({"sources": [{"path": "a", "labels": {True: "x"}}]}, "labels: a label is read as true or"),
         ({"task_caps": {"x": 1}}, "task_caps: 'x' is no task"),
+        ({"sources": [{"path": "a", "rate": float("inf")}]}, r"rate: .*finite"),
+        ({"heldout": float("nan")}, "heldout: "),
+        ({"near_duplicates": float("nan")}, "near_duplicates: "),
+        ({"few_shot": {"share": float("inf")}}, r"few_shot\.share: "),
+        ({"sources": [{"path": "a", "translation": "b", "format": "alpaca"}]},
+         "format: without effect on a translation"),
+        ({"sources": [{"path": "a", "translation": "b", "labels": {"a": "b"}}]},
+         "labels: without effect on a translation"),
         ({"rows": 0}, "rows: more than 0 is wanted, not 0"),
         ({"prompt_tokens": 9}, "prompt_tokens: give the model too"),
         ({"forms": ["chat"]}, r"forms\.0: messages or encoder-decoder is wanted, not 'chat'"),
         ({"sources": [{"path": "a"}, {"path": "b/a"}]}, "two are called 'a'; give each a name"),
     ],
-)
+)  # fmt: skip
 def test_mistakes(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(tmp_path, **changes)
@@ -77,3 +86,16 @@ def test_the_proportions_of_biflan_v2() -> None:
     assert round(sum(rates.values()), 1) == 99.9  # the report rounds
     assert round(english, 1) == 54.1
     assert found.rows == 18_850_000
+
+
+def test_the_recipe_of_openba_v2_reads_what_biflan_v2_makes() -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    found = load_instructions(recipes / "biflan-v2.yaml")
+    last = load_recipe(recipes / "openba-v2.yaml").stages[-1]
+    assert last.data is not None
+    assert last.recover is not None
+    assert last.data.train == [recipes / "biflan-v2/train.jsonl"]
+    assert last.data.heldout == {"answers": recipes / "biflan-v2/heldout.jsonl"}
+    assert found.prompt_tokens is not None
+    assert found.answer_tokens is not None
+    assert found.prompt_tokens + found.answer_tokens <= last.recover.row_length

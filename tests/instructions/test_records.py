@@ -69,13 +69,37 @@ def test_a_json_list_is_read_in_pieces(
     assert read(path) == ("JSON list", found)
 
 
-def test_a_json_list_that_breaks_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'[{"a": 1}, {"a": ', "entry 2 of the list is not JSON; give the whole list, or one"),
+        (b'[{"a": 1}, {"a": x}, {"a": 2}]', "entry 2 of the list is not JSON"),
+        (b'[{"a": 1},', "the list has no end after entry 1"),
+        (b'[{"a": 1}, {"a": "\xff"}]', "not UTF-8 after entry"),
+        (b'a,b\n1,2\n3,"4\n5,6\n', "line 3: a quotation mark is not closed"),
+        (b'a,b\n1,2\n3,"' + b"4\n5,6" * 50_000, "line 3: a quotation mark is not closed"),
+    ],
+)  # fmt: skip
+def test_files_whose_rest_would_be_lost_are_refused(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     path = tmp_path / "a.json"
-    path.write_text('[{"a": 1}, {"a": ')
-    lost = Record(2, None, "not JSON; what follows is not read")
-    assert read(path)[1] == [Record(1, {"a": 1}), lost]
-    path.write_text('[{"a": 1},')
-    assert read(path)[1] == [Record(1, {"a": 1}), Record(2, None, "the list has no end")]
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=f"a.json: {message}"):
+        read(path)
+
+
+def test_rows_of_csv_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_text("a,b\n1," + "x" * 200_000 + "\n3,4\n")
+    assert [(record.number, record.problem[:7]) for record in read(path)[1]] == [
+        (1, ""), (2, "not CSV"), (3, ""),
+    ]  # fmt: skip
+    monkeypatch.setattr(records, "LONGEST", 40)
+    path.write_text("a,b\n1," + "x" * 100 + '\n3,4\n"5\n' + "y" * 100 + '\n",6\n7,8')
+    assert [(record.number, record.problem) for record in read(path)[1]] == [
+        (1, ""), (2, "longer than 64 MB"), (3, ""), (6, "longer than 64 MB"), (7, ""),
+    ]  # fmt: skip
 
 
 def test_tables(tmp_path: Path) -> None:

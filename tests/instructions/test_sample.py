@@ -1,5 +1,7 @@
 """What makes two samples the same, and of one subject."""
 
+import pytest
+
 from regrow.instructions.language import language_of
 from regrow.instructions.sample import Message, Sample, plain
 
@@ -14,8 +16,28 @@ def test_case_spaces_and_punctuation_do_not_count() -> None:
         == of(answer="a river", question="what  is it").key
     )
     assert of(question="a", answer="b").key != of(question="b", answer="a").key
-    assert plain("ＡＢ，c_d") == "abcd"
+    assert plain("ＡＢ，c d。“e”") == "abcde"
     assert plain(" > = ") == ">="
+    assert plain("?!") == "?!"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2+2", "2*2"), ("-1", "1"), ("3 > 2", "3 < 2"), ("2.5", "25"), (".5", "5"), ("5%", "5"),
+        ("1:2", "12"), ("1, 2", "12"), ("x^2", "x2"), ("(a)b", "a(b)"), ("a/b", "ab"),
+    ],
+)  # fmt: skip
+def test_signs_that_count(one: str, other: str) -> None:
+    assert of(question=one, answer="a").key != of(question=other, answer="a").key
+    assert of(question=one, answer="a").subject != of(question=other, answer="a").subject
+    assert plain(f"Is it  {one} ?") == plain(f"is it {one}.")
+
+
+def test_passage_and_rest() -> None:
+    assert of(question="Q", answer="a").passage_and_rest is None
+    assert of(context="C", question="Q", answer="a").passage_and_rest == ("C", "Q\na")
+    assert of(context="C").passage_and_rest is None
 
 
 def test_the_subject_is_the_question_or_the_passage() -> None:

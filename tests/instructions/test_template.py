@@ -49,7 +49,11 @@ def test_own_templates_are_right_and_there_are_three_for_each_task() -> None:
     [
         ({"fields": ["text", "answer", "title"]}, "no field title; there are text, answer, op"),
         ({"fields": ["text"]}, "uses answer, which `fields` does not name"),
-        ({"prompt": "{{ text }} {{ answer }}"}, "shows answer, which is a part of the answer"),
+        ({"prompt": "{{ text }} {{ answer }}"}, "uses answer, which is a part of the answer"),
+        ({"prompt": "{{ text }} {{ answer | lower }}"}, "uses answer, which is a part"),
+        ({"prompt": "{{ text }} {{ answer | first }}"}, "uses answer, which is a part"),
+        ({"prompt": "{{ text }}{% if answer == 'red' %} (warm){% endif %}"}, "uses answer, which"),
+        ({"prompt": "{{ text }}{% if text == 'x' %}{{ answer }}{% endif %}"}, "uses answer, wh"),
         ({"prompt": "Fill it.", "fields": ["answer"]}, "the prompt shows no field"),
         ({"answer": "yes", "fields": ["text"]}, "the answer shows no field"),
         ({"options": "letters"}, "options are letters, but the prompt does not show them"),
@@ -59,7 +63,7 @@ def test_own_templates_are_right_and_there_are_three_for_each_task() -> None:
          "summarisation has no options"),
         ({"prompt": "填空: {{ text }}"}, "is called English and has Chinese characters"),
         ({"language": "zh"}, "is called Chinese and has English words"),
-        ({"answer": "{% if text == 'a' %}{{ answer }}{% endif %}"}, "the answer shows no field"),
+        ({"answer": "{% if answer == 'a' %}{{ answer }}{% endif %}"}, "the answer shows no field"),
     ],
 )  # fmt: skip
 def test_what_the_check_finds(tmp_path: Path, template: dict[str, Any], problem: str) -> None:
@@ -93,6 +97,15 @@ def test_two_templates_that_say_the_same(tmp_path: Path) -> None:
         ("{% for a in 'abc' %}{{ a }}{% endfor %}", "a loop goes over a field"),
         ("{% for a in options %}{% for b in options %}x{% endfor %}{% endfor %}",
          "a loop cannot be inside a loop"),
+        ("{% if text > 3 %}a{% endif %}", "a comparison is == or !="),
+        ("{% if 'a' in text %}a{% endif %}", "a comparison is == or !="),
+        ("{{ text | trim(5, 6, 7) }}", "the filter trim takes nothing in brackets"),
+        ("{{ text | join(text) }}", r"the filter join takes a text, such as join\(', '\)"),
+        ("{{ text | join(attribute='a') }}", "the filter join takes a text"),
+        ("{{ 3 | length }}", "length: a filter follows a field"),
+        ("{{ text | first | length | join }}", "nothing can follow the filter length"),
+        ("{{ " + "(" * 2_000 + "text" + ")" * 2_000 + " }}", "inside each other"),
+        ("{% if text %}" * 150 + "a" + "{% endif %}" * 150, "inside each other"),
         ("{% include 'x' %}", r"cannot have this \(include\)"),
     ],
 )  # fmt: skip
@@ -112,6 +125,14 @@ def test_templates_are_no_programs(tmp_path: Path, prompt: str, problem: str) ->
 def test_files_that_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_templates(write(tmp_path, **change))
+
+
+def test_a_template_that_does_not_work_with_a_value(tmp_path: Path) -> None:
+    prompt = "{{ text }}{% for sign in text %}{{ sign | trim | first }}{% endfor %}"
+    template = one(tmp_path, prompt=prompt)
+    assert lint([template]) == []
+    with pytest.raises(UserError, match=r"t\.yaml:\d+: en/cloze/one: cannot be rendered: No first"):
+        template.render({"text": "a b", "answer": "c"})
 
 
 FIELDS: dict[str, Value] = {"text": "a ____", "answer": "red", "options": ("blue", "red")}

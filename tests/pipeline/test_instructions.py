@@ -257,6 +257,32 @@ def test_texts_can_have_another_key(home: Path, tmp_path: Path) -> None:
         assert set(read_documents(text.path, text.reading)) < set(sentences(60))
 
 
+def test_useless_heldout_conversations_are_named(home: Path, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "x y " * 1_500}, {"role": "assistant", "content": "z"}]
+    path = write_lines(tmp_path / "long.jsonl", [{"messages": turns}] * 3)
+    given = ["train", home / "chat", tmp_path / "out", "--objective", "instructions"]
+    given += ["--text", home / "chat.jsonl", "--heldout", path, "--set", "row_length=96"]
+    done = CliRunner().invoke(app.app, [str(each) for each in given])
+    assert done.exit_code == 2
+    assert " ".join(done.output.split()).endswith(
+        f"--heldout: {path}: no conversation is left to learn of 3: 3 are longer than the most "
+        "that is measured (2,048)"
+    )
+
+
+def test_a_file_that_begins_with_what_is_too_long(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrow.pipeline.conversation_checks._AT_ONCE", 2)
+    turns = [{"role": "user", "content": "x y " * 99}, {"role": "assistant", "content": "z"}]
+    path = write_lines(tmp_path / "a.jsonl", [{"messages": turns}] * 5 + conversations(20))
+    recipe = training_recipe(str(home / "chat"), [path], home / "chat-heldout.jsonl", SETTINGS)
+    make_plan(recipe, tmp_path / "out", RunOptions(), QUIET)
+    write_lines(path, [{"messages": turns}] * 5)
+    with pytest.raises(UserError, match=r"left to learn of 5: 5 are longer than row_length \(96\)"):
+        make_plan(recipe, tmp_path / "out", RunOptions(), QUIET)
+
+
 def test_options_of_regrow_train_are_named_in_errors(home: Path, tmp_path: Path) -> None:
     def said(*options: str) -> str:
         given = ["train", str(home / "chat"), str(tmp_path / "out"), *options]
@@ -268,9 +294,11 @@ def test_options_of_regrow_train_are_named_in_errors(home: Path, tmp_path: Path)
     text, chat = f"--text={home / 'text.jsonl'}", f"--text={home / 'chat.jsonl'}"
     assert "learned with the --objective instructions" in said(chat)
     assert "line 1 has no key 'content'" in said(text, "--text-key=content")
-    assert "--lora: --set gives lora too" in said(text, "--lora=2", "--set=lora.rank=3")
-    assert "no matrix of the model is called w" in said(text, "--set=lora={rank: 1, targets: [w]}")
-    assert "text_key: has no meaning for conversations" in said(
-        chat, "--objective=instructions", "--text-key=content"
-    )
+    assert "--lora: --set gives the rank too" in said(text, "--lora=2", "--set=lora.rank=3")
+    for name in ("w", "input_layernorm", "embed_tokens"):
+        told = said(text, "--lora=1", f"--set=lora.targets=[{name}]", "--set=row_length=32")
+        assert f"--set lora.targets: no matrix of the layers is called {name}; they have " in told
+    assert "--set lora.alpha" in said(text, "--lora=2", "--set=lora.alpha=-4")
+    told = said(chat, "--objective=instructions", "--text-key=content")
+    assert told == "regrow: --text-key: has no meaning for conversations; leave it out"
     assert "drawn at random" in said(text, "--lora=2", "--from-scratch", "--set=row_length=32")

@@ -20,8 +20,11 @@ _OPTIONS = {
     "data.heldout.heldout": "--heldout",
     "data.heldout": "--heldout",
     "data.text_key": "--text-key",
+    "data.special_tokens": "--special-tokens",
     "stages: train: recover.objective": "--objective",
     "stages: train: recover.lora": "--lora",
+    "stages: train: recover.lora.alpha": "--set lora.alpha",
+    "stages: train: recover.lora.targets": "--set lora.targets",
     "stages: train: recover": "--set",
 }
 """The option that gives a key of the recipe that is made of options."""
@@ -127,12 +130,21 @@ def train(
 def _with_options(
     settings: dict[str, Any], objective: str | None, lora: int | None
 ) -> dict[str, Any]:
-    """The settings with those that have options of their own."""
-    given = {"objective": objective, "lora": None if lora is None else {"rank": lora}}
-    for key, value in given.items():
-        if value is not None and key in settings:
-            raise UserError(f"--{key}: --set gives {key} too; leave one out")
-    return settings | {key: value for key, value in given.items() if value is not None}
+    """The settings with those that have options of their own.
+
+    `--lora` gives the rank, and `--set` may give the rest.
+    """
+    found = dict(settings)
+    if objective is not None:
+        if "objective" in found:
+            raise UserError("--objective: --set gives objective too; leave one out")
+        found["objective"] = objective
+    if lora is not None:
+        others = found.get("lora", {})
+        if not isinstance(others, dict) or "rank" in others:
+            raise UserError("--lora: --set gives the rank too; leave one out")
+        found["lora"] = {"rank": lora, **others}
+    return found
 
 
 def named_settings(given: list[str]) -> dict[str, Any]:

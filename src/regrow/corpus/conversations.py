@@ -36,6 +36,11 @@ def conversation_of(record: Mapping[str, Any]) -> Conversation:
     messages = record.get("messages")
     if messages is None:
         keys = next((each for each in PAIRS if all(key in record for key in each)), None)
+        if keys is None and {"input", "target"} <= record.keys():
+            raise ValueError(
+                "has 'input' and 'target', the form for other tools; give the file with 'messages' "
+                "(of `regrow instructions build`: train.jsonl)"
+            )
         if keys is None:
             raise ValueError("has no 'messages', nor 'prompt' and 'completion'")
         roles = (USER, ASSISTANT)

@@ -19,6 +19,8 @@ from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.answered_texts import one_in_a_row
 from regrow.objectives.rows.prompt_answers import Answers, PromptAnswers
 
+MEASURED = "the most that is measured"
+"""What the number of tokens is, in words."""
 LONGEST = 2_048
 """Tokens of a conversation, or of an answer with its prompt, that is measured."""
 _BATCH_TOKENS = 4_096
@@ -67,7 +69,7 @@ def conversation_loss(
     """
     longest = min(LONGEST, learned_positions(model) or LONGEST)
     prepared = prepare_conversations(
-        conversations, tokenizer, model.config, longest, keep_words=bits
+        conversations, tokenizer, model.config, longest, keep_words=bits, limit=MEASURED
     )
     loss, tokens = answer_loss(model, prepared.answers, precision=precision, prefix=prefix)
     if not bits:

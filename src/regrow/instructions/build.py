@@ -44,13 +44,17 @@ from regrow.instructions.sample import Instruction, Message, Sample, number_of
 from regrow.instructions.screening import NEARLY, REPEATS, Screen
 from regrow.instructions.spool import Spool, SpoolRow
 from regrow.instructions.template import as_one_text, load_templates, own_templates
+from regrow.objectives.chat_segments import special_names
 from regrow.objectives.prompt_form import encoder_decoder_texts
+from regrow.objectives.special_tokens import PREFIXES, SENTINELS
 
 _BATCH = 256
 """Instructions that are measured at once."""
 _SPARE = 0.1
 """The share of instructions that are made beyond those wanted, in place of those too long."""
 _PLACEHOLDER = re.compile(r"\{\{ *\w+ *\}\}")
+_SPECIAL = (*SENTINELS, *PREFIXES, "</s>", "<pad>", "<unk>")
+"""Names of special tokens of most encoder-decoders."""
 _NO_TEMPLATE = "no template for its language and fields"
 _Numbered = tuple[int, Sample]
 
@@ -101,7 +105,7 @@ def build(
         result = place / "result"
         result.mkdir()
         rows = work.spool(place, renderer)
-        report = work.write(rows, result)
+        report = work.write(rows, result, _special_names(model))
         (result / "report.json").write_bytes(json_bytes(as_json(report)))
         (result / "README.md").write_bytes(data_card(report))
         work.check_unchanged()
@@ -221,10 +225,15 @@ class _Build:
             row = json.dumps(_row(instruction), ensure_ascii=False)
             spool.add(SpoolRow(index.draws[number], number, *lengths, instruction.shots, row))
 
-    def write(self, rows: Iterator[tuple[SpoolRow, str]], result: Path) -> BuildReport:
-        """Write the rows to their files, and count them. Raises UserError if there is none."""
+    def write(
+        self, rows: Iterator[tuple[SpoolRow, str]], result: Path, names: Sequence[str]
+    ) -> BuildReport:
+        """Write the rows to their files, and count them. `names`: of special tokens.
+
+        Raises UserError if there is none.
+        """
         spec, counts = self._spec, Counts()
-        with _Files(result, spec) as files:
+        with _Files(result, spec, names) as files:
             for spooled, split in rows:
                 row = json.loads(spooled.row)
                 files.write(split, row)
@@ -237,6 +246,11 @@ class _Build:
                     report.heldout += 1
         if not counts.splits[TRAIN]:
             raise UserError(f"nothing is left to train on{self._most_common_loss()}")
+        self._notes += [
+            f"{name}: {count:,} rows have the name of a special token in their words; left out of "
+            "the form encoder-decoder"
+            for name, count in by_count(files.left_out).items()
+        ]
         return self._report(counts, files.names)
 
     def _most_common_loss(self) -> str:
@@ -281,10 +295,16 @@ class _Build:
 
 
 class _Files:
-    """The files of a result: for each form and part, if it has a row. A context manager."""
+    """The files of a result: for each form and part, if it has a row. A context manager.
 
-    def __init__(self, directory: Path, spec: Instructions) -> None:
+    Attributes:
+        left_out: Rows that the form encoder-decoder cannot have, by source.
+    """
+
+    def __init__(self, directory: Path, spec: Instructions, names: Sequence[str]) -> None:
+        self.left_out: Counter[str] = Counter()
         self._directory, self._forms = directory, spec.forms
+        self._special = re.compile("|".join(map(re.escape, names)))
         self._open: dict[str, Any] = {}
 
     def __enter__(self) -> "_Files":
@@ -304,6 +324,9 @@ class _Files:
         if "messages" in self._forms:
             self._line(f"{split}.jsonl", row)
         if "encoder-decoder" in self._forms:
+            if any(self._special.search(message["content"]) for message in row["messages"]):
+                self.left_out[row["source"]] += 1
+                return
             *before, last = [Message(**message) for message in row["messages"]]
             texts = encoder_decoder_texts(as_one_text(before, row["language"]), last.content)
             rest = {key: value for key, value in row.items() if key != "messages"}
@@ -316,6 +339,12 @@ class _Files:
             path = self._directory / name
             self._open[name] = path.open("w", encoding="utf-8", newline="\n")
         self._open[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _special_names(model: ModelDirectory | None) -> tuple[str, ...]:
+    """Names that a tokenizer may read as special tokens: the usual ones, and those of the model."""
+    own = () if model is None else special_names(model.tokenizer)
+    return (*_SPECIAL, *own)
 
 
 def _has_placeholder(row: dict[str, Any]) -> bool:

@@ -61,7 +61,9 @@ class InstructionSource(Strict):
     labels: dict[str, str] = Field(default_factory=dict)
     language: Language | None = None
     licence: str | None = None
-    rate: Annotated[float, BeforeValidator(refuse_bool), Field(gt=0)] | None = None
+    rate: (
+        Annotated[float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)] | None
+    ) = None
     cap: Size | None = None
 
     @field_validator("format")
@@ -100,6 +102,9 @@ class InstructionSource(Strict):
                 self.column_map.check()
             except UserError as error:
                 raise _as_value_error(error) from None
+        for key in ("format", "labels"):
+            if self.translation is not None and getattr(self, key):
+                raise ValueError(f"{key}: without effect on a translation; leave it out")
         if self.translation is not None and len(self.path) > 1:
             raise ValueError("translation: give one path, of the same text")
         return self
@@ -142,8 +147,8 @@ class Instructions(Strict):
         few_shot: Examples before the question.
         templates: Files of templates of your own, beside those of regrow.
         heldout: The share that is put aside, whole subjects at a time.
-        near_duplicates: A sample goes if so large a share of its n-grams is also in an earlier one
-            (the Jaccard similarity); by default such samples stay.
+        near_duplicates: A sample goes if it and an earlier one have so large a share of the n-grams
+            of both in common (the Jaccard similarity); by default such samples stay.
         contamination: Evaluation sets that must not be in it.
         forms: The forms that are written.
         seed: Decides templates, examples, order, and what is taken.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.corpus.encoding import encode
 from regrow.instructions.sample import Instruction
-from regrow.instructions.template import as_one_text
+from regrow.objectives.conversations import plain_segments
 from regrow.objectives.prompt_form import PromptForm, prompt_form
 from regrow.tokenizers.chat_rendering import render_chat
 
@@ -58,8 +58,10 @@ class AnyRoom:
 class ModelRoom:
     """The room that a model has, in its tokens.
 
-    An encoder-decoder reads a conversation as one text up to its last answer. What a chat template
-    puts around a turn is measured once, and counted for each.
+    Conversations have the lengths that training learns them in
+    (`regrow.objectives.conversations`). What a chat template puts around a turn is measured once,
+    and counted for each. Of the answers that an encoder-decoder learns one by one, the longest
+    counts.
     """
 
     unit = "tokens"
@@ -75,16 +77,24 @@ class ModelRoom:
 
     def measure(self, instructions: Sequence[Instruction]) -> list[Lengths]:
         """The tokens of each prompt, with all that stands around it, and of each answer."""
-        texts: list[str] = []
-        for each in instructions:
-            texts += [*self._prompt_texts(each), each.messages[-1].content]
-        sizes = iter(map(len, encode(texts, self._form.tokenizer)))
-        found = []
-        for each in instructions:
-            turns = len(self._prompt_texts(each))
-            prompt = sum(next(sizes) for _ in range(turns))
-            found.append(Lengths(prompt + self._extra(each), next(sizes) + self._answer))
-        return found
+        texts = [message.content for each in instructions for message in each.messages]
+        ids = iter(encode(texts, self._form.tokenizer))
+        return [
+            self._lengths([(message.role, next(ids)) for message in each.messages])
+            for each in instructions
+        ]
+
+    def _lengths(self, turns: Sequence[tuple[str, list[int]]]) -> Lengths:
+        """The lengths of a conversation; `turns`: the role and the tokens of each turn."""
+        if self._form.is_chat:
+            *before, (_, answer) = turns
+            prompt = sum(len(ids) for _, ids in before) + self._extra(before)
+            return Lengths(prompt, len(answer) + self._answer)
+        learned = [pair for text in plain_segments(self._form, turns) for pair in text]
+        if self._form.is_encoder_decoder:
+            return Lengths(len(learned[-1][0]), max(len(answer) for _, answer in learned))
+        whole = sum(len(prompt) + len(answer) for prompt, answer in learned)
+        return Lengths(whole - len(learned[-1][1]), len(learned[-1][1]))
 
     def too_long(self, lengths: Lengths) -> str:
         """Why it does not fit; empty if it does."""
@@ -98,19 +108,10 @@ class ModelRoom:
         longest = max(lengths) if apart else sum(lengths)
         return "longer than the model" if longest > self._positions else ""
 
-    def _prompt_texts(self, instruction: Instruction) -> list[str]:
-        before = instruction.messages[:-1]
-        if self._form.is_chat:
-            return [message.content for message in before]
-        return [as_one_text(before, instruction.language)]
-
-    def _extra(self, instruction: Instruction) -> int:
-        """Tokens around the texts of a prompt."""
-        if not self._form.is_chat:
-            return len(self._form.before) + len(self._form.after)
+    def _extra(self, before: Sequence[tuple[str, list[int]]]) -> int:
+        """Tokens of the chat template around the turns before the last answer."""
         first, pair, system = self._around
-        before = instruction.messages[:-1]
-        systems = sum(message.role == "system" for message in before)
+        systems = sum(role == "system" for role, _ in before)
         return first + pair * ((len(before) - systems - 1) // 2) + system * systems
 
 

@@ -105,7 +105,14 @@ def _problems(template: Template) -> Iterator[str]:
         return
     if unused:
         yield f"names {', '.join(unused)} in `fields`, and does not use it"
-    yield from _rendered_problems(template)
+    both = sorted((template.prompt_fields & template.answer_fields) - {"options"})
+    if both:
+        yield f"the prompt uses {', '.join(both)}, which is a part of the answer"
+    try:
+        yield from _rendered_problems(template)
+    except UserError as error:
+        yield str(error).removeprefix(f"{template.path}: {template.id}: ")
+        return
     yield from _language_problems(template)
 
 
@@ -127,18 +134,6 @@ def _rendered_problems(template: Template) -> Iterator[str]:
     marks = [name for name in template.answer_fields if _MARKER.format(name=name) in answer]
     if not marks and not (letter and answer):
         yield "the answer shows no field, so it is always the same"
-    asked = template.prompt.render(_without_options(template))
-    for name in sorted({*marks, *(["answer"] if letter else [])}):
-        if _MARKER.format(name=name) in asked:
-            yield f"the prompt shows {name}, which is a part of the answer"
-
-
-def _without_options(template: Template) -> dict[str, Value]:
-    """Markers for all fields, and options that do not show the answer."""
-    found: dict[str, Value] = {
-        name: _MARKER.format(name=name) for name in (*template.fields, "answer")
-    }
-    return {**found, "options": "MARK-other-MARK"}
 
 
 def _language_problems(template: Template) -> Iterator[str]:

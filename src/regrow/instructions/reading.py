@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from regrow.instructions.formats.registry import FORMATS, is_entities, recognise
 from regrow.instructions.language import language_of
 from regrow.instructions.parallel import read_parallel
 from regrow.instructions.records import Opened, Record, open_records
-from regrow.instructions.sample import Content, Sample
+from regrow.instructions.sample import Content, Sample, Value
 from regrow.instructions.tasks import TASKS
 
 _LOOKED_AT = 50
@@ -38,6 +38,8 @@ class Reading:
         broken: Records that gave none, by why.
         places: The first broken records of each reason.
         notes: What of its files could not be kept, one line each.
+        labelled: Samples whose answer is one of the labels of the source.
+        unlabelled: Samples whose answer is none, and the first such answer.
     """
 
     formats: dict[str, str] = field(default_factory=dict)
@@ -45,6 +47,8 @@ class Reading:
     broken: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    labelled: int = 0
+    unlabelled: tuple[int, str] = (0, "")
 
     def lose(self, reason: str, where: str) -> None:
         """Count a broken record."""
@@ -76,9 +80,20 @@ def read_source(source: InstructionSource, reading: Reading, seed: int) -> Itera
             reading.records += bool(contents)
             for place, content in enumerate(contents):
                 identity = f"{source.title}/{name}#{number}" + (f".{place + 1}" if place else "")
-                yield _sample(content, source, identity)
+                yield _sample(content, source, identity, reading)
         if reading.records == before:
             raise UserError(f"{file}: nothing that can be used{_why(reading)}")
+    if source.labels and not reading.labelled:
+        raise UserError(
+            f"{source.title}: labels: no sample has one of them as its answer or type; leave them "
+            "out, or give those of the file"
+        )
+    if reading.unlabelled[0]:
+        count, first = reading.unlabelled
+        reading.notes.append(
+            f"{count:,} answers are none of the labels, such as {first[:40]!r}; they stay as they "
+            "are"
+        )
 
 
 def _why(reading: Reading) -> str:
@@ -89,7 +104,7 @@ def _why(reading: Reading) -> str:
     return f"; {count:,} records: {reason} ({reading.places[reason][0]})"
 
 
-def _sample(content: Content, source: InstructionSource, identity: str) -> Sample:
+def _sample(content: Content, source: InstructionSource, identity: str, reading: Reading) -> Sample:
     task = content.task
     if source.task is not None and source.task != task:
         unknown = content.fields.keys() - set(TASKS[source.task])
@@ -99,18 +114,36 @@ def _sample(content: Content, source: InstructionSource, identity: str) -> Sampl
                 f"samples have; leave the task out: they are {task}"
             )
         task = source.task
-    fields = content.fields
-    if fields.get("answer") and source.labels and not source.columns and "types" not in fields:
-        fields = {name: _relabelled(value, source) for name, value in fields.items()}
+    fields = _relabelled(content.fields, source, reading) if source.labels else content.fields
     sample = Sample(identity, source.title, task, "", fields, content.messages)
     language = source.language or content.language or language_of(sample.texts)
     return Sample(identity, source.title, task, language, fields, content.messages)
 
 
-def _relabelled(value: Any, source: InstructionSource) -> Any:
-    if isinstance(value, tuple):
-        return tuple(source.labels.get(each, each) for each in value)
-    return source.labels.get(value, value)
+def _relabelled(
+    fields: Mapping[str, Value], source: InstructionSource, reading: Reading
+) -> Mapping[str, Value]:
+    """The fields with words for the labels in answer and options; labels are counted."""
+    labels, answer = source.labels, fields.get("answer")
+    types = fields.get("types")
+    if types is not None:  # Entities have them already.
+        reading.labelled += any(name in labels.values() for name in types)
+        return fields
+    if not isinstance(answer, str):
+        return fields
+    if source.columns:  # An answer that is no label is broken there.
+        reading.labelled += 1
+        return fields
+    if answer in labels:
+        reading.labelled += 1
+    else:
+        count, first = reading.unlabelled
+        reading.unlabelled = count + 1, first or answer
+    options = fields.get("options")
+    found = {**fields, "answer": labels.get(answer, answer)}
+    if isinstance(options, tuple):
+        found["options"] = tuple(labels.get(each, each) for each in options)
+    return found
 
 
 def _file(
@@ -184,7 +217,7 @@ def _reader(
         )
     is_table = isinstance(values[0], list)
     if source.columns:
-        return _mapped(source, path, values[0], is_table=is_table)
+        return _mapped(source, path, values, is_table=is_table)
     if source.format == "flan":
         return read_flan, f"flan: {opened.kind} of question, answer and rationale", None
     if is_table:
@@ -214,12 +247,25 @@ def _words(name: str, keys: Sequence[str]) -> str:
     return f"{name}: keys {', '.join(keys)}"
 
 
+def _objects(rows: Sequence[list[str]], header: list[str] | None) -> Sequence[Any]:
+    """The rows of a table as objects, if it has a header."""
+    if header is None:
+        return rows
+    return [dict(zip(header, row, strict=True)) for row in rows[1:] if len(row) == len(header)]
+
+
 def _mapped(
-    source: InstructionSource, path: Path, first: Any, *, is_table: bool
+    source: InstructionSource, path: Path, values: Sequence[Any], *, is_table: bool
 ) -> tuple[Read, str, list[str] | None]:
-    """How records are read by a map of columns. Raises UserError if a column is missing."""
+    """How records are read by a map of columns.
+
+    Raises UserError if none of the first has a column, or answers are numbers from 1.
+    """
     columns = source.column_map
-    names = list(first) if is_table or isinstance(first, dict) else []
+    rows = [value for value in values if isinstance(value, dict)]
+    names = [*dict.fromkeys(key for row in rows for key in row)]
+    if is_table:
+        names = values[0] if columns.has_names else [""] * max(map(len, values))
     missing = columns.missing(names)
     if missing is not None:
         has = f"its columns are {', '.join(names)}" if columns.has_names else (
@@ -227,4 +273,10 @@ def _mapped(
         )  # fmt: skip
         raise UserError(f"{path}: no column {missing!r}; {has}")
     header = names if is_table and columns.has_names else None
+    last = columns.counts_from_one(_objects(values, header) if is_table else rows)
+    if last is not None:
+        raise UserError(
+            f"{path}: the answers are numbers from 1 to {last}, and options are numbered from 0; "
+            "give numbers from 0, or letters from A"
+        )
     return columns.read, f"columns {', '.join(map(str, source.columns))}", header

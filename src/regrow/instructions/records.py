@@ -23,6 +23,7 @@ LONGEST = 64 << 20
 """Bytes of a record."""
 _HEAD = 1 << 16
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+_WHOLE = "give the whole list, or one object on each line"
 _SPACE = b" \t\r\n"
 
 
@@ -40,6 +41,10 @@ class Record(NamedTuple):
     problem: str = ""
 
 
+class _LostError(Exception):
+    """Where a record ends is not known, so all that follows would be lost; says why."""
+
+
 @dataclass(frozen=True)
 class Opened:
     """A file whose kind is known."""
@@ -54,7 +59,10 @@ class Opened:
             yield from _parquet(self.path)
             return
         with reading(self.path, self.compression) as file:
-            yield from _READERS[self.kind](file)
+            try:
+                yield from _READERS[self.kind](file)
+            except _LostError as error:
+                raise UserError(f"{self.path}: {error}") from None
 
 
 def open_records(path: Path) -> Opened:
@@ -192,30 +200,53 @@ def _tsv(file: BinaryIO) -> Iterator[Record]:
 
 
 def _csv(file: BinaryIO) -> Iterator[Record]:
+    """The rows. Raises _LostError at a quotation mark that is never closed."""
+    cut = ended = False
+
     def decoded() -> Iterator[str]:
+        nonlocal cut, ended
         for _, line in _lines(file):
+            cut |= line is None
             yield "" if line is None else line.decode("utf-8", "surrogateescape")
+        ended = True
 
     rows = csv.reader(decoded())
     while True:
+        first, cut = rows.line_num + 1, False
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
+            if rows.line_num > first:
+                raise _unclosed(first) from None
             yield Record(rows.line_num, None, f"not CSV: {one_line(str(error))}")
             continue
-        if any("\udc80" <= character <= "\udcff" for cell in row for character in cell):
+        if ended:  # The reader asks for a line after the last one only inside quotation marks.
+            raise _unclosed(first)
+        if cut:
+            yield Record(rows.line_num, None, "longer than 64 MB")
+        elif any("\udc80" <= character <= "\udcff" for cell in row for character in cell):
             yield Record(rows.line_num, None, "not UTF-8")
         elif any(cell.strip() for cell in row):
             yield Record(rows.line_num, row)
+
+
+def _unclosed(line: int) -> _LostError:
+    return _LostError(
+        f"line {line}: a quotation mark is not closed within {csv.field_size_limit():,} "
+        "characters; close it, or give texts that are so long as JSON lines"
+    )
 
 
 # Others
 
 
 def _json_list(file: BinaryIO) -> Iterator[Record]:
-    """The entries of a JSON list, one after the other, without the rest of the file in memory."""
+    """The entries of a JSON list, one after the other, without the rest of the file in memory.
+
+    Raises _LostError at the first that is not JSON.
+    """
     decode, decoder = json.JSONDecoder().raw_decode, codecs.getincrementaldecoder("utf-8")()
     text, at, number, ended = "", 0, 0, False
 
@@ -234,8 +265,7 @@ def _json_list(file: BinaryIO) -> Iterator[Record]:
                 at += 1
             if at == len(text):
                 if not more():
-                    yield Record(number + 1, None, "the list has no end")
-                    return
+                    raise _LostError(f"the list has no end after entry {number:,}; {_WHOLE}")
                 continue
             if text[at] == "]":
                 return
@@ -243,13 +273,14 @@ def _json_list(file: BinaryIO) -> Iterator[Record]:
                 value, end = decode(text, at)
             except (ValueError, RecursionError):
                 if ended or len(text) - at > LONGEST or not more():
-                    yield Record(number + 1, None, "not JSON; what follows is not read")
-                    return
+                    raise _LostError(
+                        f"entry {number + 1:,} of the list is not JSON; {_WHOLE}"
+                    ) from None
                 continue
             at, number = end, number + 1
             yield _checked(number, value, has_escapes=True)
     except UnicodeDecodeError:
-        yield Record(number + 1, None, "not UTF-8; what follows is not read")
+        raise _LostError(f"not UTF-8 after entry {number:,} of the list; {_WHOLE}") from None
 
 
 def _parquet(path: Path) -> Iterator[Record]:

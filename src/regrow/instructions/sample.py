@@ -11,6 +11,8 @@ from regrow.instructions.tasks import SUBJECTS
 
 _ABOUT = frozenset({"kind", "tagged", "text_language", "translation_language"})
 """Fields that say something about the others, or repeat them."""
+_PASSAGES = ("context", "evidence")
+"""Fields that a sample can share with many others."""
 Value = str | tuple[str, ...]
 """What a field holds: a text, or several, such as options."""
 
@@ -71,12 +73,24 @@ class Sample:
     def said(self) -> str:
         """What is compared with other texts: its words, without options and the like."""
         found = [message.content for message in self.messages]
-        found += [
-            value
+        return "\n".join([*found, *self._said().values()])
+
+    @property
+    def passage_and_rest(self) -> tuple[str, str] | None:
+        """The passage that it asks about, and what it says of it; None if it has no passage.
+
+        Several questions on one passage share most of their words, and are not the same.
+        """
+        said = self._said()
+        passage = [said.pop(name) for name in _PASSAGES if name in said]
+        return ("\n".join(passage), "\n".join(said.values())) if passage and said else None
+
+    def _said(self) -> dict[str, str]:
+        return {
+            name: value
             for name, value in self.fields.items()
             if isinstance(value, str) and name not in _ABOUT
-        ]
-        return "\n".join(found)
+        }
 
     @property
     def key(self) -> str:
@@ -125,16 +139,20 @@ class Instruction:
     shots: int = 0
 
 
-_IGNORED = re.compile(r"[\W_]+")
+_SIGNS = r"\s,.;:!?\u3001\u3002\"'`\u00b4\u00ab\u00bb\u2018-\u201f\u2039\u203a\u300c-\u300f"
+"""Spaces, punctuation and quotation marks of both languages, as a set of a pattern."""
+_IGNORED = re.compile(rf"((?<=\d)[{_SIGNS}]++(?=\d)|\.(?=\d))|[{_SIGNS}]")
+"""What is left out; group 1 holds what stays: all between two digits, and a decimal point."""
 
 
 def plain(text: str) -> str:
     """The text in lower case and compatibility form, without spaces and punctuation.
 
-    A text of signs alone, such as `+` or `>=`, keeps them.
+    Signs of mathematics stay, as does what stands between two digits: `2.5` is not 25. A text of
+    punctuation alone keeps it.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return _IGNORED.sub("", folded) or "".join(folded.split())
+    return _IGNORED.sub(r"\1", folded) or "".join(folded.split())
 
 
 def number_of(seed: int, purpose: str, text: str) -> int:

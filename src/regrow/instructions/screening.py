@@ -21,6 +21,8 @@ from regrow.instructions.sample import Sample
 _NGRAM = 5
 """Words, or Chinese characters, of an n-gram by which samples are similar."""
 _BATCH = 1_000
+_WHOLE, _REST = "signatures", "signatures-rest"
+"""Files of the signatures: of passages, or of all words of a sample without one; of the rest."""
 REPEATS = "repeats an evaluation set"
 NEARLY = "says nearly the same as another"
 
@@ -41,15 +43,17 @@ class Screen:
         self._threshold = spec.near_duplicates
         if self._threshold is not None:
             check_rensa()
-        self._waiting: list[list[Hashes]] = []
+        self._waiting: list[tuple[list[Hashes], list[Hashes]]] = []
         self._count = 0
+        self._has_passages = False
         self._place = Path()
 
     def begin(self, place: Path) -> None:
         """Begin; `place`: a directory for work, which is there."""
         self._place = place
         if self._threshold is not None:
-            self._signatures.touch()
+            for name in (_WHOLE, _REST):
+                (self._place / name).touch()
 
     def repeats_evaluation(self, sample: Sample) -> bool:
         """Take the next sample; whether it repeats an evaluation set."""
@@ -60,40 +64,67 @@ class Screen:
         if hit is not None:
             self.contaminated[Path(hit.question.rpartition(":")[0]).name] += 1
         if self._threshold is not None:
-            self._add([] if hit is not None else pieces)
+            self._add(sample, [] if hit is not None else pieces)
         return hit is not None
 
     def nearly_equal(self) -> NDArray[np.bool_]:
-        """Whether each sample is nearly equal to an earlier one that stays."""
+        """Whether each sample is nearly equal to an earlier one that stays.
+
+        Samples with a passage are nearly equal if both the passages and what is said of them are.
+        """
         if self._threshold is None:
             return np.zeros(0, dtype=bool)
         self._flush()
-        wanted = Duplicates(exact=False, near=Near(threshold=self._threshold, ngram=_NGRAM))
-        out = self._place / "leaders"
-        find_leaders(np.zeros(self._count, RECORD), self._signatures, wanted, out)
-        leaders = np.fromfile(out, dtype=np.int64)
+        leaders = self._leaders(_WHOLE)
+        if self._has_passages:
+            pairs = np.stack([leaders, self._leaders(_REST)], axis=1)
+            _, first, groups = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+            leaders = first[groups.reshape(-1)]
         found: NDArray[np.bool_] = leaders != np.arange(len(leaders))
         return found
 
-    @property
-    def _signatures(self) -> Path:
-        return self._place / "signatures"
+    def _leaders(self, name: str) -> NDArray[np.int64]:
+        """For each sample, the one that it is similar to; its own number if there is none."""
+        assert self._threshold is not None
+        wanted = Duplicates(exact=False, near=Near(threshold=self._threshold, ngram=_NGRAM))
+        out = self._place / f"{name}-leaders"
+        find_leaders(np.zeros(self._count, RECORD), self._place / name, wanted, out)
+        return np.fromfile(out, dtype=np.int64)
 
-    def _add(self, pieces: list[Hashes]) -> None:
+    def _add(self, sample: Sample, pieces: list[Hashes]) -> None:
+        """Take the words of a sample; `pieces`: all of them, or none if it has to go anyway."""
+        parts = sample.passage_and_rest if pieces else None
+        both = (pieces, pieces)
+        if parts is not None:
+            passage, rest = (word_pieces(normalised(part)) for part in parts)
+            both, self._has_passages = (passage, rest), True
         self._count += 1
-        self._waiting.append(pieces)
+        self._waiting.append(both)
         if len(self._waiting) == _BATCH:
             self._flush()
 
     def _flush(self) -> None:
-        """Write the signatures of the waiting samples; of those without words, empty ones."""
-        rows = np.full((len(self._waiting), HASHES), EMPTY, dtype=np.uint32)
-        filled = [number for number, pieces in enumerate(self._waiting) if _has_words(pieces)]
-        if filled:
-            rows[filled] = signatures_of([self._waiting[number] for number in filled], _NGRAM)
-        with self._signatures.open("ab") as file:
-            file.write(rows.tobytes())
+        """Write the signatures of the waiting samples: of passages or all words, and of the rest.
+
+        What has no words gets an empty signature.
+        """
+        whole = _signatures([passage for passage, _ in self._waiting])
+        rest = whole.copy()
+        own = [n for n, (passage, words) in enumerate(self._waiting) if words is not passage]
+        if own:
+            rest[own] = _signatures([self._waiting[number][1] for number in own])
+        for name, rows in ((_WHOLE, whole), (_REST, rest)):
+            with (self._place / name).open("ab") as file:
+                file.write(rows.tobytes())
         self._waiting.clear()
+
+
+def _signatures(texts: list[list[Hashes]]) -> NDArray[np.uint32]:
+    rows = np.full((len(texts), HASHES), EMPTY, dtype=np.uint32)
+    filled = [number for number, pieces in enumerate(texts) if _has_words(pieces)]
+    if filled:
+        rows[filled] = signatures_of([texts[number] for number in filled], _NGRAM)
+    return rows
 
 
 def _has_words(pieces: list[Hashes]) -> bool:

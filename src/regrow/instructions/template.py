@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, meta, nodes
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, field_validator
 
@@ -132,7 +132,11 @@ class Template:
         return 2 <= len(options) <= most and fields.get("answer") in options
 
     def render(self, fields: Mapping[str, Value]) -> tuple[str, str]:
-        """The question and the answer for fields that fit."""
+        """The question and the answer for fields that fit.
+
+        Raises UserError if the template does not work with them, such as the first letter of
+        nothing.
+        """
         values = {name: self._shown(name, fields[name]) for name in self.fields}
         if self.options != "none":
             options = fields["options"]
@@ -140,9 +144,14 @@ class Template:
             values["options"] = self._options(options)
             if self.options == "letters" and "answer" in self.answer_fields:
                 values["answer"] = _LETTERS[options.index(str(fields["answer"]))]
-        return (
-            str(self.prompt.render(values)).strip(), str(self.answer.render(values)).strip()
-        )  # fmt: skip
+        return self._rendered(self.prompt, values), self._rendered(self.answer, values)
+
+    def _rendered(self, part: Any, values: Mapping[str, Value]) -> str:
+        try:
+            return str(part.render(values)).strip()
+        except (TemplateError, TypeError) as error:
+            problem = one_line(str(error))
+            raise UserError(f"{self.path}: {self.id}: cannot be rendered: {problem}") from None
 
     def _shown(self, name: str, value: Value) -> Value:
         if name.endswith("_language"):
@@ -218,6 +227,8 @@ def _compiled(spec: TemplateSpec, task: str, language: str, where: str) -> Templ
         except TemplateSyntaxError as error:
             problem = one_line(error.message or "not a template")
             raise UserError(f"{where}: {part}: {problem}") from None
+        except (RecursionError, SyntaxError):
+            raise UserError(f"{where}: {part}: too much is inside each other") from None
         used[part] = frozenset(meta.find_undeclared_variables(tree))
         words += [node.data for node in tree.find_all(nodes.TemplateData)]
     return Template(
@@ -234,15 +245,33 @@ def _check_nodes(tree: nodes.Template) -> None:
         if not isinstance(node, _NODES):
             kind = type(node).__name__.lower()
             raise TemplateSyntaxError(f"a template cannot have this ({kind})", line)
-        if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
-            raise TemplateSyntaxError(
-                f"no filter {node.name!r}; there are {', '.join(_FILTERS)}", line
-            )
+        if isinstance(node, nodes.Filter):
+            _check_filter(node)
+        if isinstance(node, nodes.Operand) and node.op not in ("eq", "ne"):
+            raise TemplateSyntaxError("a comparison is == or !=", line)
         if isinstance(node, nodes.For):
             if not isinstance(node.iter, nodes.Name) or node.recursive:
                 raise TemplateSyntaxError("a loop goes over a field", line)
             if any(inner is not node for inner in node.find_all(nodes.For)):
                 raise TemplateSyntaxError("a loop cannot be inside a loop", line)
+
+
+def _check_filter(node: nodes.Filter) -> None:
+    """Raise TemplateSyntaxError if it is no known filter of a text or a list."""
+    if node.name not in _FILTERS:
+        raise TemplateSyntaxError(
+            f"no filter {node.name!r}; there are {', '.join(_FILTERS)}", node.lineno
+        )
+    before = node.node
+    if not isinstance(before, nodes.Name | nodes.Filter):
+        raise TemplateSyntaxError(f"{node.name}: a filter follows a field", node.lineno)
+    if isinstance(before, nodes.Filter) and before.name == "length":
+        raise TemplateSyntaxError("nothing can follow the filter length", node.lineno)
+    most = 1 if node.name == "join" else 0
+    is_text = all(isinstance(a, nodes.Const) and isinstance(a.value, str) for a in node.args)
+    if len(node.args) > most or not is_text or node.kwargs or node.dyn_args or node.dyn_kwargs:
+        wanted = "takes a text, such as join(', ')" if most else "takes nothing in brackets"
+        raise TemplateSyntaxError(f"the filter {node.name} {wanted}", node.lineno)
 
 
 def _all_nodes(node: nodes.Node) -> Iterator[nodes.Node]:

@@ -8,7 +8,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,7 @@ def prepare_conversations(
     row_length: int,
     *,
     keep_words: bool = False,
+    limit: str = "row_length",
 ) -> PreparedConversations:
     """The conversations as tokens.
 
@@ -79,6 +80,7 @@ def prepare_conversations(
         config: Of the model.
         row_length: The most tokens of a prompt with its answer, or of a whole conversation.
         keep_words: Whether the words of the answers are kept too.
+        limit: What `row_length` is called where it is told what is left out.
 
     Raises:
         UserError: nothing is left, or the model has no form for prompts.
@@ -106,7 +108,7 @@ def prepare_conversations(
             for text in found:
                 own, answers = answers[: len(text)], answers[len(text) :]
                 if sum(len(part) for segment in text for part in segment) > row_length:
-                    left_out[f"are longer than row_length ({row_length:,})"] += 1
+                    left_out[f"are longer than {limit} ({row_length:,})"] += 1
                     continue
                 if keep_words:
                     words.extend(own)
@@ -132,14 +134,23 @@ def _texts(form: PromptForm, conversation: Conversation) -> Iterator[list[Segmen
         yield from chat_segments(form.tokenizer, conversation, form.answer_end[-1])
         return
     ids = encode([turn.content for turn in conversation], form.tokenizer)
-    turns = list(zip((turn.role for turn in conversation), ids, strict=True))
+    yield from plain_segments(
+        form, list(zip((turn.role for turn in conversation), ids, strict=True))
+    )
+
+
+def plain_segments(form: PromptForm, turns: Sequence[tuple[str, list[int]]]) -> list[list[Segment]]:
+    """The prompts and answers of each text that a model without a chat template learns.
+
+    `turns`: the role and the tokens of each turn. For an encoder-decoder, each pair is a text.
+    """
+    assert not form.is_chat
     if form.is_encoder_decoder:
-        yield from ([pair] for pair in _pairs(form, turns))
-    else:
-        yield _lines(form, turns)
+        return [[pair] for pair in _pairs(form, turns)]
+    return [_lines(form, turns)]
 
 
-def _lines(form: PromptForm, turns: list[tuple[str, list[int]]]) -> list[Segment]:
+def _lines(form: PromptForm, turns: Sequence[tuple[str, list[int]]]) -> list[Segment]:
     """A document of lines: each turn ends its line, and each answer with eos."""
     found: list[Segment] = []
     prompt = [*form.before]
@@ -152,7 +163,7 @@ def _lines(form: PromptForm, turns: list[tuple[str, list[int]]]) -> list[Segment
     return found
 
 
-def _pairs(form: PromptForm, turns: list[tuple[str, list[int]]]) -> list[Segment]:
+def _pairs(form: PromptForm, turns: Sequence[tuple[str, list[int]]]) -> list[Segment]:
     """Each answer after all turns before it, with eos between turns."""
     found: list[Segment] = []
     history: list[int] = []

@@ -22,6 +22,7 @@ from regrow.corpus.text import documents_sha256, read_documents
 from regrow.corpus.text_files import text_files
 from regrow.evaluation.heldout_text import HeldoutText
 from regrow.evaluation.speed import NEW_TOKENS, ROUNDS
+from regrow.pipeline.conversation_checks import check_conversations, check_heldout_conversations
 from regrow.pipeline.from_scratch import with_random_weights
 from regrow.pipeline.heldout_text import HELDOUT, HeldOutPart, HeldOutParts, with_heldout_text
 from regrow.pipeline.ledger import Step
@@ -30,7 +31,6 @@ from regrow.pipeline.recipe_checks import (
     at_once_stage,
     check_adapters,
     check_apart,
-    check_conversations,
     check_corpus,
     check_mixtures,
     check_positions,
@@ -274,6 +274,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     check_tasks(recipe, tokenizer, original.config, corpus)
     by_stage = {s.name: conversations.get(s.name, corpus) for s in recipe.stages}
     check_conversations(recipe, by_stage, tokenizer, original.config)
+    check_heldout_conversations(recipe, aside, tokenizer, original.config)
     for texts in compared:
         say_shared_documents(texts, progress.say)
     if missing:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,6 @@ from regrow.training.tracking import check_tools
 from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.plan_file import load_plan
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
-
-_FIRST_CONVERSATIONS = 1_000
-"""So many are tried before a run. What is left out of all of them is counted when it begins."""
 
 
 def check_apart(out: Path, model: Path) -> None:
@@ -266,26 +262,6 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
     _check_length(stage_by_tokens, tokenizer, corpus)
 
 
-def check_conversations(
-    recipe: Recipe, corpora: Mapping[str, Corpus], tokenizer: Any, config: Any
-) -> None:
-    """Raise UserError, with the stage, if a model can learn none of the first conversations.
-
-    `corpora`: what each stage is trained on. `config`: of the original.
-    """
-    from regrow.objectives.conversations import prepare_conversations
-
-    for stage in recipe.stages:
-        if stage.recover is None or not stage.learns_answers:
-            continue
-        corpus, length = corpora[stage.name], stage.recover.row_length
-        first = islice(corpus.read(corpus.paths), _FIRST_CONVERSATIONS)
-        try:
-            prepare_conversations(first, tokenizer, config, length)
-        except UserError as error:
-            raise UserError(str(error), key=f"stages: {stage.name}: recover") from None
-
-
 def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: bool) -> None:
     """Raise UserError, with the stage, if a model cannot be trained by LoRA.
 
@@ -293,7 +269,11 @@ def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: boo
     """
     from regrow.training.lora import check_lora
 
-    ends = {name.removesuffix(".weight").rpartition(".")[2] for name in layout.tensors}
+    matrices = {
+        each.parameter.removesuffix(".weight").rpartition(".")[2]
+        for each in layout.tensors.values()
+        if each.layer is not None and len(each.shape) == 2
+    }
     for stage in stages:
         lora = None if stage.recover is None else stage.recover.lora
         if lora is None:
@@ -308,9 +288,10 @@ def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: boo
         except UserError as error:
             raise error.within(where) from None
         for target in lora.targets or ():
-            if target not in ends:
+            if target not in matrices:
+                known = ", ".join(sorted(matrices))
                 raise UserError(
-                    f"no matrix of the model is called {target}; it has {', '.join(sorted(ends))}",
+                    f"no matrix of the layers is called {target}; they have {known}",
                     key=f"{where}lora.targets",
                 )
 

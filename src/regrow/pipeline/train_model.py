@@ -91,7 +91,8 @@ def training_recipe(
         try:
             data.check_conversations()
         except ValueError as error:
-            raise UserError(str(error), key="data") from None
+            key, _, problem = str(error).partition(": ")
+            raise UserError(problem, key=f"data.{key}") from None
     return recipe
 
 

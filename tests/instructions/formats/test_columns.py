@@ -1,5 +1,6 @@
 """Rows by a map of columns, and tables by their header."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,57 @@ def test_names_of_columns_and_several_for_the_options(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+CHOICES: dict[str, Any] = {
+    "task": "question answering",
+    "columns": {"question": "q", "options": "choices", "answer": "a"},
+}
+
+
+def chosen(*answers: Any) -> str:
+    rows = [{"q": f"Q {a}", "choices": ["2", "3", "1", "0"], "a": a} for a in answers]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_number_that_is_no_text_is_always_that_of_an_option(tmp_path: Path) -> None:
+    found, reading = samples(tmp_path, chosen(2, 0, "2", "D", 9, -1), **CHOICES)
+    assert [each.fields["answer"] for each in found] == ["1", "2", "2", "0"]
+    assert reading.broken == {"answer: none of the options, which are numbered from 0": 2}
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_numbers_from_one_are_refused(tmp_path: Path, table: bool) -> None:
+    text = chosen(2, 1, 4)
+    if table:
+        text = "q,choices,a\nWhich?,x;y,1\nWhat?,x;y,2\n"
+    with pytest.raises(UserError, match=r"a\.dat: the answers are numbers from 1 to \d, and opt"):
+        samples(tmp_path, text, **CHOICES)
+    if not table:
+        assert len(samples(tmp_path, chosen(2, 0, 4), **CHOICES)[0]) == 2
+
+
+def test_what_is_no_number(tmp_path: Path) -> None:
+    text = '{"q": "a", "y": NaN}\n{"q": "b", "y": 2.5}\n'
+    found, reading = samples(
+        tmp_path, text, task="mathematics", columns={"question": "q", "answer": "y"}
+    )
+    assert [each.fields["answer"] for each in found] == ["2.5"]
+    assert reading.broken == {"answer: nan is no number": 1}
+
+
+def test_a_column_that_the_first_record_lacks(tmp_path: Path) -> None:
+    text = '{"q": "a"}\n{"q": "b", "y": "c"}\n'
+    found, reading = samples(
+        tmp_path, text, task="dialogue", columns={"message": "q", "answer": "y"}
+    )
+    assert len(found) == 1
+    assert reading.broken == {"answer: empty": 1}
+    found, reading = samples(
+        tmp_path, "a\tb\na\tb\tc\n", task="dialogue", columns={"message": 1, "answer": 3}
+    )
+    assert len(found) == 1
+    assert reading.broken == {"answer: empty": 1}
+
+
 def test_labels_become_words_and_options(tmp_path: Path) -> None:
     found, reading = samples(
         tmp_path, '{"q": "a", "y": true}\n{"q": "b", "y": 2}\n', task="sentiment analysis",
@@ -46,6 +98,30 @@ def test_labels_become_words_and_options(tmp_path: Path) -> None:
     assert found[0].fields["answer"] == "good"
     assert found[0].fields["options"] == ("good", "bad")
     assert reading.broken == {"answer: no label '2'": 1}
+
+
+def test_labels_of_a_format_change_answers_and_options_alone(tmp_path: Path) -> None:
+    rows = [
+        {"sentence": "\u6b63\u9762", "label": "Positive"}, {"sentence": "b", "label": "Negative"}
+    ]  # fmt: skip
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (first, _), reading = samples(tmp_path, text, labels={"\u6b63\u9762": "good"})
+    assert first.fields["text"] == "\u6b63\u9762"
+    assert first.fields["answer"] == "good"
+    assert first.fields["options"] == ("good", "\u8d1f\u9762")
+    assert reading.notes == [
+        "1 answers are none of the labels, such as '\u8d1f\u9762'; they stay as they are"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"prompt": "a", "completion": "b"}\n', '{"sentence": "b", "label": "Negative"}\n',
+     "Paris\tB-city\nis\tO\n\nbig\tO\nriver\tO\n"],
+)  # fmt: skip
+def test_labels_without_effect_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="a: labels: no sample has one of them as its answer"):
+        samples(tmp_path, text, labels={"b": "c"})
 
 
 def test_a_table_whose_header_names_a_format(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Any rows, by a map from the fields of a task to columns."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from regrow.common.errors import UserError
@@ -72,24 +73,74 @@ class ColumnMap:
         if self.task == "translation":
             return [translation(str(fields.get("text", "")), str(fields.get("translation", "")))]
         if "answer" in fields:
-            fields["answer"] = self._answer(str(fields["answer"]), fields.get("options"))
+            given = get(self._answer_column)
+            fields["answer"] = self._answer(given, str(fields["answer"]), fields.get("options"))
         if self.labels and "options" not in fields and "options" in TASKS[self.task]:
             fields["options"] = tuple(dict.fromkeys(self.labels.values()))
         return [Content(self.task, fields)]
 
-    def _answer(self, value: str, options: Value | None) -> str:
-        """The words of an answer that is given as a label, a letter or the number of an option."""
+    @property
+    def _answer_column(self) -> Column:
+        column = self.columns["answer"]
+        assert isinstance(column, str | int)
+        return column
+
+    def counts_from_one(self, rows: Sequence[Mapping[str, Any] | Sequence[str]]) -> int | None:
+        """The number of the last option if answers are numbers from 1; None if they are not.
+
+        `rows`: the first of a file. They count from 1 if one has the number of its options, which
+        is none of the numbers from 0, and no row has 0.
+        """
+        if self.labels or "answer" not in self.columns or "options" not in self.columns:
+            return None
+        options, last = replace(self, columns={"options": self.columns["options"]}), None
+        for row in rows:
+            try:
+                (content,) = options.read(row)
+                found = content.fields["options"]
+                assert isinstance(found, tuple)
+                number = _number(_getter(row)(self._answer_column), found)
+            except (BrokenError, ValueError):
+                continue
+            if number == 0:
+                return None
+            if number == len(found):
+                last = number
+        return last
+
+    def _answer(self, given: Any, words: str, options: Value | None) -> str:
+        """The words of an answer that is given as a label, a letter or the number of an option.
+
+        `given`: as the row has it. `words`: the same as text.
+        """
         if self.labels:
-            if value not in self.labels:
-                raise BrokenError(f"answer: no label {value[:40]!r}")
-            return self.labels[value]
-        if not isinstance(options, tuple) or value in options:
-            return value
-        if len(value) == 1 and "A" <= value <= "Z" and ord(value) - 65 < len(options):
-            return options[ord(value) - 65]
-        if value.isdecimal() and int(value) < len(options):
-            return options[int(value)]
-        raise BrokenError("answer: none of the options")
+            if words not in self.labels:
+                raise BrokenError(f"answer: no label {words[:40]!r}")
+            return self.labels[words]
+        if not isinstance(options, tuple):
+            return words
+        number = _number(given, options)
+        if number is not None and 0 <= number < len(options):
+            return options[number]
+        if number is None and words in options:
+            return words
+        if number is None and len(words) == 1 and "A" <= words <= "Z":
+            place = ord(words) - ord("A")
+            if place < len(options):
+                return options[place]
+        raise BrokenError("answer: none of the options, which are numbered from 0")
+
+
+def _number(given: Any, options: Sequence[str]) -> int | None:
+    """The number that an answer is; None if it is words.
+
+    A number that is no text is always the number of an option. A text, as all cells of a table are,
+    is first one of the options.
+    """
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    words = given.strip() if isinstance(given, str) else ""
+    return int(words) if words.isdecimal() and words not in options else None
 
 
 def _getter(row: Mapping[str, Any] | Sequence[str]) -> Callable[[Column], Any]:
@@ -102,6 +153,8 @@ def _text(value: Any, name: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise BrokenError(f"{name}: {value} is no number")
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise BrokenError(f"{name}: empty")
