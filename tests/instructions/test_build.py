@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import signal
 import sys
 from pathlib import Path
