@@ -115,6 +115,19 @@ def test_blocks_and_packing_change_no_document(
             assert [json.loads(line) for text in texts for line in text.splitlines()] == whole
 
 
+def test_there_are_no_more_shards_than_documents(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    for number, text in enumerate(sentences(3, 4)):
+        (tmp_path / f"{number}.txt").write_text(text)
+    wanted = config(
+        tmp_path, tmp_path / "out", shards=7, tokenise=str(model), contamination=None,
+        sources=[{"name": "a", "path": tmp_path / "*.txt"}],
+    )  # fmt: skip
+    built = build(wanted, workers=1, tokenizer=model)
+    assert [path.name for path in built.files] == [f"documents-0000{n}.jsonl" for n in range(3)]
+    assert len(documents(built)) == 3
+
+
 class _KilledError(BaseException):
     """In place of a kill: nothing that handles errors may catch it."""
 

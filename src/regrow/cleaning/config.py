@@ -157,7 +157,8 @@ class CorpusConfig(Strict):
         tokens: The size of the corpus in tokens of `tokenise`.
         characters: The size of the corpus in characters.
         documents: The size of the corpus in documents.
-        shards: In how many files the documents are written. By default about 1 GB each.
+        shards: In how many files the documents are written, if there are as many documents. By
+            default about 1 GB each.
         compress: `gz` or `zst`.
         tokenise: A model, whose tokenizer also makes the token store `tokens` of the corpus.
     """

@@ -18,7 +18,7 @@ from regrow.corpus.parquet_rows import check_column
 from regrow.corpus.reading import Reading
 from regrow.corpus.text import Position
 
-RESULTS = 1
+RESULTS = 2
 """Raised if the same configuration gives other bytes than before."""
 IDENTITY = {
     "results": "version of regrow", "settings": "settings", "files": "files",
