@@ -115,6 +115,22 @@ def test_blocks_and_packing_change_no_document(
             assert [json.loads(line) for text in texts for line in text.splitlines()] == whole
 
 
+def test_code_and_numbers_and_list_items_are_no_repeats(tmp_path: Path) -> None:
+    code = "```\nfor each_of_the_lines in the_whole_file:\n    pass\n```\n| 1 | 2 | 3 | 4 | 5 |\n"
+    names = ["Mr. Smith went home", "Mr. Jones stayed here", "Mr. Baker sang a song"]
+    for number, one in enumerate(sentences(3, 4)):
+        text = f"{one}\n{code}1. {one}\n2. {names[number]}.\n{code}"
+        (tmp_path / f"{number}.txt").write_text(text)
+    wanted = config(
+        tmp_path, tmp_path / "out", contamination=None, steps=[],
+        duplicates={"near": False, "paragraphs": {"least": 1}, "sentences": 1},
+        sources=[{"name": "a", "path": tmp_path / "*.txt"}],
+    )  # fmt: skip
+    for number, found in enumerate(documents(build(wanted, workers=1))):
+        assert found["text"].count("    pass\n") == found["text"].count("| 5 |\n") == 2
+        assert f"2. {names[number]}.\n" in found["text"]
+
+
 def test_there_are_no_more_shards_than_documents(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     for number, text in enumerate(sentences(3, 4)):

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.cleaning.code import lines_with_code
 from regrow.cleaning.config import CorpusConfig, Near, Paragraphs
 from regrow.cleaning.contamination import Hit, QuestionIndex
 from regrow.cleaning.document import Document, Finding, Step
 from regrow.cleaning.duplicates.signatures import signatures_of
-from regrow.cleaning.parts import paragraphs, part_hash, sentences, text_hash
+from regrow.cleaning.parts import NOT_COMPARED, paragraphs, part_hash, text_hash
 from regrow.cleaning.reading.blocks import Problem, RawBlock
 from regrow.cleaning.reading.records import documents_in
+from regrow.cleaning.scripts import sentences
 from regrow.cleaning.tally import StepTally, Tally
 from regrow.cleaning.word_hashes import Hashes, normalised, word_pieces
 
@@ -133,11 +135,13 @@ class Cleaner:
             lines.append(document_line(document))
             before = len(parts), len(sentence_hashes)
             if self._least is not None or self._sentences:
-                for paragraph in paragraphs(document.text):
-                    found = sentences(paragraph) if self._sentences else []
-                    least = self._least or 1
-                    parts.append((part_hash(paragraph, least), len(found)))
-                    sentence_hashes += [part_hash(sentence) for sentence in found]
+                for paragraph, is_code in _paragraphs_with_code(document.text):
+                    found = [*sentences(paragraph)] if self._sentences else []
+                    whole = NOT_COMPARED if is_code else part_hash(paragraph, self._least or 1)
+                    parts.append((whole, len(found)))
+                    sentence_hashes += [
+                        NOT_COMPARED if is_code else part_hash(sentence) for sentence in found
+                    ]
             records[number] = (
                 len(lines[-1]), len(document.text), text_hash(text), block.input.source,
                 len(parts) - before[0], len(sentence_hashes) - before[1],
@@ -147,6 +151,13 @@ class Cleaner:
             b"".join(lines), records, signatures_of(texts, self._ngram or 1),
             np.array(parts, PARAGRAPH), np.array(sentence_hashes, np.uint64), hits, tally,
         )  # fmt: skip
+
+
+def _paragraphs_with_code(text: str) -> Iterator[tuple[str, bool]]:
+    """The paragraphs of a text, each with whether its line is code."""
+    marks = (is_code for line, is_code in lines_with_code(text) if line.strip())
+    found = paragraphs(text)
+    return zip(found, marks, strict=True) if text.strip() else ((part, False) for part in found)
 
 
 def step_names(config: CorpusConfig) -> list[str]:
