@@ -131,6 +131,19 @@ def test_code_and_numbers_and_list_items_are_no_repeats(tmp_path: Path) -> None:
         assert f"2. {names[number]}.\n" in found["text"]
 
 
+def test_half_a_surrogate_pair_costs_no_document(tmp_path: Path) -> None:
+    text = sentences(1, 4)[0]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"{text} \ud83d {text} \ud83d\ude00"}))
+    sources = [{"name": "a", "path": tmp_path / "a.jsonl"}]
+    wanted = config(tmp_path, tmp_path / "out", contamination=None, sources=sources)
+    built = build(wanted, workers=1)
+    assert [each["text"] for each in documents(built)] == [f"{text} \ufffd {text} \U0001f600"]
+    assert {k: v.count for k, v in built.steps[0].tally.reasons.items()} == {
+        "half a surrogate pair": 1
+    }
+    assert built.steps[0].tally.dropped == 0
+
+
 def test_there_are_no_more_shards_than_documents(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     for number, text in enumerate(sentences(3, 4)):

@@ -1,8 +1,9 @@
 """What the worker processes do with a block of raw text: clean it, and take its fingerprints."""
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from regrow.cleaning.word_hashes import Hashes, normalised, word_pieces
 
 READ, CONTAMINATION = "read", "benchmark questions"
 _LONGEST_EXAMPLE = 200
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 RECORD = np.dtype(
     [
         ("bytes", "<u8"), ("characters", "<u8"), ("exact", "<u8", (2,)), ("source", "<u4"),
@@ -98,7 +100,7 @@ class Cleaner:
                 _count_problem(tally[READ], found)
                 continue
             tally[READ].passed(found.text, found.text)
-            document: Document | None = found
+            document: Document | None = _that_utf8_can_write(found, tally[READ])
             for step in self._steps:
                 assert document is not None
                 outcome = step.apply(document)
@@ -178,6 +180,17 @@ def document_from(line: bytes) -> Document:
     """The document that `document_line` wrote."""
     values = json.loads(line)
     return Document(values["text"], values["id"], values["source"], values.get("facts", {}))
+
+
+def _that_utf8_can_write(document: Document, step: StepTally) -> Document:
+    """The document with U+FFFD in place of lone halves of surrogate pairs; counted."""
+    try:
+        document.text.encode()
+    except UnicodeEncodeError:
+        text, count = _HALF_PAIR.subn("\ufffd", document.text)
+        step.found(document.id, [Finding("half a surrogate pair", "\ufffd", count)])
+        return replace(document, text=text)
+    return document
 
 
 def _count_problem(step: StepTally, problem: Problem) -> None:
