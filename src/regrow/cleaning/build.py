@@ -164,7 +164,15 @@ def _write_shards(
         progress.tell(done, len(left), name)
     files = tuple(config.out / shard.path.name for shard in shards)
     return BuiltCorpus(
-        config.out, files, documents, characters, None, steps, mixture, settings_of(config)
+        config.out,
+        files,
+        documents,
+        characters,
+        None,
+        steps,
+        mixture,
+        settings_of(config),
+        "" if job.questions is None else job.questions.summary,
     )
 
 

@@ -33,6 +33,7 @@ class BuiltCorpus:
         steps: What each step did, in order.
         mixture: How much of each source was there and was taken.
         settings: The configuration.
+        questions: Which benchmark questions were looked for, in a sentence; empty if none were.
     """
 
     out: Path
@@ -43,6 +44,12 @@ class BuiltCorpus:
     steps: tuple[NamedTally, ...]
     mixture: Mixture
     settings: dict[str, Any]
+    questions: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the report should know."""
+        return (*self.mixture.notes, *([self.questions] if self.questions else []))
 
     @property
     def read(self) -> int:
@@ -68,6 +75,7 @@ class BuiltCorpus:
                 "sources": [asdict(row) for row in self.mixture.rows],
                 "notes": list(self.mixture.notes),
             },
+            "questions": self.questions,
             "settings": self.settings,
         }
 

@@ -105,8 +105,8 @@ class Contamination(Strict):
     """Benchmark questions that must not be in the corpus.
 
     Attributes:
-        against: Files with the questions: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt`. All texts in
-            them count.
+        against: Files with the questions: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt`, `.parquet`,
+            also compressed as `.gz` or `.zst`. All texts in them count.
         ngram: A document goes if it has so many consecutive words of a question.
         ngram_characters: The same in Chinese and other scripts without spaces, in characters.
     """

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from regrow.cleaning.config import CorpusConfig, Near, made_step
-from regrow.cleaning.contamination import QuestionIndex, question_files, read_questions
+from regrow.cleaning.contamination import QuestionIndex, read_questions
 from regrow.cleaning.document import Document
 from regrow.cleaning.duplicates.signatures import check_rensa
+from regrow.cleaning.question_files import question_files
 from regrow.cleaning.reading.blocks import check_dataset, read_raw
 from regrow.cleaning.reading.inputs import Input, inputs_of, stamps
 from regrow.cleaning.reading.records import WEB, documents_in
@@ -79,7 +80,9 @@ def plan_corpus(config: CorpusConfig, tokenizer: Path | None) -> CorpusJob:
             given = next(each for each in inputs if each.source == number)
             check_dataset(given, source.text, source.subset, source.split)
     questions = None if config.contamination is None else read_questions(config.contamination)
-    against = [] if config.contamination is None else question_files(config.contamination.against)
+    against = (
+        [] if config.contamination is None else question_files(config.contamination.against)[0]
+    )
     work = {
         "results": RESULTS,
         "settings": settings_of(config),
