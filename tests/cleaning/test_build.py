@@ -144,6 +144,31 @@ def test_half_a_surrogate_pair_costs_no_document(tmp_path: Path) -> None:
     assert built.steps[0].tally.dropped == 0
 
 
+def test_files_that_no_reader_knows_are_counted(raw: Path, tmp_path: Path) -> None:
+    for name in ("a.pdf", "b.PDF", "c.docx", "d", ".hidden.pdf"):
+        (raw / name).write_text("x")
+    (raw / "questions.jsonl").unlink()
+    sources = [{"name": "a", "path": raw}]
+    built = build(config(raw, tmp_path / "out", sources=sources, contamination=None), workers=1)
+    assert built.notes == (
+        "Files in directories whose suffix no reader knows, not read: "
+        "1 .docx, 2 .pdf, 1 without suffix.",
+    )
+
+
+def test_a_size_below_each_document_is_named(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"characters: .*smaller than each of the 46 documents"):
+        build(config(raw, tmp_path / "out", characters=1), workers=1)
+
+
+def test_the_reason_why_nothing_could_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
+    sources = [{"name": "a", "path": tmp_path / "a.jsonl.gz"}]
+    wanted = config(tmp_path, tmp_path / "out", sources=sources, contamination=None)
+    with pytest.raises(UserError, match=r"none could be read: damaged gzip \(.*a.jsonl.gz: byte 0"):
+        build(wanted, workers=1)
+
+
 def test_there_are_no_more_shards_than_documents(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     for number, text in enumerate(sentences(3, 4)):
@@ -279,6 +304,7 @@ def test_shares_and_repeats_are_said(raw: Path, tmp_path: Path) -> None:
         ({"contamination": {"against": "RAW/bad.jsonl"}}, "line 1 is not JSON"),
         ({"contamination": {"against": "RAW/short.txt"}}, "no text of at least 8 words"),
         ({"steps": ["squeeze", "squeeze"]}, "steps: squeeze stands twice"),
+        ({"sources": [{"name": "a", "path": "RAW"}], "out": "RAW/sub/out"}, "out: .*is in .*/raw"),
         ({"sources": [{"name": "a", "dataset": "RAW"}]}, "no data set that datasets can open"),
     ],
 )  # fmt: skip
@@ -290,7 +316,7 @@ def test_mistakes_are_one_line_before_the_work(
     (raw / "short.txt").write_text("Too short.\n")
     changes = json.loads(json.dumps(changes).replace("RAW", str(raw)))
     with pytest.raises(UserError, match=message):
-        build(config(raw, tmp_path / "out", **changes), workers=1)
+        build(config(raw, **{"out": tmp_path / "out", **changes}), workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 

@@ -148,6 +148,11 @@ def _write_shards(
     documents, characters = _totals(records, mixture)
     if not documents:
         (place / _JOB).unlink()  # there is nothing to go on with: other settings are wanted
+        if len(records):
+            raise UserError(
+                f"{config.out}: no document is taken, since the size is smaller than each of the "
+                f"{len(records):,} documents; give a larger size", key=mixture.unit,
+            )  # fmt: skip
         raise UserError(f"{config.out}: no document is left; {most_dropped(steps)}")
     corpus.mkdir(exist_ok=True)
     stretches = plan_stretches(records, mixture, config.shards)
@@ -172,7 +177,7 @@ def _write_shards(
         steps,
         mixture,
         settings_of(config),
-        "" if job.questions is None else job.questions.summary,
+        job.notes,
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -68,7 +69,7 @@ def inputs_of(sources: Sequence[CorpusSource]) -> list[Input]:
             need_package("dataset", source.dataset, where)
             found.append(Input(number, Path(source.dataset), source.dataset, "dataset"))
             continue
-        named = [pair for path in source.path or () for pair in _files(path, where, source)]
+        named = [pair for path in source.path or () for pair in _files(path, where, source)[0]]
         unique = len({label for _, label in named}) == len(named)
         for path, label in named:
             real = path.resolve()
@@ -82,6 +83,17 @@ def inputs_of(sources: Sequence[CorpusSource]) -> list[Input]:
                 need_package(what, str(path), where)
             found.append(Input(number, path, label if unique else str(path), form, compression))
     return found
+
+
+def left_out(sources: Sequence[CorpusSource]) -> dict[str, int]:
+    """How many files of the directories are not read, by their suffix."""
+    found = Counter(
+        split_name(file)[0] or "without suffix"
+        for number, source in enumerate(sources)
+        for path in source.path or ()
+        for file in _files(path, f"sources.{number}", source)[1]
+    )
+    return dict(sorted(found.items()))
 
 
 def stamps(inputs: Sequence[Input]) -> list[list[Any]]:
@@ -98,11 +110,11 @@ Named = list[tuple[Path, str]]
 """Files, each with its path below the directory that was named, which is its label."""
 
 
-def _files(path: Path, where: str, source: CorpusSource) -> Named:
+def _files(path: Path, where: str, source: CorpusSource) -> tuple[Named, list[Path]]:
     def accepts(file: Path) -> bool:
         return source.format is not None or _by_suffix(file)[0] != ""
 
-    return files_of(path, f"{where}.path", accepts, _NAMES)[0]
+    return files_of(path, f"{where}.path", accepts, _NAMES)
 
 
 def files_of(
