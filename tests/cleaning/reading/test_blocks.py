@@ -153,6 +153,16 @@ def test_a_bomb_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert reasons == ["unpacks to 1,000 times its size"]
 
 
+def test_what_comes_after_a_bomb_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "_FREE", 1 << 20)
+    bomb, lines = gzip.compress(b"\n" * (20 << 20)), [line(str(number)) for number in range(3)]
+    parts = [gzip.compress(each) for each in lines]
+    content = parts[0] + bomb + parts[1] + bomb + parts[2]
+    assert read(given_file(tmp_path / "a.jsonl.gz", content)) == (
+        ["0", "1", "2"], ["unpacks to 1,000 times its size"] * 2
+    )  # fmt: skip
+
+
 def test_a_line_that_is_too_long_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
