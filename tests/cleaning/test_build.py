@@ -169,6 +169,17 @@ def test_the_reason_why_nothing_could_be_read_is_named(tmp_path: Path) -> None:
         build(wanted, workers=1)
 
 
+def test_a_copy_of_a_similar_document_is_equal(tmp_path: Path) -> None:
+    text = " ".join(sentences(20, 3))
+    like = text.replace("river", "rivers", 1)
+    lines = [json.dumps({"text": each}) for each in (text, like, like)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    sources = [{"name": "a", "path": tmp_path / "a.jsonl"}]
+    wanted = config(tmp_path, tmp_path / "out", sources=sources, contamination=None)
+    dropped = {step.name: step.tally.dropped for step in build(wanted, workers=1).steps}
+    assert (dropped["equal documents"], dropped["similar documents"]) == (1, 1)
+
+
 def test_there_are_no_more_shards_than_documents(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     for number, text in enumerate(sentences(3, 4)):
