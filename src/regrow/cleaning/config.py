@@ -52,6 +52,10 @@ class CorpusSource(Strict):
     def _one_place(self) -> Self:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("a source has either a path or a dataset")
+        if self.path is not None and (self.subset is not None or self.split != "train"):
+            raise ValueError("subset and split are of a dataset; this source has a path")
+        if self.dataset is not None and self.format is not None:
+            raise ValueError("format is how files are read; this source is a dataset")
         return self
 
 
