@@ -40,6 +40,7 @@ PATTERNS: Mapping[str, str] = {
     "statements": "a = " * 480 + "\n", "static": "static " + "a" * 1_900 + "\n",
     "calls": "f(" * 900 + "\n", "ifs": "if " + "= " * 900 + "\n", "</": "<a " + "b" * 1_900 + "\n",
     "www": "www.a", "com/": "a.com/", "extension": "010-60000001转",
+    "<div>": "<div>", "<div><p>": "<div><p>a</p>",
 }  # fmt: skip
 SHORTEST_TIME = 0.005
 """Seconds; the ratio of shorter times says nothing."""

@@ -184,11 +184,14 @@ def results_of(made: Planted, left: dict[int, str], name: str) -> list[Result]:
         numbers = [number for number, (_, each) in enumerate(made.documents) if each == kind]
         marks = [(number, mark) for number in numbers for mark in made.marks.get(number, [])]
         if kind in ("paragraphs", "personal data"):
-            gone = sum(
-                mark not in left.get(number, "")
-                or mark not in left.get(made.donors.get(number, number), "")
-                for number, mark in marks
-            )
+            if kind == "paragraphs":  # one of the two places keeps it
+                gone = sum(
+                    (mark in left.get(number, "")) != (mark in left.get(made.donors[number], ""))
+                    for number, mark in marks
+                )
+            else:
+                marks = [(number, mark) for number, mark in marks if number in left]
+                gone = sum(mark not in left[number] for number, mark in marks)
             results.append(Result(f"{kind}{name}: found", gone / len(marks), "share"))
             lost = sum(number not in left for number in numbers)
             results.append(Result(f"{kind}{name}: whole documents lost", lost, "documents"))

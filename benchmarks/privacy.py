@@ -33,6 +33,8 @@ RECALL: dict[Kind, float] = {
 
 Find = tuple[str, str]
 """A kind and the text that was found."""
+_JUDGED = 411
+"""Lines after these were added for errors that were found later."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def _results() -> list[Result]:
             peer_value = None if theirs is None else float(getattr(theirs, what))
             value = float(getattr(ours, what))
             results.append(Result(f"{name}: {what}", value, "", peer, peer_value, goal))
-    for name, some in (("all lines", lines), ("lines nothing was tuned on", lines[1::2])):
+    for name, some in (("all lines", lines), ("lines nothing was tuned on", lines[1:_JUDGED:2])):
         total = score(some, find, KINDS)
         results += [
             Result(f"{name}: precision", total.precision, "", goal=Goal("value", ">=", 0.95)),

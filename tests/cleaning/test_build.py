@@ -115,6 +115,84 @@ def test_blocks_and_packing_change_no_document(
             assert [json.loads(line) for text in texts for line in text.splitlines()] == whole
 
 
+def test_code_and_numbers_and_list_items_are_no_repeats(tmp_path: Path) -> None:
+    code = "```\nfor each_of_the_lines in the_whole_file:\n    pass\n```\n| 1 | 2 | 3 | 4 | 5 |\n"
+    names = ["Mr. Smith went home", "Mr. Jones stayed here", "Mr. Baker sang a song"]
+    for number, one in enumerate(sentences(3, 4)):
+        text = f"{one}\n{code}1. {one}\n2. {names[number]}.\n{code}"
+        (tmp_path / f"{number}.txt").write_text(text)
+    wanted = config(
+        tmp_path, tmp_path / "out", contamination=None, steps=[],
+        duplicates={"near": False, "paragraphs": {"least": 1}, "sentences": 1},
+        sources=[{"name": "a", "path": tmp_path / "*.txt"}],
+    )  # fmt: skip
+    for number, found in enumerate(documents(build(wanted, workers=1))):
+        assert found["text"].count("    pass\n") == found["text"].count("| 5 |\n") == 2
+        assert f"2. {names[number]}.\n" in found["text"]
+
+
+def test_half_a_surrogate_pair_costs_no_document(tmp_path: Path) -> None:
+    text = sentences(1, 4)[0]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"{text} \ud83d {text} \ud83d\ude00"}))
+    sources = [{"name": "a", "path": tmp_path / "a.jsonl"}]
+    wanted = config(tmp_path, tmp_path / "out", contamination=None, sources=sources)
+    built = build(wanted, workers=1)
+    assert [each["text"] for each in documents(built)] == [f"{text} \ufffd {text} \U0001f600"]
+    assert {k: v.count for k, v in built.steps[0].tally.reasons.items()} == {
+        "half a surrogate pair": 1
+    }
+    assert built.steps[0].tally.dropped == 0
+
+
+def test_files_that_no_reader_knows_are_counted(raw: Path, tmp_path: Path) -> None:
+    for name in ("a.pdf", "b.PDF", "c.docx", "d", ".hidden.pdf"):
+        (raw / name).write_text("x")
+    (raw / "questions.jsonl").unlink()
+    sources = [{"name": "a", "path": raw}]
+    built = build(config(raw, tmp_path / "out", sources=sources, contamination=None), workers=1)
+    assert built.notes == (
+        "Files in directories whose suffix no reader knows, not read: "
+        "1 .docx, 2 .pdf, 1 without suffix.",
+    )
+
+
+def test_a_size_below_each_document_is_named(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"characters: .*smaller than each of the 46 documents"):
+        build(config(raw, tmp_path / "out", characters=1), workers=1)
+
+
+def test_the_reason_why_nothing_could_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
+    sources = [{"name": "a", "path": tmp_path / "a.jsonl.gz"}]
+    wanted = config(tmp_path, tmp_path / "out", sources=sources, contamination=None)
+    with pytest.raises(UserError, match=r"none could be read: damaged gzip \(.*a.jsonl.gz: byte 0"):
+        build(wanted, workers=1)
+
+
+def test_a_copy_of_a_similar_document_is_equal(tmp_path: Path) -> None:
+    text = " ".join(sentences(20, 3))
+    like = text.replace("river", "rivers", 1)
+    lines = [json.dumps({"text": each}) for each in (text, like, like)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    sources = [{"name": "a", "path": tmp_path / "a.jsonl"}]
+    wanted = config(tmp_path, tmp_path / "out", sources=sources, contamination=None)
+    dropped = {step.name: step.tally.dropped for step in build(wanted, workers=1).steps}
+    assert (dropped["equal documents"], dropped["similar documents"]) == (1, 1)
+
+
+def test_there_are_no_more_shards_than_documents(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    for number, text in enumerate(sentences(3, 4)):
+        (tmp_path / f"{number}.txt").write_text(text)
+    wanted = config(
+        tmp_path, tmp_path / "out", shards=7, tokenise=str(model), contamination=None,
+        sources=[{"name": "a", "path": tmp_path / "*.txt"}],
+    )  # fmt: skip
+    built = build(wanted, workers=1, tokenizer=model)
+    assert [path.name for path in built.files] == [f"documents-0000{n}.jsonl" for n in range(3)]
+    assert len(documents(built)) == 3
+
+
 class _KilledError(BaseException):
     """In place of a kill: nothing that handles errors may catch it."""
 
@@ -237,6 +315,7 @@ def test_shares_and_repeats_are_said(raw: Path, tmp_path: Path) -> None:
         ({"contamination": {"against": "RAW/bad.jsonl"}}, "line 1 is not JSON"),
         ({"contamination": {"against": "RAW/short.txt"}}, "no text of at least 8 words"),
         ({"steps": ["squeeze", "squeeze"]}, "steps: squeeze stands twice"),
+        ({"sources": [{"name": "a", "path": "RAW"}], "out": "RAW/sub/out"}, "out: .*is in .*/raw"),
         ({"sources": [{"name": "a", "dataset": "RAW"}]}, "no data set that datasets can open"),
     ],
 )  # fmt: skip
@@ -248,7 +327,7 @@ def test_mistakes_are_one_line_before_the_work(
     (raw / "short.txt").write_text("Too short.\n")
     changes = json.loads(json.dumps(changes).replace("RAW", str(raw)))
     with pytest.raises(UserError, match=message):
-        build(config(raw, tmp_path / "out", **changes), workers=1)
+        build(config(raw, **{"out": tmp_path / "out", **changes}), workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrow.cleaning.code import code_share, is_code_line, lines_with_code, parts_with_code
+from regrow.cleaning.code import is_code_line, lines_with_code, parts_with_code
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,6 @@ def test_fences_and_lines_between() -> None:
         False, True, True, True, False, True, True, True, False, True, True,
     ]  # fmt: skip
     assert [code for _, code in parts_with_code(text)] == [False, True] * 3
-
-
-def test_share() -> None:
-    assert code_share("") == 0
-    assert code_share("a word\n") == 0
-    assert code_share("x = 1\nword\n") == pytest.approx(3 / 7)
 
 
 @given(st.text(st.sampled_from("a =(){};`~\n\r\u2028.\ud800"), max_size=60))

@@ -1,5 +1,6 @@
 """Questions of benchmarks are found in documents, and short texts are not looked for."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -91,3 +92,25 @@ def test_a_file_that_cannot_be_used_is_one_line(
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         read_questions(Contamination.model_validate({"against": tmp_path / name}))
+
+
+def test_files_of_a_directory(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"a": [1, 2], "q": ["x", WORDS]}), tmp_path / "a.parquet")
+    lines = json.dumps({"q": CHINESE}) + "\n"
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    for name in ("README.txt", ".hidden.txt", "c.bin"):
+        (tmp_path / name).write_text("nine small words stand on this line of text")
+    index = read_questions(Contamination.model_validate({"against": tmp_path}))
+    assert [each.where for each in index.questions] == [
+        f"{tmp_path}/a.parquet:2", f"{tmp_path}/b.jsonl.gz:1"
+    ]  # fmt: skip
+    assert index.summary == (
+        "Benchmark questions: 2 files read, 2 texts looked for, 1 too short to be looked for; "
+        "2 other files not read."
+    )
+    one = Contamination.model_validate({"against": tmp_path / "[a-b].jsonl.g?"})
+    assert read_questions(one).questions[0].where == f"{tmp_path}/b.jsonl.gz:1"
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-9])
+    with pytest.raises(UserError, match="incomplete gzip"):
+        read_questions(one)

@@ -148,6 +148,11 @@ def _write_shards(
     documents, characters = _totals(records, mixture)
     if not documents:
         (place / _JOB).unlink()  # there is nothing to go on with: other settings are wanted
+        if len(records):
+            raise UserError(
+                f"{config.out}: no document is taken, since the size is smaller than each of the "
+                f"{len(records):,} documents; give a larger size", key=mixture.unit,
+            )  # fmt: skip
         raise UserError(f"{config.out}: no document is left; {most_dropped(steps)}")
     corpus.mkdir(exist_ok=True)
     stretches = plan_stretches(records, mixture, config.shards)
@@ -164,7 +169,15 @@ def _write_shards(
         progress.tell(done, len(left), name)
     files = tuple(config.out / shard.path.name for shard in shards)
     return BuiltCorpus(
-        config.out, files, documents, characters, None, steps, mixture, settings_of(config)
+        config.out,
+        files,
+        documents,
+        characters,
+        None,
+        steps,
+        mixture,
+        settings_of(config),
+        job.notes,
     )
 
 

@@ -33,6 +33,7 @@ class BuiltCorpus:
         steps: What each step did, in order.
         mixture: How much of each source was there and was taken.
         settings: The configuration.
+        read_notes: What was read and what was not, in sentences.
     """
 
     out: Path
@@ -43,6 +44,12 @@ class BuiltCorpus:
     steps: tuple[NamedTally, ...]
     mixture: Mixture
     settings: dict[str, Any]
+    read_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the report should know."""
+        return (*self.mixture.notes, *self.read_notes)
 
     @property
     def read(self) -> int:
@@ -68,15 +75,21 @@ class BuiltCorpus:
                 "sources": [asdict(row) for row in self.mixture.rows],
                 "notes": list(self.mixture.notes),
             },
+            "notes": list(self.read_notes),
             "settings": self.settings,
         }
 
 
 def most_dropped(steps: Sequence[NamedTally]) -> str:
-    """Which step dropped most, in words; empty if none dropped anything."""
+    """Which step dropped most, in words; if none dropped anything, why nothing was read."""
     most = max(steps, key=lambda step: step.tally.dropped)
     if not most.tally.dropped:
-        return "there was none"
+        first = next(iter(steps[0].tally.reasons.items()), None)
+        if first is None:
+            return "there was none"
+        reason, found = first
+        where = f" ({found.examples[0].document})" if found.examples else ""
+        return f"none could be read: {reason}{where}"
     reasons = sorted(most.tally.reasons.items(), key=lambda pair: -pair[1].documents)
     why = f" ({reasons[0][0]})" if reasons else ""
     return f"{most.name} dropped {most.tally.dropped:,} of {most.tally.read:,}{why}"

@@ -1,25 +1,29 @@
 """What the worker processes do with a block of raw text: clean it, and take its fingerprints."""
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regrow.cleaning.code import lines_with_code
 from regrow.cleaning.config import CorpusConfig, Near, Paragraphs
 from regrow.cleaning.contamination import Hit, QuestionIndex
 from regrow.cleaning.document import Document, Finding, Step
 from regrow.cleaning.duplicates.signatures import signatures_of
-from regrow.cleaning.parts import paragraphs, part_hash, sentences, text_hash
+from regrow.cleaning.parts import NOT_COMPARED, paragraphs, part_hash, text_hash
 from regrow.cleaning.reading.blocks import Problem, RawBlock
 from regrow.cleaning.reading.records import documents_in
+from regrow.cleaning.scripts import sentences
 from regrow.cleaning.tally import StepTally, Tally
 from regrow.cleaning.word_hashes import Hashes, normalised, word_pieces
 
 READ, CONTAMINATION = "read", "benchmark questions"
 _LONGEST_EXAMPLE = 200
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 RECORD = np.dtype(
     [
         ("bytes", "<u8"), ("characters", "<u8"), ("exact", "<u8", (2,)), ("source", "<u4"),
@@ -96,7 +100,7 @@ class Cleaner:
                 _count_problem(tally[READ], found)
                 continue
             tally[READ].passed(found.text, found.text)
-            document: Document | None = found
+            document: Document | None = _that_utf8_can_write(found, tally[READ])
             for step in self._steps:
                 assert document is not None
                 outcome = step.apply(document)
@@ -133,11 +137,13 @@ class Cleaner:
             lines.append(document_line(document))
             before = len(parts), len(sentence_hashes)
             if self._least is not None or self._sentences:
-                for paragraph in paragraphs(document.text):
-                    found = sentences(paragraph) if self._sentences else []
-                    least = self._least or 1
-                    parts.append((part_hash(paragraph, least), len(found)))
-                    sentence_hashes += [part_hash(sentence) for sentence in found]
+                for paragraph, is_code in _paragraphs_with_code(document.text):
+                    found = [*sentences(paragraph)] if self._sentences else []
+                    whole = NOT_COMPARED if is_code else part_hash(paragraph, self._least or 1)
+                    parts.append((whole, len(found)))
+                    sentence_hashes += [
+                        NOT_COMPARED if is_code else part_hash(sentence) for sentence in found
+                    ]
             records[number] = (
                 len(lines[-1]), len(document.text), text_hash(text), block.input.source,
                 len(parts) - before[0], len(sentence_hashes) - before[1],
@@ -147,6 +153,13 @@ class Cleaner:
             b"".join(lines), records, signatures_of(texts, self._ngram or 1),
             np.array(parts, PARAGRAPH), np.array(sentence_hashes, np.uint64), hits, tally,
         )  # fmt: skip
+
+
+def _paragraphs_with_code(text: str) -> Iterator[tuple[str, bool]]:
+    """The paragraphs of a text, each with whether its line is code."""
+    marks = (is_code for line, is_code in lines_with_code(text) if line.strip())
+    found = paragraphs(text)
+    return zip(found, marks, strict=True) if text.strip() else ((part, False) for part in found)
 
 
 def step_names(config: CorpusConfig) -> list[str]:
@@ -167,6 +180,17 @@ def document_from(line: bytes) -> Document:
     """The document that `document_line` wrote."""
     values = json.loads(line)
     return Document(values["text"], values["id"], values["source"], values.get("facts", {}))
+
+
+def _that_utf8_can_write(document: Document, step: StepTally) -> Document:
+    """The document with U+FFFD in place of lone halves of surrogate pairs; counted."""
+    try:
+        document.text.encode()
+    except UnicodeEncodeError:
+        text, count = _HALF_PAIR.subn("\ufffd", document.text)
+        step.found(document.id, [Finding("half a surrogate pair", "\ufffd", count)])
+        return replace(document, text=text)
+    return document
 
 
 def _count_problem(step: StepTally, problem: Problem) -> None:

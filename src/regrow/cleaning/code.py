@@ -46,16 +46,6 @@ def lines_with_code(text: str) -> Iterator[tuple[str, bool]]:
     yield from zip(lines, _marks(lines), strict=True)
 
 
-def code_share(text: str) -> float:
-    """The share of the characters, without white space, that stands in lines of code."""
-    code = total = 0
-    for line, is_code in lines_with_code(text):
-        size = len("".join(line.split()))
-        total += size
-        code += size * is_code
-    return code / total if total else 0.0
-
-
 def parts_with_code(text: str) -> Iterator[tuple[str, bool]]:
     """The text in parts of consecutive lines that are all code, or all not."""
     held: list[str] = []

@@ -52,6 +52,10 @@ class CorpusSource(Strict):
     def _one_place(self) -> Self:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("a source has either a path or a dataset")
+        if self.path is not None and (self.subset is not None or self.split != "train"):
+            raise ValueError("subset and split are of a dataset; this source has a path")
+        if self.dataset is not None and self.format is not None:
+            raise ValueError("format is how files are read; this source is a dataset")
         return self
 
 
@@ -105,8 +109,8 @@ class Contamination(Strict):
     """Benchmark questions that must not be in the corpus.
 
     Attributes:
-        against: Files with the questions: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt`. All texts in
-            them count.
+        against: Files with the questions: `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt`, `.parquet`,
+            also compressed as `.gz` or `.zst`. All texts in them count.
         ngram: A document goes if it has so many consecutive words of a question.
         ngram_characters: The same in Chinese and other scripts without spaces, in characters.
     """
@@ -157,7 +161,8 @@ class CorpusConfig(Strict):
         tokens: The size of the corpus in tokens of `tokenise`.
         characters: The size of the corpus in characters.
         documents: The size of the corpus in documents.
-        shards: In how many files the documents are written. By default about 1 GB each.
+        shards: In how many files the documents are written, if there are as many documents. By
+            default about 1 GB each.
         compress: `gz` or `zst`.
         tokenise: A model, whose tokenizer also makes the token store `tokens` of the corpus.
     """

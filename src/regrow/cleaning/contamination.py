@@ -4,25 +4,20 @@ Each text in the files with the questions is looked for: by all its n-grams, or 
 shorter. Very short texts, such as an answer of one word, are not looked for.
 """
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.cleaning.config import Contamination
+from regrow.cleaning.question_files import question_files, texts_of
 from regrow.cleaning.word_hashes import PIECE, Hashes, Runs, Words, normalised, words_of
 from regrow.common.errors import UserError
-from regrow.common.files import read_text
 
 LEAST_WORDS, LEAST_CHARACTERS = 8, 15
 """Shorter texts are not looked for; the second in scripts without spaces."""
-_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 _TABLE_BITS = 24
 _SHOWN = 80
 
@@ -78,12 +73,25 @@ class QuestionIndex:
         table: Whether a run begins with a hash of these first bits. Most words fail this test.
         questions: All questions.
         too_short: How many texts are not looked for.
+        files: How many files were read.
+        left_out: Files of the directories that were not read.
     """
 
     entries: tuple[_Entries, ...]
     table: NDArray[np.bool_]
     questions: tuple[Question, ...]
     too_short: int
+    files: int
+    left_out: int
+
+    @property
+    def summary(self) -> str:
+        """What was read, in a sentence."""
+        found = (
+            f"Benchmark questions: {self.files:,} files read, {len(self.questions):,} texts "
+            f"looked for, {self.too_short:,} too short to be looked for"
+        )
+        return found + (f"; {self.left_out:,} other files not read." if self.left_out else ".")
 
     def find(self, document: str, pieces: Sequence[Hashes]) -> Hit | None:
         """The first question, in the order of the files, of which a document holds a run.
@@ -119,8 +127,9 @@ def read_questions(wanted: Contamination) -> QuestionIndex:
     entries: dict[int, list[_Entries]] = {}
     too_short = 0
     seen: set[bytes] = set()
-    for path in question_files(wanted.against):
-        for where, text in _texts(path):
+    files, left_out = question_files(wanted.against)
+    for path in files:
+        for where, text in texts_of(path):
             words = words_of(normalised(text[:PIECE]))
             sizes = _sizes(words, text, wanted)
             key = words.hashes.tobytes()
@@ -141,7 +150,7 @@ def read_questions(wanted: Contamination) -> QuestionIndex:
     made = tuple(_sorted(least, entries[least]) for least in sorted(entries))
     for each in made:
         table[_place(each.first)] = True
-    return QuestionIndex(made, table, tuple(questions), too_short)
+    return QuestionIndex(made, table, tuple(questions), too_short, len(files), left_out)
 
 
 def _entries(words: Hashes, least: int, size: int, question: int) -> _Entries:
@@ -168,32 +177,6 @@ def _sorted(size: int, found: list[_Entries]) -> _Entries:
     return _Entries(size, first[order], length[order], whole[order], question[order])
 
 
-def question_files(paths: Sequence[Path]) -> list[Path]:
-    """The files that paths and patterns stand for. Raises UserError if one gives no file."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
-        elif path.exists():
-            files = [path]
-        else:
-            root = Path(path.anchor)
-            files = sorted(root.glob(str(path.relative_to(root)))) if "*" in str(path) else []
-        if not files:
-            raise UserError(
-                f"{path}: no such file; name files with questions ({', '.join(_SUFFIXES)})",
-                key="contamination.against",
-            )
-        for file in files:
-            if file.suffix.lower() not in _SUFFIXES:
-                raise UserError(
-                    f"{file}: unknown kind of file; questions are read from {', '.join(_SUFFIXES)}",
-                    key="contamination.against",
-                )
-        found += files
-    return list(dict.fromkeys(found))
-
-
 def _sizes(words: Words, text: str, wanted: Contamination) -> tuple[int, int] | None:
     """The words by which runs of a question are found, and those of an n-gram.
 
@@ -214,57 +197,3 @@ def _sizes(words: Words, text: str, wanted: Contamination) -> tuple[int, int] | 
 
 def _place(hashes: Hashes) -> NDArray[np.int64]:
     return (hashes >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)
-
-
-def _texts(path: Path) -> Iterator[tuple[str, str]]:
-    """All texts of a file, each with the place where it stands."""
-    suffix, content = path.suffix.lower(), read_text(path)
-    if suffix == ".txt":
-        for number, line in enumerate(content.split("\n"), 1):
-            yield f"{path}:{number}", line
-    elif suffix in (".csv", ".tsv"):
-        limit = csv.field_size_limit(len(content) + 1)
-        try:
-            rows = csv.reader(
-                io.StringIO(content, newline=""), delimiter="," if suffix == ".csv" else "\t"
-            )
-            for number, row in enumerate(rows, 1):
-                yield from ((f"{path}:{number}", cell) for cell in row)
-        except csv.Error as error:
-            raise UserError(f"{path}: not a table: {error}", key="contamination.against") from None
-        finally:
-            csv.field_size_limit(limit)
-    else:
-        yield from _json_texts(path, content, suffix)
-
-
-def _json_texts(path: Path, content: str, suffix: str) -> Iterator[tuple[str, str]]:
-    try:
-        if suffix == ".json":
-            try:
-                value = json.loads(content)
-                items = value if isinstance(value, list) else [value]
-                for number, item in enumerate(items, 1):
-                    yield from ((f"{path}:{number}", text) for text in _strings(item))
-                return
-            except json.JSONDecodeError:
-                pass  # some data sets have a JSON object a line under this suffix
-        for number, line in enumerate(content.split("\n"), 1):
-            if line.strip():
-                try:
-                    item = json.loads(line)
-                except json.JSONDecodeError:
-                    raise UserError(
-                        f"{path}: line {number} is not JSON", key="contamination.against"
-                    ) from None
-                yield from ((f"{path}:{number}", text) for text in _strings(item))
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply", key="contamination.against") from None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value.encode("utf-8", "replace").decode()
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _strings(each)

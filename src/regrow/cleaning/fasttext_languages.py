@@ -12,6 +12,16 @@ _WINDOW = 4_000
 """Characters of each of three places of a long text that are looked at."""
 _CHINESE = frozenset(["zh", "wuu", "yue"])
 """lid.176 takes short or traditional Chinese for one of these; all count as Chinese."""
+_CODES = """
+af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co
+cs cv cy da de diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi
+hif hr hsb ht hu hy ia id ie ilo io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li
+lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl my myv mzn nah nap nds ne new nl nn no
+oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl so sq sr su
+sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war xal xmf yi yo zh
+"""
+LANGUAGES = frozenset(_CODES.split())
+"""All languages of lid.176; three of its labels are one here, Chinese."""
 _OTHER = re.compile(rf"[^{HAN}{KANA}，。]+")
 """What is left out of a text of Chinese or Japanese; the model counts a sentence as one word."""
 _KANA = re.compile(f"[{KANA}]")

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from regrow.cleaning.cleaner import document_from, document_line
 from regrow.cleaning.document import Document, Finding
-from regrow.cleaning.parts import paragraphs, sentences, without
+from regrow.cleaning.parts import paragraphs, without
+from regrow.cleaning.scripts import sentences
 from regrow.cleaning.tally import StepTally, Tally
 from regrow.cleaning.word_hashes import mixed
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from regrow.cleaning.config import CorpusConfig, Near, made_step
-from regrow.cleaning.contamination import QuestionIndex, question_files, read_questions
+from regrow.cleaning.contamination import QuestionIndex, read_questions
 from regrow.cleaning.document import Document
 from regrow.cleaning.duplicates.signatures import check_rensa
+from regrow.cleaning.question_files import question_files
 from regrow.cleaning.reading.blocks import check_dataset, read_raw
-from regrow.cleaning.reading.inputs import Input, inputs_of, stamps
+from regrow.cleaning.reading.inputs import Input, inputs_of, left_out, stamps
 from regrow.cleaning.reading.records import WEB, documents_in
 from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory
@@ -18,7 +19,7 @@ from regrow.corpus.parquet_rows import check_column
 from regrow.corpus.reading import Reading
 from regrow.corpus.text import Position
 
-RESULTS = 1
+RESULTS = 2
 """Raised if the same configuration gives other bytes than before."""
 IDENTITY = {
     "results": "version of regrow", "settings": "settings", "files": "files",
@@ -46,6 +47,18 @@ class CorpusJob:
     work: dict[str, Any] = field(repr=False)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is read and what is not, in sentences."""
+        suffixes = left_out(self.config.sources)
+        notes = []
+        if suffixes:
+            words = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.items())
+            notes.append(f"Files in directories whose suffix no reader knows, not read: {words}.")
+        if self.questions is not None:
+            notes.append(self.questions.summary)
+        return tuple(notes)
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether the tokens of each document are counted, for the mixture."""
         from regrow.cleaning.mixture import unit_of
@@ -61,6 +74,7 @@ def plan_corpus(config: CorpusConfig, tokenizer: Path | None) -> CorpusJob:
     Raises UserError.
     """
     check_new_directory(config.out)
+    _check_out(config)
     inputs = inputs_of(config.sources)
     if any(each.format in WEB for each in inputs) and not _names(config, "html"):
         try:
@@ -79,7 +93,9 @@ def plan_corpus(config: CorpusConfig, tokenizer: Path | None) -> CorpusJob:
             given = next(each for each in inputs if each.source == number)
             check_dataset(given, source.text, source.subset, source.split)
     questions = None if config.contamination is None else read_questions(config.contamination)
-    against = [] if config.contamination is None else question_files(config.contamination.against)
+    against = (
+        [] if config.contamination is None else question_files(config.contamination.against)[0]
+    )
     work = {
         "results": RESULTS,
         "settings": settings_of(config),
@@ -99,6 +115,19 @@ def settings_of(config: CorpusConfig) -> dict[str, Any]:
 
 def _names(config: CorpusConfig, name: str) -> bool:
     return any(step.name == name for step in config.steps)
+
+
+def _check_out(config: CorpusConfig) -> None:
+    """Raise UserError if the corpus would be in a directory that is read."""
+    out = config.out.resolve()
+    for number, source in enumerate(config.sources):
+        for path in source.path or ():
+            if path.is_dir() and out.is_relative_to(path.resolve()):
+                raise UserError(
+                    f"{config.out} is in {path}, which sources.{number}.path reads; "
+                    "name a directory outside of it",
+                    key="out",
+                )
 
 
 def _check_steps(config: CorpusConfig) -> None:

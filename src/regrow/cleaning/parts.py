@@ -1,7 +1,4 @@
-"""The paragraphs and sentences of a text, and hashes by which equal ones are found.
-
-Both splits lose nothing: the parts in order are the text.
-"""
+"""The paragraphs of a text, and hashes by which equal paragraphs and sentences are found."""
 
 import hashlib
 import re
@@ -12,17 +9,15 @@ from numpy.typing import NDArray
 from regrow.cleaning.word_hashes import normalised
 
 _PARAGRAPH = re.compile(r"[^\n]*\n*")
-_SENTENCE_END = re.compile(
-    r"""(?<=[.!?]) ["'\u2019\u201d)\]]* \s+
-      | [\u3002\uff01\uff1f\u2026]+ ["'\u2019\u201d\u300d\u300f\uff09)]* \s*""",
-    re.VERBOSE,
-)
 NOT_COMPARED = 0
-"""In place of the hash of a part that is too short to be compared."""
+"""In place of the hash of a part that is not compared, since it is short or no prose."""
 
 
 def paragraphs(text: str) -> list[str]:
-    """The lines of a text that hold something, each with the line ends and blank lines after it."""
+    """The lines of a text that hold something, each with the line ends and blank lines after it.
+
+    Joined, they are the text again.
+    """
     found: list[str] = []
     for part in _PARAGRAPH.findall(text):
         if found and (not part.strip() or not found[-1].strip()):
@@ -32,22 +27,14 @@ def paragraphs(text: str) -> list[str]:
     return found
 
 
-def sentences(paragraph: str) -> list[str]:
-    """The sentences of a paragraph, each with the space after it."""
-    found, start = [], 0
-    for end in _SENTENCE_END.finditer(paragraph):
-        if end.end() > start:
-            found.append(paragraph[start : end.end()])
-            start = end.end()
-    if start < len(paragraph):
-        found.append(paragraph[start:])
-    return found
-
-
 def part_hash(part: str, least: int = 1) -> int:
-    """64 bits by which equal parts are found; `NOT_COMPARED` if it has fewer characters."""
+    """64 bits by which equal parts are found.
+
+    `NOT_COMPARED` if it has fewer characters than `least`, or no letter, as rulers and rows of
+    numbers.
+    """
     words = " ".join(part.split())
-    if len(words) < least:
+    if len(words) < least or not any(map(str.isalpha, words)):
         return NOT_COMPARED
     digest = hashlib.blake2b(normalised(words).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") or 1

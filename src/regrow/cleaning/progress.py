@@ -15,9 +15,9 @@ class StageProgress:
         self._progress, self._stage = progress, stage
         self._begun = time.monotonic()
         self._first: int | None = None
-        progress.update(Update(stage, "", 0.0, None))
+        progress.update(Update(stage, "starting", 0.0, None))
 
-    def tell(self, done: int, total: int, doing: str = "") -> None:
+    def tell(self, done: int, total: int, doing: str = "documents") -> None:
         """`done` of `total` is done; what was done by an earlier run does not count as fast."""
         spent = time.monotonic() - self._begun
         if self._first is None:

@@ -59,7 +59,8 @@ def plan_stretches(
 ) -> list[tuple[Stretch, ...]]:
     """Divide the documents into so many shards of about equal size; by default of about 1 GB.
 
-    First come all documents, in their order; then those that are taken twice, once more; and so on.
+    There are fewer shards if some would be empty, since there are few documents. First come all
+    documents, in their order; then those that are taken twice, once more; and so on.
     """
     total = sum(
         int((part["bytes"].astype(np.int64) * mixture.copies(part)).sum())
@@ -86,7 +87,7 @@ def plan_stretches(
                     )
             written += int(taken.sum())
             offset += int(sizes.sum())
-    return [tuple(stretches) for stretches in shards]
+    return [tuple(stretches) for stretches in shards if stretches]
 
 
 def shard_name(number: int, compress: str | None) -> str:

@@ -149,10 +149,11 @@ class _Reader:
             self._lines.seek(reached.bytes)
             lines = [self._lines.read(size) for size in part["bytes"].tolist()]
             first, last = reached.documents, after.documents
-            leaders = np.asarray(self._leaders[first:last])
-            leaders = np.asarray(self._leaders[leaders])  # of an equal document that is similar
+            direct = np.asarray(self._leaders[first:last])
+            equal = (part["exact"] == self._records["exact"][direct]).all(axis=1)
+            leaders = np.asarray(self._leaders[direct])  # of an equal document that is similar
             stay = leaders == np.arange(first, last)
-            dropped = self._dropped(part, lines, leaders, first)
+            dropped = self._dropped(part, lines, leaders, equal, first)
             yield (after, dropped), self._staying(part, lines, stay, reached, after)
             reached = after
 
@@ -175,15 +176,18 @@ class _Reader:
         )  # fmt: skip
 
     def _dropped(
-        self, part: NDArray[np.void], lines: list[bytes], leaders: NDArray[np.int64], first: int
-    ) -> Tally:
-        """Count the documents of a block that go; the reasons name the sources that stay."""
+        self, part: NDArray[np.void], lines: list[bytes], leaders: NDArray[np.int64],
+        equal: NDArray[np.bool_], first: int,
+    ) -> Tally:  # fmt: skip
+        """Count the documents of a block that go; the reasons name the documents that stay.
+
+        `equal`: whether a document is equal to an earlier one, or is the first.
+        """
         tally: Tally = {name: StepTally() for name in self._names if name in (EQUAL, SIMILAR)}
         goes = leaders != np.arange(first, first + len(part))
-        equal = goes & (part["exact"] == self._records["exact"][leaders]).all(axis=1)
         left = np.ones(len(part), np.bool_)
         for name, step in tally.items():
-            gone = left & (equal if name == EQUAL else goes)
+            gone = left & goes & (equal if name == EQUAL else True)
             step.read = int(left.sum())
             step.dropped = int(gone.sum())
             step.characters_read = int(part["characters"][left].sum())

@@ -54,7 +54,7 @@ def render_corpus(built: "BuiltCorpus") -> str:
         "corpus.html",
         name=built.out.resolve().name,
         summary=summary_line(built),
-        notes=built.mixture.notes,
+        notes=built.notes,
         chart=kept_chart(built),
         steps=(steps[0], steps[1:]),
         mixture=(mixture[0], mixture[1:]),

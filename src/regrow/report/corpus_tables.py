@@ -14,7 +14,10 @@ _MOST_REASONS = 12
 
 def step_rows(built: "BuiltCorpus") -> Rows:
     """What each step did with the documents."""
-    rows: Rows = [("step", "documents", "changed", "dropped", "left", "characters", "left")]
+    rows: Rows = [
+        ("step", "documents", "changed", "dropped", "documents left", "characters",
+         "characters left")
+    ]  # fmt: skip
     for step in built.steps:
         tally = step.tally
         kept = tally.read - tally.dropped

@@ -42,6 +42,20 @@ def test_a_page_without_text_is_dropped() -> None:
     assert reasons(Html(), empty) == {"no main text": 1}
 
 
+@pytest.mark.parametrize("inside", ["<div>", "<div><p>a</p>", "<!-- </div> --><div>", "<section>"])
+def test_a_page_that_is_nested_too_deeply_is_dropped(inside: str) -> None:
+    page = "<html><body>" + inside * 500 + "text"
+    assert text_after(Html(main=False), page) is not None
+    page = "<html><body>" + inside * 600 + "text"
+    assert text_after(Html(), page) is None
+    assert reasons(Html(), page) == {"nested too deeply": 1}
+
+
+def test_a_long_page_that_is_not_nested_stays() -> None:
+    page = "<html><body>" + "<p>text<br><b>bold</b><li>item" * 600
+    assert text_after(Html(main=False), page).count("bold") == 600  # type: ignore[union-attr]
+
+
 def test_parts_of_pages() -> None:
     assert text_after(Html(), "<p>只有一段。</p>") == "只有一段。"
     assert text_after(Html(), "  <!-- note -->\n<div>some <b>words</b></div>") == "some words"

@@ -25,6 +25,20 @@ def test_runs_in_prose_are_shortened(before: str, after: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("他笑了哈哈哈哈哈哈哈哈哈哈（第3次），哈哈哈哈哈哈哈哈哈",
+         "他笑了哈哈哈哈（第3次），哈哈哈哈"),
+        ("价格100000000元哈哈哈哈哈哈哈哈哈哈，真好", "价格100000000元哈哈哈哈，真好"),
+        ("2024年好！！！！！！！！", "2024年好！！！！"),
+        ("ＩＤ：１００００００００[哈哈哈哈哈哈]", "ＩＤ：１００００００００[哈哈哈哈]"),
+    ],
+)  # fmt: skip
+def test_a_number_in_a_chinese_line_keeps_only_itself(before: str, after: str) -> None:
+    assert text_after(Squeeze(), before) == after
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "It costs 1000000 yuan, or 1.0000000.",

@@ -97,7 +97,7 @@ def mark_sentences(
         leaders: as `regrow.cleaning.duplicates.documents`.
         paragraphs: for each paragraph, how many sentences it has, and its mark; a run leaves out
             the sentences of paragraphs that are marked.
-        hashes: of all sentences.
+        hashes: of all sentences; a run leaves out those that are not compared.
         run: the number of consecutive sentences of one document that are compared.
         out: a new file.
         memory: pairs of numbers that are held in memory.
@@ -112,7 +112,9 @@ def mark_sentences(
         with place.open("wb") as file:
             for parts in parts_of(records, leaders):
                 begin, end = parts.sentences
+                all_found = np.asarray(hashes[begin:end])
                 compared = np.repeat(parts.stay, parts.in_document[1])
+                compared &= all_found != NOT_COMPARED
                 if repeated is not None:
                     lines = slice(*parts.paragraphs)
                     compared &= np.repeat(repeated[lines] == 0, counts[lines])
@@ -121,7 +123,7 @@ def mark_sentences(
                 file.write((at + begin).astype("<i8").data)
                 starts = np.arange(max(0, len(at) - run + 1))
                 starts = starts[owners[starts] == owners[starts + run - 1]]
-                found = np.asarray(hashes[begin:end])[at]
+                found = all_found[at]
                 keys = np.zeros(len(starts), np.uint64)
                 for step in range(run):
                     keys = mixed(keys * np.uint64(0x9E3779B97F4A7C15) + found[starts + step])

@@ -40,6 +40,7 @@ _V4 = re.compile(
     r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?![A-Za-z0-9_\-]|\.[\w*])"
     r"|(?<=@)(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_\-]|\.\w)"
 )
+_PORT = re.compile(r":\d{2,5}(?![\d.:])")
 _VERSION = re.compile(
     r"(?:\bv(?:er(?:sion)?)?|release|build|版本号?|section|chapter|clause|§|第|update|upgrade"
     r"|firmware|driver|python|java|chrome|firefox|oid|requires)[\s:：.=是为]{0,3}\Z",
@@ -108,8 +109,9 @@ def _is_v4(text: str, hit: re.Match[str]) -> bool:
         return False
     if _VERSION.search(text, max(hit.start() - 16, 0), hit.start()):
         return False
-    small = all(int(part) < 20 for part in hit[0].split("."))
-    return not small or label_before(text, hit.start(), _ADDRESS) == "wanted"
+    small = all(int(part) < 20 for part in hit[0].split("."))  # as in the numbers of versions
+    is_sure = hit[0].startswith("10.") or _PORT.match(text, hit.end())
+    return not small or bool(is_sure) or label_before(text, hit.start(), _ADDRESS) == "wanted"
 
 
 def _is_v6(text: str) -> bool:

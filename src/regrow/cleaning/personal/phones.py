@@ -23,7 +23,7 @@ _MOBILE = re.compile(
 )
 _EXTENSION = r"(?:[ ]?(?:-|转|轉|ext\.?|x)[ ]?\d{1,5})?"
 _LANDLINE = re.compile(
-    rf"{_NOT_BEFORE}(?:[(（]0\d{{2,3}}[)）][ \-]?|0\d{{2,3}}[\- ]?|86[\- ]0?\d{{2,3}}[\- ])"
+    rf"{_NOT_BEFORE}(?:[(（]0\d{{2,3}}[)）][ \-]?|0\d{{2,3}}[\- ]?|86[\- ]?0?\d{{2,3}}[\- ])"
     rf"[2-8]\d{{2,3}}[ \-]?\d{{4}}(?!\d){_EXTENSION}{_NOT_AFTER}"
 )
 _FREE = re.compile(rf"{_NOT_BEFORE}[48]00([ \-]?)\d{{3}}\1\d{{4}}{_NOT_AFTER}")
@@ -39,6 +39,8 @@ _BARE = re.compile(rf"{_NOT_BEFORE}[2-9]\d{{9}}{_NOT_AFTER}")
 _ANY = re.compile(r"(?<![A-Za-z0-9_.+])\(?\d(?:[ .\-/()]{0,2}\d){6,14}(?![A-Za-z0-9_]|\.\d)")
 _DIGITS = re.compile(r"\d(?:\D{0,3}\d){6}")
 """A text without this has no number; looking for it is fast."""
+_WIDE_DIGIT = re.compile("[\uff10-\uff19]")
+_FULL_WIDTH = {0xFF10 + digit: str(digit) for digit in range(10)}
 _FEWEST_DIGITS = 8
 """Of an international number, with the code of the country."""
 _AMERICA = frozenset(["US", "CA"])
@@ -52,6 +54,8 @@ def phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
     """
     if not _DIGITS.search(text):
         return
+    if _WIDE_DIGIT.search(text):
+        text = text.translate(_FULL_WIDTH)  # one character for one: places stay
     yield from _international(text)
     if "CN" in regions:
         yield from _chinese(text)
@@ -102,7 +106,7 @@ def _chinese(text: str) -> Iterator[Span]:
         number = re.split(r"转|轉|ext|x", hit[0])[0]
         if label != "wanted" and (bare or label == "other"):
             continue
-        number = re.sub(r"^86[\- ]", "+86 ", number)
+        number = re.sub(r"^86[\- ]?", "+86 ", number)
         if _is_valid(number, "CN") or _is_valid(number.rpartition("-")[0], "CN"):
             yield hit.span()
     for hit in _FREE.finditer(text):

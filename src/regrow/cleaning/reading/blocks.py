@@ -7,7 +7,7 @@ work that goes on after a kill counts it once.
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -48,6 +48,7 @@ class RawBlock:
         records: Lines; a whole text or page; the values of rows; or the records of a WARC file.
         problems: What was left out on the way.
         read: Bytes of the input that were read so far.
+        numbers: The number of each record, from 1, if others stand between them.
     """
 
     input: Input
@@ -57,6 +58,7 @@ class RawBlock:
     records: bytes | tuple[Any, ...]
     problems: tuple[Problem, ...]
     read: int
+    numbers: tuple[int, ...] | None = None
 
 
 def read_raw(
@@ -201,7 +203,7 @@ def _records(stream: _Stream) -> Iterator[RawBlock]:
     stream.skip()
     lines = _PushBack(stream.text)
     place, number = stream.start, stream.start.record
-    records: list[bytes] = []
+    records: list[tuple[int, bytes]] = []
     problems: list[Problem] = []
     is_lost = False
     while header := _header(lines):
@@ -213,16 +215,25 @@ def _records(stream: _Stream) -> Iterator[RawBlock]:
             problems.append(Problem(problem, where))
         is_lost = problem is not None
         if record is not None:
-            records.append(record)
+            records.append((number, record))
         if lines.taken >= BLOCK_BYTES and not is_lost:  # else the next block could not know it
             after = Position(place.offset + lines.taken, number)
-            yield stream.block(place, after, tuple(records), *problems)
+            yield _numbered(stream, place, after, records, problems)
             place, records, problems, lines.taken = after, [], [], 0
     if lines.taken:
         after = Position(place.offset + lines.taken, number)
-        yield stream.block(place, after, tuple(records), *problems)
+        yield _numbered(stream, place, after, records, problems)
     elif place.offset == 0:
         yield _nothing(stream)
+
+
+def _numbered(
+    stream: _Stream, place: Position, after: Position, records: list[tuple[int, bytes]],
+    problems: list[Problem],
+) -> RawBlock:  # fmt: skip
+    """A block of records that are not all records of the file."""
+    block = stream.block(place, after, tuple(record for _, record in records), *problems)
+    return replace(block, numbers=tuple(number for number, _ in records))
 
 
 DAMAGED_RECORD = "damaged WARC record"

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -65,10 +66,10 @@ def inputs_of(sources: Sequence[CorpusSource]) -> list[Input]:
     for number, source in enumerate(sources):
         where = f"sources.{number}"
         if source.dataset is not None:
-            _need("dataset", source.dataset, where)
+            need_package("dataset", source.dataset, where)
             found.append(Input(number, Path(source.dataset), source.dataset, "dataset"))
             continue
-        named = [pair for path in source.path or () for pair in _files(path, where, source)]
+        named = [pair for path in source.path or () for pair in _files(path, where, source)[0]]
         unique = len({label for _, label in named}) == len(named)
         for path, label in named:
             real = path.resolve()
@@ -79,9 +80,20 @@ def inputs_of(sources: Sequence[CorpusSource]) -> list[Input]:
             seen[real] = source.name
             form, compression = _format(path, source, where)
             for what in (form, compression):
-                _need(what, str(path), where)
+                need_package(what, str(path), where)
             found.append(Input(number, path, label if unique else str(path), form, compression))
     return found
+
+
+def left_out(sources: Sequence[CorpusSource]) -> dict[str, int]:
+    """How many files of the directories are not read, by their suffix."""
+    found = Counter(
+        split_name(file)[0] or "without suffix"
+        for number, source in enumerate(sources)
+        for path in source.path or ()
+        for file in _files(path, f"sources.{number}", source)[1]
+    )
+    return dict(sorted(found.items()))
 
 
 def stamps(inputs: Sequence[Input]) -> list[list[Any]]:
@@ -94,31 +106,54 @@ def stamps(inputs: Sequence[Input]) -> list[list[Any]]:
     ]
 
 
-def _files(path: Path, where: str, source: CorpusSource) -> Iterator[tuple[Path, str]]:
-    """The files that a path stands for, each with its label."""
+Named = list[tuple[Path, str]]
+"""Files, each with its path below the directory that was named, which is its label."""
+
+
+def _files(path: Path, where: str, source: CorpusSource) -> tuple[Named, list[Path]]:
+    def accepts(file: Path) -> bool:
+        return source.format is not None or _by_suffix(file)[0] != ""
+
+    return files_of(path, f"{where}.path", accepts, _NAMES)
+
+
+def files_of(
+    path: Path, key: str, accepts: Callable[[Path], bool], names: str
+) -> tuple[Named, list[Path]]:
+    """The files that a path stands for, and the files of a directory that are not accepted.
+
+    Hidden files are neither.
+
+    Args:
+        path: a file, a directory, or a pattern.
+        key: where it stands in the configuration.
+        accepts: whether a file of a directory is read; files that are named are.
+        names: what is read, for messages.
+
+    Raises:
+        UserError: there is no file.
+    """
     if path.is_dir():
         root, inside = path, sorted(path.rglob("*"))
     elif path.exists():
-        yield path, path.name
-        return
+        return [(path, path.name)], []
     elif _PATTERN.search(str(path)):
         fixed = [*_fixed_parts(path)]
         root = Path(*fixed) if fixed else Path()
         inside = sorted(root.glob(str(path.relative_to(root))))
     else:
-        raise UserError(f"{path}: no such file or directory", key=f"{where}.path")
+        raise UserError(f"{path}: no such file or directory", key=key)
     files = [
         file
         for file in inside
-        if file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(root).parts)
-        and (source.format is not None or not path.is_dir() or _by_suffix(file)[0])
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
     ]
-    if not files:
+    others = [file for file in files if path.is_dir() and not accepts(file)]
+    left = [file for file in files if file not in set(others)] if others else files
+    if not left:
         what = "holds no file that can be read" if path.is_dir() else "no file fits the pattern"
-        raise UserError(f"{path}: {what} ({_NAMES})", key=f"{where}.path")
-    for file in files:
-        yield file, file.relative_to(root).as_posix()
+        raise UserError(f"{path}: {what} ({names})", key=key)
+    return [(file, file.relative_to(root).as_posix()) for file in left], others
 
 
 def _fixed_parts(path: Path) -> Iterator[str]:
@@ -131,10 +166,15 @@ def _fixed_parts(path: Path) -> Iterator[str]:
 
 def _by_suffix(path: Path) -> tuple[str, str]:
     """The format and the compression of a file by its name; the format may be empty."""
+    suffix, compression = split_name(path)
+    return _SUFFIXES.get(suffix, ""), compression
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """The suffix of a file without the one of compression, and that one or nothing."""
     name = path.name.lower()
     compression = next((suffix for suffix in _COMPRESSED if name.endswith(suffix)), "")
-    suffix = os.path.splitext(name.removesuffix(compression))[1]  # noqa: PTH122
-    return _SUFFIXES.get(suffix, ""), compression
+    return os.path.splitext(name.removesuffix(compression))[1], compression  # noqa: PTH122
 
 
 def _format(path: Path, source: CorpusSource, where: str) -> tuple[str, str]:
@@ -152,7 +192,7 @@ def _format(path: Path, source: CorpusSource, where: str) -> tuple[str, str]:
     return form, compression
 
 
-def _need(what: str, path: str, where: str) -> None:
+def need_package(what: str, path: str, where: str) -> None:
     """Raise UserError if a package that reads something is missing."""
     if what not in _PACKAGES:
         return

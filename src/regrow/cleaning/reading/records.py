@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 from regrow.cleaning.document import Document
@@ -23,14 +24,16 @@ class _UnreadableError(Exception):
 def documents_in(block: RawBlock, source: str) -> Iterator[Document | Problem]:
     """The documents of a block, and what is wrong with its other records, in order.
 
-    A page of HTML is a document whose text is the HTML; the step `html` makes text of it.
+    A page of HTML is a document whose text is the HTML; the step `html` makes text of it. A text
+    of JSON may have lone halves of surrogate pairs, which UTF-8 cannot write.
 
     `source`: the name of the source.
     """
     form, label = block.input.format, block.input.label
     unit = _UNITS.get(form, "row")
     parse = _PARSERS.get(form, _of_row)
-    for number, record in enumerate(_records(block), block.first + 1):
+    numbers = count(block.first + 1) if block.numbers is None else block.numbers
+    for number, record in zip(numbers, _records(block), strict=False):
         if form == "jsonl" and record.isspace():
             continue
         try:
@@ -68,10 +71,6 @@ def _of_line(line: bytes, key: str) -> _Parsed:
     text = record[key]
     if not isinstance(text, str):
         raise _UnreadableError(f"key {key!r} is not text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _UnreadableError("half a surrogate pair") from None
     return text, {}
 
 

@@ -18,7 +18,7 @@ _SMALL_PIECE = 1 << 12
 _PROBE = 1 << 16
 """Bytes that must be sound where a part is taken to begin after a damaged one."""
 _MOST_TIMES, _FREE = 1_000, 64 << 20
-"""A file that unpacks to more than so many times its size, and to more bytes, is a bomb."""
+"""A part that unpacks to more than so many times its size, and to more bytes, is a bomb."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _packing(compression: str) -> _Packing:
 
 
 def _parts(file: BinaryIO, packing: _Packing, note: Callable[[Damage], None]) -> Iterator[bytes]:
-    made, data, part, begun = 0, b"", None, 0
+    made, data, part, begun, before = 0, b"", None, 0, 0
     while True:
         if not data:
             data = file.read(packing.piece)
@@ -86,7 +86,7 @@ def _parts(file: BinaryIO, packing: _Packing, note: Callable[[Damage], None]) ->
             data = data.lstrip(b"\0")  # some tools fill up the last block of a file
             if not data:
                 continue
-            part, begun = packing.new(), file.tell() - len(data)
+            part, begun, before = packing.new(), file.tell() - len(data), made
         try:
             piece = part.decompress(data)
         except packing.errors:
@@ -99,9 +99,15 @@ def _parts(file: BinaryIO, packing: _Packing, note: Callable[[Damage], None]) ->
             continue
         data = b""
         made += len(piece)
-        if made > _FREE and made > _MOST_TIMES * file.tell():
-            note(Damage(made - len(piece), "unpacks to 1,000 times its size", f"byte {begun:,}"))
-            return
+        grown = made - before
+        if grown > _FREE and grown > _MOST_TIMES * (file.tell() - begun):
+            made += 1 - len(piece)
+            note(Damage(made - 1, "unpacks to 1,000 times its size", f"byte {begun:,}"))
+            yield b"\n"
+            data, part = b"", None
+            if not _seek_next_part(file, begun + 1, packing):
+                return
+            continue
         if piece:
             yield piece
         if part.eof:

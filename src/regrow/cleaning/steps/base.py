@@ -3,7 +3,7 @@
 import importlib.util
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -88,11 +88,6 @@ class Findings:
         if count:
             self._counts[reason] += count
             self._examples.setdefault(reason, shortened(example))
-
-    def add_all(self, reason: str, examples: Iterable[str]) -> None:
-        """Count each of the examples."""
-        for example in examples:
-            self.add(reason, example)
 
     def findings(self) -> tuple[Finding, ...]:
         """What was found, in the order in which it was first found."""

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from regrow.cleaning import chinese
 from regrow.cleaning.code import parts_with_code
 from regrow.cleaning.document import Document, Outcome
-from regrow.cleaning.fasttext_languages import UNKNOWN, detect
+from regrow.cleaning.fasttext_languages import LANGUAGES, UNKNOWN, detect
 from regrow.cleaning.scripts import count_han, count_units, is_spaceless
 from regrow.cleaning.steps.base import CleaningStep, Findings, changed, dropped, kept
 from regrow.common.fields import Fraction
@@ -50,6 +52,16 @@ class Language(CleaningStep):
     paragraphs: Literal["keep", "drop"] = "keep"
     code: Literal["keep", "drop"] = "keep"
     convert: Literal["simplified", "traditional"] | None = None
+
+    @field_validator("keep")
+    @classmethod
+    def _are_known(cls, keep: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [code for code in keep if code not in LANGUAGES]
+        if unknown:
+            raise ValueError(
+                f"{', '.join(unknown)}: no language that lid.176 tells; give codes such as zh, en"
+            )
+        return keep
 
     def apply(self, document: Document) -> Outcome:
         """Keep or drop the document."""

@@ -8,23 +8,27 @@ from pydantic import Field
 
 from regrow.cleaning.code import parts_with_code
 from regrow.cleaning.document import Document, Outcome
+from regrow.cleaning.scripts import HAN, KANA
 from regrow.cleaning.steps.base import CleaningStep, Findings, changed
 from regrow.common.fields import Count
 
 _RULER = re.compile(r"[\s|+:=\-_*~#.─━═│┃┆┊┌┐└┘├┤┬┴┼╔╗╚╝╠╣╦╩╬▀▄█]*\Z")
 """A line with only these draws a rule or the border of a table; dots among other signs too."""
 _NOT_PROSE = re.compile(r"\d|://|[\\/_@=<>{}\[\]]")
-"""A word with one of these is a number, an address, a path or code."""
+"""A word with one of these holds a number, an address, a path or code."""
+_WIDE = f"{HAN}{KANA}\u2018-\u201d\u2026\u3001-\u3004\u3008-\u303f\uff01-\uff0f\uff1a-\uff20"
 _WORD = re.compile(r"\S+")
+_PART = re.compile(rf"[{_WIDE}]+|[^{_WIDE}]+")
+"""A part of such a word: Chinese and Japanese with their punctuation, or what is between it."""
 
 
 class Squeeze(CleaningStep):
     """Shorten runs of one repeated character, `哈哈哈哈哈哈`, or of a short unit, `hahahahahaha`.
 
     The OpenBA-V2 report squeezes all runs, which also changes numbers and code. This step leaves
-    as they are: code; words with a digit, such as 1000000; addresses and paths; white space; and
-    lines that only draw, such as the `=====` under a heading. Leader dots in a table of contents
-    are shortened.
+    as they are: code; words with a digit, such as 1000000, but not the Chinese around them;
+    addresses and paths; white space; and lines that only draw, such as the `=====` under a heading.
+    Leader dots in a table of contents are shortened.
 
     Attributes:
         longest: So many repeats stay; longer runs are shortened to it.
@@ -52,6 +56,9 @@ class Squeeze(CleaningStep):
             return text
 
         def word(hit: re.Match[str]) -> str:
+            return _PART.sub(part, hit[0]) if _NOT_PROSE.search(hit[0]) else part(hit)
+
+        def part(hit: re.Match[str]) -> str:
             return hit[0] if _NOT_PROSE.search(hit[0]) else run.sub(shorter, hit[0])
 
         def shorter(hit: re.Match[str]) -> str:
