@@ -16,10 +16,8 @@ has an exact similarity of 0.6 with it.
 A corpus is built from the same documents with all kinds of duplicates, by one process.
 """
 
-import gzip
 import json
 import random
-import re
 import shutil
 import sys
 import tempfile
@@ -30,40 +28,13 @@ from typing import Any
 
 import numpy as np
 from common import Goal, Result, parser, say, show
+from edited_text import WORD, edited, read_text
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 THRESHOLD, NGRAM, HASHES = 0.7, 5, 128
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
 WRONG = 0.6
 """A document that goes has no earlier one that is so similar: it is taken wrongly."""
-
-
-def read_text(directory: Path | None, most: int) -> list[str]:
-    """The documents of a directory, or made-up ones."""
-    if directory is None:
-        from tests.tiny import sentences
-
-        texts = sentences(6_000, seed=1)
-        return ["\n".join(texts[at : at + 20]) for at in range(0, len(texts), 20)]
-    texts = []
-    for path in sorted(directory.glob("*.jsonl*")):
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8") as file:
-            texts += [json.loads(line)["text"] for line in file]
-    random.Random(0).shuffle(texts)
-    return texts[:most]
-
-
-def edited(text: str, every: int, draw: random.Random) -> str:
-    """The text with every so-many-th word, or Chinese character, replaced by another of it."""
-    words = list(_WORD.finditer(text))
-    changed, last = [], 0
-    for number in range(draw.randrange(every), len(words), every):
-        hit = words[number]
-        changed += [text[last : hit.start()], draw.choice(words)[0]]
-        last = hit.end()
-    return "".join([*changed, text[last:]])
 
 
 def with_copies(texts: Sequence[str]) -> tuple[list[str], set[int]]:
@@ -94,7 +65,7 @@ def regrow_signatures(texts: Sequence[str]) -> Any:
 
 
 def shingles(text: str) -> list[str]:
-    words = _WORD.findall(text.lower())
+    words = WORD.findall(text.lower())
     return [" ".join(words[at : at + NGRAM]) for at in range(max(1, len(words) - NGRAM + 1))]
 
 
@@ -112,25 +83,14 @@ def datasketch_signatures(texts: Sequence[str]) -> Any:
 
 
 def datatrove_tokenizer() -> Any:
-    """datatrove's tokenizer of English words, or one that splits at spaces."""
-    from datatrove.utils.word_tokenizers import WordTokenizer, load_word_tokenizer
+    """datatrove's tokenizer of English words, or its own one that splits at spaces."""
+    from datatrove.utils.word_tokenizers import WhitespaceTokenizer, load_word_tokenizer
 
     try:
         load_word_tokenizer("en").word_tokenize("a b")
-        return "en"
     except ImportError:
-
-        class Spaces(WordTokenizer):  # type: ignore[misc]
-            def word_tokenize(self, text: str) -> list[str]:
-                return text.split()
-
-            def sent_tokenize(self, text: str) -> list[str]:
-                raise NotImplementedError
-
-            def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-                raise NotImplementedError
-
-        return Spaces()
+        return WhitespaceTokenizer()
+    return "en"
 
 
 def datatrove_signatures(texts: Sequence[str], place: Path, *, ours: bool) -> Any:
@@ -281,7 +241,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--text", type=Path, metavar="DIR", help="of *.jsonl or *.jsonl.gz")
     given = options.parse_args()
-    originals = read_text(given.text, 600 if given.quick else 4_000)
+    originals = read_text(given.text, 300)[: 600 if given.quick else 4_000]
     texts, copies = with_copies(originals)
     nbytes = sum(len(text.encode()) for text in texts)
     say(f"{len(texts):,} documents, {nbytes / 1e6:.1f} MB, {len(copies):,} copies")

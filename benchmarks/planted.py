@@ -19,10 +19,8 @@ was made. The text has duplicates of its own, so it is built once before, and wh
 The settings are the defaults of near-duplicates, and some others.
 """
 
-import gzip
 import json
 import random
-import re
 import shutil
 import sys
 import tempfile
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Result, parser, say, show
+from edited_text import edited, read_text
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -42,7 +41,6 @@ OTHERS: dict[str, dict[str, float]] = {
     ", ngram 3": {"ngram": 3},
 }
 """Other settings of near-duplicates."""
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
 FOREIGN = (
     "Вчера вечером мы долго гуляли вдоль реки и говорили о книгах, которые читали в детстве. ",  # noqa: RUF001
     "Ayer por la tarde paseamos por la orilla del río y hablamos de los libros de la infancia. ",
@@ -69,34 +67,6 @@ class Planted:
     donors: dict[int, int] = field(default_factory=dict)
 
 
-def read_text(directory: Path | None, most: int) -> list[str]:
-    """The documents of a directory, or made-up ones."""
-    if directory is None:
-        from tests.tiny import sentences
-
-        texts = sentences(20 * most, seed=1)
-        return ["\n".join(texts[at : at + 20]) for at in range(0, len(texts), 20)]
-    texts = []
-    for path in sorted(directory.glob("*.jsonl*")):
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8") as file:
-            texts += [json.loads(line)["text"] for line in file]
-    random.Random(0).shuffle(texts)
-    return [text for text in texts if 400 <= len(text) <= 20_000][:most]
-
-
-def edited(text: str, share: float, draw: random.Random) -> str:
-    """The text with a share of its words, evenly spread, replaced by other words of it."""
-    words = list(_WORD.finditer(text))
-    every = round(1 / share)
-    changed, last = [], 0
-    for number in range(draw.randrange(every), len(words), every):
-        hit = words[number]
-        changed += [text[last : hit.start()], draw.choice(words)[0]]
-        last = hit.end()
-    return "".join([*changed, text[last:]])
-
-
 def plant(texts: Sequence[str], questions: Sequence[str], draw: random.Random) -> Planted:
     """Plant all kinds of faults; copies stand at the end, and other faults in their documents."""
     made = Planted([(text, "") for text in texts])
@@ -111,9 +81,9 @@ def plant(texts: Sequence[str], questions: Sequence[str], draw: random.Random) -
 
     copies: dict[str, Callable[[str], str]] = {
         "equal": lambda text: text.upper().replace("\n", " \n"),
-        "2% edited": lambda text: edited(text, 0.02, draw),
-        "5% edited": lambda text: edited(text, 0.05, draw),
-        "10% edited": lambda text: edited(text, 0.10, draw),
+        "2% edited": lambda text: edited(text, 50, draw),
+        "5% edited": lambda text: edited(text, 20, draw),
+        "10% edited": lambda text: edited(text, 10, draw),
         "an edited part": lambda text: text[: int(0.9 * len(text))]
         + (other := draw.choice(texts))[-int(0.1 * len(text)) :] + other[:1],
     }  # fmt: skip
@@ -233,7 +203,10 @@ def main() -> None:
         lines = [json.dumps({"query": question}) for question in questions]
         (place / "questions.jsonl").write_text("\n".join(lines))
         say("the text without its own duplicates")
-        texts = read_text(given.text, 400 if given.quick else 2_500)
+        most = 400 if given.quick else 2_500
+        texts = read_text(given.text, most)
+        if given.text is not None:
+            texts = [text for text in texts if 400 <= len(text) <= 20_000][:most]
         left = build(texts, place / "first", **settings)
         texts = [text for text in left.values() if len(text) >= 300]
         made = plant(texts, questions, draw)
