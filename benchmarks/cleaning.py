@@ -18,6 +18,7 @@ A corpus is built from the same documents with all kinds of duplicates, by one p
 
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -83,14 +84,25 @@ def datasketch_signatures(texts: Sequence[str]) -> Any:
 
 
 def datatrove_tokenizer() -> Any:
-    """datatrove's tokenizer of English words, or its own one that splits at spaces."""
-    from datatrove.utils.word_tokenizers import WhitespaceTokenizer, load_word_tokenizer
+    """datatrove's tokenizer of English words, or without spaCy one that splits at spaces."""
+    from datatrove.utils.word_tokenizers import WordTokenizer, load_word_tokenizer
 
     try:
         load_word_tokenizer("en").word_tokenize("a b")
+        return "en"
     except ImportError:
-        return WhitespaceTokenizer()
-    return "en"
+
+        class Spaces(WordTokenizer):  # type: ignore[misc]
+            def word_tokenize(self, text: str) -> list[str]:
+                return text.split()
+
+            def sent_tokenize(self, text: str) -> list[str]:
+                return text.splitlines()
+
+            def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+                return [line.span() for line in re.finditer(r"[^\n]+", text)]
+
+        return Spaces()
 
 
 def datatrove_signatures(texts: Sequence[str], place: Path, *, ours: bool) -> Any:
