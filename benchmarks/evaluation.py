@@ -2,23 +2,28 @@
 
 Both get the same requests of the same tasks, and their answers must agree: log-likelihoods to
 rounding, and the chosen option of each question. They take turns, and the fastest time of each
-counts. The peer runs with a batch of one request, lm-eval's default, and with the batch size that
-is its fastest, or that of --batch. Weights and products are float32.
+counts. The peer runs with the batch size that is its fastest, or that of --batch, and for an
+encoder-decoder also with a batch of one request, lm-eval's default. Weights and products are
+float32.
 
 --model is a decoder, such as SmolLM2-135M. --seq2seq is an encoder-decoder; prompts are plain
-there, since the peer has no form of OpenBA. --data is as for `regrow eval`.
+there, since the peer has no form of OpenBA. With --t5, a T5 of small size with random weights is
+built with the tokenizer of --seq2seq, and measured too. --data is as for `regrow eval`.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from common import Goal, Result, parser, say, show
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from regrow.evaluation.harness.language_model import RegrowModel
 from regrow.evaluation.tasks.find import find_tasks, quiet
@@ -70,13 +75,16 @@ def compare(
 ) -> list[Result]:
     """Questions per second of both, and how much their answers differ."""
     questions = len({request.doc_id for request in requests})
-    sizes = [1, args.batch or fastest_batch(peer, requests, args)]
-    say(f"{name}: {questions} questions, the peer takes batches of {sizes[1]}")
+    best = args.batch or fastest_batch(peer, requests, args)
+    # The goal is against lm-eval's default, or against its best batch size if it is to be as fast.
+    judged = 1 if goal.bound > 1 else best
+    sizes = list(dict.fromkeys([judged, best]))
+    say(f"{name}: {questions} questions, the peer takes batches of {best}")
     seconds: dict[int, list[float]] = {size: [] for size in (0, *sizes)}
     for _ in range(args.rounds):
         spent, mine = timed(lambda: ours.loglikelihood(requests), args)
         seconds[0].append(spent)
-        for size in dict.fromkeys(sizes):
+        for size in sizes:
             peer.batch_size_per_gpu = size
             spent, theirs = timed(lambda: peer.loglikelihood(requests, disable_tqdm=True), args)
             seconds[size].append(spent)
@@ -84,15 +92,13 @@ def compare(
     pairs = zip(chosen(requests, mine), chosen(requests, theirs), strict=True)
     other = sum(a != b for a, b in pairs)
     speeds = {size: questions / min(each) for size, each in seconds.items()}
-    # The goal is against lm-eval's default, or against its best batch size if it is to be as fast.
-    judged = sizes[0] if goal.bound > 1 else sizes[1]
     return [
         *(
             Result(
                 f"{name}: speed", speeds[0], "questions/s", f"{PEER}, batch {size}", speeds[size],
                 goal if size == judged else None,
             )
-            for size in dict.fromkeys(sizes)
+            for size in sizes
         ),
         Result(
             f"{name}: largest difference of a log-likelihood", worst, "relative",
@@ -102,14 +108,30 @@ def compare(
     ]  # fmt: skip
 
 
-def measure(args: Any) -> list[Result]:
+def build_t5(tokenizer_of: Path, out: Path) -> Path:
+    """A T5 of small size (60M parameters and its embeddings) with random weights."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer), decoder_start_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def measure(args: Any, work: Path) -> list[Result]:
     results: list[Result] = []
-    kinds = (
-        (args.model, "causal", Goal("ratio", ">=", 1)),
-        (args.seq2seq, "seq2seq", Goal("ratio", ">=", 3)),
-    )
+    three_times = Goal("ratio", ">=", 3)
+    kinds = [
+        ("decoder", args.model, "causal", Goal("ratio", ">=", 1)),
+        ("encoder-decoder", args.seq2seq, "seq2seq", three_times),
+    ]
+    if args.t5:
+        kinds.append(("T5", build_t5(args.seq2seq, work / "t5"), "seq2seq", three_times))
     limit = args.limit or (QUICK_LIMIT if args.quick else None)
-    for directory, backend, goal in kinds:
+    for name, directory, backend, goal in kinds:
         if directory is None:
             continue
         ours = RegrowModel(directory, precision="fp32", prompt="plain", device="cpu")
@@ -121,7 +143,7 @@ def measure(args: Any) -> list[Result]:
         ours.model  # noqa: B018 - loads the weights
         for task in args.tasks.split(","):
             requests = requests_of(task, args.data, limit)
-            results += compare(f"{backend}, {task}", ours, peer, requests, args, goal)
+            results += compare(f"{name}, {task}", ours, peer, requests, args, goal)
     return results
 
 
@@ -130,6 +152,7 @@ def main() -> None:
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("--model", type=Path, help="a decoder")
     made.add_argument("--seq2seq", type=Path, help="an encoder-decoder")
+    made.add_argument("--t5", action="store_true", help="build a T5, and measure it too")
     made.add_argument("--data", type=Path, required=True, help="the directory of the questions")
     made.add_argument("--tasks", default=",".join(TASKS))
     made.add_argument("--limit", type=int, help="questions of each task")
@@ -141,8 +164,11 @@ def main() -> None:
     args = made.parse_args()
     if args.model is None and args.seq2seq is None:
         made.error("give --model, --seq2seq, or both")
+    if args.t5 and args.seq2seq is None:
+        made.error("--t5 takes the tokenizer of --seq2seq; give that too")
     register()
-    show(measure(args), as_json=args.json)
+    with tempfile.TemporaryDirectory(prefix="evaluation-") as work:
+        show(measure(args, Path(work)), as_json=args.json)
 
 
 if __name__ == "__main__":

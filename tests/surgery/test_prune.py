@@ -234,6 +234,18 @@ def test_scores_and_refits_tell_how_far_they_are(
         assert len(told) > 2
 
 
+def test_a_refit_may_read_more_text_than_scores_do(tmp_path: Path) -> None:
+    source = ModelDirectory(write_model(tmp_path / "in"))
+    spec = CutSpec(ffn=40, calibration_tokens=20_480)
+    said: list[str] = []
+    prune_checkpoint(
+        source, tmp_path / "out", spec, documents=lambda: iter(sentences(3_000)),
+        progress=Progress(say=said.append),
+    )  # fmt: skip
+    assert "scoring on 16,384 tokens" in said
+    assert "refitting on 20,480 tokens" in said
+
+
 def test_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
     source = write_tiny(LLAMA, tmp_path / "in")
     spec = CutSpec(ffn=8, hidden=12, by="random")

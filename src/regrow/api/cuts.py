@@ -111,7 +111,8 @@ def prune(
     - `refit`: whether the matrices that write to the residual stream are solved for again after the
       cut, so that the stream changes less. By default, if there is a calibration text and the
       architecture is pre-norm.
-    - `calibration_tokens`: the number of tokens that scores are computed on, and matrices refitted.
+    - `calibration_tokens`: the number of tokens that matrices are refitted on. Scores are computed
+      on as many, but on at most 16,384.
     - `cut`: a cut file, in place of all other options.
 
     Args:

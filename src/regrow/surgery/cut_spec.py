@@ -56,8 +56,8 @@ class CutSpec(Strict):
         refit: Whether the matrices that write to the residual stream are solved for again after
             the cut (`regrow.surgery.refit`). None refits if there is text and the architecture is
             pre-norm.
-        calibration_tokens: Number of tokens of text on which scores are computed, and matrices
-            refitted.
+        calibration_tokens: Number of tokens of text on which matrices are refitted. Scores are
+            computed on as many, but on at most 16,384: they need fewer than a refit does.
         cut: A cut file; use it in place of all options above.
     """
 

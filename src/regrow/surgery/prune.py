@@ -339,12 +339,12 @@ def choose_cut(
     if spec.scores is not None:
         scores = scores_for(spec.scores, layout, checkpoint.fingerprint, scored)
     elif scored:
-        from regrow.scoring.calibration import CalibrationText
+        from regrow.scoring.calibration import TOKENS, CalibrationText
         from regrow.scoring.score import score
 
         text = None
         if documents is not None:
-            text = CalibrationText(documents, spec.calibration_tokens)
+            text = CalibrationText(documents, min(spec.calibration_tokens, TOKENS))
         scores = score(
             source, scored, by=spec.by, text=text, sizes=sizes, seed=seed, notify=progress.say
         )
