@@ -2,9 +2,11 @@
 
 `--data` is a directory with annotated sets: a file `test.txt` beside a `train.txt`, or `NAME.test`
 beside `NAME.train`, at any depth. Files that hold no entities are left out, and named. Each model
-is fine-tuned once, on the first sentences of all training files together. Then it tags the first
+is fine-tuned once, on the first sentences of all training files together, or of the files of
+`--train-on`, so that the types of the sets are new to it. Then it tags the first
 sentences of each test file twice: it writes whole answers, and it chooses tags alone (constrained).
-Both ways use the same sentences, batches and model, one after the other.
+Both ways use the same sentences, batches and model, one after the other. Models are kept in
+`--out`, and those that are there are not trained again.
 """
 
 import argparse
@@ -63,21 +65,22 @@ def annotated_sets(root: Path, names: Sequence[str]) -> list[AnnotatedSet]:
     return found
 
 
-def measure(kind: str, model: Path, sets: Sequence[AnnotatedSet], scale: Scale) -> list[Result]:
-    """Fine-tune a model, and tag the test files in both ways."""
-    with tempfile.TemporaryDirectory() as place:
-        tuned = Path(place) / "tuned"
-        trained = regrow.train_entities(
-            model, tuned, [each.train for each in sets], epochs=scale.epochs, limit=scale.train
-        )
+def measure(
+    kind: str, model: Path, train: Sequence[str], sets: Sequence[AnnotatedSet], scale: Scale,
+    out: Path,
+) -> list[Result]:  # fmt: skip
+    """Fine-tune a model on some files, and tag the test files in both ways."""
+    tuned = out / kind
+    if not (tuned / "config.json").is_file():
+        trained = regrow.train_entities(model, tuned, train, epochs=scale.epochs, limit=scale.train)
         say(f"{kind}: {trained.examples:,} examples, {trained.tokens:,} tokens, "
             f"{trained.seconds:,.0f} s, loss {trained.curve[-1][1]:.3f}")  # fmt: skip
-        free, constrained = (
-            regrow.evaluate_entities(
-                tuned, [each.test for each in sets], limit=scale.test, constrained=way
-            )
-            for way in (False, True)
+    free, constrained = (
+        regrow.evaluate_entities(
+            tuned, [each.test for each in sets], limit=scale.test, constrained=way
         )
+        for way in (False, True)
+    )
     return list(results(kind, free, constrained))
 
 
@@ -105,6 +108,10 @@ def main() -> None:
     arguments.add_argument("--seq2seq", type=Path, help="directory of an encoder-decoder")
     arguments.add_argument("--model", type=Path, help="directory of a decoder")
     arguments.add_argument("--sets", metavar="A,B", default="", help="only these sets")
+    arguments.add_argument(
+        "--train-on", nargs="+", metavar="FILE", help="annotated text, in place of the sets' own"
+    )
+    arguments.add_argument("--out", type=Path, metavar="DIR", help="keep the tuned models here")
     arguments.add_argument("--train", type=int, metavar="N", help="sentences of a set to train on")
     arguments.add_argument("--test", type=int, metavar="N", help="sentences of a set to tag")
     arguments.add_argument("--epochs", type=int, metavar="N", help="how often each is trained on")
@@ -120,12 +127,15 @@ def main() -> None:
     scale = replace(
         QUICK if given.quick else FULL, **{name: n for name, n in own.items() if n is not None}
     )
-    found = [
-        result
-        for kind, model in models.items()
-        if model is not None
-        for result in measure(kind, model, sets, scale)
-    ]
+    train = given.train_on or [each.train for each in sets]
+    with tempfile.TemporaryDirectory() as place:
+        out = given.out or Path(place)
+        found = [
+            result
+            for kind, model in models.items()
+            if model is not None
+            for result in measure(kind, model, train, sets, scale, out)
+        ]
     show(found, as_json=given.json)
 
 

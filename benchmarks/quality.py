@@ -7,7 +7,8 @@ sizes and trains on the same number of tokens:
 - no refit: influence and activation, and recovery on the domain;
 - refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
   both texts;
-- balanced: as refit, with more of the parameters in the vocabulary (50 and 35% only);
+- balanced: as refit, with another share of the vocabulary: less of it at 90 and 75%, more at 50
+  and 35%;
 - torch-pruning, only if --methods names it: cuts of as many parameters by a peer that keeps all
   layers and the vocabulary (benchmarks/torch_pruning_peer.py), and recovery on the domain.
 
@@ -56,6 +57,8 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "35%": {"layers": 18, "ffn": 768, "vocab_size": 12_288},
 }
 BALANCED_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "90%": {"layers": 29, "ffn": 1_527, "vocab_size": 32_768},
+    "75%": {"layers": 26, "ffn": 1_308, "vocab_size": 32_768},
     "50%": {"layers": 22, "ffn": 872, "vocab_size": 24_576},
     "35%": {"layers": 18, "ffn": 616, "vocab_size": 20_480},
 }

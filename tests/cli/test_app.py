@@ -212,6 +212,8 @@ WRONG = {
                               "text.jsonl"], "vocabulary size 9 is too small: the least is 259"),
     "vocabulary without tokenizer": (["prune", "t5", "o", "--vocab-size", "30", "--calibration",
                                       "text.jsonl"], "t5: no tokenizer.json"),
+    "tokens of a refit": (["prune", "m", "o", "--ffn", "24", "--calibration", "text.jsonl",
+                           "--calibration-tokens", "many"], "--calibration-tokens many: not a "),
     "unknown score": (["prune", "m", "o", "--ffn", "24", "--by", "magic"],
                       f"--by: {SCORE_NAMES} is wanted, not 'magic'"),
     "score and scores": (["prune", "m", "o", "--ffn", "24", "--by", "random", "--scores", "s.json"],
@@ -556,12 +558,13 @@ def test_prune_from_the_shell(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     arguments = ["prune", "m", str(out), "--layers", "3", "--ffn", "24", "--hidden", "16",
                  "--vocab-size", "300", "--by", "random", "--calibration", "text.jsonl",
-                 "--max-shard-size", "30kB"]  # fmt: skip
+                 "--calibration-tokens", "64", "--max-shard-size", "30kB"]  # fmt: skip
     done = shell(*arguments, "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["parameters"] == regrow.inspect(out).parameters
     assert found["words"].endswith("vocabulary 320 -> 300")
+    assert "refitted on 64 tokens" in (out / "README.md").read_text()
     assert len(list(out.glob("model-*.safetensors"))) == 2
     checked = shell("verify", str(out), cwd=place)
     assert checked.returncode == 0, checked.stdout

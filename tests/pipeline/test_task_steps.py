@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 import regrow
 from regrow.common.errors import UserError
@@ -64,6 +65,36 @@ def test_original_and_result_are_evaluated(tmp_path: Path) -> None:
     size = (out / "ledger.jsonl").stat().st_size
     regrow.run(recipe, out)
     assert (out / "ledger.jsonl").stat().st_size == size, "nothing is done twice"
+
+
+def test_the_card_of_an_evaluated_stage_has_its_scores_and_those_of_the_original(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    regrow.run(write(tmp_path, evaluate=None), out)
+    regrow.run(write(tmp_path), out)
+    entries = read_entries(out / "ledger.jsonl")
+    before, after = (
+        {score["task"]: score for score in entries[f"{name}/evaluate"].outputs["tasks"]}
+        for name in ("original", "width")
+    )
+    card = ModelCard((out / "stages/width/model/README.md").read_text())
+    for task, score in after.items():
+        cells = [f"{e['value']:.3f} ± {e['error']:.3f}" for e in (before[task], score)]
+        name = task.replace("_", r"\_")
+        metric = score["metric"].replace("_", r"\_")
+        row = f"| {name}, {metric} | {score['questions']} | {' | '.join(cells)} |"
+        assert row in card.text
+    assert isinstance(card.data, ModelCardData)
+    assert card.data.model_name == "model, pruned to 28.9K parameters"
+    found = {each.dataset_type: each for each in card.data.eval_results or ()}
+    assert found.keys() == after.keys()
+    for task, each in found.items():
+        assert each.metric_type == after[task]["metric"]
+        assert each.metric_value == pytest.approx(after[task]["value"], abs=1e-4)
+    other = (out / "stages/depth/model/README.md").read_text()
+    assert "model-index" not in other
+    assert "lm-eval" not in other
 
 
 def test_all_stages_can_be_evaluated_later(tmp_path: Path) -> None:

@@ -45,11 +45,44 @@ class TextScores:
 
 
 @dataclass(frozen=True)
+class TaskScore:
+    """The score of a model on a task; `error`: its standard error, None if it is not known."""
+
+    value: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What was measured on one task of lm-eval.
+
+    Attributes:
+        task, metric: As lm-eval names them.
+        questions: How many were asked.
+        original: Of the model that the run began with; None if it was not measured.
+        result: Of the model itself.
+    """
+
+    task: str
+    metric: str
+    questions: int
+    original: TaskScore | None
+    result: TaskScore
+
+
+@dataclass(frozen=True)
 class Scores:
-    """What was measured on held-out texts; `unit`: of the numbers, of which less is better."""
+    """What was measured.
+
+    Attributes:
+        unit: Of the numbers of texts, of which less is better.
+        texts: Held-out texts.
+        tasks: Tasks of lm-eval.
+    """
 
     unit: str
     texts: tuple[TextScores, ...]
+    tasks: tuple[TaskScores, ...] = ()
 
 
 def description(history: History, config: Mapping[str, Any]) -> dict[str, bytes]:
@@ -63,7 +96,7 @@ def model_card(history: History, config: Mapping[str, Any], scores: Scores | Non
     Args:
         history: of the model.
         config: the contents of its config.json.
-        scores: what was measured on held-out texts; None if nothing was.
+        scores: what was measured; None if nothing was.
     """
     from huggingface_hub import ModelCard
 
@@ -71,15 +104,16 @@ def model_card(history: History, config: Mapping[str, Any], scores: Scores | Non
         _head(history), _sizes(history), _steps(history), _scores(scores), _load(history, config),
         _recipe(history), _licence(history.base),
     ]  # fmt: skip
-    metadata = _metadata(history, config).to_yaml(line_break="\n")
+    tasks = scores.tasks if scores is not None else ()
+    metadata = _metadata(history, config, tasks).to_yaml(line_break="\n")
     body = "\n\n".join(section for section in sections if section)
     # Read back as the hub does, so that metadata that does not parse is an error here.
     return str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n")).encode()
 
 
-def _metadata(history: History, config: Mapping[str, Any]) -> Any:
+def _metadata(history: History, config: Mapping[str, Any], tasks: Sequence[TaskScores]) -> Any:
     """The metadata of the card, `ModelCardData` of huggingface_hub."""
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
     base = history.base
     card = {} if base.random_weights else dict(base.card)
@@ -92,9 +126,20 @@ def _metadata(history: History, config: Mapping[str, Any]) -> Any:
     relation = "finetune" if own and "training" in kinds else None
     tags = ["regrow", *(["pruned"] if "cut" in kinds else []),
             *(["distillation"] if _is_distilled(history) else [])]  # fmt: skip
+    measured: dict[str, Any] = {}
+    if tasks:
+        kind = task or "text-generation"
+        measured["model_name"] = _title(history)
+        measured["eval_results"] = [
+            EvalResult(
+                task_type=kind, dataset_type=each.task, dataset_name=each.task,
+                metric_type=each.metric, metric_value=round(each.result.value, 4),
+            )
+            for each in tasks
+        ]  # fmt: skip
     return ModelCardData(
         **card, base_model=own, base_model_relation=relation, pipeline_tag=task,
-        library_name="transformers", tags=tags,
+        library_name="transformers", tags=tags, **measured,
     )  # fmt: skip
 
 
@@ -104,28 +149,31 @@ def _is_distilled(history: History) -> bool:
 
 def _head(history: History) -> str:
     base = history.base
-    name, link = as_markdown(base.name), _link(base)
-    made = f"regrow {version('regrow')}"
+    link, made = _link(base), f"regrow {version('regrow')}"
     if base.random_weights:
         return (
-            f"# The architecture of {name}, trained from random weights\n\n"
+            f"# {as_markdown(_title(history))}\n\n"
             f"Config and tokenizer are those of {link}. The weights were drawn at random, and "
             f"trained with {made}."
         )
-    kinds = [step.kind for step in history.steps]
-    size = numbers.count(history.parameters)
-    if "cut" in kinds:
-        title, what = f"{name}, pruned to {size} parameters", "smaller version"
-    elif "tokens" in kinds and "training" not in kinds:
-        title, what = f"{name} with more tokens", "version"
-    elif "training" in kinds:
-        title, what = f"{name}, trained further", "version"
-    else:
-        title, what = name, "copy"
+    kinds = {step.kind for step in history.steps}
+    what = "smaller version" if "cut" in kinds else "version" if kinds else "copy"
     return (
-        f"# {title}\n\nA {what} of {link}, made with {made}. This card describes the result; the "
-        "card of the original does not hold for it."
+        f"# {as_markdown(_title(history))}\n\nA {what} of {link}, made with {made}. This card "
+        "describes the result; the card of the original does not hold for it."
     )
+
+
+def _title(history: History) -> str:
+    """A name of the model that says how it differs from its base."""
+    name, kinds = history.base.name, {step.kind for step in history.steps}
+    if history.base.random_weights:
+        return f"The architecture of {name}, trained from random weights"
+    if "cut" in kinds:
+        return f"{name}, pruned to {numbers.count(history.parameters)} parameters"
+    if "training" in kinds:
+        return f"{name}, trained further"
+    return f"{name} with more tokens" if kinds else name
 
 
 def _link(base: Base) -> str:
@@ -149,7 +197,7 @@ def _sizes(history: History) -> str:
         f"| {as_markdown(name)} | {old:,} | {new:,} | {_change(old, new)} |"
         for name, old, new in rows
     ]
-    return _table("Sizes", ("", "original", "this model", "change"), lines)
+    return "## Sizes\n\n" + _table(("", "original", "this model", "change"), lines)
 
 
 def _change(old: int, new: int) -> str:
@@ -177,8 +225,14 @@ def _step(step: Change) -> str:
 
 
 def _scores(scores: Scores | None) -> str:
-    if scores is None or not scores.texts:
+    if scores is None:
         return ""
+    tables = [_texts(scores) if scores.texts else "", _tasks(scores.tasks) if scores.tasks else ""]
+    found = "\n\n".join(table for table in tables if table)
+    return f"## Measured\n\n{found}" if found else ""
+
+
+def _texts(scores: Scores) -> str:
     columns = {
         "original": [each.original for each in scores.texts],
         "cut, before training": [each.cut for each in scores.texts],
@@ -189,14 +243,30 @@ def _scores(scores: Scores | None) -> str:
     for number, each in enumerate(scores.texts):
         cells = " | ".join(numbers.decimal(values[number], 3) for values in shown.values())
         lines.append(f"| {as_markdown(each.text)} | {cells} |")
-    table = _table("Measured", ("held-out text", *shown), lines)
+    table = _table(("held-out text", *shown), lines)
     return f"{table}\n\n{scores.unit[:1].upper()}{scores.unit[1:]}; less is better."
 
 
-def _table(title: str, head: Sequence[str], lines: Sequence[str]) -> str:
+def _tasks(tasks: Sequence[TaskScores]) -> str:
+    lines = [
+        f"| {as_markdown(each.task)}, {as_markdown(each.metric)} | {each.questions:,} | "
+        f"{_task_score(each.original)} | {_task_score(each.result)} |"
+        for each in tasks
+    ]
+    table = _table(("task of lm-eval", "questions", "original", "this model"), lines)
+    return f"{table}\n\nWith standard errors."
+
+
+def _task_score(score: TaskScore | None) -> str:
+    if score is None:
+        return ""
+    error = "" if score.error is None else f" ± {score.error:.3f}"
+    return f"{score.value:.3f}{error}"
+
+
+def _table(head: Sequence[str], lines: Sequence[str]) -> str:
     rule = ["---", *("---:" for _ in head[1:])]
-    first = [f"| {' | '.join(head)} |", f"| {' | '.join(rule)} |"]
-    return f"## {title}\n\n" + "\n".join([*first, *lines])
+    return "\n".join([f"| {' | '.join(head)} |", f"| {' | '.join(rule)} |", *lines])
 
 
 def _load(history: History, config: Mapping[str, Any]) -> str:

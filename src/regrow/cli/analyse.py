@@ -23,13 +23,13 @@ def analyse(
     ] = None,
     points: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Cuts of each line. [default: 5; large models 3]"),
+        typer.Option(min=1, metavar="N", help="Cuts of each line. [default: 4; large models 3]"),
     ] = None,
     calibration_tokens: Annotated[
         str | None,
         typer.Option(
             metavar="N",
-            help="Tokens that cuts are chosen by. [default: 16384; large models fewer]",
+            help="Tokens that cuts are chosen by. [default: 4096; large models fewer]",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides which text is used.")] = 0,

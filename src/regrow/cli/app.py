@@ -145,6 +145,10 @@ def prune(
         Path | None,
         typer.Option(help=f"Text for scores and token counts: {TEXT_FORMS}."),
     ] = None,
+    calibration_tokens: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Tokens of the text for a refit. [default: 16384]"),
+    ] = None,
     refit: Annotated[
         bool | None,
         typer.Option(
@@ -178,7 +182,9 @@ def prune(
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    if not given.keys() - {"by", "scores", "refit"}:
+    if calibration_tokens is not None:
+        given["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
+    if not given.keys() - {"by", "scores", "refit", "calibration_tokens"}:
         raise UserError(
             "prune: nothing to cut; give --layers, --drop-layers, --hidden, --ffn, --heads, "
             "--kv-heads, --vocab-size, --vocab-plan or --cut"

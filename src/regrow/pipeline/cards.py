@@ -5,9 +5,11 @@ from typing import Any
 
 from regrow.checkpoint.companions import CARD_FILE, HISTORY_FILE
 from regrow.checkpoint.history import read_history
-from regrow.checkpoint.model_card import Scores, TextScores, model_card
+from regrow.checkpoint.model_card import Scores, TaskScore, TaskScores, TextScores, model_card
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import write_atomically
+from regrow.pipeline.task_steps import EVALUATE
+from regrow.pipeline.task_summary import shown_scores
 
 Outputs = Mapping[str, Mapping[str, Any]]
 """What steps found, by the name of the step."""
@@ -44,8 +46,9 @@ def scores_of(outputs: Outputs, stage: str) -> Scores | None:
     found = [original, cut, result] if result else [original, {}, cut]
     texts = list(dict.fromkeys(text for losses in found for text in losses))
     every = [loss for losses in found for loss in losses.values()]
+    tasks = _tasks(outputs, stage)
     if not every:
-        return None
+        return Scores("", (), tasks) if tasks else None
     key = "bits_per_byte"
     unit = "bits per byte"
     if any(loss[key] is None for loss in every):
@@ -56,7 +59,21 @@ def scores_of(outputs: Outputs, stage: str) -> Scores | None:
         TextScores(text, *(losses[text][key] if text in losses else None for losses in found))
         for text in texts
     )
-    return Scores(unit, tuple(rows))
+    return Scores(unit, tuple(rows), tasks)
+
+
+def _tasks(outputs: Outputs, stage: str) -> tuple[TaskScores, ...]:
+    """The scores of a stage on tasks, with those of the original; empty if it was not evaluated."""
+    steps = [f"{name}/{EVALUATE}" for name in ("original", stage)]
+    before, after = (shown_scores(outputs[step]) if step in outputs else [] for step in steps)
+    originals = {each["task"]: TaskScore(each["value"], each["error"]) for each in before}
+    return tuple(
+        TaskScores(
+            each["task"], each["metric"], each["questions"], originals.get(each["task"]),
+            TaskScore(each["value"], each["error"]),
+        )
+        for each in after
+    )  # fmt: skip
 
 
 def _losses(outputs: Outputs, step: str) -> Mapping[str, Any]:

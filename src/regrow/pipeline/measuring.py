@@ -117,8 +117,16 @@ class Measuring:
 
         self._recorder.once(step, "", answer)
 
-    def evaluate_tasks(self, stage: str, model: ModelDirectory) -> None:
-        """Evaluate a model on the tasks of the recipe, if it has any for this stage."""
+    def evaluate_tasks(
+        self,
+        stage: str,
+        model: ModelDirectory,
+        publish: Callable[[Mapping[str, Any]], None] = lambda outputs: None,
+    ) -> None:
+        """Evaluate a model on the tasks of the recipe, if it has any for this stage.
+
+        `publish`: as for `measure`.
+        """
         step, tasks = self._steps.get(f"{stage}/{EVALUATE}"), self._plan.tasks
         spec = self._recipe.evaluate
         if step is None or tasks is None or spec is None or not self._plan.is_wanted(step):
@@ -137,7 +145,11 @@ class Measuring:
             self._recorder.report(stage, doing)
 
         def measure() -> Mapping[str, Any]:
-            return evaluate_model(stage, spec, tasks, model, self._plan.out, self._progress, report)
+            found = evaluate_model(
+                stage, spec, tasks, model, self._plan.out, self._progress, report
+            )
+            publish(found)
+            return found
 
         entry = self._recorder.once(step, "evaluating", measure)
         for score in entry.outputs["tasks"] if entry is not None else ():

@@ -45,6 +45,7 @@ from regrow.pipeline.steps import (
     TRAINING_FILE,
     reference_keys,
 )
+from regrow.pipeline.task_steps import EVALUATE
 from regrow.pipeline.time_left import Clock
 from regrow.pipeline.training_time import rates_of_run
 from regrow.report.outcomes import worse_lines
@@ -153,7 +154,9 @@ class _Run:
             last, previous = self._do_stage(stage, last, previous), stage.name
             models[stage.name] = last
             self.measuring.answer_prompts(self.steps[f"{stage.name}/answers"], last)
-            self.measuring.evaluate_tasks(stage.name, last)
+            self.measuring.evaluate_tasks(
+                stage.name, last, self._card(f"{stage.name}/{EVALUATE}", stage, last)
+            )
         for stage in self.plan.comparisons:
             self._do_stage(stage, self.original, "original")
         self.measuring.measure_speeds(models)
@@ -189,7 +192,9 @@ class _Run:
                 self._carve(self.steps[f"{stage.name}/carve"], stage.cut, source, carved)
             self.clock.finish(f"{stage.name}/carve")
             sets: tuple[Models, ...] = ("all",) if recover_step else ("all", "of stages")
-            publish = (lambda found: None) if recover_step else self._card(measured, carved)
+            publish = (
+                (lambda found: None) if recover_step else self._card(measured.name, stage, carved)
+            )
             self.measuring.measure(measured, carved, sets, publish=publish)
             source = carved
         if recover_step is None:
@@ -205,19 +210,22 @@ class _Run:
         unchanged = entry.outputs["heldout"] == self.plan.heldout
         step = self.steps[f"{stage.name}/measure"]
         self.measuring.measure(
-            step, model, ("all", "of stages"), known if unchanged else {}, self._card(step, model)
-        )
+            step, model, ("all", "of stages"), known if unchanged else {},
+            self._card(step.name, stage, model),
+        )  # fmt: skip
         write_scores(model, self._outputs(), stage.name)
         return model
 
     def _outputs(self) -> dict[str, Mapping[str, Any]]:
         return {name: entry.outputs for name, entry in self.ledger.entries.items()}
 
-    def _card(self, step: Step, model: ModelDirectory) -> Callable[[Mapping[str, Any]], None]:
+    def _card(
+        self, step: str, stage: Stage, model: ModelDirectory
+    ) -> Callable[[Mapping[str, Any]], None]:
         """Writes what a step measured into the card of the model of its stage."""
 
         def write(found: Mapping[str, Any]) -> None:
-            write_scores(model, {**self._outputs(), step.name: found}, step.stage, again=True)
+            write_scores(model, {**self._outputs(), step: found}, stage.name, again=True)
 
         return write
 

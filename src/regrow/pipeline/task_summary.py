@@ -48,31 +48,37 @@ def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> float | None:
     return quality_kept(original, result)
 
 
+def shown_scores(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The scores of groups, and then those of tasks, without the tasks of large groups.
+
+    `outputs`: of a step that evaluated a model.
+    """
+    hidden = {
+        task
+        for group in outputs["groups"]
+        if len(group["tasks"]) > _MOST_TASKS
+        for task in group["tasks"]
+    }
+    found = [*outputs["groups"], *outputs["tasks"]]
+    return [each for each in found if each["task"] not in hidden]
+
+
 def _rows(
     before: Mapping[str, Any], after: Mapping[str, Any] | None, stage: str
 ) -> Iterator[EvaluationRow]:
     """Groups first, then tasks. `stage`: named beside the metric, unless it is empty."""
-    hidden = {
-        task
-        for group in before["groups"]
-        if len(group["tasks"]) > _MOST_TASKS
-        for task in group["tasks"]
-    }
-    for kind in ("groups", "tasks"):
-        theirs = {each["task"]: each for each in (after or {}).get(kind, ())}
-        for each in before[kind]:
-            if each["task"] in hidden:
-                continue
-            other = theirs.get(each["task"])
-            low, high = _interval([each.get("marks", ""), (other or {}).get("marks", "")])
-            yield EvaluationRow(
-                task=each["task"],
-                metric=", ".join(filter(None, (each["metric"], stage))),
-                before=each["value"],
-                after=None if other is None else other["value"],
-                low=low,
-                high=high,
-            )
+    theirs = {} if after is None else {each["task"]: each for each in shown_scores(after)}
+    for each in shown_scores(before):
+        other = theirs.get(each["task"])
+        low, high = _interval([each.get("marks", ""), (other or {}).get("marks", "")])
+        yield EvaluationRow(
+            task=each["task"],
+            metric=", ".join(filter(None, (each["metric"], stage))),
+            before=each["value"],
+            after=None if other is None else other["value"],
+            low=low,
+            high=high,
+        )
 
 
 def _interval(marks: Sequence[str]) -> tuple[float | None, float | None]:

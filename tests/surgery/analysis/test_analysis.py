@@ -175,11 +175,11 @@ def test_a_large_model_is_measured_less_and_that_is_said(
 ) -> None:
     layout = ModelDirectory(write_model(tmp_path / "m")).layout
     calibration, points, notes = module._amounts(layout, AnalysisSpec())
-    assert (calibration.tokens, points, notes) == (16_384, 5, [])
+    assert (calibration.tokens, points, notes) == (4_096, 4, [])
     monkeypatch.setattr(module, "_LARGE", layout.parameters() // 4)
     calibration, points, notes = module._amounts(layout, AnalysisSpec())
-    assert (calibration.tokens, points) == (4_096, 3)
-    assert "4,096 tokens, 3 cuts of each line" in notes[0]
+    assert (calibration.tokens, points) == (2_048, 3)
+    assert "2,048 tokens, 3 cuts of each line" in notes[0]
     asked = AnalysisSpec(calibration_tokens=9_000, points=4)
     calibration, points, notes = module._amounts(layout, asked)
     assert (calibration.tokens, points, notes) == (9_000, 4, [])

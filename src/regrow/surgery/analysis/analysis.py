@@ -32,7 +32,7 @@ from regrow.vocabulary.sizing import VocabularyCurve, vocabulary_curve
 
 _LARGE = 1_000_000_000
 """Parameters of a model from which on fewer cuts are measured, on fewer tokens."""
-_POINTS, _TOKENS = 5, 16_384
+_POINTS, _TOKENS = 4, 4_096
 _FEWEST_POINTS, _FEWEST_TOKENS = 3, 2_048
 _LAYER_TOKENS = 2_048
 """Tokens on which the loss without each layer is taken, at most."""
@@ -46,9 +46,9 @@ class AnalysisSpec(Strict):
 
     Attributes:
         calibration_tokens: Tokens that cuts are chosen by and refitted on. About half as many are
-            measured on. None takes 16,384, and fewer for a model of more than a billion
+            measured on. None takes 4,096, and fewer for a model of more than a billion
             parameters.
-        points: Cuts of each line of depth and of width. None takes 5, or 3 for a large model.
+        points: Cuts of each line of depth and of width. None takes 4, or 3 for a large model.
         seed: Decides which part of the text is used.
     """
 

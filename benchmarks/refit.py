@@ -1,0 +1,107 @@
+"""Refit of a Llama of 2 GB: time and peak memory of `regrow prune` with a refit, and without one.
+
+    python benchmarks/refit.py MODEL --text FILE --work DIR
+
+MODEL is a directory with a tokenizer.json. The script writes a Llama with random bfloat16 weights
+for this tokenizer, as benchmarks/vocab_pruning.py does: 16 layers, hidden 2,048, ffn 8,192. A cut
+drops a quarter of the layers and half of the ffn, by random scores, so that nothing is scored. Of
+random weights, only time and memory say something. One thread, unless OMP_NUM_THREADS says more.
+The refit runs twice: with both models in memory, and with one layer of each at a time, as it does
+by itself on a machine that has too little memory. The peer is the same cut without a refit.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import Result, parser, say, show
+from surgery import REGROW, warm
+from vocab_pruning import LARGE, SMALL, write_case
+
+PEER = "without a refit"
+LITTLE_MEMORY = """
+from regrow.surgery import refit
+refit.available_memory = lambda: 0
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Wall and processor seconds of a command, and its peak of memory in bytes."""
+
+    seconds: float
+    processor: float
+    peak: int
+
+
+def run(command: Sequence[str | Path], source: Path, peaks: Path) -> Run:
+    warm(source)
+    began, before = time.perf_counter(), _children()
+    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"failed:\n{done.stderr[-2000:]}")
+    seconds = time.perf_counter() - began
+    return Run(seconds, _children() - before, 1024 * int(peaks.read_text().split()[0]))
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("model", type=Path, metavar="MODEL")
+    arguments.add_argument("--text", type=Path, required=True, help="text to calibrate on")
+    arguments.add_argument("--work", type=Path, required=True, help="a directory for 10 GB")
+    arguments.add_argument("--tokens", type=int, default=4_096, help="of the calibration text")
+    options: argparse.Namespace = arguments.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    model = SMALL if options.quick else LARGE
+    options.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="refit-", dir=options.work) as name:
+        work = Path(name).resolve()
+        say("writing the model")
+        source, _, _ = write_case(options.model.resolve(), model, work)
+        gigabytes = sum(p.stat().st_size for p in source.glob("*.safetensors")) / 1e9
+        out, peaks = work / "out", work / "peaks"
+        sizes = ["--layers", str(model.layers * 3 // 4), "--ffn", str(model.ffn // 2)]
+        refit = [
+            "--refit", "--calibration", options.text, "--calibration-tokens", str(options.tokens),
+        ]  # fmt: skip
+        ways: dict[str, tuple[str, list[str | Path]]] = {
+            PEER: ("", ["--no-refit"]),
+            "in memory": ("", refit),
+            "one layer at a time": (LITTLE_MEMORY, refit),
+        }
+        runs = {}
+        for way, (first, more) in ways.items():
+            runs[way] = run(
+                [sys.executable, "-c", first + REGROW, peaks, "prune", source, out,
+                 "--by", "random", *sizes, *more],
+                source, peaks,
+            )  # fmt: skip
+            say(f"{way}: {runs[way]}")
+            shutil.rmtree(out)
+    plain = runs.pop(PEER)
+    found = []
+    for way, fitted in runs.items():
+        what = f"{gigabytes:.1f} GB, {options.tokens:,} tokens, {way}"
+        found += [
+            Result(f"{what}: whole command", fitted.seconds, "s", PEER, plain.seconds),
+            Result(f"{what}: processor time", fitted.processor, "s", PEER, plain.processor),
+            Result(f"{what}: peak memory", fitted.peak / 1e6, "MB", PEER, plain.peak / 1e6),
+        ]
+    show(found, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
