@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.corpus import sources
+from regrow.corpus import sources, turns
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.packing import pack
 from regrow.corpus.reading import Reading
@@ -20,7 +18,6 @@ from regrow.corpus.sources import (
     Corpus,
     Source,
     WrittenSource,
-    in_turns,
     packed,
     windows_of,
 )
@@ -197,29 +194,10 @@ def test_of_a_large_store_a_part_is_decoded(
     assert found == ["text 0", "text 7"]
 
 
-@given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=5), st.integers(1, 20))
-def test_texts_take_turns(texts: list[list[int]], characters: int) -> None:
-    # A document is its text's letter and a number of marks.
-    documents = [
-        [letter + "." * length for length in text]
-        for letter, text in zip("abcde", texts, strict=False)
-    ]
-    order = [*in_turns([iter(text) for text in documents], characters)]
-    given = dict.fromkeys("abcde"[: len(texts)], 0)
-    whole = {text[0][0]: sum(map(len, text)) for text in documents if text}
-    for document in order:
-        given[document[0]] += len(document)
-        # No text is more than a turn and a document ahead of others that still have text.
-        waiting = [given[letter] for letter in whole if given[letter] < whole[letter]]
-        assert given[document[0]] - min(waiting, default=given[document[0]]) <= characters + 10
-    for text in documents:
-        assert [each for each in order if text and each[0] == text[0][0]] == text
-
-
 def test_the_beginning_of_a_corpus_holds_text_of_each_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_TURN", 40)
+    monkeypatch.setattr(turns, "TURN", 40)
     paths = [tmp_path / f"{name}.jsonl" for name in "abc"]
     for path in paths:
         path.write_text("".join(json.dumps({"text": path.stem * 10}) + "\n" for _ in range(9)))

@@ -10,9 +10,10 @@ import pytest
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
-from regrow.corpus import tokenisation
+from regrow.corpus import tokenisation, turns
 from regrow.corpus.parallel import Workers
 from regrow.models.loading import load_tokenizer
+from regrow.scoring.calibration import CalibrationText
 from tests.pipeline.test_run import Recipe, contents, entries, go, recover
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
 
@@ -92,6 +93,27 @@ def mixture(home: Path, one: float, two: float, model: str = "m") -> list[dict[s
 
 class StoppedError(Exception):
     """Raised out of a run, as if it were killed there."""
+
+
+def test_a_cut_is_chosen_on_text_of_each_source(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the first source is one long document."""
+    (tmp_path / "book.txt").write_text("x" * 5_000)
+    monkeypatch.setattr(turns, "TURN", 300)
+    read: list[str] = []
+
+    def stopped(*_: Any, documents: Any, **__: Any) -> None:
+        read.extend(CalibrationText(documents).read())
+        raise StoppedError
+
+    monkeypatch.setattr("regrow.pipeline.run.prune_checkpoint", stopped)
+    sources = [{"path": str(tmp_path / "book.txt")}, {"path": str(home / "two.jsonl")}]
+    with pytest.raises(StoppedError):
+        go(recipe(home, sources, [{"name": "a", "cut": {"layers": 3}}]), tmp_path / "out")
+    texts = sentences(30, seed=1)
+    assert read[0] == "x" * 300
+    assert read[1 : read.index("x" * 300, 1)] == texts[: read.index("x" * 300, 1) - 1] != []
 
 
 @pytest.mark.parametrize(

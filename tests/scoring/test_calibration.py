@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,14 @@ from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
 from regrow.corpus.text import read_documents
+from regrow.corpus.turns import TextsInTurns
 from regrow.scoring import calibration
-from regrow.scoring.calibration import ROW_LENGTH, Calibration, draw_calibration
+from regrow.scoring.calibration import (
+    ROW_LENGTH,
+    Calibration,
+    CalibrationText,
+    draw_calibration,
+)
 from tests.training.small import BOS, EOS, byte_tokenizer
 
 LETTERS = string.ascii_letters
@@ -88,6 +95,35 @@ def test_of_a_long_text_only_the_beginning_is_read(monkeypatch: pytest.MonkeyPat
     # More tokens need more text.
     with pytest.raises(AssertionError, match="read on"):
         draw_calibration(documents(text), byte_tokenizer(), tokens=200)
+
+
+def test_a_long_document_of_one_source_leaves_room_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibration, "_CHARACTERS_READ", 400)
+    monkeypatch.setattr(calibration, "_CHARACTERS_A_TOKEN", 1)
+    texts = TextsInTurns([partial(iter, ["a" * 3000]), partial(iter, ["b" * 9] * 99)], 100)
+    drawn = draw_calibration(CalibrationText(texts).read(), byte_tokenizer(), tokens=380)
+    a, b = (byte_tokenizer()(letter)["input_ids"][0] for letter in "ab")
+    counts = np.bincount(np.concatenate(drawn.pieces))
+    # Two turns of each; beside the letters, an end token for each document.
+    assert (counts[a], counts[b], counts[EOS]) == (200, 160, 20)
+
+
+def test_of_short_documents_the_same_rows_are_drawn_as_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Documents that end within a turn, or a little after it, are not divided."""
+    monkeypatch.setattr(calibration, "_CHARACTERS_READ", 900)
+    monkeypatch.setattr(calibration, "_CHARACTERS_A_TOKEN", 1)
+    documents = [[LETTERS[i * j % 52] * (i + j) for j in range(1, 40)] for i in (5, 9, 13)]
+    texts = TextsInTurns([partial(iter, each) for each in documents], 300)
+
+    def ids(read: Iterator[str]) -> list[list[int]]:
+        drawn = draw_calibration(read, byte_tokenizer(), tokens=600, seed=1)
+        return [piece.tolist() for piece in drawn.pieces]
+
+    assert ids(CalibrationText(texts).read()) == ids(texts())
 
 
 def test_too_little_text() -> None:

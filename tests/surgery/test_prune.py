@@ -246,6 +246,19 @@ def test_a_refit_may_read_more_text_than_scores_do(tmp_path: Path) -> None:
     assert "refitting on 20,480 tokens" in said
 
 
+@pytest.mark.parametrize("by", ["activation", "magnitude"])
+def test_a_notice_about_the_text_is_said_once(tmp_path: Path, by: str) -> None:
+    """By the refit, if scores read no text."""
+    source = ModelDirectory(write_model(tmp_path / "in"))
+    said: list[str] = []
+    plan_cut(
+        source, CutSpec(ffn=40, by=by), documents=lambda: iter(sentences(100)),
+        progress=Progress(say=said.append),
+    )  # fmt: skip
+    notices = [text for text in said if "of the 16,384 asked for" in text]
+    assert len(notices) == 1
+
+
 def test_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
     source = write_tiny(LLAMA, tmp_path / "in")
     spec = CutSpec(ffn=8, hidden=12, by="random")

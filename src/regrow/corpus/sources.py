@@ -4,10 +4,9 @@ Each source is a domain with a name. If sources have shares, samples are a mixtu
 :mod:`regrow.corpus.source_mixture`). Otherwise every row comes once in each epoch.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -28,15 +27,13 @@ from regrow.corpus.text import documents_sha256, read_documents
 from regrow.corpus.token_store import TokenStore, is_store, open_store
 from regrow.corpus.token_store_rows import pack_store
 from regrow.corpus.token_store_windows import cut_store
+from regrow.corpus.turns import TextsInTurns, turn_of
 from regrow.corpus.windows import TextWindows, cut_windows
 
 T = TypeVar("T", Samples, TextWindows)
 
 _DECODED = 1 << 24
 """The most tokens of a store that are decoded to text."""
-
-_TURN, _TURNS = 1 << 19, 1 << 21
-"""Characters that a source gives in its turn, and at most all sources in their first turns."""
 
 
 class Source(Strict):
@@ -178,18 +175,18 @@ class Corpus:
         for path in self.stores:
             open_store(path, tokenizer=tokenizer)
 
-    def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """The text of all documents. The sources take turns.
-
-        A turn ends after half a million characters, or less with more than four sources. So the
-        first two million characters, which scores and a refit are computed on, hold text of each
-        source.
+    def in_turns(self, tokenizer: Tokenizer) -> TextsInTurns:
+        """Opens the text of all documents. The sources take turns.
 
         Documents of token stores are decoded by the tokenizer. From a large store come only some,
         evenly spread, with about 16 million tokens.
         """
-        characters = min(_TURN, _TURNS // len(self.sources))
-        return in_turns([self._documents(each, tokenizer) for each in self.sources], characters)
+        texts = [partial(self._documents, source, tokenizer) for source in self.sources]
+        return TextsInTurns(texts, turn_of(len(texts)))
+
+    def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
+        """The text of all documents, whole; see `in_turns`."""
+        return self.in_turns(tokenizer)()
 
     def _documents(self, source: Source, tokenizer: Tokenizer) -> Iterator[str]:
         for path in self.paths_of(source):
@@ -240,22 +237,6 @@ class Corpus:
                 if tokens >= enough:
                     return tokens
         return tokens
-
-
-def in_turns(texts: Sequence[Iterator[str]], characters: int) -> Iterator[str]:
-    """The documents of several texts, which take turns of so many characters.
-
-    A document is not split. A text that gave more than its turn gives less in its next turns.
-    """
-    waiting = deque((text, 0) for text in texts)
-    while waiting:
-        text, left = waiting.popleft()
-        left += characters
-        while left > 0 and (document := next(text, None)) is not None:
-            yield document
-            left -= len(document)
-        if left <= 0:
-            waiting.append((text, left))
 
 
 Texts = Iterable[str] | Corpus

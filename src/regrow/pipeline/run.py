@@ -6,7 +6,7 @@ continues with the step that was not done. `regrow.pipeline.plan` plans the step
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from regrow.common.files import link_atomically, remove, write_atomically
 from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import make_directory, remove_all_strays
 from regrow.common.run_directory import MODEL_LINK
+from regrow.corpus.turns import TextsInTurns
 from regrow.evaluation.registry import Models
 from regrow.pipeline.cards import write_scores
 from regrow.pipeline.finished import (
@@ -118,9 +119,10 @@ class _Run:
         self.recorder = StepRecorder(ledger, self.clock, progress, plan.recipe.seed)
         self.measuring = Measuring(plan, self.recorder)
 
-    def train_documents(self) -> Iterator[str]:
-        """The documents of the training text, for scores and token counts."""
-        return self.plan.corpus.documents(self.original.tokenizer)
+    @property
+    def train_documents(self) -> TextsInTurns:
+        """Opens the training text, for scores, refits and token counts."""
+        return self.plan.corpus.in_turns(self.original.tokenizer)
 
     def say_where_it_goes_on(self) -> None:
         """Say which step comes next in a run that was begun before; that none does, if so."""

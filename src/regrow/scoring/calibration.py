@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.common.random_stream import random_stream
 from regrow.corpus.packing import pack
+from regrow.corpus.turns import TextsInTurns
 from regrow.objectives.rows.denoisers import DenoisingTokens
 
 ROW_LENGTH = 512
@@ -32,6 +33,12 @@ class CalibrationText:
 
     documents: Documents
     tokens: int = TOKENS
+
+    def read(self) -> Iterator[str]:
+        """The documents. Of texts that take turns, long documents are divided among the turns."""
+        if isinstance(self.documents, TextsInTurns):
+            return self.documents.divided()
+        return self.documents()
 
 
 @dataclass(frozen=True, eq=False)

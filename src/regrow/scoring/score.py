@@ -270,7 +270,7 @@ def draw_text(
 
     layout = directory.layout
     calibration = draw_calibration(
-        text.documents(), directory.tokenizer, tokens=text.tokens, seed=seed, notify=notify
+        text.read(), directory.tokenizer, tokens=text.tokens, seed=seed, notify=notify
     )
     largest, rows = max(int(piece.max()) for piece in calibration.pieces), layout.sizes["vocab"]
     if largest >= rows:

@@ -174,8 +174,10 @@ def plan_cut(
     """
     check_refit(spec, source.layout, has_text=documents is not None)
     history_of(source.path, source.layout)  # its card may be damaged
+    progress = _saying_once(progress)
     cut, tokens = choose_cut(source, spec, documents, seed=seed, progress=progress)
-    return _planned(source, spec, cut, tokens, documents, seed, max_shard_bytes)
+    plan = plan_output(source, cut, tokens, max_shard_bytes)
+    return _planned(source, spec, cut, plan, documents, seed, progress)
 
 
 def prune_checkpoint(
@@ -222,7 +224,8 @@ def repeat_cut(
 
         tokens = choose_vocabulary(source.path, layout, spec.vocabulary, documents)
     again = Cut(cut.model, ordered)
-    _planned(source, spec, again, tokens, documents, seed, MAX_SHARD_BYTES).write(out)
+    plan = plan_output(source, again, tokens, MAX_SHARD_BYTES)
+    _planned(source, spec, again, plan, documents, seed, QUIET).write(out)
 
 
 def check_refit(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
@@ -247,13 +250,12 @@ def _planned(
     source: ModelDirectory,
     spec: CutSpec,
     cut: Cut,
-    tokens: "KeptTokens | None",
+    plan: CarvePlan,
     documents: Documents | None,
     seed: int,
-    max_shard_bytes: int,
+    progress: Progress,
 ) -> PlannedCut:
-    """Plan the files of a cut, and draw the text for its refit."""
-    plan = plan_output(source, cut, tokens, max_shard_bytes)
+    """Draw the text for the refit of a cut, and describe the result in its files."""
     calibration: Calibration | None = None
     blueprint = source.layout.blueprint
     is_whole = all(axis.is_identity for name, axis in cut.axes.items() if name != "vocab")
@@ -275,13 +277,25 @@ def _planned(
 
         text = CalibrationText(documents, spec.calibration_tokens)
         try:
-            calibration = draw_text(source, text, seed)
+            calibration = draw_text(source, text, seed, progress.say)
         except UserError as error:
             raise UserError(f"{error}, or set refit to false", key="refit") from None
         from regrow.surgery.refit import check_memory
 
         check_memory(source, cut, calibration)
     return PlannedCut(source, cut, _described(plan, source, spec, cut, calibration), calibration)
+
+
+def _saying_once(progress: Progress) -> Progress:
+    """The same progress, which says no message twice: scores and a refit read the same text."""
+    said = set[str]()
+
+    def say(message: str) -> None:
+        if message not in said:
+            said.add(message)
+            progress.say(message)
+
+    return replace(progress, say=say)
 
 
 def _described(

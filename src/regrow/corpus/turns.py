@@ -1,0 +1,76 @@
+"""Several texts that take turns, so that the beginning of all of them holds text of each."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+TURN, TURNS = 1 << 19, 1 << 21
+"""Characters that a text gives in its turn, and at most all texts in their first turns."""
+
+
+@dataclass(frozen=True)
+class TextsInTurns:
+    """Several texts as one. To call it opens them, and gives whole documents.
+
+    Attributes:
+        texts: Each opens one text and reads its documents.
+        turn: Characters of a turn; at least one.
+    """
+
+    texts: Sequence[Callable[[], Iterator[str]]]
+    turn: int
+
+    def __call__(self) -> Iterator[str]:
+        """The documents, in the order of the turns."""
+        return in_turns([text() for text in self.texts], self.turn)
+
+    def divided(self) -> Iterator[str]:
+        """The same, but long documents are divided among the turns; see `in_turns`.
+
+        So the first `turn` characters for each of the texts hold some of each text.
+        """
+        return in_turns([text() for text in self.texts], self.turn, divide=True)
+
+
+def turn_of(texts: int) -> int:
+    """Characters of a turn, if so many texts take turns.
+
+    Half a million, or less with more than four texts. So the first two million characters, which
+    scores and a refit are computed on, hold text of each.
+    """
+    return max(1, min(TURN, TURNS // max(texts, 1)))
+
+
+def in_turns(
+    texts: Sequence[Iterator[str]], characters: int, *, divide: bool = False
+) -> Iterator[str]:
+    """The documents of several texts, which take turns of so many characters.
+
+    A text that gave more than its turn gives less in its next turns.
+
+    `divide`: whether a document is divided that is longer than a turn: a part ends the turn, and
+    the rest waits for the next turn of its text. A shorter document is divided too if all texts
+    together were otherwise ahead of their turns by half a turn or more. The last text that is left
+    is not divided. Without it no document is divided.
+    """
+    waiting = deque[tuple[Iterator[str], str | None, int]]((text, None, 0) for text in texts)
+    while waiting:
+        text, rest, left = waiting.popleft()
+        if not waiting:
+            yield from text if rest is None else chain([rest], text)
+            return
+        left += characters
+        ahead = -sum(other for *_, other in waiting)
+        while left > 0:
+            document = next(text, None) if rest is None else rest
+            if document is None:
+                break
+            rest, beyond = None, len(document) - left
+            is_long = len(document) > characters or ahead + beyond > characters // 2
+            if divide and beyond > 0 and is_long:
+                document, rest = document[:left], document[left:]
+            yield document
+            left -= len(document)
+        else:
+            waiting.append((text, rest, left))
