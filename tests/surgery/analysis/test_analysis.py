@@ -15,11 +15,13 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET, Progress
 from regrow.scoring.layer_loss import LayerLosses
 from regrow.scoring.score_file import load_scores
+from regrow.surgery import allowed_sizes
 from regrow.surgery.analysis import analysis as module
 from regrow.surgery.analysis.analysis import Analysis, AnalysisSpec, analyse_model
 from regrow.surgery.search.measure import Measurement
 from regrow.surgery.search.measured_cuts import FILE, MeasuredCut, Sizes
 from tests.surgery.search.planted import DEAD_LAYER, trained_model
+from tests.surgery.test_vocabulary_families import MODELS, write
 from tests.tiny import add_tokenizer, sentences, write_model, write_text, write_tiny
 
 SPEC = AnalysisSpec(calibration_tokens=512, points=2)
@@ -168,6 +170,23 @@ def test_the_stacks_of_an_encoder_decoder_are_measured_apart(
     assert [stack.axis for stack in found.layers] == ["encoder.layer", "decoder.layer"]
     assert [line.name for line in found.lines] == ["encoder.layer", "decoder.layer", "widths"]
     assert {each.axis for each in found.importance} >= {"encoder.layer", "decoder.layer"}
+
+
+def test_a_model_without_a_blueprint_is_measured_by_its_vocabulary(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no axis that can be scored."""
+    monkeypatch.setattr(allowed_sizes, "_LEAST_TOKENS", 300)
+    write(MODELS["gpt2"], tmp_path / "m")
+    found = analyse(tmp_path / "m", text)
+    assert [(axis.axis, [cut.size for cut in axis.cuts]) for axis in found.axes] == [
+        ("vocab", [384, 320])
+    ]
+    assert (found.lines, found.layers, found.importance) == ((), (), ())
+    plan = api.plan(tmp_path / "m", params="95%", text=text, calibration_tokens=512, candidates=1)
+    assert plan.search is not None
+    assert plan.search.candidates[0].sizes == {"vocab": 320}
+    assert plan.search.measured_now == 0
 
 
 def test_a_large_model_is_measured_less_and_that_is_said(

@@ -120,10 +120,10 @@ class Measurement:
         own = dict(sizes)
         if "vocab" in own:
             own["vocab"] += self.added_tokens
-        spec = CutSpec(
-            **options_for(self.model.layout, own), refit=refit, scores=self.scores(),
-            calibration_tokens=self.calibration.tokens,
-        )  # fmt: skip
+        options = options_for(self.model.layout, own)
+        if options.keys() - {"vocab_size"}:  # a vocabulary is chosen by its counts
+            options["scores"] = self.scores()
+        spec = CutSpec(**options, refit=refit, calibration_tokens=self.calibration.tokens)
         prune_checkpoint(
             self.model, out, spec, documents=self.text.documents, seed=self.calibration.seed
         )
