@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.publishing import unfinished_place
 from regrow.corpus.text import read_documents
-from regrow.writing.text_writer import WritingSettings, WrittenText, write_text
+from regrow.writing.text_form import text_form
+from regrow.writing.text_writer import WritingSettings, WrittenText, _prompts, write_text
 from tests.tiny import add_chat_template, write_model
 from tests.tiny import write_text as write_texts
 
@@ -132,6 +134,17 @@ def test_prompts_are_used_in_turn(home: Path, tmp_path: Path) -> None:
     write(home, tmp_path / "chat.jsonl", settings)
     texts = list(read_documents(tmp_path / "chat.jsonl"))
     assert any(text.startswith("<bos>user:The river\nis wide<eos>") for text in texts)
+
+
+@pytest.mark.parametrize("name", ["my.questions.txt", "Q.TXT", "asked.v2.txt.gz"])
+def test_each_line_of_a_text_file_is_a_prompt(home: Path, tmp_path: Path, name: str) -> None:
+    """Whatever else its name holds."""
+    lines = b"The river\n\n The stone \n"
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    form = text_form(ModelDirectory(home / "base"), writes_questions=False)
+    assert _prompts(tmp_path / name, form, 64) == ["The river", "The stone"]
+    write_texts(tmp_path / "asked.txt.jsonl", ["The river\nis wide"])
+    assert _prompts(tmp_path / "asked.txt.jsonl", form, 64) == ["The river\nis wide"]
 
 
 def test_what_cannot_be_is_refused_before_work(

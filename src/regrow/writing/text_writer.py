@@ -39,6 +39,7 @@ from regrow.corpus.parallel import (
     no_progress,
 )
 from regrow.corpus.text import read_documents
+from regrow.corpus.text_files import kind_of
 from regrow.writing.filters import LEAST_TOKENS
 from regrow.writing.rounds import REASONS, Sampling, write_round
 from regrow.writing.text_form import TextForm, text_form
@@ -168,7 +169,7 @@ def _prompts(path: Path | None, form: TextForm, longest: int) -> list[str | None
     if path is None:
         return [None]
     documents = read_documents(path)
-    if path.name.partition(".")[2].startswith("txt"):
+    if path.is_file() and kind_of(path)[0] == ".txt":
         documents = (line for document in documents for line in document.splitlines())
     prompts: list[str | None] = [each.strip() for each in documents if each.strip()]
     if not prompts:
