@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import regrow
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout
 from regrow.architectures.cut_config import cut_config
 from regrow.architectures.llama import LLAMA
@@ -23,6 +24,8 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress
 from regrow.models.networks import model_class
+from regrow.pipeline import proposed_recovery
+from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.proposal import _cut, propose
 from regrow.pipeline.recipe_file import load_recipe
@@ -33,10 +36,19 @@ from regrow.surgery.inspection import inspect_model
 from regrow.surgery.plan import PlannedStage, plan_stages
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.requests import sizes_from_options
+from regrow.surgery.search.measure import Measurement
 from regrow.surgery.search.search import SearchRequest
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.surgery.random_cuts import TINY, TINY_IDS
-from tests.tiny import tiny_layout, tiny_shapes, write_model, write_tiny
+from tests.surgery.search.test_search import Fake
+from tests.tiny import (
+    sentences,
+    tiny_layout,
+    tiny_shapes,
+    write_model,
+    write_text,
+    write_tiny,
+)
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]
 all_tiny = pytest.mark.parametrize(("blueprint", "number"), TINY, ids=TINY_IDS)
@@ -212,6 +224,47 @@ def test_the_recipe_names_the_model_from_anywhere(
         propose(ModelDirectory(odd), PlanSpec(params=30_000), str(odd)).recipe
     )
     assert load_recipe(tmp_path / "r.yaml").model == str(odd)
+
+
+def test_a_recipe_that_was_measured_on_texts_runs_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(proposed_recovery, "_LEAST_TOKENS", 600)
+    fake = Fake(ModelDirectory(write_model(tmp_path / "m")).layout, {"hidden": 9, "vocab": 9})
+    monkeypatch.setattr(Measurement, "_cut", lambda *a, **k: fake.cut(*a, **k))
+    monkeypatch.setattr(Measurement, "_bits_per_byte", lambda *a: fake.bits(*a))
+    odd = f"my texts: #5 {'of the long winter ' * 5}".strip()
+    for place in (odd, "recipes", "elsewhere"):
+        (tmp_path / place).mkdir()
+    write_text(tmp_path / odd / "a.jsonl", sentences(120))
+    (tmp_path / "b.txt").write_text(" ".join(sentences(40, seed=1)))
+    texts = [tmp_path / odd / "a.jsonl", tmp_path / "b.txt"]
+    monkeypatch.chdir(tmp_path)
+    plan = regrow.plan(
+        "m", params="85%", text=[f"{odd}/a.jsonl", "b.txt"], calibration_tokens=256, candidates=1,
+        seed=7,
+    )  # fmt: skip
+    path = tmp_path / "recipes/r.yaml"
+    path.write_text(plan.recipe)
+    recipe = load_recipe(path)
+    assert (recipe.data.train_paths, recipe.data.heldout, recipe.seed) == (texts, {}, 7)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = regrow.run(path, "out")
+    assert inspect_model(ModelDirectory(result.model)).parameters == plan.parameters
+    carved = read_entries(Path("out/ledger.jsonl"))[f"{recipe.stages[0].name}/carve"]
+    assert carved.inputs["cut"]["calibration_tokens"] == 256
+
+
+def test_a_recipe_holds_defaults_and_placeholders_where_nothing_else_is_given(
+    tmp_path: Path,
+) -> None:
+    directory = write_model(tmp_path / "m")
+    recipe = propose(ModelDirectory(directory), PlanSpec(params=30_000), "m").recipe
+    assert "  train: train.jsonl " in recipe
+    assert "    domain: heldout.jsonl " in recipe
+    assert "calibration_tokens" not in recipe
+    assert "seed" not in recipe
 
 
 # What a user asks for

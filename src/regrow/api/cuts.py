@@ -62,8 +62,8 @@ def plan(
         how: the budget, and how costs are measured; see above.
 
     Raises:
-        UserError: an option is not valid, the model or a text cannot be read, or the budget cannot
-            be met.
+        UserError: an option is not valid, the model or a text cannot be read, the model does not
+            fit in memory to be measured, or the budget cannot be met.
     """
     from regrow.pipeline.plan_spec import PlanSpec
     from regrow.pipeline.proposal import propose

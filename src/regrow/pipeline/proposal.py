@@ -1,5 +1,6 @@
 """Propose a recipe that meets a budget, for the user to read and edit."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.proposed_recovery import ProposedRecovery, propose_recovery
 from regrow.surgery.allowed_sizes import allowed_sizes
 from regrow.surgery.budget import Budget, byte_budget
+from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.plan import Plan, PlannedStage, plan_stages
 from regrow.surgery.requests import options_for
@@ -76,8 +78,8 @@ def propose(
     notes.append(recovery.words())
     return Plan(
         model_name, layout.parameters(), stages[-1].parameters, nbytes({}), nbytes(sizes), stages,
-        _recipe_text(model_name, layout, stages, recovery), tuple(notes), search,
-        recovery.tokens, recovery.seconds,
+        _recipe_text(_head(model_name, spec, text), layout, stages, recovery, spec),
+        tuple(notes), search, recovery.tokens, recovery.seconds,
     )  # fmt: skip
 
 
@@ -133,27 +135,57 @@ def _uniform_sizes(layout: Layout) -> list[str]:
     ]
 
 
-def _recipe_text(
-    model: str, layout: Layout, stages: tuple[PlannedStage, ...], recovery: ProposedRecovery
-) -> str:
-    """The recipe as YAML. It is written by hand, so that it can hold comments with the counts."""
-    before = layout.parameters()
-    # Paths in a recipe are relative to its own directory, which is not known yet.
+def _head(model: str, spec: PlanSpec, text: Sequence[Path]) -> list[str]:
+    """The lines of a recipe above its stages.
+
+    Paths in a recipe are relative to its own directory, which is not known yet. So they are
+    absolute. `model`: as the user named it. `text`: what costs were measured on; it may be empty.
+    """
     local = from_home(Path(model))
-    lines = [
-        f"# {before:,} -> {stages[-1].parameters:,} parameters",
+    seed = [] if spec.seed == PlanSpec.model_fields["seed"].default else [f"seed: {spec.seed}"]
+    if text:
+        texts = [f"    - {_scalar(str(path.absolute()))}" for path in text]
+        data = [
+            "  train:                       # what the plan was measured on",
+            *texts,
+            "  # A part of it is put aside, and measured after every step. It is better to name a",
+            "  # text from another source: heldout: {domain: heldout.jsonl}",
+        ]
+    else:
+        data = [
+            "  train: train.jsonl           # your text: .jsonl with a key text, or .txt",
+            "  heldout:",
+            "    domain: heldout.jsonl      # measured after every step; not in train",
+        ]
+    return [
         "name: pruned",
         f"model: {_scalar(str(local.absolute()) if local.exists() else model)}",
+        *seed,
         "data:",
-        "  train: train.jsonl           # your text: .jsonl with a key text, or .txt",
-        "  heldout:",
-        "    domain: heldout.jsonl      # measured after every step; not in train",
+        *data,
         "prompts: []",
-        "stages:",
     ]
+
+
+def _recipe_text(
+    head: Sequence[str],
+    layout: Layout,
+    stages: tuple[PlannedStage, ...],
+    recovery: ProposedRecovery,
+    spec: PlanSpec,
+) -> str:
+    """The recipe as YAML. It is written by hand, so that it can hold comments with the counts.
+
+    `head`: the lines above the stages.
+    """
+    before, tokens = layout.parameters(), spec.calibration_tokens
+    is_default = tokens == CutSpec.model_fields["calibration_tokens"].default
+    calibration = {} if is_default else {"calibration_tokens": f"{tokens:_}"}
+    lines = [f"# {before:,} -> {stages[-1].parameters:,} parameters", *head, "stages:"]
     for number, stage in enumerate(stages):
         share = stage.parameters / before
-        cut = ", ".join(f"{option}: {value}" for option, value in _cut(layout, stage).items())
+        options = {**_cut(layout, stage), **calibration}
+        cut = ", ".join(f"{option}: {value}" for option, value in options.items())
         name = f"  - name: {stage.name.replace(' ', '-')}"
         lines += [
             f"{name:<36} # {stage.parameters:,} parameters remain, {share:.0%}",
@@ -179,4 +211,5 @@ def _cut(layout: Layout, stage: PlannedStage) -> dict[str, str]:
 
 
 def _scalar(text: str) -> str:
-    return yaml.safe_dump(text, default_flow_style=True).strip().removesuffix("\n...").strip()
+    whole = yaml.safe_dump(text, default_flow_style=True, width=math.inf)
+    return whole.strip().removesuffix("\n...").strip()

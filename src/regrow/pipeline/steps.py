@@ -207,7 +207,11 @@ def _stage_steps(
 def _cut_inputs(spec: CutSpec, *, every_key: bool) -> dict[str, Any]:
     """The inputs of a cut, as JSON values; `every_key`: also keys that hold their default."""
     if spec.cut is not None:
-        return {"cut": Cut.load(spec.cut).to_json()}
+        # The file says what is cut. The other settings of a cut file are those of its refit.
+        refitting = spec.model_dump(
+            mode="json", include={"refit", "calibration_tokens"}, exclude_defaults=not every_key
+        )
+        return {"cut": Cut.load(spec.cut).to_json(), **refitting}
     found = spec.model_dump(mode="json", exclude={"cut", "vocab"}, exclude_defaults=not every_key)
     if spec.scores is not None:
         found["scores"] = file_sha256(spec.scores)

@@ -287,13 +287,18 @@ def draw_text(
     return calibration
 
 
-def memory_problem(directory: ModelDirectory) -> str | None:
-    """Why the model does not fit in memory, or None where it does."""
-    needed, available = 4 * directory.layout.parameters(), available_memory()
+def memory_problem(directory: ModelDirectory, *, twice: bool = False) -> str | None:
+    """Why the model does not fit in memory, or None where it does.
+
+    `twice`: whether another model of at most its size is in memory beside it.
+    """
+    models = 2 if twice else 1
+    needed, available = 4 * models * directory.layout.parameters(), available_memory()
     if needed <= (1 - FREE) * available:
         return None
+    which = " of two models" if twice else ""
     return (
-        f"{directory.path}: {needed / 1e9:,.1f} GB of float32 weights do not fit in "
+        f"{directory.path}: {needed / 1e9:,.1f} GB of float32 weights{which} do not fit in "
         f"{available / 1e9:,.1f} GB of free memory"
     )
 

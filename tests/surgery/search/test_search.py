@@ -10,6 +10,7 @@ from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress, Update
+from regrow.scoring.score import FREE
 from regrow.surgery.budget import parameter_budget
 from regrow.surgery.search.measure import Calibration, Measurement
 from regrow.surgery.search.measured_cuts import FILE, MeasuredSpeed
@@ -235,3 +236,27 @@ def test_a_budget_that_cannot_be_met(model: ModelDirectory, fake: Fake, text: Pa
     with pytest.raises(UserError, match="too few for this model; the least that keeps a share of"):
         search_sizes(model, request_for(model, text, 0.05), QUIET)
     assert fake.measured == []
+
+
+@pytest.mark.parametrize("speed", [None, 15.0])
+def test_a_model_that_does_not_fit_in_memory(
+    model: ModelDirectory,
+    fake: Fake,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    speed: float | None,
+) -> None:
+    """A speed is measured with a cut beside the original, so it needs twice the memory."""
+    wanted: dict[str, Any] = {} if speed is None else {"budget": None, "tokens_per_second": speed}
+    request = request_for(model, text, 0.6, **wanted)
+    needed = (4 if speed is None else 8) * model.layout.parameters()
+    available = int(needed / (1 - FREE))
+    monkeypatch.setattr("regrow.scoring.score.available_memory", lambda: available - 2)
+    message = r"GB of float32 weights.* do not fit in .* GB of free memory, and .*; use a larger"
+    with pytest.raises(UserError, match=message) as error:
+        search_sizes(model, request, QUIET)
+    assert ("plan by parameters or bytes" in str(error.value)) == (speed is not None)
+    assert fake.measured == []
+    assert not (text.parent / "cache").exists()
+    monkeypatch.setattr("regrow.scoring.score.available_memory", lambda: available + 2)
+    search_sizes(model, request, QUIET)

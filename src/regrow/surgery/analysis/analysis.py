@@ -20,11 +20,16 @@ from regrow.common.progress import Progress, Update
 from regrow.corpus.text import read_documents
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.layer_loss import LayerLosses, losses_without_each
-from regrow.scoring.score import draw_text, memory_problem
+from regrow.scoring.score import draw_text
 from regrow.scoring.score_file import load_scores
 from regrow.surgery.analysis.points import CutLine, cut_lines
 from regrow.surgery.search.axes import SearchAxis, search_axes
-from regrow.surgery.search.measure import Calibration, Measurement, open_measurement
+from regrow.surgery.search.measure import (
+    Calibration,
+    Measurement,
+    check_memory,
+    open_measurement,
+)
 from regrow.surgery.search.measured_cuts import Sizes
 from regrow.surgery.search.search import AxisCosts, axis_costs
 from regrow.surgery.search.text import read_search_text
@@ -154,8 +159,7 @@ def analyse_model(
     """
     if model.is_config_only:
         raise UserError(f"{model.path}: has a config and no weights, so nothing can be measured")
-    if problem := memory_problem(model):
-        raise UserError(f"{problem}, and cuts are measured in memory; use a larger machine")
+    check_memory(model)
     calibration, points, notes = _amounts(model.layout, spec)
     for note in notes:
         progress.say(note)

@@ -17,6 +17,7 @@ from regrow.common.progress import Progress, Update
 from regrow.evaluation.heldout import text_loss
 from regrow.evaluation.speed import PROMPT, loaded_once, seconds_in_turns
 from regrow.objectives.special_tokens import missing_sentinels
+from regrow.scoring.score import memory_problem
 from regrow.scoring.score_file import ScoreSpec, compute_scores
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.extend import ensure_tokens
@@ -153,6 +154,21 @@ class Measurement:
                 key="text",
             )
         return bits if math.isfinite(bits) else _DIVERGED
+
+
+def check_memory(model: ModelDirectory, *, speeds: bool = False) -> None:
+    """Raise UserError if cuts of a model cannot be measured in the memory that is free.
+
+    `speeds`: whether their speed is measured too, with a cut in memory beside the original.
+    """
+    problem = memory_problem(model, twice=speeds)
+    if problem and speeds:
+        raise UserError(
+            f"{problem}, and the original and a cut generate in turns; use a larger machine, or "
+            "plan by parameters or bytes"
+        )
+    if problem:
+        raise UserError(f"{problem}, and cuts are measured in memory; use a larger machine")
 
 
 @contextmanager

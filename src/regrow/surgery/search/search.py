@@ -14,7 +14,12 @@ from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.search.axes import SearchAxis, search_axes
 from regrow.surgery.search.candidates import Candidate, best_candidates, predicted_increase
 from regrow.surgery.search.curves import CostCurve, cost_curve
-from regrow.surgery.search.measure import Calibration, Measurement, open_measurement
+from regrow.surgery.search.measure import (
+    Calibration,
+    Measurement,
+    check_memory,
+    open_measurement,
+)
 from regrow.surgery.search.measured_cuts import Sizes
 from regrow.surgery.search.speed import fit_speed
 from regrow.surgery.search.text import read_search_text
@@ -126,9 +131,10 @@ def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progre
     Results are kept in the cache, by the model and the text. A search that was stopped continues,
     and another budget needs only its candidates measured.
 
-    Raises UserError if the text is too short, the model cannot be measured, or nothing meets the
-    budget.
+    Raises UserError if the model does not fit in memory or cannot be measured, the text is too
+    short, or nothing meets the budget.
     """
+    check_memory(model, speeds=request.tokens_per_second is not None)
     text = read_search_text(request.text, request.calibration.tokens)
     axes = search_axes(model.layout, request.least)
     if not axes:
