@@ -100,6 +100,18 @@ def test_the_names_of_all_tasks_are_read_once(
     assert len(said) == 1
 
 
+def test_lm_eval_may_be_moved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To another virtual environment, say; the list of names is read from the cache."""
+    small_index(tmp_path, monkeypatch)
+    assert [*find_tasks(["one_*"], data=data).tasks] == ["one_arc"]
+    moved = (tmp_path / "tasks").rename(tmp_path / "moved")
+    monkeypatch.setattr(task_index, "_TASKS", moved)
+    said: list[str] = []
+    found = find_tasks(["several"], data=data, say=said.append)
+    assert [*found.tasks] == ["one_arc", "sciq"]
+    assert not any("all tasks" in line for line in said)
+
+
 def test_a_task_of_ones_own(data: Path, tmp_path: Path) -> None:
     own = task_index._TASKS / "piqa/piqa.yaml"
     path = tmp_path / "mine.yaml"
