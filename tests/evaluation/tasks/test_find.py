@@ -139,6 +139,21 @@ def test_a_broken_task_file(content: str, message: str, data: Path, tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
+def test_a_task_that_runs_the_code_of_a_model_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="humaneval: this task runs the code that a model writes"):
+        find_tasks(["humaneval"])  # before its data are loaded
+    small_index(tmp_path, monkeypatch)
+    (tmp_path / "tasks/two.yaml").write_text(
+        f"include: {tmp_path}/tasks/one.yaml\ntask: two\nunsafe_code: true\n"
+    )
+    (tmp_path / "tasks/all.yaml").write_text("group: several\ntask: [one_arc, two]\n")
+    for name in ("several", "t*"):
+        with pytest.raises(UserError, match="tasks: two: this task runs the code"):
+            find_tasks([name], data=data)
+
+
 def test_a_task_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tasks: .*/none\.yaml: no such file"):
         find_tasks([str(tmp_path / "none.yaml")])
