@@ -10,11 +10,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 import regrow
 from regrow.common.errors import UserError
+from regrow.evaluation.significance import paired_test
 from regrow.pipeline.ledger import Entry, read_entries
 from regrow.pipeline.recipe import EvaluateSpec, Recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.summary import summarise
 from regrow.pipeline.task_steps import evaluate_inputs
+from regrow.pipeline.task_summary import evaluation_rows
 from regrow.pipeline.task_summary import kept as quality_of
 from regrow.report.page import render_page
 from tests.evaluation.tasks.files import write_all
@@ -145,6 +147,29 @@ def test_a_group_counts_as_one_task_of_the_quality_that_is_kept(is_old: bool) ->
         for stage, outputs in (("original", before), ("s", after))
     }
     assert quality_of(entries, ("s",)) == pytest.approx(0.4 / (0.5 + 0.1))
+
+
+@pytest.mark.parametrize("all_have_marks", [True, False])
+def test_the_interval_of_a_group_is_over_the_questions_of_its_tasks(all_have_marks: bool) -> None:
+    sides = []
+    for a, b in (("1110", "111101"), ("1010", "010100")):
+        marks = {"a": a, "b": b if all_have_marks else ""}
+        tasks = [
+            {"task": name, "metric": "acc", "value": 0.5, "marks": given}
+            for name, given in marks.items()
+        ]
+        sides.append({
+            "tasks": tasks,
+            "groups": [{"task": "g", "metric": "acc", "value": 0.5, "tasks": ["a", "b"]}],
+        })  # fmt: skip
+    entries = {
+        f"{stage}/evaluate": Entry(f"{stage}/evaluate", "k", {}, outputs, {}, "", 1.0)
+        for stage, outputs in zip(("original", "s"), sides, strict=True)
+    }
+    row, *_ = evaluation_rows(entries, ("s",))
+    whole = paired_test([int(x) for x in "1110111101"], [int(x) for x in "1010010100"])
+    assert row.task == "g"
+    assert (row.low, row.high) == ((whole.low, whole.high) if all_have_marks else (None, None))
 
 
 def test_a_task_file_is_known_by_its_content(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def _rows(
     theirs = {} if after is None else {each["task"]: each for each in shown_scores(after)}
     for each in shown_scores(before):
         other = theirs.get(each["task"])
-        low, high = _interval([each.get("marks", ""), (other or {}).get("marks", "")])
+        low, high = _interval([_marks(each, before), _marks(other, after)])
         yield EvaluationRow(
             task=each["task"],
             metric=", ".join(filter(None, (each["metric"], stage))),
@@ -107,6 +107,20 @@ def _rows(
             low=low,
             high=high,
         )
+
+
+def _marks(score: Mapping[str, Any] | None, outputs: Mapping[str, Any] | None) -> str:
+    """The marks of a task, or of all tasks of a group; empty if there are none.
+
+    `outputs`: of the step that evaluated the model.
+    """
+    if score is None or outputs is None:
+        return ""
+    if "marks" in score:
+        return str(score["marks"])
+    by_task = {each["task"]: each.get("marks", "") for each in outputs["tasks"]}
+    inside = [by_task[task] for task in score["tasks"]]
+    return "".join(inside) if all(inside) else ""
 
 
 def _interval(marks: Sequence[str]) -> tuple[float | None, float | None]:
