@@ -182,6 +182,17 @@ def test_a_group_counts_as_one_task_of_the_quality_that_is_kept() -> None:
     assert kept_of(scores(piqa=0.32, a=0.3, b=0.32), scores(piqa=0.2, a=0.2, b=0.2)) is None
 
 
+def test_a_task_with_scores_of_its_own_has_no_known_chance(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    own = task_index._TASKS / "piqa/piqa.yaml"
+    (tmp_path / "scores.py").write_text("def score(doc, results):\n    return {'acc': 0.5}\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"include: {own}\ntask: mine\nprocess_results: !function scores.score\n")
+    (score,) = evaluated(model, data, tmp_path / "cache", (str(path),)).tasks
+    assert (score.metrics["acc"].value, score.chance) == (0.5, None)
+
+
 def test_texts_are_measured_with_what_the_tokenizer_loses(model: Path, tmp_path: Path) -> None:
     text = tmp_path / "texts.jsonl"
     text.write_text('{"text": "the river and the stone"}\n{"text": "water"}\n')

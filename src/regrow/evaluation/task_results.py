@@ -43,7 +43,8 @@ class TaskScore:
         questions: How many questions there are.
         marks: The main metric of each question, by the question's hash; empty if it has none for a
             single question, such as a perplexity.
-        chance: The main metric of random guesses; None if there are no options.
+        chance: The main metric of random guesses; None if there are no options, or the task has a
+            function of its own for its scores.
         predicted: The share of the questions for which each option is chosen, by letter. If nearly
             all are one letter, the model did not read the questions.
         shots: Demonstrations before each question.
