@@ -9,6 +9,7 @@ from typing import Any
 
 from openba_v2.report import LAYERS_AT_ONCE_LOSS, SCORES
 from openba_v2.values import Values
+from regrow.evaluation.task_results import ChanceScore
 
 TOKEN_BYTES = 4
 """Bytes of a token, roughly. The report's perplexity is for each token."""
@@ -190,7 +191,8 @@ def chances(scores: Mapping[str, Any]) -> dict[str, float]:
     return {
         task: score["chance"]
         for task, score in scores.items()
-        if score["chance"] is not None and score["value"] - score["chance"] > 2 * error_of(score)
+        if score["chance"] is not None
+        and ChanceScore(score["value"], score["chance"], error_of(score)).is_above_chance
     }
 
 

@@ -11,9 +11,9 @@ from regrow.architectures.openba import OPENBA
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
-from regrow.evaluation.comparison import compare_scores
+from regrow.evaluation.comparison import compare_scores, kept_of
 from regrow.evaluation.task_evaluation import evaluate_tasks
-from regrow.evaluation.task_results import Evaluated
+from regrow.evaluation.task_results import Evaluated, GroupScore, Metric, TaskScore
 from regrow.evaluation.task_spec import TaskSpec
 from regrow.evaluation.tasks import task_index
 from regrow.evaluation.tasks.find import find_tasks
@@ -165,6 +165,32 @@ def test_a_group_is_the_mean_over_its_questions(data: Path, model: Path, tmp_pat
     assert (group.group, group.questions, group.tasks) == ("both", 5, ("mmlu_anatomy",))
     assert group.value == found.tasks[0].value
     assert group.error == pytest.approx(found.tasks[0].error)
+
+
+def test_a_group_counts_as_one_task_of_the_quality_that_is_kept() -> None:
+    def scores(**values: float) -> Evaluated:
+        tasks = tuple(
+            TaskScore(name, "acc", {"acc": Metric(value, 0.04)}, True, 10, {}, 0.25, {})
+            for name, value in values.items()
+        )
+        mean = (values["a"] + values["b"]) / 2
+        groups = (GroupScore("g", "acc", mean, 0.04, 0.25, 20, ("a", "b")),)
+        return Evaluated("m", "/m", "sha", 9, 9, "fp32", tasks, groups, 0, 0, {})
+
+    found = kept_of(scores(piqa=0.75, a=0.45, b=0.25), scores(piqa=0.65, a=0.25, b=0.25))
+    assert found == pytest.approx(0.4 / (0.5 + 0.1))
+    assert kept_of(scores(piqa=0.32, a=0.3, b=0.32), scores(piqa=0.2, a=0.2, b=0.2)) is None
+
+
+def test_a_task_with_scores_of_its_own_has_no_known_chance(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    own = task_index._TASKS / "piqa/piqa.yaml"
+    (tmp_path / "scores.py").write_text("def score(doc, results):\n    return {'acc': 0.5}\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"include: {own}\ntask: mine\nprocess_results: !function scores.score\n")
+    (score,) = evaluated(model, data, tmp_path / "cache", (str(path),)).tasks
+    assert (score.metrics["acc"].value, score.chance) == (0.5, None)
 
 
 def test_texts_are_measured_with_what_the_tokenizer_loses(model: Path, tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 import regrow
 from regrow.common.errors import UserError
-from regrow.pipeline.ledger import read_entries
+from regrow.evaluation.significance import paired_test
+from regrow.pipeline.ledger import Entry, read_entries
 from regrow.pipeline.recipe import EvaluateSpec, Recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.summary import summarise
 from regrow.pipeline.task_steps import evaluate_inputs
+from regrow.pipeline.task_summary import evaluation_rows
 from regrow.pipeline.task_summary import kept as quality_of
 from regrow.report.page import render_page
 from tests.evaluation.tasks.files import write_all
@@ -59,8 +61,7 @@ def test_original_and_result_are_evaluated(tmp_path: Path) -> None:
     summary = summarise(out)
     assert [row.task for row in summary.evaluation] == EVALUATE["tasks"]
     assert all(row.low is not None and row.after is not None for row in summary.evaluation)
-    before = sum(score.value - (score.chance or 0) for score in own.tasks)
-    assert (summary.quality_kept is not None) == (before > 0)
+    assert summary.quality_kept is None, "no task of five questions is above chance beyond doubt"
     assert "mmlu_anatomy" in render_page(summary)
     size = (out / "ledger.jsonl").stat().st_size
     regrow.run(recipe, out)
@@ -117,10 +118,58 @@ def test_all_stages_can_be_evaluated_later(tmp_path: Path) -> None:
                 if each["task"] == task
             )  # fmt: skip
             score["value"] = {"original": 0.9, "depth": 0.8, "width": kept}[entry]
+            score["error"] = 0.1
     left, whole = (0.6 - 0.5) + (0.4 - 0.25), (0.9 - 0.5) + (0.9 - 0.25)
     assert quality_of(entries, ("depth", "width")) == pytest.approx(left / whole)
     # A last stage that is not evaluated yet has no share.
     assert quality_of(entries, ("depth", "width", "more")) is None
+
+
+def scored(**values: tuple[float, float]) -> dict[str, Any]:
+    """What the ledger keeps of tasks, each with a value and an error."""
+    tasks = [
+        {"task": name, "value": value, "error": error, "chance": 0.25, "questions": 100}
+        for name, (value, error) in values.items()
+    ]
+    return {"tasks": tasks, "groups": []}
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_group_counts_as_one_task_of_the_quality_that_is_kept(is_old: bool) -> None:
+    """Also in the ledger of an older version, which has no chance for groups."""
+    before = scored(piqa=(0.75, 0.04), a=(0.45, 0.09), b=(0.25, 0.09))
+    after = scored(piqa=(0.65, 0.04), a=(0.25, 0.09), b=(0.25, 0.09))
+    for outputs, value in ((before, 0.35), (after, 0.25)):
+        group = {"task": "g", "value": value, "error": 0.04, "questions": 200, "tasks": ["a", "b"]}
+        outputs["groups"] = [group if is_old else {**group, "chance": 0.25}]
+    entries = {
+        f"{stage}/evaluate": Entry(f"{stage}/evaluate", "k", {}, outputs, {}, "", 1.0)
+        for stage, outputs in (("original", before), ("s", after))
+    }
+    assert quality_of(entries, ("s",)) == pytest.approx(0.4 / (0.5 + 0.1))
+
+
+@pytest.mark.parametrize("all_have_marks", [True, False])
+def test_the_interval_of_a_group_is_over_the_questions_of_its_tasks(all_have_marks: bool) -> None:
+    sides = []
+    for a, b in (("1110", "111101"), ("1010", "010100")):
+        marks = {"a": a, "b": b if all_have_marks else ""}
+        tasks = [
+            {"task": name, "metric": "acc", "value": 0.5, "marks": given}
+            for name, given in marks.items()
+        ]
+        sides.append({
+            "tasks": tasks,
+            "groups": [{"task": "g", "metric": "acc", "value": 0.5, "tasks": ["a", "b"]}],
+        })  # fmt: skip
+    entries = {
+        f"{stage}/evaluate": Entry(f"{stage}/evaluate", "k", {}, outputs, {}, "", 1.0)
+        for stage, outputs in zip(("original", "s"), sides, strict=True)
+    }
+    row, *_ = evaluation_rows(entries, ("s",))
+    whole = paired_test([int(x) for x in "1110111101"], [int(x) for x in "1010010100"])
+    assert row.task == "g"
+    assert (row.low, row.high) == ((whole.low, whole.high) if all_have_marks else (None, None))
 
 
 def test_a_task_file_is_known_by_its_content(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_the_page_has_a_point_for_each_model(compared: Comparison) -> None:
     assert "small 50%" in page
     assert "arc&lt;" in page
     assert "arc<" not in page
+    assert "above chance by more than two standard errors; a group counts as one task" in page
 
 
 def test_without_chance_there_is_no_chart() -> None:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from regrow.common.errors import UserError
 from regrow.evaluation.significance import PairedTest, paired_test
 from regrow.evaluation.speed import Speed
-from regrow.evaluation.task_results import Evaluated, TaskScore, quality_kept
+from regrow.evaluation.task_results import (
+    ChanceScore,
+    Evaluated,
+    GroupScore,
+    TaskScore,
+    counted_once,
+    quality_kept,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Compared:
         differences: Groups first, then tasks.
         kept: The share of the first model's score above chance that this model has
             (`regrow.evaluation.task_results.quality_kept`); None if no task has options, or the
-            first model does not score above chance.
+            first model is above chance beyond doubt on none.
     """
 
     name: str
@@ -79,12 +86,26 @@ def compare_scores(
 
 
 def kept_of(first: Evaluated, other: Evaluated) -> float | None:
-    """`quality_kept` of another model, over all tasks with options."""
-    original = {
-        score.task: (score.value, score.chance) for score in first.tasks if score.chance is not None
-    }
+    """`quality_kept` of another model, over all tasks with options; a group is one task."""
+    original = _chance_scores(first)
     result = {score.task: score.value for score in other.tasks}
-    return quality_kept(original, result) if original else None
+    result |= {group.group: group.value for group in other.groups}
+    groups = {group.group: group.tasks for group in first.groups if group.group in original}
+    names = counted_once((score.task for score in first.tasks), groups)
+    return quality_kept({name: original[name] for name in names if name in original}, result)
+
+
+def _chance_scores(model: Evaluated) -> dict[str, ChanceScore]:
+    """The scores of all tasks and groups whose questions have options."""
+    named: list[tuple[str, TaskScore | GroupScore]] = [
+        *((score.task, score) for score in model.tasks),
+        *((group.group, group) for group in model.groups),
+    ]
+    return {
+        name: ChanceScore(score.value, score.chance, score.error)
+        for name, score in named
+        if score.chance is not None
+    }
 
 
 def differences(first: Evaluated, other: Evaluated) -> tuple[Difference, ...]:

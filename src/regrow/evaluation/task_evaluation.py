@@ -206,7 +206,8 @@ def _score(
         marks_by_metric["acc_token"] = hits
         metrics["acc_token"] = _mean(hits)
         counts = [_options(sample) for sample in first]
-        chance = fmean(len(gold) / count for gold, count in zip(right, counts, strict=True))
+        if not callable(task.config.process_results):  # else the task scores in a way of its own
+            chance = fmean(len(gold) / count for gold, count in zip(right, counts, strict=True))
     main = _main_metric(metrics, model.encoding.has_openba_prompts and _by_likelihood(task))
     if main not in _ACCURACIES:
         chance = None

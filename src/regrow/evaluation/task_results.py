@@ -1,6 +1,6 @@
 """What an evaluation on tasks finds, as data. Importing this module imports no library."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,8 @@ class TaskScore:
         questions: How many questions there are.
         marks: The main metric of each question, by the question's hash; empty if it has none for a
             single question, such as a perplexity.
-        chance: The main metric of random guesses; None if there are no options.
+        chance: The main metric of random guesses; None if there are no options, or the task has a
+            function of its own for its scores.
         predicted: The share of the questions for which each option is chosen, by letter. If nearly
             all are one letter, the model did not read the questions.
         shots: Demonstrations before each question.
@@ -143,22 +144,58 @@ class Evaluated:
         raise KeyError(task)
 
 
-def quality_kept(
-    original: Mapping[str, tuple[float, float]], result: Mapping[str, float]
-) -> float | None:
-    """The share of the original's score above chance that is left, over all tasks together.
+@dataclass(frozen=True)
+class ChanceScore:
+    """The score on a task, or on a group as one task, beside that of random guesses.
 
-    Tasks on which the original is not above chance are left out: there is nothing to keep.
+    Attributes:
+        value, chance: The score, and that of random guesses, in the same unit.
+        error: The standard error of the score; None if it is not known.
+    """
+
+    value: float
+    chance: float
+    error: float | None
+
+    @property
+    def is_above_chance(self) -> bool:
+        """Whether the score is above chance beyond doubt: by more than two standard errors."""
+        return self.error is not None and self.value - self.chance > 2 * self.error
+
+
+def counted_once(tasks: Iterable[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Groups, and the tasks that are in none of them, so that each task counts once.
+
+    Of groups that hold each other, or share a task, the largest counts.
 
     Args:
-        original: The score and the chance of each task.
+        tasks: The names of tasks.
+        groups: The names of the tasks of each group.
+    """
+    taken: set[str] = set()
+    found = []
+    for name, members in sorted(groups.items(), key=lambda pair: -len(pair[1])):
+        if taken.isdisjoint(members):
+            found.append(name)
+            taken.update(members)
+    return [*found, *(task for task in tasks if task not in taken)]
+
+
+def quality_kept(original: Mapping[str, ChanceScore], result: Mapping[str, float]) -> float | None:
+    """The share of the original's score above chance that is left, over all tasks together.
+
+    Tasks on which the original is not above chance beyond doubt are left out: there is nothing to
+    keep, and what is above by luck is lost by luck.
+
+    Args:
+        original: The score of each task, or of each group that counts as one task.
         result: The score of the other model on the same tasks.
 
     Returns:
         1 if nothing is lost, 0 if the result guesses; None if the original does not score above
         chance on any task.
     """
-    known = {task: (value, chance) for task, (value, chance) in original.items() if value > chance}
-    before = sum(value - chance for value, chance in known.values())
-    after = sum(result[task] - chance for task, (_, chance) in known.items())
+    known = {name: score for name, score in original.items() if score.is_above_chance}
+    before = sum(score.value - score.chance for score in known.values())
+    after = sum(result[name] - score.chance for name, score in known.items())
     return after / before if known else None

@@ -141,7 +141,8 @@ def evaluate_model(
         "groups": [
             {
                 "task": group.group, "metric": group.metric, "value": group.value,
-                "error": group.error, "questions": group.questions, "tasks": list(group.tasks),
+                "error": group.error, "chance": group.chance, "questions": group.questions,
+                "tasks": list(group.tasks),
             }
             for group in found.groups
         ],

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from regrow.evaluation.significance import paired_test
-from regrow.evaluation.task_results import quality_kept
+from regrow.evaluation.task_results import ChanceScore, counted_once, quality_kept
 from regrow.pipeline.ledger import Entry
 from regrow.pipeline.task_steps import EVALUATE
 from regrow.report.records import EvaluationRow
@@ -32,20 +32,48 @@ def evaluation_rows(
 
 
 def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> float | None:
-    """The share of the original's score above chance that the last stage has."""
+    """The share of the original's score above chance that the last stage has.
+
+    A group counts as one task.
+    """
     before = entries.get(f"original/{EVALUATE}")
     after = entries.get(f"{stages[-1]}/{EVALUATE}") if stages else None
     if before is None or after is None:
         return None
-    original = {
-        each["task"]: (each["value"], each["chance"])
-        for each in before.outputs["tasks"]
-        if each["chance"] is not None
+    original = _chance_scores(before.outputs)
+    groups = {
+        each["task"]: each["tasks"] for each in before.outputs["groups"] if each["task"] in original
     }
-    result = {each["task"]: each["value"] for each in after.outputs["tasks"]}
-    if not original or not original.keys() <= result.keys():
+    names = counted_once((each["task"] for each in before.outputs["tasks"]), groups)
+    known = {name: original[name] for name in names if name in original}
+    result = {
+        each["task"]: each["value"] for kind in ("tasks", "groups") for each in after.outputs[kind]
+    }
+    return quality_kept(known, result) if known.keys() <= result.keys() else None
+
+
+def _chance_scores(outputs: Mapping[str, Any]) -> dict[str, ChanceScore]:
+    """The scores of all tasks and groups whose questions have options."""
+    tasks = {each["task"]: each for each in outputs["tasks"]}
+    chances = {name: each["chance"] for name, each in tasks.items()}
+    for group in outputs["groups"]:
+        # The ledgers of older versions have no chance for groups.
+        known = "chance" in group
+        inside = [tasks[task] for task in group["tasks"]]
+        chances[group["task"]] = group["chance"] if known else _mean_chance(inside)
+    return {
+        each["task"]: ChanceScore(each["value"], chances[each["task"]], each["error"])
+        for each in (*outputs["tasks"], *outputs["groups"])
+        if chances[each["task"]] is not None
+    }
+
+
+def _mean_chance(tasks: Sequence[Mapping[str, Any]]) -> float | None:
+    """The chance over all questions of some tasks; None if it is not known of one."""
+    if any(each["chance"] is None for each in tasks):
         return None
-    return quality_kept(original, result)
+    total = sum(each["questions"] for each in tasks)
+    return float(sum(each["questions"] * each["chance"] for each in tasks) / total)
 
 
 def shown_scores(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -70,7 +98,7 @@ def _rows(
     theirs = {} if after is None else {each["task"]: each for each in shown_scores(after)}
     for each in shown_scores(before):
         other = theirs.get(each["task"])
-        low, high = _interval([each.get("marks", ""), (other or {}).get("marks", "")])
+        low, high = _interval([_marks(each, before), _marks(other, after)])
         yield EvaluationRow(
             task=each["task"],
             metric=", ".join(filter(None, (each["metric"], stage))),
@@ -79,6 +107,20 @@ def _rows(
             low=low,
             high=high,
         )
+
+
+def _marks(score: Mapping[str, Any] | None, outputs: Mapping[str, Any] | None) -> str:
+    """The marks of a task, or of all tasks of a group; empty if there are none.
+
+    `outputs`: of the step that evaluated the model.
+    """
+    if score is None or outputs is None:
+        return ""
+    if "marks" in score:
+        return str(score["marks"])
+    by_task = {each["task"]: each.get("marks", "") for each in outputs["tasks"]}
+    inside = [by_task[task] for task in score["tasks"]]
+    return "".join(inside) if all(inside) else ""
 
 
 def _interval(marks: Sequence[str]) -> tuple[float | None, float | None]:

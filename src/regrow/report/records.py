@@ -306,7 +306,8 @@ class RunSummary(_Record):
     samples: tuple[Sample, ...] = ()
     evaluation: tuple[EvaluationRow, ...] = ()
     quality_kept: float | None = None
-    """The share of the original's scores above chance that the result has, over all tasks."""
+    """The share of the original's scores above chance that the result has, over all tasks on
+    which the original is above chance beyond doubt; a group counts as one task."""
 
     @property
     def original(self) -> ModelRow | None:

@@ -201,6 +201,33 @@ def test_generated_texts(kind: str, tmp_path: Path) -> None:
     assert any(expected)
 
 
+def test_answers_that_are_drawn_differ_and_do_not_depend_on_each_other(tmp_path: Path) -> None:
+    """lm-eval asks `repeats` times with the same request."""
+    directory = write_model(tmp_path / "m")
+    settings = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    given = [
+        request
+        for request in requests("generate_until", [(text, settings) for text in QUESTIONS[:2]])
+        for _ in range(3)
+    ]
+    torch.manual_seed(1)
+    expected_noise = torch.rand(1)
+    torch.manual_seed(1)
+    whole = RegrowModel(directory, precision="fp32").generate_until(given)
+    assert torch.equal(torch.rand(1), expected_noise), "the random numbers of others stay"
+    assert len(set(whole)) == len(whole)
+    second = RegrowModel(directory, precision="fp32")
+    with Responses(tmp_path / "answers") as second.responses:
+        assert second.generate_until(given[:2]) == whole[:2]
+        assert second.generate_until(given) == whole
+        assert (second.computed, second.cached) == (6, 2)
+    greedy = {"until": [], "max_gen_toks": 8}
+    same = requests("generate_until", [(QUESTIONS[0], greedy)]) * 3
+    third = RegrowModel(directory, precision="fp32")
+    assert len(set(third.generate_until(same))) == 1
+    assert third.computed == 1
+
+
 def test_what_was_answered_before_is_not_computed_again(tmp_path: Path) -> None:
     """Also after a kill in the middle of a line."""
     directory = write_model(tmp_path / "m")

@@ -100,6 +100,18 @@ def test_the_names_of_all_tasks_are_read_once(
     assert len(said) == 1
 
 
+def test_lm_eval_may_be_moved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To another virtual environment, say; the list of names is read from the cache."""
+    small_index(tmp_path, monkeypatch)
+    assert [*find_tasks(["one_*"], data=data).tasks] == ["one_arc"]
+    moved = (tmp_path / "tasks").rename(tmp_path / "moved")
+    monkeypatch.setattr(task_index, "_TASKS", moved)
+    said: list[str] = []
+    found = find_tasks(["several"], data=data, say=said.append)
+    assert [*found.tasks] == ["one_arc", "sciq"]
+    assert not any("all tasks" in line for line in said)
+
+
 def test_a_task_of_ones_own(data: Path, tmp_path: Path) -> None:
     own = task_index._TASKS / "piqa/piqa.yaml"
     path = tmp_path / "mine.yaml"
@@ -125,6 +137,21 @@ def test_a_broken_task_file(content: str, message: str, data: Path, tmp_path: Pa
     with pytest.raises(UserError, match=message) as caught:
         find_tasks([str(path)], data=data)
     assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_runs_the_code_of_a_model_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="humaneval: this task runs the code that a model writes"):
+        find_tasks(["humaneval"])  # before its data are loaded
+    small_index(tmp_path, monkeypatch)
+    (tmp_path / "tasks/two.yaml").write_text(
+        f"include: {tmp_path}/tasks/one.yaml\ntask: two\nunsafe_code: true\n"
+    )
+    (tmp_path / "tasks/all.yaml").write_text("group: several\ntask: [one_arc, two]\n")
+    for name in ("several", "t*"):
+        with pytest.raises(UserError, match="tasks: two: this task runs the code"):
+            find_tasks([name], data=data)
 
 
 def test_a_task_file_that_is_missing(tmp_path: Path) -> None:

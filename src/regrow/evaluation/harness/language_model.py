@@ -4,7 +4,7 @@
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,7 +27,7 @@ from regrow.evaluation.harness.encoding import Encoding, Pair
 from regrow.evaluation.harness.responses import Responses, request_key
 from regrow.evaluation.harness.scores import Computing, Score
 from regrow.evaluation.harness.seq2seq_scores import seq2seq_scores
-from regrow.evaluation.harness.text_generation import Prompt, generated_texts
+from regrow.evaluation.harness.text_generation import Prompt, draws, generated_texts
 from regrow.evaluation.tasks.forms import PromptForm
 from regrow.objectives.losses.head import check_head
 from regrow.objectives.losses.shared_row_attention import supports_shared_rows
@@ -198,8 +198,11 @@ class RegrowModel(LM):
         requests: Sequence[Any],
         compute: Callable[[_Arguments], Iterator[_Answers]],
     ) -> list[Any]:
-        """The answer to each request, computed once for equal ones and kept in `responses`."""
-        keys = [request_key(kind, request.args) for request in requests]
+        """The answer to each request, kept in `responses`.
+
+        It is computed once for equal requests, except for those that draw tokens.
+        """
+        keys = [*_keys(kind, requests)]
         tasks: dict[str, set[str]] = defaultdict(set)
         for key, request in zip(keys, requests, strict=True):
             tasks[key].add(request.task_name or "")
@@ -314,6 +317,22 @@ class RegrowModel(LM):
             context_len=1,
         )  # fmt: skip
         return [self.encoding.text_window(*make_disjoint_window(window)) for window in windows]
+
+
+def _keys(kind: str, requests: Sequence[Any]) -> Iterator[str]:
+    """The key of each request.
+
+    A task that draws tokens may ask the same several times. Such requests are told apart by how
+    often the task has asked the same before, so each gets an answer of its own.
+    """
+    asked: Counter[tuple[str, str]] = Counter()
+    for request in requests:
+        if kind != "generate" or not draws(request.args[1]):
+            yield request_key(kind, request.args)
+            continue
+        same = (request.task_name or "", request_key("drawn", request.args))
+        yield request_key("drawn", (*request.args, asked[same]))
+        asked[same] += 1
 
 
 def _bytes(arguments: tuple[Any, ...]) -> int:

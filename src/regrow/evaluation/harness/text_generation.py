@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from lm_eval.models.utils import (
     handle_stop_sequences,
     normalize_gen_kwargs,
@@ -19,6 +20,8 @@ from regrow.models.generating import continued
 
 MAX_NEW_TOKENS = 256
 """Of a request that names no number, as in lm-eval."""
+_SEED_DIGITS = 15
+"""Hexadecimal digits of a seed: 60 bits."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Prompt:
     """A prompt to continue.
 
     Attributes:
-        key: Names the prompt.
+        key: Names the prompt: a hash, which also decides what is drawn.
         tokens: What the model reads.
         settings: Of the generation, as a task of lm-eval names them.
     """
@@ -45,6 +48,11 @@ class Prompt:
         return (len(self.tokens) + self.new_tokens,)
 
 
+def draws(settings: Any) -> bool:
+    """Whether tokens are drawn at random with these settings; else the likeliest are taken."""
+    return bool(normalize_gen_kwargs(settings, MAX_NEW_TOKENS)["do_sample"])
+
+
 def generated_texts(
     model: Any,
     encoding: Encoding,
@@ -56,6 +64,9 @@ def generated_texts(
 ) -> Iterator[list[tuple[Prompt, str]]]:
     """The texts that follow the prompts, batch by batch.
 
+    Where tokens are drawn, each text is generated alone, and its key is the seed. So it does not
+    depend on the other texts, nor on what was generated before.
+
     Args:
         model: Of transformers, in evaluation mode.
         encoding: How its texts are encoded.
@@ -64,6 +75,14 @@ def generated_texts(
         batch_tokens: Upper bound on the slots of a batch.
         precision: Of the matrix products.
     """
+    if draws(prompts[0].settings):
+        device = next(model.parameters()).device
+        for prompt in prompts:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(int(prompt.key[:_SEED_DIGITS], 16))
+                (text,) = _generate(model, encoding, [prompt], window, precision)
+            yield [(prompt, text)]
+        return
     for batch in batches_by_size(prompts, batch_tokens):
         texts = _generate(model, encoding, batch, window, precision)
         yield [*zip(batch, texts, strict=True)]

@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from regrow.common.errors import UserError
 from regrow.evaluation.tasks.forms import Mode
@@ -51,8 +52,8 @@ def find_tasks(
         say: Takes a message before work that takes long.
 
     Raises:
-        UserError: there is no such task, its file is broken, or its questions cannot be loaded or
-            not be asked in this form.
+        UserError: there is no such task, its file is broken, its questions cannot be loaded or not
+            be asked in this form, or it runs code that the model writes.
     """
     if not names:
         raise UserError("no task is named; give one, such as piqa", key="tasks")
@@ -67,6 +68,7 @@ def find_tasks(
                 index = known.all if _is_pattern(given) else known.index_with(given)
             for name in _matching(given, index, known):
                 with library_errors(f"{name}: a task that lm-eval cannot load"):
+                    _refuse_code(name, _settings(index[name]).get("unsafe_code"))
                     # lm-eval has no public way to change the settings of all tasks of a group.
                     found = TaskFactory(meta={}).build(
                         index[name], overrides=changes, registry=dict(index)
@@ -74,7 +76,26 @@ def find_tasks(
                 built += found if isinstance(found, list) else [found]
         with library_errors("lm-eval cannot evaluate these tasks together"):
             loaded = TaskManager(include_defaults=False).load(built)
+    for name, task in loaded["tasks"].items():
+        _refuse_code(name, getattr(task, "UNSAFE_CODE", False))
     return FoundTasks(dict(loaded["tasks"]), dict(loaded.get("groups", {})))
+
+
+def _settings(entry: Any) -> Mapping[str, Any]:
+    """The settings in the file of an entry of lm-eval's index, without its functions."""
+    if entry.cfg is None and entry.yaml_path is not None:
+        found: Mapping[str, Any] = load_yaml(entry.yaml_path, resolve_func=False)
+        return found
+    return entry.cfg or {}
+
+
+def _refuse_code(name: str, runs_code: object) -> None:
+    if runs_code:
+        raise UserError(
+            f"{name}: this task runs the code that a model writes, and regrow runs no such code; "
+            "leave it out",
+            key="tasks",
+        )
 
 
 def _is_pattern(name: str) -> bool:

@@ -51,7 +51,8 @@ class Tasks:
     def all(self) -> Index:
         """All tasks, from the cache if it is there."""
         version = importlib.metadata.version("lm-eval")
-        cache = cache_directory() / f"lm-eval-{version}-tasks.json"
+        # Older versions of regrow wrote absolute paths, to a file of another name.
+        cache = cache_directory() / f"lm-eval-{version}-task-files.json"
         if not cache.is_file():
             self._say("reading the names of all tasks of lm-eval (once)")
             _save(TaskIndex.build([_TASKS]), cache)
@@ -99,16 +100,21 @@ def _index_of_file(path: Path) -> Index:
 
 
 def _save(index: Index, path: Path) -> None:
+    """Paths are kept relative to lm-eval's folder: it may be moved, or installed a second time."""
     rows = {
-        name: [entry.kind.name, str(entry.yaml_path or ""), sorted(entry.tags)]
+        name: [entry.kind.name, _relative(entry.yaml_path), sorted(entry.tags)]
         for name, entry in index.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json_bytes(rows, indent=None))
 
 
+def _relative(path: Path | None) -> str:
+    return "" if path is None else path.relative_to(_TASKS).as_posix()
+
+
 def _load(path: Path) -> Index:
     return {
-        name: Entry(name, Kind[kind], Path(file) if file else None, tags=set(tags))
+        name: Entry(name, Kind[kind], _TASKS / file if file else None, tags=set(tags))
         for name, (kind, file, tags) in read_json_object(path).items()
     }
