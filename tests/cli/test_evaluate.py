@@ -59,7 +59,10 @@ def test_the_table_and_the_page_of_a_comparison(regrow: Any, tmp_path: Path) -> 
         "compare", "m", "small", "--tasks", "piqa,mmlu_anatomy", "--speed", "--page", str(page)
     )
     assert done.exit_code == 0, done.output
-    assert re.search(r"quality kept +tokens/s +times", done.stdout)
+    assert re.search(r"weights +quality kept", done.stdout)
+    assert re.search(r"tokens/s +times +first token +loaded weights +keys, values", done.stdout)
+    assert re.search(r"Measured on .*, in float32:", done.stdout)
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
     assert "small against m" in done.stdout
     assert len(re.findall(r"^(?:piqa|mmlu_anatomy) .* to ", done.stdout, re.MULTILINE)) == 2
     assert "small against m" in page.read_text()
@@ -74,6 +77,7 @@ def test_json_holds_what_the_tables_show(regrow: Any) -> None:
     (one,) = found["compared"][0]["differences"]
     assert one["difference"] == pytest.approx(one["second"] - one["first"])
     assert one["test"]["questions"] == 5
+    assert found["speeds"] is None
     done = regrow("eval", "m", "--tasks", "piqa", "--limit", "2", "--json")
     (model,) = json.loads(done.stdout)
     assert model["tasks"][0]["questions"] == 2

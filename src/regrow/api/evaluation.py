@@ -90,8 +90,9 @@ def compare(
     Args:
         models: At least two models, each a directory, a GGUF file, or a hub id.
         tasks: As for `evaluate`.
-        speed: Also measure the speed of generation, of all models in turns.
-        page: The HTML file to which a page with a chart is written.
+        speed: Also measure generation, of all models in turns: tokens per second, time to the first
+            token, and memory. On a GPU if there is one, else in float32 on the CPU.
+        page: The HTML file to which a page with charts is written.
         cache: As for `evaluate`.
         progress: Receives messages, and the state with the time that is left.
         how: As for `evaluate`.
@@ -112,7 +113,10 @@ def compare(
         from regrow.evaluation.speed import measure_speeds
 
         progress.say("measuring the speed of generation, of all models in turns")
-        speeds = measure_speeds([open_model(each.directory, progress) for each in found])
+        speeds = measure_speeds(
+            [open_model(each.directory, progress) for each in found],
+            precision=how.get("precision", "auto"),
+        )
     compared = compare_scores(found, speeds)
     if page is not None:
         from regrow.report.comparison_page import write_comparison_page
