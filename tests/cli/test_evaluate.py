@@ -69,6 +69,40 @@ def test_the_table_and_the_page_of_a_comparison(regrow: Any, tmp_path: Path) -> 
     assert page.read_text().count("mmlu_anatomy") == 1
 
 
+def test_sizes_and_speed_are_compared_without_tasks(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # it is not needed
+
+    def run(*more: str) -> Any:
+        given = ["compare", "m", "small", "--speed", *more]
+        done = CliRunner().invoke(app.app, given, env={"COLUMNS": "80"})
+        assert done.exit_code == 0, done.output
+        return done
+
+    page = tmp_path / "page.html"
+    lines = run("--page", str(page)).stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith("page"))
+    assert lines[0].split() == ["model", "parameters", "weights"]
+    assert [line.split()[0] for line in lines if line.startswith(("m ", "small "))] == [
+        "m", "small", "m", "small",
+    ]  # fmt: skip
+    assert not [line for line in lines if "bootstrap" in line or "against" in line]
+    text = page.read_text()
+    assert re.findall("<h2[^>]*>(.*)</h2>", text) == ["Models", "Generation"]
+    assert "questions" not in text
+    found = json.loads(run("--json").stdout)
+    assert [model["tasks"] for model in found["models"]] == [[], []]
+    first, second = found["speeds"]
+    assert first["memory"]["weights"] > second["memory"]["weights"] > 0
+    assert first["memory"]["cache"] == 2 * second["memory"]["cache"] > 0
+    assert first["memory"]["peak"] is None
+    assert (first["ratio"], first["dtype"]) == (1, "float32")
+    assert len(second["first_token_seconds"]) == len(second["tokens_per_second"]) > 0
+    assert second["first_token"] > 0
+
+
 def test_json_holds_what_the_tables_show(regrow: Any) -> None:
     done = regrow("compare", "m", "small", "--tasks", "piqa", "--json")
     found = json.loads(done.stdout)
@@ -100,6 +134,8 @@ def test_json_holds_what_the_tables_show(regrow: Any) -> None:
         ("eval m --tasks piqa --out data/piqa/val.csv", "is a file; give a directory"),
         ("compare m small --tasks piqa --page data", "data: is a directory; name a file"),
         ("compare m --tasks piqa", "a comparison needs two different models"),
+        ("compare m small", "--tasks: name tasks, or give --speed to compare sizes and speed"),
+        ("compare m small --speed", "--data: is for tasks; give --tasks too"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: str, message: str, regrow: Any) -> None:

@@ -81,13 +81,15 @@ def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> N
         OUT.print()
         _print_rows(rows, left=1)
         OUT.print(generation_note(found))
-    for each in found.compared:
+    for each in found.compared if first.tasks else ():
         OUT.print(f"\n{each.name} against {first.name}", soft_wrap=True)
         _print_rows(difference_rows(found, each), left=2)
-    OUT.print(
-        "\nIntervals are of the paired bootstrap over questions, p-values of McNemar's exact test.",
-        soft_wrap=True,
-    )
+    if first.tasks:
+        OUT.print(
+            "\nIntervals are of the paired bootstrap over questions, p-values of McNemar's exact "
+            "test.",
+            soft_wrap=True,
+        )
     if page is not None:
         OUT.print(f"page  {page}", soft_wrap=True)
 

@@ -81,6 +81,7 @@ def render_comparison(found: "Comparison") -> str:
     tables += [
         (f"{name} against {first}", difference_rows(found, each), 2, "")
         for name, each in zip(others, found.compared, strict=True)
+        if found.models[0].tasks
     ]
     charts = [("its parameters", quality_chart(found)), ("its tokens/s", speed_chart(found))]
     return render(

@@ -31,16 +31,19 @@ def short_names(found: "Comparison") -> list[str]:
 
 
 def model_rows(found: "Comparison", names: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    """The names of the columns, and a row for each model: sizes, and quality kept.
+    """The names of the columns, and a row for each model: sizes, and quality kept on tasks.
 
     `names`: of the models; none takes those that the user gave.
     """
     shown = names or [model.name for model in found.models]
-    rows: list[tuple[str, ...]] = [("model", "parameters", "weights", "quality kept")]
+    has_tasks = bool(found.models[0].tasks)
+    head = ("model", "parameters", "weights")
+    rows = [(*head, *(["quality kept"] if has_tasks else []))]
     for name, model, share in zip(shown, found.models, kept(found), strict=True):
+        quality = "" if share is None else f"{share:.1%}"
         rows.append((
             name, numbers.count(model.parameters), numbers.size(model.weight_bytes),
-            "" if share is None else f"{share:.1%}",
+            *([quality] if has_tasks else []),
         ))  # fmt: skip
     return rows
 
