@@ -60,8 +60,8 @@ def test_the_table_and_the_page_of_a_comparison(regrow: Any, tmp_path: Path) -> 
     )
     assert done.exit_code == 0, done.output
     assert re.search(r"weights +quality kept", done.stdout)
-    assert re.search(r"tokens/s +times +first token +loaded weights +keys, values", done.stdout)
-    assert re.search(r"Measured on .*, in float32:", done.stdout)
+    assert re.search(r"tokens/s +times +first token, ms +loaded weights +keys, values", done.stdout)
+    assert re.search(r"Measured on .*, in float32\.", done.stdout)
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
     assert "small against m" in done.stdout
     assert len(re.findall(r"^(?:piqa|mmlu_anatomy) .* to ", done.stdout, re.MULTILINE)) == 2

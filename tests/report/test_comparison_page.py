@@ -40,14 +40,14 @@ def test_the_tables_of_a_comparison(compared: Comparison) -> None:
     assert rows[0] == ("a/big", "1.0B", "2.0 GB", "100.0%")
     assert rows[1] == ("small", "400.0M", "800 MB", "50.0%")
     assert generation_rows(compared) == [
-        ("model", "tokens/s", "times", "first token", "loaded weights", "keys, values"),
-        ("a/big", "5.0 ± 0.5", "1.00", "210 ± 12.5 ms", "4.0 GB", "500 B"),
-        ("small", "12.0 ± 0.5", "2.40", "81.1 ± 0.0 ms", "1.6 GB", ""),
+        ("model", "tokens/s", "times", "first token, ms", "loaded weights", "keys, values"),
+        ("a/big", "5.0 ± 0.5", "1.00", "210 ± 12.5", "4.0 GB", "500 B"),
+        ("small", "12.0 ± 0.5", "2.40", "81.1 ± 0.0", "1.6 GB", ""),
     ]
     note = generation_note(compared)
-    assert note.startswith("Measured on a CPU, in float32: ")
+    assert note.startswith("Measured on a CPU, in float32. ")
     assert "in 3 rounds" in note
-    assert "peak" not in note
+    assert "peak" not in note.lower()
     (row,) = difference_rows(compared, compared.compared[0])[1:]
     assert row[:4] == ("arc<", "acc", "75.0", "50.0")
     assert row[4].endswith("25.0")
@@ -60,8 +60,8 @@ def test_the_page_has_a_point_for_each_model(compared: Comparison) -> None:
     assert "Quality over parameters. big: 1.0B, 100%; small: 400.0M, 50%." in page
     assert "Quality over tokens/s. big: 5.0, 100%; small: 12.0, 50%." in page
     assert "small 50%" in page
-    assert generation_note(compared).replace("'", "&#39;") in page
-    assert '<td class="n">210 ± 12.5 ms</td>' in page
+    assert generation_note(compared) in page
+    assert '<td class="n">210 ± 12.5</td>' in page
     assert "arc&lt;" in page
     assert "arc<" not in page
 
@@ -73,7 +73,7 @@ def test_the_peak_is_a_column_where_it_is_known(compared: Comparison) -> None:
     on_gpu = replace(compared, speeds=tuple(peaks))
     assert [row[-1] for row in generation_rows(on_gpu)] == ["peak", "10 B", "11 B"]
     assert "on a GPU, in bfloat16" in generation_note(on_gpu)
-    assert "peak: the most bytes" in generation_note(on_gpu)
+    assert "Peak is the most bytes" in generation_note(on_gpu)
 
 
 def test_without_speeds_nothing_is_said_of_them(compared: Comparison) -> None:

@@ -58,7 +58,7 @@ def generation_rows(found: "Comparison", names: Sequence[str] = ()) -> list[tupl
         return []
     shown = names or [model.name for model in found.models]
     has_peaks = any(speed.memory is not None and speed.memory.peak is not None for speed in speeds)
-    head = ("model", "tokens/s", "times", "first token", "loaded weights", "keys, values")
+    head = ("model", "tokens/s", "times", "first token, ms", "loaded weights", "keys, values")
     rows = [(*head, *(["peak"] if has_peaks else []))]
     for name, speed in zip(shown, speeds, strict=True):
         memory = _memory(speed)
@@ -72,13 +72,13 @@ def generation_note(found: "Comparison") -> str:
         return ""
     first = found.speeds[0]
     has_peak = first.memory is not None and first.memory.peak is not None
-    peak = "; peak: the most bytes of all tensors on the GPU" if has_peak else ""
+    peak = " Peak is the most bytes of all tensors on the GPU." if has_peak else ""
     return (
-        f"Measured on {first.device}, in {first.dtype}: one text at a time, after a short prompt, "
-        f"of all models in turns, in {len(first.tokens_per_second)} rounds. tokens/s and first "
-        "token (the time from the prompt to it): medians ± half the distance between the "
-        "quartiles. times: tokens/s beside the first model's, within rounds. Memory: loaded "
-        f"weights; keys, values: of the whole text{peak}."
+        f"Measured on {first.device}, in {first.dtype}. The models took turns in "
+        f"{len(first.tokens_per_second)} rounds, and each wrote one text after a short prompt. "
+        "Tokens/s and first token (from the prompt to the first new token) are medians, ± half the "
+        "distance between the quartiles. Times is tokens/s beside the first model, within rounds. "
+        f"Loaded weights are bytes in memory; keys, values are those of the whole text.{peak}"
     )
 
 
@@ -86,7 +86,7 @@ def _speed(speed: "Speed") -> tuple[str, str, str]:
     first = ""
     if speed.first_token is not None:
         typical, spread = (1000 * each for each in (speed.first_token, speed.first_token_spread))
-        first = f"{numbers.rate(typical)} ± {numbers.rate(spread)} ms"
+        first = f"{numbers.rate(typical)} ± {numbers.rate(spread)}"
     rate = f"{numbers.rate(speed.median)} ± {numbers.rate(speed.spread)}"
     return rate, f"{speed.ratio:.2f}", first
 
