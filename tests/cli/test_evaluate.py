@@ -59,11 +59,48 @@ def test_the_table_and_the_page_of_a_comparison(regrow: Any, tmp_path: Path) -> 
         "compare", "m", "small", "--tasks", "piqa,mmlu_anatomy", "--speed", "--page", str(page)
     )
     assert done.exit_code == 0, done.output
-    assert re.search(r"quality kept +tokens/s +times", done.stdout)
+    assert re.search(r"weights +quality kept", done.stdout)
+    assert re.search(r"tokens/s +times +first token, ms +loaded weights +keys, values", done.stdout)
+    assert re.search(r"Measured on .*, in float32\.", done.stdout)
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
     assert "small against m" in done.stdout
     assert len(re.findall(r"^(?:piqa|mmlu_anatomy) .* to ", done.stdout, re.MULTILINE)) == 2
     assert "small against m" in page.read_text()
     assert page.read_text().count("mmlu_anatomy") == 1
+
+
+def test_sizes_and_speed_are_compared_without_tasks(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # it is not needed
+
+    def run(*more: str) -> Any:
+        given = ["compare", "m", "small", "--speed", *more]
+        done = CliRunner().invoke(app.app, given, env={"COLUMNS": "80"})
+        assert done.exit_code == 0, done.output
+        return done
+
+    page = tmp_path / "page.html"
+    lines = run("--page", str(page)).stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith("page"))
+    assert lines[0].split() == ["model", "parameters", "weights"]
+    assert [line.split()[0] for line in lines if line.startswith(("m ", "small "))] == [
+        "m", "small", "m", "small",
+    ]  # fmt: skip
+    assert not [line for line in lines if "bootstrap" in line or "against" in line]
+    text = page.read_text()
+    assert re.findall("<h2[^>]*>(.*)</h2>", text) == ["Models", "Generation"]
+    assert "questions" not in text
+    found = json.loads(run("--json").stdout)
+    assert [model["tasks"] for model in found["models"]] == [[], []]
+    first, second = found["speeds"]
+    assert first["memory"]["weights"] > second["memory"]["weights"] > 0
+    assert first["memory"]["cache"] == 2 * second["memory"]["cache"] > 0
+    assert first["memory"]["peak"] is None
+    assert (first["ratio"], first["dtype"]) == (1, "float32")
+    assert len(second["first_token_seconds"]) == len(second["tokens_per_second"]) > 0
+    assert second["first_token"] > 0
 
 
 def test_json_holds_what_the_tables_show(regrow: Any) -> None:
@@ -74,6 +111,7 @@ def test_json_holds_what_the_tables_show(regrow: Any) -> None:
     (one,) = found["compared"][0]["differences"]
     assert one["difference"] == pytest.approx(one["second"] - one["first"])
     assert one["test"]["questions"] == 5
+    assert found["speeds"] is None
     done = regrow("eval", "m", "--tasks", "piqa", "--limit", "2", "--json")
     (model,) = json.loads(done.stdout)
     assert model["tasks"][0]["questions"] == 2
@@ -96,6 +134,8 @@ def test_json_holds_what_the_tables_show(regrow: Any) -> None:
         ("eval m --tasks piqa --out data/piqa/val.csv", "is a file; give a directory"),
         ("compare m small --tasks piqa --page data", "data: is a directory; name a file"),
         ("compare m --tasks piqa", "a comparison needs two different models"),
+        ("compare m small", "--tasks: name tasks, or give --speed to compare sizes and speed"),
+        ("compare m small --speed", "--data: is for tasks; give --tasks too"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: str, message: str, regrow: Any) -> None:

@@ -105,7 +105,7 @@ def _record(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[list[int]]:
 
     def recording(*args: Any, **options: Any) -> Any:
         output = real(*args, **options)
-        written.append(output[0, options["input_ids"].shape[1] :].tolist())
+        written.append(output.sequences[0, options["input_ids"].shape[1] :].tolist())
         return output
 
     monkeypatch.setattr(model, "generate", recording)

@@ -1,10 +1,18 @@
+from dataclasses import replace
+
 import pytest
 
 from regrow.evaluation.comparison import Comparison, compare_scores
-from regrow.evaluation.speed import Speed
+from regrow.evaluation.speed import Memory, Speed
 from regrow.evaluation.task_results import Evaluated, Metric, TaskScore
-from regrow.report.comparison_page import quality_chart, render_comparison
-from regrow.report.comparison_tables import difference_rows, model_rows, short_names
+from regrow.report.comparison_page import quality_chart, render_comparison, speed_chart
+from regrow.report.comparison_tables import (
+    difference_rows,
+    generation_note,
+    generation_rows,
+    model_rows,
+    short_names,
+)
 
 
 def model(name: str, parameters: int, right: int, chance: float | None = 0.25) -> Evaluated:
@@ -20,14 +28,26 @@ def model(name: str, parameters: int, right: int, chance: float | None = 0.25) -
 @pytest.fixture
 def compared() -> Comparison:
     own = (5.0, 4.0, 6.0)
-    speeds = [Speed(own, own), Speed((12.0, 10.0, 12.0), own)]
+    speeds = [
+        Speed(own, own, (0.2, 0.21, 0.25), Memory(4 * 10**9, 500), "a CPU"),
+        Speed((12.0, 10.0, 12.0), own, (0.0811, 0.0811, 0.0811), Memory(16 * 10**8), "a CPU"),
+    ]
     return compare_scores([model("a/big", 10**9, 15), model("small", 4 * 10**8, 10)], speeds)
 
 
 def test_the_tables_of_a_comparison(compared: Comparison) -> None:
     rows = model_rows(compared)[1:]
-    assert rows[0] == ("a/big", "1.0B", "2.0 GB", "100.0%", "5.0 ± 0.5", "1.00")
-    assert rows[1] == ("small", "400.0M", "800 MB", "50.0%", "12.0 ± 0.5", "2.40")
+    assert rows[0] == ("a/big", "1.0B", "2.0 GB", "100.0%")
+    assert rows[1] == ("small", "400.0M", "800 MB", "50.0%")
+    assert generation_rows(compared) == [
+        ("model", "tokens/s", "times", "first token, ms", "loaded weights", "keys, values"),
+        ("a/big", "5.0 ± 0.5", "1.00", "210 ± 12.5", "4.0 GB", "500 B"),
+        ("small", "12.0 ± 0.5", "2.40", "81.1 ± 0.0", "1.6 GB", ""),
+    ]
+    note = generation_note(compared)
+    assert note.startswith("Measured on a CPU, in float32. ")
+    assert "in 3 rounds" in note
+    assert "peak" not in note.lower()
     (row,) = difference_rows(compared, compared.compared[0])[1:]
     assert row[:4] == ("arc<", "acc", "75.0", "50.0")
     assert row[4].endswith("25.0")
@@ -36,11 +56,35 @@ def test_the_tables_of_a_comparison(compared: Comparison) -> None:
 
 def test_the_page_has_a_point_for_each_model(compared: Comparison) -> None:
     page = render_comparison(compared)
-    assert page.count("<circle") == 2
+    assert page.count("<circle") == 4
+    assert "Quality over parameters. big: 1.0B, 100%; small: 400.0M, 50%." in page
+    assert "Quality over tokens/s. big: 5.0, 100%; small: 12.0, 50%." in page
     assert "small 50%" in page
+    assert generation_note(compared) in page
+    assert '<td class="n">210 ± 12.5</td>' in page
     assert "arc&lt;" in page
     assert "arc<" not in page
     assert "above chance by more than two standard errors; a group counts as one task" in page
+
+
+def test_the_peak_is_a_column_where_it_is_known(compared: Comparison) -> None:
+    first, second = compared.speeds or ()
+    peaks = [replace(each, memory=Memory(8, 2, 10 + number), device="a GPU", dtype="bfloat16")
+             for number, each in enumerate((first, second))]  # fmt: skip
+    on_gpu = replace(compared, speeds=tuple(peaks))
+    assert [row[-1] for row in generation_rows(on_gpu)] == ["peak", "10 B", "11 B"]
+    assert "on a GPU, in bfloat16" in generation_note(on_gpu)
+    assert "Peak is the most bytes" in generation_note(on_gpu)
+
+
+def test_without_speeds_nothing_is_said_of_them(compared: Comparison) -> None:
+    plain = replace(compared, speeds=None)
+    assert generation_rows(plain) == []
+    assert speed_chart(plain) is None
+    page = render_comparison(plain)
+    assert page.count("<circle") == 2
+    assert "tokens/s" not in page
+    assert "Generation" not in page
 
 
 def test_without_chance_there_is_no_chart() -> None:

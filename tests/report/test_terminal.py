@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,19 @@ def test_a_recovery_that_made_it_worse_is_said(mixed: RunSummary, smollm2: RunSu
     for line in WORSE:
         assert line in text
     assert "worse" not in printed(smollm2)
+
+
+def test_where_the_speeds_were_measured_is_said(smollm2: RunSummary) -> None:
+    """On the page too; runs of before this was recorded measured on the CPU, in float32."""
+    assert "tokens/s are measured on CPU, in float32" in printed(smollm2).splitlines()
+    models = [
+        row.model_copy(
+            update={"speed": row.speed and replace(row.speed, device="a GPU", dtype="bfloat16")}
+        )
+        for row in smollm2.models
+    ]
+    on_gpu = smollm2.model_copy(update={"models": models})
+    assert "tokens/s are measured on a GPU, in bfloat16" in printed(on_gpu).splitlines()
+    assert "generated tokens per second on a GPU, in bfloat16, the median" in render_page(on_gpu)
+    without = [row.model_copy(update={"speed": None}) for row in smollm2.models]
+    assert "tokens/s" not in printed(smollm2.model_copy(update={"models": without}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # so that help() shows them as they are written
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def evaluate(
 
 def compare(
     models: Sequence[Path | str],
-    tasks: str | Sequence[str],
+    tasks: str | Sequence[str] | None = None,
     *,
     speed: bool = False,
     page: Path | str | None = None,
@@ -89,33 +89,73 @@ def compare(
 
     Args:
         models: At least two models, each a directory, a GGUF file, or a hub id.
-        tasks: As for `evaluate`.
-        speed: Also measure the speed of generation, of all models in turns.
-        page: The HTML file to which a page with a chart is written.
+        tasks: As for `evaluate`. None, with `speed`, compares sizes and generation alone, and does
+            not need lm-eval.
+        speed: Also measure generation, of all models in turns: tokens per second, time to the first
+            token, and memory. On a GPU if there is one, else in float32 on the CPU.
+        page: The HTML file to which a page with charts is written.
         cache: As for `evaluate`.
         progress: Receives messages, and the state with the time that is left.
         how: As for `evaluate`.
 
     Raises:
-        UserError: as `evaluate`, or there is only one model.
+        UserError: as `evaluate`, there is only one model, or neither tasks nor `speed` are given.
     """
     from regrow.evaluation.comparison import compare_scores
 
+    if tasks is None and not speed:
+        raise UserError("name tasks, or give `speed` to compare sizes and speed alone", key="tasks")
     models = [models] if isinstance(models, Path | str) else [*models]
     if len({str(model) for model in models}) < 2:
         raise UserError("a comparison needs two different models; give the original first")
     for model in models if page is not None else ():
         check_page(Path(page or ""), model)
-    found = evaluate(models, tasks, cache=cache, progress=progress, **how)
+    if tasks is None:
+        found = _not_asked(models, how, progress)
+    else:
+        found = evaluate(models, tasks, cache=cache, progress=progress, **how)
     speeds = None
     if speed:
         from regrow.evaluation.speed import measure_speeds
 
         progress.say("measuring the speed of generation, of all models in turns")
-        speeds = measure_speeds([open_model(each.directory, progress) for each in found])
+        speeds = measure_speeds(
+            [open_model(each.directory, progress) for each in found],
+            precision=how.get("precision", "auto"),
+        )
     compared = compare_scores(found, speeds)
     if page is not None:
         from regrow.report.comparison_page import write_comparison_page
 
         write_comparison_page(compared, Path(page))
     return compared
+
+
+def _not_asked(
+    models: Sequence[Path | str], how: Mapping[str, Any], progress: Progress
+) -> list[Evaluated]:
+    """The models without scores. Raises UserError if an option is given that only tasks have."""
+    from regrow.evaluation.task_results import Evaluated
+    from regrow.evaluation.task_spec import TaskSpec
+
+    spec = options_of("compare", TaskSpec, {"tasks": ("none",), **how})
+    for name, field in TaskSpec.model_fields.items():
+        if name not in ("tasks", "precision") and getattr(spec, name) != field.default:
+            raise UserError("is for tasks; give `tasks` too", key=name)
+    opened = {str(model): open_model(model, progress) for model in models}
+    return [
+        Evaluated(
+            name=name,
+            directory=str(directory.path),
+            fingerprint=directory.checkpoint.fingerprint,
+            parameters=directory.layout.parameters(),
+            weight_bytes=directory.weight_bytes,
+            precision="",
+            tasks=(),
+            groups=(),
+            computed=0,
+            cached=0,
+            results={},
+        )
+        for name, directory in opened.items()
+    ]

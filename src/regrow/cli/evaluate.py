@@ -18,6 +18,13 @@ Tasks = Annotated[
     str,
     typer.Option(metavar="A,B", help="Tasks of lm-eval: piqa,arc_easy,mmlu or a .yaml file."),
 ]
+OptionalTasks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Tasks of lm-eval: piqa,arc_easy,mmlu or a .yaml file. With --speed, none is needed.",
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Read the questions from here (docs/evaluation.md)."),
@@ -77,7 +84,7 @@ def evaluate(
 
 def compare(
     models: Models,
-    tasks: Tasks,
+    tasks: OptionalTasks = None,
     data: Data = None,
     mode: Mode = None,
     shots: Shots = None,
@@ -85,21 +92,30 @@ def compare(
     precision: PrecisionOption = "auto",
     prompt: Prompt = "auto",
     speed: Annotated[
-        bool, typer.Option("--speed", help="Also measure generation, of all models in turns.")
+        bool,
+        typer.Option(
+            "--speed", help="Also measure speed and memory of generation, of all models in turns."
+        ),
     ] = False,
     cache: Cache = None,
     page: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with a chart here.")
+        Path | None, typer.Option(metavar="FILE", help="Write a page with charts here.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare models with the first one, on the same questions."""
+    """Compare models with the first one: on the same questions, in size, and in speed."""
     from regrow import api
 
     how = _options(data, mode, shots, limit, precision, prompt)
     with run_progress() as progress:
         found = api.compare(
-            models, _names(tasks), speed=speed, page=page, cache=cache, progress=progress, **how
+            models,
+            None if tasks is None else _names(tasks),
+            speed=speed,
+            page=page,
+            cache=cache,
+            progress=progress,
+            **how,
         )
     print_comparison(found, page, as_json)
 

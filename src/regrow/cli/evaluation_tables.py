@@ -10,6 +10,7 @@ from regrow.evaluation.task_results import is_share
 
 if TYPE_CHECKING:
     from regrow.evaluation.comparison import Comparison, Difference
+    from regrow.evaluation.speed import Speed
     from regrow.evaluation.task_results import Evaluated, GroupScore, TaskScore
 
 
@@ -51,7 +52,12 @@ def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> N
 
     `page`: the file of the page.
     """
-    from regrow.report.comparison_tables import difference_rows, model_rows
+    from regrow.report.comparison_tables import (
+        difference_rows,
+        generation_note,
+        generation_rows,
+        model_rows,
+    )
 
     first, *_ = found.models
     if as_json:
@@ -66,18 +72,24 @@ def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> N
                     }
                     for each in found.compared
                 ],
-                "speeds": None if found.speeds is None else [vars(each) for each in found.speeds],
+                "speeds": found.speeds and [_speed_json(each) for each in found.speeds],
             }
         )
         return
     _print_rows(model_rows(found), left=1)
-    for each in found.compared:
+    if rows := generation_rows(found):
+        OUT.print()
+        _print_rows(rows, left=1)
+        OUT.print(generation_note(found))
+    for each in found.compared if first.tasks else ():
         OUT.print(f"\n{each.name} against {first.name}", soft_wrap=True)
         _print_rows(difference_rows(found, each), left=2)
-    OUT.print(
-        "\nIntervals are of the paired bootstrap over questions, p-values of McNemar's exact test.",
-        soft_wrap=True,
-    )
+    if first.tasks:
+        OUT.print(
+            "\nIntervals are of the paired bootstrap over questions, p-values of McNemar's exact "
+            "test.",
+            soft_wrap=True,
+        )
     if page is not None:
         OUT.print(f"page  {page}", soft_wrap=True)
 
@@ -134,6 +146,12 @@ def _evaluated_json(model: "Evaluated") -> dict[str, Any]:
         ],
         "groups": [vars(group) for group in model.groups],
     }
+
+
+def _speed_json(speed: "Speed") -> dict[str, Any]:
+    """The rounds of a model, and what the table shows of them."""
+    shown = ("median", "spread", "ratio", "first_token", "first_token_spread")
+    return {**vars(speed), **{name: getattr(speed, name) for name in shown}}
 
 
 def _difference_json(one: "Difference") -> dict[str, Any]:

@@ -58,8 +58,8 @@ class Comparison:
     Attributes:
         models: The scores of all models, the first of which the others are compared with.
         compared: The others.
-        speeds: The speed of greedy generation of each model, measured in turns; None if it was not
-            measured.
+        speeds: The speed and the memory of greedy generation of each model, measured in turns; None
+            if they were not measured.
     """
 
     models: tuple[Evaluated, ...]

@@ -11,7 +11,7 @@ from torch import nn
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import as_part
-from regrow.models.generating import continued, plain_config
+from regrow.models.generating import cached_bytes, continued_with_cache, plain_config
 from regrow.models.loading import library_errors
 from regrow.objectives.rows.span_corruption import decoder_start
 from regrow.objectives.special_tokens import sentinel_ids
@@ -103,16 +103,48 @@ def generate_text(
     return text
 
 
-def seconds_per_token(model: nn.Module, tokenizer: Any, prompt: str, new_tokens: int) -> float:
-    """Seconds per new token of one greedy sequence, with the time to read the prompt.
+@dataclass(frozen=True)
+class TimedText:
+    """What one greedy sequence took.
 
-    End tokens are suppressed, so that exactly ``new_tokens`` tokens are written.
+    Attributes:
+        seconds: To read the prompt and to write all tokens.
+        tokens: How many tokens were written.
+        cache_bytes: Of the keys and values (or other states) of prompt and new tokens at the end;
+            None if they cannot be counted.
+        peak_bytes: On a GPU, the most bytes of tensors beyond those that were there before; None on
+            a CPU, where only the memory of the whole process is known.
     """
+
+    seconds: float
+    tokens: int
+    cache_bytes: int | None
+    peak_bytes: int | None
+
+
+def timed_text(model: nn.Module, tokenizer: Any, prompt: str, new_tokens: int) -> TimedText:
+    """Time one greedy sequence of exactly ``new_tokens`` tokens; end tokens are suppressed."""
     inputs = _read(model, tokenizer, prompt, chat=None)
+    device = next(model.parameters()).device
+    before = 0
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
     began = time.perf_counter()
-    new = _new_tokens(model, tokenizer, inputs, new_tokens, exactly=True)
+    new, cache = _continued(model, tokenizer, inputs, new_tokens, exactly=True)
     written = len(new.tolist())  # `tolist` waits for the device
-    return (time.perf_counter() - began) / written
+    seconds = time.perf_counter() - began
+    peak = None
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) - before
+    return TimedText(seconds, written, cached_bytes(cache), peak)
+
+
+def seconds_per_token(model: nn.Module, tokenizer: Any, prompt: str, new_tokens: int) -> float:
+    """Seconds per new token of `timed_text`, with the time to read the prompt."""
+    timed = timed_text(model, tokenizer, prompt, new_tokens)
+    return timed.seconds / timed.tokens
 
 
 @dataclass(frozen=True)
@@ -156,10 +188,22 @@ def _new_tokens(
     prompt: _Prompt,
     max_new_tokens: int,
     *,
-    exactly: bool = False,
     temperature: float = 0.0,
 ) -> torch.Tensor:
-    """The new token ids, [tokens], with the model's own suppressed ids and end tokens.
+    """The new token ids, [tokens], of `_continued`."""
+    return _continued(model, tokenizer, prompt, max_new_tokens, temperature=temperature)[0]
+
+
+def _continued(
+    model: Any,
+    tokenizer: Any,
+    prompt: _Prompt,
+    max_new_tokens: int,
+    *,
+    exactly: bool = False,
+    temperature: float = 0.0,
+) -> tuple[torch.Tensor, Any]:
+    """The new token ids, [tokens], with the model's own suppressed ids and end tokens; the cache.
 
     `temperature`: 0 takes the likeliest token each time; else tokens are drawn by torch's global
     generator, from all of the vocabulary.
@@ -179,10 +223,12 @@ def _new_tokens(
     was_training = model.training
     model.eval()
     try:
-        new = continued(model, [prompt.tokens], 0, prompt.begin, generation_config=config)
+        new, cache = continued_with_cache(
+            model, [prompt.tokens], 0, prompt.begin, generation_config=config
+        )
     finally:
         model.train(was_training)
-    return new[0]
+    return new[0], cache
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

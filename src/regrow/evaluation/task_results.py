@@ -116,7 +116,7 @@ class Evaluated:
         fingerprint: The hash of its weights.
         parameters: All parameters.
         weight_bytes: Bytes of its weights.
-        precision: Of the matrix products: `bf16` or `fp32`.
+        precision: Of the matrix products: `bf16` or `fp32`; empty if no question was asked.
         tasks: In the order in which they were named.
         groups: Groups among what was named.
         computed: Answers that were computed; the others were in the cache.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regrow.models.decoding import CACHE_ARGUMENT
 from regrow.models.loading import library_errors
 
 
@@ -24,7 +25,6 @@ def plain_config(model: Any, most_tokens: int) -> Any:
     return config
 
 
-@torch.inference_mode()
 def continued(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -33,6 +33,21 @@ def continued(
     **options: Any,
 ) -> Tensor:
     """The new tokens after some prompts, [prompts, new tokens], padded behind their end.
+
+    Arguments and errors are those of `continued_with_cache`.
+    """
+    return continued_with_cache(model, prompts, pad, begin, **options)[0]
+
+
+@torch.inference_mode()
+def continued_with_cache(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    pad: int,
+    begin: Sequence[int] = (),
+    **options: Any,
+) -> tuple[Tensor, Any]:
+    """`continued`, and the cache of the model at the end; None if it has none.
 
     Args:
         model: Of transformers, in evaluation mode.
@@ -59,8 +74,21 @@ def continued(
     tensors = {name: torch.tensor(rows, device=device) for name, rows in inputs.items()}
     name = getattr(model, "name_or_path", "") or "model"
     with library_errors(f"{name}: transformers cannot generate text"):
-        output: Tensor = model.generate(**tensors, **options)
-    return output[:, given:]
+        output = model.generate(**tensors, return_dict_in_generate=True, **options)
+    return output.sequences[:, given:], getattr(output, CACHE_ARGUMENT, None)
+
+
+def cached_bytes(cache: Any) -> int | None:
+    """Bytes of the keys and values, or other states, of a cache of transformers.
+
+    None if it has another form than those with layers, so that they cannot be counted.
+    """
+    names = ("self_attention_cache", "cross_attention_cache")  # an encoder-decoder's
+    parts = [getattr(cache, name) for name in names if hasattr(cache, name)] or [cache]
+    if not all(hasattr(part, "layers") for part in parts):
+        return None
+    held = [state for part in parts for layer in part.layers for state in vars(layer).values()]
+    return sum(state.nbytes for state in held if isinstance(state, Tensor))
 
 
 def _padded(values: list[int], width: int, filler: int, on_the_right: bool) -> list[int]:

@@ -197,5 +197,6 @@ class Measuring:
             *_, last = entry.outputs["speeds"].values()
             found = speed.Speed(**last)
             self._progress.say(
-                f"speed: {found.median:.1f} tokens/s, {found.ratio:.2f} times the original's"
+                f"speed: {found.median:.1f} tokens/s, {found.ratio:.2f} times the original's "
+                f"({found.device}, in {found.dtype})"
             )

@@ -1,12 +1,20 @@
-"""The page of a comparison: the quality of models over their parameters, and the differences."""
+"""The page of a comparison: quality over parameters and over speed, and the differences."""
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regrow.common import numbers
 from regrow.common.files import write_atomically
-from regrow.report.comparison_tables import difference_rows, kept, model_rows, short_names
+from regrow.report.comparison_tables import (
+    difference_rows,
+    generation_note,
+    generation_rows,
+    kept,
+    model_rows,
+    short_names,
+)
 from regrow.report.svg import WIDTH, Scale, Svg, add, canvas, path, shorten, ticks
 from regrow.report.templates import render
 
@@ -18,15 +26,30 @@ _LEFT, _RIGHT, _TOP, _PLOT, _BOTTOM = 44.0, WIDTH - 14.0, 12.0, 190.0, 30.0
 
 def quality_chart(found: "Comparison") -> Svg | None:
     """The quality that each model has kept, over its parameters; None if it is not known."""
+    sizes = [model.parameters for model in found.models]
+    return _quality_over(found, sizes, "parameters", numbers.count)
+
+
+def speed_chart(found: "Comparison") -> Svg | None:
+    """The quality that each model has kept, over its tokens/s; None if one of them is not known."""
+    if not found.speeds:
+        return None
+    return _quality_over(found, [speed.median for speed in found.speeds], "tokens/s", numbers.rate)
+
+
+def _quality_over(
+    found: "Comparison", values: Sequence[float], unit: str, shown: Callable[[float], str]
+) -> Svg | None:
+    """A point for each model: its quality, over its value of something; None below two points."""
     points = [
-        (name, model.parameters, share)
-        for name, model, share in zip(short_names(found), found.models, kept(found), strict=True)
+        (name, value, share)
+        for name, value, share in zip(short_names(found), values, kept(found), strict=True)
         if share is not None and math.isfinite(share)
     ]
     if len(points) < 2:
         return None
-    words = "; ".join(f"{name}: {numbers.count(size)}, {share:.0%}" for name, size, share in points)
-    root = canvas("Quality over parameters", _TOP + _PLOT + _BOTTOM, f"{words}.")
+    words = "; ".join(f"{name}: {shown(value)}, {share:.0%}" for name, value, share in points)
+    root = canvas(f"Quality over {unit}", _TOP + _PLOT + _BOTTOM, f"{words}.")
     low, high = min(0.0, *(share for *_, share in points)), max(share for *_, share in points)
     base = _TOP + _PLOT
     y = Scale(low, 1.06 * high, base, _TOP)
@@ -37,9 +60,9 @@ def quality_chart(found: "Comparison") -> Svg | None:
         add(root, "text", "tick", label, x=_LEFT - 5, y=y(value) + 3.5, text_anchor="end")
     add(root, "path", "axis", d=path([(_LEFT, y(0)), (_RIGHT, y(0))]))
     for value in ticks(x.low, x.high, 5):
-        label = numbers.count(value)
+        label = shown(value)
         add(root, "text", "tick", label, x=x(value), y=base + 14, text_anchor="middle")
-    add(root, "text", "tick", "parameters", x=_RIGHT, y=base + 27, text_anchor="end")
+    add(root, "text", "tick", unit, x=_RIGHT, y=base + 27, text_anchor="end")
     for name, size, share in points:
         add(root, "circle", "dot", cx=x(size), cy=y(share), r=3.4)
         is_left = x(size) < WIDTH / 2
@@ -52,17 +75,21 @@ def quality_chart(found: "Comparison") -> Svg | None:
 def render_comparison(found: "Comparison") -> str:
     """The page as HTML, without network and scripts. All text is escaped."""
     first, *others = names = short_names(found)
-    tables = [("Models", model_rows(found, names), 1)]
+    tables = [("Models", model_rows(found, names), 1, "")]
+    if found.speeds:
+        tables.append(("Generation", generation_rows(found, names), 1, generation_note(found)))
     tables += [
-        (f"{name} against {first}", difference_rows(found, each), 2)
+        (f"{name} against {first}", difference_rows(found, each), 2, "")
         for name, each in zip(others, found.compared, strict=True)
+        if found.models[0].tasks
     ]
+    charts = [("its parameters", quality_chart(found)), ("its tokens/s", speed_chart(found))]
     return render(
         "comparison.html",
         name=f"{', '.join(names[:-1])} and {names[-1]}",
         questions=sum(score.questions for score in found.models[0].tasks),
-        chart=quality_chart(found),
-        tables=[(title, rows[0], rows[1:], texts) for title, rows, texts in tables],
+        charts=[(over, chart) for over, chart in charts if chart is not None],
+        tables=[(title, rows[0], rows[1:], texts, note) for title, rows, texts, note in tables],
     )
 
 

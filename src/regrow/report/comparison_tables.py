@@ -31,25 +31,72 @@ def short_names(found: "Comparison") -> list[str]:
 
 
 def model_rows(found: "Comparison", names: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    """The names of the columns, and a row for each model: sizes, quality kept, and speed.
+    """The names of the columns, and a row for each model: sizes, and quality kept on tasks.
 
     `names`: of the models; none takes those that the user gave.
     """
-    speeds = found.speeds
     shown = names or [model.name for model in found.models]
-    head = ("model", "parameters", "weights", "quality kept")
-    rows = [(*head, *(("tokens/s", "times") if speeds else ()))]
-    for number, (model, share) in enumerate(zip(found.models, kept(found), strict=True)):
+    has_tasks = bool(found.models[0].tasks)
+    head = ("model", "parameters", "weights")
+    rows = [(*head, *(["quality kept"] if has_tasks else []))]
+    for name, model, share in zip(shown, found.models, kept(found), strict=True):
+        quality = "" if share is None else f"{share:.1%}"
         rows.append((
-            shown[number], numbers.count(model.parameters), numbers.size(model.weight_bytes),
-            "" if share is None else f"{share:.1%}",
-            *(_speed(speeds[number]) if speeds else ()),
+            name, numbers.count(model.parameters), numbers.size(model.weight_bytes),
+            *([quality] if has_tasks else []),
         ))  # fmt: skip
     return rows
 
 
-def _speed(speed: "Speed") -> tuple[str, str]:
-    return f"{numbers.rate(speed.median)} ± {numbers.rate(speed.spread)}", f"{speed.ratio:.2f}"
+def generation_rows(found: "Comparison", names: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """The names of the columns, and a row for each model: its speed and its memory.
+
+    No row if the speed was not measured. `names`: as for `model_rows`.
+    """
+    speeds = found.speeds or ()
+    if not speeds:
+        return []
+    shown = names or [model.name for model in found.models]
+    has_peaks = any(speed.memory is not None and speed.memory.peak is not None for speed in speeds)
+    head = ("model", "tokens/s", "times", "first token, ms", "loaded weights", "keys, values")
+    rows = [(*head, *(["peak"] if has_peaks else []))]
+    for name, speed in zip(shown, speeds, strict=True):
+        memory = _memory(speed)
+        rows.append((name, *_speed(speed), *(memory if has_peaks else memory[:-1])))
+    return rows
+
+
+def generation_note(found: "Comparison") -> str:
+    """What the rows of `generation_rows` are; empty without any."""
+    if not found.speeds:
+        return ""
+    first = found.speeds[0]
+    has_peak = first.memory is not None and first.memory.peak is not None
+    peak = " Peak is the most bytes of all tensors on the GPU." if has_peak else ""
+    return (
+        f"Measured on {first.device}, in {first.dtype}. The models took turns in "
+        f"{len(first.tokens_per_second)} rounds, and each wrote one text after a short prompt. "
+        "Tokens/s and first token (from the prompt to the first new token) are medians, ± half the "
+        "distance between the quartiles. Times is tokens/s beside the first model, within rounds. "
+        f"Loaded weights are bytes in memory; keys, values are those of the whole text.{peak}"
+    )
+
+
+def _speed(speed: "Speed") -> tuple[str, str, str]:
+    first = ""
+    if speed.first_token is not None:
+        typical, spread = (1000 * each for each in (speed.first_token, speed.first_token_spread))
+        first = f"{numbers.rate(typical)} ± {numbers.rate(spread)}"
+    rate = f"{numbers.rate(speed.median)} ± {numbers.rate(speed.spread)}"
+    return rate, f"{speed.ratio:.2f}", first
+
+
+def _memory(speed: "Speed") -> tuple[str, str, str]:
+    """Loaded weights, keys and values, and the peak; empty where they are not known."""
+    memory = speed.memory
+    values = (None,) * 3 if memory is None else (memory.weights, memory.cache, memory.peak)
+    weights, cache, peak = ("" if each is None else numbers.size(each) for each in values)
+    return weights, cache, peak
 
 
 def kept(found: "Comparison") -> list[float | None]:

@@ -100,7 +100,7 @@ def render_page(summary: RunSummary) -> str:
         quoted=shlex.quote,
         sizes=sizes,
         has_disk=any(row.disk for row in sizes),
-        has_speed=any(row.speed for row in sizes),
+        speed_place=tables.speed_place(summary),
         unit=unit,
         losses=list(tables.loss_tables(summary, unit, _TEXTS_PER_TABLE)),
         nats=_nats(summary, unit),

@@ -102,6 +102,12 @@ def _speed(row: ModelRow) -> str:
     return f"{numbers.rate(row.speed.median)} ± {numbers.rate(row.speed.spread)}"
 
 
+def speed_place(summary: RunSummary) -> str:
+    """Where the speeds were measured: `AMD EPYC, 2 threads, in float32`; empty if nowhere."""
+    measured = (row.speed for row in summary.models if row.speed is not None)
+    return next((f"{speed.device}, in {speed.dtype}" for speed in measured), "")
+
+
 def unit_of(summary: RunSummary) -> Unit:
     """The unit in which losses are shown first: bits per byte, if any were measured."""
     by_byte = any(score.bits_per_byte is not None for score in summary.scores)

@@ -38,6 +38,8 @@ def print_table(
     if summary.models:
         console.print()
         console.print(_sizes(tables.size_rows(summary)))
+    if place := tables.speed_place(summary):
+        console.print(_plain(f"tokens/s are measured on {place}", "dim"))
     first = tables.unit_of(summary)
     units: tuple[Unit, ...] = ("bits per byte", "nats per token")
     shown = units if nats and first == units[0] else (first,)
