@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 import regrow
+from regrow.api.arguments import calibration_documents
+from regrow.corpus import turns
+from regrow.scoring.calibration import CalibrationText
 from tests.tiny import write_model
 
 
@@ -58,3 +61,15 @@ def test_axes_of_scores(model: Path, tmp_path: Path) -> None:
     one = regrow.score(model, tmp_path / "a.json", by="magnitude", axes="ffn, head")
     other = regrow.score(model, tmp_path / "b.json", by="magnitude", axes=["ffn", "head"])
     assert list(one.scores) == list(other.scores) == ["ffn", "head"]
+
+
+def test_the_files_of_a_calibration_directory_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN", 10)
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name * 25)
+    documents = calibration_documents(tmp_path)
+    assert documents is not None
+    assert [*CalibrationText(documents).read()] == ["a" * 10, "b" * 10] * 2 + ["a" * 5, "b" * 5]
+    assert [*documents()] == ["a" * 25, "b" * 25]

@@ -17,7 +17,7 @@ from regrow.common.errors import UserError
 from regrow.common.fields import Size, Strict
 from regrow.common.files import json_bytes, write_atomically
 from regrow.common.progress import Progress, Update
-from regrow.corpus.text import read_documents
+from regrow.corpus.turns import files_in_turns
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.layer_loss import LayerLosses, losses_without_each
 from regrow.scoring.score import draw_text, memory_problem
@@ -292,13 +292,12 @@ def _vocabulary(
 
 
 def _beginning(paths: Sequence[Path], notes: list[str]) -> Iterator[str]:
-    """The documents of the text, up to so many characters as are counted."""
+    """The documents of the text, up to so many characters as are counted. Files take turns."""
     left = _COUNTED
-    for path in paths:
-        for document in read_documents(path):
-            if len(document) > left:
-                notes.append(f"tokens are counted in the first {_COUNTED:,} characters of the text")
-                yield document[:left]
-                return
-            left -= len(document)
-            yield document
+    for document in files_in_turns(paths).divided():
+        if len(document) > left:
+            notes.append(f"tokens are counted in the first {_COUNTED:,} characters of the text")
+            yield document[:left]
+            return
+        left -= len(document)
+        yield document

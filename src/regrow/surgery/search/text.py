@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from regrow.common.errors import UserError
-from regrow.corpus.text import read_documents
+from regrow.corpus.turns import TextsInTurns, files_in_turns
 
 _PIECE_CHARACTERS = 2_048
 """Documents are cut into pieces of at most so many characters."""
@@ -36,12 +38,13 @@ class SearchText:
 
 
 def read_search_text(paths: Sequence[Path], tokens: int) -> SearchText:
-    """Read text files. `tokens`: how many tokens cuts are chosen by.
+    """Read text files, which take turns. `tokens`: how many tokens cuts are chosen by.
 
     Raises UserError if a file cannot be read, or the text is too short to hold a part back.
     """
+    text = _pieces(paths)
     digest, pieces, characters = hashlib.sha256(), 0, 0
-    for piece in _pieces(paths):
+    for piece in text():
         data = piece.encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
@@ -57,19 +60,32 @@ def read_search_text(paths: Sequence[Path], tokens: int) -> SearchText:
     count = min(max(1, wanted), available)
     # From all over the text: a corpus may be sorted.
     chosen = {(number * available // count + 1) * _EVERY - 1 for number in range(count)}
-    held_back = [piece for at, piece in enumerate(_pieces(paths)) if at in chosen]
+    held_back = [piece for at, piece in enumerate(text()) if at in chosen]
 
     def documents() -> Iterator[str]:
-        return (piece for at, piece in enumerate(_pieces(paths)) if at % _EVERY != _EVERY - 1)
+        return (piece for at, piece in enumerate(text()) if at % _EVERY != _EVERY - 1)
 
     return SearchText(digest.hexdigest(), documents, tuple(held_back))
 
 
-def _pieces(paths: Sequence[Path]) -> Iterator[str]:
-    for path in paths:
-        try:
-            for document in read_documents(path):
-                for first in range(0, len(document), _PIECE_CHARACTERS):
-                    yield document[first : first + _PIECE_CHARACTERS]
-        except UserError as error:
-            raise UserError(str(error), key="text") from None
+def _pieces(paths: Sequence[Path]) -> TextsInTurns:
+    """The pieces of the documents of files."""
+    with _named():
+        whole = files_in_turns(paths)
+    return TextsInTurns([partial(_pieces_of, text) for text in whole.texts], whole.turn)
+
+
+def _pieces_of(text: Callable[[], Iterator[str]]) -> Iterator[str]:
+    with _named():
+        for document in text():
+            for first in range(0, len(document), _PIECE_CHARACTERS):
+                yield document[first : first + _PIECE_CHARACTERS]
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Context manager: an error names the text."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error), key="text") from None
