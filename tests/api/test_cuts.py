@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import regrow
-from tests.tiny import write_model
+from regrow.api.arguments import calibration_documents
+from regrow.corpus import turns
+from regrow.scoring.calibration import CalibrationText
+from tests.tiny import sentences, write_model, write_text
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +62,33 @@ def test_axes_of_scores(model: Path, tmp_path: Path) -> None:
     one = regrow.score(model, tmp_path / "a.json", by="magnitude", axes="ffn, head")
     other = regrow.score(model, tmp_path / "b.json", by="magnitude", axes=["ffn", "head"])
     assert list(one.scores) == list(other.scores) == ["ffn", "head"]
+
+
+def test_the_files_of_a_calibration_directory_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN", 10)
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name * 25)
+    documents = calibration_documents(tmp_path)
+    assert documents is not None
+    assert [*CalibrationText(documents).read()] == ["a" * 10, "b" * 10] * 2 + ["a" * 5, "b" * 5]
+    assert [*documents()] == ["a" * 25, "b" * 25]
+
+
+def test_names_of_special_tokens_may_be_tokens(model: Path, tmp_path: Path) -> None:
+    """They change what is scored, and what is refitted on."""
+    texts = ["<bos>".join(sentences(6, seed=number)) for number in range(12)]
+    options: dict[str, Any] = {
+        "calibration": write_text(tmp_path / "a.jsonl", texts), "calibration_tokens": 256,
+    }  # fmt: skip
+    plain = regrow.score(model, tmp_path / "plain.json", axes="ffn", **options)
+    meant = regrow.score(model, tmp_path / "meant.json", axes="ffn", special_tokens=True, **options)
+    assert not np.array_equal(plain.scores["ffn"], meant.scores["ffn"])
+    weights = []
+    for name, more in (("one", {}), ("two", {"special_tokens": True})):
+        regrow.prune(model, tmp_path / name, drop_layers="1", **options, **more)
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+    with pytest.raises(regrow.UserError, match="special_tokens: no text is read; give a calibrat"):
+        regrow.score(model, tmp_path / "c.json", by="magnitude", special_tokens=True)

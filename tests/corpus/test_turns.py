@@ -1,12 +1,18 @@
 """Texts take turns: the beginning of all holds text of each, and short documents stay whole."""
 
 from functools import partial
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regrow.common.errors import UserError
+from regrow.corpus import turns
 from regrow.corpus.encoding import TextWithSpecialTokens
-from regrow.corpus.turns import TextsInTurns, in_turns, turn_of
+from regrow.corpus.reading import Reading
+from regrow.corpus.turns import TextsInTurns, files_in_turns, in_turns, turn_of
+from tests.tiny import write_text
 
 TEXTS = st.lists(st.lists(st.integers(0, 40), max_size=9), max_size=5)
 """Some texts, each as the lengths of its documents."""
@@ -76,6 +82,38 @@ def test_parts_of_a_text_with_special_tokens_are_such_texts() -> None:
     parts = [*in_turns(texts, 10, divide=True)]
     assert all(isinstance(part, TextWithSpecialTokens) for part in parts if "<" in part)
     assert sum("<" in part for part in parts) > 1
+
+
+def test_files_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a directory too, in groups if they are many; an empty file is passed over."""
+    monkeypatch.setattr(turns, "TURN", 2)
+    (tmp_path / "more").mkdir()
+    for name in "cde":
+        write_text(tmp_path / "more" / f"{name}.jsonl", [name] * 5)
+    (tmp_path / "more" / "empty.txt").write_text("")
+    paths = [write_text(tmp_path / "a.jsonl", ["aaaaa"]), tmp_path / "more"]
+    texts = files_in_turns(paths)
+    assert "".join(texts()) == "aaaaaccddeeccddeecde"
+    assert "".join(texts.divided()) == "aaccddeeaaccddeeacde"
+    monkeypatch.setattr(turns, "_GROUPS", 2)
+    assert "".join(files_in_turns(paths)()) == "aaaaaddddcdecceeccee"  # a and c, d and e
+
+
+def test_a_path_without_a_document_is_refused_at_once(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.jsonl", ["a"])
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "empty.txt").write_text("")
+    with pytest.raises(UserError, match="none: the text files of the directory hold no document"):
+        files_in_turns([tmp_path / "a.jsonl", tmp_path / "none"])
+    with pytest.raises(UserError, match=r"empty\.txt: the file holds no text"):
+        files_in_turns([tmp_path / "a.jsonl", tmp_path / "none" / "empty.txt"])
+
+
+def test_names_of_special_tokens_in_files_may_be_tokens(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.jsonl", ["a<eos>"])
+    [meant] = files_in_turns([path], Reading(special_tokens=True))()
+    [plain] = files_in_turns([path])()
+    assert (type(meant), type(plain)) == (TextWithSpecialTokens, str)
 
 
 def test_a_turn_leaves_room_for_each_text() -> None:

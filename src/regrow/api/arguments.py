@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from regrow.checkpoint.model_directory import ModelDirectory
+    from regrow.corpus.turns import TextsInTurns
 
     Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -88,15 +89,25 @@ def _parsed(key: str, value: object, parse: Callable[[str, str], int], least: in
     return found
 
 
-def calibration_documents(path: Path | str | None) -> Callable[[], Iterator[str]] | None:
-    """Opens a calibration text; None without one. Raises UserError if it cannot be read."""
-    from regrow.corpus.text import read_documents
+def calibration_documents(
+    path: Path | str | None, *, special_tokens: bool = False
+) -> "TextsInTurns | None":
+    """Opens a calibration text, whose files take turns; None without one.
+
+    `special_tokens`: whether the names of special tokens in the text stand for the tokens.
+
+    Raises UserError if it cannot be read, or if there is none to read with special tokens.
+    """
+    from regrow.corpus.reading import Reading
+    from regrow.corpus.turns import files_in_turns
 
     if path is None:
+        if special_tokens:
+            raise UserError(
+                "no text is read; give a calibration text, or leave it out", key="special_tokens"
+            )
         return None
-    text = Path(path)
     try:
-        next(iter(read_documents(text)))
+        return files_in_turns([Path(path)], Reading(special_tokens=special_tokens))
     except UserError as error:
         raise UserError(str(error), key="calibration") from None
-    return lambda: read_documents(text)

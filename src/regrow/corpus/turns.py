@@ -3,10 +3,19 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import chain, pairwise
+from pathlib import Path
+
+from regrow.corpus.encoding import TextWithSpecialTokens
+from regrow.corpus.reading import PLAIN_TEXT, Reading
+from regrow.corpus.text import documents_in, read_blocks, read_documents
+from regrow.corpus.text_files import text_files
 
 TURN, TURNS = 1 << 19, 1 << 21
 """Characters that a text gives in its turn, and at most all texts in their first turns."""
+_GROUPS = 64
+"""Files that are open at once, at most, while files take turns."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,32 @@ class TextsInTurns:
         So the first `turn` characters for each of the texts hold some of each text.
         """
         return in_turns([text() for text in self.texts], self.turn, divide=True)
+
+
+def files_in_turns(paths: Sequence[Path], reading: Reading = PLAIN_TEXT) -> TextsInTurns:
+    """The documents of text files, and of all text files below directories. The files take turns.
+
+    Of more than 64 files, neighbours make a group, and 64 groups take turns.
+
+    Raises UserError as `read_documents` does; also, at once, if a path holds no document.
+    """
+    for path in paths:
+        next(iter(read_documents(path, reading)))
+    files = [file for path in paths for file in text_files(path)]
+    count = min(len(files), _GROUPS)
+    bounds = [number * len(files) // count for number in range(count + 1)]
+    groups = [files[first:last] for first, last in pairwise(bounds)]
+    return TextsInTurns([partial(_documents, each, reading) for each in groups], turn_of(count))
+
+
+def _documents(files: Sequence[Path], reading: Reading) -> Iterator[str]:
+    """The documents of files, one file after the other; a file may hold none."""
+    for file in files:
+        for block in read_blocks(file, reading=reading):
+            documents = documents_in(block, reading)
+            yield from (
+                map(TextWithSpecialTokens, documents) if reading.special_tokens else documents
+            )
 
 
 def turn_of(texts: int) -> int:

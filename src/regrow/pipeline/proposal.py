@@ -14,6 +14,7 @@ from regrow.common.errors import UserError
 from regrow.common.files import from_home
 from regrow.common.numbers import rough_duration
 from regrow.common.progress import QUIET, Progress
+from regrow.corpus.reading import Reading
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.proposed_recovery import ProposedRecovery, propose_recovery
 from regrow.surgery.allowed_sizes import allowed_sizes
@@ -53,6 +54,8 @@ def propose(
     search = None
     if model.is_config_only:
         notes.append("planned from the config alone: the tokenizer may need more tokens")
+    if spec.special_tokens and not text:
+        raise UserError("no text is read; give a text, or leave it out", key="special_tokens")
     if text:
         search = _search(model, spec, budget, text, progress, notes)
         sizes: Mapping[str, int] = search.candidates[0].sizes
@@ -106,7 +109,7 @@ def _search(
         notes.append(f"the vocabulary stays whole: {_vocabulary_problem(model, sizes[-2])}")
     request = SearchRequest(
         budget, spec.tokens_per_second, text, Calibration(spec.calibration_tokens, spec.seed),
-        spec.candidates, {axis.name: sizes[least]},
+        spec.candidates, {axis.name: sizes[least]}, Reading(special_tokens=spec.special_tokens),
     )  # fmt: skip
     return search_sizes(model, request, progress)
 
@@ -163,6 +166,7 @@ def _head(model: str, spec: PlanSpec, text: Sequence[Path]) -> list[str]:
         *seed,
         "data:",
         *data,
+        *(["  special_tokens: true"] if spec.special_tokens else []),
         "prompts: []",
     ]
 

@@ -13,6 +13,7 @@ from regrow import UserError, api
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET, Progress
+from regrow.corpus import turns
 from regrow.scoring.layer_loss import LayerLosses
 from regrow.scoring.score_file import load_scores
 from regrow.surgery import allowed_sizes
@@ -183,6 +184,7 @@ def test_a_model_without_a_blueprint_is_measured_by_its_vocabulary(
         ("vocab", [384, 320])
     ]
     assert (found.lines, found.layers, found.importance) == ((), (), ())
+    assert analyse(tmp_path / "m", text, special_tokens=True).measured_now == 3
     plan = api.plan(tmp_path / "m", params="95%", text=text, calibration_tokens=512, candidates=1)
     assert plan.search is not None
     assert plan.search.candidates[0].sizes == {"vocab": 320}
@@ -256,3 +258,14 @@ def test_what_cannot_be_measured_is_refused_before(
         path.write_text("[1]")
     with pytest.raises(UserError, match=message):
         analyse(model, text)
+
+
+def test_files_take_turns_to_be_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN", 500)
+    monkeypatch.setattr(module, "_COUNTED", 1_900)
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name * 9_000)
+    notes: list[str] = []
+    read = [*module._beginning([tmp_path / "a.txt", tmp_path / "b.txt"], notes)]
+    assert read == ["a" * 500, "b" * 500, "a" * 500, "b" * 400]
+    assert len(notes) == 1

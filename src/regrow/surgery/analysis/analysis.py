@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -17,7 +17,8 @@ from regrow.common.errors import UserError
 from regrow.common.fields import Size, Strict
 from regrow.common.files import json_bytes, write_atomically
 from regrow.common.progress import Progress, Update
-from regrow.corpus.text import read_documents
+from regrow.corpus.reading import Reading
+from regrow.corpus.turns import files_in_turns
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.layer_loss import LayerLosses, losses_without_each
 from regrow.scoring.score import draw_text
@@ -55,11 +56,13 @@ class AnalysisSpec(Strict):
             parameters.
         points: Cuts of each line of depth and of width. None takes 4, or 3 for a large model.
         seed: Decides which part of the text is used.
+        special_tokens: Whether the names of special tokens in the text stand for the tokens.
     """
 
     calibration_tokens: Size | None = None
     points: Size | None = None
     seed: int = 0
+    special_tokens: bool = Field(default=False, strict=True)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ def analyse_model(
     calibration, points, notes = _amounts(model.layout, spec)
     for note in notes:
         progress.say(note)
-    searched = read_search_text(text, calibration.tokens)
+    searched = read_search_text(
+        text, calibration.tokens, Reading(special_tokens=spec.special_tokens)
+    )
     axes = search_axes(model.layout)
     with open_measurement(model, searched, calibration, progress) as measurement:
         vocabulary = _vocabulary(model, text, notes, progress)
@@ -296,13 +301,12 @@ def _vocabulary(
 
 
 def _beginning(paths: Sequence[Path], notes: list[str]) -> Iterator[str]:
-    """The documents of the text, up to so many characters as are counted."""
+    """The documents of the text, up to so many characters as are counted. Files take turns."""
     left = _COUNTED
-    for path in paths:
-        for document in read_documents(path):
-            if len(document) > left:
-                notes.append(f"tokens are counted in the first {_COUNTED:,} characters of the text")
-                yield document[:left]
-                return
-            left -= len(document)
-            yield document
+    for document in files_in_turns(paths).divided():
+        if len(document) > left:
+            notes.append(f"tokens are counted in the first {_COUNTED:,} characters of the text")
+            yield document[:left]
+            return
+        left -= len(document)
+        yield document
