@@ -10,7 +10,9 @@ import regrow
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
-from regrow.pipeline.steps import WRITE, WRITTEN_FILE
+from regrow.corpus.text import read_documents
+from regrow.pipeline import recipe as recipes
+from regrow.pipeline.steps import WRITE, WRITTEN_FILE, written_inputs
 from regrow.writing import text_writer
 from tests.pipeline.test_corpus_runs import StoppedError, weights
 from tests.pipeline.test_run import Recipe, assert_same_result, entries, go, recover
@@ -128,6 +130,13 @@ REFUSED = {
     "a share of one": (
         [WRITTEN, {"path": "train.jsonl", "weight": 1}], "give all sources a weight"
     ),
+    "prompts for a file": (
+        {"path": "train.jsonl", "prompts": "train.jsonl"}, "prompts: says how a model writes"
+    ),
+    "a temperature of a file": (
+        {"path": "train.jsonl", "temperature": 1.0}, "temperature: says how a model writes"
+    ),
+    "no temperature": ({**WRITTEN, "temperature": 0}, "temperature: more than 0 is wanted"),
     "short": ({**WRITTEN, "tokens": 31}, "31 tokens, less than one row of 32"),
 }  # fmt: skip
 
@@ -152,6 +161,81 @@ def test_models_that_cannot_write_are_refused(home: Path, tmp_path: Path) -> Non
     path.write_text(json.dumps(recipe(home, WRITTEN) | stages))
     with pytest.raises(UserError, match="original: random weights cannot write a text"):
         regrow.train(path, tmp_path / "scratch", from_scratch=True)
+
+
+INSTRUCTIONS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<bos>[Q] {{ m['content'] }} [A]"
+    "{% else %} {{ m['content'] }}<eos>{% endif %}{% endfor %}"
+)
+"""A template in which no special token follows the words of a user, as that of Llama 2."""
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a model that cannot write questions, and a recipe directory with some."""
+    home = tmp_path_factory.mktemp("asking")
+    write_model(home / "m", max_position_embeddings=64)
+    (home / "m/chat_template.jinja").write_text(INSTRUCTIONS)
+    # So many that the answers of a random model end.
+    ends = {"eos_token_id": [2, *range(100, 115)]}
+    (home / "m/generation_config.json").write_text(json.dumps(ends))
+    write_text(home / "heldout.jsonl", sentences(4, seed=2))
+    (home / "asked.txt").write_text("The river\n\n The stone \n")
+    return home
+
+
+def asked(home: Path, **more: Any) -> Recipe:
+    return recipe(home, {**WRITTEN, "tokens": 300, **more}) | {
+        "stages": [{"name": "a", "recover": recover(64)}]
+    }
+
+
+def test_a_model_that_cannot_write_questions_is_given_some(asking: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        go(asked(asking), asking / "none")
+    assert str(caught.value) == (
+        f"data.train: original: {asking / 'm'}: the chat template ends the words of a user with no "
+        "special token, so the model cannot write questions; give `prompts`, a file of them"
+    )
+    prompts = {"prompts": "asked.txt"}  # relative to the recipe
+    go(asked(asking, **prompts), asking / "out")
+    documents = [*read_documents(asking / "out" / WRITTEN_FILE)]
+    assert {text[:17] for text in documents} == {"<bos>[Q] The rive", "<bos>[Q] The ston"}
+    before = entries(asking / "out")[WRITE]
+    assert before.inputs["train"]["original"].keys() == {"tokens", "prompts"}
+
+    with pytest.raises(UserError, match=r"data\.train\.original\.temperature: nothing -> 0\.5;"):
+        go(asked(asking, **prompts, temperature=0.5), asking / "out")
+    go(asked(asking, **prompts, temperature=0.5), asking / "out", redo=True)
+    assert entries(asking / "out")[WRITE].outputs["sha256"] != before.outputs["sha256"]
+    (asking / "asked.txt").write_text("The bird\n")
+    with pytest.raises(UserError, match=r"data\.train\.original\.prompts: changed"):
+        go(asked(asking, **prompts, temperature=0.5), asking / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.txt", None, r"none\.txt: no such file"),
+        ("empty.txt", " \n", r"empty\.txt: the file holds no text"),
+        ("long.txt", "short\n" + "The river " * 80, r"prompt 2 has [\d,]+ tokens; give at most 60"),
+    ],
+)
+def test_prompts_are_checked_before_anything_is_written(
+    asking: Path, tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        go(asked(asking, prompts=str(tmp_path / name)), tmp_path / "out")
+    assert str(caught.value).startswith("data.train: original.prompts: ")
+    assert not (tmp_path / "out/ledger.jsonl").exists()
+
+
+def test_a_text_that_is_written_as_before_keeps_its_key() -> None:
+    plain = {"tokens": 600}
+    found = recipes.Recipe.model_validate(recipe(Path("/"), {**WRITTEN, "temperature": 1.0}))
+    assert written_inputs(found) == {"train": {"original": plain}, "seed": 3}
 
 
 def test_a_preview_says_what_is_written_first(home: Path, tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no special token, so the model cannot write questions"):
         form_of(plain)
     assert form_of(plain, writes_questions=False).is_chat
+    for writes_questions in (True, False):
+        with pytest.raises(UserError, match="nothing between the words of a user and the answer"):
+            form_of("{% for m in messages %}{{ m['content'] }}{% endfor %}",
+                    writes_questions=writes_questions)  # fmt: skip
     with pytest.raises(
         UserError, match="chat template cannot be rendered: TemplateError: no users"
     ):

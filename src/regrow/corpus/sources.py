@@ -47,6 +47,9 @@ class Source(Strict):
         weight: Its share of the samples, relative to the weights of the others.
         tokens: With a path, its share of the tokens, relative to those of the others. With a model,
             how many tokens the model writes; the share is then given by weight alone.
+        prompts: With a model, a text file of questions or beginnings of texts, used in turn: each
+            line of a `.txt`, or each document of another file. None lets the model write all.
+        temperature: With a model, the logits are divided by it.
     """
 
     name: str = Field(min_length=1)
@@ -56,6 +59,10 @@ class Source(Strict):
         float | None, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
     ] = None
     tokens: Size | None = None
+    prompts: Path | None = None
+    temperature: Annotated[
+        float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
+    ] = 1.0
 
     @property
     def paths(self) -> list[Path]:
@@ -89,6 +96,12 @@ class Source(Strict):
             if self.tokens is None:
                 raise ValueError("tokens: missing; say how many tokens the model writes")
             return self
+        for key in ("prompts", "temperature"):
+            if key in self.model_fields_set:
+                raise ValueError(
+                    f"{key}: says how a model writes the text; give `model: original`, or leave it "
+                    "out"
+                )
         if self.path is None:
             raise ValueError("path: missing")
         if not self.paths:

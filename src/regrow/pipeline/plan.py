@@ -58,6 +58,7 @@ from regrow.pipeline.steps import (
     plan_steps,
     reference_keys,
     teacher_names,
+    writing_facts,
 )
 from regrow.pipeline.task_steps import EVALUATE, RunTasks, evaluated_stages, load_tasks
 from regrow.pipeline.time_left import StepWork
@@ -319,8 +320,8 @@ def _corpus(
     if source is None:
         return Corpus(recipe.data.sources, reading=recipe.reading, remains=remains)
     identity = identity_of(
-        "written", model=_model_hashes(original), results=RESULTS, tokens=source.tokens,
-        seed=recipe.seed,
+        "written", model=_model_hashes(original), results=RESULTS, seed=recipe.seed,
+        **writing_facts(source),
     )  # fmt: skip
     written = {source.name: WrittenSource(out / WRITTEN_FILE, identity)}
     return Corpus(recipe.data.sources, written, recipe.reading, remains)

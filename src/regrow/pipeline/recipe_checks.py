@@ -8,7 +8,7 @@ from typing import Any
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.corpus.reading import CONVERSATIONS
+from regrow.corpus.reading import CONVERSATIONS, PLAIN_TEXT
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import is_store, open_store
@@ -40,6 +40,9 @@ def check_readable(recipe: Recipe) -> None:
     data, reading = recipe.data, recipe.reading
     named = [("data.train", path, reading) for path in data.train_paths]
     named += [(f"data.heldout.{name}", path, reading) for name, path in data.heldout.items()]
+    if data.written is not None and data.written.prompts is not None:
+        key = f"data.train: {data.written.name}.prompts"
+        named.append((key, data.written.prompts, PLAIN_TEXT))
     for stage in recipe.stages:
         if (own := stage.data) is not None:
             key = f"stages: {stage.name}: data"
@@ -61,13 +64,13 @@ def check_readable(recipe: Recipe) -> None:
 
 def check_written(data: Data, model: ModelDirectory) -> None:
     """Raise UserError, with the key, if a model that should write training text cannot."""
-    from regrow.writing.text_form import text_form
+    from regrow.writing.text_writer import form_and_prompts
 
     if data.written is not None:
         try:
-            text_form(model, writes_questions=True)
+            form_and_prompts(model, data.written.prompts)
         except UserError as error:
-            raise UserError(str(error), key=f"data.train: {data.written.name}") from None
+            raise error.within(f"data.train: {data.written.name}.") from None
 
 
 def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:

@@ -55,8 +55,13 @@ def _write_text(plan: RunPlan, recorder: StepRecorder) -> None:
     def write() -> Mapping[str, Any]:
         # Left by a run that was killed before it recorded the step.
         remove(*written_files(out))
-        settings = WritingSettings(source.tokens or 0, seed=plan.recipe.seed)
-        written = write_text(plan.original, out, settings, progress=advance)
+        settings = WritingSettings(
+            source.tokens or 0, source.prompts, plan.recipe.seed, source.temperature
+        )
+        try:
+            written = write_text(plan.original, out, settings, progress=advance)
+        except UserError as error:
+            raise error.within(f"data.train: {source.name}.") from None
         return {
             "documents": written.documents, "tokens": written.tokens,
             "dropped": dict(written.dropped), "sha256": written.sha256,

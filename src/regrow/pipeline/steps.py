@@ -8,6 +8,7 @@ from typing import Any
 
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
+from regrow.corpus.sources import Source
 from regrow.pipeline.ledger import Entry, Step, differences, step_after
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.task_steps import EVALUATE, evaluate_inputs
@@ -170,7 +171,22 @@ def written_inputs(recipe: Recipe) -> dict[str, Any]:
     source = recipe.data.written
     if source is None:
         return {}
-    return {"train": {source.name: {"tokens": source.tokens}}, "seed": recipe.seed}
+    return {"train": {source.name: writing_facts(source)}, "seed": recipe.seed}
+
+
+def writing_facts(source: Source) -> dict[str, Any]:
+    """What a source says about the text that a model writes; settings with a default are left out.
+
+    Reads the prompts.
+    """
+    facts: dict[str, Any] = {"tokens": source.tokens}
+    if source.prompts is not None:
+        from regrow.writing.text_writer import prompts_sha256, read_prompts  # imports torch
+
+        facts["prompts"] = prompts_sha256(read_prompts(source.prompts))
+    if source.temperature != Source.model_fields["temperature"].default:
+        facts["temperature"] = source.temperature
+    return facts
 
 
 def _stage_steps(

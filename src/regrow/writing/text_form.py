@@ -133,10 +133,15 @@ def text_form(model: ModelDirectory, *, writes_questions: bool) -> TextForm:
         number for number, token in tokenizer.added_tokens_decoder.items() if token.special
     }
     ends |= {ids[0] for ids in (switch, closing) if ids and ids[0] in special}
-    if not switch or (writes_questions and switch[0] not in ends):
+    if not switch:
+        raise UserError(
+            f"{where} has nothing between the words of a user and the answer, so where the answer "
+            "begins is not known; give another model"
+        )
+    if writes_questions and switch[0] not in ends:
         raise UserError(
             f"{where} ends the words of a user with no special token, so the model cannot write "
-            "questions; give `prompts`"
+            "questions; give `prompts`, a file of them"
         )
     return TextForm(tokenizer, frozenset(ends), tuple(switch))
 

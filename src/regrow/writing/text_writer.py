@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,8 @@ def write_text(
     """
     begun = time.monotonic()
     check_work(out, settings)
-    form = text_form(model, writes_questions=settings.prompts is None)
+    form, prompts = form_and_prompts(model, settings.prompts)
     longest = longest_text(model)
-    prompts = _prompts(settings.prompts, form, longest)
     work = _work(model, settings, prompts)
     with workplace(out, checkpoint=_ROUNDS) as directory:
         rounds = _Rounds(directory, work)
@@ -164,24 +163,39 @@ def _record(out: Path) -> Path:
     return out.with_suffix(".json")
 
 
-def _prompts(path: Path | None, form: TextForm, longest: int) -> list[str | None]:
-    """The prompts of a file; one None without a file. Raises UserError if one is too long."""
+def form_and_prompts(model: ModelDirectory, path: Path | None) -> tuple[TextForm, list[str | None]]:
+    """The form of a model's texts, and the prompts of a file; one None without a file.
+
+    Raises UserError if the model cannot write with these prompts, or one is too long.
+    """
+    form = text_form(model, writes_questions=path is None)
     if path is None:
-        return [None]
-    documents = read_documents(path)
-    if path.is_file() and kind_of(path)[0] == ".txt":
-        documents = (line for document in documents for line in document.splitlines())
-    prompts: list[str | None] = [each.strip() for each in documents if each.strip()]
-    if not prompts:
-        raise UserError(f"{path}: no prompt", key="prompts")
-    most = longest - LEAST_TOKENS
+        return form, [None]
+    prompts = read_prompts(path)
+    most = longest_text(model) - LEAST_TOKENS
     for number, prompt in enumerate(prompts, start=1):
         if (tokens := len(form.start(prompt))) > most:
             raise UserError(
                 f"{path}: prompt {number} has {tokens:,} tokens; give at most {most:,}",
                 key="prompts",
             )
+    return form, [*prompts]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file. Raises UserError if it cannot be read, or has none."""
+    documents = read_documents(path)
+    if path.is_file() and kind_of(path)[0] == ".txt":
+        documents = (line for document in documents for line in document.splitlines())
+    prompts = [each.strip() for each in documents if each.strip()]
+    if not prompts:
+        raise UserError(f"{path}: no prompt", key="prompts")
     return prompts
+
+
+def prompts_sha256(prompts: Sequence[str | None]) -> str:
+    """SHA-256 (hex) of prompts, in their order."""
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
 
 
 _NAMES = {
@@ -195,11 +209,10 @@ def _work(
     model: ModelDirectory, settings: WritingSettings, prompts: list[str | None]
 ) -> dict[str, Any]:
     """What decides the bytes of a text, as JSON."""
-    digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     return {
         **asdict(settings),
         "model": [model.checkpoint.fingerprint, model.files_sha256],
-        "prompts": None if settings.prompts is None else digest,
+        "prompts": None if settings.prompts is None else prompts_sha256(prompts),
     }
 
 
