@@ -149,6 +149,24 @@ def test_an_openba_reads_its_own_form_of_a_prompt(tmp_path: Path) -> None:
         assert greedy == (logits.argmax(-1).tolist() == ids)
 
 
+def test_a_prompt_of_an_openba_that_is_too_long_keeps_its_mode(tmp_path: Path) -> None:
+    directory = write_seq2seq(tmp_path / "m", OPENBA, vocab_size=340)
+    with_modes(directory)
+    ours = RegrowModel(directory, precision="fp32", max_length=12)
+    tokenizer = ours.tokenizer
+    mode, sentinel = (tokenizer.convert_tokens_to_ids(name) for name in ("<S>", "<extra_id_0>"))
+    question = " ".join(QUESTIONS)
+    expected = [mode, *tokenizer(question)["input_ids"][-9:], sentinel, tokenizer.eos_token_id]
+    read: list[list[int]] = []
+    assert ours.shares
+    ours.model.get_encoder().register_forward_pre_hook(
+        lambda _, __, options: read.extend(options["input_ids"].tolist()), with_kwargs=True
+    )
+    ours.loglikelihood(requests("loglikelihood", [(question, " salt")]))
+    ours.generate_until(requests("generate_until", [(question, {"max_gen_toks": 2})]))
+    assert read == [expected, expected]
+
+
 def with_modes(directory: Path) -> None:
     """Give a tokenizer UL2's `<S>`."""
     tokenizer = load_tokenizer(directory)

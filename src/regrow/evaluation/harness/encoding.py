@@ -114,6 +114,17 @@ class Encoding:
             return [self._wrapped(ids) for ids in self._encode(texts, special=False)]
         return [tuple(ids) for ids in self._encode_whole(texts)]
 
+    def within(self, context: tuple[int, ...], window: int) -> tuple[int, ...]:
+        """What a model reads of a context if it reads `window` tokens, at least one.
+
+        The end is kept, as lm-eval does. Of OpenBA's prompts the first token is kept too, which
+        names the mode of the model; what is left out is the text after it.
+        """
+        if len(context) <= window:
+            return context
+        first = context[:1] if self.has_openba_prompts else ()
+        return (*first, *context[len(context) - window + len(first) :])
+
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of some texts, of which a model predicts all."""
         if self.is_encoder_decoder:

@@ -58,6 +58,8 @@ _Arguments = Mapping[str, tuple[Any, ...]]
 """The arguments of requests by their key."""
 _Answers = dict[str, Any]
 """Answers as JSON by the key of their request."""
+_OPENBA_FORM = 2
+"""The version of OpenBA's prompts. In the first, a prompt that is too long lost its mode token."""
 _SPARE = 8
 """Upper bound on the special tokens around a prompt."""
 
@@ -127,7 +129,7 @@ class RegrowModel(LM):
             fingerprint=self.directory.checkpoint.fingerprint,
             files=self.directory.files_sha256,
             precision=self._precision,
-            openba=self.encoding.has_openba_prompts,
+            openba=self.encoding.has_openba_prompts and _OPENBA_FORM,
             window=self.max_length,
         )
 
@@ -307,7 +309,7 @@ class RegrowModel(LM):
     def _scores(self, pairs: Sequence[Pair]) -> Iterator[dict[Pair, Score]]:
         how = Computing(self.max_length, self._tokens, self._precision, self.shares)
         if self.encoding.is_encoder_decoder:
-            return seq2seq_scores(self.model, pairs, self.encoding.decoder_begin, how)
+            return seq2seq_scores(self.model, pairs, self.encoding, how)
         return decoder_scores(self.model, pairs, how)
 
     def _windows(self, ids: list[int]) -> list[Pair]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from regrow.common.precision import Precision, autocast
-from regrow.evaluation.harness.encoding import Pair
+from regrow.evaluation.harness.encoding import Encoding, Pair
 from regrow.evaluation.harness.scores import (
     Computing,
     Score,
@@ -54,7 +54,7 @@ class _Question:
 
 
 def seq2seq_scores(
-    model: Any, pairs: Sequence[Pair], begin: tuple[int, ...], how: Computing
+    model: Any, pairs: Sequence[Pair], encoding: Encoding, how: Computing
 ) -> Iterator[dict[Pair, Score]]:
     """The scores of continuations after their contexts, batch by batch.
 
@@ -62,15 +62,16 @@ def seq2seq_scores(
         model: An encoder-decoder of transformers, in evaluation mode.
         pairs: What the encoder reads, and a continuation of at least one token. Equal pairs are
             computed once.
-        begin: What the decoder reads before a continuation, which is not scored.
-        how: How they are computed. The window is that of the encoder; the end of a longer context
-            is kept, as lm-eval does.
+        encoding: Says what the decoder reads before a continuation, which is not scored, and what
+            of a context that is longer than the window the encoder reads.
+        how: How they are computed. The window is that of the encoder.
     """
     by_context: dict[tuple[int, ...], dict[tuple[int, ...], list[Pair]]] = {}
     for pair in dict.fromkeys(pairs):
         context, end = pair
-        ends = by_context.setdefault(context[-how.window :], {})
+        ends = by_context.setdefault(encoding.within(context, how.window), {})
         ends.setdefault(end[-how.window :], []).append(pair)
+    begin = encoding.decoder_begin
     questions = [
         _Question(context, begin, (tuple(ends),) if how.shares else tuple((end,) for end in ends))
         for context, ends in by_context.items()

@@ -71,7 +71,7 @@ def generated_texts(
         model: Of transformers, in evaluation mode.
         encoding: How its texts are encoded.
         prompts: With equal settings in all of them, since a batch has one.
-        window: The most tokens that the model reads. The end of a longer prompt is kept.
+        window: The most tokens that the model reads; see `Encoding.within`.
         batch_tokens: Upper bound on the slots of a batch.
         precision: Of the matrix products.
     """
@@ -101,7 +101,7 @@ def _generate(
     pad = tokenizer.pad_token_id
     pad = tokenizer.eos_token_id if pad is None else pad
     limit = window if encoding.is_encoder_decoder else max(1, window - new_tokens)
-    read = [prompt.tokens[-limit:] for prompt in batch]
+    read = [encoding.within(prompt.tokens, limit) for prompt in batch]
     begin = encoding.decoder_begin if encoding.is_encoder_decoder else ()
     given = len(begin) or max(map(len, read))
     with autocast(precision, next(model.parameters()).device):
