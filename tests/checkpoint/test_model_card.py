@@ -69,6 +69,17 @@ def test_distillation_is_a_tag() -> None:
     assert card_of(History(BASE, (CUT, taught))).data.tags == ["regrow", "pruned", "distillation"]
 
 
+def test_steps_that_no_recipe_has_are_in_no_recipe() -> None:
+    tagging = replace(TRAINED, words="named entities of a set", settings={})
+    text = card_of(History(BASE, (tagging,))).text
+    assert "1. Training: named entities of a set." in text
+    assert "How it was made" not in text
+    text = card_of(History(BASE, (CUT, tagging))).text
+    assert "The settings of those steps that a recipe has" in text
+    assert "recover" not in text
+    assert "The settings of the steps," in card_of(History(BASE, (CUT, TRAINED))).text
+
+
 def test_random_weights_have_no_base_model_and_no_licence_of_another() -> None:
     card = card_of(History(replace(BASE, random_weights=True), (TRAINED,)))
     assert card.data.get("base_model") is None

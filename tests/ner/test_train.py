@@ -1,5 +1,6 @@
 """Annotated sentences become prompts and answers, on which a model is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,33 @@ def test_a_model_is_trained_and_written(model: ModelDirectory, tmp_path: Path) -
     trained = ModelDirectory(result.model)
     assert trained.layout.parameters() == model.layout.parameters()
     assert trained.checkpoint.fingerprint != model.checkpoint.fingerprint
+    card = (result.model / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"Training: named entities of set; 2 sentences, epochs: 3; {result.tokens:,} tokens, "
+        f"loss on the answers; settings: row\\_length 1024, batch\\_tokens 1024, precision fp32; "
+        f"held out: {result.heldout:.4f} nats per answer token."
+    ) in card
+    assert "recipe" not in card
+    assert "recover" not in card
+
+
+def test_the_card_names_sets_without_paths_and_types_left_out(
+    model: ModelDirectory, tmp_path: Path
+) -> None:
+    sets = [
+        replace(SET, name="own/data").without(["Water", "other"]),
+        replace(SET, name="pile").without(["WATER"]),
+    ]
+    how = EntityTraining(epochs=1, limit=1, seed=7)
+    lora = {"lora": {"rank": 2}}
+    result = train_tagger(model, tmp_path / "out", sets, how, settings={**SETTINGS, **lora})
+    card = (result.model / "README.md").read_text(encoding="utf-8")
+    assert (
+        "1. Training: named entities of data, pile; 2 sentences, epochs: 1; types left out: water; "
+        f"seed 7; {result.tokens:,} tokens, loss on the answers; LoRA of rank 2; settings: "
+    ) in card
+    assert "own/" not in card
+    assert "held out" not in card
 
 
 def test_a_stopped_training_goes_on_and_refuses_other_data(

@@ -62,7 +62,8 @@ class Change:
     Attributes:
         kind: A cut, additional tokens, or a training.
         words: What was done, in one line.
-        settings: Its settings by the keys of a recipe, with names in place of paths.
+        settings: Its settings by the keys of a recipe, with names in place of paths; empty if no
+            recipe has such a step.
         parameters, sizes: Of the model after it; the sizes by axis.
     """
 

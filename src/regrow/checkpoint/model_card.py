@@ -312,8 +312,9 @@ def _recipe(history: History) -> str:
     fence = "```"
     while fence in text:
         fence += "`"
+    which = "the steps" if len(stages) == len(history.steps) else "those steps that a recipe has"
     return (
-        f"## How it was made\n\nThe settings of the steps, by the keys of a recipe of regrow "
+        f"## How it was made\n\nThe settings of {which}, by the keys of a recipe of regrow "
         f"{version('regrow')}:\n\n{fence}yaml\n{printable(text)}{fence}"
     )
 

@@ -50,12 +50,14 @@ class EntitySet:
         sentences: In the order of the file.
         types: All types of entities, sorted.
         notes: What of the file could not be kept, one line each.
+        left_out: Types of the file that were left out by name, sorted.
     """
 
     name: str
     sentences: tuple[Sentence, ...]
     types: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def without(self, types: Collection[str]) -> "EntitySet":
         """The set without these types; names are compared without regard to case."""
@@ -72,7 +74,9 @@ class EntitySet:
             )
             for sentence in self.sentences
         )
-        return replace(self, sentences=sentences, types=kept(self.types))
+        types_left = kept(self.types)
+        gone = {*self.left_out, *self.types} - {*types_left}
+        return replace(self, sentences=sentences, types=types_left, left_out=tuple(sorted(gone)))
 
 
 def entity_set(name: str, sentences: Sequence[Sentence], notes: Iterable[str] = ()) -> EntitySet:

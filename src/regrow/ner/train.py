@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -121,8 +121,9 @@ def train_tagger(
     form = prompt_form(model.tokenizer, model.config)
     writer = _ExampleWriter(form, model.config, checked.row_length, how)
     data = TuningData(
-        writer.pairs(train, how.epochs), writer.pairs(heldout, 1) if heldout else None
-    )
+        writer.pairs(train, how.epochs), writer.pairs(heldout, 1) if heldout else None,
+        words=_words(train, how),
+    )  # fmt: skip
     if "tokens" not in given:
         checked = _checked({**given, "tokens": data.train.tokens})
     parameters = model.layout.parameters()
@@ -141,6 +142,17 @@ def train_tagger(
         publish_finished(place / "model", out)
     notes = tuple(note for each in (*train, *heldout) for note in each.notes)
     return _trained(out, len(data.train), result, notes)
+
+
+def _words(train: Sequence[EntitySet], how: EntityTraining) -> str:
+    """What is trained on, in one line for the card: names of sets, and no paths."""
+    sentences = sum(len(each.sentences[: how.limit]) for each in train)
+    names = ", ".join(PurePath(each.name).name for each in train)
+    left_out = sorted({name for each in train for name in each.left_out})
+    words = [f"named entities of {names}", f"{sentences:,} sentences, epochs: {how.epochs}"]
+    words += [f"types left out: {', '.join(left_out)}"] if left_out else []
+    words += [f"seed {how.seed}"] if how.seed else []
+    return "; ".join(words)
 
 
 def _checked(given: Mapping[str, Any]) -> RecoverySettings:

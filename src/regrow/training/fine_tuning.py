@@ -26,10 +26,12 @@ class TuningData:
     Attributes:
         train: To train on.
         heldout: To measure the loss per answer token on; None measures nothing.
+        words: What they are, for the card of the model; with names in place of paths.
     """
 
     train: "PromptAnswers"
     heldout: "PromptAnswers | None" = None
+    words: str = "prompts and answers"
 
 
 def check_tuning_settings(settings: RecoverySettings) -> None:
@@ -81,8 +83,8 @@ def fine_tune(
             heldout=HeldoutLoss(identity, evaluate), hooks=Hooks(on_step=on_step),
         )  # fmt: skip
     weights = full_state_dict(model)
-    words = f"{result.tokens:,} tokens of prompts and answers, loss on the answers"
-    step = change("training", words, {"recover": settings.decisive()}, layout)
+    # Without settings, since no recipe does this: the keys of a recovery would train on text.
+    step = change("training", _words(data, settings, result), {}, layout)
 
     def save() -> None:
         remove(place / "model")
@@ -91,6 +93,22 @@ def fine_tune(
 
     processes.in_first(save)
     return result
+
+
+def _words(data: TuningData, settings: RecoverySettings, result: "TrainingResult") -> str:
+    """What was done, in one line for the card."""
+    words = [data.words, f"{result.tokens:,} tokens, loss on the answers"]
+    if settings.lora is not None:
+        words.append(settings.lora.words())
+    given = [
+        f"{name} {value}"
+        for name, value in settings.decisive().items()
+        if name != "tokens" and isinstance(value, str | int | float)
+    ]
+    words += [f"settings: {', '.join(given)}"] if given else []
+    if result.heldout:
+        words.append(f"held out: {result.heldout[-1][1]:.4f} nats per answer token")
+    return "; ".join(words)
 
 
 def _heldout_loss(settings: RecoverySettings, pairs: "PromptAnswers") -> "Callable[[Any], float]":
