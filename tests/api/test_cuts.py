@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import regrow
 from regrow.api.arguments import calibration_documents
 from regrow.corpus import turns
 from regrow.scoring.calibration import CalibrationText
-from tests.tiny import write_model
+from tests.tiny import sentences, write_model, write_text
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,21 @@ def test_the_files_of_a_calibration_directory_take_turns(
     assert documents is not None
     assert [*CalibrationText(documents).read()] == ["a" * 10, "b" * 10] * 2 + ["a" * 5, "b" * 5]
     assert [*documents()] == ["a" * 25, "b" * 25]
+
+
+def test_names_of_special_tokens_may_be_tokens(model: Path, tmp_path: Path) -> None:
+    """They change what is scored, and what is refitted on."""
+    texts = ["<bos>".join(sentences(6, seed=number)) for number in range(12)]
+    options: dict[str, Any] = {
+        "calibration": write_text(tmp_path / "a.jsonl", texts), "calibration_tokens": 256,
+    }  # fmt: skip
+    plain = regrow.score(model, tmp_path / "plain.json", axes="ffn", **options)
+    meant = regrow.score(model, tmp_path / "meant.json", axes="ffn", special_tokens=True, **options)
+    assert not np.array_equal(plain.scores["ffn"], meant.scores["ffn"])
+    weights = []
+    for name, given in (("one", False), ("two", True)):
+        regrow.prune(model, tmp_path / name, drop_layers="1", special_tokens=given, **options)
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+    with pytest.raises(regrow.UserError, match="special_tokens: no text is read; give a calibrat"):
+        regrow.score(model, tmp_path / "c.json", by="magnitude", special_tokens=True)

@@ -34,10 +34,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_options_reach_the_api(asked: list[Any]) -> None:
     done = run("m", "--text", "a.jsonl", "b.txt", "--points", "3", "--calibration-tokens", "8K",
-               "--seed", "2", "--page", "p.html")  # fmt: skip
+               "--seed", "2", "--page", "p.html", "--special-tokens")  # fmt: skip
     assert done.exit_code == 0, done.output
     texts = [Path("a.jsonl"), Path("b.txt")]
-    how = {"points": 3, "calibration_tokens": 8_000, "seed": 2}
+    how = {"points": 3, "calibration_tokens": 8_000, "seed": 2, "special_tokens": True}
     assert asked == [("m", {"text": texts, "page": Path("p.html"), **how})]
 
 

@@ -196,6 +196,12 @@ WRONG = {
     "cut is no cut": (["prune", "m", "o", "--cut", "m/config.json"], "m/config.json: format: not"),
     "cut and sizes": (["prune", "m", "o", "--cut", "x", "--ffn", "4"], "a cut file says all that "),
     "no text": (["prune", "m", "o", "--ffn", "24"], "--calibration"),
+    "no text with special tokens": (
+        ["prune", "m", "o", "--ffn", "24", "--by", "random", "--special-tokens"],
+        "--special-tokens: no text is read; give a calibration text"),
+    "no text to plan with special tokens": (
+        ["plan", "m", "--params", "60%", "--special-tokens"],
+        "--special-tokens: no text is read; give a text"),
     "text empty": (["prune", "m", "o", "--ffn", "24", "--calibration", "empty.txt"],
                    "--calibration: empty.txt: the file holds no text"),
     "text not UTF-8": (["prune", "m", "o", "--ffn", "24", "--calibration", "latin.txt"],
@@ -446,6 +452,30 @@ def test_plan(run: Any, place: Path, tmp_path: Path) -> None:
     found = json.loads(run("plan", "m", "--params", "30,000", "--json").stdout)
     assert found["parameters"] <= 30_000
     assert [stage["parameters"] for stage in found["stages"]][-1] == found["parameters"]
+
+
+class AskedError(Exception):
+    """Raised in place of the work of a command."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prune", "m", "o", "--ffn", "24", "--calibration", "t.txt"],
+        ["score", "m", "o", "--calibration", "t.txt"],
+        ["plan", "m", "--params", "60%", "--text", "t.txt"],
+    ],
+    ids=["prune", "score", "plan"],
+)
+def test_names_of_special_tokens_may_be_tokens(
+    run: Any, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def asked(*_: Any, special_tokens: bool = False, **__: Any) -> None:
+        raise AskedError(special_tokens)
+
+    monkeypatch.setattr(regrow.api, words[0], asked)
+    assert run(*words).exception.args == (False,)
+    assert run(*words, "--special-tokens").exception.args == (True,)
 
 
 def test_plan_by_measured_costs(

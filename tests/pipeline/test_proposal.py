@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ from regrow.surgery.requests import sizes_from_options
 from regrow.surgery.search.search import SearchRequest
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.surgery.random_cuts import TINY, TINY_IDS
-from tests.tiny import tiny_layout, tiny_shapes, write_model, write_tiny
+from tests.tiny import sentences, tiny_layout, tiny_shapes, write_model, write_text, write_tiny
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]
 all_tiny = pytest.mark.parametrize(("blueprint", "number"), TINY, ids=TINY_IDS)
@@ -324,6 +325,27 @@ def test_a_search_asks_for_no_vocabulary_that_is_too_small(
     with pytest.raises(KeyboardInterrupt):
         propose(ModelDirectory(directory), spec, "m", text=text)
     assert asked[1].least == {"vocab": 6_016}
+
+
+def test_names_of_special_tokens_may_be_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where costs are measured, and in the recipe."""
+    directory = write_model(tmp_path / "m")
+    candidate = SimpleNamespace(sizes={"ffn": 24})
+    asked: list[SearchRequest] = []
+
+    def search(_: ModelDirectory, request: SearchRequest, __: Progress) -> Any:
+        asked.append(request)
+        return SimpleNamespace(candidates=[candidate])
+
+    monkeypatch.setattr("regrow.surgery.search.search.search_sizes", search)
+    text = [write_text(tmp_path / "text.jsonl", sentences(9))]
+    for meant in (False, True):
+        spec = PlanSpec(params="70%", special_tokens=meant)
+        recipe = yaml.safe_load(propose(ModelDirectory(directory), spec, "m", text=text).recipe)
+        assert asked[-1].reading.special_tokens is meant
+        assert recipe["data"].get("special_tokens", False) is meant
 
 
 def test_an_encoder_decoder_is_planned_with_what_its_recovery_needs(tmp_path: Path) -> None:

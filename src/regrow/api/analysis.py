@@ -35,6 +35,7 @@ def analyse(
     - `calibration_tokens`: the number of tokens that cuts are chosen by and refitted on.
     - `points`: how many cuts of each line are measured.
     - `seed`: decides which part of the text is used.
+    - `special_tokens`: whether the names of special tokens in the text stand for the tokens.
 
     Args:
         model: a directory, a GGUF file, or a hub id.

@@ -89,16 +89,25 @@ def _parsed(key: str, value: object, parse: Callable[[str, str], int], least: in
     return found
 
 
-def calibration_documents(path: Path | str | None) -> "TextsInTurns | None":
+def calibration_documents(
+    path: Path | str | None, *, special_tokens: bool = False
+) -> "TextsInTurns | None":
     """Opens a calibration text, whose files take turns; None without one.
 
-    Raises UserError if it cannot be read.
+    `special_tokens`: whether the names of special tokens in the text stand for the tokens.
+
+    Raises UserError if it cannot be read, or if there is none to read with special tokens.
     """
+    from regrow.corpus.reading import Reading
     from regrow.corpus.turns import files_in_turns
 
     if path is None:
+        if special_tokens:
+            raise UserError(
+                "no text is read; give a calibration text, or leave it out", key="special_tokens"
+            )
         return None
     try:
-        return files_in_turns([Path(path)])
+        return files_in_turns([Path(path)], Reading(special_tokens=special_tokens))
     except UserError as error:
         raise UserError(str(error), key="calibration") from None

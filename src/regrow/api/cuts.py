@@ -14,7 +14,7 @@ from regrow.api.arguments import (
     options_of,
     paths,
 )
-from regrow.api.options import CutOptions, PlanOptions, ScoreOptions
+from regrow.api.options import PlanOptions, PruneOptions, ScoreOptions
 from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory, check_new_file, check_page
 from regrow.common.progress import QUIET, Progress
@@ -53,6 +53,8 @@ def plan(
     - `calibration_tokens`: the number of tokens that cuts are chosen by and refitted on.
     - `candidates`: how many of the best predicted sizes are measured.
     - `seed`: decides which part of the text is used.
+    - `special_tokens`: whether the names of special tokens in the text stand for the tokens, also
+      in the recipe.
 
     Args:
         model: a directory, a GGUF file, or a hub id.
@@ -90,7 +92,7 @@ def prune(
     max_shard_bytes: int | str = 5 * 10**9,
     dry_run: bool = False,
     progress: Progress = QUIET,
-    **cut: Unpack[CutOptions],
+    **cut: Unpack[PruneOptions],
 ) -> Pruned:
     """Cut a model, without training, and write a plain Hugging Face directory.
 
@@ -115,12 +117,17 @@ def prune(
       on as many, but on at most 16,384.
     - `cut`: a cut file, in place of all other options.
 
+    There is one more option:
+
+    - `special_tokens`: whether the names of special tokens in the calibration text stand for the
+      tokens.
+
     Args:
         model: a directory, a GGUF file, or a hub id.
         out: a new or empty directory.
         calibration: the text file for scores, refits and token counts. Scores from weights or
             random numbers need none.
-        seed: decides random scores.
+        seed: decides random scores, and which rows of the text are read.
         max_shard_bytes: the largest size of a weight file, in bytes (`"500MB"`).
         dry_run: choose and check the cut, and write nothing.
         progress: receives messages, and the weight bytes written.
@@ -137,9 +144,10 @@ def prune(
     from regrow.surgery.cut_spec import CutSpec
     from regrow.surgery.prune import plan_cut, prune_checkpoint
 
+    special_tokens = cut.pop("special_tokens", False)
     spec = options_of("prune", CutSpec, cut)
     check_new_directory(Path(out), model, dry_run=dry_run)
-    documents = calibration_documents(calibration)
+    documents = calibration_documents(calibration, special_tokens=special_tokens)
     source = open_model(model, progress)
     options: dict[str, Any] = {
         "documents": documents, "seed": number("seed", seed),
@@ -157,6 +165,7 @@ def score(
     out: Path | str,
     *,
     calibration: Path | str | None = None,
+    special_tokens: bool = False,
     seed: int = 0,
     progress: Progress = QUIET,
     **how: Unpack[ScoreOptions],
@@ -174,6 +183,7 @@ def score(
         model: a directory, a GGUF file, or a hub id.
         out: a new file.
         calibration: the text file. Scores from weights or random numbers need none.
+        special_tokens: whether the names of special tokens in the text stand for the tokens.
         seed: decides random scores, and which rows of the text are read.
         progress: receives messages.
         how: what is scored, and how; see above.
@@ -186,7 +196,7 @@ def score(
     spec = options_of("score", ScoreSpec, how)
     path = Path(out)
     check_new_file(path, model)
-    documents = calibration_documents(calibration)
+    documents = calibration_documents(calibration, special_tokens=special_tokens)
     saved = compute_scores(
         open_model(model, progress), spec, documents, seed=number("seed", seed),
         notify=progress.say,

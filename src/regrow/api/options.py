@@ -23,6 +23,7 @@ class PlanOptions(TypedDict, total=False):
     calibration_tokens: Number
     candidates: int
     seed: int
+    special_tokens: bool
 
 
 class CutOptions(TypedDict, total=False):
@@ -41,6 +42,12 @@ class CutOptions(TypedDict, total=False):
     refit: bool | None
     calibration_tokens: Number
     cut: Path | str | None
+
+
+class PruneOptions(CutOptions, total=False):
+    """Those of a cut, and how its calibration text is read."""
+
+    special_tokens: bool
 
 
 class ScoreOptions(TypedDict, total=False):

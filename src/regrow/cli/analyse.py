@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import TEXT_FORMS, Json, Model
+from regrow.cli.commands import TEXT_FORMS, Json, Model, SpecialTokens
 from regrow.cli.output import print_analysis
 from regrow.cli.progress_bars import run_progress
 from regrow.common.errors import UserError
@@ -21,6 +21,7 @@ def analyse(
         list[Path] | None,
         typer.Option(metavar="FILE...", help=f"Measure on this text: {TEXT_FORMS}."),
     ] = None,
+    special_tokens: SpecialTokens = False,
     points: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Cuts of each line. [default: 4; large models 3]"),
@@ -41,7 +42,7 @@ def analyse(
 
     if not text:
         raise UserError("analyse: give --text, the losses are measured on it")
-    how: dict[str, Any] = {"points": points, "seed": seed}
+    how: dict[str, Any] = {"points": points, "seed": seed, "special_tokens": special_tokens}
     if calibration_tokens is not None:
         how["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
     with run_progress() as progress:

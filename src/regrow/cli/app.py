@@ -13,7 +13,17 @@ from typing import Annotated, Any
 import typer
 
 from regrow.cli.analyse import analyse
-from regrow.cli.commands import TEXT_FORMS, Command, Commands, Json, Model, Sync, command, number
+from regrow.cli.commands import (
+    TEXT_FORMS,
+    Command,
+    Commands,
+    Json,
+    Model,
+    SpecialTokens,
+    Sync,
+    command,
+    number,
+)
 from regrow.cli.corpus import corpus
 from regrow.cli.evaluate import compare, evaluate
 from regrow.cli.instructions import instructions
@@ -149,6 +159,7 @@ def prune(
         str | None,
         typer.Option(metavar="N", help="Tokens of the text for a refit. [default: 16384]"),
     ] = None,
+    special_tokens: SpecialTokens = False,
     refit: Annotated[
         bool | None,
         typer.Option(
@@ -191,7 +202,7 @@ def prune(
         )
     with durable(sync), byte_progress("carving") as progress:
         result = api.prune(
-            model, out, calibration=calibration, seed=seed,
+            model, out, calibration=calibration, special_tokens=special_tokens, seed=seed,
             max_shard_bytes=nbytes("--max-shard-size", max_shard_size),
             dry_run=dry_run, progress=progress, **given,
         )  # fmt: skip
@@ -212,6 +223,7 @@ def score(
     calibration_tokens: Annotated[
         str | None, typer.Option(metavar="N", help="Tokens of the text. [default: 16384]")
     ] = None,
+    special_tokens: SpecialTokens = False,
     axes: Annotated[
         str | None,
         typer.Option(
@@ -230,8 +242,9 @@ def score(
     if calibration_tokens is not None:
         options["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
     result = api.score(
-        model, out, calibration=calibration, seed=seed, progress=MESSAGES_ONLY, **options
-    )
+        model, out, calibration=calibration, special_tokens=special_tokens, seed=seed,
+        progress=MESSAGES_ONLY, **options,
+    )  # fmt: skip
     print_scored(result, out, as_json)
 
 

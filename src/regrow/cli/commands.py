@@ -24,6 +24,10 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A directory, a GGUF file, or a hub id.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SpecialTokens = Annotated[
+    bool,
+    typer.Option("--special-tokens", help="Names of special tokens in the text are tokens."),
+]
 TEXT_FORMS = ".txt or .jsonl, also .gz or .zst; .parquet; or a directory"
 """The files that hold text."""
 

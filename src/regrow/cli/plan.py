@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regrow.cli.commands import TEXT_FORMS, Json
+from regrow.cli.commands import TEXT_FORMS, Json, SpecialTokens
 from regrow.cli.output import MESSAGES_ONLY, print_plan, print_preview
 from regrow.cli.progress_bars import run_progress
 from regrow.common.errors import UserError
@@ -46,6 +46,7 @@ def plan(
         str | None,
         typer.Option(metavar="N", help="Tokens that cuts are chosen by. [default: 16384]"),
     ] = None,
+    special_tokens: SpecialTokens = False,
     candidates: Annotated[
         str, typer.Option(metavar="N", help="Best predicted sizes that are measured.")
     ] = "3",
@@ -68,7 +69,7 @@ def plan(
     }
     given = {name: value for name, value in budget.items() if value is not None}
     if model.endswith((".yaml", ".yml")):
-        if given or texts or out or page:
+        if given or texts or out or page or special_tokens:
             raise UserError(
                 f"{model}: a recipe has its sizes; give nothing else, or a model and a budget"
             )
@@ -82,7 +83,7 @@ def plan(
         check_new_file(out, model)
     if calibration_tokens is not None:
         given["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
-    how = {**given, "candidates": tried, "seed": seed}
+    how = {**given, "candidates": tried, "seed": seed, "special_tokens": special_tokens}
     with run_progress() if texts else nullcontext(MESSAGES_ONLY) as progress:
         result = api.plan(model, text=texts, page=page, progress=progress, **how)
     if out is not None:

@@ -50,6 +50,8 @@ class PlanSpec(Strict):
             refitted.
         candidates: Of the best predicted sizes, so many are cut and measured.
         seed: Decides which part of the text is used.
+        special_tokens: Whether the names of special tokens in the text stand for the tokens, also
+            in the recipe.
     """
 
     params: ParameterLimit | None = None
@@ -58,6 +60,7 @@ class PlanSpec(Strict):
     calibration_tokens: Size = 16_384
     candidates: Size = 3
     seed: Number = 0
+    special_tokens: bool = Field(default=False, strict=True)
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

@@ -13,6 +13,7 @@ from regrow.common.errors import UserError
 from regrow.common.files import from_home
 from regrow.common.numbers import rough_duration
 from regrow.common.progress import QUIET, Progress
+from regrow.corpus.reading import Reading
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.proposed_recovery import ProposedRecovery, propose_recovery
 from regrow.surgery.allowed_sizes import allowed_sizes
@@ -51,6 +52,8 @@ def propose(
     search = None
     if model.is_config_only:
         notes.append("planned from the config alone: the tokenizer may need more tokens")
+    if spec.special_tokens and not text:
+        raise UserError("no text is read; give a text, or leave it out", key="special_tokens")
     if text:
         search = _search(model, spec, budget, text, progress, notes)
         sizes: Mapping[str, int] = search.candidates[0].sizes
@@ -76,7 +79,7 @@ def propose(
     notes.append(recovery.words())
     return Plan(
         model_name, layout.parameters(), stages[-1].parameters, nbytes({}), nbytes(sizes), stages,
-        _recipe_text(model_name, layout, stages, recovery), tuple(notes), search,
+        _recipe_text(model_name, layout, stages, recovery, spec), tuple(notes), search,
         recovery.tokens, recovery.seconds,
     )  # fmt: skip
 
@@ -104,7 +107,7 @@ def _search(
         notes.append(f"the vocabulary stays whole: {_vocabulary_problem(model, sizes[-2])}")
     request = SearchRequest(
         budget, spec.tokens_per_second, text, Calibration(spec.calibration_tokens, spec.seed),
-        spec.candidates, {axis.name: sizes[least]},
+        spec.candidates, {axis.name: sizes[least]}, Reading(special_tokens=spec.special_tokens),
     )  # fmt: skip
     return search_sizes(model, request, progress)
 
@@ -134,7 +137,11 @@ def _uniform_sizes(layout: Layout) -> list[str]:
 
 
 def _recipe_text(
-    model: str, layout: Layout, stages: tuple[PlannedStage, ...], recovery: ProposedRecovery
+    model: str,
+    layout: Layout,
+    stages: tuple[PlannedStage, ...],
+    recovery: ProposedRecovery,
+    spec: PlanSpec,
 ) -> str:
     """The recipe as YAML. It is written by hand, so that it can hold comments with the counts."""
     before = layout.parameters()
@@ -148,6 +155,7 @@ def _recipe_text(
         "  train: train.jsonl           # your text: .jsonl with a key text, or .txt",
         "  heldout:",
         "    domain: heldout.jsonl      # measured after every step; not in train",
+        *(["  special_tokens: true"] if spec.special_tokens else []),
         "prompts: []",
         "stages:",
     ]

@@ -184,6 +184,7 @@ def test_a_model_without_a_blueprint_is_measured_by_its_vocabulary(
         ("vocab", [384, 320])
     ]
     assert (found.lines, found.layers, found.importance) == ((), (), ())
+    assert analyse(tmp_path / "m", text, special_tokens=True).measured_now == 3
     plan = api.plan(tmp_path / "m", params="95%", text=text, calibration_tokens=512, candidates=1)
     assert plan.search is not None
     assert plan.search.candidates[0].sizes == {"vocab": 320}

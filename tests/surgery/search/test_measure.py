@@ -9,6 +9,7 @@ from regrow.architectures.bart import BART
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET
+from regrow.corpus.reading import Reading
 from regrow.evaluation.heldout import text_loss
 from regrow.scoring.score_file import compute_scores
 from regrow.surgery.cut_spec import CutSpec
@@ -50,6 +51,26 @@ def test_the_loss_is_that_of_the_refitted_cut(tmp_path: Path) -> None:
     assert sorted(path.name for path in measured.known.directory.iterdir()) == [
         "held-back.jsonl", "measured.json", "scores.json",
     ]  # fmt: skip
+
+
+def test_names_of_special_tokens_may_be_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In what is held back too, and what was measured is kept apart."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = ModelDirectory(write_model(tmp_path / "m", num_hidden_layers=1))
+    documents = ["<bos>".join(sentences(6, seed=number)) for number in range(24)]
+    path = write_text(tmp_path / "text.jsonl", documents)
+    found = {}
+    for reading in (Reading(), Reading(special_tokens=True)):
+        text = read_search_text([path], 512, reading)
+        held_back = write_text(tmp_path / "held.jsonl", text.held_back)
+        with open_measurement(model, text, Calibration(512, 0), QUIET) as measured:
+            [original] = measured.losses([{}])
+            found[measured.known.directory] = original.bits_per_byte
+        loss = text_loss(model.load(), model.tokenizer, held_back, reading=reading)
+        assert original.bits_per_byte == pytest.approx(loss.bits_per_byte, abs=1e-9)
+    assert len(found) == len(set(found.values())) == 2
 
 
 def test_scores_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from regrow.common.errors import UserError
 from regrow.corpus import turns
+from regrow.corpus.encoding import TextWithSpecialTokens
+from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.text import documents_sha256
 from regrow.surgery.search.text import read_search_text
 from tests.tiny import sentences, write_text
@@ -56,6 +58,16 @@ def test_one_file_is_read_as_ever(tmp_path: Path) -> None:
     found = read_search_text([tmp_path / "a.txt"], 1_000)
     assert found.sha256 == documents_sha256(pieces)
     assert [*found.documents()] == [p for n, p in enumerate(pieces) if n % 4 != 3]
+
+
+def test_names_of_special_tokens_may_be_tokens(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.jsonl", ["a<eos>b" * 900] * 4)
+    reading = Reading(special_tokens=True)
+    plain, meant = (read_search_text([path], 1_000, each) for each in (PLAIN_TEXT, reading))
+    assert [*plain.documents()] == [*meant.documents()]
+    assert all(isinstance(piece, TextWithSpecialTokens) for piece in meant.documents())
+    assert not any(isinstance(piece, TextWithSpecialTokens) for piece in plain.documents())
+    assert (plain.reading, meant.reading) == (PLAIN_TEXT, reading)
 
 
 def test_the_hash_is_of_all_documents(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -17,6 +17,7 @@ from regrow.common.errors import UserError
 from regrow.common.fields import Size, Strict
 from regrow.common.files import json_bytes, write_atomically
 from regrow.common.progress import Progress, Update
+from regrow.corpus.reading import Reading
 from regrow.corpus.turns import files_in_turns
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.layer_loss import LayerLosses, losses_without_each
@@ -50,11 +51,13 @@ class AnalysisSpec(Strict):
             parameters.
         points: Cuts of each line of depth and of width. None takes 4, or 3 for a large model.
         seed: Decides which part of the text is used.
+        special_tokens: Whether the names of special tokens in the text stand for the tokens.
     """
 
     calibration_tokens: Size | None = None
     points: Size | None = None
     seed: int = 0
+    special_tokens: bool = Field(default=False, strict=True)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,9 @@ def analyse_model(
     calibration, points, notes = _amounts(model.layout, spec)
     for note in notes:
         progress.say(note)
-    searched = read_search_text(text, calibration.tokens)
+    searched = read_search_text(
+        text, calibration.tokens, Reading(special_tokens=spec.special_tokens)
+    )
     axes = search_axes(model.layout)
     with open_measurement(model, searched, calibration, progress) as measurement:
         vocabulary = _vocabulary(model, text, notes, progress)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.writer import partial_directory
@@ -145,7 +146,9 @@ class Measurement:
         if not path.is_file():
             lines = [json_bytes({"text": piece}, None) for piece in self.text.held_back]
             write_atomically(path, b"".join(lines))
-        bits = text_loss(model.load(), model.tokenizer, path).bits_per_byte
+        bits = text_loss(
+            model.load(), model.tokenizer, path, reading=self.text.reading
+        ).bits_per_byte
         if bits is None:
             raise UserError(
                 "an encoder-decoder is measured on documents of more than 192 characters; the "
@@ -165,10 +168,12 @@ def open_measurement(
 
     Raises UserError if another process measures the same.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "model": model.checkpoint.fingerprint, "files": model.files_sha256, "text": text.sha256,
         "calibration_tokens": calibration.tokens, "seed": calibration.seed,
     }  # fmt: skip
+    if text.reading.special_tokens:
+        facts["special_tokens"] = True
     identity = identity_of("measured cuts", version=_VERSION, **facts)
     directory = cache_directory() / "plans" / f"{model.path.resolve().name}-{identity[:16]}"
     with opened(directory, facts) as known:

@@ -9,6 +9,7 @@ from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress
+from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.search.axes import SearchAxis, search_axes
@@ -110,6 +111,7 @@ class SearchRequest:
         calibration: How cuts are chosen and refitted.
         candidates: Of the best predicted sizes, so many are measured.
         least: The smallest size that some axes may have, by axis.
+        reading: How the files are read.
     """
 
     budget: Budget | None
@@ -118,6 +120,7 @@ class SearchRequest:
     calibration: Calibration
     candidates: int
     least: Mapping[str, int] = field(default_factory=dict)
+    reading: Reading = PLAIN_TEXT
 
 
 def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progress) -> SizeSearch:
@@ -129,7 +132,7 @@ def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progre
     Raises UserError if the text is too short, the model cannot be measured, or nothing meets the
     budget.
     """
-    text = read_search_text(request.text, request.calibration.tokens)
+    text = read_search_text(request.text, request.calibration.tokens, request.reading)
     axes = search_axes(model.layout, request.least)
     if not axes:
         raise UserError(f"{model.path}: nothing of this model can be cut")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from regrow.common.errors import UserError
+from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.turns import TextsInTurns, files_in_turns
 
 _PIECE_CHARACTERS = 2_048
@@ -26,23 +27,27 @@ class SearchText:
         sha256: Of the documents.
         documents: Opens the part that cuts are chosen by.
         held_back: Pieces of the other part, from all over the text.
+        reading: How the files were read, and how the held-back pieces are to be read.
     """
 
     sha256: str
     documents: Callable[[], Iterator[str]]
     held_back: tuple[str, ...]
+    reading: Reading = PLAIN_TEXT
 
     @property
     def held_back_bytes(self) -> int:
         return sum(len(piece.encode()) for piece in self.held_back)
 
 
-def read_search_text(paths: Sequence[Path], tokens: int) -> SearchText:
+def read_search_text(
+    paths: Sequence[Path], tokens: int, reading: Reading = PLAIN_TEXT
+) -> SearchText:
     """Read text files, which take turns. `tokens`: how many tokens cuts are chosen by.
 
     Raises UserError if a file cannot be read, or the text is too short to hold a part back.
     """
-    text = _pieces(paths)
+    text = _pieces(paths, reading)
     digest, pieces, characters = hashlib.sha256(), 0, 0
     for piece in text():
         data = piece.encode()
@@ -65,13 +70,13 @@ def read_search_text(paths: Sequence[Path], tokens: int) -> SearchText:
     def documents() -> Iterator[str]:
         return (piece for at, piece in enumerate(text()) if at % _EVERY != _EVERY - 1)
 
-    return SearchText(digest.hexdigest(), documents, tuple(held_back))
+    return SearchText(digest.hexdigest(), documents, tuple(held_back), reading)
 
 
-def _pieces(paths: Sequence[Path]) -> TextsInTurns:
+def _pieces(paths: Sequence[Path], reading: Reading) -> TextsInTurns:
     """The pieces of the documents of files."""
     with _named():
-        whole = files_in_turns(paths)
+        whole = files_in_turns(paths, reading)
     return TextsInTurns([partial(_pieces_of, text) for text in whole.texts], whole.turn)
 
 
