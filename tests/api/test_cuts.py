@@ -86,8 +86,8 @@ def test_names_of_special_tokens_may_be_tokens(model: Path, tmp_path: Path) -> N
     meant = regrow.score(model, tmp_path / "meant.json", axes="ffn", special_tokens=True, **options)
     assert not np.array_equal(plain.scores["ffn"], meant.scores["ffn"])
     weights = []
-    for name, more in (("one", {}), ("two", {"special_tokens": True})):
-        regrow.prune(model, tmp_path / name, drop_layers="1", **options, **more)
+    for name, given in (("one", False), ("two", True)):
+        regrow.prune(model, tmp_path / name, drop_layers="1", special_tokens=given, **options)
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] != weights[1]
     with pytest.raises(regrow.UserError, match="special_tokens: no text is read; give a calibrat"):

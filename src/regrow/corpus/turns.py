@@ -87,7 +87,7 @@ def in_turns(
     `divide`: whether a document is divided that is longer than a turn: a part ends the turn, and
     the rest waits for the next turn of its text. A shorter document is divided too if all texts
     together were otherwise ahead of their turns by half a turn or more. The last text that is left
-    is not divided. Without it no document is divided.
+    is not divided. If it is False, all documents stay whole.
     """
     waiting = deque[tuple[Iterator[str], str | None, int]]((text, None, 0) for text in texts)
     while waiting:
