@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 import regrow
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.trained_weights import save_trained
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
@@ -726,6 +728,34 @@ def test_the_disk_must_have_room(
     assert not (tmp_path / "new").exists()
     out = finished.copied(tmp_path / "run")
     go(finished.recipe, out)  # nothing to do needs no room
+
+
+@pytest.mark.parametrize("refit", [None, False])
+def test_a_refit_has_room_for_its_copy_and_its_matrices(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refit: bool | None
+) -> None:
+    source = shutil.copytree(finished.home / "m", tmp_path / "m")
+    weights = load_file(source / "model.safetensors")  # 2 bytes each, as most models have them
+    save_file({n: t.bfloat16() for n, t in weights.items()}, source / "model.safetensors")
+    layout = ModelDirectory(source).layout
+    heads, hidden, ffn, layers = layout.sizes["head"], 28, layout.sizes["ffn"], 4
+    whole, result = 2 * layout.parameters(), 2 * layout.parameters({"hidden": hidden})
+    # Query, output, key, value, gate, up and down of each layer, in float32.
+    width, keys = heads * layout.sizes["head_dim"], 2 * layout.sizes["head_dim"]
+    solved = 4 * layers * hidden * (2 * width + 2 * keys + 3 * ffn)
+    assert solved > whole
+    needed: list[int] = []
+
+    def check(_: Path, nbytes: int) -> None:
+        needed.append(nbytes)
+        raise UserError("full")
+
+    monkeypatch.setattr("regrow.pipeline.run_checks.check_free_space", check)
+    cut = {"hidden": hidden, "refit": refit, "calibration_tokens": 512}
+    stages = [{"name": "width", "cut": cut}]
+    with pytest.raises(UserError, match="full"):
+        go(finished.changed(("model", str(source)), ("stages", stages)), tmp_path / "new")
+    assert needed == [result + (solved if refit is None else whole)]
 
 
 def test_what_a_training_saved_makes_room_for_it(

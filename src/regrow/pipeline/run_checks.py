@@ -24,6 +24,7 @@ from regrow.pipeline.steps import (
     WRITTEN_FILE,
     find_changes,
 )
+from regrow.surgery.refit_disk import refit_bytes
 from regrow.training.settings import TRAINED, RecoverySettings
 from regrow.writing.text_writer import written_files
 
@@ -105,8 +106,11 @@ def _check_disk(plan: RunPlan, to_do: Iterable[Step], trained: Iterable[str]) ->
     bytes_per_parameter = plan.original.weight_bytes / plan.parameter_count("original")
     to_do = list(to_do)
     needed = _bytes_needed(to_do, counts, bytes_per_parameter)
-    if any(step.kind == "carve" for step in to_do):
-        needed += plan.original.weight_bytes  # the copy that a refit makes, at most
+    carved = [step.stage for step in to_do if step.kind == "carve"]
+    if carved:
+        beside = [_bytes_beside_result(plan, stage, bytes_per_parameter) for stage in carved]
+        # At least the size of the original, which leaves room for what is not counted.
+        needed += max(plan.original.weight_bytes, *beside)
     # The checkpoints of an unfinished training will be replaced, so their bytes are available.
     checkpoints = [(plan.out / STAGES / stage).glob("training/*/*") for stage in trained]
     needed -= sum(path.stat().st_size for paths in checkpoints for path in paths)
@@ -129,6 +133,22 @@ def _bytes_needed(
     copies = {"carve": 1, "recover": 2}
     models = sum(copies[step.kind] * parameters[step.stage] for step in written)
     return int(training + models * bytes_per_parameter)
+
+
+def _bytes_beside_result(plan: RunPlan, stage: str, bytes_per_parameter: float) -> int:
+    """Bytes that a refit of a stage's cut needs on disk beside the result; 0 without a refit."""
+    cut, after = plan.stages[stage].cut, plan.layouts[stage]
+    if cut is None or cut.refit is False or not after.blueprint.pre_norm:
+        return 0
+    names = [each.name for each in plan.recipe.stages]
+    first = stage not in names[1:]  # comparisons start from the original too
+    before = plan.layouts["original" if first else names[names.index(stage) - 1]]
+    axes = before.blueprint.axis_names
+    sizes = {n: after.sizes[n] for n in axes if after.sizes[n] != before.sizes[n]}
+    if all(before.blueprint.axis(name).kind == "vocab" for name in sizes):
+        return 0
+    result = round(after.parameters() * bytes_per_parameter)
+    return refit_bytes(before, sizes, bytes_per_parameter, result) - result
 
 
 def _check_memory(stage: str, student: int, teacher: int, precision: Precision) -> None:

@@ -24,6 +24,7 @@ from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import AxisCut, Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.output import MAX_SHARD_BYTES, left_out, notes, plan_output
+from regrow.surgery.refit_disk import refit_bytes
 from regrow.surgery.requests import check_cuts_something, sizes_from_options
 
 if TYPE_CHECKING:
@@ -80,13 +81,12 @@ class PlannedCut:
 
     @property
     def disk_bytes(self) -> int:
-        """The most bytes on disk while the result is written.
-
-        A refit first carves a copy, with the whole vocabulary, and writes its weights in float32.
-        The copy is removed before the result is carved.
-        """
-        nbytes = self.carving.nbytes
-        return nbytes if self.calibration is None else nbytes + self.source.weight_bytes
+        """The most bytes on disk while the result is written."""
+        if self.calibration is None:
+            return self.carving.nbytes
+        layout = self.source.layout
+        per_parameter = self.source.weight_bytes / layout.parameters()
+        return refit_bytes(layout, self.cut.sizes, per_parameter, self.carving.nbytes)
 
     def result(
         self,

@@ -1,0 +1,54 @@
+"""How many bytes a cut with a refit needs on disk while it is written."""
+
+import math
+from collections.abc import Mapping
+
+from regrow.architectures import Layout
+
+_FLOAT32_BYTES = 4
+
+
+def refit_bytes(
+    before: Layout, sizes: Mapping[str, int], bytes_per_parameter: float, result: int
+) -> int:
+    """The most bytes on disk while a cut is refitted and its result is written.
+
+    A refit has a carved copy on disk, with the whole vocabulary, and all matrices that it solved
+    for, in float32. The copy is removed before the result is written.
+
+    Args:
+        before: the layout before the cut.
+        sizes: after the cut, of the axes that are cut.
+        bytes_per_parameter: as the weights are stored.
+        result: bytes of the result.
+    """
+    cut = {n: size for n, size in sizes.items() if before.blueprint.axis(n).kind != "vocab"}
+    copy = round(before.parameters(cut) * bytes_per_parameter)
+    return _FLOAT32_BYTES * _solved_parameters(before, cut) + max(copy, result)
+
+
+def _solved_parameters(before: Layout, sizes: Mapping[str, int]) -> int:
+    """Weights and biases of all matrices that a refit may solve for, at their sizes after the cut.
+
+    They are those that write to the residual stream, and those that read it where it is cut.
+    """
+    from regrow.surgery.layer_fit import module_of, readers, writers  # imports torch
+
+    after = {**before.sizes, **sizes}
+    total = 0
+    for axis in before.blueprint.axes:
+        if axis.kind != "layer":
+            continue
+        modules = set(writers(before, axis.name, 0))
+        modules |= {
+            module_of(label)
+            for label in readers(before, axis.name, 0).values()
+            if label.dims.dimensions[1].names & sizes.keys()
+        }
+        each = sum(
+            math.prod(dimension.size(after) for dimension in label.dims.dimensions)
+            for label in before.tensors.values()
+            if label.layer == (axis.name, 0) and label.parameter.rpartition(".")[0] in modules
+        )
+        total += after[axis.name] * each
+    return total
