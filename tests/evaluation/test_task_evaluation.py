@@ -108,6 +108,17 @@ def test_progress_ends_with_all_answers(model: Path, data: Path, tmp_path: Path)
     assert (seen[-1].share, seen[-1].seconds_left) == (1, 0)
 
 
+def test_demonstrations_by_task_are_the_same_for_all_models(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    spec = TaskSpec(tasks=("mmlu_anatomy", "sciq"), data=data, shots={"mmlu_anatomy": 2})
+    models = {name: ModelDirectory(model) for name in ("a", "b")}
+    for found in evaluate_tasks(models, spec, tmp_path, Progress()):
+        assert [score.shots for score in found.tasks] == [2, 0]
+        for sample in found.results["samples"]["mmlu_anatomy"]:
+            assert sample["arguments"][0][0].count("Answer:") == 3
+
+
 def test_demonstrations_that_do_not_fit_are_counted_and_said(data: Path, tmp_path: Path) -> None:
     short = write_model(tmp_path / "m", max_position_embeddings=160)
     said: list[str] = []
@@ -203,9 +214,10 @@ def test_texts_are_measured_with_what_the_tokenizer_loses(model: Path, tmp_path:
         "output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: '{{text}}'\n"
         "metric_list:\n  - metric: bits_per_byte\n  - metric: byte_perplexity\n"
     )
-    spec = TaskSpec(tasks=(str(task),), precision="fp32")
+    spec = TaskSpec(tasks=(str(task),), precision="fp32", shots=5)
     found = evaluate_tasks({"m": ModelDirectory(model)}, spec, tmp_path, Progress())[0].tasks[0]
     bits, perplexity = (found.metrics[name].value for name in ("bits_per_byte", "byte_perplexity"))
     assert perplexity == pytest.approx(2**bits)
     assert (found.metric, found.higher_is_better) == ("bits_per_byte", False)
     assert (found.lost, found.unknown, found.chance) == (0, 0, None)
+    assert found.shots == 0, "a text has no demonstrations"

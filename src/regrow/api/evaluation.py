@@ -31,7 +31,8 @@ def evaluate(
     a call that was stopped goes on when it is repeated, and nothing is computed twice.
 
     The options in `how` are those of `regrow.evaluation.task_spec.TaskSpec`: `data` (a directory
-    with the questions), `mode` (`letter` or `likelihood`), `shots`, `limit`, `precision`, `prompt`.
+    with the questions), `mode` (`letter` or `likelihood`), `shots` (a number, or a mapping from the
+    names of tasks and groups), `limit`, `precision`, `prompt`.
 
     Args:
         models: One or several models, each a directory, a GGUF file, or a hub id.

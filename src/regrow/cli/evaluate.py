@@ -8,6 +8,7 @@ import typer
 from regrow.cli.commands import Json
 from regrow.cli.evaluation_tables import print_comparison, print_evaluated
 from regrow.cli.progress_bars import run_progress
+from regrow.common.errors import UserError
 from regrow.common.quantities import count
 
 Models = Annotated[
@@ -38,9 +39,11 @@ Mode = Annotated[
     ),
 ]
 Shots = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        metavar="K", help="Demonstrations before each question. [default: as the task does]"
+        metavar="K",
+        help="Demonstrations before each question; by task or group: mmlu=5,sciq=0. [default: as "
+        "the task does]",
     ),
 ]
 Limit = Annotated[str | None, typer.Option(metavar="N", help="The first N questions of each task.")]
@@ -124,11 +127,26 @@ def _names(tasks: str) -> list[str]:
     return [name.strip() for name in tasks.split(",") if name.strip()]
 
 
+def _shots(text: str | None) -> str | dict[str, str] | None:
+    """One number, or numbers by name, from `5` or `mmlu=5,sciq=0`; as text."""
+    if text is None or "=" not in text:
+        return text
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, _, number = (each.strip() for each in part.rpartition("="))
+        if not name or name in found:
+            raise UserError(
+                f"--shots {text}: give one number, or NAME=K once for each task or group"
+            )
+        found[name] = number
+    return found
+
+
 def _options(
-    data: Path | None, mode: str | None, shots: int | None, limit: str | None, precision: str,
+    data: Path | None, mode: str | None, shots: str | None, limit: str | None, precision: str,
     prompt: str,
 ) -> dict[str, Any]:  # fmt: skip
     return {
-        "data": data, "mode": mode, "shots": shots, "precision": precision, "prompt": prompt,
-        "limit": None if limit is None else count("--limit", limit),
+        "data": data, "mode": mode, "shots": _shots(shots), "precision": precision,
+        "prompt": prompt, "limit": None if limit is None else count("--limit", limit),
     }  # fmt: skip

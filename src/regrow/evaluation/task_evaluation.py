@@ -28,6 +28,7 @@ from regrow.evaluation.task_spec import TaskSpec
 from regrow.evaluation.tasks.demonstrations import Demonstrations, whole_demonstrations
 from regrow.evaluation.tasks.find import FoundTasks, find_tasks, quiet
 from regrow.evaluation.tasks.forms import LETTERS
+from regrow.evaluation.tasks.shots import check_shots, shots_of
 from regrow.models.loading import library_errors
 
 _FEWSHOT_SEED = 1234
@@ -43,11 +44,12 @@ def evaluate_tasks(
 ) -> list[Evaluated]:
     """`evaluate_models` on the tasks that `spec` names.
 
-    Raises UserError as `evaluate_models`, or if there is no such task or its questions cannot be
-    read.
+    Raises UserError as `evaluate_models`, or if there is no such task, its questions cannot be
+    read, or it has no such demonstrations.
     """
     progress.say(f"reading the questions of {', '.join(spec.tasks)}")
     found = find_tasks(spec.tasks, data=spec.data, mode=spec.mode, say=progress.say)
+    check_shots(found, spec.shots)
     return evaluate_models(models, found, spec, cache, progress)
 
 
@@ -103,7 +105,7 @@ def _evaluate(
     cache: Path,
     progress: Progress,
 ) -> Evaluated:
-    _set_shots(found.tasks, spec.shots)
+    _set_shots(found, spec)
     random.seed(0)
     np.random.seed(_FEWSHOT_SEED)
     directory = cache / model.identity[:32]
@@ -157,15 +159,11 @@ def _evaluate(
     )
 
 
-def _set_shots(tasks: Mapping[str, Any], shots: int | None) -> None:
-    """Set the number of demonstrations as lm-eval does: a task that fixes it to 0 keeps it."""
-    for task in tasks.values():
-        own = task.get_config("num_fewshot")
-        if shots is not None and own != 0:
-            task.set_config(key="num_fewshot", value=shots)
-        elif own is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+def _set_shots(found: FoundTasks, spec: TaskSpec) -> None:
+    """Set the number of demonstrations, and begin to draw them anew."""
+    for name, number in shots_of(found, spec.shots).items():
+        found.tasks[name].set_config(key="num_fewshot", value=number)
+        found.tasks[name].set_fewshot_seed(seed=_FEWSHOT_SEED)
 
 
 def notes_on(score: TaskScore) -> Iterator[str]:

@@ -22,7 +22,8 @@ class TaskSpec(Strict):
         data: The directory with the files of `regrow.evaluation.tasks.local_data`; None loads the
             data sets as lm-eval does.
         mode: `letter` or `likelihood`; None takes each task's own form.
-        shots: Demonstrations before each question; None takes the task's own number.
+        shots: Demonstrations before each question: a number, or a number by the name of a task,
+            group or tag. None, and tasks that are not named, take the task's own number.
         limit: The first so many questions of each task; None takes all.
         precision: Of matrix products: `auto`, `bf16` or `fp32`.
         prompt: The form of an encoder-decoder's prompts: `auto`, `plain` or `openba`.
@@ -31,7 +32,7 @@ class TaskSpec(Strict):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     data: Path | None = None
     mode: Mode | None = None
-    shots: Shots | None = None
+    shots: Shots | dict[str, Shots] | None = None
     limit: Size | None = None
     precision: Precision = "auto"
     prompt: PromptForm = "auto"

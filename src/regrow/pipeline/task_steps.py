@@ -43,7 +43,8 @@ class RunTasks:
 def load_tasks(recipe: Recipe, progress: Progress) -> RunTasks | None:
     """The tasks of a recipe; None if it evaluates none.
 
-    Raises UserError, with the key, if there is no such task or its questions cannot be read.
+    Raises UserError, with the key, if there is no such task, its questions cannot be read, or
+    it has no such demonstrations.
     """
     spec = recipe.evaluate
     if spec is None:
@@ -53,11 +54,14 @@ def load_tasks(recipe: Recipe, progress: Progress) -> RunTasks | None:
     try:
         require_lm_eval()
         from regrow.evaluation.tasks.find import find_tasks
+        from regrow.evaluation.tasks.shots import check_shots, shots_of
 
         progress.say(f"reading the questions of {', '.join(spec.tasks)}")
         found = find_tasks(spec.tasks, data=spec.data, mode=spec.mode, say=progress.say)
+        check_shots(found, spec.shots)
     except UserError as error:
         raise error.within("evaluate.") from None
+    shots = shots_of(found, spec.shots)
     digest, size = hashlib.sha256(), 0
     for name, task in found.tasks.items():
         config = json.dumps(task.dump_config(), sort_keys=True, default=str)
@@ -67,7 +71,7 @@ def load_tasks(recipe: Recipe, progress: Progress) -> RunTasks | None:
                 break
             text = json.dumps(doc, sort_keys=True, default=str).encode()
             digest.update(text)
-            size += len(text) * (1 + (spec.shots or 0))
+            size += len(text) * (1 + shots[name])
     return RunTasks(found, digest.hexdigest(), size / _BYTES_PER_TOKEN)
 
 

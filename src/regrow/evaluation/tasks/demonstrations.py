@@ -55,14 +55,8 @@ def whole_demonstrations(
         return
     sampler = task.sampler
     all_of_them = list(sampler.fewshot_docs())
-    tested = {_content(task, doc) for doc in task.eval_docs}
-    usable = [doc for doc in all_of_them if _content(task, doc) not in tested]
+    usable = usable_demonstrations(task)
     found.tested = len(all_of_them) - len(usable)
-    if not usable:
-        raise UserError(
-            f"{task.task_name}: has no demonstrations that are not also tested; give `shots` 0",
-            key="shots",
-        )
     sampler.replace_df(usable)
     sampler.fewshot_indices = None
     in_one_prompt = min(found.wanted, len(usable))
@@ -91,6 +85,23 @@ def whole_demonstrations(
         del task.fewshot_context
         task.sampler = sampler
         sampler.replace_df(all_of_them)
+
+
+def usable_demonstrations(task: Any) -> list[Any]:
+    """The questions of a task that can be demonstrations, since they are not tested.
+
+    `task`: of lm-eval, with a sampler.
+
+    Raises UserError if there is none.
+    """
+    tested = {_content(task, doc) for doc in task.eval_docs}
+    usable = [doc for doc in task.sampler.fewshot_docs() if _content(task, doc) not in tested]
+    if not usable:
+        raise UserError(
+            f"{task.task_name}: has no demonstrations that are not also tested; give it `shots` 0",
+            key="shots",
+        )
+    return usable
 
 
 class _Drawn:

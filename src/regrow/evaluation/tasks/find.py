@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_eval.api.group import Group
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -27,10 +28,13 @@ class FoundTasks:
     Attributes:
         tasks: Tasks of lm-eval by name, in the order in which they were named.
         groups: Groups of lm-eval by name (`mmlu`), each with the means over its tasks.
+        names: The names of the tasks of each task, group and tag that was named, and of the groups
+            inside them.
     """
 
     tasks: dict[str, Any]
     groups: dict[str, Any]
+    names: dict[str, tuple[str, ...]]
 
 
 def find_tasks(
@@ -62,6 +66,7 @@ def find_tasks(
     if data is not None or mode is not None:
         changes = {"class": LocalTask, "data": data, "mode": mode}
     built: list[Any] = []
+    named: dict[str, tuple[str, ...]] = {}
     with quiet():
         for given in dict.fromkeys(names):
             with library_errors(f"{given}: a task that lm-eval cannot load"):
@@ -73,12 +78,22 @@ def find_tasks(
                     found = TaskFactory(meta={}).build(
                         index[name], overrides=changes, registry=dict(index)
                     )
-                built += found if isinstance(found, list) else [found]
+                some = found if isinstance(found, list) else [found]
+                named[name] = _names_of(some)
+                built += some
         with library_errors("lm-eval cannot evaluate these tasks together"):
             loaded = TaskManager(include_defaults=False).load(built)
     for name, task in loaded["tasks"].items():
         _refuse_code(name, getattr(task, "UNSAFE_CODE", False))
-    return FoundTasks(dict(loaded["tasks"]), dict(loaded.get("groups", {})))
+    tasks, groups = dict(loaded["tasks"]), dict(loaded.get("groups", {}))
+    named |= {name: _names_of([group]) for name, group in groups.items()}
+    return FoundTasks(tasks, groups, {**named, **{name: (name,) for name in tasks}})
+
+
+def _names_of(built: Sequence[Any]) -> tuple[str, ...]:
+    """The names of some tasks, and of all tasks in some groups."""
+    inside = ([each] if not isinstance(each, Group) else each.get_all_tasks() for each in built)
+    return tuple(task.task_name for tasks in inside for task in tasks)
 
 
 def _settings(entry: Any) -> Mapping[str, Any]:
