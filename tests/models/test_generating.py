@@ -10,7 +10,12 @@ from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.schema import Blueprint
 from regrow.architectures.t5 import T5
-from regrow.models.generating import continued, plain_config
+from regrow.models.generating import (
+    cached_bytes,
+    continued,
+    continued_with_cache,
+    plain_config,
+)
 from regrow.models.loading import load_model
 from tests.tiny import write_tiny
 
@@ -46,3 +51,20 @@ def test_a_plain_config_leaves_the_model_as_it_is(tmp_path: Path) -> None:
     config = plain_config(model, 7)
     assert (config.do_sample, config.top_p, config.max_new_tokens) == (False, None, 7)
     assert (model.generation_config.do_sample, model.generation_config.top_p) == (True, 0.5)
+
+
+def test_the_keys_and_values_of_an_encoder_decoder_are_counted(tmp_path: Path) -> None:
+    """Those of the prompt, and those of what the decoder has read: all but the last token."""
+    model = load_model(write_tiny(T5, tmp_path / "m"))
+    config = plain_config(model, 6)
+    config.min_new_tokens, config.pad_token_id, config.eos_token_id = 6, 0, 1
+    new, cache = continued_with_cache(model, PROMPTS[1:2], 0, (0,), generation_config=config)
+    sizes = model.config
+    read = len(PROMPTS[1]) + 1 + new.shape[1] - 1
+    states = 2 * sizes.num_decoder_layers * sizes.num_heads * sizes.d_kv
+    assert cached_bytes(cache) == 4 * states * read
+
+
+def test_what_holds_no_layers_is_not_counted() -> None:
+    assert cached_bytes(None) is None
+    assert cached_bytes(((torch.zeros(2),),)) is None

@@ -117,11 +117,13 @@ def compare(
         found = evaluate(models, tasks, cache=cache, progress=progress, **how)
     speeds = None
     if speed:
-        from regrow.evaluation.speed import measure_speeds
+        from regrow.evaluation.speed import NEW_TOKENS, ROUNDS, measure_speeds
 
         progress.say("measuring the speed of generation, of all models in turns")
         speeds = measure_speeds(
             [open_model(each.directory, progress) for each in found],
+            new_tokens=NEW_TOKENS,
+            rounds=ROUNDS,
             precision=how.get("precision", "auto"),
         )
     compared = compare_scores(found, speeds)

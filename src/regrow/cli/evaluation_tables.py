@@ -48,7 +48,7 @@ def print_evaluated(models: "Sequence[Evaluated]", out: Path | None, as_json: bo
 
 
 def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> None:
-    """Print sizes, then the differences of each model from the first one.
+    """Print sizes and speeds, then the differences of each model from the first one.
 
     `page`: the file of the page.
     """
