@@ -11,7 +11,7 @@ from regrow.common.errors import UserError
 from regrow.common.publishing import unfinished_place
 from regrow.corpus.text import read_documents
 from regrow.writing.text_form import text_form
-from regrow.writing.text_writer import WritingSettings, WrittenText, _prompts, write_text
+from regrow.writing.text_writer import WritingSettings, WrittenText, read_prompts, write_text
 from tests.tiny import add_chat_template, write_model
 from tests.tiny import write_text as write_texts
 
@@ -137,14 +137,13 @@ def test_prompts_are_used_in_turn(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["my.questions.txt", "Q.TXT", "asked.v2.txt.gz"])
-def test_each_line_of_a_text_file_is_a_prompt(home: Path, tmp_path: Path, name: str) -> None:
+def test_each_line_of_a_text_file_is_a_prompt(tmp_path: Path, name: str) -> None:
     """Whatever else its name holds."""
     lines = b"The river\n\n The stone \n"
     (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
-    form = text_form(ModelDirectory(home / "base"), writes_questions=False)
-    assert _prompts(tmp_path / name, form, 64) == ["The river", "The stone"]
+    assert read_prompts(tmp_path / name) == ["The river", "The stone"]
     write_texts(tmp_path / "asked.txt.jsonl", ["The river\nis wide"])
-    assert _prompts(tmp_path / "asked.txt.jsonl", form, 64) == ["The river\nis wide"]
+    assert read_prompts(tmp_path / "asked.txt.jsonl") == ["The river\nis wide"]
 
 
 def test_what_cannot_be_is_refused_before_work(
