@@ -10,7 +10,6 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.publishing import unfinished_place
 from regrow.corpus.text import read_documents
-from regrow.writing.text_form import text_form
 from regrow.writing.text_writer import WritingSettings, WrittenText, read_prompts, write_text
 from tests.tiny import add_chat_template, write_model
 from tests.tiny import write_text as write_texts
