@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from regrow.architectures.bart import BART
 from regrow.architectures.llama import LLAMA
@@ -63,6 +64,18 @@ def test_the_keys_and_values_of_an_encoder_decoder_are_counted(tmp_path: Path) -
     read = len(PROMPTS[1]) + 1 + new.shape[1] - 1
     states = 2 * sizes.num_decoder_layers * sizes.num_heads * sizes.d_kv
     assert cached_bytes(cache) == 4 * states * read
+
+
+def test_the_states_of_a_state_space_are_counted() -> None:
+    config = transformers.MambaConfig(
+        vocab_size=32, hidden_size=8, state_size=4, num_hidden_layers=3, conv_kernel=4, expand=2
+    )
+    model = transformers.MambaForCausalLM(config).eval()
+    options = plain_config(model, 4)
+    options.min_new_tokens, options.pad_token_id, options.eos_token_id = 4, 0, 1
+    _, cache = continued_with_cache(model, PROMPTS[:1], 0, generation_config=options)
+    inner = config.hidden_size * config.expand
+    assert cached_bytes(cache) == 4 * 3 * inner * (config.conv_kernel + config.state_size)
 
 
 def test_what_holds_no_layers_is_not_counted() -> None:

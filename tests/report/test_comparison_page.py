@@ -54,6 +54,14 @@ def test_the_tables_of_a_comparison(compared: Comparison) -> None:
     assert row[6] == "0.062"
 
 
+def test_rounds_are_those_that_each_model_took_turns_in(compared: Comparison) -> None:
+    """With little memory, the first model has the rounds of each pair."""
+    first, second = compared.speeds or ()
+    twice = first.tokens_per_second * 2
+    longer = replace(first, tokens_per_second=twice, beside=twice)
+    assert "in 3 rounds" in generation_note(replace(compared, speeds=(longer, second, second)))
+
+
 def test_the_page_has_a_point_for_each_model(compared: Comparison) -> None:
     page = render_comparison(compared)
     assert page.count("<circle") == 4

@@ -86,7 +86,7 @@ def compare_scores(
 
 
 def kept_of(first: Evaluated, other: Evaluated) -> float | None:
-    """`quality_kept` of another model, over all tasks with options; a group is one task."""
+    """`quality_kept` of another model, over all tasks with a known chance; a group is one task."""
     original = _chance_scores(first)
     result = {score.task: score.value for score in other.tasks}
     result |= {group.group: group.value for group in other.groups}

@@ -88,7 +88,11 @@ def cached_bytes(cache: Any) -> int | None:
     if not all(hasattr(part, "layers") for part in parts):
         return None
     held = [state for part in parts for layer in part.layers for state in vars(layer).values()]
-    return sum(state.nbytes for state in held if isinstance(state, Tensor))
+    # A layer of linear attention or of a state space keeps its states in dicts.
+    flat = [
+        each for state in held for each in (state.values() if isinstance(state, dict) else (state,))
+    ]
+    return sum(state.nbytes for state in flat if isinstance(state, Tensor))
 
 
 def _padded(values: list[int], width: int, filler: int, on_the_right: bool) -> list[int]:

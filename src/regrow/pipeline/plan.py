@@ -207,7 +207,7 @@ class RunPlan:
             elif name == SPEED:
                 models = [self.parameter_count(stage.name) for stage in self.recipe.stages]
                 parameters = sum(models, self.parameter_count("original"))
-                texts_each = NEW_TOKENS * (ROUNDS + 1)
+                texts_each = (NEW_TOKENS + 1) * (ROUNDS + 1)
                 found.append(StepWork(name, "generate", float(texts_each * parameters)))
             elif step.kind == EVALUATE:
                 assert self.tasks is not None

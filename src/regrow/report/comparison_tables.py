@@ -71,11 +71,13 @@ def generation_note(found: "Comparison") -> str:
     if not found.speeds:
         return ""
     first = found.speeds[0]
+    # With little memory the first model takes turns with each other one, in rounds of their own.
+    rounds = min(len(each.tokens_per_second) for each in found.speeds)
     has_peak = first.memory is not None and first.memory.peak is not None
     peak = " Peak is the most bytes of all tensors on the GPU." if has_peak else ""
     return (
         f"Measured on {first.device}, in {first.dtype}. The models took turns in "
-        f"{len(first.tokens_per_second)} rounds, and each wrote one text after a short prompt. "
+        f"{rounds} rounds, and each wrote one text after a short prompt. "
         "Tokens/s and first token (from the prompt to the first new token) are medians, ± half the "
         "distance between the quartiles. Times is tokens/s beside the first model, within rounds. "
         f"Loaded weights are bytes in memory; keys, values are those of the whole text.{peak}"

@@ -54,3 +54,22 @@ def test_what_a_task_does_not_have_is_refused(wanted: Any, message: str, found: 
     with pytest.raises(UserError, match=message):
         check_shots(found, wanted)
     check_shots(found, {"several": 1, "sciq": 0})
+
+
+def test_demonstrations_that_cannot_be_read_are_one_line(
+    found: FoundTasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(doc: Any) -> str:
+        raise KeyError("question")
+
+    monkeypatch.setattr(found.tasks["own"], "doc_to_text", fails)
+    with pytest.raises(UserError, match=r"own: lm-eval cannot read its demonstrations \(KeyError"):
+        check_shots(found, {"own": 2})
+
+
+def test_the_path_of_a_task_is_no_name_of_it(tmp_path: Path, found: FoundTasks) -> None:
+    path = str(tmp_path / "tasks/own.yaml")
+    named = find_tasks([path], data=tmp_path / "data")
+    assert shots_of(named, {"own": 1}) == {"own": 1}
+    with pytest.raises(UserError, match="none of the tasks has this name"):
+        check_shots(named, {path: 1})

@@ -29,7 +29,7 @@ class FoundTasks:
         tasks: Tasks of lm-eval by name, in the order in which they were named.
         groups: Groups of lm-eval by name (`mmlu`), each with the means over its tasks.
         names: The names of the tasks of each task, group and tag that was named, and of the groups
-            inside them.
+            inside them. A file of a task is no name of the task.
     """
 
     tasks: dict[str, Any]
@@ -79,7 +79,8 @@ def find_tasks(
                         index[name], overrides=changes, registry=dict(index)
                     )
                 some = found if isinstance(found, list) else [found]
-                named[name] = _names_of(some)
+                if not name.endswith((".yaml", ".yml")):
+                    named[name] = _names_of(some)
                 built += some
         with library_errors("lm-eval cannot evaluate these tasks together"):
             loaded = TaskManager(include_defaults=False).load(built)

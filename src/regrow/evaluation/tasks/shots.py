@@ -6,7 +6,8 @@ from typing import Any
 
 from regrow.common.errors import UserError
 from regrow.evaluation.tasks.demonstrations import usable_demonstrations
-from regrow.evaluation.tasks.find import FoundTasks
+from regrow.evaluation.tasks.find import FoundTasks, quiet
+from regrow.models.loading import library_errors
 
 Wanted = int | Mapping[str, int] | None
 """A number for all tasks, or numbers by the names of tasks, groups and tags."""
@@ -47,7 +48,8 @@ def check_shots(found: FoundTasks, wanted: Wanted) -> None:
             )
     for name, number in shots_of(found, wanted).items():
         if number and hasattr(found.tasks[name], "sampler"):
-            usable_demonstrations(found.tasks[name])
+            with quiet(), library_errors(f"{name}: lm-eval cannot read its demonstrations"):
+                usable_demonstrations(found.tasks[name])
 
 
 def _has_none(task: Any) -> bool:
