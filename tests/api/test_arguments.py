@@ -12,6 +12,8 @@ from tests.tiny import write_model
 
 UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
     ("prune", {"model": "m", "out": "o", "layrs": 3}, "did you mean 'layers'"),
+    ("prune", {"model": "m", "out": "o", "special_token": True}, "did you mean 'special_tokens'"),
+    ("score", {"model": "m", "out": "o", "zzz": 9}, "calibration_tokens, special_tokens"),
     ("plan", {"model": "m", "param": "50%"}, "did you mean 'params'"),
     ("score", {"model": "m", "out": "o", "axis": "ffn"}, "did you mean 'axes'"),
     ("write_corpus", {"model": "m", "out": "o", "tokens": 9, "sed": 1}, "did you mean 'seed'"),
@@ -24,11 +26,21 @@ UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("function", "given", "hint"), UNKNOWN, ids=[each[0] for each in UNKNOWN])
+@pytest.mark.parametrize(("function", "given", "hint"), UNKNOWN, ids=[hint for *_, hint in UNKNOWN])
 def test_unknown_arguments_are_type_errors(function: str, given: dict[str, Any], hint: str) -> None:
     with pytest.raises(TypeError, match=rf"^{function}\(\) got an unexpected keyword") as error:
         getattr(regrow, function)(**given)
     assert hint in str(error.value)
+
+
+@pytest.mark.parametrize("function", ["prune", "score"])
+@pytest.mark.parametrize("given", ["false", 1, None])
+def test_special_tokens_are_true_or_false(tmp_path: Path, function: str, given: Any) -> None:
+    with pytest.raises(UserError) as error:
+        getattr(regrow, function)("m", tmp_path / "out", special_tokens=given)
+    assert str(error.value) == f"special_tokens: true or false is wanted, not {given!r}"
+    assert error.value.key == "special_tokens"
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_file_or_several() -> None:

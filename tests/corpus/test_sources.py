@@ -21,10 +21,12 @@ from regrow.corpus.sources import (
     packed,
     windows_of,
 )
-from regrow.corpus.text import documents_sha256
+from regrow.corpus.text import document_hash, documents_sha256
 from regrow.corpus.tokenizer_hash import tokenizer_sha256
+from regrow.corpus.turns import files_in_turns
 from regrow.corpus.windows import cut_windows
 from tests.corpus.stores import write
+from tests.tiny import write_text
 from tests.training.small import EOS, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -94,6 +96,45 @@ def test_text_alone_is_packed_as_ever(tmp_path: Path) -> None:
     windows = windows_of(corpus(*files), TOKENIZER, 5)
     assert windows.identity == cut_windows(texts, TOKENIZER, 5).identity
     assert isinstance(data_order(found, 1), DataOrder)
+
+
+def test_files_of_one_source_take_turns_as_where_a_plan_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a directory too, without what is held out; an empty one is passed over."""
+    monkeypatch.setattr(turns, "TURN", 5)
+    (tmp_path / "more").mkdir()
+    for name in "bcd":
+        write_text(tmp_path / "more" / f"{name}.jsonl", [name * 5] * 3)
+    (tmp_path / "more" / "empty.txt").write_text("")
+    paths = [write_text(tmp_path / "a.jsonl", ["a" * 15, "aside", "a"]), tmp_path / "more"]
+    one = Corpus(corpus(*paths).sources, remains={document_hash("aside"): 0})
+    text = one.in_turns(TOKENIZER)
+    beginning = ["aaaaa", "bbbbb", "ccccc", "ddddd"] * 2
+    assert [*text.divided()][: len(beginning)] == beginning
+    assert sorted(text()) == sorted(["a" * 15, "a", *[name * 5 for name in "bcd"] * 3])
+    whole = corpus(*paths).in_turns(TOKENIZER)
+    assert [*whole.divided()] == [*files_in_turns(paths).divided()]
+    monkeypatch.setattr(turns, "_GROUPS", 2)
+    assert len(corpus(*paths).in_turns(TOKENIZER).texts) == 2
+    assert [*corpus(*paths).documents(TOKENIZER)] == [*files_in_turns(paths)()]
+
+
+def test_a_file_alone_is_read_from_its_beginning_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN", 4)
+    text = corpus(text_file(tmp_path, "c")).in_turns(TOKENIZER)
+    assert [*text.divided()] == [*text()] == TEXTS["c"]
+
+
+def test_stores_of_one_source_take_turns_with_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN", 3)
+    both = corpus(store(tmp_path, "a"), text_file(tmp_path, "c"))
+    assert [*both.documents(TOKENIZER)] == ["one", TEXTS["c"][0], "two three", "acht"]
+    assert [*both.in_turns(TOKENIZER).divided()][:4] == ["one", "fiv", "two", "e, "]
 
 
 @pytest.mark.parametrize("facts", [True, False])

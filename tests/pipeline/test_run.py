@@ -752,10 +752,17 @@ def test_a_refit_has_room_for_its_copy_and_its_matrices(
 
     monkeypatch.setattr("regrow.pipeline.run_checks.check_free_space", check)
     cut = {"hidden": hidden, "refit": refit, "calibration_tokens": 512}
-    stages = [{"name": "width", "cut": cut}]
+    stages: list[dict[str, Any]] = [{"name": "width", "cut": cut}]
     with pytest.raises(UserError, match="full"):
         go(finished.changed(("model", str(source)), ("stages", stages)), tmp_path / "new")
-    assert needed == [result + (solved if refit is None else whole)]
+    beside = solved if refit is None else whole
+    assert needed == [result + beside]
+    # The checkpoints of a training come after a refit: the larger of the two counts.
+    stages[0]["recover"] = recover(128)
+    with pytest.raises(UserError, match="full"):
+        go(finished.changed(("model", str(source)), ("stages", stages)), tmp_path / "new")
+    training = 2 * 12 * layout.parameters({"hidden": hidden})
+    assert needed[1] == 3 * result + training > 3 * result + beside
 
 
 def test_what_a_training_saved_makes_room_for_it(

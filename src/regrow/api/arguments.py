@@ -39,8 +39,12 @@ def names(given: str | Collection[str]) -> list[str]:
     return [given] if isinstance(given, str) else [*given]
 
 
-def options_of(function: str, kind: "type[Spec]", values: Mapping[str, Any]) -> "Spec":
+def options_of(
+    function: str, kind: "type[Spec]", values: Mapping[str, Any], others: Collection[str] = ()
+) -> "Spec":
     """The options of a function.
+
+    `others`: the names of options that the function reads itself, to name them in an error.
 
     Raises:
         TypeError: there is no such option.
@@ -48,7 +52,7 @@ def options_of(function: str, kind: "type[Spec]", values: Mapping[str, Any]) -> 
     """
     from regrow.common.validation_errors import validated
 
-    check_names(function, values, kind.model_fields)
+    check_names(function, values, [*kind.model_fields, *others])
     return validated(kind, values)
 
 
@@ -66,6 +70,13 @@ def number(key: str, value: object, least: int = 0) -> int:
     from regrow.common.quantities import count
 
     return _parsed(key, value, count, least)
+
+
+def flag(key: str, value: object) -> bool:
+    """True or False. Raises UserError for anything else, as text would count as true."""
+    if not isinstance(value, bool):
+        raise UserError(f"true or false is wanted, not {value!r}", key=key)
+    return value
 
 
 def workers_or_cores(workers: int | str | None) -> int:

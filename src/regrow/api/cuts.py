@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from regrow.api.arguments import (
     Paths,
     calibration_documents,
+    flag,
     nbytes,
     number,
     open_model,
@@ -144,8 +145,8 @@ def prune(
     from regrow.surgery.cut_spec import CutSpec
     from regrow.surgery.prune import plan_cut, prune_checkpoint
 
-    special_tokens = cut.pop("special_tokens", False)
-    spec = options_of("prune", CutSpec, cut)
+    special_tokens = flag("special_tokens", cut.pop("special_tokens", False))
+    spec = options_of("prune", CutSpec, cut, ["special_tokens"])
     check_new_directory(Path(out), model, dry_run=dry_run)
     documents = calibration_documents(calibration, special_tokens=special_tokens)
     source = open_model(model, progress)
@@ -193,7 +194,8 @@ def score(
     """
     from regrow.scoring.score_file import ScoreSpec, compute_scores
 
-    spec = options_of("score", ScoreSpec, how)
+    spec = options_of("score", ScoreSpec, how, ["special_tokens"])
+    flag("special_tokens", special_tokens)
     path = Path(out)
     check_new_file(path, model)
     documents = calibration_documents(calibration, special_tokens=special_tokens)

@@ -23,11 +23,12 @@ from regrow.corpus.put_aside import without
 from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.samples import Samples
 from regrow.corpus.source_mixture import Shares
-from regrow.corpus.text import documents_sha256, read_documents
+from regrow.corpus.text import documents_sha256, read_documents, read_file
+from regrow.corpus.text_files import text_files
 from regrow.corpus.token_store import TokenStore, is_store, open_store
 from regrow.corpus.token_store_rows import pack_store
 from regrow.corpus.token_store_windows import cut_store
-from regrow.corpus.turns import TextsInTurns, turn_of
+from regrow.corpus.turns import TextsInTurns, groups_in_turns, turn_of
 from regrow.corpus.windows import TextWindows, cut_windows
 
 T = TypeVar("T", Samples, TextWindows)
@@ -191,9 +192,13 @@ class Corpus:
     def in_turns(self, tokenizer: Tokenizer) -> TextsInTurns:
         """Opens the text of all documents. The sources take turns.
 
+        If there is one source, its text files and token stores take turns, as in `files_in_turns`.
+
         Documents of token stores are decoded by the tokenizer. From a large store come only some,
         evenly spread, with about 16 million tokens.
         """
+        if len(self.sources) == 1:
+            return groups_in_turns(self._texts(self.sources[0], tokenizer))
         texts = [partial(self._documents, source, tokenizer) for source in self.sources]
         return TextsInTurns(texts, turn_of(len(texts)))
 
@@ -203,10 +208,26 @@ class Corpus:
 
     def _documents(self, source: Source, tokenizer: Tokenizer) -> Iterator[str]:
         for path in self.paths_of(source):
-            if is_store(path):
-                yield from _decoded(open_store(path, tokenizer=tokenizer), tokenizer)
+            yield from self._text(path, tokenizer)
+
+    def _texts(self, source: Source, tokenizer: Tokenizer) -> list[Callable[[], Iterator[str]]]:
+        """Each opens one text file or token store of a source; a directory stands for its files."""
+        texts: list[Callable[[], Iterator[str]]] = []
+        for path in self.paths_of(source):
+            if path.is_dir() and not is_store(path):
+                texts += [partial(self._in_directory, file) for file in text_files(path)]
             else:
-                yield from self.read([path])
+                texts.append(partial(self._text, path, tokenizer))
+        return texts
+
+    def _text(self, path: Path, tokenizer: Tokenizer) -> Iterator[str]:
+        if is_store(path):
+            return _decoded(open_store(path, tokenizer=tokenizer), tokenizer)
+        return self.read([path])
+
+    def _in_directory(self, file: Path) -> Iterator[str]:
+        """The documents of a file of a directory, which may hold none."""
+        return self._kept(read_file(file, self.reading), by_model=False)
 
     def read(self, paths: Iterable[Path]) -> Iterator[str]:
         """The documents of text files, without what is held out."""
@@ -214,10 +235,14 @@ class Corpus:
         for path in paths:
             by_model = path in written
             documents = read_documents(path, PLAIN_TEXT if by_model else self.reading)
-            if self.remains:
-                documents = without(documents, self.remains)
-            has_tokens = self.reading.special_tokens or by_model
-            yield from map(TextWithSpecialTokens, documents) if has_tokens else documents
+            yield from self._kept(documents, by_model)
+
+    def _kept(self, documents: Iterator[str], by_model: bool) -> Iterator[str]:
+        """Documents without what is held out; `by_model`: whether a model wrote them."""
+        if self.remains:
+            documents = without(documents, self.remains)
+        has_tokens = self.reading.special_tokens or by_model
+        return map(TextWithSpecialTokens, documents) if has_tokens else documents
 
     def counts(self, tokenizer: Tokenizer) -> tuple[int, int]:
         """The number of documents and of their tokens. Tokenises the text files."""

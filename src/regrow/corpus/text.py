@@ -86,6 +86,12 @@ def read_documents(path: Path, reading: Reading = PLAIN_TEXT) -> Iterator[str]:
     return _documents(path, text_files(path), reading)
 
 
+def read_file(file: Path, reading: Reading = PLAIN_TEXT) -> Iterator[str]:
+    """The documents of one file, in order; as `read_documents`, but a file may hold none."""
+    for block in read_blocks(file, reading=reading):
+        yield from documents_in(block, reading)
+
+
 def read_pieces(path: Path, size: int = _BLOCK_BYTES) -> Iterator[str]:
     """The documents of a file; a ``.txt`` file is cut at line ends into about `size` bytes each.
 
@@ -202,10 +208,9 @@ def document_hash(document: str) -> bytes:
 def _documents(path: Path, files: Iterable[Path], reading: Reading) -> Iterator[str]:
     empty = True
     for file in files:
-        for block in read_blocks(file, reading=reading):
-            for document in documents_in(block, reading):
-                empty = False
-                yield document
+        for document in read_file(file, reading):
+            empty = False
+            yield document
     if empty:
         raise no_document_error(path, reading)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from regrow.corpus.encoding import TextWithSpecialTokens
 from regrow.corpus.reading import PLAIN_TEXT, Reading
-from regrow.corpus.text import documents_in, read_blocks, read_documents
+from regrow.corpus.text import read_documents, read_file
 from regrow.corpus.text_files import text_files
 
 TURN, TURNS = 1 << 19, 1 << 21
@@ -52,20 +52,29 @@ def files_in_turns(paths: Sequence[Path], reading: Reading = PLAIN_TEXT) -> Text
     for path in paths:
         next(iter(read_documents(path, reading)))
     files = [file for path in paths for file in text_files(path)]
-    count = min(len(files), _GROUPS)
-    bounds = [number * len(files) // count for number in range(count + 1)]
-    groups = [files[first:last] for first, last in pairwise(bounds)]
-    return TextsInTurns([partial(_documents, each, reading) for each in groups], turn_of(count))
+    return groups_in_turns([partial(_documents, file, reading) for file in files])
 
 
-def _documents(files: Sequence[Path], reading: Reading) -> Iterator[str]:
-    """The documents of files, one file after the other; a file may hold none."""
-    for file in files:
-        for block in read_blocks(file, reading=reading):
-            documents = documents_in(block, reading)
-            yield from (
-                map(TextWithSpecialTokens, documents) if reading.special_tokens else documents
-            )
+def groups_in_turns(texts: Sequence[Callable[[], Iterator[str]]]) -> TextsInTurns:
+    """Texts that take turns. Of more than 64, neighbours make a group, and 64 groups take turns.
+
+    `texts`: each opens one text. At most 64 of them are open at once.
+    """
+    count = min(len(texts), _GROUPS)
+    bounds = [number * len(texts) // count for number in range(count + 1)]
+    groups = [texts[first:last] for first, last in pairwise(bounds)]
+    return TextsInTurns([partial(_one_by_one, group) for group in groups], turn_of(count))
+
+
+def _one_by_one(texts: Sequence[Callable[[], Iterator[str]]]) -> Iterator[str]:
+    for text in texts:
+        yield from text()
+
+
+def _documents(file: Path, reading: Reading) -> Iterator[str]:
+    """The documents of a file, which may hold none."""
+    documents = read_file(file, reading)
+    yield from map(TextWithSpecialTokens, documents) if reading.special_tokens else documents
 
 
 def turn_of(texts: int) -> int:

@@ -105,12 +105,14 @@ def _check_disk(plan: RunPlan, to_do: Iterable[Step], trained: Iterable[str]) ->
     counts = {stage: plan.parameter_count(stage) for stage in plan.stages}
     bytes_per_parameter = plan.original.weight_bytes / plan.parameter_count("original")
     to_do = list(to_do)
-    needed = _bytes_needed(to_do, counts, bytes_per_parameter)
     carved = [step.stage for step in to_do if step.kind == "carve"]
+    beside = [_bytes_beside_result(plan, stage, bytes_per_parameter) for stage in carved]
     if carved:
-        beside = [_bytes_beside_result(plan, stage, bytes_per_parameter) for stage in carved]
         # At least the size of the original, which leaves room for what is not counted.
-        needed += max(plan.original.weight_bytes, *beside)
+        beside.append(plan.original.weight_bytes)
+    # What a refit needs is removed before a training begins, and the other way round.
+    passing = max(_training_bytes(to_do, counts), *beside, 0)
+    needed = _model_bytes(to_do, counts, bytes_per_parameter) + passing
     # The checkpoints of an unfinished training will be replaced, so their bytes are available.
     checkpoints = [(plan.out / STAGES / stage).glob("training/*/*") for stage in trained]
     needed -= sum(path.stat().st_size for paths in checkpoints for path in paths)
@@ -118,21 +120,25 @@ def _check_disk(plan: RunPlan, to_do: Iterable[Step], trained: Iterable[str]) ->
         check_free_space(plan.out / STAGES, needed)
 
 
-def _bytes_needed(
+def _training_bytes(to_do: Iterable[Step], parameters: Mapping[str, int]) -> int:
+    """Bytes of the checkpoints of the largest training; `parameters`: by stage."""
+    trained = [parameters[step.stage] for step in to_do if step.kind == "recover"]
+    # Weights and two moments in float32, twice while one checkpoint replaces another.
+    return max(trained, default=0) * 4 * 3 * 2
+
+
+def _model_bytes(
     to_do: Iterable[Step], parameters: Mapping[str, int], bytes_per_parameter: float
 ) -> int:
-    """Bytes of all models that are still to be written, and of the largest training.
+    """Bytes of all models that are still to be written.
 
     `parameters`: by stage. `bytes_per_parameter`: as the weights are stored.
     """
     written = [step for step in to_do if step.kind in ("carve", "recover")]
-    trained = [parameters[step.stage] for step in written if step.kind == "recover"]
-    # Weights and two moments in float32, twice while one checkpoint replaces another.
-    training = max(trained, default=0) * 4 * 3 * 2
     # A recovery that does not help writes the weights from before too.
     copies = {"carve": 1, "recover": 2}
     models = sum(copies[step.kind] * parameters[step.stage] for step in written)
-    return int(training + models * bytes_per_parameter)
+    return int(models * bytes_per_parameter)
 
 
 def _bytes_beside_result(plan: RunPlan, stage: str, bytes_per_parameter: float) -> int:

@@ -18,6 +18,7 @@ from regrow.surgery.search.search import SearchRequest, search_sizes
 from tests.surgery.search.planted import trained_model
 from tests.tiny import sentences, write_model, write_text
 
+SPEEDS = Measurement.speeds
 WHOLE = {"hidden": 32, "head": 4, "kv_head": 2}
 
 
@@ -260,3 +261,42 @@ def test_a_model_that_does_not_fit_in_memory(
     assert not (text.parent / "cache").exists()
     monkeypatch.setattr("regrow.scoring.score.available_memory", lambda: available + 2)
     search_sizes(model, request, QUIET)
+
+
+def test_what_is_known_needs_no_memory(
+    model: ModelDirectory, fake: Fake, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = search_sizes(model, request_for(model, text, 0.6), QUIET)
+    count = len(fake.measured)
+    monkeypatch.setattr("regrow.scoring.score.available_memory", lambda: 0)
+    assert search_sizes(model, request_for(model, text, 0.6), QUIET).candidates == first.candidates
+    # The candidates of another budget are not known.
+    with pytest.raises(UserError, match=r"do not fit in .* and cuts are measured in memory"):
+        search_sizes(model, request_for(model, text, 0.8), QUIET)
+    assert len(fake.measured) == count
+
+
+def test_known_speeds_need_no_memory(
+    model: ModelDirectory, fake: Fake, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(loaded: Any, *_: Any, **__: Any) -> list[list[float]]:
+        timed.append(loaded[1])
+        return [[0.1], [0.1 * model.layout.parameters(loaded[1]) / model.layout.parameters()]]
+
+    timed: list[dict[str, int]] = []
+    monkeypatch.setattr(Measurement, "speeds", SPEEDS)
+    monkeypatch.setattr("regrow.surgery.search.measure.loaded_once", lambda each: each)
+    monkeypatch.setattr("regrow.surgery.search.measure.seconds_in_turns", seconds)
+    search_sizes(model, request_for(model, text, 0.6), QUIET)  # so the losses of axes are known
+    request = request_for(model, text, 0.6, budget=None, tokens_per_second=15.0)
+    memory = 0
+    monkeypatch.setattr("regrow.scoring.score.available_memory", lambda: memory)
+    with pytest.raises(UserError, match="plan by parameters or bytes"):
+        search_sizes(model, request, QUIET)
+    assert timed == []
+    memory = 1 << 40
+    first, count = search_sizes(model, request, QUIET), len(timed)
+    memory = 0
+    again = search_sizes(model, request, QUIET)
+    assert (again.candidates, len(timed)) == (first.candidates, count)
+    assert count > 0

@@ -25,6 +25,7 @@ from regrow.surgery.extend import ensure_tokens
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.requests import options_for
 from regrow.surgery.search.measured_cuts import (
+    FILE,
     MeasuredCut,
     MeasuredCuts,
     MeasuredSpeed,
@@ -93,11 +94,14 @@ class Measurement:
         found = [self.known.cut(sizes, refit=refit) for sizes in cuts]
         return [each for each in found if each is not None]
 
+    def missing_speeds(self, cuts: Sequence[Sizes]) -> list[Sizes]:
+        """Those of some cuts whose speed on this machine is still to measure."""
+        name = _machine_name()
+        return [sizes for sizes in cuts if self.known.speed(sizes, name) is None]
+
     def speeds(self, cuts: Sequence[Sizes]) -> list[MeasuredSpeed]:
         """The speed of each cut beside the original's, on this machine, in float32."""
-        facts = machine()
-        name = f"{facts['cpu']}, {facts['threads']} threads"
-        missing = [sizes for sizes in cuts if self.known.speed(sizes, name) is None]
+        name, missing = _machine_name(), self.missing_speeds(cuts)
         if missing:
             self.progress.say(f"measuring the speed of {len(missing)} cuts")
             original = loaded_once(self.model)
@@ -184,14 +188,7 @@ def open_measurement(
 
     Raises UserError if another process measures the same.
     """
-    facts: dict[str, Any] = {
-        "model": model.checkpoint.fingerprint, "files": model.files_sha256, "text": text.sha256,
-        "calibration_tokens": calibration.tokens, "seed": calibration.seed,
-    }  # fmt: skip
-    if text.reading.special_tokens:
-        facts["special_tokens"] = True
-    identity = identity_of("measured cuts", version=_VERSION, **facts)
-    directory = cache_directory() / "plans" / f"{model.path.resolve().name}-{identity[:16]}"
+    directory, facts = _place(model, text, calibration)
     with opened(directory, facts) as known:
         complete = model
         if model.layout.blueprint.is_encoder_decoder:
@@ -199,6 +196,32 @@ def open_measurement(
             complete = ensure_tokens(model, missing, known.directory, progress.say)
         added = complete.layout.sizes["vocab"] - model.layout.sizes["vocab"]
         yield Measurement(complete, added, text, calibration, known, progress)
+
+
+def is_begun(model: ModelDirectory, text: SearchText, calibration: Calibration) -> bool:
+    """Whether the cache holds results for a model on a text."""
+    directory, _ = _place(model, text, calibration)
+    return (directory / FILE).is_file()
+
+
+def _place(
+    model: ModelDirectory, text: SearchText, calibration: Calibration
+) -> tuple[Path, dict[str, Any]]:
+    """The directory of the results, and what decides them."""
+    facts: dict[str, Any] = {
+        "model": model.checkpoint.fingerprint, "files": model.files_sha256, "text": text.sha256,
+        "calibration_tokens": calibration.tokens, "seed": calibration.seed,
+    }  # fmt: skip
+    if text.reading.special_tokens:
+        facts["special_tokens"] = True
+    identity = identity_of("measured cuts", version=_VERSION, **facts)
+    return cache_directory() / "plans" / f"{model.path.resolve().name}-{identity[:16]}", facts
+
+
+def _machine_name() -> str:
+    """What the speed of a model depends on."""
+    facts = machine()
+    return f"{facts['cpu']}, {facts['threads']} threads"
 
 
 def words(sizes: Sizes) -> str:

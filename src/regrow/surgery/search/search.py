@@ -19,9 +19,10 @@ from regrow.surgery.search.measure import (
     Calibration,
     Measurement,
     check_memory,
+    is_begun,
     open_measurement,
 )
-from regrow.surgery.search.measured_cuts import Sizes
+from regrow.surgery.search.measured_cuts import MeasuredSpeed, Sizes
 from regrow.surgery.search.speed import fit_speed
 from regrow.surgery.search.text import read_search_text
 
@@ -134,14 +135,15 @@ def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progre
     Results are kept in the cache, by the model and the text. A search that was stopped continues,
     and another budget needs only its candidates measured.
 
-    Raises UserError if the model does not fit in memory or cannot be measured, the text is too
-    short, or nothing meets the budget.
+    Raises UserError if the model cannot be measured, the text is too short, or nothing meets the
+    budget; also if something is to measure and the model does not fit in memory.
     """
-    check_memory(model, speeds=request.tokens_per_second is not None)
     text = read_search_text(request.text, request.calibration.tokens, request.reading)
     axes = search_axes(model.layout, request.least)
     if not axes:
         raise UserError(f"{model.path}: nothing of this model can be cut")
+    if not is_begun(model, text, request.calibration):  # so nothing is written for it
+        check_memory(model, speeds=request.tokens_per_second is not None)
     with open_measurement(model, text, request.calibration, progress) as measurement:
         return _Search(model, request, axes, measurement, progress).run()
 
@@ -172,6 +174,7 @@ class _Search:
         self.layout: Layout = model.layout
         self.bytes: Callable[[Sizes], int] = byte_budget(model, 0).amount
         self.measured_now = 0
+        self.memory_checked = False
 
     def run(self) -> SizeSearch:
         if self.request.budget is not None:
@@ -181,6 +184,7 @@ class _Search:
         cuts: list[Sizes] = [{}, *(probe for axis in self.axes for probe in axis.probes())]
         missing = len(self.measurement.missing(cuts))
         if missing:
+            self._check_memory()
             known = f" ({len(cuts) - missing} of them are known)" if missing < len(cuts) else ""
             self.progress.say(
                 f"measuring the original and {len(cuts) - 1} cuts of one axis each{known}, then "
@@ -206,6 +210,17 @@ class _Search:
             self.measurement.known.directory, self.measured_now,
         )  # fmt: skip
 
+    def _check_memory(self) -> None:
+        """Before the first measurement alone: later, this process itself holds memory."""
+        if not self.memory_checked:
+            check_memory(self.model, speeds=self.request.tokens_per_second is not None)
+            self.memory_checked = True
+
+    def _speeds(self, cuts: Sequence[Sizes]) -> list[MeasuredSpeed]:
+        if self.measurement.missing_speeds(cuts):
+            self._check_memory()
+        return self.measurement.speeds(cuts)
+
     def _cost(self, axis: SearchAxis, original: float) -> tuple[AxisCosts, CostCurve]:
         costs = axis_costs(axis, self.layout, self.measurement)
         shares = [axis.share(cut.sizes) for cut in costs.cuts]
@@ -224,6 +239,7 @@ class _Search:
         cuts = [each.sizes for each in best] + ([] if fixed is None or is_known else [fixed])
         missing = len(self.measurement.missing(cuts))
         if missing:
+            self._check_memory()
             self.progress.say(f"measuring the best candidates ({missing})")
         self.measured_now += missing
         predicted = [original + each.increase for each in best]
@@ -258,7 +274,7 @@ class _Search:
         wanted = self.request.tokens_per_second
         assert wanted is not None
         smallest = [axis.probes()[-1] for axis in self.axes]
-        speeds = self.measurement.speeds(smallest)
+        speeds = self._speeds(smallest)
         whole = median(each.original for each in speeds)
         # Of each pair only the ratio counts: what slowed the machine down slowed both.
         times = [(each.sizes, whole * each.cut / each.original) for each in speeds]
@@ -276,7 +292,7 @@ class _Search:
                     raise
                 break
             candidates = self._measured(best_predicted, budget, curves, original)
-            speeds = self.measurement.speeds([each.sizes for each in candidates])
+            speeds = self._speeds([each.sizes for each in candidates])
             found = [
                 replace(
                     candidate,
