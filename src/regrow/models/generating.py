@@ -73,8 +73,14 @@ def continued_with_cache(
     given = len(begin) if model.config.is_encoder_decoder else width
     tensors = {name: torch.tensor(rows, device=device) for name, rows in inputs.items()}
     name = getattr(model, "name_or_path", "") or "model"
+    # transformers warns of an option beside a whole config.
+    wanted = {"return_dict_in_generate": True, **options}
+    if "generation_config" in wanted:
+        del wanted["return_dict_in_generate"]
+        wanted["generation_config"] = copy.deepcopy(wanted["generation_config"])
+        wanted["generation_config"].return_dict_in_generate = True
     with library_errors(f"{name}: transformers cannot generate text"):
-        output = model.generate(**tensors, return_dict_in_generate=True, **options)
+        output = model.generate(**tensors, **wanted)
     return output.sequences[:, given:], getattr(output, CACHE_ARGUMENT, None)
 
 
