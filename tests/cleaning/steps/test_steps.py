@@ -79,6 +79,7 @@ class TestEachStep:
 
 @pytest.mark.parametrize("name", IDEMPOTENT)
 @settings(max_examples=60, deadline=None)
+@example("aaahahahahahaaaaaaa")
 @given(texts)
 def test_a_second_time_changes_nothing(name: str, text: str) -> None:
     step = STEPS[name].model_validate(SETTINGS[name])

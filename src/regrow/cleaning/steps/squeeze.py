@@ -59,7 +59,13 @@ class Squeeze(CleaningStep):
             return _PART.sub(part, hit[0]) if _NOT_PROSE.search(hit[0]) else part(hit)
 
         def part(hit: re.Match[str]) -> str:
-            return hit[0] if _NOT_PROSE.search(hit[0]) else run.sub(shorter, hit[0])
+            left = hit[0]
+            if _NOT_PROSE.search(left):
+                return left
+            # A run that is shortened may leave another one with its neighbours.
+            while run.search(left):
+                left = run.sub(shorter, left)
+            return left
 
         def shorter(hit: re.Match[str]) -> str:
             found.add("repeated characters", hit[0])
