@@ -13,10 +13,7 @@ import pytest
 import regrow
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress
-from regrow.pipeline.finished import finished_result
 from regrow.pipeline.ledger import read_entries
-from regrow.pipeline.plan import RunOptions
-from regrow.pipeline.recipe_file import load_recipe
 from tests.tiny import sentences, write_model, write_text
 
 RECIPE = """name: small
@@ -115,34 +112,6 @@ def test_another_recipe_is_noticed(home: Path) -> None:
     (home / "small.yaml").write_text(RECIPE.replace("tokens: 128", "tokens: 192"))
     with pytest.raises(UserError, match="tokens: 128 -> 192"):
         again(home)
-
-
-def test_newer_keys_of_a_source_count_only_where_they_are_given(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So a run that finished before there were such keys is finished at once."""
-    hashed: list[Any] = []
-
-    def dumps(facts: Any, **options: Any) -> str:
-        hashed.append(facts)
-        return json_dumps(facts, **options)
-
-    json_dumps = json.dumps
-    train = "{name: one, path: texts, weight: 1}, {model: original, tokens: 64, weight: 1%s}"
-    for more in ("", ", temperature: 1.0", ", temperature: 0.5, prompts: texts/a.jsonl"):
-        text = RECIPE.replace("train: texts", f"train: [{train % more}]")
-        (home / "small.yaml").write_text(text)
-        recipe = load_recipe(home / "small.yaml")
-        with monkeypatch.context() as patch:
-            patch.setattr(json, "dumps", dumps)
-            finished_result(recipe, home / "run", RunOptions())
-    plain, same, other = ([*each["recipe"]["data"]["train"]] for each in hashed)
-    assert [{*each} for each in plain] == [{"name", "path", "model", "weight", "tokens"}] * 2
-    assert same == plain
-    assert other[0] == plain[0]
-    assert other[1] == {
-        **plain[1], "temperature": 0.5, "prompts": str(home / "texts/a.jsonl"),
-    }  # fmt: skip
 
 
 def test_what_is_missing_is_made_again(home: Path) -> None:

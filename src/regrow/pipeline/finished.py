@@ -20,15 +20,12 @@ from regrow.common.errors import UserError
 from regrow.common.files import from_home, json_bytes, read_json_object, write_atomically
 from regrow.common.run_directory import MODEL_LINK
 from regrow.common.yaml_file import map_paths, paths_in
-from regrow.corpus.sources import Source
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.steps import RESULTS
 
 FINISHED_FILE = "finished.json"
 _CHANGING = ("lock", FINISHED_FILE)
-_NEWER_KEYS = ("prompts", "temperature")
-"""Keys of a source that recipes of finished runs may not have had."""
 
 Stamps = Mapping[str, list[int]]
 """Size, time of change of the content, and of the state (ns), by path."""
@@ -147,7 +144,7 @@ def _identity(recipe: Recipe, options: RunOptions) -> str:
         evaluate = anywhere.evaluate.model_copy(update={"tasks": tasks})
         anywhere = anywhere.model_copy(update={"evaluate": evaluate})
     facts: dict[str, Any] = {
-        "recipe": _dumped(anywhere),
+        "recipe": anywhere.model_dump(mode="json", warnings=False, exclude={"model"}),
         "model": str(model.absolute()) if model.exists() else recipe.model,
         "text": options.recipe_text,
         "from_scratch": options.from_scratch,
@@ -155,20 +152,6 @@ def _identity(recipe: Recipe, options: RunOptions) -> str:
         "version": importlib.metadata.version("regrow"),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _dumped(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without its model; and without newer keys of sources that hold their defaults.
-
-    So a run that finished before there were such keys is still known.
-    """
-    found = recipe.model_dump(mode="json", warnings=False, exclude={"model"})
-    for source in found["data"]["train"]:
-        if isinstance(source, dict):
-            for key in _NEWER_KEYS:
-                if source[key] == Source.model_fields[key].default:
-                    del source[key]
-    return found
 
 
 def _stamps_below(out: Path) -> dict[str, list[int]]:
