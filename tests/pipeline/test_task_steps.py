@@ -134,14 +134,13 @@ def scored(**values: tuple[float, float]) -> dict[str, Any]:
     return {"tasks": tasks, "groups": []}
 
 
-@pytest.mark.parametrize("is_old", [True, False])
-def test_a_group_counts_as_one_task_of_the_quality_that_is_kept(is_old: bool) -> None:
-    """Also in the ledger of an older version, which has no chance for groups."""
+def test_a_group_counts_as_one_task_of_the_quality_that_is_kept() -> None:
     before = scored(piqa=(0.75, 0.04), a=(0.45, 0.09), b=(0.25, 0.09))
     after = scored(piqa=(0.65, 0.04), a=(0.25, 0.09), b=(0.25, 0.09))
     for outputs, value in ((before, 0.35), (after, 0.25)):
-        group = {"task": "g", "value": value, "error": 0.04, "questions": 200, "tasks": ["a", "b"]}
-        outputs["groups"] = [group if is_old else {**group, "chance": 0.25}]
+        outputs["groups"] = [
+            {"task": "g", "value": value, "error": 0.04, "chance": 0.25, "tasks": ["a", "b"]}
+        ]
     entries = {
         f"{stage}/evaluate": Entry(f"{stage}/evaluate", "k", {}, outputs, {}, "", 1.0)
         for stage, outputs in (("original", before), ("s", after))

@@ -53,27 +53,12 @@ def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> float | None:
 
 
 def _chance_scores(outputs: Mapping[str, Any]) -> dict[str, ChanceScore]:
-    """The scores of all tasks and groups whose questions have options."""
-    tasks = {each["task"]: each for each in outputs["tasks"]}
-    chances = {name: each["chance"] for name, each in tasks.items()}
-    for group in outputs["groups"]:
-        # The ledgers of older versions have no chance for groups.
-        known = "chance" in group
-        inside = [tasks[task] for task in group["tasks"]]
-        chances[group["task"]] = group["chance"] if known else _mean_chance(inside)
+    """The scores of all tasks and groups whose chance is known."""
     return {
-        each["task"]: ChanceScore(each["value"], chances[each["task"]], each["error"])
+        each["task"]: ChanceScore(each["value"], each["chance"], each["error"])
         for each in (*outputs["tasks"], *outputs["groups"])
-        if chances[each["task"]] is not None
+        if each["chance"] is not None
     }
-
-
-def _mean_chance(tasks: Sequence[Mapping[str, Any]]) -> float | None:
-    """The chance over all questions of some tasks; None if it is not known of one."""
-    if any(each["chance"] is None for each in tasks):
-        return None
-    total = sum(each["questions"] for each in tasks)
-    return float(sum(each["questions"] * each["chance"] for each in tasks) / total)
 
 
 def shown_scores(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
