@@ -12,49 +12,23 @@ by itself on a machine that has too little memory. The peer is the same cut with
 
 import argparse
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from common import Result, parser, say, show
-from surgery import REGROW, warm
-from vocab_pruning import LARGE, SMALL, write_case
+from vocab_pruning import LARGE, SMALL, timed, write_case
 
 PEER = "without a refit"
+REGROW = """
+from regrow.cli.app import main
+main()
+"""
 LITTLE_MEMORY = """
 from regrow.surgery import refit
 refit.available_memory = lambda: 0
 """
-
-
-@dataclass(frozen=True)
-class Run:
-    """Wall and processor seconds of a command, and its peak of memory in bytes."""
-
-    seconds: float
-    processor: float
-    peak: int
-
-
-def run(command: Sequence[str | Path], source: Path, peaks: Path) -> Run:
-    warm(source)
-    began, before = time.perf_counter(), _children()
-    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"failed:\n{done.stderr[-2000:]}")
-    seconds = time.perf_counter() - began
-    return Run(seconds, _children() - before, 1024 * int(peaks.read_text().split()[0]))
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -72,7 +46,7 @@ def main() -> None:
         say("writing the model")
         source, _, _ = write_case(options.model.resolve(), model, work)
         gigabytes = sum(p.stat().st_size for p in source.glob("*.safetensors")) / 1e9
-        out, peaks = work / "out", work / "peaks"
+        out = work / "out"
         sizes = ["--layers", str(model.layers * 3 // 4), "--ffn", str(model.ffn // 2)]
         refit = [
             "--refit", "--calibration", options.text, "--calibration-tokens", str(options.tokens),
@@ -84,10 +58,10 @@ def main() -> None:
         }
         runs = {}
         for way, (first, more) in ways.items():
-            runs[way] = run(
-                [sys.executable, "-c", first + REGROW, peaks, "prune", source, out,
-                 "--by", "random", *sizes, *more],
-                source, peaks,
+            runs[way] = timed(
+                [sys.executable, "-c", first + REGROW, "prune", source, out, "--by", "random",
+                 *sizes, *more],
+                source,
             )  # fmt: skip
             say(f"{way}: {runs[way]}")
             shutil.rmtree(out)
@@ -98,7 +72,7 @@ def main() -> None:
         found += [
             Result(f"{what}: whole command", fitted.seconds, "s", PEER, plain.seconds),
             Result(f"{what}: processor time", fitted.processor, "s", PEER, plain.processor),
-            Result(f"{what}: peak memory", fitted.peak / 1e6, "MB", PEER, plain.peak / 1e6),
+            Result(f"{what}: peak memory", fitted.resident / 1e6, "MB", PEER, plain.resident / 1e6),
         ]
     show(found, as_json=options.json)
 

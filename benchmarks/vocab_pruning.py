@@ -16,6 +16,7 @@ on the meta device to check the result.
 
 import argparse
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -57,9 +58,10 @@ model.save_pretrained(out)
 
 @dataclass(frozen=True)
 class Run:
-    """Wall seconds of a command, and its peaks of memory in bytes: resident, and private."""
+    """Wall and processor seconds of a command, and its peaks of memory in bytes."""
 
     seconds: float
+    processor: float
     resident: int
     private: int
 
@@ -84,7 +86,7 @@ def write_case(tokenizer: Path, model: Model, work: Path) -> tuple[Path, Path, i
 def timed(command: Sequence[str | Path], source: Path) -> Run:
     """Run a command and watch its memory."""
     warm(source)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), _processor()
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -100,7 +102,14 @@ def timed(command: Sequence[str | Path], source: Path) -> Run:
     _, errors = process.communicate()
     if process.returncode:
         raise SystemExit(f"failed:\n{errors[-2000:]}")
-    return Run(time.perf_counter() - began, 1024 * resident, 1024 * private)
+    seconds = time.perf_counter() - began
+    return Run(seconds, _processor() - before, 1024 * resident, 1024 * private)
+
+
+def _processor() -> float:
+    """Processor seconds of the commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def kib(status: str, name: str) -> int:

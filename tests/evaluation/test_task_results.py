@@ -30,6 +30,13 @@ def test_a_group_counts_once_in_place_of_its_tasks_and_of_groups_inside_it() -> 
     assert counted_once(("piqa", "x"), {}) == ["piqa", "x"]
 
 
+def test_the_quality_of_a_group_is_that_of_one_task() -> None:
+    group = {"g": ChanceScore(0.35, 0.25, 0.02), "x": ChanceScore(0.45, 0.25, 0.02)}
+    result = {"a": 0.75, "b": 0.60, "g": 0.25, "x": 0.25}
+    groups = {"g": ("x", "y"), "its chance is not known": ("a", "b")}
+    assert quality_kept({**ORIGINAL, **group}, result, groups) == pytest.approx(0.6 / 0.7)
+
+
 @given(st.dictionaries(st.text(min_size=2), st.sets(st.sampled_from("abcdef"), min_size=1)))
 def test_each_task_counts_once(groups: dict[str, set[str]]) -> None:
     members = {name: tuple(tasks) for name, tasks in groups.items()}

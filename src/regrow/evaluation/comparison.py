@@ -11,7 +11,6 @@ from regrow.evaluation.task_results import (
     Evaluated,
     GroupScore,
     TaskScore,
-    counted_once,
     quality_kept,
 )
 
@@ -87,12 +86,10 @@ def compare_scores(
 
 def kept_of(first: Evaluated, other: Evaluated) -> float | None:
     """`quality_kept` of another model, over all tasks with a known chance; a group is one task."""
-    original = _chance_scores(first)
     result = {score.task: score.value for score in other.tasks}
     result |= {group.group: group.value for group in other.groups}
-    groups = {group.group: group.tasks for group in first.groups if group.group in original}
-    names = counted_once((score.task for score in first.tasks), groups)
-    return quality_kept({name: original[name] for name in names if name in original}, result)
+    groups = {group.group: group.tasks for group in first.groups}
+    return quality_kept(_chance_scores(first), result, groups)
 
 
 def _chance_scores(model: Evaluated) -> dict[str, ChanceScore]:

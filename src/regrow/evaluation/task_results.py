@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 
@@ -181,21 +182,30 @@ def counted_once(tasks: Iterable[str], groups: Mapping[str, Sequence[str]]) -> l
     return [*found, *(task for task in tasks if task not in taken)]
 
 
-def quality_kept(original: Mapping[str, ChanceScore], result: Mapping[str, float]) -> float | None:
+def quality_kept(
+    original: Mapping[str, ChanceScore],
+    result: Mapping[str, float],
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> float | None:
     """The share of the original's score above chance that is left, over all tasks together.
+
+    A group counts as one task; see `counted_once`.
 
     Tasks on which the original is not above chance beyond doubt are left out: there is nothing to
     keep, and what is above by luck is lost by luck.
 
     Args:
-        original: The score of each task, or of each group that counts as one task.
-        result: The score of the other model on the same tasks.
+        original: The scores of tasks and groups whose chance is known.
+        result: The scores of the other model on the same tasks and groups.
+        groups: The names of the tasks of each group.
 
     Returns:
         1 if nothing is lost, 0 if the result guesses; None if the original does not score above
         chance on any task.
     """
-    known = {name: score for name, score in original.items() if score.is_above_chance}
+    tasks = (name for name in original if name not in groups)
+    names = counted_once(tasks, {name: groups[name] for name in groups if name in original})
+    known = {name: original[name] for name in names if original[name].is_above_chance}
     before = sum(score.value - score.chance for score in known.values())
     after = sum(result[name] - score.chance for name, score in known.items())
     return after / before if known else None

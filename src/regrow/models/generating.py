@@ -22,6 +22,7 @@ def plain_config(model: Any, most_tokens: int) -> Any:
     config.temperature = config.top_p = config.top_k = None
     config.max_length = None
     config.max_new_tokens = most_tokens
+    config.return_dict_in_generate = True
     return config
 
 
@@ -73,14 +74,8 @@ def continued_with_cache(
     given = len(begin) if model.config.is_encoder_decoder else width
     tensors = {name: torch.tensor(rows, device=device) for name, rows in inputs.items()}
     name = getattr(model, "name_or_path", "") or "model"
-    # transformers warns of an option beside a whole config.
-    wanted = {"return_dict_in_generate": True, **options}
-    if "generation_config" in wanted:
-        del wanted["return_dict_in_generate"]
-        wanted["generation_config"] = copy.deepcopy(wanted["generation_config"])
-        wanted["generation_config"].return_dict_in_generate = True
     with library_errors(f"{name}: transformers cannot generate text"):
-        output = model.generate(**tensors, **wanted)
+        output = model.generate(**tensors, **options)
     return output.sequences[:, given:], getattr(output, CACHE_ARGUMENT, None)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from regrow.evaluation.significance import paired_test
-from regrow.evaluation.task_results import ChanceScore, counted_once, quality_kept
+from regrow.evaluation.task_results import ChanceScore, quality_kept
 from regrow.pipeline.ledger import Entry
 from regrow.pipeline.task_steps import EVALUATE
 from regrow.report.records import EvaluationRow
@@ -41,15 +41,11 @@ def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> float | None:
     if before is None or after is None:
         return None
     original = _chance_scores(before.outputs)
-    groups = {
-        each["task"]: each["tasks"] for each in before.outputs["groups"] if each["task"] in original
-    }
-    names = counted_once((each["task"] for each in before.outputs["tasks"]), groups)
-    known = {name: original[name] for name in names if name in original}
+    groups = {each["task"]: each["tasks"] for each in before.outputs["groups"]}
     result = {
         each["task"]: each["value"] for kind in ("tasks", "groups") for each in after.outputs[kind]
     }
-    return quality_kept(known, result) if known.keys() <= result.keys() else None
+    return quality_kept(original, result, groups) if original.keys() <= result.keys() else None
 
 
 def _chance_scores(outputs: Mapping[str, Any]) -> dict[str, ChanceScore]:

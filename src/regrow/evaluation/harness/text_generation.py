@@ -107,7 +107,7 @@ def _generate(
     with autocast(precision, next(model.parameters()).device):
         new = continued(
             model, read, pad, begin, **options, max_new_tokens=new_tokens, pad_token_id=pad,
-            use_cache=True,
+            use_cache=True, return_dict_in_generate=True,
             stopping_criteria=stop_sequences_criteria(tokenizer, until, given, len(batch)),
         )  # fmt: skip
     texts = tokenizer.batch_decode(new, skip_special_tokens=True)
