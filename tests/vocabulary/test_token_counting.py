@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.corpus import parallel
@@ -25,6 +27,7 @@ from regrow.vocabulary import token_counting
 from regrow.vocabulary.scripts import SCRIPTS, scripts_of
 from regrow.vocabulary.token_counting import count_files, plan_counts, write_counts
 from regrow.vocabulary.token_counts import TokenCounts
+from regrow.vocabulary.word_cache import TokenCounter
 from tests.corpus.test_text_formats import NAMES, write
 from tests.tiny import add_tokenizer
 
@@ -41,9 +44,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process can count, as those of a pool can."""
     ids = id_count(open_tokenizer(model))
-    monkeypatch.setattr(
-        token_counting, "_worker", (token_counting.make_counter(model), ids), raising=False
-    )
+    counter = OneAtATime(token_counting.make_counter(model))
+    monkeypatch.setattr(token_counting, "_worker", (counter, ids), raising=False)
+
+
+class OneAtATime:
+    """A counter for several threads: each process of a pool has its own, and threads share one."""
+
+    def __init__(self, counter: TokenCounter) -> None:
+        self._counter, self._lock = counter, Lock()
+
+    def count(self, texts: list[str]) -> NDArray[np.int64]:
+        with self._lock:
+            return self._counter.count(texts)
 
 
 def named(*paths: Path) -> list[NamedFile]:
