@@ -668,3 +668,9 @@ def test_a_model_writes_a_corpus(run: Any, tmp_path: Path) -> None:
     assert "exists; choose another file" in again.stderr
     wrong = run("corpus", "write", "m", str(tmp_path / "b.jsonl"), "--tokens", "0")
     assert "--tokens 0: give a number above 0" in wrong.stderr
+    options[:2] = ["--tokens", "40", "--languages", "en, xx,yy"]
+    wrong = run("corpus", "write", "m", str(tmp_path / "b.jsonl"), *options)
+    assert wrong.exit_code == 2
+    assert wrong.stderr.startswith("regrow: --languages: xx, yy: no language that lid.176 tells")
+    assert wrong.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("*b.jsonl*"))

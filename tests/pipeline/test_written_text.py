@@ -12,6 +12,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
 from regrow.corpus.text import read_documents
 from regrow.pipeline import recipe as recipes
+from regrow.pipeline.ledger import differences
 from regrow.pipeline.steps import WRITE, WRITTEN_FILE, written_inputs
 from regrow.writing import text_writer
 from tests.pipeline.test_corpus_runs import StoppedError, weights
@@ -136,6 +137,12 @@ REFUSED = {
     "a temperature of a file": (
         {"path": "train.jsonl", "temperature": 1.0}, "temperature: says how a model writes"
     ),
+    "languages of a file": (
+        {"path": "train.jsonl", "languages": ["en"]}, "languages: says how a model writes"
+    ),
+    "an unknown language": (
+        {**WRITTEN, "languages": ["en", "xx"]}, r"data\.train: original\.languages: xx: no language"
+    ),
     "no temperature": ({**WRITTEN, "temperature": 0}, "temperature: more than 0 is wanted"),
     "short": ({**WRITTEN, "tokens": 31}, "31 tokens, less than one row of 32"),
 }  # fmt: skip
@@ -236,6 +243,38 @@ def test_a_text_that_is_written_as_before_keeps_its_key() -> None:
     plain = {"tokens": 600}
     found = recipes.Recipe.model_validate(recipe(Path("/"), {**WRITTEN, "temperature": 1.0}))
     assert written_inputs(found) == {"train": {"original": plain}, "seed": 3}
+
+
+def test_languages_decide_the_text_in_any_order() -> None:
+    for languages in (["en", "zh"], ["zh", "en", "zh"]):
+        found = recipes.Recipe.model_validate(
+            recipe(Path("/"), {**WRITTEN, "languages": languages})
+        )
+        facts = written_inputs(found)["train"]["original"]
+        assert facts == {"tokens": 600, "languages": ["en", "zh"]}
+    plain = {"tokens": 600}
+    assert differences({"original": plain}, {"original": facts}) == [
+        'original.languages: nothing -> ["en", "zh"]'
+    ]
+
+
+def test_the_keys_of_a_source_reach_the_writer(
+    asking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[text_writer.WritingSettings] = []
+
+    def write(_: Any, __: Path, settings: text_writer.WritingSettings, **___: Any) -> None:
+        given.append(settings)
+        raise StoppedError
+
+    monkeypatch.setattr(text_writer, "write_text", write)
+    prompts = asking / "asked.txt"
+    keys = {"prompts": str(prompts), "temperature": 0.5, "languages": ["en"]}
+    with pytest.raises(StoppedError):
+        go(asked(asking, **keys), tmp_path / "out")
+    assert given == [
+        text_writer.WritingSettings(300, prompts, seed=3, temperature=0.5, languages=("en",))
+    ]
 
 
 def test_a_preview_says_what_is_written_first(home: Path, tmp_path: Path) -> None:

@@ -107,6 +107,30 @@ def test_what_cannot_be_kept_has_a_reason() -> None:
     assert written(form_of(CHAT), [None], longest=20) == [Written(None, "long")]
 
 
+@pytest.mark.parametrize("template", [None, CHAT])
+def test_a_text_that_is_not_wanted_is_dropped_and_not_remembered(template: str | None) -> None:
+    form, model, asked = form_of(template), small_model("llama"), list[str]()
+
+    def write(*wanted: str) -> list[Written]:
+        def is_wanted(words: str) -> bool:
+            asked.append(words)
+            return any(word in words for word in wanted)
+
+        sampling = Sampling(1.0, 60, random_stream(SEED, "test", 0))
+        return write_round(model, form, ["the cat", "the dog"], sampling, seen, is_wanted=is_wanted)
+
+    seen: set[str] = set()
+    assert write() == [Written(None, "other language")] * 2
+    assert not seen
+    cat, dog = write("cat")
+    assert cat.text is not None
+    assert "the cat" in cat.text
+    assert dog == Written(None, "other language")
+    assert write("cat", "dog")[0] == Written(None, "duplicate")
+    assert len(asked) == 6
+    assert all(words.startswith("the ") and "assistant:" not in words for words in asked)
+
+
 def test_a_loop_is_dropped_before_its_end() -> None:
     model = small_model("llama", max_position_embeddings=1024)
     with torch.no_grad():

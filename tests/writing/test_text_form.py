@@ -60,6 +60,11 @@ def test_a_conversation_is_as_the_template_gives_it() -> None:
     )
 
 
+def test_the_words_of_a_text_have_nothing_of_the_template() -> None:
+    assert form_of(CHAT).words("Hi?", [*ids(" Yes. "), EOS]) == "Hi?\n\nYes."
+    assert form_of(None).words("Once", ids(" upon")) == "Once upon"
+
+
 def test_a_tokenizer_that_begins_texts_itself_gets_no_second_beginning() -> None:
     form = form_of(CHAT, bos=True)
     assert form.conversation("Hi?", ids("Yes."), is_complete=True).startswith("user:Hi?")

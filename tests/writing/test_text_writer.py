@@ -1,4 +1,3 @@
-import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.publishing import unfinished_place
 from regrow.corpus.text import read_documents
-from regrow.writing.text_writer import WritingSettings, WrittenText, read_prompts, write_text
+from regrow.writing.text_writer import WritingSettings, WrittenText, write_text
 from tests.tiny import add_chat_template, write_model
 from tests.tiny import write_text as write_texts
 
@@ -107,6 +106,7 @@ OTHERS = {
     "seed": WritingSettings(300, seed=2, batch_size=12),
     "temperature": WritingSettings(300, seed=1, batch_size=12, temperature=0.9),
     "batch_size": WritingSettings(300, seed=1),
+    "languages": WritingSettings(300, seed=1, batch_size=12, languages=["en"]),
 }
 
 
@@ -135,14 +135,35 @@ def test_prompts_are_used_in_turn(home: Path, tmp_path: Path) -> None:
     assert any(text.startswith("<bos>user:The river\nis wide<eos>") for text in texts)
 
 
-@pytest.mark.parametrize("name", ["my.questions.txt", "Q.TXT", "asked.v2.txt.gz"])
-def test_each_line_of_a_text_file_is_a_prompt(tmp_path: Path, name: str) -> None:
-    """Whatever else its name holds."""
-    lines = b"The river\n\n The stone \n"
-    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
-    assert read_prompts(tmp_path / name) == ["The river", "The stone"]
-    write_texts(tmp_path / "asked.txt.jsonl", ["The river\nis wide"])
-    assert read_prompts(tmp_path / "asked.txt.jsonl") == ["The river\nis wide"]
+RIVERS = {
+    "en": "A river is water that runs through the land to the sea, and",
+    "fr": "Un fleuve est un cours d'eau qui se jette dans la mer, et",
+}
+
+
+def test_texts_in_other_languages_are_dropped_and_counted(home: Path, tmp_path: Path) -> None:
+    """The model writes nonsense, but these prompts are longer than what it may add."""
+    write_texts(tmp_path / "asked.jsonl", [*RIVERS.values()])
+
+    def settings(*languages: str) -> WritingSettings:
+        return WritingSettings(150, tmp_path / "asked.jsonl", batch_size=12, languages=languages)
+
+    found = write(home, tmp_path / "fr.jsonl", settings("fr"), "base")
+    texts = [*read_documents(tmp_path / "fr.jsonl")]
+    assert {text[:9] for text in texts} == {"Un fleuve"}
+    assert found.dropped["other language"] > 0
+    record = json.loads((tmp_path / "fr.json").read_text())
+    assert record["languages"] == ["fr"]
+    assert record["dropped"] == found.dropped
+
+    both = tmp_path / "both.jsonl"
+    with pytest.raises(KilledError):
+        write(home, both, settings("fr", "en"), "base", progress=killed_after(20))
+    # The order of the languages decides nothing.
+    write(home, both, settings("en", "fr", "en"), "base")
+    assert {text[:9] for text in read_documents(both)} == {"Un fleuve", "A river i"}
+    with pytest.raises(UserError, match=r" other language\); .* or allow more `languages`$"):
+        write(home, tmp_path / "zh.jsonl", settings("zh"), "base")
 
 
 def test_what_cannot_be_is_refused_before_work(
@@ -164,6 +185,7 @@ def test_what_cannot_be_is_refused_before_work(
         (tmp_path / "there.jsonl/text.jsonl", SMALL, "is not a directory"),
         (out, WritingSettings(0), "tokens 0: give a number above 0"),
         (out, WritingSettings(9, temperature=0.0), "temperature 0.0: give"),
+        (out, WritingSettings(9, languages=["en", "xx"]), "languages: xx: no language that"),
         (out, WritingSettings(9, tmp_path / "long.txt"), r"prompt 2 has [\d,]+ tokens; give at m"),
         (out, WritingSettings(9, tmp_path / "empty.txt"), "empty.txt: the file holds no text"),
         (out, WritingSettings(9, tmp_path / "none.txt"), "none.txt: no such file"),

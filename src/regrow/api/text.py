@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from regrow.api.arguments import Paths, check_names, number, open_model, paths, workers_or_cores
+from regrow.api.arguments import (
+    Paths,
+    check_names,
+    names,
+    number,
+    open_model,
+    paths,
+    workers_or_cores,
+)
 from regrow.api.options import WritingOptions
 from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory, check_new_file
@@ -130,6 +138,8 @@ def write_corpus(
     - `seed`: decides the random numbers.
     - `temperature`: the logits are divided by it; 1 by default.
     - `batch_size`: texts that are written at once; by default as many as fit, up to 128.
+    - `languages`: codes such as `"zh"` or `["en", "zh"]`; texts in others are dropped; by default
+      none is.
 
     Args:
         model: a decoder with a tokenizer.
@@ -155,6 +165,8 @@ def write_corpus(
         options["batch_size"] = number("batch_size", options["batch_size"], least=1)
     if not isinstance(options.get("temperature", 1.0), int | float):
         raise UserError(f"a number is wanted, not {options['temperature']!r}", key="temperature")
+    if "languages" in options:
+        options["languages"] = names(options["languages"])
     given = WritingSettings(number("tokens", tokens), asked, **options)
     check_work(Path(out), given)
     return write_text(open_model(model, progress), Path(out), given, progress=progress.advance)

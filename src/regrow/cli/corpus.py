@@ -90,6 +90,12 @@ def write(
         str | None,
         typer.Option(metavar="N", help="Texts written at once. [default: what fits, up to 128]"),
     ] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Drop texts in other languages than these: en,zh. [default: all]"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Let a model write text; stop it, start it again, it goes on."""
@@ -99,6 +105,7 @@ def write(
         result = api.write_corpus(
             model, out, count("--tokens", tokens), prompts=prompts, seed=seed,
             temperature=temperature, batch_size=number("--batch-size", batch_size),
+            languages=[] if languages is None else [code.strip() for code in languages.split(",")],
             progress=progress,
         )  # fmt: skip
     print_written(result, as_json)

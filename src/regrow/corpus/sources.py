@@ -51,6 +51,8 @@ class Source(Strict):
         prompts: With a model, a text file of questions or beginnings of texts, used in turn: each
             line of a `.txt`, or each document of another file. None lets the model write all.
         temperature: With a model, the logits are divided by it.
+        languages: With a model, codes of ISO 639 such as `zh` and `en`; texts in others are
+            dropped. An empty list keeps all.
     """
 
     name: str = Field(min_length=1)
@@ -64,6 +66,7 @@ class Source(Strict):
     temperature: Annotated[
         float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
     ] = 1.0
+    languages: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -97,7 +100,7 @@ class Source(Strict):
             if self.tokens is None:
                 raise ValueError("tokens: missing; say how many tokens the model writes")
             return self
-        for key in ("prompts", "temperature"):
+        for key in ("prompts", "temperature", "languages"):
             if key in self.model_fields_set:
                 raise ValueError(
                     f"{key}: says how a model writes the text; give `model: original`, or leave it "

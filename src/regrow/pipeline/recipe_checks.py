@@ -64,10 +64,12 @@ def check_readable(recipe: Recipe) -> None:
 
 def check_written(data: Data, model: ModelDirectory) -> None:
     """Raise UserError, with the key, if a model that should write training text cannot."""
+    from regrow.writing.filters import language_filter
     from regrow.writing.text_writer import form_and_prompts
 
     if data.written is not None:
         try:
+            language_filter(data.written.languages)
             form_and_prompts(model, data.written.prompts)
         except UserError as error:
             raise error.within(f"data.train: {data.written.name}.") from None

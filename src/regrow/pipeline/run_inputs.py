@@ -56,7 +56,11 @@ def _write_text(plan: RunPlan, recorder: StepRecorder) -> None:
         # Left by a run that was killed before it recorded the step.
         remove(*written_files(out))
         settings = WritingSettings(
-            source.tokens or 0, source.prompts, plan.recipe.seed, source.temperature
+            source.tokens or 0,
+            source.prompts,
+            plan.recipe.seed,
+            source.temperature,
+            languages=source.languages,
         )
         try:
             written = write_text(plan.original, out, settings, progress=advance)

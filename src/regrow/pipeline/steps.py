@@ -16,6 +16,7 @@ from regrow.scoring.score_file import file_sha256
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
+from regrow.writing.prompts import prompts_sha256, read_prompts
 
 WRITE = "original/write"
 """The step in which the original writes training text."""
@@ -181,11 +182,11 @@ def writing_facts(source: Source) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {"tokens": source.tokens}
     if source.prompts is not None:
-        from regrow.writing.text_writer import prompts_sha256, read_prompts  # imports torch
-
         facts["prompts"] = prompts_sha256(read_prompts(source.prompts))
     if source.temperature != Source.model_fields["temperature"].default:
         facts["temperature"] = source.temperature
+    if source.languages:
+        facts["languages"] = sorted({*source.languages})
     return facts
 
 

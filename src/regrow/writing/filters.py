@@ -1,6 +1,8 @@
 """Which of the texts that a model wrote are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from regrow.common.errors import UserError
 
 LEAST_TOKENS = 4
 """A question, an answer or a document with fewer tokens is too short."""
@@ -19,6 +21,28 @@ def is_repetitive(ids: Sequence[int]) -> bool:
     """
     last = max(len(ids) - _WINDOW // 2, 1)
     return any(_repeats(ids[at : at + _WINDOW]) for at in range(0, last, _WINDOW // 2))
+
+
+def language_filter(languages: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a text is in one of these languages, as the step `language` of cleaning decides.
+
+    So a text whose language is not sure, or that has no words, is in none of them. Code is in each.
+
+    `languages`: codes of ISO 639; none keeps all texts, and needs no package.
+
+    Raises UserError if a code is unknown, or a package is missing.
+    """
+    if not languages:
+        return lambda text: True
+    from regrow.cleaning.document import Document
+    from regrow.cleaning.steps.language import Language
+    from regrow.common.validation_errors import validated
+
+    try:
+        step = validated(Language, {"keep": languages})
+    except UserError as error:
+        raise error.at("languages") from None
+    return lambda text: step.apply(Document(text, id="", source="")).document is not None
 
 
 def _repeats(ids: Sequence[int]) -> bool:

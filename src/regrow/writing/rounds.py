@@ -21,9 +21,9 @@ from regrow.models.decoding import DecodedRows, draw
 from regrow.writing.filters import LEAST_TOKENS, is_repetitive
 from regrow.writing.text_form import TextForm
 
-Reason = Literal["repetitive", "short", "long", "duplicate"]
+Reason = Literal["repetitive", "short", "long", "other language", "duplicate"]
 """Why a text was dropped; `long`: its question left no room for an answer."""
-REASONS: tuple[Reason, ...] = ("repetitive", "short", "long", "duplicate")
+REASONS: tuple[Reason, ...] = ("repetitive", "short", "long", "other language", "duplicate")
 
 _CHECK_EVERY = 64
 _LEFT = 7 / 8
@@ -86,6 +86,7 @@ def write_round(
     sampling: Sampling,
     seen: set[str],
     on_step: Callable[[int], None] = lambda tokens: None,
+    is_wanted: Callable[[str], bool] = lambda words: True,
 ) -> list[Written]:
     """One text for each prompt, in order; None lets the model write the whole text.
 
@@ -98,6 +99,7 @@ def write_round(
         sampling: how tokens are drawn.
         seen: marks of earlier texts; those of this round are added.
         on_step: is told the tokens that were written, after each step.
+        is_wanted: whether the words of a text are in a language that is wanted.
     """
     starts = [form.start(prompt) for prompt in prompts]
     if not (shared := _common_prefix(starts)):
@@ -121,7 +123,8 @@ def write_round(
         logits = decoded.logits.index_fill(1, forbidden, -torch.inf)
         drawn = draw(logits, sampling.temperature, torch.from_numpy(uniform).to(device)).tolist()
         following = [
-            _next(rows[row], token, form, seen) for row, token in zip(places, drawn, strict=True)
+            _next(rows[row], token, form, seen, is_wanted)
+            for row, token in zip(places, drawn, strict=True)
         ]
         active = [at for at, row in enumerate(places) if rows[row].result is None]
         tokens += len(active)
@@ -135,11 +138,13 @@ def write_round(
             decoded.append(torch.tensor(following))
     for row in rows:
         if row.result is None:
-            row.result = _finished(row, form, seen, is_complete=False)
+            row.result = _finished(row, form, seen, is_wanted, is_complete=False)
     return [row.result for row in rows if row.result is not None]
 
 
-def _next(row: _Row, drawn: int, form: TextForm, seen: set[str]) -> int:
+def _next(
+    row: _Row, drawn: int, form: TextForm, seen: set[str], is_wanted: Callable[[str], bool]
+) -> int:
     """The next token of a row: one that is given, or else the one that was drawn."""
     if row.result is not None:
         return drawn
@@ -152,7 +157,7 @@ def _next(row: _Row, drawn: int, form: TextForm, seen: set[str]) -> int:
             row.result = Written(None, "repetitive")
         return drawn
     if not row.is_question:
-        row.result = _finished(row, form, seen, is_complete=True)
+        row.result = _finished(row, form, seen, is_wanted, is_complete=True)
         return drawn
     question = form.question(row.written)
     if not question or (reason := _reason(row.written)) == "short":
@@ -166,12 +171,21 @@ def _next(row: _Row, drawn: int, form: TextForm, seen: set[str]) -> int:
     return drawn
 
 
-def _finished(row: _Row, form: TextForm, seen: set[str], *, is_complete: bool) -> Written:
+def _finished(
+    row: _Row,
+    form: TextForm,
+    seen: set[str],
+    is_wanted: Callable[[str], bool],
+    *,
+    is_complete: bool,
+) -> Written:
     """The result of a row; `is_complete`: whether the model ended it."""
     if row.is_question or row.given:
         return Written(None, "long")
     if reason := _reason(row.written):
         return Written(None, reason)
+    if not is_wanted(form.words(row.prompt or "", row.written)):
+        return Written(None, "other language")
     if form.is_chat:
         text = form.conversation(row.prompt or "", row.written, is_complete=is_complete)
     else:

@@ -65,6 +65,15 @@ class TextForm:
         """The text of a question that the model wrote."""
         return self._decoded(written).strip()
 
+    def words(self, prompt: str, written: Sequence[int]) -> str:
+        """What the text says: a document, or question and answer without the chat template.
+
+        `prompt`: the beginning of the document, or the question.
+        """
+        if not self.is_chat:
+            return self.document(prompt, written)
+        return f"{prompt}\n\n{self._decoded(written).strip()}"
+
     def conversation(self, question: str, written: Sequence[int], *, is_complete: bool) -> str:
         """The text of a question and its answer, as the chat template gives it.
 

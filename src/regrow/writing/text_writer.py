@@ -6,7 +6,6 @@ was killed goes on with the round that was not complete, and ends in the same bi
 """
 
 import hashlib
-import json
 import os
 import time
 from collections import Counter
@@ -38,9 +37,8 @@ from regrow.corpus.parallel import (
     check_same_work,
     no_progress,
 )
-from regrow.corpus.text import read_documents
-from regrow.corpus.text_files import kind_of
-from regrow.writing.filters import LEAST_TOKENS
+from regrow.writing.filters import LEAST_TOKENS, language_filter
+from regrow.writing.prompts import prompts_sha256, read_prompts
 from regrow.writing.rounds import REASONS, Sampling, write_round
 from regrow.writing.text_form import TextForm, text_form
 
@@ -69,6 +67,8 @@ class WritingSettings:
         temperature: The logits are divided by it.
         batch_size: Texts that are written at once; None takes as many as the keys and values of the
             model allow in 4 GiB, at most 128.
+        languages: Codes of ISO 639 such as `zh` and `en`; texts in others are dropped. An
+            empty list keeps all.
     """
 
     tokens: int
@@ -76,6 +76,7 @@ class WritingSettings:
     seed: int = 0
     temperature: float = 1.0
     batch_size: int | None = None
+    languages: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,12 @@ def write_text(
 
 
 def check_work(out: Path, settings: WritingSettings) -> None:
-    """Raise UserError if a number is not positive, or a new `out` cannot be written."""
+    """Raise UserError if a setting is not valid, or a new `out` cannot be written."""
     for key in ("tokens", "temperature", "batch_size"):
         value = getattr(settings, key)
         if value is not None and not 0 < value < float("inf"):
             raise UserError("give a number above 0", key=key, value=value)
+    language_filter(settings.languages)
     if out.suffix != ".jsonl":
         raise UserError(f"{out}: text is written as .jsonl; give a name that ends so")
     check_new(out, "file")
@@ -182,25 +184,9 @@ def form_and_prompts(model: ModelDirectory, path: Path | None) -> tuple[TextForm
     return form, [*prompts]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file. Raises UserError if it cannot be read, or has none."""
-    documents = read_documents(path)
-    if path.is_file() and kind_of(path)[0] == ".txt":
-        documents = (line for document in documents for line in document.splitlines())
-    prompts = [each.strip() for each in documents if each.strip()]
-    if not prompts:
-        raise UserError(f"{path}: no prompt", key="prompts")
-    return prompts
-
-
-def prompts_sha256(prompts: Sequence[str | None]) -> str:
-    """SHA-256 (hex) of prompts, in their order."""
-    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
-
-
 _NAMES = {
     "model": "model", "tokens": "tokens", "prompts": "prompts", "seed": "seed",
-    "temperature": "temperature", "batch_size": "batch_size",
+    "temperature": "temperature", "batch_size": "batch_size", "languages": "languages",
 }  # fmt: skip
 """What decides the bytes of a text, and what a message calls it."""
 
@@ -213,6 +199,7 @@ def _work(
         **asdict(settings),
         "model": [model.checkpoint.fingerprint, model.files_sha256],
         "prompts": None if settings.prompts is None else prompts_sha256(prompts),
+        "languages": sorted({*settings.languages}),
     }
 
 
@@ -298,9 +285,12 @@ class _Rounds:
         """Raise UserError if the last rounds gave nothing."""
         if self.totals.fruitless >= _FRUITLESS_ROUNDS:
             dropped = ", ".join(f"{n:,} {reason}" for reason, n in self.totals.dropped.items() if n)
+            advice = "ask for fewer tokens, or give more `prompts`"
+            if self.totals.dropped["other language"]:
+                advice = f"{advice} in these languages, or allow more `languages`"
             raise UserError(
                 f"{where}: of its last {self.totals.fruitless} rounds no text can be kept (dropped "
-                f"so far: {dropped}); ask for fewer tokens, or give more `prompts`"
+                f"so far: {dropped}); {advice}"
             )
 
 
@@ -353,7 +343,7 @@ class _Writer:
                 settings.temperature, self._longest,
                 random_stream(settings.seed, "writing", totals.rounds),
             ),
-            totals.seen, on_step,
+            totals.seen, on_step, language_filter(settings.languages),
         )  # fmt: skip
         texts = [each.text for each in found if each.text is not None]
         reasons = Counter(each.reason for each in found)
