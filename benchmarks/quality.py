@@ -17,8 +17,12 @@ documentation, of which every eighth topic is held out), prose (recipes/prose.tx
 (benchmarks/manual.txt) on which nothing was tuned. With --without, the refit method is also
 measured without each of its parts at one size.
 
+An OpenBA is cut to 50 and 22.7% of its parameters. Its text and its held-out texts are those of
+--text and --heldout (recipes/prepare_mini_openba.py writes some). It writes no text, so its refit
+uses the domain alone, and losses are those of the continuations of the texts.
+
 The gap of a method is its loss minus that of the control. The goal is at most a quarter of the gap
-of random, and at most half of that of the method without a refit, as means over the three texts.
+of random, and at most half of that of the method without a refit, as means over the texts.
 """
 
 import argparse
@@ -49,7 +53,16 @@ from regrow.training.task import TrainingTask
 
 HERE = Path(__file__).parent
 EVERY = 8
-TEXTS = ("domain", "prose", "manual")
+OPENBA_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "50%": {
+        "layers": {"encoder": 3, "decoder": 9}, "hidden": 160, "ffn": 256, "heads": 6,
+        "vocab_size": 10_624,
+    },
+    "22.7%": {
+        "layers": {"encoder": 2, "decoder": 8}, "hidden": 96, "ffn": 256, "heads": 4,
+        "vocab_size": 9_120,
+    },
+}  # fmt: skip
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "90%": {"layers": 28, "ffn": 1_408},
     "75%": {"layers": 24, "ffn": 1_232},
@@ -111,6 +124,11 @@ WITHOUT: Mapping[str, Method] = {
     "refit, without text of the original": Method(refit=True),
     "refit, with random scores": Method(by="random", refit=True, written=True),
 }
+OPENBA_METHODS: Mapping[str, Method] = {
+    RANDOM: Method(by="random", sizes=OPENBA_SIZES),
+    PLAIN: Method(sizes=OPENBA_SIZES),
+    REFIT: Method(refit=True, sizes=OPENBA_SIZES),
+}
 PEERS: Mapping[str, Method] = {
     "torch-pruning, magnitude": Method(peer="magnitude", sizes=EVEN_WIDTHS),
     "torch-pruning, Taylor": Method(peer="Taylor", sizes=EVEN_WIDTHS),
@@ -118,26 +136,44 @@ PEERS: Mapping[str, Method] = {
 }
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Documents to cut and train on, and documents to measure, by name."""
+
+    domain: list[str]
+    held: Mapping[str, list[str]]
+
+
+def documentation(characters: int | None) -> Texts:
+    """Python's documentation, prose and a manual; of a held-out topic so many characters."""
+    names = sorted(topics)
+    held = names[EVERY - 1 :: EVERY]
+    return Texts(
+        [topics[name] for name in names if name not in held],
+        {
+            "domain": [topics[name][:characters] for name in held],
+            "prose": list(read_documents(HERE.parent / "recipes" / "prose.txt")),
+            "manual": list(read_documents(HERE / "manual.txt")),
+        },
+    )
+
+
 class Trial:
     """One model and its texts."""
 
-    def __init__(self, model: Path, written: Path, options: argparse.Namespace, work: Path) -> None:
+    def __init__(
+        self, model: Path, texts: "Texts", written: Path | None, options: argparse.Namespace,
+        work: Path,
+    ) -> None:  # fmt: skip
         self.model, self.work = model, work
         self.tokens, self.calibration_tokens = options.tokens, options.calibration_tokens
-        names = sorted(topics)
-        held = names[EVERY - 1 :: EVERY]
-        self.domain = [topics[name] for name in names if name not in held]
-        self.both = [*self.domain, *read_documents(written)]
-        self.held = {
-            "domain": [topics[name][: options.characters] for name in held],
-            "prose": list(read_documents(HERE.parent / "recipes" / "prose.txt")),
-            "manual": list(read_documents(HERE / "manual.txt")),
-        }
+        self.domain, self.held = texts.domain, texts.held
+        self.both = [*self.domain, *(read_documents(written) if written else ())]
 
     def losses(self, model: Any, tokenizer: Any) -> dict[str, float]:
         """Bits per byte by text."""
         found = {}
-        for name in TEXTS:
+        for name in self.held:
             loss = heldout_loss(model, tokenizer, self.held[name], precision="auto")
             assert loss.bits_per_byte is not None
             found[name] = loss.bits_per_byte
@@ -204,24 +240,28 @@ def results(trial: Trial, options: argparse.Namespace) -> Iterator[Result]:
     if trial.tokens:
         control = trial.trained(trial.model, trial.domain, {}, 0)
         say(f"control: {_words({'trained': control})}")
-    for text in TEXTS:
+    for text in trial.held:
         yield Result(f"original, {text}", original[text], "bits/byte")
         yield Result(f"control, {text}", control[text], "bits/byte")
     for size in options.sizes:
         gaps: dict[tuple[str, str], float] = {}
-        methods = {**METHODS, **(WITHOUT if size == options.without else {}), **PEERS}
+        methods = (
+            OPENBA_METHODS
+            if options.is_openba
+            else {**METHODS, **(WITHOUT if size == options.without else {}), **PEERS}
+        )
         methods = {n: m for n, m in methods.items() if n in options.methods and size in m.sizes}
         for name, method in methods.items():
             seeds = range(options.seeds if size == SEVERAL_SEEDS else 1)
             runs = [trial.measured(f"{size} {name}", method, method.sizes[size], s) for s in seeds]
             for when in runs[0]:
-                by_text = {text: fmean(run[when][text] for run in runs) for text in TEXTS}
+                by_text = {text: fmean(run[when][text] for run in runs) for text in trial.held}
                 for text, loss in by_text.items():
                     spread = [run[when][text] for run in runs]
                     said = f" ({min(spread):.3f} to {max(spread):.3f})" if len(runs) > 1 else ""
                     yield Result(f"{size}, {name}, {when}, {text}{said}", loss, "bits/byte")
                 reference = original if when == "cut" else control
-                gaps[name, when] = fmean(by_text[text] - reference[text] for text in TEXTS)
+                gaps[name, when] = fmean(by_text[text] - reference[text] for text in trial.held)
         for when in ("cut", "recovered"):
             best = BALANCED if (BALANCED, when) in gaps else REFIT
             bounds: dict[str, float | None] = {RANDOM: 0.25, PLAIN: 0.5, **dict.fromkeys(PEERS)}
@@ -238,11 +278,13 @@ def results(trial: Trial, options: argparse.Namespace) -> Iterator[Result]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("model", type=Path, help="a directory of SmolLM2-135M-Instruct")
+    arguments.add_argument("model", type=Path, help="SmolLM2-135M-Instruct or an OpenBA")
+    arguments.add_argument("--text", type=Path, help="of an OpenBA, to cut and train on")
+    arguments.add_argument("--heldout", type=Path, nargs="+", default=[], help="of an OpenBA")
     arguments.add_argument(
         "--written", type=Path, help="text of the original (default: 60,000 tokens, made first)"
     )
-    arguments.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
+    arguments.add_argument("--sizes", nargs="+", choices=[*SIZES, *OPENBA_SIZES])
     arguments.add_argument("--tokens", type=int, default=50_000, help="of recovery; 0 for none")
     arguments.add_argument("--seeds", type=int, default=1, help="at half the size")
     arguments.add_argument(
@@ -252,6 +294,10 @@ def main() -> None:
     options = arguments.parse_args()
     if not PEERS.keys().isdisjoint(options.methods) and find_spec("torch_pruning") is None:
         arguments.error("torch_pruning is missing: pip install torch-pruning")
+    options.is_openba = ModelDirectory(options.model).config.model_type == "openba"
+    if options.is_openba and not (options.text and options.heldout):
+        arguments.error("an OpenBA needs --text and --heldout")
+    options.sizes = options.sizes or [*(OPENBA_SIZES if options.is_openba else SIZES)]
     options.calibration_tokens, options.characters = 32_768, None
     if options.quick:
         options.sizes, options.tokens = ["50%"], 10_000
@@ -260,10 +306,17 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="quality-") as work:
         written = options.written
-        if written is None:
-            written = Path(work) / "written.jsonl"
-            regrow.write_corpus(options.model, written, 60_000)
-        trial = Trial(options.model, written, options, Path(work))
+        if options.is_openba:
+            texts = Texts(
+                list(read_documents(options.text))[::EVERY],  # enough, and read in seconds
+                {path.stem: list(read_documents(path)) for path in options.heldout},
+            )
+        else:
+            texts = documentation(options.characters)
+            if written is None:
+                written = Path(work) / "written.jsonl"
+                regrow.write_corpus(options.model, written, 60_000)
+        trial = Trial(options.model, texts, written, options, Path(work))
         show(list(results(trial, options)), as_json=options.json)
 
 
