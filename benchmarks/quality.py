@@ -17,9 +17,9 @@ documentation, of which every eighth topic is held out), prose (recipes/prose.tx
 (benchmarks/manual.txt) on which nothing was tuned. With --without, the refit method is also
 measured without each of its parts at one size.
 
-An OpenBA is cut to 50 and 22.7% of its parameters. Its text and its held-out texts are those of
---text and --heldout (recipes/prepare_mini_openba.py writes some). It writes no text, so its refit
-uses the domain alone, and losses are those of the continuations of the texts.
+An OpenBA is cut to 50 and 22.7% of its parameters. Its text is every eighth document of --text, and
+its held-out texts are those of --heldout (recipes/prepare_mini_openba.py writes some). It writes no
+text, so its refit uses the domain alone, and losses are those of the continuations of the texts.
 
 The gap of a method is its loss minus that of the control. The goal is at most a quarter of the gap
 of random, and at most half of that of the method without a refit, as means over the texts.
@@ -162,7 +162,7 @@ class Trial:
     """One model and its texts."""
 
     def __init__(
-        self, model: Path, texts: "Texts", written: Path | None, options: argparse.Namespace,
+        self, model: Path, texts: Texts, written: Path | None, options: argparse.Namespace,
         work: Path,
     ) -> None:  # fmt: skip
         self.model, self.work = model, work
@@ -287,17 +287,24 @@ def main() -> None:
     arguments.add_argument("--sizes", nargs="+", choices=[*SIZES, *OPENBA_SIZES])
     arguments.add_argument("--tokens", type=int, default=50_000, help="of recovery; 0 for none")
     arguments.add_argument("--seeds", type=int, default=1, help="at half the size")
-    arguments.add_argument(
-        "--methods", nargs="+", choices=[*METHODS, *WITHOUT, *PEERS], default=[*METHODS, *WITHOUT]
-    )
+    arguments.add_argument("--methods", nargs="+", choices=[*METHODS, *WITHOUT, *PEERS])
     arguments.add_argument("--without", choices=SIZES, help="the size for the parts of the method")
     options = arguments.parse_args()
-    if not PEERS.keys().isdisjoint(options.methods) and find_spec("torch_pruning") is None:
-        arguments.error("torch_pruning is missing: pip install torch-pruning")
     options.is_openba = ModelDirectory(options.model).config.model_type == "openba"
     if options.is_openba and not (options.text and options.heldout):
         arguments.error("an OpenBA needs --text and --heldout")
-    options.sizes = options.sizes or [*(OPENBA_SIZES if options.is_openba else SIZES)]
+    if not options.is_openba and (options.text or options.heldout):
+        arguments.error("--text and --heldout are for an OpenBA")
+    sizes = OPENBA_SIZES if options.is_openba else SIZES
+    options.sizes = options.sizes or [*sizes]
+    if not sizes.keys() >= {*options.sizes}:
+        arguments.error(f"--sizes of this model are {', '.join(sizes)}")
+    methods = [*(OPENBA_METHODS if options.is_openba else {**METHODS, **WITHOUT})]
+    options.methods = options.methods or methods
+    if options.is_openba and (options.without or not {*options.methods} <= {*methods}):
+        arguments.error(f"--methods of an OpenBA are {', '.join(methods)}, without --without")
+    if not PEERS.keys().isdisjoint(options.methods) and find_spec("torch_pruning") is None:
+        arguments.error("torch_pruning is missing: pip install torch-pruning")
     options.calibration_tokens, options.characters = 32_768, None
     if options.quick:
         options.sizes, options.tokens = ["50%"], 10_000

@@ -673,4 +673,8 @@ def test_a_model_writes_a_corpus(run: Any, tmp_path: Path) -> None:
     assert wrong.exit_code == 2
     assert wrong.stderr.startswith("regrow: --languages: xx, yy: no language that lid.176 tells")
     assert wrong.stderr.count("\n") == 1
+    wrong = run(
+        "corpus", "write", "m", str(tmp_path / "b.jsonl"), "--tokens", "40", "--languages", ","
+    )
+    assert wrong.stderr == "regrow: --languages ,: give codes such as en,zh\n"
     assert not list(tmp_path.glob("*b.jsonl*"))

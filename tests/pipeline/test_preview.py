@@ -75,6 +75,15 @@ def test_a_preview_says_what_is_evaluated(tmp_path: Path, evaluate: str | None, 
     assert lines == ([f"evaluation: {words}"] if words else [])
 
 
+def test_a_preview_refuses_languages_as_a_run_does(tmp_path: Path) -> None:
+    directory = write_tiny(LLAMA, tmp_path / "m")
+    written = "{name: own, model: original, tokens: 600, languages: [xx]}"
+    text = HEAD.replace("train: nowhere.txt", f"train: {written}")
+    recipe = parse_recipe(text + "- {name: a, cut: {layers: 1}}\n", directory / "r.yaml")
+    with pytest.raises(UserError, match=r"^data\.train: own\.languages: xx: no language"):
+        preview_recipe(recipe, ModelDirectory(directory))
+
+
 def test_a_teacher_costs_a_forward_pass_of_its_own(tmp_path: Path) -> None:
     directory = write_tiny(LLAMA, tmp_path / "m")
     stages = (

@@ -159,11 +159,21 @@ def test_texts_in_other_languages_are_dropped_and_counted(home: Path, tmp_path: 
     both = tmp_path / "both.jsonl"
     with pytest.raises(KilledError):
         write(home, both, settings("fr", "en"), "base", progress=killed_after(20))
+    assert (unfinished_place(both) / "rounds.jsonl").exists()
     # The order of the languages decides nothing.
-    write(home, both, settings("en", "fr", "en"), "base")
+    assert write(home, both, settings("en", "fr", "en"), "base").taken_up > 0
     assert {text[:9] for text in read_documents(both)} == {"Un fleuve", "A river i"}
-    with pytest.raises(UserError, match=r" other language\); .* or allow more `languages`$"):
+    with pytest.raises(UserError, match=r" other language\); .* in zh, or allow more `languages`$"):
         write(home, tmp_path / "zh.jsonl", settings("zh"), "base")
+
+
+def test_a_rare_language_is_waited_for(home: Path, tmp_path: Path) -> None:
+    """One text of twelve is wanted, and the first rounds have one row each."""
+    write_texts(tmp_path / "asked.jsonl", [*[RIVERS["en"]] * 11, RIVERS["fr"]])
+    settings = WritingSettings(40, tmp_path / "asked.jsonl", languages=["fr"])
+    found = write(home, tmp_path / "fr.jsonl", settings, "base")
+    assert found.documents == 1
+    assert found.dropped["other language"] >= 11
 
 
 def test_what_cannot_be_is_refused_before_work(
@@ -200,5 +210,5 @@ def test_what_cannot_be_is_refused_before_work(
 def test_a_model_that_writes_nothing_new_is_given_up(home: Path, tmp_path: Path) -> None:
     (tmp_path / "asked.txt").write_text("The river\n")
     settings = WritingSettings(10**6, tmp_path / "asked.txt", temperature=1e-4, batch_size=2)
-    with pytest.raises(UserError, match=r"no text can be kept \(dropped so far: \d"):
+    with pytest.raises(UserError, match=r"100 texts none can be kept \(dropped so far: 100"):
         write(home, tmp_path / "text.jsonl", settings)

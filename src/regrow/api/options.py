@@ -83,4 +83,4 @@ class WritingOptions(TypedDict, total=False):
     seed: int
     temperature: float
     batch_size: int | None
-    languages: str | Sequence[str]
+    languages: str | Sequence[str] | None

@@ -9,6 +9,7 @@ from regrow.cli.commands import Command, Json, Model, Workers, number
 from regrow.cli.corpus_tables import print_built
 from regrow.cli.output import print_tokenised, print_written
 from regrow.cli.progress_bars import byte_progress, run_progress, token_progress
+from regrow.common.errors import UserError
 from regrow.common.quantities import count
 
 corpus = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
@@ -105,7 +106,14 @@ def write(
         result = api.write_corpus(
             model, out, count("--tokens", tokens), prompts=prompts, seed=seed,
             temperature=temperature, batch_size=number("--batch-size", batch_size),
-            languages=[] if languages is None else [code.strip() for code in languages.split(",")],
+            languages=None if languages is None else _codes(languages),
             progress=progress,
         )  # fmt: skip
     print_written(result, as_json)
+
+
+def _codes(languages: str) -> list[str]:
+    codes = [code.strip() for code in languages.split(",") if code.strip()]
+    if not codes:
+        raise UserError("give codes such as en,zh", key="languages", value=languages)
+    return codes

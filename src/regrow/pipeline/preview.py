@@ -11,7 +11,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.published import Training, published_original, published_training
 from regrow.pipeline.recipe import Recipe, Stage
-from regrow.pipeline.recipe_checks import layouts_by_stage
+from regrow.pipeline.recipe_checks import check_languages, layouts_by_stage
 from regrow.pipeline.steps import teacher_names
 from regrow.pipeline.task_steps import evaluated_stages
 from regrow.pipeline.training_time import TrainingTime, speed_of
@@ -122,6 +122,7 @@ def preview_recipe(
     Raises UserError, with the stage, if a cut cannot be made or an objective does not fit the
     model.
     """
+    check_languages(recipe.data)
     layout = model.layout
     per_parameter = model.weight_bytes / layout.parameters()
     kind = layout.blueprint.model_type

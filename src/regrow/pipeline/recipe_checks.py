@@ -36,8 +36,9 @@ def check_apart(out: Path, model: Path) -> None:
 
 
 def check_readable(recipe: Recipe) -> None:
-    """Raise UserError, with the key, if a text cannot be read or is empty."""
+    """Raise UserError, with the key, if a text cannot be read or is empty, or not be written."""
     data, reading = recipe.data, recipe.reading
+    check_languages(data)
     named = [("data.train", path, reading) for path in data.train_paths]
     named += [(f"data.heldout.{name}", path, reading) for name, path in data.heldout.items()]
     if data.written is not None and data.written.prompts is not None:
@@ -62,14 +63,23 @@ def check_readable(recipe: Recipe) -> None:
             raise UserError(f"{path}: no text", key=key)
 
 
-def check_written(data: Data, model: ModelDirectory) -> None:
-    """Raise UserError, with the key, if a model that should write training text cannot."""
+def check_languages(data: Data) -> None:
+    """Raise UserError, with the key, if written text cannot be kept to its languages."""
     from regrow.writing.filters import language_filter
-    from regrow.writing.text_writer import form_and_prompts
 
     if data.written is not None:
         try:
             language_filter(data.written.languages)
+        except UserError as error:
+            raise error.within(f"data.train: {data.written.name}.") from None
+
+
+def check_written(data: Data, model: ModelDirectory) -> None:
+    """Raise UserError, with the key, if a model that should write training text cannot."""
+    from regrow.writing.text_writer import form_and_prompts
+
+    if data.written is not None:
+        try:
             form_and_prompts(model, data.written.prompts)
         except UserError as error:
             raise error.within(f"data.train: {data.written.name}.") from None

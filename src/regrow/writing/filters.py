@@ -23,17 +23,17 @@ def is_repetitive(ids: Sequence[int]) -> bool:
     return any(_repeats(ids[at : at + _WINDOW]) for at in range(0, last, _WINDOW // 2))
 
 
-def language_filter(languages: Sequence[str]) -> Callable[[str], bool]:
+def language_filter(languages: Sequence[str]) -> Callable[[str], bool] | None:
     """Whether a text is in one of these languages, as the step `language` of cleaning decides.
 
     So a text whose language is not sure, or that has no words, is in none of them. Code is in each.
 
-    `languages`: codes of ISO 639; none keeps all texts, and needs no package.
+    `languages`: codes of ISO 639. Without any there is no filter, and no package is needed.
 
     Raises UserError if a code is unknown, or a package is missing.
     """
     if not languages:
-        return lambda text: True
+        return None
     from regrow.cleaning.document import Document
     from regrow.cleaning.steps.language import Language
     from regrow.common.validation_errors import validated

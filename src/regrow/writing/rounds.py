@@ -86,7 +86,7 @@ def write_round(
     sampling: Sampling,
     seen: set[str],
     on_step: Callable[[int], None] = lambda tokens: None,
-    is_wanted: Callable[[str], bool] = lambda words: True,
+    is_wanted: Callable[[str], bool] | None = None,
 ) -> list[Written]:
     """One text for each prompt, in order; None lets the model write the whole text.
 
@@ -99,7 +99,7 @@ def write_round(
         sampling: how tokens are drawn.
         seen: marks of earlier texts; those of this round are added.
         on_step: is told the tokens that were written, after each step.
-        is_wanted: whether the words of a text are in a language that is wanted.
+        is_wanted: whether the words of a text are in a language that is wanted; None wants all.
     """
     starts = [form.start(prompt) for prompt in prompts]
     if not (shared := _common_prefix(starts)):
@@ -143,7 +143,7 @@ def write_round(
 
 
 def _next(
-    row: _Row, drawn: int, form: TextForm, seen: set[str], is_wanted: Callable[[str], bool]
+    row: _Row, drawn: int, form: TextForm, seen: set[str], is_wanted: Callable[[str], bool] | None
 ) -> int:
     """The next token of a row: one that is given, or else the one that was drawn."""
     if row.result is not None:
@@ -175,7 +175,7 @@ def _finished(
     row: _Row,
     form: TextForm,
     seen: set[str],
-    is_wanted: Callable[[str], bool],
+    is_wanted: Callable[[str], bool] | None,
     *,
     is_complete: bool,
 ) -> Written:
@@ -184,7 +184,7 @@ def _finished(
         return Written(None, "long")
     if reason := _reason(row.written):
         return Written(None, reason)
-    if not is_wanted(form.words(row.prompt or "", row.written)):
+    if is_wanted is not None and not is_wanted(form.words(row.prompt or "", row.written)):
         return Written(None, "other language")
     if form.is_chat:
         text = form.conversation(row.prompt or "", row.written, is_complete=is_complete)

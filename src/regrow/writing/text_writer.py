@@ -51,7 +51,7 @@ _GUESSED_TOKENS = 256
 """Tokens of a text, before any is written."""
 _MARGIN = 1.1
 """A last round has so many more rows than are needed on average, since some texts are dropped."""
-_FRUITLESS_ROUNDS = 3
+_FRUITLESS_ROUNDS, _FRUITLESS_ROWS = 3, 100
 _JOB, _ROUNDS, _TEXT = "job.json", "rounds.jsonl", "text.jsonl"
 
 
@@ -227,6 +227,7 @@ class _Totals:
     texts: int = 0
     tokens: int = 0
     fruitless: int = 0
+    fruitless_rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
 
@@ -236,6 +237,7 @@ class _Totals:
         self.texts += len(found.texts)
         self.tokens += sum(tokens for _, tokens in found.texts)
         self.fruitless = 0 if found.texts else self.fruitless + 1
+        self.fruitless_rows = 0 if found.texts else self.fruitless_rows + found.rows
         self.dropped.update(found.dropped)
         self.seen.update(found.marks)
 
@@ -283,14 +285,16 @@ class _Rounds:
 
     def check_progress(self, where: Path) -> None:
         """Raise UserError if the last rounds gave nothing."""
-        if self.totals.fruitless >= _FRUITLESS_ROUNDS:
+        totals = self.totals
+        if totals.fruitless >= _FRUITLESS_ROUNDS and totals.fruitless_rows >= _FRUITLESS_ROWS:
             dropped = ", ".join(f"{n:,} {reason}" for reason, n in self.totals.dropped.items() if n)
             advice = "ask for fewer tokens, or give more `prompts`"
             if self.totals.dropped["other language"]:
-                advice = f"{advice} in these languages, or allow more `languages`"
+                wanted = ", ".join(self.work["languages"])
+                advice = f"{advice} in {wanted}, or allow more `languages`"
             raise UserError(
-                f"{where}: of its last {self.totals.fruitless} rounds no text can be kept (dropped "
-                f"so far: {dropped}); {advice}"
+                f"{where}: of the last {totals.fruitless_rows} texts none can be kept (dropped so "
+                f"far: {dropped}); {advice}"
             )
 
 
@@ -313,6 +317,7 @@ class _Writer:
         self._model = model.load(dtype=dtype).to(device)
         self._form, self._longest, self._settings = form, longest, settings
         self._prompts = prompts
+        self._is_wanted = language_filter(settings.languages)
         self._told = 0
         self._most_rows = settings.batch_size or self._rows_in_memory()
 
@@ -327,7 +332,8 @@ class _Writer:
         settings, totals = self._settings, rounds.totals
         left = settings.tokens - totals.tokens
         mean = totals.tokens / totals.rows if totals.tokens else _GUESSED_TOKENS
-        rows = min(self._most_rows, int(_MARGIN * left / mean) + 1)
+        rows = int(_MARGIN * left / mean) + 1
+        rows = min(self._most_rows, rows << totals.fruitless)  # where few texts can be kept
         numbers = range(totals.rows, totals.rows + rows)
         before = set(totals.seen)
 
@@ -343,7 +349,7 @@ class _Writer:
                 settings.temperature, self._longest,
                 random_stream(settings.seed, "writing", totals.rounds),
             ),
-            totals.seen, on_step, language_filter(settings.languages),
+            totals.seen, on_step, self._is_wanted,
         )  # fmt: skip
         texts = [each.text for each in found if each.text is not None]
         reasons = Counter(each.reason for each in found)
