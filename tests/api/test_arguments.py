@@ -69,6 +69,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("write_corpus", {"out": "o", "tokens": 9, "seed": -4}, "seed: at least 0 is wanted, not -4"),
     ("write_corpus", {"out": "o", "tokens": 9, "temperature": "hot"}, "temperature: a number is"),
     ("write_corpus", {"out": "o", "tokens": 9, "batch_size": 0}, "batch_size: at least 1 is want"),
+    ("write_corpus", {"out": "o", "tokens": 9, "languages": ""}, "languages: : no language that"),
     ("generate", {"prompt": "x", "max_new_tokens": 0}, "max_new_tokens: at least 1 is wanted"),
     ("training_recipe", {"text": "t", "heldout": "h", "seed": -1}, "seed: at least 0 is wanted"),
 ]

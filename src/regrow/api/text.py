@@ -165,7 +165,8 @@ def write_corpus(
         options["batch_size"] = number("batch_size", options["batch_size"], least=1)
     if not isinstance(options.get("temperature", 1.0), int | float):
         raise UserError(f"a number is wanted, not {options['temperature']!r}", key="temperature")
-    options["languages"] = names(options.get("languages") or ())
+    wanted = options.get("languages")
+    options["languages"] = [] if wanted is None else names(wanted)
     given = WritingSettings(number("tokens", tokens), asked, **options)
     check_work(Path(out), given)
     return write_text(open_model(model, progress), Path(out), given, progress=progress.advance)
