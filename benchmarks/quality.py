@@ -112,17 +112,19 @@ class Method:
     peer: Importance | None = None
 
 
+FROZEN: Mapping[str, Any] = {"embedding_rate": 0}
 RANDOM, PLAIN, REFIT, BALANCED = "random", "no refit", "refit", "balanced"
 METHODS: Mapping[str, Method] = {
     RANDOM: Method(by="random"),
     PLAIN: Method(),
-    REFIT: Method(refit=True, written=True),
-    BALANCED: Method(refit=True, written=True, sizes=BALANCED_SIZES),
+    REFIT: Method(refit=True, written=True, settings=FROZEN),
+    BALANCED: Method(refit=True, written=True, sizes=BALANCED_SIZES, settings=FROZEN),
 }
 WITHOUT: Mapping[str, Method] = {
-    "refit, without the refit": Method(written=True),
-    "refit, without text of the original": Method(refit=True),
-    "refit, with random scores": Method(by="random", refit=True, written=True),
+    "refit, without the refit": Method(written=True, settings=FROZEN),
+    "refit, without text of the original": Method(refit=True, settings=FROZEN),
+    "refit, with random scores": Method(by="random", refit=True, written=True, settings=FROZEN),
+    "refit, with all weights trained": Method(refit=True, written=True),
 }
 OPENBA_METHODS: Mapping[str, Method] = {
     RANDOM: Method(by="random", sizes=OPENBA_SIZES),

@@ -45,6 +45,28 @@ def test_a_linear_map_is_found() -> None:
     assert torch.allclose(module.bias, wanted.bias, atol=1e-4)
 
 
+@pytest.mark.parametrize("inputs", [6, 255, 257, 600])
+def test_the_solution_is_that_of_all_pairs_of_inputs(inputs: int) -> None:
+    """Beside the sums in one product, and another solver. Half of the pairs are never summed."""
+    random = torch.Generator().manual_seed(3)
+    module = torch.nn.Linear(inputs, 4).requires_grad_(False)
+    weight, bias = module.weight.double(), module.bias.double()
+    read = torch.randn(2 * inputs, inputs, generator=random)
+    missing = read @ torch.randn(inputs, 4, generator=random) + torch.randn(
+        2 * inputs, 4, generator=random
+    )
+    problem = LeastSquares(module)
+    problem.add(read, missing)
+    ridge = problem.solve().ridge
+    assert ridge is not None
+    wide = torch.cat([read, torch.ones(len(read), 1)], dim=1).double()
+    gram = wide.T @ wide
+    damping = ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    change = torch.linalg.solve(gram + damping, wide.T @ missing.double())
+    torch.testing.assert_close(module.weight, (weight + change[:-1].T).float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(module.bias, (bias + change[-1]).float(), atol=1e-4, rtol=0)
+
+
 def test_noise_changes_nothing() -> None:
     """What is missing has nothing to do with the inputs, so held-back tokens refuse the change."""
     random = torch.Generator().manual_seed(2)

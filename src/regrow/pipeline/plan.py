@@ -32,6 +32,7 @@ from regrow.pipeline.recipe_checks import (
     check_adapters,
     check_apart,
     check_corpus,
+    check_embedding_rates,
     check_mixtures,
     check_positions,
     check_readable,
@@ -262,6 +263,8 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     layouts = _layouts(recipe, original)
     trainings = _trainings(recipe, original.layout, layouts, options.compare)
     check_adapters(recipe.stages, original.layout, from_scratch=options.from_scratch)
+    if options.from_scratch:
+        check_embedding_rates(recipe.stages)
     tokenizer = copy.deepcopy(original.tokenizer)
     missing = missing_special_tokens(
         recipe, tokenizer, is_encoder_decoder=bool(original.config.is_encoder_decoder)

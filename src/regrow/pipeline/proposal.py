@@ -16,7 +16,7 @@ from regrow.common.numbers import rough_duration
 from regrow.common.progress import QUIET, Progress
 from regrow.corpus.reading import Reading
 from regrow.pipeline.plan_spec import PlanSpec
-from regrow.pipeline.proposed_recovery import ProposedRecovery, propose_recovery
+from regrow.pipeline.proposed_recovery import EMBEDDING_RATE, ProposedRecovery, propose_recovery
 from regrow.surgery.allowed_sizes import allowed_sizes
 from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.cut_spec import CutSpec
@@ -195,10 +195,11 @@ def _recipe_text(
             f"{name:<36} # {stage.parameters:,} parameters remain, {share:.0%}",
             f"    cut: {{{cut}}}",
         ]
-        recover = f"    recover: {{tokens: {recovery.tokens[number]:_}}}"
+        settings = f"tokens: {recovery.tokens[number]:_}, embedding_rate: {EMBEDDING_RATE}"
+        recover = f"    recover: {{{settings}}}"
         if recovery.seconds:
             time = rough_duration(recovery.seconds[number]).replace("\u00a0", " ")
-            recover = f"{recover:<36} # about {time} on the machine that planned this"
+            recover = f"{recover}  # about {time} on the machine that planned this"
         lines.append(recover)
     return "\n".join(lines) + "\n"
 

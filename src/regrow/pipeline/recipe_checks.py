@@ -311,6 +311,16 @@ def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: boo
                 )
 
 
+def check_embedding_rates(stages: Iterable[Stage]) -> None:
+    """Raise UserError, with the stage, if embeddings drawn at random would stay as they are."""
+    for stage in stages:
+        if stage.recover is not None and stage.recover.embedding_rate == 0:
+            raise UserError(
+                "leaves embeddings as they are, and these are drawn at random; leave it out",
+                key=f"stages: {stage.name}: recover.embedding_rate",
+            )
+
+
 def check_positions(stages: Iterable[Stage], positions: int | None) -> None:
     """Raise UserError, with the stage, if rows are longer than the learned positions of the model.
 

@@ -45,9 +45,10 @@ from regrow.training.efficiency.layer_computation import (
 )
 from regrow.training.efficiency.micro_batches import split_into_micro_batches
 from regrow.training.efficiency.saved_tensors import save_fewer_tensors
+from regrow.training.embeddings import freeze_embeddings
 from regrow.training.mixing.losses_by_component import ComponentLosses
 from regrow.training.mixing.training_mixture import MixtureLosses, TrainingMixture
-from regrow.training.optimizers import make_optimizers
+from regrow.training.optimizers import make_optimizers, set_learning_rate
 from regrow.training.reproducibility import environment
 from regrow.training.resume import TrainingState, resume
 from regrow.training.schedule import learning_rate, schedule
@@ -92,7 +93,8 @@ def train(
     Under torchrun every process must call this, with the whole model on the CPU. In all processes
     but the first the model may be on the meta device
     (`regrow.training.distributed.sharded_loading`). The processes shard the model, so afterwards
-    its parameters are DTensors; `full_state_dict` gathers them.
+    its parameters are DTensors; `full_state_dict` gathers them. With an ``embedding_rate`` of 0,
+    embeddings and head need no gradient afterwards.
 
     At SIGTERM or SIGINT it finishes the current step, saves a checkpoint, and raises SystemExit or
     KeyboardInterrupt.
@@ -117,6 +119,8 @@ def train(
         lambda: supports_document_attention(model, device, settings.precision)
     )
 
+    if settings.embedding_rate == 0:
+        freeze_embeddings(model)
     learner = shard(model, objective, processes, settings.replicas, offload=settings.offload)
     optimizers = processes.in_all(lambda: make_optimizers(model, settings))
     run = {
@@ -162,9 +166,7 @@ def train(
                 rows, numbers = order.rows(first, last), np.arange(first, last)
                 shares = None if mixtures is None else mixtures.shares()
                 rate = learning_rate(step, plan.steps, settings)
-                for optimizer in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
+                set_learning_rate(optimizers, rate)
 
                 model.train()
                 with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

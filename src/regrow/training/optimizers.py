@@ -1,13 +1,17 @@
 """Which optimiser updates which parameter."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
 from regrow.common.errors import UserError
 from regrow.models.layers import layers
+from regrow.training.embeddings import embedding_parameters
 from regrow.training.settings import RecoverySettings
+
+_FRACTION = "fraction"
+"""In a group of parameters: its learning rate as a fraction of that of the training."""
 
 
 def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.optim.Optimizer]:
@@ -39,15 +43,29 @@ def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.
         )
         updated = {id(parameter) for parameter in matrices}
         trained = [parameter for parameter in trained if id(parameter) not in updated]
-    decayed = [p for p in trained if p.ndim >= 2]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    of_tokens = {id(parameter) for parameter in embedding_parameters(model)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in trained:
+        decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+        fraction = settings.embedding_rate if id(parameter) in of_tokens else 1.0
+        groups.setdefault((decay, fraction), []).append(parameter)
     found.append(
-        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-    )
+        torch.optim.AdamW(
+            [
+                {"params": parameters, "weight_decay": decay, _FRACTION: fraction}
+                for (decay, fraction), parameters in groups.items()
+            ],
+            lr=settings.learning_rate, betas=settings.betas, fused=True,
+        )
+    )  # fmt: skip
     return found
+
+
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
+    """Set the learning rate of all parameters, of which some have a fraction of it."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get(_FRACTION, 1.0)
 
 
 def _layer_matrices(model: nn.Module) -> Iterator[nn.Parameter]:

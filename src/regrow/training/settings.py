@@ -82,6 +82,8 @@ class RecoverySettings(BaseModel):
             them there; only what a layer's pass needs is on the GPU. Only with several processes.
         optimizer: `muon` for the matrices of the layers and AdamW for the rest, or all AdamW.
         learning_rate: The peak learning rate.
+        embedding_rate: Learning rate of token embeddings and head, as a fraction of that of the
+            rest; 0 leaves them as they are.
         schedule: `cosine` decays from the end of the warm-up; `wsd` (warm-up, stable, decay; Hu et
             al. 2024, MiniCPM, section 4) stays at the peak and decays linearly at the end.
         warmup: Fraction of the steps over which the rate rises from 0 to the peak.
@@ -127,6 +129,7 @@ class RecoverySettings(BaseModel):
     offload: bool = Field(default=False, strict=True)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
+    embedding_rate: Fraction = 1.0
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: Fraction = 0.1
     decay: Fraction = 0.2
@@ -172,6 +175,8 @@ class RecoverySettings(BaseModel):
             raise ValueError(f"betas {self.betas}: each should be at least 0 and less than 1")
         if self.lora is not None and self.optimizer == "muon":
             raise ValueError("lora: muon updates whole matrices of a layer; give optimizer: adamw")
+        if self.lora is not None and "embedding_rate" in self.model_fields_set:
+            raise ValueError("embedding_rate: lora trains no embeddings; leave one of them out")
         self._check_mixtures()
         return self
 

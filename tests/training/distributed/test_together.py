@@ -24,7 +24,7 @@ from tests.tiny import write_seq2seq
 from tests.training.distributed.together import SCENARIOS, TEXT, perform
 from tests.training.small import byte_tokenizer
 
-ALIKE = ("plain", "uneven", "muon", "t5", "steered", "taught")
+ALIKE = ("plain", "uneven", "muon", "frozen", "t5", "steered", "taught")
 
 
 class StopError(Exception):

@@ -109,6 +109,7 @@ SCENARIOS = {
     "plain": Scenario({}, {}),
     "uneven": Scenario({"micro_batch": 3, "recompute": True}, {}, "gpt_neox"),
     "muon": Scenario({"optimizer": "muon", "schedule": "wsd"}, {}),
+    "frozen": Scenario({"embedding_rate": 0}, {}),
     "t5": Scenario({"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5"),
     "steered": Scenario(
         {"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5", steered=True
