@@ -4,8 +4,9 @@
 
 Each order ends in the same sizes and trains on the same number of tokens of the same text. A stage
 gets the share of tokens that stands beside it. Cuts are refitted where the architecture allows it,
-and recoveries have the default objective of the architecture. MODEL is SmolLM2-135M or the small
-OpenBA; `SIZES` has their sizes. Losses are bits per byte: of an encoder-decoder, of continuations.
+and recoveries have the default objective of the architecture and the rate of embeddings that a plan
+proposes. MODEL is SmolLM2-135M or the small OpenBA; `SIZES` has their sizes. Losses are bits per
+byte: of an encoder-decoder, of continuations.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from regrow.checkpoint.trained_weights import save_trained
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.registry import TrainingData, loss_and_rows
+from regrow.pipeline.proposed_recovery import EMBEDDING_RATE
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingTask
@@ -99,7 +101,7 @@ def run(
         if share:
             settings = RecoverySettings(
                 tokens=round(share * options.tokens), micro_batch=options.micro_batch,
-                learning_rate=options.learning_rate,
+                learning_rate=options.learning_rate, embedding_rate=EMBEDDING_RATE,
             )  # fmt: skip
             model = recover(source, documents, settings)
             loss = bits_per_byte(model, source.tokenizer, texts)
