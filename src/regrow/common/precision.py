@@ -30,6 +30,20 @@ def autocast(precision: Precision, device: "torch.device") -> "torch.autocast":
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
+def weights_dtype(precision: Precision, device: "torch.device") -> "torch.dtype":
+    """The type of weights that are only used, in which their matrices are multiplied."""
+    import torch
+
+    return torch.bfloat16 if resolve_precision(precision, device) == "bf16" else torch.float32
+
+
+def available_device() -> "torch.device":
+    """A GPU if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _multiplies_bf16(device: "torch.device") -> bool:
     import torch
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import Field
 
 from regrow.common.memory import available_memory
-from regrow.common.precision import Precision, resolve_precision
+from regrow.common.precision import Precision, available_device, weights_dtype
 from regrow.common.progress import tell_part
 
 if TYPE_CHECKING:
@@ -246,11 +246,9 @@ def _place(precision: Precision) -> _Place:
     """A GPU if there is one, as an evaluation takes it; in the type that it multiplies."""
     import torch
 
-    if not torch.cuda.is_available():
-        return _Place(torch.device("cpu"), torch.float32)
-    device = torch.device("cuda")
-    is_bf16 = resolve_precision(precision, device) == "bf16"
-    return _Place(device, torch.bfloat16 if is_bf16 else torch.float32)
+    device = available_device()
+    is_gpu = device.type == "cuda"
+    return _Place(device, weights_dtype(precision, device) if is_gpu else torch.float32)
 
 
 def _groups(models: "Sequence[ModelDirectory]", place: _Place) -> tuple[list[list[int]], bool]:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.fields import Size, Strict, refuse_bool
-from regrow.common.precision import resolve_precision
+from regrow.common.precision import available_device, weights_dtype
 from regrow.common.progress import QUIET, Progress
 from regrow.ner.answers import Reading, read_answer
 from regrow.ner.pieces import divide, join, reading_of_tags
@@ -193,12 +193,10 @@ class _Tagger:
 
     def load(self) -> None:
         """Load the model, on a GPU if there is one, in the type that the hardware multiplies."""
-        import torch
         from transformers import GenerationConfig
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        is_short = resolve_precision("auto", device) == "bf16"
-        dtype = torch.bfloat16 if is_short else torch.float32
+        device = available_device()
+        dtype = weights_dtype("auto", device)
         self._directory.checkpoint  # noqa: B018 - refused in one line if it cannot be read
         self._model = self._directory.load(dtype=dtype).to(device).eval()
         own = self._model.generation_config

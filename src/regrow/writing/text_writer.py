@@ -23,7 +23,7 @@ from regrow.common.files import (
     read_json_object,
     write_atomically,
 )
-from regrow.common.precision import resolve_precision
+from regrow.common.precision import available_device, weights_dtype
 from regrow.common.publishing import (
     publish_finished,
     sync_descriptor,
@@ -309,12 +309,8 @@ class _Writer:
         settings: WritingSettings,
         prompts: list[str | None],
     ) -> None:
-        import torch
-
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        is_bf16 = resolve_precision("auto", device) == "bf16"
-        dtype = torch.bfloat16 if is_bf16 else torch.float32
-        self._model = model.load(dtype=dtype).to(device)
+        device = available_device()
+        self._model = model.load(dtype=weights_dtype("auto", device)).to(device)
         self._form, self._longest, self._settings = form, longest, settings
         self._prompts = prompts
         self._is_wanted = language_filter(settings.languages)

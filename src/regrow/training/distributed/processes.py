@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_
 from torch.distributed.rendezvous import rendezvous
 
 from regrow.common.errors import ReportedError, UserError
+from regrow.common.precision import available_device
 
 _T = TypeVar("_T")
 
@@ -131,7 +132,7 @@ class Processes:
         """The device for the model of this process; for a single process, a GPU if there is one."""
         if self.device is not None:
             return self.device
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return available_device()
 
     def total(self, values: list[float]) -> list[float]:
         """The sum of each value over all processes, in float64, the same in each process."""
