@@ -6,20 +6,22 @@ sizes and trains on the same number of tokens:
 - random: random scores, and recovery on the domain, as in the OpenBA-V2 report;
 - no refit: influence and activation, and recovery on the domain;
 - refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
-  both texts;
+  both texts with the embeddings as they are;
 - balanced: as refit, with another share of the vocabulary: less of it at 90 and 75%, more at 50
   and 35%;
 - torch-pruning, only if --methods names it: cuts of as many parameters by a peer that keeps all
   layers and the vocabulary (benchmarks/torch_pruning_peer.py), and recovery on the domain.
 
-The control is the original, trained on as many tokens of the domain. Texts: the domain (Python's
-documentation, of which every eighth topic is held out), prose (recipes/prose.txt), and a manual
-(benchmarks/manual.txt) on which nothing was tuned. With --without, the refit method is also
-measured without each of its parts at one size.
+Where nothing is said of embeddings, all weights are trained, as in the control: the original,
+trained on as many tokens of the domain. Texts: the domain (Python's documentation, of which every
+eighth topic is held out), prose (recipes/prose.txt), and a manual (benchmarks/manual.txt) on which
+nothing was tuned. With --without, the refit method is also measured without each of its parts at
+one size.
 
 An OpenBA is cut to 50 and 22.7% of its parameters. Its text is every eighth document of --text, and
 its held-out texts are those of --heldout (recipes/prepare_mini_openba.py writes some). It writes no
-text, so its refit uses the domain alone, and losses are those of the continuations of the texts.
+text, so its refit uses the domain alone, and all weights are trained. Losses are those of the
+continuations of the texts.
 
 The gap of a method is its loss minus that of the control. The goal is at most a quarter of the gap
 of random, and at most half of that of the method without a refit, as means over the texts.
@@ -297,6 +299,8 @@ def main() -> None:
         arguments.error("an OpenBA needs --text and --heldout")
     if not options.is_openba and (options.text or options.heldout):
         arguments.error("--text and --heldout are for an OpenBA")
+    if len({path.stem for path in options.heldout}) < len(options.heldout):
+        arguments.error("--heldout: each file needs a name of its own")
     sizes = OPENBA_SIZES if options.is_openba else SIZES
     options.sizes = options.sizes or [*sizes]
     if not sizes.keys() >= {*options.sizes}:

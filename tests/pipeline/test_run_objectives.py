@@ -56,6 +56,8 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(tmp_path: Path) -> N
         run(tmp_path, {"row_length": 48}, cut, compare=["at-once"])
     with pytest.raises(UserError, match="o-ul2 with rows of 20 tokens and 100 sentinels"):
         run(tmp_path, {"row_length": 20, "objective": "o-ul2"}, cut)
+    with pytest.raises(UserError, match=r"embedding_rate: .* <extra_id_0> is added to the model"):
+        run(tmp_path, {"row_length": 48, "embedding_rate": 0}, cut)
     with pytest.raises(UserError, match=r"data\.train: "):
         run(tmp_path, {"row_length": 60, "objective": "o-ul2"}, cut, train=["Too short."])
     assert not (tmp_path / "run").exists()

@@ -149,6 +149,21 @@ def test_a_whole_run(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [(0, ", embeddings as they were"), (0.3, ", embeddings at 0.3 of it"), (1, ""), (None, "")],
+)
+def test_the_rate_of_embeddings_is_said(
+    tmp_path: Path, rate: float | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {} if rate is None else {"embedding_rate": rate}
+    for step in STEPS:
+        if "recover" in (inputs := next(each for each in step if isinstance(each, dict))):
+            monkeypatch.setitem(inputs, "recover", {**inputs["recover"], **settings})
+    (depth, _) = summarise(ledger(tmp_path, len(STEPS))).stages
+    assert depth.recovery.endswith(f"with cosine{words}")
+
+
 def test_what_a_stage_did(tmp_path: Path) -> None:
     depth, words = summarise(ledger(tmp_path, len(STEPS))).stages
     assert (depth.cut, words.cut) == ("4 -> 3 layers, by random", "vocabulary 320 -> 300")

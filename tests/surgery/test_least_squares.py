@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regrow.surgery.least_squares import LeastSquares
+from regrow.surgery.least_squares import HELD_BACK, RIDGES, LeastSquares
 
 torch.set_num_threads(1)
 
@@ -65,6 +65,28 @@ def test_the_solution_is_that_of_all_pairs_of_inputs(inputs: int) -> None:
     change = torch.linalg.solve(gram + damping, wide.T @ missing.double())
     torch.testing.assert_close(module.weight, (weight + change[:-1].T).float(), atol=1e-4, rtol=0)
     torch.testing.assert_close(module.bias, (bias + change[-1]).float(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("noise", "tokens"), [(0.0, 400), (0.3, 400), (3.0, 400), (10.0, 120)])
+def test_the_ridge_is_the_best_in_float64_on_held_back_tokens(noise: float, tokens: int) -> None:
+    """Beside the held-back error of each ridge, from the definition."""
+    random = torch.Generator().manual_seed(4)
+    module = torch.nn.Linear(24, 5, bias=False).requires_grad_(False)
+    read = torch.randn(tokens, 24, generator=random) * torch.logspace(0, -2, 24)
+    missing = read @ torch.randn(24, 5, generator=random)
+    missing += noise * torch.randn(tokens, 5, generator=random)
+    problem = LeastSquares(module)
+    problem.add(read, missing)
+    last = tokens - tokens // HELD_BACK
+    inputs, wanted = read.double(), missing.double()
+    gram, product = inputs[:last].T @ inputs[:last], inputs[:last].T @ wanted[:last]
+    errors = {}
+    for ridge in RIDGES:
+        damping = ridge * gram.diagonal().mean() * torch.eye(24, dtype=torch.float64)
+        change = torch.linalg.solve(gram + damping, product)
+        errors[ridge] = float((inputs[last:] @ change - wanted[last:]).square().sum())
+    chosen = problem.solve().ridge
+    assert chosen == min(errors, key=errors.__getitem__)
 
 
 def test_noise_changes_nothing() -> None:

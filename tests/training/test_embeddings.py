@@ -5,20 +5,24 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
+from regrow.architectures import BLUEPRINTS, Blueprint
 from regrow.architectures.bart import BART
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
+from regrow.architectures.t5gemma import T5GEMMA
+from regrow.common.errors import UserError
 from regrow.corpus.packing import pack
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.rows.span_corruption import corrupt_text
-from regrow.training.embeddings import embedding_parameters
+from regrow.training.embeddings import embedding_parameters, freeze_embeddings
 from regrow.training.optimizers import make_optimizers, set_learning_rate
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport, TrainingResult
-from tests.tiny import sentences, write_seq2seq
+from tests.tiny import sentences, write_seq2seq, write_tiny
 from tests.training.small import FAMILIES, byte_tokenizer, small_model, train_on
 
 SETTINGS = RecoverySettings(
@@ -36,7 +40,8 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 def tables(model: Any) -> set[str]:
     """Names of the parameters with one row a token."""
-    return {name for name, each in weights(model).items() if len(each) == model.config.vocab_size}
+    tokens = model.get_input_embeddings().num_embeddings
+    return {name for name, each in weights(model).items() if len(each) == tokens}
 
 
 def names(model: Any, parameters: list[torch.nn.Parameter]) -> set[str]:
@@ -54,9 +59,21 @@ def trained(model: Any, directory: Path, **options: Any) -> TrainingResult:
     return train_on(model, samples, Causal(), directory=directory, **options)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_tables_of_the_tokens_are_found(family: str) -> None:
-    model = small_model(family)
+@pytest.mark.parametrize(
+    ("blueprint", "number"),
+    [(blueprint, number) for blueprint in BLUEPRINTS for number in range(len(blueprint.tiny))],
+    ids=lambda value: value.model_type if isinstance(value, Blueprint) else str(value),
+)
+def test_the_tables_of_the_tokens_are_found(
+    tmp_path: Path, blueprint: Blueprint, number: int
+) -> None:
+    model = load_model(write_tiny(blueprint, tmp_path / "m", number))
+    assert names(model, embedding_parameters(model)) == tables(model) != set()
+
+
+def test_each_stack_may_have_a_table(tmp_path: Path) -> None:
+    model = load_model(write_tiny(T5GEMMA, tmp_path / "m", tie_word_embeddings=False))
+    assert len(embedding_parameters(model)) == 3
     assert names(model, embedding_parameters(model)) == tables(model)
 
 
@@ -91,6 +108,12 @@ def test_a_stopped_training_ends_in_the_same_bits(tmp_path: Path) -> None:
     trained(whole, tmp_path / "whole", settings=SETTINGS)
     with pytest.raises(StopError):
         trained(stopped, tmp_path / "stopped", settings=SETTINGS, on_step=stop)
+    (checkpoint,) = (tmp_path / "stopped").glob("step-00000003/model.safetensors")
+    with safe_open(checkpoint, "pt") as saved:
+        assert set(saved.keys()) == weights(whole).keys() - tables(whole)
+    faster = SETTINGS.model_copy(update={"embedding_rate": 1.0})
+    with pytest.raises(UserError, match=r"embedding_rate was 0.0, now its default"):
+        trained(small_model("phi3"), tmp_path / "stopped", settings=faster)
     assert trained(again, tmp_path / "stopped", settings=SETTINGS).resumed_at == 3
     assert unchanged(again, weights(whole)) == weights(whole).keys()
 
@@ -99,11 +122,20 @@ def test_the_rate_of_embeddings_is_a_fraction_of_the_others() -> None:
     model = small_model("olmo2")
     settings = RecoverySettings(optimizer="muon", embedding_rate=0.25)
     optimizers = make_optimizers(model, settings)
+    assert {group["lr"] for group in optimizers[-1].param_groups} == {3e-4, 3e-4 * 0.25}
     set_learning_rate(optimizers, 0.5)
     groups = [group for each in optimizers for group in each.param_groups]
     slow = [group for group in groups if group["lr"] == 0.125]
     assert {group["lr"] for group in groups} == {0.5, 0.125}
     assert names(model, [p for group in slow for p in group["params"]]) == tables(model)
+
+
+def test_nothing_is_left_for_adamw_without_norms() -> None:
+    model = small_model("olmo")
+    settings = RecoverySettings(optimizer="muon", embedding_rate=0)
+    freeze_embeddings(model)
+    (muon,) = make_optimizers(model, settings)
+    assert isinstance(muon, torch.optim.Muon)
 
 
 def test_a_slower_embedding_moves_less(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def autocast(precision: Precision, device: "torch.device") -> "torch.autocast":
 
 
 def weights_dtype(precision: Precision, device: "torch.device") -> "torch.dtype":
-    """The type of weights that are only used, in which their matrices are multiplied."""
+    """The type to load a model in that is not trained: that of its matrix products."""
     import torch
 
     return torch.bfloat16 if resolve_precision(precision, device) == "bf16" else torch.float32

@@ -243,7 +243,7 @@ class _Place:
 
 
 def _place(precision: Precision) -> _Place:
-    """A GPU if there is one, as an evaluation takes it; in the type that it multiplies."""
+    """A GPU if there is one, in the type that it multiplies; else the CPU, in float32."""
     import torch
 
     device = available_device()

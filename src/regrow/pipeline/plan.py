@@ -264,11 +264,13 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     trainings = _trainings(recipe, original.layout, layouts, options.compare)
     check_adapters(recipe.stages, original.layout, from_scratch=options.from_scratch)
     if options.from_scratch:
-        check_embedding_rates(recipe.stages)
+        check_embedding_rates(recipe.stages, "these are drawn at random")
     tokenizer = copy.deepcopy(original.tokenizer)
     missing = missing_special_tokens(
         recipe, tokenizer, is_encoder_decoder=bool(original.config.is_encoder_decoder)
     )
+    if missing:
+        check_embedding_rates(recipe.stages, f"{missing[0]} is added to the model, untrained")
     # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
     tokenizer.add_tokens(list(missing), special_tokens=True)
     remains = aside[HELDOUT].part.remains if HELDOUT in aside else {}

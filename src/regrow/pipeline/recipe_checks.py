@@ -311,12 +311,15 @@ def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: boo
                 )
 
 
-def check_embedding_rates(stages: Iterable[Stage]) -> None:
-    """Raise UserError, with the stage, if embeddings drawn at random would stay as they are."""
+def check_embedding_rates(stages: Iterable[Stage], why: str) -> None:
+    """Raise UserError, with the stage, if embeddings that must be learned stay as they are.
+
+    `why`: they must be learned.
+    """
     for stage in stages:
         if stage.recover is not None and stage.recover.embedding_rate == 0:
             raise UserError(
-                "leaves embeddings as they are, and these are drawn at random; leave it out",
+                f"leaves embeddings as they are, and {why}; give more than 0, or leave it out",
                 key=f"stages: {stage.name}: recover.embedding_rate",
             )
 

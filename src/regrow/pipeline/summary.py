@@ -346,8 +346,16 @@ def _recovery(recover: Entry | None) -> str:
     return (
         f"{recover.outputs['tokens']:,} tokens in steps of {step_tokens:,}, "
         f"{_OPTIMIZERS[settings['optimizer']]}, learning rate {settings['learning_rate']:g} "
-        f"with {settings['schedule']}{_adapters(settings)}{_distillation(settings)}"
+        f"with {settings['schedule']}{_embeddings(settings)}{_adapters(settings)}"
+        f"{_distillation(settings)}"
     )
+
+
+def _embeddings(settings: Mapping[str, Any]) -> str:
+    rate = settings.get("embedding_rate", 1)
+    if rate == 1:
+        return ""
+    return f", embeddings at {rate:g} of it" if rate else ", embeddings as they were"
 
 
 def _adapters(settings: Mapping[str, Any]) -> str:

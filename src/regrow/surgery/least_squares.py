@@ -27,8 +27,8 @@ _COLUMNS = 256
 them are left out; with 1,536 inputs this takes 0.56 of the time."""
 HELD_BACK = 8
 """The last of so many parts of each batch is held back."""
-BYTES_PER_PAIR = 28
-"""Memory of the sums, for each pair of inputs: three matrices in float64, and one in float32."""
+BYTES_PER_PAIR = 34
+"""Memory of the sums, for each pair of inputs: four matrices in float64, and a little more."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class LeastSquares:
         if is_better:
             change = fitted.change(best)
             after = fitted.least_error(change, best)
-            if after < fitted.square:
+            if after < fitted.square:  # not if a last solution failed
                 self._apply(change)
                 return Solution(best, fitted.square, after)
         return Solution(None, fitted.square, fitted.square)
@@ -133,7 +133,7 @@ class _Sums:
         )
 
     def add(self, inputs: Tensor, missing: Tensor) -> None:
-        """Add tokens. Below the blocks on its diagonal, `gram` is complete only after `mirror`."""
+        """Add tokens. Below the blocks on its diagonal, `gram` is right only after `mirror`."""
         with torch.autocast(inputs.device.type, enabled=False):
             for first in range(0, len(self.gram), _COLUMNS):
                 rows = slice(first, first + _COLUMNS)
@@ -142,7 +142,7 @@ class _Sums:
         self.square += float(missing.double().square().sum())
 
     def mirror(self) -> None:
-        """Complete `gram`; nothing can be added afterwards."""
+        """Copy the upper blocks of `gram` to the lower ones, before its sums are used."""
         for first in range(0, len(self.gram), _COLUMNS):
             after = first + _COLUMNS
             self.gram[after:, first:after] = self.gram[first:after, after:].T
@@ -155,24 +155,24 @@ class _Sums:
 
     def trial(self, ridge: float) -> Tensor:
         """The minimum to compare ridges by; see `change`."""
-        kind = torch.float32 if ridge >= _FLOAT32_FROM else torch.float64
-        return self.change(ridge, kind).double()
+        dtype = torch.float32 if ridge >= _FLOAT32_FROM else torch.float64
+        return self.change(ridge, dtype).double()
 
-    def change(self, ridge: float, kind: torch.dtype = torch.float64) -> Tensor:
+    def change(self, ridge: float, dtype: torch.dtype = torch.float64) -> Tensor:
         """The minimum of |f D - r|^2 + ridge * mean(diagonal) * |D|^2; D is [inputs, outputs].
 
-        `kind`: the dtype that it is solved in.
+        `dtype`: that it is solved in.
         """
         size = self._damping(ridge)
         if size == 0:  # all inputs are zero, so the change has no effect
             return torch.zeros_like(self.product)
-        damped = self.gram.to(kind, copy=True)
+        damped = self.gram.to(dtype, copy=True)
         damped.diagonal().add_(size)
         failed = torch.zeros((), dtype=torch.int32)
         torch.linalg.cholesky_ex(damped, out=(damped, failed))  # in place
         if failed:  # the ridge is below the rounding of the sums
             return torch.zeros_like(self.product)
-        return torch.cholesky_solve(self.product.to(kind), damped)
+        return torch.cholesky_solve(self.product.to(dtype), damped)
 
     def error(self, change: Tensor) -> float:
         """The squared error with a change."""

@@ -6,8 +6,12 @@ from torch import nn
 
 
 def embedding_parameters(model: Any) -> list[nn.Parameter]:
-    """The table of the token embeddings, and weight and bias of the head; each once if tied."""
-    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    """The tables of the token embeddings, and weight and bias of the head; each once if tied."""
+    stacks = [model]
+    if model.config.is_encoder_decoder:
+        stacks += [model.get_encoder(), model.get_decoder()]
+    modules = [stack.get_input_embeddings() for stack in stacks]
+    modules.append(model.get_output_embeddings())
     found = [parameter for module in modules if module for parameter in module.parameters()]
     return list(dict.fromkeys(found))
 

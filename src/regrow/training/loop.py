@@ -94,7 +94,7 @@ def train(
     but the first the model may be on the meta device
     (`regrow.training.distributed.sharded_loading`). The processes shard the model, so afterwards
     its parameters are DTensors; `full_state_dict` gathers them. With an ``embedding_rate`` of 0,
-    embeddings and head need no gradient afterwards.
+    embeddings and head stay without a gradient afterwards.
 
     At SIGTERM or SIGINT it finishes the current step, saves a checkpoint, and raises SystemExit or
     KeyboardInterrupt.

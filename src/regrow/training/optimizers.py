@@ -10,7 +10,7 @@ from regrow.models.layers import layers
 from regrow.training.embeddings import embedding_parameters
 from regrow.training.settings import RecoverySettings
 
-_FRACTION = "fraction"
+_RATE_FRACTION = "fraction"
 """In a group of parameters: its learning rate as a fraction of that of the training."""
 
 
@@ -21,7 +21,7 @@ def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.
     matrices of the layers; a fused matrix (query, key and value) counts as one. Its updates are
     scaled to the size of AdamW's, so that learning rate and weight decay mean the same for both
     (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2). AdamW updates all other
-    parameters.
+    parameters; of these, embeddings and head may have a lower rate (`settings.embedding_rate`).
 
     Raises UserError if Muon finds no matrix.
     """
@@ -43,21 +43,21 @@ def make_optimizers(model: nn.Module, settings: RecoverySettings) -> list[torch.
         )
         updated = {id(parameter) for parameter in matrices}
         trained = [parameter for parameter in trained if id(parameter) not in updated]
-    of_tokens = {id(parameter) for parameter in embedding_parameters(model)}
+    slower = set() if settings.embedding_rate == 1 else set(embedding_parameters(model))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in trained:
         decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
-        fraction = settings.embedding_rate if id(parameter) in of_tokens else 1.0
+        fraction = settings.embedding_rate if parameter in slower else 1.0
         groups.setdefault((decay, fraction), []).append(parameter)
-    found.append(
-        torch.optim.AdamW(
-            [
-                {"params": parameters, "weight_decay": decay, _FRACTION: fraction}
-                for (decay, fraction), parameters in groups.items()
-            ],
-            lr=settings.learning_rate, betas=settings.betas, fused=True,
+    if groups:
+        parts = [
+            {"params": parameters, "weight_decay": decay, _RATE_FRACTION: fraction}
+            for (decay, fraction), parameters in groups.items()
+        ]
+        found.append(
+            torch.optim.AdamW(parts, lr=settings.learning_rate, betas=settings.betas, fused=True)
         )
-    )  # fmt: skip
+    set_learning_rate(found, settings.learning_rate)
     return found
 
 
@@ -65,7 +65,7 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) 
     """Set the learning rate of all parameters, of which some have a fraction of it."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate * group.get(_FRACTION, 1.0)
+            group["lr"] = rate * group.get(_RATE_FRACTION, 1.0)
 
 
 def _layer_matrices(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -83,7 +83,7 @@ class RecoverySettings(BaseModel):
         optimizer: `muon` for the matrices of the layers and AdamW for the rest, or all AdamW.
         learning_rate: The peak learning rate.
         embedding_rate: Learning rate of token embeddings and head, as a fraction of that of the
-            rest; 0 leaves them as they are.
+            rest, and so their weight decay too; 0 leaves them as they are.
         schedule: `cosine` decays from the end of the warm-up; `wsd` (warm-up, stable, decay; Hu et
             al. 2024, MiniCPM, section 4) stays at the peak and decays linearly at the end.
         warmup: Fraction of the steps over which the rate rises from 0 to the peak.
@@ -175,7 +175,7 @@ class RecoverySettings(BaseModel):
             raise ValueError(f"betas {self.betas}: each should be at least 0 and less than 1")
         if self.lora is not None and self.optimizer == "muon":
             raise ValueError("lora: muon updates whole matrices of a layer; give optimizer: adamw")
-        if self.lora is not None and "embedding_rate" in self.model_fields_set:
+        if self.lora is not None and self.embedding_rate != 1:
             raise ValueError("embedding_rate: lora trains no embeddings; leave one of them out")
         self._check_mixtures()
         return self

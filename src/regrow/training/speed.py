@@ -194,10 +194,9 @@ def _try_products(settings: RecoverySettings, device: "torch.device") -> Speed:
     """The rate of the three matrix products of a training: one forward, two backward."""
     import torch
 
-    from regrow.common.precision import resolve_precision
+    from regrow.common.precision import weights_dtype
 
-    bf16 = resolve_precision(settings.precision, device) == "bf16"
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    dtype = weights_dtype(settings.precision, device)
     weight = torch.randn(_SIDE, _SIDE, device=device, dtype=dtype)
     states = torch.randn(_ROWS, _SIDE, device=device, dtype=dtype)
     seconds = []

@@ -7,7 +7,7 @@ import numpy as np
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.common.precision import Precision, resolve_precision
+from regrow.common.precision import Precision, weights_dtype
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.output import ORIGIN_FILE
 from regrow.surgery.ranges import Indices
@@ -36,8 +36,7 @@ def load_teacher(
 
     device = processes.training_device
     rows = processes.in_all(lambda: teacher_token_ids(student, model))
-    in_bf16 = resolve_precision(precision, device) == "bf16"
-    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    dtype = weights_dtype(precision, device)
     loaded = load_in_first_process(model.path, dtype, processes)
     processes.in_first(lambda: check_head(loaded))
     identity = processes.in_all(lambda: model.checkpoint).fingerprint

@@ -109,7 +109,7 @@ SCENARIOS = {
     "plain": Scenario({}, {}),
     "uneven": Scenario({"micro_batch": 3, "recompute": True}, {}, "gpt_neox"),
     "muon": Scenario({"optimizer": "muon", "schedule": "wsd"}, {}),
-    "frozen": Scenario({"embedding_rate": 0}, {}),
+    "frozen": Scenario({"embedding_rate": 0}, {"tie_word_embeddings": False}, given=True),
     "t5": Scenario({"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5"),
     "steered": Scenario(
         {"row_length": 24, "batch_tokens": 48, "tokens": 240}, {}, "t5", steered=True

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow.common.precision import Precision, resolve_precision
+from regrow.common.precision import Precision, weights_dtype
 from regrow.models.document_attention import DOCUMENT_ATTENTION, attention_method
 from regrow.models.varlen_attention import supports_varlen
 from regrow.objectives.losses.head import hidden_states
@@ -45,7 +45,7 @@ def supports_document_attention(model: Any, device: torch.device, precision: Pre
 
 
 def _has_kernel(model: Any, device: torch.device, precision: Precision) -> bool:
-    dtype = torch.bfloat16 if resolve_precision(precision, device) == "bf16" else torch.float32
+    dtype = weights_dtype(precision, device)
     if attention_method(device.type, dtype, 0.0) != "varlen":
         return False
     is_encoder_decoder = model.config.is_encoder_decoder
