@@ -170,3 +170,15 @@ def test_a_part_is_kept_as_soon_as_it_is_measured(tmp_path: Path) -> None:
     assert list(found) == ["cuts"]
     record = found["cuts"]["openba"]
     assert (record["settings"], record["values"]) == ({"points": 2}, {"bits": 1.5})
+
+
+def test_a_model_that_finds_no_entities_says_nothing_about_its_cut(findings: ModuleType) -> None:
+    def verdict(*scores: float) -> Any:
+        models = [{"name": "x", "sets": {"movie": {"report": score}}} for score in scores]
+        return judged(findings, "entities", "finds entities", {"models": models})
+
+    assert verdict(0.0, 0.0).agrees is None
+    assert verdict(0.0, 60.0).agrees is None
+    assert verdict(50.0, 60.0).agrees
+    assert not verdict(50.0, 40.0).agrees
+    assert verdict(50.0) is None

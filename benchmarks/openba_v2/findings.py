@@ -19,6 +19,8 @@ FREE = 0.01
 """A cut is free if it costs less than this share of the loss."""
 FEWEST_TASKS = 3
 """On so many tasks a model must be above chance, to say what its cut keeps."""
+FOUND = 10.0
+"""F1 in percent that a model has at least, to say what its cut keeps."""
 ROUNDING = 1e-9
 TWICE = 2.0
 """English suffers more if it costs more than so many times what Chinese costs."""
@@ -232,7 +234,10 @@ def _entities(found: Any) -> Verdict | None:
     original, *others = (fmean(s["report"] for s in m["sets"].values()) for m in found["models"])
     if not others:
         return None
-    return Verdict(others[-1] >= original, f"F1 {original:.1f}, after the cut {others[-1]:.1f}")
+    words = f"F1 {original:.1f}, after the cut {others[-1]:.1f}"
+    if original < FOUND:
+        return Verdict(None, f"the original finds hardly any ({words})")
+    return Verdict(others[-1] >= original, words)
 
 
 FINDINGS: Sequence[Finding] = (
