@@ -194,11 +194,26 @@ def test_a_large_vocabulary_is_planned_too() -> None:
     layout = dataclasses.replace(
         tiny_layout(LLAMA, 1), sizes={**tiny_layout(LLAMA, 1).sizes, "vocab": 49_152}
     )
-    stages = plan_stages(
+    (stage,) = plan_stages(
         layout, plan_sizes(layout, parameter_budget(layout, layout.parameters() // 3))
     )
-    assert stages[-1].name == "vocabulary"
-    assert stages[-1].sizes["vocab"] % 1_024 == 0
+    assert stage.sizes["vocab"] % 1_024 == 0
+
+
+def test_only_a_cut_without_a_refit_is_divided_into_stages() -> None:
+    for blueprint in BLUEPRINTS:
+        layout = tiny_layout(blueprint)
+        sizes = plan_sizes(layout, parameter_budget(layout, round(0.6 * layout.parameters())))
+        stages = plan_stages(layout, sizes)
+        if blueprint.pre_norm:
+            assert [(stage.name, stage.sizes) for stage in stages] == [("cut", sizes)]
+        else:
+            kinds = [
+                {blueprint.axis(name).kind for name in stage.sizes} & {"layer", "vocab"}
+                for stage in stages
+            ]
+            assert len(stages) > 1
+            assert kinds == sorted(kinds, key=[{"layer"}, set(), {"vocab"}].index)
 
 
 def test_the_recipe_names_the_model_from_anywhere(

@@ -55,10 +55,13 @@ class Plan:
 
 
 def plan_stages(layout: Layout, sizes: Mapping[str, int]) -> list[PlannedStage]:
-    """The stages to these sizes: depth in steps, then width, then the vocabulary.
+    """The stages to these sizes: one cut if it is refitted, else several.
 
-    This is the order of the OpenBA-V2 report (table 1).
+    With a refit, stages are no better at equal tokens (docs/benchmarks.md, Order of cuts). Without
+    one: depth in steps, then width, then the vocabulary, as in the OpenBA-V2 report (table 1).
     """
+    if layout.blueprint.pre_norm:
+        return [PlannedStage("cut", dict(sizes), layout.parameters(sizes))]
     steps: list[tuple[str, dict[str, int]]] = []
     layers = {n: s for n, s in sizes.items() if layout.blueprint.axis(n).kind == "layer"}
     if layers:
