@@ -209,7 +209,7 @@ def test_only_a_cut_without_a_refit_is_divided_into_stages() -> None:
             assert [(stage.name, stage.sizes) for stage in stages] == [("cut", sizes)]
         else:
             names = [stage.name.partition(" ")[0] for stage in stages]
-            assert len(set(names)) > 1
+            assert len(stages) > 1
             assert names == sorted(names, key=["depth", "width", "vocabulary"].index)
 
 
