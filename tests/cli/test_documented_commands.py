@@ -30,6 +30,7 @@ NOT_RUN = {
     r"^regrow instructions .*": "needs tasks; tests/cli/test_instructions.py has them",
     r"^regrow ner .*": "needs annotated sentences; tests/cli/test_ner.py has them",
     r".* runs/quickstart( .*)?$": "the run of the demo",
+    r"^regrow analyse SmolLM2.*": "the model of the demo; tests/cli/test_analyse.py has a small one",
     r".*\[OPTIONS\]": "a line of usage",
     r"^regrow --install-completion$": "changes the files of the user's shell",
 }
@@ -60,7 +61,9 @@ stages:
 def commands(page: Path) -> Iterator[str]:
     """The commands in the code blocks of a page, without comments."""
     text = page.read_text(encoding="utf-8")
-    for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```$", text, re.M | re.S):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+        if language not in ("", "bash", "sh", "console"):
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             command = re.sub(r"\s+#\s.*$", "", line.strip())
             if re.match(r"(regrow|torchrun|echo .*\| *regrow) ", command):
