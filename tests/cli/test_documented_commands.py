@@ -30,7 +30,7 @@ NOT_RUN = {
     r"^regrow instructions .*": "needs tasks; tests/cli/test_instructions.py has them",
     r"^regrow ner .*": "needs annotated sentences; tests/cli/test_ner.py has them",
     r".* runs/quickstart( .*)?$": "the run of the demo",
-    r"^regrow analyse SmolLM2.*": "the model of the demo; tests/cli/test_analyse.py has a small one",
+    r"^regrow analyse SmolLM2.*": "the demo's model; tests/cli/test_analyse.py has a small one",
     r".*\[OPTIONS\]": "a line of usage",
     r"^regrow --install-completion$": "changes the files of the user's shell",
 }
