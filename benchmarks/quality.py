@@ -14,9 +14,8 @@ sizes and trains on the same number of tokens:
 
 Where nothing is said of embeddings, all weights are trained, as in the control: the original,
 trained on as many tokens of the domain. Texts: the domain (Python's documentation, of which every
-eighth topic is held out), prose (recipes/prose.txt), and a manual (benchmarks/manual.txt) on which
-nothing was tuned. With --without, the refit method is also measured without each of its parts at
-one size.
+eighth topic is held out), prose (recipes/prose.txt), and a manual (benchmarks/manual.txt). With
+--without, the refit method is also measured without each of its parts at one size.
 
 An OpenBA is cut to 50 and 22.7% of its parameters. Its text is every eighth document of --text, and
 its held-out texts are those of --heldout (recipes/prepare_mini_openba.py writes some). It writes no
