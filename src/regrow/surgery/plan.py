@@ -57,8 +57,9 @@ class Plan:
 def plan_stages(layout: Layout, sizes: Mapping[str, int]) -> list[PlannedStage]:
     """The stages to these sizes: one cut if it is refitted, else several.
 
-    With a refit, stages were hardly better, or worse, at equal tokens (docs/benchmarks.md, Order of cuts). Without
-    one: depth in steps, then width, then the vocabulary, as in the OpenBA-V2 report (table 1).
+    With a refit, stages were hardly better, or worse, at equal tokens (docs/benchmarks.md, Order
+    of cuts). Without one: depth in steps, then width, then the vocabulary, as in the OpenBA-V2
+    report (table 1).
     """
     if layout.blueprint.pre_norm:
         return [PlannedStage("cut", dict(sizes), layout.parameters(sizes))]
