@@ -39,3 +39,14 @@ def test_products_have_the_type() -> None:
         assert (left @ right).dtype == torch.bfloat16
     with autocast("fp32", CPU):
         assert (left @ right).dtype == torch.float32
+
+
+def test_without_gradients_no_narrow_copy_of_a_weight_is_kept() -> None:
+    """A copy would also be wrong after a refit has changed the weight."""
+    weight = torch.ones(3, 2, requires_grad=True)
+    with torch.no_grad(), autocast("bf16", CPU):
+        before = torch.ones(2, 3) @ weight
+        weight.mul_(2)
+        assert (torch.ones(2, 3) @ weight == 2 * before).all()
+    with autocast("bf16", CPU):
+        assert torch.is_autocast_cache_enabled()

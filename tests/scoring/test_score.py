@@ -101,6 +101,20 @@ def test_shapes_fit_choose_and_batches_do_not_matter(
         np.testing.assert_allclose(apart[name], values, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("by", [None, "taylor"])
+def test_products_in_bfloat16_change_little(by: str | None, tmp_path: Path) -> None:
+    """Text scores of the same model, with matrices multiplied in float32 and in bfloat16."""
+    model, layout, _ = load(LLAMA, tmp_path / "m")
+    found = [
+        score_model(model, layout, ["ffn", "hidden"], calibration=text(), by=by, precision=each)
+        for each in ("fp32", "bf16")
+    ]
+    for name, wide in found[0].items():
+        narrow = found[1][name]
+        assert not (narrow == wide).all()
+        assert np.linalg.norm(narrow - wide) < 0.05 * np.linalg.norm(wide)
+
+
 def test_influence_is_one_minus_cosine_of_the_hidden_states(tmp_path: Path) -> None:
     model, layout, _ = load(LLAMA, tmp_path / "m")
     calibration = text((8, 8, 8))

@@ -23,11 +23,16 @@ def resolve_precision(precision: Precision, device: "torch.device") -> Literal["
 
 
 def autocast(precision: Precision, device: "torch.device") -> "torch.autocast":
-    """Context manager: matrices are multiplied in the type that `precision` stands for."""
+    """Context manager: matrices are multiplied in the type that `precision` stands for.
+
+    Without gradients no narrow copy of a weight is kept, since a pass uses each weight once.
+    """
     import torch
 
     enabled = resolve_precision(precision, device) == "bf16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=enabled, cache_enabled=torch.is_grad_enabled()
+    )
 
 
 def weights_dtype(precision: Precision, device: "torch.device") -> "torch.dtype":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regrow.architectures import Axis, Layout
+from regrow.common.precision import Precision, autocast
 from regrow.common.progress import tell_part, told
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.objectives.losses.head import check_head, head_of
@@ -112,7 +113,7 @@ def one_by_one(passes: Sequence[Pass]) -> None:
         each()
 
 
-def observe(
+def observe(  # noqa: PLR0913 - how the passes run, beside what they are for
     model: nn.Module,
     layout: Layout,
     statistics: Mapping[str, Statistic],
@@ -121,22 +122,24 @@ def observe(
     at: Mapping[str, Sequence[str]] | None = None,
     batch_tokens: int = BATCH_TOKENS,
     run: Run = one_by_one,
+    precision: Precision = "fp32",
 ) -> dict[str, NDArray[np.float64]]:
     """Means over all calibration tokens at the sites of each axis, [sites, size] in float64.
 
     `model`: of transformers, in evaluation mode. `statistics`: by axis name. Sites stand in the
     order of the blueprint's patterns, layer by layer. `at`: names of other modules, by axis name,
-    that are the sites of an axis. An encoder-decoder reads the text in the encoder, and predicts
-    the same text in the decoder. The head is not run.
+    that are the sites of an axis. `precision`: of matrix products. An encoder-decoder reads the
+    text in the encoder, and predicts the same text in the decoder. The head is not run.
     """
     places = {**_sites(layout, statistics), **(at or {})}
     with _observed(model, layout, statistics, places, gradients=False) as means:
         batches = list(without_loss(calibration, model.config, batch_tokens))
 
-        @torch.no_grad()  # for each pass by itself, since it may run in a thread of its own
         def read(number: int, batch: TextBatch) -> None:
             tell_part(_DOING, number, len(batches))
-            read_batch(model, batch)
+            # For each pass by itself, since it may run in a thread of its own.
+            with torch.no_grad(), autocast(precision, _device(model)):
+                read_batch(model, batch)
 
         run([partial(read, number, batch) for number, batch in enumerate(batches)])
         tell_part(_DOING, len(batches), len(batches))
@@ -150,6 +153,7 @@ def observe_gradients(
     calibration: Calibration,
     *,
     batch_tokens: int = BATCH_TOKENS_WITH_GRADIENTS,
+    precision: Precision = "fp32",
 ) -> dict[str, NDArray[np.float64]]:
     """As `observe`, with gradients of a loss.
 
@@ -168,7 +172,9 @@ def observe_gradients(
     ):
         batches = list(with_loss(calibration, model.config, batch_tokens))
         for batch in told(batches, _DOING):
-            text_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            with autocast(precision, _device(model)):
+                loss = text_loss(model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
     return _values(means)
 
 

@@ -13,6 +13,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.common.memory import available_memory
+from regrow.common.precision import Precision
 from regrow.scoring.registry import (
     DEFAULT,
     SCORES,
@@ -61,7 +62,8 @@ def score(
     The score of a key-value head is the mean of its query heads' scores: a request for key-value
     heads gives the scores of their query heads too.
 
-    A model whose float32 weights do not fit in available memory is read one layer at a time
+    Matrices are multiplied in bfloat16 where the hardware does so, except for `angular`. A model
+    whose float32 weights do not fit in available memory is read one layer at a time
     (scoring/offload.py). The scores are the same to rounding, and `notify` is told. Scores that
     need gradients, `angular` and `loss` cannot be computed that way.
 
@@ -125,19 +127,24 @@ def score_model(
     calibration: "Calibration",
     by: str | None = None,
     sizes: Mapping[str, int] | None = None,
+    precision: Precision = "fp32",
 ) -> Scores:
     """Scores from calibration text of a model in memory, in its own dtype and on its device.
 
     As :func:`score`, of a model in evaluation mode, for scores that are computed from text.
+    `precision`: of matrix products. `angular` always takes float32, since angles between layers are
+    small, and `loss` takes bfloat16 where the hardware multiplies it.
     """
     from regrow.scoring.observe import observe, observe_gradients
 
     wanted = _wanted(layout, axes, by)
     observed: Scores = {}
     if statistics := _statistics(layout, wanted, gradients=False):
-        observed |= observe(model, layout, statistics, calibration, at=_places(layout, wanted))
+        observed |= observe(
+            model, layout, statistics, calibration, at=_places(layout, wanted), precision=precision
+        )
     if statistics := _statistics(layout, wanted, gradients=True):
-        observed |= observe_gradients(model, layout, statistics, calibration)
+        observed |= observe_gradients(model, layout, statistics, calibration, precision=precision)
     scores = _over_sites(layout, wanted, observed)
     for name, (said, chosen) in wanted.items():
         if isinstance(chosen.source, FromModel):
@@ -236,7 +243,9 @@ def _observed(
     if not too_large:
         model = directory.load()
         notify(f"scoring on {calibration.tokens:,} tokens")
-        return score_model(model, layout, [*wanted], calibration=calibration, by=by, sizes=sizes)
+        return score_model(
+            model, layout, [*wanted], calibration=calibration, by=by, sizes=sizes, precision="auto"
+        )
 
     from regrow.scoring.observe import BATCH_TOKENS, observe
     from regrow.scoring.offload import BATCHES, load_offloaded
@@ -248,6 +257,7 @@ def _observed(
     observed = observe(
         offloaded.model, layout, _statistics(layout, wanted, gradients=False), calibration,
         at=_places(layout, wanted), batch_tokens=batch_tokens, run=offloaded.run,
+        precision="auto",
     )  # fmt: skip
     return _over_sites(layout, wanted, observed)
 

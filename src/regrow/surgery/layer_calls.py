@@ -47,8 +47,6 @@ class LayerModel:
 
             self._offloaded = load_offloaded(directory.checkpoint, directory.layout)
         self.network: Any = self._offloaded.model if self._offloaded else directory.load()
-        # Else autocast keeps its bf16 copies of weights, also of those that were refitted since.
-        self.network.requires_grad_(False)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
