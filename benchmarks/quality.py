@@ -151,8 +151,9 @@ def documentation(characters: int | None) -> Texts:
     """Python's documentation, prose and a manual; of a held-out topic so many characters."""
     names = sorted(topics)
     held = names[EVERY - 1 :: EVERY]
+    seen = {topics[name] for name in held}
     return Texts(
-        [topics[name] for name in names if name not in held],
+        [text for text in map(topics.__getitem__, names) if text not in seen],
         {
             "domain": [topics[name][:characters] for name in held],
             "prose": list(read_documents(HERE.parent / "recipes" / "prose.txt")),

