@@ -1,9 +1,10 @@
 """Choose sizes under a budget by fixed costs, where nothing is measured.
 
 All proposed sizes are accepted by the model class and fit hardware tiles. The cost of a choice
-estimates how much it harms the model: depth costs less than width, and the vocabulary least
-(OpenBA-V2, tables 1 and 3; benchmarks/scores.py). The cost of an axis grows faster the more of it
-is cut, so cuts are spread over the axes.
+estimates how much it harms the model after a refit. On SmolLM2-135M and a small OpenBA
+(docs/benchmarks.md, "Plans by measured costs") the cost of an axis grew as the share that is cut
+over the share that is kept. For equal shares hidden cost most, then layers, then heads and ffn. The
+cost of a vocabulary is taken to follow from how many tokens are left, whatever the original has.
 """
 
 import itertools
@@ -16,8 +17,10 @@ from regrow.surgery.allowed_sizes import LEAST_SHARE, allowed_sizes, size_step
 from regrow.surgery.budget import Budget
 
 _COST_WEIGHTS: Mapping[str, float] = {
-    "layer": 1.0, "ffn": 1.0, "hidden": 3.0, "head": 1.5, "vocab": 0.15,
+    "layer": 1.0, "ffn": 0.35, "hidden": 3.0, "head": 0.35, "kv_head": 0.7,
 }  # fmt: skip
+_VOCABULARY_COST = 8_192
+"""Times 1 / tokens: what a vocabulary of so many tokens costs, where half of the layers cost 1."""
 
 
 def plan_sizes(
@@ -127,11 +130,12 @@ def _shallowest(layout: Layout, widths: Mapping[str, int]) -> dict[str, int]:
 
 
 def _cost(layout: Layout, sizes: Mapping[str, int]) -> float:
-    """The cost of these sizes: the sum over axes of weight * cut_share**2 / kept_share."""
+    """The cost of these sizes: the sum over axes of weight * cut_share / kept_share."""
     total = 0.0
     for name, size in sizes.items():
-        kind = layout.blueprint.axis(name).kind
-        if kind in _COST_WEIGHTS:
-            kept = size / layout.sizes[name]
-            total += _COST_WEIGHTS[kind] * (1 - kept) ** 2 / kept
+        kind, whole = layout.blueprint.axis(name).kind, layout.sizes[name]
+        if kind == "vocab":
+            total += _VOCABULARY_COST * (1 / size - 1 / whole)
+        elif kind in _COST_WEIGHTS:
+            total += _COST_WEIGHTS[kind] * (whole - size) / size
     return total
