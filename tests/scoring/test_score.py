@@ -101,12 +101,14 @@ def test_shapes_fit_choose_and_batches_do_not_matter(
         np.testing.assert_allclose(apart[name], values, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("by", [None, "taylor"])
+@pytest.mark.parametrize("by", [None, "taylor", "wanda"])
 def test_products_in_bfloat16_change_little(by: str | None, tmp_path: Path) -> None:
     """Text scores of the same model, with matrices multiplied in float32 and in bfloat16."""
     model, layout, _ = load(LLAMA, tmp_path / "m")
     found = [
-        score_model(model, layout, ["ffn", "hidden"], calibration=text(), by=by, precision=each)
+        score_model(
+            model, layout, ["ffn", "hidden", "head"], calibration=text(), by=by, precision=each
+        )
         for each in ("fp32", "bf16")
     ]
     for name, wide in found[0].items():

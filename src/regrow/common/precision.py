@@ -22,17 +22,18 @@ def resolve_precision(precision: Precision, device: "torch.device") -> Literal["
     return "bf16" if _multiplies_bf16(device) else "fp32"
 
 
-def autocast(precision: Precision, device: "torch.device") -> "torch.autocast":
+def autocast(
+    precision: Precision, device: "torch.device", *, cache: bool = True
+) -> "torch.autocast":
     """Context manager: matrices are multiplied in the type that `precision` stands for.
 
-    Without gradients no narrow copy of a weight is kept, since a pass uses each weight once.
+    `cache`: keep narrow copies of the weights until the end of the block. They take memory, and
+    stay as they are if a weight changes.
     """
     import torch
 
     enabled = resolve_precision(precision, device) == "bf16"
-    return torch.autocast(
-        device.type, torch.bfloat16, enabled=enabled, cache_enabled=torch.is_grad_enabled()
-    )
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache)
 
 
 def weights_dtype(precision: Precision, device: "torch.device") -> "torch.dtype":

@@ -92,19 +92,25 @@ class _Observer:
         is_text = _is_text.get()
 
         def add(gradient: Tensor | None = None) -> None:
-            seen = Seen(
-                module,
-                read.detach()[is_text],
-                wrote.detach()[is_text],
-                self.size,
-                None if gradient is None else gradient[is_text],
-            )
-            self.mean.add(self.statistic(seen))
+            # Only the products of the model are narrow, not those of a statistic.
+            with torch.autocast(read.device.type, enabled=False):
+                seen = Seen(
+                    module,
+                    _wide(read.detach()[is_text]),
+                    _wide(wrote.detach()[is_text]),
+                    self.size,
+                    None if gradient is None else _wide(gradient[is_text]),
+                )
+                self.mean.add(self.statistic(seen))
 
         if self.gradients:
             (wrote if self.axis.kind in ("hidden", "layer") else read).register_hook(add)
         else:
             add()
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def one_by_one(passes: Sequence[Pass]) -> None:
@@ -138,7 +144,7 @@ def observe(  # noqa: PLR0913 - how the passes run, beside what they are for
         def read(number: int, batch: TextBatch) -> None:
             tell_part(_DOING, number, len(batches))
             # For each pass by itself, since it may run in a thread of its own.
-            with torch.no_grad(), autocast(precision, _device(model)):
+            with torch.no_grad(), autocast(precision, _device(model), cache=False):
                 read_batch(model, batch)
 
         run([partial(read, number, batch) for number, batch in enumerate(batches)])

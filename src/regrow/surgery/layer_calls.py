@@ -54,7 +54,11 @@ class LayerModel:
 
         It holds for one thread.
         """
-        with torch.no_grad(), autocast(self._precision, torch.device("cpu")):
+        cpu = torch.device("cpu")
+        with (
+            torch.no_grad(),
+            autocast(self._precision, cpu, cache=False),
+        ):  # a refit changes weights
             yield
 
     def loaded(self, module: nn.Module) -> AbstractContextManager[None]:

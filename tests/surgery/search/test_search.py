@@ -111,6 +111,15 @@ def fake(model: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return made
 
 
+def test_key_value_heads_go_with_their_query_heads(
+    model: ModelDirectory, fake: Fake, text: Path
+) -> None:
+    found = search_sizes(model, request_for(model, text, 0.6), QUIET)
+    (axis,) = [axis for axis in found.axes if axis.axis == "kv_head"]
+    assert [cut.size for cut in axis.cuts] == [1]
+    assert axis.cuts[0].parameters == model.layout.parameters({"kv_head": 1, "head": 2})
+
+
 def test_the_best_measured_is_first(model: ModelDirectory, fake: Fake, text: Path) -> None:
     found = search_sizes(model, request_for(model, text, 0.6, candidates=3), QUIET)
     assert found.original == 1

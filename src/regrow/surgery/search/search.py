@@ -12,7 +12,7 @@ from regrow.common.progress import Progress
 from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.fixed_costs import plan_sizes
-from regrow.surgery.search.axes import SearchAxis, search_axes
+from regrow.surgery.search.axes import SearchAxis, combined, search_axes
 from regrow.surgery.search.candidates import Candidate, best_candidates, predicted_increase
 from regrow.surgery.search.curves import CostCurve, cost_curve
 from regrow.surgery.search.measure import (
@@ -152,7 +152,12 @@ def axis_costs(axis: SearchAxis, layout: Layout, measurement: Measurement) -> Ax
     """The losses if one axis alone is cut, at each of its probes."""
     probes = axis.probes()
     cuts = tuple(
-        SizeCost(probe[axis.lead], probe, layout.parameters(probe), measured.bits_per_byte)
+        SizeCost(
+            probe[axis.lead],
+            probe,
+            layout.parameters(combined(layout, [probe])),
+            measured.bits_per_byte,
+        )
         for probe, measured in zip(probes, measurement.losses(probes), strict=True)
     )
     return AxisCosts(axis.name, axis.whole, cuts)
