@@ -1,7 +1,7 @@
 """What a cut costs: bits per byte after a cut and after its recovery, by method and size.
 
-SmolLM2-135M-Instruct is cut to 90, 75, 50 and 35% of its parameters. Each method makes the same
-sizes and trains on the same number of tokens:
+SmolLM2-135M-Instruct is cut to 90, 75, 50 and 35% of its parameters. All methods train on the same
+number of tokens, and all but balanced cut to the same sizes:
 
 - random: random scores, and recovery on the domain, as in the OpenBA-V2 report;
 - no refit: influence and activation, and recovery on the domain;
@@ -288,7 +288,7 @@ def main() -> None:
     arguments.add_argument("--text", type=Path, help="of an OpenBA, to cut and train on")
     arguments.add_argument("--heldout", type=Path, nargs="+", default=[], help="of an OpenBA")
     arguments.add_argument(
-        "--written", type=Path, help="text of the original (default: 60,000 tokens, made first)"
+        "--written", type=Path, help="text of the original (default: 40,000 tokens, made first)"
     )
     arguments.add_argument("--sizes", nargs="+", choices=[*SIZES, *OPENBA_SIZES])
     arguments.add_argument("--tokens", type=int, default=50_000, help="of recovery; 0 for none")
@@ -332,7 +332,7 @@ def main() -> None:
             texts = documentation(options.characters)
             if written is None:
                 written = Path(work) / "written.jsonl"
-                regrow.write_corpus(options.model, written, 60_000)
+                regrow.write_corpus(options.model, written, 40_000)
         trial = Trial(options.model, texts, written, options, Path(work))
         show(list(results(trial, options)), as_json=options.json)
 

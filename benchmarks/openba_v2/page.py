@@ -32,8 +32,9 @@ beside what regrow measures on two small models:
   layout. It was trained on some 13M tokens of English and Chinese manuals and news, and is far
   from converged. It has seen no questions, so it guesses on all tasks.
 - **SmolLM2**: SmolLM2-135M-Instruct, dequantised from Q4_1. It is a decoder, so objectives with
-  an encoder are not measured on it. Its stages are those of the
-  [quickstart](benchmarks.md#quickstart), which are refitted; the report refits nothing.
+  an encoder are not measured on it. Its cuts are those of the
+  [quickstart](benchmarks.md#quickstart), with the longer trainings that it had before. They are
+  refitted; the report refits nothing.
 
 The report has a hundred times and more the parameters, and ten thousand times and more the
 tokens. So where a small model agrees, that is a hint that the method works and the code does what
