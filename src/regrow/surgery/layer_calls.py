@@ -54,11 +54,9 @@ class LayerModel:
 
         It holds for one thread.
         """
-        cpu = torch.device("cpu")
-        with (
-            torch.no_grad(),
-            autocast(self._precision, cpu, cache=False),
-        ):  # a refit changes weights
+        # Without a cache: a refit changes weights.
+        products = autocast(self._precision, torch.device("cpu"), cache=False)
+        with torch.no_grad(), products:
             yield
 
     def loaded(self, module: nn.Module) -> AbstractContextManager[None]:
