@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct is cut to 90, 75, 50 and 35% of its parameters. All method
 number of tokens, and all but balanced cut to the same sizes:
 
 - random: random scores, and recovery on the domain, as in the OpenBA-V2 report;
-- no refit: influence and activation, and recovery on the domain;
+- no refit: influence and activation, and recovery on the domain, without a rotation of hidden;
 - refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
   both texts with the embeddings as they are;
 - balanced: as refit, with other shares of layers, ffn and vocabulary;
@@ -14,12 +14,13 @@ number of tokens, and all but balanced cut to the same sizes:
 Where nothing is said of embeddings, all weights are trained, as in the control: the original,
 trained on as many tokens of the domain. Texts: the domain (Python's documentation, of which every
 eighth topic is held out), prose (recipes/prose.txt), and a manual (benchmarks/manual.txt). With
---without, the refit method is also measured without each of its parts at one size.
+--without, balanced is also measured without each of its parts at one size.
 
-An OpenBA is cut to 50 and 22.7% of its parameters. Its text is every eighth document of --text, and
-its held-out texts are those of --heldout (recipes/prepare_mini_openba.py writes some). It writes no
-text, so its refit uses the domain alone, and all weights are trained. Losses are those of the
-continuations of the texts.
+An OpenBA is cut to 50 and 22.7% of its parameters. The refit method rotates hidden there, "refit of
+channels" does not, and both are recovered at a lower learning rate. The text is every eighth
+document of --text, and the held-out texts are those of --heldout (recipes/prepare_mini_openba.py
+writes some). An OpenBA writes no text, so its refit uses the domain alone, and all weights are
+trained. Losses are those of the continuations of the texts.
 
 The gap of a method is its loss minus that of the control. The goal is at most a quarter of the gap
 of random, and at most half of that of the method without a refit, as means over the texts. Random
@@ -32,7 +33,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -100,6 +101,7 @@ class Method:
     Attributes:
         by: The score; None for the best of each axis.
         refit: Whether the cut is refitted; None where more than the vocabulary is cut.
+        rotate: Whether hidden is rotated where it is cut; None where the model allows it.
         written: Whether text of the original is added to the domain, for scores and recovery.
         sizes: In place of those in `SIZES`, by size; a size that is absent is not measured.
         settings: Of the recovery, if they differ from the defaults.
@@ -108,6 +110,7 @@ class Method:
 
     by: str | None = None
     refit: bool | None = False
+    rotate: bool | None = False
     written: bool = False
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SIZES)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -115,6 +118,7 @@ class Method:
 
 
 FROZEN: Mapping[str, Any] = {"embedding_rate": 0}
+LOWER: Mapping[str, Any] = {"learning_rate": 3e-5}
 RANDOM, PLAIN, REFIT, BALANCED = "random", "no refit", "refit", "balanced"
 METHODS: Mapping[str, Method] = {
     RANDOM: Method(by="random"),
@@ -123,15 +127,17 @@ METHODS: Mapping[str, Method] = {
     BALANCED: Method(refit=None, written=True, sizes=BALANCED_SIZES, settings=FROZEN),
 }
 WITHOUT: Mapping[str, Method] = {
-    "refit, without the refit": Method(written=True, settings=FROZEN),
-    "refit, without text of the original": Method(refit=True, settings=FROZEN),
-    "refit, with random scores": Method(by="random", refit=True, written=True, settings=FROZEN),
-    "refit, with all weights trained": Method(refit=True, written=True),
+    "without the refit": replace(METHODS[BALANCED], refit=False),
+    "without text of the original": replace(METHODS[BALANCED], written=False),
+    "with random scores": replace(METHODS[BALANCED], by="random"),
+    "with all weights trained": replace(METHODS[BALANCED], settings={}),
 }
 OPENBA_METHODS: Mapping[str, Method] = {
     RANDOM: Method(by="random", sizes=OPENBA_SIZES),
     PLAIN: Method(sizes=OPENBA_SIZES),
-    REFIT: Method(refit=True, sizes=OPENBA_SIZES),
+    "no refit, lower rate": Method(sizes=OPENBA_SIZES, settings=LOWER),
+    "refit of channels": Method(refit=True, sizes=OPENBA_SIZES, settings=LOWER),
+    REFIT: Method(refit=True, rotate=None, sizes=OPENBA_SIZES, settings=LOWER),
 }
 PEERS: Mapping[str, Method] = {
     "torch-pruning, magnitude": Method(peer="magnitude", sizes=EVEN_WIDTHS),
@@ -191,6 +197,8 @@ class Trial:
                 self.calibration_tokens,
             )  # fmt: skip
             return
+        if "hidden" in sizes:
+            sizes = {**sizes, "rotate": method.rotate}
         text = out.with_suffix(".jsonl")
         documents = self.both if method.written else self.domain
         text.write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))

@@ -39,6 +39,7 @@ TINY = [
     (r"--params 67M", "--params 30_000"),
     (r"--layers 22\b", "--layers 3"),
     (r"--ffn 960\b", "--ffn 40"),
+    (r"--hidden 160\b", "--hidden 24"),
     (r"--minimum 4000\b", "--minimum 4"),
     (r"--calibration-tokens 8192\b", "--calibration-tokens 512"),
     (r"--set tokens=[0-9]+[MB]", "--set tokens=128 --set row_length=32 --set batch_tokens=64"),

@@ -44,7 +44,8 @@ def test_what_a_refit_writes_is_known_before(
 
     monkeypatch.setattr("regrow.surgery.prune.shutil.rmtree", removed)
     (tmp_path / "place").mkdir()
-    found._refit(tmp_path / "place", found.calibration, QUIET)
+    rotation = found._rotation(found.calibration, QUIET)
+    found._refit(tmp_path / "place", found.calibration, QUIET, rotation)
     corrections = sum(
         tensor.nbytes
         for file in (tmp_path / "place/weights").glob("*.safetensors")

@@ -95,6 +95,7 @@ def _blueprint(
     return Blueprint(
         model_type=model_type,
         pre_norm=final,
+        rotates=False,
         architectures=(architecture,),
         axes=(
             Axis("vocab", Field("vocab_size", default=50_265)),

@@ -191,6 +191,8 @@ class Blueprint:
     `encoder_decoder`: whether such a blueprint is of an encoder-decoder; others have stacks.
     `pre_norm`: whether what attention and ffn write is added to the residual stream as it is, or
     times a constant, and is not normalised before or after the sum.
+    `rotates`: whether the norms over the residual stream are read by matrices only; the norm of
+    mBART's embeddings writes to the stream.
     """
 
     model_type: str
@@ -210,6 +212,7 @@ class Blueprint:
     vocabulary_only: bool = False
     encoder_decoder: bool = False
     pre_norm: bool = True
+    rotates: bool = True
     tiny: tuple[Mapping[str, Any], ...] = ()
     """Small configs that together switch on all variants; the proof runs on each."""
 

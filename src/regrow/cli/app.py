@@ -167,6 +167,14 @@ def prune(
             help="Solve again for the output projections. Default: if there is text.",
         ),
     ] = None,
+    rotate: Annotated[
+        bool | None,
+        typer.Option(
+            "--rotate/--no-rotate",
+            help="Keep principal directions in place of channels of --hidden. Default: if there "
+            "is text, the head is not tied, and neither --by nor --scores is given.",
+        ),
+    ] = None,
     cut: Annotated[Path | None, typer.Option(help="A cut file, in place of sizes.")] = None,
     max_shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest weight file: 5GB, 500MB.")
@@ -190,12 +198,13 @@ def prune(
         "by": by,
         "scores": scores,
         "refit": refit,
+        "rotate": rotate,
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}
     if calibration_tokens is not None:
         given["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
-    if not given.keys() - {"by", "scores", "refit", "calibration_tokens"}:
+    if not given.keys() - {"by", "scores", "refit", "rotate", "calibration_tokens"}:
         raise UserError(
             "prune: nothing to cut; give --layers, --drop-layers, --hidden, --ffn, --heads, "
             "--kv-heads, --vocab-size, --vocab-plan or --cut"

@@ -18,7 +18,7 @@ from regrow.pipeline.steps import AT_ONCE, control_settings
 from regrow.scoring.score_file import scores_for
 from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.prune import check_refit
+from regrow.surgery.prune import check_refit, check_rotation, cuts_hidden, rotates
 from regrow.surgery.requests import check_cuts_something, options_for, sizes_from_options
 from regrow.training.mixing.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
@@ -138,8 +138,8 @@ def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | Non
     """The comparison stage that makes all cuts in one and trains on the tokens of all recoveries.
 
     Score and refit are those that all cuts name; if they differ, the default. A cut by a file of
-    scores counts as one that names no score. None if the recipe has fewer than two cuts, or trains
-    nothing.
+    scores counts as one that names no score. Hidden is rotated if all cuts of it are. None if the
+    recipe has fewer than two cuts, or trains nothing.
     """
     cuts = [stage.cut for stage in recipe.stages if stage.cut is not None]
     settings = control_settings(recipe)
@@ -147,6 +147,7 @@ def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | Non
     if len(cuts) < 2 or settings is None or not options:
         return None
     scores, refits = {cut.by for cut in cuts}, {cut.refit for cut in cuts}
+    rotations = {rotates(cut, original) for cut in cuts if cuts_hidden(cut)}
     vocabularies = [cut.vocab for cut in cuts if cut.vocab is not None]
     if vocabularies:
         options["vocab"] = vocabularies[0]
@@ -155,6 +156,7 @@ def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | Non
         **options,
         by=scores.pop() if len(scores) == 1 else None,
         refit=refits.pop() if len(refits) == 1 else None,
+        rotate=rotations == {True} if "hidden" in options else None,
         calibration_tokens=max(cut.calibration_tokens for cut in cuts),
     )
     return Stage(name=AT_ONCE, cut=spec, recover=settings)
@@ -170,6 +172,7 @@ def _sizes_after(stage: Stage, layout: Layout, source: ModelDirectory | None) ->
     if stage.cut is None:
         return {}
     check_refit(stage.cut, layout, has_text=True)
+    check_rotation(stage.cut, layout, has_text=True)
     if stage.cut.cut is not None:
         cut = Cut.load(stage.cut.cut)
         has_weights = source is not None and not source.is_config_only

@@ -247,9 +247,11 @@ class _Run:
             where = f"{self.ledger.path}: {entry.step}: cut"
             chosen = Cut.from_json(entry.outputs["cut"], where)
             repeat_cut(source, carved.path, chosen, spec, self.train_documents, self.recipe.seed)
-            if entry.outputs["refitted"] and not self._is_as_left(step, carved):
-                # Another machine rounds a refit differently. A recovery that is done keeps the cut
-                # that it began with. Otherwise the cut is made, recorded and measured anew.
+            is_computed = entry.outputs["refitted"] or chosen.is_rotated
+            if is_computed and not self._is_as_left(step, carved):
+                # Another machine rounds a rotation and a refit differently. A recovery that is done
+                # keeps the cut that it began with. Otherwise the cut is made, recorded and measured
+                # anew.
                 recover_step = self.steps.get(f"{step.stage}/recover")
                 if recover_step is None or self.ledger.done(recover_step) is None:
                     self.ledger.forget([step.name, f"{step.stage}/measure-cut"])

@@ -262,7 +262,13 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
         ),
         recovery=_recovery(recover),
         outcome=outcome,
-        kept=tuple(_kept(axis, cut.axes[axis]) for axis in _in_order_of_kind(cut)) if cut else (),
+        kept=tuple(
+            _kept(name, cut.axes[name])
+            for name in _in_order_of_kind(cut)
+            if not cut.axes[name].rotated  # directions are no channels of the model before
+        )
+        if cut
+        else (),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
         heldout=heldout_curve(recover, entries.get(f"{name}/measure"), outcome),
         mixtures=tuple(_mixtures(recover)),

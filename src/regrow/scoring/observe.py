@@ -184,6 +184,11 @@ def observe_gradients(
     return _values(means)
 
 
+def is_text_now() -> Tensor:
+    """Where the batch of this thread has tokens, in the stack that runs; [texts, tokens]."""
+    return _is_text.get()
+
+
 def _values(means: Mapping[str, Sequence[_Mean]]) -> dict[str, NDArray[np.float64]]:
     return {name: np.stack([mean.value() for mean in found]) for name, found in means.items()}
 

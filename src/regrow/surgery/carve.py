@@ -2,7 +2,8 @@
 
 First, shapes, offsets, shard names and the config are computed from the headers. Then two threads,
 each with a small buffer, copy the kept byte ranges in source order to a temporary directory. It is
-renamed at the end. Memory does not grow with the model.
+renamed at the end. Memory does not grow with the model, unless tensors are computed from whole
+matrices (surgery/rotation.py).
 """
 
 import errno
@@ -89,6 +90,8 @@ class CarvePlan:
     config: Mapping[str, Any]
     files: Mapping[str, bytes]
     """Small files by name; `config.json` comes last."""
+    to_rotate: bool = False
+    """Whether tensors along hidden are still to be rotated (surgery/rotation.py)."""
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -140,7 +143,7 @@ def plan_carve(
         outputs.append(Output(new_name, parameter, info.dtype, selection))
     shards = _shards(outputs, max_shard_bytes)
     small = small_files(config, files, [shard.weights for shard in shards])
-    return CarvePlan(shards, config, small)
+    return CarvePlan(shards, config, small, cut.is_rotated)
 
 
 def carve(
@@ -163,6 +166,8 @@ def carve(
         UserError: the disk is or becomes full, another process writes `out`, a weight is not
             finite, or a written file differs from the plan.
     """
+    if plan.to_rotate:
+        raise ValueError("the plan keeps principal directions that were not measured")
     check_free_space(out, plan.nbytes)
     try:
         with partial_directory(out, place) as partial:

@@ -13,6 +13,7 @@ from regrow.architectures import Layout
 from regrow.common.errors import UserError
 from regrow.common.files import read_json, write_atomically
 from regrow.surgery.ranges import Indices, format_ranges, parse_ranges
+from regrow.surgery.rotatable import rotation_problem
 
 FORMAT = 1
 CUT_FILE = "regrow_cut.json"
@@ -30,13 +31,15 @@ class AxisCut:
     `size`: of the axis before the cut. `keep`: kept indices in their new order, [kept], or [kept
     layers, kept] if they differ from layer to layer. `along`: in the second case, the layer axis.
     `padded`: how many of the last kept rows of a vocabulary are padding to a round number, without
-    a token.
+    a token. `rotated`: the kept indices of hidden are no channels, but principal directions of the
+    residual stream (surgery/rotation.py); they are numbered from 0.
     """
 
     size: int
     keep: Indices
     along: str | None = None
     padded: int = 0
+    rotated: bool = False
 
     def __post_init__(self) -> None:
         keep = np.array(self.keep, dtype=np.int64, order="C")
@@ -48,6 +51,8 @@ class AxisCut:
             raise ValueError(f"an index lies outside 0 to {self.size - 1}")
         if not 0 <= self.padded < keep.shape[-1] or (self.padded and self.along is not None):
             raise ValueError(f"padded is {self.padded}, of {keep.shape[-1]} that are kept")
+        if self.rotated and not (keep.ndim == 1 and (keep == np.arange(len(keep))).all()):
+            raise ValueError("rotated, but what is kept is not numbered from 0")
         rows = np.sort(keep.reshape(-1, keep.shape[-1]), axis=1)
         if (np.diff(rows, axis=1) == 0).any():
             raise ValueError("an index is kept twice")
@@ -66,7 +71,7 @@ class AxisCut:
 
     @property
     def is_identity(self) -> bool:
-        same = self.kept == self.size and not self.padded
+        same = self.kept == self.size and not self.padded and not self.rotated
         return same and bool((self.keep == np.arange(self.size)).all())
 
     def row(self, layer: int) -> Indices:
@@ -76,12 +81,13 @@ class AxisCut:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, AxisCut)
-            and (self.size, self.along, self.padded) == (other.size, other.along, other.padded)
+            and (self.size, self.along, self.padded, self.rotated)
+            == (other.size, other.along, other.padded, other.rotated)
             and np.array_equal(self.keep, other.keep)
         )
 
     def __hash__(self) -> int:
-        return hash((self.size, self.along, self.padded, self.keep.tobytes()))
+        return hash((self.size, self.along, self.padded, self.rotated, self.keep.tobytes()))
 
 
 @dataclass(frozen=True)
@@ -106,12 +112,20 @@ class Cut:
     def is_identity(self) -> bool:
         return all(axis.is_identity for axis in self.axes.values())
 
+    @property
+    def is_rotated(self) -> bool:
+        """Whether hidden keeps principal directions, which are found on a text."""
+        return any(axis.rotated for axis in self.axes.values())
+
     def layers(self, axis: str, count: int) -> Indices:
         """The kept layers of a layer axis; `count` is its number of layers before the cut."""
         return self.axes[axis].keep if axis in self.axes else np.arange(count, dtype=np.int64)
 
     def then(self, second: "Cut") -> "Cut":
-        """One cut with the same result as this cut followed by `second`."""
+        """One cut with the same result as this cut followed by `second`.
+
+        If one of them is rotated, so is the result, which only says how many directions are left.
+        """
         axes: dict[str, AxisCut] = {}
         for name in dict.fromkeys([*self.axes, *second.axes]):
             axes[name] = _compose(name, self, second)
@@ -135,6 +149,8 @@ class Cut:
             axes[name] = {"size": axis.size, "keep": rows[0]}
             if axis.padded:
                 axes[name]["padded"] = axis.padded
+            if axis.rotated:
+                axes[name]["rotated"] = True
             if axis.along is not None:
                 axes[name] = {"size": axis.size, "along": axis.along, "keep": rows}
         return {"format": FORMAT, "model": self.model, "axes": axes}
@@ -180,6 +196,10 @@ def check_cut(cut: Cut, layout: Layout, fingerprint: str) -> None:
                 f"cut: axis {name}: made for size {axis.size:,}, the model has "
                 f"{layout.sizes[name]:,}"
             )
+        if axis.rotated and spec.kind != "hidden":
+            raise UserError(f"cut: axis {name}: only hidden can be rotated")
+        if axis.rotated and (problem := rotation_problem(layout)):
+            raise UserError(f"cut: axis {name}: {problem}")
         if axis.along is not None and axis.along != spec.along:
             raise UserError(
                 f"cut: axis {name}: one choice serves all layers in {blueprint.model_type}"
@@ -228,7 +248,12 @@ def _read_axis(entry: Any) -> AxisCut:
         padded = entry.get("padded", 0)
         if not isinstance(padded, int) or isinstance(padded, bool):
             raise ValueError("padded is not a number")
-        return AxisCut(size, parse_ranges(keep, size), padded=padded)
+        rotated = entry.get("rotated", False)
+        if not isinstance(rotated, bool):
+            raise ValueError("rotated is not true or false")
+        return AxisCut(size, parse_ranges(keep, size), padded=padded, rotated=rotated)
+    if entry.get("rotated", False):
+        raise ValueError("rotated, but each layer has a choice of its own")
     if not isinstance(along, str):
         raise ValueError("along is not the name of a layer axis")
     if not isinstance(keep, list) or not keep or not all(isinstance(row, str) for row in keep):
@@ -244,6 +269,10 @@ def _compose(name: str, first: Cut, second: Cut) -> AxisCut:
     along = (a.along if a else None) or (b.along if b else None)
     if a is not None and b is not None and a.kept != b.size:
         raise UserError(f"cut: axis {name}: the second cut is for size {b.size}, not {a.kept}")
+    if (a is not None and a.rotated) or (b is not None and b.rotated):
+        last = b or a
+        assert last is not None  # each direction is a mixture of channels of the first model
+        return AxisCut((a or last).size, np.arange(last.kept), rotated=True)
     if along is None or (b is None and along not in second.axes):
         if b is None:
             assert a is not None
@@ -277,6 +306,8 @@ _WORDS = {
 
 
 def _axis_words(kind: str, axis: AxisCut) -> str:
+    if axis.rotated:
+        return f"{_WORDS[kind]} {axis.size:,} -> {axis.kept:,} (principal directions)"
     if axis.kept == axis.size and not axis.padded:
         return f"{f'{axis.size} layers' if kind == 'layer' else _WORDS[kind]} in another order"
     if kind == "layer":

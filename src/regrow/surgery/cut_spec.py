@@ -50,12 +50,15 @@ class CutSpec(Strict):
         vocab_size: Number of tokens to keep, the most frequent in the text.
         vocab: How the kept tokens are chosen; use it in place of `vocab_size`.
         by: Name of the score. None uses influence for layers and activation for widths, the best
-            ones measured (docs/benchmarks.md). In Python it can also be a function
-            (`regrow.scoring.registry.ScoreFunction`).
+            ones measured (docs/benchmarks.md), and rotates hidden (see `rotate`). In Python it can
+            also be a function (`regrow.scoring.registry.ScoreFunction`).
         scores: A file of scores that `regrow score` wrote; use it in place of `by`.
         refit: Whether the matrices that write to the residual stream are solved for again after
             the cut (`regrow.surgery.refit`). None refits if there is text and the architecture is
             pre-norm.
+        rotate: Whether hidden keeps the principal directions of the residual stream in place of
+            some of its channels (`regrow.surgery.rotation`). None does so if there is text, the
+            architecture allows it, and neither `by` nor `scores` is given.
         calibration_tokens: Number of tokens of text on which matrices are refitted. Scores are
             computed on as many, but on at most 16,384: they need fewer than a refit does.
         cut: A cut file; use it in place of all options above.
@@ -72,6 +75,7 @@ class CutSpec(Strict):
     by: By = None
     scores: Path | None = None
     refit: Annotated[bool | None, Field(strict=True)] = None
+    rotate: Annotated[bool | None, Field(strict=True)] = None
     calibration_tokens: Size = 16_384
     cut: Path | None = None
 
@@ -101,13 +105,16 @@ class CutSpec(Strict):
             raise ValueError("vocab_size and vocab both say which tokens remain; give one")
         if self.scores is not None and self.by is not None:
             raise ValueError("by and scores both say which indices stay; give one")
-        if self.cut is not None and (self.options or self.by or self.vocab or self.scores):
+        others = (self.options, self.by, self.vocab, self.scores, self.rotate is not None)
+        if self.cut is not None and any(others):
             raise ValueError("a cut file says all that is cut; leave the other options out")
         if self.cut is None and not self.options and self.vocab is None:
             raise ValueError(
                 "nothing to cut; give layers, drop_layers, hidden, ffn, heads, kv_heads, "
                 "vocab_size, vocab or cut"
             )
+        if self.rotate is not None and self.cut is None and self.hidden is None:
+            raise ValueError("rotate is about hidden, which is not cut; leave rotate out")
         if self.layers is not None and self.drop_layers is not None:
             raise ValueError("layers and drop_layers both say which layers go; give one")
         return self

@@ -15,11 +15,14 @@ from regrow.architectures import Axis, Layout
 from regrow.common.errors import UserError
 from regrow.surgery.allowed_sizes import LEAST_SHARE, allowed_sizes, size_step
 from regrow.surgery.budget import Budget
+from regrow.surgery.rotatable import rotation_problem
 
 _COST_WEIGHTS: Mapping[str, float] = {
     "layer": 1.0, "ffn": 0.5, "hidden": 3.5, "head": 0.35, "kv_head": 0.35,
 }  # fmt: skip
 """Of key-value heads on top of the query heads that go with them: 0.7 together."""
+_ROTATED_HIDDEN = 1.5
+"""The weight of hidden where a cut can rotate it (surgery/rotation.py)."""
 _VOCABULARY_COST = 8_192
 """Times 1 / tokens: what a vocabulary of so many tokens costs, where half of the layers cost 1."""
 
@@ -138,5 +141,8 @@ def _cost(layout: Layout, sizes: Mapping[str, int]) -> float:
         if kind == "vocab":
             total += _VOCABULARY_COST * (1 / size - 1 / whole)
         elif kind in _COST_WEIGHTS:
-            total += _COST_WEIGHTS[kind] * (whole - size) / size
+            weight = _COST_WEIGHTS[kind]
+            if kind == "hidden" and rotation_problem(layout) is None:
+                weight = _ROTATED_HIDDEN
+            total += weight * (whole - size) / size
     return total

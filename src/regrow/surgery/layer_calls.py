@@ -105,6 +105,21 @@ class LayerModel:
         calls = [[walk.calls[name] for name in layers] for walk in walks]
         return calls, [walk.hidden for walk in walks]
 
+    def head_inputs(self, batches: Sequence[TextBatch]) -> list[Tensor]:
+        """What the head reads, by batch: [texts, tokens, hidden]."""
+        found: dict[int, Tensor] = {}
+
+        def read(number: int, batch: TextBatch) -> None:
+            with self.computing():  # in the thread of the pass
+                found[number] = read_batch(self.network, batch)
+
+        passes: list[Pass] = [partial(read, *each) for each in enumerate(batches)]
+        if self._offloaded is None:
+            one_by_one(passes)
+        else:
+            self._offloaded.run(passes)
+        return [found[number] for number in range(len(batches))]
+
     def run_noting(
         self, call: Callable[[], object], modules: Sequence[str], count: int
     ) -> list[tuple[str, Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from regrow.architectures import LabelledTensor, Layout
+from regrow.scoring.stream import read_by
 from regrow.surgery.layer_calls import LayerCall, LayerModel
 from regrow.surgery.least_squares import LeastSquares, Solution
 
@@ -27,14 +28,8 @@ def writers(layout: Layout, axis: str, layer: int) -> list[str]:
 
 def readers(layout: Layout, axis: str, layer: int) -> dict[str, LabelledTensor]:
     """The weights of a layer that read the residual stream, by the pattern of their names."""
-    streams = {each.name for each in layout.blueprint.axes if each.kind == "hidden"}
-    found = {}
-    for label in layout.tensors.values():
-        if label.layer == (axis, layer) and len(label.dims.dimensions) == 2:
-            rows, columns = label.dims.dimensions
-            if columns.names & streams and not rows.names & streams:
-                found[label.pattern] = label
-    return found
+    inside = (each for each in read_by(layout).values() if each.layer == (axis, layer))
+    return {label.pattern: label for label in inside}
 
 
 def module_of(label: LabelledTensor) -> str:
@@ -129,7 +124,7 @@ class LayerFit:
             front + self.factor * module(read).reshape(front.shape).float()
             for front, read in zip(fronts, reads, strict=True)
         ]
-        return _fitted(name, solution, whole, reads=False), behind
+        return fitted_matrix(name, solution, whole, reads=False), behind
 
     def solve_readers(
         self, streams: Sequence[Tensor], wanted: Mapping[str, Sequence[Tensor]]
@@ -150,13 +145,13 @@ class LayerFit:
                 problems[name].add(read[is_text].float(), target - gave[is_text].float())
                 squares[name] += float(target.double().square().sum())
         return [
-            _fitted(name, each.solve(), squares[name], reads=True)
+            fitted_matrix(name, each.solve(), squares[name], reads=True)
             for name, each in problems.items()
         ]
 
 
-def _fitted(name: str, solution: Solution, whole: float, *, reads: bool) -> FittedMatrix:
-    """`whole`: the square of what is wanted."""
+def fitted_matrix(name: str, solution: Solution, whole: float, *, reads: bool) -> FittedMatrix:
+    """What solving did for a matrix; `whole`: the square of what is wanted."""
     whole = max(whole, 1e-30)
     before, after = solution.before / whole, solution.after / whole
     return FittedMatrix(name, solution.ridge, before, after, reads)

@@ -18,6 +18,7 @@ from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory
 from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import workplace
+from regrow.scoring.score import memory_problem
 from regrow.scoring.score_file import scores_for
 from regrow.surgery.carve import CarvePlan, carve, with_corrections
 from regrow.surgery.choose import Scores, choose
@@ -26,11 +27,13 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.output import MAX_SHARD_BYTES, left_out, notes, plan_output
 from regrow.surgery.refit_disk import refit_bytes
 from regrow.surgery.requests import check_cuts_something, sizes_from_options
+from regrow.surgery.rotatable import hidden_axis, rotation_problem
 
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration
     from regrow.surgery.layer_fit import FittedMatrix
     from regrow.surgery.refit import Refit
+    from regrow.surgery.rotation import Rotation
     from regrow.vocabulary.kept_tokens import KeptTokens
 
 Documents = Callable[[], Iterator[str]]
@@ -71,18 +74,20 @@ class Pruned:
 class PlannedCut:
     """A cut that was chosen and checked, and the plan of the files that it writes.
 
-    `calibration`: the text that matrices are refitted on; None if the cut is not refitted.
+    `calibration`: the text for a rotation and a refit; None if neither is done. `refits`: whether
+    the cut is refitted.
     """
 
     source: ModelDirectory
     cut: Cut
     carving: CarvePlan
     calibration: "Calibration | None"
+    refits: bool
 
     @property
     def disk_bytes(self) -> int:
         """The most bytes on disk while the result is written."""
-        if self.calibration is None:
+        if not self.refits:
             return self.carving.nbytes
         layout = self.source.layout
         per_parameter = self.source.weight_bytes / layout.parameters()
@@ -108,7 +113,7 @@ class PlannedCut:
         )  # fmt: skip
 
     def write(self, out: Path, progress: Progress = QUIET) -> Pruned:
-        """Refit the cut if it is to be refitted, and carve the result to `out`.
+        """Rotate and refit the cut as it says, and carve the result to `out`.
 
         Raises UserError if another process writes `out`.
         """
@@ -119,11 +124,36 @@ class PlannedCut:
         """The same in the workplace of `out` (`regrow.common.publishing`)."""
         if self.calibration is None:
             return self.result(out, self._carve(self.carving, place, out, progress))
+        rotation = self._rotation(self.calibration, progress)
+        plan = self._rotated(self.carving, self.cut, rotation)
+        if not self.refits:
+            return self.result(out, self._carve(plan, place, out, progress))
         began = time.monotonic()
-        refit = self._refit(place, self.calibration, progress)
-        plan = with_corrections(self.carving, self.source.layout, refit.corrections)
+        refit = self._refit(place, self.calibration, progress, rotation)
+        plan = with_corrections(plan, self.source.layout, refit.corrections)
         refit_seconds = time.monotonic() - began
         return self.result(out, self._carve(plan, place, out, progress), refit, refit_seconds)
+
+    def _rotation(self, calibration: "Calibration", progress: Progress) -> "Rotation | None":
+        """The directions that the cut keeps; None if it keeps channels."""
+        kept = [axis.kept for axis in self.cut.axes.values() if axis.rotated]
+        if not kept:
+            return None
+        from regrow.scoring.stream import measure_stream
+        from regrow.surgery.rotation import rotation_of
+
+        source = self.source
+        stream = measure_stream(source, calibration, progress.say)
+        rotation = rotation_of(stream, source.checkpoint, source.layout, kept[0])
+        progress.say(rotation.words())
+        return rotation
+
+    def _rotated(self, plan: CarvePlan, cut: Cut, rotation: "Rotation | None") -> CarvePlan:
+        if rotation is None:
+            return plan
+        from regrow.surgery.rotation import rotated
+
+        return rotated(plan, self.source.layout, cut, rotation)
 
     def _carve(self, plan: CarvePlan, place: Path, out: Path, progress: Progress) -> float:
         """Write the files of a plan; how many seconds that took."""
@@ -139,7 +169,13 @@ class PlannedCut:
         carve(plan, out, report, place)
         return time.monotonic() - began
 
-    def _refit(self, directory: Path, calibration: "Calibration", progress: Progress) -> "Refit":
+    def _refit(
+        self,
+        directory: Path,
+        calibration: "Calibration",
+        progress: Progress,
+        rotation: "Rotation | None" = None,
+    ) -> "Refit":
         """Solve for the writing matrices of the cut; `directory`: for temporary files."""
         from regrow.surgery.refit import refit
 
@@ -147,10 +183,13 @@ class PlannedCut:
         axes = {name: axis for name, axis in self.cut.axes.items() if name != "vocab"}
         cut = Cut(self.cut.model, axes)
         plain = directory / "carved"
-        carve(plan_output(self.source, cut), plain)
+        carve(self._rotated(plan_output(self.source, cut), cut, rotation), plain)
         weights = directory / "weights"
         weights.mkdir()
-        found = refit(self.source, ModelDirectory(plain), cut, calibration, weights, progress)
+        found = refit(
+            self.source, ModelDirectory(plain), self.cut, calibration, weights,
+            rotation=rotation, progress=progress,
+        )  # fmt: skip
         progress.say(found.words())
         shutil.rmtree(plain)
         return found
@@ -173,6 +212,7 @@ def plan_cut(
     Raises UserError if the cut is impossible for this model, or needs text and there is none.
     """
     check_refit(spec, source.layout, has_text=documents is not None)
+    check_rotation(spec, source.layout, has_text=documents is not None)
     history_of(source.path, source.layout)  # its card may be damaged
     progress = _saying_once(progress)
     cut, tokens = choose_cut(source, spec, documents, seed=seed, progress=progress)
@@ -210,11 +250,11 @@ def repeat_cut(
 ) -> None:
     """Carve a cut that was chosen before once more.
 
-    Without a refit, the result is the same, byte for byte. With a refit, this holds for the same
-    kind of machine and the same number of threads.
+    The result is the same, byte for byte. With a refit or a rotation, this holds for the same kind
+    of machine and the same number of threads.
 
     `spec`: the options from which the cut was chosen. `documents`: the text from which its
-    vocabulary was chosen, and on which it was refitted. `seed`: of the first time.
+    vocabulary was chosen, and on which it was rotated and refitted. `seed`: of the first time.
     """
     layout = source.layout
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
@@ -246,6 +286,41 @@ def check_refit(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
         )
 
 
+def check_rotation(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
+    """Raise UserError if a rotation is asked for and is not possible."""
+    if not spec.rotate:
+        return
+    if not has_text:
+        raise UserError(
+            "principal directions are found on a text; give one, or leave rotate out", key="rotate"
+        )
+    if problem := rotation_problem(layout):
+        raise UserError(f"{problem}; leave rotate out", key="rotate")
+    name = hidden_axis(layout)
+    if name is not None and spec.hidden == layout.sizes[name]:
+        raise UserError("hidden keeps its size; leave rotate out", key="rotate")
+    if spec.by is not None and spec.options.keys() == {"hidden"}:
+        raise UserError(
+            "principal directions are chosen by themselves; leave by or rotate out", key="rotate"
+        )
+
+
+def cuts_hidden(spec: CutSpec) -> bool:
+    """Whether a cut is of hidden, perhaps among others."""
+    if spec.cut is None:
+        return spec.hidden is not None
+    return any(name.rpartition(".")[2] == "hidden" for name in Cut.load(spec.cut).axes)
+
+
+def rotates(spec: CutSpec, layout: Layout) -> bool:
+    """Whether a cut of hidden rotates it, if there is text."""
+    if spec.cut is not None:
+        return Cut.load(spec.cut).is_rotated
+    if spec.rotate is None:
+        return spec.by is None and spec.scores is None and rotation_problem(layout) is None
+    return spec.rotate
+
+
 def _planned(
     source: ModelDirectory,
     spec: CutSpec,
@@ -255,7 +330,7 @@ def _planned(
     seed: int,
     progress: Progress,
 ) -> PlannedCut:
-    """Draw the text for the refit of a cut, and describe the result in its files."""
+    """Draw the text for a rotation and a refit, and describe the result in its files."""
     calibration: Calibration | None = None
     blueprint = source.layout.blueprint
     is_whole = all(axis.is_identity for name, axis in cut.axes.items() if name != "vocab")
@@ -271,7 +346,11 @@ def _planned(
             key="refit",
         )
     wanted = (blueprint.pre_norm and is_ordered) if spec.refit is None else spec.refit
-    if wanted and documents is not None and not is_whole:
+    refits = wanted and documents is not None and not is_whole
+    if cut.is_rotated and documents is None:
+        raise UserError("its principal directions are found on a text; give one", key="cut")
+    if refits or cut.is_rotated:
+        assert documents is not None
         from regrow.scoring.calibration import CalibrationText
         from regrow.scoring.score import draw_text
 
@@ -279,11 +358,20 @@ def _planned(
         try:
             calibration = draw_text(source, text, seed, progress.say)
         except UserError as error:
+            if cut.is_rotated:
+                raise
             raise UserError(f"{error}, or set refit to false", key="refit") from None
+    if cut.is_rotated and (problem := memory_problem(source)):
+        from regrow.scoring.offload import check_offload
+
+        check_offload(problem)
+    if refits:
+        assert calibration is not None
         from regrow.surgery.refit import check_memory
 
         check_memory(source, cut, calibration)
-    return PlannedCut(source, cut, _described(plan, source, spec, cut, calibration), calibration)
+    described = _described(plan, source, spec, cut, calibration, refits=refits)
+    return PlannedCut(source, cut, described, calibration, refits)
 
 
 def _saying_once(progress: Progress) -> Progress:
@@ -304,11 +392,14 @@ def _described(
     spec: CutSpec,
     cut: Cut,
     calibration: "Calibration | None",
+    *,
+    refits: bool,
 ) -> CarvePlan:
     """The same plan with the history and the card of the result."""
     words = cut.words()
     if calibration is not None:
-        words = f"{words}; refitted on {calibration.tokens:,} tokens of text"
+        done = "refitted" if refits else "directions found"
+        words = f"{words}; {done} on {calibration.tokens:,} tokens of text"
     settings = spec.model_dump(exclude_defaults=True, warnings=False)
     step = change("cut", words, {"cut": with_names(settings)}, source.layout, cut.sizes)
     history = history_of(source.path, source.layout).then(step)
@@ -346,6 +437,16 @@ def choose_cut(
         kept = np.concatenate([tokens.choice.kept, tokens.padding])
         layout.check_sizes({**sizes, "vocab": len(kept)})
         fixed["vocab"] = kept
+    hidden = hidden_axis(layout)
+    if (
+        hidden is not None
+        and sizes.get(hidden, layout.sizes[hidden]) < layout.sizes[hidden]
+        and documents is not None
+        and rotates(spec, layout)
+    ):
+        fixed[hidden] = np.arange(sizes[hidden], dtype=np.int64)
+    else:
+        hidden = None
     scored = [
         name for name, size in sizes.items() if name not in fixed and size < layout.sizes[name]
     ]
@@ -363,8 +464,9 @@ def choose_cut(
             source, scored, by=spec.by, text=text, sizes=sizes, seed=seed, notify=progress.say
         )
     cut = choose(layout, checkpoint.fingerprint, sizes, scores, fixed)
+    axes = dict(cut.axes)
     if tokens is not None and len(tokens.padding):
-        axis = AxisCut(layout.sizes["vocab"], fixed["vocab"], padded=len(tokens.padding))
-        axes = {**cut.axes, "vocab": axis}
-        cut = Cut(cut.model, {n: axes[n] for n in layout.blueprint.axis_names if n in axes})
-    return cut, tokens
+        axes["vocab"] = AxisCut(layout.sizes["vocab"], fixed["vocab"], padded=len(tokens.padding))
+    if hidden is not None:
+        axes[hidden] = AxisCut(layout.sizes[hidden], fixed[hidden], rotated=True)
+    return Cut(cut.model, {n: axes[n] for n in layout.blueprint.axis_names if n in axes}), tokens

@@ -16,6 +16,10 @@ towards what the original's matrix gives. The ridge pulls towards the
 carved weights. It is chosen for each matrix on tokens that are held back, and the carved weights
 stay if no ridge helps there. So the error on the calibration text never grows.
 
+If hidden is cut and the head is not tied, the head is solved for as well. The states ``h`` that it
+reads in the original are fitted by those that it reads in the cut model, ``h = M f``, and its
+weights ``W`` become ``W M``.
+
 Memory holds the hidden states of the calibration text about eight times, what one matrix reads, the
 sums of one matrix, and both models in float32. If all this does not fit, one layer of each model is
 read at a time.
@@ -24,7 +28,7 @@ The architecture must be pre-norm: what attention and ffn write is added to the 
 times a constant. :func:`refit` checks that on the original.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,10 +53,20 @@ from regrow.surgery.carve import Shared, kept_indices
 from regrow.surgery.computed import Computed
 from regrow.surgery.cut import Cut
 from regrow.surgery.layer_calls import LayerModel
-from regrow.surgery.layer_fit import FittedMatrix, LayerFit, module_of, readers, writers
+from regrow.surgery.layer_fit import (
+    FittedMatrix,
+    LayerFit,
+    fitted_matrix,
+    module_of,
+    readers,
+    writers,
+)
 from regrow.surgery.layer_targets import Place, Reader, Wanted, wanted_of
-from regrow.surgery.least_squares import BYTES_PER_PAIR
+from regrow.surgery.least_squares import BYTES_PER_PAIR, LeastSquares
 from regrow.surgery.refit_words import refit_words
+from regrow.surgery.rotatable import hidden_axis
+from regrow.surgery.rotation import Rotation, RowsTimes
+from regrow.surgery.select import Selection
 
 FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
@@ -67,7 +81,8 @@ class Refit:
     Attributes:
         matrices: In the order in which they were solved for.
         corrections: Their weights and biases, by parameter name in the result. The values are in
-            files of the directory that :func:`refit` was given.
+            files of the directory that :func:`refit` was given, but for the head, which is computed
+            from that of the source.
         tokens: Tokens of calibration text.
     """
 
@@ -83,12 +98,14 @@ class Refit:
         return f"refitted on {self.tokens:,} tokens: {refit_words(errors)}{more}"
 
 
-def refit(
+def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     source: ModelDirectory,
     carved: ModelDirectory,
     cut: Cut,
     calibration: Calibration,
     directory: Path,
+    *,
+    rotation: Rotation | None = None,
     progress: Progress = QUIET,
     precision: Precision = "auto",
 ) -> Refit:
@@ -97,9 +114,10 @@ def refit(
     Args:
         source: the model before the cut.
         carved: the carved model, with the vocabulary of `source`.
-        cut: the cut; its vocabulary is ignored.
+        cut: the cut. Of its vocabulary only the rows of the head are read.
         calibration: text in tokens of `source`.
         directory: an empty directory for the new weights, 4 bytes each.
+        rotation: which directions the cut keeps, if its hidden is rotated.
         progress: receives messages.
         precision: of the matrix products of both models. Sums are float64.
 
@@ -114,7 +132,7 @@ def refit(
         LayerModel(directory, precision, offloaded=problem is not None)
         for directory in (source, carved)
     )
-    models = _Models(original, cut_model, cut)
+    models = _Models(original, cut_model, cut, rotation)
     # An offloaded model needs a thread for each batch. The same batches in memory give equal bits.
     batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
     batches = list(without_loss(calibration, source.config, batch_tokens))
@@ -135,6 +153,10 @@ def refit(
                 matrices += fitted
                 done += 1
                 tell_part("refitting, layer", done, total)
+        if hidden_axis(source.layout) in cut.axes and not source.layout.tied:
+            head, reading = _refit_head(models, batches)
+            matrices.append(head)
+            corrections[f"{head.name}.weight"] = _head_rows(source, cut, reading)
     return Refit(tuple(matrices), corrections, calibration.tokens)
 
 
@@ -153,7 +175,8 @@ def check_memory(source: ModelDirectory, cut: Cut, calibration: Calibration) -> 
     width, inner = (max(layout.sizes[a.name] for a in axes if a.kind == kind) for kind in kinds)
     states = 4 * calibration.tokens * (_STATES * width + inner + _read_outputs(layout, cut))
     sums = BYTES_PER_PAIR * inner**2
-    needed = 4 * (layout.parameters() + layout.parameters(cut.sizes)) + states + sums
+    sizes = {n: size for n, size in cut.sizes.items() if layout.blueprint.axis(n).kind != "vocab"}
+    needed = 4 * (layout.parameters() + layout.parameters(sizes)) + states + sums
     available = available_memory()
     if needed <= (1 - FREE) * available:
         return None
@@ -190,6 +213,7 @@ class _Models:
     original: LayerModel
     cut_model: LayerModel
     cut: Cut
+    rotation: Rotation | None
 
     def readers(self, place: Place) -> dict[str, Reader]:
         """Matrices of a layer that read cut channels, by name in the original."""
@@ -203,15 +227,39 @@ class _Models:
                 found[module_of(label)] = Reader(module_of(after[pattern]), keep)
         return found
 
-    def channels(self, axis: str) -> Tensor | None:
-        """Channels of the original's stream that the cut keeps; None if all are kept."""
+    def kept(self, axis: str) -> Callable[[Tensor], Tensor] | None:
+        """From the original's stream to what the cut keeps of it; None if it keeps all.
+
+        `axis`: the layers of the stack.
+        """
         blueprint = self.original.layout.blueprint
         stack = blueprint.axis(axis).stack
         for each in blueprint.axes:
             is_stream = each.kind == "hidden" and each.stack in (None, stack)
             if is_stream and each.name in self.cut.axes:
-                return torch.from_numpy(self.cut.axes[each.name].keep.copy())
+                if self.rotation is not None:
+                    return partial(_along, self.rotation.directions.float())
+                return partial(_chosen, torch.from_numpy(self.cut.axes[each.name].keep.copy()))
         return None
+
+    def reading_of_head(self) -> Tensor:
+        """What the head's weights are multiplied with by the cut, [channels, kept]."""
+        layout = self.original.layout
+        name, head = hidden_axis(layout), layout.blueprint.head.weight.removesuffix(".weight")
+        assert name is not None
+        if self.rotation is not None:
+            return self.rotation.reading(head).float()
+        keep = self.cut.axes[name].keep
+        return torch.eye(layout.sizes[name])[:, torch.from_numpy(keep.copy())]
+
+
+def _along(directions: Tensor, stream: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return stream @ directions.T
+
+
+def _chosen(channels: Tensor, stream: Tensor) -> Tensor:
+    return stream[..., channels]
 
 
 _Fitted = tuple[list[FittedMatrix], dict[str, Tensor]]
@@ -227,7 +275,7 @@ def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> It
     texts = [_text_of(batch, layer_axis.stack == "decoder") for batch in batches]
     calls, streams = models.original.calls(names, batches)
     cut_calls, cut_streams = models.cut_model.calls(cut_names, batches)
-    channels = models.channels(axis)
+    kept_of = models.kept(axis)
 
     def through(layers: range, streams: list[Tensor]) -> list[Tensor]:
         """The original's stream behind these layers."""
@@ -256,7 +304,7 @@ def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> It
             wanted.factor,
         )
         with models.cut_model.loaded(fit.layer):
-            fitted, cut_streams = _fit_layer(fit, wanted, cut_streams, channels)
+            fitted, cut_streams = _fit_layer(fit, wanted, cut_streams, kept_of)
             weights = {
                 f"{each.name}.{name}": parameter.detach().clone()
                 for each in fitted
@@ -266,12 +314,12 @@ def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> It
 
 
 def _fit_layer(
-    fit: LayerFit, wanted: Wanted, streams: list[Tensor], channels: Tensor | None
+    fit: LayerFit, wanted: Wanted, streams: list[Tensor], kept_of: Callable[[Tensor], Tensor] | None
 ) -> tuple[list[FittedMatrix], list[Tensor]]:
     """Solve for the matrices of a layer; the stream behind it, by batch.
 
-    `streams`: the cut model's, in front of the layer. `channels`: of the original's stream that the
-    cut keeps; None if all are kept.
+    `streams`: the cut model's, in front of the layer. `kept_of`: from the original's stream to what
+    the cut keeps of it; None if it keeps all.
     """
     fitted: list[FittedMatrix] = []
     if not wanted.written:
@@ -280,11 +328,38 @@ def _fit_layer(
     for number, target in enumerate(wanted.written):
         for group in wanted.read[number]:
             fitted += fit.solve_readers(streams, group)
-        if channels is not None:
-            target = [each[..., channels] for each in target]
+        if kept_of is not None:
+            target = list(map(kept_of, target))
         done, behind = fit.solve(number, streams, target)
         fitted.append(done)
     return fitted, behind
+
+
+def _refit_head(models: _Models, batches: Sequence[TextBatch]) -> tuple[FittedMatrix, Tensor]:
+    """Solve for ``M``, [channels, kept], from what the heads of both models read."""
+    reading = models.reading_of_head()
+    module = torch.nn.Linear(reading.shape[1], reading.shape[0], bias=False)
+    module.weight.copy_(reading)
+    problem, whole = LeastSquares(module), 0.0
+    head = models.original.layout.blueprint.head.weight.removesuffix(".weight")
+    states = (each.head_inputs(batches) for each in (models.original, models.cut_model))
+    for batch, target, inputs in zip(batches, *states, strict=True):
+        is_text = _text_of(batch, is_decoder=True)
+        target, inputs = target[is_text].float(), inputs[is_text].float()
+        with torch.autocast("cpu", enabled=False):
+            problem.add(inputs, target - module(inputs))
+        whole += float(target.double().square().sum())
+    return fitted_matrix(head, problem.solve(), whole, reads=True), module.weight.detach()
+
+
+def _head_rows(source: ModelDirectory, cut: Cut, reading: Tensor) -> Computed:
+    """The rows of the head that a cut keeps, as they read the cut model."""
+    head = source.layout.blueprint.head.weight
+    label = next(each for each in source.layout.tensors.values() if each.parameter == head)
+    keep = kept_indices(label.dims.dimensions[0], 0, source.layout, cut, {})
+    selection = Selection(source.checkpoint.tensors[label.name], (keep, None))
+    shape = (selection.shape[0], reading.shape[1])
+    return Computed(shape, RowsTimes(selection, keep, lambda: reading))
 
 
 def _text_of(batch: TextBatch, is_decoder: bool) -> Tensor:

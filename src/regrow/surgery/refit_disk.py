@@ -30,7 +30,8 @@ def refit_bytes(
 def _solved_parameters(before: Layout, sizes: Mapping[str, int]) -> int:
     """Weights and biases of all matrices that a refit may solve for, at their sizes after the cut.
 
-    They are those that write to the residual stream, and those that read it where it is cut.
+    They are those that write to the residual stream, and those that read it where it is cut. The
+    head is not among them, since it is computed when the result is written.
     """
     from regrow.surgery.layer_fit import module_of, readers, writers  # imports torch
 

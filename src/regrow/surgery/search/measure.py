@@ -24,6 +24,7 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.extend import ensure_tokens
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.requests import options_for
+from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.search.measured_cuts import (
     FILE,
     MeasuredCut,
@@ -35,7 +36,7 @@ from regrow.surgery.search.measured_cuts import (
 from regrow.surgery.search.text import SearchText
 
 _NEW_TOKENS, _ROUNDS = 32, 3
-_VERSION = 3
+_VERSION = 4
 """Raise it if cuts are chosen, refitted or measured in another way: old results are then unused."""
 _DIVERGED = 64.0
 """Stands for a loss that is not finite, in bits per byte; a byte drawn at random costs 8."""
@@ -107,7 +108,7 @@ class Measurement:
             original = loaded_once(self.model)
             for sizes in missing:
                 with partial_directory(self.known.directory / "cut") as directory:
-                    cut = self._cut(sizes, directory / "model", refit=False)
+                    cut = self._cut(sizes, directory / "model", refit=False, rotate=False)
                     seconds = seconds_in_turns(
                         [original, loaded_once(cut)], PROMPT, new_tokens=_NEW_TOKENS, rounds=_ROUNDS
                     )
@@ -121,14 +122,22 @@ class Measurement:
         doing = f"{words(sizes) or 'the original'}, {done + 1} of {total}"
         self.progress.update(Update("measuring", doing, done / total, left))
 
-    def _cut(self, sizes: Sizes, out: Path, refit: bool | None = None) -> ModelDirectory:
-        """Cut the model to these sizes of the model that the user named."""
+    def _cut(
+        self, sizes: Sizes, out: Path, refit: bool | None = None, *, rotate: bool | None = None
+    ) -> ModelDirectory:
+        """Cut the model to these sizes of the model that the user named.
+
+        `rotate`: None rotates hidden where this is possible, as a cut without scores does.
+        """
         own = dict(sizes)
         if "vocab" in own:
             own["vocab"] += self.added_tokens
         options = options_for(self.model.layout, own)
         if options.keys() - {"vocab_size"}:  # a vocabulary is chosen by its counts
             options["scores"] = self.scores()
+        if "hidden" in options:
+            is_possible = rotation_problem(self.model.layout) is None
+            options["rotate"] = is_possible if rotate is None else rotate
         spec = CutSpec(**options, refit=refit, calibration_tokens=self.calibration.tokens)
         prune_checkpoint(
             self.model, out, spec, documents=self.text.documents, seed=self.calibration.seed
