@@ -86,7 +86,7 @@ _WHY: Mapping[str, str] = {
     "stages": """\
 - Cutting layers costs little, and cutting widths costs nearly everything, as in the report. The
   stages of the small OpenBA were run before the hidden size was [rotated](rotation.md), which takes
-  most of this cost away ([measured](benchmarks.md#quality)).
+  most of this cost away ([measured](benchmarks.md#rotation)).
 - The report trains on 10B tokens and more after each cut, 0.8 tokens and more for each parameter;
   the small OpenBA on 0.01 to 0.1. At such a budget it matters how many tokens the small model is
   trained on. With all cuts at once it gets all of them; in stages most go to models that are cut
@@ -118,7 +118,7 @@ _WHY: Mapping[str, str] = {
 - The hidden size of the small OpenBA is [rotated](rotation.md). With channels in place of
   directions, on 2026-11-29 and another part of the text, widths cost +0.11 bits with 20% gone and
   +0.22 with 32%, and depth cost less than width, as in the report.
-- The small OpenBA uses its depth little: a third of its decoder can go for a tenth of a bit. A
+- The small OpenBA uses its depth little: half of its decoder can go for a tenth of a bit. A
   model that was trained longer would need it more.
 - The cuts are chosen by scores on the text ([Analysis](analyse.md)); the report drops layers by
   hand and widths at random. Nothing is refitted here. With a refit the same cuts cost [much

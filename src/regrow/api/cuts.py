@@ -117,8 +117,8 @@ def prune(
     - `rotate`: whether `hidden` keeps the principal directions of the residual stream in place of
       some of its channels. By default, if there is a calibration text, the head is not tied to the
       embedding, the architecture allows it, and neither `by` nor `scores` is given.
-    - `calibration_tokens`: the number of tokens that matrices are refitted on. Scores are computed
-      on as many, but on at most 16,384.
+    - `calibration_tokens`: the number of tokens that directions are found and matrices refitted
+      on. Scores are computed on as many, but on at most 16,384.
     - `cut`: a cut file, in place of all other options.
 
     There is one more option:

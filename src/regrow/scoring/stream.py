@@ -87,7 +87,7 @@ def measure_stream(
     """
     layout = source.layout
     run: Run = one_by_one
-    # An offloaded model needs a thread for each batch. The same batches in memory give equal bits.
+    # An offloaded model needs a thread for each batch. In memory the batches are the same ones.
     batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
     too_large = memory_problem(source)
     if too_large:
@@ -135,18 +135,29 @@ _is_first: ContextVar[bool] = ContextVar("_is_first")
 
 @dataclass(eq=False)
 class _Watch:
-    """Sums over what norms read, and which norm each matrix reads."""
+    """Sums over what norms read, and which norm each matrix reads.
+
+    `kinds`: whether the norms take off the mean; both values, as long as both fit all norms.
+    """
 
     model_type: str
     channels: int
     total: Tensor = field(init=False)
     seen: int = 0
-    centred: bool | None = None
+    kinds: set[bool] = field(default_factory=lambda: {False, True})
     outputs: dict[str, Tensor] = field(default_factory=dict)
     norms_of: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.total = torch.zeros(self.channels, self.channels, dtype=torch.float64)
+
+    @property
+    def centred(self) -> bool:
+        """Whether the norms can be LayerNorm.
+
+        Where the mean is zero, as after a rotation, they can be RMSNorm too, which is then equal.
+        """
+        return True in self.kinds
 
     def norm(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Called when a norm has run."""
@@ -176,16 +187,16 @@ class _Watch:
         """Raise UserError unless the norm is RMSNorm or LayerNorm, as all other norms are."""
         weight, bias = module.weight, getattr(module, "bias", None)
         assert isinstance(weight, Tensor)
-        for centred in (False, True) if self.centred is None else (self.centred,):
+        for centred in tuple(self.kinds):
             expected = read - read.mean(-1, keepdim=True) if centred else read
             square = expected.square().mean(-1, keepdim=True)
             expected = expected * (square + _epsilon(module)).rsqrt() * weight
             expected = expected if bias is None else expected + bias
             error = (expected - output).double().square().sum()
-            if error <= _TOLERANCE * output.double().square().sum():
-                self.centred = centred
-                return
-        raise self._refused(f"{name} is not the norm that was expected")
+            if not error <= _TOLERANCE * output.double().square().sum():
+                self.kinds.remove(centred)
+        if not self.kinds:
+            raise self._refused(f"{name} is not the norm that was expected")
 
     def stream(self, readers: Mapping[str, LabelledTensor]) -> Stream:
         """What was seen."""
@@ -196,11 +207,11 @@ class _Watch:
         if unread := self.outputs.keys() - read:
             raise self._refused(f"no matrix reads {sorted(unread)[0]}")
         norm_of = {name: self.norms_of[name][0] for name in readers}
-        return Stream(self.total / self.seen, bool(self.centred), norm_of)
+        return Stream(self.total / self.seen, self.centred, norm_of)
 
     def _refused(self, why: str) -> UserError:
         return UserError(
-            f"{self.model_type}: {why}, so the residual stream cannot be rotated; set rotate to "
-            "false",
+            f"{self.model_type}: {why}, so the residual stream cannot be rotated; keep channels "
+            "(rotate: false)",
             key="rotate",
         )

@@ -58,9 +58,10 @@ class CutSpec(Strict):
             pre-norm.
         rotate: Whether hidden keeps the principal directions of the residual stream in place of
             some of its channels (`regrow.surgery.rotation`). None does so if there is text, the
-            architecture allows it, and neither `by` nor `scores` is given.
-        calibration_tokens: Number of tokens of text on which matrices are refitted. Scores are
-            computed on as many, but on at most 16,384: they need fewer than a refit does.
+            head is not tied, the architecture allows it, and neither `by` nor `scores` is given.
+        calibration_tokens: Number of tokens of text on which directions are found and matrices are
+            refitted. Scores are computed on as many, but on at most 16,384: they need fewer than a
+            refit does.
         cut: A cut file; use it in place of all options above.
     """
 

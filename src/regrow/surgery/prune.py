@@ -299,6 +299,7 @@ def check_rotation(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
     name = hidden_axis(layout)
     if name is not None and spec.hidden == layout.sizes[name]:
         raise UserError("hidden keeps its size; leave rotate out", key="rotate")
+    # Scores of hidden may be in a file of scores of all axes, and are not used.
     if spec.by is not None and spec.options.keys() == {"hidden"}:
         raise UserError(
             "principal directions are chosen by themselves; leave by or rotate out", key="rotate"

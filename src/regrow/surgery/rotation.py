@@ -20,7 +20,7 @@ of a Householder reflection, but for the last). Then nothing of the stream is in
 same reason, a bias ``c`` of all channels reads ``b`` and nothing else. ``a`` and ``c`` are powers
 of two, which are exact in each floating-point type.
 
-One matrix at a time is in memory, with its result; two while the files are written.
+Memory holds one matrix that writes, with its result, for each of the two threads that write files.
 
 A tied head cannot be rotated (:func:`regrow.surgery.rotatable.rotation_problem`).
 """
