@@ -10,7 +10,8 @@ from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.prune import PlannedCut, plan_cut
+from regrow.surgery.planned_cut import PlannedCut
+from regrow.surgery.prune import plan_cut
 from regrow.surgery.refit_disk import refit_bytes
 from tests.tiny import sentences, write_model, write_seq2seq
 
@@ -42,7 +43,7 @@ def test_what_a_refit_writes_is_known_before(
         tensors = load_file(directory / "model.safetensors")
         copies.append(sum(tensor.nbytes for tensor in tensors.values()))
 
-    monkeypatch.setattr("regrow.surgery.prune.shutil.rmtree", removed)
+    monkeypatch.setattr("regrow.surgery.planned_cut.shutil.rmtree", removed)
     (tmp_path / "place").mkdir()
     rotation = found._rotation(found.calibration, QUIET)
     found._refit(tmp_path / "place", found.calibration, QUIET, rotation)

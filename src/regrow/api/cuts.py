@@ -23,7 +23,7 @@ from regrow.common.progress import QUIET, Progress
 if TYPE_CHECKING:
     from regrow.scoring.score_file import SavedScores
     from regrow.surgery.plan import Plan
-    from regrow.surgery.prune import Pruned
+    from regrow.surgery.planned_cut import Pruned
 
 
 def plan(

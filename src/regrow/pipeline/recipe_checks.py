@@ -17,8 +17,8 @@ from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.steps import AT_ONCE, control_settings
 from regrow.scoring.score_file import scores_for
 from regrow.surgery.cut import Cut, check_cut
+from regrow.surgery.cut_checks import check_refit, check_rotation, cuts_hidden, rotates
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.prune import check_refit, check_rotation, cuts_hidden, rotates
 from regrow.surgery.requests import check_cuts_something, options_for, sizes_from_options
 from regrow.training.mixing.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
