@@ -23,7 +23,7 @@ from regrow.corpus.put_aside import without
 from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.samples import Samples
 from regrow.corpus.source_mixture import Shares
-from regrow.corpus.text import documents_sha256, read_documents, read_file
+from regrow.corpus.text import Documents, documents_sha256, read_documents, read_file
 from regrow.corpus.text_files import text_files
 from regrow.corpus.token_store import TokenStore, is_store, open_store
 from regrow.corpus.token_store_rows import pack_store
@@ -213,9 +213,9 @@ class Corpus:
         for path in self.paths_of(source):
             yield from self._text(path, tokenizer)
 
-    def _texts(self, source: Source, tokenizer: Tokenizer) -> list[Callable[[], Iterator[str]]]:
+    def _texts(self, source: Source, tokenizer: Tokenizer) -> list[Documents]:
         """Each opens one text file or token store of a source; a directory stands for its files."""
-        texts: list[Callable[[], Iterator[str]]] = []
+        texts: list[Documents] = []
         for path in self.paths_of(source):
             if path.is_dir() and not is_store(path):
                 texts += [partial(self._in_directory, file) for file in text_files(path)]

@@ -1,7 +1,7 @@
 """Several texts that take turns, so that the beginning of all of them holds text of each."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from regrow.corpus.encoding import TextWithSpecialTokens
 from regrow.corpus.reading import PLAIN_TEXT, Reading
-from regrow.corpus.text import read_documents, read_file
+from regrow.corpus.text import Documents, read_documents, read_file
 from regrow.corpus.text_files import text_files
 
 TURN, TURNS = 1 << 19, 1 << 21
@@ -27,7 +27,7 @@ class TextsInTurns:
         turn: Characters of a turn; at least one.
     """
 
-    texts: Sequence[Callable[[], Iterator[str]]]
+    texts: Sequence[Documents]
     turn: int
 
     def __call__(self) -> Iterator[str]:
@@ -55,7 +55,7 @@ def files_in_turns(paths: Sequence[Path], reading: Reading = PLAIN_TEXT) -> Text
     return groups_in_turns([partial(_documents, file, reading) for file in files])
 
 
-def groups_in_turns(texts: Sequence[Callable[[], Iterator[str]]]) -> TextsInTurns:
+def groups_in_turns(texts: Sequence[Documents]) -> TextsInTurns:
     """Texts that take turns. Of more than 64, neighbours make a group, and 64 groups take turns.
 
     `texts`: each opens one text. At most 64 of them are open at once.
@@ -66,7 +66,7 @@ def groups_in_turns(texts: Sequence[Callable[[], Iterator[str]]]) -> TextsInTurn
     return TextsInTurns([partial(_one_by_one, group) for group in groups], turn_of(count))
 
 
-def _one_by_one(texts: Sequence[Callable[[], Iterator[str]]]) -> Iterator[str]:
+def _one_by_one(texts: Sequence[Documents]) -> Iterator[str]:
     for text in texts:
         yield from text()
 

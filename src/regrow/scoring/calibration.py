@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from regrow.common.errors import UserError
 from regrow.common.random_stream import random_stream
 from regrow.corpus.packing import pack
+from regrow.corpus.text import Documents
 from regrow.corpus.turns import TextsInTurns
 from regrow.objectives.rows.denoisers import DenoisingTokens
 
@@ -20,9 +21,6 @@ _CHARACTERS_READ = 1 << 21
 _CHARACTERS_A_TOKEN = 64
 """Rows are drawn from the first two million characters of a text, or from the first 64 for each
 token that is asked for, if these are more. So a text of gigabytes costs no more than a few MB."""
-
-Documents = Callable[[], Iterator[str]]
-"""Opens a text and reads its documents."""
 
 Pieces = Sequence[NDArray[np.int64]]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.fields import Size, Strict
 from regrow.common.files import read_json_object, write_atomically
-from regrow.corpus.text import documents_sha256
+from regrow.corpus.text import Documents, documents_sha256
 from regrow.scoring.score import scorable_axes, score, score_names
 
 FORMAT = 1
@@ -87,7 +87,7 @@ class SavedScores:
 def compute_scores(
     source: ModelDirectory,
     spec: ScoreSpec,
-    documents: Callable[[], Iterator[str]] | None,
+    documents: Documents | None,
     *,
     seed: int = 0,
     notify: Callable[[str], None] = lambda _: None,

@@ -1,6 +1,6 @@
 """Choose the cut of a spec: the tokens, the directions, and by scores all other indices to keep."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET, Progress
+from regrow.corpus.text import Documents
 from regrow.scoring.score_file import scores_for
 from regrow.surgery.choose import Scores, choose
 from regrow.surgery.cut import AxisCut, Cut, check_cut
@@ -18,9 +19,6 @@ from regrow.surgery.rotatable import hidden_axis
 
 if TYPE_CHECKING:
     from regrow.vocabulary.kept_tokens import KeptTokens
-
-Documents = Callable[[], Iterator[str]]
-"""Called without arguments, it gives an iterator over the documents from the beginning."""
 
 MIN_TEXT_TOKENS = 512
 """A vocabulary is chosen by counts only if the text has at least this many tokens.

@@ -14,9 +14,10 @@ from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_directory
 from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import workplace
+from regrow.corpus.text import Documents
 from regrow.scoring.score import memory_problem
 from regrow.surgery.carve import CarvePlan
-from regrow.surgery.choose_cut import Documents, choose_cut
+from regrow.surgery.choose_cut import choose_cut
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_checks import check_refit, check_rotation
 from regrow.surgery.cut_spec import CutSpec

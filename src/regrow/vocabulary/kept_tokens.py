@@ -1,6 +1,6 @@
 """The tokens that a cut keeps: those of a plan, or the most frequent in a text or in counts."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from regrow.architectures import Layout
 from regrow.common.errors import UserError
+from regrow.corpus.text import Documents
 from regrow.tokenizers.config_ids import check_rows
 from regrow.tokenizers.encoding import count_tokens, id_count, open_tokenizer
 from regrow.tokenizers.families import Candidates, VocabularyChoice
@@ -29,7 +30,6 @@ from regrow.vocabulary.token_listing import listing
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 Ids = NDArray[np.int64]
-Documents = Callable[[], Iterator[str]]
 
 _GONE = "the text that was counted is gone"
 

@@ -1,7 +1,7 @@
 """The text of a search: one part to choose cuts and refit them, the other to measure them."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from regrow.common.errors import UserError
 from regrow.corpus.reading import PLAIN_TEXT, Reading
+from regrow.corpus.text import Documents
 from regrow.corpus.turns import TextsInTurns, files_in_turns
 
 _PIECE_CHARACTERS = 2_048
@@ -31,7 +32,7 @@ class SearchText:
     """
 
     sha256: str
-    documents: Callable[[], Iterator[str]]
+    documents: Documents
     held_back: tuple[str, ...]
     reading: Reading = PLAIN_TEXT
 
@@ -80,7 +81,7 @@ def _pieces(paths: Sequence[Path], reading: Reading) -> TextsInTurns:
     return TextsInTurns([partial(_pieces_of, text) for text in whole.texts], whole.turn)
 
 
-def _pieces_of(text: Callable[[], Iterator[str]]) -> Iterator[str]:
+def _pieces_of(text: Documents) -> Iterator[str]:
     with _named():
         for document in text():
             for first in range(0, len(document), _PIECE_CHARACTERS):
