@@ -32,7 +32,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -245,6 +245,11 @@ def _words(found: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
+def _spread(values: Sequence[float]) -> str:
+    """The least and the largest of several values, in brackets."""
+    return f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+
+
 def results(trial: Trial, options: argparse.Namespace) -> Iterator[Result]:
     source = ModelDirectory(trial.model)
     original = trial.losses(source.load(), source.tokenizer)
@@ -271,11 +276,13 @@ def results(trial: Trial, options: argparse.Namespace) -> Iterator[Result]:
             for when in runs[0]:
                 by_text = {text: fmean(run[when][text] for run in runs) for text in trial.held}
                 for text, loss in by_text.items():
-                    spread = [run[when][text] for run in runs]
-                    said = f" ({min(spread):.3f} to {max(spread):.3f})" if len(runs) > 1 else ""
+                    said = _spread([run[when][text] for run in runs])
                     yield Result(f"{size}, {name}, {when}, {text}{said}", loss, "bits/byte")
                 reference = original if when == "cut" else control
-                gaps[name, when] = fmean(by_text[text] - reference[text] for text in trial.held)
+                by_seed = [fmean(run[when][t] - reference[t] for t in trial.held) for run in runs]
+                gaps[name, when] = gap = fmean(by_seed)
+                said = _spread(by_seed)
+                yield Result(f"{size}, {name}, {when}, gap{said}", gap, "bits/byte")
         for when in ("cut", "recovered"):
             best = BALANCED if (BALANCED, when) in gaps else REFIT
             bounds: dict[str, float | None] = {RANDOM: 0.25, PLAIN: 0.5, **dict.fromkeys(PEERS)}

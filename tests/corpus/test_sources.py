@@ -86,6 +86,15 @@ def test_names_of_special_tokens_are_tokens_if_the_corpus_says_so(tmp_path: Path
     assert rows(packed(meant, TOKENIZER, 8)) == [[*one, EOS, *two, EOS]]
 
 
+def test_text_that_no_model_wrote_is_counted_or_half_of_what_one_wrote(tmp_path: Path) -> None:
+    by_model = Source(name="model", model="original", tokens=9)
+    written = {"model": WrittenSource(text_file(tmp_path, "c"), "x")}
+    given = corpus(text_file(tmp_path, "a"), text_file(tmp_path, "b")).sources
+    both = Corpus((by_model, *given), written, remains={document_hash("vier"): 0})
+    assert [*both.counted_documents(TOKENIZER)] == TEXTS["a"]
+    assert [*Corpus((by_model,), written).counted_documents(TOKENIZER)] == TEXTS["c"][::2]
+
+
 def test_text_alone_is_packed_as_ever(tmp_path: Path) -> None:
     files = [text_file(tmp_path, name) for name in "abc"]
     texts = [text for name in "abc" for text in TEXTS[name]]

@@ -14,6 +14,7 @@ from regrow.corpus.text import read_documents
 from regrow.pipeline import recipe as recipes
 from regrow.pipeline.ledger import differences
 from regrow.pipeline.steps import WRITE, WRITTEN_FILE, written_inputs
+from regrow.surgery.cut import Cut
 from regrow.writing import text_writer
 from tests.pipeline.test_corpus_runs import StoppedError, weights
 from tests.pipeline.test_run import Recipe, assert_same_result, entries, go, recover
@@ -96,17 +97,48 @@ def test_a_run_writes_once_and_may_be_stopped_anywhere(
     assert_same_result(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_written_text_is_text_as_any_other(home: Path, tmp_path: Path) -> None:
-    """Scores, token counts and rows are those of the same text from a file."""
-    go(recipe(home, WRITTEN), tmp_path / "written")
-    go(recipe(home, str(tmp_path / "written" / WRITTEN_FILE)), tmp_path / "file")
+def test_scores_and_rows_are_those_of_the_same_text_from_a_file(home: Path, tmp_path: Path) -> None:
+    one = {"stages": STAGES[:1]}
+    go(recipe(home, WRITTEN) | one, tmp_path / "written")
+    go(recipe(home, str(tmp_path / "written" / WRITTEN_FILE)) | one, tmp_path / "file")
     assert weights(tmp_path / "written") == weights(tmp_path / "file") != {}
 
+
+def test_a_vocabulary_is_chosen_by_the_text_that_no_model_wrote(home: Path, tmp_path: Path) -> None:
+    cut = {"stages": [{"name": "a", "cut": {"vocab_size": 280}}]}
+    given, own = home / "train.jsonl", WRITTEN | {"tokens": 1_200}
+    go(recipe(home, [{"path": str(given)}, own]) | cut, tmp_path / "run")
+    go(recipe(home, own) | cut, tmp_path / "alone")
+    model, written = home / "m", tmp_path / "run" / WRITTEN_FILE
+    assert written.read_bytes() == (tmp_path / "alone" / WRITTEN_FILE).read_bytes()
+    texts = {
+        "given": [*read_documents(given)],
+        "both": [*read_documents(given), *read_documents(written)],
+        "half": [*read_documents(written)][::2],
+    }
+    kept = {}
+    for name, documents in texts.items():
+        text = write_text(tmp_path / f"{name}.jsonl", documents)
+        cut_alone = regrow.prune(model, tmp_path / name, vocab_size=280, calibration=text)
+        kept[name] = cut_alone.cut.axes["vocab"].keep.tolist()
+
+    def of_run(name: str) -> list[int]:
+        outputs = entries(tmp_path / name)["a/carve"].outputs
+        found: list[int] = Cut.from_json(outputs["cut"], name).axes["vocab"].keep.tolist()
+        return found
+
+    assert of_run("run") == kept["given"] != kept["both"]
+    assert of_run("alone") == kept["half"] != kept["given"]
+
+
+def test_written_text_that_changes_is_told(home: Path, tmp_path: Path) -> None:
+    one = {"stages": STAGES[:1]}
+    go(recipe(home, WRITTEN) | one, tmp_path / "written")
     said: list[str] = []
-    go(recipe(home, WRITTEN), tmp_path / "written", progress=Progress(say=said.append))
+    go(recipe(home, WRITTEN) | one, tmp_path / "written", progress=Progress(say=said.append))
     assert [line.partition(":")[0] for line in said] == ["finished already"]
     before = (tmp_path / "written" / WRITTEN_FILE).read_bytes()
-    more = recipe(home, WRITTEN | {"tokens": 640})
+    more = recipe(home, WRITTEN | {"tokens": 640}) | one
     with pytest.raises(UserError, match=r"data.train.original.tokens: 600 -> 640"):
         go(more, tmp_path / "written")
     go(more, tmp_path / "written", redo=True)

@@ -5,9 +5,9 @@ Each source is a domain with a name. If sources have shares, samples are a mixtu
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -204,6 +204,18 @@ class Corpus:
             return groups_in_turns(self._texts(self.sources[0], tokenizer))
         texts = [partial(self._documents, source, tokenizer) for source in self.sources]
         return TextsInTurns(texts, turn_of(len(texts)))
+
+    def counted_documents(self, tokenizer: Tokenizer) -> Iterator[str]:
+        """The documents whose tokens decide a vocabulary: those that no model wrote.
+
+        So text that a model wrote holds tokens that are removed, as other text does, and a recovery
+        on it learns how their words are spelled. If a model wrote everything, every second document
+        is counted.
+        """
+        given = tuple(source for source in self.sources if source.model is None)
+        if given:
+            return replace(self, sources=given).documents(tokenizer)
+        return islice(self.documents(tokenizer), 0, None, 2)
 
     def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
         """The text of all documents, whole; see `in_turns`."""

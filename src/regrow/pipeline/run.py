@@ -6,7 +6,7 @@ continues with the step that was not done. `regrow.pipeline.plan` plans the step
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,8 +121,12 @@ class _Run:
 
     @property
     def train_documents(self) -> TextsInTurns:
-        """Opens the training text, for scores, refits and token counts."""
+        """Opens the training text, for scores and refits."""
         return self.plan.corpus.in_turns(self.original.tokenizer)
+
+    def counted_documents(self) -> Iterator[str]:
+        """The documents whose tokens decide a vocabulary."""
+        return self.plan.corpus.counted_documents(self.original.tokenizer)
 
     def say_where_it_goes_on(self) -> None:
         """Say which step comes next in a run that was begun before; that none does, if so."""
@@ -246,7 +250,10 @@ class _Run:
             self.recorder.report(step.stage, "cutting again")
             where = f"{self.ledger.path}: {entry.step}: cut"
             chosen = Cut.from_json(entry.outputs["cut"], where)
-            repeat_cut(source, carved.path, chosen, spec, self.train_documents, self.recipe.seed)
+            repeat_cut(
+                source, carved.path, chosen, spec, self.train_documents, self.recipe.seed,
+                counted=self.counted_documents,
+            )  # fmt: skip
             is_computed = entry.outputs["refitted"] or chosen.is_rotated
             if is_computed and not self._is_as_left(step, carved):
                 # Another machine rounds a rotation and a refit differently. A recovery that is done
@@ -265,7 +272,8 @@ class _Run:
         """Score, cut and carve; the outputs of the step."""
         began = time.monotonic()
         result = prune_checkpoint(
-            source, carved.path, spec, documents=self.train_documents, seed=self.recipe.seed,
+            source, carved.path, spec, documents=self.train_documents,
+            counted=self.counted_documents, seed=self.recipe.seed,
             progress=Progress(say=lambda text: self.recorder.report(step.stage, text)),
         )  # fmt: skip
         self.progress.say(f"{step.stage}: {result.cut.words()}, {result.parameters:,} parameters")

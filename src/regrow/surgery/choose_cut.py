@@ -32,12 +32,14 @@ def choose_cut(
     spec: CutSpec,
     documents: Documents | None,
     *,
+    counted: Documents | None = None,
     seed: int,
     progress: Progress = QUIET,
 ) -> tuple[Cut, "KeptTokens | None"]:
     """Choose the cut of a spec; also returns the kept tokens if it chose a vocabulary, else None.
 
-    `documents`: text for scores and token counts; None if there is no text.
+    `documents`: text for scores and token counts; None if there is no text. `counted`: the text
+    whose tokens are counted, if it is another.
     """
     checkpoint, layout = source.checkpoint, source.layout
     if spec.cut is not None:
@@ -52,7 +54,7 @@ def choose_cut(
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
         tokens = choose_vocabulary(
-            source.path, layout, spec.vocabulary, documents,
+            source.path, layout, spec.vocabulary, counted or documents,
             least_tokens=min(MIN_TEXT_TOKENS, spec.calibration_tokens), notify=progress.say,
         )  # fmt: skip
         kept = np.concatenate([tokens.choice.kept, tokens.padding])

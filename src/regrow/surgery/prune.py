@@ -34,14 +34,16 @@ def plan_cut(
     spec: CutSpec,
     *,
     documents: Documents | None = None,
+    counted: Documents | None = None,
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress = QUIET,
 ) -> PlannedCut:
     """Choose a cut, and plan and check all files that it writes.
 
-    `documents`: text for scores and token counts; None if there is no text. `max_shard_bytes`: the
-    most bytes of tensors in one file.
+    `documents`: text for scores and token counts; None if there is no text. `counted`: the text
+    whose tokens are counted, if it is another. `max_shard_bytes`: the most bytes of tensors in one
+    file.
 
     Raises UserError if the cut is impossible for this model, or needs text and there is none.
     """
@@ -49,17 +51,18 @@ def plan_cut(
     check_rotation(spec, source.layout, has_text=documents is not None)
     history_of(source.path, source.layout)  # its card may be damaged
     progress = _saying_once(progress)
-    cut, tokens = choose_cut(source, spec, documents, seed=seed, progress=progress)
+    cut, tokens = choose_cut(source, spec, documents, counted=counted, seed=seed, progress=progress)
     plan = plan_output(source, cut, tokens, max_shard_bytes)
     return _planned(source, spec, cut, plan, documents, seed, progress)
 
 
-def prune_checkpoint(
+def prune_checkpoint(  # noqa: PLR0913 - where it runs, beside what it is for
     source: ModelDirectory,
     out: Path,
     spec: CutSpec,
     *,
     documents: Documents | None = None,
+    counted: Documents | None = None,
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress = QUIET,
@@ -72,23 +75,31 @@ def prune_checkpoint(
     check_new_directory(out, source.path)
     with workplace(out) as place:  # from here on no other process writes `out`
         planned = plan_cut(
-            source, spec, documents=documents, seed=seed, max_shard_bytes=max_shard_bytes,
-            progress=progress,
+            source, spec, documents=documents, counted=counted, seed=seed,
+            max_shard_bytes=max_shard_bytes, progress=progress,
         )  # fmt: skip
         check_free_space(out, planned.disk_bytes)
         return planned.write_in(place, out, progress)
 
 
 def repeat_cut(
-    source: ModelDirectory, out: Path, cut: Cut, spec: CutSpec, documents: Documents, seed: int
+    source: ModelDirectory,
+    out: Path,
+    cut: Cut,
+    spec: CutSpec,
+    documents: Documents,
+    seed: int,
+    *,
+    counted: Documents | None = None,
 ) -> None:
     """Carve a cut that was chosen before once more.
 
     The result is the same, byte for byte. With a refit or a rotation, this holds for the same kind
     of machine and the same number of threads.
 
-    `spec`: the options from which the cut was chosen. `documents`: the text from which its
-    vocabulary was chosen, and on which it was rotated and refitted. `seed`: of the first time.
+    `spec`: the options from which the cut was chosen. `documents`: the text on which it
+    was rotated and refitted. `seed`: of the first time. `counted`: the text from which its
+    vocabulary was chosen, if it is another.
     """
     layout = source.layout
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
@@ -96,7 +107,7 @@ def repeat_cut(
     if "vocab" in ordered and spec.vocabulary:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
-        tokens = choose_vocabulary(source.path, layout, spec.vocabulary, documents)
+        tokens = choose_vocabulary(source.path, layout, spec.vocabulary, counted or documents)
     again = Cut(cut.model, ordered)
     plan = plan_output(source, again, tokens, MAX_SHARD_BYTES)
     _planned(source, spec, again, plan, documents, seed, QUIET).write(out)
