@@ -6,7 +6,7 @@ number of tokens, and all but balanced cut to the same sizes:
 - random: random scores, and recovery on the domain, as in the OpenBA-V2 report;
 - no refit: influence and activation, and recovery on the domain, without a rotation of hidden;
 - refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
-  both texts with the embeddings as they are;
+  both texts with the embeddings as they are; the vocabulary is chosen by the domain alone;
 - balanced: as refit, with other shares of layers, ffn and vocabulary;
 - torch-pruning, only if --methods names it: cuts of as many parameters by a peer that keeps all
   layers and the vocabulary (benchmarks/torch_pruning_peer.py), and recovery on the domain.
@@ -34,6 +34,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -202,10 +203,21 @@ class Trial:
         text = out.with_suffix(".jsonl")
         documents = self.both if method.written else self.domain
         text.write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
+        if method.written and "vocab_size" in sizes:
+            sizes = {**sizes, "vocab": {"size": sizes["vocab_size"], "counts": self.counts}}
+            del sizes["vocab_size"]
         regrow.prune(
             self.model, out, calibration=text, by=method.by, refit=method.refit, seed=seed,
             calibration_tokens=self.calibration_tokens, **sizes,
         )  # fmt: skip
+
+    @cached_property
+    def counts(self) -> Path:
+        """Counts of the tokens of the domain; as in a run, those of written text do not count."""
+        text, out = self.work / "domain.jsonl", self.work / "domain.safetensors"
+        text.write_text("".join(json.dumps({"text": each}) + "\n" for each in self.domain))
+        regrow.count_vocabulary(self.model, out, [text])
+        return out
 
     def trained(
         self, directory: Path, documents: list[str], settings: Mapping[str, Any], seed: int
