@@ -7,7 +7,8 @@ number of tokens, and all but balanced cut to the same sizes:
 - no refit: influence and activation, and recovery on the domain, without a rotation of hidden;
 - refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
   both texts with the embeddings as they are; the vocabulary is chosen by the domain alone;
-- balanced: as refit, with other shares of layers, ffn and vocabulary;
+- balanced: as refit, with other shares of layers, ffn and vocabulary, and a refit on three times as
+  many tokens;
 - torch-pruning, only if --methods names it: cuts of as many parameters by a peer that keeps all
   layers and the vocabulary (benchmarks/torch_pruning_peer.py), and recovery on the domain.
 
@@ -57,6 +58,9 @@ from regrow.training.task import TrainingTask
 
 HERE = Path(__file__).parent
 EVERY = 8
+OWN_TOKENS, OWN_EVERY = 200_000, 5
+"""Tokens that the original writes. A refit is made on all of them, and a recovery on every fifth
+document: more of them would keep a little more of the rest, and take more from the domain."""
 OPENBA_SIZES: Mapping[str, Mapping[str, Any]] = {
     "50%": {
         "layers": {"encoder": 3, "decoder": 9}, "hidden": 160, "ffn": 256, "heads": 6,
@@ -106,6 +110,7 @@ class Method:
         written: Whether text of the original is added to the domain, for scores and recovery.
         sizes: In place of those in `SIZES`, by size; a size that is absent is not measured.
         settings: Of the recovery, if they differ from the defaults.
+        refit_times: How many times as many tokens are refitted on as those of other methods.
         peer: How Torch-Pruning chooses, if it makes the cut.
     """
 
@@ -115,6 +120,7 @@ class Method:
     written: bool = False
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SIZES)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    refit_times: int = 1
     peer: Importance | None = None
 
 
@@ -125,11 +131,14 @@ METHODS: Mapping[str, Method] = {
     RANDOM: Method(by="random"),
     PLAIN: Method(),
     REFIT: Method(refit=True, written=True, settings=FROZEN),
-    BALANCED: Method(refit=None, written=True, sizes=BALANCED_SIZES, settings=FROZEN),
+    BALANCED: Method(
+        refit=None, written=True, sizes=BALANCED_SIZES, settings=FROZEN, refit_times=3
+    ),
 }
 WITHOUT: Mapping[str, Method] = {
     "without the refit": replace(METHODS[BALANCED], refit=False),
     "without text of the original": replace(METHODS[BALANCED], written=False),
+    "with a refit on a third of the tokens": replace(METHODS[BALANCED], refit_times=1),
     "with random scores": replace(METHODS[BALANCED], by="random"),
     "with all weights trained": replace(METHODS[BALANCED], settings={}),
 }
@@ -180,7 +189,9 @@ class Trial:
         self.model, self.work = model, work
         self.tokens, self.calibration_tokens = options.tokens, options.calibration_tokens
         self.domain, self.held = texts.domain, texts.held
-        self.both = [*self.domain, *(read_documents(written) if written else ())]
+        own = list(read_documents(written)) if written else []
+        self.refit_text = [*self.domain, *own]
+        self.recovery_text = [*self.domain, *own[::OWN_EVERY]]
 
     def losses(self, model: Any, tokenizer: Any) -> dict[str, float]:
         """Bits per byte by text."""
@@ -201,14 +212,14 @@ class Trial:
         if "hidden" in sizes:
             sizes = {**sizes, "rotate": method.rotate}
         text = out.with_suffix(".jsonl")
-        documents = self.both if method.written else self.domain
+        documents = self.refit_text if method.written else self.domain
         text.write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
         if method.written and "vocab_size" in sizes:
             sizes = {**sizes, "vocab": {"size": sizes["vocab_size"], "counts": self.counts}}
             del sizes["vocab_size"]
         regrow.prune(
             self.model, out, calibration=text, by=method.by, refit=method.refit, seed=seed,
-            calibration_tokens=self.calibration_tokens, **sizes,
+            calibration_tokens=method.refit_times * self.calibration_tokens, **sizes,
         )  # fmt: skip
 
     @cached_property
@@ -243,7 +254,7 @@ class Trial:
             cut = ModelDirectory(out)
             found = {"cut": self.losses(cut.load(), cut.tokenizer)}
             if self.tokens:
-                documents = self.both if method.written else self.domain
+                documents = self.recovery_text if method.written else self.domain
                 found["recovered"] = self.trained(out, documents, method.settings, seed)
         seconds = time.monotonic() - began
         say(f"{name}, seed {seed}, {seconds:.0f} s: {_words(found)}")
@@ -315,7 +326,9 @@ def main() -> None:
     arguments.add_argument("--text", type=Path, help="of an OpenBA, to cut and train on")
     arguments.add_argument("--heldout", type=Path, nargs="+", default=[], help="of an OpenBA")
     arguments.add_argument(
-        "--written", type=Path, help="text of the original (default: 40,000 tokens, made first)"
+        "--written",
+        type=Path,
+        help=f"text of the original (default: {OWN_TOKENS:,} tokens, made first)",
     )
     arguments.add_argument("--sizes", nargs="+", choices=[*SIZES, *OPENBA_SIZES])
     arguments.add_argument("--tokens", type=int, default=50_000, help="of recovery; 0 for none")
@@ -342,10 +355,10 @@ def main() -> None:
         arguments.error(f"--methods of an OpenBA are {', '.join(methods)}, without --without")
     if not PEERS.keys().isdisjoint(options.methods) and find_spec("torch_pruning") is None:
         arguments.error("torch_pruning is missing: pip install torch-pruning")
-    options.calibration_tokens, options.characters = 32_768, None
+    options.calibration_tokens, options.characters, own_tokens = 32_768, None, OWN_TOKENS
     if options.quick:
         options.sizes, options.tokens, options.seeds = ["50%"], 10_000, 1
-        options.calibration_tokens, options.characters = 8_192, 1_500
+        options.calibration_tokens, options.characters, own_tokens = 8_192, 1_500, 40_000
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="quality-") as work:
@@ -359,7 +372,7 @@ def main() -> None:
             texts = documentation(options.characters)
             if written is None:
                 written = Path(work) / "written.jsonl"
-                regrow.write_corpus(options.model, written, 40_000)
+                regrow.write_corpus(options.model, written, own_tokens)
         trial = Trial(options.model, texts, written, options, Path(work))
         show(list(results(trial, options)), as_json=options.json)
 
