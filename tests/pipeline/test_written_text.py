@@ -10,7 +10,7 @@ import regrow
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
-from regrow.corpus.text import read_documents
+from regrow.corpus.text import document_hash, read_documents
 from regrow.pipeline import recipe as recipes
 from regrow.pipeline.ledger import differences
 from regrow.pipeline.steps import WRITE, WRITTEN_FILE, written_inputs
@@ -104,22 +104,20 @@ def test_scores_and_rows_are_those_of_the_same_text_from_a_file(home: Path, tmp_
     assert weights(tmp_path / "written") == weights(tmp_path / "file") != {}
 
 
-def test_a_vocabulary_is_chosen_by_the_text_that_no_model_wrote(home: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_is_chosen_by_the_text_of_a_path(home: Path, tmp_path: Path) -> None:
     cut = {"stages": [{"name": "a", "cut": {"vocab_size": 280}}]}
-    given, own = home / "train.jsonl", WRITTEN | {"tokens": 1_200}
+    given, own = home / "train.jsonl", WRITTEN | {"tokens": 2_100}
     go(recipe(home, [{"path": str(given)}, own]) | cut, tmp_path / "run")
     go(recipe(home, own) | cut, tmp_path / "alone")
-    model, written = home / "m", tmp_path / "run" / WRITTEN_FILE
+    written = tmp_path / "run" / WRITTEN_FILE
     assert written.read_bytes() == (tmp_path / "alone" / WRITTEN_FILE).read_bytes()
-    texts = {
-        "given": [*read_documents(given)],
-        "both": [*read_documents(given), *read_documents(written)],
-        "half": [*read_documents(written)][::2],
-    }
+    texts = {"given": [*read_documents(given)], "own": [*read_documents(written)]}
+    texts["both"] = texts["given"] + texts["own"]
+    texts["half"] = [text for text in texts["own"] if document_hash(text)[0] % 2 == 0]
     kept = {}
     for name, documents in texts.items():
         text = write_text(tmp_path / f"{name}.jsonl", documents)
-        cut_alone = regrow.prune(model, tmp_path / name, vocab_size=280, calibration=text)
+        cut_alone = regrow.prune(home / "m", tmp_path / name, vocab_size=280, calibration=text)
         kept[name] = cut_alone.cut.axes["vocab"].keep.tolist()
 
     def of_run(name: str) -> list[int]:
@@ -128,7 +126,46 @@ def test_a_vocabulary_is_chosen_by_the_text_that_no_model_wrote(home: Path, tmp_
         return found
 
     assert of_run("run") == kept["given"] != kept["both"]
-    assert of_run("alone") == kept["half"] != kept["given"]
+    assert of_run("alone") == kept["half"] != kept["own"]
+
+
+def test_a_carved_model_that_is_gone_is_made_again_from_the_counted_text(
+    home: Path, tmp_path: Path
+) -> None:
+    mixed = recipe(home, [{"path": str(home / "train.jsonl")}, WRITTEN | {"tokens": 2_100}])
+
+    def of(tokens: int) -> Recipe:
+        cut = {"vocab_size": 280}
+        return mixed | {"stages": [{"name": "b", "cut": cut, "recover": recover(tokens)}]}
+
+    go(of(128), tmp_path / "run")
+    assert not (tmp_path / "run/stages/b/carved").exists()
+    go(of(192), tmp_path / "run", redo=True)
+    go(of(192), tmp_path / "new")
+    assert_same_result(tmp_path / "run", tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "said"),
+    [
+        (0, 600, "600 tokens are too few to choose a vocabulary, since half .* at least 2,048"),
+        (
+            10,
+            600,
+            "[0-9]+ tokens are too few .*, and what the original writes is not counted",
+        ),
+        (10, 0, "[0-9]+ tokens are too few to choose a vocabulary; give at least 512, or counts"),
+    ],
+)
+def test_too_little_text_to_choose_a_vocabulary_is_refused_before_any_is_written(
+    home: Path, tmp_path: Path, given: int, own: int, said: str
+) -> None:
+    text = {"path": str(write_text(tmp_path / "few.jsonl", sentences(max(given, 1))))}
+    train = [*([text] if given else []), *([WRITTEN | {"tokens": own}] if own else [])]
+    with pytest.raises(UserError, match=said) as raised:
+        go(recipe(home, train), tmp_path / "run")
+    assert raised.value.key == "data.train"
+    assert not (tmp_path / "run" / WRITTEN_FILE).exists()
 
 
 def test_written_text_that_changes_is_told(home: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ Each source is a domain with a name. If sources have shares, samples are a mixtu
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -23,7 +23,13 @@ from regrow.corpus.put_aside import without
 from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.samples import Samples
 from regrow.corpus.source_mixture import Shares
-from regrow.corpus.text import Documents, documents_sha256, read_documents, read_file
+from regrow.corpus.text import (
+    Documents,
+    document_hash,
+    documents_sha256,
+    read_documents,
+    read_file,
+)
 from regrow.corpus.text_files import text_files
 from regrow.corpus.token_store import TokenStore, is_store, open_store
 from regrow.corpus.token_store_rows import pack_store
@@ -206,16 +212,23 @@ class Corpus:
         return TextsInTurns(texts, turn_of(len(texts)))
 
     def counted_documents(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """The documents whose tokens decide a vocabulary: those that no model wrote.
+        """The documents whose tokens decide a vocabulary: those of the sources that have a path.
 
-        So text that a model wrote holds tokens that are removed, as other text does, and a recovery
-        on it learns how their words are spelled. If a model wrote everything, every second document
-        is counted.
+        So text that the original writes holds tokens that are removed, as new text does, and a
+        recovery on it learns how their words are spelled. If there is no path, half of the
+        documents are counted, chosen by their hashes.
         """
-        given = tuple(source for source in self.sources if source.model is None)
-        if given:
-            return replace(self, sources=given).documents(tokenizer)
-        return islice(self.documents(tokenizer), 0, None, 2)
+        given = self.given
+        if given is not None:
+            return given.documents(tokenizer)
+        documents = self.documents(tokenizer)
+        return (text for text in documents if document_hash(text)[0] % 2 == 0)
+
+    @property
+    def given(self) -> Self | None:
+        """The sources that have a path; None if there are none."""
+        given = tuple(source for source in self.sources if source.path is not None)
+        return replace(self, sources=given) if given else None
 
     def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
         """The text of all documents, whole; see `in_turns`."""

@@ -20,10 +20,10 @@ from regrow.corpus.parquet_rows import read_rows
 from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.text_files import kind_of, package_for, text_files
 
-_UTF8_BOM = b"\xef\xbb\xbf"
 Documents = Callable[[], Iterator[str]]
 """Opens a text and reads its documents."""
 
+_UTF8_BOM = b"\xef\xbb\xbf"
 LONGEST = 64 << 20
 """Bytes of uncompressed text that are read as one document."""
 _BLOCK_BYTES = 1 << 20

@@ -32,6 +32,7 @@ from regrow.pipeline.recipe_checks import (
     check_adapters,
     check_apart,
     check_corpus,
+    check_counted,
     check_embedding_rates,
     check_mixtures,
     check_positions,
@@ -278,6 +279,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     conversations = _conversations(recipe, aside)
     check_corpus(corpus, tokenizer, trainings.stages, trainings.vocabularies)
     check_tasks(recipe, tokenizer, original.config, corpus)
+    check_counted(corpus, tokenizer, trainings.stages)
     by_stage = {s.name: conversations.get(s.name, corpus) for s in recipe.stages}
     check_conversations(recipe, by_stage, tokenizer, original.config)
     check_heldout_conversations(recipe, aside, tokenizer, original.config)

@@ -8,6 +8,7 @@ from typing import Any
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.corpus.packing import tokenise
 from regrow.corpus.reading import CONVERSATIONS, PLAIN_TEXT
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
@@ -16,6 +17,7 @@ from regrow.objectives.registry import minimum_tokens, missing_tokens, objective
 from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.steps import AT_ONCE, control_settings
 from regrow.scoring.score_file import scores_for
+from regrow.surgery.choose_cut import least_counted
 from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_checks import check_refit, check_rotation, cuts_hidden, rotates
 from regrow.surgery.cut_spec import CutSpec
@@ -26,6 +28,9 @@ from regrow.training.tracking import check_tools
 from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.plan_file import load_plan
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
+
+_MARGIN = 4
+"""Half of the documents that the original writes are counted, and documents differ in length."""
 
 
 def check_apart(out: Path, model: Path) -> None:
@@ -257,6 +262,37 @@ def check_corpus(
                 "vocab_size after all that trains",
                 key="data.train",
             )
+
+
+def check_counted(corpus: Corpus, tokenizer: Any, stages: Iterable[Stage]) -> None:
+    """Raise UserError if too little text is counted to choose a vocabulary.
+
+    `corpus`: the training text. `tokenizer`: of the original.
+    """
+    least = max((least_counted(each.cut) for each in stages if each.cut is not None), default=0)
+    if not least:
+        return
+    if corpus.given is None:
+        least *= _MARGIN
+        (source,) = corpus.sources
+        if (source.tokens or 0) < least:
+            raise UserError(
+                f"{source.tokens:,} tokens are too few to choose a vocabulary, since half of what "
+                f"the original writes is counted; give at least {least:,}",
+                key="data.train",
+            )
+        return
+    tokens = 0
+    for ids in tokenise(corpus.counted_documents(tokenizer), tokenizer):
+        tokens += len(ids)
+        if tokens >= least:
+            return
+    rest = ", and what the original writes is not counted" if corpus.written else ""
+    raise UserError(
+        f"{tokens:,} tokens are too few to choose a vocabulary{rest}; give at least {least:,}, or "
+        "counts (`vocab`)",
+        key="data.train",
+    )
 
 
 def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> None:

@@ -27,6 +27,14 @@ If the spec has fewer calibration tokens, that number is enough.
 """
 
 
+def least_counted(spec: CutSpec) -> int:
+    """How many tokens must be counted to choose the vocabulary of a spec; 0 if none are counted."""
+    vocabulary = spec.vocabulary
+    if vocabulary is None or vocabulary.counts is not None or vocabulary.plan is not None:
+        return 0
+    return min(MIN_TEXT_TOKENS, spec.calibration_tokens)
+
+
 def choose_cut(
     source: ModelDirectory,
     spec: CutSpec,
@@ -54,8 +62,8 @@ def choose_cut(
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
         tokens = choose_vocabulary(
-            source.path, layout, spec.vocabulary, counted or documents,
-            least_tokens=min(MIN_TEXT_TOKENS, spec.calibration_tokens), notify=progress.say,
+            source.path, layout, spec.vocabulary, documents, counted=counted,
+            least_tokens=least_counted(spec), notify=progress.say,
         )  # fmt: skip
         kept = np.concatenate([tokens.choice.kept, tokens.padding])
         layout.check_sizes({**sizes, "vocab": len(kept)})

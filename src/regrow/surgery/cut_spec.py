@@ -47,7 +47,8 @@ class CutSpec(Strict):
         ffn: Number of neurons of each feed-forward to keep.
         heads: Number of attention heads to keep.
         kv_heads: Number of key-value heads to keep.
-        vocab_size: Number of tokens to keep, the most frequent in the text.
+        vocab_size: Number of tokens to keep, the most frequent in the text that is counted (see
+            `counts` of `vocab`).
         vocab: How the kept tokens are chosen; use it in place of `vocab_size`.
         by: Name of the score. None uses influence for layers and activation for widths, the best
             ones measured (docs/benchmarks.md), and rotates hidden (see `rotate`). In Python it can

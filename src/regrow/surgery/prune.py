@@ -97,9 +97,9 @@ def repeat_cut(
     The result is the same, byte for byte. With a refit or a rotation, this holds for the same kind
     of machine and the same number of threads.
 
-    `spec`: the options from which the cut was chosen. `documents`: the text on which it
-    was rotated and refitted. `seed`: of the first time. `counted`: the text from which its
-    vocabulary was chosen, if it is another.
+    `spec`: the options from which the cut was chosen. `documents`: the text on which it was rotated
+    and refitted. `seed`: of the first time. `counted`: the text from which its vocabulary was
+    chosen, if it is another.
     """
     layout = source.layout
     ordered = {name: cut.axes[name] for name in layout.blueprint.axis_names if name in cut.axes}
@@ -107,7 +107,7 @@ def repeat_cut(
     if "vocab" in ordered and spec.vocabulary:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
-        tokens = choose_vocabulary(source.path, layout, spec.vocabulary, counted or documents)
+        tokens = choose_vocabulary(source.path, layout, spec.vocabulary, documents, counted=counted)
     again = Cut(cut.model, ordered)
     plan = plan_output(source, again, tokens, MAX_SHARD_BYTES)
     _planned(source, spec, again, plan, documents, seed, QUIET).write(out)

@@ -55,6 +55,7 @@ def choose_vocabulary(
     spec: VocabularySpec,
     documents: Documents | None,
     *,
+    counted: Documents | None = None,
     least_tokens: int = 0,
     notify: Callable[[str], None] = lambda _: None,
 ) -> KeptTokens:
@@ -64,8 +65,10 @@ def choose_vocabulary(
         directory: of the model.
         layout: of the model.
         spec: has a size, a coverage or a plan.
-        documents: the text to count if ``spec`` names no counts.
-        least_tokens: the text must have so many tokens.
+        documents: the text. It is counted if ``spec`` names no counts, and how much of it becomes
+            unknown is measured.
+        counted: the text that is counted, if it is another.
+        least_tokens: what is counted must have so many tokens.
         notify: is told what is done, and how much text becomes unknown.
 
     Raises:
@@ -85,7 +88,7 @@ def choose_vocabulary(
             raise UserError("token counts need a text; give a calibration text", key="vocab_size")
         check_vocabulary(directory, layout, spec)  # before the text is read
         notify("counting tokens")
-        counts = count_tokens(directory, documents())
+        counts = count_tokens(directory, (documents if counted is None else counted)())
         if counts.sum() < least_tokens:
             raise UserError(
                 f"the text is {counts.sum()} tokens, less than one row of "

@@ -24,7 +24,7 @@ class VocabularySpec(BaseModel):
         size: The number of tokens.
         coverage: Keep as many tokens as cover this share of the counted tokens, such as 0.999.
         counts: A file that `regrow vocab count` wrote. None counts the calibration text; in a run,
-            the training text that no model wrote.
+            the training text without what the original writes.
         only: Languages (sources or scripts) whose counts decide; by default all.
         minimum: Of each language, so many of its most frequent tokens stay.
         keep: Tokens that stay.
