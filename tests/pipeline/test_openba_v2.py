@@ -17,8 +17,8 @@ from regrow.cli.preview_tables import cost_rows, size_rows, total_words
 from regrow.pipeline.preview import Preview, preview_recipe
 from regrow.pipeline.published import OPENBA_V2
 from regrow.pipeline.recipe import Recipe
-from regrow.pipeline.recipe_checks import layouts_by_stage
 from regrow.pipeline.recipe_file import load_recipe
+from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.requests import sizes_from_options
 

@@ -17,7 +17,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.text import documents_sha256
 from regrow.pipeline.recipe import Recipe
-from regrow.pipeline.recipe_checks import layouts_by_stage
+from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.steps import TextHashes, plan_steps
 from regrow.scoring.score_file import SavedScores, TextFacts, load_scores
 from tests.tiny import sentences, write_model, write_seq2seq, write_text

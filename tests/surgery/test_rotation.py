@@ -27,7 +27,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.recipe import Recipe
-from regrow.pipeline.recipe_checks import at_once_stage
+from regrow.pipeline.stage_layouts import at_once_stage
 from regrow.pipeline.summary import summarise
 from regrow.scoring.batches import without_loss
 from regrow.scoring.calibration import Calibration

@@ -20,8 +20,8 @@ from regrow.common.errors import UserError
 from regrow.corpus.named_files import named_files
 from regrow.corpus.parallel import Workers
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.pipeline.recipe_checks import layouts_by_stage
 from regrow.pipeline.recipe_file import load_recipe
+from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.steps import TextHashes, plan_steps
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.output import VOCABULARY_FILE

@@ -28,7 +28,6 @@ from regrow.pipeline.heldout_text import HELDOUT, HeldOutPart, HeldOutParts, wit
 from regrow.pipeline.ledger import Step
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import (
-    at_once_stage,
     check_adapters,
     check_apart,
     check_corpus,
@@ -39,7 +38,6 @@ from regrow.pipeline.recipe_checks import (
     check_readable,
     check_tasks,
     check_written,
-    layouts_by_stage,
     missing_special_tokens,
 )
 from regrow.pipeline.shared_text import (
@@ -47,6 +45,7 @@ from regrow.pipeline.shared_text import (
     say_shared_documents,
     trained_texts,
 )
+from regrow.pipeline.stage_layouts import at_once_stage, layouts_by_stage
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,

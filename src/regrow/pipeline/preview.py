@@ -11,7 +11,8 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.published import Training, published_original, published_training
 from regrow.pipeline.recipe import Recipe, Stage
-from regrow.pipeline.recipe_checks import check_languages, layouts_by_stage
+from regrow.pipeline.recipe_checks import check_languages
+from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.steps import teacher_names
 from regrow.pipeline.task_steps import evaluated_stages
 from regrow.pipeline.training_time import TrainingTime, speed_of
