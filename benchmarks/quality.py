@@ -8,8 +8,8 @@ number of tokens, and all but balanced cut to the same sizes:
 - refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
   the domain and a fifth of the written text, with the embeddings as they are; the vocabulary is
   chosen by the domain alone;
-- balanced: as refit, with other shares of layers, ffn and vocabulary, and a refit on three times as
-  many tokens;
+- balanced: as refit, with other shares of layers, ffn and vocabulary, a refit on three times as
+  many tokens, and then four passes over them in which each layer is trained alone;
 - torch-pruning, only if --methods names it: cuts of as many parameters by a peer that keeps all
   layers and the vocabulary (benchmarks/torch_pruning_peer.py), and recovery on the domain.
 
@@ -112,6 +112,7 @@ class Method:
         sizes: In place of those in `SIZES`, by size; a size that is absent is not measured.
         settings: Of the recovery, if they differ from the defaults.
         refit_times: How many times as many tokens are refitted on as those of other methods.
+        refit_passes: Over these tokens, in which each layer is then trained alone.
         peer: How Torch-Pruning chooses, if it makes the cut.
     """
 
@@ -122,6 +123,7 @@ class Method:
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SIZES)
     settings: Mapping[str, Any] = field(default_factory=dict)
     refit_times: int = 1
+    refit_passes: int = 0
     peer: Importance | None = None
 
 
@@ -133,11 +135,17 @@ METHODS: Mapping[str, Method] = {
     PLAIN: Method(),
     REFIT: Method(refit=True, written=True, settings=FROZEN),
     BALANCED: Method(
-        refit=None, written=True, sizes=BALANCED_SIZES, settings=FROZEN, refit_times=3
+        refit=None,
+        written=True,
+        sizes=BALANCED_SIZES,
+        settings=FROZEN,
+        refit_times=3,
+        refit_passes=4,
     ),
 }
 WITHOUT: Mapping[str, Method] = {
-    "without the refit": replace(METHODS[BALANCED], refit=False),
+    "without the refit": replace(METHODS[BALANCED], refit=False, refit_passes=0),
+    "without training layers": replace(METHODS[BALANCED], refit_passes=0),
     "without text of the original": replace(METHODS[BALANCED], written=False),
     "with a refit on a third of the tokens": replace(METHODS[BALANCED], refit_times=1),
     "with random scores": replace(METHODS[BALANCED], by="random"),
@@ -220,7 +228,8 @@ class Trial:
             del sizes["vocab_size"]
         regrow.prune(
             self.model, out, calibration=text, by=method.by, refit=method.refit, seed=seed,
-            calibration_tokens=method.refit_times * self.calibration_tokens, **sizes,
+            calibration_tokens=method.refit_times * self.calibration_tokens,
+            refit_passes=method.refit_passes if sizes.keys() - {"vocab"} else 0, **sizes,
         )  # fmt: skip
 
     @cached_property

@@ -1,6 +1,5 @@
 """Refit: what writes to the residual stream is solved for again after a cut."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,12 @@ from regrow.architectures.phi3 import PHI3
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.common.precision import Precision
 from regrow.common.progress import Progress
-from regrow.scoring.batches import without_loss
-from regrow.scoring.calibration import Calibration
-from regrow.scoring.observe import read_batch, sites
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.output import plan_output
-from regrow.surgery.refit import Refit, refit
 from tests.surgery.carving import tensors
+from tests.surgery.refitting import calibration, last_stream, refitted, without_layer
 from tests.tiny import (
     add_tokenizer,
     sentences,
@@ -41,36 +36,6 @@ from tests.tiny import (
 torch.set_num_threads(1)
 
 EACH = [(each, number) for each in BLUEPRINTS for number in range(len(each.tiny))]
-
-
-def calibration(model: ModelDirectory, texts: int = 60, seed: int = 0) -> Calibration:
-    random = np.random.default_rng(seed)
-    vocabulary = model.layout.sizes["vocab"]
-    lengths = sorted(random.integers(4, 16, size=texts), reverse=True)  # so batches have padding
-    return Calibration(tuple(random.integers(3, vocabulary, size=each) for each in lengths))
-
-
-def without_layer(model: ModelDirectory, dropped: int = 1) -> Cut:
-    """One layer of each stack goes; -1 is the last one."""
-    axes = {}
-    for axis in model.layout.blueprint.axes:
-        if axis.kind == "layer":
-            size = model.layout.sizes[axis.name]
-            keep = np.array([index for index in range(size) if index != dropped % size])
-            axes[axis.name] = AxisCut(size, keep)
-    return Cut(model.checkpoint.fingerprint, axes)
-
-
-def refitted(
-    model: ModelDirectory, cut: Cut, text: Calibration, precision: Precision = "fp32"
-) -> Refit:
-    """The refit of a cut; its files are written beside the model."""
-    out = Path(tempfile.mkdtemp(dir=model.path.parent))
-    carve(plan_output(model, cut), out / "carved")
-    (out / "weights").mkdir()
-    return refit(
-        model, ModelDirectory(out / "carved"), cut, text, out / "weights", precision=precision
-    )
 
 
 @pytest.mark.parametrize(("blueprint", "number"), EACH)
@@ -256,23 +221,6 @@ def test_the_error_is_that_of_the_loaded_model(
     stack = axis.rpartition(".")[0]
     last = [each for each in found.matrices if not stack or f"{stack}." in each.name][-1]
     assert last.after == pytest.approx(error.item(), rel=1e-3)
-
-
-def last_stream(model: ModelDirectory, axis: str, text: Calibration) -> torch.Tensor:
-    """The hidden states behind the last layer of a stack, [tokens, hidden]."""
-    loaded: Any = model.load()
-    *_, last = sites(model.layout, model.layout.blueprint.axis(axis))
-    found = []
-
-    def note(_: Any, __: Any, out: Any) -> None:
-        found.append((out[0] if isinstance(out, tuple) else out).double())
-
-    loaded.get_submodule(last).register_forward_hook(note)
-    with torch.no_grad():
-        for batch in without_loss(text, model.config, 600):
-            read_batch(loaded, batch)
-            found[-1] = found[-1][batch.is_text]
-    return torch.cat(found)
 
 
 # As users call it

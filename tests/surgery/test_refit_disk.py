@@ -10,6 +10,7 @@ from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET
 from regrow.surgery.cut_spec import CutSpec
+from regrow.surgery.layer_training import Trained
 from regrow.surgery.planned_cut import PlannedCut
 from regrow.surgery.prune import plan_cut
 from regrow.surgery.refit_disk import refit_bytes
@@ -28,6 +29,7 @@ def planned(source: Path, **options: Any) -> PlannedCut:
         ("llama", {"hidden": 28}),
         ("llama", {"hidden": 28, "layers": 3, "vocab_size": 300}),
         ("t5", {"hidden": 12, "layers": {"decoder": 1}}),
+        ("llama", {"ffn": 40, "layers": 3, "refit_passes": 1}),
     ],
 )
 def test_what_a_refit_writes_is_known_before(
@@ -44,6 +46,11 @@ def test_what_a_refit_writes_is_known_before(
         copies.append(sum(tensor.nbytes for tensor in tensors.values()))
 
     monkeypatch.setattr("regrow.surgery.planned_cut.shutil.rmtree", removed)
+    # Each layer counts as trained, also where a training is no better and its weights stay.
+    monkeypatch.setattr(
+        "regrow.surgery.refit.train_layer",
+        lambda fit, streams, behind, target, passes: Trained(behind, 0.0),
+    )
     (tmp_path / "place").mkdir()
     rotation = found._rotation(found.calibration, QUIET)
     found._refit(tmp_path / "place", found.calibration, QUIET, rotation)
@@ -56,7 +63,10 @@ def test_what_a_refit_writes_is_known_before(
     assert corrections > 0
     assert found.disk_bytes == corrections + max(copies[0], result)
     huge = 10**9
-    assert refit_bytes(found.source.layout, found.cut.sizes, 4, huge) == corrections + huge
+    needed = refit_bytes(
+        found.source.layout, found.cut.sizes, 4, huge, every="refit_passes" in options
+    )
+    assert needed == corrections + huge
 
 
 def test_without_a_refit_only_the_result_is_written(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def prune(
     - `refit`: whether the matrices that write to the residual stream are solved for again after the
       cut, so that the stream changes less. By default, if there is a calibration text and the
       architecture is pre-norm.
+    - `refit_passes`: how many times a refit then reads its text to train each layer alone, towards
+      the original's stream. 0 trains nothing.
     - `rotate`: whether `hidden` keeps the principal directions of the residual stream in place of
       some of its channels. By default, if there is a calibration text, the head is not tied to the
       embedding, the architecture allows it, and neither `by` nor `scores` is given.

@@ -40,6 +40,7 @@ class CutOptions(TypedDict, total=False):
     by: str | Callable[..., Any] | None
     scores: Path | str | None
     refit: bool | None
+    refit_passes: Number
     rotate: bool | None
     calibration_tokens: Number
     cut: Path | str | None

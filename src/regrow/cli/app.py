@@ -167,6 +167,12 @@ def prune(
             help="Solve again for the output projections. Default: if there is text.",
         ),
     ] = None,
+    refit_passes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Passes in which a refit trains each layer alone. [default: 0]"
+        ),
+    ] = None,
     rotate: Annotated[
         bool | None,
         typer.Option(
@@ -198,13 +204,14 @@ def prune(
         "by": by,
         "scores": scores,
         "refit": refit,
+        "refit_passes": refit_passes,
         "rotate": rotate,
         "cut": cut,
     }
     given = {name: value for name, value in options.items() if value is not None}
     if calibration_tokens is not None:
         given["calibration_tokens"] = count("--calibration-tokens", calibration_tokens)
-    if not given.keys() - {"by", "scores", "refit", "rotate", "calibration_tokens"}:
+    if not given.keys() - {"by", "scores", "refit", "refit_passes", "rotate", "calibration_tokens"}:
         raise UserError(
             "prune: nothing to cut; give --layers, --drop-layers, --hidden, --ffn, --heads, "
             "--kv-heads, --vocab-size, --vocab-plan or --cut"

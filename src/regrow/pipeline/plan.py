@@ -216,12 +216,16 @@ class RunPlan:
         return found
 
     def _cut_work(self, step: Step) -> StepWork:
-        """A cut of layers or widths mostly scores and refits, on the calibration text."""
+        """A cut of layers or widths mostly scores and refits, on the calibration text.
+
+        A pass that trains each layer of the result alone takes about as long per parameter.
+        """
         cut = self.stages[step.stage].cut
         if cut is None or cut.options.keys() <= {"vocab_size", "vocab"}:
             return StepWork(step.name, "carve", 16.0 * self.parameter_count(step.stage))
-        tokens = cut.calibration_tokens * self.parameter_count("original")
-        return StepWork(step.name, "score", 4.0 * tokens)
+        trained = cut.refit_passes * self.parameter_count(step.stage)
+        work = cut.calibration_tokens * (self.parameter_count("original") + trained)
+        return StepWork(step.name, "score", 4.0 * work)
 
     def _reference_tokens(self) -> float:
         """Tokens that reference losses are measured on, summed over the components."""

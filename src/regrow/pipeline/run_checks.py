@@ -154,7 +154,8 @@ def _bytes_beside_result(plan: RunPlan, stage: str, bytes_per_parameter: float) 
     if all(before.blueprint.axis(name).kind == "vocab" for name in sizes):
         return 0
     result = round(after.parameters() * bytes_per_parameter)
-    return refit_bytes(before, sizes, bytes_per_parameter, result) - result
+    every = cut.refit_passes > 0
+    return refit_bytes(before, sizes, bytes_per_parameter, result, every=every) - result
 
 
 def _check_memory(stage: str, student: int, teacher: int, precision: Precision) -> None:

@@ -90,6 +90,7 @@ def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | Non
         by=scores.pop() if len(scores) == 1 else None,
         refit=refits.pop() if len(refits) == 1 else None,
         rotate=rotations == {True} if "hidden" in options else None,
+        refit_passes=max(cut.refit_passes for cut in cuts),
         calibration_tokens=max(cut.calibration_tokens for cut in cuts),
     )
     return Stage(name=AT_ONCE, cut=spec, recover=settings)

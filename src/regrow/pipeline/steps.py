@@ -226,7 +226,9 @@ def _cut_inputs(spec: CutSpec, *, every_key: bool) -> dict[str, Any]:
     if spec.cut is not None:
         # The file says what is cut. The other settings of a cut file are those of its refit.
         refitting = spec.model_dump(
-            mode="json", include={"refit", "calibration_tokens"}, exclude_defaults=not every_key
+            mode="json",
+            include={"refit", "refit_passes", "calibration_tokens"},
+            exclude_defaults=not every_key,
         )
         return {"cut": Cut.load(spec.cut).to_json(), **refitting}
     found = spec.model_dump(mode="json", exclude={"cut", "vocab"}, exclude_defaults=not every_key)

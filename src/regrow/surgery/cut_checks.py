@@ -9,20 +9,30 @@ from regrow.surgery.rotatable import hidden_axis, rotation_problem
 
 def check_refit(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
     """Raise UserError if a refit is asked for and is not possible."""
-    if not spec.refit:
+    asked = asked_for(spec)
+    if asked is None:
         return
+    if spec.refit is False:
+        raise UserError("refit is false, so no layer is trained; leave one of them out", key=asked)
     if not has_text:
-        raise UserError("a refit needs a text; give one, or leave refit out", key="refit")
+        raise UserError(f"a refit needs a text; give one, or leave {asked} out", key=asked)
     if spec.cut is None and spec.options.keys() <= {"vocab_size"}:
         raise UserError(
-            "only the vocabulary is cut, which changes no layer; leave refit out", key="refit"
+            f"only the vocabulary is cut, which changes no layer; leave {asked} out", key=asked
         )
     if not layout.blueprint.pre_norm:
         raise UserError(
             f"{layout.blueprint.model_type} normalises what attention and ffn write before it is "
-            "in the residual stream, so it cannot be refitted; leave refit out",
-            key="refit",
+            f"in the residual stream, so it cannot be refitted; leave {asked} out",
+            key=asked,
         )
+
+
+def asked_for(spec: CutSpec) -> str | None:
+    """The option that asks for a refit; None if it is left to the text and the architecture."""
+    if spec.refit:
+        return "refit"
+    return "refit_passes" if spec.refit_passes else None
 
 
 def check_rotation(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WrapValidator, field_validator, model_validator
 
-from regrow.common.fields import Size, Strict
+from regrow.common.fields import Number, Size, Strict
 from regrow.scoring.registry import SCORES, ScoreFunction
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
@@ -57,6 +57,8 @@ class CutSpec(Strict):
         refit: Whether the matrices that write to the residual stream are solved for again after
             the cut (`regrow.surgery.refit`). None refits if there is text and the architecture is
             pre-norm.
+        refit_passes: How many times a refit then reads its text to train each layer alone, towards
+            the original's stream (`regrow.surgery.layer_training`). 0 trains nothing.
         rotate: Whether hidden keeps the principal directions of the residual stream in place of
             some of its channels (`regrow.surgery.rotation`). None does so if there is text, the
             head is not tied, the architecture allows it, and neither `by` nor `scores` is given.
@@ -77,6 +79,7 @@ class CutSpec(Strict):
     by: By = None
     scores: Path | None = None
     refit: Annotated[bool | None, Field(strict=True)] = None
+    refit_passes: Number = 0
     rotate: Annotated[bool | None, Field(strict=True)] = None
     calibration_tokens: Size = 16_384
     cut: Path | None = None

@@ -50,6 +50,8 @@ class FittedMatrix:
             stream, the original's stream behind it; of one that reads the stream, what the original
             gives there. Matrices in front of this one are refitted in both.
         reads: Whether the matrix reads the stream; else it writes to it.
+        trained: Whether its layer was then trained alone (`regrow.surgery.layer_training`). Of the
+            last matrix of the layer, `after` is the error behind that training.
     """
 
     name: str
@@ -57,6 +59,7 @@ class FittedMatrix:
     before: float
     after: float
     reads: bool = False
+    trained: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,8 +69,9 @@ class FittedMatrix:
 class LayerFit:
     """One layer of the cut model, whose matrices are solved for in the order of their use.
 
-    `calls`: by batch. `texts`: where the batches have tokens, [texts, tokens] each. `factor`: the
-    constant that multiplies what the matrices write.
+    `calls`: by batch. `texts`: where the batches have tokens, [texts, tokens] each. `unseen`: the
+    numbers of batches that nothing is fitted to. `factor`: the constant that multiplies what the
+    matrices write.
     """
 
     model: LayerModel
@@ -75,6 +79,7 @@ class LayerFit:
     writers: Sequence[str]
     calls: Sequence[LayerCall]
     texts: Sequence[Tensor]
+    unseen: range
     factor: float
 
     def module(self, name: str) -> nn.Module:
@@ -100,8 +105,8 @@ class LayerFit:
         fronts: list[Tensor] = []
         problem: LeastSquares | None = None
         name, whole = "", 0.0
-        for call, stream, wanted, is_text in zip(
-            self.calls, streams, target, self.texts, strict=True
+        for batch, (call, stream, wanted, is_text) in enumerate(
+            zip(self.calls, streams, target, self.texts, strict=True)
         ):
             noted = self.model.run_noting(
                 partial(call, self.layer, stream), self.writers, number + 1
@@ -112,9 +117,10 @@ class LayerFit:
             missing = (wanted - front) / self.factor - written[-1]
             if problem is None:
                 problem = LeastSquares(self.module(name))
-            inputs = read.reshape(*is_text.shape, -1).float()
-            problem.add(inputs[is_text], missing[is_text])
-            whole += float((wanted[is_text] / self.factor).double().square().sum())
+            if batch not in self.unseen:
+                inputs = read.reshape(*is_text.shape, -1).float()
+                problem.add(inputs[is_text], missing[is_text])
+                whole += float((wanted[is_text] / self.factor).double().square().sum())
             reads.append(read)
             fronts.append(front)
         assert problem is not None
@@ -139,6 +145,8 @@ class LayerFit:
         for number, (call, stream, is_text) in enumerate(
             zip(self.calls, streams, self.texts, strict=True)
         ):
+            if number in self.unseen:
+                continue
             run = partial(call, self.layer, stream)
             for name, read, gave in self.model.run_noting(run, list(wanted), len(wanted)):
                 target = wanted[name][number][is_text].float()

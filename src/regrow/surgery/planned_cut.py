@@ -51,7 +51,7 @@ class PlannedCut:
     """A cut that was chosen and checked, and the plan of the files that it writes.
 
     `calibration`: the text for a rotation and a refit; None if neither is done. `refits`: whether
-    the cut is refitted.
+    the cut is refitted. `refit_passes`: over the text, in which each layer is then trained alone.
     """
 
     source: ModelDirectory
@@ -59,6 +59,7 @@ class PlannedCut:
     carving: CarvePlan
     calibration: "Calibration | None"
     refits: bool
+    refit_passes: int
 
     @property
     def disk_bytes(self) -> int:
@@ -67,7 +68,10 @@ class PlannedCut:
             return self.carving.nbytes
         layout = self.source.layout
         per_parameter = self.source.weight_bytes / layout.parameters()
-        return refit_bytes(layout, self.cut.sizes, per_parameter, self.carving.nbytes)
+        return refit_bytes(
+            layout, self.cut.sizes, per_parameter, self.carving.nbytes,
+            every=self.refit_passes > 0,
+        )  # fmt: skip
 
     def result(
         self,
@@ -152,7 +156,7 @@ class PlannedCut:
         progress: Progress,
         rotation: "Rotation | None" = None,
     ) -> "Refit":
-        """Solve for the writing matrices of the cut; `directory`: for temporary files."""
+        """Refit the layers of the cut; `directory`: for temporary files."""
         from regrow.surgery.refit import refit
 
         # The vocabulary changes no layer, and the text may hold tokens that the cut drops.
@@ -164,7 +168,7 @@ class PlannedCut:
         weights.mkdir()
         found = refit(
             self.source, ModelDirectory(plain), self.cut, calibration, weights,
-            rotation=rotation, progress=progress,
+            passes=self.refit_passes, rotation=rotation, progress=progress,
         )  # fmt: skip
         progress.say(found.words())
         shutil.rmtree(plain)

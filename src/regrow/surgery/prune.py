@@ -19,7 +19,7 @@ from regrow.scoring.score import memory_problem
 from regrow.surgery.carve import CarvePlan
 from regrow.surgery.choose_cut import choose_cut
 from regrow.surgery.cut import Cut
-from regrow.surgery.cut_checks import check_refit, check_rotation
+from regrow.surgery.cut_checks import asked_for, check_refit, check_rotation
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.output import MAX_SHARD_BYTES, plan_output
 from regrow.surgery.planned_cut import PlannedCut, Pruned
@@ -131,11 +131,12 @@ def _planned(
         for name, axis in cut.axes.items()
         if blueprint.axis(name).kind == "layer"
     )
-    if spec.refit and not is_ordered:
+    asked = asked_for(spec)
+    if asked is not None and not is_ordered:
         raise UserError(
             "the cut puts layers in another order, so no stream of the original is theirs; leave "
-            "refit out",
-            key="refit",
+            f"{asked} out",
+            key=asked,
         )
     wanted = (blueprint.pre_norm and is_ordered) if spec.refit is None else spec.refit
     refits = wanted and documents is not None and not is_whole
@@ -163,7 +164,7 @@ def _planned(
 
         check_memory(source, cut, calibration)
     described = _described(plan, source, spec, cut, calibration, refits=refits)
-    return PlannedCut(source, cut, described, calibration, refits)
+    return PlannedCut(source, cut, described, calibration, refits, spec.refit_passes)
 
 
 def _saying_once(progress: Progress) -> Progress:

@@ -20,6 +20,9 @@ If hidden is cut and the head is not tied, the head is solved for as well. The s
 reads in the original are fitted by those that it reads in the cut model, ``h = M f``, and its
 weights ``W`` become ``W M``.
 
+Each layer can then be trained alone, for a few passes over the calibration text, before the next
+one is solved for (`regrow.surgery.layer_training`).
+
 Memory holds the hidden states of the calibration text about eight times, what one matrix reads, the
 sums of one matrix, and both models in float32. If all this does not fit, one layer of each model is
 read at a time.
@@ -29,7 +32,7 @@ times a constant. :func:`refit` checks that on the original.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,7 @@ from regrow.surgery.layer_fit import (
     writers,
 )
 from regrow.surgery.layer_targets import Place, Reader, Wanted, wanted_of
+from regrow.surgery.layer_training import STEP_TOKENS, UNSEEN, train_layer
 from regrow.surgery.least_squares import BYTES_PER_PAIR, LeastSquares
 from regrow.surgery.refit_words import refit_words
 from regrow.surgery.rotatable import hidden_axis
@@ -70,6 +74,8 @@ from regrow.surgery.select import Selection
 
 FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
+_STEPS = 64
+"""About how many steps a pass of training has at most."""
 _STATES = 8
 """How many times the hidden states of the text are in memory."""
 
@@ -95,6 +101,8 @@ class Refit:
         errors = [(each.before, each.after) for each in self.matrices if not each.reads]
         reading = len(self.matrices) - len(errors)
         more = f"; also {reading} matrices that read the stream" if reading else ""
+        trained = any(each.trained for each in self.matrices)
+        more += "; each layer trained alone" if trained else ""
         return f"refitted on {self.tokens:,} tokens: {refit_words(errors)}{more}"
 
 
@@ -105,6 +113,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     calibration: Calibration,
     directory: Path,
     *,
+    passes: int = 0,
     rotation: Rotation | None = None,
     progress: Progress = QUIET,
     precision: Precision = "auto",
@@ -117,6 +126,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
         cut: the cut. Of its vocabulary only the rows of the head are read.
         calibration: text in tokens of `source`.
         directory: an empty directory for the new weights, 4 bytes each.
+        passes: over the text, in which each layer is then trained alone.
         rotation: which directions the cut keeps, if its hidden is rotated.
         progress: receives messages.
         precision: of the matrix products of both models. Sums are float64.
@@ -134,7 +144,9 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     )
     models = _Models(original, cut_model, cut, rotation)
     # An offloaded model needs a thread for each batch. The same batches in memory give equal bits.
-    batch_tokens = max(BATCH_TOKENS, -(-calibration.tokens // BATCHES))
+    step = min(STEP_TOKENS, calibration.tokens // UNSEEN)
+    least, most = (step, _STEPS) if passes else (BATCH_TOKENS, BATCHES)
+    batch_tokens = max(least, -(-calibration.tokens // most))
     batches = list(without_loss(calibration, source.config, batch_tokens))
     progress.say(f"refitting on {calibration.tokens:,} tokens")
     stacks = [axis.name for axis in source.layout.blueprint.axes if axis.kind == "layer"]
@@ -144,7 +156,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     tell_part("refitting, layer", 0, total)
     with original.computing():
         for stack in stacks:
-            for fitted, weights in _refit_stack(models, stack, batches):
+            for fitted, weights in _refit_stack(models, stack, batches, passes):
                 file = directory / f"{done:05d}.safetensors"
                 save_tensors(weights, file)
                 for name, values in weights.items():
@@ -263,11 +275,16 @@ def _chosen(channels: Tensor, stream: Tensor) -> Tensor:
 
 
 _Fitted = tuple[list[FittedMatrix], dict[str, Tensor]]
-"""The matrices of one layer, and their new parameters by name."""
+"""The matrices of one layer, and its new parameters by name."""
 
 
-def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> Iterator[_Fitted]:
-    """Refit the layers of one stack from the first to the last."""
+def _refit_stack(
+    models: _Models, axis: str, batches: Sequence[TextBatch], passes: int
+) -> Iterator[_Fitted]:
+    """Refit the layers of one stack from the first to the last.
+
+    `passes`: over the text, in which each layer is then trained alone.
+    """
     layer_axis = models.original.layout.blueprint.axis(axis)
     names = list(sites(models.original.layout, layer_axis))
     cut_names = list(sites(models.cut_model.layout, layer_axis))
@@ -301,30 +318,36 @@ def _refit_stack(models: _Models, axis: str, batches: Sequence[TextBatch]) -> It
             writers(models.cut_model.layout, axis, number),
             [each[number] for each in cut_calls],
             texts,
+            range(UNSEEN - 1, len(batches), UNSEEN) if passes else range(0),
             wanted.factor,
         )
         with models.cut_model.loaded(fit.layer):
-            fitted, cut_streams = _fit_layer(fit, wanted, cut_streams, kept_of)
+            fitted, cut_streams = _fit_layer(fit, wanted, cut_streams, kept_of, passes)
+            solved = tuple(f"{each.name}." for each in fitted)
             weights = {
-                f"{each.name}.{name}": parameter.detach().clone()
-                for each in fitted
-                for name, parameter in fit.module(each.name).named_parameters(recurse=False)
+                name: parameter.detach().clone()
+                for name, parameter in fit.layer.named_parameters(cut_names[number])
+                if fitted and (fitted[-1].trained or name.startswith(solved))
             }
         yield fitted, weights
 
 
 def _fit_layer(
-    fit: LayerFit, wanted: Wanted, streams: list[Tensor], kept_of: Callable[[Tensor], Tensor] | None
+    fit: LayerFit,
+    wanted: Wanted,
+    streams: list[Tensor],
+    kept_of: Callable[[Tensor], Tensor] | None,
+    passes: int,
 ) -> tuple[list[FittedMatrix], list[Tensor]]:
-    """Solve for the matrices of a layer; the stream behind it, by batch.
+    """Solve for the matrices of a layer, and train it; the stream behind it, by batch.
 
     `streams`: the cut model's, in front of the layer. `kept_of`: from the original's stream to what
-    the cut keeps of it; None if it keeps all.
+    the cut keeps of it; None if it keeps all. `passes`: of the training.
     """
     fitted: list[FittedMatrix] = []
     if not wanted.written:
         return fitted, fit.through(streams)
-    behind = streams
+    behind, target = streams, streams
     for number, target in enumerate(wanted.written):
         for group in wanted.read[number]:
             fitted += fit.solve_readers(streams, group)
@@ -332,6 +355,10 @@ def _fit_layer(
             target = list(map(kept_of, target))
         done, behind = fit.solve(number, streams, target)
         fitted.append(done)
+    if passes and (trained := train_layer(fit, streams, behind, target, passes)):
+        fitted = [replace(each, trained=True) for each in fitted]
+        fitted[-1] = replace(fitted[-1], after=trained.error)
+        behind = trained.behind
     return fitted, behind
 
 

@@ -9,29 +9,36 @@ _FLOAT32_BYTES = 4
 
 
 def refit_bytes(
-    before: Layout, sizes: Mapping[str, int], bytes_per_parameter: float, result: int
+    before: Layout,
+    sizes: Mapping[str, int],
+    bytes_per_parameter: float,
+    result: int,
+    *,
+    every: bool,
 ) -> int:
     """The most bytes on disk while a cut is refitted and its result is written.
 
-    A refit has a carved copy on disk, with the whole vocabulary, and all matrices that it solved
-    for, in float32. The copy is removed before the result is written.
+    A refit has a carved copy on disk, with the whole vocabulary, and all weights that it changed,
+    in float32. The copy is removed before the result is written.
 
     Args:
         before: the layout before the cut.
         sizes: after the cut, of the axes that are cut.
         bytes_per_parameter: as the weights are stored.
         result: bytes of the result.
+        every: whether all weights of each layer change, since it is trained.
     """
     cut = {n: size for n, size in sizes.items() if before.blueprint.axis(n).kind != "vocab"}
     copy = round(before.parameters(cut) * bytes_per_parameter)
-    return _FLOAT32_BYTES * _solved_parameters(before, cut) + max(copy, result)
+    return _FLOAT32_BYTES * _changed_parameters(before, cut, every) + max(copy, result)
 
 
-def _solved_parameters(before: Layout, sizes: Mapping[str, int]) -> int:
-    """Weights and biases of all matrices that a refit may solve for, at their sizes after the cut.
+def _changed_parameters(before: Layout, sizes: Mapping[str, int], every: bool) -> int:
+    """Weights and biases that a refit may change, at their sizes after the cut.
 
-    They are those that write to the residual stream, and those that read it where it is cut. The
-    head is not among them, since it is computed when the result is written.
+    They are those of the matrices that write to the residual stream, and that read it where it is
+    cut, or all of a layer. The head is not among them, since it is computed when the result is
+    written.
     """
     from regrow.surgery.layer_fit import module_of, readers, writers  # imports torch
 
@@ -49,7 +56,8 @@ def _solved_parameters(before: Layout, sizes: Mapping[str, int]) -> int:
         each = sum(
             math.prod(dimension.size(after) for dimension in label.dims.dimensions)
             for label in before.tensors.values()
-            if label.layer == (axis.name, 0) and label.parameter.rpartition(".")[0] in modules
+            if label.layer == (axis.name, 0)
+            and (every or label.parameter.rpartition(".")[0] in modules)
         )
         total += after[axis.name] * each
     return total

@@ -1,0 +1,172 @@
+"""Train a layer of the cut model alone, so that it gives the stream that the original gives there.
+
+A solution in closed form changes what a layer writes to the residual stream. A training of the
+whole layer also changes what it reads, and so what its neurons and heads compute. The inputs are
+the cut model's stream in front of the layer, and what is wanted is the original's stream behind it,
+or behind the dropped layers that follow (as blocks are trained in Bercovich et al. 2024, "Puzzle:
+distillation-based NAS for inference-optimized LLMs"). No gradient leaves the layer, so memory holds
+those of one layer, and all else that a refit holds anyway.
+
+The error of a token is relative to the square of the stream that is wanted there, since the next
+layer normalises what it reads: else a few tokens with a very large stream would count most. Every
+eighth batch is left out, of the solution in closed form as well. If the error there does not fall,
+the layer stays as it was before the training.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regrow.common.random_stream import random_stream
+from regrow.surgery.layer_fit import LayerFit
+
+RATE = 0.01
+"""The peak learning rate of a parameter, relative to the root mean square of its values: weights of
+one model are ten times as large as those of another, and matrices of a layer differ as much."""
+STEP_TOKENS = 1_024
+"""Tokens of a step, of which each is one batch, unless a text is very long or short."""
+UNSEEN = 8
+"""One of so many batches is left out."""
+_BETAS = (0.9, 0.95)
+_SMALLEST = 1e-6
+"""The smallest square of a token's stream that its error is relative to, as a part of the mean."""
+_WARMUP = 0.1
+"""The part of the steps in which the learning rate rises; then it falls to zero as a cosine."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a layer alone did.
+
+    Attributes:
+        behind: The stream behind the layer, by batch.
+        error: The squared error of this stream over all learned tokens, relative to the square of
+            what is wanted there.
+    """
+
+    behind: list[Tensor]
+    error: float
+
+
+def train_layer(
+    fit: LayerFit,
+    streams: Sequence[Tensor],
+    behind: Sequence[Tensor],
+    target: Sequence[Tensor],
+    passes: int,
+) -> Trained | None:
+    """Train a layer by Adam, in place; None if it stays as it was, since that was no better.
+
+    Args:
+        fit: the layer, and how the cut model calls it.
+        streams: the stream in front of the layer, by batch: [texts, tokens, hidden].
+        behind: the stream behind it before the training, by batch.
+        target: the stream wanted behind it, by batch.
+        passes: over all batches, each in another order.
+    """
+    weights = _weights(fit, target)
+    before = _errors(fit, behind, target, weights)
+    if not before.unseen:
+        return None
+    parameters = _trained_parameters(fit.layer)
+    kept = [each.detach().clone() for each in parameters]
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [each], _SIZE: float(each.detach().float().square().mean().sqrt())}
+            for each in parameters
+        ],
+        betas=_BETAS,
+    )
+    learned = [batch for batch in range(len(streams)) if batch not in fit.unseen]
+    steps, count = passes * len(learned), len(learned)
+    for step in range(steps):
+        if step % count == 0:
+            drawn = random_stream(0, "layer training", step // count).random_raw(count)
+            order = np.argsort(drawn, kind="stable").tolist()
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * group[_SIZE] * _share(step, steps)
+        batch = learned[order[step % count]]
+        with torch.enable_grad():
+            given = fit.calls[batch](fit.layer, streams[batch]).float()
+            missing = (given - target[batch])[fit.texts[batch]]
+            loss = (missing.square().sum(-1) * weights[batch]).mean() / before.learned
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    trained = fit.through(streams)
+    after = _errors(fit, trained, target, weights)
+    if after.unseen < before.unseen and after.learned < before.learned:
+        return Trained(trained, after.whole)
+    for each, before_training in zip(parameters, kept, strict=True):
+        each.copy_(before_training)
+    return None
+
+
+_SIZE = "size"
+"""In a group of parameters: the root mean square of their values."""
+
+
+def _share(step: int, steps: int) -> float:
+    """The learning rate of a step, from 0, as a part of the peak."""
+    rising = math.ceil(_WARMUP * steps)
+    if step < rising:
+        return (step + 1) / rising
+    return (1 + math.cos(math.pi * (step + 1 - rising) / (steps - rising))) / 2
+
+
+def _trained_parameters(layer: nn.Module) -> list[Tensor]:
+    """All but tables: T5's other layers are given the position biases of its first."""
+    return [
+        parameter.requires_grad_()
+        for module in layer.modules()
+        if not isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+    ]
+
+
+def _weights(fit: LayerFit, target: Sequence[Tensor]) -> list[Tensor]:
+    """What the squared error of each token counts: 1 / the square of the stream wanted there.
+
+    By batch, [tokens of text]. A stream that is nearly zero counts as one of a thousandth the size.
+    """
+    squares = [
+        wanted[text].square().sum(-1) for text, wanted in zip(fit.texts, target, strict=True)
+    ]
+    least = max(_SMALLEST * float(torch.cat(squares).mean()), 1e-30)
+    return [1 / each.clamp_min(least) for each in squares]
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Errors of a layer.
+
+    `learned`, `unseen`: the mean relative squared error of the tokens that are learned, and of
+    those of unseen batches; 0 if there are none. `whole`: the squared error of all learned tokens,
+    relative to the square of what is wanted there.
+    """
+
+    learned: float
+    unseen: float
+    whole: float
+
+
+def _errors(
+    fit: LayerFit, behind: Sequence[Tensor], target: Sequence[Tensor], weights: Sequence[Tensor]
+) -> _Errors:
+    relative: tuple[list[Tensor], list[Tensor]] = ([], [])
+    squared = square = 0.0
+    for batch, text in enumerate(fit.texts):
+        wanted = target[batch][text]
+        error = (behind[batch][text] - wanted).square().sum(-1)
+        relative[batch in fit.unseen].append(error * weights[batch])
+        if batch not in fit.unseen:
+            squared += float(error.double().sum())
+            square += float(wanted.double().square().sum())
+    learned, unseen = (float(torch.cat(each).double().mean()) if each else 0.0 for each in relative)
+    return _Errors(learned, unseen, squared / max(square, 1e-30))

@@ -1,0 +1,80 @@
+"""Helpers for the tests of refits: text, cuts, and what a refit of them does."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.precision import Precision
+from regrow.scoring.batches import without_loss
+from regrow.scoring.calibration import Calibration
+from regrow.scoring.observe import read_batch, sites
+from regrow.surgery.carve import carve
+from regrow.surgery.cut import AxisCut, Cut
+from regrow.surgery.layer_training import STEP_TOKENS, UNSEEN
+from regrow.surgery.output import plan_output
+from regrow.surgery.refit import Refit, refit
+
+
+def calibration(model: ModelDirectory, texts: int = 60, seed: int = 0) -> Calibration:
+    random = np.random.default_rng(seed)
+    vocabulary = model.layout.sizes["vocab"]
+    lengths = sorted(random.integers(4, 16, size=texts), reverse=True)  # so batches have padding
+    return Calibration(tuple(random.integers(3, vocabulary, size=each) for each in lengths))
+
+
+def without_layer(model: ModelDirectory, dropped: int = 1) -> Cut:
+    """One layer of each stack goes; -1 is the last one."""
+    axes = {}
+    for axis in model.layout.blueprint.axes:
+        if axis.kind == "layer":
+            size = model.layout.sizes[axis.name]
+            keep = np.array([index for index in range(size) if index != dropped % size])
+            axes[axis.name] = AxisCut(size, keep)
+    return Cut(model.checkpoint.fingerprint, axes)
+
+
+def refitted(
+    model: ModelDirectory,
+    cut: Cut,
+    text: Calibration,
+    *,
+    passes: int = 0,
+    precision: Precision = "fp32",
+) -> Refit:
+    """The refit of a cut; its files are written beside the model."""
+    out = Path(tempfile.mkdtemp(dir=model.path.parent))
+    carve(plan_output(model, cut), out / "carved")
+    (out / "weights").mkdir()
+    return refit(
+        model, ModelDirectory(out / "carved"), cut, text, out / "weights",
+        passes=passes, precision=precision,
+    )  # fmt: skip
+
+
+def last_stream(
+    model: ModelDirectory, axis: str, text: Calibration, *, learned: bool = False
+) -> torch.Tensor:
+    """The hidden states behind the last layer of a stack, [tokens, hidden].
+
+    `learned`: only of the batches from which layers are trained.
+    """
+    loaded: Any = model.load()
+    *_, last = sites(model.layout, model.layout.blueprint.axis(axis))
+    found = []
+
+    def note(_: Any, __: Any, out: Any) -> None:
+        found.append((out[0] if isinstance(out, tuple) else out).double())
+
+    loaded.get_submodule(last).register_forward_hook(note)
+    step = min(STEP_TOKENS, text.tokens // UNSEEN)
+    with torch.no_grad():
+        for batch in without_loss(text, model.config, step):
+            read_batch(loaded, batch)
+            found[-1] = found[-1][batch.is_text]
+    if learned:
+        del found[UNSEEN - 1 :: UNSEEN]
+    return torch.cat(found)

@@ -1,0 +1,189 @@
+"""Layers trained alone: after a refit, each layer learns to give the original's stream."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import regrow
+from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.architectures.gemma2 import GEMMA2
+from regrow.architectures.llama import LLAMA
+from regrow.architectures.openba import OPENBA
+from regrow.architectures.t5 import T5
+from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
+from regrow.scoring.calibration import Calibration
+from regrow.surgery.carve import carve, with_corrections
+from regrow.surgery.cut import Cut
+from regrow.surgery.layer_training import _share
+from regrow.surgery.output import plan_output
+from tests.surgery.carving import tensors
+from tests.surgery.refitting import calibration, last_stream, refitted, without_layer
+from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, write_text, write_tiny
+
+torch.set_num_threads(1)
+
+PRE_NORM = [each for each in BLUEPRINTS if each.pre_norm]
+PASSES = 20
+TEXTS = 400
+
+
+@pytest.mark.parametrize("blueprint", PRE_NORM, ids=lambda b: b.model_type)
+def test_a_trained_layer_is_nearer_to_the_original(tmp_path: Path, blueprint: Blueprint) -> None:
+    """The first layer, behind which another one is dropped."""
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    cut, text = without_layer(model), calibration(model, TEXTS)
+    plain, found = (refitted(model, cut, text, passes=each) for each in (0, PASSES))
+    shapes = plan_output(model, cut).shapes
+    assert {name: each.shape for name, each in found.corrections.items()} == {
+        name: shapes[name] for name in found.corrections
+    }
+    first, trained = (
+        next(each for each in fits if each.name == name)
+        for name in [plain.matrices[1].name]
+        for fits in (plain.matrices, found.matrices)
+    )
+    assert trained.trained
+    assert trained.after < first.after
+    assert found.corrections.keys() > plain.corrections.keys()
+
+
+@pytest.mark.parametrize("blueprint", [LLAMA, T5, OPENBA], ids=lambda b: b.model_type)
+def test_where_nothing_is_cut_nothing_is_trained(tmp_path: Path, blueprint: Blueprint) -> None:
+    """The error is rounding alone there, and training makes it larger."""
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    found = refitted(
+        model, Cut(model.checkpoint.fingerprint, {}), calibration(model, TEXTS), passes=2
+    )
+    assert not [each for each in found.matrices if each.trained]
+    loaded = dict(model.load().named_parameters())
+    for name, each in found.corrections.items():
+        whole = each.rows(0, each.shape[0])
+        assert np.allclose(whole, loaded[name].detach().numpy(), atol=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "axis"),
+    [(LLAMA, "layer"), (T5, "encoder.layer"), (T5, "decoder.layer"), (OPENBA, "decoder.layer")],
+    ids=lambda each: getattr(each, "model_type", each),
+)
+def test_the_error_is_that_of_the_loaded_model(
+    tmp_path: Path, blueprint: Blueprint, axis: str
+) -> None:
+    """The stream behind the last layer, from whole models that run by themselves."""
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    cut, text = without_layer(model, -1), calibration(model, TEXTS)
+    found = refitted(model, cut, text, passes=PASSES)
+    plan = with_corrections(plan_output(model, cut), model.layout, found.corrections)
+    carve(plan, tmp_path / "out")
+    original, result = (
+        last_stream(directory, axis, text, learned=True)
+        for directory in (model, ModelDirectory(tmp_path / "out"))
+    )
+    error = (result - original).square().sum() / original.square().sum()
+    stack = axis.rpartition(".")[0]
+    last = [each for each in found.matrices if not stack or f"{stack}." in each.name][-1]
+    assert last.trained
+    assert last.after == pytest.approx(error.item(), rel=1e-3)
+
+
+def test_the_position_biases_that_other_layers_read_stay(tmp_path: Path) -> None:
+    """T5's first layer has the table for all layers of its stack."""
+    model = ModelDirectory(write_tiny(T5, tmp_path / "m"))
+    found = refitted(model, without_layer(model), calibration(model, TEXTS), passes=2)
+    (_, table) = sorted(name for name in found.corrections if "relative_attention_bias" in name)
+    values = found.corrections[table].rows(0, found.corrections[table].shape[0])
+    assert np.array_equal(values, model.load().get_parameter(table).detach().numpy())
+    query = table.replace("relative_attention_bias", "q")
+    values = found.corrections[query].rows(0, found.corrections[query].shape[0])
+    assert not np.array_equal(values, model.load().get_parameter(query).detach().numpy())
+
+
+def test_a_layer_that_a_training_makes_worse_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
+    cut, text = without_layer(model), calibration(model, TEXTS)
+    monkeypatch.setattr("regrow.surgery.refit.train_layer", lambda *_: None)
+    solved = refitted(model, cut, text, passes=1)
+    monkeypatch.undo()
+    monkeypatch.setattr("regrow.surgery.layer_training.RATE", 100.0)
+    found = refitted(model, cut, text, passes=1)
+    assert found.matrices == solved.matrices
+    for name, each in solved.corrections.items():
+        whole = each.rows(0, each.shape[0])
+        assert whole.tobytes() == found.corrections[name].rows(0, each.shape[0]).tobytes()
+
+
+def test_a_text_of_one_batch_trains_nothing(tmp_path: Path) -> None:
+    """There is no other batch to see whether the layers are better."""
+    model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
+    text = Calibration((calibration(model).pieces[0],))
+    found = refitted(model, without_layer(model), text, passes=4)
+    assert found.matrices
+    assert not [each for each in found.matrices if each.trained]
+
+
+def test_the_same_text_gives_the_same_weights(tmp_path: Path) -> None:
+    model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
+    one, two = (
+        refitted(model, without_layer(model), calibration(model), passes=3) for _ in range(2)
+    )
+    assert one.matrices == two.matrices
+    for name, each in one.corrections.items():
+        whole = each.rows(0, each.shape[0])
+        assert whole.tobytes() == two.corrections[name].rows(0, each.shape[0]).tobytes()
+
+
+@given(st.integers(1, 200))
+def test_the_learning_rate_rises_once_and_falls_to_zero(steps: int) -> None:
+    shares = [_share(step, steps) for step in range(steps)]
+    peak = shares.index(max(shares))
+    assert shares[: peak + 1] == sorted(shares[: peak + 1])
+    assert shares[peak:] == sorted(shares[peak:], reverse=True)
+    assert all(0 <= each <= 1 for each in shares)
+    assert shares[-1] == pytest.approx(0 if steps > 1 else 1)
+
+
+# As users call it
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_one_layer_at_a_time_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    model, dropped = write_model(tmp_path / "m"), "1"
+    if family == "t5":
+        model = write_seq2seq(tmp_path / "t5", T5, num_layers=2, num_decoder_layers=2)
+    text = write_text(tmp_path / "text.jsonl", sentences(400))
+    options: dict[str, Any] = {
+        "drop_layers": dropped if family == "llama" else {"encoder": "1", "decoder": "0"},
+        "calibration": text, "calibration_tokens": 4_096, "refit_passes": 2,
+    }  # fmt: skip
+    done = regrow.prune(model, tmp_path / "one", **options)
+    assert any(each.trained for each in done.refitted)
+    monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: 1_000)
+    regrow.prune(model, tmp_path / "two", **options)
+    one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
+    assert all(torch.equal(found, two[name]) for name, found in one.items())
+
+
+def test_passes_need_a_refit(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    text = write_text(tmp_path / "text.jsonl", sentences(40))
+    passes: dict[str, Any] = {"drop_layers": "1", "refit_passes": 2}
+    with pytest.raises(UserError, match="refit_passes: refit is false, so no layer is trained"):
+        regrow.prune(model, tmp_path / "out", calibration=text, refit=False, **passes)
+    with pytest.raises(UserError, match="refit_passes: a refit needs a text; give one, or leave"):
+        regrow.prune(model, tmp_path / "out", **passes)
+    with pytest.raises(UserError, match="refit_passes: only the vocabulary is cut"):
+        regrow.prune(model, tmp_path / "out", calibration=text, vocab_size=300, refit_passes=2)
+    other = add_tokenizer(write_tiny(GEMMA2, tmp_path / "gemma2", vocab_size=330))
+    with pytest.raises(UserError, match="refit_passes: gemma2 normalises what attention and ffn"):
+        regrow.prune(other, tmp_path / "out", calibration=text, **passes)
+    assert not (tmp_path / "out").exists()
