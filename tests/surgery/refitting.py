@@ -37,6 +37,24 @@ def without_layer(model: ModelDirectory, dropped: int = 1) -> Cut:
     return Cut(model.checkpoint.fingerprint, axes)
 
 
+def without_channels(model: ModelDirectory) -> Cut:
+    """Every other channel of the streams goes."""
+    sizes = model.layout.sizes
+    axes = {
+        axis.name: AxisCut(sizes[axis.name], np.arange(0, sizes[axis.name], 2))
+        for axis in model.layout.blueprint.axes
+        if axis.kind == "hidden"
+    }
+    return Cut(model.checkpoint.fingerprint, axes)
+
+
+def carved(model: ModelDirectory, cut: Cut) -> ModelDirectory:
+    """The cut model without a refit, beside the model."""
+    out = Path(tempfile.mkdtemp(dir=model.path.parent)) / "carved"
+    carve(plan_output(model, cut), out)
+    return ModelDirectory(out)
+
+
 def refitted(
     model: ModelDirectory,
     cut: Cut,
@@ -46,13 +64,10 @@ def refitted(
     precision: Precision = "fp32",
 ) -> Refit:
     """The refit of a cut; its files are written beside the model."""
-    out = Path(tempfile.mkdtemp(dir=model.path.parent))
-    carve(plan_output(model, cut), out / "carved")
-    (out / "weights").mkdir()
-    return refit(
-        model, ModelDirectory(out / "carved"), cut, text, out / "weights",
-        passes=passes, precision=precision,
-    )  # fmt: skip
+    cut_model = carved(model, cut)
+    weights = cut_model.path.parent / "weights"
+    weights.mkdir()
+    return refit(model, cut_model, cut, text, weights, passes=passes, precision=precision)
 
 
 def last_stream(

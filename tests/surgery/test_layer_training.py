@@ -15,6 +15,7 @@ from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
+from regrow.architectures.t5gemma import T5GEMMA
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.scoring.calibration import Calibration
@@ -23,12 +24,20 @@ from regrow.surgery.cut import Cut
 from regrow.surgery.layer_training import _share
 from regrow.surgery.output import plan_output
 from tests.surgery.carving import tensors
-from tests.surgery.refitting import calibration, last_stream, refitted, without_layer
+from tests.surgery.refitting import (
+    calibration,
+    carved,
+    last_stream,
+    refitted,
+    without_channels,
+    without_layer,
+)
 from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, write_text, write_tiny
 
 torch.set_num_threads(1)
 
 PRE_NORM = [each for each in BLUEPRINTS if each.pre_norm]
+OTHERS = [each for each in BLUEPRINTS if not each.pre_norm]
 PASSES = 20
 TEXTS = 400
 
@@ -51,6 +60,33 @@ def test_a_trained_layer_is_nearer_to_the_original(tmp_path: Path, blueprint: Bl
     assert trained.trained
     assert trained.after < first.after
     assert found.corrections.keys() > plain.corrections.keys()
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "kind"),
+    [*((each, "layer") for each in OTHERS), (GEMMA2, "hidden"), (T5GEMMA, "hidden")],
+    ids=lambda each: getattr(each, "model_type", each),
+)
+def test_layers_of_which_no_matrix_can_be_solved_for_are_trained_alone(
+    tmp_path: Path, blueprint: Blueprint, kind: str
+) -> None:
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    cut = without_layer(model) if kind == "layer" else without_channels(model)
+    text = calibration(model, TEXTS)
+    found = refitted(model, cut, text, passes=PASSES)
+    assert found.matrices
+    assert all(each.after < each.before for each in found.matrices)
+    plan = with_corrections(plan_output(model, cut), model.layout, found.corrections)
+    carve(plan, tmp_path / "out")
+    axis = next(each for each in reversed(blueprint.axes) if each.kind == "layer")
+    original, plain, result = (
+        last_stream(directory, axis.name, text)
+        for directory in (model, carved(model, cut), ModelDirectory(tmp_path / "out"))
+    )
+    if kind == "hidden":
+        *_, keep = (each.keep for each in cut.axes.values())
+        original = original[:, torch.from_numpy(keep.copy())]
+    assert (result - original).square().sum() < (plain - original).square().sum()
 
 
 @pytest.mark.parametrize("blueprint", [LLAMA, T5, OPENBA], ids=lambda b: b.model_type)
@@ -183,7 +219,22 @@ def test_passes_need_a_refit(tmp_path: Path) -> None:
         regrow.prune(model, tmp_path / "out", **passes)
     with pytest.raises(UserError, match="refit_passes: only the vocabulary is cut"):
         regrow.prune(model, tmp_path / "out", calibration=text, vocab_size=300, refit_passes=2)
-    other = add_tokenizer(write_tiny(GEMMA2, tmp_path / "gemma2", vocab_size=330))
-    with pytest.raises(UserError, match="refit_passes: gemma2 normalises what attention and ffn"):
-        regrow.prune(other, tmp_path / "out", calibration=text, **passes)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_family_that_cannot_be_solved_for_is_refitted_by_passes_alone(tmp_path: Path) -> None:
+    model = add_tokenizer(write_tiny(GEMMA2, tmp_path / "gemma2", vocab_size=330))
+    text = write_text(tmp_path / "text.jsonl", sentences(400))
+    options: dict[str, Any] = {
+        "drop_layers": "1", "calibration": text, "calibration_tokens": 4_096
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"refit: gemma2 .*; give refit_passes, which trains each"):
+        regrow.prune(model, tmp_path / "out", refit=True, **options)
+    assert not regrow.prune(model, tmp_path / "plain", **options).refitted
+    done = regrow.prune(model, tmp_path / "out", refit_passes=8, **options)
+    assert done.refitted
+    assert all(each.trained for each in done.refitted)
+    shapes = (
+        {n: t.shape for n, t in tensors(tmp_path / each).items()} for each in ("plain", "out")
+    )
+    assert next(shapes) == next(shapes)

@@ -23,7 +23,13 @@ from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.output import plan_output
 from tests.surgery.carving import tensors
-from tests.surgery.refitting import calibration, last_stream, refitted, without_layer
+from tests.surgery.refitting import (
+    calibration,
+    last_stream,
+    refitted,
+    without_channels,
+    without_layer,
+)
 from tests.tiny import (
     add_tokenizer,
     sentences,
@@ -93,17 +99,6 @@ def test_neurons_that_are_combinations_of_others_are_made_up_for(tmp_path: Path)
     assert all(each.before > 1e-7 for each in down)
     # To within what the ridge, which pulls towards the carved weights, leaves.
     assert all(each.after < 0.01 * each.before for each in down)
-
-
-def without_channels(model: ModelDirectory) -> Cut:
-    """Every other channel of the streams goes."""
-    sizes = model.layout.sizes
-    axes = {
-        axis.name: AxisCut(sizes[axis.name], np.arange(0, sizes[axis.name], 2))
-        for axis in model.layout.blueprint.axes
-        if axis.kind == "hidden"
-    }
-    return Cut(model.checkpoint.fingerprint, axes)
 
 
 @pytest.mark.parametrize(

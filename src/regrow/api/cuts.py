@@ -112,8 +112,8 @@ def prune(
       else by activation.
     - `scores`: in place of `by`, a file that `score` wrote.
     - `refit`: whether the matrices that write to the residual stream are solved for again after the
-      cut, so that the stream changes less. By default, if there is a calibration text and the
-      architecture is pre-norm.
+      cut, so that the stream changes less. By default, if there is a calibration text, and the
+      architecture is pre-norm or there are `refit_passes`.
     - `refit_passes`: how many times a refit then reads its text to train each layer alone, towards
       the original's stream. 0 trains nothing.
     - `rotate`: whether `hidden` keeps the principal directions of the residual stream in place of

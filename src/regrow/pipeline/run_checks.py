@@ -144,7 +144,9 @@ def _model_bytes(
 def _bytes_beside_result(plan: RunPlan, stage: str, bytes_per_parameter: float) -> int:
     """Bytes that a refit of a stage's cut needs on disk beside the result; 0 without a refit."""
     cut, after = plan.stages[stage].cut, plan.layouts[stage]
-    if cut is None or cut.refit is False or not after.blueprint.pre_norm:
+    if cut is None or cut.refit is False:
+        return 0
+    if not (after.blueprint.pre_norm or cut.refit_passes):
         return 0
     names = [each.name for each in plan.recipe.stages]
     first = stage not in names[1:]  # comparisons start from the original too

@@ -274,7 +274,7 @@ def _stage(number: int, row: StageRow) -> Stage:
 
 
 def _refit_chart(row: StageRow) -> Svg | None:
-    """The error of the residual stream, in percent, behind each refitted matrix."""
+    """The error of the residual stream, in percent, behind each refitted matrix or layer."""
 
     def percent(which: int) -> list[charts.Point]:
         return [(float(at), 100 * pair[which]) for at, pair in enumerate(row.refitted, start=1)]
@@ -284,7 +284,7 @@ def _refit_chart(row: StageRow) -> Svg | None:
         charts.Line("refitted", percent(1), "plain"),
     ]
     title = f"Error of the residual stream in {row.name}"
-    return charts.curves(title, lines, "matrices, first to last")
+    return charts.curves(title, lines, "places, first to last")
 
 
 def mixture_charts(row: MixtureRow, stage: str) -> tuple[Svg | None, Svg | None]:

@@ -20,10 +20,11 @@ def check_refit(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
         raise UserError(
             f"only the vocabulary is cut, which changes no layer; leave {asked} out", key=asked
         )
-    if not layout.blueprint.pre_norm:
+    if not (layout.blueprint.pre_norm or spec.refit_passes):
         raise UserError(
             f"{layout.blueprint.model_type} normalises what attention and ffn write before it is "
-            f"in the residual stream, so it cannot be refitted; leave {asked} out",
+            "in the residual stream, so no matrix can be solved for; give refit_passes, which "
+            "trains each layer, or leave refit out",
             key=asked,
         )
 

@@ -56,7 +56,7 @@ class CutSpec(Strict):
         scores: A file of scores that `regrow score` wrote; use it in place of `by`.
         refit: Whether the matrices that write to the residual stream are solved for again after
             the cut (`regrow.surgery.refit`). None refits if there is text and the architecture is
-            pre-norm.
+            pre-norm, or there are `refit_passes`.
         refit_passes: How many times a refit then reads its text to train each layer alone, towards
             the original's stream (`regrow.surgery.layer_training`). 0 trains nothing.
         rotate: Whether hidden keeps the principal directions of the residual stream in place of

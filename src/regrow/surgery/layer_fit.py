@@ -39,7 +39,7 @@ def module_of(label: LabelledTensor) -> str:
 
 @dataclass(frozen=True)
 class FittedMatrix:
-    """One matrix that was solved for.
+    """One matrix that was solved for, or a layer of which none can be.
 
     Attributes:
         name: The name of its module in the result: `model.layers.3.mlp.down_proj`.

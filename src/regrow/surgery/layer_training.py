@@ -44,11 +44,12 @@ class Trained:
 
     Attributes:
         behind: The stream behind the layer, by batch.
-        error: The squared error of this stream over all learned tokens, relative to the square of
-            what is wanted there.
+        before, error: The squared error of the stream before and after the training, over all
+            learned tokens, relative to the square of what is wanted there.
     """
 
     behind: list[Tensor]
+    before: float
     error: float
 
 
@@ -102,7 +103,7 @@ def train_layer(
     trained = fit.through(streams)
     after = _errors(fit, trained, target, weights)
     if after.unseen < before.unseen and after.learned < before.learned:
-        return Trained(trained, after.whole)
+        return Trained(trained, before.whole, after.whole)
     for each, before_training in zip(parameters, kept, strict=True):
         each.copy_(before_training)
     return None

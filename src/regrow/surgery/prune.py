@@ -138,7 +138,8 @@ def _planned(
             f"{asked} out",
             key=asked,
         )
-    wanted = (blueprint.pre_norm and is_ordered) if spec.refit is None else spec.refit
+    is_possible = blueprint.pre_norm or spec.refit_passes > 0
+    wanted = (is_possible and is_ordered) if spec.refit is None else spec.refit
     refits = wanted and documents is not None and not is_whole
     if cut.is_rotated and documents is None:
         raise UserError("its principal directions are found on a text; give one", key="cut")

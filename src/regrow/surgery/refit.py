@@ -27,8 +27,9 @@ Memory holds the hidden states of the calibration text about eight times, what o
 sums of one matrix, and both models in float32. If all this does not fit, one layer of each model is
 read at a time.
 
-The architecture must be pre-norm: what attention and ffn write is added to the stream as it is, or
-times a constant. :func:`refit` checks that on the original.
+Matrices can be solved for if the architecture is pre-norm: what attention and ffn write is added to
+the stream as it is, or times a constant. :func:`refit` checks that on the original. In other
+architectures the layers are only trained.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -82,10 +83,11 @@ _STATES = 8
 
 @dataclass(frozen=True)
 class Refit:
-    """All matrices that were solved for.
+    """All that was refitted.
 
     Attributes:
-        matrices: In the order in which they were solved for.
+        matrices: In the order in which they were solved for; or the trained layers, if no matrix
+            can be solved for.
         corrections: Their weights and biases, by parameter name in the result. The values are in
             files of the directory that :func:`refit` was given, but for the head, which is computed
             from that of the source.
@@ -132,8 +134,8 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
         precision: of the matrix products of both models. Sums are float64.
 
     Raises:
-        UserError: the architecture is not pre-norm, or the models fit in memory only one layer at a
-            time and accelerate is missing.
+        UserError: the architecture is not pre-norm and there are no passes, or the models fit in
+            memory only one layer at a time and accelerate is missing.
     """
     problem = check_memory(source, cut, calibration)
     if problem:
@@ -293,6 +295,7 @@ def _refit_stack(
     calls, streams = models.original.calls(names, batches)
     cut_calls, cut_streams = models.cut_model.calls(cut_names, batches)
     kept_of = models.kept(axis)
+    is_solvable = models.original.layout.blueprint.pre_norm or not passes
 
     def through(layers: range, streams: list[Tensor]) -> list[Tensor]:
         """The original's stream behind these layers."""
@@ -305,13 +308,15 @@ def _refit_stack(
     streams = through(range(kept[0]), streams)
     for number, layer in enumerate(kept):
         following = kept[number + 1] if number + 1 < len(kept) else len(names)
-        place = Place(axis, layer, number)
-        wanted = wanted_of(
-            models.original, place, models.readers(place), [each[layer] for each in calls], streams
-        )
-        streams = through(range(layer + 1, following), wanted.behind)
-        if wanted.written:
-            wanted.written[-1] = streams
+        wanted = None
+        if is_solvable:
+            place, own = Place(axis, layer, number), [each[layer] for each in calls]
+            wanted = wanted_of(models.original, place, models.readers(place), own, streams)
+            streams = through(range(layer + 1, following), wanted.behind)
+            if wanted.written:
+                wanted.written[-1] = streams
+        else:
+            streams = through(range(layer, following), streams)
         fit = LayerFit(
             models.cut_model,
             models.cut_model.network.get_submodule(cut_names[number]),
@@ -319,10 +324,16 @@ def _refit_stack(
             [each[number] for each in cut_calls],
             texts,
             range(UNSEEN - 1, len(batches), UNSEEN) if passes else range(0),
-            wanted.factor,
+            1.0 if wanted is None else wanted.factor,
         )
         with models.cut_model.loaded(fit.layer):
-            fitted, cut_streams = _fit_layer(fit, wanted, cut_streams, kept_of, passes)
+            if wanted is None:
+                target = list(map(kept_of, streams)) if kept_of else streams
+                fitted, cut_streams = _train_layer(
+                    fit, cut_names[number], target, cut_streams, passes
+                )
+            else:
+                fitted, cut_streams = _fit_layer(fit, wanted, cut_streams, kept_of, passes)
             solved = tuple(f"{each.name}." for each in fitted)
             weights = {
                 name: parameter.detach().clone()
@@ -360,6 +371,18 @@ def _fit_layer(
         fitted[-1] = replace(fitted[-1], after=trained.error)
         behind = trained.behind
     return fitted, behind
+
+
+def _train_layer(
+    fit: LayerFit, name: str, target: list[Tensor], streams: list[Tensor], passes: int
+) -> tuple[list[FittedMatrix], list[Tensor]]:
+    """Train a layer of which no matrix can be solved for; the stream behind it, by batch."""
+    behind = fit.through(streams)
+    trained = train_layer(fit, streams, behind, target, passes)
+    if trained is None:
+        return [], behind
+    done = FittedMatrix(name, None, trained.before, trained.error, trained=True)
+    return [done], trained.behind
 
 
 def _refit_head(models: _Models, batches: Sequence[TextBatch]) -> tuple[FittedMatrix, Tensor]:
