@@ -38,6 +38,7 @@ def done(steps: dict[str, Step]) -> dict[str, Entry]:
     ("settings", "reason"),
     [
         ({"refit": False}, "width.cut.refit: nothing -> false"),
+        ({"refit_passes": 2}, "width.cut.refit_passes: 0 -> 2"),
         ({"calibration_tokens": 512}, "width.cut.calibration_tokens: 16384 -> 512"),
     ],
 )

@@ -175,8 +175,8 @@ def test_a_bare_summary_leaves_everything_else_out(bare: RunSummary) -> None:
 
 def test_a_refit_is_told_and_drawn(smollm2: RunSummary, bare: RunSummary) -> None:
     page = render_page(smollm2)
-    assert "squared error of the residual stream 50% lower in 44 places" in page
-    assert "places, first to last" in page
+    assert "44 matrices; squared error of the residual stream 50% lower" in page
+    assert "matrices or layers, first to last" in page
     assert "residual stream" not in render_page(bare)
 
 

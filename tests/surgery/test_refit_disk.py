@@ -18,8 +18,8 @@ from tests.tiny import sentences, write_model, write_seq2seq
 
 
 def planned(source: Path, **options: Any) -> PlannedCut:
-    spec = CutSpec(calibration_tokens=128, **options)
-    return plan_cut(ModelDirectory(source), spec, documents=lambda: iter(sentences(40)))
+    spec = CutSpec(**{"calibration_tokens": 128, **options})
+    return plan_cut(ModelDirectory(source), spec, documents=lambda: iter(sentences(400)))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def planned(source: Path, **options: Any) -> PlannedCut:
         ("llama", {"hidden": 28}),
         ("llama", {"hidden": 28, "layers": 3, "vocab_size": 300}),
         ("t5", {"hidden": 12, "layers": {"decoder": 1}}),
-        ("llama", {"ffn": 40, "layers": 3, "refit_passes": 1}),
+        ("llama", {"ffn": 40, "layers": 3, "refit_passes": 1, "calibration_tokens": 4_096}),
     ],
 )
 def test_what_a_refit_writes_is_known_before(

@@ -63,6 +63,7 @@ from regrow.pipeline.steps import (
 )
 from regrow.pipeline.task_steps import EVALUATE, RunTasks, evaluated_stages, load_tasks
 from regrow.pipeline.time_left import StepWork
+from regrow.surgery.cut import Cut
 from regrow.surgery.extend import ensure_tokens
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
@@ -221,7 +222,8 @@ class RunPlan:
         A pass that trains each layer of the result alone takes about as long per parameter.
         """
         cut = self.stages[step.stage].cut
-        if cut is None or cut.options.keys() <= {"vocab_size", "vocab"}:
+        axes = {} if cut is None else cut.options if cut.cut is None else Cut.load(cut.cut).axes
+        if cut is None or axes.keys() <= {"vocab_size", "vocab"}:
             return StepWork(step.name, "carve", 16.0 * self.parameter_count(step.stage))
         trained = cut.refit_passes * self.parameter_count(step.stage)
         work = cut.calibration_tokens * (self.parameter_count("original") + trained)

@@ -70,7 +70,8 @@ def _vocabulary_after(
 def at_once_stage(recipe: Recipe, original: Layout, last: Layout) -> Stage | None:
     """The comparison stage that makes all cuts in one and trains on the tokens of all recoveries.
 
-    Score and refit are those that all cuts name; if they differ, the default. A cut by a file of
+    Score and refit are those that all cuts name; if they differ, the default. The passes of a refit
+    and the tokens of its text are the most of any cut. A cut by a file of
     scores counts as one that names no score. Hidden is rotated if all cuts of it are. None if the
     recipe has fewer than two cuts, or trains nothing.
     """

@@ -260,6 +260,10 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
             for each in (carve.outputs.get("refitted", ()) if carve else ())
             if not each.get("reads", False)  # an earlier version refitted only what writes
         ),
+        layers_trained=sum(
+            each.get("trained", False)
+            for each in (carve.outputs.get("refitted", ()) if carve else ())
+        ),
         recovery=_recovery(recover),
         outcome=outcome,
         kept=tuple(

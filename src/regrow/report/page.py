@@ -264,7 +264,7 @@ def _stage(number: int, row: StageRow) -> Stage:
         row=row,
         number=number,
         kept=tuple(_kept(axis) for axis in row.kept),
-        refit=refit_words(row.refitted),
+        refit=refit_words(row.refitted, row.layers_trained),
         refit_chart=_refit_chart(row),
         heldout=charts.curves(f"Held-out loss during the recovery of {row.name}", heldout),
         curve=charts.curves(f"Training loss of {row.name}", [training]),
@@ -284,7 +284,7 @@ def _refit_chart(row: StageRow) -> Svg | None:
         charts.Line("refitted", percent(1), "plain"),
     ]
     title = f"Error of the residual stream in {row.name}"
-    return charts.curves(title, lines, "places, first to last")
+    return charts.curves(title, lines, "matrices or layers, first to last")
 
 
 def mixture_charts(row: MixtureRow, stage: str) -> tuple[Svg | None, Svg | None]:

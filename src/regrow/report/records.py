@@ -236,6 +236,8 @@ class StageRow(_Record):
 
     Squared, relative to the square of the original's stream; in the order of the layers.
     """
+    layers_trained: int = 0
+    """Layers that were trained alone in the refit."""
     recovery: str = ""
     """How it was recovered, in one line."""
     outcome: Outcome | None = None

@@ -10,30 +10,30 @@ from regrow.surgery.rotatable import hidden_axis, rotation_problem
 def check_refit(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:
     """Raise UserError if a refit is asked for and is not possible."""
     asked = asked_for(spec)
-    if asked is None:
+    if not asked:
         return
+    key, names = asked[0], " and ".join(asked)
     if spec.refit is False:
-        raise UserError("refit is false, so no layer is trained; leave one of them out", key=asked)
+        raise UserError("refit is false, so no layer is trained; leave one of them out", key=key)
     if not has_text:
-        raise UserError(f"a refit needs a text; give one, or leave {asked} out", key=asked)
+        raise UserError(f"a refit needs a text; give one, or leave {names} out", key=key)
     if spec.cut is None and spec.options.keys() <= {"vocab_size"}:
         raise UserError(
-            f"only the vocabulary is cut, which changes no layer; leave {asked} out", key=asked
+            f"only the vocabulary is cut, which changes no layer; leave {names} out", key=key
         )
     if not (layout.blueprint.pre_norm or spec.refit_passes):
         raise UserError(
             f"{layout.blueprint.model_type} normalises what attention and ffn write before it is "
             "in the residual stream, so no matrix can be solved for; give refit_passes, which "
             "trains each layer, or leave refit out",
-            key=asked,
+            key=key,
         )
 
 
-def asked_for(spec: CutSpec) -> str | None:
-    """The option that asks for a refit; None if it is left to the text and the architecture."""
-    if spec.refit:
-        return "refit"
-    return "refit_passes" if spec.refit_passes else None
+def asked_for(spec: CutSpec) -> list[str]:
+    """The options that ask for a refit; without one it is left to the text and the architecture."""
+    asked = {"refit": bool(spec.refit), "refit_passes": spec.refit_passes > 0}
+    return [name for name, is_given in asked.items() if is_given]
 
 
 def check_rotation(spec: CutSpec, layout: Layout, *, has_text: bool) -> None:

@@ -1,6 +1,6 @@
 """Run the layers of a model one by one, as the model itself calls them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,6 +15,9 @@ from regrow.common.precision import Precision, autocast
 from regrow.models.layers import entering, replaced_forwards
 from regrow.scoring.batches import TextBatch
 from regrow.scoring.observe import Pass, one_by_one, read_batch
+
+_SIDE_BY_SIDE = 32
+"""The most passes that go through an offloaded model together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +101,7 @@ class LayerModel:
             stack.callback(hook.remove)
             stack.enter_context(replaced_forwards(dict.fromkeys(skipped, _pass_on)))
             passes: list[Pass] = [partial(read, *each) for each in zip(walks, batches, strict=True)]
-            if self._offloaded is None:
-                one_by_one(passes)
-            else:
-                self._offloaded.run(passes, without=skipped)
+            self._run(passes, skipped)
         calls = [[walk.calls[name] for name in layers] for walk in walks]
         return calls, [walk.hidden for walk in walks]
 
@@ -114,11 +114,16 @@ class LayerModel:
                 found[number] = read_batch(self.network, batch)
 
         passes: list[Pass] = [partial(read, *each) for each in enumerate(batches)]
+        self._run(passes, ())
+        return [found[number] for number in range(len(batches))]
+
+    def _run(self, passes: Sequence[Pass], skipped: Collection[nn.Module]) -> None:
+        """Run passes through the model. `skipped`: modules that no pass computes."""
         if self._offloaded is None:
             one_by_one(passes)
-        else:
-            self._offloaded.run(passes)
-        return [found[number] for number in range(len(batches))]
+            return
+        for first in range(0, len(passes), _SIDE_BY_SIDE):  # each needs a thread
+            self._offloaded.run(passes[first : first + _SIDE_BY_SIDE], without=skipped)
 
     def run_noting(
         self, call: Callable[[], object], modules: Sequence[str], count: int

@@ -50,8 +50,8 @@ class FittedMatrix:
             stream, the original's stream behind it; of one that reads the stream, what the original
             gives there. Matrices in front of this one are refitted in both.
         reads: Whether the matrix reads the stream; else it writes to it.
-        trained: Whether its layer was then trained alone (`regrow.surgery.layer_training`). Of the
-            last matrix of the layer, `after` is the error behind that training.
+        trained: Whether this is the last matrix of a layer that was then trained alone
+            (`regrow.surgery.layer_training`); `after` is the error behind that training.
     """
 
     name: str

@@ -32,10 +32,12 @@ STEP_TOKENS = 1_024
 UNSEEN = 8
 """One of so many batches is left out."""
 _BETAS = (0.9, 0.95)
+_ROUNDING = 1e-10
+"""A relative squared error that is rounding alone: that of layers in front of the first cut."""
 _SMALLEST = 1e-6
 """The smallest square of a token's stream that its error is relative to, as a part of the mean."""
 _WARMUP = 0.1
-"""The part of the steps in which the learning rate rises; then it falls to zero as a cosine."""
+"""The part of the steps in which the learning rate rises. Then it falls as a cosine, to near 0."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,11 @@ def train_layer(
         streams: the stream in front of the layer, by batch: [texts, tokens, hidden].
         behind: the stream behind it before the training, by batch.
         target: the stream wanted behind it, by batch.
-        passes: over all batches, each in another order.
+        passes: over all batches, each in another order, which is the same in every run.
     """
     weights = _weights(fit, target)
     before = _errors(fit, behind, target, weights)
-    if not before.unseen:
+    if min(before.unseen, before.learned) < _ROUNDING:
         return None
     parameters = _trained_parameters(fit.layer)
     kept = [each.detach().clone() for each in parameters]
@@ -118,7 +120,7 @@ def _share(step: int, steps: int) -> float:
     rising = math.ceil(_WARMUP * steps)
     if step < rising:
         return (step + 1) / rising
-    return (1 + math.cos(math.pi * (step + 1 - rising) / (steps - rising))) / 2
+    return (1 + math.cos(math.pi * (step + 1 - rising) / (steps - rising + 1))) / 2
 
 
 def _trained_parameters(layer: nn.Module) -> list[Tensor]:

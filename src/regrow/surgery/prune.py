@@ -24,6 +24,9 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.output import MAX_SHARD_BYTES, plan_output
 from regrow.surgery.planned_cut import PlannedCut, Pruned
 
+PASSES_FROM = 4_096
+"""The fewest tokens of text on which layers are trained: eight rows, of which one is left out."""
+
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration
     from regrow.vocabulary.kept_tokens import KeptTokens
@@ -132,11 +135,11 @@ def _planned(
         if blueprint.axis(name).kind == "layer"
     )
     asked = asked_for(spec)
-    if asked is not None and not is_ordered:
+    if asked and not is_ordered:
         raise UserError(
             "the cut puts layers in another order, so no stream of the original is theirs; leave "
-            f"{asked} out",
-            key=asked,
+            f"{' and '.join(asked)} out",
+            key=asked[0],
         )
     is_possible = blueprint.pre_norm or spec.refit_passes > 0
     wanted = (is_possible and is_ordered) if spec.refit is None else spec.refit
@@ -154,7 +157,14 @@ def _planned(
         except UserError as error:
             if cut.is_rotated:
                 raise
-            raise UserError(f"{error}, or set refit to false", key="refit") from None
+            also = " and leave refit_passes out" if spec.refit_passes else ""
+            raise UserError(f"{error}, or set refit to false{also}", key="refit") from None
+        if refits and spec.refit_passes and calibration.tokens < PASSES_FROM:
+            raise UserError(
+                f"{calibration.tokens:,} tokens of text are too few to train layers; give at least "
+                f"{PASSES_FROM:,}, or leave refit_passes out",
+                key="refit_passes",
+            )
     if cut.is_rotated and (problem := memory_problem(source)):
         from regrow.scoring.offload import check_offload
 
@@ -163,7 +173,7 @@ def _planned(
         assert calibration is not None
         from regrow.surgery.refit import check_memory
 
-        check_memory(source, cut, calibration)
+        check_memory(source, cut, calibration, spec.refit_passes)
     described = _described(plan, source, spec, cut, calibration, refits=refits)
     return PlannedCut(source, cut, described, calibration, refits, spec.refit_passes)
 
@@ -193,7 +203,8 @@ def _described(
     words = cut.words()
     if calibration is not None:
         done = "refitted" if refits else "directions found"
-        words = f"{words}; {done} on {calibration.tokens:,} tokens of text"
+        passes = f", with {spec.refit_passes} passes" if refits and spec.refit_passes else ""
+        words = f"{words}; {done} on {calibration.tokens:,} tokens of text{passes}"
     settings = spec.model_dump(exclude_defaults=True, warnings=False)
     step = change("cut", words, {"cut": with_names(settings)}, source.layout, cut.sizes)
     history = history_of(source.path, source.layout).then(step)

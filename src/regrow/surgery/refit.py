@@ -32,7 +32,7 @@ the stream as it is, or times a constant. :func:`refit` checks that on the origi
 architectures the layers are only trained.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ from regrow.common.memory import available_memory
 from regrow.common.precision import Precision
 from regrow.common.progress import QUIET, Progress, tell_part
 from regrow.scoring.batches import TextBatch, without_loss
-from regrow.scoring.calibration import Calibration
+from regrow.scoring.calibration import ROW_LENGTH, Calibration
 from regrow.scoring.observe import BATCH_TOKENS, sites
 from regrow.scoring.offload import BATCHES
 from regrow.surgery.carve import Shared, kept_indices
@@ -77,6 +77,10 @@ FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
 _STEPS = 64
 """About how many steps a pass of training has at most."""
+_TRAINED_BYTES = 16
+"""Beside each parameter of a layer that is trained: its value before, its gradient, two moments."""
+_ACTIVATIONS = 12
+"""How many times the hidden size of a token is kept inside a layer until its backward pass."""
 _STATES = 8
 """How many times the hidden states of the text are in memory."""
 
@@ -102,10 +106,9 @@ class Refit:
         """What the refit did, in one line."""
         errors = [(each.before, each.after) for each in self.matrices if not each.reads]
         reading = len(self.matrices) - len(errors)
-        more = f"; also {reading} matrices that read the stream" if reading else ""
-        trained = any(each.trained for each in self.matrices)
-        more += "; each layer trained alone" if trained else ""
-        return f"refitted on {self.tokens:,} tokens: {refit_words(errors)}{more}"
+        more = f"; also {reading:,} that read the stream" if reading else ""
+        done = refit_words(errors, sum(each.trained for each in self.matrices))
+        return f"refitted on {self.tokens:,} tokens: {done or 'nothing got better'}{more}"
 
 
 def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
@@ -120,7 +123,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     progress: Progress = QUIET,
     precision: Precision = "auto",
 ) -> Refit:
-    """Solve again for the matrices of a cut that write to the residual stream.
+    """Solve for the matrices of a cut that write to the residual stream, and train its layers.
 
     Args:
         source: the model before the cut.
@@ -137,7 +140,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
         UserError: the architecture is not pre-norm and there are no passes, or the models fit in
             memory only one layer at a time and accelerate is missing.
     """
-    problem = check_memory(source, cut, calibration)
+    problem = check_memory(source, cut, calibration, passes)
     if problem:
         progress.say(f"{problem}; reading them one layer at a time")
     original, cut_model = (
@@ -145,12 +148,15 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
         for directory in (source, carved)
     )
     models = _Models(original, cut_model, cut, rotation)
-    # An offloaded model needs a thread for each batch. The same batches in memory give equal bits.
+    # An offloaded model runs few batches best. The same batches in memory give equal bits.
     step = min(STEP_TOKENS, calibration.tokens // UNSEEN)
     least, most = (step, _STEPS) if passes else (BATCH_TOKENS, BATCHES)
     batch_tokens = max(least, -(-calibration.tokens // most))
+    if batch_tokens > least:  # whole rows, or a batch has one row less
+        batch_tokens = -(-batch_tokens // ROW_LENGTH) * ROW_LENGTH
     batches = list(without_loss(calibration, source.config, batch_tokens))
-    progress.say(f"refitting on {calibration.tokens:,} tokens")
+    more = f", with {passes} passes to train each layer" if passes else ""
+    progress.say(f"refitting on {calibration.tokens:,} tokens{more}")
     stacks = [axis.name for axis in source.layout.blueprint.axes if axis.kind == "layer"]
     matrices: list[FittedMatrix] = []
     corrections: dict[str, Computed] = {}
@@ -179,8 +185,12 @@ def _rows(file: Path, name: str, first: int, last: int) -> Any:
         return tensors.get_slice(name)[first:last]
 
 
-def check_memory(source: ModelDirectory, cut: Cut, calibration: Calibration) -> str | None:
+def check_memory(
+    source: ModelDirectory, cut: Cut, calibration: Calibration, passes: int
+) -> str | None:
     """Why the models of a refit are read one layer at a time; None if they fit in memory.
+
+    `passes`: in which each layer is trained.
 
     Raises UserError if they do not fit and accelerate is missing.
     """
@@ -191,6 +201,10 @@ def check_memory(source: ModelDirectory, cut: Cut, calibration: Calibration) -> 
     sums = BYTES_PER_PAIR * inner**2
     sizes = {n: size for n, size in cut.sizes.items() if layout.blueprint.axis(n).kind != "vocab"}
     needed = 4 * (layout.parameters() + layout.parameters(sizes)) + states + sums
+    if passes:
+        step = max(STEP_TOKENS, -(-calibration.tokens // _STEPS))
+        needed += _TRAINED_BYTES * _layer_parameters(layout, sizes)
+        needed += 4 * step * (_ACTIVATIONS * width + 4 * inner)
     available = available_memory()
     if needed <= (1 - FREE) * available:
         return None
@@ -203,8 +217,19 @@ def check_memory(source: ModelDirectory, cut: Cut, calibration: Calibration) -> 
     try:
         check_offload(problem)
     except UserError as error:
-        raise UserError(f"{error}, or set refit to false", key="refit") from None
+        also = " and leave refit_passes out" if passes else ""
+        raise UserError(f"{error}, or set refit to false{also}", key="refit") from None
     return problem
+
+
+def _layer_parameters(layout: Layout, sizes: Mapping[str, int]) -> int:
+    """Parameters of the largest layer at these sizes."""
+    after = {**layout.sizes, **sizes}
+    return max(
+        layout.parameters(after) - layout.parameters({**after, axis.name: after[axis.name] - 1})
+        for axis in layout.blueprint.axes
+        if axis.kind == "layer"
+    )
 
 
 def _read_outputs(layout: Layout, cut: Cut) -> int:
@@ -367,8 +392,7 @@ def _fit_layer(
         done, behind = fit.solve(number, streams, target)
         fitted.append(done)
     if passes and (trained := train_layer(fit, streams, behind, target, passes)):
-        fitted = [replace(each, trained=True) for each in fitted]
-        fitted[-1] = replace(fitted[-1], after=trained.error)
+        fitted[-1] = replace(fitted[-1], after=trained.error, trained=True)
         behind = trained.behind
     return fitted, behind
 
