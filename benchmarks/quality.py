@@ -81,7 +81,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 BALANCED_SIZES: Mapping[str, Mapping[str, Any]] = {
     "90%": {"vocab_size": 25_600},
     "75%": {"ffn": 1_024, "vocab_size": 35_840},
-    "50%": {"layers": 22, "ffn": 872, "vocab_size": 24_576},
+    "50%": {"layers": 20, "ffn": 872, "vocab_size": 32_768},
     "35%": {"layers": 18, "ffn": 616, "vocab_size": 20_480},
 }
 SEVERAL_SEEDS = "50%"
