@@ -262,8 +262,9 @@ def test_passes_need_a_refit(tmp_path: Path) -> None:
         regrow.prune(model, tmp_path / "out", **passes)
     with pytest.raises(UserError, match="refit_passes: only the vocabulary is cut"):
         regrow.prune(model, tmp_path / "out", calibration=text, vocab_size=300, refit_passes=2)
+    long = write_text(tmp_path / "long.jsonl", [" ".join(sentences(200))])
     with pytest.raises(UserError, match=r"refit_passes: 512 tokens .* too few .* at least 4,096"):
-        regrow.prune(model, tmp_path / "out", calibration=text, calibration_tokens=1_000, **passes)
+        regrow.prune(model, tmp_path / "out", calibration=long, calibration_tokens=1_000, **passes)
     with pytest.raises(UserError, match="leave refit and refit_passes out"):
         regrow.prune(model, tmp_path / "out", refit=True, **passes)
     assert not (tmp_path / "out").exists()

@@ -58,8 +58,7 @@ class CutSpec(Strict):
             the cut (`regrow.surgery.refit`). None refits if there is text, and the architecture is
             pre-norm or there are `refit_passes`.
         refit_passes: How many times a refit then reads its text to train each layer alone, towards
-            the original's stream (`regrow.surgery.layer_training`). 0 trains nothing. The text must
-            then have at least 4,096 tokens.
+            the original's stream (`regrow.surgery.layer_training`). 0 trains nothing.
         rotate: Whether hidden keeps the principal directions of the residual stream in place of
             some of its channels (`regrow.surgery.rotation`). None does so if there is text, the
             head is not tied, the architecture allows it, and neither `by` nor `scores` is given.

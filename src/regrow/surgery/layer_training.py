@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from regrow.common.errors import UserError
 from regrow.common.random_stream import random_stream
+from regrow.scoring.calibration import Calibration
 from regrow.surgery.layer_fit import LayerFit
 
 RATE = 0.01
@@ -109,6 +111,17 @@ def train_layer(
     for each, before_training in zip(parameters, kept, strict=True):
         each.copy_(before_training)
     return None
+
+
+def check_text(calibration: Calibration) -> None:
+    """Raise UserError if a text is too short to leave one batch of eight out."""
+    longest = max(map(len, calibration.pieces))
+    if calibration.tokens < UNSEEN * longest:
+        raise UserError(
+            f"{calibration.tokens:,} tokens of text are too few to train layers; give at least "
+            f"{UNSEEN * longest:,}, or leave it out",
+            key="refit_passes",
+        )
 
 
 _SIZE = "size"

@@ -24,9 +24,6 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.output import MAX_SHARD_BYTES, plan_output
 from regrow.surgery.planned_cut import PlannedCut, Pruned
 
-PASSES_FROM = 4_096
-"""The fewest tokens of text on which layers are trained: eight rows, of which one is left out."""
-
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration
     from regrow.vocabulary.kept_tokens import KeptTokens
@@ -159,21 +156,18 @@ def _planned(
                 raise
             also = " and leave refit_passes out" if spec.refit_passes else ""
             raise UserError(f"{error}, or set refit to false{also}", key="refit") from None
-        if refits and spec.refit_passes and calibration.tokens < PASSES_FROM:
-            raise UserError(
-                f"{calibration.tokens:,} tokens of text are too few to train layers; give at least "
-                f"{PASSES_FROM:,}, or leave refit_passes out",
-                key="refit_passes",
-            )
     if cut.is_rotated and (problem := memory_problem(source)):
         from regrow.scoring.offload import check_offload
 
         check_offload(problem)
     if refits:
         assert calibration is not None
+        from regrow.surgery.layer_training import check_text
         from regrow.surgery.refit import check_memory
 
         check_memory(source, cut, calibration, spec.refit_passes)
+        if spec.refit_passes:
+            check_text(calibration)
     described = _described(plan, source, spec, cut, calibration, refits=refits)
     return PlannedCut(source, cut, described, calibration, refits, spec.refit_passes)
 
