@@ -27,11 +27,13 @@ from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.trained_weights import save_trained
 from regrow.common.errors import UserError
-from regrow.common.progress import Progress, Update
+from regrow.common.progress import QUIET, Progress, Update
 from regrow.common.publishing import partial_place
 from regrow.evaluation.registry import EVALUATIONS, Evaluation
 from regrow.pipeline.finished import Result
 from regrow.pipeline.ledger import Ledger, read_entries
+from regrow.pipeline.plan import RunOptions, make_plan
+from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.steps import RESULTS
 from regrow.pipeline.summary import summarise
 from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_tiny
@@ -1132,6 +1134,26 @@ def test_a_run_without_recovery(finished: Finished, tmp_path: Path) -> None:
     assert row.speed is not None
     go(finished.changed(("stages", stages), ("prompts", [])), tmp_path / "run")
     assert "control/recover" not in entries(tmp_path / "run")
+
+
+def test_layers_that_a_cut_trains_are_told(finished: Finished, tmp_path: Path) -> None:
+    cut: dict[str, Any] = {"drop_layers": "1-2", "calibration_tokens": 2_048}
+    work: list[float] = []
+    for passes in (0, 6):
+        stages = [{"name": "depth", "cut": {**cut, "refit_passes": passes}}]
+        recipe = finished.changed(("stages", stages), ("prompts", []))
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        plan = make_plan(load_recipe(tmp_path / "r.yaml"), tmp_path / "o", RunOptions(), QUIET)
+        (carving,) = (each for each in plan.step_work() if each.step == "depth/carve")
+        work.append(carving.amount)
+    trained = 6 * 2_048 * 4 * plan.parameter_count("depth")
+    assert work[1] == pytest.approx(work[0] + trained)
+    result = go(recipe, tmp_path / "run")
+    (stage,) = summarise(result.directory).stages
+    carved = entries(tmp_path / "run")["depth/carve"].outputs["refitted"]
+    assert stage.layers_trained == sum(each["trained"] for each in carved) > 0
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert f"{stage.layers_trained} layers trained alone" in page
 
 
 def test_a_refit_that_rounds_differently_on_another_machine_is_recorded_anew(

@@ -1,6 +1,9 @@
 """Layers trained alone: after a refit, each layer learns to give the original's stream."""
 
+from bisect import bisect_left
 from pathlib import Path
+from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +25,10 @@ from regrow.scoring.calibration import Calibration
 from regrow.surgery import layer_training
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import Cut
+from regrow.surgery.layer_fit import LayerFit
 from regrow.surgery.layer_training import _share
 from regrow.surgery.output import plan_output
+from regrow.surgery.refit import FREE, check_memory
 from tests.surgery.carving import tensors
 from tests.surgery.refitting import (
     calibration,
@@ -198,6 +203,43 @@ def test_what_is_solved_for_does_not_depend_on_batches_that_are_left_out(
     assert one.matrices != three.matrices
 
 
+def test_the_error_of_a_token_is_relative_to_its_stream() -> None:
+    """One token has a very large stream, and one a stream of zeros."""
+    text = torch.tensor([[True, True, True, False]])
+    target = torch.tensor([[[3.0, 4.0], [300.0, 400.0], [0.0, 0.0], [9.0, 9.0]]])
+    fit: Any = SimpleNamespace(texts=[text], unseen=range(0))
+    (weights,) = layer_training._weights(fit, [target])
+    assert weights[:2].tolist() == pytest.approx([1 / 25, 1 / 250_000])
+    assert weights[2].item() == pytest.approx(1 / (1e-6 * 250_025 / 3))
+    behind = target + torch.tensor([[[1.0, 0.0], [100.0, 0.0], [0.0, 0.0], [5.0, 5.0]]])
+    errors = layer_training._errors(fit, [behind], [target], [weights])
+    assert errors.learned == pytest.approx((1 / 25 + 10_000 / 250_000) / 3)
+    assert errors.whole == pytest.approx(10_001 / 250_025)
+
+
+def test_the_loss_is_the_error_that_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a part of that before the training: 1 in the mean of a pass that learns nothing."""
+    model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
+    losses: list[float] = []
+    gradients = torch.autograd.grad
+
+    def noted(loss: Any, *args: Any, **kwargs: Any) -> Any:
+        losses.append(loss.item())
+        return gradients(loss, *args, **kwargs)
+
+    def uneven(fit: LayerFit, target: Any) -> list[torch.Tensor]:
+        """Tokens count as much as their place in the batch."""
+        return [torch.arange(1.0, 1 + int(each.sum())) for each in fit.texts]
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    monkeypatch.setattr(layer_training, "_weights", uneven)
+    monkeypatch.setattr(layer_training, "RATE", 0.0)
+    refitted(model, without_layer(model), calibration(model, TEXTS), passes=1)
+    assert fmean(losses[:7]) == pytest.approx(1, rel=0.05)
+
+
 def test_a_text_of_one_batch_trains_nothing(tmp_path: Path) -> None:
     """There is no other batch to see whether the layers are better."""
     model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
@@ -227,6 +269,33 @@ def test_the_learning_rate_rises_once_and_falls_to_zero(steps: int) -> None:
     assert all(0 <= each <= 1 for each in shares)
     assert all(shares)
     assert shares[-1] <= (1 if steps == 1 else 0.5 + 0.5 / steps)
+
+
+@pytest.mark.parametrize("blueprint", [LLAMA, T5], ids=lambda b: b.model_type)
+def test_the_memory_of_a_training_is_that_of_the_largest_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blueprint: Blueprint
+) -> None:
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    cut, text = without_layer(model), calibration(model)
+    layers = [each.name for each in blueprint.axes if each.kind == "layer"]
+    sizes = {name: number - 1 for name, number in model.layout.sizes.items() if name in layers}
+    whole = model.layout.parameters(sizes)
+    largest = max(
+        whole - model.layout.parameters({**sizes, name: sizes[name] - 1}) for name in layers
+    )
+
+    def needed(passes: int) -> int:
+        """The least memory with which the models are not read one layer at a time."""
+
+        def is_enough(memory: int) -> bool:
+            monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: memory)
+            return check_memory(model, cut, text, passes) is None
+
+        return bisect_left(range(1 << 30), True, key=is_enough)
+
+    more = (1 - FREE) * (needed(3) - needed(0))
+    step = text.tokens // 8
+    assert 16 * largest < more < 16 * largest + 4 * step * 100 * model.config.hidden_size
 
 
 # As users call it

@@ -529,7 +529,7 @@ def test_all_cuts_at_once_are_rotated_as_the_stages_are(
 ) -> None:
     layout = ModelDirectory(write_untied(tmp_path / "m")).layout
     recover = {"tokens": 128, "row_length": 32, "batch_tokens": 64}
-    cuts = [{"layers": 3, **changes[0]}, {"hidden": 24, **changes[1]}]
+    cuts = [{"layers": 3, "refit_passes": 2, **changes[0]}, {"hidden": 24, **changes[1]}]
     recipe = Recipe.model_validate({
         "name": "tiny", "model": "m", "data": {"train": "train.jsonl"},
         "stages": [{"name": f"s{n}", "cut": cut, "recover": recover} for n, cut in enumerate(cuts)],
@@ -538,3 +538,4 @@ def test_all_cuts_at_once_are_rotated_as_the_stages_are(
     assert stage is not None
     assert stage.cut is not None
     assert stage.cut.rotate is rotates
+    assert stage.cut.refit_passes == 2

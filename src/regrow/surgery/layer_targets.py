@@ -48,9 +48,10 @@ class Wanted:
     """What the original computes in one layer.
 
     `written`: the stream behind each matrix that writes to it, in the order of use, [matrices]
-    [batches]; empty if they write zeros. `factor`: the constant that multiplies what they write.
-    `read`: the groups of matrices that read the stream, in front of each of these matrices; without
-    groups if no channel is cut. `behind`: the stream behind the layer, by batch.
+    [batches]; empty if they write zeros, or none can be solved for. `factor`: the constant that
+    multiplies what they write. `read`: the groups of matrices that read the stream, in front of
+    each of these matrices; without groups if no channel is cut. `behind`: the stream behind the
+    layer, by batch.
     """
 
     written: list[list[Tensor]]

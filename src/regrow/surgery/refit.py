@@ -148,12 +148,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
         for directory in (source, carved)
     )
     models = _Models(original, cut_model, cut, rotation)
-    # An offloaded model runs few batches best. The same batches in memory give equal bits.
-    step = min(STEP_TOKENS, calibration.tokens // UNSEEN)
-    least, most = (step, _STEPS) if passes else (BATCH_TOKENS, BATCHES)
-    batch_tokens = max(least, -(-calibration.tokens // most))
-    if batch_tokens > least:  # whole rows, or a batch has one row less
-        batch_tokens = -(-batch_tokens // ROW_LENGTH) * ROW_LENGTH
+    batch_tokens = _batch_tokens(calibration.tokens, passes)
     batches = list(without_loss(calibration, source.config, batch_tokens))
     more = f", with {passes} passes to train each layer" if passes else ""
     progress.say(f"refitting on {calibration.tokens:,} tokens{more}")
@@ -180,6 +175,20 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     return Refit(tuple(matrices), corrections, calibration.tokens)
 
 
+def _batch_tokens(tokens: int, passes: int) -> int:
+    """The most tokens of a batch, which is also a step of a training.
+
+    An offloaded model runs few batches best. The same batches in memory give equal bits.
+
+    `tokens`: of the text. `passes`: in which each layer is trained.
+    """
+    step = min(STEP_TOKENS, tokens // UNSEEN)
+    least, most = (step, _STEPS) if passes else (BATCH_TOKENS, BATCHES)
+    if tokens <= least * most:
+        return least
+    return -(-tokens // (most * ROW_LENGTH)) * ROW_LENGTH  # whole rows, or a batch has one less
+
+
 def _rows(file: Path, name: str, first: int, last: int) -> Any:
     with safe_open(file, framework="np") as tensors:
         return tensors.get_slice(name)[first:last]
@@ -202,8 +211,8 @@ def check_memory(
     sizes = {n: size for n, size in cut.sizes.items() if layout.blueprint.axis(n).kind != "vocab"}
     needed = 4 * (layout.parameters() + layout.parameters(sizes)) + states + sums
     if passes:
-        step = max(STEP_TOKENS, -(-calibration.tokens // _STEPS))
         needed += _TRAINED_BYTES * _layer_parameters(layout, sizes)
+        step = _batch_tokens(calibration.tokens, passes)
         needed += 4 * step * (_ACTIVATIONS * width + 4 * inner)
     available = available_memory()
     if needed <= (1 - FREE) * available:
@@ -333,15 +342,14 @@ def _refit_stack(
     streams = through(range(kept[0]), streams)
     for number, layer in enumerate(kept):
         following = kept[number + 1] if number + 1 < len(kept) else len(names)
-        wanted = None
         if is_solvable:
             place, own = Place(axis, layer, number), [each[layer] for each in calls]
             wanted = wanted_of(models.original, place, models.readers(place), own, streams)
-            streams = through(range(layer + 1, following), wanted.behind)
-            if wanted.written:
-                wanted.written[-1] = streams
         else:
-            streams = through(range(layer, following), streams)
+            wanted = Wanted([], 1.0, [], through(range(layer, layer + 1), streams))
+        streams = through(range(layer + 1, following), wanted.behind)
+        if wanted.written:
+            wanted.written[-1] = streams
         fit = LayerFit(
             models.cut_model,
             models.cut_model.network.get_submodule(cut_names[number]),
@@ -349,16 +357,18 @@ def _refit_stack(
             [each[number] for each in cut_calls],
             texts,
             range(UNSEEN - 1, len(batches), UNSEEN) if passes else range(0),
-            1.0 if wanted is None else wanted.factor,
+            wanted.factor,
         )
         with models.cut_model.loaded(fit.layer):
-            if wanted is None:
-                target = list(map(kept_of, streams)) if kept_of else streams
-                fitted, cut_streams = _train_layer(
-                    fit, cut_names[number], target, cut_streams, passes
-                )
-            else:
-                fitted, cut_streams = _fit_layer(fit, wanted, cut_streams, kept_of, passes)
+            fitted, behind = _fit_layer(fit, wanted, cut_streams, kept_of)
+            target = streams if kept_of is None else list(map(kept_of, streams))
+            trained = train_layer(fit, cut_streams, behind, target, passes) if passes else None
+            if trained is not None:
+                alone = FittedMatrix(cut_names[number], None, trained.before, trained.error)
+                last = fitted.pop() if fitted else alone
+                fitted.append(replace(last, after=trained.error, trained=True))
+                behind = trained.behind
+            cut_streams = behind
             solved = tuple(f"{each.name}." for each in fitted)
             weights = {
                 name: parameter.detach().clone()
@@ -373,17 +383,16 @@ def _fit_layer(
     wanted: Wanted,
     streams: list[Tensor],
     kept_of: Callable[[Tensor], Tensor] | None,
-    passes: int,
 ) -> tuple[list[FittedMatrix], list[Tensor]]:
-    """Solve for the matrices of a layer, and train it; the stream behind it, by batch.
+    """Solve for the matrices of a layer; the stream behind it, by batch.
 
     `streams`: the cut model's, in front of the layer. `kept_of`: from the original's stream to what
-    the cut keeps of it; None if it keeps all. `passes`: of the training.
+    the cut keeps of it; None if it keeps all.
     """
     fitted: list[FittedMatrix] = []
     if not wanted.written:
         return fitted, fit.through(streams)
-    behind, target = streams, streams
+    behind = streams
     for number, target in enumerate(wanted.written):
         for group in wanted.read[number]:
             fitted += fit.solve_readers(streams, group)
@@ -391,22 +400,7 @@ def _fit_layer(
             target = list(map(kept_of, target))
         done, behind = fit.solve(number, streams, target)
         fitted.append(done)
-    if passes and (trained := train_layer(fit, streams, behind, target, passes)):
-        fitted[-1] = replace(fitted[-1], after=trained.error, trained=True)
-        behind = trained.behind
     return fitted, behind
-
-
-def _train_layer(
-    fit: LayerFit, name: str, target: list[Tensor], streams: list[Tensor], passes: int
-) -> tuple[list[FittedMatrix], list[Tensor]]:
-    """Train a layer of which no matrix can be solved for; the stream behind it, by batch."""
-    behind = fit.through(streams)
-    trained = train_layer(fit, streams, behind, target, passes)
-    if trained is None:
-        return [], behind
-    done = FittedMatrix(name, None, trained.before, trained.error, trained=True)
-    return [done], trained.behind
 
 
 def _refit_head(models: _Models, batches: Sequence[TextBatch]) -> tuple[FittedMatrix, Tensor]:
