@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 import regrow
 from regrow.architectures import Layout
-from regrow.architectures.flops import SampleShape, training_flops
+from regrow.architectures.flops import SampleShape, forward_flops, training_flops
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.cli.preview_tables import total_words
 from regrow.pipeline import training_time
@@ -48,6 +49,13 @@ def test_words() -> None:
     assert TrainingTime(10**9, 10**8, tried=False).words() == (
         "at least 3.2\u00a0years on this machine, at most 10.0 tokens/s"
     )
+    assert TrainingTime(4_200, 10.0, tried=True, alone=600.0).words() == (
+        "about 10\u00a0s on this machine, at 420 tokens/s; about 10\u00a0min to train layers alone "
+        "before"
+    )
+    assert TrainingTime(0, 0.0, tried=False, alone=600.0).words() == (
+        "at least 10\u00a0min to train layers alone on this machine"
+    )
 
 
 def test_a_preview_says_how_long_it_takes(home: Path) -> None:
@@ -79,6 +87,27 @@ def test_a_run_says_how_long_its_trainings_take(home: Path) -> None:
     said.clear()  # nothing is left to train
     regrow.run(home / "r.yaml", home / "out", progress=regrow.Progress(say=said.append))
     assert not any(line.startswith("training: ") for line in said)
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+def test_layers_that_cuts_train_alone_take_time(home: Path, recovers: bool) -> None:
+    recover = {"recover": {"tokens": 256, "row_length": 64}} if recovers else {}
+    cut = {"drop_layers": "1-2", "refit_passes": 3, "calibration_tokens": 4_096}
+    recipe = yaml.safe_load(RECIPE) | {"stages": [{"name": "a", "cut": cut, **recover}]}
+    (home / "r.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    write_text(home / "train.txt", sentences(300))
+    layout = ModelDirectory(home / "m").layout.resized({"layer": 2})
+    forward = forward_flops(layout, SampleShape(512, decoder=512))
+    alone = 3 * (forward.total - forward.head) / RATE * 3 * 4_096 / 512
+    found = regrow.preview(home / "r.yaml")
+    assert found.time is not None
+    assert found.time.alone == pytest.approx(alone)
+    assert found.time.tokens == 256 * recovers
+    assert f"time: {found.time.words()}" in list(total_words(found))
+    said = list[str]()
+    regrow.run(home / "r.yaml", home / "out", progress=regrow.Progress(say=said.append))
+    of = "256 tokens, " if recovers else ""
+    assert f"training: {of}{found.time.words()}" in said
 
 
 def test_a_plan_says_how_long_it_takes(home: Path) -> None:

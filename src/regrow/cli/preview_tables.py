@@ -85,8 +85,8 @@ def total_words(found: Preview) -> Iterator[str]:
         if teacher_flops := sum(training.taught for training in trainings):
             words += f"; {teacher_flops / found.flops:.0%} of them go through teachers"
         yield words
-        if found.time is not None:
-            yield f"time: {found.time.words()}"
+    if found.time is not None:
+        yield f"time: {found.time.words()}"
     if found.evaluation is not None:
         limit = found.evaluation.limit
         asked = "" if limit is None else f", at most {limit:,} questions of each"

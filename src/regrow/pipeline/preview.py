@@ -15,8 +15,9 @@ from regrow.pipeline.recipe_checks import check_languages
 from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.steps import teacher_names
 from regrow.pipeline.task_steps import evaluated_stages
-from regrow.pipeline.training_time import TrainingTime, speed_of
+from regrow.pipeline.training_time import TrainingTime, flops_alone, seconds_alone, speed_of
 from regrow.training.cost import mean_sample
+from regrow.training.settings import RecoverySettings
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Preview:
         written: Tokens of training text that the original writes first.
         puts_aside: Whether a part of the training text is held out, since the recipe names no
             held-out text.
-        time: The estimated time of all recoveries on this machine; None if it was not estimated,
-            or would be seconds.
+        time: The estimated time of all recoveries on this machine, and of the layers that cuts
+            train alone; None if it was not estimated, or would be seconds.
         evaluation: The tasks on which models are evaluated; None without any.
     """
 
@@ -177,12 +178,13 @@ def _timed(
 ) -> tuple[dict[str, PreviewTraining | None], TrainingTime | None]:
     """The trainings by stage with the seconds of each, and the time of all."""
     settings = {stage.name: stage.recover for stage in recipe.stages if stage.recover is not None}
+    cuts = {stage.name: stage.cut for stage in recipe.stages}
     flops = sum(training.flops for training in trainings.values() if training)
-    first = next(iter(settings), None)
-    speed = first and speed_of(
-        original, layouts[first].sizes, settings[first], flops, recipe.threads, progress.say
-    )
-    if not speed:
+    flops += sum(flops_alone(layouts[name], cut) for name, cut in cuts.items())
+    first = next(iter(settings), next(iter(cuts)))
+    tried = settings.get(first, RecoverySettings())
+    speed = speed_of(original, layouts[first].sizes, tried, flops, recipe.threads, progress.say)
+    if speed is None:
         return {**trainings}, None
     teachers = teacher_names(recipe.stages)
     found = {**trainings}
@@ -194,7 +196,9 @@ def _timed(
             found[name] = replace(training, seconds=seconds)
     done = [training for training in found.values() if training is not None]
     tokens = sum(training.tokens for training in done)
-    return found, TrainingTime(tokens, sum(each.seconds or 0.0 for each in done), speed.tried)
+    seconds = sum(each.seconds or 0.0 for each in done)
+    alone = sum(seconds_alone(speed, layouts[name], cut) for name, cut in cuts.items())
+    return found, TrainingTime(tokens, seconds, speed.tried, alone)
 
 
 def _as_reported(layout: Layout, row: Training) -> PreviewTraining:

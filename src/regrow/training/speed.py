@@ -60,14 +60,18 @@ class Speed:
         self, layout: Layout, sample: SampleShape, tokens: int, teacher: Layout | None = None
     ) -> float:
         """The time of a training on `tokens` tokens of text, in samples of this shape."""
-        forward = forward_flops(layout, sample)
-        found = _BACKWARD * (
-            (forward.total - forward.head) / self.layers + forward.head / self.head
-        )
+        found = self.seconds_of_layers(layout, sample, tokens)
+        found += _BACKWARD * forward_flops(layout, sample).head / self.head * tokens / sample.text
         if teacher is not None:
             taught = forward_flops(teacher, sample)
-            found += (taught.total - taught.head) / self.layers + taught.head / self.head
-        return found * tokens / sample.text
+            forward = (taught.total - taught.head) / self.layers + taught.head / self.head
+            found += forward * tokens / sample.text
+        return found
+
+    def seconds_of_layers(self, layout: Layout, sample: SampleShape, tokens: int) -> float:
+        """The time of the layers alone, without the head."""
+        forward = forward_flops(layout, sample)
+        return _BACKWARD * (forward.total - forward.head) / self.layers * tokens / sample.text
 
 
 def measure_speed(original: Layout, sizes: Mapping[str, int], settings: RecoverySettings) -> Speed:
