@@ -27,7 +27,7 @@ from regrow.checkpoint.trained_weights import save_trained
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.registry import TrainingData, loss_and_rows
-from regrow.pipeline.proposed_recovery import EMBEDDING_RATE
+from regrow.pipeline.proposed_training import EMBEDDING_RATE
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingTask

@@ -133,6 +133,18 @@ def test_files_of_one_source_take_turns_as_where_a_plan_measures(
     assert [*corpus(*paths).documents(TOKENIZER)] == [*files_in_turns(paths)()]
 
 
+def test_the_files_of_several_sources_take_turns_in_the_turns_of_their_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also documents that are longer than a turn, as a `.txt` file is."""
+    monkeypatch.setattr(turns, "TURN", 6)
+    paths = [write_text(tmp_path / f"{name}.jsonl", [name * 30]) for name in "abc"]
+    two = Corpus((Source(name="x", path=paths[:2]), Source(name="y", path=paths[2])))
+    text = two.in_turns(TOKENIZER)
+    assert "".join(text.divided()).startswith("aaabbbccccccaaabbbcccccc")
+    assert sorted(text()) == [name * 30 for name in "abc"]
+
+
 def test_a_file_alone_is_read_from_its_beginning_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

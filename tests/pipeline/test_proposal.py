@@ -25,7 +25,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress
 from regrow.models.networks import model_class
-from regrow.pipeline import proposed_recovery
+from regrow.pipeline import proposed_training
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.proposal import _cut, propose
@@ -236,7 +236,7 @@ def test_a_recipe_that_was_measured_on_texts_runs_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(proposed_recovery, "_LEAST_TOKENS", 600)
+    monkeypatch.setattr(proposed_training, "_LEAST_TOKENS", 2_400)
     fake = Fake(ModelDirectory(write_model(tmp_path / "m")).layout, {"hidden": 9, "vocab": 9})
     monkeypatch.setattr(Measurement, "_cut", lambda *a, **k: fake.cut(*a, **k))
     monkeypatch.setattr(Measurement, "_bits_per_byte", lambda *a: fake.bits(*a))
@@ -255,6 +255,9 @@ def test_a_recipe_that_was_measured_on_texts_runs_as_it_is(
     path.write_text(plan.recipe)
     recipe = load_recipe(path)
     assert (recipe.data.train_paths, recipe.data.heldout, recipe.seed) == (texts, {}, 7)
+    assert [source.weight for source in recipe.data.sources] == [3, 1]
+    assert recipe.data.written is not None
+    assert recipe.data.written.tokens == 600
     monkeypatch.chdir(tmp_path / "elsewhere")
     result = regrow.run(path, "out")
     assert inspect_model(ModelDirectory(result.model)).parameters == plan.parameters
@@ -267,7 +270,7 @@ def test_a_recipe_holds_defaults_and_placeholders_where_nothing_else_is_given(
 ) -> None:
     directory = write_model(tmp_path / "m")
     recipe = propose(ModelDirectory(directory), PlanSpec(params=30_000), "m").recipe
-    assert "  train: train.jsonl " in recipe
+    assert "        - train.jsonl\n" in recipe
     assert "    domain: heldout.jsonl " in recipe
     assert "calibration_tokens" not in recipe
     assert "seed" not in recipe
@@ -395,7 +398,7 @@ def test_names_of_special_tokens_may_be_tokens(
 
     def search(_: ModelDirectory, request: SearchRequest, __: Progress) -> Any:
         asked.append(request)
-        return SimpleNamespace(candidates=[candidate])
+        return SimpleNamespace(candidates=[candidate], characters=1_000)
 
     monkeypatch.setattr("regrow.surgery.search.search.search_sizes", search)
     text = [write_text(tmp_path / "text.jsonl", sentences(9))]

@@ -3,19 +3,21 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import regrow
 from regrow.architectures import Layout
 from regrow.architectures.flops import SampleShape, forward_flops, training_flops
+from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.cli.preview_tables import total_words
 from regrow.pipeline import training_time
-from regrow.pipeline.proposed_recovery import _tokens
-from regrow.pipeline.training_time import TrainingTime
+from regrow.pipeline.proposed_training import OwnText, own_text, tokens_of_recovery
+from regrow.pipeline.training_time import StageTime, TrainingTime
 from regrow.surgery.plan import Plan
 from regrow.training.speed import Speed
-from tests.tiny import sentences, write_model, write_text
+from tests.tiny import sentences, write_model, write_text, write_tiny
 
 RECIPE = """
 name: small
@@ -39,23 +41,39 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
     monkeypatch.setattr(training_time, "_LEAST_FLOPS", 0.0)
     monkeypatch.setattr(training_time, "measure_speed", lambda *_: Speed(RATE, RATE))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return tmp_path
 
 
-def test_words() -> None:
-    assert TrainingTime(4_200_000, 10_000.0, tried=True).words() == (
-        "about 2.8\u00a0h on this machine, at 420 tokens/s"
-    )
-    assert TrainingTime(10**9, 10**8, tried=False).words() == (
-        "at least 3.2\u00a0years on this machine, at most 10.0 tokens/s"
-    )
-    assert TrainingTime(4_200, 10.0, tried=True, alone=600.0).words() == (
-        "about 10\u00a0s on this machine, at 420 tokens/s; about 10\u00a0min to train layers alone "
-        "before"
-    )
-    assert TrainingTime(0, 0.0, tried=False, alone=600.0).words() == (
-        "at least 10\u00a0min to train layers alone on this machine"
-    )
+def hours(tokens: int, seconds: float, *, tried: bool, alone: float | None = 0.0) -> TrainingTime:
+    return TrainingTime(tokens, (StageTime(seconds, alone),), tried)
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        (hours(4_200_000, 10_000.0, tried=True), "about 2.8 h on this machine, at 420 tokens/s"),
+        (hours(10**9, 10**8, tried=False),
+         "at least 3.2 years on this machine, at most 10.0 tokens/s"),
+        (hours(4_200, 10.0, tried=True, alone=600.0),
+         "about 10 s on this machine, at 420 tokens/s; about 10 min in which cuts train single "
+         "layers"),
+        (hours(0, 0.0, tried=False, alone=600.0),
+         "at least 10 min in which cuts train single layers"),
+        (hours(4_200, 10.0, tried=True, alone=None),
+         "about 10 s on this machine, at 420 tokens/s; the cuts also train layers on the CPU, "
+         "which was not timed"),
+    ],
+)  # fmt: skip
+def test_words(time: TrainingTime, words: str) -> None:
+    assert time.words().replace("\u00a0", " ") == words
+
+
+def test_the_time_of_stages_is_known_if_that_of_each_is() -> None:
+    found = TrainingTime(9, (StageTime(1.0, 2.0), StageTime(3.0, 4.0)), tried=True)
+    assert (found.seconds, found.alone) == (4.0, 6.0)
+    found = TrainingTime(9, (StageTime(1.0, 2.0), StageTime(3.0, None)), tried=True)
+    assert (found.seconds, found.alone) == (4.0, None)
 
 
 def test_a_preview_says_how_long_it_takes(home: Path) -> None:
@@ -137,4 +155,31 @@ def _layouts(model: Path, plan: Plan) -> list[Layout]:
     [(40_000, 50_000), (67_000_000, 670_000), (1_234_567_890, 12_000_000), (15e9, 150_000_000)],
 )
 def test_tokens_are_in_proportion_to_the_model(parameters: int, tokens: int) -> None:
-    assert _tokens(int(parameters)) == tokens
+    assert tokens_of_recovery(int(parameters)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("recovery", "own"),
+    [(50_000, OwnText(12_000, 3)), (670_000, OwnText(170_000, 3)),
+     (10**7, OwnText(200_000, 24))],
+)  # fmt: skip
+def test_the_original_writes_a_quarter_if_it_can(
+    tmp_path: Path, recovery: int, own: OwnText
+) -> None:
+    """At most 200,000 tokens, and no recovery reads them more than twice."""
+    assert own_text(ModelDirectory(write_model(tmp_path / "m")), recovery) == own
+    assert recovery / (1 + own.rest) <= 2.1 * own.tokens
+    write_tiny(T5, tmp_path / "t5")
+    assert own_text(ModelDirectory(tmp_path / "t5"), recovery) == OwnText(0)
+
+
+def test_a_plan_says_why_the_original_writes_no_text(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
+    plan = regrow.plan(model, params="60%")
+    assert "original" not in plan.recipe
+    assert any(
+        note.startswith("the original writes no text: ") and "the chat template" in note
+        for note in plan.notes
+    )

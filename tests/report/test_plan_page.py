@@ -26,6 +26,7 @@ def costs(axis: str, size: int, *cuts: tuple[int, float, float]) -> AxisCosts:
 
 SEARCH = SizeSearch(
     original=0.951,
+    characters=119_304,
     held_back_bytes=14_913,
     calibration_tokens=8_192,
     axes=(

@@ -51,7 +51,7 @@ def plan(
     - `bytes`: in its place, the most bytes of the weights (`"500MB"`), or a share.
     - `tokens_per_second`: in its place, the least speed of greedy generation on this machine. It
       needs a text.
-    - `calibration_tokens`: the number of tokens that cuts are chosen by and refitted on.
+    - `calibration_tokens`: the number of tokens that measured cuts are chosen by and refitted on.
     - `candidates`: how many of the best predicted sizes are measured.
     - `seed`: decides which part of the text is used.
     - `special_tokens`: whether the names of special tokens in the text stand for the tokens, also

@@ -44,7 +44,7 @@ def plan(
     ] = None,
     calibration_tokens: Annotated[
         str | None,
-        typer.Option(metavar="N", help="Tokens that cuts are chosen by. [default: 16384]"),
+        typer.Option(metavar="N", help="Tokens that measured cuts are chosen by. [default: 16384]"),
     ] = None,
     special_tokens: SpecialTokens = False,
     candidates: Annotated[

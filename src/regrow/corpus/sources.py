@@ -201,15 +201,17 @@ class Corpus:
     def in_turns(self, tokenizer: Tokenizer) -> TextsInTurns:
         """Opens the text of all documents. The sources take turns.
 
-        If there is one source, its text files and token stores take turns, as in `files_in_turns`.
+        In the turns of a source, its text files and token stores take turns, as in
+        `files_in_turns`.
 
         Documents of token stores are decoded by the tokenizer. From a large store come only some,
         evenly spread, with about 16 million tokens.
         """
-        if len(self.sources) == 1:
-            return groups_in_turns(self._texts(self.sources[0], tokenizer))
-        texts = [partial(self._documents, source, tokenizer) for source in self.sources]
-        return TextsInTurns(texts, turn_of(len(texts)))
+        texts = [self._texts(source, tokenizer) for source in self.sources]
+        if len(texts) == 1:
+            return groups_in_turns(texts[0])
+        turn = turn_of(len(texts))
+        return TextsInTurns([groups_in_turns(each, turn) for each in texts], turn)
 
     def counted_documents(self, tokenizer: Tokenizer) -> Iterator[str]:
         """The documents whose tokens decide a vocabulary: those of the sources that have a path.
@@ -233,10 +235,6 @@ class Corpus:
     def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
         """The text of all documents, whole; see `in_turns`."""
         return self.in_turns(tokenizer)()
-
-    def _documents(self, source: Source, tokenizer: Tokenizer) -> Iterator[str]:
-        for path in self.paths_of(source):
-            yield from self._text(path, tokenizer)
 
     def _texts(self, source: Source, tokenizer: Tokenizer) -> list[Documents]:
         """Each opens one text file or token store of a source; a directory stands for its files."""

@@ -23,7 +23,8 @@ class TextsInTurns:
     """Several texts as one. To call it opens them, and gives whole documents.
 
     Attributes:
-        texts: Each opens one text and reads its documents.
+        texts: Each opens one text and reads its documents. Several texts that take turns among
+            themselves may be one of them.
         turn: Characters of a turn; at least one.
     """
 
@@ -39,7 +40,10 @@ class TextsInTurns:
 
         So the first `turn` characters for each of the texts hold some of each text.
         """
-        return in_turns([text() for text in self.texts], self.turn, divide=True)
+        texts = [
+            text.divided() if isinstance(text, TextsInTurns) else text() for text in self.texts
+        ]
+        return in_turns(texts, self.turn, divide=True)
 
 
 def files_in_turns(paths: Sequence[Path], reading: Reading = PLAIN_TEXT) -> TextsInTurns:
@@ -55,15 +59,18 @@ def files_in_turns(paths: Sequence[Path], reading: Reading = PLAIN_TEXT) -> Text
     return groups_in_turns([partial(_documents, file, reading) for file in files])
 
 
-def groups_in_turns(texts: Sequence[Documents]) -> TextsInTurns:
+def groups_in_turns(texts: Sequence[Documents], characters: int = TURNS) -> TextsInTurns:
     """Texts that take turns. Of more than 64, neighbours make a group, and 64 groups take turns.
 
-    `texts`: each opens one text. At most 64 of them are open at once.
+    `texts`: each opens one text. At most 64 of them are open at once. `characters`: at most so many
+    hold text of each group.
     """
     count = min(len(texts), _GROUPS)
     bounds = [number * len(texts) // count for number in range(count + 1)]
     groups = [texts[first:last] for first, last in pairwise(bounds)]
-    return TextsInTurns([partial(_one_by_one, group) for group in groups], turn_of(count))
+    return TextsInTurns(
+        [partial(_one_by_one, group) for group in groups], turn_of(count, characters)
+    )
 
 
 def _one_by_one(texts: Sequence[Documents]) -> Iterator[str]:
@@ -77,13 +84,13 @@ def _documents(file: Path, reading: Reading) -> Iterator[str]:
     yield from map(TextWithSpecialTokens, documents) if reading.special_tokens else documents
 
 
-def turn_of(texts: int) -> int:
+def turn_of(texts: int, characters: int = TURNS) -> int:
     """Characters of a turn, if so many texts take turns.
 
-    Half a million, or less with more than four texts. So the first two million characters, which
-    scores and a refit are computed on, hold text of each.
+    Half a million, or less, such that the first `characters` hold text of each: by default two
+    million, which scores and a refit are computed on.
     """
-    return max(1, min(TURN, TURNS // max(texts, 1)))
+    return max(1, min(TURN, characters // max(texts, 1)))
 
 
 def in_turns(

@@ -47,7 +47,7 @@ class PlanSpec(Strict):
         tokens_per_second: The least speed of greedy generation of one sequence on this machine,
             in float32.
         calibration_tokens: Number of tokens of text on which scores are computed, and matrices
-            refitted.
+            refitted. The recipe's cut is refitted on at least as many (docs/plan.md).
         candidates: Of the best predicted sizes, so many are cut and measured.
         seed: Decides which part of the text is used.
         special_tokens: Whether the names of special tokens in the text stand for the tokens, also

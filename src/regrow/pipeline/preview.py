@@ -15,9 +15,8 @@ from regrow.pipeline.recipe_checks import check_languages
 from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.steps import teacher_names
 from regrow.pipeline.task_steps import evaluated_stages
-from regrow.pipeline.training_time import TrainingTime, flops_alone, seconds_alone, speed_of
+from regrow.pipeline.training_time import StageTraining, TrainingTime, time_of
 from regrow.training.cost import mean_sample
-from regrow.training.settings import RecoverySettings
 
 
 @dataclass(frozen=True)
@@ -177,28 +176,23 @@ def _timed(
     progress: Progress,
 ) -> tuple[dict[str, PreviewTraining | None], TrainingTime | None]:
     """The trainings by stage with the seconds of each, and the time of all."""
-    settings = {stage.name: stage.recover for stage in recipe.stages if stage.recover is not None}
-    cuts = {stage.name: stage.cut for stage in recipe.stages}
-    flops = sum(training.flops for training in trainings.values() if training)
-    flops += sum(flops_alone(layouts[name], cut) for name, cut in cuts.items())
-    first = next(iter(settings), next(iter(cuts)))
-    tried = settings.get(first, RecoverySettings())
-    speed = speed_of(original, layouts[first].sizes, tried, flops, recipe.threads, progress.say)
-    if speed is None:
-        return {**trainings}, None
     teachers = teacher_names(recipe.stages)
-    found = {**trainings}
-    for name, training in trainings.items():
-        if training is not None:
-            taught = settings[name].distill is not None
-            teacher = layouts.get(teachers.get(name, ""), original) if taught else None
-            seconds = speed.seconds(layouts[name], training.sample, training.tokens, teacher)
-            found[name] = replace(training, seconds=seconds)
-    done = [training for training in found.values() if training is not None]
-    tokens = sum(training.tokens for training in done)
-    seconds = sum(each.seconds or 0.0 for each in done)
-    alone = sum(seconds_alone(speed, layouts[name], cut) for name, cut in cuts.items())
-    return found, TrainingTime(tokens, seconds, speed.tried, alone)
+    stages = []
+    for stage in recipe.stages:
+        layout, training, settings = layouts[stage.name], trainings[stage.name], stage.recover
+        taught = settings is not None and settings.distill is not None
+        teacher = layouts.get(teachers.get(stage.name, ""), original) if taught else None
+        sample = None if training is None else training.sample
+        stages.append(StageTraining(layout, settings, sample, stage.alone_tokens, teacher))
+    time = time_of(original, stages, recipe.threads, progress.say)
+    if time is None:
+        return {**trainings}, None
+    seconds = dict(zip(layouts, time.stages, strict=True))
+    found = {
+        name: training and replace(training, seconds=seconds[name].recovery)
+        for name, training in trainings.items()
+    }
+    return found, time
 
 
 def _as_reported(layout: Layout, row: Training) -> PreviewTraining:

@@ -16,10 +16,14 @@ from regrow.common.numbers import rough_duration
 from regrow.common.progress import QUIET, Progress
 from regrow.corpus.reading import Reading
 from regrow.pipeline.plan_spec import PlanSpec
-from regrow.pipeline.proposed_recovery import EMBEDDING_RATE, ProposedRecovery, propose_recovery
+from regrow.pipeline.proposed_training import (
+    EMBEDDING_RATE,
+    OwnText,
+    ProposedTraining,
+    propose_training,
+)
 from regrow.surgery.allowed_sizes import allowed_sizes
 from regrow.surgery.budget import Budget, byte_budget
-from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.plan import Plan, PlannedStage, plan_stages
 from regrow.surgery.requests import options_for
@@ -77,12 +81,13 @@ def propose(
         )
     stages = tuple(plan_stages(layout, sizes))
     nbytes = byte_budget(model, 0).amount
-    recovery = propose_recovery(layout, stages, progress)
-    notes.append(recovery.words())
+    characters = None if search is None else search.characters
+    training = propose_training(model, stages, spec, characters, progress)
+    notes += training.notes()
     return Plan(
         model_name, layout.parameters(), stages[-1].parameters, nbytes({}), nbytes(sizes), stages,
-        _recipe_text(_head(model_name, spec, text), layout, stages, recovery, spec),
-        tuple(notes), search, recovery.tokens, recovery.seconds,
+        _recipe_text(_head(model_name, spec, text, training.own), layout, stages, training),
+        tuple(notes), search, training.tokens, training.seconds,
     )  # fmt: skip
 
 
@@ -138,25 +143,35 @@ def _uniform_sizes(layout: Layout) -> list[str]:
     ]
 
 
-def _head(model: str, spec: PlanSpec, text: Sequence[Path]) -> list[str]:
+def _head(model: str, spec: PlanSpec, text: Sequence[Path], own: OwnText) -> list[str]:
     """The lines of a recipe above its stages.
 
     Paths in a recipe are relative to its own directory, which is not known yet. So they are
     absolute. `model`: as the user named it. `text`: what costs were measured on; it may be empty.
+    `own`: what the original writes.
     """
     local = from_home(Path(model))
     seed = [] if spec.seed == PlanSpec.model_fields["seed"].default else [f"seed: {spec.seed}"]
+    files = [_scalar(str(path.absolute())) for path in text] or ["train.jsonl"]
+    comment = "what the plan was measured on" if text else "yours: .jsonl with a key text, or .txt"
+    if own.tokens:
+        train = [
+            f"    - name: text                 # {comment}",
+            "      path:",
+            *(f"        - {file}" for file in files),
+            f"      weight: {own.rest}",
+            f"    - {{model: original, tokens: {own.tokens:_}, weight: 1}}  # what else it knows",
+        ]
+    else:
+        train = [f"    - {file}" for file in files]
+        train[0] = f"{train[0]:<30} # {comment}"
     if text:
-        texts = [f"    - {_scalar(str(path.absolute()))}" for path in text]
-        data = [
-            "  train:                       # what the plan was measured on",
-            *texts,
+        heldout = [
             "  # A part of it is put aside, and measured after every step. It is better to name a",
             "  # text from another source: heldout: {domain: heldout.jsonl}",
         ]
     else:
-        data = [
-            "  train: train.jsonl           # your text: .jsonl with a key text, or .txt",
+        heldout = [
             "  heldout:",
             "    domain: heldout.jsonl      # measured after every step; not in train",
         ]
@@ -165,7 +180,9 @@ def _head(model: str, spec: PlanSpec, text: Sequence[Path]) -> list[str]:
         f"model: {_scalar(str(local.absolute()) if local.exists() else model)}",
         *seed,
         "data:",
-        *data,
+        "  train:",
+        *train,
+        *heldout,
         *(["  special_tokens: true"] if spec.special_tokens else []),
         "prompts: []",
     ]
@@ -175,30 +192,27 @@ def _recipe_text(
     head: Sequence[str],
     layout: Layout,
     stages: tuple[PlannedStage, ...],
-    recovery: ProposedRecovery,
-    spec: PlanSpec,
+    training: ProposedTraining,
 ) -> str:
     """The recipe as YAML. It is written by hand, so that it can hold comments with the counts.
 
     `head`: the lines above the stages.
     """
-    before, tokens = layout.parameters(), spec.calibration_tokens
-    is_default = tokens == CutSpec.model_fields["calibration_tokens"].default
-    calibration = {} if is_default else {"calibration_tokens": f"{tokens:_}"}
+    before = layout.parameters()
     lines = [f"# {before:,} -> {stages[-1].parameters:,} parameters", *head, "stages:"]
     for number, stage in enumerate(stages):
         share = stage.parameters / before
-        options = {**_cut(layout, stage), **calibration}
+        options = {**_cut(layout, stage), **training.refits[number].options()}
         cut = ", ".join(f"{option}: {value}" for option, value in options.items())
         name = f"  - name: {stage.name.replace(' ', '-')}"
         lines += [
             f"{name:<36} # {stage.parameters:,} parameters remain, {share:.0%}",
             f"    cut: {{{cut}}}",
         ]
-        settings = f"tokens: {recovery.tokens[number]:_}, embedding_rate: {EMBEDDING_RATE}"
+        settings = f"tokens: {training.tokens[number]:_}, embedding_rate: {EMBEDDING_RATE}"
         recover = f"    recover: {{{settings}}}"
-        if recovery.seconds:
-            time = rough_duration(recovery.seconds[number]).replace("\u00a0", " ")
+        if training.seconds:
+            time = rough_duration(training.seconds[number]).replace("\u00a0", " ")
             recover = f"{recover}  # about {time} on the machine that planned this"
         lines.append(recover)
     return "\n".join(lines) + "\n"

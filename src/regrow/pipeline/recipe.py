@@ -90,6 +90,12 @@ class Stage(Strict):
         """Whether it is trained on conversations."""
         return self.recover is not None and self.recover.objective == INSTRUCTIONS
 
+    @property
+    def alone_tokens(self) -> int:
+        """Tokens that the cut trains each layer alone on, in all passes together."""
+        cut = self.cut
+        return 0 if cut is None else cut.refit_passes * cut.calibration_tokens
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.cut is None and self.recover is None:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from regrow.architectures import Layout
-from regrow.architectures.flops import training_flops
+from regrow.architectures.flops import SampleShape, training_flops
 from regrow.common.numbers import rate, rough_duration
 from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.ledger import Ledger
 from regrow.pipeline.plan import RunPlan
 from regrow.pipeline.time_left import GUESSED_RATES
 from regrow.scoring.calibration import ROW_LENGTH
-from regrow.surgery.cut_spec import CutSpec
 from regrow.training.cost import mean_sample
 from regrow.training.settings import RecoverySettings
 from regrow.training.speed import measure_speed
@@ -26,30 +25,106 @@ _LEAST_FLOPS = 1e12
 
 
 @dataclass(frozen=True)
+class StageTraining:
+    """What a stage trains.
+
+    Attributes:
+        layout: The layout after its cut.
+        settings: Of its recovery; None without one.
+        sample: The mean sample of its recovery; None without one.
+        alone_tokens: Tokens that its cut trains each layer alone on, in all passes together.
+        teacher: The layout of the teacher of its recovery; None without one.
+    """
+
+    layout: Layout
+    settings: RecoverySettings | None = None
+    sample: SampleShape | None = None
+    alone_tokens: int = 0
+    teacher: Layout | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its recovery."""
+        return self.settings.tokens if self.settings else 0
+
+    @property
+    def flops(self) -> int:
+        """About the floating-point operations, without those of a teacher."""
+        alone = training_flops(self.layout, _row(self.layout), self.alone_tokens)
+        if self.sample is None:
+            return alone
+        return alone + training_flops(self.layout, self.sample, self.tokens)
+
+    def time(self, speed: "Speed") -> "StageTime":
+        """The time at a speed."""
+        import torch
+
+        recovery = 0.0
+        if self.sample is not None:
+            recovery = speed.seconds(self.layout, self.sample, self.tokens, self.teacher)
+        if self.alone_tokens and torch.cuda.is_available():
+            return StageTime(recovery, None)
+        alone = speed.seconds_of_layers(self.layout, _row(self.layout), self.alone_tokens)
+        return StageTime(recovery, alone)
+
+
+def _row(layout: Layout) -> SampleShape:
+    """The mean sample of the rows on which layers are trained alone."""
+    return mean_sample(RecoverySettings(row_length=ROW_LENGTH), layout)[1]
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """The estimated seconds of a stage.
+
+    Attributes:
+        recovery: Of its recovery; 0 without one.
+        alone: In which its cut trains each layer alone (`refit_passes`). None if it is not known: a
+            cut is computed on the CPU, and the speed was tried on a GPU.
+    """
+
+    recovery: float
+    alone: float | None
+
+
+@dataclass(frozen=True)
 class TrainingTime:
     """The time of some trainings.
 
     Attributes:
-        tokens: Their tokens of text.
-        seconds: The estimated time.
+        tokens: Tokens of text of their recoveries.
+        stages: The time of each stage.
         tried: Whether layers of the model were tried; otherwise the times are lower bounds.
-        alone: The estimated time in which cuts train each layer alone (`refit_passes`).
     """
 
     tokens: int
-    seconds: float
+    stages: tuple[StageTime, ...]
     tried: bool
-    alone: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of all recoveries."""
+        return sum(stage.recovery for stage in self.stages)
+
+    @property
+    def alone(self) -> float | None:
+        """Of all cuts that train layers alone; None if it is not known."""
+        times = [stage.alone for stage in self.stages]
+        return None if None in times else sum(each for each in times if each is not None)
 
     def words(self) -> str:
         """Such as `about 3 h on this machine, at 420 tokens/s`."""
         about, at = ("about", "at") if self.tried else ("at least", "at most")
-        alone = f"{about} {rough_duration(self.alone)} to train layers alone"
-        if not self.tokens:
-            return f"{alone} on this machine"
-        speed = rate(self.tokens / self.seconds)
-        whole = f"{about} {rough_duration(self.seconds)} on this machine, {at} {speed} tokens/s"
-        return f"{whole}; {alone} before" if self.alone else whole
+        found = []
+        if self.tokens:
+            speed = rate(self.tokens / self.seconds)
+            whole = rough_duration(self.seconds)
+            found.append(f"{about} {whole} on this machine, {at} {speed} tokens/s")
+        if self.alone is None:
+            found.append("the cuts also train layers on the CPU, which was not timed")
+        elif self.alone:
+            found.append(f"{about} {rough_duration(self.alone)} in which cuts train single layers")
+        return "; ".join(found)
 
 
 def speed_of(
@@ -79,25 +154,23 @@ def speed_of(
         torch.set_num_threads(before)
 
 
-def seconds_alone(speed: "Speed", layout: Layout, cut: CutSpec | None) -> float:
-    """The time in which a cut trains each layer alone; 0 if a GPU was tried, since cuts use none.
-
-    `layout`: that after the cut.
-    """
-    import torch
-
-    if cut is None or not cut.alone_tokens or torch.cuda.is_available():
-        return 0.0
-    _, sample = mean_sample(RecoverySettings(row_length=ROW_LENGTH), layout)
-    return speed.seconds_of_layers(layout, sample, cut.alone_tokens)
-
-
-def flops_alone(layout: Layout, cut: CutSpec | None) -> int:
-    """About the operations of a cut that trains each layer alone."""
-    if cut is None or not cut.alone_tokens:
-        return 0
-    _, sample = mean_sample(RecoverySettings(row_length=ROW_LENGTH), layout)
-    return training_flops(layout, sample, cut.alone_tokens)
+def time_of(
+    original: Layout,
+    stages: Sequence[StageTraining],
+    threads: int | None = None,
+    notify: Callable[[str], None] = QUIET.say,
+) -> TrainingTime | None:
+    """The time of the trainings of some stages; None as in :func:`speed_of`, which see."""
+    trained = [stage for stage in stages if stage.settings is not None] or stages[:1]
+    if not trained:
+        return None
+    settings = trained[0].settings or RecoverySettings(row_length=ROW_LENGTH)
+    flops = sum(stage.flops for stage in stages)
+    speed = speed_of(original, trained[0].layout.sizes, settings, flops, threads, notify)
+    if speed is None:
+        return None
+    times = tuple(stage.time(speed) for stage in stages)
+    return TrainingTime(sum(stage.tokens for stage in stages), times, speed.tried)
 
 
 def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[str, float]:
@@ -109,46 +182,31 @@ def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[s
     left = [
         step for step in plan.steps.values() if plan.is_wanted(step) and ledger.done(step) is None
     ]
-    stages = [step.stage for step in left if step.kind == "recover"]
-    cuts = [step.stage for step in left if step.kind == "carve"]
-    time = _time_of_trainings(plan, stages, cuts, progress)
+    recovered = [step.stage for step in left if step.kind == "recover"]
+    cut = {step.stage for step in left if step.kind == "carve"}
+    stages = [
+        _training(plan, stage, is_cut=stage in cut, is_recovered=stage in recovered)
+        for stage in dict.fromkeys([*recovered, *cut])
+    ]
+    time = time_of(plan.layouts["original"], stages, notify=progress.say)
     if time is None:
         return GUESSED_RATES
     of = f"{time.tokens:,} tokens, " if time.tokens else ""
     progress.say(f"training: {of}{time.words()}")
-    if not time.tried or not stages:  # then it is a bound, or there is nothing to divide
+    if not time.tried or not recovered:  # then it is a bound, or nothing is recovered
         return GUESSED_RATES
-    work = sum(plan.flops_per_token(stage) * plan.recovery(stage).tokens for stage in stages)
+    work = sum(plan.flops_per_token(stage) * plan.recovery(stage).tokens for stage in recovered)
     return {**GUESSED_RATES, "train": work / time.seconds}
 
 
-def _time_of_trainings(
-    plan: RunPlan, stages: Sequence[str], cuts: Sequence[str], progress: Progress
-) -> TrainingTime | None:
-    """The time of the recoveries of some stages of a run, and of the layers that cuts train alone.
-
-    None if it is not of interest.
-    """
-    settings = {stage: plan.recovery(stage) for stage in stages}
+def _training(plan: RunPlan, stage: str, *, is_cut: bool, is_recovered: bool) -> StageTraining:
+    """What is left to train in a stage of a run."""
     original = plan.layouts["original"]
-    layouts = {stage: plan.layouts.get(stage, original) for stage in [*stages, *cuts]}
-    samples = {stage: mean_sample(settings[stage], layouts[stage])[1] for stage in stages}
-    made = {stage: plan.stages[stage].cut for stage in cuts}
-    flops = sum(
-        training_flops(layouts[stage], samples[stage], settings[stage].tokens) for stage in stages
-    ) + sum(flops_alone(layouts[stage], cut) for stage, cut in made.items())
-    if not flops:
-        return None
-    first = next(iter(layouts))
-    tried = settings.get(first, RecoverySettings(row_length=ROW_LENGTH))
-    speed = speed_of(original, layouts[first].sizes, tried, flops, notify=progress.say)
-    if speed is None:
-        return None
-    seconds = 0.0
-    for stage in stages:
-        taught = settings[stage].distill is not None
-        teacher = plan.layouts.get(plan.teachers.get(stage, ""), original) if taught else None
-        seconds += speed.seconds(layouts[stage], samples[stage], settings[stage].tokens, teacher)
-    alone = sum(seconds_alone(speed, layouts[stage], cut) for stage, cut in made.items())
-    tokens = sum(each.tokens for each in settings.values())
-    return TrainingTime(tokens, seconds, speed.tried, alone)
+    layout = plan.layouts.get(stage, original)
+    alone = plan.stages[stage].alone_tokens if is_cut else 0
+    if not is_recovered:
+        return StageTraining(layout, alone_tokens=alone)
+    settings = plan.recovery(stage)
+    taught = settings.distill is not None
+    teacher = plan.layouts.get(plan.teachers.get(stage, ""), original) if taught else None
+    return StageTraining(layout, settings, mean_sample(settings, layout)[1], alone, teacher)

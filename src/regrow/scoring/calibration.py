@@ -18,8 +18,8 @@ from regrow.objectives.rows.denoisers import DenoisingTokens
 ROW_LENGTH = 512
 TOKENS = 16_384
 _CHARACTERS_READ = 1 << 21
-_CHARACTERS_A_TOKEN = 64
-"""Rows are drawn from the first two million characters of a text, or from the first 64 for each
+_CHARACTERS_A_TOKEN = 16
+"""Rows are drawn from the first two million characters of a text, or from the first 16 for each
 token that is asked for, if these are more. So a text of gigabytes costs no more than a few MB."""
 
 Pieces = Sequence[NDArray[np.int64]]
@@ -83,7 +83,7 @@ def draw_calibration(
 ) -> Calibration:
     """Draw rows by the seed, without replacement, from the rows that the text fills.
 
-    Of a long text only the beginning is read: two million characters, or 64 for each token that is
+    Of a long text only the beginning is read: two million characters, or 16 for each token that is
     asked for, if these are more. `notify` is told so. Later sources are then not read.
 
     `tokens`: rounded down to whole rows, at least one. A text with fewer rows is used whole, and

@@ -97,11 +97,6 @@ class CutSpec(Strict):
         """How the kept tokens are chosen; None if the vocabulary is not cut."""
         return self.vocab if self.vocab_size is None else VocabularySpec(size=self.vocab_size)
 
-    @property
-    def alone_tokens(self) -> int:
-        """Tokens that each layer is trained alone on, in all passes together."""
-        return self.refit_passes * self.calibration_tokens
-
     @field_validator("vocab")
     @classmethod
     def _sized(cls, vocab: VocabularySpec | None) -> VocabularySpec | None:

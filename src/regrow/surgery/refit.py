@@ -32,7 +32,7 @@ the stream as it is, or times a constant. :func:`refit` checks that on the origi
 architectures the layers are only trained.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -203,10 +203,9 @@ def check_memory(
 
     Raises UserError if they do not fit and accelerate is missing.
     """
-    layout, kinds = source.layout, ("hidden", "ffn")
-    axes = [axis for axis in layout.blueprint.axes if axis.kind in kinds]
-    width, inner = (max(layout.sizes[a.name] for a in axes if a.kind == kind) for kind in kinds)
-    states = 4 * calibration.tokens * (_STATES * width + inner + _read_outputs(layout, cut))
+    layout = source.layout
+    width, inner = _widths(layout)
+    states = calibration.tokens * bytes_a_token(layout, cut.axes.keys())
     sums = BYTES_PER_PAIR * inner**2
     sizes = {n: size for n, size in cut.sizes.items() if layout.blueprint.axis(n).kind != "vocab"}
     needed = 4 * (layout.parameters() + layout.parameters(sizes)) + states + sums
@@ -231,6 +230,25 @@ def check_memory(
     return problem
 
 
+def bytes_a_token(layout: Layout, cut: Collection[str]) -> int:
+    """Bytes of memory that a refit holds for each token of its text.
+
+    `layout`: of the original. `cut`: the axes that are cut.
+    """
+    width, inner = _widths(layout)
+    return 4 * (_STATES * width + inner + _read_outputs(layout, cut))
+
+
+def _widths(layout: Layout) -> tuple[int, int]:
+    """The largest sizes of hidden and of ffn."""
+    axes = layout.blueprint.axes
+    width, inner = (
+        max(layout.sizes[axis.name] for axis in axes if axis.kind == kind)
+        for kind in ("hidden", "ffn")
+    )
+    return width, inner
+
+
 def _layer_parameters(layout: Layout, sizes: Mapping[str, int]) -> int:
     """Parameters of the largest layer at these sizes."""
     after = {**layout.sizes, **sizes}
@@ -241,13 +259,13 @@ def _layer_parameters(layout: Layout, sizes: Mapping[str, int]) -> int:
     )
 
 
-def _read_outputs(layout: Layout, cut: Cut) -> int:
+def _read_outputs(layout: Layout, cut: Collection[str]) -> int:
     """How many numbers a token the matrices of a layer give that read a stream which is cut."""
     return max(
         sum(
             label.shape[0]
             for label in readers(layout, axis.name, 0).values()
-            if label.dims.dimensions[1].names & cut.axes.keys()
+            if not label.dims.dimensions[1].names.isdisjoint(cut)
         )
         for axis in layout.blueprint.axes
         if axis.kind == "layer"

@@ -87,6 +87,7 @@ class SizeSearch:
 
     Attributes:
         original: Bits per byte of the original.
+        characters: Of the text.
         held_back_bytes: Bytes of text that all losses are over.
         calibration_tokens: Tokens of text that cuts are chosen by and refitted on.
         axes: The costs of each axis.
@@ -97,6 +98,7 @@ class SizeSearch:
     """
 
     original: float
+    characters: int
     held_back_bytes: int
     calibration_tokens: int
     axes: tuple[AxisCosts, ...]
@@ -209,7 +211,8 @@ class _Search:
         else:
             found, speed = self._fast_candidates(curves, original.bits_per_byte)
         return SizeSearch(
-            original.bits_per_byte, self.measurement.text.held_back_bytes,
+            original.bits_per_byte, self.measurement.text.characters,
+            self.measurement.text.held_back_bytes,
             self.request.calibration.tokens, tuple(cost for cost, _ in costs),
             tuple(sorted(found, key=lambda c: c.measured)), speed,
             self.measurement.known.directory, self.measured_now,

@@ -28,12 +28,14 @@ class SearchText:
         sha256: Of the documents.
         documents: Opens the part that cuts are chosen by.
         held_back: Pieces of the other part, from all over the text.
+        characters: Of the whole text.
         reading: How the files were read, and how the held-back pieces are to be read.
     """
 
     sha256: str
     documents: Documents
     held_back: tuple[str, ...]
+    characters: int
     reading: Reading = PLAIN_TEXT
 
     @property
@@ -71,7 +73,7 @@ def read_search_text(
     def documents() -> Iterator[str]:
         return (piece for at, piece in enumerate(text()) if at % _EVERY != _EVERY - 1)
 
-    return SearchText(digest.hexdigest(), documents, tuple(held_back), reading)
+    return SearchText(digest.hexdigest(), documents, tuple(held_back), characters, reading)
 
 
 def _pieces(paths: Sequence[Path], reading: Reading) -> TextsInTurns:
