@@ -7,6 +7,7 @@ from regrow.pipeline.plan_spec import PlanSpec
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.plan import PlannedStage
 from regrow.surgery.refit import bytes_a_token
+from regrow.surgery.search.text import CHARACTERS_A_TOKEN
 
 _DEFAULT: int = CutSpec.model_fields["calibration_tokens"].default
 _PASSES = 4
@@ -18,7 +19,6 @@ _MOST = 131_072
 _MOST_BYTES = 1 << 32
 """Of what a refit holds of its text in memory (`regrow.surgery.refit`)."""
 _STEP = 1_024
-_CHARACTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def propose_refit(
     kinds = {layout.blueprint.axis(name).kind for name in stage.sizes}
     blueprint = layout.blueprint
     is_refitted = bool(kinds - {"vocab"}) and blueprint.pre_norm
-    available = None if characters is None else characters // _CHARACTERS_A_TOKEN
+    available = None if characters is None else characters // CHARACTERS_A_TOKEN
     enough = available is None or available >= _DEFAULT
     if not (is_refitted and enough) or blueprint.is_encoder_decoder:
         return ProposedRefit(spec.calibration_tokens)

@@ -16,7 +16,7 @@ _PIECE_CHARACTERS = 2_048
 """Documents are cut into pieces of at most so many characters."""
 _EVERY = 4
 """One of so many pieces is held back."""
-_CHARACTERS_A_TOKEN = 4
+CHARACTERS_A_TOKEN = 4
 """Assumed, to hold back about half as many tokens as are used to calibrate."""
 
 
@@ -64,7 +64,7 @@ def read_search_text(
             key="text",
         )
     available = pieces // _EVERY
-    wanted = tokens // 2 * _CHARACTERS_A_TOKEN * pieces // characters
+    wanted = tokens // 2 * CHARACTERS_A_TOKEN * pieces // characters
     count = min(max(1, wanted), available)
     # From all over the text: a corpus may be sorted.
     chosen = {(number * available // count + 1) * _EVERY - 1 for number in range(count)}
