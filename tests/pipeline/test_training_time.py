@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 import regrow
@@ -14,7 +13,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.cli.preview_tables import total_words
 from regrow.pipeline import training_time
 from regrow.pipeline.proposed_training import OwnText, own_text, tokens_of_recovery
-from regrow.pipeline.training_time import StageTime, TrainingTime
+from regrow.pipeline.training_time import StageTime, StageTraining, TrainingTime, time_of
 from regrow.surgery.plan import Plan
 from regrow.training.speed import Speed
 from tests.tiny import sentences, write_model, write_text, write_tiny
@@ -40,12 +39,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_text(tmp_path / "heldout.txt", sentences(3, seed=1))
     (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
     monkeypatch.setattr(training_time, "_LEAST_FLOPS", 0.0)
-    monkeypatch.setattr(training_time, "measure_speed", lambda *_: Speed(RATE, RATE))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training_time, "measure_speed", lambda *_, **__: Speed(RATE, RATE))
     return tmp_path
 
 
-def hours(tokens: int, seconds: float, *, tried: bool, alone: float | None = 0.0) -> TrainingTime:
+def hours(tokens: int, seconds: float, *, tried: bool, alone: float = 0.0) -> TrainingTime:
     return TrainingTime(tokens, (StageTime(seconds, alone),), tried)
 
 
@@ -60,20 +58,33 @@ def hours(tokens: int, seconds: float, *, tried: bool, alone: float | None = 0.0
          "layers"),
         (hours(0, 0.0, tried=False, alone=600.0),
          "at least 10 min in which cuts train single layers"),
-        (hours(4_200, 10.0, tried=True, alone=None),
-         "about 10 s on this machine, at 420 tokens/s; the cuts also train layers on the CPU, "
-         "which was not timed"),
     ],
 )  # fmt: skip
 def test_words(time: TrainingTime, words: str) -> None:
     assert time.words().replace("\u00a0", " ") == words
 
 
-def test_the_time_of_stages_is_known_if_that_of_each_is() -> None:
-    found = TrainingTime(9, (StageTime(1.0, 2.0), StageTime(3.0, 4.0)), tried=True)
-    assert (found.seconds, found.alone) == (4.0, 6.0)
-    found = TrainingTime(9, (StageTime(1.0, 2.0), StageTime(3.0, None)), tried=True)
-    assert (found.seconds, found.alone) == (4.0, None)
+def test_layers_are_trained_alone_at_the_speed_of_the_cpu(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut uses no GPU."""
+    before, said = regrow.plan(home / "m", params="60%"), list[str]()
+    monkeypatch.setattr(training_time, "_has_gpu", lambda: True)
+    monkeypatch.setattr(
+        training_time, "measure_speed",
+        lambda *_, on_cpu: Speed(RATE, RATE) if on_cpu else Speed(9 * RATE, 9 * RATE),
+    )  # fmt: skip
+    layout = ModelDirectory(home / "m").layout
+    stages = [StageTraining(layout, alone_tokens=512), StageTraining(layout, alone_tokens=1_024)]
+    found = time_of(layout, stages, notify=said.append)
+    assert found is not None
+    forward = forward_flops(layout, SampleShape(512, decoder=512))
+    first = 3 * (forward.total - forward.head) / RATE
+    assert [stage.alone for stage in found.stages] == [pytest.approx(first * n) for n in (1, 2)]
+    assert found.alone == pytest.approx(3 * first)
+    assert len(said) == 2
+    after = regrow.plan(home / "m", params="60%")
+    assert [9 * each for each in after.recovery_seconds] == pytest.approx(before.recovery_seconds)
 
 
 def test_a_preview_says_how_long_it_takes(home: Path) -> None:

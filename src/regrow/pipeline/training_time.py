@@ -55,16 +55,12 @@ class StageTraining:
             return alone
         return alone + training_flops(self.layout, self.sample, self.tokens)
 
-    def time(self, speed: "Speed") -> "StageTime":
-        """The time at a speed."""
-        import torch
-
+    def time(self, speed: "Speed", on_cpu: "Speed") -> "StageTime":
+        """The time at the speed of trainings, and at that of the CPU, which computes cuts."""
         recovery = 0.0
         if self.sample is not None:
             recovery = speed.seconds(self.layout, self.sample, self.tokens, self.teacher)
-        if self.alone_tokens and torch.cuda.is_available():
-            return StageTime(recovery, None)
-        alone = speed.seconds_of_layers(self.layout, _row(self.layout), self.alone_tokens)
+        alone = on_cpu.seconds_of_layers(self.layout, _row(self.layout), self.alone_tokens)
         return StageTime(recovery, alone)
 
 
@@ -79,12 +75,11 @@ class StageTime:
 
     Attributes:
         recovery: Of its recovery; 0 without one.
-        alone: In which its cut trains each layer alone (`refit_passes`). None if it is not known: a
-            cut is computed on the CPU, and the speed was tried on a GPU.
+        alone: In which its cut trains each layer alone (`refit_passes`), on the CPU.
     """
 
     recovery: float
-    alone: float | None
+    alone: float
 
 
 @dataclass(frozen=True)
@@ -107,10 +102,9 @@ class TrainingTime:
         return sum(stage.recovery for stage in self.stages)
 
     @property
-    def alone(self) -> float | None:
-        """Of all cuts that train layers alone; None if it is not known."""
-        times = [stage.alone for stage in self.stages]
-        return None if None in times else sum(each for each in times if each is not None)
+    def alone(self) -> float:
+        """Of all cuts that train layers alone."""
+        return sum(stage.alone for stage in self.stages)
 
     def words(self) -> str:
         """Such as `about 3 h on this machine, at 420 tokens/s`."""
@@ -120,9 +114,7 @@ class TrainingTime:
             speed = rate(self.tokens / self.seconds)
             whole = rough_duration(self.seconds)
             found.append(f"{about} {whole} on this machine, {at} {speed} tokens/s")
-        if self.alone is None:
-            found.append("the cuts also train layers on the CPU, which was not timed")
-        elif self.alone:
+        if self.alone:
             found.append(f"{about} {rough_duration(self.alone)} in which cuts train single layers")
         return "; ".join(found)
 
@@ -134,22 +126,24 @@ def speed_of(
     flops: float,
     threads: int | None = None,
     notify: Callable[[str], None] = QUIET.say,
+    *,
+    on_cpu: bool = False,
 ) -> "Speed | None":
     """The speed of this machine; None if it is not of interest, or if several machines train.
 
     `original`: the layout of the original. `sizes`: those of the model that is trained, by axis.
     `flops`: the operations of all trainings. `threads`: CPU threads; None takes as many as now.
-    `notify`: gets a line before it is tried.
+    `notify`: gets a line before it is tried. `on_cpu`: also if there is a GPU.
     """
     if flops < _LEAST_FLOPS or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return None
     import torch
 
-    notify("trying how fast this machine trains")
+    notify("trying how fast this machine trains" + (" on its CPU" if on_cpu else ""))
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        return measure_speed(original, sizes, settings)
+        return measure_speed(original, sizes, settings, on_cpu=on_cpu)
     finally:
         torch.set_num_threads(before)
 
@@ -166,11 +160,22 @@ def time_of(
         return None
     settings = trained[0].settings or RecoverySettings(row_length=ROW_LENGTH)
     flops = sum(stage.flops for stage in stages)
-    speed = speed_of(original, trained[0].layout.sizes, settings, flops, threads, notify)
+    how = (original, trained[0].layout.sizes, settings, flops, threads, notify)
+    speed = speed_of(*how)
     if speed is None:
         return None
-    times = tuple(stage.time(speed) for stage in stages)
-    return TrainingTime(sum(stage.tokens for stage in stages), times, speed.tried)
+    cpu = speed
+    if any(stage.alone_tokens for stage in stages) and _has_gpu():
+        cpu = speed_of(*how, on_cpu=True) or speed
+    times = tuple(stage.time(speed, cpu) for stage in stages)
+    tokens = sum(stage.tokens for stage in stages)
+    return TrainingTime(tokens, times, speed.tried and cpu.tried)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[str, float]:

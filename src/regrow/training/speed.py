@@ -74,19 +74,26 @@ class Speed:
         return _BACKWARD * (forward.total - forward.head) / self.layers * tokens / sample.text
 
 
-def measure_speed(original: Layout, sizes: Mapping[str, int], settings: RecoverySettings) -> Speed:
+def measure_speed(
+    original: Layout,
+    sizes: Mapping[str, int],
+    settings: RecoverySettings,
+    *,
+    on_cpu: bool = False,
+) -> Speed:
     """Try how fast this machine trains a model, on a GPU if there is one. Takes some seconds.
 
     If the layers need more memory or time than that, or transformers does not build them, plain
     matrix products are timed in their place.
 
     `original`: the layout of the original. `sizes`: those of the model that is trained, by axis.
+    `on_cpu`: also if there is a GPU.
     """
     import torch
 
     from regrow.training.distributed.processes import join_processes
 
-    device = join_processes().training_device
+    device = torch.device("cpu") if on_cpu else join_processes().training_device
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         try:
