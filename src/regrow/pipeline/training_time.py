@@ -155,12 +155,12 @@ def time_of(
     notify: Callable[[str], None] = QUIET.say,
 ) -> TrainingTime | None:
     """The time of the trainings of some stages; None as in :func:`speed_of`, which see."""
-    trained = [stage for stage in stages if stage.settings is not None] or stages[:1]
-    if not trained:
-        return None
-    settings = trained[0].settings or RecoverySettings(row_length=ROW_LENGTH)
     flops = sum(stage.flops for stage in stages)
-    how = (original, trained[0].layout.sizes, settings, flops, threads, notify)
+    if not flops:
+        return None
+    first = next((stage for stage in stages if stage.settings is not None), stages[0])
+    settings = first.settings or RecoverySettings(row_length=ROW_LENGTH)
+    how = (original, first.layout.sizes, settings, flops, threads, notify)
     speed = speed_of(*how)
     if speed is None:
         return None
@@ -188,7 +188,7 @@ def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[s
         step for step in plan.steps.values() if plan.is_wanted(step) and ledger.done(step) is None
     ]
     recovered = [step.stage for step in left if step.kind == "recover"]
-    cut = {step.stage for step in left if step.kind == "carve"}
+    cut = [step.stage for step in left if step.kind == "carve"]
     stages = [
         _training(plan, stage, is_cut=stage in cut, is_recovered=stage in recovered)
         for stage in dict.fromkeys([*recovered, *cut])
