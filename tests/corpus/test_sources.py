@@ -1,6 +1,7 @@
 """Text files, stores and both, alone and in shares, give the rows and windows of their text."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,31 @@ def test_the_files_of_several_sources_take_turns_in_the_turns_of_their_source(
     text = two.in_turns(TOKENIZER)
     assert "".join(text.divided()).startswith("aaabbbccccccaaabbbcccccc")
     assert sorted(text()) == [name * 30 for name in "abc"]
+
+
+def test_sources_of_many_files_have_few_open_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_GROUPS", 4)
+    opened: list[Path] = []
+
+    def documents(file: Path) -> Iterator[str]:
+        opened.append(file)
+        yield from ["a" * 9] * 9
+        opened.remove(file)
+
+    monkeypatch.setattr(turns, "TURN", 3)
+    monkeypatch.setattr(Corpus, "_text", lambda _, path, __: documents(path))
+    paths = [text_file(tmp_path, name) for name in "abc"]
+    for number in (2, 3):
+        text = (
+            Corpus(tuple(Source(name=str(n), path=paths) for n in range(number)))
+            .in_turns(TOKENIZER)
+            .divided()
+        )
+        most = max(len(opened) for _ in text)
+        assert most == (4 if number == 2 else 3)
+        assert not opened
 
 
 def test_a_file_alone_is_read_from_its_beginning_to_its_end(

@@ -210,8 +210,9 @@ class Corpus:
         texts = [self._texts(source, tokenizer) for source in self.sources]
         if len(texts) == 1:
             return groups_in_turns(texts[0])
-        turn = turn_of(len(texts))
-        return TextsInTurns([groups_in_turns(each, turn) for each in texts], turn)
+        return TextsInTurns(
+            [groups_in_turns(each, len(texts)) for each in texts], turn_of(len(texts))
+        )
 
     def counted_documents(self, tokenizer: Tokenizer) -> Iterator[str]:
         """The documents whose tokens decide a vocabulary: those of the sources that have a path.

@@ -59,13 +59,15 @@ def files_in_turns(paths: Sequence[Path], reading: Reading = PLAIN_TEXT) -> Text
     return groups_in_turns([partial(_documents, file, reading) for file in files])
 
 
-def groups_in_turns(texts: Sequence[Documents], characters: int = TURNS) -> TextsInTurns:
+def groups_in_turns(texts: Sequence[Documents], sources: int = 1) -> TextsInTurns:
     """Texts that take turns. Of more than 64, neighbours make a group, and 64 groups take turns.
 
-    `texts`: each opens one text. At most 64 of them are open at once. `characters`: at most so many
-    hold text of each group.
+    `texts`: each opens one text. `sources`: so many such sources take turns themselves. Then all
+    texts of a source have a turn within each turn of the source, and all sources together have at
+    most 64 texts open at once, but one each.
     """
-    count = min(len(texts), _GROUPS)
+    characters = TURNS if sources == 1 else turn_of(sources)
+    count = min(len(texts), max(1, _GROUPS // sources))
     bounds = [number * len(texts) // count for number in range(count + 1)]
     groups = [texts[first:last] for first, last in pairwise(bounds)]
     return TextsInTurns(

@@ -13,11 +13,12 @@ _DEFAULT: int = CutSpec.model_fields["calibration_tokens"].default
 _PASSES = 4
 """The most that were measured (docs/benchmarks.md, Quality and Layers trained alone)."""
 _OF_RECOVERY = 8
-"""A refit reads so many times fewer tokens than the recovery trains: four passes then take about
-half of its time."""
+"""A refit reads so many times fewer tokens than the recovery trains: four passes then have half as
+many tokens."""
 _MOST = 131_072
 _MOST_BYTES = 1 << 32
-"""Of what a refit holds of its text in memory (`regrow.surgery.refit`)."""
+"""Of what a refit holds of its text in memory (`regrow.surgery.refit`), unless it reads only as
+many tokens as by default."""
 _STEP = 1_024
 
 

@@ -1,5 +1,6 @@
 """What a plan proposes to train after its cuts, on which text, and how long this takes here."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,8 @@ _OWN_SHARE = 4
 _MOST_OWN = 200_000
 """As much as was measured (docs/benchmarks.md, Quality)."""
 _REPEATS = 2
-"""A recovery reads the text of the original at most so many times."""
+"""All recoveries together read the text of the original at most so many times."""
+_MOST_REST = 1_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class OwnText:
     Attributes:
         tokens: How many it writes; 0 writes none.
         rest: The weight of the user's text, where that of this text is 1.
-        problem: Why a decoder cannot write any; None if it can.
+        problem: Why a decoder writes none; None if it does.
     """
 
     tokens: int
@@ -124,7 +126,10 @@ def own_text(model: ModelDirectory, recovery: int) -> OwnText:
     except UserError as error:
         return OwnText(0, problem=str(error))
     tokens = min(_two_digits(recovery // _OWN_SHARE), _MOST_OWN)
-    return OwnText(tokens, max(_OWN_SHARE, round(recovery / (_REPEATS * tokens))) - 1)
+    rest = max(_OWN_SHARE, math.ceil(recovery / (_REPEATS * tokens))) - 1
+    if rest > _MOST_REST:
+        return OwnText(0, problem=f"it would be less than one token in {_MOST_REST:,}")
+    return OwnText(tokens, rest)
 
 
 def tokens_of_recovery(parameters: int) -> int:

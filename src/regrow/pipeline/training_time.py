@@ -161,11 +161,12 @@ def time_of(
     first = next((stage for stage in stages if stage.settings is not None), stages[0])
     settings = first.settings or RecoverySettings(row_length=ROW_LENGTH)
     how = (original, first.layout.sizes, settings, flops, threads, notify)
-    speed = speed_of(*how)
+    recovers, has_gpu = first.settings is not None, _has_gpu()
+    speed = speed_of(*how, on_cpu=has_gpu and not recovers)
     if speed is None:
         return None
     cpu = speed
-    if any(stage.alone_tokens for stage in stages) and _has_gpu():
+    if recovers and has_gpu and any(stage.alone_tokens for stage in stages):
         cpu = speed_of(*how, on_cpu=True) or speed
     times = tuple(stage.time(speed, cpu) for stage in stages)
     tokens = sum(stage.tokens for stage in stages)

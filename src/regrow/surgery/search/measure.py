@@ -36,7 +36,7 @@ from regrow.surgery.search.measured_cuts import (
 from regrow.surgery.search.text import SearchText
 
 _NEW_TOKENS, _ROUNDS = 32, 3
-_VERSION = 4
+_VERSION = 5
 """Raise it if cuts are chosen, refitted or measured in another way: old results are then unused."""
 _DIVERGED = 64.0
 """Stands for a loss that is not finite, in bits per byte; a byte drawn at random costs 8."""
