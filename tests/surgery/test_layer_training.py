@@ -28,7 +28,7 @@ from regrow.surgery.cut import Cut
 from regrow.surgery.layer_fit import LayerFit
 from regrow.surgery.layer_training import _share
 from regrow.surgery.output import plan_output
-from regrow.surgery.refit import FREE, check_memory
+from regrow.surgery.refit_memory import FREE, check_memory
 from tests.surgery.carving import tensors
 from tests.surgery.refitting import (
     calibration,
@@ -288,7 +288,7 @@ def test_the_memory_of_a_training_is_that_of_the_largest_layer(
         """The least memory with which the models are not read one layer at a time."""
 
         def is_enough(memory: int) -> bool:
-            monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: memory)
+            monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: memory)
             return check_memory(model, cut, text, passes) is None
 
         return bisect_left(range(1 << 30), True, key=is_enough)
@@ -315,7 +315,7 @@ def test_one_layer_at_a_time_gives_the_same_bits(
     }  # fmt: skip
     done = regrow.prune(model, tmp_path / "one", **options)
     assert any(each.trained for each in done.refitted)
-    monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: 1_000)
+    monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: 1_000)
     regrow.prune(model, tmp_path / "two", **options)
     one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
     assert all(torch.equal(found, two[name]) for name, found in one.items())

@@ -276,7 +276,7 @@ def test_one_layer_at_a_time_gives_the_same_bits(
         dropped = {"encoder": "1", "decoder": "0"}
     options: dict[str, Any] = {"drop_layers": dropped, "calibration_tokens": 1_024}
     regrow.prune(model, tmp_path / "one", calibration=text, **options)
-    monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: 1_000)
+    monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: 1_000)
     messages: list[str] = []
     progress = Progress(say=messages.append)
     regrow.prune(model, tmp_path / "two", calibration=text, progress=progress, **options)
@@ -316,7 +316,7 @@ def test_memory_that_lacks_accelerate_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, text = prepared(tmp_path)
-    monkeypatch.setattr("regrow.surgery.refit.available_memory", lambda: 1_000)
+    monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: 1_000)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"refit: .*accelerate.*, or set refit to false"):
         regrow.prune(model, tmp_path / "out", drop_layers="1", calibration=text)

@@ -6,7 +6,7 @@ from regrow.architectures import Layout
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.plan import PlannedStage
-from regrow.surgery.refit import bytes_a_token
+from regrow.surgery.refit_memory import bytes_a_token
 from regrow.surgery.search.text import CHARACTERS_A_TOKEN
 
 _DEFAULT: int = CutSpec.model_fields["calibration_tokens"].default
@@ -17,8 +17,7 @@ _OF_RECOVERY = 8
 many tokens."""
 _MOST = 131_072
 _MOST_BYTES = 1 << 32
-"""Of what a refit holds of its text in memory (`regrow.surgery.refit`), unless it reads only as
-many tokens as by default."""
+"""Of what a refit holds of its text in memory, unless it reads as few tokens as by default."""
 _STEP = 1_024
 
 

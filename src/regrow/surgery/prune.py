@@ -163,7 +163,7 @@ def _planned(
     if refits:
         assert calibration is not None
         from regrow.surgery.layer_training import check_text
-        from regrow.surgery.refit import check_memory
+        from regrow.surgery.refit_memory import check_memory
 
         check_memory(source, cut, calibration, spec.refit_passes)
         if spec.refit_passes:
