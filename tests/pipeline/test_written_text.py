@@ -213,6 +213,9 @@ REFUSED = {
         {**WRITTEN, "languages": ["en", "xx"]}, r"data\.train: original\.languages: xx: no language"
     ),
     "no temperature": ({**WRITTEN, "temperature": 0}, "temperature: more than 0 is wanted"),
+    "no temperature of answers": (
+        {**WRITTEN, "answer_temperature": 0}, "answer_temperature: more than 0 is wanted"
+    ),
     "short": ({**WRITTEN, "tokens": 31}, "31 tokens, less than one row of 32"),
 }  # fmt: skip
 
@@ -280,13 +283,13 @@ def test_a_model_that_cannot_write_questions_is_given_some(asking: Path) -> None
     before = entries(asking / "out")[WRITE]
     assert before.inputs["train"]["original"].keys() == {"tokens", "prompts"}
 
-    with pytest.raises(UserError, match=r"data\.train\.original\.temperature: nothing -> 0\.5;"):
-        go(asked(asking, **prompts, temperature=0.5), asking / "out")
-    go(asked(asking, **prompts, temperature=0.5), asking / "out", redo=True)
+    with pytest.raises(UserError, match=r"\.original\.answer_temperature: nothing -> 0\.7;"):
+        go(asked(asking, **prompts, answer_temperature=0.7), asking / "out")
+    go(asked(asking, **prompts, answer_temperature=0.7), asking / "out", redo=True)
     assert entries(asking / "out")[WRITE].outputs["sha256"] != before.outputs["sha256"]
     (asking / "asked.txt").write_text("The bird\n")
     with pytest.raises(UserError, match=r"data\.train\.original\.prompts: changed"):
-        go(asked(asking, **prompts, temperature=0.5), asking / "out")
+        go(asked(asking, **prompts, answer_temperature=0.7), asking / "out")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +313,9 @@ def test_prompts_are_checked_before_anything_is_written(
 
 def test_a_text_that_is_written_as_before_keeps_its_key() -> None:
     plain = {"tokens": 600}
-    found = recipes.Recipe.model_validate(recipe(Path("/"), {**WRITTEN, "temperature": 1.0}))
+    found = recipes.Recipe.model_validate(
+        recipe(Path("/"), {**WRITTEN, "temperature": 1.0, "answer_temperature": 0.5})
+    )
     assert written_inputs(found) == {"train": {"original": plain}, "seed": 3}
 
 
@@ -338,12 +343,10 @@ def test_the_keys_of_a_source_reach_the_writer(
 
     monkeypatch.setattr(text_writer, "write_text", write)
     prompts = asking / "asked.txt"
-    keys = {"prompts": str(prompts), "temperature": 0.5, "languages": ["en"]}
+    keys = {"temperature": 0.9, "answer_temperature": 0.7, "languages": ["en"]}
     with pytest.raises(StoppedError):
-        go(asked(asking, **keys), tmp_path / "out")
-    assert given == [
-        text_writer.WritingSettings(300, prompts, seed=3, temperature=0.5, languages=("en",))
-    ]
+        go(asked(asking, prompts=str(prompts), **keys), tmp_path / "out")
+    assert given == [text_writer.WritingSettings(300, prompts, 3, 0.9, 0.7, languages=("en",))]
 
 
 def test_a_preview_says_what_is_written_first(home: Path, tmp_path: Path) -> None:

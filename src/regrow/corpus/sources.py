@@ -56,7 +56,8 @@ class Source(Strict):
             how many tokens the model writes; the share is then given by weight alone.
         prompts: With a model, a text file of questions or beginnings of texts, used in turn: each
             line of a `.txt`, or each document of another file. None lets the model write all.
-        temperature: With a model, the logits are divided by it.
+        temperature: With a model, the logits of questions and documents are divided by it.
+        answer_temperature: With a chat model, the logits of answers are divided by it.
         languages: With a model, codes of ISO 639 such as `zh` and `en`; texts in others are
             dropped. An empty list keeps all.
     """
@@ -72,6 +73,9 @@ class Source(Strict):
     temperature: Annotated[
         float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
     ] = 1.0
+    answer_temperature: Annotated[
+        float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
+    ] = 0.5
     languages: tuple[str, ...] = ()
 
     @property
@@ -106,7 +110,7 @@ class Source(Strict):
             if self.tokens is None:
                 raise ValueError("tokens: missing; say how many tokens the model writes")
             return self
-        for key in ("prompts", "temperature", "languages"):
+        for key in ("prompts", "temperature", "answer_temperature", "languages"):
             if key in self.model_fields_set:
                 raise ValueError(
                     f"{key}: says how a model writes the text; give `model: original`, or leave it "
