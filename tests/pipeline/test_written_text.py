@@ -1,6 +1,7 @@
 """Runs whose training text the original writes itself."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 
 import regrow
 from regrow.architectures.t5 import T5
+from regrow.cli.corpus import write
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
+from regrow.corpus.sources import Source
 from regrow.corpus.text import document_hash, read_documents
 from regrow.pipeline import recipe as recipes
 from regrow.pipeline.ledger import differences
@@ -206,6 +209,10 @@ REFUSED = {
     "a temperature of a file": (
         {"path": "train.jsonl", "temperature": 1.0}, "temperature: says how a model writes"
     ),
+    "a temperature of a file's answers": (
+        {"path": "train.jsonl", "answer_temperature": 0.5},
+        "answer_temperature: says how a model writes"
+    ),
     "languages of a file": (
         {"path": "train.jsonl", "languages": ["en"]}, "languages: says how a model writes"
     ),
@@ -317,6 +324,14 @@ def test_a_text_that_is_written_as_before_keeps_its_key() -> None:
         recipe(Path("/"), {**WRITTEN, "temperature": 1.0, "answer_temperature": 0.5})
     )
     assert written_inputs(found) == {"train": {"original": plain}, "seed": 3}
+
+
+def test_a_source_is_written_as_a_command_writes_by_default() -> None:
+    source = Source(name="own", model="original", tokens=9)
+    settings = text_writer.WritingSettings(9)
+    command = signature(write).parameters
+    for key in ("temperature", "answer_temperature"):
+        assert getattr(source, key) == getattr(settings, key) == command[key].default
 
 
 def test_languages_decide_the_text_in_any_order() -> None:

@@ -86,10 +86,13 @@ def write(
     seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
     temperature: Annotated[
         float,
-        typer.Option(min=0.01, metavar="T", help="Divides the logits of questions and documents."),
+        typer.Option(
+            min=0.01, metavar="T", help="Divides the logits of written questions and documents."
+        ),
     ] = 1.0,
     answer_temperature: Annotated[
-        float, typer.Option(min=0.01, metavar="T", help="Divides the logits of answers.")
+        float,
+        typer.Option(min=0.01, metavar="T", help="Divides the logits of a chat model's answers."),
     ] = 0.5,
     batch_size: Annotated[
         str | None,

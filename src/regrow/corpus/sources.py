@@ -56,8 +56,9 @@ class Source(Strict):
             how many tokens the model writes; the share is then given by weight alone.
         prompts: With a model, a text file of questions or beginnings of texts, used in turn: each
             line of a `.txt`, or each document of another file. None lets the model write all.
-        temperature: With a model, the logits of questions and documents are divided by it.
-        answer_temperature: With a chat model, the logits of answers are divided by it.
+        temperature: With a model, the logits of the questions and documents that it writes are
+            divided by it.
+        answer_temperature: With a chat model, the logits of its answers are divided by it.
         languages: With a model, codes of ISO 639 such as `zh` and `en`; texts in others are
             dropped. An empty list keeps all.
     """

@@ -172,7 +172,7 @@ def draw(logits: Tensor, temperatures: Tensor, uniform: Tensor) -> Tensor:
 
     Args:
         logits: [rows, vocabulary]; `-inf` for tokens that are never drawn.
-        temperatures: the logits of each row are divided by its own, [rows].
+        temperatures: the logits of each row are divided by its own, [rows], float32.
         uniform: a random number from 0 to below 1 for each row, [rows], float32.
     """
     logits = nn.functional.pad(logits, (0, -logits.shape[-1] % _BLOCK), value=-torch.inf)

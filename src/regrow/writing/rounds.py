@@ -128,8 +128,10 @@ def write_round(
     for length in range(len(shared) + 1, longest + 1):
         uniform = random.random(len(rows), dtype=np.float32)[places]
         logits = decoded.logits.index_fill(1, forbidden, -torch.inf)
-        divisors = torch.tensor([temperature(rows[row]) for row in places], device=device)
-        drawn = draw(logits, divisors, torch.from_numpy(uniform).to(device)).tolist()
+        temperatures = torch.tensor(
+            [temperature(rows[row]) for row in places], dtype=torch.float32, device=device
+        )
+        drawn = draw(logits, temperatures, torch.from_numpy(uniform).to(device)).tolist()
         following = [
             _next(rows[row], token, form, seen, is_wanted)
             for row, token in zip(places, drawn, strict=True)

@@ -64,8 +64,8 @@ class WritingSettings:
         prompts: A text file of questions or beginnings of texts, used in turn: each line of a
             `.txt`, or each document of another file. None lets the model write all.
         seed: Decides the random numbers.
-        temperature: The logits of questions and documents are divided by it.
-        answer_temperature: The logits of answers in conversations are divided by it.
+        temperature: The logits of questions and documents that the model writes are divided by it.
+        answer_temperature: The logits of a chat model's answers are divided by it.
         batch_size: Texts that are written at once; None takes as many as the keys and values of the
             model allow in 4 GiB, at most 128.
         languages: Codes of ISO 639 such as `zh` and `en`; texts in others are dropped. An
