@@ -18,7 +18,7 @@ from regrow.surgery.budget import Budget
 from regrow.surgery.rotatable import rotation_problem
 
 _COST_WEIGHTS: Mapping[str, float] = {
-    "layer": 1.0, "ffn": 0.5, "hidden": 3.5, "head": 0.35, "kv_head": 0.35,
+    "layer": 1.0, "ffn": 0.35, "hidden": 3.5, "head": 0.35, "kv_head": 0.35,
 }  # fmt: skip
 """Of key-value heads on top of the query heads that go with them: 0.7 together."""
 _ROTATED_HIDDEN = 1.5
