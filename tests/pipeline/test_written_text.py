@@ -290,13 +290,13 @@ def test_a_model_that_cannot_write_questions_is_given_some(asking: Path) -> None
     before = entries(asking / "out")[WRITE]
     assert before.inputs["train"]["original"].keys() == {"tokens", "prompts"}
 
-    with pytest.raises(UserError, match=r"\.original\.answer_temperature: nothing -> 0\.7;"):
-        go(asked(asking, **prompts, answer_temperature=0.7), asking / "out")
-    go(asked(asking, **prompts, answer_temperature=0.7), asking / "out", redo=True)
+    with pytest.raises(UserError, match=r"\.original\.answer_temperature: nothing -> 0\.9;"):
+        go(asked(asking, **prompts, answer_temperature=0.9), asking / "out")
+    go(asked(asking, **prompts, answer_temperature=0.9), asking / "out", redo=True)
     assert entries(asking / "out")[WRITE].outputs["sha256"] != before.outputs["sha256"]
     (asking / "asked.txt").write_text("The bird\n")
     with pytest.raises(UserError, match=r"data\.train\.original\.prompts: changed"):
-        go(asked(asking, **prompts, answer_temperature=0.7), asking / "out")
+        go(asked(asking, **prompts, answer_temperature=0.9), asking / "out")
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_prompts_are_checked_before_anything_is_written(
 def test_a_text_that_is_written_as_before_keeps_its_key() -> None:
     plain = {"tokens": 600}
     found = recipes.Recipe.model_validate(
-        recipe(Path("/"), {**WRITTEN, "temperature": 1.0, "answer_temperature": 0.5})
+        recipe(Path("/"), {**WRITTEN, "temperature": 1.0, "answer_temperature": 0.7})
     )
     assert written_inputs(found) == {"train": {"original": plain}, "seed": 3}
 
@@ -358,10 +358,10 @@ def test_the_keys_of_a_source_reach_the_writer(
 
     monkeypatch.setattr(text_writer, "write_text", write)
     prompts = asking / "asked.txt"
-    keys = {"temperature": 0.9, "answer_temperature": 0.7, "languages": ["en"]}
+    keys = {"temperature": 0.9, "answer_temperature": 0.8, "languages": ["en"]}
     with pytest.raises(StoppedError):
         go(asked(asking, prompts=str(prompts), **keys), tmp_path / "out")
-    assert given == [text_writer.WritingSettings(300, prompts, 3, 0.9, 0.7, languages=("en",))]
+    assert given == [text_writer.WritingSettings(300, prompts, 3, 0.9, 0.8, languages=("en",))]
 
 
 def test_a_preview_says_what_is_written_first(home: Path, tmp_path: Path) -> None:

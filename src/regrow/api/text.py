@@ -138,7 +138,7 @@ def write_corpus(
     - `seed`: decides the random numbers.
     - `temperature`: the logits of the questions and documents that the model writes are divided by
       it; 1 by default.
-    - `answer_temperature`: the logits of a chat model's answers are divided by it; 0.5 by default.
+    - `answer_temperature`: the logits of a chat model's answers are divided by it; 0.7 by default.
     - `batch_size`: texts that are written at once; by default as many as fit, up to 128.
     - `languages`: codes such as `"zh"` or `["en", "zh"]`; texts in others are dropped; by default
       none is.

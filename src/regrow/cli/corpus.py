@@ -93,7 +93,7 @@ def write(
     answer_temperature: Annotated[
         float,
         typer.Option(min=0.01, metavar="T", help="Divides the logits of a chat model's answers."),
-    ] = 0.5,
+    ] = 0.7,
     batch_size: Annotated[
         str | None,
         typer.Option(metavar="N", help="Texts written at once. [default: what fits, up to 128]"),

@@ -76,7 +76,7 @@ class Source(Strict):
     ] = 1.0
     answer_temperature: Annotated[
         float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
-    ] = 0.5
+    ] = 0.7
     languages: tuple[str, ...] = ()
 
     @property

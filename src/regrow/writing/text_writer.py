@@ -76,7 +76,7 @@ class WritingSettings:
     prompts: Path | None = None
     seed: int = 0
     temperature: float = 1.0
-    answer_temperature: float = 0.5
+    answer_temperature: float = 0.7
     batch_size: int | None = None
     languages: Sequence[str] = ()
 
