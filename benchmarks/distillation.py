@@ -1,6 +1,6 @@
 """Recovery with and without a teacher: held-out loss after the same number of tokens.
 
-SmolLM2-135M-Instruct is cut from 30 to 22 layers by influence, as in the quickstart. It is
+SmolLM2-135M-Instruct is cut from 30 to 22 layers by influence, as an earlier quickstart was. It is
 recovered on the documentation of Python's own `help()`, of which every eighth topic is held out.
 The teacher is the original, with several weights in the loss and several temperatures. The peer is
 recovered from the text alone, on the same rows in the same order with the same learning rate.

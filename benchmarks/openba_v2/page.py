@@ -32,8 +32,8 @@ beside what regrow measures on two small models:
   layout. It was trained on some 13M tokens of English and Chinese manuals and news, and is far
   from converged. It has seen no questions, so it guesses on all tasks.
 - **SmolLM2**: SmolLM2-135M-Instruct, dequantised from Q4_1. It is a decoder, so objectives with
-  an encoder are not measured on it. Its cuts are those of the
-  [quickstart](benchmarks.md#quickstart), with the longer trainings that it had before. They are
+  an encoder are not measured on it. Its cuts and trainings are
+  those that the [quickstart](benchmarks.md#quickstart) had before (26 and 22 layers). They are
   refitted; the report refits nothing.
 
 The report has a hundred times and more the parameters, and ten thousand times and more the
