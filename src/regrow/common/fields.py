@@ -37,6 +37,9 @@ Number = Annotated[Count, Field(ge=0)]
 Size = Annotated[Count, Field(gt=0)]
 """A positive integer."""
 
+PositiveNumber = Annotated[float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)]
+"""A finite number above 0."""
+
 Fraction = Annotated[float, BeforeValidator(_read_share), Field(ge=0, le=1)]
 """A fraction from 0 to 1."""
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from regrow.common.errors import UserError
-from regrow.common.fields import Size, Strict, refuse_bool
+from regrow.common.fields import PositiveNumber, Size, Strict
 from regrow.common.identity import identity_of
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
@@ -66,17 +66,11 @@ class Source(Strict):
     name: str = Field(min_length=1)
     path: Path | list[Path] | None = None
     model: Literal["original"] | None = None
-    weight: Annotated[
-        float | None, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
-    ] = None
+    weight: PositiveNumber | None = None
     tokens: Size | None = None
     prompts: Path | None = None
-    temperature: Annotated[
-        float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
-    ] = 1.0
-    answer_temperature: Annotated[
-        float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)
-    ] = 0.7
+    temperature: PositiveNumber = 1.0
+    answer_temperature: PositiveNumber = 0.7
     languages: tuple[str, ...] = ()
 
     @property

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from regrow.cleaning.config import Contamination
 from regrow.common.errors import UserError
-from regrow.common.fields import Fraction, Size, Strict, refuse_bool
+from regrow.common.fields import Fraction, PositiveNumber, Size, Strict, refuse_bool
 from regrow.common.files import from_home
 from regrow.common.yaml_file import map_paths, parse_yaml, read_yaml_text
 from regrow.instructions.formats.columns import ColumnMap
@@ -61,9 +61,7 @@ class InstructionSource(Strict):
     labels: dict[str, str] = Field(default_factory=dict)
     language: Language | None = None
     licence: str | None = None
-    rate: (
-        Annotated[float, BeforeValidator(refuse_bool), Field(gt=0, allow_inf_nan=False)] | None
-    ) = None
+    rate: PositiveNumber | None = None
     cap: Size | None = None
 
     @field_validator("format")
