@@ -203,18 +203,71 @@ def test_what_is_solved_for_does_not_depend_on_batches_that_are_left_out(
     assert one.matrices != three.matrices
 
 
-def test_the_error_of_a_token_is_relative_to_its_stream() -> None:
+def test_a_token_counts_by_its_own_stream_and_by_that_of_all() -> None:
     """One token has a very large stream, and one a stream of zeros."""
     text = torch.tensor([[True, True, True, False]])
     target = torch.tensor([[[3.0, 4.0], [300.0, 400.0], [0.0, 0.0], [9.0, 9.0]]])
     fit: Any = SimpleNamespace(texts=[text], unseen=range(0))
     (weights,) = layer_training._weights(fit, [target])
-    assert weights[:2].tolist() == pytest.approx([1 / 25, 1 / 250_000])
-    assert weights[2].item() == pytest.approx(1 / (1e-6 * 250_025 / 3))
+    mean = 250_025 / 3
+    own = [25, 250_000, 1e-6 * mean]
+    assert weights.tolist() == pytest.approx([(1 / each + 1 / mean) / 2 for each in own])
     behind = target + torch.tensor([[[1.0, 0.0], [100.0, 0.0], [0.0, 0.0], [5.0, 5.0]]])
     errors = layer_training._errors(fit, [behind], [target], [weights])
-    assert errors.learned == pytest.approx((1 / 25 + 10_000 / 250_000) / 3)
-    assert errors.whole == pytest.approx(10_001 / 250_025)
+    whole = 10_001 / 250_025
+    relative = (1 / 25 + 10_000 / 250_000) / 3
+    assert errors.learned == pytest.approx((relative + whole) / 2)
+    assert errors.whole == pytest.approx(whole)
+
+
+def test_streams_of_zeros_give_finite_weights() -> None:
+    fit: Any = SimpleNamespace(texts=[torch.ones(1, 3, dtype=torch.bool)], unseen=range(0))
+    (weights,) = layer_training._weights(fit, [torch.zeros(1, 3, 2)])
+    assert torch.isfinite(weights).all()
+
+
+def test_a_very_large_stream_keeps_its_direction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All later tokens attend to it, so the next layer shows whether it was harmed."""
+    model = _with_a_massive_first_token(tmp_path / "m")
+    errors: list[float] = []
+    measured = layer_training._errors
+
+    def noted(*args: Any) -> Any:
+        found = measured(*args)
+        errors.append(found.learned)
+        return found
+
+    monkeypatch.setattr(layer_training, "_errors", noted)
+    text = calibration(model, TEXTS)
+    pieces = tuple(np.concatenate([[FIRST], each]) for each in text.pieces)
+    squares = last_stream(model, "layer", Calibration(pieces)).square().sum(-1)
+    assert squares.max() > 200 * squares.median()
+    refitted(model, without_layer(model), Calibration(pieces), passes=PASSES)
+    trained, following = errors[1:3]
+    assert following < 2 * trained
+
+
+FIRST = 1
+
+
+def _with_a_massive_first_token(out: Path) -> ModelDirectory:
+    """One neuron of the first layer reads what only the embedding of `FIRST` has."""
+    model = ModelDirectory(write_tiny(LLAMA, out))
+    loaded = model.load()
+    layer = loaded.model.layers[0]
+    with torch.no_grad():
+        loaded.model.embed_tokens.weight[:, 0] = 0
+        loaded.model.embed_tokens.weight[FIRST, 0] = 1
+        layer.post_attention_layernorm.weight[0] = 1
+        for reader in (layer.mlp.gate_proj, layer.mlp.up_proj):
+            reader.weight[0] = 0
+            reader.weight[0, 0] = 10
+        layer.mlp.down_proj.weight[:, 0] = 0
+        layer.mlp.down_proj.weight[1, 0] = 1
+    loaded.save_pretrained(out)
+    return ModelDirectory(out)
 
 
 def test_the_loss_is_the_error_that_is_measured(

@@ -7,10 +7,16 @@ or behind the dropped layers that follow (as blocks are trained in Bercovich et 
 distillation-based NAS for inference-optimized LLMs"). No gradient leaves the layer, so memory holds
 those of one layer, and all else that a refit holds anyway.
 
-The error of a token is relative to the square of the stream that is wanted there, since the next
-layer normalises what it reads: else a few tokens with a very large stream would count most. Every
-eighth batch is left out, of the solution in closed form as well. If the error there does not fall,
-the layer stays as it was before the training.
+The error is the mean of two. One is relative to the square of the stream that is wanted at each
+token, since the next layer normalises what it reads. The other is relative to the mean square of
+all tokens. Many models give the first token of a text a stream some hundred times as large as that
+of others, and all later tokens attend to it (Sun et al. 2024, "Massive Activations in Large
+Language Models"). By the first error alone that token counts like any other, and a layer may learn
+to give it another direction, which harms all tokens in the layers behind. By the second error
+alone, hardly any other token counts.
+
+Every eighth batch is left out, of the solution in closed form as well. If the error there does not
+fall, the layer stays as it was before the training.
 """
 
 import math
@@ -38,6 +44,8 @@ _ROUNDING = 1e-10
 """A relative squared error that is rounding alone: that of layers in front of the first cut."""
 _SMALLEST = 1e-6
 """The smallest square of a token's stream that its error is relative to, as a part of the mean."""
+_NO_STREAM = 1e-24
+"""The smallest mean square of a stream; if all are zeros, nothing is divided by zero."""
 _WARMUP = 0.1
 """The part of the steps in which the learning rate rises. Then it falls as a cosine, to near 0."""
 
@@ -147,22 +155,23 @@ def _trained_parameters(layer: nn.Module) -> list[Tensor]:
 
 
 def _weights(fit: LayerFit, target: Sequence[Tensor]) -> list[Tensor]:
-    """What the squared error of each token counts: 1 / the square of the stream wanted there.
+    """What the squared error of each token counts, by batch, [tokens of text].
 
-    By batch, [tokens of text]. A stream that is nearly zero counts as one of a thousandth the size.
+    That is the mean of 1 / the square of the stream wanted there and of 1 / the mean of all these
+    squares. In the first part, a stream that is nearly zero counts as one of a thousandth the size.
     """
     squares = [
         wanted[text].square().sum(-1) for text, wanted in zip(fit.texts, target, strict=True)
     ]
-    least = max(_SMALLEST * float(torch.cat(squares).mean()), 1e-30)
-    return [1 / each.clamp_min(least) for each in squares]
+    mean = max(float(torch.cat(squares).double().mean()), _NO_STREAM)
+    return [(1 / each.clamp_min(_SMALLEST * mean) + 1 / mean) / 2 for each in squares]
 
 
 @dataclass(frozen=True)
 class _Errors:
     """Errors of a layer.
 
-    `learned`, `unseen`: the mean relative squared error of the tokens that are learned, and of
+    `learned`, `unseen`: the mean weighted squared error of the tokens that are learned, and of
     those of unseen batches; 0 if there are none. `whole`: the squared error of all learned tokens,
     relative to the square of what is wanted there.
     """
@@ -175,14 +184,14 @@ class _Errors:
 def _errors(
     fit: LayerFit, behind: Sequence[Tensor], target: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> _Errors:
-    relative: tuple[list[Tensor], list[Tensor]] = ([], [])
+    weighted: tuple[list[Tensor], list[Tensor]] = ([], [])
     squared = square = 0.0
     for batch, text in enumerate(fit.texts):
         wanted = target[batch][text]
         error = (behind[batch][text] - wanted).square().sum(-1)
-        relative[batch in fit.unseen].append(error * weights[batch])
+        weighted[batch in fit.unseen].append(error * weights[batch])
         if batch not in fit.unseen:
             squared += float(error.double().sum())
             square += float(wanted.double().square().sum())
-    learned, unseen = (float(torch.cat(each).double().mean()) if each else 0.0 for each in relative)
+    learned, unseen = (float(torch.cat(each).double().mean()) if each else 0.0 for each in weighted)
     return _Errors(learned, unseen, squared / max(square, 1e-30))
