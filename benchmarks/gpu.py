@@ -483,7 +483,7 @@ def generation(setup: Setup) -> list[Result]:
             rows = DecodedRows(model, prompt[0].tolist(), setup.batch)
             for _ in range(setup.generated):
                 uniform = torch.rand(setup.batch, device=setup.device)
-                rows.append(draw(rows.logits, torch.ones_like(uniform), uniform))
+                rows.append(draw(rows.logits, 1.0, uniform))
             finish(setup.device)
             seconds.append(time.perf_counter() - began)
         return setup.batch * setup.generated / seconds[-1]

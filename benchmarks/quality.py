@@ -383,8 +383,7 @@ def main() -> None:
             texts = documentation(options.characters)
             if written is None:
                 written = Path(work) / "written.jsonl"
-                # As the numbers in docs/benchmarks.md were measured.
-                regrow.write_corpus(options.model, written, own_tokens, answer_temperature=1.0)
+                regrow.write_corpus(options.model, written, own_tokens)
         trial = Trial(options.model, texts, written, options, Path(work))
         show(list(results(trial, options)), as_json=options.json)
 

@@ -49,7 +49,7 @@ def generate(model: Any, form: TextForm, rows: int, longest: int) -> int:
 def write(model: Any, form: TextForm, rows: int, longest: int) -> int:
     """The tokens that a round of regrow writes."""
     told: list[int] = []
-    sampling = Sampling(TEMPERATURE, TEMPERATURE, longest, random_stream(0, "benchmark", 0))
+    sampling = Sampling(TEMPERATURE, longest, random_stream(0, "benchmark", 0))
     write_round(model, form, [None] * rows, sampling, set(), told.append)
     return told[-1]
 

@@ -68,11 +68,6 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("grow_vocabulary", {"out": "o", "corpus": "t", "min_count": 0}, "min_count 0: at least 1"),
     ("write_corpus", {"out": "o", "tokens": 9, "seed": -4}, "seed: at least 0 is wanted, not -4"),
     ("write_corpus", {"out": "o", "tokens": 9, "temperature": "hot"}, "temperature: a number is"),
-    (
-        "write_corpus",
-        {"out": "o", "tokens": 9, "answer_temperature": "a"},
-        "answer_temperature: a n",
-    ),
     ("write_corpus", {"out": "o", "tokens": 9, "batch_size": 0}, "batch_size: at least 1 is want"),
     ("write_corpus", {"out": "o", "tokens": 9, "languages": ""}, "languages: : no language that"),
     ("generate", {"prompt": "x", "max_new_tokens": 0}, "max_new_tokens: at least 1 is wanted"),

@@ -1,7 +1,6 @@
 """Runs whose training text the original writes itself."""
 
 import json
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,8 @@ import pytest
 
 import regrow
 from regrow.architectures.t5 import T5
-from regrow.cli.corpus import write
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
-from regrow.corpus.sources import Source
 from regrow.corpus.text import document_hash, read_documents
 from regrow.pipeline import recipe as recipes
 from regrow.pipeline.ledger import differences
@@ -209,10 +206,6 @@ REFUSED = {
     "a temperature of a file": (
         {"path": "train.jsonl", "temperature": 1.0}, "temperature: says how a model writes"
     ),
-    "a temperature of a file's answers": (
-        {"path": "train.jsonl", "answer_temperature": 0.5},
-        "answer_temperature: says how a model writes"
-    ),
     "languages of a file": (
         {"path": "train.jsonl", "languages": ["en"]}, "languages: says how a model writes"
     ),
@@ -220,9 +213,6 @@ REFUSED = {
         {**WRITTEN, "languages": ["en", "xx"]}, r"data\.train: original\.languages: xx: no language"
     ),
     "no temperature": ({**WRITTEN, "temperature": 0}, "temperature: more than 0 is wanted"),
-    "no temperature of answers": (
-        {**WRITTEN, "answer_temperature": 0}, "answer_temperature: more than 0 is wanted"
-    ),
     "short": ({**WRITTEN, "tokens": 31}, "31 tokens, less than one row of 32"),
 }  # fmt: skip
 
@@ -290,13 +280,13 @@ def test_a_model_that_cannot_write_questions_is_given_some(asking: Path) -> None
     before = entries(asking / "out")[WRITE]
     assert before.inputs["train"]["original"].keys() == {"tokens", "prompts"}
 
-    with pytest.raises(UserError, match=r"\.original\.answer_temperature: nothing -> 0\.9;"):
-        go(asked(asking, **prompts, answer_temperature=0.9), asking / "out")
-    go(asked(asking, **prompts, answer_temperature=0.9), asking / "out", redo=True)
+    with pytest.raises(UserError, match=r"data\.train\.original\.temperature: nothing -> 0\.5;"):
+        go(asked(asking, **prompts, temperature=0.5), asking / "out")
+    go(asked(asking, **prompts, temperature=0.5), asking / "out", redo=True)
     assert entries(asking / "out")[WRITE].outputs["sha256"] != before.outputs["sha256"]
     (asking / "asked.txt").write_text("The bird\n")
     with pytest.raises(UserError, match=r"data\.train\.original\.prompts: changed"):
-        go(asked(asking, **prompts, answer_temperature=0.9), asking / "out")
+        go(asked(asking, **prompts, temperature=0.5), asking / "out")
 
 
 @pytest.mark.parametrize(
@@ -320,18 +310,8 @@ def test_prompts_are_checked_before_anything_is_written(
 
 def test_a_text_that_is_written_as_before_keeps_its_key() -> None:
     plain = {"tokens": 600}
-    found = recipes.Recipe.model_validate(
-        recipe(Path("/"), {**WRITTEN, "temperature": 1.0, "answer_temperature": 0.7})
-    )
+    found = recipes.Recipe.model_validate(recipe(Path("/"), {**WRITTEN, "temperature": 1.0}))
     assert written_inputs(found) == {"train": {"original": plain}, "seed": 3}
-
-
-def test_a_source_is_written_as_a_command_writes_by_default() -> None:
-    source = Source(name="own", model="original", tokens=9)
-    settings = text_writer.WritingSettings(9)
-    command = signature(write).parameters
-    for key in ("temperature", "answer_temperature"):
-        assert getattr(source, key) == getattr(settings, key) == command[key].default
 
 
 def test_languages_decide_the_text_in_any_order() -> None:
@@ -358,10 +338,12 @@ def test_the_keys_of_a_source_reach_the_writer(
 
     monkeypatch.setattr(text_writer, "write_text", write)
     prompts = asking / "asked.txt"
-    keys = {"temperature": 0.9, "answer_temperature": 0.8, "languages": ["en"]}
+    keys = {"prompts": str(prompts), "temperature": 0.5, "languages": ["en"]}
     with pytest.raises(StoppedError):
-        go(asked(asking, prompts=str(prompts), **keys), tmp_path / "out")
-    assert given == [text_writer.WritingSettings(300, prompts, 3, 0.9, 0.8, languages=("en",))]
+        go(asked(asking, **keys), tmp_path / "out")
+    assert given == [
+        text_writer.WritingSettings(300, prompts, seed=3, temperature=0.5, languages=("en",))
+    ]
 
 
 def test_a_preview_says_what_is_written_first(home: Path, tmp_path: Path) -> None:

@@ -105,7 +105,6 @@ OTHERS = {
     "tokens": WritingSettings(301, seed=1, batch_size=12),
     "seed": WritingSettings(300, seed=2, batch_size=12),
     "temperature": WritingSettings(300, seed=1, batch_size=12, temperature=0.9),
-    "answer_temperature": WritingSettings(300, seed=1, batch_size=12, answer_temperature=0.9),
     "batch_size": WritingSettings(300, seed=1),
     "languages": WritingSettings(300, seed=1, batch_size=12, languages=["en"]),
 }
@@ -196,7 +195,6 @@ def test_what_cannot_be_is_refused_before_work(
         (tmp_path / "there.jsonl/text.jsonl", SMALL, "is not a directory"),
         (out, WritingSettings(0), "tokens 0: give a number above 0"),
         (out, WritingSettings(9, temperature=0.0), "temperature 0.0: give"),
-        (out, WritingSettings(9, answer_temperature=0.0), "answer_temperature 0.0: give"),
         (out, WritingSettings(9, languages=["en", "xx"]), "languages: xx: no language that"),
         (out, WritingSettings(9, tmp_path / "long.txt"), r"prompt 2 has [\d,]+ tokens; give at m"),
         (out, WritingSettings(9, tmp_path / "empty.txt"), "empty.txt: the file holds no text"),
@@ -211,6 +209,6 @@ def test_what_cannot_be_is_refused_before_work(
 
 def test_a_model_that_writes_nothing_new_is_given_up(home: Path, tmp_path: Path) -> None:
     (tmp_path / "asked.txt").write_text("The river\n")
-    settings = WritingSettings(10**6, tmp_path / "asked.txt", answer_temperature=1e-4, batch_size=2)
+    settings = WritingSettings(10**6, tmp_path / "asked.txt", temperature=1e-4, batch_size=2)
     with pytest.raises(UserError, match=r"100 texts none can be kept \(dropped so far: 100"):
         write(home, tmp_path / "text.jsonl", settings)

@@ -84,6 +84,5 @@ class WritingOptions(TypedDict, total=False):
 
     seed: int
     temperature: float
-    answer_temperature: float
     batch_size: int | None
     languages: str | Sequence[str] | None

@@ -136,9 +136,7 @@ def write_corpus(
     The settings are those of `regrow.writing.text_writer.WritingSettings`:
 
     - `seed`: decides the random numbers.
-    - `temperature`: the logits of the questions and documents that the model writes are divided by
-      it; 1 by default.
-    - `answer_temperature`: the logits of a chat model's answers are divided by it; 0.7 by default.
+    - `temperature`: the logits are divided by it; 1 by default.
     - `batch_size`: texts that are written at once; by default as many as fit, up to 128.
     - `languages`: codes such as `"zh"` or `["en", "zh"]`; texts in others are dropped; by default
       none is.
@@ -165,9 +163,8 @@ def write_corpus(
         options["seed"] = number("seed", options["seed"])
     if options.get("batch_size") is not None:
         options["batch_size"] = number("batch_size", options["batch_size"], least=1)
-    for key in ("temperature", "answer_temperature"):
-        if not isinstance(options.get(key, 1.0), int | float):
-            raise UserError(f"a number is wanted, not {options[key]!r}", key=key)
+    if not isinstance(options.get("temperature", 1.0), int | float):
+        raise UserError(f"a number is wanted, not {options['temperature']!r}", key="temperature")
     wanted = options.get("languages")
     options["languages"] = [] if wanted is None else names(wanted)
     given = WritingSettings(number("tokens", tokens), asked, **options)

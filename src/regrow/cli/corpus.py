@@ -85,15 +85,8 @@ def write(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
     temperature: Annotated[
-        float,
-        typer.Option(
-            min=0.01, metavar="T", help="Divides the logits of written questions and documents."
-        ),
+        float, typer.Option(min=0.01, metavar="T", help="Divides the logits.")
     ] = 1.0,
-    answer_temperature: Annotated[
-        float,
-        typer.Option(min=0.01, metavar="T", help="Divides the logits of a chat model's answers."),
-    ] = 0.7,
     batch_size: Annotated[
         str | None,
         typer.Option(metavar="N", help="Texts written at once. [default: what fits, up to 128]"),
@@ -112,8 +105,7 @@ def write(
     with token_progress("writing") as progress:
         result = api.write_corpus(
             model, out, count("--tokens", tokens), prompts=prompts, seed=seed,
-            temperature=temperature, answer_temperature=answer_temperature,
-            batch_size=number("--batch-size", batch_size),
+            temperature=temperature, batch_size=number("--batch-size", batch_size),
             languages=None if languages is None else _codes(languages),
             progress=progress,
         )  # fmt: skip

@@ -56,9 +56,7 @@ class Source(Strict):
             how many tokens the model writes; the share is then given by weight alone.
         prompts: With a model, a text file of questions or beginnings of texts, used in turn: each
             line of a `.txt`, or each document of another file. None lets the model write all.
-        temperature: With a model, the logits of the questions and documents that it writes are
-            divided by it.
-        answer_temperature: With a chat model, the logits of its answers are divided by it.
+        temperature: With a model, the logits are divided by it.
         languages: With a model, codes of ISO 639 such as `zh` and `en`; texts in others are
             dropped. An empty list keeps all.
     """
@@ -70,7 +68,6 @@ class Source(Strict):
     tokens: Size | None = None
     prompts: Path | None = None
     temperature: PositiveNumber = 1.0
-    answer_temperature: PositiveNumber = 0.7
     languages: tuple[str, ...] = ()
 
     @property
@@ -105,7 +102,7 @@ class Source(Strict):
             if self.tokens is None:
                 raise ValueError("tokens: missing; say how many tokens the model writes")
             return self
-        for key in ("prompts", "temperature", "answer_temperature", "languages"):
+        for key in ("prompts", "temperature", "languages"):
             if key in self.model_fields_set:
                 raise ValueError(
                     f"{key}: says how a model writes the text; give `model: original`, or leave it "

@@ -60,7 +60,6 @@ def _write_text(plan: RunPlan, recorder: StepRecorder) -> None:
             source.prompts,
             plan.recipe.seed,
             source.temperature,
-            source.answer_temperature,
             languages=source.languages,
         )
         try:

@@ -28,7 +28,7 @@ SPEED = "speed"
 """The step that measures how fast the original and the models of the stages generate."""
 UNCHAINED = ("recipe", "texts", REFERENCES, SPEED)
 """Steps that are done again if they change, and that no other step depends on by its key."""
-RESULTS = 8
+RESULTS = 7
 """Increase this if the same recipe gives another result, for example by a changed default.
 
 It enters all keys, so earlier runs become invalid.
@@ -183,9 +183,8 @@ def writing_facts(source: Source) -> dict[str, Any]:
     facts: dict[str, Any] = {"tokens": source.tokens}
     if source.prompts is not None:
         facts["prompts"] = prompts_sha256(read_prompts(source.prompts))
-    for key in ("temperature", "answer_temperature"):
-        if (value := getattr(source, key)) != Source.model_fields[key].default:
-            facts[key] = value
+    if source.temperature != Source.model_fields["temperature"].default:
+        facts["temperature"] = source.temperature
     if source.languages:
         facts["languages"] = sorted({*source.languages})
     return facts

@@ -50,14 +50,12 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        temperature: The logits of questions and documents are divided by it.
-        answer_temperature: The logits of answers are divided by it.
+        temperature: The logits are divided by it.
         longest: The most tokens of a text.
         stream: The random numbers.
     """
 
     temperature: float
-    answer_temperature: float
     longest: int
     stream: np.random.BitGenerator
 
@@ -118,20 +116,12 @@ def write_round(
         device=device, dtype=torch.int64,
     )  # fmt: skip
     random = np.random.Generator(sampling.stream)
-
-    def temperature(row: _Row) -> float:
-        is_answer = form.is_chat and not row.is_question
-        return sampling.answer_temperature if is_answer else sampling.temperature
-
     places = list(range(len(rows)))  # the row at each place of the batch
     tokens, longest = 0, sampling.longest
     for length in range(len(shared) + 1, longest + 1):
         uniform = random.random(len(rows), dtype=np.float32)[places]
         logits = decoded.logits.index_fill(1, forbidden, -torch.inf)
-        temperatures = torch.tensor(
-            [temperature(rows[row]) for row in places], dtype=torch.float32, device=device
-        )
-        drawn = draw(logits, temperatures, torch.from_numpy(uniform).to(device)).tolist()
+        drawn = draw(logits, sampling.temperature, torch.from_numpy(uniform).to(device)).tolist()
         following = [
             _next(rows[row], token, form, seen, is_wanted)
             for row, token in zip(places, drawn, strict=True)

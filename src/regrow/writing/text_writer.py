@@ -64,8 +64,7 @@ class WritingSettings:
         prompts: A text file of questions or beginnings of texts, used in turn: each line of a
             `.txt`, or each document of another file. None lets the model write all.
         seed: Decides the random numbers.
-        temperature: The logits of questions and documents that the model writes are divided by it.
-        answer_temperature: The logits of a chat model's answers are divided by it.
+        temperature: The logits are divided by it.
         batch_size: Texts that are written at once; None takes as many as the keys and values of the
             model allow in 4 GiB, at most 128.
         languages: Codes of ISO 639 such as `zh` and `en`; texts in others are dropped. An
@@ -76,7 +75,6 @@ class WritingSettings:
     prompts: Path | None = None
     seed: int = 0
     temperature: float = 1.0
-    answer_temperature: float = 0.7
     batch_size: int | None = None
     languages: Sequence[str] = ()
 
@@ -140,7 +138,7 @@ def write_text(
 
 def check_work(out: Path, settings: WritingSettings) -> None:
     """Raise UserError if a setting is not valid, or a new `out` cannot be written."""
-    for key in ("tokens", "temperature", "answer_temperature", "batch_size"):
+    for key in ("tokens", "temperature", "batch_size"):
         value = getattr(settings, key)
         if value is not None and not 0 < value < float("inf"):
             raise UserError("give a number above 0", key=key, value=value)
@@ -188,8 +186,7 @@ def form_and_prompts(model: ModelDirectory, path: Path | None) -> tuple[TextForm
 
 _NAMES = {
     "model": "model", "tokens": "tokens", "prompts": "prompts", "seed": "seed",
-    "temperature": "temperature", "answer_temperature": "answer_temperature",
-    "batch_size": "batch_size", "languages": "languages",
+    "temperature": "temperature", "batch_size": "batch_size", "languages": "languages",
 }  # fmt: skip
 """What decides the bytes of a text, and what a message calls it."""
 
@@ -345,7 +342,7 @@ class _Writer:
             self._model, self._form,
             [self._prompts[number % len(self._prompts)] for number in numbers],
             Sampling(
-                settings.temperature, settings.answer_temperature, self._longest,
+                settings.temperature, self._longest,
                 random_stream(settings.seed, "writing", totals.rounds),
             ),
             totals.seen, on_step, self._is_wanted,
