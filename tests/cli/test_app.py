@@ -658,11 +658,12 @@ def test_a_cut_file_repeats_a_cut(run: Any, place: Path, tmp_path: Path) -> None
 
 def test_a_model_writes_a_corpus(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "text.jsonl"
-    options = ["--tokens", "40", "--batch-size", "2", "--temperature", "1.0"]
+    options = ["--tokens", "40", "--batch-size", "2", "--temperature", "0.9"]
     done = run("corpus", "write", "m", str(out), *options, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["tokens"] >= 40
     assert out.is_file()
+    assert json.loads(out.with_suffix(".json").read_text())["temperature"] == 0.9
     again = run("corpus", "write", "m", str(out), *options)
     assert again.exit_code == 2
     assert "exists; choose another file" in again.stderr

@@ -1,6 +1,7 @@
 """Runs whose training text the original writes itself."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 
 import regrow
 from regrow.architectures.t5 import T5
+from regrow.cli.corpus import write
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
+from regrow.corpus.sources import Source
 from regrow.corpus.text import document_hash, read_documents
 from regrow.pipeline import recipe as recipes
 from regrow.pipeline.ledger import differences
@@ -312,6 +315,13 @@ def test_a_text_that_is_written_as_before_keeps_its_key() -> None:
     plain = {"tokens": 600}
     found = recipes.Recipe.model_validate(recipe(Path("/"), {**WRITTEN, "temperature": 1.0}))
     assert written_inputs(found) == {"train": {"original": plain}, "seed": 3}
+
+
+def test_a_source_is_written_as_a_command_writes_by_default() -> None:
+    source = Source(name="own", model="original", tokens=9)
+    settings = text_writer.WritingSettings(9)
+    default = signature(write).parameters["temperature"].default
+    assert source.temperature == settings.temperature == default
 
 
 def test_languages_decide_the_text_in_any_order() -> None:

@@ -35,6 +35,7 @@ def by_hand(
     at: tuple[int, int] = (0, 1),
     longest: int = 60,
     shared: int | None = None,
+    temperature: float = 1.0,
 ) -> list[int]:
     """What the model writes after a start, without a cache and without other rows.
 
@@ -48,7 +49,7 @@ def by_hand(
         with torch.no_grad():
             logits = model(torch.tensor([found])).logits[:, -1]
         logits[:, form.forbidden] = -torch.inf
-        token = int(draw(logits, 1.0, torch.tensor([uniform])))
+        token = int(draw(logits, temperature, torch.tensor([uniform])))
         found.append(start[len(found)] if len(found) < len(start) else token)
     return found[len(start) :]
 
@@ -70,28 +71,31 @@ def test_documents_are_continued_from_starts_of_any_length() -> None:
         assert each == Written(form.document(prompt, [token for token in new if token != EOS]))
 
 
-@pytest.mark.parametrize("longest", [70, 120])
-def test_a_question_is_followed_by_its_answer(longest: int) -> None:
+@pytest.mark.parametrize(("longest", "temperature"), [(70, 1.0), (120, 1.0), (120, 0.7)])
+def test_a_question_is_followed_by_its_answer(longest: int, temperature: float) -> None:
     """A token that the model draws is made an end, so that its first tokens are a question."""
     form = form_of(CHAT)
     start = form.start(None)
-    new = by_hand(form, start)
+    new = by_hand(form, start, temperature=temperature)
     end = next(at for at in range(6, len(new)) if new[at] not in new[:at])
     form, question = with_ends(form, {new[end]}), new[:end]
-    answer = by_hand(form, [*start, *question, *form.answer_start], (0, 1), longest, len(start))
+    answer = by_hand(
+        form, [*start, *question, *form.answer_start], (0, 1), longest, len(start), temperature
+    )
     is_complete = answer[-1] in form.ends
     text = form.conversation(
         form.question(question), answer[: len(answer) - is_complete], is_complete=is_complete
     )
-    assert written(form, [None], longest) == [Written(text)]
+    assert written(form, [None], longest, temperature=temperature) == [Written(text)]
 
 
 def test_a_question_that_is_given_is_not_written() -> None:
     form = form_of(CHAT)
-    (found,) = written(form, ["Why?"])
-    assert found.text is not None
-    assert found.text.startswith("<bos>user:Why?<eos>|<bos>assistant:")
-    assert len(form.start("Why?")) < form.count(found.text)
+    (found,) = written(form, ["Why?"], temperature=0.7)
+    new = by_hand(form, form.start("Why?"), temperature=0.7)
+    is_complete = new[-1] in form.ends
+    answer = new[: len(new) - is_complete]
+    assert found == Written(form.conversation("Why?", answer, is_complete=is_complete))
 
 
 def test_what_cannot_be_kept_has_a_reason() -> None:

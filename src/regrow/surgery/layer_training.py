@@ -13,7 +13,7 @@ all tokens. Many models give the first token of a text a stream some hundred tim
 of others, and all later tokens attend to it (Sun et al. 2024, "Massive Activations in Large
 Language Models"). By the first error alone that token counts like any other, and a layer may learn
 to give it another direction, which harms all tokens in the layers behind. By the second error
-alone, hardly any other token counts.
+alone, other tokens count little.
 
 Every eighth batch is left out, of the solution in closed form as well. If the error there does not
 fall, the layer stays as it was before the training.
@@ -41,11 +41,11 @@ UNSEEN = 8
 """One of so many batches is left out."""
 _BETAS = (0.9, 0.95)
 _ROUNDING = 1e-10
-"""A relative squared error that is rounding alone: that of layers in front of the first cut."""
+"""An error (`_Errors`) that is rounding alone: that of layers in front of the first cut."""
 _SMALLEST = 1e-6
 """The smallest square of a token's stream that its error is relative to, as a part of the mean."""
 _NO_STREAM = 1e-24
-"""The smallest mean square of a stream; if all are zeros, nothing is divided by zero."""
+"""A smaller mean square of a stream is taken as this, so that nothing is divided by zero."""
 _WARMUP = 0.1
 """The part of the steps in which the learning rate rises. Then it falls as a cosine, to near 0."""
 
@@ -57,7 +57,8 @@ class Trained:
     Attributes:
         behind: The stream behind the layer, by batch.
         before, error: The squared error of the stream before and after the training, over all
-            learned tokens, relative to the square of what is wanted there.
+            learned tokens, relative to the square of what is wanted there. It may grow, since a
+            training is judged by the mean of two errors, of which this is one.
     """
 
     behind: list[Tensor]

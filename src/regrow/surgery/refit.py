@@ -14,7 +14,7 @@ hidden channels are cut, ``t`` is restricted to the channels that stay, and the 
 the stream (query, key, value, gate, up) are solved for too: with the channels that stay as inputs,
 towards what the original's matrix gives. The ridge pulls towards the
 carved weights. It is chosen for each matrix on tokens that are held back, and the carved weights
-stay if no ridge helps there. So the error on the calibration text never grows.
+stay if no ridge helps there. So without passes the error on the calibration text never grows.
 
 If hidden is cut and the head is not tied, the head is solved for as well. The states ``h`` that it
 reads in the original are fitted by those that it reads in the cut model, ``h = M f``, and its
