@@ -62,11 +62,11 @@ def test_the_text_of_a_wide_model_needs_4_gib_or_is_as_short_as_by_default(cut: 
     stage = PlannedStage("cut", {cut: 3}, 1_000)
     found = propose_refit(layout, stage, 10**9, PlanSpec(params="50%"), None)
     assert found == ProposedRefit(16_384, 4)
-    assert found.tokens * bytes_a_token(layout, {cut}) > 1 << 32
+    assert found.tokens * bytes_a_token(layout, stage.sizes) > 1 << 32
     layout = layout.resized({"hidden": 2_048, "ffn": 8_192})
     found = propose_refit(layout, stage, 10**9, PlanSpec(params="50%"), None)
-    held = found.tokens * bytes_a_token(layout, {cut})
-    assert (1 << 32) - 1_024 * bytes_a_token(layout, {cut}) < held <= 1 << 32
+    held = found.tokens * bytes_a_token(layout, stage.sizes)
+    assert (1 << 32) - 1_024 * bytes_a_token(layout, stage.sizes) < held <= 1 << 32
 
 
 def test_the_recipe_has_the_passes_and_their_time(

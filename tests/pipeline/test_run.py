@@ -767,6 +767,24 @@ def test_a_refit_has_room_for_its_copy_and_its_matrices(
     assert needed[1] == 3 * result + training > 3 * result + beside
 
 
+def test_a_refit_that_does_not_fit_in_memory_is_said_before_any_work(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [
+        {"name": "depth", "cut": {"layers": 3, "refit": False}},
+        {"name": "width", "cut": {"ffn": 32, "calibration_tokens": 100_000}},
+        {"name": "words", "cut": {"vocab_size": 300}},
+    ]
+    recipe = finished.changed(("stages", stages))
+    monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: 1_000_000)
+    message = r"stages: width: cut.calibration_tokens: to refit .* on 100,000 tokens, .* GB of st"
+    with pytest.raises(UserError, match=message):
+        go(recipe, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    stages[1]["cut"] = {"ffn": 32, "refit": False}
+    go(finished.changed(("stages", stages)), tmp_path / "new")  # the other cuts need none
+
+
 def test_what_a_training_saved_makes_room_for_it(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,7 +133,8 @@ def prune(
         out: a new or empty directory.
         calibration: the text file for scores, refits and token counts. Scores from weights or
             random numbers need none.
-        seed: decides random scores, and which rows of the text are read.
+        seed: decides random scores, which rows of the text are read, and in what order layers are
+            trained on them.
         max_shard_bytes: the largest size of a weight file, in bytes (`"500MB"`).
         dry_run: choose and check the cut, and write nothing.
         progress: receives messages, and the weight bytes written.
@@ -190,7 +191,8 @@ def score(
         out: a new file.
         calibration: the text file. Scores from weights or random numbers need none.
         special_tokens: whether the names of special tokens in the text stand for the tokens.
-        seed: decides random scores, and which rows of the text are read.
+        seed: decides random scores, which rows of the text are read, and in what order layers are
+            trained on them.
         progress: receives messages.
         how: what is scored, and how; see above.
 

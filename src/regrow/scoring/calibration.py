@@ -44,8 +44,9 @@ class Calibration:
     """Rows of tokens from a text, split where one document ends and the next begins.
 
     `pieces`: token ids of one document each, [tokens], at most a row long, the longest first.
-    `denoising`: what span corruption is written with, for the loss of an encoder-decoder. `seed`:
-    decides which spans are taken out.
+    `denoising`: what span corruption is written with, for the loss of an encoder-decoder.
+    `seed`: by which the rows were drawn. The spans that are taken out, and the order of a training
+    of layers, follow it too.
     """
 
     pieces: Pieces
@@ -114,7 +115,7 @@ def draw_calibration(
     pieces = []
     for ids, positions in zip(batch["input_ids"], batch["position_ids"], strict=True):
         pieces += np.split(ids, np.flatnonzero(positions == 0)[1:])
-    return Calibration(tuple(sorted(pieces, key=len, reverse=True)))
+    return Calibration(tuple(sorted(pieces, key=len, reverse=True)), seed=seed)
 
 
 def _beginning(documents: Iterator[str], most: int, notify: Callable[[str], None]) -> Iterator[str]:

@@ -293,7 +293,7 @@ def draw_text(
 
         denoising = denoising_tokens(directory.tokenizer, directory.config)
         check_sentinels(denoising, max(map(len, calibration.pieces)))
-        return replace(calibration, denoising=denoising, seed=seed)
+        return replace(calibration, denoising=denoising)
     return calibration
 
 

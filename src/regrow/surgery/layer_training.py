@@ -72,6 +72,7 @@ def train_layer(
     behind: Sequence[Tensor],
     target: Sequence[Tensor],
     passes: int,
+    seed: int = 0,
 ) -> Trained | None:
     """Train a layer by Adam, in place; None if it stays as it was, since that was no better.
 
@@ -80,7 +81,8 @@ def train_layer(
         streams: the stream in front of the layer, by batch: [texts, tokens, hidden].
         behind: the stream behind it before the training, by batch.
         target: the stream wanted behind it, by batch.
-        passes: over all batches, each in another order, which is the same in every run.
+        passes: over all batches, each in another order.
+        seed: of these orders.
     """
     weights = _weights(fit, target)
     before = _errors(fit, behind, target, weights)
@@ -99,7 +101,7 @@ def train_layer(
     steps, count = passes * len(learned), len(learned)
     for step in range(steps):
         if step % count == 0:
-            drawn = random_stream(0, "layer training", step // count).random_raw(count)
+            drawn = random_stream(seed, "layer training", step // count).random_raw(count)
             order = np.argsort(drawn, kind="stable").tolist()
         for group in optimizer.param_groups:
             group["lr"] = RATE * group[_SIZE] * _share(step, steps)

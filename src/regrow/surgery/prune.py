@@ -165,7 +165,7 @@ def _planned(
         from regrow.surgery.layer_training import check_text
         from regrow.surgery.refit_memory import check_memory
 
-        check_memory(source, cut, calibration, spec.refit_passes)
+        check_memory(source.path, source.layout, cut.sizes, calibration.tokens, spec.refit_passes)
         if spec.refit_passes:
             check_text(calibration)
     described = _described(plan, source, spec, cut, calibration, refits=refits)

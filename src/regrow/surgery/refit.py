@@ -123,10 +123,11 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
         precision: of the matrix products of both models. Sums are float64.
 
     Raises:
-        UserError: the architecture is not pre-norm and there are no passes, or the models fit in
-            memory only one layer at a time and accelerate is missing.
+        UserError: the architecture is not pre-norm and there are no passes, the states of the text
+            do not fit in memory, or the models fit only one layer at a time and accelerate is
+            missing.
     """
-    problem = check_memory(source, cut, calibration, passes)
+    problem = check_memory(source.path, source.layout, cut.sizes, calibration.tokens, passes)
     if problem:
         progress.say(f"{problem}; reading them one layer at a time")
     original, cut_model = (
@@ -145,7 +146,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     tell_part("refitting, layer", 0, total)
     with original.computing():
         for stack in stacks:
-            for fitted, weights in _refit_stack(models, stack, batches, passes):
+            for fitted, weights in _refit_stack(models, stack, batches, passes, calibration.seed):
                 file = directory / f"{done:05d}.safetensors"
                 save_tensors(weights, file)
                 for name, values in weights.items():
@@ -227,11 +228,11 @@ _Fitted = tuple[list[FittedMatrix], dict[str, Tensor]]
 
 
 def _refit_stack(
-    models: _Models, axis: str, batches: Sequence[TextBatch], passes: int
+    models: _Models, axis: str, batches: Sequence[TextBatch], passes: int, seed: int
 ) -> Iterator[_Fitted]:
     """Refit the layers of one stack from the first to the last.
 
-    `passes`: over the text, in which each layer is then trained alone.
+    `passes`: over the text, in which each layer is then trained alone. `seed`: of their orders.
     """
     layer_axis = models.original.layout.blueprint.axis(axis)
     names = list(sites(models.original.layout, layer_axis))
@@ -274,7 +275,9 @@ def _refit_stack(
         with models.cut_model.loaded(fit.layer):
             fitted, behind = _fit_layer(fit, wanted, cut_streams, kept_of)
             target = streams if kept_of is None else list(map(kept_of, streams))
-            trained = train_layer(fit, cut_streams, behind, target, passes) if passes else None
+            trained = None
+            if passes:
+                trained = train_layer(fit, cut_streams, behind, target, passes, seed)
             if trained is not None:
                 alone = FittedMatrix(cut_names[number], None, trained.before, trained.error)
                 last = fitted.pop() if fitted else alone

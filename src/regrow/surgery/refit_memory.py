@@ -1,15 +1,14 @@
 """How much memory a refit needs, and how many tokens of text it reads at once."""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from regrow.architectures import Layout
-from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.memory import available_memory
-from regrow.scoring.calibration import ROW_LENGTH, Calibration
+from regrow.scoring.calibration import ROW_LENGTH
 from regrow.scoring.observe import BATCH_TOKENS
 from regrow.scoring.offload import BATCHES
-from regrow.surgery.cut import Cut
 from regrow.surgery.layer_fit import readers
 from regrow.surgery.layer_training import STEP_TOKENS, UNSEEN
 from regrow.surgery.least_squares import BYTES_PER_PAIR
@@ -41,58 +40,77 @@ def batch_tokens_of(tokens: int, passes: int) -> int:
 
 
 def check_memory(
-    source: ModelDirectory, cut: Cut, calibration: Calibration, passes: int
+    path: Path, layout: Layout, sizes: Mapping[str, int], tokens: int, passes: int
 ) -> str | None:
     """Why the models of a refit are read one layer at a time; None if they fit in memory.
 
-    `passes`: in which each layer is trained.
+    `path`, `layout`: of the original. `sizes`: of the axes that are cut, after the cut. `tokens`:
+    of the text. `passes`: in which each layer is trained.
 
-    Raises UserError if they do not fit and accelerate is missing.
+    Raises UserError if the states of the text do not fit, or if the models do not and accelerate is
+    missing.
     """
-    layout = source.layout
-    width, inner = _widths(layout)
-    states = calibration.tokens * bytes_a_token(layout, cut.axes.keys())
-    sums = BYTES_PER_PAIR * inner**2
-    sizes = {n: size for n, size in cut.sizes.items() if layout.blueprint.axis(n).kind != "vocab"}
-    needed = 4 * (layout.parameters() + layout.parameters(sizes)) + states + sums
-    if passes:
-        needed += _TRAINED_BYTES * _layer_parameters(layout, sizes)
-        step = batch_tokens_of(calibration.tokens, passes)
-        needed += 4 * step * (_ACTIVATIONS * width + 4 * inner)
     available = available_memory()
+    needed = _bytes_beside_states(layout, sizes, tokens, passes)
+    each = bytes_a_token(layout, sizes)
+    if needed + tokens * each > available:
+        most = max(available - needed, 0) // each // ROW_LENGTH * ROW_LENGTH
+        advice = f"give at most {most:,} tokens, or set" if most else "set"
+        raise UserError(
+            f"to refit {path} on {tokens:,} tokens, {(needed + tokens * each) / 1e9:,.1f} GB of "
+            f"states must be in memory, and {available / 1e9:,.1f} GB are free; {advice} refit to "
+            f"false{_also(passes)}",
+            key="calibration_tokens",
+        )
+    needed += tokens * each + 4 * (layout.parameters() + layout.parameters(_layers(layout, sizes)))
     if needed <= (1 - FREE) * available:
         return None
     from regrow.scoring.offload import check_offload
 
     problem = (
-        f"{source.path}: the original and the cut model need {needed / 1e9:,.1f} GB in float32 "
+        f"{path}: the original and the cut model need {needed / 1e9:,.1f} GB in float32 "
         f"with all states, and {available / 1e9:,.1f} GB of memory are free"
     )
     try:
         check_offload(problem)
     except UserError as error:
-        also = " and leave refit_passes out" if passes else ""
-        raise UserError(f"{error}, or set refit to false{also}", key="refit") from None
+        raise UserError(f"{error}, or set refit to false{_also(passes)}", key="refit") from None
     return problem
 
 
-def bytes_a_token(layout: Layout, cut: Collection[str]) -> int:
+def _also(passes: int) -> str:
+    return " and leave refit_passes out" if passes else ""
+
+
+def _layers(layout: Layout, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes without the vocabulary, which a refit does not cut."""
+    return {n: size for n, size in sizes.items() if layout.blueprint.axis(n).kind != "vocab"}
+
+
+def _bytes_beside_states(layout: Layout, sizes: Mapping[str, int], tokens: int, passes: int) -> int:
+    """Bytes of the sums of one matrix, and of the training of one layer."""
+    width, inner = _widths(layout, sizes)
+    needed = BYTES_PER_PAIR * inner**2
+    if passes:
+        needed += _TRAINED_BYTES * _layer_parameters(layout, _layers(layout, sizes))
+        needed += 4 * batch_tokens_of(tokens, passes) * (_ACTIVATIONS * width + 4 * inner)
+    return needed
+
+
+def bytes_a_token(layout: Layout, sizes: Mapping[str, int]) -> int:
     """Bytes of memory that a refit holds for each token of its text.
 
-    `layout`: of the original. `cut`: the axes that are cut.
+    `layout`: of the original. `sizes`: of the axes that are cut, after the cut.
     """
-    width, inner = _widths(layout)
-    return 4 * (_STATES * width + inner + _read_outputs(layout, cut))
+    width, inner = _widths(layout, sizes)
+    return 4 * (_STATES * width + inner + _read_outputs(layout, sizes.keys()))
 
 
-def _widths(layout: Layout) -> tuple[int, int]:
-    """The largest sizes of hidden and of ffn."""
-    axes = layout.blueprint.axes
-    width, inner = (
-        max(layout.sizes[axis.name] for axis in axes if axis.kind == kind)
-        for kind in ("hidden", "ffn")
-    )
-    return width, inner
+def _widths(layout: Layout, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """The original's hidden size, and the most inputs of a matrix of the cut model."""
+    axes, after = layout.blueprint.axes, {**layout.sizes, **sizes}
+    width = max(layout.sizes[axis.name] for axis in axes if axis.kind == "hidden")
+    return width, max(width, *(after[axis.name] for axis in axes if axis.kind == "ffn"))
 
 
 def _layer_parameters(layout: Layout, sizes: Mapping[str, int]) -> int:
