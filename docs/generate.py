@@ -66,8 +66,9 @@ def recipe_page() -> str:
         "A recipe is a YAML file: a model, texts, and stages that cut and train. `regrow run` does "
         "what it says, and `regrow plan` proposes one. Keys without a default must be given. "
         "Relative paths start at the recipe's directory. Whole numbers may be written as `20_000`, "
-        "`20K`, `1.5M` or `3.4B`. An unknown key or a wrong value is an error with file, line and "
-        "key, before any work starts.\n",
+        "`20K`, `1.5M` or `3.4B`. The default *none*, and None in the descriptions, mean that the "
+        "key is left out, or is `null`. (`None` would be a text in YAML.) An unknown key or a "
+        "wrong value is an error with file, line and key, before any work starts.\n",
         "[Training](training.md), [objectives](objectives.md), [training text](corpus.md) and "
         "[vocabulary](vocabulary.md) explain more.\n",
     ]

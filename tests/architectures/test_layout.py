@@ -82,6 +82,18 @@ def test_parameters_at_new_sizes_are_those_of_the_class(data: st.DataObject) -> 
     assert sum(layout.parameters_by_part(sizes).values()) == layout.parameters(sizes)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_tensors_at_new_sizes_are_those_of_the_class(data: st.DataObject) -> None:
+    layout = data.draw(st.sampled_from(LAYOUTS))
+    sizes = data.draw(accepted_sizes(layout))
+    layers = {a.name: range(sizes[a.name]) for a in layout.blueprint.axes if a.kind == "layer"}
+    shapes = tiny_shapes(layout.blueprint, dict(cut_config(layout, sizes, layers)))
+    resized = layout.resized(sizes)
+    assert {name: each.shape for name, each in resized.tensors.items()} == shapes
+    assert resized.parameters() == layout.parameters(sizes)
+
+
 def test_parts_of_a_model_counted_by_hand() -> None:
     """Llama tiny 0: vocab 61, hidden 24, ffn 20, 6 heads on 3 of 10 channels, 4 layers, biases."""
     assert tiny_layout(LLAMA).parameters_by_part() == {

@@ -191,8 +191,7 @@ def score(
         out: a new file.
         calibration: the text file. Scores from weights or random numbers need none.
         special_tokens: whether the names of special tokens in the text stand for the tokens.
-        seed: decides random scores, which rows of the text are read, and in what order layers are
-            trained on them.
+        seed: decides random scores, and which rows of the text are read.
         progress: receives messages.
         how: what is scored, and how; see above.
 

@@ -132,8 +132,14 @@ class Layout:
         return {tensor.parameter: tensor.shape for tensor in self.tensors.values()}
 
     def resized(self, sizes: Mapping[str, int]) -> "Layout":
-        """A layout with other sizes, to plan with. Its tensors still have their old shapes."""
-        return replace(self, sizes={**self.sizes, **sizes})
+        """A layout with other sizes, and with fewer layers without the tensors of the last ones."""
+        after = {**self.sizes, **sizes}
+        tensors = {
+            name: replace(tensor, shape=tensor.dims.shape(after))
+            for name, tensor in self.tensors.items()
+            if tensor.layer is None or tensor.layer[1] < after[tensor.layer[0]]
+        }
+        return replace(self, sizes=after, tensors=tensors)
 
     def folds(self) -> Iterator[Fold]:
         """The folds that apply to this checkpoint."""

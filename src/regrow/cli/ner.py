@@ -56,7 +56,9 @@ def train(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="A setting of docs/training.md; may be repeated."
+            "--set",
+            metavar="KEY=VALUE",
+            help="A key of `recover` in docs/recipe.md; may be repeated.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides types and data order.")] = 0,

@@ -56,7 +56,9 @@ def train(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="A setting of docs/training.md; may be repeated."
+            "--set",
+            metavar="KEY=VALUE",
+            help="A key of `recover` in docs/recipe.md; may be repeated.",
         ),
     ] = None,
     objective: Annotated[

@@ -46,11 +46,13 @@ class CutSpec(Strict):
         hidden: Number of channels of the residual stream to keep (hidden size).
         ffn: Number of neurons of each feed-forward to keep.
         heads: Number of attention heads to keep.
-        kv_heads: Number of key-value heads to keep.
+        kv_heads: Number of key-value heads to keep. The query heads of the others go too, unless
+            `heads` is given.
         vocab_size: Number of tokens to keep, the most frequent in the text that is counted (see
             `counts` of `vocab`).
         vocab: How the kept tokens are chosen; use it in place of `vocab_size`.
-        by: Name of the score. None uses influence for layers and activation for widths, the best
+        by: Name of the score, of all axes of the cut: if layers and widths are cut together, only
+            `random` scores both. None uses influence for layers and activation for widths, the best
             ones measured (docs/benchmarks.md), and rotates hidden (see `rotate`). In Python it can
             also be a function (`regrow.scoring.registry.ScoreFunction`).
         scores: A file of scores that `regrow score` wrote; use it in place of `by`.
@@ -58,7 +60,8 @@ class CutSpec(Strict):
             the cut (`regrow.surgery.refit`). None refits if there is text, and the architecture is
             pre-norm or there are `refit_passes`.
         refit_passes: How many times a refit then reads its text to train each layer alone, towards
-            the original's stream (`regrow.surgery.layer_training`). 0 trains nothing.
+            the residual stream of the model before this cut (`regrow.surgery.layer_training`). 0
+            trains nothing.
         rotate: Whether hidden keeps the principal directions of the residual stream in place of
             some of its channels (`regrow.surgery.rotation`). None does so if there is text, the
             head is not tied, the architecture allows it, and neither `by` nor `scores` is given.

@@ -22,11 +22,12 @@ class VocabularySpec(BaseModel):
 
     Attributes:
         size: The number of tokens.
-        coverage: Keep as many tokens as cover this share of the counted tokens, such as 0.999.
+        coverage: Keep as many tokens as cover this share of the counted tokens, such as 0.999. It
+            needs `counts`.
         counts: A file that `regrow vocab count` wrote. None counts the calibration text; in a run,
             the training text without what the original writes.
-        only: Languages (sources or scripts) whose counts decide; by default all.
-        minimum: Of each language, so many of its most frequent tokens stay.
+        only: Languages (sources or scripts) whose counts decide; by default all. It needs `counts`.
+        minimum: Of each language, so many of its most frequent tokens stay. It needs `counts`.
         keep: Tokens that stay.
         drop: Tokens to remove, with all tokens that are merged from them.
         characters: If the tokenizer has no tokens for bytes, keep all characters. If false, text
