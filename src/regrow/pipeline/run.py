@@ -40,6 +40,7 @@ from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.run_checks import OUTPUTS, check_run
 from regrow.pipeline.run_inputs import record_inputs
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
+from regrow.pipeline.step_work import step_work
 from regrow.pipeline.steps import (
     REFERENCES,
     STAGES,
@@ -115,7 +116,7 @@ class _Run:
         self.steps = plan.steps
         self.ledger = ledger
         self.progress = progress
-        self.clock = Clock(plan.step_work(), guesses=rates_of_run(plan, ledger, progress))
+        self.clock = Clock(step_work(plan), guesses=rates_of_run(plan, ledger, progress))
         self.recorder = StepRecorder(ledger, self.clock, progress, plan.recipe.seed)
         self.measuring = Measuring(plan, self.recorder)
 
@@ -157,14 +158,15 @@ class _Run:
         self.measuring.evaluate_tasks("original", self.original)
         self.measuring.measure_references()
         for stage in self.recipe.stages:
-            last, previous = self._do_stage(stage, last, previous), stage.name
+            last = self._do_stage(stage, last, previous)
+            previous = stage.name
             models[stage.name] = last
             self.measuring.answer_prompts(self.steps[f"{stage.name}/answers"], last)
             self.measuring.evaluate_tasks(
                 stage.name, last, self._card(f"{stage.name}/{EVALUATE}", stage, last)
             )
-        for stage in self.plan.comparisons:
-            self._do_stage(stage, self.original, "original")
+        for comparison in self.plan.comparisons():
+            self._do_stage(comparison.spec, self.original, "original")
         self.measuring.measure_speeds(models)
 
     def _remove_old_results(self) -> None:
@@ -320,7 +322,8 @@ class _Run:
         """Train in all processes, and keep the better weights; the outputs of the step."""
         from regrow.training.distributed.processes import join_processes
 
-        settings = self.plan.recovery(step.stage)
+        stage = self.plan.stages[step.stage]
+        settings = stage.recovery
         references = {
             kind: self.ledger.entries[REFERENCES].outputs["losses"][key]
             for key, kind in reference_keys(settings).items()
@@ -330,16 +333,15 @@ class _Run:
         judged = self.recipe.heldout_of(step.stage)
         recovery = partial(
             recover, start.model, directory, settings,
-            RecoveryData(self.plan.corpus_of(step.stage), judged, self.plan.heldout, references),
-            seed=self.plan.data_seed(step.stage),
+            RecoveryData(stage.corpus, judged, self.plan.heldout, references),
+            seed=stage.seed,
             teacher=None if settings.distill is None else teachers[settings.distill.teacher],
         )  # fmt: skip
         join_processes().call(recovery)
-        flops_per_token = self.plan.flops_per_token(step.stage)
         first = next(iter(judged))
         factor = bits_per_nat(start.measured.outputs["heldout"][first])
         training_progress = TrainingProgress(
-            self.recorder, step.stage, flops_per_token, partial(heldout_words, factor=factor)
+            self.recorder, stage.name, stage.flops_per_token, partial(heldout_words, factor=factor)
         )
         result = recovery(on_step=training_progress)
         began = time.monotonic()

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -249,18 +248,6 @@ def control_settings(recipe: Recipe) -> RecoverySettings | None:
         return None
     tokens = sum(each.tokens for each in settings)
     return settings[-1].model_copy(update={"tokens": tokens})
-
-
-def teacher_names(stages: Sequence[Stage]) -> dict[str, str]:
-    """The stage whose model is the teacher, by the name of the student's stage.
-
-    Stages without a teacher, or with the original as teacher, are left out.
-    """
-    return {
-        stage.name: before.name
-        for before, stage in pairwise(stages)
-        if stage.recover and stage.recover.distill and stage.recover.distill.teacher == "previous"
-    }
 
 
 def reference_keys(settings: RecoverySettings) -> dict[str, str]:
