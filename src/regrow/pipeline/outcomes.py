@@ -82,12 +82,12 @@ def recovery_outcome(entries: Mapping[str, Entry], stage: str, previous: str) ->
         return None
     kept, measured = recover.outputs["kept"], entries.get(f"{stage}/measure")
     if kept == "trained" and measured is not None:
-        after = measured.outputs["heldout"]
+        after = measured.heldout_losses
     else:
-        then, now = recover.outputs["heldout"], before.inputs["heldout"]
-        losses = recover.outputs["trained"]["heldout"]
+        then, now = recover.heldout_hashes, before.heldout_hashes
+        losses = recover.heldout_losses
         after = {text: loss for text, loss in losses.items() if then[text] == now.get(text)}
     # Ledgers from before stages had their own conversations do not have the key.
     others = recover.outputs.get("others", ())
-    judged = {t: loss for t, loss in before.outputs["heldout"].items() if t not in others}
+    judged = {t: loss for t, loss in before.heldout_losses.items() if t not in others}
     return outcome(judged, after, kept)

@@ -21,8 +21,8 @@ from regrow.corpus.text import documents_sha256, read_documents
 from regrow.evaluation.heldout_text import HeldoutText
 from regrow.pipeline.conversation_checks import check_conversations, check_heldout_conversations
 from regrow.pipeline.from_scratch import with_random_weights
-from regrow.pipeline.heldout_text import HELDOUT, HeldOutPart, HeldOutParts, with_heldout_text
 from regrow.pipeline.ledger import Step
+from regrow.pipeline.put_aside_text import HELDOUT, PutAsideText, PutAsideTexts, with_heldout_text
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import (
     check_adapters,
@@ -94,7 +94,7 @@ class RunPlan:
         original: The model that is cut, with the special tokens that its objectives need.
         corpus: The training text.
         stages: The stages by name, and then those of all possible comparisons.
-        heldout: The hash of each held-out text by name.
+        heldout_hashes: The hash of each held-out text by name.
         steps: The steps by name, in order.
         put_aside: The parts of the training text that are held out, by the name of the text.
         tasks: The tasks on which models are evaluated; None without any.
@@ -106,9 +106,9 @@ class RunPlan:
     original: ModelDirectory
     corpus: Corpus
     stages: Mapping[str, RunStage]
-    heldout: Mapping[str, str]
+    heldout_hashes: Mapping[str, str]
     steps: dict[str, Step]
-    put_aside: HeldOutParts = field(default_factory=dict)
+    put_aside: PutAsideTexts = field(default_factory=dict)
     tasks: RunTasks | None = None
 
     def is_wanted(self, step: Step) -> bool:
@@ -181,26 +181,26 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     if missing:
         original = ensure_tokens(original, missing, out / "original", progress.say)
         corpus, stages = bind(original)
-    heldout = {name: _heldout_hash(text, aside.get(name)) for name, text in recipe.heldout.items()}
+    hashes = {name: _heldout_hash(text, aside.get(name)) for name, text in recipe.heldout.items()}
     own = {s.name: s.corpus.identity for s in stages.values() if s.spec.data is not None}
     steps = plan_steps(
         recipe,
         _model_hashes(original),
-        TextHashes(corpus.identity, heldout, own),
+        TextHashes(corpus.identity, hashes, own),
         hashlib.sha256(options.recipe_text.encode()).hexdigest(),
         [stage.spec for stage in stages.values() if stage.is_comparison],
         "" if tasks is None else tasks.content,
     )
     return RunPlan(
         recipe=recipe, recipe_text=options.recipe_text, out=out, original=original, corpus=corpus,
-        stages=stages, heldout=heldout, steps=steps, put_aside=aside, tasks=tasks,
+        stages=stages, heldout_hashes=hashes, steps=steps, put_aside=aside, tasks=tasks,
     )  # fmt: skip
 
 
 def _bind(
     recipe: Recipe,
     out: Path,
-    aside: HeldOutParts,
+    aside: PutAsideTexts,
     compare: Collection[str],
     original: ModelDirectory,
 ) -> tuple[Corpus, dict[str, RunStage]]:
@@ -278,7 +278,7 @@ def _corpus(
     return Corpus(recipe.data.sources, written, recipe.reading, remains)
 
 
-def _conversations(recipe: Recipe, aside: HeldOutParts) -> dict[str, Corpus]:
+def _conversations(recipe: Recipe, aside: PutAsideTexts) -> dict[str, Corpus]:
     """The conversations of stages that have their own, by stage."""
     remains = {each.stage: each.part.remains for each in aside.values()}
     found = {}
@@ -290,7 +290,7 @@ def _conversations(recipe: Recipe, aside: HeldOutParts) -> dict[str, Corpus]:
     return found
 
 
-def _heldout_hash(text: HeldoutText, aside: HeldOutPart | None) -> str:
+def _heldout_hash(text: HeldoutText, aside: PutAsideText | None) -> str:
     """A hash of a held-out text, and of how it is read."""
     if aside is not None:
         found = aside.part.sha256

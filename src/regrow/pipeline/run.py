@@ -215,7 +215,7 @@ class _Run:
         entry = self.ledger.entries[recover_step.name]
         known = entry.outputs["trained"] if entry.outputs["kept"] == "trained" else before.outputs
         # Held-out texts may have changed since the recovery.
-        unchanged = entry.outputs["heldout"] == self.plan.heldout
+        unchanged = entry.heldout_hashes == self.plan.heldout_hashes
         step = self.steps[f"{stage.name}/measure"]
         self.measuring.measure(
             step, model, ("all", "of stages"), known if unchanged else {},
@@ -309,9 +309,8 @@ class _Run:
             self.progress.say(
                 f"{step.stage}: {tokens:,} tokens in {seconds:.0f} s, {rate:,.0f} a second"
             )
-            losses = entry.outputs["trained"]["heldout"]
-            before = _of(start.measured.outputs["heldout"], self.recipe.heldout_of(step.stage))
-            found = outcome(before, losses, entry.outputs["kept"])
+            before = _of(start.measured.heldout_losses, self.recipe.heldout_of(step.stage))
+            found = outcome(before, entry.heldout_losses, entry.outputs["kept"])
             for line in worse_lines(found, str(directory / TRAINED)):
                 self.progress.say(f"{step.stage}: {line}")
         self._check_output(step, model)
@@ -333,13 +332,13 @@ class _Run:
         judged = self.recipe.heldout_of(step.stage)
         recovery = partial(
             recover, start.model, directory, settings,
-            RecoveryData(stage.corpus, judged, self.plan.heldout, references),
+            RecoveryData(stage.corpus, judged, self.plan.heldout_hashes, references),
             seed=stage.seed,
             teacher=None if settings.distill is None else teachers[settings.distill.teacher],
         )  # fmt: skip
         join_processes().call(recovery)
         first = next(iter(judged))
-        factor = bits_per_nat(start.measured.outputs["heldout"][first])
+        factor = bits_per_nat(start.measured.heldout_losses[first])
         training_progress = TrainingProgress(
             self.recorder, stage.name, stage.flops_per_token, partial(heldout_words, factor=factor)
         )
@@ -347,7 +346,7 @@ class _Run:
         began = time.monotonic()
         trained = self.measuring.losses_of(step.stage, ModelDirectory(directory / "model"))
         measuring = time.monotonic() - began
-        before = _of(start.measured.outputs["heldout"], judged)
+        before = _of(start.measured.heldout_losses, judged)
         is_worse = outcome(before, trained["heldout"], "trained").mean_is_worse
         if is_worse:
             keep_untrained(start.model, directory)
@@ -356,10 +355,10 @@ class _Run:
             "trained": trained,
             "kept": "before" if is_worse else "trained",
             "curve": result.curve,
-            "heldout_curve": [(at, {first: loss}) for at, loss in result.heldout],
-            "heldout": self.plan.heldout,
+            "heldout_curve": [(at, {first: loss}) for at, loss in result.heldout_curve],
+            "heldout": self.plan.heldout_hashes,
             # Measured, but not to get better on: texts if it learns conversations, and the reverse.
-            "others": [name for name in self.plan.heldout if name not in judged],
+            "others": [name for name in self.plan.heldout_hashes if name not in judged],
             "tokens": result.tokens,
             "predicted": result.predicted,
             "skipped": result.skipped,

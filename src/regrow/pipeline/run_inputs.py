@@ -108,7 +108,7 @@ def _text_facts(plan: RunPlan, recorder: StepRecorder) -> list[dict[str, Any]]:
         (
             name, "heldout",
             Corpus((Source(name=name, path=text.path),), reading=text.reading),
-            plan.heldout[name],
+            plan.heldout_hashes[name],
         )
         for name, text in plan.recipe.heldout.items()
     ]  # fmt: skip

@@ -152,7 +152,7 @@ def _predicted_tokens(
     entries: Entries,
 ) -> Literal["every token", "what is taken out", "answers"]:
     measured = entries.get("original/measure")
-    losses = [*measured.outputs["heldout"].values()] if measured else []
+    losses = [*measured.heldout_losses.values()] if measured else []
     return losses[0]["predicts"] if losses else "every token"
 
 
@@ -234,7 +234,7 @@ def _scores(entry: Entry | None) -> dict[str, Score]:
             unknown=found.get("unknown", 0.0),
             lost=found.get("lost", 0.0),
         )
-        for text, found in entry.outputs["heldout"].items()
+        for text, found in entry.heldout_losses.items()
     }
 
 
@@ -302,13 +302,13 @@ def heldout_curve(
     """
     if recover is None or outcome is None:
         return None
-    now = measure.inputs["heldout"] if measure else recover.outputs["heldout"]
+    now = (measure or recover).heldout_hashes
     total = recover.outputs["tokens"]
     between: dict[str, list[tuple[int, float]]] = {}
     for tokens, losses in recover.outputs["heldout_curve"]:
         for text, loss in losses.items():
             factor = _factor(recover, text, outcome.unit)
-            unchanged = now.get(text) == recover.outputs["heldout"][text]
+            unchanged = now.get(text) == recover.heldout_hashes[text]
             if unchanged and factor is not None and tokens < total:
                 between.setdefault(text, []).append((tokens, loss * factor))
     texts = {
@@ -322,7 +322,7 @@ def _factor(recover: Entry, text: str, unit: Unit) -> float | None:
     """What turns nats per token of a text into this unit; None if that is not known."""
     if unit == "nats per token":
         return 1.0
-    return bits_per_nat(recover.outputs["trained"]["heldout"][text])
+    return bits_per_nat(recover.heldout_losses[text])
 
 
 def _mixtures(recover: Entry | None) -> Iterator[MixtureRow]:
