@@ -14,7 +14,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.recipe_file import parse_recipe
-from regrow.pipeline.steps import teacher_names
+from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.summary import summarise
 from regrow.training.checkpoints import last_checkpoint
 from tests.tiny import sentences, write_model, write_text
@@ -178,8 +178,15 @@ def test_before_the_first_cut_there_is_no_teacher(home: Path) -> None:
     first["stages"] = [first["stages"][2], *first["stages"][:2]]
     with pytest.raises(UserError, match=r"longer: recover.distill: nothing is cut yet, so the o"):
         parse_recipe(yaml.safe_dump(first), Path("r.yaml"))
-    stages = parse_recipe(yaml.safe_dump(recipe(home)), Path("r.yaml")).stages
-    assert teacher_names(stages) == {"vocabulary": "depth"}
+
+
+def test_a_teacher_is_the_original_or_the_model_before(home: Path) -> None:
+    parsed = parse_recipe(yaml.safe_dump(recipe(home)), Path("r.yaml"))
+    found = layouts_by_stage(parsed, ModelDirectory(home / "m"))
+    layout = ModelDirectory(home / "m").layout
+    depth, vocabulary, longer = found.values()
+    assert (depth.teacher, longer.teacher) == (layout, layout)
+    assert vocabulary.teacher == vocabulary.before == depth.after != layout
 
 
 def test_both_models_must_fit_in_memory(

@@ -250,7 +250,7 @@ def test_texts_can_have_another_key(home: Path, tmp_path: Path) -> None:
         for path, key in ((home / "text.jsonl", "text"), (other, "content"))
     ]  # fmt: skip
     assert plans[0].corpus.identity == plans[1].corpus.identity
-    assert plans[0].heldout == plans[1].heldout
+    assert plans[0].heldout_hashes == plans[1].heldout_hashes
     for plan in plans:
         plan.put_aside["heldout"].write()
         text = plan.recipe.heldout["heldout"]

@@ -34,6 +34,7 @@ from regrow.pipeline.finished import Result
 from regrow.pipeline.ledger import Ledger, read_entries
 from regrow.pipeline.plan import RunOptions, make_plan
 from regrow.pipeline.recipe_file import load_recipe
+from regrow.pipeline.step_work import step_work
 from regrow.pipeline.steps import RESULTS
 from regrow.pipeline.summary import summarise
 from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_tiny
@@ -1162,9 +1163,9 @@ def test_layers_that_a_cut_trains_are_told(finished: Finished, tmp_path: Path) -
         recipe = finished.changed(("stages", stages), ("prompts", []))
         (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
         plan = make_plan(load_recipe(tmp_path / "r.yaml"), tmp_path / "o", RunOptions(), QUIET)
-        (carving,) = (each for each in plan.step_work() if each.step == "depth/carve")
+        (carving,) = (each for each in step_work(plan) if each.step == "depth/carve")
         work.append(carving.amount)
-    trained = 6 * 2_048 * 4 * plan.parameter_count("depth")
+    trained = 6 * 2_048 * 4 * plan.stages["depth"].parameters
     assert work[1] == pytest.approx(work[0] + trained)
     result = go(recipe, tmp_path / "run")
     (stage,) = summarise(result.directory).stages

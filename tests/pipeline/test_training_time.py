@@ -82,7 +82,7 @@ def test_layers_are_trained_alone_at_the_speed_of_the_cpu(
     assert found is not None
     assert said == ["trying how fast this machine trains on its CPU"]
     settings = RecoverySettings(tokens=512)
-    recovery = StageTraining(layout, settings, SampleShape(512, decoder=512))
+    recovery = StageTraining(layout, settings)
     both = time_of(layout, [*alone, recovery], notify=said.append)
     assert both is not None
     assert both.stages[:2] == found.stages

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
-from regrow.training.task import HeldoutLoss, Hooks, TrainingResult, TrainingTask
+from regrow.training.task import HeldoutMeasurement, Hooks, TrainingResult, TrainingTask
 
 VOCAB = 258
 BOS, EOS = 256, 257
@@ -88,6 +88,6 @@ def train_on(
         return {name: options.pop(name) for name in names if name in options}
 
     task = TrainingTask(samples, objective, **{"seed": 0, **given("seed", "mixtures")})
-    heldout = HeldoutLoss(options.pop("heldout_identity", ""), options.pop("evaluate", None))
+    heldout = HeldoutMeasurement(options.pop("heldout_identity", ""), options.pop("evaluate", None))
     hooks = Hooks(**given("track", "on_step", "export"))
     return train(model, task, settings, heldout=heldout, hooks=hooks, **options)

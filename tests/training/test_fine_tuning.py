@@ -34,7 +34,7 @@ def test_answers_are_learned(tmp_path: Path, kind: str) -> None:
     settings = RecoverySettings(**SETTINGS)
     data = TuningData(_pairs(), heldout=_pairs())
     result = fine_tune(source, tmp_path / "place", settings, data, seed=0)
-    assert result.heldout[-1][1] < 0.2 < result.curve[0][1]
+    assert result.heldout_curve[-1][1] < 0.2 < result.curve[0][1]
     tuned = ModelDirectory(tmp_path / "place" / "model")
     form = prompt_form(tuned.tokenizer, tuned.config)
     model = tuned.load()

@@ -98,7 +98,7 @@ def test_the_result_says_what_was_trained(tmp_path: Path) -> None:
 
     _, result = run(tmp_path, evaluate=evaluate, on_step=reports.append)
     assert [tokens for tokens, _ in result.curve] == [40, 80, 120, 160, 180]
-    assert result.heldout == [(80, 8.0), (160, 9.0), (180, 10.0)]
+    assert result.heldout_curve == [(80, 8.0), (160, 9.0), (180, 10.0)]
     assert seen == [False] * 3
     assert result.tokens == 180
     assert [(r.tokens, r.loss) for r in reports] == result.curve
@@ -162,7 +162,7 @@ def test_a_stopped_training_ends_in_the_same_bits(tmp_path: Path, step: int) -> 
     assert_same_bits(whole, resumed)
     assert result.resumed_at == step
     assert result.curve == expected.curve
-    assert result.heldout == expected.heldout
+    assert result.heldout_curve == expected.heldout_curve
     again, result = run(tmp_path / "stopped", evaluate=_norm)
     assert_same_bits(whole, again)
     assert result.resumed_at == 5

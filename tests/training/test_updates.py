@@ -104,7 +104,7 @@ def test_steps_with_schedule_dropout_and_betas_are_those_of_pytorch(
     with torch.random.fork_rng():
         losses, heldout = train_by_hand(twin, {"cosine": COSINE, "wsd": WSD}[schedule])
     assert [loss for _, loss in result.curve] == pytest.approx(losses, rel=1e-5)
-    assert [loss for _, loss in result.heldout] == pytest.approx(heldout, rel=1e-5)
+    assert [loss for _, loss in result.heldout_curve] == pytest.approx(heldout, rel=1e-5)
     for name, parameter in twin.named_parameters():
         # Attention does not depend on the bias of the keys: its gradient is rounding alone.
         if not name.endswith("query_key_value.bias"):

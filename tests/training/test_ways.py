@@ -63,7 +63,7 @@ def perform(
     assert list(model.state_dict()) == names
     return {
         "curve": result.curve,
-        "heldout": result.heldout,
+        "heldout": result.heldout_curve,
         "resumed_at": result.resumed_at,
         "weights": {key: tensor.tolist() for key, tensor in full_state_dict(model).items()},
     }

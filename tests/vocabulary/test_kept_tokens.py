@@ -184,7 +184,7 @@ def test_the_size_of_each_stage_is_known_before(home: Path) -> None:
     def sizes(*cuts: dict[str, Any]) -> list[int]:
         loaded = load_recipe(recipe(home, *cuts, name="sizes.yaml"))
         layouts = layouts_by_stage(loaded, ModelDirectory(home / "m"))
-        return [each.sizes["vocab"] for each in layouts.values()]
+        return [each.after.sizes["vocab"] for each in layouts.values()]
 
     size = len(planned(home))
     covered = {"counts": "counts", "coverage": 0.98, "keep": ["Ġ", "b"]}
@@ -315,6 +315,6 @@ def test_a_recipe_pads_and_knows_the_size_before(home: Path, tmp_path: Path) -> 
     )
     checkpoint = open_checkpoint(home / "m")
     layouts = layouts_by_stage(loaded, ModelDirectory(checkpoint.directory))
-    assert [each.sizes["vocab"] for each in layouts.values()] == [320, 320]
+    assert [each.after.sizes["vocab"] for each in layouts.values()] == [320, 320]
     result = regrow.run(home / "pad.yaml", tmp_path / "run")
     assert load_model(result.model).config.vocab_size == 320

@@ -196,7 +196,7 @@ def _trained(
         examples=examples,
         tokens=result.tokens,
         curve=result.curve,
-        heldout=result.heldout[-1][1] if result.heldout else None,
+        heldout=result.heldout_curve[-1][1] if result.heldout_curve else None,
         seconds=result.seconds,
         skipped=result.skipped,
         notes=notes,

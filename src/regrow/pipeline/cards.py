@@ -8,7 +8,7 @@ from regrow.checkpoint.history import read_history
 from regrow.checkpoint.model_card import Scores, TaskScore, TaskScores, TextScores, model_card
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import write_atomically
-from regrow.pipeline.task_steps import EVALUATE
+from regrow.pipeline.stage_steps import StageSteps
 from regrow.pipeline.task_summary import shown_scores
 
 Outputs = Mapping[str, Mapping[str, Any]]
@@ -39,10 +39,9 @@ def scores_of(outputs: Outputs, stage: str) -> Scores | None:
 
     Bits per byte, where all texts have them; else the loss per token.
     """
-    original, cut, result = (
-        _losses(outputs, name)
-        for name in ("original/measure", f"{stage}/measure-cut", f"{stage}/measure")
-    )
+    steps = StageSteps(outputs, stage)
+    measured = (StageSteps(outputs, "original").measure, steps.measure_cut, steps.measure)
+    original, cut, result = (each["heldout"] if each else {} for each in measured)
     found = [original, cut, result] if result else [original, {}, cut]
     texts = list(dict.fromkeys(text for losses in found for text in losses))
     every = [loss for losses in found for loss in losses.values()]
@@ -64,8 +63,8 @@ def scores_of(outputs: Outputs, stage: str) -> Scores | None:
 
 def _tasks(outputs: Outputs, stage: str) -> tuple[TaskScores, ...]:
     """The scores of a stage on tasks, with those of the original; empty if it was not evaluated."""
-    steps = [f"{name}/{EVALUATE}" for name in ("original", stage)]
-    before, after = (shown_scores(outputs[step]) if step in outputs else [] for step in steps)
+    evaluated = (StageSteps(outputs, name).evaluate for name in ("original", stage))
+    before, after = (shown_scores(each) if each else [] for each in evaluated)
     originals = {each["task"]: TaskScore(each["value"], each["error"]) for each in before}
     return tuple(
         TaskScores(
@@ -74,9 +73,3 @@ def _tasks(outputs: Outputs, stage: str) -> tuple[TaskScores, ...]:
         )
         for each in after
     )  # fmt: skip
-
-
-def _losses(outputs: Outputs, step: str) -> Mapping[str, Any]:
-    """The held-out losses of a step by text; empty if it is not done."""
-    found: Mapping[str, Any] = outputs[step]["heldout"] if step in outputs else {}
-    return found

@@ -90,6 +90,23 @@ class Entry:
     def kind(self) -> str:
         return self.step.partition("/")[2]
 
+    @property
+    def heldout_losses(self) -> Mapping[str, Any]:
+        """The losses that a step measured, by held-out text; of a recovery, of its trained weights.
+
+        Only `measure`, `measure-cut` and `recover` have them.
+        """
+        measured = self.outputs["trained"] if self.kind == "recover" else self.outputs
+        losses: Mapping[str, Any] = measured["heldout"]
+        return losses
+
+    @property
+    def heldout_hashes(self) -> Mapping[str, str]:
+        """The hashes of the held-out texts that such a step had, by name."""
+        facts = self.outputs if self.kind == "recover" else self.inputs
+        hashes: Mapping[str, str] = facts["heldout"]
+        return hashes
+
 
 def step_after(
     previous: Step | None,

@@ -79,9 +79,9 @@ class Measuring:
         entry = self._recorder.once(step, "measuring", measure)
         if entry is not None:
             when = "after the cut" if step.kind == "measure-cut" else "held out"
-            losses = losses_words(entry.outputs["heldout"])
+            losses = losses_words(entry.heldout_losses)
             self._progress.say(f"{step.stage}: {when}: {losses}")
-            for text, loss in entry.outputs["heldout"].items():
+            for text, loss in entry.heldout_losses.items():
                 if words := lost_words(Score(unknown=loss["unknown"], lost=loss["lost"])):
                     self._progress.say(f"{step.stage}: {text}: {words}")
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from regrow.pipeline.ledger import Entry
+from regrow.pipeline.stage_steps import StageSteps
 from regrow.report.records import Outcome
 
 _OTHER_TASK = "what is taken out"
@@ -19,8 +20,8 @@ def measured_before(entries: Mapping[str, Entry], stage: str, previous: str) -> 
 
     It is the cut model; in a stage without a cut, the model of the stage before, `previous`.
     """
-    names = (f"{stage}/measure-cut", f"{previous}/measure", f"{previous}/measure-cut")
-    return next((entries[name] for name in names if name in entries), None)
+    before = StageSteps(entries, previous)
+    return StageSteps(entries, stage).measure_cut or before.measure or before.measure_cut
 
 
 def bits_per_nat(loss: Mapping[str, Any]) -> float | None:
@@ -76,18 +77,19 @@ def recovery_outcome(entries: Mapping[str, Entry], stage: str, previous: str) ->
     If the trained weights are not kept, their losses are known only for the held-out texts of that
     time. Texts that changed since are then left out.
     """
-    recover, before = entries.get(f"{stage}/recover"), measured_before(entries, stage, previous)
+    steps, before = StageSteps(entries, stage), measured_before(entries, stage, previous)
+    recover = steps.recover
     # Ledgers from before outcomes were added do not have the key.
     if recover is None or before is None or "kept" not in recover.outputs:
         return None
-    kept, measured = recover.outputs["kept"], entries.get(f"{stage}/measure")
-    if kept == "trained" and measured is not None:
-        after = measured.outputs["heldout"]
+    kept = recover.outputs["kept"]
+    if kept == "trained" and steps.measure is not None:
+        after = steps.measure.heldout_losses
     else:
-        then, now = recover.outputs["heldout"], before.inputs["heldout"]
-        losses = recover.outputs["trained"]["heldout"]
+        then, now = recover.heldout_hashes, before.heldout_hashes
+        losses = recover.heldout_losses
         after = {text: loss for text, loss in losses.items() if then[text] == now.get(text)}
     # Ledgers from before stages had their own conversations do not have the key.
     others = recover.outputs.get("others", ())
-    judged = {t: loss for t, loss in before.outputs["heldout"].items() if t not in others}
+    judged = {t: loss for t, loss in before.heldout_losses.items() if t not in others}
     return outcome(judged, after, kept)

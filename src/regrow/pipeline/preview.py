@@ -12,10 +12,9 @@ from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.published import Training, published_original, published_training
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.recipe_checks import check_languages
-from regrow.pipeline.stage_layouts import layouts_by_stage
-from regrow.pipeline.steps import teacher_names
+from regrow.pipeline.stage_layouts import StageLayouts, layouts_by_stage
 from regrow.pipeline.task_steps import evaluated_stages
-from regrow.pipeline.training_time import StageTraining, TrainingTime, time_of
+from regrow.pipeline.training_time import TrainingTime, time_of, training_of
 from regrow.training.cost import mean_sample
 
 
@@ -137,23 +136,24 @@ def preview_recipe(
     reported = published_original(kind, layout.sizes)
     before = None if reported is None else _as_reported(layout, reported)
     layouts = layouts_by_stage(recipe, model)
-    teachers = teacher_names(recipe.stages)
-    trainings = {
-        each.name: _training(
-            each, layouts[each.name], layouts.get(teachers.get(each.name, ""), layout)
-        )
-        for each in recipe.stages
-    }
+    trainings = {each.name: _training(each, layouts[each.name]) for each in recipe.stages}
     time = None
     if timed:
-        trainings, time = _timed(recipe, layout, layouts, trainings, progress)
+        stages = [training_of(each, layouts[each.name]) for each in recipe.stages]
+        time = time_of(layout, stages, recipe.threads, progress.say)
+    if time is not None:
+        seconds = dict(zip(layouts, time.stages, strict=True))
+        trainings = {
+            name: training and replace(training, seconds=seconds[name].recovery)
+            for name, training in trainings.items()
+        }
     own = [each.data for each in recipe.stages if each.data is not None]
     return Preview(
         recipe.name,
         recipe.model,
         kind,
         stage("original", layout, before),
-        tuple(stage(name, after, trainings[name]) for name, after in layouts.items()),
+        tuple(stage(name, each.after, trainings[name]) for name, each in layouts.items()),
         0 if recipe.data.written is None else recipe.data.written.tokens or 0,
         not recipe.data.heldout or any(not each.heldout for each in own),
         time,
@@ -168,40 +168,13 @@ def _evaluation(recipe: Recipe) -> PreviewEvaluation | None:
     return PreviewEvaluation(spec.tasks, spec.limit, evaluated_stages(recipe))
 
 
-def _timed(
-    recipe: Recipe,
-    original: Layout,
-    layouts: Mapping[str, Layout],
-    trainings: Mapping[str, PreviewTraining | None],
-    progress: Progress,
-) -> tuple[dict[str, PreviewTraining | None], TrainingTime | None]:
-    """The trainings by stage with the seconds of each, and the time of all."""
-    teachers = teacher_names(recipe.stages)
-    stages = []
-    for stage in recipe.stages:
-        layout, training, settings = layouts[stage.name], trainings[stage.name], stage.recover
-        taught = settings is not None and settings.distill is not None
-        teacher = layouts.get(teachers.get(stage.name, ""), original) if taught else None
-        sample = None if training is None else training.sample
-        stages.append(StageTraining(layout, settings, sample, stage.alone_tokens, teacher))
-    time = time_of(original, stages, recipe.threads, progress.say)
-    if time is None:
-        return {**trainings}, None
-    seconds = dict(zip(layouts, time.stages, strict=True))
-    found = {
-        name: training and replace(training, seconds=seconds[name].recovery)
-        for name, training in trainings.items()
-    }
-    return found, time
-
-
 def _as_reported(layout: Layout, row: Training) -> PreviewTraining:
     cost = training_flops(layout, row.sample, row.tokens)
     return PreviewTraining(row.tokens, row.objective, row.sample, cost, row)
 
 
-def _training(stage: Stage, layout: Layout, teacher: Layout) -> PreviewTraining | None:
-    settings = stage.recover
+def _training(stage: Stage, layouts: StageLayouts) -> PreviewTraining | None:
+    settings, layout = stage.recover, layouts.after
     if settings is None:
         return None
     try:
@@ -211,9 +184,9 @@ def _training(stage: Stage, layout: Layout, teacher: Layout) -> PreviewTraining 
     row = published_training(
         layout.blueprint.model_type, layout.sizes, settings.tokens, settings.row_length
     )
-    if row is not None and settings.distill is None:
+    if row is not None and layouts.teacher is None:
         return _as_reported(layout, row)
     cost, taught = training_flops(layout, sample, settings.tokens), 0
-    if settings.distill is not None:
-        taught = forward_flops(teacher, sample).total * settings.tokens // sample.text
+    if layouts.teacher is not None:
+        taught = forward_flops(layouts.teacher, sample).total * settings.tokens // sample.text
     return PreviewTraining(settings.tokens, name, sample, cost + taught, None, taught)

@@ -12,7 +12,6 @@ from regrow.pipeline.plan_spec import PlanSpec
 from regrow.pipeline.proposed_refit import ProposedRefit, propose_refit
 from regrow.pipeline.training_time import StageTraining, TrainingTime, time_of
 from regrow.surgery.plan import PlannedStage
-from regrow.training.cost import mean_sample
 from regrow.training.settings import RecoverySettings
 from regrow.writing.text_writer import form_and_prompts
 
@@ -111,8 +110,7 @@ def propose_training(
         sizes |= stage.sizes
         after = layout.resized(sizes)
         settings = RecoverySettings(tokens=trained, embedding_rate=EMBEDDING_RATE)
-        sample = mean_sample(settings, layout)[1]
-        trainings.append(StageTraining(after, settings, sample, refit.tokens * refit.passes))
+        trainings.append(StageTraining(after, settings, refit.tokens * refit.passes))
     time = time_of(layout, trainings, notify=progress.say)
     return ProposedTraining(tokens, refits, own_text(model, sum(tokens)), time)
 

@@ -15,6 +15,7 @@ from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import is_store, open_store
 from regrow.objectives.registry import minimum_tokens, missing_tokens, objective_name
 from regrow.pipeline.recipe import Data, Recipe, Stage
+from regrow.pipeline.run_stage import RunStage
 from regrow.surgery.choose_cut import least_counted
 from regrow.training.mixing.mixture_settings import MixtureSettings
 from regrow.training.settings import RecoverySettings
@@ -102,20 +103,20 @@ def missing_special_tokens(
 
 
 def check_corpus(
-    corpus: Corpus, tokenizer: Any, stages: Iterable[Stage], vocabularies: Mapping[str, int]
+    corpus: Corpus, tokenizer: Any, stages: Iterable[RunStage], vocabulary: int
 ) -> None:
     """Raise UserError if the shares of sources are not possible, or a token store does not fit.
 
     A store fits only stages whose model has the vocabulary of the original.
 
-    `tokenizer`: of the original. `vocabularies`: vocabulary sizes by stage and of "original".
+    `tokenizer`, `vocabulary`: of the original.
     """
     try:
         corpus.check(tokenizer)
     except UserError as error:
         raise UserError(str(error), key="data.train") from None
     for stage in stages if corpus.stores else ():
-        if stage.recover is not None and vocabularies[stage.name] != vocabularies["original"]:
+        if stage.spec.recover is not None and stage.vocabulary != vocabulary:
             raise UserError(
                 f"{corpus.stores[0]}: a token store, whose tokens the model no longer has when "
                 f"{stage.name} trains it, after vocab_size was cut; give its text, or cut "
@@ -238,25 +239,21 @@ def check_positions(stages: Iterable[Stage], positions: int | None) -> None:
             )
 
 
-def check_mixtures(
-    recipe: Recipe, stages: Iterable[Stage], vocabularies: Mapping[str, int]
-) -> None:
+def check_mixtures(recipe: Recipe, stages: Iterable[RunStage], vocabulary: int) -> None:
     """Raise UserError, with the stage, if a mixture lacks the losses that its shares follow.
 
-    `stages`: of the recipe and the comparisons. `vocabularies`: vocabulary sizes by stage and of
-    "original".
+    `stages`: of the recipe and the comparisons. `vocabulary`: the size of the original's.
     """
     for stage in stages:
-        settings = stage.recover
+        settings = stage.spec.recover
         for kind, mixing in settings.mixtures.items() if settings else ():
             where = f"stages: {stage.name}: recover.{kind}s"
             if kind == "domain":
                 _check_domains(where, mixing, recipe.data)
-            vocabulary = vocabularies.get(stage.name, vocabularies["original"])
-            if mixing.references is None and vocabulary != vocabularies["original"]:
+            if mixing.references is None and stage.vocabulary != vocabulary:
                 raise UserError(
                     "a loss per token of the original cannot be compared under another vocabulary "
-                    f"({vocabulary:,} tokens); give references, or cut vocab_size last",
+                    f"({stage.vocabulary:,} tokens); give references, or cut vocab_size last",
                     key=where,
                 )
 

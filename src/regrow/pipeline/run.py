@@ -40,6 +40,7 @@ from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.run_checks import OUTPUTS, check_run
 from regrow.pipeline.run_inputs import record_inputs
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
+from regrow.pipeline.step_work import step_work
 from regrow.pipeline.steps import (
     REFERENCES,
     STAGES,
@@ -115,7 +116,7 @@ class _Run:
         self.steps = plan.steps
         self.ledger = ledger
         self.progress = progress
-        self.clock = Clock(plan.step_work(), guesses=rates_of_run(plan, ledger, progress))
+        self.clock = Clock(step_work(plan), guesses=rates_of_run(plan, ledger, progress))
         self.recorder = StepRecorder(ledger, self.clock, progress, plan.recipe.seed)
         self.measuring = Measuring(plan, self.recorder)
 
@@ -157,14 +158,15 @@ class _Run:
         self.measuring.evaluate_tasks("original", self.original)
         self.measuring.measure_references()
         for stage in self.recipe.stages:
-            last, previous = self._do_stage(stage, last, previous), stage.name
+            last = self._do_stage(stage, last, previous)
+            previous = stage.name
             models[stage.name] = last
             self.measuring.answer_prompts(self.steps[f"{stage.name}/answers"], last)
             self.measuring.evaluate_tasks(
                 stage.name, last, self._card(f"{stage.name}/{EVALUATE}", stage, last)
             )
-        for stage in self.plan.comparisons:
-            self._do_stage(stage, self.original, "original")
+        for comparison in self.plan.comparisons():
+            self._do_stage(comparison.spec, self.original, "original")
         self.measuring.measure_speeds(models)
 
     def _remove_old_results(self) -> None:
@@ -213,7 +215,7 @@ class _Run:
         entry = self.ledger.entries[recover_step.name]
         known = entry.outputs["trained"] if entry.outputs["kept"] == "trained" else before.outputs
         # Held-out texts may have changed since the recovery.
-        unchanged = entry.outputs["heldout"] == self.plan.heldout
+        unchanged = entry.heldout_hashes == self.plan.heldout_hashes
         step = self.steps[f"{stage.name}/measure"]
         self.measuring.measure(
             step, model, ("all", "of stages"), known if unchanged else {},
@@ -307,9 +309,8 @@ class _Run:
             self.progress.say(
                 f"{step.stage}: {tokens:,} tokens in {seconds:.0f} s, {rate:,.0f} a second"
             )
-            losses = entry.outputs["trained"]["heldout"]
-            before = _of(start.measured.outputs["heldout"], self.recipe.heldout_of(step.stage))
-            found = outcome(before, losses, entry.outputs["kept"])
+            before = _of(start.measured.heldout_losses, self.recipe.heldout_of(step.stage))
+            found = outcome(before, entry.heldout_losses, entry.outputs["kept"])
             for line in worse_lines(found, str(directory / TRAINED)):
                 self.progress.say(f"{step.stage}: {line}")
         self._check_output(step, model)
@@ -320,7 +321,8 @@ class _Run:
         """Train in all processes, and keep the better weights; the outputs of the step."""
         from regrow.training.distributed.processes import join_processes
 
-        settings = self.plan.recovery(step.stage)
+        stage = self.plan.stages[step.stage]
+        settings = stage.recovery
         references = {
             kind: self.ledger.entries[REFERENCES].outputs["losses"][key]
             for key, kind in reference_keys(settings).items()
@@ -330,22 +332,21 @@ class _Run:
         judged = self.recipe.heldout_of(step.stage)
         recovery = partial(
             recover, start.model, directory, settings,
-            RecoveryData(self.plan.corpus_of(step.stage), judged, self.plan.heldout, references),
-            seed=self.plan.data_seed(step.stage),
+            RecoveryData(stage.corpus, judged, self.plan.heldout_hashes, references),
+            seed=stage.seed,
             teacher=None if settings.distill is None else teachers[settings.distill.teacher],
         )  # fmt: skip
         join_processes().call(recovery)
-        flops_per_token = self.plan.flops_per_token(step.stage)
         first = next(iter(judged))
-        factor = bits_per_nat(start.measured.outputs["heldout"][first])
+        factor = bits_per_nat(start.measured.heldout_losses[first])
         training_progress = TrainingProgress(
-            self.recorder, step.stage, flops_per_token, partial(heldout_words, factor=factor)
+            self.recorder, stage.name, stage.flops_per_token, partial(heldout_words, factor=factor)
         )
         result = recovery(on_step=training_progress)
         began = time.monotonic()
         trained = self.measuring.losses_of(step.stage, ModelDirectory(directory / "model"))
         measuring = time.monotonic() - began
-        before = _of(start.measured.outputs["heldout"], judged)
+        before = _of(start.measured.heldout_losses, judged)
         is_worse = outcome(before, trained["heldout"], "trained").mean_is_worse
         if is_worse:
             keep_untrained(start.model, directory)
@@ -354,10 +355,10 @@ class _Run:
             "trained": trained,
             "kept": "before" if is_worse else "trained",
             "curve": result.curve,
-            "heldout_curve": [(at, {first: loss}) for at, loss in result.heldout],
-            "heldout": self.plan.heldout,
+            "heldout_curve": [(at, {first: loss}) for at, loss in result.heldout_curve],
+            "heldout": self.plan.heldout_hashes,
             # Measured, but not to get better on: texts if it learns conversations, and the reverse.
-            "others": [name for name in self.plan.heldout if name not in judged],
+            "others": [name for name in self.plan.heldout_hashes if name not in judged],
             "tokens": result.tokens,
             "predicted": result.predicted,
             "skipped": result.skipped,

@@ -10,11 +10,12 @@ from regrow.common import environment
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.files import remove
-from regrow.common.precision import Precision, resolve_precision
+from regrow.common.precision import resolve_precision
 from regrow.common.progress import Progress
 from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.ledger_checks import check_entries
 from regrow.pipeline.plan import RunPlan
+from regrow.pipeline.run_stage import RunStage
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -53,10 +54,8 @@ def check_run(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> 
         if step.kind == "carve":
             _check_refit_memory(plan, step.stage)
     for stage in trained:
-        settings = plan.recovery(stage)
-        _check_machine(stage, settings)
-        if teacher := plan.teacher_parameters(stage):
-            _check_memory(stage, plan.parameter_count(stage), teacher, settings.precision)
+        _check_machine(stage, plan.stages[stage].recovery)
+        _check_memory(plan.stages[stage])
     for line in _environment_warnings(ledger.entries.values()):
         progress.say(line)
 
@@ -74,7 +73,7 @@ def _check_ledger(plan: RunPlan, ledger: Ledger) -> None:
 def _check_changes(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> None:
     changes = find_changes(plan.steps, ledger.entries, plan.out)
     # Comparisons that this run was not asked for are not done again.
-    dropped = {CONTROL, AT_ONCE} - {stage.name for stage in plan.comparisons}
+    dropped = {CONTROL, AT_ONCE} - {stage.name for stage in plan.comparisons()}
     words = changes.words(dropped)
     if not words:
         return
@@ -106,8 +105,8 @@ def _refuse_changes(changed: Iterable[str], invalid: str, out: Path) -> None:
 
 
 def _check_disk(plan: RunPlan, to_do: Iterable[Step], trained: Iterable[str]) -> None:
-    counts = {stage: plan.parameter_count(stage) for stage in plan.stages}
-    bytes_per_parameter = plan.original.weight_bytes / plan.parameter_count("original")
+    counts = {name: stage.parameters for name, stage in plan.stages.items()}
+    bytes_per_parameter = plan.original.weight_bytes / plan.original.layout.parameters()
     to_do = list(to_do)
     carved = [step.stage for step in to_do if step.kind == "carve"]
     beside = [_bytes_beside_result(plan, stage, bytes_per_parameter) for stage in carved]
@@ -147,14 +146,12 @@ def _model_bytes(
 
 def _refitted_sizes(plan: RunPlan, stage: str) -> tuple[Layout, dict[str, int]] | None:
     """The layout before a stage's cut, and the sizes that it changes; None without a refit."""
-    cut, after = plan.stages[stage].cut, plan.layouts[stage]
+    cut, layouts = plan.stages[stage].spec.cut, plan.stages[stage].layouts
+    before, after = layouts.before, layouts.after
     if cut is None or cut.refit is False:
         return None
     if not (after.blueprint.pre_norm or cut.refit_passes):
         return None
-    names = [each.name for each in plan.recipe.stages]
-    first = stage not in names[1:]  # comparisons start from the original too
-    before = plan.layouts["original" if first else names[names.index(stage) - 1]]
     axes = before.blueprint.axis_names
     sizes = {n: after.sizes[n] for n in axes if after.sizes[n] != before.sizes[n]}
     if all(before.blueprint.axis(name).kind == "vocab" for name in sizes):
@@ -164,11 +161,11 @@ def _refitted_sizes(plan: RunPlan, stage: str) -> tuple[Layout, dict[str, int]] 
 
 def _bytes_beside_result(plan: RunPlan, stage: str, bytes_per_parameter: float) -> int:
     """Bytes that a refit of a stage's cut needs on disk beside the result; 0 without a refit."""
-    found, cut = _refitted_sizes(plan, stage), plan.stages[stage].cut
+    found, cut = _refitted_sizes(plan, stage), plan.stages[stage].spec.cut
     if found is None or cut is None:
         return 0
     before, sizes = found
-    result = round(plan.layouts[stage].parameters() * bytes_per_parameter)
+    result = round(plan.stages[stage].parameters * bytes_per_parameter)
     every = cut.refit_passes > 0
     return refit_bytes(before, sizes, bytes_per_parameter, result, every=every) - result
 
@@ -177,7 +174,7 @@ def _check_refit_memory(plan: RunPlan, stage: str) -> None:
     """Raise UserError, with the stage, if a refit of its cut does not fit in memory."""
     from regrow.surgery.refit_memory import check_memory
 
-    found, cut = _refitted_sizes(plan, stage), plan.stages[stage].cut
+    found, cut = _refitted_sizes(plan, stage), plan.stages[stage].spec.cut
     if found is None or cut is None:
         return
     before, sizes = found
@@ -188,28 +185,30 @@ def _check_refit_memory(plan: RunPlan, stage: str) -> None:
         raise error.within(f"stages: {stage}: cut.") from None
 
 
-def _check_memory(stage: str, student: int, teacher: int, precision: Precision) -> None:
+def _check_memory(stage: RunStage) -> None:
     """Raise UserError if a recovery by distillation does not fit in the CPU's memory.
 
     Nothing is checked with several processes, which share the models out, or with a GPU.
-
-    `student`, `teacher`: their parameters.
     """
     import torch
 
     from regrow.common.memory import available_memory
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.cuda.is_available():
+    teacher = stage.layouts.teacher
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if teacher is None or several or torch.cuda.is_available():
         return
-    teacher_bytes = 2 if resolve_precision(precision, torch.device("cpu")) == "bf16" else 4
+    precision = resolve_precision(stage.recovery.precision, torch.device("cpu"))
+    teacher_bytes = 2 if precision == "bf16" else 4
     # Weights, gradients and two moments of the student in float32; weights of the teacher.
-    needed, available = 16 * student + teacher_bytes * teacher, available_memory()
+    needed = 16 * stage.parameters + teacher_bytes * teacher.parameters()
+    available = available_memory()
     if needed > available:
         raise UserError(
             f"student and teacher need {needed / 1e9:,.1f} GB, more than the "
             f"{available / 1e9:,.1f} GB of free memory; leave distill out, or run it on a larger "
             "machine",
-            key=f"stages: {stage}: recover.distill",
+            key=f"stages: {stage.name}: recover.distill",
         )
 
 

@@ -99,12 +99,16 @@ def _source(original: ModelDirectory) -> dict[str, Any] | None:
 def _text_facts(plan: RunPlan, recorder: StepRecorder) -> list[dict[str, Any]]:
     """Documents, tokens and hash of each text."""
     texts = [("train", "train", plan.corpus, plan.corpus.identity)]
-    texts += [(name, "train", each, each.identity) for name, each in plan.conversations.items()]
+    texts += [
+        (name, "train", stage.corpus, stage.corpus.identity)
+        for name, stage in plan.stages.items()
+        if stage.spec.data is not None
+    ]
     texts += [
         (
             name, "heldout",
             Corpus((Source(name=name, path=text.path),), reading=text.reading),
-            plan.heldout[name],
+            plan.heldout_hashes[name],
         )
         for name, text in plan.recipe.heldout.items()
     ]  # fmt: skip
@@ -130,9 +134,9 @@ def _counts(plan: RunPlan, text: Corpus, *, is_heldout: bool) -> tuple[int, int,
     if not text.reading.conversations:
         return *text.counts(original.tokenizer), ""
     lengths = [
-        plan.recovery(stage.name).row_length
-        for stage in plan.recipe.stages
-        if stage.learns_answers and plan.corpus_of(stage.name) is text
+        stage.recovery.row_length
+        for stage in plan.stages.values()
+        if stage.spec.learns_answers and stage.corpus is text
     ]
     longest = LONGEST if is_heldout else max(lengths)
     found = prepare_conversations(

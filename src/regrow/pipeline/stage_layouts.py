@@ -1,6 +1,7 @@
-"""The layout of the model after each stage of a recipe; its cuts are checked on the way."""
+"""The layouts of the models of each stage of a recipe; its cuts are checked on the way."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.architectures import Layout
@@ -18,14 +19,37 @@ from regrow.vocabulary.plan_file import load_plan
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 
-def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
-    """The layout after each stage, by the name of the stage.
+@dataclass(frozen=True)
+class StageLayouts:
+    """The layouts of the models of a stage.
+
+    Attributes:
+        before: Of the model that it starts from.
+        after: Of the model that it makes.
+        teacher: Of the teacher of its recovery; None without one.
+    """
+
+    before: Layout
+    after: Layout
+    teacher: Layout | None
+
+
+def stage_layouts(stage: Stage, before: Layout, after: Layout, original: Layout) -> StageLayouts:
+    """The layouts of a stage that makes a model `after` from one `before`."""
+    distill = stage.recover.distill if stage.recover else None
+    if distill is None:
+        return StageLayouts(before, after, None)
+    return StageLayouts(before, after, before if distill.teacher == "previous" else original)
+
+
+def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, StageLayouts]:
+    """The layouts of each stage, by the name of the stage.
 
     `original`: may be a directory with a config alone.
 
     Raises UserError, with the stage, if a cut cannot be made.
     """
-    layouts: dict[str, Layout] = {}
+    layouts: dict[str, StageLayouts] = {}
     layout = original.layout
     for number, stage in enumerate(recipe.stages):
         try:
@@ -37,8 +61,8 @@ def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layo
                 sizes |= _vocabulary_after(vocab, layout, original)
         except UserError as error:
             raise error.within(f"stages: {stage.name}: ") from None
-        layout = layout.resized(sizes)
-        layouts[stage.name] = layout
+        before, layout = layout, layout.resized(sizes)
+        layouts[stage.name] = stage_layouts(stage, before, layout, original.layout)
     return layouts
 
 

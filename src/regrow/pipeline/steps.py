@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ def _measured(kinds: Collection[str]) -> str:
 def plan_steps(
     recipe: Recipe,
     model: Mapping[str, str],
-    texts: TextHashes,
+    hashes: TextHashes,
     text: str,
     comparisons: Sequence[Stage] = (),
     questions: str = "",
@@ -111,28 +110,28 @@ def plan_steps(
     Args:
         recipe: the recipe.
         model: hashes of the original.
-        texts: hashes of the texts.
+        hashes: those of the texts.
         text: a hash of the text of the recipe.
         comparisons: further stages, which start from the original.
         questions: a hash of the questions of the tasks.
     """
-    measuring: dict[str, Any] = {"heldout": texts.heldout}
+    measuring: dict[str, Any] = {"heldout": hashes.heldout}
     # What mixtures follow; conversations are measured, but no mixture follows them.
     following: dict[str, Any] = {
-        "heldout": {n: found for n, found in texts.heldout.items() if n in recipe.data.heldout}
+        "heldout": {n: found for n, found in hashes.heldout.items() if n in recipe.data.heldout}
     }
     if recipe.data.special_tokens:
         measuring["special_tokens"] = following["special_tokens"] = True
     answering = {"prompts": recipe.prompts, "answer_tokens": recipe.answer_tokens}
     evaluating = evaluate_inputs(recipe, questions)
-    training = {"train": texts.train, "seed": recipe.seed}
-    facts = {"conversations": texts.conversations} if texts.conversations else {}
+    training = {"train": hashes.train, "seed": recipe.seed}
+    facts = {"conversations": hashes.conversations} if hashes.conversations else {}
     first = step_after(None, "original", {"model": model, "results": RESULTS})
     writing = written_inputs(recipe)
     steps = [
         *([step_after(first, WRITE, writing)] if writing else []),
         step_after(None, "recipe", {"text": text}),
-        step_after(None, "texts", {"train": texts.train, **facts, **measuring}),
+        step_after(None, "texts", {"train": hashes.train, **facts, **measuring}),
         first,
         step_after(first, "original/measure", measuring),
         step_after(first, "original/answers", answering),
@@ -146,8 +145,8 @@ def plan_steps(
     last = first
     for stage in recipe.stages:
         learned = dict(training)
-        if stage.name in texts.conversations:
-            learned = {"conversations": texts.conversations[stage.name], "seed": recipe.seed}
+        if stage.name in hashes.conversations:
+            learned = {"conversations": hashes.conversations[stage.name], "seed": recipe.seed}
         elif stage.recover is not None and stage.recover.mixtures:
             learned |= following
         new = _stage_steps(stage, last, (training, learned), measuring)
@@ -249,18 +248,6 @@ def control_settings(recipe: Recipe) -> RecoverySettings | None:
         return None
     tokens = sum(each.tokens for each in settings)
     return settings[-1].model_copy(update={"tokens": tokens})
-
-
-def teacher_names(stages: Sequence[Stage]) -> dict[str, str]:
-    """The stage whose model is the teacher, by the name of the student's stage.
-
-    Stages without a teacher, or with the original as teacher, are left out.
-    """
-    return {
-        stage.name: before.name
-        for before, stage in pairwise(stages)
-        if stage.recover and stage.recover.distill and stage.recover.distill.teacher == "previous"
-    }
 
 
 def reference_keys(settings: RecoverySettings) -> dict[str, str]:

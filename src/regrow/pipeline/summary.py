@@ -13,6 +13,7 @@ from regrow.evaluation.speed import Speed
 from regrow.pipeline.ledger import Entry, read_entries
 from regrow.pipeline.ledger_checks import reading
 from regrow.pipeline.outcomes import bits_per_nat, recovery_outcome
+from regrow.pipeline.stage_steps import StageSteps
 from regrow.pipeline.steps import AT_ONCE, CONTROL, SPEED, STAGES
 from regrow.pipeline.task_summary import evaluation_rows, kept
 from regrow.report.records import (
@@ -61,36 +62,34 @@ def _summary(directory: Path, entries: Entries, original: Entry) -> RunSummary:
         )
     )
     stages = [name for name in stages if name not in (CONTROL, AT_ONCE)]
-    measured = entries.get("original/measure")
+    by_stage = [StageSteps(entries, name) for name in stages]
+    of_original = StageSteps(entries, "original")
     speeds = entries[SPEED].outputs["speeds"] if SPEED in entries else {}
-    rows = [_model_row("original", "original", original, None, measured, _conversion(original))]
+    rows = [_model_row(of_original, "original", original, _conversion(original))]
     outcomes = {
         name: _in_order(recovery_outcome(entries, name, previous), entries)
         for name, previous in zip(stages, ["original", *stages], strict=False)
     }
-    rows += [_stage_model(name, entries) for name in stages]
+    rows += map(_stage_model, by_stage)
     rows += _comparisons(entries)
     rows = [row.model_copy(update={"speed": _speed(speeds.get(row.name))}) for row in rows]
-    hashes = {"original": original.outputs["fingerprint"]}
-    for name in stages:
-        entry = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
-        hashes[name] = entry.outputs["fingerprint"]
+    made_by = {"original": original, **{steps.stage: _made_by(steps) for steps in by_stage}}
     return RunSummary(
         name=directory.name,
-        loading=_loading(directory, entries, stages),
+        loading=_loading(directory, by_stage),
         command=last.environment["command"],
         started=datetime.datetime.fromisoformat(original.started),
         seconds=sum(map(_seconds, entries.values())),
         recipe_text=entries["recipe"].outputs["text"] if "recipe" in entries else "",
         versions=_versions(entries),
         machine=Machine(**last.environment["machine"]),
-        hashes=hashes,
+        hashes={name: entry.outputs["fingerprint"] for name, entry in made_by.items()},
         texts=tuple(
             Text(**text)
             for text in (entries["texts"].outputs["texts"] if "texts" in entries else ())
         ),
         models=tuple(rows),
-        stages=tuple(_stage_row(name, entries, outcomes[name]) for name in stages),
+        stages=tuple(_stage_row(steps, outcomes[steps.stage]) for steps in by_stage),
         predicts=_predicted_tokens(entries),
         samples=_samples(entries),
         evaluation=evaluation_rows(entries, stages),
@@ -111,26 +110,24 @@ def _speed(found: Any) -> Speed | None:
     return None if found is None else TypeAdapter(Speed).validate_python(found)
 
 
-def _loading(directory: Path, entries: Entries, stages: Sequence[str]) -> Loading | None:
+def _made_by(steps: StageSteps[Entry]) -> Entry:
+    """The step that made the last model of a stage so far; it has one."""
+    made = steps.recover or steps.carve
+    assert made is not None
+    return made
+
+
+def _loading(directory: Path, stages: Sequence[StageSteps[Entry]]) -> Loading | None:
     """The model of the run: that of the last stage, or of the last that is done so far."""
-    done = [(name, made) for name in stages if (made := _final(name, entries)) is not None]
+    done = [steps for steps in stages if _path(steps)]
     if not done:
         return None
-    name, made = done[-1]
-    link = directory / MODEL_LINK
+    made, link = _made_by(done[-1]), directory / MODEL_LINK
     return Loading(
-        path=str(link if link.is_dir() else directory / STAGES / name / "model"),
+        path=str(link if link.is_dir() else directory / _path(done[-1])),
         # Ledgers from before these were added do not have the keys.
         is_encoder_decoder=made.outputs.get("is_encoder_decoder", False),
         own_code=made.outputs.get("own_code", False),
-    )
-
-
-def _final(name: str, entries: Entries) -> Entry | None:
-    """The step that made the model that a stage leaves; None if it is not done."""
-    made = entries.get(f"{name}/recover") or entries.get(f"{name}/carve")
-    return (
-        made if made is not None and _path(name, made, entries.get(f"{name}/measure-cut")) else None
     )
 
 
@@ -139,20 +136,20 @@ def _comparisons(entries: Entries) -> Iterator[ModelRow]:
         (CONTROL, "the original, trained on {tokens:,} tokens too"),
         (AT_ONCE, "all cuts made in one, then {tokens:,} tokens"),
     ):
-        made = entries.get(f"{name}/recover")
+        steps = StageSteps(entries, name)
+        made = steps.recover
         if made is not None:
             note = words.format(tokens=made.outputs["tokens"])
             if made.outputs.get("kept") == "before":
                 note += "; they did not help, so it has the weights from before"
-            cut, recovered = entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure")
-            yield _model_row(name, "comparison", made, cut, recovered, note)
+            yield _model_row(steps, "comparison", made, note)
 
 
 def _predicted_tokens(
     entries: Entries,
 ) -> Literal["every token", "what is taken out", "answers"]:
-    measured = entries.get("original/measure")
-    losses = [*measured.outputs["heldout"].values()] if measured else []
+    measured = StageSteps(entries, "original").measure
+    losses = [*measured.heldout_losses.values()] if measured else []
     return losses[0]["predicts"] if losses else "every token"
 
 
@@ -190,37 +187,33 @@ def _versions(entries: Entries) -> dict[str, str]:
     return {package: ", ".join(dict.fromkeys(seen)) for package, seen in found.items()}
 
 
-def _stage_model(name: str, entries: Entries) -> ModelRow:
-    made = entries.get(f"{name}/recover") or entries[f"{name}/carve"]
+def _stage_model(steps: StageSteps[Entry]) -> ModelRow:
+    made = _made_by(steps)
     note = "the weights before the recovery, which did not help"
-    return _model_row(
-        name, "stage", made, entries.get(f"{name}/measure-cut"), entries.get(f"{name}/measure"),
-        note if made.outputs.get("kept") == "before" else "",
-    )  # fmt: skip
+    return _model_row(steps, "stage", made, note if made.outputs.get("kept") == "before" else "")
 
 
-def _model_row(
-    name: str, role: Any, made: Entry, cut: Entry | None, recovered: Entry | None, note: str = ""
-) -> ModelRow:
+def _model_row(steps: StageSteps[Entry], role: Any, made: Entry, note: str) -> ModelRow:
+    """`made`: the step that made the model, or found it in the case of the original."""
     facts = made.outputs
     return ModelRow(
-        name=name,
+        name=steps.stage,
         role=role,
         note=note,
-        path=_path(name, made, cut),
+        path=_path(steps),
         parameters=facts["parameters"],
         parameters_by_part=facts["parts"],
         vocabulary=facts["vocabulary"],
         bytes_on_disk=facts["bytes"],
-        after_cut=_scores(cut),
-        after_recovery=_scores(recovered),
+        after_cut=_scores(steps.measure_cut),
+        after_recovery=_scores(steps.measure),
     )
 
 
-def _path(name: str, made: Entry, measured_cut: Entry | None) -> str:
-    """The directory of the model `made` inside that of the run; empty if it will be removed."""
-    final = made.kind == "recover" or (made.kind == "carve" and _is_done_by_cut(measured_cut))
-    return f"{STAGES}/{name}/model" if final else ""
+def _path(steps: StageSteps[Entry]) -> str:
+    """The directory of the model that a stage leaves, inside that of the run; empty before that."""
+    is_made = steps.recover is not None or _is_done_by_cut(steps)
+    return f"{STAGES}/{steps.stage}/model" if is_made else ""
 
 
 def _scores(entry: Entry | None) -> dict[str, Score]:
@@ -234,25 +227,20 @@ def _scores(entry: Entry | None) -> dict[str, Score]:
             unknown=found.get("unknown", 0.0),
             lost=found.get("lost", 0.0),
         )
-        for text, found in entry.outputs["heldout"].items()
+        for text, found in entry.heldout_losses.items()
     }
 
 
-def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow:
-    carve = entries.get(f"{name}/carve")
-    recover = entries.get(f"{name}/recover")
-    measured = [
-        _seconds(entries[step])
-        for step in (f"{name}/measure-cut", f"{name}/measure")
-        if step in entries
-    ]
+def _stage_row(steps: StageSteps[Entry], outcome: Outcome | None) -> StageRow:
+    carve, recover = steps.carve, steps.recover
+    measured = [_seconds(entry) for entry in (steps.measure_cut, steps.measure) if entry]
     recover_seconds, cut_seconds = _seconds_by_phase(recover), _seconds_by_phase(carve)
     if recover is not None:
         measured.append(recover_seconds.get("measure", 0.0))
-    cut = Cut.from_json(carve.outputs["cut"], f"{LEDGER_FILE}: {name}/carve") if carve else None
+    cut = Cut.from_json(carve.outputs["cut"], f"{LEDGER_FILE}: {carve.step}") if carve else None
     return StageRow(
-        name=name,
-        done=f"{name}/measure" in entries or _is_done_by_cut(entries.get(f"{name}/measure-cut")),
+        name=steps.stage,
+        done=steps.measure is not None or _is_done_by_cut(steps),
         cut=f"{carve.outputs['words']}{_chosen_by(carve)}" if carve else "",
         # Ledgers from before refits were added do not have the key.
         refitted=tuple(
@@ -274,7 +262,7 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
         if cut
         else (),
         curve=tuple((t, loss) for t, loss in recover.outputs["curve"]) if recover else (),
-        heldout=heldout_curve(recover, entries.get(f"{name}/measure"), outcome),
+        heldout=heldout_curve(recover, steps.measure, outcome),
         mixtures=tuple(_mixtures(recover)),
         seconds=Seconds(
             score=cut_seconds.get("score"),
@@ -287,9 +275,9 @@ def _stage_row(name: str, entries: Entries, outcome: Outcome | None) -> StageRow
     )
 
 
-def _is_done_by_cut(measure_cut: Entry | None) -> bool:
+def _is_done_by_cut(steps: StageSteps[Entry]) -> bool:
     """Whether a stage is done after its cut was measured, which means that it trains nothing."""
-    return measure_cut is not None and measure_cut.inputs["speed"]
+    return steps.measure_cut is not None and steps.measure_cut.inputs["speed"]
 
 
 def heldout_curve(
@@ -302,13 +290,13 @@ def heldout_curve(
     """
     if recover is None or outcome is None:
         return None
-    now = measure.inputs["heldout"] if measure else recover.outputs["heldout"]
+    now = (measure or recover).heldout_hashes
     total = recover.outputs["tokens"]
     between: dict[str, list[tuple[int, float]]] = {}
     for tokens, losses in recover.outputs["heldout_curve"]:
         for text, loss in losses.items():
             factor = _factor(recover, text, outcome.unit)
-            unchanged = now.get(text) == recover.outputs["heldout"][text]
+            unchanged = now.get(text) == recover.heldout_hashes[text]
             if unchanged and factor is not None and tokens < total:
                 between.setdefault(text, []).append((tokens, loss * factor))
     texts = {
@@ -322,7 +310,7 @@ def _factor(recover: Entry, text: str, unit: Unit) -> float | None:
     """What turns nats per token of a text into this unit; None if that is not known."""
     if unit == "nats per token":
         return 1.0
-    return bits_per_nat(recover.outputs["trained"]["heldout"][text])
+    return bits_per_nat(recover.heldout_losses[text])
 
 
 def _mixtures(recover: Entry | None) -> Iterator[MixtureRow]:

@@ -6,7 +6,7 @@ from typing import Any
 from regrow.evaluation.significance import paired_test
 from regrow.evaluation.task_results import ChanceScore, quality_kept
 from regrow.pipeline.ledger import Entry
-from regrow.pipeline.task_steps import EVALUATE
+from regrow.pipeline.stage_steps import StageSteps
 from regrow.report.records import EvaluationRow
 
 _MOST_TASKS = 12
@@ -17,11 +17,11 @@ def evaluation_rows(
     entries: Mapping[str, Entry], stages: Sequence[str]
 ) -> tuple[EvaluationRow, ...]:
     """The scores of the original and of each stage that was evaluated, in order."""
-    before = entries.get(f"original/{EVALUATE}")
+    before = StageSteps(entries, "original").evaluate
     if before is None:
         return ()
-    steps = (f"{stage}/{EVALUATE}" for stage in stages)
-    after = [entries[step] for step in steps if step in entries]
+    evaluated = (StageSteps(entries, stage).evaluate for stage in stages)
+    after = [entry for entry in evaluated if entry is not None]
     if not after:
         return tuple(_rows(before.outputs, None, ""))
     return tuple(
@@ -36,8 +36,8 @@ def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> float | None:
 
     A group counts as one task.
     """
-    before = entries.get(f"original/{EVALUATE}")
-    after = entries.get(f"{stages[-1]}/{EVALUATE}") if stages else None
+    before = StageSteps(entries, "original").evaluate
+    after = StageSteps(entries, stages[-1]).evaluate if stages else None
     if before is None or after is None:
         return None
     original = _chance_scores(before.outputs)

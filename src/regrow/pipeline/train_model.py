@@ -14,6 +14,7 @@ from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.outcomes import recovery_outcome
 from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
+from regrow.pipeline.stage_steps import StageSteps
 from regrow.pipeline.steps import STAGES
 from regrow.pipeline.summary import heldout_curve
 from regrow.report.outcomes import worse_lines
@@ -124,12 +125,13 @@ def train_model(
     else:
         progress.say(already_words(result))
     entries = read_entries(out / LEDGER_FILE)
-    trained, measured = (entries[f"{chosen.name}/{kind}"] for kind in ("recover", "measure"))
-    found = trained.outputs
+    steps = StageSteps(entries, chosen.name)
     outcome = recovery_outcome(entries, chosen.name, "original")
     trained_model = str(out / STAGES / chosen.name / TRAINED)
-    heldout = heldout_curve(trained, measured, outcome)
+    heldout = heldout_curve(steps.recover, steps.measure, outcome)
+    assert steps.recover is not None
     assert heldout is not None
+    found = steps.recover.outputs
     names = (*recipe.heldout_of(chosen.name), *heldout.texts)
     first = next((name for name in names if name in heldout.texts), None)
     return Trained(

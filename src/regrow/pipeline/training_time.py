@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from regrow.architectures import Layout
@@ -11,6 +11,8 @@ from regrow.common.numbers import rate, rough_duration
 from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.ledger import Ledger
 from regrow.pipeline.plan import RunPlan
+from regrow.pipeline.recipe import Stage
+from regrow.pipeline.stage_layouts import StageLayouts
 from regrow.pipeline.time_left import GUESSED_RATES
 from regrow.scoring.calibration import ROW_LENGTH
 from regrow.training.cost import mean_sample
@@ -31,16 +33,19 @@ class StageTraining:
     Attributes:
         layout: The layout after its cut.
         settings: Of its recovery; None without one.
-        sample: The mean sample of its recovery; None without one.
         alone_tokens: Tokens that its cut trains each layer alone on, in all passes together.
         teacher: The layout of the teacher of its recovery; None without one.
     """
 
     layout: Layout
     settings: RecoverySettings | None = None
-    sample: SampleShape | None = None
     alone_tokens: int = 0
     teacher: Layout | None = None
+
+    @property
+    def sample(self) -> SampleShape | None:
+        """The mean sample of its recovery; None without one."""
+        return None if self.settings is None else mean_sample(self.settings, self.layout)[1]
 
     @property
     def tokens(self) -> int:
@@ -62,6 +67,11 @@ class StageTraining:
             recovery = speed.seconds(self.layout, self.sample, self.tokens, self.teacher)
         alone = on_cpu.seconds_of_layers(self.layout, _row(self.layout), self.alone_tokens)
         return StageTime(recovery, alone)
+
+
+def training_of(stage: Stage, layouts: StageLayouts) -> StageTraining:
+    """What a stage of a recipe trains."""
+    return StageTraining(layouts.after, stage.recover, stage.alone_tokens, layouts.teacher)
 
 
 def _row(layout: Layout) -> SampleShape:
@@ -190,29 +200,21 @@ def rates_of_run(plan: RunPlan, ledger: Ledger, progress: Progress) -> Mapping[s
     ]
     recovered = [step.stage for step in left if step.kind == "recover"]
     cut = [step.stage for step in left if step.kind == "carve"]
-    stages = [
-        _training(plan, stage, is_cut=stage in cut, is_recovered=stage in recovered)
-        for stage in dict.fromkeys([*recovered, *cut])
-    ]
-    time = time_of(plan.layouts["original"], stages, notify=progress.say)
+    trainings = []
+    for name in dict.fromkeys((*recovered, *cut)):
+        training = training_of(plan.stages[name].spec, plan.stages[name].layouts)
+        if name not in cut:
+            training = replace(training, alone_tokens=0)
+        if name not in recovered:
+            training = replace(training, settings=None, teacher=None)
+        trainings.append(training)
+    time = time_of(plan.original.layout, trainings, notify=progress.say)
     if time is None:
         return GUESSED_RATES
     of = f"{time.tokens:,} tokens, " if time.tokens else ""
     progress.say(f"training: {of}{time.words()}")
     if not time.tried or not recovered:  # then it is a bound, or nothing is recovered
         return GUESSED_RATES
-    work = sum(plan.flops_per_token(stage) * plan.recovery(stage).tokens for stage in recovered)
+    stages = [plan.stages[name] for name in recovered]
+    work = sum(stage.flops_per_token * stage.recovery.tokens for stage in stages)
     return {**GUESSED_RATES, "train": work / time.seconds}
-
-
-def _training(plan: RunPlan, stage: str, *, is_cut: bool, is_recovered: bool) -> StageTraining:
-    """What is left to train in a stage of a run."""
-    original = plan.layouts["original"]
-    layout = plan.layouts.get(stage, original)
-    alone = plan.stages[stage].alone_tokens if is_cut else 0
-    if not is_recovered:
-        return StageTraining(layout, alone_tokens=alone)
-    settings = plan.recovery(stage)
-    taught = settings.distill is not None
-    teacher = plan.layouts.get(plan.teachers.get(stage, ""), original) if taught else None
-    return StageTraining(layout, settings, mean_sample(settings, layout)[1], alone, teacher)

@@ -67,7 +67,7 @@ def fine_tune(
     from regrow.training.distributed.sharding import full_state_dict
     from regrow.training.loop import train
     from regrow.training.lora import add_adapters, without_adapters
-    from regrow.training.task import HeldoutLoss, Hooks
+    from regrow.training.task import HeldoutMeasurement, Hooks
 
     processes = join_processes()
     checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
@@ -80,7 +80,7 @@ def fine_tune(
     with torch.enable_grad():
         result = train(
             model, task, settings, directory=place / TRAINING, identity=checkpoint.fingerprint,
-            heldout=HeldoutLoss(identity, evaluate), hooks=Hooks(on_step=on_step),
+            heldout=HeldoutMeasurement(identity, evaluate), hooks=Hooks(on_step=on_step),
         )  # fmt: skip
     weights = full_state_dict(model)
     # Without settings, since no recipe does this: the keys of a recovery would train on text.
@@ -106,8 +106,8 @@ def _words(data: TuningData, settings: RecoverySettings, result: "TrainingResult
         if name != "tokens" and isinstance(value, str | int | float)
     ]
     words += [f"settings: {', '.join(given)}"] if given else []
-    if result.heldout:
-        words.append(f"held out: {result.heldout[-1][1]:.4f} nats per answer token")
+    if result.heldout_curve:
+        words.append(f"held out: {result.heldout_curve[-1][1]:.4f} nats per answer token")
     return "; ".join(words)
 
 

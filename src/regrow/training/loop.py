@@ -58,7 +58,7 @@ from regrow.training.stop_signals import catch_stop_signals, exit_by_signal
 from regrow.training.task import (
     NO_HOOKS,
     NOTHING_MEASURED,
-    HeldoutLoss,
+    HeldoutMeasurement,
     Hooks,
     StepReport,
     TrainingResult,
@@ -75,7 +75,7 @@ def train(
     *,
     directory: Path,
     identity: str = "",
-    heldout: HeldoutLoss = NOTHING_MEASURED,
+    heldout: HeldoutMeasurement = NOTHING_MEASURED,
     hooks: Hooks = NO_HOOKS,
 ) -> TrainingResult:
     """Train a model in place. A killed training resumes if this is called again.
@@ -269,7 +269,7 @@ def train(
         model.zero_grad(set_to_none=True)
     return TrainingResult(
         curve=progress.curve,
-        heldout=progress.heldout,
+        heldout_curve=progress.heldout,
         tokens=progress.tokens,
         predicted=progress.predicted,
         seconds=progress.seconds,

@@ -34,13 +34,13 @@ class RecoveryData:
         train: The text to train on.
         heldout: Held-out texts, by name. Mixtures follow the loss on them. The loss on the first
             is also measured during the training, if the settings have `evaluate_every`.
-        hashes: Hashes of the held-out texts, by name.
+        heldout_hashes: Of the held-out texts, by name.
         references: Losses that mixtures are to get back to, if the settings give none.
     """
 
     train: "Texts"
     heldout: Mapping[str, HeldoutText]
-    hashes: Mapping[str, str]
+    heldout_hashes: Mapping[str, str]
     references: Losses
 
 
@@ -79,7 +79,7 @@ def recover(
     from regrow.training.lora import add_adapters, without_adapters
     from regrow.training.metrics import Meter
     from regrow.training.resume import restore
-    from regrow.training.task import HeldoutLoss, Hooks
+    from regrow.training.task import HeldoutMeasurement, Hooks
     from regrow.training.teacher import load_teacher
 
     processes = join_processes()
@@ -132,7 +132,9 @@ def recover(
 
         result = train(
             model, task, settings, directory=place / "training", identity=checkpoint.fingerprint,
-            heldout=HeldoutLoss(data.hashes[name], evaluate if settings.evaluate_every else None),
+            heldout=HeldoutMeasurement(
+                data.heldout_hashes[name], evaluate if settings.evaluate_every else None
+            ),
             hooks=Hooks(track, on_step, export),
         )  # fmt: skip
     weights = full_state_dict(model)

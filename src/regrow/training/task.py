@@ -64,7 +64,7 @@ class TrainingResult:
     Attributes:
         curve: (tokens trained on after the step, loss per token before its update) of each step
             that was not skipped.
-        heldout: (tokens trained on, held-out loss per token) of each measurement.
+        heldout_curve: (tokens trained on, held-out loss per token) of each measurement.
         tokens: Tokens of text trained on.
         predicted: Tokens predicted; the losses are means over these.
         seconds: Wall time of all runs of the training, with held-out measurements.
@@ -76,7 +76,7 @@ class TrainingResult:
     """
 
     curve: list[tuple[int, float]]
-    heldout: list[tuple[int, float]]
+    heldout_curve: list[tuple[int, float]]
     tokens: int
     predicted: int
     seconds: float
@@ -103,8 +103,8 @@ class TrainingTask:
 
 
 @dataclass(frozen=True)
-class HeldoutLoss:
-    """The held-out loss that is measured while a training runs.
+class HeldoutMeasurement:
+    """How the held-out loss is measured while a training runs.
 
     Attributes:
         identity: Hash of the text. A resumed training drops measurements on another text.
@@ -133,5 +133,5 @@ class Hooks:
     export: Export | None = None
 
 
-NOTHING_MEASURED = HeldoutLoss()
+NOTHING_MEASURED = HeldoutMeasurement()
 NO_HOOKS = Hooks()

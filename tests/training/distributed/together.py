@@ -194,7 +194,7 @@ def perform(
         "count": processes.count,
         "resumed_at": result.resumed_at,
         "curve": result.curve,
-        "heldout": result.heldout,
+        "heldout": result.heldout_curve,
         "steering": result.mixtures,
         "component_losses": component_losses,
         "heads": [n for n, p in model.named_parameters(remove_duplicate=False) if p is head],

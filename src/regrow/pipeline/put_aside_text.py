@@ -20,7 +20,7 @@ HELDOUT = "heldout"
 
 
 @dataclass(frozen=True)
-class HeldOutPart:
+class PutAsideText:
     """A part of the training text that is held out.
 
     Attributes:
@@ -38,11 +38,11 @@ class HeldOutPart:
         self.part.write(self.text.path, self.text.reading)
 
 
-HeldOutParts = Mapping[str, HeldOutPart]
+PutAsideTexts = Mapping[str, PutAsideText]
 """The parts that are put aside, by the name of the held-out text."""
 
 
-def with_heldout_text(recipe: Recipe, out: Path) -> tuple[Recipe, HeldOutParts]:
+def with_heldout_text(recipe: Recipe, out: Path) -> tuple[Recipe, PutAsideTexts]:
     """The recipe with held-out texts, and what is put aside for them; nothing if it names its own.
 
     The files of the texts in the directory of the run, `out`, are not written yet. All text files
@@ -51,7 +51,7 @@ def with_heldout_text(recipe: Recipe, out: Path) -> tuple[Recipe, HeldOutParts]:
 
     Raises UserError if the training text has no text file, or is too short.
     """
-    parts: dict[str, HeldOutPart] = {}
+    parts: dict[str, PutAsideText] = {}
     data = recipe.data
     if not data.heldout:
         paths = [path for path in data.train_paths if not is_store(path)]
@@ -62,7 +62,7 @@ def with_heldout_text(recipe: Recipe, out: Path) -> tuple[Recipe, HeldOutParts]:
                 key="data.heldout",
             )
         text = HeldoutText(out / HELDOUT_FILE, recipe.reading)
-        parts[HELDOUT] = HeldOutPart(_put_aside(paths, recipe.reading, "data.heldout"), text)
+        parts[HELDOUT] = PutAsideText(_put_aside(paths, recipe.reading, "data.heldout"), text)
         _check_sources(recipe, parts[HELDOUT].part)
         data = data.model_copy(update={"heldout": {HELDOUT: text.path}})
     stages: list[Stage] = []
@@ -72,7 +72,7 @@ def with_heldout_text(recipe: Recipe, out: Path) -> tuple[Recipe, HeldOutParts]:
             key = f"stages: {stage.name}: data.heldout"
             text = HeldoutText(out / STAGES / stage.name / HELDOUT_FILE, CONVERSATIONS)
             part = _put_aside(given.train, CONVERSATIONS, key)
-            parts[stage.name] = HeldOutPart(part, text, stage.name)
+            parts[stage.name] = PutAsideText(part, text, stage.name)
             given = given.model_copy(update={"heldout": {stage.name: text.path}})
         stages.append(stage.model_copy(update={"data": given}))
     return recipe.model_copy(update={"data": data, "stages": stages}), parts

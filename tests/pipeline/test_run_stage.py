@@ -1,0 +1,81 @@
+"""What a plan knows about each stage of a run and about its comparisons."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrow.architectures.flops import forward_flops
+from regrow.common.progress import QUIET
+from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
+from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.run_stage import data_seed
+from regrow.training.cost import mean_sample
+from tests.tiny import sentences, write_model, write_text
+
+TRAINING = {"tokens": 64, "row_length": 32, "batch_tokens": 64}
+
+
+def recipe(home: Path, *stages: dict[str, Any]) -> Recipe:
+    texts = {"train": str(home / "train.jsonl"), "heldout": {"h": str(home / "heldout.jsonl")}}
+    return Recipe.model_validate(
+        {"name": "tiny", "model": str(home / "m"), "seed": 3, "data": texts, "stages": [*stages]}
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("stages")
+    write_model(home / "m")
+    write_text(home / "train.jsonl", sentences(60))
+    write_text(home / "heldout.jsonl", sentences(4, seed=1))
+    return home
+
+
+@pytest.fixture(scope="module")
+def plan(home: Path) -> RunPlan:
+    taught = {**TRAINING, "distill": {"from": "previous"}}
+    return make_plan(
+        recipe(
+            home,
+            {"name": "depth", "cut": {"layers": 3}},
+            {"name": "more", "recover": TRAINING},
+            {"name": "width", "cut": {"ffn": 24}, "recover": taught},
+        ),
+        home / "run", RunOptions(compare=["control"]), QUIET,
+    )  # fmt: skip
+
+
+def test_a_stage_begins_with_the_model_of_the_one_before(plan: RunPlan) -> None:
+    depth, more, width = (plan.stages[name].layouts for name in ("depth", "more", "width"))
+    assert depth.before == plan.original.layout != depth.after
+    assert more.before == more.after == depth.after == width.before != width.after
+    assert (depth.teacher, more.teacher, width.teacher) == (None, None, more.after)
+
+
+def test_comparisons_begin_with_the_original(plan: RunPlan) -> None:
+    control, at_once = plan.stages["control"], plan.stages["at-once"]
+    original, last = plan.original.layout, plan.stages["width"].layouts.after
+    assert (control.layouts.before, control.layouts.after) == (original, original)
+    assert (at_once.layouts.before, at_once.layouts.after) == (original, last)
+    # The model before is the original; the control is the original itself.
+    assert (control.layouts.teacher, at_once.layouts.teacher) == (None, original)
+    assert plan.comparisons() == [control]
+    wanted = {step.stage for step in plan.steps.values() if plan.is_wanted(step)}
+    assert "control" in wanted
+    assert "at-once" not in wanted
+
+
+def test_a_teacher_costs_a_forward_pass(plan: RunPlan) -> None:
+    width = plan.stages["width"]
+    _, sample = mean_sample(width.recovery, width.layouts.after)
+    student, teacher = (
+        forward_flops(layout, sample).total / sample.text
+        for layout in (width.layouts.after, width.layouts.before)
+    )
+    assert width.flops_per_token == pytest.approx(3 * student + teacher)
+
+
+def test_each_stage_has_its_own_order_of_data(home: Path, plan: RunPlan) -> None:
+    assert len({stage.seed for stage in plan.stages.values()}) == len(plan.stages)
+    assert data_seed(recipe(home, {"name": "more", "recover": TRAINING}), "more") == 3
