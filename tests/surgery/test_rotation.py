@@ -27,7 +27,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.recipe import Recipe
-from regrow.pipeline.stage_layouts import at_once_stage
+from regrow.pipeline.stage_layouts import at_once_stage, cuts_and_layouts
 from regrow.pipeline.summary import summarise
 from regrow.scoring.batches import without_loss
 from regrow.scoring.calibration import Calibration
@@ -527,14 +527,15 @@ def test_a_run_rotates_and_says_so(tmp_path: Path) -> None:
 def test_all_cuts_at_once_are_rotated_as_the_stages_are(
     tmp_path: Path, changes: list[dict[str, Any]], rotates: bool
 ) -> None:
-    layout = ModelDirectory(write_untied(tmp_path / "m")).layout
+    original = ModelDirectory(write_untied(tmp_path / "m"))
     recover = {"tokens": 128, "row_length": 32, "batch_tokens": 64}
     cuts = [{"layers": 3, "refit_passes": 2, **changes[0]}, {"hidden": 24, **changes[1]}]
     recipe = Recipe.model_validate({
         "name": "tiny", "model": "m", "data": {"train": "train.jsonl"},
         "stages": [{"name": f"s{n}", "cut": cut, "recover": recover} for n, cut in enumerate(cuts)],
     })  # fmt: skip
-    stage = at_once_stage(recipe, layout, layout.resized({"layer": 3, "hidden": 24}))
+    found, layouts = cuts_and_layouts(recipe, original)
+    stage = at_once_stage(recipe, found, original.layout, layouts["s1"])
     assert stage is not None
     assert stage.cut is not None
     assert stage.cut.rotate is rotates

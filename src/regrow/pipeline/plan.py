@@ -45,7 +45,7 @@ from regrow.pipeline.shared_text import (
     say_shared_documents,
     trained_texts,
 )
-from regrow.pipeline.stage_layouts import at_once_stage, layouts_by_stage
+from regrow.pipeline.stage_layouts import at_once_stage, cuts_and_layouts, error_of_cut
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -63,8 +63,8 @@ from regrow.pipeline.steps import (
 )
 from regrow.pipeline.task_steps import EVALUATE, RunTasks, evaluated_stages, load_tasks
 from regrow.pipeline.time_left import StepWork
-from regrow.surgery.cut import Cut
 from regrow.surgery.extend import ensure_tokens
+from regrow.surgery.requested_cut import RequestedCut, request_cut
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
 
@@ -106,6 +106,7 @@ class RunPlan:
         conversations: The conversations of stages that have their own, by stage.
         stages: The stages by name, with those of all possible comparisons.
         comparisons: The stages of the comparisons that were asked for.
+        cuts: The cuts by stage, also of the comparisons that were asked for.
         layouts: The layout after each stage by name, and of "original".
         teachers: The stage whose model is the teacher, by the name of the student's stage.
         heldout: The hash of each held-out text by name.
@@ -121,6 +122,7 @@ class RunPlan:
     corpus: Corpus
     stages: Mapping[str, Stage]
     comparisons: list[Stage]
+    cuts: Mapping[str, RequestedCut]
     layouts: Mapping[str, Layout]
     teachers: Mapping[str, str]
     heldout: Mapping[str, str]
@@ -221,12 +223,11 @@ class RunPlan:
 
         A pass that trains each layer of the result alone takes about as long per parameter.
         """
-        cut = self.stages[step.stage].cut
-        axes = {} if cut is None else cut.options if cut.cut is None else Cut.load(cut.cut).axes
-        if cut is None or axes.keys() <= {"vocab_size", "vocab"}:
+        cut = self.cuts[step.stage]
+        if cut.only_vocabulary:
             return StepWork(step.name, "carve", 16.0 * self.parameter_count(step.stage))
-        trained = cut.refit_passes * self.parameter_count(step.stage)
-        work = cut.calibration_tokens * (self.parameter_count("original") + trained)
+        trained = cut.spec.refit_passes * self.parameter_count(step.stage)
+        work = cut.spec.calibration_tokens * (self.parameter_count("original") + trained)
         return StepWork(step.name, "score", 4.0 * work)
 
     def _reference_tokens(self) -> float:
@@ -266,8 +267,8 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
                 key=f"data.train: {recipe.data.written.name}",
             )
         original = with_random_weights(original, out / "original", recipe.seed)
-    layouts = _layouts(recipe, original)
-    trainings = _trainings(recipe, original.layout, layouts, options.compare)
+    cuts, layouts = _cuts_and_layouts(recipe, original)
+    trainings = _trainings(recipe, original.layout, cuts, layouts, options.compare)
     check_adapters(recipe.stages, original.layout, from_scratch=options.from_scratch)
     if options.from_scratch:
         check_embedding_rates(recipe.stages, "these are drawn at random")
@@ -293,9 +294,11 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     if missing:
         original = ensure_tokens(original, missing, out / "original", progress.say)
         corpus = _corpus(recipe, original, out, remains)
-        layouts = _layouts(recipe, original)
-        trainings = _trainings(recipe, original.layout, layouts, options.compare)
+        cuts, layouts = _cuts_and_layouts(recipe, original)
+        trainings = _trainings(recipe, original.layout, cuts, layouts, options.compare)
     comparisons = trainings.comparisons
+    asked = [stage for stage in comparisons if stage.name in options.compare]
+    cuts |= {stage.name: _cut_of(stage, original) for stage in asked if stage.cut is not None}
     layouts |= {"original": original.layout, AT_ONCE: layouts[recipe.stages[-1].name]}
     heldout = {name: _heldout_hash(text, aside.get(name)) for name, text in recipe.heldout.items()}
     steps = plan_steps(
@@ -311,9 +314,8 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
     return RunPlan(
         recipe=recipe, recipe_text=options.recipe_text, out=out, original=original, corpus=corpus,
         stages={stage.name: stage for stage in (*recipe.stages, *comparisons)},
-        comparisons=[stage for stage in comparisons if stage.name in options.compare],
-        layouts=layouts, teachers=teacher_names(recipe.stages), heldout=heldout, steps=steps,
-        conversations=conversations, put_aside=aside, tasks=tasks,
+        comparisons=asked, cuts=cuts, layouts=layouts, teachers=teacher_names(recipe.stages),
+        heldout=heldout, steps=steps, conversations=conversations, put_aside=aside, tasks=tasks,
     )  # fmt: skip
 
 
@@ -360,12 +362,24 @@ def _heldout_hash(text: HeldoutText, aside: HeldOutPart | None) -> str:
     return identity_of("conversations", text=found) if text.reading.conversations else found
 
 
-def _layouts(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
-    """The layout after each stage, after a check that transformers builds the same shapes."""
+def _cuts_and_layouts(
+    recipe: Recipe, original: ModelDirectory
+) -> tuple[dict[str, RequestedCut], dict[str, Layout]]:
+    """The cuts and layouts by stage, after a check that transformers builds the same shapes."""
     layout = original.layout
     where = str(original.path / "config.json")
     check_on_meta(original.checkpoint.config, layout.blueprint, layout.shapes, where)
-    return layouts_by_stage(recipe, original)
+    return cuts_and_layouts(recipe, original)
+
+
+def _cut_of(stage: Stage, original: ModelDirectory) -> RequestedCut:
+    """The cut of a comparison. Raises UserError, with its name, if it cannot be made."""
+    assert stage.cut is not None
+    fingerprint = original.checkpoint.fingerprint
+    try:
+        return request_cut(stage.cut, original.layout, fingerprint=fingerprint, has_text=True)
+    except UserError as error:
+        raise error_of_cut(stage.name, error) from None
 
 
 @dataclass(frozen=True)
@@ -384,18 +398,22 @@ class _Trainings:
 
 
 def _trainings(
-    recipe: Recipe, layout: Layout, layouts: Mapping[str, Layout], compare: Collection[str]
+    recipe: Recipe,
+    layout: Layout,
+    cuts: Mapping[str, RequestedCut],
+    layouts: Mapping[str, Layout],
+    compare: Collection[str],
 ) -> _Trainings:
     """The stages that are trained. Raises UserError if a comparison or a training is not possible.
 
-    `layout`: of the original. `layouts`: after each stage.
+    `layout`: of the original. `cuts`, `layouts`: of the stages, and after them.
     """
     last = layouts[recipe.stages[-1].name]
     settings = control_settings(recipe)
     # The control trains the original, which cannot be its own teacher.
     untaught = settings and settings.model_copy(update={"distill": None})
     control = None if untaught is None else Stage(name=CONTROL, recover=untaught)
-    possible = {CONTROL: control, AT_ONCE: at_once_stage(recipe, layout, last)}
+    possible = {CONTROL: control, AT_ONCE: at_once_stage(recipe, cuts, layout, last)}
     for name in compare:
         if name not in possible:
             raise UserError(f"{' or '.join(possible)} is wanted, not {name!r}", key="compare")
