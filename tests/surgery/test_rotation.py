@@ -534,7 +534,7 @@ def test_all_cuts_at_once_are_rotated_as_the_stages_are(
         "name": "tiny", "model": "m", "data": {"train": "train.jsonl"},
         "stages": [{"name": f"s{n}", "cut": cut, "recover": recover} for n, cut in enumerate(cuts)],
     })  # fmt: skip
-    found, layouts = cuts_and_layouts(recipe, original)
+    found, layouts = cuts_and_layouts(recipe.stages, original)
     stage = at_once_stage(recipe, found, original.layout, layouts["s1"])
     assert stage is not None
     assert stage.cut is not None

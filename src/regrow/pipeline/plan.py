@@ -45,7 +45,7 @@ from regrow.pipeline.shared_text import (
     say_shared_documents,
     trained_texts,
 )
-from regrow.pipeline.stage_layouts import at_once_stage, cuts_and_layouts, error_of_cut
+from regrow.pipeline.stage_layouts import at_once_stage, cuts_and_layouts
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -64,7 +64,7 @@ from regrow.pipeline.steps import (
 from regrow.pipeline.task_steps import EVALUATE, RunTasks, evaluated_stages, load_tasks
 from regrow.pipeline.time_left import StepWork
 from regrow.surgery.extend import ensure_tokens
-from regrow.surgery.requested_cut import RequestedCut, request_cut
+from regrow.surgery.requested_cut import RequestedCut
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.settings import RecoverySettings
 
@@ -298,7 +298,7 @@ def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress
         trainings = _trainings(recipe, original.layout, cuts, layouts, options.compare)
     comparisons = trainings.comparisons
     asked = [stage for stage in comparisons if stage.name in options.compare]
-    cuts |= {stage.name: _cut_of(stage, original) for stage in asked if stage.cut is not None}
+    cuts |= cuts_and_layouts([stage for stage in asked if stage.cut is not None], original)[0]
     layouts |= {"original": original.layout, AT_ONCE: layouts[recipe.stages[-1].name]}
     heldout = {name: _heldout_hash(text, aside.get(name)) for name, text in recipe.heldout.items()}
     steps = plan_steps(
@@ -369,17 +369,7 @@ def _cuts_and_layouts(
     layout = original.layout
     where = str(original.path / "config.json")
     check_on_meta(original.checkpoint.config, layout.blueprint, layout.shapes, where)
-    return cuts_and_layouts(recipe, original)
-
-
-def _cut_of(stage: Stage, original: ModelDirectory) -> RequestedCut:
-    """The cut of a comparison. Raises UserError, with its name, if it cannot be made."""
-    assert stage.cut is not None
-    fingerprint = original.checkpoint.fingerprint
-    try:
-        return request_cut(stage.cut, original.layout, fingerprint=fingerprint, has_text=True)
-    except UserError as error:
-        raise error_of_cut(stage.name, error) from None
+    return cuts_and_layouts(recipe.stages, original)
 
 
 @dataclass(frozen=True)

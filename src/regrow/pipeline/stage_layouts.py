@@ -1,6 +1,6 @@
 """The cut of each stage of a recipe, and the layout of the model after it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -17,15 +17,16 @@ from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 def layouts_by_stage(recipe: Recipe, original: ModelDirectory) -> dict[str, Layout]:
     """The layout after each stage, by the name of the stage, as `cuts_and_layouts` gives it."""
-    return cuts_and_layouts(recipe, original)[1]
+    return cuts_and_layouts(recipe.stages, original)[1]
 
 
 def cuts_and_layouts(
-    recipe: Recipe, original: ModelDirectory
+    stages: Iterable[Stage], original: ModelDirectory
 ) -> tuple[dict[str, RequestedCut], dict[str, Layout]]:
     """The cuts of the stages that have one, and the layout after each stage, by name.
 
-    `original`: may be a directory with a config alone.
+    `stages`: each starts from the model of the one before. `original`: may be a directory with a
+    config alone.
 
     Raises UserError, with the stage, if a cut cannot be made.
     """
@@ -33,7 +34,7 @@ def cuts_and_layouts(
     layouts: dict[str, Layout] = {}
     layout = original.layout
     fingerprint = None if original.is_config_only else original.checkpoint.fingerprint
-    for stage in recipe.stages:
+    for stage in stages:
         if stage.cut is not None:
             try:
                 cut = request_cut(stage.cut, layout, fingerprint=fingerprint, has_text=True)
@@ -86,9 +87,9 @@ def at_once_stage(
     """The comparison stage that makes all cuts in one and trains on the tokens of all recoveries.
 
     Score and refit are those that all cuts name; if they differ, the default. The passes of a refit
-    and the tokens of its text are the most of any cut. A cut by a file of
-    scores counts as one that names no score. Hidden is rotated if all cuts of it are. None if the
-    recipe has fewer than two cuts, or trains nothing.
+    and the tokens of its text are the most of any cut. A cut by a file of scores counts as one that
+    names no score. Hidden is rotated if all cuts of it are. None if the recipe has fewer than two
+    cuts, or trains nothing.
 
     `cuts`: of the stages. `original`, `last`: the layouts before the first and after the last.
     """
