@@ -784,7 +784,7 @@ def test_a_refit_that_does_not_fit_in_memory_is_said_before_any_work(
         {"name": "words", "cut": {"vocab_size": 300}},
     ]
     recipe = finished.changed(("stages", stages))
-    monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: 1_000_000)
+    monkeypatch.setattr("regrow.surgery.refitting.memory.available_memory", lambda: 1_000_000)
     message = r"stages: width: cut.calibration_tokens: to refit .* on 100,000 tokens, .* GB of st"
     with pytest.raises(UserError, match=message):
         go(recipe, tmp_path / "new")

@@ -38,7 +38,7 @@ from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.output import plan_output
 from regrow.surgery.prune import plan_cut, repeat_cut
-from regrow.surgery.refit import refit
+from regrow.surgery.refitting.refit import refit
 from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.rotation import Rotation, _balanced, rotated, rotation_of
 from regrow.surgery.search.measure import Calibration as SearchCalibration
@@ -468,7 +468,7 @@ def test_a_refit_of_one_layer_at_a_time_gives_the_same(
     regrow.prune(source, tmp_path / "a", **options)
     for place in ("scoring.stream", "surgery.prune"):
         monkeypatch.setattr(f"regrow.{place}.memory_problem", lambda _: "too large")
-    monkeypatch.setattr("regrow.surgery.refit.check_memory", lambda *_: "too large")
+    monkeypatch.setattr("regrow.surgery.refitting.refit.check_memory", lambda *_: "too large")
     regrow.prune(source, tmp_path / "b", **options)
     assert_same_bytes(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
 

@@ -6,7 +6,7 @@ from regrow.architectures import Layout
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.plan import PlannedStage
-from regrow.surgery.refit_memory import bytes_a_token
+from regrow.surgery.refitting.memory import bytes_a_token
 from regrow.surgery.requested_cut import request_cut
 from regrow.surgery.requests import options_for
 from regrow.surgery.search.text import CHARACTERS_A_TOKEN

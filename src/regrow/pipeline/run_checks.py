@@ -25,7 +25,7 @@ from regrow.pipeline.steps import (
     WRITTEN_FILE,
     find_changes,
 )
-from regrow.surgery.refit_disk import refit_bytes
+from regrow.surgery.refitting.disk import refit_bytes
 from regrow.training.settings import TRAINED, RecoverySettings
 from regrow.writing.text_writer import written_files
 
@@ -157,7 +157,7 @@ def _bytes_beside_result(plan: RunPlan, stage: str, bytes_per_parameter: float) 
 
 def _check_refit_memory(plan: RunPlan, stage: str) -> None:
     """Raise UserError, with the stage, if a refit of its cut does not fit in memory."""
-    from regrow.surgery.refit_memory import check_memory
+    from regrow.surgery.refitting.memory import check_memory
 
     cut = plan.cuts[stage]
     if not cut.is_refitted:

@@ -147,8 +147,8 @@ def _planned(
         check_offload(problem)
     if refits:
         assert calibration is not None
-        from regrow.surgery.layer_training import check_text
-        from regrow.surgery.refit_memory import check_memory
+        from regrow.surgery.refitting.layer_training import check_text
+        from regrow.surgery.refitting.memory import check_memory
 
         check_memory(source.path, source.layout, cut.sizes, calibration.tokens, spec.refit_passes)
         if spec.refit_passes:

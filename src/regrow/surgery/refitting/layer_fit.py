@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from regrow.architectures import LabelledTensor, Layout
 from regrow.scoring.stream import read_by
-from regrow.surgery.layer_calls import LayerCall, LayerModel
-from regrow.surgery.least_squares import LeastSquares, Solution
+from regrow.surgery.refitting.layer_calls import LayerCall, LayerModel
+from regrow.surgery.refitting.least_squares import LeastSquares, Solution
 
 
 def writers(layout: Layout, axis: str, layer: int) -> list[str]:
@@ -51,7 +51,7 @@ class FittedMatrix:
             gives there. Matrices in front of this one are refitted in both.
         reads: Whether the matrix reads the stream; else it writes to it.
         trained: Whether this is the last matrix of a layer that was then trained alone
-            (`regrow.surgery.layer_training`); `after` is the error behind that training.
+            (`regrow.surgery.refitting.layer_training`); `after` is the error behind that training.
     """
 
     name: str

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from regrow.common.errors import UserError
 from regrow.scoring.observe import sites
-from regrow.surgery.layer_calls import LayerCall, LayerModel
-from regrow.surgery.layer_fit import writers
 from regrow.surgery.ranges import Indices
+from regrow.surgery.refitting.layer_calls import LayerCall, LayerModel
+from regrow.surgery.refitting.layer_fit import writers
 
 _TOLERANCE = 1e-4
 """The largest part of what a layer adds that may be something else than what its matrices write."""
