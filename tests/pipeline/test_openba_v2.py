@@ -20,7 +20,7 @@ from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.requests import sizes_from_options
+from regrow.surgery.size_options import sizes_from_options
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes/openba-v2.yaml"

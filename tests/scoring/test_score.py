@@ -20,7 +20,7 @@ from regrow.scoring.calibration import Calibration, CalibrationText
 from regrow.scoring.observe import observe
 from regrow.scoring.registry import DEFAULT, SCORES
 from regrow.scoring.score import score, score_model
-from regrow.surgery.choose import choose
+from regrow.surgery.choose_indices import choose
 from tests.scoring.models import (
     BY_TYPE,
     default_statistics,

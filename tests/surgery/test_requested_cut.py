@@ -187,7 +187,7 @@ def test_scores_from_a_file(tmp_path: Path) -> None:
     assert found.scores is not None
     assert found.scores["ffn"].tolist() == list(range(20))
     # Neither the axis that is rotated nor the layers that are listed need scores.
-    given = {"drop_layers": "1", "hidden": 12, "rotate": True}
+    given: dict[str, Any] = {"drop_layers": "1", "hidden": 12, "rotate": True}
     assert requested(**given, scores=score_file(tmp_path, "ffn")).scored == ()
 
 

@@ -36,9 +36,9 @@ from regrow.scoring.stream import measure_stream, read_by
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.output import plan_output
 from regrow.surgery.prune import plan_cut, repeat_cut
 from regrow.surgery.refitting.refit import refit
+from regrow.surgery.result_files import plan_output
 from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.rotation import Rotation, _balanced, rotated, rotation_of
 from regrow.surgery.search.measure import Calibration as SearchCalibration

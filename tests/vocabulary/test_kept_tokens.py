@@ -24,7 +24,7 @@ from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.steps import TextHashes, plan_steps
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.output import VOCABULARY_FILE
+from regrow.surgery.result_files import VOCABULARY_FILE
 from regrow.vocabulary import token_counting
 from regrow.vocabulary.token_counting import plan_counts, write_counts
 from regrow.vocabulary.token_counts import TokenCounts

@@ -8,8 +8,8 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.plan import PlannedStage
 from regrow.surgery.refitting.memory import bytes_a_token
 from regrow.surgery.requested_cut import request_cut
-from regrow.surgery.requests import options_for
 from regrow.surgery.search.text import CHARACTERS_A_TOKEN
+from regrow.surgery.size_options import options_for
 
 _DEFAULT: int = CutSpec.model_fields["calibration_tokens"].default
 _PASSES = 4

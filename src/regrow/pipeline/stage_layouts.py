@@ -9,7 +9,7 @@ from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.steps import AT_ONCE, control_settings
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.requested_cut import RequestedCut, request_cut
-from regrow.surgery.requests import options_for
+from regrow.surgery.size_options import options_for
 from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.plan_file import load_plan
 from regrow.vocabulary.vocabulary_spec import VocabularySpec

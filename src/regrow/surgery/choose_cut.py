@@ -7,7 +7,7 @@ import numpy as np
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET, Progress
 from regrow.corpus.text import Documents
-from regrow.surgery.choose import Scores, choose
+from regrow.surgery.choose_indices import Scores, choose
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.requested_cut import RequestedCut

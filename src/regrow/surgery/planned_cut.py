@@ -12,8 +12,8 @@ from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import workplace
 from regrow.surgery.carve import CarvePlan, carve, with_corrections
 from regrow.surgery.cut import Cut
-from regrow.surgery.output import left_out, notes, plan_output
 from regrow.surgery.refitting.disk import refit_bytes
+from regrow.surgery.result_files import left_out, notes, plan_output
 
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration

@@ -18,9 +18,9 @@ from regrow.surgery.carve import CarvePlan
 from regrow.surgery.choose_cut import choose_cut
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.output import MAX_SHARD_BYTES, plan_output
 from regrow.surgery.planned_cut import PlannedCut, Pruned
 from regrow.surgery.requested_cut import RequestedCut, request_cut
+from regrow.surgery.result_files import MAX_SHARD_BYTES, plan_output
 
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration

@@ -42,8 +42,8 @@ from regrow.scoring.stream import Stream, read_by
 from regrow.surgery.carve import CarvePlan, with_corrections
 from regrow.surgery.computed import Computed, Floats
 from regrow.surgery.cut import Cut
+from regrow.surgery.kept_bytes import Indices, Selection
 from regrow.surgery.rotatable import hidden_axis
-from regrow.surgery.select import Indices, Selection
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import read_batch, sites
 from regrow.surgery.carve import carve
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.output import plan_output
 from regrow.surgery.refitting.layer_training import STEP_TOKENS, UNSEEN
 from regrow.surgery.refitting.refit import Refit, refit
+from regrow.surgery.result_files import plan_output
 
 
 def calibration(model: ModelDirectory, texts: int = 60, seed: int = 0) -> Calibration:

@@ -24,11 +24,11 @@ from regrow.common.errors import UserError
 from regrow.scoring.calibration import Calibration
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import Cut
-from regrow.surgery.output import plan_output
 from regrow.surgery.refitting import layer_training
 from regrow.surgery.refitting.layer_fit import LayerFit
 from regrow.surgery.refitting.layer_training import _share
 from regrow.surgery.refitting.memory import FREE, check_memory
+from regrow.surgery.result_files import plan_output
 from tests.surgery.carving import tensors
 from tests.surgery.refitting.cases import (
     calibration,

@@ -22,7 +22,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.output import plan_output
+from regrow.surgery.result_files import plan_output
 from tests.surgery.carving import tensors
 from tests.surgery.refitting.cases import (
     calibration,

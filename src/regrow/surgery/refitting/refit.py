@@ -52,6 +52,7 @@ from regrow.scoring.observe import sites
 from regrow.surgery.carve import Shared, kept_indices
 from regrow.surgery.computed import Computed
 from regrow.surgery.cut import Cut
+from regrow.surgery.kept_bytes import Selection
 from regrow.surgery.refitting.layer_calls import LayerModel
 from regrow.surgery.refitting.layer_fit import (
     FittedMatrix,
@@ -68,7 +69,6 @@ from regrow.surgery.refitting.memory import batch_tokens_of, check_memory
 from regrow.surgery.refitting.words import refit_words
 from regrow.surgery.rotatable import hidden_axis
 from regrow.surgery.rotation import Rotation, RowsTimes
-from regrow.surgery.select import Selection
 
 
 @dataclass(frozen=True)
