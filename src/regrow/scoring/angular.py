@@ -33,10 +33,10 @@ def mean_angles(
     """
     import torch
 
-    from regrow.scoring.observe import observe, sites
+    from regrow.scoring.observe import observe
 
     layers = layout.sizes[axis.name]
-    first = model.get_submodule(next(sites(layout, axis)))
+    first = model.get_submodule(layout.modules(axis.sites)[0])
     states: list[Tensor] = []
 
     def angles(seen: "Seen") -> "Tensor":

@@ -37,7 +37,6 @@ from torch import Tensor
 from regrow.architectures import LabelledTensor, Layout
 from regrow.checkpoint.reader import Checkpoint, read_tensor
 from regrow.common.errors import UserError
-from regrow.scoring.observe import sites
 from regrow.scoring.stream import Stream, read_by
 from regrow.surgery.carve import CarvePlan, with_corrections
 from regrow.surgery.computed import Computed, Floats
@@ -114,7 +113,7 @@ def rotation_of(stream: Stream, checkpoint: Checkpoint, layout: Layout, kept: in
         name: _norm(name, directions, share, checkpoint, layout)
         for axis in layout.blueprint.axes
         if axis.kind == "hidden"
-        for name in sites(layout, axis)
+        for name in layout.modules(axis.sites)
     }
     return Rotation(directions, norms, stream.norm_of, share)
 

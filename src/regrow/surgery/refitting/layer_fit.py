@@ -15,15 +15,9 @@ from regrow.surgery.refitting.least_squares import LeastSquares, Solution
 
 def writers(layout: Layout, axis: str, layer: int) -> list[str]:
     """Modules of a layer that write to the residual stream, in no order."""
-    place = "{" + axis + "}"
-    found = [
-        pattern.replace(place, str(layer))
-        for each in layout.blueprint.axes
-        if each.kind in ("ffn", "head")
-        for pattern in each.sites
-        if place in pattern
-    ]
-    return list(dict.fromkeys(found))
+    axes = (each for each in layout.blueprint.axes if each.kind in ("ffn", "head"))
+    patterns = dict.fromkeys(pattern for each in axes for pattern in each.sites)
+    return layout.modules(patterns, (axis, layer))
 
 
 def readers(layout: Layout, axis: str, layer: int) -> dict[str, LabelledTensor]:

@@ -48,7 +48,6 @@ from regrow.common.precision import Precision
 from regrow.common.progress import QUIET, Progress, tell_part
 from regrow.scoring.batches import TextBatch, without_loss
 from regrow.scoring.calibration import Calibration
-from regrow.scoring.observe import sites
 from regrow.surgery.carve import Shared, kept_indices
 from regrow.surgery.computed import Computed
 from regrow.surgery.cut import Cut
@@ -235,8 +234,8 @@ def _refit_stack(
     `passes`: over the text, in which each layer is then trained alone. `seed`: of their orders.
     """
     layer_axis = models.original.layout.blueprint.axis(axis)
-    names = list(sites(models.original.layout, layer_axis))
-    cut_names = list(sites(models.cut_model.layout, layer_axis))
+    names = models.original.layout.modules(layer_axis.sites)
+    cut_names = models.cut_model.layout.modules(layer_axis.sites)
     kept = models.cut.layers(axis, len(names)).tolist()
     texts = [_text_of(batch, layer_axis.stack == "decoder") for batch in batches]
     calls, streams = models.original.calls(names, batches)
