@@ -74,7 +74,7 @@ def test_the_sizes_after_the_cut_and_the_axes_that_are_scored(
     found = requested(layout, **options)
     assert found.sizes == sizes
     assert found.scored == scored
-    assert (found.layout, found.cut, found.scores) == (layout, None, None)
+    assert (found.layout, found.from_file, found.scores) == (layout, None, None)
 
 
 def test_the_layers_that_the_user_drops_are_kept_by_number() -> None:
@@ -172,7 +172,7 @@ def test_a_cut_file_says_all(
     is_refitted: bool,
 ) -> None:
     found = requested(cut=cut_file(tmp_path, name), fingerprint=MODEL)
-    assert found.cut == Cut(MODEL, FILES[name])
+    assert found.from_file == Cut(MODEL, FILES[name])
     assert found.sizes == sizes
     assert (found.kept, found.scored, found.scores, found.vocabulary) == ({}, (), None, None)
     assert found.rotated == rotated

@@ -47,8 +47,8 @@ def choose_cut(
     """
     checkpoint, layout = source.checkpoint, source.layout
     spec, sizes, fixed = request.spec, request.sizes, dict(request.kept)
-    if request.cut is not None:
-        return request.cut, None
+    if request.from_file is not None:
+        return request.from_file, None
     tokens: KeptTokens | None = None
     if request.vocabulary is not None:
         from regrow.vocabulary.kept_tokens import choose_vocabulary

@@ -25,7 +25,7 @@ class RequestedCut:
     Attributes:
         spec: The options of the cut.
         layout: Of the model that is cut.
-        cut: What the cut file says; None without one.
+        from_file: The cut of a cut file; None without one.
         sizes: The sizes after the cut, by axis; only of axes that get smaller. Of the vocabulary it
             is the number of tokens that was asked for, and absent if that follows from counts.
         kept: The indices that stay, by axis, if the user listed those that go.
@@ -39,7 +39,7 @@ class RequestedCut:
 
     spec: CutSpec
     layout: Layout
-    cut: Cut | None
+    from_file: Cut | None
     sizes: Mapping[str, int]
     kept: Mapping[str, Indices]
     vocabulary: VocabularySpec | None
