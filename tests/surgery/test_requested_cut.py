@@ -14,7 +14,7 @@ from regrow.common.errors import UserError
 from regrow.scoring.score_file import SavedScores
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.requested_cut import RequestedCut, request_cut
+from regrow.surgery.requested_cut import RequestedCut, is_refitted_by_default, request_cut
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.tiny import tiny_layout
 
@@ -150,6 +150,15 @@ def test_whether_the_layers_are_refitted(
     layout: Layout, options: dict[str, Any], expected: bool
 ) -> None:
     assert requested(layout, layers=3, **options).is_refitted is expected
+
+
+@pytest.mark.parametrize("layout", [UNTIED, POST_NORM])
+@pytest.mark.parametrize("options", [{"layers": 3}, {"vocab_size": 40}, {"ffn": 8, "hidden": 12}])
+def test_whether_sizes_without_options_are_refitted(
+    layout: Layout, options: dict[str, Any]
+) -> None:
+    found = requested(layout, **options)
+    assert is_refitted_by_default(layout, found.sizes) is found.is_refitted
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ from regrow.pipeline.plan_spec import PlanSpec
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.plan import PlannedStage
 from regrow.surgery.refitting.memory import bytes_a_token
-from regrow.surgery.requested_cut import request_cut
+from regrow.surgery.requested_cut import is_refitted_by_default
 from regrow.surgery.search.text import CHARACTERS_A_TOKEN
-from regrow.surgery.size_options import options_for
 
 _DEFAULT: int = CutSpec.model_fields["calibration_tokens"].default
 _PASSES = 4
@@ -53,8 +52,7 @@ def propose_refit(
     `layout`: of the original. `recovery`: tokens that the stage then trains on. `characters`: of
     the text; None if it is not known.
     """
-    cut = CutSpec(**options_for(layout, stage.sizes))
-    is_refitted = request_cut(cut, layout, fingerprint=None, has_text=True).is_refitted
+    is_refitted = is_refitted_by_default(layout, stage.sizes)
     available = None if characters is None else characters // CHARACTERS_A_TOKEN
     enough = available is None or available >= _DEFAULT
     if not (is_refitted and enough) or layout.blueprint.is_encoder_decoder:

@@ -1,6 +1,6 @@
 """What the options of a cut ask of a model, and whether that is possible; no weights are read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,20 +72,31 @@ def request_cut(
     vocabulary = spec.vocabulary
     if vocabulary is not None and vocabulary.size == layout.sizes["vocab"]:
         vocabulary = None
-    axes = [name for name in sizes if layout.blueprint.axis(name).kind != "vocab"]
+    only_vocabulary = _only_vocabulary(layout, sizes)
     rotated = _rotated_axis(spec, layout, sizes, has_text)
     is_refitted = _is_refitted(
-        spec, layout, only_vocabulary=not axes, is_ordered=True, has_text=has_text
+        spec, layout, only_vocabulary=only_vocabulary, is_ordered=True, has_text=has_text
     )
-    scored = tuple(name for name in axes if name not in kept and name != rotated)
+    chosen = {*kept, rotated, "vocab"}
+    scored = tuple(name for name in sizes if name not in chosen)
     scores: Scores | None = None
     if spec.scores is not None:
         scores = scores_for(spec.scores, layout, fingerprint, scored)
     else:
         check_scores(layout, scored, spec.by, has_text=has_text)
     return RequestedCut(
-        spec, layout, None, sizes, kept, vocabulary, rotated, scored, scores, not axes, is_refitted
-    )
+        spec, layout, None, sizes, kept, vocabulary, rotated, scored, scores, only_vocabulary,
+        is_refitted,
+    )  # fmt: skip
+
+
+def is_refitted_by_default(layout: Layout, axes: Iterable[str]) -> bool:
+    """Whether a cut of these axes is refitted if there is a text and no option says otherwise."""
+    return layout.blueprint.pre_norm and not _only_vocabulary(layout, axes)
+
+
+def _only_vocabulary(layout: Layout, axes: Iterable[str]) -> bool:
+    return all(layout.blueprint.axis(name).kind == "vocab" for name in axes)
 
 
 def _from_file(
@@ -95,8 +106,8 @@ def _from_file(
     rotated = next((name for name, axis in cut.axes.items() if axis.rotated), None)
     if rotated is not None and not has_text:
         raise UserError("its principal directions are found on a text; give one", key="cut")
-    kinds = {layout.blueprint.axis(n).kind for n, axis in cut.axes.items() if not axis.is_identity}
-    only_vocabulary = kinds <= {"vocab"}
+    changed = [name for name, axis in cut.axes.items() if not axis.is_identity]
+    only_vocabulary = _only_vocabulary(layout, changed)
     is_ordered = all(
         (np.diff(axis.keep) > 0).all()
         for name, axis in cut.axes.items()

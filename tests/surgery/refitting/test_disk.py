@@ -49,7 +49,7 @@ def test_what_a_refit_writes_is_known_before(
     # Each layer counts as trained, also where a training is no better and its weights stay.
     monkeypatch.setattr(
         "regrow.surgery.refitting.refit.train_layer",
-        lambda fit, streams, behind, target, passes: Trained(behind, 1.0, 0.0),
+        lambda _fit, _streams, behind, *_: Trained(behind, 1.0, 0.0),
     )
     (tmp_path / "place").mkdir()
     rotation = found._rotation(found.calibration, QUIET)
