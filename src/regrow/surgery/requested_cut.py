@@ -1,7 +1,7 @@
 """What the options of a cut ask of a model, and whether that is possible; no weights are read."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,29 +25,29 @@ class RequestedCut:
     Attributes:
         spec: The options of the cut.
         layout: Of the model that is cut.
-        from_file: The cut of a cut file; None without one.
         sizes: The sizes after the cut, by axis; only of axes that get smaller. Of the vocabulary it
             is the number of tokens that was asked for, and absent if that follows from counts.
-        kept: The indices that stay, by axis, if the user listed those that go.
-        vocabulary: How the kept tokens are still to be chosen; None if none are.
-        rotated: The axis of hidden, if it keeps principal directions.
-        scored: The axes whose indices are chosen by scores.
-        scores: The scores from a file; None without one.
         only_vocabulary: Whether the layers stay as they are.
         is_refitted: Whether the layers are solved for or trained after the cut.
+        rotated: The axis of hidden, if it keeps principal directions.
+        from_file: The cut of a cut file; nothing is to be chosen then. None without one.
+        kept: The indices that stay, by axis, if the user listed those that go.
+        vocabulary: How the kept tokens are still to be chosen; None if none are.
+        scored: The axes whose indices are chosen by scores.
+        scores: The scores from a file; None without one.
     """
 
     spec: CutSpec
     layout: Layout
-    from_file: Cut | None
     sizes: Mapping[str, int]
-    kept: Mapping[str, Indices]
-    vocabulary: VocabularySpec | None
-    rotated: str | None
-    scored: tuple[str, ...]
-    scores: Scores | None
     only_vocabulary: bool
     is_refitted: bool
+    rotated: str | None
+    from_file: Cut | None = None
+    kept: Mapping[str, Indices] = field(default_factory=dict)
+    vocabulary: VocabularySpec | None = None
+    scored: tuple[str, ...] = ()
+    scores: Scores | None = None
 
 
 def request_cut(
@@ -85,8 +85,8 @@ def request_cut(
     else:
         check_scores(layout, scored, spec.by, has_text=has_text)
     return RequestedCut(
-        spec, layout, None, sizes, kept, vocabulary, rotated, scored, scores, only_vocabulary,
-        is_refitted,
+        spec, layout, sizes, kept=kept, vocabulary=vocabulary, rotated=rotated, scored=scored,
+        scores=scores, only_vocabulary=only_vocabulary, is_refitted=is_refitted,
     )  # fmt: skip
 
 
@@ -118,8 +118,9 @@ def _from_file(
     )
     sizes = {name: size for name, size in cut.sizes.items() if size < layout.sizes[name]}
     return RequestedCut(
-        spec, layout, cut, sizes, {}, None, rotated, (), None, only_vocabulary, is_refitted
-    )
+        spec, layout, sizes, from_file=cut, rotated=rotated, only_vocabulary=only_vocabulary,
+        is_refitted=is_refitted,
+    )  # fmt: skip
 
 
 def _rotated_axis(
