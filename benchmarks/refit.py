@@ -26,8 +26,8 @@ from regrow.cli.app import main
 main()
 """
 LITTLE_MEMORY = """
-from regrow.surgery import refit_memory
-refit_memory.available_memory = lambda: 0
+from regrow.surgery.refitting import memory
+memory.available_memory = lambda: 0
 """
 
 

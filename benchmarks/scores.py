@@ -32,9 +32,9 @@ from regrow.objectives.losses.causal import Causal
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.score import score
 from regrow.surgery.carve import carve
-from regrow.surgery.choose import Scores, choose
+from regrow.surgery.choose_indices import Scores, choose
 from regrow.surgery.cut import Cut
-from regrow.surgery.output import plan_checked_carve
+from regrow.surgery.result_files import plan_checked_carve
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingTask

@@ -35,9 +35,9 @@ from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.header import TensorInfo
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.surgery.carve import plan_carve
-from regrow.surgery.choose import choose
+from regrow.surgery.choose_indices import choose
 from regrow.surgery.cut import Cut
-from regrow.surgery.select import Selection
+from regrow.surgery.kept_bytes import Selection
 
 SHARD_BYTES = 10**9
 BLOCK_BYTES = 8 << 20

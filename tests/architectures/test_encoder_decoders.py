@@ -21,7 +21,7 @@ from regrow.common.errors import UserError
 from regrow.models.networks import model_class
 from regrow.surgery.carve import carve
 from regrow.surgery.cut import Cut
-from regrow.surgery.output import plan_output
+from regrow.surgery.result_files import plan_output
 from tests.surgery.carving import axis_cut
 from tests.tiny import tiny_layout, tiny_shapes, write_tiny
 

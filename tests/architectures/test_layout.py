@@ -380,3 +380,13 @@ def test_one_parameter_under_two_names_is_refused() -> None:
     shapes["embed_out.weight"] = shapes["lm_head.weight"]
     with pytest.raises(UserError, match=r"embed_out\.weight: lm_head\.weight holds the same"):
         bind(blueprint, blueprint.tiny[0], shapes)
+
+
+def test_the_modules_of_patterns_in_all_layers_or_in_one() -> None:
+    layout = tiny_layout(T5)
+    patterns = ["encoder.block.{encoder.layer}", "decoder.block.{decoder.layer}.x", "shared"]
+    assert layout.modules(patterns) == [
+        *(f"encoder.block.{number}" for number in range(3)),
+        *(f"decoder.block.{number}.x" for number in range(4)), "shared",
+    ]  # fmt: skip
+    assert layout.modules(patterns, ("decoder.layer", 2)) == ["decoder.block.2.x"]

@@ -274,7 +274,7 @@ WRONG = {
                              "small.yaml: a recipe has its sizes; give nothing else, or a model"),
     "recipe nowhere": (["plan", "none.yaml"], "none.yaml: no such file"),
     "recipe that cannot be": (["plan", "wrong.yaml"],
-                              "stages: depth: layers: 9 is not between 1 and 4"),
+                              "stages: depth: cut.layers: 9 is not between 1 and 4"),
     "no budget": (["plan", "m"], "plan: give --params, --bytes or --tokens-per-second, "),
     "plan exists": (["plan", "m", "--params", "70%", "--out", "empty.txt"], "empty.txt: exists"),
     "plan nowhere": (["plan", "m", "--params", "70%", "--out", "short.txt/plan.yaml"],

@@ -182,7 +182,7 @@ def test_before_the_first_cut_there_is_no_teacher(home: Path) -> None:
 
 def test_a_teacher_is_the_original_or_the_model_before(home: Path) -> None:
     parsed = parse_recipe(yaml.safe_dump(recipe(home)), Path("r.yaml"))
-    found = layouts_by_stage(parsed, ModelDirectory(home / "m"))
+    found = layouts_by_stage(parsed.stages, ModelDirectory(home / "m"))
     layout = ModelDirectory(home / "m").layout
     depth, vocabulary, longer = found.values()
     assert (depth.teacher, longer.teacher) == (layout, layout)

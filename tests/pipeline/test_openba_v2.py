@@ -20,7 +20,7 @@ from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.requests import sizes_from_options
+from regrow.surgery.size_options import sizes_from_options
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes/openba-v2.yaml"
@@ -207,7 +207,7 @@ def test_the_page_has_the_total() -> None:
 
 def test_what_the_page_makes_of_the_ratio() -> None:
     """Each figure under "Why the report's figures are higher", from the terms of the formula."""
-    stages = layouts_by_stage(recipe(), ModelDirectory(ROOT / "recipes/openba-15b"))
+    stages = layouts_by_stage(recipe().stages, ModelDirectory(ROOT / "recipes/openba-15b"))
     layouts = {"original": original(), **{name: each.after for name, each in stages.items()}}
     recomputed, texts, both, by_parameters = [], [], [], []
     for name, row in zip(layouts, OPENBA_V2, strict=False):

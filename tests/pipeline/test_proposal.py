@@ -36,9 +36,9 @@ from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.inspection import inspect_model
 from regrow.surgery.plan import PlannedStage, plan_stages
 from regrow.surgery.prune import prune_checkpoint
-from regrow.surgery.requests import sizes_from_options
 from regrow.surgery.search.measure import Measurement
 from regrow.surgery.search.search import SearchRequest
+from regrow.surgery.size_options import sizes_from_options
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.surgery.random_cuts import TINY, TINY_IDS
 from tests.surgery.search.test_search import Fake

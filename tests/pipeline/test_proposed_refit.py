@@ -20,7 +20,7 @@ from regrow.pipeline.proposed_refit import ProposedRefit, propose_refit
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.surgery.inspection import inspect_model
 from regrow.surgery.plan import PlannedStage
-from regrow.surgery.refit_memory import bytes_a_token
+from regrow.surgery.refitting.memory import bytes_a_token
 from regrow.training.speed import Speed
 from tests.tiny import sentences, tiny_layout, write_model, write_text
 

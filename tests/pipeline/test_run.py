@@ -626,7 +626,7 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
     yield (
         "which stack",
         at_home("model", "t5"),
-        "stages: depth: layers 3: t5 has 2 stacks; give encoder=3 or decoder=3",
+        "stages: depth: cut.layers 3: t5 has 2 stacks; give encoder=3 or decoder=3",
     )
     yield "no model", at_home("model", "none"), "none: no such directory"
     yield (
@@ -636,13 +636,21 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
     )
     yield "no tokenizer to cut", at_home("model", "bare"), "stages: vocabulary: .*no tokenizer.json"
     yield "no eos", at_home("model", "endless"), "endless: no eos_token"
-    yield "later layers", second(layers=4), "stages: b: layers: 4 is not between 1 and 3"
-    yield "later layer", second(drop_layers="3"), "stages: b: drop_layers 3: '3' lies beyond 2"
-    yield "later hidden", second(hidden=30), "stages: b: hidden: the llama config class refuses 30"
-    yield "later heads", second(heads=3), "stages: b: heads: 3 heads on 2 key-value heads"
+    yield "later layers", second(layers=4), "stages: b: cut.layers: 4 is not between 1 and 3"
+    yield "later layer", second(drop_layers="3"), "stages: b: cut.drop_layers 3: '3' lies beyond 2"
+    yield (
+        "later hidden",
+        second(hidden=30),
+        "stages: b: cut.hidden: the llama config class refuses 30",
+    )
+    yield "later heads", second(heads=3), "stages: b: cut.heads: 3 heads on 2 key-value heads"
     yield "vocabulary", second(vocab_size=9), "stages: b: vocabulary size 9 is too small: the least"
-    yield "large vocabulary", second(vocab_size=400), "stages: b: vocab_size: 400 is not between 1"
-    yield "stack", second(ffn={"decoder": 8}), "stages: b: ffn decoder=8: llama has no dec"
+    yield (
+        "large vocabulary",
+        second(vocab_size=400),
+        "stages: b: cut.vocab_size: 400 is not between 1",
+    )
+    yield "stack", second(ffn={"decoder": 8}), "stages: b: cut.ffn decoder=8: llama has no dec"
     yield "score", second(ffn=24, by="influence"), "stages: b: cut.by: influence scores layer, not"
     yield (
         "refit",
@@ -650,7 +658,7 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
             ("model", str(f.home / "gemma2")),
             ("stages", [{"name": "a", "cut": {"drop_layers": "1", "refit": True}}]),
         ),
-        "stages: a: refit: gemma2 normalises",
+        "stages: a: cut.refit: gemma2 normalises",
     )
     yield "no cut", second(cut="/none.json"), "stages: b: /none.json: no such file"
     yield (
@@ -777,7 +785,7 @@ def test_a_refit_that_does_not_fit_in_memory_is_said_before_any_work(
         {"name": "words", "cut": {"vocab_size": 300}},
     ]
     recipe = finished.changed(("stages", stages))
-    monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: 1_000_000)
+    monkeypatch.setattr("regrow.surgery.refitting.memory.available_memory", lambda: 1_000_000)
     message = r"stages: width: cut.calibration_tokens: to refit .* on 100,000 tokens, .* GB of st"
     with pytest.raises(UserError, match=message):
         go(recipe, tmp_path / "new")

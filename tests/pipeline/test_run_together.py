@@ -130,7 +130,7 @@ def test_a_run_that_cannot_be_is_refused_in_one_line(home: Path, together: Toget
     recipe, log = write_recipe(home / "wrong.yaml", home, layers=9), home / "wrong.log"
     assert together.run(process, (str(recipe), str(home / "wrong")), log) == [2, 2]
     (line,) = log.read_text().splitlines()
-    assert line.startswith("regrow: stages: width: layers: 9 is not between")
+    assert line.startswith("regrow: stages: width: cut.layers: 9 is not between")
 
 
 def test_weights_from_before_are_kept_if_training_together_does_not_help(

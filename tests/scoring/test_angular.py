@@ -16,7 +16,7 @@ from regrow.common.errors import UserError
 from regrow.scoring import score as score_module
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.score import score, score_model
-from regrow.surgery.choose import choose
+from regrow.surgery.choose_indices import choose
 from tests.scoring.models import BY_TYPE, kill_layer, load, text
 from tests.tiny import sentences, tiny_layout, write_model
 

@@ -23,7 +23,7 @@ from regrow.common.errors import UserError
 from regrow.models.loading import load_model
 from regrow.scoring import score as score_module
 from regrow.scoring.calibration import CalibrationText
-from regrow.scoring.observe import Seen, observe, sites
+from regrow.scoring.observe import Seen, observe
 from regrow.scoring.offload import load_offloaded
 from regrow.scoring.score import score
 from tests.scoring.models import BY_TYPE, default_statistics, text
@@ -106,7 +106,7 @@ def test_one_module_in_memory_at_a_time(family: str, tmp_path: Path) -> None:
         f"{site}."
         for axis in layout.blueprint.axes
         if axis.kind == "layer"
-        for site in sites(layout, axis)
+        for site in layout.modules(axis.sites)
     ]
 
     def loaded() -> set[str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from regrow.architectures import BLUEPRINTS, Blueprint
 from regrow.scoring.random_scores import random_scores
-from regrow.surgery.choose import choose
+from regrow.surgery.choose_indices import choose
 from tests.tiny import tiny_layout
 
 LLAMA = next(blueprint for blueprint in BLUEPRINTS if blueprint.model_type == "llama")

@@ -20,7 +20,7 @@ from regrow.scoring.calibration import Calibration, CalibrationText
 from regrow.scoring.observe import observe
 from regrow.scoring.registry import DEFAULT, SCORES
 from regrow.scoring.score import score, score_model
-from regrow.surgery.choose import choose
+from regrow.surgery.choose_indices import choose
 from tests.scoring.models import (
     BY_TYPE,
     default_statistics,
@@ -194,8 +194,12 @@ def test_not_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("axis", "by", "message"),
     [
-        ("ffn", "influence", "ffn: influence scores layer; score by random or activation"),
-        ("layer", "activation", "layer: activation scores hidden, ffn, kv_head, head; score by ra"),
+        ("ffn", "influence", "by: influence scores layer, not ffn; give random or activation"),
+        (
+            "layer",
+            "activation",
+            "by: activation scores hidden, ffn, kv_head, head, not layer; give ra",
+        ),
         ("ffn", "gradient", "by 'gradient': no such score; those that are: random, activation"),
         ("vocab", None, "vocab: no score by default"),
         ("ffn", None, "ffn: scoring by activation needs a text"),

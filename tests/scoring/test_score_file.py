@@ -148,7 +148,7 @@ def test_a_recipe_is_refused_before_it_runs(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     regrow.score(home / "m", path, by="random", axes=["ffn", "layer"])
     original = ModelDirectory(home / "m")
-    assert layouts_by_stage(recipe(home, {"ffn": 24, "scores": path}), original)
+    assert layouts_by_stage(recipe(home, {"ffn": 24, "scores": path}).stages, original)
     for cuts, message in (
         ([{"heads": 2, "scores": path}], "stages: s0: cut.scores: .*holds no scores of head, but"),
         (
@@ -158,5 +158,5 @@ def test_a_recipe_is_refused_before_it_runs(home: Path, tmp_path: Path) -> None:
         ([{"ffn": 24, "scores": "/none.json"}], "stages: s0: .*/none.json: no such file"),
     ):
         with pytest.raises(UserError, match=message) as caught:
-            layouts_by_stage(recipe(home, *cuts), original)
+            layouts_by_stage(recipe(home, *cuts).stages, original)
         assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from regrow.checkpoint.verify import verify_all
 from regrow.surgery.budget import parameter_budget
 from regrow.surgery.carve import carve
 from regrow.surgery.fixed_costs import plan_sizes
-from regrow.surgery.output import plan_output
+from regrow.surgery.result_files import plan_output
 from tests.surgery.random_cuts import cut_to
 from tests.tiny import write_tiny
 

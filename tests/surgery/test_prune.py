@@ -24,9 +24,9 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress, telling_parts
 from regrow.surgery.cut import CUT_FILE, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.output import ORIGIN_FILE
 from regrow.surgery.planned_cut import Pruned
 from regrow.surgery.prune import plan_cut, prune_checkpoint
+from regrow.surgery.result_files import ORIGIN_FILE
 from tests.surgery.carving import assert_same_bytes, tensors
 from tests.tiny import sentences, write_model, write_tiny
 

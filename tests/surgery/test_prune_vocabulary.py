@@ -14,8 +14,8 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.output import VOCABULARY_FILE
 from regrow.surgery.prune import prune_checkpoint
+from regrow.surgery.result_files import VOCABULARY_FILE
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.models.openba_files import PIECES, TEXT, write_tokenizer
 from tests.tiny import write_tiny

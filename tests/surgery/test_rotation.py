@@ -27,7 +27,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.recipe import Recipe
-from regrow.pipeline.stage_layouts import at_once_stage
+from regrow.pipeline.stage_layouts import at_once_stage, layouts_by_stage
 from regrow.pipeline.summary import summarise
 from regrow.scoring.batches import without_loss
 from regrow.scoring.calibration import Calibration
@@ -36,9 +36,9 @@ from regrow.scoring.stream import measure_stream, read_by
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.output import plan_output
 from regrow.surgery.prune import plan_cut, repeat_cut
-from regrow.surgery.refit import refit
+from regrow.surgery.refitting.refit import refit
+from regrow.surgery.result_files import plan_output
 from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.rotation import Rotation, _balanced, rotated, rotation_of
 from regrow.surgery.search.measure import Calibration as SearchCalibration
@@ -468,7 +468,7 @@ def test_a_refit_of_one_layer_at_a_time_gives_the_same(
     regrow.prune(source, tmp_path / "a", **options)
     for place in ("scoring.stream", "surgery.prune"):
         monkeypatch.setattr(f"regrow.{place}.memory_problem", lambda _: "too large")
-    monkeypatch.setattr("regrow.surgery.refit.check_memory", lambda *_: "too large")
+    monkeypatch.setattr("regrow.surgery.refitting.refit.check_memory", lambda *_: "too large")
     regrow.prune(source, tmp_path / "b", **options)
     assert_same_bytes(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
 
@@ -527,14 +527,14 @@ def test_a_run_rotates_and_says_so(tmp_path: Path) -> None:
 def test_all_cuts_at_once_are_rotated_as_the_stages_are(
     tmp_path: Path, changes: list[dict[str, Any]], rotates: bool
 ) -> None:
-    layout = ModelDirectory(write_untied(tmp_path / "m")).layout
+    original = ModelDirectory(write_untied(tmp_path / "m"))
     recover = {"tokens": 128, "row_length": 32, "batch_tokens": 64}
     cuts = [{"layers": 3, "refit_passes": 2, **changes[0]}, {"hidden": 24, **changes[1]}]
     recipe = Recipe.model_validate({
         "name": "tiny", "model": "m", "data": {"train": "train.jsonl"},
         "stages": [{"name": f"s{n}", "cut": cut, "recover": recover} for n, cut in enumerate(cuts)],
     })  # fmt: skip
-    stage = at_once_stage(recipe, layout, layout.resized({"layer": 3, "hidden": 24}))
+    stage = at_once_stage(recipe, layouts_by_stage(recipe.stages, original))
     assert stage is not None
     assert stage.cut is not None
     assert stage.cut.rotate is rotates

@@ -23,8 +23,8 @@ from regrow.checkpoint.verify import verify_all
 from regrow.common.progress import Progress
 from regrow.pipeline.summary import summarise
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.output import VOCABULARY_FILE
 from regrow.surgery.prune import prune_checkpoint
+from regrow.surgery.result_files import VOCABULARY_FILE
 from tests.tiny import write_text
 from tests.tokenizers.bpe_cases import load, trained
 from tests.tokenizers.checks import TEXT, train_pieces

@@ -24,7 +24,7 @@ from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.steps import TextHashes, plan_steps
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.output import VOCABULARY_FILE
+from regrow.surgery.result_files import VOCABULARY_FILE
 from regrow.vocabulary import token_counting
 from regrow.vocabulary.token_counting import plan_counts, write_counts
 from regrow.vocabulary.token_counts import TokenCounts
@@ -183,7 +183,7 @@ def test_a_recipe_cuts_as_planned_and_again_the_same(home: Path, tmp_path: Path)
 def test_the_size_of_each_stage_is_known_before(home: Path) -> None:
     def sizes(*cuts: dict[str, Any]) -> list[int]:
         loaded = load_recipe(recipe(home, *cuts, name="sizes.yaml"))
-        layouts = layouts_by_stage(loaded, ModelDirectory(home / "m"))
+        layouts = layouts_by_stage(loaded.stages, ModelDirectory(home / "m"))
         return [each.after.sizes["vocab"] for each in layouts.values()]
 
     size = len(planned(home))
@@ -314,7 +314,7 @@ def test_a_recipe_pads_and_knows_the_size_before(home: Path, tmp_path: Path) -> 
         recipe(home, {"vocab": {"plan": "plan.json", "pad_to": 64}}, {"layers": 3}, name="pad.yaml")
     )
     checkpoint = open_checkpoint(home / "m")
-    layouts = layouts_by_stage(loaded, ModelDirectory(checkpoint.directory))
+    layouts = layouts_by_stage(loaded.stages, ModelDirectory(checkpoint.directory))
     assert [each.after.sizes["vocab"] for each in layouts.values()] == [320, 320]
     result = regrow.run(home / "pad.yaml", tmp_path / "run")
     assert load_model(result.model).config.vocab_size == 320

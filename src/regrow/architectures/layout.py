@@ -41,8 +41,7 @@ class LabelledTensor:
         """The name in the file of the same tensor in another layer."""
         if self.layer is None:
             return self.name
-        before, _, after = self.pattern.partition("{" + self.layer[0] + "}")
-        return f"{before}{index}{after}"
+        return _in_layer(self.pattern, self.layer[0], index)
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ class Layout:
     def _shapes(self) -> list[tuple[Dims, str | None]]:
         counted = []
         for pattern, text in self._present.items():
-            places = _PLACE.findall(pattern)
-            counted.append((text, places[0] if places else None))
+            counted.append((text, _layer_axis(pattern)))
         return counted
 
     @cached_property
@@ -125,6 +123,23 @@ class Layout:
         if kinds & {"head", "kv_head"}:
             return "attention"
         return "ffn" if "ffn" in kinds else "norms"
+
+    def modules(self, patterns: Iterable[str], layer: tuple[str, int] | None = None) -> list[str]:
+        """Names of the modules that patterns of the blueprint stand for, pattern by pattern.
+
+        `patterns`: such as the sites of an axis. `layer`: a layer axis and the number of a layer,
+        for the modules of this layer alone.
+        """
+        found: list[str] = []
+        for pattern in patterns:
+            axis = _layer_axis(pattern)
+            if layer is not None:
+                found += [_in_layer(pattern, *layer)] if axis == layer[0] else []
+            elif axis is None:
+                found.append(pattern)
+            else:
+                found += [_in_layer(pattern, axis, number) for number in range(self.sizes[axis])]
+        return found
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -246,6 +261,17 @@ class Layout:
         return tuple(a.name for a in self.blueprint.axes if a.field.path == path)
 
 
+def _layer_axis(pattern: str) -> str | None:
+    """The layer axis in braces in a pattern; None outside layers."""
+    place = _PLACE.search(pattern)
+    return place[1] if place else None
+
+
+def _in_layer(pattern: str, axis: str, number: int) -> str:
+    """The name that a pattern stands for in one layer."""
+    return pattern.replace("{" + axis + "}", str(number))
+
+
 def bind(
     blueprint: Blueprint,
     config: Mapping[str, Any],
@@ -327,8 +353,7 @@ class _Pattern:
         self.optional = text.endswith("?")
         self.name = text.removesuffix("?")
         self.dims = dims
-        places = _PLACE.findall(self.name)
-        self.layer: str | None = places[0] if places else None
+        self.layer = _layer_axis(self.name)
         before, _, after = self.name.partition("{" + (self.layer or "") + "}")
         middle = r"(0|[1-9][0-9]*)" if self.layer else ""
         self._regex = re.compile(re.escape(before) + middle + re.escape(after))
@@ -343,8 +368,7 @@ class _Pattern:
         return sizes[self.layer] if self.layer else 1
 
     def names(self, sizes: Mapping[str, int]) -> Iterator[str]:
-        place = "{" + (self.layer or "") + "}"
-        return (self.name.replace(place, str(i)) for i in range(self.count(sizes)))
+        return (_in_layer(self.name, self.layer or "", i) for i in range(self.count(sizes)))
 
 
 def _check_scopes(blueprint: Blueprint, patterns: list[_Pattern]) -> None:

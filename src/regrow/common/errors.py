@@ -35,7 +35,7 @@ class UserError(Exception):
         return type(self)(self.message, key=key, value=self.value)
 
     def within(self, place: str) -> Self:
-        """The same error, with `place` in front of the key: `stages: depth: layers 3: ...`.
+        """The same error, with `place` in front of the key: `stages: depth: cut.layers 3: ...`.
 
         `place`: ends in what separates it from the key, `: ` or a dot.
         """

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from regrow.architectures import Layout
 from regrow.checkpoint.history import history_of
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -43,7 +42,11 @@ from regrow.pipeline.shared_text import (
     say_shared_documents,
     trained_texts,
 )
-from regrow.pipeline.stage_layouts import at_once_stage, layouts_by_stage, stage_layouts
+from regrow.pipeline.stage_layouts import (
+    StageLayouts,
+    at_once_stage,
+    layouts_by_stage,
+)
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -211,12 +214,15 @@ def _bind(
     layout = original.layout
     where = str(original.path / "config.json")
     check_on_meta(original.checkpoint.config, layout.blueprint, layout.shapes, where)
-    layouts = layouts_by_stage(recipe, original)
+    layouts = layouts_by_stage(recipe.stages, original)
+    comparisons = _comparisons(recipe, layouts, compare)
     last = layouts[recipe.stages[-1].name].after
-    comparisons = _comparisons(recipe, layout, last, compare)
     for stage in comparisons:
-        after = last if stage.name == AT_ONCE else layout
-        layouts[stage.name] = stage_layouts(stage, layout, after, layout)
+        if stage.name in compare:
+            layouts |= layouts_by_stage([stage], original)
+        else:  # a vocabulary takes seconds to check
+            after = last if stage.name == AT_ONCE else layout
+            layouts[stage.name] = StageLayouts(layout, after, teacher=None, cut=None)
     remains = aside[HELDOUT].part.remains if HELDOUT in aside else {}
     corpus = _corpus(recipe, original, out, remains)
     conversations = _conversations(recipe, aside)
@@ -235,11 +241,11 @@ def _bind(
 
 
 def _comparisons(
-    recipe: Recipe, original: Layout, last: Layout, compare: Collection[str]
+    recipe: Recipe, layouts: Mapping[str, StageLayouts], compare: Collection[str]
 ) -> list[Stage]:
     """The stages of all possible comparisons.
 
-    `last`: the layout after the last stage. `compare`: the comparisons that are asked for.
+    `layouts`: of the stages. `compare`: the comparisons that are asked for.
 
     Raises UserError if one of them is not possible.
     """
@@ -247,7 +253,7 @@ def _comparisons(
     # The control trains the original, which cannot be its own teacher.
     untaught = settings and settings.model_copy(update={"distill": None})
     control = None if untaught is None else Stage(name=CONTROL, recover=untaught)
-    possible = {CONTROL: control, AT_ONCE: at_once_stage(recipe, original, last)}
+    possible = {CONTROL: control, AT_ONCE: at_once_stage(recipe, layouts)}
     for name in compare:
         if name not in possible:
             raise UserError(f"{' or '.join(possible)} is wanted, not {name!r}", key="compare")

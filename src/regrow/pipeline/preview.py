@@ -135,7 +135,7 @@ def preview_recipe(
 
     reported = published_original(kind, layout.sizes)
     before = None if reported is None else _as_reported(layout, reported)
-    layouts = layouts_by_stage(recipe, model)
+    layouts = layouts_by_stage(recipe.stages, model)
     trainings = {each.name: _training(each, layouts[each.name]) for each in recipe.stages}
     time = None
     if timed:

@@ -26,7 +26,7 @@ from regrow.surgery.allowed_sizes import allowed_sizes
 from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.plan import Plan, PlannedStage, plan_stages
-from regrow.surgery.requests import options_for
+from regrow.surgery.size_options import options_for
 from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 

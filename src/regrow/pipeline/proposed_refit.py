@@ -6,7 +6,8 @@ from regrow.architectures import Layout
 from regrow.pipeline.plan_spec import PlanSpec
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.plan import PlannedStage
-from regrow.surgery.refit_memory import bytes_a_token
+from regrow.surgery.refitting.memory import bytes_a_token
+from regrow.surgery.requested_cut import is_refitted_by_default
 from regrow.surgery.search.text import CHARACTERS_A_TOKEN
 
 _DEFAULT: int = CutSpec.model_fields["calibration_tokens"].default
@@ -51,12 +52,10 @@ def propose_refit(
     `layout`: of the original. `recovery`: tokens that the stage then trains on. `characters`: of
     the text; None if it is not known.
     """
-    kinds = {layout.blueprint.axis(name).kind for name in stage.sizes}
-    blueprint = layout.blueprint
-    is_refitted = bool(kinds - {"vocab"}) and blueprint.pre_norm
+    is_refitted = is_refitted_by_default(layout, stage.sizes)
     available = None if characters is None else characters // CHARACTERS_A_TOKEN
     enough = available is None or available >= _DEFAULT
-    if not (is_refitted and enough) or blueprint.is_encoder_decoder:
+    if not (is_refitted and enough) or layout.blueprint.is_encoder_decoder:
         return ProposedRefit(spec.calibration_tokens)
     most = min(_MOST, _MOST_BYTES // bytes_a_token(layout, stage.sizes), available or _MOST)
     tokens = min(recovery // _OF_RECOVERY, most) // _STEP * _STEP

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from regrow.architectures import Layout
 from regrow.common import environment
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
@@ -16,6 +15,7 @@ from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.ledger_checks import check_entries
 from regrow.pipeline.plan import RunPlan
 from regrow.pipeline.run_stage import RunStage
+from regrow.pipeline.stage_layouts import error_of_cut
 from regrow.pipeline.steps import (
     AT_ONCE,
     CONTROL,
@@ -26,7 +26,7 @@ from regrow.pipeline.steps import (
     WRITTEN_FILE,
     find_changes,
 )
-from regrow.surgery.refit_disk import refit_bytes
+from regrow.surgery.refitting.disk import refit_bytes
 from regrow.training.settings import TRAINED, RecoverySettings
 from regrow.writing.text_writer import written_files
 
@@ -144,45 +144,29 @@ def _model_bytes(
     return int(models * bytes_per_parameter)
 
 
-def _refitted_sizes(plan: RunPlan, stage: str) -> tuple[Layout, dict[str, int]] | None:
-    """The layout before a stage's cut, and the sizes that it changes; None without a refit."""
-    cut, layouts = plan.stages[stage].spec.cut, plan.stages[stage].layouts
-    before, after = layouts.before, layouts.after
-    if cut is None or cut.refit is False:
-        return None
-    if not (after.blueprint.pre_norm or cut.refit_passes):
-        return None
-    axes = before.blueprint.axis_names
-    sizes = {n: after.sizes[n] for n in axes if after.sizes[n] != before.sizes[n]}
-    if all(before.blueprint.axis(name).kind == "vocab" for name in sizes):
-        return None
-    return before, sizes
-
-
 def _bytes_beside_result(plan: RunPlan, stage: str, bytes_per_parameter: float) -> int:
     """Bytes that a refit of a stage's cut needs on disk beside the result; 0 without a refit."""
-    found, cut = _refitted_sizes(plan, stage), plan.stages[stage].spec.cut
-    if found is None or cut is None:
+    cut = plan.stages[stage].layouts.cut
+    if cut is None or not cut.is_refitted:
         return 0
-    before, sizes = found
     result = round(plan.stages[stage].parameters * bytes_per_parameter)
-    every = cut.refit_passes > 0
-    return refit_bytes(before, sizes, bytes_per_parameter, result, every=every) - result
+    every = cut.spec.refit_passes > 0
+    return refit_bytes(cut.layout, cut.sizes, bytes_per_parameter, result, every=every) - result
 
 
 def _check_refit_memory(plan: RunPlan, stage: str) -> None:
     """Raise UserError, with the stage, if a refit of its cut does not fit in memory."""
-    from regrow.surgery.refit_memory import check_memory
+    from regrow.surgery.refitting.memory import check_memory
 
-    found, cut = _refitted_sizes(plan, stage), plan.stages[stage].spec.cut
-    if found is None or cut is None:
+    cut = plan.stages[stage].layouts.cut
+    if cut is None or not cut.is_refitted:
         return
-    before, sizes = found
+    tokens, passes = cut.spec.calibration_tokens, cut.spec.refit_passes
     try:
         # A text with fewer tokens needs less, but it may not exist yet.
-        check_memory(plan.original.path, before, sizes, cut.calibration_tokens, cut.refit_passes)
+        check_memory(plan.original.path, cut.layout, cut.sizes, tokens, passes)
     except UserError as error:
-        raise error.within(f"stages: {stage}: cut.") from None
+        raise error_of_cut(stage, error) from None
 
 
 def _check_memory(stage: RunStage) -> None:

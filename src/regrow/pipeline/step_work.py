@@ -7,7 +7,6 @@ from regrow.pipeline.run_stage import RunStage
 from regrow.pipeline.steps import REFERENCES, SPEED, WRITE, reference_keys
 from regrow.pipeline.task_steps import EVALUATE
 from regrow.pipeline.time_left import StepWork
-from regrow.surgery.cut import Cut
 from regrow.training.mixing.mixture_settings import DENOISERS
 
 
@@ -55,12 +54,11 @@ def _cut_work(step: str, stage: RunStage, original: int) -> StepWork:
 
     `original`: the parameters of the original.
     """
-    cut = stage.spec.cut
-    axes = {} if cut is None else cut.options if cut.cut is None else Cut.load(cut.cut).axes
-    if cut is None or axes.keys() <= {"vocab_size", "vocab"}:
+    cut = stage.layouts.cut
+    if cut is None or cut.only_vocabulary:
         return StepWork(step, "carve", 16.0 * stage.parameters)
-    trained = cut.refit_passes * stage.parameters
-    return StepWork(step, "score", 4.0 * cut.calibration_tokens * (original + trained))
+    trained = cut.spec.refit_passes * stage.parameters
+    return StepWork(step, "score", 4.0 * cut.spec.calibration_tokens * (original + trained))
 
 
 def _reference_tokens(plan: RunPlan) -> float:

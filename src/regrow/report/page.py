@@ -21,7 +21,7 @@ from regrow.report.records import (
 from regrow.report.svg import Svg
 from regrow.report.templates import render
 from regrow.report.verdict import verdict
-from regrow.surgery.refit_words import refit_words
+from regrow.surgery.refitting.words import refit_words
 
 _PARTS = ("embedding", "attention", "ffn", "norms", "other", "head")
 _TEXTS_PER_TABLE = 2

@@ -2,9 +2,9 @@
 Deeper Layers", section 3.2): how much a run of layers turns the hidden states.
 
 The run that is dropped depends on how many layers are dropped. So this is no score of each layer,
-but a table of distances, from which `surgery/choose.py` takes the best run of each length. The
-paper takes the angle at the last token of each text. Here the angle is averaged over all tokens,
-so that a short text is enough.
+but a table of distances, from which `surgery/choose_indices.py` takes the best run of each length.
+The paper takes the angle at the last token of each text. Here the angle is averaged over all
+tokens, so that a short text is enough.
 """
 
 import math
@@ -33,10 +33,10 @@ def mean_angles(
     """
     import torch
 
-    from regrow.scoring.observe import observe, sites
+    from regrow.scoring.observe import observe
 
     layers = layout.sizes[axis.name]
-    first = model.get_submodule(next(sites(layout, axis)))
+    first = model.get_submodule(layout.modules(axis.sites)[0])
     states: list[Tensor] = []
 
     def angles(seen: "Seen") -> "Tensor":

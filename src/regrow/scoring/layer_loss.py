@@ -42,10 +42,10 @@ def drop_order(
     from regrow.common.progress import tell_part
     from regrow.objectives.losses.head import check_head
     from regrow.scoring.batches import with_loss
-    from regrow.scoring.observe import BATCH_TOKENS, sites
+    from regrow.scoring.observe import BATCH_TOKENS
 
     check_head(model)
-    layers = [_Layer(model.get_submodule(name)) for name in sites(layout, axis)]
+    layers = [_Layer(model.get_submodule(name)) for name in layout.modules(axis.sites)]
     batches = [*with_loss(calibration, model.config, BATCH_TOKENS)]
     rounds = len(layers) - size
     order = np.full(len(layers), float(rounds))
@@ -104,10 +104,10 @@ def losses_without_each(
     from regrow.corpus.packing import NOT_PREDICTED
     from regrow.objectives.losses.head import check_head
     from regrow.scoring.batches import with_loss
-    from regrow.scoring.observe import BATCH_TOKENS, sites, text_loss
+    from regrow.scoring.observe import BATCH_TOKENS, text_loss
 
     check_head(model)
-    layers = [_Layer(model.get_submodule(name)) for name in sites(layout, axis)]
+    layers = [_Layer(model.get_submodule(name)) for name in layout.modules(axis.sites)]
     without, whole, tokens = np.zeros(len(layers)), 0.0, 0
     batches = [*with_loss(calibration, model.config, BATCH_TOKENS)]
     total = len(batches) * len(layers)

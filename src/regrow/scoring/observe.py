@@ -298,13 +298,4 @@ def text_loss(model: nn.Module, batch: TextBatch, source: Tensor | None = None) 
 
 def _sites(layout: Layout, axes: Iterable[str]) -> dict[str, Sequence[str]]:
     """The sites of the blueprint, by axis."""
-    return {name: [*sites(layout, layout.blueprint.axis(name))] for name in axes}
-
-
-def sites(layout: Layout, axis: Axis) -> Iterator[str]:
-    """Names of the modules at which an axis is observed."""
-    layers = [a.name for a in layout.blueprint.axes if a.kind == "layer"]
-    for pattern in axis.sites:
-        along = next((name for name in layers if "{" + name + "}" in pattern), None)
-        for index in range(layout.sizes[along]) if along else (0,):
-            yield pattern.replace("{" + str(along) + "}", str(index))
+    return {name: layout.modules(layout.blueprint.axis(name).sites) for name in axes}

@@ -26,7 +26,7 @@ from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.models.loading import load_without_weights
-from regrow.scoring.observe import Pass, sites
+from regrow.scoring.observe import Pass
 
 BATCHES = 16
 """About how many batches go through the model together. Each needs a thread, and the threads of its
@@ -117,7 +117,7 @@ def _units(model: nn.Module, layout: Layout, index: Mapping[str, Any]) -> dict[n
         name
         for axis in layout.blueprint.axes
         if axis.kind == "layer"
-        for name in sites(layout, axis)
+        for name in layout.modules(axis.sites)
     ]
     inside = {module for name in layers for module in model.get_submodule(name).modules()}
     others = [

@@ -73,13 +73,8 @@ def score(
     """
     checkpoint, layout = directory.checkpoint, directory.layout
     wanted = _wanted(layout, axes, by)
+    _check_text(wanted, has_text=text is not None)
     from_text = {name: each for name, each in wanted.items() if each[1].needs_text}
-    if from_text and text is None:
-        name, (said, _) = next(iter(from_text.items()))
-        raise UserError(
-            f"{name}: scoring by {said} needs a text; give one, or score by random",
-            key="calibration",
-        )
     observed: Scores = {}
     calibration: Calibration | None = None
     if from_text:
@@ -112,6 +107,16 @@ def scorable_axes(layout: Layout, by: str | None) -> list[str]:
         for axis in layout.blueprint.axes
         if axis.kind in kinds and axis.kind != "vocab" and axis.name not in grouped
     ]
+
+
+def check_scores(
+    layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None, *, has_text: bool
+) -> None:
+    """Raise UserError if :func:`score` cannot score an axis, or lacks its text.
+
+    `by`: as there. `has_text`: whether there is a text.
+    """
+    _check_text(_wanted(layout, axes, by), has_text=has_text)
 
 
 def score_names(layout: Layout, axes: Sequence[str], by: str | None) -> dict[str, str]:
@@ -175,13 +180,23 @@ def _wanted(layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None)
             raise UserError(f"{name}: no score by default; score by random, or name what is kept")
         chosen = by or DEFAULT[axis.kind]
         if axis.kind not in SCORES[chosen].kinds:
-            able = _able(axis)
             raise UserError(
-                f"{name}: {chosen} scores {', '.join(SCORES[chosen].kinds)}; score by {able}, "
-                "or name no score to take the best for each axis"
+                f"{chosen} scores {', '.join(SCORES[chosen].kinds)}, not {name}; give "
+                f"{_able(axis)}, or leave it out to take the best for each axis",
+                key="by",
             )
         wanted[scored] = (chosen, SCORES[chosen])
     return wanted
+
+
+def _check_text(wanted: _Wanted, *, has_text: bool) -> None:
+    """Raise UserError if a score needs a text and there is none."""
+    for name, (said, each) in wanted.items():
+        if each.needs_text and not has_text:
+            raise UserError(
+                f"{name}: scoring by {said} needs a text; give one, or score by random",
+                key="calibration",
+            )
 
 
 def _named(by: str) -> Score:

@@ -24,7 +24,6 @@ from regrow.scoring.observe import (
     is_text_now,
     one_by_one,
     read_batch,
-    sites,
 )
 from regrow.scoring.offload import BATCHES
 from regrow.scoring.score import memory_problem
@@ -105,7 +104,7 @@ def measure_stream(
     batches = list(without_loss(calibration, source.config, batch_tokens))
     with ExitStack() as stack:
         for axis in axes:
-            for name in sites(layout, axis):
+            for name in layout.modules(axis.sites):
                 hook = network.get_submodule(name).register_forward_hook(partial(watch.norm, name))
                 stack.callback(hook.remove)
         readers = read_by(layout)

@@ -28,7 +28,7 @@ from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.surgery.computed import Computed, stream_computed
 from regrow.surgery.cut import Cut
-from regrow.surgery.select import FLOATS, Indices, Scaling, Selection, stream
+from regrow.surgery.kept_bytes import FLOATS, Indices, Scaling, Selection, stream
 
 BUFFER_BYTES = 1 << 20  # larger buffers leave the CPU cache, and took up to twice the CPU time
 _THREADS = 2

@@ -1,21 +1,16 @@
-"""Choose the cut of a spec: the tokens, the directions, and by scores all other indices to keep."""
+"""Choose the indices of a requested cut: tokens by counts, all others by scores."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET, Progress
 from regrow.corpus.text import Documents
-from regrow.scoring.score_file import scores_for
-from regrow.surgery.choose import Scores, choose
-from regrow.surgery.cut import AxisCut, Cut, check_cut
-from regrow.surgery.cut_checks import rotates
+from regrow.surgery.choose_indices import Scores, choose
+from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.requests import check_cuts_something, sizes_from_options
-from regrow.surgery.rotatable import hidden_axis
+from regrow.surgery.requested_cut import RequestedCut
 
 if TYPE_CHECKING:
     from regrow.vocabulary.kept_tokens import KeptTokens
@@ -37,47 +32,38 @@ def least_counted(spec: CutSpec) -> int:
 
 def choose_cut(
     source: ModelDirectory,
-    spec: CutSpec,
+    request: RequestedCut,
     documents: Documents | None,
     *,
     counted: Documents | None = None,
     seed: int,
     progress: Progress = QUIET,
 ) -> tuple[Cut, "KeptTokens | None"]:
-    """Choose the cut of a spec; also returns the kept tokens if it chose a vocabulary, else None.
+    """Choose the indices that stay; also returns the kept tokens if it chose a vocabulary, or None.
 
-    `documents`: text for scores and token counts; None if there is no text. `counted`: the text
-    whose tokens are counted, if it is another.
+    `source`: the model that the cut was requested of. `documents`: text for scores and token
+    counts; None if there is no text. `counted`: the text whose tokens are counted, if it is
+    another.
     """
     checkpoint, layout = source.checkpoint, source.layout
-    if spec.cut is not None:
-        cut = Cut.load(spec.cut)
-        check_cut(cut, layout, checkpoint.fingerprint)
-        return cut, None
-    sizes, fixed = sizes_from_options(layout, spec.options)
-    if spec.vocab is None:
-        check_cuts_something(layout, spec.options, sizes, fixed)
+    spec, sizes, fixed = request.spec, request.sizes, dict(request.kept)
+    if request.from_file is not None:
+        return request.from_file, None
     tokens: KeptTokens | None = None
-    if spec.vocabulary and sizes.get("vocab", 0) < layout.sizes["vocab"]:
+    if request.vocabulary is not None:
         from regrow.vocabulary.kept_tokens import choose_vocabulary
 
         tokens = choose_vocabulary(
-            source.path, layout, spec.vocabulary, documents, counted=counted,
+            source.path, layout, request.vocabulary, documents, counted=counted,
             least_tokens=least_counted(spec), notify=progress.say,
         )  # fmt: skip
         kept = np.concatenate([tokens.choice.kept, tokens.padding])
         layout.check_sizes({**sizes, "vocab": len(kept)})
         fixed["vocab"] = kept
-    rotated = _rotated_axis(spec, layout, sizes) if documents is not None else None
-    if rotated is not None:
-        fixed[rotated] = np.arange(sizes[rotated], dtype=np.int64)
-    scored = [
-        name for name, size in sizes.items() if name not in fixed and size < layout.sizes[name]
-    ]
-    scores: Scores = {}
-    if spec.scores is not None:
-        scores = scores_for(spec.scores, layout, checkpoint.fingerprint, scored)
-    elif scored:
+    if request.rotated is not None:
+        fixed[request.rotated] = np.arange(sizes[request.rotated], dtype=np.int64)
+    scores: Scores = request.scores or {}
+    if request.scored and request.scores is None:
         from regrow.scoring.calibration import TOKENS, CalibrationText
         from regrow.scoring.score import score
 
@@ -85,20 +71,13 @@ def choose_cut(
         if documents is not None:
             text = CalibrationText(documents, min(spec.calibration_tokens, TOKENS))
         scores = score(
-            source, scored, by=spec.by, text=text, sizes=sizes, seed=seed, notify=progress.say
-        )
+            source, request.scored, by=spec.by, text=text, sizes=sizes, seed=seed,
+            notify=progress.say,
+        )  # fmt: skip
     cut = choose(layout, checkpoint.fingerprint, sizes, scores, fixed)
     axes = dict(cut.axes)
     if tokens is not None and len(tokens.padding):
         axes["vocab"] = AxisCut(layout.sizes["vocab"], fixed["vocab"], padded=len(tokens.padding))
-    if rotated is not None:
-        axes[rotated] = AxisCut(layout.sizes[rotated], fixed[rotated], rotated=True)
+    if (name := request.rotated) is not None:
+        axes[name] = AxisCut(layout.sizes[name], fixed[name], rotated=True)
     return Cut(cut.model, {n: axes[n] for n in layout.blueprint.axis_names if n in axes}), tokens
-
-
-def _rotated_axis(spec: CutSpec, layout: Layout, sizes: Mapping[str, int]) -> str | None:
-    """The axis of hidden if the cut rotates it; `sizes`: after the cut."""
-    name = hidden_axis(layout)
-    if name is None or sizes.get(name, layout.sizes[name]) == layout.sizes[name]:
-        return None
-    return name if rotates(spec, layout) else None

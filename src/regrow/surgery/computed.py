@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from regrow.checkpoint.header import TensorSpec
 from regrow.common.errors import UserError
-from regrow.surgery.select import all_finite, encode
+from regrow.surgery.kept_bytes import all_finite, encode
 
 Floats = NDArray[np.floating[Any]]
 

@@ -57,11 +57,10 @@ class CutSpec(Strict):
             also be a function (`regrow.scoring.registry.ScoreFunction`).
         scores: A file of scores that `regrow score` wrote; use it in place of `by`.
         refit: Whether the matrices that write to the residual stream are solved for again after
-            the cut (`regrow.surgery.refit`). None refits if there is text, and the architecture is
-            pre-norm or there are `refit_passes`.
+            the cut (`regrow.surgery.refitting`). None refits if there is text, and the architecture
+            is pre-norm or there are `refit_passes`.
         refit_passes: How many times a refit then reads its text to train each layer alone, towards
-            the residual stream of the model before this cut (`regrow.surgery.layer_training`). 0
-            trains nothing.
+            the residual stream of the model before this cut. 0 trains nothing.
         rotate: Whether hidden keeps the principal directions of the residual stream in place of
             some of its channels (`regrow.surgery.rotation`). None does so if there is text, the
             head is not tied, the architecture allows it, and neither `by` nor `scores` is given.

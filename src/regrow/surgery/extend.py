@@ -37,8 +37,8 @@ from regrow.models.loading import library_errors, load_tokenizer
 from regrow.surgery.carve import CarvePlan, Output, Shard, carve
 from regrow.surgery.computed import Computed, Floats
 from regrow.surgery.cut import CUT_FILE
-from regrow.surgery.output import ORIGIN_FILE, VOCABULARY_FILE
-from regrow.surgery.select import FLOATS, Selection
+from regrow.surgery.kept_bytes import FLOATS, Selection
+from regrow.surgery.result_files import ORIGIN_FILE, VOCABULARY_FILE
 from regrow.tokenizers.config_ids import check_rows, remap_ids
 from regrow.tokenizers.tokenizer_files import plan_grown_tokenizer, stale_files
 

@@ -12,13 +12,13 @@ from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import workplace
 from regrow.surgery.carve import CarvePlan, carve, with_corrections
 from regrow.surgery.cut import Cut
-from regrow.surgery.output import left_out, notes, plan_output
-from regrow.surgery.refit_disk import refit_bytes
+from regrow.surgery.refitting.disk import refit_bytes
+from regrow.surgery.result_files import left_out, notes, plan_output
 
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration
-    from regrow.surgery.layer_fit import FittedMatrix
-    from regrow.surgery.refit import Refit
+    from regrow.surgery.refitting.layer_fit import FittedMatrix
+    from regrow.surgery.refitting.refit import Refit
     from regrow.surgery.rotation import Rotation
 
 
@@ -157,7 +157,7 @@ class PlannedCut:
         rotation: "Rotation | None" = None,
     ) -> "Refit":
         """Refit the layers of the cut; `directory`: for temporary files."""
-        from regrow.surgery.refit import refit
+        from regrow.surgery.refitting.refit import refit
 
         # The vocabulary changes no layer, and the text may hold tokens that the cut drops.
         axes = {name: axis for name, axis in self.cut.axes.items() if name != "vocab"}

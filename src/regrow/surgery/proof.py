@@ -38,9 +38,9 @@ from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.common.errors import UserError
 from regrow.models.networks import config_class, model_class
 from regrow.surgery.carve import carve
-from regrow.surgery.choose import choose
+from regrow.surgery.choose_indices import choose
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.output import plan_checked_carve
+from regrow.surgery.result_files import plan_checked_carve
 from regrow.surgery.silence import silenced
 
 TOLERANCE = 1e-9

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from regrow.checkpoint.history import change, history_of, with_names
 from regrow.checkpoint.model_card import description
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -19,10 +17,10 @@ from regrow.scoring.score import memory_problem
 from regrow.surgery.carve import CarvePlan
 from regrow.surgery.choose_cut import choose_cut
 from regrow.surgery.cut import Cut
-from regrow.surgery.cut_checks import asked_for, check_refit, check_rotation
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.output import MAX_SHARD_BYTES, plan_output
 from regrow.surgery.planned_cut import PlannedCut, Pruned
+from regrow.surgery.requested_cut import RequestedCut, request_cut
+from regrow.surgery.result_files import MAX_SHARD_BYTES, plan_output
 
 if TYPE_CHECKING:
     from regrow.scoring.calibration import Calibration
@@ -47,13 +45,17 @@ def plan_cut(
 
     Raises UserError if the cut is impossible for this model, or needs text and there is none.
     """
-    check_refit(spec, source.layout, has_text=documents is not None)
-    check_rotation(spec, source.layout, has_text=documents is not None)
+    request = request_cut(
+        spec, source.layout, fingerprint=source.checkpoint.fingerprint,
+        has_text=documents is not None,
+    )  # fmt: skip
     history_of(source.path, source.layout)  # its card may be damaged
     progress = _saying_once(progress)
-    cut, tokens = choose_cut(source, spec, documents, counted=counted, seed=seed, progress=progress)
+    cut, tokens = choose_cut(
+        source, request, documents, counted=counted, seed=seed, progress=progress
+    )
     plan = plan_output(source, cut, tokens, max_shard_bytes)
-    return _planned(source, spec, cut, plan, documents, seed, progress)
+    return _planned(source, request, cut, plan, documents, seed, progress)
 
 
 def prune_checkpoint(  # noqa: PLR0913 - where it runs, beside what it is for
@@ -110,12 +112,13 @@ def repeat_cut(
         tokens = choose_vocabulary(source.path, layout, spec.vocabulary, documents, counted=counted)
     again = Cut(cut.model, ordered)
     plan = plan_output(source, again, tokens, MAX_SHARD_BYTES)
-    _planned(source, spec, again, plan, documents, seed, QUIET).write(out)
+    request = request_cut(spec, layout, fingerprint=source.checkpoint.fingerprint, has_text=True)
+    _planned(source, request, again, plan, documents, seed, QUIET).write(out)
 
 
 def _planned(
     source: ModelDirectory,
-    spec: CutSpec,
+    request: RequestedCut,
     cut: Cut,
     plan: CarvePlan,
     documents: Documents | None,
@@ -124,25 +127,7 @@ def _planned(
 ) -> PlannedCut:
     """Draw the text for a rotation and a refit, and describe the result in its files."""
     calibration: Calibration | None = None
-    blueprint = source.layout.blueprint
-    is_whole = all(axis.is_identity for name, axis in cut.axes.items() if name != "vocab")
-    is_ordered = all(
-        (np.diff(axis.keep) > 0).all()
-        for name, axis in cut.axes.items()
-        if blueprint.axis(name).kind == "layer"
-    )
-    asked = asked_for(spec)
-    if asked and not is_ordered:
-        raise UserError(
-            "the cut puts layers in another order, so no stream of the original is theirs; leave "
-            f"{' and '.join(asked)} out",
-            key=asked[0],
-        )
-    is_possible = blueprint.pre_norm or spec.refit_passes > 0
-    wanted = (is_possible and is_ordered) if spec.refit is None else spec.refit
-    refits = wanted and documents is not None and not is_whole
-    if cut.is_rotated and documents is None:
-        raise UserError("its principal directions are found on a text; give one", key="cut")
+    spec, refits = request.spec, request.is_refitted
     if refits or cut.is_rotated:
         assert documents is not None
         from regrow.scoring.calibration import CalibrationText
@@ -162,8 +147,8 @@ def _planned(
         check_offload(problem)
     if refits:
         assert calibration is not None
-        from regrow.surgery.layer_training import check_text
-        from regrow.surgery.refit_memory import check_memory
+        from regrow.surgery.refitting.layer_training import check_text
+        from regrow.surgery.refitting.memory import check_memory
 
         check_memory(source.path, source.layout, cut.sizes, calibration.tokens, spec.refit_passes)
         if spec.refit_passes:

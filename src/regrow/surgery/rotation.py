@@ -37,13 +37,12 @@ from torch import Tensor
 from regrow.architectures import LabelledTensor, Layout
 from regrow.checkpoint.reader import Checkpoint, read_tensor
 from regrow.common.errors import UserError
-from regrow.scoring.observe import sites
 from regrow.scoring.stream import Stream, read_by
 from regrow.surgery.carve import CarvePlan, with_corrections
 from regrow.surgery.computed import Computed, Floats
 from regrow.surgery.cut import Cut
+from regrow.surgery.kept_bytes import Indices, Selection
 from regrow.surgery.rotatable import hidden_axis
-from regrow.surgery.select import Indices, Selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +113,7 @@ def rotation_of(stream: Stream, checkpoint: Checkpoint, layout: Layout, kept: in
         name: _norm(name, directions, share, checkpoint, layout)
         for axis in layout.blueprint.axes
         if axis.kind == "hidden"
-        for name in sites(layout, axis)
+        for name in layout.modules(axis.sites)
     }
     return Rotation(directions, norms, stream.norm_of, share)
 

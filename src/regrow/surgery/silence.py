@@ -33,11 +33,10 @@ def silenced(model: nn.Module, layout: Layout, cut: Cut) -> Iterator[None]:
                 kept = set(cut.axes[axis.name].keep.tolist())
                 for index in range(layout.sizes[axis.name]):
                     if index not in kept:
-                        for site in axis.sites:
-                            name = site.replace("{" + axis.name + "}", str(index))
+                        for name in layout.modules(axis.sites, (axis.name, index)):
                             stack.enter_context(_identity(model.get_submodule(name)))
             elif axis.kind == "hidden":
-                for name, _ in _modules(axis.sites, layout, cut):
+                for name in layout.modules(axis.sites):
                     norm = model.get_submodule(name)
                     stack.enter_context(_norm_over(norm, cut.axes[axis.name].keep))
                 for name in layout.blueprint.embeddings:
@@ -45,13 +44,14 @@ def silenced(model: nn.Module, layout: Layout, cut: Cut) -> Iterator[None]:
                         module = model.get_submodule(name)
                         stack.enter_context(_masked_output(module, cut.axes[axis.name].keep))
             elif axis.kind != "vocab":
-                for name, row in _modules(axis.sites, layout, cut):
-                    module = model.get_submodule(name)
-                    stack.enter_context(_masked_input(module, cut.axes[axis.name], row))
-                for name, row in _modules(axis.inside_norms, layout, cut):
-                    norm = model.get_submodule(name)
-                    keep = _channels(cut.axes[axis.name], row, norm)
-                    stack.enter_context(_norm_over(norm, keep))
+                for layer, row in _kept_layers(layout, cut):
+                    for name in layout.modules(axis.sites, layer):
+                        module = model.get_submodule(name)
+                        stack.enter_context(_masked_input(module, cut.axes[axis.name], row))
+                    for name in layout.modules(axis.inside_norms, layer):
+                        norm = model.get_submodule(name)
+                        keep = _channels(cut.axes[axis.name], row, norm)
+                        stack.enter_context(_norm_over(norm, keep))
         yield
 
 
@@ -61,19 +61,12 @@ def _lies_along(module: str, axis: str) -> bool:
     return not stack or f".{stack}." in f".{module}."
 
 
-def _modules(patterns: tuple[str, ...], layout: Layout, cut: Cut) -> Iterator[tuple[str, int]]:
-    """Names of the modules of all kept layers, each with the number of its layer after the cut.
-
-    `patterns`: names with a layer axis in braces; the number is 0 for a name without one.
-    """
-    layers = [a.name for a in layout.blueprint.axes if a.kind == "layer"]
-    for pattern in patterns:
-        along = next((name for name in layers if "{" + name + "}" in pattern), None)
-        if along is None:
-            yield pattern, 0
-            continue
-        for row, index in enumerate(cut.layers(along, layout.sizes[along]).tolist()):
-            yield pattern.replace("{" + along + "}", str(index)), row
+def _kept_layers(layout: Layout, cut: Cut) -> Iterator[tuple[tuple[str, int], int]]:
+    """The kept layers of all stacks, as axis and number, each with its number after the cut."""
+    for axis in layout.blueprint.axes:
+        if axis.kind == "layer":
+            for row, index in enumerate(cut.layers(axis.name, layout.sizes[axis.name]).tolist()):
+                yield (axis.name, index), row
 
 
 def _channels(axis: AxisCut, layer: int, norm: Any) -> Any:

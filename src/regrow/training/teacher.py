@@ -9,8 +9,8 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, weights_dtype
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.output import ORIGIN_FILE
 from regrow.surgery.ranges import Indices
+from regrow.surgery.result_files import ORIGIN_FILE
 
 if TYPE_CHECKING:
     from regrow.objectives.losses.distillation import Teacher

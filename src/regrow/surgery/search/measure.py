@@ -23,7 +23,6 @@ from regrow.scoring.score_file import ScoreSpec, compute_scores
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.extend import ensure_tokens
 from regrow.surgery.prune import prune_checkpoint
-from regrow.surgery.requests import options_for
 from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.search.measured_cuts import (
     FILE,
@@ -34,6 +33,7 @@ from regrow.surgery.search.measured_cuts import (
     opened,
 )
 from regrow.surgery.search.text import SearchText
+from regrow.surgery.size_options import options_for
 
 _NEW_TOKENS, _ROUNDS = 32, 3
 _VERSION = 5

@@ -9,9 +9,9 @@ from regrow.common.memory import available_memory
 from regrow.scoring.calibration import ROW_LENGTH
 from regrow.scoring.observe import BATCH_TOKENS
 from regrow.scoring.offload import BATCHES
-from regrow.surgery.layer_fit import readers
-from regrow.surgery.layer_training import STEP_TOKENS, UNSEEN
-from regrow.surgery.least_squares import BYTES_PER_PAIR
+from regrow.surgery.refitting.layer_fit import readers
+from regrow.surgery.refitting.layer_training import STEP_TOKENS, UNSEEN
+from regrow.surgery.refitting.least_squares import BYTES_PER_PAIR
 
 FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""

@@ -11,12 +11,12 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.precision import Precision
 from regrow.scoring.batches import without_loss
 from regrow.scoring.calibration import Calibration
-from regrow.scoring.observe import read_batch, sites
+from regrow.scoring.observe import read_batch
 from regrow.surgery.carve import carve
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.layer_training import STEP_TOKENS, UNSEEN
-from regrow.surgery.output import plan_output
-from regrow.surgery.refit import Refit, refit
+from regrow.surgery.refitting.layer_training import STEP_TOKENS, UNSEEN
+from regrow.surgery.refitting.refit import Refit, refit
+from regrow.surgery.result_files import plan_output
 
 
 def calibration(model: ModelDirectory, texts: int = 60, seed: int = 0) -> Calibration:
@@ -78,7 +78,7 @@ def last_stream(
     `learned`: only of the batches from which layers are trained.
     """
     loaded: Any = model.load()
-    *_, last = sites(model.layout, model.layout.blueprint.axis(axis))
+    *_, last = model.layout.modules(model.layout.blueprint.axis(axis).sites)
     found = []
 
     def note(_: Any, __: Any, out: Any) -> None:

@@ -21,7 +21,7 @@ reads in the original are fitted by those that it reads in the cut model, ``h = 
 weights ``W`` become ``W M``.
 
 Each layer can then be trained alone, for a few passes over the calibration text, before the next
-one is solved for (`regrow.surgery.layer_training`).
+one is solved for (`regrow.surgery.refitting.layer_training`).
 
 Memory holds the hidden states of the calibration text about eight times, what one matrix reads, the
 sums of one matrix, and both models in float32. If all this does not fit, one layer of each model is
@@ -48,12 +48,12 @@ from regrow.common.precision import Precision
 from regrow.common.progress import QUIET, Progress, tell_part
 from regrow.scoring.batches import TextBatch, without_loss
 from regrow.scoring.calibration import Calibration
-from regrow.scoring.observe import sites
 from regrow.surgery.carve import Shared, kept_indices
 from regrow.surgery.computed import Computed
 from regrow.surgery.cut import Cut
-from regrow.surgery.layer_calls import LayerModel
-from regrow.surgery.layer_fit import (
+from regrow.surgery.kept_bytes import Selection
+from regrow.surgery.refitting.layer_calls import LayerModel
+from regrow.surgery.refitting.layer_fit import (
     FittedMatrix,
     LayerFit,
     fitted_matrix,
@@ -61,14 +61,13 @@ from regrow.surgery.layer_fit import (
     readers,
     writers,
 )
-from regrow.surgery.layer_targets import Place, Reader, Wanted, wanted_of
-from regrow.surgery.layer_training import UNSEEN, train_layer
-from regrow.surgery.least_squares import LeastSquares
-from regrow.surgery.refit_memory import batch_tokens_of, check_memory
-from regrow.surgery.refit_words import refit_words
+from regrow.surgery.refitting.layer_targets import Place, Reader, Wanted, wanted_of
+from regrow.surgery.refitting.layer_training import UNSEEN, train_layer
+from regrow.surgery.refitting.least_squares import LeastSquares
+from regrow.surgery.refitting.memory import batch_tokens_of, check_memory
+from regrow.surgery.refitting.words import refit_words
 from regrow.surgery.rotatable import hidden_axis
 from regrow.surgery.rotation import Rotation, RowsTimes
-from regrow.surgery.select import Selection
 
 
 @dataclass(frozen=True)
@@ -235,8 +234,8 @@ def _refit_stack(
     `passes`: over the text, in which each layer is then trained alone. `seed`: of their orders.
     """
     layer_axis = models.original.layout.blueprint.axis(axis)
-    names = list(sites(models.original.layout, layer_axis))
-    cut_names = list(sites(models.cut_model.layout, layer_axis))
+    names = models.original.layout.modules(layer_axis.sites)
+    cut_names = models.cut_model.layout.modules(layer_axis.sites)
     kept = models.cut.layers(axis, len(names)).tolist()
     texts = [_text_of(batch, layer_axis.stack == "decoder") for batch in batches]
     calls, streams = models.original.calls(names, batches)

@@ -40,7 +40,7 @@ def _changed_parameters(before: Layout, sizes: Mapping[str, int], every: bool) -
     cut, or all of a layer. The head is not among them, since it is computed when the result is
     written.
     """
-    from regrow.surgery.layer_fit import module_of, readers, writers  # imports torch
+    from regrow.surgery.refitting.layer_fit import module_of, readers, writers  # imports torch
 
     after = {**before.sizes, **sizes}
     total = 0

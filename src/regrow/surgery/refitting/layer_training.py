@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from regrow.common.errors import UserError
 from regrow.common.random_stream import random_stream
 from regrow.scoring.calibration import Calibration
-from regrow.surgery.layer_fit import LayerFit
+from regrow.surgery.refitting.layer_fit import LayerFit
 
 RATE = 0.01
 """The peak learning rate of a parameter, relative to the root mean square of its values: weights of

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from regrow.common.errors import UserError
-from regrow.scoring.observe import sites
-from regrow.surgery.layer_calls import LayerCall, LayerModel
-from regrow.surgery.layer_fit import writers
 from regrow.surgery.ranges import Indices
+from regrow.surgery.refitting.layer_calls import LayerCall, LayerModel
+from regrow.surgery.refitting.layer_fit import writers
 
 _TOLERANCE = 1e-4
 """The largest part of what a layer adds that may be something else than what its matrices write."""
@@ -74,9 +73,10 @@ def wanted_of(
 
     Raises UserError if the layer adds something else than what its matrices write.
     """
-    layer_axis = original.layout.blueprint.axis(place.axis)
-    module = original.network.get_submodule(list(sites(original.layout, layer_axis))[place.layer])
-    writing = writers(original.layout, place.axis, place.layer)
+    layout = original.layout
+    (name,) = layout.modules(layout.blueprint.axis(place.axis).sites, (place.axis, place.layer))
+    module = original.network.get_submodule(name)
+    writing = writers(layout, place.axis, place.layer)
     written: list[list[Tensor]] = []
     given: list[dict[str, Tensor]] = []
     behind: list[Tensor] = []
@@ -93,7 +93,7 @@ def wanted_of(
             given.append(
                 {reading[n].name: reading[n].kept(gave) for n, _, gave in noted if n in reading}
             )
-    factor = _factor(original.layout.blueprint.model_type, streams, written, behind)
+    factor = _factor(layout.blueprint.model_type, streams, written, behind)
     if not factor:
         return Wanted([], 1.0, [], behind)
     sums = [

@@ -9,21 +9,15 @@ from torch import Tensor, nn
 
 from regrow.architectures import LabelledTensor, Layout
 from regrow.scoring.stream import read_by
-from regrow.surgery.layer_calls import LayerCall, LayerModel
-from regrow.surgery.least_squares import LeastSquares, Solution
+from regrow.surgery.refitting.layer_calls import LayerCall, LayerModel
+from regrow.surgery.refitting.least_squares import LeastSquares, Solution
 
 
 def writers(layout: Layout, axis: str, layer: int) -> list[str]:
     """Modules of a layer that write to the residual stream, in no order."""
-    place = "{" + axis + "}"
-    found = [
-        pattern.replace(place, str(layer))
-        for each in layout.blueprint.axes
-        if each.kind in ("ffn", "head")
-        for pattern in each.sites
-        if place in pattern
-    ]
-    return list(dict.fromkeys(found))
+    axes = (each for each in layout.blueprint.axes if each.kind in ("ffn", "head"))
+    patterns = dict.fromkeys(pattern for each in axes for pattern in each.sites)
+    return layout.modules(patterns, (axis, layer))
 
 
 def readers(layout: Layout, axis: str, layer: int) -> dict[str, LabelledTensor]:
@@ -51,7 +45,7 @@ class FittedMatrix:
             gives there. Matrices in front of this one are refitted in both.
         reads: Whether the matrix reads the stream; else it writes to it.
         trained: Whether this is the last matrix of a layer that was then trained alone
-            (`regrow.surgery.layer_training`); `after` is the error behind that training.
+            (`regrow.surgery.refitting.layer_training`); `after` is the error behind that training.
     """
 
     name: str

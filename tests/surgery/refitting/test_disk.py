@@ -10,10 +10,10 @@ from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.layer_training import Trained
 from regrow.surgery.planned_cut import PlannedCut
 from regrow.surgery.prune import plan_cut
-from regrow.surgery.refit_disk import refit_bytes
+from regrow.surgery.refitting.disk import refit_bytes
+from regrow.surgery.refitting.layer_training import Trained
 from tests.tiny import sentences, write_model, write_seq2seq
 
 
@@ -48,8 +48,8 @@ def test_what_a_refit_writes_is_known_before(
     monkeypatch.setattr("regrow.surgery.planned_cut.shutil.rmtree", removed)
     # Each layer counts as trained, also where a training is no better and its weights stay.
     monkeypatch.setattr(
-        "regrow.surgery.refit.train_layer",
-        lambda fit, streams, behind, target, passes: Trained(behind, 1.0, 0.0),
+        "regrow.surgery.refitting.refit.train_layer",
+        lambda _fit, _streams, behind, *_: Trained(behind, 1.0, 0.0),
     )
     (tmp_path / "place").mkdir()
     rotation = found._rotation(found.calibration, QUIET)

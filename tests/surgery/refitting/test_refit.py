@@ -22,9 +22,9 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.output import plan_output
+from regrow.surgery.result_files import plan_output
 from tests.surgery.carving import tensors
-from tests.surgery.refitting import (
+from tests.surgery.refitting.cases import (
     calibration,
     last_stream,
     refitted,
@@ -277,7 +277,7 @@ def test_one_layer_at_a_time_gives_the_same_bits(
         dropped = {"encoder": "1", "decoder": "0"}
     options: dict[str, Any] = {"drop_layers": dropped, "calibration_tokens": 1_024}
     regrow.prune(model, tmp_path / "one", calibration=text, **options)
-    monkeypatch.setattr("regrow.surgery.refit_memory.FREE", 1)
+    monkeypatch.setattr("regrow.surgery.refitting.memory.FREE", 1)
     messages: list[str] = []
     progress = Progress(say=messages.append)
     regrow.prune(model, tmp_path / "two", calibration=text, progress=progress, **options)
@@ -317,7 +317,7 @@ def test_memory_that_lacks_accelerate_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, text = prepared(tmp_path)
-    monkeypatch.setattr("regrow.surgery.refit_memory.FREE", 1)
+    monkeypatch.setattr("regrow.surgery.refitting.memory.FREE", 1)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"refit: .*accelerate.*, or set refit to false"):
         regrow.prune(model, tmp_path / "out", drop_layers="1", calibration=text)
@@ -329,7 +329,7 @@ def test_states_that_do_not_fit_in_memory_are_said_before_anything_is_written(
 ) -> None:
     model, text = prepared(tmp_path)
     free = 3_000_000
-    monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: free)
+    monkeypatch.setattr("regrow.surgery.refitting.memory.available_memory", lambda: free)
     options: dict[str, Any] = {"drop_layers": "1", "calibration": text}
     said = r"calibration_tokens: to refit .* on 4,096 tokens, .* GB are free; give at most ([\d,]+)"
     with pytest.raises(UserError, match=said) as error:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regrow.surgery.least_squares import HELD_BACK, RIDGES, LeastSquares
+from regrow.surgery.refitting.least_squares import HELD_BACK, RIDGES, LeastSquares
 
 torch.set_num_threads(1)
 

@@ -22,15 +22,15 @@ from regrow.architectures.t5gemma import T5GEMMA
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.scoring.calibration import Calibration
-from regrow.surgery import layer_training
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import Cut
-from regrow.surgery.layer_fit import LayerFit
-from regrow.surgery.layer_training import _share
-from regrow.surgery.output import plan_output
-from regrow.surgery.refit_memory import FREE, check_memory
+from regrow.surgery.refitting import layer_training
+from regrow.surgery.refitting.layer_fit import LayerFit
+from regrow.surgery.refitting.layer_training import _share
+from regrow.surgery.refitting.memory import FREE, check_memory
+from regrow.surgery.result_files import plan_output
 from tests.surgery.carving import tensors
-from tests.surgery.refitting import (
+from tests.surgery.refitting.cases import (
     calibration,
     carved,
     last_stream,
@@ -155,10 +155,10 @@ def test_a_layer_that_a_training_makes_worse_stays_as_it_was(
 ) -> None:
     model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
     cut, text = without_layer(model), calibration(model, TEXTS)
-    monkeypatch.setattr("regrow.surgery.refit.train_layer", lambda *_: None)
+    monkeypatch.setattr("regrow.surgery.refitting.refit.train_layer", lambda *_: None)
     solved = refitted(model, cut, text, passes=1)
     monkeypatch.undo()
-    monkeypatch.setattr("regrow.surgery.layer_training.RATE", 100.0)
+    monkeypatch.setattr("regrow.surgery.refitting.layer_training.RATE", 100.0)
     found = refitted(model, cut, text, passes=1)
     assert found.matrices == solved.matrices
     for name, each in solved.corrections.items():
@@ -198,7 +198,7 @@ def test_what_is_solved_for_does_not_depend_on_batches_that_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
-    monkeypatch.setattr("regrow.surgery.refit.train_layer", lambda *_: None)
+    monkeypatch.setattr("regrow.surgery.refitting.refit.train_layer", lambda *_: None)
     pieces = calibration(model, 64).pieces
     pieces = [each[:4] for each in pieces]  # batches of 8 pieces
     others = [*pieces[:-8], *(np.roll(each, 1) for each in pieces[-8:])]
@@ -350,7 +350,7 @@ def test_the_memory_of_a_training_is_that_of_the_largest_layer(
         """The least memory with which the models are not read one layer at a time."""
 
         def is_enough(memory: int) -> bool:
-            monkeypatch.setattr("regrow.surgery.refit_memory.available_memory", lambda: memory)
+            monkeypatch.setattr("regrow.surgery.refitting.memory.available_memory", lambda: memory)
             try:
                 return check_memory(tmp_path, model.layout, cut.sizes, text.tokens, passes) is None
             except UserError:  # not even the states fit
@@ -380,7 +380,7 @@ def test_one_layer_at_a_time_gives_the_same_bits(
     }  # fmt: skip
     done = regrow.prune(model, tmp_path / "one", **options)
     assert any(each.trained for each in done.refitted)
-    monkeypatch.setattr("regrow.surgery.refit_memory.FREE", 1)
+    monkeypatch.setattr("regrow.surgery.refitting.memory.FREE", 1)
     regrow.prune(model, tmp_path / "two", **options)
     one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
     assert all(torch.equal(found, two[name]) for name, found in one.items())

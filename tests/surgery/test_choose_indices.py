@@ -12,7 +12,7 @@ from regrow.architectures import Layout
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
-from regrow.surgery.choose import choose
+from regrow.surgery.choose_indices import choose
 from regrow.surgery.cut import Cut, check_cut
 from tests.surgery.random_cuts import MODEL, TINY, accepted_sizes
 from tests.tiny import tiny_layout
