@@ -13,7 +13,12 @@ from regrow.corpus.reading import CONVERSATIONS, PLAIN_TEXT
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import is_store, open_store
-from regrow.objectives.registry import minimum_tokens, missing_tokens, objective_name
+from regrow.objectives.registry import (
+    check_objective,
+    minimum_tokens,
+    missing_tokens,
+    objective_name,
+)
 from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.surgery.choose_cut import least_counted
 from regrow.training.mixing.mixture_settings import MixtureSettings
@@ -169,9 +174,10 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
         _objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
         try:
             check_tools(settings.track)
-            tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
+            check_objective(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
             raise error.within(f"{where}.") from None
+        tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
         stage_by_tokens.setdefault(tokens, stage.name)
     _check_length(stage_by_tokens, tokenizer, corpus)
 

@@ -207,11 +207,10 @@ def _open_task(
 
     def open_in_each() -> TrainingTask:
         training_data = TrainingData(
-            data.train, source.tokenizer, model.config, settings.row_length, seed
-        )
-        from_text, samples = loss_and_rows(
-            settings.objective, training_data, prefix=settings.prefix, shared_rows=shared_rows
-        )
+            data.train, source.tokenizer, model.config, settings.row_length, seed,
+            settings.prefix, shared_rows,
+        )  # fmt: skip
+        from_text, samples = loss_and_rows(settings.objective, training_data)
         loss: Loss = from_text
         if settings.distill is not None and teacher is not None:
             distill = settings.distill
