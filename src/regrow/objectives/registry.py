@@ -9,7 +9,7 @@ The functions of the entries import what they need when they are called.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from regrow.objectives.rows.optimized_ul2 import FixedLengths
     from regrow.objectives.rows.span_corruption import CorruptedText
     from regrow.objectives.rows.ul2 import MixedDenoisers
-
-
-INSTRUCTIONS = "instructions"
-"""The objective that learns the answers of conversations."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,8 @@ class Objective:
         missing_tokens: One function for each kind of special token that examples are written with.
             It gives the tokens of this kind that have to be added to a tokenizer.
         reads_conversations: Whether it learns the answers of conversations, and no text.
+        mixes_denoisers: Whether the shares of UL2's denoisers follow their held-out losses. Its
+            samples must be mixed from them (`regrow.objectives.rows.ul2.MixedDenoisers`).
     """
 
     mean_sample: "Callable[[int], SampleShape]"
@@ -94,6 +92,7 @@ class Objective:
     for_encoder_decoder: MakeLossAndRows | None = None
     missing_tokens: tuple[Callable[[Any], tuple[str, ...]], ...] = ()
     reads_conversations: bool = False
+    mixes_denoisers: bool = False
 
 
 # Next-token prediction, with or without a prefix
@@ -326,7 +325,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     ),
     "ul2": _UL2,
     # The same rows. The training loop changes the shares of the denoisers as it goes on.
-    "d-ul2": _UL2,
+    "d-ul2": replace(_UL2, mixes_denoisers=True),
     "o-ul2": Objective(
         mean_sample=_optimized_sample,
         check=_check_optimized,
@@ -335,7 +334,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         for_encoder_decoder=_optimized_for_encoder_decoder,
         missing_tokens=(missing_sentinels, missing_prefixes),
     ),
-    INSTRUCTIONS: Objective(
+    "instructions": Objective(
         mean_sample=_conversation_sample,
         check=_check_prompt_form,
         for_decoder=_answers,
@@ -379,6 +378,16 @@ def _objective(named: str | None, config: Any) -> Objective:
     Raises UserError if such a model cannot learn it.
     """
     return OBJECTIVES[objective_name(named, is_encoder_decoder=bool(config.is_encoder_decoder))]
+
+
+def reads_conversations(named: str | None) -> bool:
+    """Whether an objective learns the answers of conversations; the defaults (None) do not."""
+    return named is not None and OBJECTIVES[named].reads_conversations
+
+
+def mixes_denoisers(named: str | None) -> bool:
+    """Whether the shares of denoisers follow their losses; those of the defaults (None) do not."""
+    return named is not None and OBJECTIVES[named].mixes_denoisers
 
 
 def missing_tokens(name: str, tokenizer: Any) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from regrow.objectives.registry import (
     missing_tokens,
     objective_name,
 )
+from regrow.objectives.special_tokens import missing_sentinels
 from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.surgery.choose_cut import least_counted
 from regrow.training.mixing.mixture_settings import MixtureSettings
@@ -97,12 +98,12 @@ def missing_special_tokens(
     Raises UserError, with the stage, if an objective does not fit the model.
     """
     measures_text = is_encoder_decoder and not recipe.reads_conversations
-    names = ["span-corruption"] if measures_text else []
+    found = [*missing_sentinels(tokenizer)] if measures_text else []
     for stage in recipe.stages:
         if stage.recover is not None:
             where = f"stages: {stage.name}: recover"
-            names.append(_objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder))
-    found = (token for name in names for token in missing_tokens(name, tokenizer))
+            name = _objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder)
+            found += missing_tokens(name, tokenizer)
     return tuple(dict.fromkeys(found))
 
 

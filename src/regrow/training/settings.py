@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from regrow.common.fields import Fraction, Size
 from regrow.common.precision import Precision
-from regrow.objectives.registry import INSTRUCTIONS, OBJECTIVES
+from regrow.objectives.registry import OBJECTIVES, mixes_denoisers, reads_conversations
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.lora_settings import LoraSettings
 from regrow.training.mixing.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
@@ -181,10 +181,10 @@ class RecoverySettings(BaseModel):
         return self
 
     def _check_mixtures(self) -> None:
-        if self.domains is not None and self.objective == INSTRUCTIONS:
+        if self.domains is not None and reads_conversations(self.objective):
             raise ValueError("domains: has no meaning for conversations; leave it out")
         if self.denoisers is not None:
-            if self.objective != "d-ul2":
+            if not mixes_denoisers(self.objective):
                 raise ValueError("denoisers: their mixture follows losses in d-ul2 alone")
             try:
                 self.denoisers.check(DENOISERS)
@@ -213,7 +213,7 @@ class RecoverySettings(BaseModel):
     def mixtures(self) -> dict[str, MixtureSettings]:
         """The mixtures that follow losses, by kind: denoiser, domain."""
         found = {}
-        if self.objective == "d-ul2":
+        if mixes_denoisers(self.objective):
             found["denoiser"] = self.denoisers or MixtureSettings()
         if self.domains is not None:
             found["domain"] = self.domains
