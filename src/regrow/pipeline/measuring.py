@@ -22,7 +22,7 @@ from regrow.pipeline.steps import REFERENCES, SPEED, reference_keys
 from regrow.pipeline.task_steps import EVALUATE, evaluate_model
 from regrow.report.lost_text import lost_words
 from regrow.report.records import Score
-from regrow.training.mixtures import measure_references as reference_losses
+from regrow.training.open_mixtures import measure_references as reference_losses
 
 
 class Measuring:

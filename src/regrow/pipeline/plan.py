@@ -17,6 +17,7 @@ from regrow.common.identity import identity_of
 from regrow.common.progress import Progress
 from regrow.common.random_stream import random_stream
 from regrow.corpus.reading import CONVERSATIONS
+from regrow.corpus.shares import DENOISER, DOMAIN
 from regrow.corpus.sources import Corpus, Source, WrittenSource
 from regrow.corpus.text import documents_sha256, read_documents
 from regrow.corpus.text_files import text_files
@@ -231,7 +232,7 @@ class RunPlan:
 
     def _reference_tokens(self) -> float:
         """Tokens that reference losses are measured on, summed over the components."""
-        components = {"denoiser": len(DENOISERS), "domain": len(self.recipe.data.sources)}
+        components = {DENOISER: len(DENOISERS), DOMAIN: len(self.recipe.data.sources)}
         measured = {
             key: components[kind] * settings.mixture_tokens
             for settings in self.recoveries()

@@ -10,6 +10,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.packing import tokenise
 from regrow.corpus.reading import CONVERSATIONS, PLAIN_TEXT
+from regrow.corpus.shares import DOMAIN
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import is_store, open_store
@@ -257,7 +258,7 @@ def check_mixtures(
         settings = stage.recover
         for kind, mixing in settings.mixtures.items() if settings else ():
             where = f"stages: {stage.name}: recover.{kind}s"
-            if kind == "domain":
+            if kind == DOMAIN:
                 _check_domains(where, mixing, recipe.data)
             vocabulary = vocabularies.get(stage.name, vocabularies["original"])
             if mixing.references is None and vocabulary != vocabularies["original"]:

@@ -47,7 +47,7 @@ from regrow.training.efficiency.micro_batches import split_into_micro_batches
 from regrow.training.efficiency.saved_tensors import save_fewer_tensors
 from regrow.training.embeddings import freeze_embeddings
 from regrow.training.mixing.losses_by_component import ComponentLosses
-from regrow.training.mixing.training_mixture import MixtureLosses, TrainingMixture
+from regrow.training.mixing.training_mixtures import TrainingMixtures
 from regrow.training.optimizers import make_optimizers, set_learning_rate
 from regrow.training.reproducibility import environment
 from regrow.training.resume import TrainingState, resume
@@ -388,13 +388,17 @@ def _scale_and_clip(model: nn.Module, predicted: int, clip: float) -> float:
 
 
 def _update_mixtures(
-    mixtures: TrainingMixture, learner: Learner, processes: Processes, tokens: int, next_sample: int
+    mixtures: TrainingMixtures,
+    learner: Learner,
+    processes: Processes,
+    tokens: int,
+    next_sample: int,
 ) -> Mapping[str, float]:
     learner.model.eval()
     with unsharded(learner):
         measured = mixtures.measure(learner.model)
     losses = processes.in_first(lambda: measured)
-    mixtures.update(MixtureLosses(losses, tokens, next_sample))
+    mixtures.update(losses, tokens=tokens, next_sample=next_sample)
     return losses
 
 

@@ -16,7 +16,7 @@ from regrow.common.files import remove
 from regrow.common.publishing import make_directory
 from regrow.evaluation.heldout_text import HeldoutText, loss_on
 from regrow.training.cost import flops_per_token
-from regrow.training.mixtures import Losses, open_mixtures
+from regrow.training.open_mixtures import Losses, open_mixtures
 from regrow.training.settings import TRAINED, RecoverySettings
 from regrow.training.tracking import WriteNumbers, tracking
 

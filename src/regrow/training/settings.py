@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from regrow.common.fields import Fraction, Size
 from regrow.common.precision import Precision
+from regrow.corpus.shares import DENOISER, DOMAIN
 from regrow.objectives.registry import OBJECTIVES, mixes_denoisers, reads_conversations
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.lora_settings import LoraSettings
@@ -211,12 +212,12 @@ class RecoverySettings(BaseModel):
 
     @property
     def mixtures(self) -> dict[str, MixtureSettings]:
-        """The mixtures that follow losses, by kind: denoiser, domain."""
+        """The mixtures that follow losses, by kind (`regrow.corpus.shares`)."""
         found = {}
         if mixes_denoisers(self.objective):
-            found["denoiser"] = self.denoisers or MixtureSettings()
+            found[DENOISER] = self.denoisers or MixtureSettings()
         if self.domains is not None:
-            found["domain"] = self.domains
+            found[DOMAIN] = self.domains
         return found
 
     @property
