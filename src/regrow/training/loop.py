@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,46 +104,22 @@ def train(
         UserError: ``directory`` holds the checkpoint of another training, the objective cannot
             train this model, or too many steps in a row were skipped (``settings.skips``).
     """
-    samples, objective, seed, mixtures = task.samples, task.loss, task.seed, task.mixtures
-    evaluate = heldout.evaluate
-    wrong_dtypes = {str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"}
-    if wrong_dtypes:
-        raise ValueError(
-            f"training keeps its weights in float32, not {', '.join(sorted(wrong_dtypes))}"
-        )
-    if samples.row_length != settings.row_length:
-        raise ValueError(f"rows of {samples.row_length}, settings for {settings.row_length}")
-    processes = join_processes()
-    device = processes.device or next(model.parameters()).device
-    processes.in_all(partial(_check, model, objective, settings, processes, device))
-    separates_documents = not settings.compile and processes.in_first(
-        lambda: supports_document_attention(model, device, settings.precision)
+    setup = _set_up(model, task, settings)
+    processes, mixtures = setup.processes, task.mixtures
+    identities = _identities(task, settings, identity)
+    order = data_order(task.samples, task.seed)
+    timetable = schedule(settings, task.samples, order)
+    machine = environment(setup.device, settings.precision, processes.count, settings.replicas)
+    state = resume(
+        directory, identities, model, setup.optimizers, timetable.steps, machine, processes
     )
-
-    if settings.embedding_rate == 0:
-        freeze_embeddings(model)
-    learner = shard(model, objective, processes, settings.replicas, offload=settings.offload)
-    optimizers = processes.in_all(lambda: make_optimizers(model, settings))
-    run = {
-        **{key: value for key, value in settings.decisive().items() if key != "evaluate_every"},
-        "model": identity,
-        "data": samples.identity,
-        # Replaces the name in the settings, which does not say which teacher or mask is used.
-        "objective": objective.identity,
-        "mixtures": None if mixtures is None else mixtures.identity,
-        "seed": seed,
-    }
-    order = data_order(samples, seed)
-    plan = schedule(settings, samples, order)
-    machine = environment(device, settings.precision, processes.count, settings.replicas)
-    progress = resume(directory, run, model, optimizers, plan.steps, machine, processes)
-    if progress.heldout_identity != heldout.identity:
-        progress.heldout, progress.heldout_identity = [], heldout.identity
-    resumed_at = progress.step
-    if mixtures is not None and progress.mixtures:  # empty before the first measurement
-        mixtures.load(progress.mixtures)
+    if state.heldout_identity != heldout.identity:
+        state.heldout, state.heldout_identity = [], heldout.identity
+    resumed_at = state.step
+    if mixtures is not None and state.mixtures:  # empty before the first measurement
+        mixtures.load(state.mixtures)
     checkpoints = Checkpoints(directory, processes, background=settings.save_in_background)
-    began = time.monotonic() - progress.seconds
+    began = time.monotonic() - state.seconds
     saved = time.monotonic()
     was_training = model.training
     try:
@@ -156,127 +133,156 @@ def train(
                 processes.shared_store(f"stalls {directory}"),
                 settings.stall,
             ) as set_progress,
-            using_document_attention(model, separates_documents),
+            using_document_attention(model, setup.separates_documents),
             keep_freed_memory(),
         ):
-            while progress.step < plan.steps:
-                step, step_began = progress.step, time.monotonic()
-                first = step * plan.batch_rows
-                last = min(first + plan.batch_rows, plan.rows)
-                rows, numbers = order.rows(first, last), np.arange(first, last)
+            while state.step < timetable.steps:
+                step, step_began = state.step, time.monotonic()
+                set_activity = partial(set_progress, step + 1)
+                first = step * timetable.batch_rows
+                last = min(first + timetable.batch_rows, timetable.rows)
+                rows = StepRows(task.samples, order.rows(first, last), np.arange(first, last))
                 shares = None if mixtures is None else mixtures.shares()
-                rate = learning_rate(step, plan.steps, settings)
-                set_learning_rate(optimizers, rate)
+                rate = learning_rate(step, timetable.steps, settings)
+                set_learning_rate(setup.optimizers, rate)
 
-                model.train()
-                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                    # Dropout depends only on the seed, the step and the process.
-                    purpose = "dropout" if processes.first else f"dropout {processes.rank}"
-                    torch.manual_seed(int(random_stream(seed, purpose, step).random_raw()))
-                    loss_sum, own_predicted, by_component = _accumulate(
-                        learner, StepRows(samples, rows, numbers), settings, processes, device,
-                        partial(set_progress, step + 1),
-                    )  # fmt: skip
-                set_progress(step + 1, "updating")
+                own_loss, own_predicted, by_component = _accumulate(setup, step, rows, set_activity)
+                set_activity("updating")
                 # Sum over processes, so that all decide the same from the same numbers.
                 save_is_due = processes.first and time.monotonic() - saved >= settings.save_every
                 flags = [stop_signal(), save_is_due, checkpoints.is_written()]
-                totals = processes.total([loss_sum, own_predicted, *flags, *by_component.sums()])
+                totals = processes.total([own_loss, own_predicted, *flags, *by_component.sums()])
                 loss, predicted = totals[0] / totals[1], int(totals[1])
                 stop, save_is_due = totals[2] > 0, totals[3] > 0
                 if totals[4] == processes.count:
                     checkpoints.finish()
-                norm = _scale_and_clip(model, predicted, settings.clip)
-                skipped = skip_reason(loss, norm, progress.recent, settings.spike)
-                if skipped is None:
-                    for optimizer in optimizers:
-                        optimizer.step()
-                for optimizer in optimizers:
-                    optimizer.zero_grad(set_to_none=True)
-
+                norm, skipped = _update(setup, state, loss, predicted)
                 step_seconds = time.monotonic() - step_began
-                before = progress.tokens
-                progress.add(int(samples.lengths(rows).sum()), predicted, loss, norm, skipped)
+
+                before = state.tokens
+                state.add(rows.tokens, predicted, loss, norm, skipped)
                 if skipped is not None:
-                    _report_skip(skipped, progress, plan.steps, settings, processes)
-                done = progress.step == plan.steps
-                set_progress(step + 1, "measuring")
-                heldout_loss = mixture_losses = None
-                every = settings.evaluate_every
-                if evaluate is not None and (done or _is_due(every, before, progress.tokens)):
-                    model.eval()
-                    with unsharded(learner):
-                        heldout_loss = evaluate(model)
-                    progress.heldout.append((progress.tokens, heldout_loss))
-                if mixtures is not None and _is_due(mixtures.every, before, progress.tokens):
-                    mixture_losses = _update_mixtures(
-                        mixtures, learner, processes, progress.tokens, last
-                    )
-                    progress.mixtures = mixtures.state()
-                progress.seconds = time.monotonic() - began
+                    _report_skip(skipped, state, timetable.steps, settings, processes)
+                done = state.step == timetable.steps
+                set_activity("measuring")
+                heldout_loss = None
+                if done or _is_due(settings.evaluate_every, before, state.tokens):
+                    heldout_loss = _measure(setup, state, heldout)
+                mixture_losses = None
+                if mixtures is not None and _is_due(mixtures.every, before, state.tokens):
+                    mixture_losses = _update_mixtures(setup, state, mixtures, next_sample=last)
+                state.seconds = time.monotonic() - began
                 report = StepReport(
-                    step=progress.step,
-                    steps=plan.steps,
-                    tokens=progress.tokens,
+                    step=state.step,
+                    steps=timetable.steps,
+                    tokens=state.tokens,
                     loss=loss,
                     gradient_norm=norm,
                     learning_rate=rate,
                     heldout=heldout_loss,
                     mixture_losses=mixture_losses,
-                    seconds=progress.seconds,
+                    seconds=state.seconds,
                     skipped=skipped,
                     component_losses=by_component.means(totals[5:]),
-                    step_tokens=progress.tokens - before,
+                    step_tokens=state.tokens - before,
                     step_seconds=step_seconds,
                     shares=shares,
                 )
-                set_progress(step + 1, "reporting")
+                set_activity("reporting")
                 if hooks.track is not None and processes.first:
                     hooks.track(report)
-                set_progress(step + 1, "saving")
+                set_activity("saving")
                 export_is_due = hooks.export is not None and _is_due(
-                    settings.export_every, before, progress.tokens
+                    settings.export_every, before, state.tokens
                 )
                 if hooks.export is not None and export_is_due:
-                    write = partial(hooks.export, progress.step, full_state_dict(model))
+                    write = partial(hooks.export, state.step, full_state_dict(model))
                     processes.in_first(write)
                 if done or stop or save_is_due or export_is_due:
-                    saved_state = {
-                        "run": run,
-                        "environment": machine,
-                        **vars(progress),
-                    }
                     checkpoints.save(
-                        progress.step, model, None if done else optimizers, saved_state,
+                        state.step, model, None if done else setup.optimizers,
+                        {"run": identities, "environment": machine, **vars(state)},
                         wait=done or stop,
                     )  # fmt: skip
                     saved = time.monotonic()
-                set_progress(step + 1, "reporting")
+                set_activity("reporting")
                 if hooks.on_step is not None and processes.first:
                     hooks.on_step(report)
                 if stop:
-                    if processes.first:
-                        _log.warning(
-                            "training: asked to stop; saved after step %d of %d, "
-                            "from where the same call goes on",
-                            progress.step,
-                            plan.steps,
-                        )
+                    _report_stop(state, timetable.steps, processes)
                     exit_by_signal(stop_signal() or signal.SIGTERM)
     finally:
         checkpoints.abandon()
         model.train(was_training)
         model.zero_grad(set_to_none=True)
     return TrainingResult(
-        curve=progress.curve,
-        heldout=progress.heldout,
-        tokens=progress.tokens,
-        predicted=progress.predicted,
-        seconds=progress.seconds,
+        curve=state.curve,
+        heldout=state.heldout,
+        tokens=state.tokens,
+        predicted=state.predicted,
+        seconds=state.seconds,
         resumed_at=resumed_at,
-        skipped=progress.skipped,
-        mixtures=progress.mixtures,
+        skipped=state.skipped,
+        mixtures=state.mixtures,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """What all steps of a training work with.
+
+    Attributes:
+        learner: The model and its loss, sharded.
+        separates_documents: Whether attention is computed text by text.
+    """
+
+    learner: Learner
+    optimizers: list[torch.optim.Optimizer]
+    settings: RecoverySettings
+    seed: int
+    processes: Processes
+    device: torch.device
+    separates_documents: bool
+
+
+def _set_up(model: nn.Module, task: TrainingTask, settings: RecoverySettings) -> _Setup:
+    """Check that the model can be trained, and shard it.
+
+    Raises UserError if it cannot learn with this loss, or with these settings.
+    """
+    wrong_dtypes = {str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"}
+    if wrong_dtypes:
+        raise ValueError(
+            f"training keeps its weights in float32, not {', '.join(sorted(wrong_dtypes))}"
+        )
+    if task.samples.row_length != settings.row_length:
+        raise ValueError(f"rows of {task.samples.row_length}, settings for {settings.row_length}")
+    processes = join_processes()
+    device = processes.device or next(model.parameters()).device
+    processes.in_all(partial(_check, model, task.loss, settings, processes, device))
+    separates_documents = not settings.compile and processes.in_first(
+        lambda: supports_document_attention(model, device, settings.precision)
+    )
+    if settings.embedding_rate == 0:
+        freeze_embeddings(model)
+    learner = shard(model, task.loss, processes, settings.replicas, offload=settings.offload)
+    optimizers = processes.in_all(lambda: make_optimizers(model, settings))
+    return _Setup(learner, optimizers, settings, task.seed, processes, device, separates_documents)
+
+
+def _identities(task: TrainingTask, settings: RecoverySettings, model: str) -> dict[str, Any]:
+    """Everything that decides the weights, by name; `model`: hash of the model before training."""
+    decisive = settings.decisive()
+    decisive.pop("evaluate_every", None)
+    return {
+        **decisive,
+        "model": model,
+        "data": task.samples.identity,
+        # Replaces the name in the settings, which does not say which teacher or mask is used.
+        "objective": task.loss.identity,
+        "mixtures": None if task.mixtures is None else task.mixtures.identity,
+        "seed": task.seed,
+    }
 
 
 def _check(
@@ -302,20 +308,30 @@ def _check(
 
 def _report_skip(
     reason: str,
-    progress: TrainingState,
+    state: TrainingState,
     steps: int,
     settings: RecoverySettings,
     processes: Processes,
 ) -> None:
     """Log that a step was skipped. Raises UserError if too many in a row were skipped."""
-    where = f"training: {reason} at step {progress.step} of {steps}"
-    if progress.skipped_in_a_row >= min(settings.skips, steps):
+    where = f"training: {reason} at step {state.step} of {steps}"
+    if state.skipped_in_a_row >= min(settings.skips, steps):
         raise processes.error(
-            f"{where}, after {progress.skipped_in_a_row - 1} steps skipped in a row; "
+            f"{where}, after {state.skipped_in_a_row - 1} steps skipped in a row; "
             f"a learning_rate below {settings.learning_rate:g} should be right"
         )
     if processes.first:
         _log.warning("%s; no update", where)
+
+
+def _report_stop(state: TrainingState, steps: int, processes: Processes) -> None:
+    """Log that the training was asked to stop."""
+    if processes.first:
+        _log.warning(
+            "training: asked to stop; saved after step %d of %d, from where the same call goes on",
+            state.step,
+            steps,
+        )
 
 
 @dataclass(frozen=True)
@@ -326,23 +342,41 @@ class StepRows:
     rows: NDArray[np.int64]
     numbers: NDArray[np.int64]
 
+    @property
+    def tokens(self) -> int:
+        """Text tokens in all rows."""
+        return int(self.samples.lengths(self.rows).sum())
+
 
 def _accumulate(
-    learner: Learner,
-    step: StepRows,
-    settings: RecoverySettings,
-    processes: Processes,
-    device: torch.device,
-    set_activity: Callable[[Activity], None],
+    setup: _Setup, step: int, rows: StepRows, set_activity: Callable[[Activity], None]
 ) -> tuple[float, int, ComponentLosses]:
     """Accumulate the gradients of the summed loss of this process's rows.
 
+    `step`: the number of the step, counted from 0.
+
     Returns the summed loss, the number of predicted tokens, and both by component.
+    """
+    device, processes = setup.device, setup.processes
+    setup.learner.model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Dropout depends only on the seed, the step and the process.
+        purpose = "dropout" if processes.first else f"dropout {processes.rank}"
+        torch.manual_seed(int(random_stream(setup.seed, purpose, step).random_raw()))
+        return _accumulate_micro_batches(setup, rows, set_activity)
+
+
+def _accumulate_micro_batches(
+    setup: _Setup, step_rows: StepRows, set_activity: Callable[[Activity], None]
+) -> tuple[float, int, ComponentLosses]:
+    """As `_accumulate`, with the random state as it is.
 
     Rows of similar length share a micro-batch (`regrow.training.efficiency.micro_batches`). The
     rows of a micro-batch are dealt to the processes in turn, so that none waits long for another.
     """
-    samples, rows, numbers = step.samples, step.rows, step.numbers
+    learner, settings = setup.learner, setup.settings
+    processes, device = setup.processes, setup.device
+    samples, rows, numbers = step_rows.samples, step_rows.rows, step_rows.numbers
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = 0
     # Recomputed or compiled layers decide themselves what to save; on GPUs this was not tried.
@@ -387,18 +421,52 @@ def _scale_and_clip(model: nn.Module, predicted: int, clip: float) -> float:
     return norm
 
 
+def _update(
+    setup: _Setup, state: TrainingState, loss: float, predicted: int
+) -> tuple[float, str | None]:
+    """Update the weights with the accumulated gradients, and clear these.
+
+    `loss`: nats per token of the step. `predicted`: its predicted tokens, of all processes.
+
+    Returns the norm of the gradient before clipping, and why there was no update; None if there
+    was one.
+    """
+    norm = _scale_and_clip(setup.learner.model, predicted, setup.settings.clip)
+    skipped = skip_reason(loss, norm, state.recent, setup.settings.spike)
+    if skipped is None:
+        for optimizer in setup.optimizers:
+            optimizer.step()
+    for optimizer in setup.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    return norm, skipped
+
+
+def _measure(setup: _Setup, state: TrainingState, heldout: HeldoutLoss) -> float | None:
+    """Measure the held-out loss, and add it to `state`; None if there is nothing to measure."""
+    if heldout.evaluate is None:
+        return None
+    model = setup.learner.model
+    model.eval()
+    with unsharded(setup.learner):
+        loss = heldout.evaluate(model)
+    state.heldout.append((state.tokens, loss))
+    return loss
+
+
 def _update_mixtures(
-    mixtures: TrainingMixtures,
-    learner: Learner,
-    processes: Processes,
-    tokens: int,
-    next_sample: int,
+    setup: _Setup, state: TrainingState, mixtures: TrainingMixtures, next_sample: int
 ) -> Mapping[str, float]:
-    learner.model.eval()
-    with unsharded(learner):
-        measured = mixtures.measure(learner.model)
-    losses = processes.in_first(lambda: measured)
-    mixtures.update(losses, tokens=tokens, next_sample=next_sample)
+    """Measure the losses that the mixtures follow, and change their shares.
+
+    `next_sample`: number of the first sample that was not trained on yet.
+    """
+    model = setup.learner.model
+    model.eval()
+    with unsharded(setup.learner):
+        measured = mixtures.measure(model)
+    losses = setup.processes.in_first(lambda: measured)
+    mixtures.update(losses, tokens=state.tokens, next_sample=next_sample)
+    state.mixtures = mixtures.state()
     return losses
 
 
