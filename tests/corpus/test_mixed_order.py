@@ -95,7 +95,7 @@ def test_changes_that_cannot_be() -> None:
     shares.mix_from(10, [3, 1])
     assert shares.changes == [(0, (2048, 2048)), (10, (3072, 1024))]
     for sample, weights in ((9, [1, 1]), (11, [1]), (11, [0, 0]), (11, [1, -1]), (11, [1, np.nan])):
-        with pytest.raises(ValueError, match=r"weights|a change at 9"):
+        with pytest.raises(ValueError, match=r"weights|a change at sample 9"):
             shares.mix_from(sample, weights)
 
 

@@ -125,7 +125,7 @@ def test_after_a_kill_it_is_the_same_to_the_bit(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.training.mixing.test_dynamic_mixtures import trained
+from tests.training.mixing.test_training_mixtures import trained
 
 def kill(report):
     if report.step == 5:
