@@ -27,11 +27,10 @@ from regrow.corpus.document_stream import stream_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import Batch
 from regrow.corpus.windows import Windows
-from regrow.objectives.dynamic_mixture import OPENBA_START
-from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, Denoiser, DenoisingTokens
 from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
-from regrow.objectives.rows.ul2 import MixedDenoisers
+from regrow.objectives.rows.ul2 import MixedDenoisers, denoiser_shares
+from regrow.training.mixing.dynamic_mixture import OPENBA_START
 
 BATCH = 64
 TEXT = 568
@@ -147,7 +146,7 @@ def main() -> None:
 
     def measured(name: str, shares: list[float], goal: Goal | None = None) -> Result:
         say(name)
-        samples = MixedDenoisers(windows, SPECIAL_TOKENS, 0, MixtureHistory.constant(shares))
+        samples = MixedDenoisers(windows, SPECIAL_TOKENS, 0, denoiser_shares(shares))
 
         def batch(rows: Ids, numbers: Ids) -> Batch:
             return samples.batch(rows, numbers)

@@ -101,8 +101,10 @@ def main() -> None:
 def loss_and_batches(
     contender: Contender, documents: list[str], tokenizer: Any, config: Any
 ) -> tuple[Any, Iterator[tuple[Batch, int]]]:
-    data = TrainingData(documents, tokenizer, config, contender.longest, SEED)
-    loss, samples = loss_and_rows(contender.objective, data, shared_rows=contender.shared)
+    data = TrainingData(
+        documents, tokenizer, config, contender.longest, SEED, shared_rows=contender.shared
+    )
+    loss, samples = loss_and_rows(contender.objective, data)
     return loss, batches_of(samples, contender)
 
 

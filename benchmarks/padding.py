@@ -22,13 +22,12 @@ from regrow.corpus.document_stream import stream_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import DataOrder, Samples
 from regrow.corpus.windows import Windows
-from regrow.objectives.dynamic_mixture import OPENBA_START
-from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
-from regrow.objectives.rows.ul2 import MixedDenoisers
+from regrow.objectives.rows.ul2 import MixedDenoisers, denoiser_shares
 from regrow.training.efficiency.micro_batches import split_into_micro_batches
+from regrow.training.mixing.dynamic_mixture import OPENBA_START
 
 STEP, MICRO_BATCH, LONGEST = 1_024, 8, 568
 SOURCE, TARGET = 570, 381
@@ -87,7 +86,7 @@ def main() -> None:
         windows = windows_of(documents)
         for name, shares in mixtures.items():
             say(f"{name}, {text}")
-            samples = MixedDenoisers(windows, SPECIAL_TOKENS, 0, MixtureHistory.constant(shares))
+            samples = MixedDenoisers(windows, SPECIAL_TOKENS, 0, denoiser_shares(shares))
             value, padded, ratio = filled(samples, steps)
             goal = Goal("value", ">=", 97.0)
             results += [

@@ -316,7 +316,8 @@ def test_every_part_of_the_schema_is_explained() -> None:
     prose = re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
     words = set(re.findall(r"\w+", " ".join(_codes(prose))))
     parts = (
-        schema.Blueprint, schema.Axis, schema.Field, schema.Quotient, schema.Codec, schema.Head,
+        schema.Blueprint, schema.Axis, schema.Field, schema.Quotient, schema.Codec,
+        schema.HeadTensors,
         schema.Fold, schema.Condition, schema.Divides, schema.KeepsQuotient, schema.LayerList,
     )  # fmt: skip
     names = {part.__name__ for part in parts[1:]}

@@ -11,10 +11,10 @@ import pytest
 from regrow.common.errors import UserError
 from regrow.corpus import sources, turns
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
+from regrow.corpus.mixed_order import BLOCK
 from regrow.corpus.packing import pack
 from regrow.corpus.reading import Reading
 from regrow.corpus.samples import DataOrder, data_order
-from regrow.corpus.source_mixture import BLOCK
 from regrow.corpus.sources import (
     Corpus,
     Source,

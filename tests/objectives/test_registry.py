@@ -19,6 +19,7 @@ from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.registry import (
     OBJECTIVES,
     TrainingData,
+    check_objective,
     loss_and_rows,
     minimum_tokens,
     missing_tokens,
@@ -54,6 +55,7 @@ def opened(home: Path, is_encoder_decoder: bool, name: str | None = None) -> tup
 @pytest.mark.parametrize(("name", "is_encoder_decoder"), EACH)
 def test_a_model_learns_it(tmp_path: Path, name: str, is_encoder_decoder: bool) -> None:
     model, tokenizer = opened(tmp_path, is_encoder_decoder, name)
+    check_objective(name, tokenizer, model.config, ROW)
     assert 1 <= minimum_tokens(name, tokenizer, model.config, ROW) <= ROW
     texts = TALKS if OBJECTIVES[name].reads_conversations else TEXTS
     loss, samples = loss_and_rows(name, TrainingData(texts, tokenizer, model.config, ROW, 0))
@@ -131,6 +133,6 @@ def test_a_text_of_the_least_length_does_and_a_shorter_one_does_not(tmp_path: Pa
 @pytest.mark.parametrize(("name", "longest"), [("span-corruption", 169), ("ul2", 50)])
 def test_rows_that_need_more_sentinels_are_refused(tmp_path: Path, name: str, longest: int) -> None:
     model, tokenizer = opened(tmp_path, True)
-    assert minimum_tokens(name, tokenizer, model.config, longest) == 1
+    check_objective(name, tokenizer, model.config, longest)
     with pytest.raises(UserError, match=f"8 sentinels; give rows of at most {longest} tokens"):
-        minimum_tokens(name, tokenizer, model.config, longest + 1)
+        check_objective(name, tokenizer, model.config, longest + 1)

@@ -421,7 +421,7 @@ def test_a_changed_recipe_is_refused(finished: Finished, tmp_path: Path, name: s
 def test_a_new_evaluation_is_one_entry(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = Evaluation(lambda model, *_: model.num_parameters(), "of stages", "counting")
+    entry = Evaluation(lambda model, *_: model.num_parameters(), "all", "counting")
     monkeypatch.setitem(EVALUATIONS, "size", entry)
     recipe = {**finished.recipe, "stages": finished.recipe["stages"][:1]}
     out = tmp_path / "run"
@@ -429,8 +429,8 @@ def test_a_new_evaluation_is_one_entry(
     entries = read_entries(out / "ledger.jsonl")
     found = {name: each.outputs.get("size") for name, each in entries.items()}
     sizes = {name: size for name, size in found.items() if size is not None}
-    assert sizes.keys() == {"original/measure", "depth/measure"}
-    assert sizes["depth/measure"] < sizes["original/measure"]
+    assert sizes.keys() == {"original/measure", "depth/measure-cut", "depth/measure"}
+    assert sizes["depth/measure"] == sizes["depth/measure-cut"] < sizes["original/measure"]
 
 
 def test_results_of_another_version_are_refused(

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from regrow.objectives.dynamic_mixture import RULES, DynamicMixture
 from regrow.objectives.rows.denoisers import UL2
 from regrow.report.records import (
     EvaluationRow,
@@ -24,6 +23,7 @@ from regrow.report.records import (
     StageRow,
     Text,
 )
+from regrow.training.mixing.dynamic_mixture import RULES, DynamicMixture
 
 LAYERS = tuple(index for index in range(30) if index not in (9, 11, 12, 15, 18, 19, 22, 26))
 RECIPE = """\

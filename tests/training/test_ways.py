@@ -17,7 +17,7 @@ from regrow.common.errors import UserError
 from regrow.corpus.packing import pack
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.losses.causal import Causal
-from regrow.training import checkpoints, loop
+from regrow.training import checkpoints, step
 from regrow.training.distributed import sharded_loading
 from regrow.training.distributed.processes import join_processes
 from regrow.training.distributed.sharded_loading import load_in_first_process
@@ -172,7 +172,7 @@ def test_replicas_that_can_be_are_not() -> None:
 
 def offloading(out: str) -> None:
     """Where there is no GPU, all moves go from the CPU to the CPU."""
-    pytest.MonkeyPatch().setattr(loop, "check_offload", lambda *_: None)
+    pytest.MonkeyPatch().setattr(step, "check_offload", lambda *_: None)
     process(out, {"offload": True})
 
 

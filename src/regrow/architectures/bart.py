@@ -8,7 +8,15 @@ config field holds the head size, so hidden and the heads of both stacks are cut
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from regrow.architectures.schema import Axis, Blueprint, Condition, Field, Fold, Head, Quotient
+from regrow.architectures.schema import (
+    Axis,
+    Blueprint,
+    Condition,
+    Field,
+    Fold,
+    HeadTensors,
+    Quotient,
+)
 
 _STACKS = ("encoder", "decoder")
 _SHARED = "model.shared.weight"
@@ -119,7 +127,7 @@ def _blueprint(
             f"{_BIAS}?": "1, vocab",  # absent from a file, it is zeros
             f"{_HEAD}?": "vocab, hidden",
         },
-        head=Head(_HEAD, _SHARED, aliases=_ALIASES, bias=_BIAS),
+        head=HeadTensors(_HEAD, _SHARED, aliases=_ALIASES, bias=_BIAS),
         embeddings=tuple(
             f"model.{stack}.{table}"
             for stack in _STACKS

@@ -9,7 +9,15 @@ stored as its difference from 1.
 from collections.abc import Mapping
 from typing import Any
 
-from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Fold, Head, LayerList
+from regrow.architectures.schema import (
+    Axis,
+    Blueprint,
+    Divides,
+    Field,
+    Fold,
+    HeadTensors,
+    LayerList,
+)
 
 _LAYER = "model.layers.{layer}"
 _NORMS = (
@@ -70,7 +78,7 @@ GEMMA2 = Blueprint(
         "model.norm.weight": "hidden",
         "lm_head.weight?": "vocab, hidden",
     },
-    head=Head("lm_head.weight", "model.embed_tokens.weight", softcap="final_logit_softcapping"),
+    head=HeadTensors("lm_head.weight", "model.embed_tokens.weight"),
     embeddings=("model.embed_tokens",),
     lists={"layer_types": LayerList("layer", alternating)},
     constraints=(Divides("head", "hidden"),),

@@ -1,6 +1,6 @@
 """GPT-NeoX (Black et al., 2022) and Pythia: fused attention, parallel residual, LayerNorm."""
 
-from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Head, Quotient
+from regrow.architectures.schema import Axis, Blueprint, Divides, Field, HeadTensors, Quotient
 
 _LAYER = "gpt_neox.layers.{layer}"
 
@@ -52,7 +52,7 @@ GPT_NEOX = Blueprint(
         "lm_head.weight?": "vocab, hidden",
     },
     renames={"embed_out.weight": "lm_head.weight"},
-    head=Head("lm_head.weight", "gpt_neox.embed_in.weight"),
+    head=HeadTensors("lm_head.weight", "gpt_neox.embed_in.weight"),
     embeddings=("gpt_neox.embed_in",),
     constraints=(Divides("head", "hidden"),),
     ignored=(r".*\.attention\.(masked_)?bias", r".*\.rotary_emb\.inv_freq"),

@@ -1,6 +1,6 @@
 """Llama (Touvron et al., 2023): pre-norm decoder, grouped-query attention, gated ffn."""
 
-from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Head, Quotient
+from regrow.architectures.schema import Axis, Blueprint, Divides, Field, HeadTensors, Quotient
 
 _LAYER = "model.layers.{layer}"
 
@@ -56,7 +56,7 @@ LLAMA = Blueprint(
         "model.norm.weight": "hidden",
         "lm_head.weight?": "vocab, hidden",
     },
-    head=Head("lm_head.weight", "model.embed_tokens.weight"),
+    head=HeadTensors("lm_head.weight", "model.embed_tokens.weight"),
     embeddings=("model.embed_tokens",),
     constraints=(Divides("head", "hidden"),),
     ignored=(r".*\.rotary_emb\.inv_freq",),

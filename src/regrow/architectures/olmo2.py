@@ -1,6 +1,6 @@
 """OLMo 2 (OLMo Team, 2024): a norm after each part, query and key norms over all heads at once."""
 
-from regrow.architectures.schema import Axis, Blueprint, Field, Head, Quotient
+from regrow.architectures.schema import Axis, Blueprint, Field, HeadTensors, Quotient
 
 _LAYER = "model.layers.{layer}"
 
@@ -62,7 +62,7 @@ OLMO2 = Blueprint(
         "model.norm.weight": "hidden",
         "lm_head.weight?": "vocab, hidden",
     },
-    head=Head("lm_head.weight", "model.embed_tokens.weight"),
+    head=HeadTensors("lm_head.weight", "model.embed_tokens.weight"),
     embeddings=("model.embed_tokens",),
     ignored=(r".*\.rotary_emb\.inv_freq",),
     tiny=(

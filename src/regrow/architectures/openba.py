@@ -10,7 +10,7 @@ hidden**-0.5.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from regrow.architectures.schema import Axis, Blueprint, Codec, Condition, Field, Fold, Head
+from regrow.architectures.schema import Axis, Blueprint, Codec, Condition, Field, Fold, HeadTensors
 
 _STEP = 256
 _TIED = Condition("tie_word_embeddings", (True,), default=True)
@@ -98,7 +98,7 @@ OPENBA = Blueprint(
         "lm_head.weight?": "vocab, hidden",
         "lm_head.bias?": "vocab",
     },
-    head=Head(
+    head=HeadTensors(
         "lm_head.weight",
         "shared_embedding.weight",
         aliases=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),

@@ -9,7 +9,7 @@ from regrow.architectures.schema import (
     Blueprint,
     Condition,
     Field,
-    Head,
+    HeadTensors,
     KeepsQuotient,
     Quotient,
 )
@@ -62,7 +62,7 @@ PHI3 = Blueprint(
         "model.norm.weight": "hidden",
         "lm_head.weight?": "vocab, hidden",
     },
-    head=Head("lm_head.weight", "model.embed_tokens.weight"),
+    head=HeadTensors("lm_head.weight", "model.embed_tokens.weight"),
     embeddings=("model.embed_tokens",),
     constraints=tuple(
         KeepsQuotient("hidden", "head", _LONGROPE, when=Condition(field, _SCALED))

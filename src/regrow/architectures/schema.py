@@ -155,21 +155,19 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadTensors:
     """The output head and the embedding that it may share.
 
     Whether the head is tied is read from the tensors, not from a flag: a checkpoint without
-    `weight` is tied. `aliases`: further names of the embedding. `softcap`: the config field of the
-    bound of the logits. `ties_when_absent`: the class ties a head that is not stored, even where
-    the config says untied. `tied_when`: the config says tied where all of these hold; then a stored
-    head that differs from the embedding is refused.
+    `weight` is tied. `aliases`: further names of the embedding. `ties_when_absent`: the class
+    ties a head that is not stored, even where the config says untied. `tied_when`: the config says
+    tied where all of these hold; then a stored head that differs from the embedding is refused.
     """
 
     weight: str
     embedding: str
     aliases: tuple[str, ...] = ()
     bias: str | None = None
-    softcap: str | None = None
     ties_when_absent: bool = False
     tied_when: tuple[Condition, ...] = (Condition("tie_word_embeddings", (True,)),)
 
@@ -199,7 +197,7 @@ class Blueprint:
     architectures: tuple[str, ...]
     axes: tuple[Axis, ...]
     tensors: Mapping[str, str]
-    head: Head
+    head: HeadTensors
     embeddings: tuple[str, ...]
     renames: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Field] = field(default_factory=dict)

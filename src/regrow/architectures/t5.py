@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from regrow.architectures.schema import Axis, Blueprint, Condition, Field, Fold, Head
+from regrow.architectures.schema import Axis, Blueprint, Condition, Field, Fold, HeadTensors
 
 _ENCODER = "encoder.block.{encoder.layer}.layer"
 _DECODER = "decoder.block.{decoder.layer}.layer"
@@ -141,7 +141,7 @@ def t5_like(
             "buckets": Field("relative_attention_num_buckets", default=32),
         },
         tensors=_tensors(bias_in_every_block),
-        head=Head(
+        head=HeadTensors(
             "lm_head.weight",
             "shared.weight",
             aliases=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),

@@ -7,7 +7,15 @@ multiplied by sqrt(hidden size of its stack). The head shares the embedding of t
 from collections.abc import Iterator, Mapping
 
 from regrow.architectures.gemma2 import alternating
-from regrow.architectures.schema import Axis, Blueprint, Divides, Field, Fold, Head, LayerList
+from regrow.architectures.schema import (
+    Axis,
+    Blueprint,
+    Divides,
+    Field,
+    Fold,
+    HeadTensors,
+    LayerList,
+)
 
 _SELF_NORMS = (
     "pre_self_attn_layernorm",
@@ -113,10 +121,9 @@ T5GEMMA = Blueprint(
     ),
     fixed={f"{stack}.head_dim": Field(f"{stack}.head_dim", default=256) for stack in _NORMS},
     tensors=_tensors(),
-    head=Head(
+    head=HeadTensors(
         "lm_head.out_proj.weight",
         "model.decoder.embed_tokens.weight",
-        softcap="decoder.final_logit_softcapping",
     ),
     embeddings=("model.encoder.embed_tokens", "model.decoder.embed_tokens"),
     lists={f"{s}.layer_types": LayerList(f"{s}.layer", alternating) for s in _NORMS},

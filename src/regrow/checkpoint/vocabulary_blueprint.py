@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regrow.architectures.schema import Axis, Blueprint, Field, Head
+from regrow.architectures.schema import Axis, Blueprint, Field, HeadTensors
 from regrow.checkpoint.meta_check import Shapes, query_class
 from regrow.common.errors import UserError
 
@@ -57,7 +57,7 @@ def vocabulary_blueprint(config: Mapping[str, Any], shapes: Shapes) -> Blueprint
         axes=(Axis("vocab", Field(field, default=found["size"], also=tuple(also))),),
         tensors=tensors,
         renames={name: parameter for name, parameter in parameters.items() if name != parameter},
-        head=Head(
+        head=HeadTensors(
             found["head"] or "",
             embedding,
             aliases=tuple(tied),

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
+from regrow.corpus.mixed_order import MixedOrder
 from regrow.corpus.samples import (
     Batch,
     Components,
     DataOrder,
+    MixedSamples,
     Order,
     Samples,
     components_of,
     slots_of,
 )
-from regrow.corpus.source_mixture import MixedOrder, Shares
+from regrow.corpus.shares import DOMAIN, Shares
 from regrow.corpus.windows import TextWindows
 
 T = TypeVar("T", Samples, TextWindows)
@@ -42,7 +44,7 @@ class _Concatenated(Generic[T]):
     """The name of the class in the identity; it stays when the class is renamed."""
 
     sources: Mapping[str, T]
-    shares: Shares | None = None
+    shares: Shares[int] | None = None
     domains: bool = True
 
     def __len__(self) -> int:
@@ -67,16 +69,23 @@ class _Concatenated(Generic[T]):
                 empty = Components(components.names, np.zeros(len(rows), dtype=np.int64))
                 found.setdefault(kind, empty).indices[places] = components.indices
         if self.domains:
-            found["domain"] = Components(tuple(self.sources), self.sources_of(rows))
+            found[DOMAIN] = Components(tuple(self.sources), self.sources_of(rows))
         return found
+
+    def mixed(self, kind: str) -> MixedSamples | None:
+        """The shares of the sources; None if they have none."""
+        return self.shares if kind == DOMAIN else None
 
     @cached_property
     def identity(self) -> str:
-        """A hash of all rows, and of the shares at the beginning."""
+        """A hash of all rows, and of the first shares; later ones follow from the training."""
+        shares = self.shares
         return identity_of(
             self.kind,
             sources={name: source.identity for name, source in self.sources.items()},
-            shares=None if self.shares is None else self.shares.identity,
+            shares=None
+            if shares is None
+            else identity_of("shares", names=shares.names, quotas=shares.first),
         )
 
     @cached_property

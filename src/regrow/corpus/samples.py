@@ -83,7 +83,8 @@ class HasComponents(Protocol):
     def components(
         self, rows: NDArray[np.int64], samples: NDArray[np.int64]
     ) -> dict[str, Components]:
-        """The component of each sample, for each kind of mixture: `denoiser`, `domain`."""
+        """The component of each sample, for each kind of mixture
+        (`regrow.corpus.shares`)."""
 
 
 def components_of(
@@ -94,6 +95,37 @@ def components_of(
     Empty if the rows are not drawn from a mixture.
     """
     return rows_of_text.components(rows, samples) if isinstance(rows_of_text, HasComponents) else {}
+
+
+class MixedSamples(Protocol):
+    """Samples that are drawn from the components of a mixture in shares that can be changed."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The components, in order."""
+
+    @property
+    def first(self) -> tuple[float, ...]:
+        """The shares of the first samples, in any unit; one for each component."""
+
+    def mix_from(self, sample: int, weights: Sequence[float]) -> None:
+        """Draw by these weights from this sample on, which must not have been drawn before."""
+
+
+@runtime_checkable
+class HasMixtures(Protocol):
+    """Rows drawn from mixtures whose shares can change while a training runs."""
+
+    def mixed(self, kind: str) -> MixedSamples | None:
+        """The samples as drawn from the mixture of this kind; None if there is no such mixture.
+
+        `kind`: as in `regrow.corpus.shares`.
+        """
+
+
+def mixed_samples(rows_of_text: object, kind: str) -> MixedSamples | None:
+    """The samples as drawn from the mixture of this kind; None if there is no such mixture."""
+    return rows_of_text.mixed(kind) if isinstance(rows_of_text, HasMixtures) else None
 
 
 def slots_of(

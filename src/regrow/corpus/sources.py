@@ -1,7 +1,7 @@
 """The training text of a recipe (`data.train`): text files and token stores, as one corpus.
 
 Each source is a domain with a name. If sources have shares, samples are a mixture of them (see
-:mod:`regrow.corpus.source_mixture`). Otherwise every row comes once in each epoch.
+:mod:`regrow.corpus.mixed_order`). Otherwise every row comes once in each epoch.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +18,12 @@ from regrow.common.fields import PositiveNumber, Size, Strict
 from regrow.common.identity import identity_of
 from regrow.corpus.concatenation import ConcatenatedRows, ConcatenatedWindows
 from regrow.corpus.encoding import TextWithSpecialTokens, Tokenizer
+from regrow.corpus.mixed_order import source_shares
 from regrow.corpus.packing import pack, tokenise
 from regrow.corpus.put_aside import without
 from regrow.corpus.reading import PLAIN_TEXT, Reading
 from regrow.corpus.samples import Samples
-from regrow.corpus.source_mixture import Shares
+from regrow.corpus.shares import Shares
 from regrow.corpus.text import (
     Documents,
     document_hash,
@@ -399,14 +400,14 @@ def _open(
     return parts
 
 
-def _shares(corpus: Corpus, means: Mapping[str, float]) -> Shares | None:
+def _shares(corpus: Corpus, means: Mapping[str, float]) -> Shares[int] | None:
     """The shares of the sources in the samples; `means`: mean tokens in a sample, by source."""
     weights = [
         source.weight if source.share_tokens is None else source.share_tokens / means[source.name]
         for source in corpus.sources
     ]
     given = [weight for weight in weights if weight is not None]
-    return Shares([source.name for source in corpus.sources], given) if given else None
+    return source_shares([source.name for source in corpus.sources], given) if given else None
 
 
 def _decoded(store: TokenStore, tokenizer: Tokenizer) -> Iterator[str]:

@@ -45,9 +45,9 @@ def _answers(model: Any, tokenizer: Any, data: EvaluationData) -> list[str]:
     return found
 
 
-Models = Literal["all", "of stages", "answering"]
-"""The models of a run that are evaluated: all of them; all but those that are cut and not yet
-trained; those that answer the prompts, which are the original and the model of each stage."""
+Models = Literal["all", "answering"]
+"""The models of a run that are evaluated: all of them, or those that answer the prompts, which are
+the original and the model of each stage."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Learn to answer prompts: the loss on answers alone, for decoders and encoder-decoders."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from regrow.corpus.samples import Samples
+from regrow.objectives.losses.loss import TokenLoss
+from regrow.objectives.losses.prefix_lm import PrefixAttention, PrefixLM
+from regrow.objectives.pairs import pair_loss_and_rows
+from regrow.objectives.rows.answered_texts import pack_answers
 from regrow.objectives.rows.prompt_answers import Answers, PromptAnswers
-
-if TYPE_CHECKING:
-    from regrow.corpus.samples import Samples
-    from regrow.objectives.losses.loss import TokenLoss
-    from regrow.objectives.losses.prefix_lm import PrefixAttention
 
 
 def answer_loss_and_rows(
@@ -15,9 +15,9 @@ def answer_loss_and_rows(
     config: Any,
     seed: int,
     *,
-    prefix: "PrefixAttention" = "causal",
+    prefix: PrefixAttention = "causal",
     shared_rows: bool = False,
-) -> "tuple[TokenLoss, Samples]":
+) -> tuple[TokenLoss, Samples]:
     """The loss on answers, and the rows that it is computed on.
 
     Several short examples share a row, and none sees another.
@@ -30,17 +30,8 @@ def answer_loss_and_rows(
         shared_rows: Whether pairs of an encoder-decoder share a row. Decoders ignore it.
     """
     if config.is_encoder_decoder:
-        from regrow.objectives.losses.seq2seq import Seq2Seq
-        from regrow.objectives.rows.shared_rows import make_shared_rows
-
         if not isinstance(answers, PromptAnswers):
             raise ValueError("an encoder-decoder learns pairs of a prompt and its answer")
-        if not shared_rows:
-            return Seq2Seq(), answers
-        hidden = getattr(config, "decoder", config).hidden_size
-        return Seq2Seq(shared_rows=True), make_shared_rows(answers, answers.tokens, seed, hidden)
-    from regrow.objectives.losses.prefix_lm import PrefixLM
-    from regrow.objectives.rows.answered_texts import pack_answers
-
+        return pair_loss_and_rows(answers, answers.tokens, config, seed, shared_rows=shared_rows)
     texts = answers.as_texts() if isinstance(answers, PromptAnswers) else answers
     return PrefixLM(prefix), pack_answers(texts, seed)

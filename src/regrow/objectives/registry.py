@@ -9,7 +9,7 @@ The functions of the entries import what they need when they are called.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
@@ -25,14 +25,9 @@ if TYPE_CHECKING:
     from regrow.corpus.sources import Texts
     from regrow.objectives.losses.loss import TokenLoss
     from regrow.objectives.losses.prefix_lm import PrefixAttention
-    from regrow.objectives.rows.optimized_ul2 import RowLayout
-    from regrow.objectives.rows.prompt_answers import Answers
+    from regrow.objectives.rows.optimized_ul2 import FixedLengths
     from regrow.objectives.rows.span_corruption import CorruptedText
     from regrow.objectives.rows.ul2 import MixedDenoisers
-
-
-INSTRUCTIONS = "instructions"
-"""The objective that learns the answers of conversations."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,9 @@ class TrainingData:
         config: The model's config, which names the token that a decoder begins with.
         row_length: Upper bound on the text tokens in a row.
         seed: Decides all random choices for a sample.
+        prefix: How a decoder attends within the prefix of a row. Encoder-decoders ignore it.
+        shared_rows: Whether several examples of an encoder-decoder share a row. Decoders ignore
+            it.
     """
 
     texts: "Texts"
@@ -52,16 +50,19 @@ class TrainingData:
     config: Any
     row_length: int
     seed: int
+    prefix: "PrefixAttention" = "causal"
+    shared_rows: bool = False
 
 
 LossAndRows = tuple["TokenLoss", "Samples"]
 """What is minimised, and the rows that it is computed on."""
-ForDecoder = Callable[[TrainingData, "PrefixAttention"], LossAndRows]
-"""(data, attention within the prefix of a row) -> loss and rows."""
-ForEncoderDecoder = Callable[[TrainingData, bool], LossAndRows]
-"""(data, whether several examples share a row) -> loss and rows."""
-Pairs = Callable[[TrainingData], "CorruptedText | MixedDenoisers"]
-"""data -> samples that are a source and a target each."""
+MakeLossAndRows = Callable[[TrainingData], LossAndRows]
+MakePairs = Callable[[TrainingData], "CorruptedText | MixedDenoisers"]
+"""Makes samples that are a source and a target each."""
+
+
+def _any_text(tokenizer: Any, config: Any, row_length: int) -> int:
+    return 1
 
 
 @dataclass(frozen=True)
@@ -71,21 +72,27 @@ class Objective:
     Attributes:
         mean_sample: Row length -> shape of the mean sample, from which training costs are
             computed. For a source and a target, it is their shape in an encoder-decoder.
+        check: (tokenizer, config, row length) -> None. Raises UserError if the tokenizer or the
+            row length does not fit.
         minimum_tokens: (tokenizer, config, row length) -> the fewest tokens of text that are enough
-            to train on. Raises UserError if the tokenizer or the row length does not fit.
+            to train on, if `check` raises nothing. By default one token.
         for_decoder: Loss and rows for a decoder-only model; None if it cannot learn this.
         for_encoder_decoder: The same for an encoder-decoder.
         missing_tokens: One function for each kind of special token that examples are written with.
             It gives the tokens of this kind that have to be added to a tokenizer.
         reads_conversations: Whether it learns the answers of conversations, and no text.
+        mixes_denoisers: Whether the shares of UL2's denoisers follow their held-out losses. Its
+            samples must be mixed from them (`regrow.objectives.rows.ul2.MixedDenoisers`).
     """
 
     mean_sample: "Callable[[int], SampleShape]"
-    minimum_tokens: Callable[[Any, Any, int], int]
-    for_decoder: ForDecoder | None = None
-    for_encoder_decoder: ForEncoderDecoder | None = None
+    check: Callable[[Any, Any, int], None]
+    minimum_tokens: Callable[[Any, Any, int], int] = _any_text
+    for_decoder: MakeLossAndRows | None = None
+    for_encoder_decoder: MakeLossAndRows | None = None
     missing_tokens: tuple[Callable[[Any], tuple[str, ...]], ...] = ()
     reads_conversations: bool = False
+    mixes_denoisers: bool = False
 
 
 # Next-token prediction, with or without a prefix
@@ -97,37 +104,40 @@ def _text_alone(row_length: int) -> "SampleShape":
     return SampleShape(row_length, decoder=row_length)
 
 
-def _one_row(tokenizer: Any, config: Any, row_length: int) -> int:
+def _check_ends(tokenizer: Any, config: Any, row_length: int) -> None:
     from regrow.corpus.packing import start_and_end
 
     start_and_end(tokenizer)
-    return row_length
 
 
-def _one_infilling_row(tokenizer: Any, config: Any, row_length: int) -> int:
+def _check_infilling(tokenizer: Any, config: Any, row_length: int) -> None:
     from regrow.objectives.rows.fill_in_the_middle import infilling_tokens
 
     infilling_tokens(tokenizer)
-    return _one_row(tokenizer, config, row_length)
+    _check_ends(tokenizer, config, row_length)
 
 
-def _causal(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+def _one_row(tokenizer: Any, config: Any, row_length: int) -> int:
+    return row_length
+
+
+def _causal(data: TrainingData) -> LossAndRows:
     from regrow.corpus.sources import packed
     from regrow.objectives.losses.causal import Causal
 
     return Causal(), packed(data.texts, data.tokenizer, data.row_length)
 
 
-def _prefix_lm(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+def _prefix_lm(data: TrainingData) -> LossAndRows:
     from regrow.corpus.sources import packed
     from regrow.objectives.losses.prefix_lm import PrefixLM
     from regrow.objectives.rows.single_row import PrefixRows
 
     rows = packed(data.texts, data.tokenizer, data.row_length)
-    return PrefixLM(prefix), PrefixRows(rows, data.seed)
+    return PrefixLM(data.prefix), PrefixRows(rows, data.seed)
 
 
-def _fill_in_the_middle(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+def _fill_in_the_middle(data: TrainingData) -> LossAndRows:
     from regrow.objectives.losses.causal import Causal
     from regrow.objectives.rows.fill_in_the_middle import infilling_rows
 
@@ -150,11 +160,10 @@ def _span_corruption_sample(row_length: int) -> "SampleShape":
     return mean_sample(row_length, [SPAN_CORRUPTION])
 
 
-def _span_corruption_minimum(tokenizer: Any, config: Any, row_length: int) -> int:
+def _check_span_corruption(tokenizer: Any, config: Any, row_length: int) -> None:
     from regrow.objectives.rows.span_corruption import check_sentinels, denoising_tokens
 
     check_sentinels(denoising_tokens(tokenizer, config), row_length)
-    return 1
 
 
 def _ul2(data: TrainingData) -> "MixedDenoisers":
@@ -170,42 +179,38 @@ def _ul2_sample(row_length: int) -> "SampleShape":
     return mean_sample(row_length, UL2.values())
 
 
-def _ul2_minimum(tokenizer: Any, config: Any, row_length: int) -> int:
+def _check_ul2(tokenizer: Any, config: Any, row_length: int) -> None:
     from regrow.objectives.rows.span_corruption import denoising_tokens
     from regrow.objectives.rows.ul2 import check_ul2_sentinels
 
     check_ul2_sentinels(denoising_tokens(tokenizer, config), row_length)
-    return 1
 
 
-def _pairs_for_decoder(pairs: Pairs) -> ForDecoder:
-    """Each source and its target one after the other in one row."""
+def _in_one_row(make_pairs: MakePairs) -> MakeLossAndRows:
+    """For a decoder: each source and its target one after the other in one row."""
 
-    def make(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
+    def make(data: TrainingData) -> LossAndRows:
         from regrow.objectives.losses.prefix_lm import PrefixLM
         from regrow.objectives.rows.single_row import ConcatenatedPairs
         from regrow.objectives.rows.span_corruption import denoising_tokens
 
-        rows = pairs(data)
+        pairs = make_pairs(data)
         tokens = denoising_tokens(data.tokenizer, data.config)
-        return PrefixLM(prefix), ConcatenatedPairs(rows, tokens.start, tokens.pad)
+        return PrefixLM(data.prefix), ConcatenatedPairs(pairs, tokens.start, tokens.pad)
 
     return make
 
 
-def _pairs_for_encoder_decoder(pairs: Pairs) -> ForEncoderDecoder:
-    """Sources in the encoder's rows, and targets in the decoder's."""
+def _in_two_rows(make_pairs: MakePairs) -> MakeLossAndRows:
+    """For an encoder-decoder: sources in the encoder's rows, and targets in the decoder's."""
 
-    def make(data: TrainingData, shared_rows: bool) -> LossAndRows:
-        from regrow.objectives.losses.seq2seq import Seq2Seq
-        from regrow.objectives.rows.shared_rows import make_shared_rows
+    def make(data: TrainingData) -> LossAndRows:
+        from regrow.objectives.pairs import pair_loss_and_rows
 
-        rows = pairs(data)
-        if not shared_rows:
-            return Seq2Seq(), rows
-        hidden = getattr(data.config, "decoder", data.config).hidden_size
-        shared = make_shared_rows(rows, rows.windows.text_tokens, data.seed, hidden)
-        return Seq2Seq(shared_rows=True), shared
+        pairs = make_pairs(data)
+        return pair_loss_and_rows(
+            pairs, pairs.windows.text_tokens, data.config, data.seed, shared_rows=data.shared_rows
+        )
 
     return make
 
@@ -219,33 +224,38 @@ def _optimized_sample(row_length: int) -> "SampleShape":
     return mean_sample(row_length)
 
 
-def _optimized_minimum(tokenizer: Any, config: Any, row_length: int) -> int:
+def _optimized_lengths(tokenizer: Any, config: Any, row_length: int) -> "FixedLengths":
     from regrow.objectives.rows.optimized_ul2 import fixed_lengths
     from regrow.objectives.rows.span_corruption import denoising_tokens
 
-    tokens = denoising_tokens(tokenizer, config)
-    return fixed_lengths(len(tokens.sentinels), row_length).split_text
+    return fixed_lengths(len(denoising_tokens(tokenizer, config).sentinels), row_length)
 
 
-def _optimized_rows(data: TrainingData, layout: "RowLayout") -> "Samples":
+def _check_optimized(tokenizer: Any, config: Any, row_length: int) -> None:
+    _optimized_lengths(tokenizer, config, row_length)
+
+
+def _optimized_minimum(tokenizer: Any, config: Any, row_length: int) -> int:
+    return _optimized_lengths(tokenizer, config, row_length).split_text
+
+
+def _optimized_for_decoder(data: TrainingData) -> LossAndRows:
+    from regrow.objectives.losses.prefix_lm import PrefixLM
     from regrow.objectives.rows.optimized_ul2 import optimized_ul2_rows
 
-    return optimized_ul2_rows(
-        data.texts, data.tokenizer, data.config, data.row_length, data.seed, layout
+    return PrefixLM(data.prefix), optimized_ul2_rows(
+        data.texts, data.tokenizer, data.config, data.row_length, data.seed, "single row"
     )
 
 
-def _optimized_for_decoder(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
-    from regrow.objectives.losses.prefix_lm import PrefixLM
-
-    return PrefixLM(prefix), _optimized_rows(data, "single row")
-
-
-def _optimized_for_encoder_decoder(data: TrainingData, shared_rows: bool) -> LossAndRows:
+def _optimized_for_encoder_decoder(data: TrainingData) -> LossAndRows:
     from regrow.objectives.losses.seq2seq import Seq2Seq
+    from regrow.objectives.rows.optimized_ul2 import optimized_ul2_rows
 
-    layout: RowLayout = "row pair" if shared_rows else "across documents"
-    return Seq2Seq(shared_rows=shared_rows), _optimized_rows(data, layout)
+    return Seq2Seq(shared_rows=data.shared_rows), optimized_ul2_rows(
+        data.texts, data.tokenizer, data.config, data.row_length, data.seed,
+        "row pair" if data.shared_rows else "across documents",
+    )  # fmt: skip
 
 
 # Conversations, of which the answers are predicted
@@ -259,81 +269,76 @@ def _conversation_sample(row_length: int) -> "SampleShape":
     return SampleShape(row_length, encoder=half, decoder=half)
 
 
-def _one_conversation(tokenizer: Any, config: Any, row_length: int) -> int:
+def _check_prompt_form(tokenizer: Any, config: Any, row_length: int) -> None:
     from regrow.objectives.prompt_form import prompt_form
 
     prompt_form(tokenizer, config)
-    return 1
 
 
-def _answers_for_decoder(data: TrainingData, prefix: "PrefixAttention") -> LossAndRows:
-    from regrow.objectives.answers import answer_loss_and_rows
-
-    return answer_loss_and_rows(_prepared(data), data.config, data.seed, prefix=prefix)
-
-
-def _answers_for_encoder_decoder(data: TrainingData, shared_rows: bool) -> LossAndRows:
-    from regrow.objectives.answers import answer_loss_and_rows
-
-    return answer_loss_and_rows(_prepared(data), data.config, data.seed, shared_rows=shared_rows)
-
-
-def _prepared(data: TrainingData) -> "Answers":
+def _answers(data: TrainingData) -> LossAndRows:
     from regrow.corpus.sources import Corpus
+    from regrow.objectives.answers import answer_loss_and_rows
     from regrow.objectives.conversations import prepare_conversations
 
     texts = data.texts
     documents = texts.read(texts.paths) if isinstance(texts, Corpus) else texts
-    return prepare_conversations(documents, data.tokenizer, data.config, data.row_length).answers
+    found = prepare_conversations(documents, data.tokenizer, data.config, data.row_length)
+    return answer_loss_and_rows(
+        found.answers, data.config, data.seed, prefix=data.prefix, shared_rows=data.shared_rows
+    )
 
 
 _UL2 = Objective(
     mean_sample=_ul2_sample,
-    minimum_tokens=_ul2_minimum,
-    for_decoder=_pairs_for_decoder(_ul2),
-    for_encoder_decoder=_pairs_for_encoder_decoder(_ul2),
+    check=_check_ul2,
+    for_decoder=_in_one_row(_ul2),
+    for_encoder_decoder=_in_two_rows(_ul2),
     missing_tokens=(missing_sentinels, missing_prefixes),
 )
 
 OBJECTIVES: Mapping[str, Objective] = {
     "causal": Objective(
         mean_sample=_text_alone,
+        check=_check_ends,
         minimum_tokens=_one_row,
         for_decoder=_causal,
     ),
     "prefix-lm": Objective(
         mean_sample=_text_alone,
+        check=_check_ends,
         minimum_tokens=_one_row,
         for_decoder=_prefix_lm,
     ),
     "fill-in-the-middle": Objective(
         mean_sample=_text_alone,
-        minimum_tokens=_one_infilling_row,
+        check=_check_infilling,
+        minimum_tokens=_one_row,
         for_decoder=_fill_in_the_middle,
         missing_tokens=(missing_infilling_tokens,),
     ),
     "span-corruption": Objective(
         mean_sample=_span_corruption_sample,
-        minimum_tokens=_span_corruption_minimum,
-        for_decoder=_pairs_for_decoder(_span_corruption),
-        for_encoder_decoder=_pairs_for_encoder_decoder(_span_corruption),
+        check=_check_span_corruption,
+        for_decoder=_in_one_row(_span_corruption),
+        for_encoder_decoder=_in_two_rows(_span_corruption),
         missing_tokens=(missing_sentinels,),
     ),
     "ul2": _UL2,
     # The same rows. The training loop changes the shares of the denoisers as it goes on.
-    "d-ul2": _UL2,
+    "d-ul2": replace(_UL2, mixes_denoisers=True),
     "o-ul2": Objective(
         mean_sample=_optimized_sample,
+        check=_check_optimized,
         minimum_tokens=_optimized_minimum,
         for_decoder=_optimized_for_decoder,
         for_encoder_decoder=_optimized_for_encoder_decoder,
         missing_tokens=(missing_sentinels, missing_prefixes),
     ),
-    INSTRUCTIONS: Objective(
+    "instructions": Objective(
         mean_sample=_conversation_sample,
-        minimum_tokens=_one_conversation,
-        for_decoder=_answers_for_decoder,
-        for_encoder_decoder=_answers_for_encoder_decoder,
+        check=_check_prompt_form,
+        for_decoder=_answers,
+        for_encoder_decoder=_answers,
         reads_conversations=True,
     ),
 }
@@ -345,8 +350,12 @@ def objective_names(*, is_encoder_decoder: bool) -> tuple[str, ...]:
     return tuple(
         name
         for name, each in OBJECTIVES.items()
-        if (each.for_encoder_decoder if is_encoder_decoder else each.for_decoder) is not None
+        if _maker(each, is_encoder_decoder=is_encoder_decoder) is not None
     )
+
+
+def _maker(objective: Objective, *, is_encoder_decoder: bool) -> MakeLossAndRows | None:
+    return objective.for_encoder_decoder if is_encoder_decoder else objective.for_decoder
 
 
 def objective_name(named: str | None, *, is_encoder_decoder: bool) -> str:
@@ -363,6 +372,24 @@ def objective_name(named: str | None, *, is_encoder_decoder: bool) -> str:
     return named
 
 
+def _objective(named: str | None, config: Any) -> Objective:
+    """The objective that is named, or the default for a model with this config.
+
+    Raises UserError if such a model cannot learn it.
+    """
+    return OBJECTIVES[objective_name(named, is_encoder_decoder=bool(config.is_encoder_decoder))]
+
+
+def reads_conversations(named: str | None) -> bool:
+    """Whether an objective learns the answers of conversations; the defaults (None) do not."""
+    return named is not None and OBJECTIVES[named].reads_conversations
+
+
+def mixes_denoisers(named: str | None) -> bool:
+    """Whether the shares of denoisers follow their losses; those of the defaults (None) do not."""
+    return named is not None and OBJECTIVES[named].mixes_denoisers
+
+
 def missing_tokens(name: str, tokenizer: Any) -> tuple[str, ...]:
     """The special tokens that have to be added to a tokenizer for an objective, in order."""
     return tuple(
@@ -370,38 +397,29 @@ def missing_tokens(name: str, tokenizer: Any) -> tuple[str, ...]:
     )
 
 
+def check_objective(named: str | None, tokenizer: Any, config: Any, row_length: int) -> None:
+    """Raise UserError if the model, the tokenizer or the row length does not fit an objective."""
+    _objective(named, config).check(tokenizer, config, row_length)
+
+
 def minimum_tokens(named: str | None, tokenizer: Any, config: Any, row_length: int) -> int:
     """The fewest tokens of text that are enough to train on, in rows of this length.
 
-    Raises UserError if the objective, the tokenizer or the row length does not fit.
+    For what `check_objective` accepts.
     """
-    name = objective_name(named, is_encoder_decoder=bool(config.is_encoder_decoder))
-    return OBJECTIVES[name].minimum_tokens(tokenizer, config, row_length)
+    return _objective(named, config).minimum_tokens(tokenizer, config, row_length)
 
 
-def loss_and_rows(
-    named: str | None,
-    data: TrainingData,
-    *,
-    prefix: "PrefixAttention" = "causal",
-    shared_rows: bool = False,
-) -> LossAndRows:
+def loss_and_rows(named: str | None, data: TrainingData) -> LossAndRows:
     """The loss of an objective, and the rows that it is computed on.
 
-    Args:
-        named: The objective; None for the default of this kind of model.
-        data: The text, and the model and row length that it is prepared for.
-        prefix: How a decoder attends within the prefix of a row. Encoder-decoders ignore it.
-        shared_rows: Whether several examples of an encoder-decoder share a row. Decoders ignore
-            it.
+    `named`: the objective; None for the default of this kind of model. `data`: the text, and the
+    model and row length that it is prepared for.
 
-    Raises:
-        UserError: the objective, the text or the tokenizer does not fit.
+    Raises UserError if the objective, the text or the tokenizer does not fit.
     """
-    is_encoder_decoder = bool(data.config.is_encoder_decoder)
-    objective = OBJECTIVES[objective_name(named, is_encoder_decoder=is_encoder_decoder)]
-    if is_encoder_decoder:
-        assert objective.for_encoder_decoder is not None
-        return objective.for_encoder_decoder(data, shared_rows)
-    assert objective.for_decoder is not None
-    return objective.for_decoder(data, prefix)
+    make = _maker(
+        _objective(named, data.config), is_encoder_decoder=bool(data.config.is_encoder_decoder)
+    )
+    assert make is not None
+    return make(data)

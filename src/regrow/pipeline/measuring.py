@@ -1,7 +1,7 @@
 """The steps of a run that measure its models: losses, answers, tasks, references and speed."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +11,6 @@ from regrow.evaluation import speed
 from regrow.evaluation.registry import (
     EVALUATIONS,
     EvaluationData,
-    Models,
     evaluate,
     names_for,
 )
@@ -23,7 +22,7 @@ from regrow.pipeline.steps import REFERENCES, SPEED, reference_keys
 from regrow.pipeline.task_steps import EVALUATE, evaluate_model
 from regrow.report.lost_text import lost_words
 from regrow.report.records import Score
-from regrow.training.mixtures import measure_references as reference_losses
+from regrow.training.open_mixtures import measure_references as reference_losses
 
 
 class Measuring:
@@ -43,16 +42,12 @@ class Measuring:
         self,
         step: Step,
         model: ModelDirectory,
-        models: Sequence[Models],
         known: Mapping[str, Any] = MappingProxyType({}),
         publish: Callable[[Mapping[str, Any]], None] = lambda outputs: None,
     ) -> None:
-        """Evaluate a model, if that was not done before.
-
-        `models`: the sets of models that it belongs to.
+        """Do the evaluations of all models with one, if that was not done before.
 
         `known`: results for its weights by the name of the evaluation, which are not made again.
-        Only those of evaluations of all models are used.
 
         `publish`: gets the results before they are recorded, so that a kill between the two repeats
         both.
@@ -64,17 +59,11 @@ class Measuring:
             return outputs
 
         def results() -> Mapping[str, Any]:
-            everywhere, outputs = names_for("all"), dict[str, Any]()
-            if all(name in known for name in everywhere):
-                outputs = {name: known[name] for name in everywhere}
+            names = names_for("all")
+            if all(name in known for name in names):
                 self._clock.done(step.name, 0.0)  # so that this step says nothing of the speed
-            names = [name for each in models for name in names_for(each)]
-            if outputs.keys() >= set(names):
-                return outputs
-            loaded = model.load()
-            outputs = outputs or self._measure_losses(step, loaded, model.tokenizer)
-            names = [name for name in names if name not in outputs]
-            return outputs | self._evaluate(step, loaded, model.tokenizer, names)
+                return {name: known[name] for name in names}
+            return self._measure_losses(step, model.load(), model.tokenizer)
 
         entry = self._recorder.once(step, "measuring", measure)
         if entry is not None:

@@ -24,7 +24,7 @@ from regrow.corpus.reading import CONVERSATIONS, Reading
 from regrow.corpus.sources import Source
 from regrow.evaluation.heldout_text import HeldoutText
 from regrow.evaluation.task_spec import TaskSpec
-from regrow.objectives.registry import INSTRUCTIONS
+from regrow.objectives.registry import reads_conversations
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 
@@ -88,7 +88,7 @@ class Stage(Strict):
     @property
     def learns_answers(self) -> bool:
         """Whether it is trained on conversations."""
-        return self.recover is not None and self.recover.objective == INSTRUCTIONS
+        return self.recover is not None and reads_conversations(self.recover.objective)
 
     @property
     def alone_tokens(self) -> int:

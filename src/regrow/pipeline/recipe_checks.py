@@ -10,10 +10,17 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.packing import tokenise
 from regrow.corpus.reading import CONVERSATIONS, PLAIN_TEXT
+from regrow.corpus.shares import DOMAIN
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import is_store, open_store
-from regrow.objectives.registry import minimum_tokens, missing_tokens, objective_name
+from regrow.objectives.registry import (
+    check_objective,
+    minimum_tokens,
+    missing_tokens,
+    objective_name,
+)
+from regrow.objectives.special_tokens import missing_sentinels
 from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.run_stage import RunStage
 from regrow.surgery.choose_cut import least_counted
@@ -93,12 +100,12 @@ def missing_special_tokens(
     Raises UserError, with the stage, if an objective does not fit the model.
     """
     measures_text = is_encoder_decoder and not recipe.reads_conversations
-    names = ["span-corruption"] if measures_text else []
+    found = [*missing_sentinels(tokenizer)] if measures_text else []
     for stage in recipe.stages:
         if stage.recover is not None:
             where = f"stages: {stage.name}: recover"
-            names.append(_objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder))
-    found = (token for name in names for token in missing_tokens(name, tokenizer))
+            name = _objective(where, stage.recover, is_encoder_decoder=is_encoder_decoder)
+            found += missing_tokens(name, tokenizer)
     return tuple(dict.fromkeys(found))
 
 
@@ -170,9 +177,10 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
         _objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
         try:
             check_tools(settings.track)
-            tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
+            check_objective(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
             raise error.within(f"{where}.") from None
+        tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
         stage_by_tokens.setdefault(tokens, stage.name)
     _check_length(stage_by_tokens, tokenizer, corpus)
 
@@ -248,7 +256,7 @@ def check_mixtures(recipe: Recipe, stages: Iterable[RunStage], vocabulary: int) 
         settings = stage.spec.recover
         for kind, mixing in settings.mixtures.items() if settings else ():
             where = f"stages: {stage.name}: recover.{kind}s"
-            if kind == "domain":
+            if kind == DOMAIN:
                 _check_domains(where, mixing, recipe.data)
             if mixing.references is None and stage.vocabulary != vocabulary:
                 raise UserError(

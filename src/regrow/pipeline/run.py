@@ -19,7 +19,6 @@ from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import make_directory, remove_all_strays
 from regrow.common.run_directory import MODEL_LINK
 from regrow.corpus.turns import TextsInTurns
-from regrow.evaluation.registry import Models
 from regrow.pipeline.cards import write_scores
 from regrow.pipeline.finished import (
     Result,
@@ -153,7 +152,7 @@ class _Run:
         record_inputs(self.plan, self.recorder)
         last, previous = self.original, "original"
         models = {"original": self.original}
-        self.measuring.measure(self.steps["original/measure"], self.original, ("all", "of stages"))
+        self.measuring.measure(self.steps["original/measure"], self.original)
         self.measuring.answer_prompts(self.steps["original/answers"], self.original)
         self.measuring.evaluate_tasks("original", self.original)
         self.measuring.measure_references()
@@ -199,11 +198,10 @@ class _Run:
             if not recovered or self.ledger.done(measured) is None:
                 self._carve(self.steps[f"{stage.name}/carve"], stage.cut, source, carved)
             self.clock.finish(f"{stage.name}/carve")
-            sets: tuple[Models, ...] = ("all",) if recover_step else ("all", "of stages")
             publish = (
                 (lambda found: None) if recover_step else self._card(measured.name, stage, carved)
             )
-            self.measuring.measure(measured, carved, sets, publish=publish)
+            self.measuring.measure(measured, carved, publish=publish)
             source = carved
         if recover_step is None:
             write_scores(carved, self._outputs(), stage.name)
@@ -218,9 +216,8 @@ class _Run:
         unchanged = entry.heldout_hashes == self.plan.heldout_hashes
         step = self.steps[f"{stage.name}/measure"]
         self.measuring.measure(
-            step, model, ("all", "of stages"), known if unchanged else {},
-            self._card(step.name, stage, model),
-        )  # fmt: skip
+            step, model, known if unchanged else {}, self._card(step.name, stage, model)
+        )
         write_scores(model, self._outputs(), stage.name)
         return model
 

@@ -1,5 +1,6 @@
 """The estimated work of the steps of a run, for its clock."""
 
+from regrow.corpus.shares import DENOISER, DOMAIN
 from regrow.corpus.text_files import text_files
 from regrow.evaluation.speed import NEW_TOKENS, ROUNDS
 from regrow.pipeline.plan import RunPlan
@@ -63,7 +64,7 @@ def _cut_work(step: str, stage: RunStage, original: int) -> StepWork:
 
 def _reference_tokens(plan: RunPlan) -> float:
     """Tokens that reference losses are measured on, summed over the components."""
-    components = {"denoiser": len(DENOISERS), "domain": len(plan.recipe.data.sources)}
+    components = {DENOISER: len(DENOISERS), DOMAIN: len(plan.recipe.data.sources)}
     measured = {
         key: components[kind] * settings.mixture_tokens
         for settings in plan.recoveries()

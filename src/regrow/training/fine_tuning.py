@@ -11,7 +11,7 @@ from regrow.training.settings import RecoverySettings
 
 if TYPE_CHECKING:
     from regrow.objectives.rows.prompt_answers import PromptAnswers
-    from regrow.training.task import StepReport, TrainingResult, TrainingTask
+    from regrow.training.task import StepReport, TrainingResult
 
 TRAINING = "training"
 """The directory of the checkpoints."""
@@ -60,38 +60,39 @@ def fine_tune(
     import torch
 
     from regrow.checkpoint.history import change
-    from regrow.checkpoint.trained_weights import save_trained
     from regrow.common.files import remove
-    from regrow.training.distributed.processes import join_processes
-    from regrow.training.distributed.sharded_loading import load_in_first_process
+    from regrow.objectives.answers import answer_loss_and_rows
     from regrow.training.distributed.sharding import full_state_dict
     from regrow.training.loop import train
-    from regrow.training.lora import add_adapters, without_adapters
-    from regrow.training.task import HeldoutMeasurement, Hooks
+    from regrow.training.task import HeldoutMeasurement, Hooks, TrainingTask
+    from regrow.training.trainee import load_trainee
 
-    processes = join_processes()
-    checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
-    model = load_in_first_process(source.path, torch.float32, processes)
-    if (lora := settings.lora) is not None:
-        processes.in_all(lambda: add_adapters(model, lora, seed))
-    task = _task(model, settings, data.train, seed)
+    trainee = load_trainee(source, settings, seed)
+
+    def open_in_each(shared_rows: bool) -> TrainingTask:
+        loss, rows = answer_loss_and_rows(
+            data.train, trainee.model.config, seed, prefix=settings.prefix, shared_rows=shared_rows
+        )
+        return TrainingTask(rows, loss, seed)
+
+    task = trainee.open_task(open_in_each)
     evaluate = None if data.heldout is None else _heldout_loss(settings, data.heldout)
     identity = "" if data.heldout is None else data.heldout.identity
     with torch.enable_grad():
         result = train(
-            model, task, settings, directory=place / TRAINING, identity=checkpoint.fingerprint,
-            heldout=HeldoutMeasurement(identity, evaluate), hooks=Hooks(on_step=on_step),
+            trainee.model, task, settings, directory=place / TRAINING,
+            identity=trainee.checkpoint.fingerprint, heldout=HeldoutMeasurement(identity, evaluate),
+            hooks=Hooks(on_step=on_step),
         )  # fmt: skip
-    weights = full_state_dict(model)
+    weights = full_state_dict(trainee.model)
     # Without settings, since no recipe does this: the keys of a recovery would train on text.
-    step = change("training", _words(data, settings, result), {}, layout)
+    step = change("training", _words(data, settings, result), {}, trainee.layout)
 
     def save() -> None:
         remove(place / "model")
-        plain = without_adapters(weights, lora)
-        save_trained(plain, checkpoint, layout, place / "model", step)
+        trainee.save(weights, place / "model", step)
 
-    processes.in_first(save)
+    trainee.processes.in_first(save)
     return result
 
 
@@ -118,30 +119,3 @@ def _heldout_loss(settings: RecoverySettings, pairs: "PromptAnswers") -> "Callab
     return lambda trained: answer_loss(
         trained, pairs, precision=settings.precision, prefix=settings.prefix
     )[0]
-
-
-def _task(
-    model: Any, settings: RecoverySettings, pairs: "PromptAnswers", seed: int
-) -> "TrainingTask":
-    """The loss and the rows, the same in all processes; a single process moves the model."""
-    from regrow.objectives.answers import answer_loss_and_rows
-    from regrow.objectives.losses.shared_row_attention import supports_shared_rows
-    from regrow.training.distributed.processes import join_processes
-    from regrow.training.task import TrainingTask
-
-    processes = join_processes()
-    shared_rows = settings.shared_rows
-    if shared_rows is None:
-        shared_rows = processes.in_first(
-            lambda: bool(model.config.is_encoder_decoder) and supports_shared_rows(model)
-        )
-
-    def open_in_each() -> TrainingTask:
-        loss, rows = answer_loss_and_rows(
-            pairs, model.config, seed, prefix=settings.prefix, shared_rows=bool(shared_rows)
-        )
-        if processes.count == 1:  # several processes shard it before it is on a GPU
-            model.to(processes.training_device)
-        return TrainingTask(rows, loss, seed)
-
-    return processes.in_all(open_in_each)

@@ -16,7 +16,7 @@ from regrow.common.files import remove
 from regrow.common.publishing import make_directory
 from regrow.evaluation.heldout_text import HeldoutText, loss_on
 from regrow.training.cost import flops_per_token
-from regrow.training.mixtures import Losses, open_mixtures
+from regrow.training.open_mixtures import Losses, open_mixtures
 from regrow.training.settings import TRAINED, RecoverySettings
 from regrow.training.tracking import WriteNumbers, tracking
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from regrow.architectures import Layout
     from regrow.corpus.sources import Texts
     from regrow.training.task import StepReport, TrainingResult, TrainingTask
+    from regrow.training.trainee import Trainee
 
 
 @dataclass(frozen=True)
@@ -70,37 +71,30 @@ def recover(
     """
     import torch
 
-    from regrow.checkpoint.trained_weights import save_trained
     from regrow.training.checkpoints import last_checkpoint
-    from regrow.training.distributed.processes import join_processes
-    from regrow.training.distributed.sharded_loading import load_in_first_process
     from regrow.training.distributed.sharding import full_state_dict
     from regrow.training.loop import train
-    from regrow.training.lora import add_adapters, without_adapters
     from regrow.training.metrics import Meter
     from regrow.training.resume import restore
     from regrow.training.task import HeldoutMeasurement, Hooks
     from regrow.training.teacher import load_teacher
+    from regrow.training.trainee import load_trainee
 
-    processes = join_processes()
-    checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
-    model = load_in_first_process(source.path, torch.float32, processes)
-    if (lora := settings.lora) is not None:
-        processes.in_all(lambda: add_adapters(model, lora, seed))
+    trainee = load_trainee(source, settings, seed)
+    processes, layout = trainee.processes, trainee.layout
     loaded_teacher = None
     if settings.distill is not None:
         if teacher is None:
             raise ValueError("settings that distill, and no teacher")
         loaded_teacher = load_teacher(teacher, source, settings.precision, processes)
-    task = _open_task(source, model, settings, data, seed, loaded_teacher)
+    task = _open_task(trainee, source.tokenizer, data, seed, loaded_teacher)
 
     def export(step: int, weights: Mapping[str, Any]) -> None:
         path = place / "exports" / f"step-{step:08d}"
         remove(path)
         make_directory(path.parent)
         tokens = min(step * settings.step_tokens, settings.tokens)
-        plain = without_adapters(weights, lora)
-        save_trained(plain, checkpoint, layout, path, _step(settings, data, layout, tokens))
+        trainee.save(weights, path, _step(settings, data, layout, tokens))
 
     name, text = next(iter(data.heldout.items()))
 
@@ -131,20 +125,16 @@ def recover(
                 write(report.step, meter.numbers(report))
 
         result = train(
-            model, task, settings, directory=place / "training", identity=checkpoint.fingerprint,
+            trainee.model, task, settings, directory=place / "training",
+            identity=trainee.checkpoint.fingerprint,
             heldout=HeldoutMeasurement(
                 data.heldout_hashes[name], evaluate if settings.evaluate_every else None
             ),
             hooks=Hooks(track, on_step, export),
         )  # fmt: skip
-    weights = full_state_dict(model)
+    weights = full_state_dict(trainee.model)
     step = _step(settings, data, layout, result.tokens)
-
-    def save() -> None:
-        plain = without_adapters(weights, lora)
-        save_trained(plain, checkpoint, layout, place / "model", step)
-
-    processes.in_first(save)
+    processes.in_first(lambda: trainee.save(weights, place / "model", step))
     return result
 
 
@@ -185,49 +175,27 @@ def keep_untrained(source: ModelDirectory, place: Path) -> None:
 
 
 def _open_task(
-    source: ModelDirectory,
-    model: Any,
-    settings: RecoverySettings,
-    data: RecoveryData,
-    seed: int,
-    teacher: Any,
+    trainee: "Trainee", tokenizer: Any, data: RecoveryData, seed: int, teacher: Any
 ) -> "TrainingTask":
     """The loss, the samples and the mixtures of a recovery, the same in all processes."""
     from regrow.objectives.losses.distillation import Distilled
     from regrow.objectives.losses.loss import Loss
-    from regrow.objectives.losses.shared_row_attention import supports_shared_rows
     from regrow.objectives.registry import TrainingData, loss_and_rows
-    from regrow.training.distributed.processes import join_processes
     from regrow.training.task import TrainingTask
 
-    processes = join_processes()
-    shared_rows = settings.shared_rows
-    if shared_rows is None:
-        shared_rows = processes.in_first(
-            lambda: bool(model.config.is_encoder_decoder) and supports_shared_rows(model)
-        )
+    settings, config = trainee.settings, trainee.model.config
 
-    def open_in_each() -> TrainingTask:
+    def open_in_each(shared_rows: bool) -> TrainingTask:
         training_data = TrainingData(
-            data.train, source.tokenizer, model.config, settings.row_length, seed
+            data.train, tokenizer, config, settings.row_length, seed, settings.prefix, shared_rows
         )
-        from_text, samples = loss_and_rows(
-            settings.objective, training_data, prefix=settings.prefix, shared_rows=shared_rows
-        )
+        from_text, samples = loss_and_rows(settings.objective, training_data)
         loss: Loss = from_text
-        if settings.distill is not None and teacher is not None:
-            distill = settings.distill
+        if (distill := settings.distill) is not None and teacher is not None:
             loss = Distilled(from_text, teacher, distill.weight, distill.temperature)
         mixtures = open_mixtures(
-            settings,
-            samples,
-            source.tokenizer,
-            model.config,
-            data.heldout,
-            data.references,
+            settings, samples, tokenizer, config, data.heldout, data.references
         )
-        if processes.count == 1:  # several processes shard it before it is on a GPU
-            model.to(processes.training_device)
         return TrainingTask(samples, loss, seed, mixtures)
 
-    return processes.in_all(open_in_each)
+    return trainee.open_task(open_in_each)

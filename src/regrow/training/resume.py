@@ -68,7 +68,7 @@ class TrainingState:
 
 def resume(
     directory: Path,
-    run: dict[str, Any],
+    identities: dict[str, Any],
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     steps: int,
@@ -77,8 +77,9 @@ def resume(
 ) -> TrainingState:
     """Load the last checkpoint of a directory; a new state if there is none.
 
-    `run`: everything that decides the weights. `steps`: number of steps of the whole training.
-    `machine`: what decides the last bits of the weights (`regrow.training.reproducibility`).
+    `identities`: everything that decides the weights, by name. `steps`: number of steps of the
+    whole training. `machine`: what decides the last bits of the weights
+    (`regrow.training.reproducibility`).
 
     Raises UserError if all checkpoints are damaged, or the last belongs to another training.
     """
@@ -87,8 +88,8 @@ def resume(
         return TrainingState()
     state = checkpoint.state
     restored = restore(checkpoint)
-    for key in dict.fromkeys([*run, *state["run"]]):
-        current, saved = (each.get(key, "its default") for each in (run, state["run"]))
+    for key in dict.fromkeys([*identities, *state["run"]]):
+        current, saved = (each.get(key, "its default") for each in (identities, state["run"]))
         if saved != current:
             raise processes.error(
                 f"{checkpoint.path}: a checkpoint of another training ({key} was {saved}, "

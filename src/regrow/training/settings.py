@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from regrow.common.fields import Fraction, Size
 from regrow.common.precision import Precision
-from regrow.objectives.registry import INSTRUCTIONS, OBJECTIVES
+from regrow.corpus.shares import DENOISER, DOMAIN
+from regrow.objectives.registry import OBJECTIVES, mixes_denoisers, reads_conversations
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.lora_settings import LoraSettings
 from regrow.training.mixing.mixture_settings import DENOISERS, DomainSettings, MixtureSettings
@@ -181,10 +182,10 @@ class RecoverySettings(BaseModel):
         return self
 
     def _check_mixtures(self) -> None:
-        if self.domains is not None and self.objective == INSTRUCTIONS:
+        if self.domains is not None and reads_conversations(self.objective):
             raise ValueError("domains: has no meaning for conversations; leave it out")
         if self.denoisers is not None:
-            if self.objective != "d-ul2":
+            if not mixes_denoisers(self.objective):
                 raise ValueError("denoisers: their mixture follows losses in d-ul2 alone")
             try:
                 self.denoisers.check(DENOISERS)
@@ -211,12 +212,12 @@ class RecoverySettings(BaseModel):
 
     @property
     def mixtures(self) -> dict[str, MixtureSettings]:
-        """The mixtures that follow losses, by kind: denoiser, domain."""
+        """The mixtures that follow losses, by kind (`regrow.corpus.shares`)."""
         found = {}
-        if self.objective == "d-ul2":
-            found["denoiser"] = self.denoisers or MixtureSettings()
+        if mixes_denoisers(self.objective):
+            found[DENOISER] = self.denoisers or MixtureSettings()
         if self.domains is not None:
-            found["domain"] = self.domains
+            found[DOMAIN] = self.domains
         return found
 
     @property

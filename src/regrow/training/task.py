@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from regrow.corpus.samples import Samples
 from regrow.objectives.losses.loss import Loss
-from regrow.training.mixing.training_mixture import TrainingMixture
+from regrow.training.mixing.training_mixtures import TrainingMixtures
 
 Evaluate = Callable[[nn.Module], float]
 """Gives the held-out loss of a model, in nats per token."""
@@ -99,7 +99,7 @@ class TrainingTask:
     samples: Samples
     loss: Loss
     seed: int
-    mixtures: TrainingMixture | None = None
+    mixtures: TrainingMixtures | None = None
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,9 @@ def test_sources_with_their_targets(tmp_path: Path, blueprint: Blueprint, attent
     write_seq2seq(tmp_path / "m", blueprint)
     model = load_model(tmp_path / "m", dtype=torch.float64)
     model.set_attn_implementation(attention)
-    data = TrainingData(TEXTS, load_tokenizer(tmp_path / "m"), model.config, ROW, 5)
-    objective, samples = loss_and_rows("o-ul2", data, shared_rows=True)
+    tokenizer = load_tokenizer(tmp_path / "m")
+    data = TrainingData(TEXTS, tokenizer, model.config, ROW, 5, shared_rows=True)
+    objective, samples = loss_and_rows("o-ul2", data)
     objective.check(model)
     batch = everything(samples)
     apart = []
@@ -89,8 +90,8 @@ def test_shares_of_tokens_are_kept(tmp_path: Path, shared_rows: bool) -> None:
             for name, tokens in (("long", 3_000), ("short", 1_000))
         )
     )
-    data = TrainingData(corpus, tokenizer, model.config, ROW, 5)
-    _, samples = loss_and_rows("o-ul2", data, shared_rows=shared_rows)
+    data = TrainingData(corpus, tokenizer, model.config, ROW, 5, shared_rows=shared_rows)
+    _, samples = loss_and_rows("o-ul2", data)
     rows = data_order(samples, 0).rows(0, 2_048)
     domains = components_of(samples, rows, rows)["domain"]
     text = np.bincount(domains.indices, samples.lengths(rows))
@@ -103,8 +104,8 @@ def test_shares_of_tokens_are_kept(tmp_path: Path, shared_rows: bool) -> None:
 def test_in_one_row_of_a_decoder(tmp_path: Path, family: str, prefix: PrefixAttention) -> None:
     model = small_model(family, vocab_size=330, attention="eager").double()
     tokenizer = load_tokenizer(add_tokenizer(tmp_path, sentinels=8))
-    data = TrainingData(TEXTS, tokenizer, model.config, ROW, 5)
-    objective, samples = loss_and_rows("o-ul2", data, prefix=prefix)
+    data = TrainingData(TEXTS, tokenizer, model.config, ROW, 5, prefix)
+    objective, samples = loss_and_rows("o-ul2", data)
     objective.check(model)
     batch = everything(samples)
     apart = []

@@ -17,15 +17,15 @@ from regrow.architectures.t5 import T5
 from regrow.architectures.umt5 import UMT5
 from regrow.common.errors import UserError
 from regrow.corpus.concatenation import ConcatenatedWindows
+from regrow.corpus.mixed_order import BLOCK, source_shares
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.corpus.samples import Batch, Samples, data_order
-from regrow.corpus.source_mixture import Shares
+from regrow.corpus.samples import Batch, Samples, data_order, mixed_samples
+from regrow.corpus.shares import DENOISER, DOMAIN
 from regrow.corpus.windows import Windows
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.distillation import Distilled, Teacher
 from regrow.objectives.losses.seq2seq import Seq2Seq
 from regrow.objectives.losses.shared_row_attention import supports_shared_rows
-from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, DenoisingTokens
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.shared_rows import (
@@ -35,7 +35,7 @@ from regrow.objectives.rows.shared_rows import (
     place_in_rows,
 )
 from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text
-from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
+from regrow.objectives.rows.ul2 import MixedDenoisers, denoiser_shares, mix_denoisers
 from regrow.training.settings import RecoverySettings
 from tests.tiny import sentences, write_seq2seq
 from tests.training.small import train_on
@@ -197,7 +197,7 @@ def test_slots_are_filled(tmp_path: Path) -> None:
     pairs = MixedDenoisers(
         windows_of_lengths([3 + number * 7 % 30 for number in range(256)]),
         DenoisingTokens({}, tuple(range(80, 105)), eos=2, pad=0, start=1), 0,
-        MixtureHistory.constant([1.0] * 7),
+        denoiser_shares([1.0] * 7),
     )  # fmt: skip
     shared = make_shared_rows(pairs, pairs.windows.text_tokens, seed=0, hidden=256)
     assert shared.per_row == 2
@@ -212,15 +212,16 @@ def test_slots_are_filled(tmp_path: Path) -> None:
 def test_mixtures_change_at_the_sample_that_is_said() -> None:
     windows = ConcatenatedWindows(
         {"a": windows_of_lengths([4] * 5), "b": windows_of_lengths([9] * 5)},
-        Shares(["a", "b"], [1, 1]),
+        source_shares(["a", "b"], [1, 1]),
     )
-    pairs = MixedDenoisers(windows, SPECIAL_TOKENS, 0, MixtureHistory.constant([1.0] * 7))
+    pairs = MixedDenoisers(windows, SPECIAL_TOKENS, 0, denoiser_shares([1.0] * 7))
     shared = SharedRows(pairs, per_row=3, seed=0, break_even_width=100)
-    shared.mix_from(8, [0, 0, 1, 0, 0, 0, 0])
-    assert shared.shares is not None
-    assert shared.shares.names == ("a", "b")
-    shared.shares.mix_from(8, [0, 1])
-    assert [sample for sample, _ in shared.shares.changes] == [0, 8]
+    denoisers, sources = (mixed_samples(shared, kind) for kind in (DENOISER, DOMAIN))
+    assert denoisers is not None
+    assert sources is not None
+    assert (sources.names, sources.first) == (("a", "b"), (BLOCK // 2, BLOCK // 2))
+    denoisers.mix_from(8, [0, 0, 1, 0, 0, 0, 0])
+    sources.mix_from(8, [0, 1])
     assert len(set(pairs.drawn(np.arange(24)).tolist())) > 1
     assert set(pairs.drawn(np.arange(24, 60)).tolist()) == {2}
     of_source = windows.sources_of(data_order(pairs, 0).rows(0, 60))
@@ -229,7 +230,7 @@ def test_mixtures_change_at_the_sample_that_is_said() -> None:
     plain = SharedRows(
         CorruptedText(windows_of_lengths([3, 3]), SPAN_CORRUPTION, SPECIAL_TOKENS, 0), 1, 0, 9
     )
-    assert plain.shares is None
+    assert [mixed_samples(plain, kind) for kind in (DENOISER, DOMAIN)] == [None, None]
 
 
 def test_training_meets_its_budget_and_learns(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from regrow.corpus.document_stream import stream_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED, pack
 from regrow.corpus.windows import Windows
-from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
 from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
 from regrow.objectives.rows.single_row import NOT_IN_PREFIX, ConcatenatedPairs, PrefixRows
-from regrow.objectives.rows.ul2 import MixedDenoisers
+from regrow.objectives.rows.ul2 import MixedDenoisers, denoiser_shares
 from tests.objectives.rows.test_random_segmentation import chi_square
 from tests.training.small import byte_tokenizer
 
@@ -64,7 +63,7 @@ def pairs(lengths: list[int]) -> MixedDenoisers:
     tokens = np.random.default_rng(0).integers(10, 900, sum(lengths)).astype(np.int32)
     starts = (np.cumsum(lengths) - np.array(lengths)).astype(np.int64)
     windows = Windows(tokens, starts, 100)
-    return MixedDenoisers(windows, SPECIAL_TOKENS, 5, MixtureHistory.constant([1] * len(UL2)))
+    return MixedDenoisers(windows, SPECIAL_TOKENS, 5, denoiser_shares([1] * len(UL2)))
 
 
 @settings(deadline=None)

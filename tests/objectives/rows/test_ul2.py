@@ -4,15 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
 from regrow.corpus.windows import Windows
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
 from regrow.objectives.rows.span_corruption import CorruptedText
-from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
+from regrow.objectives.rows.ul2 import (
+    MixedDenoisers,
+    denoiser_shares,
+    draw_denoisers,
+    mix_denoisers,
+)
 from tests.tiny import sentences, write_seq2seq
 
 SENTINELS = tuple(range(1_000, 900, -1))
@@ -29,7 +35,7 @@ def windows() -> Windows:
 def mixed(
     weights: list[float] | None = None, special_tokens: DenoisingTokens = SPECIAL_TOKENS
 ) -> MixedDenoisers:
-    return MixedDenoisers(windows(), special_tokens, 5, MixtureHistory.constant(weights or [1] * 7))
+    return MixedDenoisers(windows(), special_tokens, 5, denoiser_shares(weights or [1] * 7))
 
 
 def test_a_sample_is_that_of_its_denoiser_alone() -> None:
@@ -67,25 +73,22 @@ def test_a_new_mixture_holds_from_its_sample_on() -> None:
     samples = mixed()
     numbers, rows = np.arange(80), np.zeros(80, dtype=np.int64)
     identity, before = samples.identity, samples.batch(rows, numbers)
-    samples.mix_from(40, [0, 0, 0, 1, 0, 0, 0])
+    samples.shares.mix_from(40, [0, 0, 0, 1, 0, 0, 0])
     assert (samples.drawn(numbers)[40:] == 3).all()
     after = samples.batch(rows[:40], numbers[:40])
     for name, array in after.items():
         assert (before[name][:40, : array.shape[1]] == array).all()
     assert samples.identity == identity
-    again = MixedDenoisers(windows(), SPECIAL_TOKENS, 5, MixtureHistory(samples.mixture.changes))
-    assert (again.drawn(numbers) == samples.drawn(numbers)).all()
 
 
 def test_identity_is_of_all_that_decides() -> None:
+    one = {"X1": UL2["X1"]}
     others = [
         mixed(),
         mixed([2, 1, 1, 1, 1, 1, 1]),
         mixed(special_tokens=DenoisingTokens({}, SENTINELS, 1, 0, 0)),
-        MixedDenoisers(windows(), SPECIAL_TOKENS, 6, MixtureHistory.constant([1] * 7)),
-        MixedDenoisers(
-            windows(), SPECIAL_TOKENS, 5, MixtureHistory.constant([1]), {"X1": UL2["X1"]}
-        ),
+        MixedDenoisers(windows(), SPECIAL_TOKENS, 6, denoiser_shares([1] * 7)),
+        MixedDenoisers(windows(), SPECIAL_TOKENS, 5, denoiser_shares([1], one), one),
     ]
     assert len({samples.identity for samples in others}) == len(others)
     assert mixed().identity == mixed().identity
@@ -98,5 +101,54 @@ def test_rows_with_more_spans_than_sentinels_are_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"8 sentinels; give rows of at most 50 tokens"):
         mix_denoisers(texts, tokenizer, model.config, 60, seed=0)
     samples = mix_denoisers(texts, tokenizer, model.config, 50, seed=0)
-    assert samples.mixture.current == pytest.approx([1 / 7] * 7)
+    assert samples.shares.current == pytest.approx([1 / 7] * 7)
     assert samples.row_length == 50
+
+
+# Which denoiser is drawn
+
+weights = st.lists(st.floats(0, 10), min_size=3, max_size=3).filter(lambda w: sum(w) > 1e-3)
+some_samples = st.lists(st.integers(0, 2**40), min_size=1, max_size=50)
+THREE = {name: UL2[name] for name in ("R1", "S", "X1")}
+
+
+@settings(deadline=None)
+@given(weights, st.lists(st.tuples(st.integers(1, 50), weights), max_size=6), st.integers(0, 99))
+def test_a_change_changes_no_sample_before_it(
+    begins: list[float], changes: list[tuple[int, list[float]]], seed: int
+) -> None:
+    shares = denoiser_shares(begins, THREE)
+    numbers = np.arange(400)
+    first = 0
+    for step, new in changes:
+        first += step
+        before = draw_denoisers(shares, seed, numbers)
+        shares.mix_from(first, new)
+        after = draw_denoisers(shares, seed, numbers)
+        assert (before[:first] == after[:first]).all()
+        alone = draw_denoisers(denoiser_shares(new, THREE), seed, numbers)
+        assert (after[first:] == alone[first:]).all()
+    assert sum(shares.current) == pytest.approx(1)
+
+
+@settings(deadline=None)
+@given(weights, st.integers(0, 2**62), some_samples)
+def test_a_draw_is_the_same_in_any_batch_and_never_of_no_share(
+    given_weights: list[float], seed: int, numbers: list[int]
+) -> None:
+    shares = denoiser_shares(given_weights, THREE)
+    together = draw_denoisers(shares, seed, np.array(numbers)).tolist()
+    alone = [int(draw_denoisers(shares, seed, np.array([number]))[0]) for number in numbers]
+    assert together == alone
+    assert all(given_weights[kind] > 0 for kind in together)
+
+
+def test_shares_are_kept() -> None:
+    names = ("R1", "S", "X1", "X2")
+    shares = denoiser_shares([1, 2, 0, 5], {name: UL2[name] for name in names})
+    shares.mix_from(50_000, [1, 0, 1, 0])
+    drawn = draw_denoisers(shares, 7, np.arange(100_000))
+    for part, wanted in ((drawn[:50_000], [1, 2, 0, 5]), (drawn[50_000:], [4, 0, 4, 0])):
+        found = np.bincount(part, minlength=4) / len(part)
+        assert np.abs(found - np.array(wanted) / 8).max() < 0.01
+        assert found[2 if wanted[2] == 0 else 1] == 0

@@ -27,7 +27,6 @@ from regrow.corpus.samples import Batch, Components, Samples, components_of
 from regrow.evaluation.heldout import heldout_loss
 from regrow.evaluation.heldout_components import heldout_denoisers
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.dynamic_mixture import RULES, DynamicMixture
 from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.distillation import Distilled, Teacher
 from regrow.objectives.losses.loss import Loss
@@ -37,7 +36,8 @@ from regrow.objectives.rows.span_corruption import corrupt_text
 from regrow.objectives.rows.ul2 import mix_denoisers
 from regrow.training.distributed.processes import join_processes
 from regrow.training.distributed.sharding import full_state_dict
-from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, MeasuredMixture
+from regrow.training.mixing.dynamic_mixture import RULES, DynamicMixture
+from regrow.training.mixing.training_mixtures import MeasuredMixture, TrainingMixtures
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport
 from regrow.training.teacher import shard_teacher
@@ -176,8 +176,8 @@ def perform(
         mixture = DynamicMixture(
             RULES["code"], dict.fromkeys(UL2, 1.0), {**dict.fromkeys(UL2, 5.0), "S": 4.0}
         )
-        steered = MeasuredMixture(mixture, followed, samples)
-        steering = DynamicMixtures({"denoiser": steered}, every=80)
+        steered = MeasuredMixture(mixture, followed, samples.shares)
+        steering = TrainingMixtures({"denoiser": steered}, every=80)
     component_losses: list[Mapping[str, float]] = []
     samples = Watched(samples, place / f"asked-{os.getpid()}.jsonl", at_break)
     result = train_on(

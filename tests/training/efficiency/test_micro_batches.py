@@ -13,11 +13,10 @@ from regrow.corpus.concatenation import ConcatenatedRows
 from regrow.corpus.packing import PackedText
 from regrow.corpus.samples import Batch, slots_of
 from regrow.corpus.windows import Windows
-from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
 from regrow.objectives.rows.single_row import ConcatenatedPairs
 from regrow.objectives.rows.span_corruption import CorruptedText
-from regrow.objectives.rows.ul2 import MixedDenoisers
+from regrow.objectives.rows.ul2 import MixedDenoisers, denoiser_shares
 from regrow.training.efficiency.micro_batches import cheapest_partition, split_into_micro_batches
 
 SPECIAL_TOKENS = DenoisingTokens(
@@ -97,7 +96,7 @@ def test_rows_of_one_length_stay_in_order() -> None:
 def mixed(lengths: NDArray[np.int64]) -> MixedDenoisers:
     tokens = np.arange(int(lengths.sum()), dtype=np.int32) % 50 + 300
     windows = Windows(tokens, np.cumsum(lengths) - lengths, int(lengths.max()))
-    return MixedDenoisers(windows, SPECIAL_TOKENS, 0, MixtureHistory.constant([1] * len(UL2)))
+    return MixedDenoisers(windows, SPECIAL_TOKENS, 0, denoiser_shares([1] * len(UL2)))
 
 
 @settings(deadline=None)

@@ -84,8 +84,8 @@ def test_they_are_those_of_the_samples_alone(home: Path, tmp_path: Path, case: s
     # That of the encoder-decoder has sentinels.
     model, tokenizer = load_model(home / directory), load_tokenizer(home / "both")
     length = 3 * LENGTH if name == "o-ul2" else LENGTH
-    data = TrainingData(corpus(home), tokenizer, model.config, length, 3)
-    objective, samples = loss_and_rows(name, data, shared_rows=shared)
+    data = TrainingData(corpus(home), tokenizer, model.config, length, 3, shared_rows=shared)
+    objective, samples = loss_and_rows(name, data)
     settings = RecoverySettings(
         tokens=20 * length, row_length=length, batch_tokens=10 * length, micro_batch=3,
         learning_rate=1e-9, precision="fp32", schedule="wsd", warmup=0, decay=0,

@@ -29,6 +29,7 @@ from regrow.corpus.document_stream import (
     stream_of_text,
 )
 from regrow.corpus.samples import Batch, Components, Samples
+from regrow.corpus.shares import DENOISER
 from regrow.corpus.sources import Texts, rows_of
 from regrow.corpus.token_store import TokenStore
 from regrow.objectives.rows.denoisers import DenoisingTokens
@@ -240,7 +241,7 @@ class OptimizedUL2Rows:
         self, rows: NDArray[np.int64], samples: NDArray[np.int64]
     ) -> dict[str, Components]:
         """The denoiser of each row: ``mixed``, or ``S`` for split."""
-        return {"denoiser": Components(("S", "mixed"), self.is_mixed(rows).astype(np.int64))}
+        return {DENOISER: Components(("S", "mixed"), self.is_mixed(rows).astype(np.int64))}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Slots of source and target, [samples, 2], or of a single row, [samples, 1]; all equal."""

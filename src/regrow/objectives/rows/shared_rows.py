@@ -8,7 +8,6 @@ slot which example it belongs to. Attention masks are made from these numbers in
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,12 @@ from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import (
     Batch,
     Components,
+    MixedSamples,
     Order,
     Samples,
     components_of,
     data_order,
+    mixed_samples,
     slots_of,
 )
 from regrow.objectives.rows.examples import NO_TEXT
@@ -119,21 +120,10 @@ class SharedRows:
         )
         return {**batch, "examples": batch["target_texts"]}
 
-    # A mixture inside `pairs` counts samples of `pairs`, of which one sample here has `per_row`.
-
-    def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """From this sample on, draw `pairs` by these weights."""
-        mixed: Any = self.pairs
-        mixed.mix_from(sample * self.per_row, weights)
-
-    @property
-    def shares(self) -> "ScaledShares | None":
-        """The shares of the sources of `pairs`; None if it is not drawn from a mixture."""
-        pairs: Any = self.pairs
-        found = getattr(pairs, "shares", None) or getattr(
-            getattr(pairs, "windows", None), "shares", None
-        )
-        return None if found is None else ScaledShares(found, self.per_row)
+    def mixed(self, kind: str) -> MixedSamples | None:
+        """The mixture of the pairs, with samples counted in shared rows."""
+        inside = mixed_samples(self.pairs, kind)
+        return None if inside is None else _MixedPairs(inside, self.per_row)
 
 
 class _IdentityOrder:
@@ -142,28 +132,27 @@ class _IdentityOrder:
 
 
 @dataclass(frozen=True, eq=False)
-class ScaledShares:
-    """`regrow.corpus.source_mixture.Shares`, with samples counted in shared rows.
+class _MixedPairs:
+    """A `MixedSamples` of shared rows.
 
     Attributes:
-        shares: Counts samples of single examples.
+        pairs: Counts samples of single examples.
         per_row: Examples in one sample of shared rows.
     """
 
-    shares: Any
+    pairs: MixedSamples
     per_row: int
 
     @property
     def names(self) -> tuple[str, ...]:
-        names: tuple[str, ...] = self.shares.names
-        return names
+        return self.pairs.names
 
     @property
-    def changes(self) -> list[tuple[int, tuple[int, ...]]]:
-        return [(sample // self.per_row, quotas) for sample, quotas in self.shares.changes]
+    def first(self) -> tuple[float, ...]:
+        return self.pairs.first
 
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        self.shares.mix_from(sample * self.per_row, weights)
+        self.pairs.mix_from(sample * self.per_row, weights)
 
 
 def make_shared_rows(pairs: Samples, text_tokens: int, seed: int, hidden: int) -> SharedRows:

@@ -16,10 +16,12 @@ from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import (
     Batch,
     Components,
+    MixedSamples,
     Order,
     Samples,
     components_of,
     data_order,
+    mixed_samples,
     slots_of,
 )
 from regrow.objectives.rows.examples import NO_TEXT
@@ -62,6 +64,10 @@ class PrefixRows:
     ) -> dict[str, Components]:
         """The components of the packed rows."""
         return components_of(self.packed, rows, samples)
+
+    def mixed(self, kind: str) -> MixedSamples | None:
+        """The mixtures of the packed rows."""
+        return mixed_samples(self.packed, kind)
 
     @cached_property
     def identity(self) -> str:
@@ -128,6 +134,10 @@ class ConcatenatedPairs:
     ) -> dict[str, Components]:
         """The components of the pairs."""
         return components_of(self.pairs, rows, samples)
+
+    def mixed(self, kind: str) -> MixedSamples | None:
+        """The mixtures of the pairs."""
+        return mixed_samples(self.pairs, kind)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Slots of each row, [samples, 1]: source and target, without the eos of the source."""

@@ -13,7 +13,15 @@ from regrow.architectures.flops import SampleShape
 from regrow.common.errors import UserError
 from regrow.common.identity import identity_of
 from regrow.corpus.packing import start_and_end
-from regrow.corpus.samples import Batch, Components, Order, components_of, data_order
+from regrow.corpus.samples import (
+    Batch,
+    Components,
+    MixedSamples,
+    Order,
+    components_of,
+    data_order,
+    mixed_samples,
+)
 from regrow.corpus.sources import Texts, windows_of
 from regrow.corpus.windows import TextWindows, as_one_array
 from regrow.objectives.rows.denoisers import (
@@ -67,6 +75,10 @@ class CorruptedText:
     ) -> dict[str, Components]:
         """The components of the windows."""
         return components_of(self.windows, rows, samples)
+
+    def mixed(self, kind: str) -> MixedSamples | None:
+        """The mixtures of the windows."""
+        return mixed_samples(self.windows, kind)
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Slots of each source and target, [samples, 2]."""

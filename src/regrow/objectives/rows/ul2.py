@@ -1,5 +1,6 @@
 """UL2 (Tay et al. 2022): each sample is a window of text, corrupted by one of several denoisers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,11 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.identity import identity_of
-from regrow.corpus.samples import Batch, Components, Order, components_of, data_order
+from regrow.corpus.samples import (
+    Batch,
+    Components,
+    MixedSamples,
+    Order,
+    components_of,
+    data_order,
+    mixed_samples,
+)
+from regrow.corpus.shares import DENOISER, Shares, fractions
 from regrow.corpus.sources import Texts, windows_of
 from regrow.corpus.windows import TextWindows
-from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2, Denoiser, DenoisingTokens
+from regrow.objectives.rows.random_segmentation import Ids, random_bits, sample_keys
 from regrow.objectives.rows.span_corruption import (
     check_sentinels,
     corrupted_batch,
@@ -22,25 +32,25 @@ from regrow.objectives.rows.span_corruption import (
 )
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class MixedDenoisers:
     """A `Samples` of windows that several denoisers corrupt, for the loss `Seq2Seq`.
 
     The denoiser of a sample and its noise spans depend on the seed, the number of the sample and
-    the mixture. `mix_from` changes the mixture for samples that were not drawn yet.
+    the shares.
 
     Attributes:
         windows: Windows of text.
         special_tokens: The ids to write with.
         seed: For denoisers and noise spans.
-        mixture: The shares of the denoisers, and the samples at which they change.
-        denoisers: By name, in the order of the shares in the mixture.
+        shares: Of the denoisers; they can be changed for samples that were not drawn yet.
+        denoisers: By name, in the order of the shares.
     """
 
     windows: TextWindows
     special_tokens: DenoisingTokens
     seed: int
-    mixture: MixtureHistory
+    shares: Shares[float]
     denoisers: Mapping[str, Denoiser] = field(default_factory=lambda: UL2)
 
     def __len__(self) -> int:
@@ -65,29 +75,26 @@ class MixedDenoisers:
         return identity_of(
             "ul2",
             denoisers=self.denoisers,
-            begins=self.mixture.changes[0],
+            begins=self.shares.changes[0],
             tokens=self.special_tokens,
             seed=self.seed,
             windows=self.windows.identity,
         )
 
-    def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """From this sample on, draw denoisers by these weights, in the order of `denoisers`.
-
-        Raises ValueError if the sample lies before the last change.
-        """
-        self.mixture = self.mixture.changed(sample, weights)
+    def mixed(self, kind: str) -> MixedSamples | None:
+        """The shares of the denoisers, and the mixtures of the windows."""
+        return self.shares if kind == DENOISER else mixed_samples(self.windows, kind)
 
     def drawn(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """The index of each sample's denoiser in `denoisers`, [samples]."""
-        return self.mixture.draw(self.seed, samples)
+        return draw_denoisers(self.shares, self.seed, samples)
 
     def components(
         self, rows: NDArray[np.int64], samples: NDArray[np.int64]
     ) -> dict[str, Components]:
         """The denoiser of each sample, and the components of the windows."""
         drawn = Components(tuple(self.denoisers), self.drawn(samples))
-        return {**components_of(self.windows, rows, samples), "denoiser": drawn}
+        return {**components_of(self.windows, rows, samples), DENOISER: drawn}
 
     def slots(self, rows: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Slots of each source and target, [samples, 2]."""
@@ -105,13 +112,40 @@ class MixedDenoisers:
         )
 
 
+def denoiser_shares(
+    weights: Sequence[float], denoisers: Mapping[str, Denoiser] = UL2
+) -> Shares[float]:
+    """Shares of denoisers in proportion to the weights; they sum to 1.
+
+    Raises ValueError if the weights are not weights.
+    """
+    return Shares(tuple(denoisers), weights, fractions)
+
+
+def draw_denoisers(shares: Shares[float], seed: int, samples: Ids) -> Ids:
+    """The index of each sample's denoiser, [samples].
+
+    It depends only on the seed, the number of the sample and the shares of this sample.
+    """
+    firsts = np.array([first for first, _ in shares.changes], dtype=np.int64)
+    bounds = np.cumsum([each for _, each in shares.changes], axis=1)  # [changes, denoisers]
+    # The sum of the shares is 1 except for rounding. The last denoiser with a share takes what is
+    # left, so that denoisers after it, with share 0, are never drawn.
+    bounds[bounds >= bounds[:, -1:]] = math.inf
+    entries = np.searchsorted(firsts, samples, side="right") - 1
+    keys = sample_keys(seed, "denoiser", samples)
+    # 53 bits, the precision of a float64 between 0 and 1.
+    drawn = (random_bits(keys, np.zeros_like(samples)) >> np.uint64(11)) * 2.0**-53
+    numbers: Ids = (drawn[:, None] >= bounds[entries]).sum(axis=1)
+    return numbers
+
+
 def mix_denoisers(
     texts: Texts,
     tokenizer: Any,
     config: Any,
     row_length: int,
     seed: int,
-    weights: Sequence[float] | None = None,
 ) -> MixedDenoisers:
     """Samples of the seven denoisers of UL2.
 
@@ -119,7 +153,6 @@ def mix_denoisers(
         config: Of the model, for the token that its decoder begins with.
         row_length: Upper bound on the text tokens in a sample.
         seed: For denoisers and noise spans.
-        weights: One for each denoiser; None draws all with the same probability.
 
     Raises:
         UserError: the tokenizer has too few sentinels, or the text holds no token.
@@ -127,9 +160,7 @@ def mix_denoisers(
     special_tokens = denoising_tokens(tokenizer, config)
     check_ul2_sentinels(special_tokens, row_length)
     windows = windows_of(texts, tokenizer, row_length)
-    return MixedDenoisers(
-        windows, special_tokens, seed, MixtureHistory.constant(weights or [1.0] * len(UL2))
-    )
+    return MixedDenoisers(windows, special_tokens, seed, denoiser_shares([1.0] * len(UL2)))
 
 
 def check_ul2_sentinels(special_tokens: DenoisingTokens, tokens: int) -> None:

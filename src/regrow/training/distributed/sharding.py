@@ -18,19 +18,19 @@ from regrow.training.distributed.sharded_loading import distribute_parameters, f
 
 
 class Learner(nn.Module):
-    """A model and its objective as one module, whose forward pass reads all parameters.
+    """A model and its loss as one module, whose forward pass reads all parameters.
 
-    An objective calls parts of a model and reads its head. FSDP gathers parameters only when the
+    A loss calls parts of a model and reads its head. FSDP gathers parameters only when the
     forward pass of a sharded module is called.
     """
 
-    def __init__(self, model: nn.Module, objective: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.loss = model, loss
 
     def forward(self, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-        """The summed loss, and the loss of each predicted token [tokens], of the objective."""
-        return self.objective(self.model, batch)
+        """The summed loss, and the loss of each predicted token [tokens]."""
+        return self.loss(self.model, batch)
 
 
 def check_replicas(replicas: int, count: int) -> None:
@@ -65,7 +65,7 @@ def check_offload(count: int, device: torch.device) -> None:
 
 def shard(
     model: nn.Module,
-    objective: Loss,
+    loss: Loss,
     processes: Processes,
     replicas: int = 1,
     *,
@@ -80,7 +80,7 @@ def shard(
     `replicas`: groups of processes with consecutive ranks; each group holds a whole model.
     `offload`: keep the parts and their gradients in the CPU's memory.
     """
-    learner = Learner(model, objective)
+    learner = Learner(model, loss)
     if processes.mesh is None:
         return learner
     mesh = processes.mesh if replicas == 1 else _replica_mesh(processes.mesh, replicas)

@@ -5,7 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from regrow.objectives.dynamic_mixture import OPENBA_START, RULES, DynamicMixture, Numbers, RuleName
+from regrow.training.mixing.dynamic_mixture import (
+    OPENBA_START,
+    RULES,
+    DynamicMixture,
+    Numbers,
+    RuleName,
+)
 
 DENOISERS = tuple(OPENBA_START)
 """The denoisers of UL2, in order."""

@@ -9,19 +9,20 @@ import torch
 import yaml
 
 from regrow.architectures.openba import OPENBA
-from regrow.corpus.samples import data_order
-from regrow.corpus.source_mixture import BLOCK
+from regrow.corpus.mixed_order import BLOCK
+from regrow.corpus.samples import data_order, mixed_samples
+from regrow.corpus.shares import DOMAIN, Shares
 from regrow.corpus.sources import Corpus, Source
 from regrow.evaluation.heldout_components import heldout_texts
 from regrow.evaluation.heldout_text import HeldoutText
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.dynamic_mixture import OPENBA_START, RULES
 from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.objectives.rows.denoisers import UL2
 from regrow.pipeline.recipe import Data
-from regrow.training.mixing.dynamic_mixtures import DynamicMixtures
+from regrow.training.mixing.dynamic_mixture import OPENBA_START, RULES
 from regrow.training.mixing.mixture_settings import DENOISERS
-from regrow.training.mixtures import measure_references, open_mixtures, shares_of
+from regrow.training.mixing.training_mixtures import TrainingMixtures
+from regrow.training.open_mixtures import measure_references, open_mixtures
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingResult
 from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, write_text
@@ -71,7 +72,7 @@ def heldout(home: Path) -> dict[str, HeldoutText]:
 
 def steered(
     home: Path, model: str, given: RecoverySettings, out: Path
-) -> tuple[TrainingResult, DynamicMixtures, Any]:
+) -> tuple[TrainingResult, TrainingMixtures, Any]:
     network, tokenizer = load_model(home / model), load_tokenizer(home / model)
     measured = measure_references(given, network, tokenizer, heldout(home), DOMAINS)
     data = TrainingData(corpus(home), tokenizer, network.config, ROW, seed=4)
@@ -96,7 +97,8 @@ def test_domains_that_lie_behind_are_drawn_more_often(
     assert [change["tokens"] // 200 for change in history] == [1, 2, 3, 4]
     assert history[0]["shares"]["snow"] > 0.9
     assert steering.mixtures["domain"].mixture.shares["snow"] > 0.9
-    shares, _ = shares_of(samples)
+    shares = mixed_samples(samples, DOMAIN)
+    assert isinstance(shares, Shares)
     assert {sample for sample, _ in shares.changes} >= {0, history[0]["sample"]}
     assert shares.changes[-1][1][1] > 0.9 * BLOCK
     if model == "llama":
@@ -125,7 +127,7 @@ def test_a_decoder_mixes_denoisers_and_domains_too(home: Path, tmp_path: Path) -
     given = settings(objective="d-ul2", domains=FOLLOWS, prefix=prefix, denoisers={"rule": "code"})
     result, steering, samples = steered(home, "filler", given, tmp_path)
     mixture = steering.mixtures["denoiser"].mixture
-    assert samples.pairs.mixture.current == pytest.approx(tuple(mixture.shares.values()))
+    assert samples.pairs.shares.current == pytest.approx(tuple(mixture.shares.values()))
     assert result.mixtures["domain"]["history"][-1]["shares"]["snow"] > 0.9
     assert steering.mixtures["denoiser"].heldout.loss.identity == f"prefix-lm {prefix}"
 

@@ -16,13 +16,16 @@ import torch
 from regrow.architectures.openba import OPENBA
 from regrow.evaluation.heldout_components import heldout_denoisers
 from regrow.models.loading import load_model, load_tokenizer
-from regrow.objectives.dynamic_mixture import OPENBA_START, RULES, DynamicMixture
 from regrow.objectives.losses.seq2seq import Seq2Seq
-from regrow.objectives.rows.denoiser_mixture import MixtureHistory
 from regrow.objectives.rows.denoisers import UL2
-from regrow.objectives.rows.ul2 import MixedDenoisers, mix_denoisers
-from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, MeasuredMixture
-from regrow.training.mixing.training_mixture import MixtureLosses
+from regrow.objectives.rows.ul2 import (
+    MixedDenoisers,
+    denoiser_shares,
+    draw_denoisers,
+    mix_denoisers,
+)
+from regrow.training.mixing.dynamic_mixture import OPENBA_START, RULES, DynamicMixture
+from regrow.training.mixing.training_mixtures import MeasuredMixture, TrainingMixtures
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport, TrainingResult
 from tests.tiny import sentences, write_seq2seq
@@ -33,13 +36,13 @@ SETTINGS = RecoverySettings(
     tokens=400, row_length=12, batch_tokens=48, micro_batch=3, learning_rate=0.01, save_every=0
 )
 EVERY = 100
-Whole = tuple[Any, TrainingResult, MixedDenoisers, DynamicMixtures]
+Whole = tuple[Any, TrainingResult, MixedDenoisers, TrainingMixtures]
 REFERENCES = dict.fromkeys(UL2, 4.0) | {"S": 3.0}
 
 
 def parts(
     directory: Path, references: dict[str, float] = REFERENCES
-) -> tuple[Any, MixedDenoisers, DynamicMixtures]:
+) -> tuple[Any, MixedDenoisers, TrainingMixtures]:
     """Model, samples and mixtures, all new."""
     if not directory.exists():
         write_seq2seq(directory, OPENBA)
@@ -47,8 +50,8 @@ def parts(
     samples = mix_denoisers(sentences(30), tokenizer, model.config, 12, seed=5)
     heldout = heldout_denoisers(sentences(6, seed=1), tokenizer, model.config, 12, 60)
     mixture = DynamicMixture(RULES["stable"], dict.fromkeys(UL2, 1.0), references)
-    steered = MeasuredMixture(mixture, heldout, samples)
-    return model, samples, DynamicMixtures({"denoiser": steered}, EVERY)
+    steered = MeasuredMixture(mixture, heldout, samples.shares)
+    return model, samples, TrainingMixtures({"denoiser": steered}, EVERY)
 
 
 def trained(directory: Path, on_step: Callable[[StepReport], None] | None = None) -> Whole:
@@ -75,8 +78,8 @@ def test_the_mixture_moves_and_the_samples_with_it(whole: Whole) -> None:
     history = mixtures.mixtures["denoiser"].mixture.history
     assert len(history) == SETTINGS.tokens // EVERY
     assert history[-1].shares["S"] > 1.5 / 7 > history[-1].shares["R1"]
-    assert [first for first, _ in samples.mixture.changes] == [0, *(h.sample for h in history)]
-    assert samples.mixture.current == pytest.approx(tuple(history[-1].shares.values()))
+    assert [first for first, _ in samples.shares.changes] == [0, *(h.sample for h in history)]
+    assert samples.shares.current == pytest.approx(tuple(history[-1].shares.values()))
     measured = [change.tokens for change in history]
     assert measured == sorted(measured)
     assert measured[-1] == result.tokens
@@ -84,9 +87,9 @@ def test_the_mixture_moves_and_the_samples_with_it(whole: Whole) -> None:
         assert 0 <= tokens - EVERY * (place + 1) < 48 + 12
     # What was drawn for samples before a change is as if there had been none.
     first = history[0].sample
-    begun = MixtureHistory.constant([1] * 7)
+    begun = denoiser_shares([1] * 7)
     numbers = np.arange(first)
-    assert (samples.drawn(numbers) == begun.draw(samples.seed, numbers)).all()
+    assert (samples.drawn(numbers) == draw_denoisers(begun, samples.seed, numbers)).all()
 
 
 def test_the_change_reaches_the_weights(tmp_path: Path, whole: Whole) -> None:
@@ -96,7 +99,7 @@ def test_the_change_reaches_the_weights(tmp_path: Path, whole: Whole) -> None:
         mixtures=mixtures,
     )  # fmt: skip
     others, moved = model.state_dict(), whole[0].state_dict()
-    assert len(samples.mixture.changes) == 1
+    assert {shares for _, shares in samples.shares.changes} == {samples.shares.first}
     assert not all(torch.equal(others[name], moved[name]) for name in moved)
 
 
@@ -114,7 +117,7 @@ def test_after_a_kill_it_is_the_same_to_the_bit(
     assert result.resumed_at == last_step
     assert result.curve == whole[1].curve
     assert mixtures.state() == whole[3].state()
-    assert samples.mixture == whole[2].mixture
+    assert samples.shares.changes == whole[2].shares.changes
     states = model.state_dict(), whole[0].state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -122,7 +125,7 @@ def test_after_a_kill_it_is_the_same_to_the_bit(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.training.mixing.test_dynamic_mixtures import trained
+from tests.training.mixing.test_training_mixtures import trained
 
 def kill(report):
     if report.step == 5:
@@ -165,17 +168,17 @@ def test_who_watches_sees_losses_and_shares(tmp_path: Path) -> None:
 def test_its_state_is_json(tmp_path: Path) -> None:
     _, _, mixtures = parts(tmp_path / "m")
     losses = {f"denoiser/{name}": 3.0 + place / 3 for place, name in enumerate(UL2)}
-    mixtures.update(MixtureLosses(losses, tokens=10, next_sample=4))
+    mixtures.update(losses, tokens=10, next_sample=4)
     _, samples, other = parts(tmp_path / "m")
     other.load(json.loads(json.dumps(mixtures.state())))
     assert other.state() == mixtures.state()
-    assert [first for first, _ in samples.mixture.changes] == [0, 4]
+    assert [first for first, _ in samples.shares.changes] == [0, 4]
 
 
 def test_its_identity_is_of_all_that_decides(tmp_path: Path) -> None:
     _, _, mixtures = parts(tmp_path / "m")
     before = mixtures.identity
-    mixtures.update(MixtureLosses({f"denoiser/{n}": 5.0 for n in UL2}, tokens=10, next_sample=4))
+    mixtures.update({f"denoiser/{n}": 5.0 for n in UL2}, tokens=10, next_sample=4)
     assert mixtures.identity == before
     _, samples, again = parts(tmp_path / "m")
     assert again.identity == before
@@ -186,10 +189,12 @@ def test_its_identity_is_of_all_that_decides(tmp_path: Path) -> None:
         DynamicMixture(mixture.rule, mixture.start, dict(mixture.references) | {"S": 2.9}),
     ]
     found = [
-        DynamicMixtures({"denoiser": MeasuredMixture(other, heldout, samples)}, EVERY).identity
+        TrainingMixtures(
+            {"denoiser": MeasuredMixture(other, heldout, samples.shares)}, EVERY
+        ).identity
         for other in others
     ]
-    found.append(DynamicMixtures(mixtures.mixtures, EVERY + 1).identity)
+    found.append(TrainingMixtures(mixtures.mixtures, EVERY + 1).identity)
     assert len({before, *found}) == 5
 
 
@@ -198,4 +203,4 @@ def test_what_is_measured_must_be_what_is_mixed(tmp_path: Path) -> None:
     heldout = mixtures.mixtures["denoiser"].heldout
     fewer = DynamicMixture(RULES["stable"], {"R1": 1, "S": 1}, {"R1": 1, "S": 1})
     with pytest.raises(ValueError, match="a mixture of R1, S, measured of R1, R2, S"):
-        MeasuredMixture(fewer, heldout, samples)
+        MeasuredMixture(fewer, heldout, samples.shares)

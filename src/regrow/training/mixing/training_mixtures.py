@@ -1,22 +1,15 @@
-"""Mixtures that follow held-out losses while a training runs."""
+"""The mixtures of a training: what they measure, and the samples that they control."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from regrow.common.identity import identity_of
+from regrow.corpus.samples import MixedSamples
 from regrow.evaluation.heldout_components import HeldoutComponents
-from regrow.objectives.dynamic_mixture import DynamicMixture
-from regrow.training.mixing.training_mixture import MixtureLosses
-
-
-class MixedSamples(Protocol):
-    """Samples that are drawn from the components of a mixture: denoisers or sources."""
-
-    def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """Draw by these weights from this sample on; one weight for each component, in order."""
+from regrow.training.mixing.dynamic_mixture import DynamicMixture
 
 
 @dataclass(eq=False)
@@ -49,13 +42,19 @@ class MeasuredMixture:
 
 
 @dataclass(eq=False)
-class DynamicMixtures:
-    """A `TrainingMixture` of one mixture or several, each of a different kind.
+class TrainingMixtures:
+    """The mixtures that decide how the samples of a training are drawn, each of another kind.
 
-    Losses are named ``kind/component``, such as ``denoiser/R1``.
+    After every `every` tokens, and before the checkpoint of the same step, the training loop lets
+    them measure the model, and gives the losses of the first process to `update`. Their `state` is
+    saved in every checkpoint, and a resumed training loads it before its first step. Every process
+    does this with its own copy. Shares change only at the sample that `update` is told, so a sample
+    is a function of the seed, of its number, and of the shares until then.
+
+    Losses and shares are named ``kind/component``, such as ``denoiser/R1``.
 
     Attributes:
-        mixtures: By kind: denoiser, domain.
+        mixtures: By kind (`regrow.corpus.shares`).
         every: Tokens of text between two measurements.
     """
 
@@ -66,7 +65,8 @@ class DynamicMixtures:
     def identity(self) -> str:
         """A hash of rules, references, first shares and held-out texts.
 
-        Later shares do not enter the hash, since the training computes them.
+        A training resumes only with the same identity. Later shares do not enter the hash, since
+        the training computes them.
         """
         mixtures = {
             kind: (
@@ -78,22 +78,25 @@ class DynamicMixtures:
         return identity_of("dynamic mixtures", every=self.every, mixtures=mixtures)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
+        """Held-out losses in nats per token; every process calls this."""
         return {
             f"{kind}/{name}": loss
             for kind, each in self.mixtures.items()
             for name, loss in each.heldout.losses(model).items()
         }
 
-    def update(self, evaluation: MixtureLosses) -> None:
+    def update(self, losses: Mapping[str, float], *, tokens: int, next_sample: int) -> None:
+        """Set the shares for samples that were not trained on yet.
+
+        `losses`: as from `measure`. `tokens`: tokens of text trained on so far. `next_sample`:
+        number of the first sample that was not trained on yet.
+        """
         for kind, each in self.mixtures.items():
-            losses = {name: evaluation.losses[f"{kind}/{name}"] for name in each.mixture.references}
-            each.replace_mixture(
-                each.mixture.updated(
-                    losses, sample=evaluation.next_sample, tokens=evaluation.tokens
-                )
-            )
+            own = {name: losses[f"{kind}/{name}"] for name in each.mixture.references}
+            each.replace_mixture(each.mixture.updated(own, sample=next_sample, tokens=tokens))
 
     def shares(self) -> dict[str, float]:
+        """The current share of each component."""
         return {
             f"{kind}/{name}": share
             for kind, each in self.mixtures.items()
@@ -101,7 +104,7 @@ class DynamicMixtures:
         }
 
     def state(self) -> dict[str, Any]:
-        """The first shares, references and history of each mixture, by kind."""
+        """The first shares, references and history of each mixture, by kind, as JSON values."""
         return {
             kind: {
                 "start": each.mixture.first_shares,
@@ -112,5 +115,6 @@ class DynamicMixtures:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` gave."""
         for kind, each in self.mixtures.items():
             each.replace_mixture(each.mixture.resumed(state[kind]["history"]))

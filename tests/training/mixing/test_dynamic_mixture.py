@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from regrow.objectives.dynamic_mixture import (
+from regrow.training.mixing.dynamic_mixture import (
     OPENBA_START,
     RULES,
     DynamicMixture,

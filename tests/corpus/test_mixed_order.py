@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.corpus.source_mixture import BLOCK, MixedOrder, Shares
+from regrow.corpus.concatenation import ConcatenatedRows
+from regrow.corpus.mixed_order import BLOCK, MixedOrder, source_shares
+from regrow.corpus.packing import pack
+from tests.training.small import byte_tokenizer
 
 SIZES = {"a": 10, "b": 3_000, "c": 700}
 WEIGHTS = (1.0, 5.0, 2.0)
@@ -18,7 +21,7 @@ def mixed(
     seed: int = 1, weights: Sequence[float] = WEIGHTS, changes: Sequence[int] = ()
 ) -> MixedOrder:
     """`changes`: samples from which the weights stand the other way round, and back again."""
-    shares = Shares(list(SIZES), weights)
+    shares = source_shares(list(SIZES), weights)
     for number, sample in enumerate(changes):
         shares.mix_from(sample, weights if number % 2 else weights[::-1])
     return MixedOrder(list(SIZES.values()), shares, seed)
@@ -74,7 +77,7 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone(
 @settings(max_examples=20, deadline=None)
 def test_a_change_changes_only_what_comes_after(sample: int) -> None:
     """Also in an order that was asked already, as a training does."""
-    shares = Shares(list(SIZES), WEIGHTS)
+    shares = source_shares(list(SIZES), WEIGHTS)
     order = MixedOrder(list(SIZES.values()), shares, 1)
     before = order.rows(0, sample)
     assert before.tolist() == mixed().rows(0, sample).tolist()
@@ -87,18 +90,18 @@ def test_a_change_changes_only_what_comes_after(sample: int) -> None:
 
 
 def test_changes_that_cannot_be() -> None:
-    shares = Shares(["a", "b"], [1, 1])
+    shares = source_shares(["a", "b"], [1, 1])
     shares.mix_from(10, [1, 3])
     shares.mix_from(10, [3, 1])
     assert shares.changes == [(0, (2048, 2048)), (10, (3072, 1024))]
     for sample, weights in ((9, [1, 1]), (11, [1]), (11, [0, 0]), (11, [1, -1]), (11, [1, np.nan])):
-        with pytest.raises(ValueError, match=r"weights|a change at 9"):
+        with pytest.raises(ValueError, match=r"weights|a change at sample 9"):
             shares.mix_from(sample, weights)
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6))
 def test_shares_go_as_the_weights(weights: list[float]) -> None:
-    ((_, quotas),) = Shares([str(number) for number in range(len(weights))], weights).changes
+    ((_, quotas),) = source_shares([str(number) for number in range(len(weights))], weights).changes
     assert sum(quotas) == BLOCK
     for weight, quota in zip(weights, quotas, strict=True):
         assert abs(quota - weight / sum(weights) * BLOCK) < 1
@@ -107,11 +110,17 @@ def test_shares_go_as_the_weights(weights: list[float]) -> None:
 def test_seeds_and_names_decide() -> None:
     rows = mixed().rows(0, BLOCK).tolist()
     assert rows == mixed().rows(0, BLOCK).tolist()
-    renamed = MixedOrder(list(SIZES.values()), Shares(["a", "c", "b"], WEIGHTS), 1)
+    renamed = MixedOrder(list(SIZES.values()), source_shares(["a", "c", "b"], WEIGHTS), 1)
     for other in (mixed(2), mixed(weights=(1, 2, 5)), renamed):
         assert rows != other.rows(0, BLOCK).tolist()
-    identities = {Shares(["a", "b"], [1, 1]).identity, Shares(["a", "b"], [1, 2]).identity}
-    assert len(identities | {Shares(["b", "a"], [1, 1]).identity}) == 3
+    sources = {name: pack([name * 20], byte_tokenizer(), 8) for name in ("a", "b")}
+    identities = {
+        ConcatenatedRows(
+            {name: sources[name] for name in names}, source_shares(names, given)
+        ).identity
+        for names, given in (("ab", [1, 1]), ("ab", [1, 2]), ("ba", [1, 1]))
+    }
+    assert len(identities) == 3
 
 
 @pytest.mark.parametrize(
@@ -124,4 +133,4 @@ def test_seeds_and_names_decide() -> None:
 )
 def test_wrong_weights_are_refused(weights: list[float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Shares(["a", "b", "c"], weights)
+        source_shares(["a", "b", "c"], weights)

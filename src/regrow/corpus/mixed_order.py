@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
-from regrow.common.identity import identity_of
 from regrow.common.random_stream import random_stream
 from regrow.corpus.samples import DataOrder
+from regrow.corpus.shares import Shares
 
 BLOCK = 1 << 12
 """Samples after which the shares are exact."""
@@ -26,60 +26,32 @@ Quotas = tuple[int, ...]
 """Samples of each source in a block; they sum to `BLOCK`."""
 
 
-class Shares:
-    """The share of each source in the samples; it can change at a sample.
+def source_shares(names: Sequence[str], weights: Sequence[float]) -> Shares[int]:
+    """The samples of each source in a block, in proportion to the weights.
 
-    Attributes:
-        names: Of the sources, in order.
-        changes: First sample and quotas of each, ascending; the first is at sample 0.
+    Raises UserError if a weight is not positive, or gives less than 1 sample in a block.
     """
-
-    def __init__(self, names: Sequence[str], weights: Sequence[float]) -> None:
-        """Shares in proportion to the weights, from sample 0 on.
-
-        Raises UserError if a weight is not positive, or gives less than 1 sample in a block.
-        """
-        self.names = tuple(names)
-        for name, weight in zip(names, weights, strict=True):
-            if not 0 < weight < float("inf"):
-                raise UserError(f"weight of {name}: {weight:g}; a number above 0 is wanted")
-        quotas = _quotas(weights)
-        for name, weight, quota in zip(names, weights, quotas, strict=True):
-            if quota == 0:
-                raise UserError(
-                    f"{name}: {weight / sum(weights):.2g} of all is less than 1 sample in "
-                    f"{BLOCK:,}; leave it out or give it more"
-                )
-        self.changes = [(0, quotas)]
-
-    @property
-    def identity(self) -> str:
-        """A hash of the first shares. Later ones follow from the training and are left out."""
-        return identity_of("shares", names=self.names, quotas=self.changes[0][1])
-
-    def mix_from(self, sample: int, weights: Sequence[float]) -> None:
-        """Change the shares from this sample on; no order may have given it before.
-
-        Weights are rounded to 1 in `BLOCK`; 0 leaves a source out.
-
-        Raises ValueError if the sample is before the last change, or the weights are not weights.
-        """
-        if len(weights) != len(self.names) or min(weights) < 0 or not 0 < sum(weights) < np.inf:
-            raise ValueError(f"weights {list(weights)} of {', '.join(self.names)}")
-        if sample < self.changes[-1][0]:
-            raise ValueError(f"a change at {sample}, after the one at {self.changes[-1][0]}")
-        if sample == self.changes[-1][0]:
-            self.changes.pop()
-        self.changes.append((sample, _quotas(weights)))
+    for name, weight in zip(names, weights, strict=True):
+        if not 0 < weight < float("inf"):
+            raise UserError(f"weight of {name}: {weight:g}; a number above 0 is wanted")
+    shares = Shares(names, weights, _quotas)
+    for name, weight, quota in zip(names, weights, shares.first, strict=True):
+        if quota == 0:
+            raise UserError(
+                f"{name}: {weight / sum(weights):.2g} of all is less than 1 sample in "
+                f"{BLOCK:,}; leave it out or give it more"
+            )
+    return shares
 
 
 class MixedOrder:
     """An `Order` with rows of each source in its share.
 
-    `sizes`: rows of each source. `shares`: may be changed while the order is in use.
+    `sizes`: rows of each source. `shares`: as from `source_shares`; they may be changed while the
+    order is in use.
     """
 
-    def __init__(self, sizes: Sequence[int], shares: Shares, seed: int) -> None:
+    def __init__(self, sizes: Sequence[int], shares: Shares[int], seed: int) -> None:
         self._shares = shares
         self._seed = seed
         self._sources = [
@@ -140,6 +112,7 @@ class MixedOrder:
 
 
 def _quotas(weights: Sequence[float]) -> Quotas:
+    """Weights are rounded to 1 in `BLOCK`."""
     exact = np.array(weights, dtype=np.float64) / sum(weights) * BLOCK
     quotas = exact.astype(np.int64)
     # The largest remainders are rounded up.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.common.errors import UserError
 from regrow.corpus.encoding import TextWithSpecialTokens
+from regrow.corpus.shares import DENOISER, DOMAIN
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout_text import HeldoutText
 from regrow.training.mixing.mixture_settings import DENOISERS
@@ -14,10 +15,7 @@ from regrow.training.settings import RecoverySettings
 if TYPE_CHECKING:
     from regrow.corpus.samples import Samples
     from regrow.evaluation.heldout_components import HeldoutComponents
-    from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, MixedSamples
-
-DENOISER, DOMAIN = "denoiser", "domain"
-"""The kinds of mixtures."""
+    from regrow.training.mixing.training_mixtures import TrainingMixtures
 
 Losses = Mapping[str, Mapping[str, float]]
 """Losses in nats per token, by kind of mixture, then by component."""
@@ -30,29 +28,32 @@ def open_mixtures(
     config: Any,
     heldout: Mapping[str, HeldoutText],
     measured: Losses,
-) -> "DynamicMixtures | None":
+) -> "TrainingMixtures | None":
     """The mixtures that decide how `samples` are drawn; None if the settings have none.
 
     `heldout`: held-out texts, by name. `measured`: references, if the settings give none.
 
-    Raises UserError if the text is not enough.
+    Raises UserError if the text is not enough, or the sources have no weights to begin with.
     """
-    from regrow.training.mixing.dynamic_mixtures import DynamicMixtures, MeasuredMixture
+    from regrow.corpus.samples import mixed_samples
+    from regrow.training.mixing.training_mixtures import MeasuredMixture, TrainingMixtures
 
     mixtures = {}
-    rows: Any = samples
     for kind, mixing in settings.mixtures.items():
+        mixed = mixed_samples(samples, kind)
+        if mixed is None:
+            if kind == DOMAIN:
+                raise UserError("domains: the sources of data.train have no weights to begin with")
+            raise ValueError(f"{kind}: the samples of {settings.objective} have no such mixture")
+        start: Mapping[str, float] = dict(zip(mixed.names, mixed.first, strict=True))
         if kind == DENOISER:
-            mixed: MixedSamples = rows if hasattr(rows, "mix_from") else rows.pairs
             start = mixing.denoisers_start
-        else:
-            mixed, start = shares_of(samples)
         texts = _documents(heldout)
         heldout_components = _heldout(kind, settings, tokenizer, config, texts, [*start])
         mixtures[kind] = MeasuredMixture(
             mixing.mixture(start, measured.get(kind)), heldout_components, mixed
         )
-    return DynamicMixtures(mixtures, settings.mixture_interval) if mixtures else None
+    return TrainingMixtures(mixtures, settings.mixture_interval) if mixtures else None
 
 
 def measure_references(
@@ -76,20 +77,6 @@ def measure_references(
         for kind, mixing in settings.mixtures.items()
         if mixing.references is None
     }  # fmt: skip
-
-
-def shares_of(samples: Any) -> tuple[Any, dict[str, float]]:
-    """The shares of the sources that samples are drawn from, and the first shares by name.
-
-    Raises UserError if the sources have no weights.
-    """
-    rows = samples
-    while (shares := getattr(rows, "shares", None)) is None:
-        inner = [name for name in ("pairs", "packed", "windows") if hasattr(rows, name)]
-        if not inner:
-            raise UserError("domains: the sources of data.train have no weights to begin with")
-        rows = getattr(rows, inner[0])
-    return shares, dict(zip(shares.names, shares.changes[0][1], strict=True))
 
 
 def _documents(heldout: Mapping[str, HeldoutText]) -> dict[str, Iterable[str]]:
