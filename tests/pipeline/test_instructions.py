@@ -18,10 +18,10 @@ from regrow.common.progress import QUIET, Progress
 from regrow.corpus.text import read_documents
 from regrow.models.loading import load_model
 from regrow.pipeline.ledger import read_entries
-from regrow.pipeline.plan import RunOptions, make_plan
 from regrow.pipeline.preview import preview_recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.run import run
+from regrow.pipeline.run_plan import RunOptions, plan_run
 from regrow.pipeline.train_model import train_model, training_recipe
 from tests.tiny import add_chat_template, sentences, write_model, write_seq2seq, write_text
 
@@ -243,7 +243,7 @@ def test_texts_can_have_another_key(home: Path, tmp_path: Path) -> None:
         tmp_path / "other.jsonl", [{"content": text, "text": 1} for text in sentences(60)]
     )
     plans = [
-        make_plan(
+        plan_run(
             training_recipe(str(home / "chat"), [path], None, {"row_length": 32}, text_key=key),
             tmp_path / "out", RunOptions(), QUIET,
         )
@@ -277,10 +277,10 @@ def test_a_file_that_begins_with_what_is_too_long(
     turns = [{"role": "user", "content": "x y " * 99}, {"role": "assistant", "content": "z"}]
     path = write_lines(tmp_path / "a.jsonl", [{"messages": turns}] * 5 + conversations(20))
     recipe = training_recipe(str(home / "chat"), [path], home / "chat-heldout.jsonl", SETTINGS)
-    make_plan(recipe, tmp_path / "out", RunOptions(), QUIET)
+    plan_run(recipe, tmp_path / "out", RunOptions(), QUIET)
     write_lines(path, [{"messages": turns}] * 5)
     with pytest.raises(UserError, match=r"left to learn of 5: 5 are longer than row_length \(96\)"):
-        make_plan(recipe, tmp_path / "out", RunOptions(), QUIET)
+        plan_run(recipe, tmp_path / "out", RunOptions(), QUIET)
 
 
 def test_options_of_regrow_train_are_named_in_errors(home: Path, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from regrow.common.publishing import partial_place
 from regrow.evaluation.registry import EVALUATIONS, Evaluation
 from regrow.pipeline.finished import Result
 from regrow.pipeline.ledger import Ledger, read_entries
-from regrow.pipeline.plan import RunOptions, make_plan
 from regrow.pipeline.recipe_file import load_recipe
+from regrow.pipeline.run_plan import RunOptions, plan_run
 from regrow.pipeline.step_work import step_work
 from regrow.pipeline.steps import RESULTS
 from regrow.pipeline.summary import summarise
@@ -1170,7 +1170,7 @@ def test_layers_that_a_cut_trains_are_told(finished: Finished, tmp_path: Path) -
         stages = [{"name": "depth", "cut": {**cut, "refit_passes": passes}}]
         recipe = finished.changed(("stages", stages), ("prompts", []))
         (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-        plan = make_plan(load_recipe(tmp_path / "r.yaml"), tmp_path / "o", RunOptions(), QUIET)
+        plan = plan_run(load_recipe(tmp_path / "r.yaml"), tmp_path / "o", RunOptions(), QUIET)
         (carving,) = (each for each in step_work(plan) if each.step == "depth/carve")
         work.append(carving.amount)
     trained = 6 * 2_048 * 4 * plan.stages["depth"].parameters

@@ -7,8 +7,8 @@ import pytest
 
 from regrow.architectures.flops import forward_flops
 from regrow.common.progress import QUIET
-from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.run_plan import RunOptions, RunPlan, plan_run
 from regrow.pipeline.run_stage import data_seed
 from regrow.training.cost import mean_sample
 from tests.tiny import sentences, write_model, write_text
@@ -35,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plan(home: Path) -> RunPlan:
     taught = {**TRAINING, "distill": {"from": "previous"}}
-    return make_plan(
+    return plan_run(
         recipe(
             home,
             {"name": "depth", "cut": {"layers": 3}},

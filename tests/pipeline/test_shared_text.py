@@ -8,8 +8,8 @@ import pytest
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress
 from regrow.corpus.reading import PLAIN_TEXT
-from regrow.pipeline.plan import RunOptions, make_plan
 from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.run_plan import RunOptions, plan_run
 from regrow.pipeline.shared_text import TrainedTexts, check_heldout_files, say_shared_documents
 from tests.tiny import sentences, write_model, write_text
 
@@ -60,11 +60,11 @@ def test_a_run_that_is_planned_says_so(tmp_path: Path) -> None:
         "stages": [{"name": "s", "recover": settings}],
     }  # fmt: skip
     with pytest.raises(UserError, match=r"data\.heldout\.h: .*train.jsonl: the same text as"):
-        make_plan(Recipe.model_validate(recipe), tmp_path / "out", RunOptions(), QUIET)
+        plan_run(Recipe.model_validate(recipe), tmp_path / "out", RunOptions(), QUIET)
     lines: list[str] = []
     recipe["data"] = {
         "train": str(train), "heldout": {"h": str(write_text(tmp_path / "h.jsonl", sentences(1)))},
     }  # fmt: skip
     progress = Progress(say=lines.append)
-    make_plan(Recipe.model_validate(recipe), tmp_path / "out", RunOptions(), progress)
+    plan_run(Recipe.model_validate(recipe), tmp_path / "out", RunOptions(), progress)
     assert any(line.startswith("data.heldout.h: 1 of 1 documents") for line in lines)

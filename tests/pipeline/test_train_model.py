@@ -20,8 +20,8 @@ from regrow.common.progress import Progress, Update
 from regrow.corpus.text import read_documents
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.pipeline.ledger import read_entries
-from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.run_plan import RunOptions
 from regrow.pipeline.train_model import train_model, training_recipe
 from tests.tiny import sentences, write_model, write_text
 

@@ -17,7 +17,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.surgery.budget import byte_budget, parameter_budget
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.prune import plan_cut
+from regrow.surgery.prune import prepare_cut
 from tests.surgery.random_cuts import TINY, accepted_sizes
 from tests.tiny import tiny_layout, write_tiny
 
@@ -56,7 +56,7 @@ def test_bytes_are_those_that_a_cut_writes(
     save_file(half, directory / "model.safetensors", metadata={"format": "pt"})
     model = ModelDirectory(directory)
     budget = byte_budget(model, 1)
-    planned = plan_cut(model, CutSpec(**options, by="random"))
+    planned = prepare_cut(model, CutSpec(**options, by="random"))
     assert budget.amount(sizes) == planned.carving.weight_bytes
     assert budget.amount({}) == model.weight_bytes
 

@@ -24,8 +24,8 @@ from regrow.common.errors import UserError
 from regrow.common.progress import Progress, telling_parts
 from regrow.surgery.cut import CUT_FILE, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.planned_cut import Pruned
-from regrow.surgery.prune import plan_cut, prune_checkpoint
+from regrow.surgery.prepared_cut import Pruned
+from regrow.surgery.prune import prepare_cut, prune_checkpoint
 from regrow.surgery.result_files import ORIGIN_FILE
 from tests.surgery.carving import assert_same_bytes, tensors
 from tests.tiny import sentences, write_model, write_tiny
@@ -252,7 +252,7 @@ def test_a_notice_about_the_text_is_said_once(tmp_path: Path, by: str) -> None:
     """By the refit, if scores read no text."""
     source = ModelDirectory(write_model(tmp_path / "in"))
     said: list[str] = []
-    plan_cut(
+    prepare_cut(
         source, CutSpec(ffn=40, by=by), documents=lambda: iter(sentences(100)),
         progress=Progress(say=said.append),
     )  # fmt: skip
@@ -263,7 +263,7 @@ def test_a_notice_about_the_text_is_said_once(tmp_path: Path, by: str) -> None:
 def test_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
     source = write_tiny(LLAMA, tmp_path / "in")
     spec = CutSpec(ffn=8, hidden=12, by="random")
-    dry = plan_cut(ModelDirectory(source), spec).result(tmp_path / "out")
+    dry = prepare_cut(ModelDirectory(source), spec).result(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     progress_calls: list[tuple[int, int]] = []
     wet = prune_checkpoint(

@@ -36,7 +36,7 @@ from regrow.scoring.stream import measure_stream, read_by
 from regrow.surgery.carve import carve, with_corrections
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.prune import plan_cut, repeat_cut
+from regrow.surgery.prune import prepare_cut, repeat_cut
 from regrow.surgery.refitting.refit import refit
 from regrow.surgery.result_files import plan_output
 from regrow.surgery.rotatable import rotation_problem
@@ -360,7 +360,7 @@ def test_a_rotation_that_is_not_possible_is_refused(
 def test_a_rotation_needs_a_text(tmp_path: Path) -> None:
     source = ModelDirectory(write_untied(tmp_path / "m"))
     with pytest.raises(UserError, match="rotate: principal directions are found on a text"):
-        plan_cut(source, CutSpec(hidden=24, rotate=True))
+        prepare_cut(source, CutSpec(hidden=24, rotate=True))
 
 
 def test_layer_norm_needs_two_channels(tmp_path: Path) -> None:

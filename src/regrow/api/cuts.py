@@ -23,7 +23,7 @@ from regrow.common.progress import QUIET, Progress
 if TYPE_CHECKING:
     from regrow.scoring.score_file import SavedScores
     from regrow.surgery.plan import Plan
-    from regrow.surgery.planned_cut import Pruned
+    from regrow.surgery.prepared_cut import Pruned
 
 
 def plan(
@@ -149,7 +149,7 @@ def prune(
     """
     from regrow.common.disk import check_free_space
     from regrow.surgery.cut_spec import CutSpec
-    from regrow.surgery.prune import plan_cut, prune_checkpoint
+    from regrow.surgery.prune import prepare_cut, prune_checkpoint
 
     special_tokens = flag("special_tokens", cut.pop("special_tokens", False))
     spec = options_of("prune", CutSpec, cut, ["special_tokens"])
@@ -161,7 +161,7 @@ def prune(
         "max_shard_bytes": nbytes("max_shard_bytes", max_shard_bytes), "progress": progress,
     }  # fmt: skip
     if dry_run:
-        planned = plan_cut(source, spec, **options)
+        planned = prepare_cut(source, spec, **options)
         check_free_space(Path(out), planned.disk_bytes)
         return planned.result(Path(out))
     return prune_checkpoint(source, Path(out), spec, **options)

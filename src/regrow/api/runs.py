@@ -78,7 +78,7 @@ def run(
         path = Path(recipe)
         loaded = load_recipe(path)
         from regrow.pipeline.finished import already_words, finished_result
-        from regrow.pipeline.plan import RunOptions
+        from regrow.pipeline.run_plan import RunOptions
 
         options = RunOptions(path.read_text(encoding="utf-8"), names(compare), redo)
         directory = Path("runs") / loaded.name if out is None else Path(out)
@@ -166,8 +166,8 @@ def train(
     """
 
     def work() -> Trained:
-        from regrow.pipeline.plan import RunOptions
         from regrow.pipeline.recipe_file import load_recipe
+        from regrow.pipeline.run_plan import RunOptions
         from regrow.pipeline.train_model import train_model
 
         loaded, text = recipe, ""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from regrow.surgery.grow_vocabulary import Grown
     from regrow.surgery.inspection import Inspection
     from regrow.surgery.plan import Plan
-    from regrow.surgery.planned_cut import Pruned
+    from regrow.surgery.prepared_cut import Pruned
     from regrow.vocabulary.sizing import VocabularyPlan
     from regrow.vocabulary.token_counting import Counted
     from regrow.writing.text_writer import WrittenText

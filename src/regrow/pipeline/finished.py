@@ -20,8 +20,8 @@ from regrow.common.errors import UserError
 from regrow.common.files import from_home, json_bytes, read_json_object, write_atomically
 from regrow.common.run_directory import MODEL_LINK
 from regrow.common.yaml_file import map_paths, paths_in
-from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Recipe
+from regrow.pipeline.run_plan import RunOptions
 from regrow.pipeline.steps import RESULTS
 
 FINISHED_FILE = "finished.json"

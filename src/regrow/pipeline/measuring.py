@@ -16,7 +16,7 @@ from regrow.evaluation.registry import (
 )
 from regrow.pipeline.ledger import Step
 from regrow.pipeline.outcomes import losses_words
-from regrow.pipeline.plan import RunPlan
+from regrow.pipeline.run_plan import RunPlan
 from regrow.pipeline.step_recorder import StepRecorder
 from regrow.pipeline.steps import REFERENCES, SPEED, reference_keys
 from regrow.pipeline.task_steps import EVALUATE, evaluate_model

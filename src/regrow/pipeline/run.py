@@ -1,7 +1,7 @@
 """Run the stages of a recipe in order: score, cut, carve, measure, recover, measure.
 
 A step is recorded in the ledger when its output is complete. So a run that was killed anywhere
-continues with the step that was not done. `regrow.pipeline.plan` plans the steps.
+continues with the step that was not done. `regrow.pipeline.run_plan` plans the steps.
 """
 
 import json
@@ -34,10 +34,10 @@ from regrow.pipeline.outcomes import (
     measured_before,
     outcome,
 )
-from regrow.pipeline.plan import RunOptions, RunPlan, make_plan
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.run_checks import OUTPUTS, check_run
 from regrow.pipeline.run_inputs import record_inputs
+from regrow.pipeline.run_plan import RunOptions, RunPlan, plan_run
 from regrow.pipeline.step_recorder import StepRecorder, TrainingProgress
 from regrow.pipeline.step_work import step_work
 from regrow.pipeline.steps import (
@@ -75,7 +75,7 @@ def run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress = QUI
     with Ledger(out) as ledger:
         remove_all_strays(out)
         inputs = input_stamps(recipe)
-        plan = make_plan(recipe, out, options, progress)
+        plan = plan_run(recipe, out, options, progress)
         check_run(plan, ledger, options.redo, progress)
         for aside in plan.put_aside.values():
             aside.write()

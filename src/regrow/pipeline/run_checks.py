@@ -13,7 +13,7 @@ from regrow.common.precision import resolve_precision
 from regrow.common.progress import Progress
 from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.ledger_checks import check_entries
-from regrow.pipeline.plan import RunPlan
+from regrow.pipeline.run_plan import RunPlan
 from regrow.pipeline.run_stage import RunStage
 from regrow.pipeline.stage_layouts import error_of_cut
 from regrow.pipeline.steps import (

@@ -14,7 +14,7 @@ from regrow.corpus.sources import Corpus, Source
 from regrow.evaluation.answer_loss import LONGEST
 from regrow.objectives.conversations import left_out_words, prepare_conversations
 from regrow.pipeline.ledger import Ledger
-from regrow.pipeline.plan import RunPlan
+from regrow.pipeline.run_plan import RunPlan
 from regrow.pipeline.step_recorder import StepRecorder
 from regrow.pipeline.steps import WRITE, WRITTEN_FILE
 

@@ -3,7 +3,7 @@
 from regrow.corpus.shares import DENOISER, DOMAIN
 from regrow.corpus.text_files import text_files
 from regrow.evaluation.speed import NEW_TOKENS, ROUNDS
-from regrow.pipeline.plan import RunPlan
+from regrow.pipeline.run_plan import RunPlan
 from regrow.pipeline.run_stage import RunStage
 from regrow.pipeline.steps import REFERENCES, SPEED, WRITE, reference_keys
 from regrow.pipeline.task_steps import EVALUATE

@@ -12,8 +12,8 @@ from regrow.common.validation_errors import validated
 from regrow.pipeline.finished import already_words, finished_result
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.outcomes import recovery_outcome
-from regrow.pipeline.plan import RunOptions
 from regrow.pipeline.recipe import Data, Recipe, Stage
+from regrow.pipeline.run_plan import RunOptions
 from regrow.pipeline.stage_steps import StageSteps
 from regrow.pipeline.steps import STAGES
 from regrow.pipeline.summary import heldout_curve

@@ -10,8 +10,8 @@ from regrow.architectures.flops import SampleShape, training_flops
 from regrow.common.numbers import rate, rough_duration
 from regrow.common.progress import QUIET, Progress
 from regrow.pipeline.ledger import Ledger
-from regrow.pipeline.plan import RunPlan
 from regrow.pipeline.recipe import Stage
+from regrow.pipeline.run_plan import RunPlan
 from regrow.pipeline.stage_layouts import StageLayouts
 from regrow.pipeline.time_left import GUESSED_RATES
 from regrow.scoring.calibration import ROW_LENGTH

@@ -18,7 +18,7 @@ from regrow.surgery.carve import CarvePlan
 from regrow.surgery.choose_cut import choose_cut
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.planned_cut import PlannedCut, Pruned
+from regrow.surgery.prepared_cut import PreparedCut, Pruned
 from regrow.surgery.requested_cut import RequestedCut, request_cut
 from regrow.surgery.result_files import MAX_SHARD_BYTES, plan_output
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from regrow.vocabulary.kept_tokens import KeptTokens
 
 
-def plan_cut(
+def prepare_cut(
     source: ModelDirectory,
     spec: CutSpec,
     *,
@@ -36,7 +36,7 @@ def plan_cut(
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress = QUIET,
-) -> PlannedCut:
+) -> PreparedCut:
     """Choose a cut, and plan and check all files that it writes.
 
     `documents`: text for scores and token counts; None if there is no text. `counted`: the text
@@ -55,7 +55,7 @@ def plan_cut(
         source, request, documents, counted=counted, seed=seed, progress=progress
     )
     plan = plan_output(source, cut, tokens, max_shard_bytes)
-    return _planned(source, request, cut, plan, documents, seed, progress)
+    return _prepared(source, request, cut, plan, documents, seed, progress)
 
 
 def prune_checkpoint(  # noqa: PLR0913 - where it runs, beside what it is for
@@ -69,19 +69,19 @@ def prune_checkpoint(  # noqa: PLR0913 - where it runs, beside what it is for
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress = QUIET,
 ) -> Pruned:
-    """Cut a model and write the result to `out`; the other arguments are those of `plan_cut`.
+    """Cut a model and write the result to `out`; the other arguments are those of `prepare_cut`.
 
     Raises UserError, before anything is written, if the cut is impossible or another process writes
     `out`.
     """
     check_new_directory(out, source.path)
     with workplace(out) as place:  # from here on no other process writes `out`
-        planned = plan_cut(
+        prepared = prepare_cut(
             source, spec, documents=documents, counted=counted, seed=seed,
             max_shard_bytes=max_shard_bytes, progress=progress,
         )  # fmt: skip
-        check_free_space(out, planned.disk_bytes)
-        return planned.write_in(place, out, progress)
+        check_free_space(out, prepared.disk_bytes)
+        return prepared.write_in(place, out, progress)
 
 
 def repeat_cut(
@@ -113,10 +113,10 @@ def repeat_cut(
     again = Cut(cut.model, ordered)
     plan = plan_output(source, again, tokens, MAX_SHARD_BYTES)
     request = request_cut(spec, layout, fingerprint=source.checkpoint.fingerprint, has_text=True)
-    _planned(source, request, again, plan, documents, seed, QUIET).write(out)
+    _prepared(source, request, again, plan, documents, seed, QUIET).write(out)
 
 
-def _planned(
+def _prepared(
     source: ModelDirectory,
     request: RequestedCut,
     cut: Cut,
@@ -124,7 +124,7 @@ def _planned(
     documents: Documents | None,
     seed: int,
     progress: Progress,
-) -> PlannedCut:
+) -> PreparedCut:
     """Draw the text for a rotation and a refit, and describe the result in its files."""
     calibration: Calibration | None = None
     spec, refits = request.spec, request.is_refitted
@@ -154,7 +154,7 @@ def _planned(
         if spec.refit_passes:
             check_text(calibration)
     described = _described(plan, source, spec, cut, calibration, refits=refits)
-    return PlannedCut(source, cut, described, calibration, refits, spec.refit_passes)
+    return PreparedCut(source, cut, described, calibration, refits, spec.refit_passes)
 
 
 def _saying_once(progress: Progress) -> Progress:

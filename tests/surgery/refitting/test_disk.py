@@ -10,16 +10,16 @@ from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.planned_cut import PlannedCut
-from regrow.surgery.prune import plan_cut
+from regrow.surgery.prepared_cut import PreparedCut
+from regrow.surgery.prune import prepare_cut
 from regrow.surgery.refitting.disk import refit_bytes
 from regrow.surgery.refitting.layer_training import Trained
 from tests.tiny import sentences, write_model, write_seq2seq
 
 
-def planned(source: Path, **options: Any) -> PlannedCut:
+def planned(source: Path, **options: Any) -> PreparedCut:
     spec = CutSpec(**{"calibration_tokens": 128, **options})
-    return plan_cut(ModelDirectory(source), spec, documents=lambda: iter(sentences(400)))
+    return prepare_cut(ModelDirectory(source), spec, documents=lambda: iter(sentences(400)))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_a_refit_writes_is_known_before(
         tensors = load_file(directory / "model.safetensors")
         copies.append(sum(tensor.nbytes for tensor in tensors.values()))
 
-    monkeypatch.setattr("regrow.surgery.planned_cut.shutil.rmtree", removed)
+    monkeypatch.setattr("regrow.surgery.prepared_cut.shutil.rmtree", removed)
     # Each layer counts as trained, also where a training is no better and its weights stay.
     monkeypatch.setattr(
         "regrow.surgery.refitting.refit.train_layer",

@@ -47,7 +47,7 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class PlannedCut:
+class PreparedCut:
     """A cut that was chosen and checked, and the plan of the files that it writes.
 
     `calibration`: the text for a rotation and a refit; None if neither is done. `refits`: whether

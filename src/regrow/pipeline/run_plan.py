@@ -133,7 +133,7 @@ class RunPlan:
         return [spec.recover for spec in specs if spec.recover is not None]
 
 
-def make_plan(recipe: Recipe, out: Path, options: RunOptions, progress: Progress) -> RunPlan:
+def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress) -> RunPlan:
     """Plan the run of a recipe in the directory `out`, and check all that needs no training.
 
     If it was not done before, the original is downloaded or converted, its weights are drawn at
