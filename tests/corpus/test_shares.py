@@ -28,7 +28,7 @@ def test_a_change_at_the_same_sample_takes_its_place() -> None:
     shares = halves()
     shares.mix_from(10, [3, 1])
     assert shares.changes == [(0, (0.5, 0.5)), (10, (0.75, 0.25))]
-    assert (shares.first, shares.current) == ((0.5, 0.5), (0.75, 0.25))
+    assert (shares.first, shares.changes[-1][1]) == ((0.5, 0.5), (0.75, 0.25))
     shares = Shares(("a", "b"), [1, 1], fractions)
     shares.mix_from(0, [1, 0])
     assert shares.changes == [(0, (1.0, 0.0))]

@@ -19,6 +19,7 @@ from regrow.pipeline.published import OPENBA_V2
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.stage_layouts import layouts_by_stage
+from regrow.pipeline.training_time import StageTraining
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.size_options import sizes_from_options
 
@@ -203,6 +204,19 @@ def test_the_page_has_the_total() -> None:
     told = next(iter(total_words(preview())))
     assert told == "recovery: 810B tokens, 1.18e22 FLOPs, 49% of the original's training"
     assert "cost 1.18e22 FLOPs, which is 49% of the original's training" in " ".join(PAGE.split())
+
+
+def test_the_time_is_that_of_the_samples_that_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[StageTraining] = []
+    monkeypatch.setattr(
+        "regrow.pipeline.preview.time_of", lambda _, stages, *__: timed.extend(stages)
+    )
+    model = ModelDirectory(ROOT / "recipes/openba-15b")
+    shown = preview_recipe(recipe(), model, timed=True).stages
+    samples = [stage.training and stage.training.sample for stage in shown]
+    assert [stage.recovered_sample for stage in timed] == samples
+    flops = [0 if stage.training is None else stage.training.flops for stage in shown]
+    assert [stage.flops for stage in timed] == flops
 
 
 def test_what_the_page_makes_of_the_ratio() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from regrow.architectures.flops import forward_flops
+from regrow.common.errors import UserError
 from regrow.common.progress import QUIET
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.run_plan import RunOptions, RunPlan, plan_run
@@ -64,6 +65,29 @@ def test_comparisons_begin_with_the_original(plan: RunPlan) -> None:
     wanted = {step.stage for step in plan.steps.values() if plan.is_wanted(step)}
     assert "control" in wanted
     assert "at-once" not in wanted
+
+
+def test_a_comparison_that_is_asked_for_is_planned_as_a_stage(home: Path) -> None:
+    cuts = [{"layers": 3}, {"ffn": 24, "vocab_size": 300}]
+    stages = [{"name": f"s{n}", "cut": c, "recover": TRAINING} for n, c in enumerate(cuts)]
+    found = plan_run(
+        recipe(home, *stages), home / "run", RunOptions(compare=["control", "at-once"]), QUIET
+    )
+    at_once, last = found.stages["at-once"].layouts, found.stages["s1"].layouts.after
+    assert at_once.cut is not None
+    assert {*at_once.cut.scored} == {"ffn", "layer"}
+    assert at_once.cut.is_refitted
+    assert (at_once.before, at_once.after) == (found.original.layout, last)
+    assert [stage.name for stage in found.comparisons()] == ["control", "at-once"]
+
+
+def test_a_comparison_that_cannot_be_cut_is_refused_if_it_is_asked_for(home: Path) -> None:
+    """`wanda` scores no layers, and the stage that drops some names them itself."""
+    cuts = [{"drop_layers": "1", "by": "wanda"}, {"ffn": 24, "by": "wanda"}]
+    stages = [{"name": f"s{n}", "cut": c, "recover": TRAINING} for n, c in enumerate(cuts)]
+    plan_run(recipe(home, *stages), home / "run", RunOptions(), QUIET)
+    with pytest.raises(UserError, match=r"^compare.at-once: wanda scores .*, not layer"):
+        plan_run(recipe(home, *stages), home / "run", RunOptions(compare=["at-once"]), QUIET)
 
 
 def test_a_teacher_costs_a_forward_pass(plan: RunPlan) -> None:

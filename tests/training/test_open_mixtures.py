@@ -127,7 +127,7 @@ def test_a_decoder_mixes_denoisers_and_domains_too(home: Path, tmp_path: Path) -
     given = settings(objective="d-ul2", domains=FOLLOWS, prefix=prefix, denoisers={"rule": "code"})
     result, steering, samples = steered(home, "filler", given, tmp_path)
     mixture = steering.mixtures["denoiser"].mixture
-    assert samples.pairs.shares.current == pytest.approx(tuple(mixture.shares.values()))
+    assert samples.pairs.shares.changes[-1][1] == pytest.approx(tuple(mixture.shares.values()))
     assert result.mixtures["domain"]["history"][-1]["shares"]["snow"] > 0.9
     assert steering.mixtures["denoiser"].heldout.loss.identity == f"prefix-lm {prefix}"
 

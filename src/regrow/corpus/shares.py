@@ -44,11 +44,6 @@ class Shares(Generic[N]):
         """The shares of the first samples."""
         return self.changes[0][1]
 
-    @property
-    def current(self) -> tuple[N, ...]:
-        """The shares since the last change."""
-        return self.changes[-1][1]
-
     def mix_from(self, sample: int, weights: Sequence[float]) -> None:
         """Change the shares from this sample on, which must not have been drawn before.
 

@@ -45,7 +45,7 @@ class Measuring:
         known: Mapping[str, Any] = MappingProxyType({}),
         publish: Callable[[Mapping[str, Any]], None] = lambda outputs: None,
     ) -> None:
-        """Do the evaluations of all models with one, if that was not done before.
+        """Do the evaluations that all models get, with this model, if that was not done before.
 
         `known`: results for its weights by the name of the evaluation, which are not made again.
 

@@ -139,7 +139,8 @@ def preview_recipe(
     trainings = {each.name: _training(each, layouts[each.name]) for each in recipe.stages}
     time = None
     if timed:
-        stages = [training_of(each, layouts[each.name]) for each in recipe.stages]
+        samples = {n: None if each is None else each.sample for n, each in trainings.items()}
+        stages = [training_of(s, layouts[s.name], samples[s.name]) for s in recipe.stages]
         time = time_of(layout, stages, recipe.threads, progress.say)
     if time is not None:
         seconds = dict(zip(layouts, time.stages, strict=True))

@@ -110,7 +110,7 @@ def propose_training(
         sizes |= stage.sizes
         after = layout.resized(sizes)
         settings = RecoverySettings(tokens=trained, embedding_rate=EMBEDDING_RATE)
-        trainings.append(StageTraining(after, settings, refit.tokens * refit.passes))
+        trainings.append(StageTraining(after, settings, alone_tokens=refit.tokens * refit.passes))
     time = time_of(layout, trainings, notify=progress.say)
     return ProposedTraining(tokens, refits, own_text(model, sum(tokens)), time)
 

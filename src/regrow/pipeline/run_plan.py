@@ -46,6 +46,7 @@ from regrow.pipeline.stage_layouts import (
     StageLayouts,
     at_once_stage,
     layouts_by_stage,
+    teacher_layout,
 )
 from regrow.pipeline.steps import (
     AT_ONCE,
@@ -219,10 +220,14 @@ def _bind(
     last = layouts[recipe.stages[-1].name].after
     for stage in comparisons:
         if stage.name in compare:
-            layouts |= layouts_by_stage([stage], original)
+            try:
+                layouts |= layouts_by_stage([stage], original)
+            except UserError as error:
+                raise error.at(f"compare.{stage.name}") from None
         else:  # a vocabulary takes seconds to check
             after = last if stage.name == AT_ONCE else layout
-            layouts[stage.name] = StageLayouts(layout, after, teacher=None, cut=None)
+            teacher = teacher_layout(stage, layout, layout)
+            layouts[stage.name] = StageLayouts(layout, after, teacher, cut=None)
     remains = aside[HELDOUT].part.remains if HELDOUT in aside else {}
     corpus = _corpus(recipe, original, out, remains)
     conversations = _conversations(recipe, aside)

@@ -35,7 +35,7 @@ class RunStage:
 
     @property
     def is_comparison(self) -> bool:
-        """Whether it starts from the original, and no stage of the recipe follows it."""
+        """Whether it is a comparison (control, at-once), which no recipe names."""
         return self.name in (CONTROL, AT_ONCE)
 
     @property

@@ -33,19 +33,23 @@ class StageTraining:
     Attributes:
         layout: The layout after its cut.
         settings: Of its recovery; None without one.
+        sample: The mean sample of its recovery; None takes that of the settings.
         alone_tokens: Tokens that its cut trains each layer alone on, in all passes together.
         teacher: The layout of the teacher of its recovery; None without one.
     """
 
     layout: Layout
     settings: RecoverySettings | None = None
+    sample: SampleShape | None = None
     alone_tokens: int = 0
     teacher: Layout | None = None
 
     @property
-    def sample(self) -> SampleShape | None:
+    def recovered_sample(self) -> SampleShape | None:
         """The mean sample of its recovery; None without one."""
-        return None if self.settings is None else mean_sample(self.settings, self.layout)[1]
+        if self.settings is None:
+            return None
+        return self.sample or mean_sample(self.settings, self.layout)[1]
 
     @property
     def tokens(self) -> int:
@@ -56,22 +60,23 @@ class StageTraining:
     def flops(self) -> int:
         """About the floating-point operations, without those of a teacher."""
         alone = training_flops(self.layout, _row(self.layout), self.alone_tokens)
-        if self.sample is None:
-            return alone
-        return alone + training_flops(self.layout, self.sample, self.tokens)
+        sample = self.recovered_sample
+        return alone if sample is None else alone + training_flops(self.layout, sample, self.tokens)
 
     def time(self, speed: "Speed", on_cpu: "Speed") -> "StageTime":
         """The time at the speed of trainings, and at that of the CPU, which computes cuts."""
-        recovery = 0.0
-        if self.sample is not None:
-            recovery = speed.seconds(self.layout, self.sample, self.tokens, self.teacher)
+        sample, recovery = self.recovered_sample, 0.0
+        if sample is not None:
+            recovery = speed.seconds(self.layout, sample, self.tokens, self.teacher)
         alone = on_cpu.seconds_of_layers(self.layout, _row(self.layout), self.alone_tokens)
         return StageTime(recovery, alone)
 
 
-def training_of(stage: Stage, layouts: StageLayouts) -> StageTraining:
-    """What a stage of a recipe trains."""
-    return StageTraining(layouts.after, stage.recover, stage.alone_tokens, layouts.teacher)
+def training_of(
+    stage: Stage, layouts: StageLayouts, sample: SampleShape | None = None
+) -> StageTraining:
+    """What a stage of a recipe trains; `sample`: as in `StageTraining`."""
+    return StageTraining(layouts.after, stage.recover, sample, stage.alone_tokens, layouts.teacher)
 
 
 def _row(layout: Layout) -> SampleShape:

@@ -15,6 +15,7 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.ranges import Indices
 from regrow.surgery.rotatable import hidden_axis, rotation_problem
 from regrow.surgery.size_options import check_cuts_something, sizes_from_options
+from regrow.vocabulary.kept_tokens import check_text
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 
@@ -26,10 +27,10 @@ class RequestedCut:
         spec: The options of the cut.
         layout: Of the model that is cut.
         sizes: The sizes after the cut, by axis; only of axes that get smaller. Of the vocabulary it
-            is the number of tokens that was asked for, and absent if that follows from counts.
+            is the number of tokens that was asked for, and absent if no number was.
         only_vocabulary: Whether the layers stay as they are.
         is_refitted: Whether the layers are solved for or trained after the cut.
-        rotated: The axis of hidden, if it keeps principal directions.
+        rotated: The axis of hidden, if it keeps principal directions; None otherwise.
         from_file: The cut of a cut file; nothing is to be chosen then. None without one.
         kept: The indices that stay, by axis, if the user listed those that go.
         vocabulary: How the kept tokens are still to be chosen; None if none are.
@@ -72,6 +73,8 @@ def request_cut(
     vocabulary = spec.vocabulary
     if vocabulary is not None and vocabulary.size == layout.sizes["vocab"]:
         vocabulary = None
+    if vocabulary is not None:
+        check_text(vocabulary, has_text=has_text)
     only_vocabulary = _only_vocabulary(layout, sizes)
     rotated = _rotated_axis(spec, layout, sizes, has_text)
     is_refitted = _is_refitted(

@@ -70,7 +70,7 @@ def train(
     KeyboardInterrupt.
 
     Raises:
-        UserError: ``directory`` holds the checkpoint of another training, the objective cannot
+        UserError: ``directory`` holds the checkpoint of another training, the loss cannot
             train this model, or too many steps in a row were skipped (``settings.skips``).
     """
     setup = set_up(model, task, settings)

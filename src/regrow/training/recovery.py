@@ -87,7 +87,7 @@ def recover(
         if teacher is None:
             raise ValueError("settings that distill, and no teacher")
         loaded_teacher = load_teacher(teacher, source, settings.precision, processes)
-    task = _open_task(trainee, source.tokenizer, data, seed, loaded_teacher)
+    task = _open_task(trainee, source, data, seed, loaded_teacher)
 
     def export(step: int, weights: Mapping[str, Any]) -> None:
         path = place / "exports" / f"step-{step:08d}"
@@ -175,7 +175,7 @@ def keep_untrained(source: ModelDirectory, place: Path) -> None:
 
 
 def _open_task(
-    trainee: "Trainee", tokenizer: Any, data: RecoveryData, seed: int, teacher: Any
+    trainee: "Trainee", source: ModelDirectory, data: RecoveryData, seed: int, teacher: Any
 ) -> "TrainingTask":
     """The loss, the samples and the mixtures of a recovery, the same in all processes."""
     from regrow.objectives.losses.distillation import Distilled
@@ -186,6 +186,7 @@ def _open_task(
     settings, config = trainee.settings, trainee.model.config
 
     def open_in_each(shared_rows: bool) -> TrainingTask:
+        tokenizer = source.tokenizer
         training_data = TrainingData(
             data.train, tokenizer, config, settings.row_length, seed, settings.prefix, shared_rows
         )

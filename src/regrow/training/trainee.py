@@ -21,7 +21,7 @@ from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingTask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trainee:
     """A model that is to be trained.
 

@@ -83,9 +83,9 @@ def choose_vocabulary(
                 notify(f"{share:.3%} of the characters of {name} will be unknown")
         choice = planned.choice
         return KeptTokens(choice, planned.counts, _padding(choice.kept, spec, layout))
+    check_text(spec, has_text=documents is not None)
     if spec.counts is None:
-        if documents is None:
-            raise UserError("token counts need a text; give a calibration text", key="vocab_size")
+        assert documents is not None
         check_vocabulary(directory, layout, spec)  # before the text is read
         notify("counting tokens")
         counts = count_tokens(directory, (documents if counted is None else counted)())
@@ -102,6 +102,12 @@ def choose_vocabulary(
     if not spec.characters:
         _tell_unknown(directory, spec, choice, documents, notify)
     return KeptTokens(choice, deciding.counts[choice.kept], _padding(choice.kept, spec, layout))
+
+
+def check_text(spec: VocabularySpec, *, has_text: bool) -> None:
+    """Raise UserError if a text must be counted and there is none."""
+    if not has_text and spec.counts is None and spec.plan is None:
+        raise UserError("token counts need a text; give a calibration text", key="vocab_size")
 
 
 def kept_tokens(directory: Path, kept: Ids, padding: int, chosen: KeptTokens | None) -> bytes:
