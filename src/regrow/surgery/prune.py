@@ -45,11 +45,11 @@ def prepare_cut(
 
     Raises UserError if the cut is impossible for this model, or needs text and there is none.
     """
+    history_of(source.path, source.layout)  # its card may be damaged
     request = request_cut(
         spec, source.layout, fingerprint=source.checkpoint.fingerprint,
         has_text=documents is not None,
     )  # fmt: skip
-    history_of(source.path, source.layout)  # its card may be damaged
     progress = _saying_once(progress)
     cut, tokens = choose_cut(
         source, request, documents, counted=counted, seed=seed, progress=progress
