@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from regrow import api
 from regrow.cli import app
-from regrow.cli.output import OUT
+from regrow.cli.output import OUT, program_name
 from regrow.common.errors import UserError
 from tests.tiny import write_model
 
@@ -92,3 +92,19 @@ def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(
     result = CliRunner().invoke(app.app, ["inspect", "m"])
     assert (result.exit_code, result.output) == (130, "regrow: stopped\n")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("called", "found", "named"),
+    [
+        (".venv/bin/regrow", None, ".venv/bin/regrow"),
+        (".venv/bin/regrow", "/usr/bin/regrow", "regrow"),
+        ("/home/me/regrow/__main__.py", None, "regrow"),
+    ],
+)
+def test_regrow_is_named_as_the_shell_can_call_it(
+    monkeypatch: pytest.MonkeyPatch, called: str, found: str | None, named: str
+) -> None:
+    monkeypatch.setattr("sys.argv", [called, "run"])
+    monkeypatch.setattr("shutil.which", lambda _: found)
+    assert program_name() == named

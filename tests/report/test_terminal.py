@@ -12,9 +12,12 @@ from regrow.report.terminal import print_table
 from tests.report.test_page import WORSE
 
 
-def printed(summary: RunSummary, report: Path | None = None, width: int = 80) -> str:
+def printed(
+    summary: RunSummary, report: Path | None = None, width: int = 80, program: str = "regrow"
+) -> str:
     out = io.StringIO()
-    print_table(summary, Console(file=out, width=width, color_system=None), report)
+    console = Console(file=out, width=width, color_system=None)
+    print_table(summary, console, report, program=program)
     return out.getvalue()
 
 
@@ -149,6 +152,8 @@ def test_where_the_models_are(smollm2: RunSummary) -> None:
         "Report: runs/x/report.html", "Model:  runs/smollm2-65m/model",
         'Try it: regrow generate runs/smollm2-65m/model "What is a river?"',
     ]  # fmt: skip
+    called = printed(run, Path("runs/x/report.html"), program=".venv/bin/regrow")
+    assert 'Try it: .venv/bin/regrow generate runs/smollm2-65m/model "What is' in called
 
 
 def test_a_recovery_that_made_it_worse_is_said(mixed: RunSummary, smollm2: RunSummary) -> None:

@@ -1,6 +1,7 @@
 """What each command prints: tables and lines within 80 columns, or JSON."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -232,7 +233,13 @@ def print_trained(result: "Trained", as_json: bool) -> None:
 def print_report(summary: "RunSummary", page: Path, *, nats: bool = False) -> None:
     from regrow.report.terminal import print_table
 
-    print_table(summary, OUT, page, nats=nats)
+    print_table(summary, OUT, page, nats=nats, program=program_name())
+
+
+def program_name() -> str:
+    """How regrow is called in the shell: by its name if the shell finds it, else as just now."""
+    called = sys.argv[0]
+    return called if Path(called).name == "regrow" and shutil.which("regrow") is None else "regrow"
 
 
 def print_checks(result: "VerifyResult", as_json: bool) -> None:

@@ -27,13 +27,18 @@ NO_ANSWER = "(nothing)"
 
 
 def print_table(
-    summary: RunSummary, console: Console, report: Path | None = None, *, nats: bool = False
+    summary: RunSummary,
+    console: Console,
+    report: Path | None = None,
+    *,
+    nats: bool = False,
+    program: str = "regrow",
 ) -> None:
     """Print the models, their answers and, if the path of the report is given, where they are.
 
     Text from models and recipes is not read as markup, and its control characters are replaced.
 
-    `nats`: also print the losses in nats per token.
+    `nats`: also print the losses in nats per token. `program`: how regrow is called in a shell.
     """
     if summary.models:
         console.print()
@@ -66,7 +71,7 @@ def print_table(
     _print_answers(summary, console)
     if report is not None:
         console.print()
-        _print_paths(summary, console, report)
+        _print_paths(summary, console, report, program)
     if sentence := verdict(summary):
         console.print()
         console.print(_plain(sentence, "bold"))
@@ -128,7 +133,7 @@ def _print_answers(summary: RunSummary, console: Console) -> None:
         console.print(Text(words, style="dim"))
 
 
-def _print_paths(summary: RunSummary, console: Console, report: Path) -> None:
+def _print_paths(summary: RunSummary, console: Console, report: Path, program: str) -> None:
     """Print where the models, the model of the run and the report are."""
     kept = [(_short_name(row.name), report.parent / row.path) for row in summary.models if row.path]
     if kept:
@@ -139,8 +144,9 @@ def _print_paths(summary: RunSummary, console: Console, report: Path) -> None:
         console.print(_plain(f"  {name}{space}  {path}"), soft_wrap=True)
     console.print(_plain(f"Report: {report}"), soft_wrap=True)
     if summary.loading is not None:
-        console.print(_plain(f"Model:  {summary.loading.path}"), soft_wrap=True)
-        ask = f'regrow generate {shlex.quote(summary.loading.path)} "What is a river?"'
+        model = summary.loading.path
+        console.print(_plain(f"Model:  {model}"), soft_wrap=True)
+        ask = f'{shlex.join([program, "generate", model])} "What is a river?"'
         console.print(_plain(f"Try it: {ask}"), soft_wrap=True)
 
 
