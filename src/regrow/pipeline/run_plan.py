@@ -46,7 +46,6 @@ from regrow.pipeline.stage_layouts import (
     StageLayouts,
     at_once_stage,
     layouts_by_stage,
-    teacher_layout,
 )
 from regrow.pipeline.steps import (
     AT_ONCE,
@@ -97,9 +96,9 @@ class RunPlan:
         out: The directory of the run.
         original: The model that is cut, with the special tokens that its objectives need.
         corpus: The training text.
-        stages: The stages by name, and then those of all possible comparisons.
+        stages: The stages by name, and then the comparisons that were asked for.
         heldout_hashes: The hash of each held-out text by name.
-        steps: The steps by name, in order.
+        steps: The steps by name, in order, also those of comparisons that nobody asked for.
         put_aside: The parts of the training text that are held out, by the name of the text.
         tasks: The tasks on which models are evaluated; None without any.
     """
@@ -122,11 +121,11 @@ class RunPlan:
         """
         if step.kind == EVALUATE:
             return step.stage in evaluated_stages(self.recipe)
-        return step.stage not in self.stages or self.stages[step.stage].is_wanted
+        return step.stage in self.stages or step.stage not in (CONTROL, AT_ONCE)
 
     def comparisons(self) -> list[RunStage]:
         """The comparisons that were asked for."""
-        return [each for each in self.stages.values() if each.is_comparison and each.is_wanted]
+        return [each for each in self.stages.values() if each.is_comparison]
 
     def recoveries(self) -> list[RecoverySettings]:
         """The recoveries of all stages and comparisons."""
@@ -161,7 +160,7 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
             )
         original = with_random_weights(original, out / "original", recipe.seed)
     bind = partial(_bind, recipe, out, aside, options.compare)
-    corpus, stages = bind(original)
+    corpus, stages, comparisons = bind(original)
     check_adapters(recipe.stages, original.layout, from_scratch=options.from_scratch)
     if options.from_scratch:
         check_embedding_rates(recipe.stages, "these are drawn at random")
@@ -173,10 +172,9 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
         check_embedding_rates(recipe.stages, f"{missing[0]} is added to the model, untrained")
     # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
     tokenizer.add_tokens(list(missing), special_tokens=True)
-    wanted = [stage for stage in stages.values() if stage.is_wanted]
-    check_corpus(corpus, tokenizer, wanted, original.layout.sizes["vocab"])
+    check_corpus(corpus, tokenizer, [*stages.values()], original.layout.sizes["vocab"])
     check_tasks(recipe, tokenizer, original.config, corpus)
-    check_counted(corpus, tokenizer, [stage.spec for stage in wanted])
+    check_counted(corpus, tokenizer, [stage.spec for stage in stages.values()])
     corpora = {name: stage.corpus for name, stage in stages.items()}
     check_conversations(recipe, corpora, tokenizer, original.config)
     check_heldout_conversations(recipe, aside, tokenizer, original.config)
@@ -184,7 +182,7 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
         say_shared_documents(texts, progress.say)
     if missing:
         original = ensure_tokens(original, missing, out / "original", progress.say)
-        corpus, stages = bind(original)
+        corpus, stages, comparisons = bind(original)
     hashes = {name: _heldout_hash(text, aside.get(name)) for name, text in recipe.heldout.items()}
     own = {s.name: s.corpus.identity for s in stages.values() if s.spec.data is not None}
     steps = plan_steps(
@@ -192,7 +190,7 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
         _model_hashes(original),
         TextHashes(corpus.identity, hashes, own),
         hashlib.sha256(options.recipe_text.encode()).hexdigest(),
-        [stage.spec for stage in stages.values() if stage.is_comparison],
+        comparisons,
         "" if tasks is None else tasks.content,
     )
     return RunPlan(
@@ -207,8 +205,8 @@ def _bind(
     aside: PutAsideTexts,
     compare: Collection[str],
     original: ModelDirectory,
-) -> tuple[Corpus, dict[str, RunStage]]:
-    """The training text, and the stages and all possible comparisons, for this original.
+) -> tuple[Corpus, dict[str, RunStage], list[Stage]]:
+    """The training text, the stages with the comparisons that are asked for, and all possible ones.
 
     Raises UserError if a cut, a comparison that is asked for, or a training is not possible.
     """
@@ -217,17 +215,12 @@ def _bind(
     check_on_meta(original.checkpoint.config, layout.blueprint, layout.shapes, where)
     layouts = layouts_by_stage(recipe.stages, original)
     comparisons = _comparisons(recipe, layouts, compare)
-    last = layouts[recipe.stages[-1].name].after
-    for stage in comparisons:
-        if stage.name in compare:
-            try:
-                layouts |= layouts_by_stage([stage], original)
-            except UserError as error:
-                raise error.at(f"compare.{stage.name}") from None
-        else:  # a vocabulary takes seconds to check
-            after = last if stage.name == AT_ONCE else layout
-            teacher = teacher_layout(stage, layout, layout)
-            layouts[stage.name] = StageLayouts(layout, after, teacher, cut=None)
+    asked = [stage for stage in comparisons if stage.name in compare]
+    for stage in asked:
+        try:
+            layouts |= layouts_by_stage([stage], original)
+        except UserError as error:
+            raise error.at(f"compare.{stage.name}") from None
     remains = aside[HELDOUT].part.remains if HELDOUT in aside else {}
     corpus = _corpus(recipe, original, out, remains)
     conversations = _conversations(recipe, aside)
@@ -235,14 +228,12 @@ def _bind(
         stage.name: RunStage(
             stage, layouts[stage.name], conversations.get(stage.name, corpus),
             data_seed(recipe, stage.name),
-            is_wanted=stage.name in compare or stage in recipe.stages,
         )
-        for stage in (*recipe.stages, *comparisons)
+        for stage in (*recipe.stages, *asked)
     }  # fmt: skip
-    wanted = [stage for stage in stages.values() if stage.is_wanted]
-    check_positions([stage.spec for stage in wanted], layout.sizes.get("position"))
-    check_mixtures(recipe, wanted, layout.sizes["vocab"])
-    return corpus, stages
+    check_positions([*recipe.stages, *asked], layout.sizes.get("position"))
+    check_mixtures(recipe, [*stages.values()], layout.sizes["vocab"])
+    return corpus, stages, comparisons
 
 
 def _comparisons(

@@ -20,14 +20,12 @@ class RunStage:
         layouts: The layouts of its models.
         corpus: What its recovery is trained on.
         seed: The seed of its data order.
-        is_wanted: False for a comparison that was not asked for.
     """
 
     spec: Stage
     layouts: StageLayouts
     corpus: Corpus
     seed: int
-    is_wanted: bool = True
 
     @property
     def name(self) -> str:

@@ -24,7 +24,7 @@ class StageLayouts:
         before: Of the model that it starts from.
         after: Of the model that it makes.
         teacher: Of the teacher of its recovery; None without one.
-        cut: None if it cuts nothing, or was not checked (of a comparison that nobody asked for).
+        cut: None if it cuts nothing.
     """
 
     before: Layout
@@ -52,14 +52,13 @@ def layouts_by_stage(stages: Iterable[Stage], original: ModelDirectory) -> dict[
                 after = before.resized({**cut.sizes, **_vocabulary_after(cut, original)})
             except UserError as error:
                 raise error_of_cut(stage.name, error) from None
-        teacher = teacher_layout(stage, before, original.layout)
+        teacher = _teacher(stage, before, original.layout)
         layouts[stage.name] = StageLayouts(before, after, teacher, cut)
         fingerprint = None  # later stages cut models that do not exist yet
     return layouts
 
 
-def teacher_layout(stage: Stage, before: Layout, original: Layout) -> Layout | None:
-    """The layout of the teacher of a stage; None without one. `before`: as in `StageLayouts`."""
+def _teacher(stage: Stage, before: Layout, original: Layout) -> Layout | None:
     distill = stage.recover.distill if stage.recover else None
     if distill is None:
         return None
