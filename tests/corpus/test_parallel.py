@@ -1,8 +1,14 @@
 """Processes that work on blocks of text files."""
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from regrow.common.errors import UserError
 from regrow.corpus.parallel import FilePosition, pool, process_files
 from regrow.corpus.text import Block
 
@@ -24,3 +30,39 @@ def test_ctrl_c_reaches_no_worker_also_while_it_starts(tmp_path: Path) -> None:
         results = process_files(blocked, [tmp_path / "a.txt"], FilePosition(), workers, begin)
         assert [each.result for each in results] == [True]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def killed(_: Block) -> bool:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return True
+
+
+def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with (
+        pytest.raises(UserError, match="was killed, perhaps for want of memory"),
+        pool(1, begin) as workers,
+    ):
+        list(process_files(killed, [tmp_path / "a.txt"], FilePosition(), workers, begin))
+
+
+_SCRIPT = """
+from pathlib import Path
+from regrow.corpus.parallel import FilePosition, pool, process_files
+
+def begin():
+    pass
+
+with pool(1, begin) as workers:
+    list(process_files(len, [Path("a.txt")], FilePosition(), workers, begin))
+"""
+
+
+def test_a_script_without_a_main_block_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "UserError: no worker process could begin" in done.stderr.splitlines()[-1]

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,6 @@ from regrow.corpus.tokenisation import (
     Tokenised,
     TokenisedFile,
     plan_store,
-    pool,
     tokenise_files,
     write_store,
 )
@@ -317,12 +315,6 @@ def test_processes_give_what_threads_give(here: None, model: Path, tmp_path: Pat
     assert content(tmp_path / "two") == content(tmp_path / "here")
     assert told[-1] == (file.stat().st_size,) * 2
     assert (result.documents, result.taken_up) == (300, 0)
-
-
-def test_a_killed_process_of_the_pool_is_one_line(model: Path, tmp_path: Path) -> None:
-    job = plan_store(model, tmp_path / "out", [_text(tmp_path)], eos=True)
-    with pytest.raises(UserError, match="was killed, perhaps for want of memory"), pool(job, 1):
-        raise BrokenProcessPool
 
 
 def test_without_ends(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -114,14 +115,20 @@ class Workers:
 def pool(processes: int, start: Callable[..., None], *arguments: Any) -> Iterator[Workers]:
     """Processes that called `start` with these arguments when they began.
 
-    Raises UserError if one of them is killed.
+    Raises UserError if none of them can begin, or one is killed.
     """
     # Not forked: threads of the tokenizers library and of a progress bar may hold locks.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(processes, context, _begin, (start, arguments))
+    began = context.Event()
+    executor = ProcessPoolExecutor(processes, context, _begin, (began, start, arguments))
     try:
         yield Workers(executor, ahead=2 * processes)
     except BrokenProcessPool:
+        if not began.is_set():
+            raise UserError(
+                "no worker process could begin: each imports the script that calls this, so call "
+                'it from a file, below `if __name__ == "__main__":`'
+            ) from None
         raise UserError(
             "a worker process was killed, perhaps for want of memory; start again with "
             "fewer workers, and it goes on from here"
@@ -143,7 +150,8 @@ def _no_interrupt_for_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _begin(began: Event, start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    began.set()
     # A parent that is killed cannot end its processes.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
