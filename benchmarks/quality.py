@@ -52,10 +52,15 @@ import regrow
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
+from regrow.objectives.losses.distillation import Distilled
+from regrow.objectives.losses.loss import Loss
 from regrow.objectives.registry import TrainingData, loss_and_rows
+from regrow.training.distill_settings import DistillSettings
+from regrow.training.distributed.processes import Processes
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingTask
+from regrow.training.teacher import load_teacher
 
 HERE = Path(__file__).parent
 EVERY = 8
@@ -129,6 +134,7 @@ class Method:
 
 FROZEN: Mapping[str, Any] = {"embedding_rate": 0}
 LOWER: Mapping[str, Any] = {"learning_rate": 3e-5}
+TEACHER = DistillSettings(teacher="original")
 RANDOM, PLAIN, REFIT, BALANCED = "random", "no refit", "refit", "balanced"
 METHODS: Mapping[str, Method] = {
     RANDOM: Method(by="random"),
@@ -150,6 +156,7 @@ WITHOUT: Mapping[str, Method] = {
     "with a refit on a third of the tokens": replace(METHODS[BALANCED], refit_times=1),
     "with random scores": replace(METHODS[BALANCED], by="random"),
     "with all weights trained": replace(METHODS[BALANCED], settings={}),
+    "with a teacher": replace(METHODS[BALANCED], settings={**FROZEN, "distill": TEACHER}),
 }
 OPENBA_METHODS: Mapping[str, Method] = {
     RANDOM: Method(by="random", sizes=OPENBA_SIZES),
@@ -248,7 +255,12 @@ class Trial:
         model = source.load()
         recovery = RecoverySettings(tokens=self.tokens, micro_batch=2, **settings)
         data = TrainingData(documents, source.tokenizer, model.config, recovery.row_length, seed)
-        loss, samples = loss_and_rows(None, data)
+        from_text, samples = loss_and_rows(None, data)
+        loss: Loss = from_text
+        if (distill := recovery.distill) is not None:
+            here = Processes(device=torch.device("cpu"))
+            teacher = load_teacher(ModelDirectory(self.model), source, recovery.precision, here)
+            loss = Distilled(from_text, teacher, distill.weight, distill.temperature)
         with tempfile.TemporaryDirectory(dir=self.work) as place:
             train(model, TrainingTask(samples, loss, seed), recovery, directory=Path(place) / "t")
         return self.losses(model, source.tokenizer)

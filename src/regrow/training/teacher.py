@@ -11,6 +11,8 @@ from regrow.common.precision import Precision, weights_dtype
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.ranges import Indices
 from regrow.surgery.result_files import ORIGIN_FILE
+from regrow.tokenizers.encoding import open_tokenizer
+from regrow.tokenizers.spellings import is_space, spellings
 
 if TYPE_CHECKING:
     from regrow.objectives.losses.distillation import Teacher
@@ -32,19 +34,24 @@ def load_teacher(
 
     from regrow.objectives.losses.distillation import Teacher
     from regrow.objectives.losses.head import check_head
+    from regrow.objectives.losses.student_tokens import StudentTokens
     from regrow.training.distributed.sharded_loading import load_in_first_process
 
     device = processes.training_device
-    rows = processes.in_all(lambda: teacher_token_ids(student, model))
+    found = processes.in_all(lambda: _tokens_of(student, model))
     dtype = weights_dtype(precision, device)
     loaded = load_in_first_process(model.path, dtype, processes)
     processes.in_first(lambda: check_head(loaded))
     identity = processes.in_all(lambda: model.checkpoint).fingerprint
-    if rows is not None:
-        digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
-        identity = f"{identity} of rows {digest}"
-    token_ids = None if rows is None else torch.tensor(rows, device=device)
-    teacher = Teacher(loaded.requires_grad_(False), token_ids, identity)
+    tokens = None
+    if found is not None:
+        rows, pieces, unjoined = found
+        digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data)
+        if pieces:
+            digest.update(repr((sorted(pieces.items()), sorted(unjoined))).encode())
+        identity = f"{identity} of rows {digest.hexdigest()}"
+        tokens = StudentTokens(torch.tensor(rows, device=device), pieces, unjoined)
+    teacher = Teacher(loaded.requires_grad_(False), tokens, identity)
     shard_teacher(teacher, processes)
     return teacher
 
@@ -93,6 +100,18 @@ def teacher_token_ids(student: ModelDirectory, teacher: ModelDirectory) -> Indic
             "tokens"
         )
     return np.array([teacher_id[int(token)] for token in kept], dtype=np.int64)
+
+
+def _tokens_of(
+    student: ModelDirectory, teacher: ModelDirectory
+) -> tuple[Indices, dict[int, tuple[int, ...]], frozenset[int]] | None:
+    """What `StudentTokens` has of a student; None if its teacher has the same tokens."""
+    rows = teacher_token_ids(student, teacher)
+    if rows is None:
+        return None
+    before, after = (open_tokenizer(each.path) for each in (teacher, student))
+    pieces = spellings(before, after, rows.tolist())
+    return rows, pieces, frozenset(token for token in pieces if is_space(before, token))
 
 
 def _origin(model: ModelDirectory) -> tuple[str, AxisCut | None]:

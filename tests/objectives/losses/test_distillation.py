@@ -22,12 +22,14 @@ from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.distillation import (
     Distilled,
     Predictions,
+    Taught,
     Teacher,
     summed_distillation,
 )
 from regrow.objectives.losses.head import Head
 from regrow.objectives.losses.loss import TokenLoss
 from regrow.objectives.losses.seq2seq import Seq2Seq
+from regrow.objectives.losses.student_tokens import StudentTokens
 from regrow.objectives.rows.span_corruption import corrupt_text
 from tests.tiny import sentences, write_seq2seq
 from tests.training.small import byte_tokenizer, small_model
@@ -68,6 +70,52 @@ _SHAPES = st.fixed_dictionaries(
 )
 
 
+def spelled(vocab: int) -> tuple[StudentTokens, int]:
+    """Tokens of a student in a larger vocabulary, and its size: half of its tokens spell one."""
+    pieces = {vocab + at: (at, vocab - 1) for at in range(0, vocab, 2)}
+    return StudentTokens(torch.arange(vocab), pieces), 2 * vocab
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    tokens=st.integers(0, 9),
+    vocab=st.integers(1, 12),
+    weight=st.sampled_from([0.3, 1.0]),
+    temperature=st.sampled_from([0.7, 1.0, 4.0]),
+    logits_at_once=st.integers(1, 120),
+)
+def test_where_a_teacher_says_nothing_only_the_text_is_learned(
+    seed: int, tokens: int, vocab: int, weight: float, temperature: float, logits_at_once: int
+) -> None:
+    draw = drawer(seed, torch.float64)
+    known = torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) < 0.6
+    mine, count = spelled(vocab)
+    hidden, told = draw(tokens, 6), draw(int(known.sum()), 4)
+    head = draw_head(draw, vocab, 6, bias=True)
+    other = draw_head(draw, count, 4, bias=True, softcap=2.0)
+    targets = torch.randint(vocab, (tokens,), generator=torch.Generator().manual_seed(seed))
+    ours, each = summed_distillation(
+        Predictions(hidden, head), Taught(Predictions(told, other), known, mine), targets,
+        weight=weight, temperature=temperature, logits_at_once=logits_at_once,
+    )  # fmt: skip
+    whole = torch.softmax(other.logits(told).detach(), -1)
+    left = whole[:, :vocab].clone()
+    for token, (first, _) in mine.pieces.items():
+        left[:, first] += whole[:, token]
+    logits = head.logits(hidden)
+    theirs = plain(logits[known], targets[known], left.log(), weight, temperature)
+    theirs = theirs + cross_entropy(logits[~known], targets[~known], reduction="sum")
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(each.sum(), theirs, rtol=1e-9, atol=1e-9)
+    inputs = [hidden, head.weight, head.bias]
+    assert head.bias is not None
+    for one, expected in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True
+    ):
+        torch.testing.assert_close(one, expected, rtol=1e-8, atol=1e-9)
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 99),
@@ -94,7 +142,7 @@ def test_value_and_gradients_are_those_of_all_logits(
     head, other = draw_head(draw, vocab, 6, **student), draw_head(draw, vocab, 4, **teacher)
     targets = torch.randint(vocab, (tokens,), generator=torch.Generator().manual_seed(seed))
     ours, each = summed_distillation(
-        Predictions(hidden, head), Predictions(told, other), targets,
+        Predictions(hidden, head), Taught(Predictions(told, other)), targets,
         weight=weight, temperature=temperature, logits_at_once=logits_at_once,
     )  # fmt: skip
     theirs = plain(head.logits(hidden), targets, other.logits(told), weight, temperature)
@@ -117,7 +165,7 @@ def test_value_and_gradients_are_those_of_all_logits(
         torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-10)
     ours, _ = summed_distillation(
         Predictions(hidden, head),
-        Predictions(told, other),
+        Taught(Predictions(told, other)),
         targets,
         weight=weight,
         temperature=temperature,
@@ -137,7 +185,7 @@ def test_autocast_keeps_all_but_the_products_in_float32(temperature: float) -> N
     targets = torch.arange(64)
     with torch.autocast("cpu", torch.bfloat16):
         ours, _ = summed_distillation(
-            Predictions(hidden, head), Predictions(told, other), targets,
+            Predictions(hidden, head), Taught(Predictions(told, other)), targets,
             weight=0.5, temperature=temperature, logits_at_once=6000,
         )  # fmt: skip
     as_read = replace(other, weight=other.weight.float()).logits(told.float())
@@ -192,7 +240,7 @@ def test_the_logits_of_neither_model_are_held_whole(temperature: float) -> None:
     with _Alive() as ours:
         summed_distillation(
             Predictions(hidden, head),
-            Predictions(told, other),
+            Taught(Predictions(told, other)),
             targets,
             weight=0.5,
             temperature=temperature,
@@ -278,7 +326,9 @@ def test_a_teacher_reads_old_numbers_and_says_what_is_left() -> None:
         "position_ids": torch.tensor([[0, 1, 2, 3, 0, 1]]),
         "labels": torch.tensor([[1, 2, 3, 6, 4, NOT_PREDICTED]]),
     }
-    distilled = Distilled(Causal(), Teacher(teacher, rows, "it"), weight=1.0, temperature=1.0)
+    distilled = Distilled(
+        Causal(), Teacher(teacher, StudentTokens(rows, {}), "it"), weight=1.0, temperature=1.0
+    )
     distilled.check(student)
     loss, each = distilled(student, batch)
     assert len(each) == 5
@@ -295,8 +345,8 @@ def test_a_teacher_reads_old_numbers_and_says_what_is_left() -> None:
 
 def test_a_teacher_that_lacks_tokens_is_refused() -> None:
     student = small_model("llama", vocab_size=260)
-    for rows in (None, torch.arange(258)):
-        distilled = Distilled(Causal(), Teacher(small_model("llama"), rows, "it"), 0.5, 1.0)
+    for tokens in (None, StudentTokens(torch.arange(258), {})):
+        distilled = Distilled(Causal(), Teacher(small_model("llama"), tokens, "it"), 0.5, 1.0)
         with pytest.raises(UserError, match="the student has 260 tokens, its teacher knows 258"):
             distilled.check(student)
 

@@ -31,6 +31,7 @@ from regrow.objectives.losses.causal import Causal
 from regrow.objectives.losses.distillation import Distilled, Teacher
 from regrow.objectives.losses.loss import Loss
 from regrow.objectives.losses.seq2seq import Seq2Seq
+from regrow.objectives.losses.student_tokens import StudentTokens
 from regrow.objectives.rows.denoisers import UL2
 from regrow.objectives.rows.span_corruption import corrupt_text
 from regrow.objectives.rows.ul2 import mix_denoisers
@@ -162,11 +163,13 @@ def perform(
     if scenario.family == "t5":
         objective = Seq2Seq()
     if scenario.taught:
-        # It knows more tokens, and numbers them the other way round.
+        # It knows more tokens, such as `th` and `the`, and numbers them the other way round.
         larger = small_model("llama", seed=1, vocab_size=300, num_hidden_layers=3)
         if is_given:
             larger = without_memory(larger)
-        teacher = Teacher(larger.requires_grad_(False), torch.arange(299, 41, -1), "it")
+        pieces = {number: tuple(name) for number, name in enumerate((b"e ", b"th", b"the"))}
+        tokens = StudentTokens(torch.arange(299, 41, -1), pieces)
+        teacher = Teacher(larger.requires_grad_(False), tokens, "it")
         shard_teacher(teacher, join_processes())
         objective = Distilled(Causal(), teacher, weight=0.5, temperature=2.0)
     steering = None

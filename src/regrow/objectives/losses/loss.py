@@ -46,5 +46,7 @@ class TokenLoss(Loss, Protocol):
     def predicted(self, model: nn.Module, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         """The head's inputs at predicted tokens, [tokens, hidden], and these tokens, [tokens].
 
-        The only token ids that it reads from the batch are `input_ids` and `decoder_input_ids`.
+        The only token ids that it reads from the batch are `input_ids` and `decoder_input_ids`. A
+        teacher with other tokens reads other rows (`StudentTokens.for_teacher`), which must know
+        each array that is read here.
         """
