@@ -35,7 +35,9 @@ def test_text_is_the_same_when_its_lost_tokens_are_spelled(
     assert all(pieces.values())
     # Bytes beside those of a spelled character would be decoded with these.
     bytes_alone = {before.token_to_id(name) for name in BYTE_TOKENS}
-    ids = data.draw(st.lists(st.sampled_from([*new.keys() - bytes_alone, *pieces]), max_size=8))
+    drawn = st.lists(st.sampled_from([*new.keys() - bytes_alone, *pieces]), max_size=8)
+    # A Metaspace decoder drops all spaces of the first token, so the first is a special token.
+    ids = [min(new), *data.draw(drawn)]
     spelling = [each for token in ids for each in pieces.get(token, (new.get(token, -1),))]
     assert decode(after, spelling) == decode(before, ids)
 
