@@ -1,13 +1,14 @@
 """How a smaller vocabulary spells the tokens that a cut took from it."""
 
-import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
+
+from regrow.tokenizers.alphabet import BYTE_TOKENS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTES = {name: bytes([byte]) for byte, name in enumerate(BYTE_TOKENS)}
 
 
 def spellings(
@@ -24,7 +25,7 @@ def spellings(
         kept: The ids in `before` that `after` has.
     """
     names = {number: name for name, number in before.get_vocab().items()}
-    texts = {number: _text(name) for name, number in after.get_vocab().items()}
+    texts = {n: _BYTES.get(name, name.encode()) for name, n in after.get_vocab().items()}
     found = {}
     for token in sorted(names.keys() - set(kept)):
         pieces = after.model.tokenize(names[token])
@@ -36,8 +37,3 @@ def spellings(
 def is_space(tokenizer: "Tokenizer", token: int) -> bool:
     """Whether a token is spaces and line breaks alone."""
     return not tokenizer.decode([token], skip_special_tokens=False).strip()
-
-
-def _text(name: str) -> bytes:
-    byte = _BYTE.fullmatch(name)
-    return name.encode() if byte is None else bytes([int(byte[1], 16)])

@@ -1,6 +1,5 @@
 """Load the teacher of a recovery from its directory."""
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,10 @@ from regrow.tokenizers.encoding import open_tokenizer
 from regrow.tokenizers.spellings import is_space, spellings
 
 if TYPE_CHECKING:
+    import torch
+
     from regrow.objectives.losses.distillation import Teacher
+    from regrow.objectives.losses.student_tokens import StudentTokens
     from regrow.training.distributed.processes import Processes
 
 
@@ -30,27 +32,18 @@ def load_teacher(
     Raises UserError if the student was not cut from this teacher, or if the teacher transforms its
     logits in a way that `Head` does not support.
     """
-    import torch
-
     from regrow.objectives.losses.distillation import Teacher
     from regrow.objectives.losses.head import check_head
-    from regrow.objectives.losses.student_tokens import StudentTokens
     from regrow.training.distributed.sharded_loading import load_in_first_process
 
     device = processes.training_device
-    found = processes.in_all(lambda: _tokens_of(student, model))
+    tokens = processes.in_all(lambda: _student_tokens(student, model, device))
     dtype = weights_dtype(precision, device)
     loaded = load_in_first_process(model.path, dtype, processes)
     processes.in_first(lambda: check_head(loaded))
     identity = processes.in_all(lambda: model.checkpoint).fingerprint
-    tokens = None
-    if found is not None:
-        rows, pieces, unjoined = found
-        digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data)
-        if pieces:
-            digest.update(repr((sorted(pieces.items()), sorted(unjoined))).encode())
-        identity = f"{identity} of rows {digest.hexdigest()}"
-        tokens = StudentTokens(torch.tensor(rows, device=device), pieces, unjoined)
+    if tokens is not None:
+        identity = f"{identity} for tokens {tokens.identity}"
     teacher = Teacher(loaded.requires_grad_(False), tokens, identity)
     shard_teacher(teacher, processes)
     return teacher
@@ -102,16 +95,21 @@ def teacher_token_ids(student: ModelDirectory, teacher: ModelDirectory) -> Indic
     return np.array([teacher_id[int(token)] for token in kept], dtype=np.int64)
 
 
-def _tokens_of(
-    student: ModelDirectory, teacher: ModelDirectory
-) -> tuple[Indices, dict[int, tuple[int, ...]], frozenset[int]] | None:
-    """What `StudentTokens` has of a student; None if its teacher has the same tokens."""
+def _student_tokens(
+    student: ModelDirectory, teacher: ModelDirectory, device: "torch.device"
+) -> "StudentTokens | None":
+    """The tokens of a student; None if its teacher has the same. Raises as `teacher_token_ids`."""
+    import torch
+
+    from regrow.objectives.losses.student_tokens import StudentTokens
+
     rows = teacher_token_ids(student, teacher)
     if rows is None:
         return None
     before, after = (open_tokenizer(each.path) for each in (teacher, student))
     pieces = spellings(before, after, rows.tolist())
-    return rows, pieces, frozenset(token for token in pieces if is_space(before, token))
+    spaces = frozenset(token for token in pieces if is_space(before, token))
+    return StudentTokens(torch.tensor(rows, device=device), pieces, unjoined=spaces)
 
 
 def _origin(model: ModelDirectory) -> tuple[str, AxisCut | None]:

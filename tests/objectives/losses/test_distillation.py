@@ -89,14 +89,14 @@ def test_where_a_teacher_says_nothing_only_the_text_is_learned(
     seed: int, tokens: int, vocab: int, weight: float, temperature: float, logits_at_once: int
 ) -> None:
     draw = drawer(seed, torch.float64)
-    known = torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) < 0.6
+    is_told = torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) < 0.6
     mine, count = spelled(vocab)
-    hidden, told = draw(tokens, 6), draw(int(known.sum()), 4)
+    hidden, told = draw(tokens, 6), draw(int(is_told.sum()), 4)
     head = draw_head(draw, vocab, 6, bias=True)
     other = draw_head(draw, count, 4, bias=True, softcap=2.0)
     targets = torch.randint(vocab, (tokens,), generator=torch.Generator().manual_seed(seed))
     ours, each = summed_distillation(
-        Predictions(hidden, head), Taught(Predictions(told, other), known, mine), targets,
+        Predictions(hidden, head), Taught(Predictions(told, other), is_told, mine), targets,
         weight=weight, temperature=temperature, logits_at_once=logits_at_once,
     )  # fmt: skip
     whole = torch.softmax(other.logits(told).detach(), -1)
@@ -104,8 +104,8 @@ def test_where_a_teacher_says_nothing_only_the_text_is_learned(
     for token, (first, _) in mine.pieces.items():
         left[:, first] += whole[:, token]
     logits = head.logits(hidden)
-    theirs = plain(logits[known], targets[known], left.log(), weight, temperature)
-    theirs = theirs + cross_entropy(logits[~known], targets[~known], reduction="sum")
+    theirs = plain(logits[is_told], targets[is_told], left.log(), weight, temperature)
+    theirs = theirs + cross_entropy(logits[~is_told], targets[~is_told], reduction="sum")
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(each.sum(), theirs, rtol=1e-9, atol=1e-9)
     inputs = [hidden, head.weight, head.bias]
@@ -230,24 +230,27 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weakref.finalize(storage, gone)
 
 
+@pytest.mark.parametrize("is_spelled", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_logits_of_neither_model_are_held_whole(temperature: float) -> None:
+def test_the_logits_of_neither_model_are_held_whole(temperature: float, is_spelled: bool) -> None:
     tokens, vocab = 400, 100
+    mine, count = spelled(vocab) if is_spelled else (None, vocab)
+    is_told = torch.arange(tokens) % 8 > 0 if is_spelled else torch.ones(tokens, dtype=torch.bool)
     draw = drawer(0, torch.float32)
     hidden, head = draw(tokens, 6), draw_head(draw, vocab, 6, bias=False, softcap=3.0)
-    told, other = draw(tokens, 4), draw_head(draw, vocab, 4, bias=False)
+    told, other = draw(int(is_told.sum()), 4), draw_head(draw, count, 4, bias=False)
     targets = torch.arange(tokens) % vocab
     with _Alive() as ours:
         summed_distillation(
             Predictions(hidden, head),
-            Taught(Predictions(told, other)),
+            Taught(Predictions(told, other), is_told if is_spelled else None, mine),
             targets,
             weight=0.5,
             temperature=temperature,
             logits_at_once=2000,
         )[0].backward()  # type: ignore[no-untyped-call]
     with _Alive() as theirs:
-        plain(head.logits(hidden), targets, other.logits(told), 0.5, temperature)
+        plain(head.logits(hidden), targets, head.logits(hidden), 0.5, temperature)
     assert theirs.largest == tokens * vocab
     # The states and their gradient are the largest things left; of logits there are some blocks.
     assert ours.largest <= tokens * 6

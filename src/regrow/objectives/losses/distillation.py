@@ -68,12 +68,11 @@ class Teacher(nn.Module):
 
     def forward(self, loss: TokenLoss, batch: TensorBatch) -> Taught:
         """What it predicts of a batch in the student's tokens."""
-        is_told, head = None, head_of(self.model)
+        is_told = None
         if self.tokens is not None:
             batch, is_told = self.tokens.for_teacher(batch)
-            head = self.tokens.of_head(head)
         hidden, _ = loss.predicted(self.model, batch)
-        return Taught(Predictions(hidden, head), is_told, self.tokens)
+        return Taught(Predictions(hidden, head_of(self.model)), is_told, self.tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +156,7 @@ def summed_distillation(
     def teacher_logs(part: slice, dtype: torch.dtype) -> Tensor:
         """The teacher's log probabilities of these of its predictions, [tokens, vocab]."""
         logits = capped_logits(states[part], matrix, offsets, teacher.scale, teacher.softcap)
-        if taught.tokens is None or not taught.tokens.pieces:
+        if taught.tokens is None:
             return torch.log_softmax(logits.div_(temperature).to(dtype), -1)
         shares = taught.tokens.probabilities(torch.softmax(logits.to(dtype), -1))
         logs = shares.clamp_min_(torch.finfo(dtype).tiny).log_()

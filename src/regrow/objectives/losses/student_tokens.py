@@ -12,7 +12,7 @@ or in a noise span) is read as if a word began there.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regrow.common.identity import identity_of
 from regrow.corpus.packing import NOT_PREDICTED
-from regrow.objectives.losses.head import Head
 from regrow.objectives.losses.loss import TensorBatch
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.single_row import NOT_IN_PREFIX
@@ -89,14 +89,13 @@ class StudentTokens:
         found.index_add_(1, self._first_pieces, of_teacher[:, self._spelled])
         return found.div_(found.sum(-1, keepdim=True).clamp_min_(torch.finfo(found.dtype).tiny))
 
-    def of_head(self, head: Head) -> Head:
-        """The part of the teacher's head that is needed: all of it, to move probabilities."""
-        if self.pieces:
-            return head
-        bias = None if head.bias is None else head.bias[self.rows]
-        return replace(head, weight=head.weight[self.rows], bias=bias)
+    @cached_property
+    def identity(self) -> str:
+        return identity_of(
+            "student tokens", rows=self.rows, pieces=self.pieces, unjoined=sorted(self.unjoined)
+        )
 
-    def for_teacher(self, batch: TensorBatch) -> tuple[TensorBatch, Tensor | None]:
+    def for_teacher(self, batch: TensorBatch) -> tuple[TensorBatch, Tensor]:
         """A batch as the teacher reads it, and which predicted tokens it predicts too.
 
         Each slot of the new batch holds a token of the teacher. Rows are as wide as before, with
@@ -104,11 +103,9 @@ class StudentTokens:
         not joined.
 
         Returns:
-            The batch, and [tokens] in the order of its labels; None for all of them.
+            The batch, and [tokens] in the order of its labels.
         """
         names = [name for name in _ALONG if name in batch]
-        if not self.pieces:
-            return batch | {name: self.rows[batch[name]] for name in names}, None
         along = {name: [each for each in _ALONG[name] if each in batch] for name in names}
         if unknown := batch.keys() - _OTHERS - along.keys() - {*chain(*along.values())}:
             raise ValueError(f"arrays that no teacher can read: {', '.join(sorted(unknown))}")
