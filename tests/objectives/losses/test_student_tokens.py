@@ -134,6 +134,13 @@ def test_tokens_of_spaces_are_read_in_pieces() -> None:
     assert is_told.tolist() == [True, True, True, True, False, True]
 
 
+def test_a_byte_may_spell_a_whole_token() -> None:
+    tokens = StudentTokens(TOKENS.rows, {100: (0, 1), 104: (2,), 105: (2, 2)})
+    found, is_told = tokens.for_teacher(row([2, 0, 1, 2, 2], [0, 1, 2, 2, 4]))
+    assert found["input_ids"].tolist() == [[104, 100, 105, 0, 0]]
+    assert is_told.tolist() == [True, False, True, False, True]
+
+
 def test_without_pieces_only_numbers_change() -> None:
     given = row([4, 0, 1], [0, 1, NOT_PREDICTED])
     found, is_told = StudentTokens(TOKENS.rows, {}).for_teacher(given)
