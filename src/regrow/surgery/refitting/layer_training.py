@@ -15,6 +15,9 @@ Language Models"). By the first error alone that token counts like any other, an
 to give it another direction, which harms all tokens in the layers behind. By the second error
 alone, other tokens count little.
 
+The weights are updated by Adam along the principal directions of what they read
+(`regrow.surgery.refitting.directions`).
+
 Every eighth batch is left out, of the solution in closed form as well. If the error there does not
 fall, the layer stays as it was before the training.
 """
@@ -30,6 +33,7 @@ from torch import Tensor, nn
 from regrow.common.errors import UserError
 from regrow.common.random_stream import random_stream
 from regrow.scoring.calibration import Calibration
+from regrow.surgery.refitting.directions import principal_directions, turned, turned_back
 from regrow.surgery.refitting.layer_fit import LayerFit
 
 RATE = 0.01
@@ -39,6 +43,8 @@ STEP_TOKENS = 1_024
 """Tokens of a step, of which each is one batch, unless a text is very long or short."""
 UNSEEN = 8
 """One of so many batches is left out."""
+DIRECTIONS_EVERY = 4
+"""One of so many learned batches tells the principal directions of the inputs."""
 _BETAS = (0.9, 0.95)
 _ROUNDING = 1e-10
 """An error (`_Errors`) that is rounding alone: that of layers in front of the first cut."""
@@ -74,7 +80,7 @@ def train_layer(
     passes: int,
     seed: int = 0,
 ) -> Trained | None:
-    """Train a layer by Adam, in place; None if it stays as it was, since that was no better.
+    """Train a layer, in place; None if it stays as it was, since that was no better.
 
     Args:
         fit: the layer, and how the cut model calls it.
@@ -86,18 +92,21 @@ def train_layer(
     """
     weights = _weights(fit, target)
     before = _errors(fit, behind, target, weights)
-    if min(before.unseen, before.learned) < _ROUNDING:
+    if not all(_ROUNDING <= each < math.inf for each in (before.unseen, before.learned)):
         return None
+    learned = [batch for batch in range(len(streams)) if batch not in fit.unseen]
     parameters = _trained_parameters(fit.layer)
     kept = [each.detach().clone() for each in parameters]
+    by_weight = principal_directions(fit, streams, learned[::DIRECTIONS_EVERY])
+    directions = [by_weight.get(id(each)) for each in parameters]
+    updated = [
+        turned(each.detach().clone(), along)
+        for each, along in zip(parameters, directions, strict=True)
+    ]
     optimizer = torch.optim.Adam(
-        [
-            {"params": [each], _SIZE: float(each.detach().float().square().mean().sqrt())}
-            for each in parameters
-        ],
+        [{"params": [each], _SIZE: float(each.square().mean().sqrt())} for each in updated],
         betas=_BETAS,
     )
-    learned = [batch for batch in range(len(streams)) if batch not in fit.unseen]
     steps, count = passes * len(learned), len(learned)
     for step in range(steps):
         if step % count == 0:
@@ -111,10 +120,11 @@ def train_layer(
             missing = (given - target[batch])[fit.texts[batch]]
             loss = (missing.square().sum(-1) * weights[batch]).mean() / before.learned
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, found, strict=True):
-            parameter.grad = gradient
+        for each, gradient, along in zip(updated, found, directions, strict=True):
+            each.grad = None if gradient is None else turned(gradient, along)
         optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        for parameter, each, along in zip(parameters, updated, directions, strict=True):
+            parameter.copy_(turned_back(each, along))
     trained = fit.through(streams)
     after = _errors(fit, trained, target, weights)
     if after.unseen < before.unseen and after.learned < before.learned:

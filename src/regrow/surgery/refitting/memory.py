@@ -17,8 +17,12 @@ FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
 _STEPS = 64
 """About how many steps a pass of training has at most."""
-_TRAINED_BYTES = 16
-"""Beside each parameter of a layer that is trained: its value before, its gradient, two moments."""
+_TRAINED_BYTES = 20
+"""Beside each parameter of a layer that is trained: its value before the training, its value along
+directions of the inputs, its gradient, and two moments."""
+_READ_BY_LAYER = 6
+"""How many inputs of the hidden size the matrices of a layer read at most: of the ffn, and of
+attention and cross-attention (query; key and value; what the output projection reads)."""
 _ACTIVATIONS = 12
 """How many times the hidden size of a token is kept inside a layer until its backward pass."""
 _STATES = 8
@@ -93,6 +97,7 @@ def _bytes_beside_states(layout: Layout, sizes: Mapping[str, int], tokens: int, 
     needed = BYTES_PER_PAIR * inner**2
     if passes:
         needed += _TRAINED_BYTES * _layer_parameters(layout, _layers(layout, sizes))
+        needed += 4 * (_READ_BY_LAYER * width**2 + inner**2)  # directions of the inputs
         needed += 4 * batch_tokens_of(tokens, passes) * (_ACTIVATIONS * width + 4 * inner)
     return needed
 

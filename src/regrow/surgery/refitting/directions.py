@@ -1,0 +1,76 @@
+"""The principal directions of what the matrices of a layer read.
+
+Adam divides the step of each weight by the size of its gradients. These follow the inputs of the
+matrix, and inputs inside a language model vary most along directions that mix all channels. So Adam
+sees the differences between directions only if the weights are written in these directions. That is
+one side of SOAP (Vyas et al. 2024, "SOAP: improving and stabilizing Shampoo using Adam"), with the
+directions of the inputs themselves, found once for a layer.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regrow.surgery.refitting.layer_fit import LayerFit
+
+
+def principal_directions(
+    fit: LayerFit, streams: Sequence[Tensor], batches: Iterable[int]
+) -> dict[int, Tensor]:
+    """Orthogonal matrices, [inputs, inputs], by the `id` of the weight that reads these inputs.
+
+    Their columns are the eigenvectors of the second moments of the inputs, in these batches. Only
+    the weights of linear modules have directions. Those that read the same inputs share them.
+
+    `streams`: the stream in front of the layer, by batch.
+    """
+    linears = [module for module in fit.layer.modules() if isinstance(module, nn.Linear)]
+    sums: dict[int, Tensor] = {}
+    first: dict[int, int] = {}
+    """The first module that read the same inputs, by module (their `id`)."""
+    for batch in batches:
+        read: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for module in linears:
+                hook = module.register_forward_pre_hook(partial(_note, read))
+                stack.callback(hook.remove)
+            fit.calls[batch](fit.layer, streams[batch])
+        for reader, inputs in read.items():
+            first[reader] = next(other for other, same in read.items() if same is inputs)
+            if first[reader] == reader:
+                moments = _second_moments(inputs)
+                sums[reader] = moments + sums[reader] if reader in sums else moments
+    found = {
+        reader: torch.linalg.eigh(total).eigenvectors.float() for reader, total in sums.items()
+    }
+    return {
+        id(module.weight): found[first[id(module)]] for module in linears if id(module) in first
+    }
+
+
+def turned(values: Tensor, directions: Tensor | None) -> Tensor:
+    """Values, [outputs, inputs], along directions of the inputs; themselves without directions."""
+    if directions is None:
+        return values
+    with torch.autocast(values.device.type, enabled=False):
+        return values @ directions
+
+
+def turned_back(values: Tensor, directions: Tensor | None) -> Tensor:
+    """What `turned` was given."""
+    return turned(values, None if directions is None else directions.T)
+
+
+def _note(read: dict[int, Tensor], module: nn.Module, args: tuple[Any, ...]) -> None:
+    read[id(module)] = args[0]
+
+
+def _second_moments(inputs: Tensor) -> Tensor:
+    """Summed over tokens, in float64, [inputs, inputs]."""
+    rows = inputs.reshape(-1, inputs.shape[-1]).float()
+    with torch.autocast(rows.device.type, enabled=False):
+        return (rows.T @ rows).double()

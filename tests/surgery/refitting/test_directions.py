@@ -1,0 +1,99 @@
+"""The principal directions in which Adam updates the matrices of a layer."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from regrow.surgery.refitting.directions import principal_directions, turned, turned_back
+from regrow.surgery.refitting.layer_training import train_layer
+
+torch.set_num_threads(1)
+
+WIDTH, INNER, TOKENS, BATCHES = 6, 10, 24, 8
+
+
+class TinyLayer(nn.Module):
+    """Two matrices that read the same inputs, and one that reads what they give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, INNER, bias=False)
+        self.up = nn.Linear(WIDTH, INNER)
+        self.down = nn.Linear(INNER, WIDTH, bias=False)
+
+    def forward(self, stream: Tensor) -> Tensor:
+        inner: Tensor = torch.tanh(self.gate(stream)) * self.up(stream)
+        written: Tensor = self.down(inner)
+        return written
+
+
+def layer_fit(layer: nn.Module) -> Any:
+    """As the fit of a layer whose inputs are the stream itself."""
+    calls = [lambda module, stream: module(stream)] * BATCHES
+    texts = [torch.ones(1, TOKENS, dtype=torch.bool)] * BATCHES
+    return SimpleNamespace(
+        layer=layer, calls=calls, texts=texts, unseen=range(BATCHES - 1, BATCHES),
+        through=lambda streams: [layer(each).detach() for each in streams],
+    )  # fmt: skip
+
+
+def uneven_streams(seed: int) -> list[Tensor]:
+    """Streams that vary a hundred times as much in one direction as in another."""
+    random = torch.Generator().manual_seed(seed)
+    mixed = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=random)).Q
+    sizes = torch.logspace(-1, 1, WIDTH)[:, None] * mixed
+    return [torch.randn(1, TOKENS, WIDTH, generator=random) @ sizes for _ in range(BATCHES)]
+
+
+@given(st.integers(0, 1 << 20))
+def test_inputs_do_not_covary_along_their_principal_directions(seed: int) -> None:
+    torch.manual_seed(seed)
+    layer, streams = TinyLayer(), uneven_streams(seed)
+    with torch.no_grad():
+        found = principal_directions(layer_fit(layer), streams, range(0, BATCHES, 2))
+    assert found.keys() == {id(each.weight) for each in (layer.gate, layer.up, layer.down)}
+    assert found[id(layer.gate.weight)] is found[id(layer.up.weight)]
+    rows = torch.cat(streams[::2]).reshape(-1, WIDTH).double()
+    with torch.no_grad():
+        inner = torch.tanh(layer.gate(rows.float())) * layer.up(rows.float())
+    for weight, inputs in ((layer.gate.weight, rows), (layer.down.weight, inner.double())):
+        along = inputs @ found[id(weight)].double()
+        moments = along.T @ along
+        beside = moments - moments.diag().diag()
+        assert beside.abs().max() < 1e-5 * moments.diagonal().max()
+
+
+@given(st.integers(0, 1 << 20), st.booleans())
+def test_what_is_turned_back_is_as_it_was(seed: int, is_turned: bool) -> None:
+    random = torch.Generator().manual_seed(seed)
+    values = torch.randn(3, 5, generator=random)
+    directions = torch.linalg.qr(torch.randn(5, 5, generator=random)).Q if is_turned else None
+    assert torch.allclose(turned_back(turned(values, directions), directions), values, atol=1e-5)
+
+
+def trained_stream(turn: Tensor, seed: int) -> Tensor:
+    """The stream behind a layer that was trained on streams, and with weights, turned by `turn`."""
+    torch.manual_seed(seed)
+    layer, wanted, streams = TinyLayer(), TinyLayer(), uneven_streams(seed)
+    target = [wanted(each).detach() for each in streams]
+    with torch.no_grad():
+        for each in (layer.gate, layer.up):
+            each.weight.copy_(each.weight @ turn)
+        streams = [each @ turn for each in streams]
+        fit = layer_fit(layer)
+        trained = train_layer(fit, streams, fit.through(streams), target, passes=30)
+    assert trained is not None
+    return torch.cat(trained.behind)
+
+
+@given(st.integers(0, 1 << 20))
+def test_a_training_does_not_depend_on_the_axes_of_its_inputs(seed: int) -> None:
+    """Along fixed axes, Adam takes other steps where the same inputs are turned."""
+    random = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=random)).Q
+    one, two = trained_stream(torch.eye(WIDTH), seed), trained_stream(turn, seed)
+    assert (one - two).norm() < 1e-2 * one.norm()
