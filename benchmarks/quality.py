@@ -50,6 +50,7 @@ from torch_pruning_peer import Importance, Widths, cut_by_torch_pruning
 
 import regrow
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.corpus.encoding import TextWithSpecialTokens
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.losses.distillation import Distilled
@@ -206,6 +207,7 @@ class Trial:
         self.tokens, self.calibration_tokens = options.tokens, options.calibration_tokens
         self.domain, self.held = texts.domain, texts.held
         own = list(read_documents(written)) if written else []
+        own = [*map(TextWithSpecialTokens, own)]  # as a run reads what the original wrote
         self.refit_text = [*self.domain, *own]
         self.recovery_text = [*self.domain, *own[::OWN_EVERY]]
 
@@ -234,7 +236,8 @@ class Trial:
             sizes = {**sizes, "vocab": {"size": sizes["vocab_size"], "counts": self.counts}}
             del sizes["vocab_size"]
         regrow.prune(
-            self.model, out, calibration=text, by=method.by, refit=method.refit, seed=seed,
+            self.model, out, calibration=text, special_tokens=method.written, by=method.by,
+            refit=method.refit, seed=seed,
             calibration_tokens=method.refit_times * self.calibration_tokens,
             refit_passes=method.refit_passes if sizes.keys() - {"vocab"} else 0, **sizes,
         )  # fmt: skip

@@ -20,6 +20,7 @@ from common import Goal, Result, parser, say, show
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.precision import resolve_precision
 from regrow.common.random_stream import random_stream
+from regrow.writing.prompts import Start
 from regrow.writing.rounds import Sampling, write_round
 from regrow.writing.text_form import TextForm, text_form
 
@@ -50,7 +51,7 @@ def write(model: Any, form: TextForm, rows: int, longest: int) -> int:
     """The tokens that a round of regrow writes."""
     told: list[int] = []
     sampling = Sampling(TEMPERATURE, longest, random_stream(0, "benchmark", 0))
-    write_round(model, form, [None] * rows, sampling, set(), told.append)
+    write_round(model, form, [Start()] * rows, sampling, set(), told.append)
     return told[-1]
 
 

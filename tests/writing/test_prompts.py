@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from regrow.writing.prompts import read_prompts
+from regrow.writing.openings import OPENINGS, openings
+from regrow.writing.prompts import question_starts, read_prompts
 from tests.tiny import write_text
 
 
@@ -15,3 +16,29 @@ def test_each_line_of_a_text_file_is_a_prompt(tmp_path: Path, name: str) -> None
     assert read_prompts(tmp_path / name) == ["The river", "The stone"]
     write_text(tmp_path / "asked.txt.jsonl", ["The river\nis wide"])
     assert read_prompts(tmp_path / "asked.txt.jsonl") == ["The river\nis wide"]
+
+
+@pytest.mark.parametrize("languages", [(), ("en",), ("zh", "en"), ("zh",), ("fr",), ("fr", "en")])
+def test_each_opening_comes_with_and_without_the_template(languages: tuple[str, ...]) -> None:
+    starts = question_starts(languages)
+    words = openings(languages)
+    assert [each.opening for each in starts] == words * 2
+    assert all(each.prompt is None for each in starts)
+    assert {(each.opening, each.is_plain) for each in starts} == {
+        (each, plain) for each in words for plain in (False, True)
+    }
+    # Whatever the number of texts, half of them are plain.
+    plain = [each.is_plain for each in starts]
+    assert all(abs(2 * sum(plain[:count]) - count) <= 2 for count in range(len(plain)))
+
+
+def test_openings_are_in_the_languages_that_are_wanted() -> None:
+    assert {*openings()} == {*openings(["en"])} == {*OPENINGS["en"], ""}
+    assert {*openings(["zh", "en"])} == {*OPENINGS["en"], *OPENINGS["zh"], ""}
+    assert openings(["zh", "en", "zh"]) == openings(["en", "zh"])
+    assert openings(["fr"]) == [""]
+    # A quarter is left to the model; few texts have both languages.
+    words = openings(["en", "zh"])
+    assert words.count("") == len(words) // 4
+    assert {*words[:4]} & {*OPENINGS["en"]}
+    assert {*words[:4]} & {*OPENINGS["zh"]}

@@ -8,6 +8,7 @@ import torch
 
 from regrow.common.random_stream import random_stream
 from regrow.models.decoding import draw
+from regrow.writing.prompts import Start
 from regrow.writing.rounds import Sampling, Written, write_round
 from regrow.writing.text_form import TextForm
 from tests.training.small import EOS, byte_tokenizer, small_model
@@ -18,7 +19,7 @@ SEED = 4
 
 def written(
     form: TextForm,
-    prompts: Sequence[str | None],
+    starts: Sequence[Start | str | None],
     longest: int = 60,
     seen: set[str] | None = None,
     temperature: float = 1.0,
@@ -26,7 +27,8 @@ def written(
 ) -> list[Written]:
     sampling = Sampling(temperature, longest, random_stream(SEED, "test", 0))
     model = model or small_model("llama")
-    return write_round(model, form, prompts, sampling, set() if seen is None else seen)
+    given = [each if isinstance(each, Start) else Start(each) for each in starts]
+    return write_round(model, form, given, sampling, set() if seen is None else seen)
 
 
 def by_hand(
@@ -98,6 +100,32 @@ def test_a_question_that_is_given_is_not_written() -> None:
     assert found == Written(form.conversation("Why?", answer, is_complete=is_complete))
 
 
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_the_model_goes_on_after_the_first_words_of_a_question(is_plain: bool) -> None:
+    form, words = form_of(CHAT), "Tell"
+    start = form.start(None, form.opening(words))
+    assert start == [*form.start(None), *form.opening(words)]
+    new = by_hand(form, start)
+    end = next(at for at in range(6, len(new)) if new[at] not in [*new[:at], *start])
+    form = with_ends(form, {new[end]})
+    question = form.question([*form.opening(words), *new[:end]])
+    assert question.startswith("Tell")
+    (found,) = written(form, [Start(opening=words, is_plain=is_plain)], 90)
+    assert found.text is not None
+    before, after = (
+        ("", "\n\n") if is_plain else form.conversation("?", [], is_complete=False).split("?")
+    )
+    assert found.text.startswith(f"{before}{question}{after}")
+
+
+def test_an_opening_alone_is_no_question() -> None:
+    form = form_of(CHAT)
+    (first, *_) = by_hand(form, form.start(None, form.opening("Tell")))
+    assert first not in form.opening("Tell")
+    (found,) = written(with_ends(form, {first}), [Start(opening="Tell")])
+    assert found == Written(None, "short")
+
+
 def test_what_cannot_be_kept_has_a_reason() -> None:
     form = form_of(None)
     new = by_hand(form, form.start("a"), longest=30)
@@ -121,7 +149,8 @@ def test_a_text_that_is_not_wanted_is_dropped_and_not_remembered(template: str |
             return any(word in words for word in wanted)
 
         sampling = Sampling(1.0, 60, random_stream(SEED, "test", 0))
-        return write_round(model, form, ["the cat", "the dog"], sampling, seen, is_wanted=is_wanted)
+        starts = [Start("the cat"), Start("the dog")]
+        return write_round(model, form, starts, sampling, seen, is_wanted=is_wanted)
 
     seen: set[str] = set()
     assert write() == [Written(None, "other language")] * 2
@@ -145,7 +174,7 @@ def test_a_loop_is_dropped_before_its_end() -> None:
     form.__dict__["forbidden"] = [token for token in range(258) if token != 70]
     steps: list[int] = []
     sampling = Sampling(1.0, 900, random_stream(SEED, "test", 0))
-    found = write_round(model, form, ["a"], sampling, set(), steps.append)
+    found = write_round(model, form, [Start("a")], sampling, set(), steps.append)
     assert found == [Written(None, "repetitive")]
     assert len(steps) < 100
 
@@ -155,7 +184,7 @@ def test_the_last_texts_break_off() -> None:
     form = with_ends(form_of(None), set(range(200, 256)))
     steps: list[int] = []
     sampling = Sampling(1.0, 100, random_stream(SEED, "test", 0))
-    write_round(small_model("llama"), form, ["a"] * 16, sampling, set(), steps.append)
+    write_round(small_model("llama"), form, [Start("a")] * 16, sampling, set(), steps.append)
     last = steps[-1] - steps[-2]
     assert 0 <= last <= 2
     assert len(steps) < 90

@@ -9,6 +9,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.publishing import unfinished_place
 from regrow.corpus.text import read_documents
+from regrow.writing.openings import OPENINGS
 from regrow.writing.text_writer import WritingSettings, WrittenText, write_text
 from tests.tiny import add_chat_template, write_model
 from tests.tiny import write_text as write_texts
@@ -65,9 +66,15 @@ def test_a_model_writes_a_text_file(home: Path, tmp_path: Path, model: str) -> N
     assert (record["tokens"], record["written_tokens"]) == (300, result.tokens)
     assert {path.name for path in tmp_path.iterdir()} == {"text.jsonl", "text.json"}
     if model == "chat":
-        assert all(
-            text.startswith("<bos>user:") and "<bos>assistant:" in text for text in documents
-        )
+        is_chat = [text.startswith("<bos>user:") for text in documents]
+        assert is_chat == ["<bos>assistant:" in text for text in documents]
+        assert any(is_chat)
+        assert not all(is_chat)
+        asked = [text.removeprefix("<bos>user:") for text in documents]
+        assert any(text.startswith(tuple(OPENINGS["en"])) for text in asked)
+        assert {*record["openings"]} == {*OPENINGS["en"]}
+    else:
+        assert record["openings"] == []
 
 
 @pytest.mark.parametrize("model", ["base", "chat"])

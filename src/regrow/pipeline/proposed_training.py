@@ -13,7 +13,7 @@ from regrow.pipeline.proposed_refit import ProposedRefit, propose_refit
 from regrow.pipeline.training_time import StageTraining, TrainingTime, time_of
 from regrow.surgery.plan import PlannedStage
 from regrow.training.settings import RecoverySettings
-from regrow.writing.text_writer import form_and_prompts
+from regrow.writing.text_writer import form_and_starts
 
 TOKENS_PER_PARAMETER = 0.01
 """Tokens of recovery that a stage is given, for each parameter that remains.
@@ -120,7 +120,7 @@ def own_text(model: ModelDirectory, recovery: int) -> OwnText:
     if model.layout.blueprint.is_encoder_decoder:
         return OwnText(0)
     try:
-        form_and_prompts(model, None)
+        form_and_starts(model, None)
     except UserError as error:
         return OwnText(0, problem=str(error))
     tokens = min(_two_digits(recovery // _OWN_SHARE), _MOST_OWN)

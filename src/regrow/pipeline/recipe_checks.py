@@ -80,11 +80,11 @@ def check_languages(data: Data) -> None:
 
 def check_written(data: Data, model: ModelDirectory) -> None:
     """Raise UserError, with the key, if a model that should write training text cannot."""
-    from regrow.writing.text_writer import form_and_prompts
+    from regrow.writing.text_writer import form_and_starts
 
     if data.written is not None:
         try:
-            form_and_prompts(model, data.written.prompts)
+            form_and_starts(model, data.written.prompts)
         except UserError as error:
             raise error.within(f"data.train: {data.written.name}.") from None
 

@@ -1,13 +1,46 @@
-"""The prompts that a model is given: questions, or beginnings of texts."""
+"""How the texts that a model writes start: with questions, or beginnings of texts."""
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.common.errors import UserError
 from regrow.corpus.text import read_documents
 from regrow.corpus.text_files import kind_of
+from regrow.writing.openings import openings
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a text starts.
+
+    Attributes:
+        prompt: The question, or the beginning of a document; None if the model writes it.
+        opening: The first words of a question that the model writes.
+        is_plain: Whether question and answer are written down without the chat template.
+    """
+
+    prompt: str | None = None
+    opening: str = ""
+    is_plain: bool = False
+
+
+def question_starts(languages: Sequence[str] = ()) -> list[Start]:
+    """The starts of conversations whose questions the model writes, to be used in turn.
+
+    Every other one is written down without the chat template: words that follow the same template
+    are not all that a model should know.
+
+    `languages`: of the openings (`regrow.writing.openings`).
+    """
+    words = openings(languages)
+    return [  # an opening comes with and without the template in turn
+        Start(opening=opening, is_plain=(number + turn) % 2 == 1)
+        for turn in range(2)
+        for number, opening in enumerate(words)
+    ]
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -21,6 +54,6 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def prompts_sha256(prompts: Sequence[str | None]) -> str:
+def prompts_sha256(prompts: Sequence[str]) -> str:
     """SHA-256 (hex) of prompts, in their order."""
     return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()

@@ -19,6 +19,7 @@ import torch
 from regrow.corpus.packing import start_and_end
 from regrow.models.decoding import DecodedRows, draw
 from regrow.writing.filters import LEAST_TOKENS, is_repetitive
+from regrow.writing.prompts import Start
 from regrow.writing.text_form import TextForm
 
 Reason = Literal["repetitive", "short", "long", "other language", "duplicate"]
@@ -68,6 +69,8 @@ class _Row:
         prompt: What was given, or the question once it is written.
         given: Ids that are still to be read.
         is_question: Whether the model is writing the question.
+        is_plain: Whether the conversation is written down without the chat template.
+        opening: Ids of the first words of a question, which the model did not write.
         written: Ids of the turn that the model is writing.
         result: Once it is complete.
     """
@@ -75,6 +78,8 @@ class _Row:
     prompt: str | None
     given: deque[int]
     is_question: bool
+    is_plain: bool = False
+    opening: Sequence[int] = ()
     written: list[int] = field(default_factory=list)
     result: Written | None = None
 
@@ -82,33 +87,37 @@ class _Row:
 def write_round(
     model: Any,
     form: TextForm,
-    prompts: Sequence[str | None],
+    starts: Sequence[Start],
     sampling: Sampling,
     seen: set[str],
     on_step: Callable[[int], None] = lambda tokens: None,
     is_wanted: Callable[[str], bool] | None = None,
 ) -> list[Written]:
-    """One text for each prompt, in order; None lets the model write the whole text.
+    """One text for each start, in order.
 
     The result is a function of the arguments alone, on one machine.
 
     Args:
         model: a decoder of transformers.
         form: of its texts.
-        prompts: the question or the beginning of each text.
+        starts: how each text starts.
         sampling: how tokens are drawn.
         seen: marks of earlier texts; those of this round are added.
         on_step: is told the tokens that were written, after each step.
         is_wanted: whether the words of a text are in a language that is wanted; None wants all.
     """
-    starts = [form.start(prompt) for prompt in prompts]
-    if not (shared := _common_prefix(starts)):
+    opened = [form.opening(each.opening) for each in starts]
+    given = [form.start(each.prompt, ids) for each, ids in zip(starts, opened, strict=True)]
+    if not (shared := _common_prefix(given)):
         shared = [start_and_end(form.tokenizer)[0]]
-        starts = [shared + start for start in starts]
+        given = [shared + ids for ids in given]
     rows = [
-        _Row(prompt, deque(start[len(shared) :]), form.is_chat and prompt is None)
-        for prompt, start in zip(prompts, starts, strict=True)
-    ]
+        _Row(
+            start.prompt, deque(ids[len(shared) :]), form.is_chat and start.prompt is None,
+            start.is_plain, opening, [*opening],
+        )
+        for start, ids, opening in zip(starts, given, opened, strict=True)
+    ]  # fmt: skip
     decoded = DecodedRows(model, shared, len(rows))
     device = decoded.logits.device
     forbidden = torch.tensor(
@@ -159,8 +168,8 @@ def _next(
     if not row.is_question:
         row.result = _finished(row, form, seen, is_wanted, is_complete=True)
         return drawn
-    question = form.question(row.written)
-    if not question or (reason := _reason(row.written)) == "short":
+    question, is_new = form.question(row.written), len(row.written) > len(row.opening)
+    if not (question and is_new) or (reason := _reason(row.written)) == "short":
         row.result = Written(None, "short")
     elif reason is not None or not _is_new(question, seen):
         row.result = Written(None, reason or "duplicate")
@@ -186,10 +195,10 @@ def _finished(
         return Written(None, reason)
     if is_wanted is not None and not is_wanted(form.words(row.prompt or "", row.written)):
         return Written(None, "other language")
-    if form.is_chat:
+    if form.is_chat and not row.is_plain:
         text = form.conversation(row.prompt or "", row.written, is_complete=is_complete)
     else:
-        text = form.document(row.prompt or "", row.written)
+        text = form.words(row.prompt or "", row.written)
     return Written(text) if _is_new(text, seen) else Written(None, "duplicate")
 
 

@@ -46,16 +46,21 @@ class TextForm:
         special = {number for number, token in added.items() if token.special}
         return sorted((special | set(self.tokenizer.all_special_ids)) - self.ends)
 
-    def start(self, prompt: str | None) -> list[int]:
+    def start(self, prompt: str | None, opening: Sequence[int] = ()) -> list[int]:
         """The ids before the first token that the model writes.
 
         `prompt`: the question, or the beginning of the document; None lets the model write it.
+        `opening`: the first ids of a question that the model writes.
         """
         if not self.is_chat:
             return [start_and_end(self.tokenizer)[0], *self._ids(prompt or "")]
         if prompt is None:
-            return self._ids(_around(self._rendered(_QUESTION), _QUESTION)[0])
+            return [*self._ids(_around(self._rendered(_QUESTION), _QUESTION)[0]), *opening]
         return self._ids(self._rendered(prompt))
+
+    def opening(self, words: str) -> list[int]:
+        """The ids of the first words of a question."""
+        return self._ids(words)
 
     def document(self, prompt: str, written: Sequence[int]) -> str:
         """The text of a document: the prompt, and what the model wrote after it."""

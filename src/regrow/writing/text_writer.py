@@ -38,7 +38,7 @@ from regrow.corpus.parallel import (
     no_progress,
 )
 from regrow.writing.filters import LEAST_TOKENS, language_filter
-from regrow.writing.prompts import prompts_sha256, read_prompts
+from regrow.writing.prompts import Start, prompts_sha256, question_starts, read_prompts
 from regrow.writing.rounds import REASONS, Sampling, write_round
 from regrow.writing.text_form import TextForm, text_form
 
@@ -62,13 +62,14 @@ class WritingSettings:
     Attributes:
         tokens: Tokens of text, at least so many.
         prompts: A text file of questions or beginnings of texts, used in turn: each line of a
-            `.txt`, or each document of another file. None lets the model write all.
+            `.txt`, or each document of another file. None lets the model write all, and gives it
+            the first words of most questions (`regrow.writing.openings`).
         seed: Decides the random numbers.
         temperature: The logits are divided by it.
         batch_size: Texts that are written at once; None takes as many as the keys and values of the
             model allow in 4 GiB, at most 128.
-        languages: Codes of ISO 639 such as `zh` and `en`; texts in others are dropped. An
-            empty list keeps all.
+        languages: Codes of ISO 639 such as `zh` and `en`; texts in others are dropped, and the
+            first words of questions are in these. An empty list keeps all.
     """
 
     tokens: int
@@ -121,14 +122,14 @@ def write_text(
     """
     begun = time.monotonic()
     check_work(out, settings)
-    form, prompts = form_and_prompts(model, settings.prompts)
+    form, starts = form_and_starts(model, settings.prompts, settings.languages)
     longest = longest_text(model)
-    work = _work(model, settings, prompts)
+    work = _work(model, settings, starts)
     with workplace(out, checkpoint=_ROUNDS) as directory:
         rounds = _Rounds(directory, work)
         taken_up = rounds.tokens
         if rounds.tokens < settings.tokens:
-            writer = _Writer(model, form, longest, settings, prompts)
+            writer = _Writer(model, form, longest, settings, starts)
             while rounds.tokens < settings.tokens:
                 rounds.add(writer.write(rounds, progress))
                 rounds.check_progress(model.path)
@@ -165,14 +166,18 @@ def _record(out: Path) -> Path:
     return out.with_suffix(".json")
 
 
-def form_and_prompts(model: ModelDirectory, path: Path | None) -> tuple[TextForm, list[str | None]]:
-    """The form of a model's texts, and the prompts of a file; one None without a file.
+def form_and_starts(
+    model: ModelDirectory, path: Path | None, languages: Sequence[str] = ()
+) -> tuple[TextForm, list[Start]]:
+    """The form of a model's texts, and how they start, to be used in turn.
+
+    `path`: a file of prompts. `languages`: of questions that the model writes.
 
     Raises UserError if the model cannot write with these prompts, or one is too long.
     """
     form = text_form(model, writes_questions=path is None)
     if path is None:
-        return form, [None]
+        return form, question_starts(languages) if form.is_chat else [Start()]
     prompts = read_prompts(path)
     most = longest_text(model) - LEAST_TOKENS
     for number, prompt in enumerate(prompts, start=1):
@@ -181,25 +186,28 @@ def form_and_prompts(model: ModelDirectory, path: Path | None) -> tuple[TextForm
                 f"{path}: prompt {number} has {tokens:,} tokens; give at most {most:,}",
                 key="prompts",
             )
-    return form, [*prompts]
+    return form, [Start(prompt) for prompt in prompts]
 
 
 _NAMES = {
     "model": "model", "tokens": "tokens", "prompts": "prompts", "seed": "seed",
     "temperature": "temperature", "batch_size": "batch_size", "languages": "languages",
+    "openings": "first words of questions",
 }  # fmt: skip
 """What decides the bytes of a text, and what a message calls it."""
 
 
 def _work(
-    model: ModelDirectory, settings: WritingSettings, prompts: list[str | None]
+    model: ModelDirectory, settings: WritingSettings, starts: Sequence[Start]
 ) -> dict[str, Any]:
     """What decides the bytes of a text, as JSON."""
+    prompts = [each.prompt for each in starts if each.prompt is not None]
     return {
         **asdict(settings),
         "model": [model.checkpoint.fingerprint, model.files_sha256],
         "prompts": None if settings.prompts is None else prompts_sha256(prompts),
         "languages": sorted({*settings.languages}),
+        "openings": [*dict.fromkeys(each.opening for each in starts if each.opening)],
     }
 
 
@@ -307,12 +315,12 @@ class _Writer:
         form: TextForm,
         longest: int,
         settings: WritingSettings,
-        prompts: list[str | None],
+        starts: list[Start],
     ) -> None:
         device = available_device()
         self._model = model.load(dtype=weights_dtype("auto", device)).to(device)
         self._form, self._longest, self._settings = form, longest, settings
-        self._prompts = prompts
+        self._starts = starts
         self._is_wanted = language_filter(settings.languages)
         self._told = 0
         self._most_rows = settings.batch_size or self._rows_in_memory()
@@ -340,7 +348,7 @@ class _Writer:
 
         found = write_round(
             self._model, self._form,
-            [self._prompts[number % len(self._prompts)] for number in numbers],
+            [self._starts[number % len(self._starts)] for number in numbers],
             Sampling(
                 settings.temperature, self._longest,
                 random_stream(settings.seed, "writing", totals.rounds),
