@@ -27,18 +27,27 @@ def test_each_opening_comes_with_and_without_the_template(languages: tuple[str, 
     assert {(each.opening, each.is_plain) for each in starts} == {
         (each, plain) for each in words for plain in (False, True)
     }
-    # Whatever the number of texts, half of them are plain.
+    # Whatever the number of texts, about half of them are plain, and so are half of the free ones.
     plain = [each.is_plain for each in starts]
-    assert all(abs(2 * sum(plain[:count]) - count) <= 2 for count in range(len(plain)))
+    free = [each.is_plain for each in starts if not each.opening]
+    for some, apart in ((plain, 2 + len(plain) // 10), (free, 1)):
+        assert all(abs(2 * sum(some[:count]) - count) <= apart for count in range(len(some)))
 
 
 def test_openings_are_in_the_languages_that_are_wanted() -> None:
     assert {*openings()} == {*openings(["en"])} == {*OPENINGS["en"], ""}
     assert {*openings(["zh", "en"])} == {*OPENINGS["en"], *OPENINGS["zh"], ""}
     assert openings(["zh", "en", "zh"]) == openings(["en", "zh"])
-    assert openings(["fr"]) == [""]
+    assert openings(["fr"]) == openings(["fr", "de"]) == [""]
     # A quarter is left to the model; few texts have both languages.
     words = openings(["en", "zh"])
-    assert words.count("") == len(words) // 4
+    assert words.count("") == -(-len(words) // 4)
     assert {*words[:4]} & {*OPENINGS["en"]}
     assert {*words[:4]} & {*OPENINGS["zh"]}
+    # Languages take turns, also if one has no openings.
+    for language in ("zh", "fr"):
+        words = openings(["en", language])
+        english = [each for each in words if each in OPENINGS["en"]]
+        assert len(english) == len(OPENINGS["en"])
+        others = [each for each in words if each not in OPENINGS["en"]]
+        assert len(others) == len(english) + len(words) // 4 + 1

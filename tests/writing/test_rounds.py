@@ -103,7 +103,7 @@ def test_a_question_that_is_given_is_not_written() -> None:
 @pytest.mark.parametrize("is_plain", [False, True])
 def test_the_model_goes_on_after_the_first_words_of_a_question(is_plain: bool) -> None:
     form, words = form_of(CHAT), "Tell"
-    start = form.start(None, form.opening(words))
+    start = form.start(None, words)
     assert start == [*form.start(None), *form.opening(words)]
     new = by_hand(form, start)
     end = next(at for at in range(6, len(new)) if new[at] not in [*new[:at], *start])
@@ -120,7 +120,7 @@ def test_the_model_goes_on_after_the_first_words_of_a_question(is_plain: bool) -
 
 def test_an_opening_alone_is_no_question() -> None:
     form = form_of(CHAT)
-    (first, *_) = by_hand(form, form.start(None, form.opening("Tell")))
+    (first, *_) = by_hand(form, form.start(None, "Tell"))
     assert first not in form.opening("Tell")
     (found,) = written(with_ends(form, {first}), [Start(opening="Tell")])
     assert found == Written(None, "short")

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ from regrow.common.errors import UserError
 from regrow.common.publishing import unfinished_place
 from regrow.corpus.text import read_documents
 from regrow.writing.openings import OPENINGS
-from regrow.writing.text_writer import WritingSettings, WrittenText, write_text
+from regrow.writing.prompts import Start
+from regrow.writing.text_writer import (
+    WritingSettings,
+    WrittenText,
+    form_and_starts,
+    write_text,
+)
 from tests.tiny import add_chat_template, write_model
 from tests.tiny import write_text as write_texts
 
@@ -74,7 +81,7 @@ def test_a_model_writes_a_text_file(home: Path, tmp_path: Path, model: str) -> N
         assert any(text.startswith(tuple(OPENINGS["en"])) for text in asked)
         assert {*record["openings"]} == {*OPENINGS["en"]}
     else:
-        assert record["openings"] == []
+        assert "openings" not in record
 
 
 @pytest.mark.parametrize("model", ["base", "chat"])
@@ -139,7 +146,35 @@ def test_prompts_are_used_in_turn(home: Path, tmp_path: Path) -> None:
     settings = WritingSettings(150, tmp_path / "asked.jsonl", batch_size=12)
     write(home, tmp_path / "chat.jsonl", settings)
     texts = list(read_documents(tmp_path / "chat.jsonl"))
+    assert all(text.startswith("<bos>user:The ") and "<bos>assistant:" in text for text in texts)
     assert any(text.startswith("<bos>user:The river\nis wide<eos>") for text in texts)
+
+
+def test_questions_begin_in_the_languages_that_are_wanted(home: Path) -> None:
+    for languages, wanted in (((), "en"), (("zh",), "zh")):
+        _, starts = form_and_starts(ModelDirectory(home / "chat"), None, languages)
+        assert {each.opening for each in starts} == {*OPENINGS[wanted], ""}
+    _, starts = form_and_starts(ModelDirectory(home / "base"), None)
+    assert starts == [Start()]
+
+
+def test_a_text_without_openings_goes_on_as_before_there_were_any(
+    home: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "text.jsonl"
+    for model, message in (("chat", "with other first words of questions;"), ("base", None)):
+        with pytest.raises(KilledError):
+            write(home, out, model=model, progress=killed_after(80))
+        job = unfinished_place(out) / "job.json"
+        earlier = json.loads(job.read_text())
+        earlier.pop("openings", None)
+        job.write_text(json.dumps(earlier))
+        if message:
+            with pytest.raises(UserError, match=message):
+                write(home, out, model=model)
+            shutil.rmtree(job.parent)
+        else:
+            assert write(home, out, model=model).taken_up > 0
 
 
 RIVERS = {

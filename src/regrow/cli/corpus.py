@@ -80,7 +80,7 @@ def write(
         typer.Option(
             metavar="FILE",
             help="Questions or beginnings of texts: lines of .txt, or .jsonl. [default: the model "
-            "writes them]",
+            "writes questions of many kinds]",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
@@ -94,7 +94,8 @@ def write(
     languages: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B", help="Drop texts in other languages than these: en,zh. [default: all]"
+            metavar="A,B",
+            help="Ask in these languages, and drop texts in others: en,zh. [default: keep all]",
         ),
     ] = None,
     as_json: Json = False,

@@ -56,10 +56,11 @@ class Source(Strict):
         tokens: With a path, its share of the tokens, relative to those of the others. With a model,
             how many tokens the model writes; the share is then given by weight alone.
         prompts: With a model, a text file of questions or beginnings of texts, used in turn: each
-            line of a `.txt`, or each document of another file. None lets the model write all.
+            line of a `.txt`, or each document of another file. Without it the model writes the
+            questions too, most of them after given first words.
         temperature: With a model, the logits are divided by it.
         languages: With a model, codes of ISO 639 such as `zh` and `en`; texts in others are
-            dropped. An empty list keeps all.
+            dropped, and the given first words of questions are in these. An empty list keeps all.
     """
 
     name: str = Field(min_length=1)

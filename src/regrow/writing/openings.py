@@ -6,7 +6,7 @@ here, which ask for texts of many kinds, and the model goes on from there.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain, zip_longest
+from itertools import chain
 
 _FREE_EVERY = 4
 """One of so many questions is the model's own from its first word."""
@@ -71,11 +71,12 @@ OPENINGS: Mapping[str, Sequence[str]] = {
 def openings(languages: Sequence[str] = ()) -> list[str]:
     """The first words of questions, to be used in turn; empty words leave a question to the model.
 
-    `languages`: codes of ISO 639; without any, English. In languages that have no openings here,
-    the model writes the whole question.
+    `languages`: codes of ISO 639, which take turns; without any, English. In the turn of a language
+    that has no openings here, the model writes the whole question.
     """
-    given = [OPENINGS[each] for each in sorted({*languages} or {"en"}) if each in OPENINGS]
-    words = [each for each in chain.from_iterable(zip_longest(*given)) if each is not None]
+    given = [OPENINGS.get(each, ("",)) for each in sorted({*languages} or {"en"})]
+    longest = max(map(len, given))
+    words = [each[number % len(each)] for number in range(longest) for each in given]
     group = _FREE_EVERY - 1
     groups = [[*words[first : first + group], ""] for first in range(0, len(words), group)]
-    return [*chain.from_iterable(groups)] or [""]
+    return [*chain.from_iterable(groups)] if any(words) else [""]

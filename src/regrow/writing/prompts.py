@@ -30,17 +30,18 @@ class Start:
 def question_starts(languages: Sequence[str] = ()) -> list[Start]:
     """The starts of conversations whose questions the model writes, to be used in turn.
 
-    Every other one is written down without the chat template: words that follow the same template
-    are not all that a model should know.
+    With the same opening, every other one is written down without the chat template: words that
+    follow the same template are not all that a model should know.
 
     `languages`: of the openings (`regrow.writing.openings`).
     """
     words = openings(languages)
-    return [  # an opening comes with and without the template in turn
-        Start(opening=opening, is_plain=(number + turn) % 2 == 1)
-        for turn in range(2)
-        for number, opening in enumerate(words)
-    ]
+    parity = {opening: number % 2 for number, opening in enumerate(dict.fromkeys(words))}
+    found = []
+    for opening in 2 * words:
+        found.append(Start(opening=opening, is_plain=parity[opening] == 1))
+        parity[opening] = 1 - parity[opening]
+    return found
 
 
 def read_prompts(path: Path) -> list[str]:

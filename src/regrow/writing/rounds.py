@@ -70,8 +70,8 @@ class _Row:
         given: Ids that are still to be read.
         is_question: Whether the model is writing the question.
         is_plain: Whether the conversation is written down without the chat template.
-        opening: Ids of the first words of a question, which the model did not write.
-        written: Ids of the turn that the model is writing.
+        opening: The given first words of a question that the model writes.
+        written: Ids of the turn that the model is writing, after those of its given first words.
         result: Once it is complete.
     """
 
@@ -79,7 +79,7 @@ class _Row:
     given: deque[int]
     is_question: bool
     is_plain: bool = False
-    opening: Sequence[int] = ()
+    opening: str = ""
     written: list[int] = field(default_factory=list)
     result: Written | None = None
 
@@ -106,17 +106,16 @@ def write_round(
         on_step: is told the tokens that were written, after each step.
         is_wanted: whether the words of a text are in a language that is wanted; None wants all.
     """
-    opened = [form.opening(each.opening) for each in starts]
-    given = [form.start(each.prompt, ids) for each, ids in zip(starts, opened, strict=True)]
+    given = [form.start(each.prompt, each.opening) for each in starts]
     if not (shared := _common_prefix(given)):
         shared = [start_and_end(form.tokenizer)[0]]
         given = [shared + ids for ids in given]
     rows = [
         _Row(
             start.prompt, deque(ids[len(shared) :]), form.is_chat and start.prompt is None,
-            start.is_plain, opening, [*opening],
+            start.is_plain, start.opening, form.opening(start.opening),
         )
-        for start, ids, opening in zip(starts, given, opened, strict=True)
+        for start, ids in zip(starts, given, strict=True)
     ]  # fmt: skip
     decoded = DecodedRows(model, shared, len(rows))
     device = decoded.logits.device
@@ -168,8 +167,8 @@ def _next(
     if not row.is_question:
         row.result = _finished(row, form, seen, is_wanted, is_complete=True)
         return drawn
-    question, is_new = form.question(row.written), len(row.written) > len(row.opening)
-    if not (question and is_new) or (reason := _reason(row.written)) == "short":
+    question = form.question(row.written)
+    if question == row.opening or (reason := _reason(row.written)) == "short":
         row.result = Written(None, "short")
     elif reason is not None or not _is_new(question, seen):
         row.result = Written(None, reason or "duplicate")

@@ -2,7 +2,8 @@
 
 A chat model writes a conversation of one question and one answer. It also writes the question: it
 is given its chat template up to the place where the words of a user begin (Magpie, Xu et al. 2024,
-section 2). A model without a chat template writes a document from its beginning.
+section 2), and often the first words of the question. A model without a chat template writes a
+document from its beginning.
 """
 
 from collections.abc import Sequence
@@ -46,21 +47,32 @@ class TextForm:
         special = {number for number, token in added.items() if token.special}
         return sorted((special | set(self.tokenizer.all_special_ids)) - self.ends)
 
-    def start(self, prompt: str | None, opening: Sequence[int] = ()) -> list[int]:
+    def start(self, prompt: str | None, opening: str = "") -> list[int]:
         """The ids before the first token that the model writes.
 
         `prompt`: the question, or the beginning of the document; None lets the model write it.
-        `opening`: the first ids of a question that the model writes.
+        `opening`: the given first words of a question that the model writes.
         """
         if not self.is_chat:
             return [start_and_end(self.tokenizer)[0], *self._ids(prompt or "")]
         if prompt is None:
-            return [*self._ids(_around(self._rendered(_QUESTION), _QUESTION)[0]), *opening]
+            return [*self._before_question, *self.opening(opening)]
         return self._ids(self._rendered(prompt))
 
     def opening(self, words: str) -> list[int]:
-        """The ids of the first words of a question."""
-        return self._ids(words)
+        """The ids of the first words of a question, as they follow the chat template."""
+        if not words:
+            return []
+        before = _around(self._rendered(_QUESTION), _QUESTION)[0]
+        whole, alone = self._ids(before + words), self._ids(before)
+        # A tokenizer may put a space before a text that begins with these words.
+        return whole[len(alone) :] if whole[: len(alone)] == alone else self._ids(words)
+
+    @cached_property
+    def _before_question(self) -> list[int]:
+        """The ids of the chat template in front of a question."""
+        before = self._ids(_around(self._rendered(_QUESTION), _QUESTION)[0])
+        return before or [start_and_end(self.tokenizer)[0]]
 
     def document(self, prompt: str, written: Sequence[int]) -> str:
         """The text of a document: the prompt, and what the model wrote after it."""

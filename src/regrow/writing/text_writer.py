@@ -62,14 +62,14 @@ class WritingSettings:
     Attributes:
         tokens: Tokens of text, at least so many.
         prompts: A text file of questions or beginnings of texts, used in turn: each line of a
-            `.txt`, or each document of another file. None lets the model write all, and gives it
-            the first words of most questions (`regrow.writing.openings`).
+            `.txt`, or each document of another file. Without it the model writes the questions too,
+            most of them after given first words (`regrow.writing.openings`).
         seed: Decides the random numbers.
         temperature: The logits are divided by it.
         batch_size: Texts that are written at once; None takes as many as the keys and values of the
             model allow in 4 GiB, at most 128.
         languages: Codes of ISO 639 such as `zh` and `en`; texts in others are dropped, and the
-            first words of questions are in these. An empty list keeps all.
+            given first words of questions are in these. An empty list keeps all.
     """
 
     tokens: int
@@ -202,13 +202,13 @@ def _work(
 ) -> dict[str, Any]:
     """What decides the bytes of a text, as JSON."""
     prompts = [each.prompt for each in starts if each.prompt is not None]
+    openings = [*dict.fromkeys(each.opening for each in starts if each.opening)]
     return {
         **asdict(settings),
         "model": [model.checkpoint.fingerprint, model.files_sha256],
         "prompts": None if settings.prompts is None else prompts_sha256(prompts),
         "languages": sorted({*settings.languages}),
-        "openings": [*dict.fromkeys(each.opening for each in starts if each.opening)],
-    }
+    } | ({"openings": openings} if openings else {})
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,8 @@ class _Rounds:
         self._path = directory / _ROUNDS
         self.totals = _Totals()
         if self._path.is_file():
-            check_same_work(directory, read_json_object(directory / _JOB), work, _NAMES)
+            names = {key: name for key, name in _NAMES.items() if key in work}
+            check_same_work(directory, read_json_object(directory / _JOB), work, names)
             data = self._path.read_bytes()
             os.truncate(self._path, data.rfind(b"\n") + 1)  # an incomplete line of a killed run
             for found in self:

@@ -54,7 +54,10 @@ def test_inputs_do_not_covary_along_their_principal_directions(seed: int) -> Non
     torch.manual_seed(seed)
     layer, streams = TinyLayer(), uneven_streams(seed)
     with torch.no_grad():
-        found = principal_directions(layer_fit(layer), streams, range(0, BATCHES, 2))
+        fit, batches = layer_fit(layer), range(0, BATCHES, 2)
+        found = principal_directions(fit, streams, batches, most=INNER)
+        narrow = principal_directions(fit, streams, batches, most=WIDTH)
+    assert narrow.keys() == {id(each.weight) for each in (layer.gate, layer.up)}
     assert found.keys() == {id(each.weight) for each in (layer.gate, layer.up, layer.down)}
     assert found[id(layer.gate.weight)] is found[id(layer.up.weight)]
     rows = torch.cat(streams[::2]).reshape(-1, WIDTH).double()
@@ -67,12 +70,33 @@ def test_inputs_do_not_covary_along_their_principal_directions(seed: int) -> Non
         assert beside.abs().max() < 1e-5 * moments.diagonal().max()
 
 
+def test_padding_has_no_part_in_the_directions() -> None:
+    layer, streams = TinyLayer(), uneven_streams(0)
+    fit, batches = layer_fit(layer), range(BATCHES)
+    with torch.no_grad():
+        expected = principal_directions(fit, streams, batches, most=INNER)
+        padding = 100 * torch.randn(1, 5, WIDTH)
+        fit.texts = [torch.arange(TOKENS + 5)[None] < TOKENS] * BATCHES
+        padded = [torch.cat([each, padding], dim=1) for each in streams]
+        found = principal_directions(fit, padded, batches, most=INNER)
+    for weight, each in expected.items():
+        assert torch.allclose(found[weight], each, atol=1e-4)
+
+
 @given(st.integers(0, 1 << 20), st.booleans())
 def test_what_is_turned_back_is_as_it_was(seed: int, is_turned: bool) -> None:
     random = torch.Generator().manual_seed(seed)
     values = torch.randn(3, 5, generator=random)
     directions = torch.linalg.qr(torch.randn(5, 5, generator=random)).Q if is_turned else None
     assert torch.allclose(turned_back(turned(values, directions), directions), values, atol=1e-5)
+
+
+def test_an_error_that_is_not_finite_trains_nothing() -> None:
+    layer, streams = TinyLayer(), uneven_streams(0)
+    with torch.no_grad():
+        layer.down.weight[0, 0] = torch.nan
+        fit = layer_fit(layer)
+        assert train_layer(fit, streams, fit.through(streams), streams, passes=1) is None
 
 
 def trained_stream(turn: Tensor, seed: int) -> Tensor:

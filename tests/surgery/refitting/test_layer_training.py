@@ -186,7 +186,7 @@ def test_a_layer_that_is_better_only_where_it_learns_stays_as_it_was(
     """A few tokens are learned by heart."""
     model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
     errors = _noted_errors(monkeypatch)
-    text = calibration(model, 10)
+    text = calibration(model, 16)
     found = refitted(model, without_layer(model), text, passes=40)
     pairs = list(zip(errors[::2], errors[1::2], strict=True))
     better = [(after[0] < before[0], after[1] < before[1]) for before, after in pairs]
@@ -360,7 +360,7 @@ def test_the_memory_of_a_training_is_that_of_the_largest_layer(
 
     more = (1 - FREE) * (needed(3) - needed(0))
     step, hidden = text.tokens // 8, model.config.hidden_size
-    assert 20 * largest < more < 20 * largest + 4 * (step * 100 * hidden + 20 * hidden**2)
+    assert 24 * largest < more < 24 * largest + 4 * (step * 100 * hidden + 20 * hidden**2)
 
 
 # As users call it

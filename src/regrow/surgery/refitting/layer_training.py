@@ -45,6 +45,9 @@ UNSEEN = 8
 """One of so many batches is left out."""
 DIRECTIONS_EVERY = 4
 """One of so many learned batches tells the principal directions of the inputs."""
+MOST_INPUTS = 1.0
+"""A matrix with more inputs than this, for each token of a step, is updated without directions: to
+turn its gradients would take longer than to compute them."""
 _BETAS = (0.9, 0.95)
 _ROUNDING = 1e-10
 """An error (`_Errors`) that is rounding alone: that of layers in front of the first cut."""
@@ -80,7 +83,10 @@ def train_layer(
     passes: int,
     seed: int = 0,
 ) -> Trained | None:
-    """Train a layer, in place; None if it stays as it was, since that was no better.
+    """Train a layer, in place; None if it stays as it was.
+
+    It does so if the training makes it no better, if there is only rounding to learn, or if an
+    error is not finite.
 
     Args:
         fit: the layer, and how the cut model calls it.
@@ -97,12 +103,14 @@ def train_layer(
     learned = [batch for batch in range(len(streams)) if batch not in fit.unseen]
     parameters = _trained_parameters(fit.layer)
     kept = [each.detach().clone() for each in parameters]
-    by_weight = principal_directions(fit, streams, learned[::DIRECTIONS_EVERY])
+    most = int(MOST_INPUTS * max(int(each.sum()) for each in fit.texts))
+    by_weight = principal_directions(fit, streams, learned[::DIRECTIONS_EVERY], most)
     directions = [by_weight.get(id(each)) for each in parameters]
-    updated = [
-        turned(each.detach().clone(), along)
-        for each, along in zip(parameters, directions, strict=True)
-    ]
+    with torch.autocast("cpu", enabled=False):
+        updated = [
+            turned(each.detach().clone(), along)
+            for each, along in zip(parameters, directions, strict=True)
+        ]
     optimizer = torch.optim.Adam(
         [{"params": [each], _SIZE: float(each.square().mean().sqrt())} for each in updated],
         betas=_BETAS,
@@ -120,9 +128,20 @@ def train_layer(
             missing = (given - target[batch])[fit.texts[batch]]
             loss = (missing.square().sum(-1) * weights[batch]).mean() / before.learned
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for each, gradient, along in zip(updated, found, directions, strict=True):
-            each.grad = None if gradient is None else turned(gradient, along)
+        with torch.autocast("cpu", enabled=False):
+            for each, gradient, along in zip(updated, found, directions, strict=True):
+                each.grad = None if gradient is None else turned(gradient, along)
+        del found
+        earlier = [each.clone() for each in updated]
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for parameter, each, old, along in zip(
+            parameters, updated, earlier, directions, strict=True
+        ):
+            # The change alone is turned back, so that bf16 rounds the change and not the weights.
+            parameter.add_(turned_back(each - old, along))
+        del earlier
+    with torch.autocast("cpu", enabled=False):  # in float32, as the weights are kept
         for parameter, each, along in zip(parameters, updated, directions, strict=True):
             parameter.copy_(turned_back(each, along))
     trained = fit.through(streams)

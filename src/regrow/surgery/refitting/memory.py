@@ -17,9 +17,9 @@ FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
 _STEPS = 64
 """About how many steps a pass of training has at most."""
-_TRAINED_BYTES = 20
-"""Beside each parameter of a layer that is trained: its value before the training, its value along
-directions of the inputs, its gradient, and two moments."""
+_TRAINED_BYTES = 24
+"""Beside each parameter of a layer that is trained: its value before the training, two moments, and
+its value and its gradient, both as they are and along directions of the inputs."""
 _READ_BY_LAYER = 6
 """How many inputs of the hidden size the matrices of a layer read at most: of the ffn, and of
 attention and cross-attention (query; key and value; what the output projection reads)."""
