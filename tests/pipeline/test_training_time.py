@@ -30,6 +30,8 @@ stages:
     recover: {tokens: 128, row_length: 64, distill: {from: original}}
 """
 RATE = 1e6
+TURNED = 1.25
+"""The time of a layer whose updates follow the directions of its inputs."""
 
 
 @pytest.fixture
@@ -88,9 +90,13 @@ def test_layers_are_trained_alone_at_the_speed_of_the_cpu(
     assert both.stages[:2] == found.stages
     assert both.seconds == pytest.approx(3 * forward.total / (9 * RATE))
     assert said[1:] == ["trying how fast this machine trains", said[0]]
-    first = 3 * (forward.total - forward.head) / RATE
+    first = TURNED * 3 * (forward.total - forward.head) / RATE
     assert [stage.alone for stage in found.stages] == [pytest.approx(first * n) for n in (1, 2)]
     assert found.alone == pytest.approx(3 * first)
+    monkeypatch.setattr("regrow.surgery.refitting.layer_training.MOST_INPUTS", 0.0)
+    wide = time_of(layout, alone, notify=said.append)
+    assert wide is not None
+    assert wide.alone == pytest.approx(3 * first / TURNED)
     after = regrow.plan(home / "m", params="60%")
     assert [9 * each for each in after.recovery_seconds] == pytest.approx(before.recovery_seconds)
 
@@ -135,7 +141,7 @@ def test_layers_that_cuts_train_alone_take_time(home: Path, recovers: bool) -> N
     write_text(home / "train.txt", sentences(300))
     layout = ModelDirectory(home / "m").layout.resized({"layer": 2})
     forward = forward_flops(layout, SampleShape(512, decoder=512))
-    alone = 3 * (forward.total - forward.head) / RATE * 3 * 4_096 / 512
+    alone = TURNED * 3 * (forward.total - forward.head) / RATE * 3 * 4_096 / 512
     found = regrow.preview(home / "r.yaml")
     assert found.time is not None
     assert found.time.alone == pytest.approx(alone)
