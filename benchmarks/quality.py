@@ -6,7 +6,7 @@ number of tokens, and all but balanced cut to the same sizes:
 - random: random scores, and recovery on the domain, as in the OpenBA-V2 report;
 - no refit: influence and activation, and recovery on the domain, without a rotation of hidden;
 - refit: the same scores on the domain and on text that the original wrote, a refit, and recovery on
-  the domain and a fifth of the written text, with the embeddings as they are; the vocabulary is
+  the domain and a tenth of the written text, with the embeddings as they are; the vocabulary is
   chosen by the domain alone;
 - balanced: as refit, with other shares of layers, ffn and vocabulary, a refit on three times as
   many tokens, and then four passes over them in which each layer is trained alone;
@@ -65,8 +65,8 @@ from regrow.training.teacher import load_teacher
 
 HERE = Path(__file__).parent
 EVERY = 8
-OWN_TOKENS, OWN_EVERY = 200_000, 5
-"""Tokens that the original writes. A refit is made on all of them, and a recovery on every fifth
+OWN_TOKENS, OWN_EVERY = 200_000, 10
+"""Tokens that the original writes. A refit is made on all of them, and a recovery on every tenth
 document: with more of them it takes more from the domain than it gives elsewhere."""
 OPENBA_SIZES: Mapping[str, Mapping[str, Any]] = {
     "50%": {
@@ -353,7 +353,7 @@ def main() -> None:
     arguments.add_argument(
         "--written",
         type=Path,
-        help="text of the original, of which a recovery reads every fifth document (default: "
+        help="text of the original, of which a recovery reads every tenth document (default: "
         f"{OWN_TOKENS:,} tokens, made first)",
     )
     arguments.add_argument("--sizes", nargs="+", choices=[*SIZES, *OPENBA_SIZES])
