@@ -207,7 +207,8 @@ class Trial:
         self.tokens, self.calibration_tokens = options.tokens, options.calibration_tokens
         self.domain, self.held = texts.domain, texts.held
         own = list(read_documents(written)) if written else []
-        own = [*map(TextWithSpecialTokens, own)]  # as in a run; the domain names none
+        # As in a run. Special tokens are not named in the domain, so there this changes nothing.
+        own = [*map(TextWithSpecialTokens, own)]
         self.refit_text = [*self.domain, *own]
         self.recovery_text = [*self.domain, *own[::OWN_EVERY]]
 

@@ -93,7 +93,7 @@ def test_layers_are_trained_alone_at_the_speed_of_the_cpu(
     first = TURNED * 3 * (forward.total - forward.head) / RATE
     assert [stage.alone for stage in found.stages] == [pytest.approx(first * n) for n in (1, 2)]
     assert found.alone == pytest.approx(3 * first)
-    monkeypatch.setattr("regrow.surgery.refitting.layer_training.MOST_INPUTS", 0.0)
+    monkeypatch.setattr("regrow.surgery.refitting.layer_training.STEP_TOKENS", 1)
     wide = time_of(layout, alone, notify=said.append)
     assert wide is not None
     assert wide.alone == pytest.approx(3 * first / TURNED)

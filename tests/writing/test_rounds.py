@@ -116,6 +116,31 @@ def test_the_model_goes_on_after_the_first_words_of_a_question(is_plain: bool) -
         ("", "\n\n") if is_plain else form.conversation("?", [], is_complete=False).split("?")
     )
     assert found.text.startswith(f"{before}{question}{after}")
+    assert ("assistant:" in found.text) is not is_plain
+
+
+def test_questions_with_and_without_an_opening_are_written_together() -> None:
+    """Their starts differ in length, and the longer ones are read to their end."""
+    form = form_of(CHAT)
+    openings = ["", "Tell me", "Why", ""]
+    start = form.start(None)
+    news = [
+        by_hand(form, form.start(None, words), (row, len(openings)), shared=len(start))
+        for row, words in enumerate(openings)
+    ]
+    ends = {token for new in news for token in new[8:9]} - {t for new in news for t in new[:8]}
+    assert ends
+    found = written(with_ends(form, ends), [Start(opening=words) for words in openings], 90)
+    kept = [
+        (each.text, words, new)
+        for each, words, new in zip(found, openings, news, strict=True)
+        if each.text is not None and new[8] in ends
+    ]
+    assert any(words for _, words, _ in kept)
+    for text, words, new in kept:
+        question = form.question([*form.opening(words), *new[:8]])
+        assert question.startswith(words)
+        assert form.conversation(question, [], is_complete=False) in text
 
 
 def test_an_opening_alone_is_no_question() -> None:

@@ -80,7 +80,7 @@ def write(
         typer.Option(
             metavar="FILE",
             help="Questions or beginnings of texts: lines of .txt, or .jsonl. [default: the model "
-            "writes questions of many kinds]",
+            "writes them]",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,

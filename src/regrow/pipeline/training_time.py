@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _LEAST_FLOPS = 1e12
 """Trainings with fewer operations take seconds on any machine, so their time is not of interest."""
 
+_TURNED = 1.25
+"""How many times as long the training of a layer takes if its updates follow the directions of its
+inputs, as measured on SmolLM2-135M. Matrices with many inputs have no directions."""
+
 
 @dataclass(frozen=True)
 class StageTraining:
@@ -65,23 +69,15 @@ class StageTraining:
 
     def time(self, speed: "Speed", on_cpu: "Speed") -> "StageTime":
         """The time at the speed of trainings, and at that of the CPU, which computes cuts."""
-        from regrow.surgery.refitting.layer_training import MOST_INPUTS, STEP_TOKENS
+        from regrow.surgery.refitting.layer_training import STEP_TOKENS
 
         sample, recovery = self.recovered_sample, 0.0
         if sample is not None:
             recovery = speed.seconds(self.layout, sample, self.tokens, self.teacher)
         alone = on_cpu.seconds_of_layers(self.layout, _row(self.layout), self.alone_tokens)
-        width = max(
-            self.layout.sizes[axis.name]
-            for axis in self.layout.blueprint.axes
-            if axis.kind == "hidden"
-        )
-        return StageTime(recovery, alone * (_TURNED if width <= MOST_INPUTS * STEP_TOKENS else 1))
-
-
-_TURNED = 1.25
-"""How many times as long a layer is trained if its updates follow the directions of its inputs, as
-measured on SmolLM2-135M."""
+        axes = self.layout.blueprint.axes
+        width = max(self.layout.sizes[axis.name] for axis in axes if axis.kind == "hidden")
+        return StageTime(recovery, alone * (_TURNED if width <= STEP_TOKENS else 1.0))
 
 
 def training_of(

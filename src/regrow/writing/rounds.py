@@ -70,7 +70,7 @@ class _Row:
         given: Ids that are still to be read.
         is_question: Whether the model is writing the question.
         is_plain: Whether the conversation is written down without the chat template.
-        opening: The given first words of a question that the model writes.
+        opening: The given first words of a question, as the tokenizer decodes them.
         written: Ids of the turn that the model is writing, after those of its given first words.
         result: Once it is complete.
     """
@@ -110,12 +110,13 @@ def write_round(
     if not (shared := _common_prefix(given)):
         shared = [start_and_end(form.tokenizer)[0]]
         given = [shared + ids for ids in given]
+    opened = [form.opening(each.opening) for each in starts]
     rows = [
         _Row(
             start.prompt, deque(ids[len(shared) :]), form.is_chat and start.prompt is None,
-            start.is_plain, start.opening, form.opening(start.opening),
+            start.is_plain, form.question(opening), opening,
         )
-        for start, ids in zip(starts, given, strict=True)
+        for start, ids, opening in zip(starts, given, opened, strict=True)
     ]  # fmt: skip
     decoded = DecodedRows(model, shared, len(rows))
     device = decoded.logits.device

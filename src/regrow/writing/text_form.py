@@ -56,23 +56,23 @@ class TextForm:
         if not self.is_chat:
             return [start_and_end(self.tokenizer)[0], *self._ids(prompt or "")]
         if prompt is None:
-            return [*self._before_question, *self.opening(opening)]
+            before = self._ids(self._before_question) or [start_and_end(self.tokenizer)[0]]
+            return [*before, *self.opening(opening)]
         return self._ids(self._rendered(prompt))
 
     def opening(self, words: str) -> list[int]:
         """The ids of the first words of a question, as they follow the chat template."""
         if not words:
             return []
-        before = _around(self._rendered(_QUESTION), _QUESTION)[0]
+        before = self._before_question
         whole, alone = self._ids(before + words), self._ids(before)
         # A tokenizer may put a space before a text that begins with these words.
         return whole[len(alone) :] if whole[: len(alone)] == alone else self._ids(words)
 
     @cached_property
-    def _before_question(self) -> list[int]:
-        """The ids of the chat template in front of a question."""
-        before = self._ids(_around(self._rendered(_QUESTION), _QUESTION)[0])
-        return before or [start_and_end(self.tokenizer)[0]]
+    def _before_question(self) -> str:
+        """The text of the chat template in front of a question."""
+        return _around(self._rendered(_QUESTION), _QUESTION)[0]
 
     def document(self, prompt: str, written: Sequence[int]) -> str:
         """The text of a document: the prompt, and what the model wrote after it."""

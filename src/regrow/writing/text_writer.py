@@ -202,13 +202,13 @@ def _work(
 ) -> dict[str, Any]:
     """What decides the bytes of a text, as JSON."""
     prompts = [each.prompt for each in starts if each.prompt is not None]
-    openings = [*dict.fromkeys(each.opening for each in starts if each.opening)]
     return {
         **asdict(settings),
         "model": [model.checkpoint.fingerprint, model.files_sha256],
         "prompts": None if settings.prompts is None else prompts_sha256(prompts),
         "languages": sorted({*settings.languages}),
-    } | ({"openings": openings} if openings else {})
+        "openings": [*dict.fromkeys(each.opening for each in starts if each.opening)],
+    }
 
 
 @dataclass(frozen=True)
@@ -259,8 +259,7 @@ class _Rounds:
         self._path = directory / _ROUNDS
         self.totals = _Totals()
         if self._path.is_file():
-            names = {key: name for key, name in _NAMES.items() if key in work}
-            check_same_work(directory, read_json_object(directory / _JOB), work, names)
+            check_same_work(directory, read_json_object(directory / _JOB), work, _NAMES)
             data = self._path.read_bytes()
             os.truncate(self._path, data.rfind(b"\n") + 1)  # an incomplete line of a killed run
             for found in self:

@@ -3,11 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from regrow.common.precision import autocast
+from regrow.surgery.refitting import layer_training
 from regrow.surgery.refitting.directions import principal_directions, turned, turned_back
 from regrow.surgery.refitting.layer_training import train_layer
 
@@ -97,6 +100,40 @@ def test_an_error_that_is_not_finite_trains_nothing() -> None:
         layer.down.weight[0, 0] = torch.nan
         fit = layer_fit(layer)
         assert train_layer(fit, streams, fit.through(streams), streams, passes=1) is None
+
+
+def test_bf16_rounds_changes_of_weights_and_neither_gradients_nor_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is rounded of a gradient along a large direction is noise along the small ones."""
+    torch.manual_seed(0)
+    layer, wanted, streams = TinyLayer(), TinyLayer(), uneven_streams(0)
+    before = {each.data_ptr(): each.detach().clone() for each in layer.parameters()}
+    small = 0.1 * min(float(each.norm()) for each in before.values())
+    rounded: dict[str, list[bool]] = {"turned": [], "turned_back": []}
+    for name, calls in rounded.items():
+        real = getattr(layer_training, name)
+
+        def noting(values: Tensor, along: Any, real: Any = real, calls: Any = calls) -> Tensor:
+            calls.append(torch.is_autocast_enabled("cpu"))
+            found: Tensor = real(values, along)
+            assert found.dtype == torch.float32
+            assert real is turned or not calls[-1] or values.norm() < small
+            return found
+
+        monkeypatch.setattr(layer_training, name, noting)
+    with torch.no_grad(), autocast("bf16", torch.device("cpu"), cache=False):
+        target = [wanted(each).float() for each in streams]
+        fit = layer_fit(layer)
+        behind = [each.float() for each in fit.through(streams)]
+        assert train_layer(fit, streams, behind, target, passes=30) is not None
+    assert not any(rounded["turned"])
+    last = len(before)
+    assert all(rounded["turned_back"][:-last])
+    assert not any(rounded["turned_back"][-last:])
+    moved = [each for each in layer.parameters() if not each.equal(before[each.data_ptr()])]
+    assert len(moved) == last
+    assert not any(each.equal(each.bfloat16().float()) for each in moved)
 
 
 def trained_stream(turn: Tensor, seed: int) -> Tensor:

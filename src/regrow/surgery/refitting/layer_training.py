@@ -45,9 +45,6 @@ UNSEEN = 8
 """One of so many batches is left out."""
 DIRECTIONS_EVERY = 4
 """One of so many learned batches tells the principal directions of the inputs."""
-MOST_INPUTS = 1.0
-"""A matrix with more inputs than this, for each token of a step, is updated without directions: to
-turn its gradients would take longer than to compute them."""
 _BETAS = (0.9, 0.95)
 _ROUNDING = 1e-10
 """An error (`_Errors`) that is rounding alone: that of layers in front of the first cut."""
@@ -103,7 +100,8 @@ def train_layer(
     learned = [batch for batch in range(len(streams)) if batch not in fit.unseen]
     parameters = _trained_parameters(fit.layer)
     kept = [each.detach().clone() for each in parameters]
-    most = int(MOST_INPUTS * max(int(each.sum()) for each in fit.texts))
+    # With more inputs than a step has tokens, a gradient takes longer to turn than to compute.
+    most = max(int(each.sum()) for each in fit.texts)
     by_weight = principal_directions(fit, streams, learned[::DIRECTIONS_EVERY], most)
     directions = [by_weight.get(id(each)) for each in parameters]
     with torch.autocast("cpu", enabled=False):

@@ -97,8 +97,10 @@ def _bytes_beside_states(layout: Layout, sizes: Mapping[str, int], tokens: int, 
     needed = BYTES_PER_PAIR * inner**2
     if passes:
         needed += _TRAINED_BYTES * _layer_parameters(layout, _layers(layout, sizes))
-        needed += 4 * (_READ_BY_LAYER * width**2 + inner**2)  # directions of the inputs
-        needed += 4 * batch_tokens_of(tokens, passes) * (_ACTIVATIONS * width + 4 * inner)
+        step = batch_tokens_of(tokens, passes)
+        needed += 4 * step * (_ACTIVATIONS * width + 4 * inner)
+        inputs = [*[width] * _READ_BY_LAYER, inner]
+        needed += sum(4 * each**2 for each in inputs if each <= step)  # their directions
     return needed
 
 
