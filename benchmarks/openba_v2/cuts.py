@@ -15,7 +15,7 @@ from regrow.evaluation.heldout import text_loss
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.surgery.analysis.points import cut_lines
 from regrow.surgery.search.axes import search_axes
-from regrow.surgery.search.measure import Calibration, open_measurement
+from regrow.surgery.search.measure import CalibrationDraw, open_measurement
 from regrow.surgery.search.text import read_search_text
 
 
@@ -28,7 +28,7 @@ def depth_and_width(model: Path, text: Sequence[Path], tokens: int, points: int)
     directory = open_model(model, Progress(say=say))
     layout = directory.layout
     searched = read_search_text(text, tokens)
-    calibration = Calibration(tokens, seed=0)
+    calibration = CalibrationDraw(tokens, seed=0)
     with open_measurement(directory, searched, calibration, Progress(say=say)) as measurement:
         (original,) = measurement.losses([{}])
         lines = []

@@ -14,7 +14,7 @@ from regrow.corpus import tokenisation, turns
 from regrow.corpus.parallel import Workers
 from regrow.models.loading import load_tokenizer
 from regrow.scoring.calibration import CalibrationText
-from tests.pipeline.test_run import Recipe, contents, entries, go, recover
+from tests.pipeline.runs import Recipe, StoppedError, entries, go, recover, weights
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
 
 
@@ -53,11 +53,6 @@ def recipe(home: Path, train: Any, stages: list[dict[str, Any]], model: str = "m
 DEPTH = {"name": "a", "cut": {"layers": 3, "calibration_tokens": 512}, "recover": recover(320)}
 
 
-def weights(out: Path) -> dict[str, bytes]:
-    found = contents(out / "stages")
-    return {name: data for name, data in found.items() if name.endswith(".safetensors")}
-
-
 @pytest.mark.parametrize(
     ("model", "objective"),
     [("m", "causal"), ("m", "prefix-lm"), ("t5", "ul2"), ("t5", "o-ul2")],
@@ -89,10 +84,6 @@ def mixture(home: Path, one: float, two: float, model: str = "m") -> list[dict[s
         {"name": "first", "path": str(home / f"{model}-one"), "weight": one},
         {"path": [str(home / "two.jsonl")], "weight": two},
     ]
-
-
-class StoppedError(Exception):
-    """Raised out of a run, as if it were killed there."""
 
 
 def test_a_cut_is_chosen_on_text_of_each_source(

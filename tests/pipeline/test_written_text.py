@@ -19,8 +19,15 @@ from regrow.pipeline.ledger import differences
 from regrow.pipeline.steps import WRITE, WRITTEN_FILE, written_inputs
 from regrow.surgery.cut import Cut
 from regrow.writing import text_writer
-from tests.pipeline.test_corpus_runs import StoppedError, weights
-from tests.pipeline.test_run import Recipe, assert_same_result, entries, go, recover
+from tests.pipeline.runs import (
+    Recipe,
+    StoppedError,
+    assert_same_result,
+    entries,
+    go,
+    recover,
+    weights,
+)
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
 
 STAGES = [

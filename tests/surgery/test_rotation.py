@@ -41,8 +41,7 @@ from regrow.surgery.refitting.refit import refit
 from regrow.surgery.result_files import plan_output
 from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.rotation import Rotation, _balanced, rotated, rotation_of
-from regrow.surgery.search.measure import Calibration as SearchCalibration
-from regrow.surgery.search.measure import Measurement
+from regrow.surgery.search.measure import CalibrationDraw, Measurement
 from regrow.surgery.search.measured_cuts import MeasuredCuts
 from regrow.surgery.search.text import read_search_text
 from tests.surgery.carving import assert_same_bytes, tensors
@@ -480,7 +479,7 @@ def test_a_search_measures_rotated_cuts(tmp_path: Path) -> None:
     text = read_search_text([write_text(tmp_path / "text.jsonl", documents)], 512)
     (tmp_path / "known").mkdir()
     known = MeasuredCuts(tmp_path / "known", {})
-    measured = Measurement(ModelDirectory(source), 0, text, SearchCalibration(512, 0), known, QUIET)
+    measured = Measurement(ModelDirectory(source), 0, text, CalibrationDraw(512, 0), known, QUIET)
     cuts = [measured._cut({"hidden": 24}, tmp_path / name, refit=False, rotate=rotate)
             for name, rotate in {"a": None, "b": False}.items()]  # fmt: skip
     assert [is_rotated(cut.path) for cut in cuts] == [True, False]

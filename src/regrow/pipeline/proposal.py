@@ -100,7 +100,7 @@ def _search(
     notes: list[str],
 ) -> "SizeSearch":
     """The sizes by measured costs; `notes` receives what stays whole."""
-    from regrow.surgery.search.measure import Calibration
+    from regrow.surgery.search.measure import CalibrationDraw
     from regrow.surgery.search.search import SearchRequest, search_sizes
 
     if model.is_config_only:
@@ -113,7 +113,7 @@ def _search(
     if least == len(sizes) - 1 > 0:
         notes.append(f"the vocabulary stays whole: {_vocabulary_problem(model, sizes[-2])}")
     request = SearchRequest(
-        budget, spec.tokens_per_second, text, Calibration(spec.calibration_tokens, spec.seed),
+        budget, spec.tokens_per_second, text, CalibrationDraw(spec.calibration_tokens, spec.seed),
         spec.candidates, {axis.name: sizes[least]}, Reading(special_tokens=spec.special_tokens),
     )  # fmt: skip
     return search_sizes(model, request, progress)

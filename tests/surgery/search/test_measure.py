@@ -16,7 +16,7 @@ from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.extend import add_tokens
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.search import measure
-from regrow.surgery.search.measure import Calibration, Measurement, open_measurement
+from regrow.surgery.search.measure import CalibrationDraw, Measurement, open_measurement
 from regrow.surgery.search.measured_cuts import MeasuredCuts
 from regrow.surgery.search.text import read_search_text
 from tests.tiny import add_tokenizer, sentences, write_model, write_text, write_tiny
@@ -28,7 +28,7 @@ def measurement(tmp_path: Path, model: Path, added: int = 0, long: int = 6) -> M
     known = tmp_path / "known"
     known.mkdir()
     return Measurement(
-        ModelDirectory(model), added, text, Calibration(512, 0), MeasuredCuts(known, {}), QUIET
+        ModelDirectory(model), added, text, CalibrationDraw(512, 0), MeasuredCuts(known, {}), QUIET
     )
 
 
@@ -65,7 +65,7 @@ def test_names_of_special_tokens_may_be_tokens(
     for reading in (Reading(), Reading(special_tokens=True)):
         text = read_search_text([path], 512, reading)
         held_back = write_text(tmp_path / "held.jsonl", text.held_back)
-        with open_measurement(model, text, Calibration(512, 0), QUIET) as measured:
+        with open_measurement(model, text, CalibrationDraw(512, 0), QUIET) as measured:
             [original] = measured.losses([{}])
             found[measured.known.directory] = original.bits_per_byte
         loss = text_loss(model.load(), model.tokenizer, held_back, reading=reading)
@@ -110,7 +110,7 @@ def test_an_encoder_decoder_without_sentinels_is_given_them(
                        decoder_start_token_id=2, max_position_embeddings=256)  # fmt: skip
     add_tokenizer(plain)
     text = measurement(tmp_path, plain).text
-    with open_measurement(ModelDirectory(plain), text, Calibration(512, 0), QUIET) as measured:
+    with open_measurement(ModelDirectory(plain), text, CalibrationDraw(512, 0), QUIET) as measured:
         assert measured.added_tokens == 100
         assert measured.model.layout.sizes["vocab"] == 420
 

@@ -12,7 +12,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import QUIET, Progress, Update
 from regrow.scoring.score import FREE
 from regrow.surgery.budget import parameter_budget
-from regrow.surgery.search.measure import Calibration, Measurement
+from regrow.surgery.search.measure import CalibrationDraw, Measurement
 from regrow.surgery.search.measured_cuts import FILE, MeasuredSpeed
 from regrow.surgery.search.search import SearchRequest, search_sizes
 from tests.surgery.search.planted import trained_model
@@ -37,7 +37,7 @@ def request_for(model: ModelDirectory, text: Path, share: float, **changes: Any)
     budget = parameter_budget(model.layout, int(model.layout.parameters() * share))
     options: dict[str, Any] = {
         "budget": budget, "tokens_per_second": None, "text": [text],
-        "calibration": Calibration(512, 0), "candidates": 2,
+        "calibration": CalibrationDraw(512, 0), "candidates": 2,
     }  # fmt: skip
     return SearchRequest(**{**options, **changes})
 
@@ -151,7 +151,7 @@ def test_another_text_or_calibration_is_measured_anew(
 ) -> None:
     request = request_for(model, text, 0.6)
     first = search_sizes(model, request, QUIET)
-    longer = request_for(model, text, 0.6, calibration=Calibration(1_024, 0))
+    longer = request_for(model, text, 0.6, calibration=CalibrationDraw(1_024, 0))
     assert search_sizes(model, longer, QUIET).measured_now == first.measured_now
     other = write_text(tmp_path / "other.jsonl", [" ".join(sentences(9, seed=99))] * 8)
     assert search_sizes(model, request_for(model, other, 0.6), QUIET).measured_now > 0

@@ -26,7 +26,7 @@ from regrow.scoring.score_file import load_scores
 from regrow.surgery.analysis.points import CutLine, cut_lines
 from regrow.surgery.search.axes import SearchAxis, search_axes
 from regrow.surgery.search.measure import (
-    Calibration,
+    CalibrationDraw,
     Measurement,
     check_memory,
     open_measurement,
@@ -183,7 +183,7 @@ def analyse_model(
         )  # fmt: skip
 
 
-def _amounts(layout: Layout, spec: AnalysisSpec) -> tuple[Calibration, int, list[str]]:
+def _amounts(layout: Layout, spec: AnalysisSpec) -> tuple[CalibrationDraw, int, list[str]]:
     """How much is measured: less of a large model, unless the user says how much."""
     ratio = _LARGE / max(layout.parameters(), _LARGE)
     tokens = max(_FEWEST_TOKENS, int(_TOKENS * ratio))
@@ -194,7 +194,7 @@ def _amounts(layout: Layout, spec: AnalysisSpec) -> tuple[Calibration, int, list
             f"a large model, so less is measured: {spec.calibration_tokens or tokens:,} tokens, "
             f"{spec.points or points} cuts of each line; more can be asked for"
         )
-    calibration = Calibration(spec.calibration_tokens or tokens, spec.seed)
+    calibration = CalibrationDraw(spec.calibration_tokens or tokens, spec.seed)
     return calibration, spec.points or points, notes
 
 

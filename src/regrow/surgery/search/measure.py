@@ -43,7 +43,7 @@ _DIVERGED = 64.0
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationDraw:
     """How many tokens cuts are chosen by and refitted on, and the seed that draws them."""
 
     tokens: int
@@ -66,7 +66,7 @@ class Measurement:
     model: ModelDirectory
     added_tokens: int
     text: SearchText
-    calibration: Calibration
+    calibration: CalibrationDraw
     known: MeasuredCuts
     progress: Progress
 
@@ -189,7 +189,7 @@ def check_memory(model: ModelDirectory, *, speeds: bool = False) -> None:
 
 @contextmanager
 def open_measurement(
-    model: ModelDirectory, text: SearchText, calibration: Calibration, progress: Progress
+    model: ModelDirectory, text: SearchText, calibration: CalibrationDraw, progress: Progress
 ) -> Iterator[Measurement]:
     """Context manager: measures cuts of a model on a text. Results are kept in the cache.
 
@@ -207,14 +207,14 @@ def open_measurement(
         yield Measurement(complete, added, text, calibration, known, progress)
 
 
-def is_begun(model: ModelDirectory, text: SearchText, calibration: Calibration) -> bool:
+def is_begun(model: ModelDirectory, text: SearchText, calibration: CalibrationDraw) -> bool:
     """Whether the cache holds results for a model on a text."""
     directory, _ = _place(model, text, calibration)
     return (directory / FILE).is_file()
 
 
 def _place(
-    model: ModelDirectory, text: SearchText, calibration: Calibration
+    model: ModelDirectory, text: SearchText, calibration: CalibrationDraw
 ) -> tuple[Path, dict[str, Any]]:
     """The directory of the results, and what decides them."""
     facts: dict[str, Any] = {

@@ -16,7 +16,7 @@ from regrow.surgery.search.axes import SearchAxis, combined, search_axes
 from regrow.surgery.search.candidates import Candidate, best_candidates, predicted_increase
 from regrow.surgery.search.curves import CostCurve, cost_curve
 from regrow.surgery.search.measure import (
-    Calibration,
+    CalibrationDraw,
     Measurement,
     check_memory,
     is_begun,
@@ -125,7 +125,7 @@ class SearchRequest:
     budget: Budget | None
     tokens_per_second: float | None
     text: Sequence[Path]
-    calibration: Calibration
+    calibration: CalibrationDraw
     candidates: int
     least: Mapping[str, int] = field(default_factory=dict)
     reading: Reading = PLAIN_TEXT
