@@ -1,14 +1,12 @@
 """Finished runs that no test changes, and processes to kill."""
 
-import multiprocessing
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regrow.architectures.openba import OPENBA
 from regrow.common.progress import Progress, Update
+from tests.forks import imported
 from tests.pipeline.runs import Finished, Recipe, go, recover
 from tests.tiny import sentences, write_model, write_seq2seq, write_text
 
@@ -71,11 +69,5 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture(scope="module")
 def forks() -> Any:
     """Processes from one that has imported all, so that many can be killed in little time."""
-    root = str(Path(__file__).parents[2])
-    # An empty entry would be the current directory.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", root, prepend=os.pathsep if "PYTHONPATH" in os.environ else None)
-        context = multiprocessing.get_context("forkserver")
-        llama = "transformers.models.llama.modeling_llama"
-        context.set_forkserver_preload(["tests.pipeline.kills", "regrow.training.loop", llama])
+    with imported("tests.pipeline.kills", "regrow.api", "regrow.pipeline.run") as context:
         yield context

@@ -14,7 +14,8 @@ from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import read_batch
 from regrow.surgery.carve import carve
 from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.refitting.layer_training import STEP_TOKENS, UNSEEN
+from regrow.surgery.refitting.layer_training import UNSEEN
+from regrow.surgery.refitting.memory import batch_tokens_of
 from regrow.surgery.refitting.refit import Refit, refit
 from regrow.surgery.result_files import plan_output
 
@@ -85,7 +86,7 @@ def last_stream(
         found.append((out[0] if isinstance(out, tuple) else out).double())
 
     loaded.get_submodule(last).register_forward_hook(note)
-    step = min(STEP_TOKENS, text.tokens // UNSEEN)
+    step = batch_tokens_of(text.tokens, passes=1)
     with torch.no_grad():
         for batch in without_loss(text, model.config, step):
             read_batch(loaded, batch)

@@ -3,24 +3,43 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regrow.scoring.calibration import ROW_LENGTH
 from regrow.scoring.observe import BATCH_TOKENS
 from regrow.scoring.offload import BATCHES
 from regrow.surgery.refitting.layer_training import STEP_TOKENS, UNSEEN
 from regrow.surgery.refitting.memory import batch_tokens_of
 
 TOKENS = st.integers(4_096, 10**8)
+STEPS = 256
+"""That a training has at most, if its steps are longer than usual."""
+
+
+def batches(tokens: int, batch: int) -> int:
+    """Of a text in whole rows."""
+    rows = -(-tokens // ROW_LENGTH)
+    return -(-rows // (batch // ROW_LENGTH))
 
 
 @given(TOKENS, st.integers(1, 8))
-def test_a_step_is_as_long_with_much_text_as_with_little(tokens: int, passes: int) -> None:
+def test_a_step_is_longer_only_where_there_would_be_many(tokens: int, passes: int) -> None:
     step = batch_tokens_of(tokens, passes)
-    assert step <= STEP_TOKENS
-    assert UNSEEN * step <= tokens
-    assert step == STEP_TOKENS or tokens < UNSEEN * STEP_TOKENS
+    usual = min(STEP_TOKENS, tokens // UNSEEN)
+    if step == usual:
+        assert tokens <= STEPS // passes * usual
+    else:
+        assert step % ROW_LENGTH == 0
+        assert passes * batches(tokens, step) <= STEPS
+        assert tokens > STEPS // passes * (step - ROW_LENGTH)
 
 
 @given(TOKENS)
 def test_without_a_training_there_are_few_batches(tokens: int) -> None:
     batch = batch_tokens_of(tokens, 0)
-    assert batch >= BATCH_TOKENS
-    assert tokens <= batch * BATCHES
+    assert batch % ROW_LENGTH == 0
+    assert batches(tokens, batch) <= BATCHES
+    assert batch == BATCH_TOKENS or tokens > BATCHES * (batch - ROW_LENGTH)
+
+
+def test_more_passes_over_the_same_text_have_no_more_steps() -> None:
+    found = [batch_tokens_of(98_304, passes) for passes in (1, 2, 4, 8)]
+    assert found == [1_024, 1_024, 1_536, 3_072]

@@ -40,7 +40,7 @@ RATE = 0.01
 """The peak learning rate of a parameter, relative to the root mean square of its values: weights of
 one model are ten times as large as those of another, and matrices of a layer differ as much."""
 STEP_TOKENS = 1_024
-"""Tokens of a step, of which each is one batch, unless a text is very short."""
+"""Tokens of a step, of which each is one batch, unless a text is very long or short."""
 UNSEEN = 8
 """One of so many batches is left out."""
 DIRECTIONS_EVERY = 4

@@ -15,6 +15,9 @@ from regrow.surgery.refitting.least_squares import BYTES_PER_PAIR
 
 FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
+_STEPS = 256
+"""About how many steps all passes of a training have at most. Fewer and longer ones learned less
+from the same tokens (docs/benchmarks.md, Layers trained alone)."""
 _TRAINED_BYTES = 24
 """Beside each parameter of a layer that is trained: its value before the training, two moments, and
 its value and its gradient, both as they are and along directions of the inputs."""
@@ -30,17 +33,17 @@ _STATES = 8
 def batch_tokens_of(tokens: int, passes: int) -> int:
     """The most tokens of a batch, which is also a step of a training.
 
-    With passes, steps of much text are as short as those of little: longer ones learn less from the
-    same tokens (docs/benchmarks.md, Layers trained alone). Without, an offloaded model runs few
-    batches best. The same batches in memory give equal bits.
+    An offloaded model runs few batches best. The same batches in memory give equal bits.
 
     `tokens`: of the text. `passes`: in which each layer is trained.
     """
     if passes:
-        return min(STEP_TOKENS, tokens // UNSEEN)
-    if tokens <= BATCH_TOKENS * BATCHES:
-        return BATCH_TOKENS
-    return -(-tokens // (BATCHES * ROW_LENGTH)) * ROW_LENGTH  # whole rows, or a batch has one less
+        least, most = min(STEP_TOKENS, tokens // UNSEEN), max(_STEPS // passes, 1)
+    else:
+        least, most = BATCH_TOKENS, BATCHES
+    if tokens <= least * most:
+        return least
+    return -(-tokens // (most * ROW_LENGTH)) * ROW_LENGTH  # whole rows, or a batch has one less
 
 
 def check_memory(
