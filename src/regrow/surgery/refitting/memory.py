@@ -15,9 +15,9 @@ from regrow.surgery.refitting.least_squares import BYTES_PER_PAIR
 
 FREE = 0.2
 """The part of available memory that is kept for states and sums; the rest is for weights."""
-_STEPS = 256
-"""About how many steps all passes of a training have at most. Fewer and longer ones learned less
-from the same tokens (docs/benchmarks.md, Layers trained alone)."""
+_STEPS, _STEPS_OF_PASS = 256, 64
+"""About how many steps all passes of a training have at most, or each pass if that is more. Fewer
+and longer ones learned less from the same tokens (docs/benchmarks.md, Layers trained alone)."""
 _TRAINED_BYTES = 24
 """Beside each parameter of a layer that is trained: its value before the training, two moments, and
 its value and its gradient, both as they are and along directions of the inputs."""
@@ -38,7 +38,7 @@ def batch_tokens_of(tokens: int, passes: int) -> int:
     `tokens`: of the text. `passes`: in which each layer is trained.
     """
     if passes:
-        least, most = min(STEP_TOKENS, tokens // UNSEEN), max(_STEPS // passes, 1)
+        least, most = min(STEP_TOKENS, tokens // UNSEEN), max(_STEPS // passes, _STEPS_OF_PASS)
     else:
         least, most = BATCH_TOKENS, BATCHES
     if tokens <= least * most:
