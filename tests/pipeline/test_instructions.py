@@ -122,6 +122,13 @@ def test_a_part_of_the_conversations_is_put_aside(home: Path, tmp_path: Path) ->
     loaded = load_recipe(path)
     assert preview_recipe(loaded, ModelDirectory(home / "chat")).puts_aside
     said: list[str] = []
+
+    def stop(line: str) -> None:
+        if "held out, since" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # the run can go on, though nothing else is done
+        run(loaded, tmp_path / "run", RunOptions(), Progress(say=stop))
     run(loaded, tmp_path / "run", RunOptions(), Progress(say=said.append))
     (told,) = [line for line in said if "held out, since" in line]
     assert told.startswith("instructions: held out, since no held-out text is named: ")
@@ -208,6 +215,12 @@ def test_what_is_left_out_is_said(home: Path, tmp_path: Path) -> None:
             "heldout: {h: chat.jsonl}}}]",
             "{train: text.jsonl, heldout: {h: text.jsonl}}",
             "two texts are called 'h'",
+        ),
+        (
+            "[{name: x, recover: {objective: instructions}, data: {train: chat.jsonl, "
+            "heldout: {heldout: chat.jsonl}}}]",
+            "{train: text.jsonl}",
+            "two texts are called 'heldout'",
         ),
         (
             "[{name: x, recover: {objective: instructions}, data: {train: text.jsonl}}]",

@@ -18,7 +18,6 @@ from regrow.common.errors import UserError
 from regrow.common.publishing import partial_place
 from regrow.common.run_directory import LEDGER_FILE
 from regrow.pipeline.ledger import (
-    HELDOUT_FILE,
     Entry,
     Ledger,
     differences,
@@ -175,7 +174,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_wrote_before_the_ledger_is_no_other_content(tmp_path: Path) -> None:
-    partial_place(tmp_path / HELDOUT_FILE).mkdir()
+    partial_place(tmp_path / "original").mkdir()
     with Ledger(tmp_path):
         pass
 

@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 import regrow
-from regrow.architectures import Layout
+from regrow.architectures import Layout, bind
 from regrow.architectures.flops import SampleShape, forward_flops, training_flops
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.checkpoint.vocabulary_blueprint import vocabulary_blueprint
 from regrow.cli.preview_tables import total_words
 from regrow.pipeline import training_time
 from regrow.pipeline.proposed_training import OwnText, own_text, tokens_of_recovery
@@ -99,6 +100,17 @@ def test_layers_are_trained_alone_at_the_speed_of_the_cpu(
     assert wide.alone == pytest.approx(3 * first / TURNED)
     after = regrow.plan(home / "m", params="60%")
     assert [9 * each for each in after.recovery_seconds] == pytest.approx(before.recovery_seconds)
+
+
+def test_a_training_of_a_model_without_a_blueprint_takes_time(home: Path) -> None:
+    """Such a layout has no hidden size."""
+    checkpoint = ModelDirectory(home / "m").checkpoint
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    layout = bind(vocabulary_blueprint(checkpoint.config, shapes), checkpoint.config, shapes)
+    training = StageTraining(layout, RecoverySettings(tokens=512))
+    found = time_of(layout, [training])
+    assert found is not None
+    assert found.stages == (StageTime(pytest.approx(training.flops / RATE), 0.0),)
 
 
 def test_a_preview_says_how_long_it_takes(home: Path) -> None:

@@ -30,10 +30,8 @@ from regrow.common.publishing import (
 )
 from regrow.common.run_directory import LEDGER_FILE
 
-HELDOUT_FILE = "heldout.jsonl"
-"""The part of the training text that is put aside, if a recipe names no held-out text."""
-_BEFORE_FIRST_ENTRY = ("original", HELDOUT_FILE)
-"""What a run makes before its first entry: a converted or downloaded model, a held-out text."""
+_BEFORE_FIRST_ENTRY = "original"
+"""What a run makes before its first entry: a converted or downloaded model."""
 _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
@@ -183,9 +181,10 @@ class Ledger:
     def _refuse_other_content(self) -> None:
         if self.path.exists():
             return
+        begun = self.directory / _BEFORE_FIRST_ENTRY
+        known = (self._lock_path.name, begun.name, partial_place(begun).name)
         for path in self.directory.iterdir():
-            unfinished = [partial_place(self.directory / name).name for name in _BEFORE_FIRST_ENTRY]
-            if path.name not in (self._lock_path.name, *_BEFORE_FIRST_ENTRY, *unfinished):
+            if path.name not in known:
                 raise UserError(
                     f"{self.directory}: holds {path.name} and no {LEDGER_FILE}, so it is no run; "
                     "choose a new or empty directory"

@@ -11,12 +11,10 @@ from regrow.corpus.reading import CONVERSATIONS, Reading
 from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import is_store
 from regrow.evaluation.heldout_text import HeldoutText
-from regrow.pipeline.ledger import HELDOUT_FILE
-from regrow.pipeline.recipe import Recipe, Stage
+from regrow.pipeline.recipe import HELDOUT, Recipe, Stage
 from regrow.pipeline.steps import STAGES
 
-HELDOUT = "heldout"
-"""The name of the text that is put aside from `data.train`."""
+_FILE = "heldout.jsonl"
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def with_heldout_text(recipe: Recipe, out: Path) -> tuple[Recipe, PutAsideTexts]
                 "name a held-out text",
                 key="data.heldout",
             )
-        text = HeldoutText(out / HELDOUT_FILE, recipe.reading)
+        text = HeldoutText(out / _FILE, recipe.reading)
         parts[HELDOUT] = PutAsideText(_put_aside(paths, recipe.reading, "data.heldout"), text)
         _check_sources(recipe, parts[HELDOUT].part)
         data = data.model_copy(update={"heldout": {HELDOUT: text.path}})
@@ -70,7 +68,7 @@ def with_heldout_text(recipe: Recipe, out: Path) -> tuple[Recipe, PutAsideTexts]
         given = stage.data
         if given is not None and not given.heldout:
             key = f"stages: {stage.name}: data.heldout"
-            text = HeldoutText(out / STAGES / stage.name / HELDOUT_FILE, CONVERSATIONS)
+            text = HeldoutText(out / STAGES / stage.name / _FILE, CONVERSATIONS)
             part = _put_aside(given.train, CONVERSATIONS, key)
             parts[stage.name] = PutAsideText(part, text, stage.name)
             given = given.model_copy(update={"heldout": {stage.name: text.path}})

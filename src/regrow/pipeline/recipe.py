@@ -30,6 +30,8 @@ from regrow.training.settings import RecoverySettings
 
 _RESERVED_NAMES = ("original", "control", "at-once")
 """Names that the ledger uses for other steps."""
+HELDOUT = "heldout"
+"""The name of the text that is put aside from `data.train`, if there is no held-out text."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
@@ -272,7 +274,7 @@ class Recipe(Strict):
                     f"{stage.name}"
                 )
             self.data.check_conversations()
-        names = [*self.data.heldout]
+        names = [*(self.data.heldout or (HELDOUT,))]
         for stage in self.stages:
             names += [] if stage.data is None else [*(stage.data.heldout or (stage.name,))]
         for name in names:

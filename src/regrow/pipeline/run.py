@@ -77,10 +77,6 @@ def run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress = QUI
         inputs = input_stamps(recipe)
         plan = plan_run(recipe, out, options, progress)
         check_run(plan, ledger, options.redo, progress)
-        for aside in plan.put_aside.values():
-            aside.write()
-            of = "" if aside.stage is None else f"{aside.stage}: "
-            progress.say(f"{of}held out, since no held-out text is named: {aside.part.words()}")
         steps = _Run(plan, ledger, progress)
         steps.say_where_it_goes_on()
         steps.do_steps()

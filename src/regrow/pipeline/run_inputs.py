@@ -23,12 +23,23 @@ _WRITING_SECONDS = 1.0
 
 
 def record_inputs(plan: RunPlan, recorder: StepRecorder) -> None:
-    """Record the facts about the original, the recipe and the texts."""
+    """Record the facts about the original, the recipe and the texts, and write texts."""
     original, once = plan.original, recorder.once
     once(plan.steps["original"], "", lambda: {**original.facts(), "source": _source(original)})
     once(plan.steps["recipe"], "", lambda: {"text": plan.recipe_text})
+    _put_text_aside(plan, recorder)
     _write_text(plan, recorder)
     once(plan.steps["texts"], "", lambda: {"texts": _text_facts(plan, recorder)})
+
+
+def _put_text_aside(plan: RunPlan, recorder: StepRecorder) -> None:
+    """Write the held-out texts that are a part of the training text."""
+    for aside in plan.put_aside.values():
+        aside.write()
+        of = "" if aside.stage is None else f"{aside.stage}: "
+        recorder.progress.say(
+            f"{of}held out, since no held-out text is named: {aside.part.words()}"
+        )
 
 
 def _write_text(plan: RunPlan, recorder: StepRecorder) -> None:

@@ -21,8 +21,8 @@ from regrow.evaluation.heldout_text import HeldoutText
 from regrow.pipeline.conversation_checks import check_conversations, check_heldout_conversations
 from regrow.pipeline.from_scratch import with_random_weights
 from regrow.pipeline.ledger import Step
-from regrow.pipeline.put_aside_text import HELDOUT, PutAsideText, PutAsideTexts, with_heldout_text
-from regrow.pipeline.recipe import Recipe, Stage
+from regrow.pipeline.put_aside_text import PutAsideText, PutAsideTexts, with_heldout_text
+from regrow.pipeline.recipe import HELDOUT, Recipe, Stage
 from regrow.pipeline.recipe_checks import (
     check_adapters,
     check_apart,

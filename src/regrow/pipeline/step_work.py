@@ -14,9 +14,7 @@ from regrow.training.mixing.mixture_settings import DENOISERS
 def step_work(plan: RunPlan) -> list[StepWork]:
     """The estimated work of all steps of a run, in the units of `GUESSED_RATES`."""
     recipe, original = plan.recipe, plan.original.layout.parameters()
-    # Some 4 bytes of text a token.
-    paths = [file for text in recipe.heldout.values() for file in text_files(text.path)]
-    texts = sum(path.stat().st_size for path in paths) / 4
+    texts = sum(_bytes(plan, name) for name in recipe.heldout) / 4  # some 4 bytes a token
     answers = len(recipe.prompts) * recipe.answer_tokens
     found = []
     for step in filter(plan.is_wanted, plan.steps.values()):
@@ -46,6 +44,14 @@ def step_work(plan: RunPlan) -> list[StepWork]:
             assert plan.tasks is not None
             found.append(StepWork(name, "forward", 2.0 * count * plan.tasks.tokens))
     return found
+
+
+def _bytes(plan: RunPlan, heldout: str) -> int:
+    """About the bytes of a held-out text, whose file may not be written yet if it is put aside."""
+    if heldout in plan.put_aside:
+        return plan.put_aside[heldout].part.characters
+    files = text_files(plan.recipe.heldout[heldout].path)
+    return sum(file.stat().st_size for file in files)
 
 
 def _cut_work(step: str, stage: RunStage, original: int) -> StepWork:

@@ -74,6 +74,8 @@ class StageTraining:
         sample, recovery = self.recovered_sample, 0.0
         if sample is not None:
             recovery = speed.seconds(self.layout, sample, self.tokens, self.teacher)
+        if not self.alone_tokens:  # without layers, a blueprint has no hidden size either
+            return StageTime(recovery, 0.0)
         alone = on_cpu.seconds_of_layers(self.layout, _row(self.layout), self.alone_tokens)
         axes = self.layout.blueprint.axes
         width = max(self.layout.sizes[axis.name] for axis in axes if axis.kind == "hidden")
