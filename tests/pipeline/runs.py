@@ -112,6 +112,13 @@ def assert_same_result(out: Path, other: Path) -> None:
         assert decisive == {k: v for k, v in wanted[name].outputs.items() if k not in timed}, name
 
 
+def flip(path: Path) -> None:
+    """Change a bit near the end of a file."""
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
 def written(finished: Finished, tmp_path: Path, recipe: Recipe | None = None) -> Path:
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(recipe or finished.recipe, sort_keys=False), encoding="utf-8")

@@ -21,6 +21,7 @@ from tests.pipeline.runs import (
     assert_same_result,
     contents,
     entries,
+    flip,
     go,
     written,
 )
@@ -174,12 +175,6 @@ def test_other_settings_of_a_half_done_training_are_noticed(
     go(other, out, redo=True)
     go(other, tmp_path / "fresh")
     assert_same_result(out, tmp_path / "fresh")
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    path.write_bytes(data)
 
 
 TAMPERING: Mapping[str, Callable[[Path], object]] = {

@@ -73,6 +73,9 @@ def test_killed_within_a_comparison_it_ends_in_the_same_bits(
     compare = ("control", "at-once") if within != "longer" else ()
     assert killed(forks, path, out, saved_after(training, 0), compare)
     assert f"{within}/recover" not in entries(out)
+    if within == "control":  # a run that does not compare leaves it there
+        regrow.run(path, out)
+        assert any(training.glob("step-*"))
     regrow.run(path, out, compare=compare)
     result = f"stages/{within}/model/model.safetensors"
     assert (out / result).read_bytes() == (filled.out / result).read_bytes()

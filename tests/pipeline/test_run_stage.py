@@ -81,6 +81,15 @@ def test_a_comparison_that_is_asked_for_is_planned_as_a_stage(home: Path) -> Non
     assert [stage.name for stage in found.comparisons()] == ["control", "at-once"]
 
 
+def test_of_two_cuts_of_the_vocabulary_the_last_one_counts_for_a_comparison(home: Path) -> None:
+    cuts = [{"layers": 3, "vocab": {"size": 300, "pad_to": 8}}, {"vocab_size": 290}]
+    stages = [{"name": f"s{n}", "cut": c, "recover": TRAINING} for n, c in enumerate(cuts)]
+    found = plan_run(
+        recipe(home, *stages), home / "run", RunOptions(compare=["at-once"]), QUIET
+    ).stages  # fmt: skip
+    assert found["at-once"].layouts.after == found["s1"].layouts.after
+
+
 def test_a_comparison_that_cannot_be_cut_is_refused_if_it_is_asked_for(home: Path) -> None:
     """`wanda` scores no layers, and the stage that drops some names them itself."""
     cuts = [{"drop_layers": "1", "by": "wanda"}, {"ffn": 24, "by": "wanda"}]

@@ -169,7 +169,9 @@ class _Run:
 
         If `redo` is killed, results stay whose steps it has taken out of the ledger.
         """
-        known = set(self.plan.stages) | {entry.stage for entry in self.ledger.entries.values()}
+        known = {entry.stage for entry in self.ledger.entries.values()}
+        # Also a comparison that is not asked for now, whose training may be half done.
+        known |= {step.stage for step in self.steps.values()}
         for directory in (self.out / STAGES).glob("*"):
             if directory.name not in known:
                 remove(directory)
@@ -385,6 +387,7 @@ class _Run:
     def _is_as_left(self, step: Step, model: ModelDirectory) -> bool:
         """Whether the model of a step that is done is as the step left it."""
         outputs = self.ledger.entries[step.name].outputs
+        model = ModelDirectory(model.path)  # since a model remembers its hashes
         found = (model.checkpoint.fingerprint, model.files_sha256)
         return found == (outputs["fingerprint"], outputs["files"])
 

@@ -103,7 +103,8 @@ def at_once_stage(recipe: Recipe, layouts: Mapping[str, StageLayouts]) -> Stage 
     """The comparison stage that makes all cuts in one and trains on the tokens of all recoveries.
 
     Score and refit are those that all cuts name; if they differ, the default. The passes of a refit
-    and the tokens of its text are the most of any cut. A cut by a file of scores counts as one that
+    and the tokens of its text are the most of any cut. Of several cuts of the vocabulary, the last
+    one decides. A cut by a file of scores counts as one that
     names no score. Hidden is rotated if all cuts of it are. None if the recipe has fewer than two
     cuts, or trains nothing.
 
@@ -122,9 +123,9 @@ def at_once_stage(recipe: Recipe, layouts: Mapping[str, StageLayouts]) -> Stage 
         for cut in cuts
         if any(original.blueprint.axis(name).kind == "hidden" for name in cut.sizes)
     ]
-    vocabularies = [spec.vocab for spec in specs if spec.vocab is not None]
+    vocabularies = [spec.vocabulary for spec in specs if spec.vocabulary is not None]
     if vocabularies:
-        options["vocab"] = vocabularies[0]
+        options["vocab"] = vocabularies[-1]
         options.pop("vocab_size", None)
     together = CutSpec(
         **options,
