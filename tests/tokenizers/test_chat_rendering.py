@@ -38,6 +38,13 @@ def test_the_text_is_that_of_transformers(template: Any, add: bool) -> None:
     assert render_chat(tokenizer, TURNS, add_generation_prompt=add) == expected
 
 
+def test_the_date_of_today_is_always_the_same() -> None:
+    """With that of transformers, a run that goes on after midnight would read other tokens."""
+    tokenizer = with_template("{% set now = strftime_now('%d %b %Y, %H:%M') %}{{ now }}")
+    assert tokenizer.apply_chat_template(TURNS, tokenize=False) != "01 Jan 2025, 00:00"
+    assert render_chat(tokenizer, TURNS, add_generation_prompt=False) == "01 Jan 2025, 00:00"
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -4,6 +4,9 @@ A template is a program from the directory of a model. The sandbox of transforme
 files and commands, but it can still loop for hours or fill the memory. The process is started at
 the first rendering and does all that follow. Starting takes about a second of CPU, a rendering less
 than a millisecond.
+
+Some templates write the date of today (those of Llama 3.2 and SmolLM3). They get a fixed one, so
+that the same conversation is the same tokens on each day, and a run goes on after midnight.
 """
 
 import json
@@ -15,8 +18,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from regrow.common.errors import UserError, one_line
 
@@ -35,7 +39,7 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def render_chat(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool) -> str:
-    """A conversation as text, as `tokenizer.apply_chat_template` gives it.
+    """A conversation as text, as `tokenizer.apply_chat_template` gives it, but for today's date.
 
     Args:
         tokenizer: of transformers, with a chat template.
@@ -138,10 +142,20 @@ def _reason(error: BaseException) -> str:
 # The process that renders
 
 
+class _FixedDate(datetime):
+    """A class of dates in which it is always the same day."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2025, 1, 1, tzinfo=tz)
+
+
 def main() -> None:
     """Answer the requests on standard input, a line each, until it ends."""
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
+    # The global functions of a template, such as `strftime_now`, cannot be given as arguments.
+    chat_template_utils.datetime = _FixedDate
     statm = Path("/proc/self/statm")
     if statm.is_file():  # Linux; others do not bound the memory of a process
         size = int(statm.read_text().split()[0]) * resource.getpagesize()
@@ -154,7 +168,7 @@ def main() -> None:
         try:
             request = json.loads(line)
             special = request.pop("special_tokens")
-            texts, _ = render_jinja_template(**request, **special)
+            texts, _ = chat_template_utils.render_jinja_template(**request, **special)
             if len(texts[0]) > _MOST_TEXT:
                 raise ValueError(f"it gives more than {_MOST_TEXT >> 20} MB of text")
             texts[0].encode()
