@@ -206,6 +206,11 @@ def test_a_refit_has_room_for_its_copy_and_its_matrices(
         go(finished.changed(("model", str(source)), ("stages", stages)), tmp_path / "new")
     training = 2 * 12 * layout.parameters({"hidden": hidden})
     assert needed[1] == 3 * result + training > 3 * result + beside
+    # The checkpoints of adapters are small.
+    stages[0]["recover"] |= {"lora": {"rank": 1}}
+    with pytest.raises(UserError, match="full"):
+        go(finished.changed(("model", str(source)), ("stages", stages)), tmp_path / "new")
+    assert needed[2] == 3 * result + beside
 
 
 def test_a_refit_that_does_not_fit_in_memory_is_said_before_any_work(

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
+from regrow.architectures.cut_config import cut_config
 from regrow.architectures.flops import forward_flops
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET
@@ -12,6 +14,7 @@ from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.run_plan import RunOptions, RunPlan, plan_run
 from regrow.pipeline.run_stage import data_seed
 from regrow.training.cost import mean_sample
+from regrow.training.lora import add_adapters
 from tests.tiny import sentences, write_model, write_text
 
 TRAINING = {"tokens": 64, "row_length": 32, "batch_tokens": 64}
@@ -97,6 +100,26 @@ def test_a_comparison_that_cannot_be_cut_is_refused_if_it_is_asked_for(home: Pat
     plan_run(recipe(home, *stages), home / "run", RunOptions(), QUIET)
     with pytest.raises(UserError, match=r"^compare.at-once: wanda scores .*, not layer"):
         plan_run(recipe(home, *stages), home / "run", RunOptions(compare=["at-once"]), QUIET)
+
+
+@pytest.mark.parametrize("targets", [None, ("q_proj", "down_proj")])
+def test_lora_trains_the_parameters_of_its_adapters(
+    home: Path, targets: tuple[str, ...] | None
+) -> None:
+    lora = {"rank": 3, "targets": targets}
+    stage = {
+        "name": "width",
+        "cut": {"ffn": 24, "layers": 3},
+        "recover": {**TRAINING, "lora": lora},
+    }
+    plan = plan_run(recipe(home, stage), home / "run", RunOptions(), QUIET)
+    width = plan.stages["width"]
+    config = cut_config(plan.original.layout, width.layouts.after.sizes, {"layer": range(3)})
+    model = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**config))
+    assert width.recovery.lora is not None
+    add_adapters(model, width.recovery.lora, seed=0)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    assert width.trained_parameters == trained
 
 
 def test_a_teacher_costs_a_forward_pass(plan: RunPlan) -> None:

@@ -12,6 +12,7 @@ from regrow.architectures.t5 import T5
 from regrow.cli.corpus import write
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
+from regrow.common.publishing import unfinished_place
 from regrow.corpus.sources import Source
 from regrow.corpus.text import document_hash, read_documents
 from regrow.pipeline import recipe as recipes
@@ -105,6 +106,32 @@ def test_a_run_writes_once_and_may_be_stopped_anywhere(
     ledger.write_text("".join(lines[:2]))
     go(mixed, tmp_path / "stopped")
     assert_same_result(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_text_that_was_begun_otherwise_is_written_anew_if_asked(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrow.pipeline.run_inputs._WRITING_SECONDS", 0.0)
+    out, one = tmp_path / "out", {"stages": STAGES[:1]}
+    left = unfinished_place(out / WRITTEN_FILE)
+
+    def stop(update: Update) -> None:
+        if (left / "rounds.jsonl").exists():
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        go(recipe(home, WRITTEN) | one, out, progress=Progress(update=stop))
+    other = recipe(home, WRITTEN | {"temperature": 0.5}) | one
+    with pytest.raises(UserError, match=r"begun with other temperature; set `redo`"):
+        go(other, out)
+    with pytest.raises(StoppedError):  # with the settings of before it goes on
+        go(recipe(home, WRITTEN) | one, out, redo=True, progress=Progress(update=stop))
+    assert left.exists()
+    said: list[str] = []
+    go(other, out, redo=True, progress=Progress(say=said.append))
+    assert "writing the text of original anew, since its temperature changed" in said
+    assert not left.exists()
+    assert json.loads((out / "written.json").read_text())["temperature"] == 0.5
 
 
 def test_scores_and_rows_are_those_of_the_same_text_from_a_file(home: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,20 @@ def test_it_is_made_once_and_only_where_something_lacks(tmp_path: Path) -> None:
     assert ensure_tokens(first, TOKENS, tmp_path / "cache", messages.append) == first
     assert ensure_tokens(source, [], tmp_path / "cache", messages.append) == source
     assert [p.name for p in (tmp_path / "cache/extended").iterdir()] == [first.path.name]
+
+
+def test_it_is_made_again_for_other_tokens_and_other_files(tmp_path: Path) -> None:
+    source = write(tmp_path / "m", LLAMA, 0, 320)
+
+    def made(tokens: Sequence[str]) -> ModelDirectory:
+        return ensure_tokens(ModelDirectory(source), tokens, tmp_path / "cache", lambda _: None)
+
+    first, others = made(TOKENS), made([f"{each}'" for each in TOKENS])
+    assert others.path != first.path
+    assert f"{TOKENS[0]}'" in others.tokenizer.get_vocab()
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    assert made(TOKENS).config.rms_norm_eps == 1e-3
 
 
 def test_what_cannot_be_extended_is_left_alone(

@@ -226,6 +226,15 @@ def test_special_tokens_are_never_written() -> None:
     assert "<bos>" not in tokenizer.decode(ids(hot[0].text))
 
 
+def test_a_special_token_may_have_no_row_in_the_head() -> None:
+    """As the one of images in the text models of Gemma 3."""
+    form = form_of(None)
+    before = written(form, PROMPTS)
+    form.tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    assert len(form.tokenizer) == 259
+    assert written(TextForm(form.tokenizer, form.ends), PROMPTS) == before
+
+
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_text_does_not_depend_on_the_others(number: int) -> None:
     form = form_of(None)

@@ -81,14 +81,25 @@ def check_same_work(
 ) -> None:
     """Raise UserError if an earlier run in the directory did other work.
 
+    `earlier`, `now`, `names`: as in :func:`other_work`.
+    """
+    if (name := other_work(earlier, now, names)) is not None:
+        raise UserError(
+            f"{directory}: left by a run that was stopped, with other {name}; "
+            "delete it to begin anew"
+        )
+
+
+def other_work(
+    earlier: Mapping[str, Any], now: Mapping[str, Any], names: Mapping[str, str]
+) -> str | None:
+    """The first thing that decides the result and is not as before; None if all is.
+
     `earlier`, `now`: what decides the result, by key. `names`: what a message calls each key.
     """
-    for key, name in names.items():
-        if key not in earlier or earlier[key] != now[key]:
-            raise UserError(
-                f"{directory}: left by a run that was stopped, with other {name}; "
-                "delete it to begin anew"
-            )
+    return next(
+        (n for key, n in names.items() if key not in earlier or earlier[key] != now[key]), None
+    )
 
 
 # Processes

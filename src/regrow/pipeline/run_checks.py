@@ -1,7 +1,7 @@
 """Check a run before any work: changes of the recipe, disk, memory, and the machine."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from regrow.common.errors import UserError
 from regrow.common.files import remove
 from regrow.common.precision import resolve_precision
 from regrow.common.progress import Progress
+from regrow.common.publishing import unfinished_place
 from regrow.pipeline.ledger import Entry, Ledger, Step
 from regrow.pipeline.ledger_checks import check_entries
+from regrow.pipeline.run_inputs import writing_settings
 from regrow.pipeline.run_plan import RunPlan
 from regrow.pipeline.run_stage import RunStage
 from regrow.pipeline.stage_layouts import error_of_cut
@@ -28,7 +30,7 @@ from regrow.pipeline.steps import (
 )
 from regrow.surgery.refitting.disk import refit_bytes
 from regrow.training.settings import TRAINED, RecoverySettings
-from regrow.writing.text_writer import written_files
+from regrow.writing.text_writer import begun_otherwise, written_files
 
 _MAX_REASONS = 4
 OUTPUTS = {
@@ -44,6 +46,7 @@ def check_run(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> 
     `redo`: if the recipe changed, remove the results that this invalidates, in place of an error.
     """
     _check_changes(plan, ledger, redo, progress)
+    _check_unfinished_text(plan, ledger, redo, progress)
     _check_ledger(plan, ledger)
     to_do = [
         step for step in plan.steps.values() if ledger.done(step) is None and plan.is_wanted(step)
@@ -93,6 +96,27 @@ def _check_changes(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress
         remove(*(plan.out / STAGES / stage / name for name in OUTPUTS["recover"]))
 
 
+def _check_unfinished_text(plan: RunPlan, ledger: Ledger, redo: bool, progress: Progress) -> None:
+    """Raise UserError if the original began to write its text with other settings.
+
+    `redo`: remove what it wrote then, in place of an error.
+    """
+    step, source, out = plan.steps.get(WRITE), plan.recipe.data.written, plan.out / WRITTEN_FILE
+    if step is None or source is None or ledger.done(step) is not None:
+        return
+    other = begun_otherwise(plan.original, out, writing_settings(source, plan.recipe.seed))
+    if other is None:
+        return
+    left = unfinished_place(out)
+    if not redo:
+        raise UserError(
+            f"{left}: text that was begun with other {other}; set `redo` to write it anew, or "
+            "choose another directory"
+        )
+    progress.say(f"writing the text of {source.name} anew, since its {other} changed")
+    remove(left)
+
+
 def _refuse_changes(changed: Iterable[str], invalid: str, out: Path) -> None:
     reasons = list(changed)
     if len(reasons) > _MAX_REASONS:
@@ -104,30 +128,24 @@ def _refuse_changes(changed: Iterable[str], invalid: str, out: Path) -> None:
     )
 
 
-def _check_disk(plan: RunPlan, to_do: Iterable[Step], trained: Iterable[str]) -> None:
+def _check_disk(plan: RunPlan, to_do: Sequence[Step], trained: Sequence[str]) -> None:
     counts = {name: stage.parameters for name, stage in plan.stages.items()}
     bytes_per_parameter = plan.original.weight_bytes / plan.original.layout.parameters()
-    to_do = list(to_do)
     carved = [step.stage for step in to_do if step.kind == "carve"]
     beside = [_bytes_beside_result(plan, stage, bytes_per_parameter) for stage in carved]
     if carved:
         # At least the size of the original, which leaves room for what is not counted.
         beside.append(plan.original.weight_bytes)
-    # What a refit needs is removed before a training begins, and the other way round.
-    passing = max(_training_bytes(to_do, counts), *beside, 0)
+    # What a refit needs is removed before a training begins, and the other way round. A checkpoint
+    # has weights and two moments in float32, and is there twice while another one replaces it.
+    beside += [plan.stages[name].trained_parameters * 4 * 3 * 2 for name in trained]
+    passing = max(beside, default=0)
     needed = _model_bytes(to_do, counts, bytes_per_parameter) + passing
     # The checkpoints of an unfinished training will be replaced, so their bytes are available.
     checkpoints = [(plan.out / STAGES / stage).glob("training/*/*") for stage in trained]
     needed -= sum(path.stat().st_size for paths in checkpoints for path in paths)
     if needed > 0:
         check_free_space(plan.out / STAGES, needed)
-
-
-def _training_bytes(to_do: Iterable[Step], parameters: Mapping[str, int]) -> int:
-    """Bytes of the checkpoints of the largest training; `parameters`: by stage."""
-    trained = [parameters[step.stage] for step in to_do if step.kind == "recover"]
-    # Weights and two moments in float32, twice while one checkpoint replaces another.
-    return max(trained, default=0) * 4 * 3 * 2
 
 
 def _model_bytes(
@@ -185,7 +203,8 @@ def _check_memory(stage: RunStage) -> None:
     precision = resolve_precision(stage.recovery.precision, torch.device("cpu"))
     teacher_bytes = 2 if precision == "bf16" else 4
     # Weights, gradients and two moments of the student in float32; weights of the teacher.
-    needed = 16 * stage.parameters + teacher_bytes * teacher.parameters()
+    student = 4 * stage.parameters + 12 * stage.trained_parameters
+    needed = student + teacher_bytes * teacher.parameters()
     available = available_memory()
     if needed > available:
         raise UserError(

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regrow.checkpoint.companions import SOURCE_FILE
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -17,6 +17,9 @@ from regrow.pipeline.ledger import Ledger
 from regrow.pipeline.run_plan import RunPlan
 from regrow.pipeline.step_recorder import StepRecorder
 from regrow.pipeline.steps import WRITE, WRITTEN_FILE
+
+if TYPE_CHECKING:
+    from regrow.writing.text_writer import WritingSettings
 
 _WRITING_SECONDS = 1.0
 """Time between two reports of how far a text is written."""
@@ -42,9 +45,18 @@ def _put_text_aside(plan: RunPlan, recorder: StepRecorder) -> None:
         )
 
 
+def writing_settings(source: Source, seed: int) -> "WritingSettings":
+    """How the original writes the text of a source."""
+    from regrow.writing.text_writer import WritingSettings
+
+    return WritingSettings(
+        source.tokens or 0, source.prompts, seed, source.temperature, languages=source.languages
+    )
+
+
 def _write_text(plan: RunPlan, recorder: StepRecorder) -> None:
     """Let the original write its part of the training text."""
-    from regrow.writing.text_writer import WritingSettings, write_text, written_files
+    from regrow.writing.text_writer import write_text, written_files
 
     step, source, out = plan.steps.get(WRITE), plan.recipe.data.written, plan.out / WRITTEN_FILE
     if step is None or source is None:
@@ -66,13 +78,7 @@ def _write_text(plan: RunPlan, recorder: StepRecorder) -> None:
     def write() -> Mapping[str, Any]:
         # Left by a run that was killed before it recorded the step.
         remove(*written_files(out))
-        settings = WritingSettings(
-            source.tokens or 0,
-            source.prompts,
-            plan.recipe.seed,
-            source.temperature,
-            languages=source.languages,
-        )
+        settings = writing_settings(source, plan.recipe.seed)
         try:
             written = write_text(plan.original, out, settings, progress=advance)
         except UserError as error:

@@ -48,6 +48,23 @@ class RunStage:
         return self.layouts.after.parameters()
 
     @property
+    def trained_parameters(self) -> int:
+        """Parameters that its recovery trains, for which a checkpoint has a weight and two moments.
+
+        All of the model, or those of the adapters of LoRA: two matrices beside each of a layer.
+        """
+        lora, layout = self.recovery.lora, self.layouts.after
+        if lora is None:
+            return self.parameters
+        return sum(
+            layout.sizes[tensor.layer[0]] * lora.rank * sum(tensor.dims.shape(layout.sizes))
+            for tensor in {each.pattern: each for each in layout.tensors.values()}.values()
+            if tensor.layer is not None
+            and len(tensor.dims.dimensions) == 2
+            and (lora.targets is None or tensor.pattern.split(".")[-2] in lora.targets)
+        )
+
+    @property
     def vocabulary(self) -> int:
         """The size of the vocabulary of the model that it makes."""
         return self.layouts.after.sizes["vocab"]

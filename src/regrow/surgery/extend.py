@@ -11,6 +11,7 @@ the mean of the rows of the tokens that it is merged from.
 """
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,15 +56,16 @@ def ensure_tokens(
 ) -> ModelDirectory:
     """The model itself if its tokenizer has these tokens, else a copy with the missing ones added.
 
-    The copy is made once, under `cache`, and found again by the fingerprint of the weights and the
-    number of missing tokens. `notify` gets a line before it is made.
+    The copy is made once, under `cache`, and found again by a hash of the model's files and of the
+    missing tokens. `notify` gets a line before it is made.
     """
     vocabulary = model.tokenizer.get_vocab()
     missing = [token for token in tokens if token not in vocabulary]
     if not missing:
         return model
-    fingerprint = model.checkpoint.fingerprint.removeprefix("sha256:")[:16]
-    out = cache / "extended" / f"{model.path.name}-{fingerprint}-{len(missing)}"
+    facts = json.dumps([model.checkpoint.fingerprint, model.files_sha256, missing])
+    key = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    out = cache / "extended" / f"{model.path.name}-{key}"
     if not out.is_dir():
         make_directory(out.parent)
         notify(f"adding {len(missing)} tokens ({missing[0]} ... {missing[-1]}) in {out}")

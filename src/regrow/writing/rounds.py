@@ -120,8 +120,10 @@ def write_round(
     ]  # fmt: skip
     decoded = DecodedRows(model, shared, len(rows))
     device = decoded.logits.device
+    rows_of_head = decoded.logits.shape[-1]  # more or fewer than the tokenizer has tokens
+    special = (token for token in form.forbidden if token < rows_of_head)
     forbidden = torch.tensor(
-        sorted({*form.forbidden, *range(len(form.tokenizer), decoded.logits.shape[-1])}),
+        sorted({*special, *range(len(form.tokenizer), rows_of_head)}),
         device=device, dtype=torch.int64,
     )  # fmt: skip
     random = np.random.Generator(sampling.stream)

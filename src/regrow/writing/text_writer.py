@@ -36,6 +36,7 @@ from regrow.corpus.parallel import (
     check_new,
     check_same_work,
     no_progress,
+    other_work,
 )
 from regrow.writing.filters import LEAST_TOKENS, language_filter
 from regrow.writing.prompts import Start, prompts_sha256, question_starts, read_prompts
@@ -149,6 +150,18 @@ def check_work(out: Path, settings: WritingSettings) -> None:
     check_new(out, "file")
     if not unfinished_place(out).exists():
         check_new(_record(out), "file")
+
+
+def begun_otherwise(model: ModelDirectory, out: Path, settings: WritingSettings) -> str | None:
+    """What a stopped run that writes `out` had otherwise, in a word; None if it can go on.
+
+    Raises UserError if the model cannot write with these settings.
+    """
+    job = unfinished_place(out) / _JOB
+    if not job.is_file():
+        return None
+    _, starts = form_and_starts(model, settings.prompts, settings.languages)
+    return other_work(read_json_object(job), _work(model, settings, starts), _NAMES)
 
 
 def longest_text(model: ModelDirectory) -> int:
