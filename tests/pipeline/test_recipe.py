@@ -140,7 +140,8 @@ def test_those_are() -> None:
          "11: stages.0.cut: a cut file says all that is cut; leave the other options out"),
         ("name: small", "name: 5", "1: name: text is wanted, not 5"),
         ("name: small", "name: a/b",
-         "1: name: 'a/b' becomes a directory; use letters, digits, '.', '-' and '_'"),
+         "1: name: 'a/b' becomes a directory; use at most 64 letters from A to Z, digits, spaces, "
+         "'.', '-' and '_', and begin with a letter or a digit"),
         ("name: small", "name: 2024-13-45", "1: cannot be read as a value: month must be in 1..12; "
          "put it in quotes if text is meant"),
         ("name: width", "name: depth",

@@ -37,7 +37,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 def _plain_name(name: str) -> str:
     if not _NAME.fullmatch(name) or ".." in name:
-        raise ValueError(f"{name!r} becomes a directory; use letters, digits, '.', '-' and '_'")
+        raise ValueError(
+            f"{name!r} becomes a directory; use at most 64 letters from A to Z, digits, spaces, "
+            "'.', '-' and '_', and begin with a letter or a digit"
+        )
     return name
 
 
@@ -75,7 +78,8 @@ class Stage(Strict):
     """A cut and the training that recovers from it; one of them may be missing.
 
     Attributes:
-        name: Also the name of a directory.
+        name: Also the name of a directory: at most 64 letters from A to Z, digits, spaces, `.`, `-`
+            and `_`. The names `original`, `control` and `at-once` are taken.
         cut: What to cut; None cuts nothing.
         recover: How to train; None trains nothing.
         data: The conversations of the objective `instructions`. Other objectives train on the text
@@ -221,7 +225,8 @@ class Recipe(Strict):
     """A recipe: a model, data, and stages.
 
     Attributes:
-        name: The name of the run, and of its directory in `runs`.
+        name: The name of the run, and of its directory in `runs`, with the characters of the name
+            of a stage.
         model: A directory, a GGUF file, or a hub id.
         seed: Decides random scores and data order.
         threads: CPU threads; None takes PyTorch's default.
