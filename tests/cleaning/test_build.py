@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,42 @@ def test_half_a_surrogate_pair_costs_no_document(tmp_path: Path) -> None:
         "half a surrogate pair": 1
     }
     assert built.steps[0].tally.dropped == 0
+
+
+def test_a_document_that_would_be_too_long_to_read_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As JSON, in which quotes are two bytes."""
+    monkeypatch.setattr("regrow.cleaning.cleaner.LONGEST", 400)
+    texts = ['"' * 200, "'" * 200]
+    lines = [json.dumps({"text": each}) + "\n" for each in texts]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    sources = [{"name": "a", "path": tmp_path / "a.jsonl"}]
+    wanted = config(tmp_path, tmp_path / "out", contamination=None, steps=[], sources=sources)
+    built = build(wanted, workers=1)
+    assert [each["text"] for each in documents(built)] == texts[1:]
+    assert {k: v.count for k, v in built.steps[0].tally.reasons.items()} == {"longer than 64 MB": 1}
+    assert built.steps[0].tally.dropped == 1
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/a.txt").write_text("a river")
+    Path(os.fsdecode(bytes(tmp_path / "a") + b"/\xc4\xe3.txt")).write_text("a storm")
+    sources = [{"name": "a", "path": tmp_path / "a"}]
+    wanted = config(tmp_path, tmp_path / "out", contamination=None, sources=sources)
+    with pytest.raises(UserError, match=r"\\udcc4\\udce3.txt': the name is not UTF-8; rename it"):
+        build(wanted, workers=1)
+
+
+def test_of_equal_documents_that_stay_some_can_be_taken(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text((json.dumps({"text": sentences(1)[0]}) + "\n") * 100)
+    wanted = config(
+        tmp_path, tmp_path / "out", contamination=None, steps=[], documents=10,
+        sources=[{"name": "a", "path": tmp_path / "a.jsonl"}],
+        duplicates={"exact": False, "near": False},
+    )  # fmt: skip
+    assert len(documents(build(wanted, workers=1))) == 10
 
 
 def test_files_that_no_reader_knows_are_counted(raw: Path, tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ def test_the_first_question_is_named_with_its_beginning(index: QuestionIndex) ->
     [
         ("a.jsonl", '{"a": 1}\nx', "line 2 is not JSON"),
         ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.jsonl", "9" * 5_000, "line 1 is not JSON"),
+        ("a.json", "9" * 5_000, "line 1 is not JSON"),
+        ("a.json", '\ufeff{"a": 1}', "no text of at least 8 words"),
         ("a.csv", 'a,"b\0', "no text of at least"),
         ("a.bin", "x", "unknown kind of file"),
         ("a.txt", "short", "no text of at least 8 words"),

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from regrow.common.errors import UserError
-from regrow.corpus.parallel import FilePosition, pool, process_files
+from regrow.corpus.parallel import FilePosition, Workers, in_order, pool, process_files
 from regrow.corpus.text import Block
 
 
@@ -44,6 +45,17 @@ def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
         pool(1, begin) as workers,
     ):
         list(process_files(killed, [tmp_path / "a.txt"], FilePosition(), workers, begin))
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 8])
+def test_the_first_error_is_raised(ahead: int) -> None:
+    def work(number: int) -> int:
+        if number in (1, 3):
+            raise UserError(f"bad {number}")
+        return number
+
+    with ThreadPoolExecutor(2) as executor, pytest.raises(UserError, match="bad 1"):
+        list(in_order(work, ((n, n) for n in range(8)), Workers(executor, ahead), begin))
 
 
 _SCRIPT = """

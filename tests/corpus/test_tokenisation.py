@@ -373,6 +373,18 @@ def test_a_wrong_line_is_named_and_nothing_stays(here: None, model: Path, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
 
 
+def test_a_file_of_a_directory_may_be_empty(model: Path, tmp_path: Path) -> None:
+    for name, text in (("a.txt", "one"), ("b.txt", ""), ("z.txt", " ")):
+        (tmp_path / "text").mkdir(exist_ok=True)
+        (tmp_path / "text" / name).write_text(text)
+    made = tokenise_files(model, tmp_path / "out", [tmp_path / "text"], workers=1)
+    assert [file.documents for file in made.sources] == [1, 0, 0]
+    (tmp_path / "text/a.txt").write_text("")
+    with pytest.raises(UserError, match="the text files hold no document"):
+        tokenise_files(model, tmp_path / "none", [tmp_path / "text"], workers=1)
+    assert not (tmp_path / "none").exists()
+
+
 def test_two_runs_do_not_write_one_store(here: None, model: Path, tmp_path: Path) -> None:
     file = _text(tmp_path)
 

@@ -112,6 +112,18 @@ def test_both_sides_in_columns(tmp_path: Path) -> None:
     assert reading.broken == {"both sides in the same language": 1}
 
 
+def test_paths_may_be_relative_and_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more").mkdir()
+    for name in ("a", "more/b"):
+        Path(name).write_text(json.dumps({"en": f"River {name}", "zh": f"河流 {name}"}) + "\n")
+    source = InstructionSource(path=[Path("a"), tmp_path / "more/b"], name="n")
+    found = list(read_source(source, Reading(), seed=0))
+    assert [each.id for each in found] == ["n/a#1", "n/more/b#1"]
+
+
 def test_one_translation_for_one_file(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).write_text("River\n")

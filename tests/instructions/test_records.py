@@ -27,13 +27,15 @@ def test_json_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
 
 def test_broken_lines_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"a":\n[1]\n{"a": "\xff"}\n{"a": "\\ud800"}\n{"a": 2}\n')
+    path.write_bytes(
+        b'{"a": 1}\n{"a":\n[1]\n{"a": "\xff"}\n{"a": "\\ud800"}\n{"a": "\xed\xa0\xbd"}\n{"a": 2}\n'
+    )
     kind, found = read(path)
     assert kind == "JSON lines"
     assert [record.problem for record in found] == [
-        "", "not JSON", "no JSON object", "not UTF-8", "half a surrogate pair", "",
+        "", "not JSON", "no JSON object", "not UTF-8", "half a surrogate pair", "not UTF-8", "",
     ]  # fmt: skip
-    assert found[-1] == Record(6, {"a": 2})
+    assert found[-1] == Record(7, {"a": 2})
 
 
 def test_a_long_line_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from regrow.instructions.language import language_of
 from regrow.instructions.sample import Message, Sample, plain
 
 
-def of(**fields: str) -> Sample:
+def of(**fields: str | tuple[str, ...]) -> Sample:
     return Sample("i", "s", "question answering", "en", fields)
 
 
@@ -43,6 +43,9 @@ def test_passage_and_rest() -> None:
 def test_the_subject_is_the_question_or_the_passage() -> None:
     assert of(question="Q?", answer="a").subject == of(question="q", answer="b").subject
     assert of(context="C", question="x", answer="a").subject == "c"
+    words = ("sea", "storm")
+    assert of(keywords=words, answer="a").subject == of(keywords=words, answer="b").subject
+    assert of(keywords=words, answer="a").subject != of(keywords=words[:1], answer="a").subject
     turns = (Message("system", "S"), Message("user", "Hi!"), Message("assistant", "x"))
     assert Sample("i", "s", "dialogue", "en", {}, turns).subject == "hi"
 

@@ -106,14 +106,12 @@ def tokenise(
     Raises:
         UserError: a text or the tokenizer cannot be read, or `out` holds something else.
     """
-    from regrow.corpus.text_files import text_files
     from regrow.corpus.tokenisation import tokenise_files
 
     count = workers_or_cores(workers)
     check_new_directory(Path(out), model)
-    files = [file for path in paths(text) for file in text_files(path)]
     return tokenise_files(
-        open_model(model, progress).path, Path(out), files,
+        open_model(model, progress).path, Path(out), paths(text),
         workers=count, eos=eos,
         special_tokens=special_tokens, progress=progress.advance,
     )  # fmt: skip

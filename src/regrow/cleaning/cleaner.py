@@ -15,11 +15,12 @@ from regrow.cleaning.contamination import Hit, QuestionIndex
 from regrow.cleaning.document import Document, Finding, Step
 from regrow.cleaning.duplicates.signatures import signatures_of
 from regrow.cleaning.parts import NOT_COMPARED, paragraphs, part_hash, text_hash
-from regrow.cleaning.reading.blocks import Problem, RawBlock
+from regrow.cleaning.reading.blocks import TOO_LONG, Problem, RawBlock
 from regrow.cleaning.reading.records import documents_in
 from regrow.cleaning.scripts import sentences
 from regrow.cleaning.tally import StepTally, Tally
 from regrow.cleaning.word_hashes import Hashes, normalised, word_pieces
+from regrow.corpus.text import LONGEST
 
 READ, CONTAMINATION = "read", "benchmark questions"
 _LONGEST_EXAMPLE = 200
@@ -99,8 +100,13 @@ class Cleaner:
                 tally[READ].passed(None, None)
                 _count_problem(tally[READ], found)
                 continue
+            written = _that_utf8_can_write(found, tally[READ])
+            if _is_too_long(written):
+                tally[READ].passed(None, None)
+                _count_problem(tally[READ], Problem(TOO_LONG, written.id))
+                continue
             tally[READ].passed(found.text, found.text)
-            document: Document | None = _that_utf8_can_write(found, tally[READ])
+            document: Document | None = written
             for step in self._steps:
                 assert document is not None
                 outcome = step.apply(document)
@@ -174,6 +180,16 @@ def document_line(document: Document) -> bytes:
     if document.facts:
         values["facts"] = dict(document.facts)  # type: ignore[assignment]
     return (json.dumps(values, ensure_ascii=False) + "\n").encode()
+
+
+_MOST_ESCAPED = 6
+"""The most bytes of a character in JSON, as of a control character."""
+
+
+def _is_too_long(document: Document) -> bool:
+    """Whether the line of a document is longer than what is read as one document."""
+    most = _MOST_ESCAPED * len(document.text)
+    return most > LONGEST // 2 and len(document_line(document)) > LONGEST
 
 
 def document_from(line: bytes) -> Document:

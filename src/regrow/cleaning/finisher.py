@@ -1,5 +1,6 @@
 """What the worker processes do with documents that stay: remove repeated parts, count tokens."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,9 +60,10 @@ class Finished:
 class Finisher:
     """Each process has one; `tokenizer`: a directory, if tokens are counted."""
 
-    def __init__(self, names: Sequence[str], tokenizer: Path | None) -> None:
-        """`names`: of what is removed: `PARAGRAPHS`, `SENTENCES`."""
-        self._names, self._directory = names, tokenizer
+    def __init__(self, names: Sequence[str], tokenizer: Path | None, *, has_copies: bool) -> None:
+        """`names`: of what is removed: `PARAGRAPHS`, `SENTENCES`. `has_copies`: whether equal
+        documents stay."""
+        self._names, self._directory, self._has_copies = names, tokenizer, has_copies
 
     def finish(self, given: Staying) -> Finished:
         """Remove the repeated parts of some documents."""
@@ -69,7 +71,10 @@ class Finisher:
         lines: list[bytes] = []
         records: list[tuple[int, ...]] = []
         texts: list[str] = []
-        keys = mixed(given.records["exact"][:, 0].astype(np.uint64))
+        hashes = given.records["exact"][:, 0].astype(np.uint64)
+        if self._has_copies:  # with equal keys, all would be taken or none
+            hashes = np.array([_line_hash(line) for line in given.lines], np.uint64)
+        keys = mixed(hashes)
         paragraph = sentence = 0
         for number, (line, record) in enumerate(zip(given.lines, given.records, strict=True)):
             ends = paragraph + int(record["paragraphs"]), sentence + int(record["sentences"])
@@ -150,3 +155,8 @@ def _removed(
         if text == document.text
         else replace(document, text=text)
     )
+
+
+def _line_hash(line: bytes) -> int:
+    """64 bits of a document and its id."""
+    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little")

@@ -1,5 +1,6 @@
 """The files with the questions of benchmarks, and all texts in them."""
 
+import codecs
 import csv
 import io
 import json
@@ -85,13 +86,13 @@ def _json_texts(path: Path, content: str, suffix: str) -> Iterator[tuple[str, st
                 for number, item in enumerate(items, 1):
                     yield from ((f"{path}:{number}", text) for text in _strings(item))
                 return
-            except json.JSONDecodeError:
+            except ValueError:
                 pass  # some data sets have a JSON object a line under this suffix
         for number, line in enumerate(content.split("\n"), 1):
             if line.strip():
                 try:
                     item = json.loads(line)
-                except json.JSONDecodeError:
+                except ValueError:  # also a number of thousands of digits
                     raise UserError(f"{path}: line {number} is not JSON", key=_KEY) from None
                 yield from ((f"{path}:{number}", text) for text in _strings(item))
     except RecursionError:
@@ -115,7 +116,7 @@ def _content(path: Path, compression: str) -> str:
             content = unpacked(file, compression, damages.append).read()
         if damages:
             raise UserError(f"{path}: {damages[0].reason} at {damages[0].where}", key=_KEY)
-        return content.decode().replace("\r\n", "\n")
+        return content.removeprefix(codecs.BOM_UTF8).decode().replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8", key=_KEY) from None
     except OSError as error:

@@ -28,7 +28,9 @@ def start(
         tokenizer: the directory of the tokenizer, if tokens are counted.
     """
     global _cleaner, _finisher
-    _cleaner, _finisher = Cleaner(config, questions), Finisher(removed, tokenizer)
+    has_copies = not config.duplicates.exact
+    _cleaner = Cleaner(config, questions)
+    _finisher = Finisher(removed, tokenizer, has_copies=has_copies)
 
 
 def clean(block: RawBlock) -> Cleaned:

@@ -96,6 +96,14 @@ def json_bytes(value: Any, indent: int | None = 2) -> bytes:
     return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
 
 
+def check_name(path: Path, key: str | None = None) -> None:
+    """Raise UserError, with `key`, if a path is not UTF-8, so that it cannot be written down."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{str(path)!r}: the name is not UTF-8; rename it", key=key) from None
+
+
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8. Raises UserError if it cannot be read or is not UTF-8."""
     try:

@@ -280,16 +280,20 @@ def in_order(
                 checkpoint()
                 saved = time.monotonic()
 
-    try:
-        for label, task in tasks:
-            with _no_interrupt_for_children():  # submit starts the processes
-                waiting.append((label, workers.executor.submit(work, task)))
-            yield from results(workers.ahead)
-    except UserError:
-        # An error of an earlier task comes first.
-        for _, future in waiting:
-            future.result()
-        raise
+    read = iter(tasks)
+    while True:
+        try:
+            label, task = next(read)
+        except StopIteration:
+            break
+        except UserError:
+            # An error of an earlier task comes first.
+            for _, future in waiting:
+                future.result()
+            raise
+        with _no_interrupt_for_children():  # submit starts the processes
+            waiting.append((label, workers.executor.submit(work, task)))
+        yield from results(workers.ahead)
     yield from results(0)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from regrow.common.errors import UserError
+from regrow.common.files import check_name
 
 _KINDS = (".txt", ".jsonl", ".parquet")
 _COMPRESSED = (".gz", ".zst")
@@ -20,9 +21,11 @@ def text_files(path: Path) -> list[Path]:
     Files of a directory come in the order of their paths. Files and directories whose names begin
     with a dot are left out, and links to directories are not followed.
 
-    Raises UserError if there is no such file, its suffix is another, a package is missing that
-    reads it, or the directory holds no text or something else: a model, a token store.
+    Raises UserError if there is no such file, its suffix is another, its name is not UTF-8, a
+    package is missing that reads it, or the directory holds no text or something else: a model, a
+    token store.
     """
+    check_name(path)
     if not path.is_dir():
         check_text_file(path)
         return [path]
@@ -39,6 +42,7 @@ def text_files(path: Path) -> list[Path]:
     if not found:
         raise UserError(f"{path}: the directory holds no {SUFFIXES} file")
     for file in found:
+        check_name(file)
         check_text_file(file)
     return found
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from regrow.corpus.megatron_format import write_index
 from regrow.corpus.packing import tokenise
 from regrow.corpus.parallel import FilePosition, Progress, Workers, file_position, no_progress
 from regrow.corpus.text import Block, documents_in, no_document_error
-from regrow.corpus.text_files import STORE_NAME
+from regrow.corpus.text_files import STORE_NAME, text_files
 from regrow.corpus.tokenizer_hash import last_id, token_dtype, tokenizer_sha256
 from regrow.models.loading import load_tokenizer
 
@@ -117,7 +117,7 @@ class _State:
 def tokenise_files(
     model: Path,
     out: Path,
-    files: Sequence[Path],
+    text: Sequence[Path],
     *,
     workers: int,
     eos: bool = True,
@@ -131,7 +131,8 @@ def tokenise_files(
     Args:
         model: the directory of the tokenizer.
         out: a new directory.
-        files: text files.
+        text: text files, each with a document; and directories of such, in which files may be
+            empty.
         workers: the number of processes that tokenise.
         eos: end each document with the tokenizer's ``eos``. A decoder that is trained on the store
             then sees where a text ends, and learns to end one. Megatron's readers expect it.
@@ -141,10 +142,13 @@ def tokenise_files(
     Raises:
         UserError: what a user can cause; before any work if it can be known then.
     """
+    by_path = {path: text_files(path) for path in text}
+    files = [file for found in by_path.values() for file in found]
+    may_be_empty = {file for path in text if path.is_dir() for file in by_path[path]}
     job = plan_store(model, out, files, eos=eos)
     job = replace(job, special_tokens=special_tokens)
     with pool(job, workers) as processes:
-        return write_store(job, out, files, processes, progress=progress)
+        return write_store(job, out, files, processes, may_be_empty, progress=progress)
 
 
 def plan_store(model: Path, out: Path, files: Sequence[Path], *, eos: bool) -> Job:
@@ -172,11 +176,12 @@ def write_store(
     out: Path,
     files: Sequence[Path],
     workers: Workers,
+    may_be_empty: Collection[Path] = (),
     *,
     progress: Progress = no_progress,
 ) -> Tokenised:
     """Write the store, once all is checked: see :func:`tokenise_files`."""
-    begun = time.monotonic()
+    begun, empty = time.monotonic(), {str(path) for path in may_be_empty}
     with workplace(out, checkpoint=_CHECKPOINT) as directory:
         state = _resume(directory, job, files)
         resumed = state.documents
@@ -184,9 +189,11 @@ def write_store(
             for block in parallel.process_files(
                 _encode, files, state.reached, workers, writer.checkpoint, progress=progress
             ):
-                _check_filled(state, block.after.file)
+                _check_filled(state, block.after.file, empty)
                 writer.write(block.after, *block.result)
-            _check_filled(state, len(files))
+            _check_filled(state, len(files), empty)
+            if not state.documents:
+                raise UserError("the text files hold no document", key="text")
             digest = writer.finish()
         _publish(directory, out, job, state, digest)
     return Tokenised(
@@ -331,10 +338,10 @@ def _read_state(path: Path, files: int) -> _State:
         raise UserError(f"{path}: damaged; delete {path.parent.parent} to begin anew") from None
 
 
-def _check_filled(state: _State, number: int) -> None:
+def _check_filled(state: _State, number: int, may_be_empty: Container[str]) -> None:
     """Raise UserError if a file before the one of this number held no document."""
     for file in state.files[state.reached.file : number]:
-        if file.documents == 0:
+        if file.documents == 0 and file.path not in may_be_empty:
             raise no_document_error(Path(file.path))
 
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from regrow.cleaning.config import Contamination
 from regrow.common.errors import UserError
 from regrow.common.fields import Fraction, PositiveNumber, Size, Strict, refuse_bool
-from regrow.common.files import from_home
+from regrow.common.files import check_name, from_home
 from regrow.common.yaml_file import map_paths, parse_yaml, read_yaml_text
 from regrow.instructions.formats.columns import ColumnMap
 from regrow.instructions.formats.registry import FORMATS
@@ -215,13 +215,15 @@ def files_of(paths: list[Path]) -> list[Path]:
 
     Names that begin with a dot are left out of directories.
 
-    Raises UserError if a path stands for no file.
+    Raises UserError if a path stands for no file, or for one whose name is not UTF-8.
     """
     found: dict[Path, None] = {}
     for path in paths:
         files = sorted(_files(path))
         if not files:
             raise UserError(f"{path}: no such file")
+        for file in files:
+            check_name(file)
         found.update(dict.fromkeys(files))
     return [*found]
 

@@ -71,11 +71,11 @@ def read_source(source: InstructionSource, reading: Reading, seed: int) -> Itera
     files = files_of(source.path)
     if source.translation is not None and len(files) > 1:
         raise UserError(f"{source.title}: {len(files)} files, but one translation; give one path")
-    base = Path(os.path.commonpath([file.parent for file in files]))
+    base = Path(os.path.commonpath([file.absolute().parent for file in files]))
     several = ", file" if len(files) > 1 else ""
     for file in told(files, f"reading {source.title}{several}"):
         before = reading.records
-        name = file.relative_to(base)
+        name = file.absolute().relative_to(base)
         for number, contents in _file(source, file, str(name), reading, seed):
             reading.records += bool(contents)
             for place, content in enumerate(contents):

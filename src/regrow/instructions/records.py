@@ -158,7 +158,7 @@ def _json_lines(file: BinaryIO) -> Iterator[Record]:
 
 def _parsed(number: int, raw: bytes) -> Record:
     try:
-        value = json.loads(raw)
+        value = json.loads(raw.decode())  # of bytes, `json` also takes halves of surrogate pairs
     except UnicodeDecodeError:
         return Record(number, None, "not UTF-8")
     except (ValueError, RecursionError):

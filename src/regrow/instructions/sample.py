@@ -113,8 +113,8 @@ class Sample:
             return plain(first.content)
         for name in SUBJECTS:
             value = self.fields.get(name)
-            if isinstance(value, str) and value:
-                return plain(value)
+            if value:
+                return plain(value if isinstance(value, str) else chr(31).join(value))
         return self.key
 
 

@@ -76,6 +76,7 @@ def zstd(data: bytes) -> bytes:
         ("a.html", b"<meta charset=gb2312>\xd6\xd0", ["<meta charset=gb2312>\u4e2d"], []),
         ("a.warc", record(0, b"a") + record(1, b"b"), ["a", "b"], []),
         ("a.warc", record(0, b"a", b"text/html; charset=no") + record(1, b"b"), ["a", "b"], []),
+        ("a.warc", record(0, b"a", b"text/html; charset=a\0b") + record(1, b"b"), ["a", "b"], []),
         ("a.warc", record(0, b"a", b"image/png") + record(1, b"b"), ["b"], ["no page of text"]),
         ("a.warc", record(0, b"a") + record(1, b"bb" * 9)[:-9] + record(2, b"c"), ["a", "c"],
          ["damaged WARC record"]),

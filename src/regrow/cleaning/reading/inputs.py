@@ -11,6 +11,7 @@ from typing import Any
 
 from regrow.cleaning.config import CorpusSource
 from regrow.common.errors import UserError
+from regrow.common.files import check_name
 
 _SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text", ".html": "html",
@@ -72,6 +73,7 @@ def inputs_of(sources: Sequence[CorpusSource]) -> list[Input]:
         named = [pair for path in source.path or () for pair in _files(path, where, source)[0]]
         unique = len({label for _, label in named}) == len(named)
         for path, label in named:
+            check_name(path, f"{where}.path")
             real = path.resolve()
             if real in seen:
                 raise UserError(

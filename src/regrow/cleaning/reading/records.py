@@ -96,7 +96,7 @@ def _of_page(data: bytes, _: str, charset: str | None = None) -> _Parsed:
         try:
             if name:
                 return bytes_to_str(data, name), {}
-        except (LookupError, UnicodeError):  # there is no such encoding
+        except (LookupError, ValueError):  # there is no such encoding
             continue
     return data.decode("utf-8", "replace"), {}
 
