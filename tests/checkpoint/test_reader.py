@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from regrow.architectures.llama import LLAMA
-from regrow.checkpoint.reader import fingerprint, open_checkpoint, read_bytes, read_tensor
+from regrow.checkpoint.reader import (
+    SAMPLE_BYTES,
+    fingerprint,
+    open_checkpoint,
+    read_bytes,
+    read_tensor,
+)
 from regrow.common.errors import UserError
 from tests.tiny import write_tiny
 
@@ -157,6 +163,22 @@ def test_fingerprint_ignores_sharding_and_order_and_sees_content(tmp_path: Path)
     renamed["embed2.weight"] = renamed.pop("embed.weight")
     save_file(renamed, single(tmp_path / "d") / "model.safetensors")
     assert open_checkpoint(tmp_path / "d").fingerprint not in seen
+
+
+def test_all_bytes_decide_the_hash_of_the_weights(tmp_path: Path) -> None:
+    big = torch.zeros(4 * SAMPLE_BYTES)
+    before = single(tmp_path / "a")
+    save_file({**weights(), "big": big}, before / "model.safetensors")
+    big[SAMPLE_BYTES // 4 + 1] = 1  # after the bytes that a fingerprint samples
+    after = single(tmp_path / "b")
+    save_file({**weights(), "big": big}, after / "model.safetensors")
+    one, other = open_checkpoint(before), open_checkpoint(after)
+    assert one.fingerprint == other.fingerprint
+    assert one.weights_sha256 != other.weights_sha256 != other.fingerprint
+    assert (
+        open_checkpoint(single(tmp_path / "c")).weights_sha256
+        == open_checkpoint(sharded(tmp_path / "d")).weights_sha256
+    )
 
 
 def test_the_single_file_wins_over_an_index(tmp_path: Path) -> None:

@@ -1,17 +1,22 @@
 """Scores are compared with those of lm-eval's own evaluation with `hf`."""
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
+from safetensors.torch import load_file, save_file
 
 from regrow.architectures.openba import OPENBA
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, Update
 from regrow.evaluation.comparison import compare_scores, kept_of
+from regrow.evaluation.harness.language_model import RegrowModel
+from regrow.evaluation.lm_eval_format import directory_names
 from regrow.evaluation.task_evaluation import evaluate_tasks
 from regrow.evaluation.task_results import Evaluated, GroupScore, Metric, TaskScore
 from regrow.evaluation.task_spec import TaskSpec
@@ -215,9 +220,44 @@ def test_texts_are_measured_with_what_the_tokenizer_loses(model: Path, tmp_path:
         "metric_list:\n  - metric: bits_per_byte\n  - metric: byte_perplexity\n"
     )
     spec = TaskSpec(tasks=(str(task),), precision="fp32", shots=5)
-    found = evaluate_tasks({"m": ModelDirectory(model)}, spec, tmp_path, Progress())[0].tasks[0]
+    said: list[str] = []
+    progress = Progress(say=said.append)
+    found = evaluate_tasks({"m": ModelDirectory(model)}, spec, tmp_path, progress)[0].tasks[0]
+    assert "texts: asked without demonstrations, as the task says" in said
     bits, perplexity = (found.metrics[name].value for name in ("bits_per_byte", "byte_perplexity"))
     assert perplexity == pytest.approx(2**bits)
     assert (found.metric, found.higher_is_better) == ("bits_per_byte", False)
     assert (found.lost, found.unknown, found.chance) == (0, 0, None)
     assert found.shots == 0, "a text has no demonstrations"
+    # A model that has diverged: its perplexity is larger than the largest float.
+    shutil.copytree(model, tmp_path / "diverged")
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] *= 1e6
+    save_file(weights, tmp_path / "diverged/model.safetensors", metadata={"format": "pt"})
+    models = {"diverged": ModelDirectory(tmp_path / "diverged")}
+    (task_score,) = evaluate_tasks(models, spec, tmp_path, Progress())[0].tasks
+    assert task_score.metrics["byte_perplexity"].value == math.inf
+    assert task_score.metrics["bits_per_byte"].value > 1_000
+
+
+def test_other_weights_are_asked_again(model: Path, data: Path, tmp_path: Path) -> None:
+    """Also where only some rows in the middle of a tensor differ."""
+    before = RegrowModel(ModelDirectory(model)).identity
+    shutil.copytree(model, tmp_path / "m")
+    assert RegrowModel(ModelDirectory(tmp_path / "m")).identity == before
+    weights = load_file(model / "model.safetensors")
+    weights["model.embed_tokens.weight"][60:70] *= -3
+    save_file(weights, tmp_path / "m/model.safetensors", metadata={"format": "pt"})
+    assert RegrowModel(ModelDirectory(tmp_path / "m")).identity != before
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (["a/llama-3", "b/llama", "c/llama"], ["llama-3", "llama", "llama-2"]),
+        (["a/x", "b/x-2", "c/x", "d/x"], ["x", "x-2", "x-3", "x-4"]),
+        (["..", "/", "a/.."], ["model", "model-2", "model-3"]),
+    ],
+)
+def test_each_model_has_a_directory_of_its_own(models: list[str], names: list[str]) -> None:
+    assert directory_names(models) == names

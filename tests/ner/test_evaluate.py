@@ -18,6 +18,8 @@ from regrow.ner.evaluate import EvaluationSettings, evaluate_entities
 from regrow.ner.forced_decoding import Blank
 from regrow.ner.prompts import evaluation_question
 from regrow.ner.sentences import Sentence, Span, entity_set
+from regrow.ner.spelling import Spelling
+from regrow.objectives.prompt_form import prompt_form
 from tests.tiny import write_model, write_seq2seq
 
 SET = entity_set(
@@ -129,6 +131,40 @@ def test_a_long_sentence_is_divided(model: ModelDirectory, constrained: bool) ->
     assert found.sets[0].divided == 1
     if constrained:
         assert found.sets[0].missing == 0
+
+
+def test_prompts_and_answers_that_do_not_fit_together_are_read_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that does not stop must not go beyond its positions."""
+    few = Sentence(("no", "one"), ())
+    many = Sentence(
+        ("a", "b", "c", "d", "e", "f", "g", "h"),
+        tuple(Span(n, n + 1, "x") for n in range(8)),
+    )
+    both = entity_set("both", [many, few])
+    path = write_model(tmp_path / "m", max_position_embeddings=1_024)
+    model = ModelDirectory(path)
+    form, spelling = prompt_form(model.tokenizer, model.config), Spelling(model.tokenizer)
+    asked = [evaluation_question(each, both, 0) for each in both.sentences]
+    needs = [
+        len(form.source(each.prompt)) + len(form.answer_end) + spelling.answer_sizes(each)[1]
+        for each in asked
+    ]
+    config = json.loads((path / "config.json").read_text())
+    positions = max(needs)
+    (path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+    written: list[tuple[int, int]] = []
+
+    def write(model: Any, form: Any, sources: Sequence[Sequence[int]], most: int) -> list[str]:
+        written.append((max(map(len, sources)), most))
+        return [""] * len(sources)
+
+    monkeypatch.setattr(free_decoding, "write_answers", write)
+    evaluate_entities(ModelDirectory(path), [both], EvaluationSettings(constrained=False))
+    assert all(prompt + new <= positions for prompt, new in written)
+    longest = spelling.answer_sizes(asked[0])[1]
+    assert max(new for _, new in written) >= longest
 
 
 def test_an_encoder_decoder_answers(tmp_path: Path) -> None:

@@ -140,6 +140,14 @@ def test_answers_stand_side_by_side_in_80_columns(smollm2: RunSummary) -> None:
     assert "cut to" not in printed(smollm2)
 
 
+@pytest.mark.parametrize("width", [20, 21, 30])
+def test_a_narrow_terminal_shows_answers_too(bare: RunSummary, width: int) -> None:
+    sample = Sample(prompt="Why?", answers={"original": "Because it is so."})
+    models = (ModelRow(name="original", role="original", parameters=134_500_000),)
+    text = printed(with_samples(bare.model_copy(update={"models": models}), sample), width=width)
+    assert "Why?" in text
+
+
 def test_where_the_models_are(smollm2: RunSummary) -> None:
     rows = [
         row.model_copy(update={"path": f"stages/{row.name}/model"}) for row in smollm2.models[1:3]

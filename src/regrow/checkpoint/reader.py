@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -32,6 +32,7 @@ CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SAMPLE_BYTES = 4096
+_BLOCK_BYTES = 1 << 22
 
 _NUMPY_DTYPES: Mapping[str, str] = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4",
@@ -56,6 +57,11 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """The result of `fingerprint(self)`, computed once."""
         return fingerprint(self)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """As `fingerprint`, but of all bytes, which takes as long as to read them."""
+        return fingerprint(self, whole=True)
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -121,12 +127,13 @@ def no_config_error(directory: Path) -> UserError:
     return UserError(f"{directory}: holds no {CONFIG_FILE}, so it is no model; {advice}")
 
 
-def fingerprint(checkpoint: Checkpoint) -> str:
+def fingerprint(checkpoint: Checkpoint, *, whole: bool = False) -> str:
     """Hash of names, dtypes, shapes and sampled bytes: 'sha256:' and 64 hex digits.
 
     Of each tensor, 4 KiB at the start, in the middle and at the end are read, or the whole tensor
-    if it has at most 4 KiB. A change elsewhere in a large tensor is not detected. The hash does not
-    depend on which file holds a tensor, nor on the order of the tensors.
+    if it has at most 4 KiB. A change elsewhere in a large tensor is not detected, unless `whole`
+    asks for all bytes. The hash does not depend on which file holds a tensor, nor on the order of
+    the tensors.
     """
     digest = hashlib.sha256()
     descriptors: dict[Path, int] = {}
@@ -138,7 +145,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
             with os_errors(info.file):
                 if info.file not in descriptors:
                     descriptors[info.file] = os.open(info.file, os.O_RDONLY)
-            for offset, length in _samples(info.nbytes):
+            for offset, length in (_blocks if whole else _samples)(info.nbytes):
                 buffer = bytearray(length)
                 read_into(descriptors[info.file], buffer, info.start + offset, info.file)
                 digest.update(buffer)
@@ -194,6 +201,12 @@ def _samples(nbytes: int) -> list[tuple[int, int]]:
         return [(0, nbytes)]
     last = nbytes - SAMPLE_BYTES
     return [(offset, SAMPLE_BYTES) for offset in (0, last // 2, last)]
+
+
+def _blocks(nbytes: int) -> Iterator[tuple[int, int]]:
+    """All ranges of a tensor, as `_samples`."""
+    for offset in range(0, nbytes, _BLOCK_BYTES):
+        yield offset, min(_BLOCK_BYTES, nbytes - offset)
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:

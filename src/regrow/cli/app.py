@@ -289,6 +289,9 @@ def run(
     from regrow import api
 
     if dry_run:
+        ignored = {"--out": out, "--control": control, "--at-once": at_once, "--redo": redo}
+        if other := next((name for name, given in ignored.items() if given), None):
+            raise UserError(f"run: --dry-run shows what the recipe alone does; leave {other} out")
         print_preview(api.preview(recipe, progress=MESSAGES_ONLY), as_json)
         return
     compare = [name for name, given in (("control", control), ("at-once", at_once)) if given]

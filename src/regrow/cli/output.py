@@ -1,6 +1,7 @@
 """What each command prints: tables and lines within 80 columns, or JSON."""
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -209,7 +210,7 @@ def print_pruned(result: "Pruned", dry_run: bool, as_json: bool) -> None:
 
 def print_run(summary: "RunSummary", result: "Result", as_json: bool) -> None:
     if as_json:
-        echo(summary.model_dump_json(indent=1))
+        print_json(summary.model_dump(mode="json"))
         return
     print_report(summary, result.report)
 
@@ -419,7 +420,16 @@ def print_json(value: Any) -> None:
             return _fields(item)
         return dict(item) if isinstance(item, Mapping) else str(item)
 
-    echo(json.dumps(value, default=plain, indent=1))
+    echo(json.dumps(_finite(json.loads(json.dumps(value, default=plain))), indent=1))
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON with null for numbers that JSON does not have: infinite ones, and NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [*map(_finite, value)]
+    return {key: _finite(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def new_table(*columns: tuple[str, str]) -> Any:

@@ -69,7 +69,8 @@ def plan(
     }
     given = {name: value for name, value in budget.items() if value is not None}
     if model.endswith((".yaml", ".yml")):
-        if given or texts or out or page or special_tokens:
+        measured = calibration_tokens is not None or candidates != "3" or seed
+        if given or texts or out or page or special_tokens or measured:
             raise UserError(
                 f"{model}: a recipe has its sizes; give nothing else, or a model and a budget"
             )

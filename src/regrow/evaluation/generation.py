@@ -17,6 +17,7 @@ from regrow.objectives.rows.span_corruption import decoder_start
 from regrow.objectives.special_tokens import sentinel_ids
 from regrow.tokenizers.chat_rendering import render_chat
 
+_LARGEST_SEED = 2**64 - 1
 _CONTINUE = "<S>"
 """UL2's mode token for continuing a text."""
 
@@ -90,6 +91,8 @@ def generate_text(
         raise UserError("the prompt holds no token; give some text")
     if not 0 <= sampling.temperature < math.inf:
         raise UserError("0 or more is wanted", key="temperature", value=f"{sampling.temperature:g}")
+    if not 0 <= sampling.seed <= _LARGEST_SEED:
+        raise UserError(f"at most {_LARGEST_SEED} is wanted", key="seed", value=f"{sampling.seed}")
     model.checkpoint  # noqa: B018 - a checkpoint that cannot be read is refused in one line
     tokenizer = model.tokenizer
     loaded = model.load(dtype="auto")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +28,7 @@ def write_results(models: Sequence[Evaluated], out: Path) -> None:
 
     Raises UserError if they cannot be written.
     """
-    names = _names([model.name for model in models])
+    names = directory_names([model.name for model in models])
     try:
         for model, name in zip(models, names, strict=True):
             make_directory(out / name)
@@ -40,13 +41,14 @@ def write_results(models: Sequence[Evaluated], out: Path) -> None:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
-def _names(models: Sequence[str]) -> list[str]:
+def directory_names(models: Sequence[str]) -> list[str]:
     """A name of a directory for each model: the last part of its path, with a number if needed."""
     found: list[str] = []
     for model in models:
-        name = quote(Path(model).name or "model", safe=" ")
-        taken = sum(each == name or each.startswith(f"{name}-") for each in found)
-        found.append(f"{name}-{taken + 1}" if name in found else name)
+        last = Path(model).name
+        name = "model" if last in ("", "..") else quote(last, safe=" ")
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        found.append(next(each for each in names if each not in found))
     return found
 
 

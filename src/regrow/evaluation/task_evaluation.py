@@ -8,7 +8,8 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,7 +29,7 @@ from regrow.evaluation.task_spec import TaskSpec
 from regrow.evaluation.tasks.demonstrations import Demonstrations, whole_demonstrations
 from regrow.evaluation.tasks.find import FoundTasks, find_tasks, quiet
 from regrow.evaluation.tasks.forms import LETTERS
-from regrow.evaluation.tasks.shots import check_shots, shots_of
+from regrow.evaluation.tasks.shots import check_shots, shots_of, without_shots
 from regrow.models.loading import library_errors
 
 _FEWSHOT_SEED = 1234
@@ -50,6 +51,8 @@ def evaluate_tasks(
     progress.say(f"reading the questions of {', '.join(spec.tasks)}")
     found = find_tasks(spec.tasks, data=spec.data, mode=spec.mode, say=progress.say)
     check_shots(found, spec.shots)
+    if bare := without_shots(found, spec.shots):
+        progress.say(f"{', '.join(bare)}: asked without demonstrations, as the task says")
     return evaluate_models(models, found, spec, cache, progress)
 
 
@@ -120,13 +123,20 @@ def _evaluate(
             task: stack.enter_context(whole_demonstrations(each, model.fits))
             for task, each in found.tasks.items()
         }
-        raw = evaluator.evaluate(
+        evaluate = partial(
+            evaluator.evaluate,
             lm=model,
             task_dict={"tasks": found.tasks, "groups": found.groups},
             limit=spec.limit,
             bootstrap_iters=_RESAMPLES,
             log_samples=True,
         )
+        try:
+            raw = evaluate()
+        except OverflowError:  # a perplexity; all answers are known by now
+            for each in found.tasks.values():
+                stack.enter_context(_infinite_perplexity(each))
+            raw = evaluate()
     model.responses = None
     if raw is None:
         raise UserError(f"{name}: evaluated by another process")
@@ -157,6 +167,24 @@ def _evaluate(
         cached=model.cached,
         results=raw,
     )
+
+
+@contextlib.contextmanager
+def _infinite_perplexity(task: Any) -> Iterator[None]:
+    """Lets a mean of a task be infinite that is larger than the largest float."""
+    own = task.aggregation
+
+    def guarded(mean: Callable[[Any], float], values: Any) -> float:
+        try:
+            return mean(values)
+        except OverflowError:
+            return math.inf
+
+    task.aggregation = lambda: {name: partial(guarded, mean) for name, mean in own().items()}
+    try:
+        yield
+    finally:
+        del task.aggregation
 
 
 def _set_shots(found: FoundTasks, spec: TaskSpec) -> None:

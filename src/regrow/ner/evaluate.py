@@ -1,5 +1,6 @@
 """Let a model tag the sentences of some sets, and score what it says."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -254,8 +255,20 @@ class _Tagger:
 
         sources = [self._form.source(question.prompt) for question in asked]
         longest = max(self._spelling.answer_sizes(question)[1] for question in asked)
-        answers = write_answers(self._model, self._form, sources, longest + _SPARE_TOKENS)
+        most = min(longest + _SPARE_TOKENS, self._positions_after(sources))
+        if most < longest and len(asked) > 1:  # the longest prompt and answer do not fit together
+            half = len(asked) // 2
+            return self._write(asked[:half]) + self._write(asked[half:])
+        answers = write_answers(self._model, self._form, sources, most)
         return [read_answer(text, question) for text, question in zip(answers, asked, strict=True)]
+
+    def _positions_after(self, sources: Sequence[Sequence[int]]) -> int:
+        """How many tokens the model can write after each of these prompts."""
+        if self._room.most is None:
+            return sys.maxsize
+        is_decoder = self._form.decoder_start is None
+        read = max(map(len, sources)) if is_decoder else 1 + len(self._form.answer_start)
+        return self._room.most - read
 
 
 def _named(tag: str, names: dict[str, str]) -> str:

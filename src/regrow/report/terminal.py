@@ -120,7 +120,9 @@ def _print_answers(summary: RunSummary, console: Console) -> None:
         table.add_column(no_wrap=True, justify="right")
         table.add_column()
         for name, answer in zip(names, found, strict=True):
-            text, is_cut = _first_lines(answer.text or NO_ANSWER, console, console.width - beside)
+            text, is_cut = _first_lines(
+                answer.text or NO_ANSWER, console, max(1, console.width - beside)
+            )
             any_is_cut |= is_cut
             table.add_row(
                 _plain(f"  {name}", "dim"), Text(answer.parameters, style="dim"), text,

@@ -116,8 +116,9 @@ def test_a_task_of_ones_own(data: Path, tmp_path: Path) -> None:
     own = task_index._TASKS / "piqa/piqa.yaml"
     path = tmp_path / "mine.yaml"
     path.write_text(f"include: {own}\ntask: mine\ndoc_to_text: 'To {{{{goal}}}}:'\n")
-    task = find_tasks([str(path)], data=data).tasks["mine"]
-    assert asked(task)[0] == "To goal 0:"
+    for name in (str(path), f"{tmp_path}/./mine.yaml"):
+        task = find_tasks([name], data=data).tasks["mine"]
+        assert asked(task)[0] == "To goal 0:"
 
 
 @pytest.mark.parametrize(

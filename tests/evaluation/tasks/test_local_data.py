@@ -20,6 +20,17 @@ def test_all_questions_of_a_file_are_read(dataset: str, tmp_path: Path) -> None:
     assert all(set(doc) == set(docs[0]) for docs in splits.values() for doc in docs)
 
 
+@pytest.mark.parametrize("dataset", ["ceval/ceval-exam", "haonan-li/cmmlu"])
+def test_letters_may_be_small_and_have_spaces(dataset: str, tmp_path: Path) -> None:
+    data = write_all(tmp_path)
+    before = read_splits(dataset, SUBSETS[dataset], data)
+    for file in data.rglob("*.csv"):
+        rows = file.read_text(encoding="utf-8").splitlines()
+        rows[1:] = [f"{row[:-1]} {row[-1].lower()}" for row in rows[1:]]
+        file.write_text("\n".join(rows), encoding="utf-8")
+    assert read_splits(dataset, SUBSETS[dataset], data) == before
+
+
 def test_questions_have_the_fields_of_the_hub(tmp_path: Path) -> None:
     data = write_all(tmp_path)
     arc = read_splits("allenai/ai2_arc", "ARC-Easy", data)

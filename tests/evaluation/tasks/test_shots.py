@@ -5,7 +5,7 @@ import pytest
 
 from regrow.common.errors import UserError
 from regrow.evaluation.tasks.find import FoundTasks, find_tasks
-from regrow.evaluation.tasks.shots import check_shots, shots_of
+from regrow.evaluation.tasks.shots import check_shots, shots_of, without_shots
 from tests.evaluation.tasks.files import write_all
 from tests.evaluation.tasks.test_find import small_index
 
@@ -39,6 +39,16 @@ def test_shots_by_task_group_and_tag(
 ) -> None:
     names = ("one_arc", "sciq", "fixed", "own")
     assert shots_of(found, wanted) == dict(zip(names, shots, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [(None, []), (0, []), (3, ["fixed"]), ({"easy": 2}, ["fixed"]), ({"own": 2}, [])],
+)
+def test_tasks_that_have_no_demonstrations_though_they_were_asked_for(
+    wanted: Any, names: list[str], found: FoundTasks
+) -> None:
+    assert without_shots(found, wanted) == names
 
 
 @pytest.mark.parametrize(

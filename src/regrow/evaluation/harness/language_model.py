@@ -121,12 +121,12 @@ class RegrowModel(LM):
         """Of the matrix products: `bf16` or `fp32`."""
         return self._precision
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A hash of what decides the answers: weights, tokenizer, config, precision and form."""
         return identity_of(
             "answers",
-            fingerprint=self.directory.checkpoint.fingerprint,
+            weights=self.directory.checkpoint.weights_sha256,
             files=self.directory.files_sha256,
             precision=self._precision,
             openba=self.encoding.has_openba_prompts and _OPENBA_FORM,

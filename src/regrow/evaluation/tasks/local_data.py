@@ -307,9 +307,11 @@ def _lettered(
         for split, (folder, end) in names.items():
             path = _first(directory / folder, f"{subject}{end}.csv")
             rows = _csv_rows(path, question, *"ABCD", answer)
-            for number, row in enumerate(rows, start=1):
-                _letter(row[answer], "ABCD", f"{path}: row {number}")
-            splits[split] = [{key: row[key] for key in (question, *"ABCD", answer)} for row in rows]
+            splits[split] = [
+                {key: row[key] for key in (question, *"ABCD")}
+                | {answer: "ABCD"[_letter(row[answer], "ABCD", f"{path}: row {number}")]}
+                for number, row in enumerate(rows, start=1)
+            ]
         return splits
 
     return read

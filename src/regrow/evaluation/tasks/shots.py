@@ -52,6 +52,14 @@ def check_shots(found: FoundTasks, wanted: Wanted) -> None:
                 usable_demonstrations(found.tasks[name])
 
 
+def without_shots(found: FoundTasks, wanted: Wanted) -> list[str]:
+    """The tasks that were meant to have demonstrations, and have none."""
+    meant = set(found.tasks) if isinstance(wanted, int) and wanted else set[str]()
+    for name, number in wanted.items() if isinstance(wanted, Mapping) else ():
+        meant |= set(found.names[name]) if number else set()
+    return [name for name, task in found.tasks.items() if name in meant and _has_none(task)]
+
+
 def _has_none(task: Any) -> bool:
     measures_texts: bool = task.OUTPUT_TYPE == "loglikelihood_rolling"
     return measures_texts or bool(task.get_config("num_fewshot") == 0)

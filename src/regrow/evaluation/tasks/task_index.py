@@ -39,7 +39,7 @@ class Tasks:
         Raises UserError if the file is missing or broken.
         """
         if name.endswith((".yaml", ".yml")):
-            return _index_of_file(Path(name))
+            return _index_of_file(name)
         folder = _folder(name)
         if folder is not None:
             index: Index = TaskIndex.build([folder])
@@ -87,7 +87,8 @@ def _member(settings: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _index_of_file(path: Path) -> Index:
+def _index_of_file(name: str) -> Index:
+    path = Path(name)
     if not path.is_file():
         raise UserError(f"{path}: no such file", key="tasks")
     index = TaskIndex.build([path.parent])
@@ -96,7 +97,7 @@ def _index_of_file(path: Path) -> Index:
         entry = TaskIndex.entry_from_path(path)
     if entry is None:
         raise UserError(f"{path}: names neither a task nor a group")
-    return {**index, str(path): entry}
+    return {**index, name: entry}  # as it was given
 
 
 def _save(index: Index, path: Path) -> None:
