@@ -91,6 +91,11 @@ def test_the_layers_that_the_user_drops_are_kept_by_number() -> None:
         ({"vocab": VocabularySpec(plan=Path("p.json"))}, VocabularySpec(plan=Path("p.json"))),
         ({"layers": 3}, None),
         ({"layers": 3, "vocab_size": 61}, None),
+        ({"layers": 3, "vocab": VocabularySpec(size=61)}, None),
+        (
+            {"layers": 3, "vocab": VocabularySpec(size=61, pad_to=64, drop=["nonsense"])},
+            VocabularySpec(size=61, pad_to=64, drop=["nonsense"]),
+        ),
     ],
 )
 def test_the_vocabulary_that_is_still_to_be_chosen(
@@ -208,6 +213,12 @@ def test_scores_from_a_file(tmp_path: Path) -> None:
         (UNTIED, {"heads": 4}, "heads: 4 heads on 3 key-value heads cannot be cut from"),
         (STACKS, {"layers": 2}, "layers 2: t5 has 2 stacks; give encoder=2 or decoder=2"),
         (UNTIED, {"ffn": 20}, "ffn 20: nothing is cut: the model has that size; give less"),
+        (UNTIED, {"vocab": {"size": 61}}, "vocab_size 61: nothing is cut"),
+        (
+            UNTIED,
+            {"vocab": {"size": 61, "pad_to": 64, "drop": ["nonsense"]}},
+            "vocab_size 61: nothing is cut: the model has that size; give less",
+        ),
         (
             UNTIED,
             {"ffn": 8, "by": "influence"},

@@ -66,12 +66,13 @@ def request_cut(
     if spec.cut is not None:
         return _from_file(spec, Cut.load(spec.cut), layout, fingerprint, has_text)
     all_sizes, kept = sizes_from_options(layout, spec.options)
-    if spec.vocab is None:
+    vocabulary = spec.vocabulary
+    if vocabulary is None or vocabulary.size is not None:
         check_cuts_something(layout, spec.options, all_sizes, kept)
     all_sizes |= {name: len(keep) for name, keep in kept.items()}
     sizes = {name: size for name, size in all_sizes.items() if size < layout.sizes[name]}
-    vocabulary = spec.vocabulary
-    if vocabulary is not None and vocabulary.size == layout.sizes["vocab"]:
+    # Beside another cut, all tokens may stay; what else is asked of them is still to be met.
+    if vocabulary == VocabularySpec(size=layout.sizes["vocab"]):
         vocabulary = None
     if vocabulary is not None:
         check_text(vocabulary, has_text=has_text)
