@@ -306,7 +306,7 @@ def bind(
             else next((hit for p in inside if (hit := p.match(parameter))), None)
         )
         if found is None:
-            if any(pattern.fullmatch(name) for pattern in ignored):
+            if name in blueprint.head.copies or any(each.fullmatch(name) for each in ignored):
                 dropped.append(name)
                 continue
             raise UserError(

@@ -91,8 +91,6 @@ OPENBA = Blueprint(
     fixed={"head_dim": Field("kv_channels", default=128)},
     tensors={
         "shared_embedding.weight": "vocab, hidden",
-        "encoder.embed_tokens.weight?": "vocab, hidden",
-        "decoder.embed_tokens.weight?": "vocab, hidden",
         **dict(_stack("encoder")),
         **dict(_stack("decoder")),
         "lm_head.weight?": "vocab, hidden",
@@ -101,7 +99,7 @@ OPENBA = Blueprint(
     head=HeadTensors(
         "lm_head.weight",
         "shared_embedding.weight",
-        aliases=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+        copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
         bias="lm_head.bias",
         tied_when=(_TIED,),
     ),

@@ -15,7 +15,8 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
 
     An architecture without a blueprint gets one that covers only its vocabulary.
 
-    Raises UserError if the config ties head and embedding, but the file stores different values.
+    Raises UserError if the config ties head and embedding, but the file stores different values,
+    or if a copy of the embedding that the class ignores differs from it.
     """
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     blueprint = (
@@ -23,15 +24,22 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
         or blueprint_for(checkpoint.config)
         or vocabulary_blueprint(checkpoint.config, shapes)
     )
+    by_parameter = {
+        blueprint.renames.get(name, name): info for name, info in checkpoint.tensors.items()
+    }
+    embedding = by_parameter.get(blueprint.head.embedding)
+    for name in blueprint.head.copies:
+        copy = by_parameter.get(name)
+        if copy is not None and embedding is not None and not _equal(copy, embedding):
+            raise UserError(
+                f"{copy.file}: {name} differs from {embedding.name}, which the model uses in its "
+                "place; drop it"
+            )
     tied = False
     if read_field(checkpoint.config, "tie_word_embeddings") is not False:
-        by_parameter = {
-            blueprint.renames.get(name, name): info for name, info in checkpoint.tensors.items()
-        }
         head = by_parameter.get(blueprint.head.weight)
-        embedding = by_parameter.get(blueprint.head.embedding)
         if head is not None and embedding is not None:
-            tied = head.shape == embedding.shape and _same_bytes(head, embedding)
+            tied = _equal(head, embedding)
             config_ties = all(
                 condition.holds(checkpoint.config) for condition in blueprint.head.tied_when
             )
@@ -43,7 +51,9 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
     return bind(blueprint, checkpoint.config, shapes, tied=tied)
 
 
-def _same_bytes(a: TensorInfo, b: TensorInfo) -> bool:
+def _equal(a: TensorInfo, b: TensorInfo) -> bool:
+    if a.shape != b.shape:
+        return False
     height = a.shape[0] if a.shape else 1
     rows = max(1, (4 << 20) // max(1, a.nbytes // max(1, height)))
     return all(
