@@ -25,6 +25,7 @@ from regrow.objectives.registry import (
     missing_tokens,
     objective_name,
     objective_names,
+    widest_row,
 )
 from regrow.surgery.extend import ensure_tokens
 from regrow.training.settings import RecoverySettings
@@ -71,6 +72,22 @@ def test_a_model_learns_it(tmp_path: Path, name: str, is_encoder_decoder: bool) 
     result = train_on(model, samples, loss, settings, seed=0, directory=tmp_path / "t")
     losses = [value for _, value in result.curve]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.3
+
+
+@pytest.mark.parametrize(("name", "is_encoder_decoder"), EACH)
+def test_no_row_is_wider_than_is_said_before(
+    tmp_path: Path, name: str, is_encoder_decoder: bool
+) -> None:
+    model, tokenizer = opened(tmp_path, is_encoder_decoder, name)
+    texts = TALKS if OBJECTIVES[name].reads_conversations else [" ".join(TEXTS)]
+    _, samples = loss_and_rows(name, TrainingData(texts, tokenizer, model.config, ROW, 0))
+    numbers = np.arange(200)
+    batch = samples.batch(numbers % len(samples), numbers)
+    widest = max(array.shape[1] for array in batch.values())
+    assert widest <= widest_row(name, tokenizer, model.config, ROW)
+    if name in ("span-corruption", "ul2"):
+        longest = int(samples.lengths(np.arange(len(samples))).max())
+        assert widest == widest_row(name, tokenizer, model.config, longest)
 
 
 @pytest.mark.parametrize("is_encoder_decoder", [False, True])

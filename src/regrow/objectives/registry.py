@@ -8,7 +8,7 @@ Importing this module imports neither PyTorch nor NumPy, so that a recipe can be
 The functions of the entries import what they need when they are called.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from regrow.corpus.sources import Texts
     from regrow.objectives.losses.loss import TokenLoss
     from regrow.objectives.losses.prefix_lm import PrefixAttention
+    from regrow.objectives.rows.denoisers import Denoiser
     from regrow.objectives.rows.optimized_ul2 import FixedLengths
     from regrow.objectives.rows.span_corruption import CorruptedText
     from regrow.objectives.rows.ul2 import MixedDenoisers
@@ -65,6 +66,10 @@ def _any_text(tokenizer: Any, config: Any, row_length: int) -> int:
     return 1
 
 
+def _one_row(tokenizer: Any, config: Any, row_length: int) -> int:
+    return row_length
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a model can be trained to predict.
@@ -76,6 +81,8 @@ class Objective:
             row length does not fit.
         minimum_tokens: (tokenizer, config, row length) -> the fewest tokens of text that are enough
             to train on, if `check` raises nothing. By default one token.
+        widest_row: (tokenizer, config, row length) -> the most slots of a row, if `check` raises
+            nothing; of sources and targets, the longer ones. By default as many as the text.
         for_decoder: Loss and rows for a decoder-only model; None if it cannot learn this.
         for_encoder_decoder: The same for an encoder-decoder.
         missing_tokens: One function for each kind of special token that examples are written with.
@@ -88,6 +95,7 @@ class Objective:
     mean_sample: "Callable[[int], SampleShape]"
     check: Callable[[Any, Any, int], None]
     minimum_tokens: Callable[[Any, Any, int], int] = _any_text
+    widest_row: Callable[[Any, Any, int], int] = _one_row
     for_decoder: MakeLossAndRows | None = None
     for_encoder_decoder: MakeLossAndRows | None = None
     missing_tokens: tuple[Callable[[Any], tuple[str, ...]], ...] = ()
@@ -115,10 +123,6 @@ def _check_infilling(tokenizer: Any, config: Any, row_length: int) -> None:
 
     infilling_tokens(tokenizer)
     _check_ends(tokenizer, config, row_length)
-
-
-def _one_row(tokenizer: Any, config: Any, row_length: int) -> int:
-    return row_length
 
 
 def _causal(data: TrainingData) -> LossAndRows:
@@ -164,6 +168,27 @@ def _check_span_corruption(tokenizer: Any, config: Any, row_length: int) -> None
     from regrow.objectives.rows.span_corruption import check_sentinels, denoising_tokens
 
     check_sentinels(denoising_tokens(tokenizer, config), row_length)
+
+
+def _widest_span_corruption(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.objectives.rows.denoisers import SPAN_CORRUPTION
+
+    return _widest_pair([SPAN_CORRUPTION], tokenizer, config, row_length)
+
+
+def _widest_ul2(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.objectives.rows.denoisers import UL2
+
+    return _widest_pair(UL2.values(), tokenizer, config, row_length)
+
+
+def _widest_pair(
+    denoisers: "Collection[Denoiser]", tokenizer: Any, config: Any, row_length: int
+) -> int:
+    from regrow.objectives.rows.span_corruption import denoising_tokens, widest_row
+
+    tokens = denoising_tokens(tokenizer, config)
+    return widest_row(row_length, denoisers, tokens, in_one_row=not config.is_encoder_decoder)
 
 
 def _ul2(data: TrainingData) -> "MixedDenoisers":
@@ -239,6 +264,15 @@ def _optimized_minimum(tokenizer: Any, config: Any, row_length: int) -> int:
     return _optimized_lengths(tokenizer, config, row_length).split_text
 
 
+def _widest_optimized(tokenizer: Any, config: Any, row_length: int) -> int:
+    from regrow.objectives.rows.optimized_ul2 import widths_of_row
+    from regrow.objectives.rows.span_corruption import denoising_tokens
+
+    tokens = denoising_tokens(tokenizer, config)
+    lengths = _optimized_lengths(tokenizer, config, row_length)
+    return max(widths_of_row(lengths, tokens, in_one_row=not config.is_encoder_decoder))
+
+
 def _optimized_for_decoder(data: TrainingData) -> LossAndRows:
     from regrow.objectives.losses.prefix_lm import PrefixLM
     from regrow.objectives.rows.optimized_ul2 import optimized_ul2_rows
@@ -291,6 +325,7 @@ def _answers(data: TrainingData) -> LossAndRows:
 _UL2 = Objective(
     mean_sample=_ul2_sample,
     check=_check_ul2,
+    widest_row=_widest_ul2,
     for_decoder=_in_one_row(_ul2),
     for_encoder_decoder=_in_two_rows(_ul2),
     missing_tokens=(missing_sentinels, missing_prefixes),
@@ -319,6 +354,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "span-corruption": Objective(
         mean_sample=_span_corruption_sample,
         check=_check_span_corruption,
+        widest_row=_widest_span_corruption,
         for_decoder=_in_one_row(_span_corruption),
         for_encoder_decoder=_in_two_rows(_span_corruption),
         missing_tokens=(missing_sentinels,),
@@ -330,6 +366,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         mean_sample=_optimized_sample,
         check=_check_optimized,
         minimum_tokens=_optimized_minimum,
+        widest_row=_widest_optimized,
         for_decoder=_optimized_for_decoder,
         for_encoder_decoder=_optimized_for_encoder_decoder,
         missing_tokens=(missing_sentinels, missing_prefixes),
@@ -408,6 +445,14 @@ def minimum_tokens(named: str | None, tokenizer: Any, config: Any, row_length: i
     For what `check_objective` accepts.
     """
     return _objective(named, config).minimum_tokens(tokenizer, config, row_length)
+
+
+def widest_row(named: str | None, tokenizer: Any, config: Any, row_length: int) -> int:
+    """The most slots of a row that holds at most `row_length` tokens of text.
+
+    For what `check_objective` accepts. Of sources and targets in rows of their own, the longer.
+    """
+    return _objective(named, config).widest_row(tokenizer, config, row_length)
 
 
 def loss_and_rows(named: str | None, data: TrainingData) -> LossAndRows:

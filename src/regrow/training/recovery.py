@@ -7,6 +7,7 @@ next token of packed documents, and an encoder-decoder fills in spans taken out 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,14 +180,19 @@ def _open_task(
 ) -> "TrainingTask":
     """The loss, the samples and the mixtures of a recovery, the same in all processes."""
     from regrow.objectives.losses.distillation import Distilled
+    from regrow.objectives.losses.head import check_positions
     from regrow.objectives.losses.loss import Loss
-    from regrow.objectives.registry import TrainingData, loss_and_rows
+    from regrow.objectives.registry import TrainingData, loss_and_rows, widest_row
     from regrow.training.task import TrainingTask
 
     settings, config = trainee.settings, trainee.model.config
 
     def open_in_each(shared_rows: bool) -> TrainingTask:
         tokenizer = source.tokenizer
+        check_positions(
+            trainee.model, settings.row_length,
+            partial(widest_row, settings.objective, tokenizer, config),
+        )  # fmt: skip
         training_data = TrainingData(
             data.train, tokenizer, config, settings.row_length, seed, settings.prefix, shared_rows
         )

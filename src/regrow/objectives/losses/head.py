@@ -1,5 +1,6 @@
 """The head of a language model, and the hidden states that it reads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,11 +165,25 @@ def learned_positions(model: Any) -> int | None:
     return int(known)
 
 
-def check_positions(model: Any, length: int) -> None:
-    """Raises UserError if a row of this length has more positions than the model has learned."""
+def check_positions(
+    model: Any, length: int, widest: Callable[[int], int] = lambda length: length
+) -> None:
+    """Raises UserError if a row has more positions than the model has learned.
+
+    `length`: the most text tokens in a row. `widest`: the most slots of a row with so much text.
+    """
     known = learned_positions(model)
-    if known is not None and known < length:
-        raise UserError(
-            f"row_length ({length}): {type(model).__name__} knows {known} positions; give at most "
-            "so many"
+    if known is None or max(length, widest(length)) <= known:
+        return
+    fitting = min(length, known)
+    while widest(fitting) > known:
+        fitting -= 1
+    name = type(model).__name__
+    if fitting == known:
+        problem = f"{name} knows {known} positions; give at most so many"
+    else:
+        problem = (
+            f"{name} knows {known} positions, and a row has up to {widest(length)} with its "
+            f"special tokens; give at most {fitting}"
         )
+    raise UserError(f"row_length ({length}): {problem}")

@@ -145,6 +145,19 @@ def fixed_lengths(sentinels: int, row_length: int) -> FixedLengths:
     )
 
 
+def _has_prefixes(special_tokens: DenoisingTokens) -> bool:
+    """Whether sources have prefixes: the tokenizer has those of split and of mixed texts."""
+    return {"<S>", "<X>"} <= special_tokens.prefixes.keys()
+
+
+def widths_of_row(
+    lengths: FixedLengths, special_tokens: DenoisingTokens, *, in_one_row: bool
+) -> tuple[int] | tuple[int, int]:
+    """Slots of a single row, or of a row of sources and one of targets."""
+    source = lengths.source(_has_prefixes(special_tokens))
+    return (source - 1 + lengths.target,) if in_one_row else (source, lengths.target)
+
+
 @dataclass(frozen=True, eq=False)
 class OptimizedUL2Rows:
     """A `Samples` of Optimized-UL2, for the loss `Seq2Seq`, or `PrefixLM` in a ``single row``.
@@ -249,10 +262,8 @@ class OptimizedUL2Rows:
 
     @cached_property
     def _widths(self) -> tuple[int] | tuple[int, int]:
-        fixed = self.lengths_of_texts
-        source = fixed.source(self._prefixes is not None)
-        return (
-            (source - 1 + fixed.target,) if self.layout == "single row" else (source, fixed.target)
+        return widths_of_row(
+            self.lengths_of_texts, self.special_tokens, in_one_row=self.layout == "single row"
         )
 
     @cached_property
@@ -337,7 +348,7 @@ def optimized_ul2_rows(
     # is one. In a row pair: prefix, two sentinels, two eos. Without a prefix it is still five: a
     # piece of one token takes three slots of the target, and a row full of such pieces would
     # otherwise exceed its capacity.
-    prefixed = {"<S>", "<X>"} <= special_tokens.prefixes.keys()
+    prefixed = _has_prefixes(special_tokens)
     slots_each = 3 + prefixed if layout == "single row" else 5
 
     def rows(line: DocumentStream) -> OptimizedUL2Rows:

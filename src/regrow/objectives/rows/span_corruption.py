@@ -188,6 +188,23 @@ def mean_sample(text: int, denoisers: Collection[Denoiser]) -> SampleShape:
     return SampleShape(text, decoder=noise + spans + 1, encoder=text - noise + spans + 1)
 
 
+def widest_row(
+    text: int,
+    denoisers: Collection[Denoiser],
+    special_tokens: DenoisingTokens,
+    *,
+    in_one_row: bool,
+) -> int:
+    """The most slots of a row with a text of at most `text` tokens, over the denoisers.
+
+    `in_one_row`: whether a source and its target share a row
+    (`regrow.objectives.rows.single_row.ConcatenatedPairs`).
+    """
+    kinds = np.arange(len(denoisers))
+    slots = corrupted_slots(np.full_like(kinds, text), [*denoisers], kinds, special_tokens)
+    return int((slots.sum(axis=1) - 1 if in_one_row else slots).max())
+
+
 def check_sentinels(
     special_tokens: DenoisingTokens, tokens: int, denoiser: Denoiser = SPAN_CORRUPTION
 ) -> None:
