@@ -106,7 +106,8 @@ def run(
             model = recover(source, documents, settings)
             loss = bits_per_byte(model, source.tokenizer, texts)
             directory = work / f"{number}-recovered"
-            save_trained(model.state_dict(), source.checkpoint, source.layout, directory)
+            state = model.state_dict()
+            save_trained(model, state, source.checkpoint, source.layout, directory)
         say(f"  {', '.join(parts)}: {after_cut:.3f}, recovered {loss:.3f}")
     return loss
 

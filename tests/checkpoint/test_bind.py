@@ -53,8 +53,9 @@ def test_copies_of_the_embedding_that_the_class_ignores_are_dropped(tmp_path: Pa
     cut = CutSpec(layers={"decoder": 2}, by="random")
     pruned = prune_checkpoint(ModelDirectory(source), tmp_path / "cut", cut)
     assert sum("embed_tokens.weight: dropped" in note for note in pruned.notes) == 2
-    state = load_model(source).state_dict()
-    save_trained(state, checkpoint, layout, tmp_path / "trained")
+    model = load_model(source)
+    state = model.state_dict()
+    save_trained(model, state, checkpoint, layout, tmp_path / "trained")
     for made in ("cut", "trained"):
         stored = load_file(tmp_path / made / "model.safetensors")
         assert not any("embed_tokens" in name for name in stored)

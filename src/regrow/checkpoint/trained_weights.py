@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regrow.architectures import Layout
+from regrow.checkpoint.class_weights import weights_by_file_name
 from regrow.checkpoint.companions import read_companions
 from regrow.checkpoint.header import TORCH_NAMES
 from regrow.checkpoint.history import Change, history_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def save_trained(
+    model: Any,
     state: "Mapping[str, Tensor]",
     original: Checkpoint,
     layout: Layout,
@@ -27,10 +29,11 @@ def save_trained(
 ) -> None:
     """Write the directory `original` to `out` with other weights.
 
-    `state`: the state dict of a transformers module, of any float dtype; values are rounded to the
-    dtypes of `original`. `layout`: of `original`. `step`: the training, for the history and the
-    card of the result; None if the weights are those from before. Tied tensors stay equal, and
-    tensors that the class ignores are left out. The directory is written whole or not at all.
+    `model`: the transformers module that was loaded from `original`. `state`: its state dict, of
+    any float dtype; values are rounded to the dtypes of `original`. `layout`: of `original`.
+    `step`: the training, for the history and the card of the result; None if the weights are those
+    from before. Tied tensors stay equal. Tensors that the class ignores are left out; without a
+    blueprint they are copied. The directory is written whole or not at all.
 
     Raises UserError if there is not enough disk space.
     """
@@ -42,10 +45,14 @@ def save_trained(
         if specs := tuple(info.spec for info in infos if info.name in layout.tensors):
             weights.append(WeightFile(path.name, specs))
     check_free_space(out, sum(spec.nbytes for file in weights for spec in file.tensors))
+    if layout.blueprint.vocabulary_only:
+        by_name = weights_by_file_name(model, state, original, layout)
+    else:
+        by_name = {name: state[each.parameter] for name, each in layout.tensors.items()}
     with partial_directory(out) as partial:
         for file in weights:
             tensors = {
-                spec.name: state[layout.tensors[spec.name].parameter]
+                spec.name: by_name[spec.name]
                 .detach()
                 .to(getattr(torch, TORCH_NAMES[spec.dtype]), copy=True)
                 .contiguous()

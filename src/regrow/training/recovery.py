@@ -172,7 +172,8 @@ def keep_untrained(source: ModelDirectory, place: Path) -> None:
     model, trained = place / "model", place / TRAINED
     remove(trained)
     model.rename(trained)
-    save_trained(source.load().state_dict(), source.checkpoint, source.layout, model)
+    untrained = source.load()
+    save_trained(untrained, untrained.state_dict(), source.checkpoint, source.layout, model)
 
 
 def _open_task(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regrow.architectures import Layout
+from regrow.checkpoint.class_weights import check_weights_by_file_name
 from regrow.checkpoint.history import Change
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
@@ -66,17 +67,20 @@ class Trainee:
         `weights`: a full state dict of `model`. `step`: the training, for the card of the result.
         """
         plain = without_adapters(weights, self.settings.lora)
-        save_trained(plain, self.checkpoint, self.layout, path, step)
+        save_trained(self.model, plain, self.checkpoint, self.layout, path, step)
 
 
 def load_trainee(source: ModelDirectory, settings: RecoverySettings, seed: int) -> Trainee:
     """Load a model to train it. Under torchrun every process must call this.
 
-    `seed`: of the adapters. Raises UserError if the model cannot be loaded, or gets no adapters.
+    `seed`: of the adapters. Raises UserError if the model cannot be loaded, or gets no adapters, or
+    if its weights could not be written after the training.
     """
     processes = join_processes()
     checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
     model = load_in_first_process(source.path, torch.float32, processes)
+    if layout.blueprint.vocabulary_only:
+        processes.in_first(lambda: check_weights_by_file_name(model, checkpoint, layout))
     if (lora := settings.lora) is not None:
         processes.in_all(lambda: add_adapters(model, lora, seed))
     return Trainee(model, checkpoint, layout, settings, processes)
