@@ -42,8 +42,8 @@ class TrainingData:
         row_length: Upper bound on the text tokens in a row.
         seed: Decides all random choices for a sample.
         prefix: How a decoder attends within the prefix of a row. Encoder-decoders ignore it.
-        shared_rows: Whether several examples of an encoder-decoder share a row. Decoders ignore
-            it.
+        shared_rows: Whether several examples of an encoder-decoder, or several conversations of a
+            decoder, share a row. Packed text of a decoder always does.
     """
 
     texts: "Texts"

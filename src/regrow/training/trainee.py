@@ -14,6 +14,7 @@ from regrow.checkpoint.history import Change
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.checkpoint.trained_weights import save_trained
+from regrow.objectives.losses.causal import keeps_texts_apart
 from regrow.objectives.losses.shared_row_attention import supports_shared_rows
 from regrow.training.distributed.processes import Processes, join_processes
 from regrow.training.distributed.sharded_loading import load_in_first_process
@@ -45,13 +46,11 @@ class Trainee:
 
         `open_in_each`: makes the task, given whether several examples share a row.
         """
-        shared_rows = self.settings.shared_rows
-        if shared_rows is None:
-            shared_rows = self.processes.in_first(
-                lambda: (
-                    bool(self.model.config.is_encoder_decoder) and supports_shared_rows(self.model)
-                )
-            )
+        model, shared_rows = self.model, self.settings.shared_rows
+        if not model.config.is_encoder_decoder:
+            shared_rows = self.processes.in_first(lambda: keeps_texts_apart(model))
+        elif shared_rows is None:
+            shared_rows = self.processes.in_first(lambda: supports_shared_rows(model))
 
         def open_and_move() -> TrainingTask:
             task = open_in_each(shared_rows)

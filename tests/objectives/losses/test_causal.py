@@ -4,11 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from regrow.common.errors import UserError
 from regrow.corpus.packing import NOT_PREDICTED, pack
-from regrow.objectives.losses.causal import Causal
+from regrow.objectives.losses.causal import Causal, keeps_texts_apart
 from regrow.objectives.losses.head import check_head, head_of, hidden_states
 from tests.training.small import FAMILIES, SLIDING_WINDOW, byte_tokenizer, small_model
 
@@ -121,3 +122,27 @@ def test_an_unknown_head_is_refused(dtype: torch.dtype) -> None:
     with pytest.raises(UserError, match="only heads with a scale"):
         Causal().check(model.to(dtype))
     assert hidden_states(model, input_ids=torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 24)
+
+
+_SMALL: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+APART: dict[str, tuple[dict[str, Any], bool]] = {
+    "gpt2": ({"n_embd": 8, "n_layer": 1, "n_head": 2}, True),
+    "qwen3": ({**_SMALL, "num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 8}, True),
+    "opt": ({**_SMALL, "word_embed_proj_dim": 8, "ffn_dim": 8}, False),
+    "bloom": ({"hidden_size": 8, "n_layer": 1, "n_head": 2}, False),
+    "mamba": ({"hidden_size": 8, "num_hidden_layers": 1, "state_size": 4}, False),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_whether_a_model_keeps_the_texts_of_a_row_apart_is_tried(kind: str) -> None:
+    sizes, expected = APART[kind]
+    torch.manual_seed(0)
+    config = transformers.CONFIG_MAPPING[kind](vocab_size=40, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    model.train()
+    assert keeps_texts_apart(model) is expected
+    assert model.training

@@ -87,6 +87,13 @@ def test_no_pair_of_a_packed_row_sees_another(family: str) -> None:
     assert _losses(model, loss, packed) == pytest.approx(alone, abs=1e-4)
 
 
+def test_a_model_that_does_not_keep_texts_apart_reads_one_in_a_row() -> None:
+    texts, config = _pairs(row_length=20).as_texts(), small_model("llama").config
+    _, alone = answer_loss_and_rows(texts, config, 0, shared_rows=False)
+    _, packed = answer_loss_and_rows(texts, config, 0, shared_rows=True)
+    assert len(packed) < len(alone) == len(PAIRS)
+
+
 def test_no_pair_of_a_shared_row_sees_another(tmp_path: Any) -> None:
     model = load_model(write_tiny(OPENBA, tmp_path / "model", vocab_size=40))
     loss, rows = answer_loss_and_rows(_pairs(row_length=20), model.config, 0, shared_rows=True)
