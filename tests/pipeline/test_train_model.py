@@ -129,6 +129,17 @@ def test_exports_are_models_on_the_way(home: Path, trained: Path) -> None:
     assert trained_on[2].startswith("1,2")
 
 
+def test_an_export_says_how_many_tokens_were_trained(home: Path, tmp_path: Path) -> None:
+    """A step of at most 100 tokens has three rows of 32."""
+    changed = recipe(home, batch_tokens=100, tokens=400, export_every=300)
+    api.train(changed, tmp_path / "out")
+    (path,) = (tmp_path / "out/stages/train/exports").iterdir()
+    words = read_history(path / "regrow_history.json").steps[0].words
+    assert (path.name, words.partition(";")[0]) == (
+        "step-00000004", "384 tokens, objective causal"
+    )  # fmt: skip
+
+
 def test_a_training_that_is_done_is_not_done_again(home: Path, trained: Path) -> None:
     said: list[str] = []
     before = (trained / "ledger.jsonl").read_bytes()

@@ -71,7 +71,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, lora: Any
     assert killed == whole
 
 
-@pytest.mark.parametrize("given", [{"objective": "causal"}, {"export_every": 100}])
+@pytest.mark.parametrize(
+    "given", [{"objective": "causal"}, {"export_every": 100}, {"track": ["wandb"]}]
+)
 def test_settings_without_a_meaning_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="has no meaning for prompts and answers") as error:
         check_tuning_settings(RecoverySettings(**given))

@@ -83,6 +83,18 @@ def test_a_teacher_teaches_what_was_cut_from_it(tmp_path: Path) -> None:
     Distilled(Causal(), teacher, 0.5, 1.0).check(load_model(student))
 
 
+def test_padding_of_a_student_is_no_token(tmp_path: Path) -> None:
+    original = write_model(tmp_path / "original")
+    student = cut(original, tmp_path / "student", vocab={"size": 290, "pad_to": 8})
+    teacher = load_teacher(ModelDirectory(original), ModelDirectory(student), "fp32", ALONE)
+    tokens = teacher.tokens
+    assert tokens is not None
+    assert (len(tokens.rows), tokens.padding, len(tokens.pieces)) == (296, 6, 30)
+    found = tokens.probabilities(torch.rand(3, 320))
+    assert not found[:, -6:].any()
+    assert found.sum(-1) == pytest.approx([1.0] * 3)
+
+
 def test_a_model_is_taught_by_none_that_it_does_not_come_from(tmp_path: Path) -> None:
     original = write_model(tmp_path / "original")
     other = write_model(tmp_path / "other", hidden_size=24)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TRAINING = "training"
 """The directory of the checkpoints."""
-_NOT_HERE = ("objective", "denoisers", "domains", "distill", "export_every")
+_NOT_HERE = ("objective", "denoisers", "domains", "distill", "export_every", "track")
 """Settings that mean nothing for prompts and answers."""
 
 
@@ -37,7 +37,7 @@ class TuningData:
 def check_tuning_settings(settings: RecoverySettings) -> None:
     """Raise UserError if a setting means nothing for prompts and answers."""
     for name in _NOT_HERE:
-        if getattr(settings, name) is not None:
+        if getattr(settings, name) not in (None, ()):
             raise UserError("has no meaning for prompts and answers; leave it out", key=name)
 
 

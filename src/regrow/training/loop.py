@@ -165,7 +165,8 @@ def train(
                     settings.export_every, before, state.tokens
                 )
                 if hooks.export is not None and export_is_due:
-                    write = partial(hooks.export, state.step, full_state_dict(model))
+                    weights = full_state_dict(model)
+                    write = partial(hooks.export, state.step, state.tokens, weights)
                     processes.in_first(write)
                 if done or stop or save_is_due or export_is_due:
                     checkpoints.save(

@@ -90,11 +90,10 @@ def recover(
         loaded_teacher = load_teacher(teacher, source, settings.precision, processes)
     task = _open_task(trainee, source, data, seed, loaded_teacher)
 
-    def export(step: int, weights: Mapping[str, Any]) -> None:
+    def export(step: int, tokens: int, weights: Mapping[str, Any]) -> None:
         path = place / "exports" / f"step-{step:08d}"
         remove(path)
         make_directory(path.parent)
-        tokens = min(step * settings.step_tokens, settings.tokens)
         trainee.save(weights, path, _step(settings, data, layout, tokens))
 
     name, text = next(iter(data.heldout.items()))

@@ -13,8 +13,8 @@ from regrow.training.mixing.training_mixtures import TrainingMixtures
 Evaluate = Callable[[nn.Module], float]
 """Gives the held-out loss of a model, in nats per token."""
 
-Export = Callable[[int, dict[str, Tensor]], None]
-"""Exports a model, given the number of the step and the full state dict."""
+Export = Callable[[int, int, dict[str, Tensor]], None]
+"""Exports a model, given the step, the tokens that were trained until then, and the state dict."""
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,11 @@ def _student_tokens(
     if rows is None:
         return None
     before, after = (open_tokenizer(each.path) for each in (teacher, student))
-    pieces = spellings(before, after, rows.tolist())
+    _, vocab = _origin(student)
+    tokens = len(rows) if vocab is None else len(vocab.tokens)
+    pieces = spellings(before, after, rows[:tokens].tolist())
     spaces = frozenset(token for token in pieces if is_space(before, token))
-    return StudentTokens(torch.tensor(rows, device=device), pieces, unjoined=spaces)
+    return StudentTokens(torch.tensor(rows, device=device), pieces, spaces, len(rows) - tokens)
 
 
 def _origin(model: ModelDirectory) -> tuple[str, AxisCut | None]:

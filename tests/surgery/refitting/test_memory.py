@@ -1,13 +1,18 @@
 """How many tokens a refit reads at once."""
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regrow.architectures.llama import LLAMA
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.scoring.calibration import ROW_LENGTH
 from regrow.scoring.observe import BATCH_TOKENS
 from regrow.scoring.offload import BATCHES
 from regrow.surgery.refitting.layer_training import STEP_TOKENS, UNSEEN
-from regrow.surgery.refitting.memory import batch_tokens_of
+from regrow.surgery.refitting.memory import batch_tokens_of, bytes_a_token
+from tests.tiny import write_tiny
 
 TOKENS = st.integers(4_096, 10**8)
 
@@ -46,3 +51,18 @@ def test_without_a_training_there_are_few_batches(tokens: int) -> None:
 def test_more_passes_have_longer_steps_down_to_64_of_each() -> None:
     found = [batch_tokens_of(98_304, passes) for passes in (1, 2, 4, 8)]
     assert found == [1_024, 1_024, 1_536, 1_536]
+
+
+def test_the_projection_behind_attention_counts_too(tmp_path: Path) -> None:
+    """It may read more than the hidden size, as in Qwen3 of 4B parameters."""
+    wide = write_tiny(
+        LLAMA, tmp_path / "m", num_attention_heads=8, num_key_value_heads=2, head_dim=16
+    )
+    layout = ModelDirectory(wide).layout
+    heads, others = layout.sizes["head"], max(layout.sizes["hidden"], layout.sizes["ffn"])
+    assert heads * 16 > heads // 2 * 16 > others
+    after = {"ffn": layout.sizes["ffn"]}  # so that the same matrices are solved for
+    more = 4 * heads // 2 * 16
+    assert bytes_a_token(layout, after) == more + bytes_a_token(
+        layout.resized({"head": heads // 2}), after
+    )

@@ -73,11 +73,13 @@ class StudentTokens:
             that spell it (`regrow.tokenizers.spellings`).
         unjoined: Those of these tokens whose pieces the teacher reads. Whether a tokenizer joins
             spaces and line breaks depends on what follows them.
+        padding: How many of the last ids of the student are no tokens.
     """
 
     rows: Tensor
     pieces: Mapping[int, tuple[int, ...]]
     unjoined: Collection[int] = frozenset()
+    padding: int = 0
 
     def probabilities(self, of_teacher: Tensor) -> Tensor:
         """Of the student's tokens, [tokens, student's vocab].
@@ -86,14 +88,16 @@ class StudentTokens:
         that the student can neither read nor spell do not count; the others sum to 1.
         """
         found = of_teacher[:, self.rows]
+        found[:, len(self.rows) - self.padding :] = 0
         found.index_add_(1, self._first_pieces, of_teacher[:, self._spelled])
         return found.div_(found.sum(-1, keepdim=True).clamp_min_(torch.finfo(found.dtype).tiny))
 
     @cached_property
     def identity(self) -> str:
         return identity_of(
-            "student tokens", rows=self.rows, pieces=self.pieces, unjoined=sorted(self.unjoined)
-        )
+            "student tokens", rows=self.rows, pieces=self.pieces, unjoined=sorted(self.unjoined),
+            padding=self.padding,
+        )  # fmt: skip
 
     def for_teacher(self, batch: TensorBatch) -> tuple[TensorBatch, Tensor]:
         """A batch as the teacher reads it, and which predicted tokens it predicts too.

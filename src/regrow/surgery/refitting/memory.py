@@ -9,7 +9,7 @@ from regrow.common.memory import available_memory
 from regrow.scoring.calibration import ROW_LENGTH
 from regrow.scoring.observe import BATCH_TOKENS
 from regrow.scoring.offload import BATCHES
-from regrow.surgery.refitting.layer_fit import readers
+from regrow.surgery.refitting.layer_fit import readers, writers
 from regrow.surgery.refitting.layer_training import STEP_TOKENS, UNSEEN
 from regrow.surgery.refitting.least_squares import BYTES_PER_PAIR
 
@@ -120,7 +120,14 @@ def _widths(layout: Layout, sizes: Mapping[str, int]) -> tuple[int, int]:
     """The original's hidden size, and the most inputs of a matrix of the cut model."""
     axes, after = layout.blueprint.axes, {**layout.sizes, **sizes}
     width = max(layout.sizes[axis.name] for axis in axes if axis.kind == "hidden")
-    return width, max(width, *(after[axis.name] for axis in axes if axis.kind == "ffn"))
+    labels = {label.parameter: label for label in layout.tensors.values()}
+    writing = (
+        labels[f"{module}.weight"].dims.dimensions[1].size(after)
+        for axis in axes
+        if axis.kind == "layer"
+        for module in writers(layout, axis.name, 0)
+    )
+    return width, max(width, *writing)
 
 
 def _layer_parameters(layout: Layout, sizes: Mapping[str, int]) -> int:
