@@ -10,6 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from regrow.checkpoint.bind import bind_checkpoint
+from regrow.checkpoint.class_weights import check_weights_by_file_name, freeze_computed
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.checkpoint.trained_weights import save_trained
@@ -116,6 +117,24 @@ def test_a_model_without_a_blueprint_is_saved_as_it_was_stored(tmp_path: Path, k
     assert all(torch.equal(again[name], each) for name, each in state.items())
     if kind in BUFFERS:
         assert torch.equal(saved[BUFFERS[kind]], stored[BUFFERS[kind]])
+
+
+def test_a_table_that_the_class_computes_need_not_be_in_a_file(tmp_path: Path) -> None:
+    """Marian's positions, which no training changes."""
+    config = transformers.MarianConfig(
+        vocab_size=40, d_model=8, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8,
+        decoder_ffn_dim=8, encoder_attention_heads=2, decoder_attention_heads=2, pad_token_id=39,
+        decoder_start_token_id=39,
+    )  # fmt: skip
+    transformers.MarianMTModel(config).save_pretrained(tmp_path / "m")
+    checkpoint = open_checkpoint(tmp_path / "m")
+    assert not any("embed_positions" in name for name in checkpoint.tensors)
+    model = transformers.MarianMTModel.from_pretrained(tmp_path / "m")
+    freeze_computed(model)
+    frozen = {name for name, each in model.named_parameters() if not each.requires_grad}
+    stacks = ("encoder", "decoder")
+    assert frozen == {f"model.{stack}.embed_positions.weight" for stack in stacks}
+    check_weights_by_file_name(model, checkpoint, bind_checkpoint(checkpoint))
 
 
 @pytest.mark.parametrize(

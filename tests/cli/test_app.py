@@ -277,7 +277,7 @@ WRONG = {
     "dry run with a control": (["run", "small.yaml", "--dry-run", "--control"],
                                "run: --dry-run shows what the recipe alone does; leave --control "),
     "seed too large": (["generate", "m", "Hello", "--seed", str(2**64)],
-                       f"seed {2**64}: at most {2**64 - 1} is wanted"),
+                       f"seed {2**64}: a number from 0 to {2**64 - 1} is wanted"),
     "recipe nowhere": (["plan", "none.yaml"], "none.yaml: no such file"),
     "recipe that cannot be": (["plan", "wrong.yaml"],
                               "stages: depth: cut.layers: 9 is not between 1 and 4"),

@@ -379,6 +379,8 @@ def test_a_file_of_a_directory_may_be_empty(model: Path, tmp_path: Path) -> None
         (tmp_path / "text" / name).write_text(text)
     made = tokenise_files(model, tmp_path / "out", [tmp_path / "text"], workers=1)
     assert [file.documents for file in made.sources] == [1, 0, 0]
+    with pytest.raises(UserError, match=r"a\.txt: named twice"):
+        tokenise_files(model, tmp_path / "none", [tmp_path / "text/a.txt"] * 2, workers=1)
     (tmp_path / "text/a.txt").write_text("")
     with pytest.raises(UserError, match="the text files hold no document"):
         tokenise_files(model, tmp_path / "none", [tmp_path / "text"], workers=1)

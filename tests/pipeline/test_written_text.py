@@ -119,6 +119,8 @@ def test_a_text_that_was_begun_otherwise_is_written_anew_if_asked(
         if (left / "rounds.jsonl").exists():
             raise StoppedError
 
+    with pytest.raises(StoppedError):  # before there is anything to go on from
+        go(recipe(home, WRITTEN | {"temperature": 2.0}) | one, out, progress=stopping(0))
     with pytest.raises(StoppedError):
         go(recipe(home, WRITTEN) | one, out, progress=Progress(update=stop))
     other = recipe(home, WRITTEN | {"temperature": 0.5}) | one

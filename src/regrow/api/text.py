@@ -106,10 +106,13 @@ def tokenise(
     Raises:
         UserError: a text or the tokenizer cannot be read, or `out` holds something else.
     """
+    from regrow.corpus.text_files import text_files
     from regrow.corpus.tokenisation import tokenise_files
 
     count = workers_or_cores(workers)
     check_new_directory(Path(out), model)
+    for path in paths(text):
+        text_files(path)  # refused before a model is downloaded or converted
     return tokenise_files(
         open_model(model, progress).path, Path(out), paths(text),
         workers=count, eos=eos,

@@ -33,7 +33,7 @@ def weights_by_file_name(
 
 
 def check_weights_by_file_name(model: Any, original: Checkpoint, layout: Layout) -> None:
-    """Raise UserError unless `weights_by_file_name` gives what is in the files.
+    """Raise UserError unless `weights_by_file_name` gives all weights, as they are in the files.
 
     Without this, a training could end in weights that cannot be written. `model`: as it was loaded
     from `original`, in float32.
@@ -52,12 +52,26 @@ def check_weights_by_file_name(model: Any, original: Checkpoint, layout: Layout)
             )
     known = {own[each].data_ptr() for each in names.values()}  # tied tensors share their memory
     known |= {buffer.data_ptr() for buffer in model.buffers()}
+    known |= {each.data_ptr() for each in model.parameters() if not each.requires_grad}
     for own_name, tensor in own.items():
         if own_name not in names.values() and tensor.data_ptr() not in known:
             raise UserError(
                 f"{original.directory}: {own_name}: {kind} has it under this name and the files do "
                 "not, so it is unknown how to store what it learns"
             )
+
+
+def freeze_computed(model: Any) -> None:
+    """Freeze what a class computes and never saves: the tables of positions of Marian.
+
+    transformers loads them as weights that could learn.
+    """
+    for name in set(model._keys_to_ignore_on_save or ()) - set(model.all_tied_weights_keys):
+        module, _, parameter = name.rpartition(".")
+        try:
+            model.get_submodule(module).get_parameter(parameter).requires_grad_(False)
+        except AttributeError:  # a pattern, or a buffer
+            continue
 
 
 def stored_tensor(info: TensorInfo) -> "Tensor":

@@ -142,9 +142,9 @@ def tokenise_files(
     Raises:
         UserError: what a user can cause; before any work if it can be known then.
     """
-    by_path = {path: text_files(path) for path in text}
-    files = [file for found in by_path.values() for file in found]
-    may_be_empty = {file for path in text if path.is_dir() for file in by_path[path]}
+    named = [(path, text_files(path)) for path in text]
+    files = [file for _, found in named for file in found]
+    may_be_empty = {file for path, found in named if path.is_dir() for file in found}
     job = plan_store(model, out, files, eos=eos)
     job = replace(job, special_tokens=special_tokens)
     with pool(job, workers) as processes:

@@ -92,7 +92,9 @@ def generate_text(
     if not 0 <= sampling.temperature < math.inf:
         raise UserError("0 or more is wanted", key="temperature", value=f"{sampling.temperature:g}")
     if not 0 <= sampling.seed <= _LARGEST_SEED:
-        raise UserError(f"at most {_LARGEST_SEED} is wanted", key="seed", value=f"{sampling.seed}")
+        raise UserError(
+            f"a number from 0 to {_LARGEST_SEED} is wanted", key="seed", value=f"{sampling.seed}"
+        )
     model.checkpoint  # noqa: B018 - a checkpoint that cannot be read is refused in one line
     tokenizer = model.tokenizer
     loaded = model.load(dtype="auto")

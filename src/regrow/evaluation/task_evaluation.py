@@ -8,14 +8,15 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from lm_eval import evaluator
+from lm_eval.api import metrics
 from lm_eval.utils import handle_non_serializable
 
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -36,6 +37,8 @@ _FEWSHOT_SEED = 1234
 """lm-eval's own, so that the same demonstrations are drawn."""
 _ACCURACIES = ("acc", "acc_norm", "acc_token", "acc_mutual_info")
 """The metrics whose value for random guesses is known."""
+_LARGE = 4 * 10**9
+"""Bytes of weights that take more than seconds to hash."""
 _RESAMPLES = 1000
 """Of the standard error of a metric that has no formula for it."""
 
@@ -111,6 +114,8 @@ def _evaluate(
     _set_shots(found, spec)
     random.seed(0)
     np.random.seed(_FEWSHOT_SEED)
+    if (size := model.directory.weight_bytes) > _LARGE:
+        progress.say(f"{name}: hashing {size / 1e9:,.0f} GB of weights")
     directory = cache / model.identity[:32]
     with (
         Responses(directory) as model.responses,
@@ -123,20 +128,14 @@ def _evaluate(
             task: stack.enter_context(whole_demonstrations(each, model.fits))
             for task, each in found.tasks.items()
         }
-        evaluate = partial(
-            evaluator.evaluate,
+        stack.enter_context(_infinite_perplexities())
+        raw = evaluator.evaluate(
             lm=model,
             task_dict={"tasks": found.tasks, "groups": found.groups},
             limit=spec.limit,
             bootstrap_iters=_RESAMPLES,
             log_samples=True,
         )
-        try:
-            raw = evaluate()
-        except OverflowError:  # a perplexity; all answers are known by now
-            for each in found.tasks.values():
-                stack.enter_context(_infinite_perplexity(each))
-            raw = evaluate()
     model.responses = None
     if raw is None:
         raise UserError(f"{name}: evaluated by another process")
@@ -170,21 +169,23 @@ def _evaluate(
 
 
 @contextlib.contextmanager
-def _infinite_perplexity(task: Any) -> Iterator[None]:
-    """Lets a mean of a task be infinite that is larger than the largest float."""
-    own = task.aggregation
+def _infinite_perplexities() -> Iterator[None]:
+    """Lets perplexities of lm-eval be infinite that are larger than the largest float.
 
-    def guarded(mean: Callable[[Any], float], values: Any) -> float:
+    With an error there, the scores of all tasks would be lost.
+    """
+
+    def exp(power: float) -> float:
         try:
-            return mean(values)
+            return math.exp(power)
         except OverflowError:
             return math.inf
 
-    task.aggregation = lambda: {name: partial(guarded, mean) for name, mean in own().items()}
+    metrics.math = SimpleNamespace(**{**vars(math), "exp": exp})
     try:
         yield
     finally:
-        del task.aggregation
+        metrics.math = math
 
 
 def _set_shots(found: FoundTasks, spec: TaskSpec) -> None:

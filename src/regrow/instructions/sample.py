@@ -114,7 +114,7 @@ class Sample:
         for name in SUBJECTS:
             value = self.fields.get(name)
             if value:
-                return plain(value if isinstance(value, str) else chr(31).join(value))
+                return plain(value) if isinstance(value, str) else "\x1f".join(map(plain, value))
         return self.key
 
 

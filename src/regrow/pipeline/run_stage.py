@@ -52,9 +52,10 @@ class RunStage:
         """Parameters that its recovery trains, for which a checkpoint has a weight and two moments.
 
         All of the model, or those of the adapters of LoRA: two matrices beside each of a layer.
+        Without a blueprint the matrices are not known, so all of the model.
         """
         lora, layout = self.recovery.lora, self.layouts.after
-        if lora is None:
+        if lora is None or layout.blueprint.vocabulary_only:
             return self.parameters
         return sum(
             layout.sizes[tensor.layer[0]] * lora.rank * sum(tensor.dims.shape(layout.sizes))

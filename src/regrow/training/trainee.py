@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regrow.architectures import Layout
-from regrow.checkpoint.class_weights import check_weights_by_file_name
+from regrow.checkpoint.class_weights import check_weights_by_file_name, freeze_computed
 from regrow.checkpoint.history import Change
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
@@ -79,6 +79,7 @@ def load_trainee(source: ModelDirectory, settings: RecoverySettings, seed: int) 
     checkpoint, layout = processes.in_all(lambda: (source.checkpoint, source.layout))
     model = load_in_first_process(source.path, torch.float32, processes)
     if layout.blueprint.vocabulary_only:
+        freeze_computed(model)
         processes.in_first(lambda: check_weights_by_file_name(model, checkpoint, layout))
     if (lora := settings.lora) is not None:
         processes.in_all(lambda: add_adapters(model, lora, seed))

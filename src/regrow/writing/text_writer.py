@@ -157,11 +157,11 @@ def begun_otherwise(model: ModelDirectory, out: Path, settings: WritingSettings)
 
     Raises UserError if the model cannot write with these settings.
     """
-    job = unfinished_place(out) / _JOB
-    if not job.is_file():
+    left = unfinished_place(out)
+    if not (left / _ROUNDS).is_file():  # there is nothing to go on from
         return None
     _, starts = form_and_starts(model, settings.prompts, settings.languages)
-    return other_work(read_json_object(job), _work(model, settings, starts), _NAMES)
+    return other_work(read_json_object(left / _JOB), _work(model, settings, starts), _NAMES)
 
 
 def longest_text(model: ModelDirectory) -> int:

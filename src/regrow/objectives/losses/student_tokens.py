@@ -94,9 +94,10 @@ class StudentTokens:
 
     @cached_property
     def identity(self) -> str:
+        padding = {"padding": self.padding} if self.padding else {}
         return identity_of(
             "student tokens", rows=self.rows, pieces=self.pieces, unjoined=sorted(self.unjoined),
-            padding=self.padding,
+            **padding,
         )  # fmt: skip
 
     def for_teacher(self, batch: TensorBatch) -> tuple[TensorBatch, Tensor]:
