@@ -188,7 +188,7 @@ _MOST_ESCAPED = 6
 
 def _is_too_long(document: Document) -> bool:
     """Whether the line of a document is longer than what is read as one document."""
-    most = _MOST_ESCAPED * len(document.text)
+    most = _MOST_ESCAPED * len(document.text)  # half the line is left for id and facts
     return most > LONGEST // 2 and len(document_line(document)) > LONGEST
 
 

@@ -14,6 +14,9 @@ from regrow.common.errors import UserError
 from regrow.common.outputs import check_new_file
 from regrow.common.quantities import count, nbytes, parse_share, share
 
+_CANDIDATES = "3"
+"""The default; a recipe has no candidates, so that another number is refused there."""
+
 
 def plan(
     model: Annotated[
@@ -49,7 +52,7 @@ def plan(
     special_tokens: SpecialTokens = False,
     candidates: Annotated[
         str, typer.Option(metavar="N", help="Best predicted sizes that are measured.")
-    ] = "3",
+    ] = _CANDIDATES,
     seed: Annotated[int, typer.Option(min=0, help="Decides which text is used.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Write the recipe here instead of printing it.")
@@ -69,7 +72,7 @@ def plan(
     }
     given = {name: value for name, value in budget.items() if value is not None}
     if model.endswith((".yaml", ".yml")):
-        measured = calibration_tokens is not None or candidates != "3" or seed
+        measured = calibration_tokens is not None or candidates != _CANDIDATES or seed
         if given or texts or out or page or special_tokens or measured:
             raise UserError(
                 f"{model}: a recipe has its sizes; give nothing else, or a model and a budget"
