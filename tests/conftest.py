@@ -1,10 +1,13 @@
 """For all tests."""
 
 import os
+import signal
 
 # At the size of these models a second thread only waits for the first, and how sums are rounded
 # should not depend on the machine. Before torch is imported; processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A script that starts the tests in the background lets them ignore SIGINT, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import settings
 
