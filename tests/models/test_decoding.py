@@ -74,3 +74,16 @@ def test_a_token_without_probability_is_never_drawn(
         logits[:, at] = at / 600 * scale
     drawn = draw(logits, 1.0, torch.full((2,), share)).tolist()
     assert set(drawn) <= allowed
+
+
+@given(st.lists(st.sampled_from([0.1, 0.7, 1.0, 2.0]), min_size=1, max_size=5))
+def test_each_row_may_have_its_own_temperature(temperatures: list[float]) -> None:
+    random = torch.Generator().manual_seed(0)
+    rows = len(temperatures)
+    logits = torch.randn(rows, 300, generator=random)
+    uniform = torch.rand(rows, generator=random)
+    alone = [
+        int(draw(logits[[row]], temperature, uniform[[row]]))
+        for row, temperature in enumerate(temperatures)
+    ]
+    assert draw(logits, torch.tensor(temperatures), uniform).tolist() == alone

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.common.errors import UserError
-from regrow.writing.filters import is_repetitive, language_filter
+from regrow.writing.filters import first_sentence, is_repetitive, language_filter
 
 
 @pytest.mark.parametrize("period", [1, 2, 5, 20])
@@ -23,6 +23,30 @@ def test_tokens_that_come_once_are_no_repetition(ids: list[int]) -> None:
 def test_a_short_text_is_not_judged() -> None:
     assert not is_repetitive([1] * 12)
     assert is_repetitive([1] * 40)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", None),
+        ("Paris", None),
+        ("Paris.", None),  # "Paris.com" may follow
+        ("Paris. It", "Paris."),
+        ("The U.S. has 3.5 seas! And", "The U.S. has 3.5 seas!"),
+        ("Paris\nIt", "Paris"),
+        ("J.R.R. Tolkien wrote it. It is", "J.R.R. Tolkien wrote it."),
+        ("It is Mt. Everest. It", "It is Mt. Everest."),
+        ("Sure! It is red. It", "Sure! It is red."),
+        ("```python\nprint(1)\n", None),
+        ("There are three:\n1. Red", None),
+        ("There are three:\n\n1. Red\n2. Blue", "There are three:\n\n1. Red"),
+        ("\u5317\u4eac\u3002\u5b83", "\u5317\u4eac\u3002"),
+    ],
+)
+def test_the_first_sentence_ends_where_another_text_follows(
+    text: str, sentence: str | None
+) -> None:
+    assert first_sentence(text) == sentence
 
 
 TEXTS = {

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from regrow.writing.openings import OPENINGS, openings
-from regrow.writing.prompts import question_starts, read_prompts
+from regrow.writing.openings import BRIEF_OPENINGS, OPENINGS, brief_openings, openings
+from regrow.writing.prompts import brief_starts, question_starts, read_prompts
 from tests.tiny import write_text
 
 
@@ -51,3 +51,29 @@ def test_openings_are_in_the_languages_that_are_wanted() -> None:
         assert len(english) == len(OPENINGS["en"])
         others = [each for each in words if each not in OPENINGS["en"]]
         assert len(others) == len(english) + len(words) // 4 + 1
+
+
+@pytest.mark.parametrize("languages", [(), ("en",), ("zh", "en"), ("zh",), ("fr",), ("fr", "en")])
+def test_brief_questions_have_openings_in_the_languages_that_are_wanted(
+    languages: tuple[str, ...],
+) -> None:
+    starts = brief_starts(languages)
+    wanted = {*(languages or ("en",))} & {*BRIEF_OPENINGS}
+    assert {each.opening for each in starts} == {
+        words for language in wanted for words in BRIEF_OPENINGS[language]
+    }
+    assert all(each.is_brief and each.prompt is None for each in starts)
+    assert {(each.opening, each.is_plain) for each in starts} == {
+        (words, plain) for words in brief_openings(languages) for plain in (False, True)
+    }
+    assert not any(each.is_brief for each in question_starts(languages))
+    for language in wanted:
+        first = [each.is_plain for each in starts if each.opening in BRIEF_OPENINGS[language]][:10]
+        assert sum(first) == 5
+    assert all(each.opening for each in starts)
+
+
+def test_no_opening_is_there_twice() -> None:
+    for table in (OPENINGS, BRIEF_OPENINGS):
+        for words in table.values():
+            assert len(words) == len({*words})

@@ -8,6 +8,7 @@ import torch
 
 from regrow.common.random_stream import random_stream
 from regrow.models.decoding import draw
+from regrow.writing import rounds
 from regrow.writing.prompts import Start
 from regrow.writing.rounds import Sampling, Written, write_round
 from regrow.writing.text_form import TextForm
@@ -202,6 +203,104 @@ def test_a_loop_is_dropped_before_its_end() -> None:
     found = write_round(model, form, [Start("a")], sampling, set(), steps.append)
     assert found == [Written(None, "repetitive")]
     assert len(steps) < 100
+
+
+def drawn_in_turn(
+    monkeypatch: pytest.MonkeyPatch, tokens: Sequence[int | None]
+) -> list[tuple[int, float]]:
+    """These tokens are drawn, one in each step; None where a given token is read.
+
+    What is drawn, and at which temperature.
+    """
+    left, found = list(tokens), list[tuple[int, float]]()
+
+    def draw(_: torch.Tensor, temperature: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
+        token = left.pop(0)
+        if token is not None:
+            found.append((token, round(temperature.item(), 4)))
+        return torch.tensor([token or 0])
+
+    monkeypatch.setattr(rounds, "draw", draw)
+    return found
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        ("A town. It is", "A town."),
+        ("A town.\n\nIt is", "A town."),
+        ("A town<eos>", "A town"),
+        ("B<eos>", "B"),
+        ("\u5317\u4eac\u3002\u5b83", "\u5317\u4eac\u3002"),
+        ("A town that has so many houses and streets. It", "long"),
+        ("\n<eos>", "short"),
+        ("<eos>", "short"),
+    ],
+)
+def test_a_brief_answer_is_the_most_likely_first_sentence(
+    monkeypatch: pytest.MonkeyPatch, answer: str, result: str, is_plain: bool
+) -> None:
+    form = form_of(CHAT)
+    question = [*ids(" a tow?"), EOS]
+    new = [*ids(answer.removesuffix("<eos>")), *([EOS] if answer.endswith("<eos>") else [])]
+    script = [*question, *[None] * (len(form.answer_start) - 1), *new]
+    drawn = drawn_in_turn(monkeypatch, script)
+    start = Start(opening="What is", is_plain=is_plain, is_brief=True)
+    (found,) = written(form, [start], 120, temperature=2.0)
+    assert [temperature for _, temperature in drawn[: len(question)]] == [1.4] * len(question)
+    assert {temperature for _, temperature in drawn[len(question) :]} == {0.2}
+    if result in {"long", "short"}:
+        assert (found.text, found.reason) == (None, result)
+    elif is_plain:
+        assert found == Written(f"What is a tow?\n\n{result}")
+    else:
+        assert found == Written(form.conversation("What is a tow?", ids(result), is_complete=True))
+
+
+@pytest.mark.parametrize(("longest", "steps"), [(20, 7), (120, 26)])
+def test_a_brief_question_is_not_long(
+    monkeypatch: pytest.MonkeyPatch, longest: int, steps: int
+) -> None:
+    """It has 32 tokens at most, with the 7 of its opening; the start of the text has 13."""
+    drawn = drawn_in_turn(monkeypatch, ids("abcdefghij" * 9))
+    found = written(form_of(CHAT), [Start(opening="What is", is_brief=True)], longest)
+    assert found == [Written(None, "long")]
+    assert len(drawn) == steps
+
+
+def test_a_brief_answer_does_not_break_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = form_of(CHAT)
+    script = [*ids(" a tow?"), EOS, *[None] * (len(form.answer_start) - 1), *ids("A town")]
+    drawn_in_turn(monkeypatch, script)
+    start = Start(opening="What is", is_brief=True)
+    longest = len(form.start(None, "What is")) + len(script)
+    assert written(form, [start], longest) == [Written(None, "long")]
+
+
+@pytest.mark.parametrize("is_brief", [False, True])
+def test_brief_conversations_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, is_brief: bool
+) -> None:
+    """Of sixteen texts, two end late."""
+    form, calls = form_of(CHAT), 0
+    script = [*ids(" a tow?"), EOS, *[0] * (len(form.answer_start) - 1), *ids("A towx"), EOS]
+
+    def draw(logits: torch.Tensor, temperature: Any, __: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        tokens = torch.full([len(logits)], script[min(calls, len(script)) - 1])
+        if calls == len(script):
+            tokens[-2:] = ids("n")[0]
+        return tokens
+
+    monkeypatch.setattr(rounds, "draw", draw)
+    starts = [Start(opening="What is", is_brief=is_brief)] * 14 + [
+        Start(opening=each, is_brief=is_brief) for each in ("What s ", "Whit is")
+    ]
+    found = written(form, starts, 120)
+    assert calls == len(script) + is_brief
+    assert {each.text is None for each in found[-2:]} == {False}
 
 
 def test_the_last_texts_break_off() -> None:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.publishing import unfinished_place
 from regrow.corpus.text import read_documents
-from regrow.writing.openings import OPENINGS
-from regrow.writing.prompts import Start
+from regrow.writing import rounds, text_writer
+from regrow.writing.openings import BRIEF_OPENINGS, OPENINGS
+from regrow.writing.prompts import Start, brief_starts, question_starts
+from regrow.writing.rounds import Written
+from regrow.writing.text_form import text_form
 from regrow.writing.text_writer import (
     WritingSettings,
     WrittenText,
@@ -78,7 +82,7 @@ def test_a_model_writes_a_text_file(home: Path, tmp_path: Path, model: str) -> N
         assert not all(is_chat)
         asked = [text.removeprefix("<bos>user:") for text in documents]
         assert any(text.startswith(tuple(OPENINGS["en"])) for text in asked)
-        assert {*record["openings"]} == {*OPENINGS["en"]}
+        assert {*record["openings"]} == {*OPENINGS["en"], *BRIEF_OPENINGS["en"]}
     else:
         assert record["openings"] == []
 
@@ -112,6 +116,51 @@ def test_it_may_be_killed_anywhere(home: Path, tmp_path: Path, model: str) -> No
         home, tmp_path / "other.jsonl", WritingSettings(300, seed=2, batch_size=12), model
     )
     assert other.sha256 != whole.sha256
+
+
+@pytest.mark.parametrize("tokens", [2_000, 3_000, 4_000, 5_000, 10_000, 20_000])
+def test_a_third_of_a_chat_models_text_is_brief(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    """Whether it is one round of other texts or many. A round is brief or not, as a whole."""
+    used: dict[bool, list[Start]] = {True: [], False: []}
+
+    def write_round(_: Any, __: Any, starts: list[Start], *rest: Any) -> list[Written]:
+        (is_brief,) = {each.is_brief for each in starts}
+        first = len(used[is_brief])
+        used[is_brief] += starts
+        words = "fact " * 12 if is_brief else "the river is wide " * 20
+        texts = [f"{words}{number}" for number in range(first, first + len(starts))]
+        return [Written(None, "long"), *map(Written, texts[1:])]
+
+    monkeypatch.setattr(text_writer, "write_round", write_round)
+    out = tmp_path / "text.jsonl"
+    found = write(home, out, replace(SMALL, tokens=tokens))
+    form = text_form(ModelDirectory(home / "chat"), writes_questions=True)
+    brief = sum(form.count(each) for each in read_documents(out) if each.startswith("fact"))
+    assert 0.28 < brief / found.tokens < 0.42
+    assert json.loads((tmp_path / "text.json").read_text())["brief_tokens"] >= brief
+    # Each kind uses its starts in turn, whatever the other does between its rounds.
+    for is_brief, starts in ((True, brief_starts()), (False, question_starts())):
+        turns = len(used[is_brief]) // len(starts) + 1
+        assert used[is_brief] == (starts * turns)[: len(used[is_brief])]
+
+
+def test_a_model_without_brief_answers_writes_other_texts(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def write_round(model: Any, form: Any, starts: list[Start], *rest: Any) -> list[Written]:
+        if starts[0].is_brief:
+            asked.append(len(starts))
+            return [Written(None, "long")] * len(starts)
+        return rounds.write_round(model, form, starts, *rest)
+
+    monkeypatch.setattr(text_writer, "write_round", write_round)
+    assert write(home, tmp_path / "text.jsonl").tokens >= 300
+    assert len(asked) >= 3
+    assert sum(asked) - asked[-1] < 100 <= sum(asked)
 
 
 OTHERS = {
@@ -152,7 +201,8 @@ def test_prompts_are_used_in_turn(home: Path, tmp_path: Path) -> None:
 def test_questions_begin_in_the_languages_that_are_wanted(home: Path) -> None:
     for languages, wanted in (((), "en"), (("zh",), "zh")):
         _, starts = form_and_starts(ModelDirectory(home / "chat"), None, languages)
-        assert {each.opening for each in starts} == {*OPENINGS[wanted], ""}
+        assert {each.opening for each in starts if not each.is_brief} == {*OPENINGS[wanted], ""}
+        assert {each.opening for each in starts if each.is_brief} == {*BRIEF_OPENINGS[wanted]}
     _, starts = form_and_starts(ModelDirectory(home / "base"), None)
     assert starts == [Start()]
 

@@ -137,7 +137,7 @@ def write_corpus(
     The settings are those of `regrow.writing.text_writer.WritingSettings`:
 
     - `seed`: decides the random numbers.
-    - `temperature`: the logits are divided by it; 1 by default.
+    - `temperature`: the logits are divided by it, and by less in brief conversations; 1 by default.
     - `batch_size`: texts that are written at once; by default as many as fit, up to 128.
     - `languages`: codes such as `"zh"` or `["en", "zh"]`; texts in others are dropped, and the
       given first words of questions are in these; by default no text is dropped.

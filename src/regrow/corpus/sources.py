@@ -58,7 +58,7 @@ class Source(Strict):
         prompts: With a model, a text file of questions or beginnings of texts, used in turn: each
             line of a `.txt`, or each document of another file. Without it the model writes the
             questions too, most of them after given first words.
-        temperature: With a model, the logits are divided by it.
+        temperature: With a model, the logits are divided by it; by less in brief conversations.
         languages: With a model, codes of ISO 639 such as `zh` and `en`; texts in others are
             dropped, and the given first words of questions are in these. An empty list keeps all.
     """

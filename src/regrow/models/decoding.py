@@ -163,7 +163,7 @@ class DecodedRows:
 
 
 @torch.inference_mode()
-def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+def draw(logits: Tensor, temperature: float | Tensor, uniform: Tensor) -> Tensor:
     """A token of each row, drawn from the softmax of its logits; [rows].
 
     The distribution function is inverted in two steps: first the block of tokens is found, then the
@@ -172,11 +172,13 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
     Args:
         logits: [rows, vocabulary]; `-inf` for tokens that are never drawn.
-        temperature: the logits are divided by it.
+        temperature: the logits are divided by it; or one for each row, [rows].
         uniform: a random number from 0 to below 1 for each row, [rows], float32.
     """
     logits = nn.functional.pad(logits, (0, -logits.shape[-1] % _BLOCK), value=-torch.inf)
     blocks = logits.float().view(len(logits), -1, _BLOCK)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.view(-1, 1, 1)
     weights = blocks.sub(blocks.amax((1, 2), keepdim=True)).div_(temperature).exp_()
     block, rest = _invert(weights.sum(-1), uniform[:, None])
     inside = weights[torch.arange(len(weights), device=weights.device), block[:, 0]]

@@ -1,7 +1,9 @@
-"""Which of the texts that a model wrote are kept."""
+"""Which of the texts that a model wrote are kept, and how much of them."""
 
+import re
 from collections.abc import Callable, Sequence
 
+from regrow.cleaning.scripts import sentences
 from regrow.common.errors import UserError
 
 LEAST_TOKENS = 4
@@ -10,6 +12,8 @@ _WINDOW = 128
 _GRAM = 4
 _LEAST_GRAMS = 16
 _LEAST_DISTINCT = 0.5
+_GOES_ON = re.compile(r"[:\uff1a]$|(?:\b[A-Za-z]\.)+$|\b(?:Mt|Ft)\.$|^\w+!$")
+_CODE = "```"
 
 
 def is_repetitive(ids: Sequence[int]) -> bool:
@@ -21,6 +25,21 @@ def is_repetitive(ids: Sequence[int]) -> bool:
     """
     last = max(len(ids) - _WINDOW // 2, 1)
     return any(_repeats(ids[at : at + _WINDOW]) for at in range(0, last, _WINDOW // 2))
+
+
+def first_sentence(text: str) -> str | None:
+    """The first sentence of a text; None if no other follows, since it may not be complete.
+
+    What a colon announces belongs to it, and what follows initials or a single word as "Sure!".
+    Code has no sentence.
+    """
+    found = ""
+    for each in sentences(text):
+        sentence = found.strip()
+        if sentence and not _GOES_ON.search(sentence):
+            return None if sentence.startswith(_CODE) else sentence
+        found += each
+    return None
 
 
 def language_filter(languages: Sequence[str]) -> Callable[[str], bool] | None:

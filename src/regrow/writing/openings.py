@@ -2,7 +2,8 @@
 
 Left alone, a chat model asks for much the same few things. A model that was cut and refitted on
 such text keeps less of what lies outside it. So most questions begin with words that are given
-here, which ask for texts of many kinds, and the model goes on from there.
+here, which ask for texts of many kinds, and the model goes on from there. Other questions can be
+answered in a sentence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,87 @@ OPENINGS: Mapping[str, Sequence[str]] = {
 }
 """By the code of a language in ISO 639."""
 
+BRIEF_OPENINGS: Mapping[str, Sequence[str]] = {
+    "en": (
+        "What is",
+        "What is the",
+        "What is a",
+        "What is an",
+        "What is the name of",
+        "What is the capital of",
+        "What is the largest",
+        "What is the smallest",
+        "What is the most",
+        "What is the first",
+        "What is the main",
+        "What is the meaning of",
+        "What is the opposite of",
+        "What is used to",
+        "What are",
+        "What was",
+        "What color is",
+        "What kind of",
+        "What do",
+        "What does",
+        "What happens when",
+        "What can you",
+        "Who is",
+        "Who was",
+        "Who wrote",
+        "Who painted",
+        "Who invented",
+        "Who discovered",
+        "Where is",
+        "Where do",
+        "When did",
+        "When was",
+        "How many",
+        "How much",
+        "How long",
+        "How old",
+        "Which",
+        "Which animal",
+        "Which city",
+        "Which country",
+        "Which language",
+        "Which planet",
+        "In which",
+        "Why is",
+        "Is",
+        "Are",
+        "Can",
+        "Do",
+        "Name",
+        "Define",
+        "Give an example of",
+    ),
+    "zh": (
+        "什么是",
+        "什么叫",
+        "谁是",
+        "谁写了",
+        "谁发明了",
+        "谁发现了",
+        "哪个国家",
+        "哪个城市",
+        "哪种动物",
+        "哪种语言",
+        "哪颗行星",
+        "哪一年",
+        "世界上最大的",
+        "世界上最高的",
+        "世界上最长的",
+        "一年有多少",
+        "为什么",
+        "怎样",
+        "人们用什么",
+        "中国的",
+        "请说出",
+        "请举一个例子",
+    ),
+}
+"""Of questions that can be answered in a sentence, by the code of a language."""
+
 
 def openings(languages: Sequence[str] = ()) -> list[str]:
     """The first words of questions, to be used in turn; empty words leave a question to the model.
@@ -80,3 +162,15 @@ def openings(languages: Sequence[str] = ()) -> list[str]:
     group = _FREE_EVERY - 1
     groups = [[*words[first : first + group], ""] for first in range(0, len(words), group)]
     return [*chain.from_iterable(groups)] if any(words) else [""]
+
+
+def brief_openings(languages: Sequence[str] = ()) -> list[str]:
+    """The first words of brief questions, to be used in turn; none if no language has any.
+
+    `languages`: codes of ISO 639, which take turns; without any, English.
+    """
+    given = [
+        BRIEF_OPENINGS[each] for each in sorted({*languages} or {"en"}) if each in BRIEF_OPENINGS
+    ]
+    longest = max(map(len, given), default=0)
+    return [each[number % len(each)] for number in range(longest) for each in given]

@@ -9,7 +9,7 @@ from pathlib import Path
 from regrow.common.errors import UserError
 from regrow.corpus.text import read_documents
 from regrow.corpus.text_files import kind_of
-from regrow.writing.openings import openings
+from regrow.writing.openings import BRIEF_OPENINGS, brief_openings, openings
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,14 @@ class Start:
         prompt: The question, or the beginning of a document; None if the model writes it.
         opening: The first words of a question that the model writes.
         is_plain: Whether question and answer are written down without the chat template.
+        is_brief: Whether question and answer are short: the answer is the first sentence of what
+            the model most likely says.
     """
 
     prompt: str | None = None
     opening: str = ""
     is_plain: bool = False
+    is_brief: bool = False
 
 
 def question_starts(languages: Sequence[str] = ()) -> list[Start]:
@@ -35,11 +38,28 @@ def question_starts(languages: Sequence[str] = ()) -> list[Start]:
 
     `languages`: of the openings (`regrow.writing.openings`).
     """
-    words = openings(languages)
-    parity = {opening: number % 2 for number, opening in enumerate(dict.fromkeys(words))}
+    return [
+        Start(opening=words, is_plain=is_plain) for words, is_plain in _forms(openings(languages))
+    ]
+
+
+def brief_starts(languages: Sequence[str] = ()) -> list[Start]:
+    """The starts of brief conversations, to be used in turn; otherwise as `question_starts`.
+
+    There are none if no language has openings of brief questions.
+    """
+    words = brief_openings(languages)
+    # Languages take turns, so each of them has both forms among any few of its openings.
+    turns = max(1, len({*languages} & {*BRIEF_OPENINGS}))
+    return [Start(None, opening, is_plain, True) for opening, is_plain in _forms(words, turns)]
+
+
+def _forms(words: Sequence[str], turns: int = 1) -> list[tuple[str, bool]]:
+    """Each opening twice, and whether it is plain; `turns` neighbours begin in the same form."""
+    parity = {opening: number // turns % 2 for number, opening in enumerate(dict.fromkeys(words))}
     found = []
-    for opening in 2 * words:
-        found.append(Start(opening=opening, is_plain=parity[opening] == 1))
+    for opening in [*words, *words]:
+        found.append((opening, parity[opening] == 1))
         parity[opening] = 1 - parity[opening]
     return found
 

@@ -4,6 +4,7 @@ A row is one text. A row whose start is given reads one token of it at each step
 So starts may differ in length, and all rows have the same length at all times. A complete row
 leaves; from time to time the cache is cut down to the rows that are left. When seven of eight texts
 are complete, the others break off, since a step costs nearly as much for few rows as for many.
+Brief conversations do not break off.
 """
 
 from collections import deque
@@ -18,12 +19,12 @@ import torch
 
 from regrow.corpus.packing import start_and_end
 from regrow.models.decoding import DecodedRows, draw
-from regrow.writing.filters import LEAST_TOKENS, is_repetitive
+from regrow.writing.filters import LEAST_TOKENS, first_sentence, is_repetitive
 from regrow.writing.prompts import Start
 from regrow.writing.text_form import TextForm
 
 Reason = Literal["repetitive", "short", "long", "other language", "duplicate"]
-"""Why a text was dropped; `long`: its question left no room for an answer."""
+"""Why a text was dropped; `long`: a question or a brief answer did not end in time."""
 REASONS: tuple[Reason, ...] = ("repetitive", "short", "long", "other language", "duplicate")
 
 _CHECK_EVERY = 64
@@ -31,6 +32,11 @@ _LEFT = 7 / 8
 """The cache is cut down when so few of its rows are left, since that copies it."""
 _BROKEN_OFF = 1 / 8
 """The share of the texts that break off."""
+_BRIEF_QUESTION, _BRIEF_ANSWER = 0.7, 0.1
+"""The temperature of brief conversations is so many times that of others. So questions are about
+things that the model knows, and answers are what it holds most likely."""
+_BRIEF_TOKENS = 32
+"""The most tokens of a brief question, and of its answer."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        temperature: The logits are divided by it.
+        temperature: The logits are divided by it; by less in brief conversations.
         longest: The most tokens of a text.
         stream: The random numbers.
     """
@@ -69,7 +75,7 @@ class _Row:
         prompt: What was given, or the question once it is written.
         given: Ids that are still to be read.
         is_question: Whether the model is writing the question.
-        is_plain: Whether the conversation is written down without the chat template.
+        start: How the text starts.
         opening: The given first words of a question, as the tokenizer decodes them.
         written: Ids of the turn that the model is writing, after those of its given first words.
         result: Once it is complete.
@@ -78,10 +84,17 @@ class _Row:
     prompt: str | None
     given: deque[int]
     is_question: bool
-    is_plain: bool = False
-    opening: str = ""
+    start: Start
+    opening: str
     written: list[int] = field(default_factory=list)
     result: Written | None = None
+
+    @property
+    def temperature(self) -> float:
+        """Relative to that of other texts."""
+        if not self.start.is_brief:
+            return 1.0
+        return _BRIEF_QUESTION if self.is_question else _BRIEF_ANSWER
 
 
 def write_round(
@@ -114,7 +127,7 @@ def write_round(
     rows = [
         _Row(
             start.prompt, deque(ids[len(shared) :]), form.is_chat and start.prompt is None,
-            start.is_plain, form.question(opening), opening,
+            start, form.question(opening), opening,
         )
         for start, ids, opening in zip(starts, given, opened, strict=True)
     ]  # fmt: skip
@@ -129,10 +142,12 @@ def write_round(
     random = np.random.Generator(sampling.stream)
     places = list(range(len(rows)))  # the row at each place of the batch
     tokens, longest = 0, sampling.longest
+    broken_off = 0 if any(each.is_brief for each in starts) else _BROKEN_OFF * len(rows)
     for length in range(len(shared) + 1, longest + 1):
         uniform = random.random(len(rows), dtype=np.float32)[places]
         logits = decoded.logits.index_fill(1, forbidden, -torch.inf)
-        drawn = draw(logits, sampling.temperature, torch.from_numpy(uniform).to(device)).tolist()
+        temperature = torch.tensor([sampling.temperature * rows[row].temperature for row in places])
+        drawn = draw(logits, temperature.to(device), torch.from_numpy(uniform).to(device)).tolist()
         following = [
             _next(rows[row], token, form, seen, is_wanted)
             for row, token in zip(places, drawn, strict=True)
@@ -140,7 +155,7 @@ def write_round(
         active = [at for at, row in enumerate(places) if rows[row].result is None]
         tokens += len(active)
         on_step(tokens)
-        if len(active) <= _BROKEN_OFF * len(rows):
+        if len(active) <= broken_off:
             break
         if len(active) <= _LEFT * len(places):
             decoded.keep(active)
@@ -163,6 +178,9 @@ def _next(
         return row.given.popleft()
     if drawn not in form.ends:
         row.written.append(drawn)
+        if row.start.is_brief:
+            _end_brief(row, form, seen, is_wanted)
+            return drawn
         recent = row.written[-2 * _CHECK_EVERY :]
         if len(row.written) % _CHECK_EVERY == 0 and is_repetitive(recent):
             row.result = Written(None, "repetitive")
@@ -182,6 +200,17 @@ def _next(
     return drawn
 
 
+def _end_brief(
+    row: _Row, form: TextForm, seen: set[str], is_wanted: Callable[[str], bool] | None
+) -> None:
+    """End the answer of a brief conversation after its first sentence, or drop it."""
+    if not row.is_question and (sentence := first_sentence(form.question(row.written))):
+        row.written = form.ids(sentence)
+        row.result = _finished(row, form, seen, is_wanted, is_complete=True)
+    elif len(row.written) > _BRIEF_TOKENS:
+        row.result = Written(None, "long")
+
+
 def _finished(
     row: _Row,
     form: TextForm,
@@ -191,13 +220,17 @@ def _finished(
     is_complete: bool,
 ) -> Written:
     """The result of a row; `is_complete`: whether the model ended it."""
-    if row.is_question or row.given:
+    if row.is_question or row.given or (row.start.is_brief and not is_complete):
         return Written(None, "long")
-    if reason := _reason(row.written):
+    if row.start.is_brief:
+        reason: Reason | None = None if form.question(row.written) else "short"
+    else:
+        reason = _reason(row.written)
+    if reason is not None:
         return Written(None, reason)
     if is_wanted is not None and not is_wanted(form.words(row.prompt or "", row.written)):
         return Written(None, "other language")
-    if form.is_chat and not row.is_plain:
+    if form.is_chat and not row.start.is_plain:
         text = form.conversation(row.prompt or "", row.written, is_complete=is_complete)
     else:
         text = form.words(row.prompt or "", row.written)

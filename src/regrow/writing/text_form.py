@@ -54,20 +54,20 @@ class TextForm:
         `opening`: the given first words of a question that the model writes.
         """
         if not self.is_chat:
-            return [start_and_end(self.tokenizer)[0], *self._ids(prompt or "")]
+            return [start_and_end(self.tokenizer)[0], *self.ids(prompt or "")]
         if prompt is None:
-            before = self._ids(self._before_question) or [start_and_end(self.tokenizer)[0]]
+            before = self.ids(self._before_question) or [start_and_end(self.tokenizer)[0]]
             return [*before, *self.opening(opening)]
-        return self._ids(self._rendered(prompt))
+        return self.ids(self._rendered(prompt))
 
     def opening(self, words: str) -> list[int]:
         """The ids of the first words of a question, as they follow the chat template."""
         if not words:
             return []
         before = self._before_question
-        whole, alone = self._ids(before + words), self._ids(before)
+        whole, alone = self.ids(before + words), self.ids(before)
         # A tokenizer may put a space before a text that begins with these words.
-        return whole[len(alone) :] if whole[: len(alone)] == alone else self._ids(words)
+        return whole[len(alone) :] if whole[: len(alone)] == alone else self.ids(words)
 
     @cached_property
     def _before_question(self) -> str:
@@ -76,7 +76,7 @@ class TextForm:
 
     def document(self, prompt: str, written: Sequence[int]) -> str:
         """The text of a document: the prompt, and what the model wrote after it."""
-        return self._decoded([*self._ids(prompt), *written])
+        return self._decoded([*self.ids(prompt), *written])
 
     def question(self, written: Sequence[int]) -> str:
         """The text of a question that the model wrote."""
@@ -105,14 +105,15 @@ class TextForm:
 
     def count(self, text: str) -> int:
         """The tokens of a text, as training counts them."""
-        return len(self._ids(text))
+        return len(self.ids(text))
 
     @cached_property
     def _adds_bos(self) -> bool:
         before = self.tokenizer("")["input_ids"]
         return bool(before) and before[0] == self.tokenizer.bos_token_id
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a text, without special ones around it."""
         found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)[
             "input_ids"
         ]

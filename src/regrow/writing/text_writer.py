@@ -39,7 +39,13 @@ from regrow.corpus.parallel import (
     other_work,
 )
 from regrow.writing.filters import LEAST_TOKENS, language_filter
-from regrow.writing.prompts import Start, prompts_sha256, question_starts, read_prompts
+from regrow.writing.prompts import (
+    Start,
+    brief_starts,
+    prompts_sha256,
+    question_starts,
+    read_prompts,
+)
 from regrow.writing.rounds import REASONS, Sampling, write_round
 from regrow.writing.text_form import TextForm, text_form
 
@@ -48,10 +54,14 @@ LONGEST = 512
 _MOST_ROWS, _LEAST_ROWS = 128, 8
 _CACHE_BYTES = 1 << 32
 """The most bytes of the keys and values of a round, if it has more than `_LEAST_ROWS` rows."""
-_GUESSED_TOKENS = 256
+_GUESSED_TOKENS, _GUESSED_BRIEF_TOKENS = 256, 32
 """Tokens of a text, before any is written."""
 _MARGIN = 1.1
 """A last round has so many more rows than are needed on average, since some texts are dropped."""
+_BRIEF_EVERY = 3
+"""One of so many tokens is of a brief conversation."""
+_LEAST_BRIEF = 0.1
+"""If fewer of the brief conversations can be kept, there are no more of them."""
 _FRUITLESS_ROUNDS, _FRUITLESS_ROWS = 3, 100
 _JOB, _ROUNDS, _TEXT = "job.json", "rounds.jsonl", "text.jsonl"
 
@@ -66,7 +76,7 @@ class WritingSettings:
             `.txt`, or each document of another file. Without it the model writes the questions too,
             most of them after given first words (`regrow.writing.openings`).
         seed: Decides the random numbers.
-        temperature: The logits are divided by it.
+        temperature: The logits are divided by it; those of brief conversations by less.
         batch_size: Texts that are written at once; None takes as many as the keys and values of the
             model allow in 4 GiB, at most 128.
         languages: Codes of ISO 639 such as `zh` and `en`; texts in others are dropped, and the
@@ -182,7 +192,7 @@ def _record(out: Path) -> Path:
 def form_and_starts(
     model: ModelDirectory, path: Path | None, languages: Sequence[str] = ()
 ) -> tuple[TextForm, list[Start]]:
-    """The form of a model's texts, and how they start, to be used in turn.
+    """The form of a model's texts, and how they start; brief ones take turns, and so do the others.
 
     `path`: a file of prompts. `languages`: of questions that the model writes.
 
@@ -190,7 +200,9 @@ def form_and_starts(
     """
     form = text_form(model, writes_questions=path is None)
     if path is None:
-        return form, question_starts(languages) if form.is_chat else [Start()]
+        if not form.is_chat:
+            return form, [Start()]
+        return form, [*question_starts(languages), *brief_starts(languages)]
     prompts = read_prompts(path)
     most = longest_text(model) - LEAST_TOKENS
     for number, prompt in enumerate(prompts, start=1):
@@ -232,6 +244,7 @@ class _Round:
     texts: list[tuple[str, int]]
     dropped: dict[str, int]
     marks: list[str]
+    is_brief: bool = False
 
     def check(self) -> None:
         """Raise TypeError or ValueError if a damaged file gave values of other types."""
@@ -239,26 +252,57 @@ class _Round:
         words = [*self.marks, *(text for text, _ in self.texts)]
         if any(type(n) is not int for n in numbers) or any(type(w) is not str for w in words):
             raise TypeError
+        if type(self.is_brief) is not bool:
+            raise TypeError
+
+
+@dataclass
+class _KindTotals:
+    """Totals of the rounds of brief conversations, or of those of other texts.
+
+    Attributes:
+        least: A round is fruitless if no larger share of its texts can be kept.
+        fruitless: The last rounds, as far as they are fruitless.
+        fruitless_rows: Their texts.
+    """
+
+    least: float = 0.0
+    rows: int = 0
+    tokens: int = 0
+    fruitless: int = 0
+    fruitless_rows: int = 0
+
+    def add(self, found: _Round) -> None:
+        self.rows += found.rows
+        self.tokens += sum(tokens for _, tokens in found.texts)
+        is_fruitless = len(found.texts) <= self.least * found.rows
+        self.fruitless = self.fruitless + 1 if is_fruitless else 0
+        self.fruitless_rows = self.fruitless_rows + found.rows if is_fruitless else 0
+
+    def mean(self, guessed: float) -> float:
+        """Tokens of a text, with those that are dropped; a guess before any is kept."""
+        return self.tokens / self.rows if self.tokens else guessed
+
+    @property
+    def is_hopeless(self) -> bool:
+        return self.fruitless >= _FRUITLESS_ROUNDS and self.fruitless_rows >= _FRUITLESS_ROWS
 
 
 @dataclass
 class _Totals:
     rounds: int = 0
-    rows: int = 0
-    texts: int = 0
-    tokens: int = 0
-    fruitless: int = 0
-    fruitless_rows: int = 0
+    brief: _KindTotals = field(default_factory=lambda: _KindTotals(_LEAST_BRIEF))
+    others: _KindTotals = field(default_factory=_KindTotals)
     dropped: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
 
+    @property
+    def tokens(self) -> int:
+        return self.brief.tokens + self.others.tokens
+
     def add(self, found: _Round) -> None:
         self.rounds += 1
-        self.rows += found.rows
-        self.texts += len(found.texts)
-        self.tokens += sum(tokens for _, tokens in found.texts)
-        self.fruitless = 0 if found.texts else self.fruitless + 1
-        self.fruitless_rows = 0 if found.texts else self.fruitless_rows + found.rows
+        (self.brief if found.is_brief else self.others).add(found)
         self.dropped.update(found.dropped)
         self.seen.update(found.marks)
 
@@ -306,16 +350,15 @@ class _Rounds:
 
     def check_progress(self, where: Path) -> None:
         """Raise UserError if the last rounds gave nothing."""
-        totals = self.totals
-        if totals.fruitless >= _FRUITLESS_ROUNDS and totals.fruitless_rows >= _FRUITLESS_ROWS:
+        if self.totals.others.is_hopeless:
             dropped = ", ".join(f"{n:,} {reason}" for reason, n in self.totals.dropped.items() if n)
             advice = "ask for fewer tokens, or give more `prompts`"
             if self.totals.dropped["other language"]:
                 wanted = ", ".join(self.work["languages"])
                 advice = f"{advice} in {wanted}, or allow more `languages`"
             raise UserError(
-                f"{where}: of the last {totals.fruitless_rows} texts none can be kept (dropped so "
-                f"far: {dropped}); {advice}"
+                f"{where}: of the last {self.totals.others.fruitless_rows} texts none can be kept "
+                f"(dropped so far: {dropped}); {advice}"
             )
 
 
@@ -333,7 +376,8 @@ class _Writer:
         device = available_device()
         self._model = model.load(dtype=weights_dtype("auto", device)).to(device)
         self._form, self._longest, self._settings = form, longest, settings
-        self._starts = starts
+        self._brief = [each for each in starts if each.is_brief]
+        self._others = [each for each in starts if not each.is_brief]
         self._is_wanted = language_filter(settings.languages)
         self._told = 0
         self._most_rows = settings.batch_size or self._rows_in_memory()
@@ -347,11 +391,19 @@ class _Writer:
     def write(self, rounds: _Rounds, progress: Progress) -> _Round:
         """The next round."""
         settings, totals = self._settings, rounds.totals
-        left = settings.tokens - totals.tokens
-        mean = totals.tokens / totals.rows if totals.tokens else _GUESSED_TOKENS
+        share = 1 / _BRIEF_EVERY if self._brief and not totals.brief.is_hopeless else 0.0
+        left: float = settings.tokens - totals.tokens
+        # As many as belong to the texts that are there and to a round of others.
+        ahead = totals.tokens + min(left, self._most_rows * totals.others.mean(_GUESSED_TOKENS))
+        is_brief = totals.brief.tokens < share * ahead
+        if is_brief:
+            kind, starts, mean = totals.brief, self._brief, totals.brief.mean(_GUESSED_BRIEF_TOKENS)
+            left = min(left, share * settings.tokens - kind.tokens)
+        else:
+            kind, starts, mean = totals.others, self._others, totals.others.mean(_GUESSED_TOKENS)
         rows = int(_MARGIN * left / mean) + 1
-        rows = min(self._most_rows, rows << totals.fruitless)  # where few texts can be kept
-        numbers = range(totals.rows, totals.rows + rows)
+        rows = min(self._most_rows, rows << kind.fruitless)  # where few texts can be kept
+        numbers = range(kind.rows, kind.rows + rows)
         before = set(totals.seen)
 
         def on_step(tokens: int) -> None:
@@ -361,7 +413,7 @@ class _Writer:
 
         found = write_round(
             self._model, self._form,
-            [self._starts[number % len(self._starts)] for number in numbers],
+            [starts[number % len(starts)] for number in numbers],
             Sampling(
                 settings.temperature, self._longest,
                 random_stream(settings.seed, "writing", totals.rounds),
@@ -373,6 +425,7 @@ class _Writer:
         return _Round(
             rows, [(text, self._form.count(text)) for text in texts],
             {reason: reasons[reason] for reason in REASONS}, sorted(totals.seen - before),
+            is_brief,
         )  # fmt: skip
 
 
@@ -399,6 +452,7 @@ def _publish(
         "rounds": totals.rounds,
         "documents": documents,
         "written_tokens": tokens,
+        "brief_tokens": totals.brief.tokens,
         "dropped": dropped,
         "sha256": digest.hexdigest(),
         "versions": environment.versions(),
