@@ -4,64 +4,28 @@ The first model is the original, and the others are what cuts and trainings made
 model of each stage of `make demo` (runs/quickstart/stages/NAME/model). Measured are
 
 - tasks of lm-eval on the same questions, with a paired test against the original;
-- 20 simple questions of this file, each with the words that a right answer holds;
+- 20 and 150 simple questions (`questions.py`);
 - bits per byte on three texts: the domain of the demo (Python's documentation, held out), prose
   (recipes/prose.txt), and a manual (benchmarks/manual.txt).
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import transformers
 from common import Result, parser, say, show
+from questions import right_answers
 
 import regrow
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.resolve import resolve_model
 from regrow.corpus.text import read_documents
-from regrow.evaluation.generation import generate
 from regrow.evaluation.heldout import heldout_loss
 
 HERE = Path(__file__).parent
 TASKS = "piqa,arc_easy,sciq,boolq"
-ANSWER_TOKENS = 24
-QUESTIONS: Mapping[str, str] = {
-    "What is the capital of France?": "Paris",
-    "What is the capital of Japan?": "Tokyo",
-    "How many days are in a week?": "seven|7",
-    "How many minutes are in an hour?": "sixty|60",
-    "How many legs does a spider have?": "eight|8",
-    "How many wheels does a bicycle have?": "two|2",
-    "What is 2 + 2?": "four|4",
-    "What is the opposite of hot?": "cold",
-    "What is the opposite of up?": "down",
-    "What do bees make?": "honey",
-    "What is frozen water called?": "ice",
-    "What color is grass?": "green",
-    "What color is the sky on a clear day?": "blue",
-    "Which planet do we live on?": "Earth",
-    "What is the first month of the year?": "January",
-    "Which language do most people in Spain speak?": "Spanish",
-    "Who wrote Romeo and Juliet?": "Shakespeare",
-    "Which gas do people need to breathe?": "oxygen",
-    "What is the largest ocean on Earth?": "Pacific",
-    "Which animal barks?": "dogs?",
-}
-"""Questions, and a pattern of the words that a right answer holds."""
-
-
-def right_answers(model: Any, tokenizer: Any, name: str) -> int:
-    """How many greedy answers hold the right word."""
-    right = 0
-    for question, words in QUESTIONS.items():
-        answer = generate(model, tokenizer, question, ANSWER_TOKENS)
-        is_right = re.search(rf"\b({words})\b", answer, re.IGNORECASE) is not None
-        right += is_right
-        say(f"{name}: {'right' if is_right else 'wrong'}: {question} {' '.join(answer.split())}")
-    return right
 
 
 def texts() -> dict[str, list[str]]:
@@ -90,11 +54,9 @@ def results(
             assert bits is not None
             first.setdefault(text, bits)
             yield Result(f"{name}, {text}", bits, "bits/byte", "original", first[text])
-        right = right_answers(model, tokenizer, name)
-        first.setdefault("questions", right)
-        yield Result(
-            f"{name}, questions", right, f"of {len(QUESTIONS)}", "original", first["questions"]
-        )
+        for label, right in right_answers(model, tokenizer, name):
+            first.setdefault(label, right)
+            yield Result(f"{name}, questions", right, label, "original", first[label])
         del model
     how: Any = {"data": data, "limit": limit, "progress": regrow.Progress(say=say)}
     compared = regrow.compare(models, tasks.split(","), speed=True, **how)
