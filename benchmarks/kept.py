@@ -16,7 +16,7 @@ from typing import Any
 
 import transformers
 from common import Result, parser, say, show
-from questions import right_answers
+from questions import questions, right_answers
 
 import regrow
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -54,9 +54,9 @@ def results(
             assert bits is not None
             first.setdefault(text, bits)
             yield Result(f"{name}, {text}", bits, "bits/byte", "original", first[text])
-        for label, right in right_answers(model, tokenizer, name):
+        for label, right in right_answers(model, tokenizer, name, questions()):
             first.setdefault(label, right)
-            yield Result(f"{name}, questions", right, label, "original", first[label])
+            yield Result(f"{name}, questions {label}", right, "right", "original", first[label])
         del model
     how: Any = {"data": data, "limit": limit, "progress": regrow.Progress(say=say)}
     compared = regrow.compare(models, tasks.split(","), speed=True, **how)

@@ -6,7 +6,7 @@ others are compared.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,11 @@ def holds(pattern: str, text: str) -> bool:
     return re.search(rf"\b({pattern})\b", text, re.IGNORECASE) is not None
 
 
-def right_answers(model: Any, tokenizer: Any, name: str) -> Iterator[tuple[str, int]]:
+def right_answers(
+    model: Any, tokenizer: Any, name: str, asked: Sequence[Mapping[str, str]]
+) -> Iterator[tuple[str, int]]:
     """Of each list, how many there are ("of 20") and how many answers are right."""
-    for each in questions():
+    for each in asked:
         right = 0
         for question, pattern in each.items():
             answer = generate(model, tokenizer, question, ANSWER_TOKENS)
@@ -67,13 +69,13 @@ def right_answers(model: Any, tokenizer: Any, name: str) -> Iterator[tuple[str, 
         yield f"of {len(each)}", right
 
 
-def results(models: list[str]) -> Iterator[Result]:
+def results(models: list[str], asked: Sequence[Mapping[str, str]]) -> Iterator[Result]:
     first: dict[str, int] = {}
     for name in models:
         directory = ModelDirectory(resolve_model(name, None, say))
-        for label, right in right_answers(directory.load(), directory.tokenizer, name):
+        for label, right in right_answers(directory.load(), directory.tokenizer, name, asked):
             first.setdefault(label, right)
-            yield Result(f"{name}, questions", right, label, "original", first[label])
+            yield Result(f"{name}, questions {label}", right, "right", "original", first[label])
 
 
 def main() -> None:
@@ -81,7 +83,8 @@ def main() -> None:
     arguments.add_argument("models", nargs="+", help="directories, GGUF files or hub ids")
     options = arguments.parse_args()
     transformers.utils.logging.disable_progress_bar()
-    show(list(results(options.models)), as_json=options.json)
+    asked = questions()[: 1 if options.quick else None]
+    show(list(results(options.models, asked)), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -235,6 +235,7 @@ def drawn_in_turn(
         ("\u5317\u4eac\u3002\u5b83", "\u5317\u4eac\u3002"),
         ("A town that has so many houses and streets. It", "long"),
         ("\n<eos>", "short"),
+        ("They are:\nA town", "short"),
         ("<eos>", "short"),
     ],
 )

@@ -85,7 +85,7 @@ def write(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the random numbers.")] = 0,
     temperature: Annotated[
-        float, typer.Option(min=0.01, metavar="T", help="Divides the logits.")
+        float, typer.Option(min=0.01, metavar="T", help="Divides the logits, of brief texts less.")
     ] = 1.0,
     batch_size: Annotated[
         str | None,

@@ -12,8 +12,10 @@ _WINDOW = 128
 _GRAM = 4
 _LEAST_GRAMS = 16
 _LEAST_DISTINCT = 0.5
-_GOES_ON = re.compile(r"[:\uff1a]$|(?:\b[A-Za-z]\.)+$|\b(?:Mt|Ft)\.$|^\w+!$")
-_CODE = "```"
+_GOES_ON = re.compile(r"(?:\b[A-Za-z]\.)+$|\b(?:Mt|Ft)\.$|^\w+!$")
+"""Sentences that are not over yet: what follows initials belongs to them, or to "Sure!"."""
+_NO_SENTENCE = re.compile(r"```|[:\uff1a]\W*$|^[#<|]|^(?:[*-]|\d+[.)])\s")
+"""Code, what announces a list or code, headings, tags and items of lists."""
 
 
 def is_repetitive(ids: Sequence[int]) -> bool:
@@ -30,14 +32,14 @@ def is_repetitive(ids: Sequence[int]) -> bool:
 def first_sentence(text: str) -> str | None:
     """The first sentence of a text; None if no other follows, since it may not be complete.
 
-    What a colon announces belongs to it, and what follows initials or a single word as "Sure!".
-    Code has no sentence.
+    It is empty if the text begins with something else: code, a heading, or the announcement of a
+    list.
     """
     found = ""
     for each in sentences(text):
         sentence = found.strip()
         if sentence and not _GOES_ON.search(sentence):
-            return None if sentence.startswith(_CODE) else sentence
+            return "" if _NO_SENTENCE.search(sentence) else sentence
         found += each
     return None
 

@@ -24,7 +24,8 @@ from regrow.writing.prompts import Start
 from regrow.writing.text_form import TextForm
 
 Reason = Literal["repetitive", "short", "long", "other language", "duplicate"]
-"""Why a text was dropped; `long`: a question or a brief answer did not end in time."""
+"""Why a text was dropped; `long`: a question or a brief answer did not end in time; `short`: also a
+brief answer that does not begin with a sentence."""
 REASONS: tuple[Reason, ...] = ("repetitive", "short", "long", "other language", "duplicate")
 
 _CHECK_EVERY = 64
@@ -204,7 +205,8 @@ def _end_brief(
     row: _Row, form: TextForm, seen: set[str], is_wanted: Callable[[str], bool] | None
 ) -> None:
     """End the answer of a brief conversation after its first sentence, or drop it."""
-    if not row.is_question and (sentence := first_sentence(form.question(row.written))):
+    sentence = None if row.is_question else first_sentence(form.question(row.written))
+    if sentence is not None:
         row.written = form.ids(sentence)
         row.result = _finished(row, form, seen, is_wanted, is_complete=True)
     elif len(row.written) > _BRIEF_TOKENS:

@@ -60,8 +60,8 @@ _MARGIN = 1.1
 """A last round has so many more rows than are needed on average, since some texts are dropped."""
 _BRIEF_EVERY = 3
 """One of so many tokens is of a brief conversation."""
-_LEAST_BRIEF = 0.1
-"""If fewer of the brief conversations can be kept, there are no more of them."""
+_LEAST_BRIEF, _JUDGED_ROWS = 0.2, 100
+"""If fewer of so many brief conversations can be kept, there are no more of them."""
 _FRUITLESS_ROUNDS, _FRUITLESS_ROWS = 3, 100
 _JOB, _ROUNDS, _TEXT = "job.json", "rounds.jsonl", "text.jsonl"
 
@@ -261,23 +261,29 @@ class _KindTotals:
     """Totals of the rounds of brief conversations, or of those of other texts.
 
     Attributes:
-        least: A round is fruitless if no larger share of its texts can be kept.
-        fruitless: The last rounds, as far as they are fruitless.
+        fruitless: The last rounds of which no text can be kept.
         fruitless_rows: Their texts.
+        is_poor: Whether too few of a hundred texts or more in a row could be kept.
     """
 
-    least: float = 0.0
     rows: int = 0
     tokens: int = 0
     fruitless: int = 0
     fruitless_rows: int = 0
+    is_poor: bool = False
+    _judged_rows: int = 0
+    _judged_texts: int = 0
 
     def add(self, found: _Round) -> None:
         self.rows += found.rows
         self.tokens += sum(tokens for _, tokens in found.texts)
-        is_fruitless = len(found.texts) <= self.least * found.rows
-        self.fruitless = self.fruitless + 1 if is_fruitless else 0
-        self.fruitless_rows = self.fruitless_rows + found.rows if is_fruitless else 0
+        self.fruitless = 0 if found.texts else self.fruitless + 1
+        self.fruitless_rows = 0 if found.texts else self.fruitless_rows + found.rows
+        self._judged_rows += found.rows
+        self._judged_texts += len(found.texts)
+        if self._judged_rows >= _JUDGED_ROWS:
+            self.is_poor |= self._judged_texts < _LEAST_BRIEF * self._judged_rows
+            self._judged_rows = self._judged_texts = 0
 
     def mean(self, guessed: float) -> float:
         """Tokens of a text, with those that are dropped; a guess before any is kept."""
@@ -291,7 +297,7 @@ class _KindTotals:
 @dataclass
 class _Totals:
     rounds: int = 0
-    brief: _KindTotals = field(default_factory=lambda: _KindTotals(_LEAST_BRIEF))
+    brief: _KindTotals = field(default_factory=_KindTotals)
     others: _KindTotals = field(default_factory=_KindTotals)
     dropped: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
@@ -379,6 +385,9 @@ class _Writer:
         self._brief = [each for each in starts if each.is_brief]
         self._others = [each for each in starts if not each.is_brief]
         self._is_wanted = language_filter(settings.languages)
+        # Half of them have the template.
+        template = len(form.start(None)) + len(form.answer_start)
+        self._guessed_brief = _GUESSED_BRIEF_TOKENS + template / 2
         self._told = 0
         self._most_rows = settings.batch_size or self._rows_in_memory()
 
@@ -391,13 +400,13 @@ class _Writer:
     def write(self, rounds: _Rounds, progress: Progress) -> _Round:
         """The next round."""
         settings, totals = self._settings, rounds.totals
-        share = 1 / _BRIEF_EVERY if self._brief and not totals.brief.is_hopeless else 0.0
+        share = 1 / _BRIEF_EVERY if self._brief and not totals.brief.is_poor else 0.0
         left: float = settings.tokens - totals.tokens
         # As many as belong to the texts that are there and to a round of others.
         ahead = totals.tokens + min(left, self._most_rows * totals.others.mean(_GUESSED_TOKENS))
         is_brief = totals.brief.tokens < share * ahead
         if is_brief:
-            kind, starts, mean = totals.brief, self._brief, totals.brief.mean(_GUESSED_BRIEF_TOKENS)
+            kind, starts, mean = totals.brief, self._brief, totals.brief.mean(self._guessed_brief)
             left = min(left, share * settings.tokens - kind.tokens)
         else:
             kind, starts, mean = totals.others, self._others, totals.others.mean(_GUESSED_TOKENS)
@@ -433,11 +442,13 @@ def _publish(
     directory: Path, out: Path, rounds: _Rounds, enough: int, taken_up: int, begun: float
 ) -> WrittenText:
     """Write texts until there are enough tokens, with the record, and give the file its name."""
-    documents = tokens = 0
+    documents = tokens = brief_tokens = 0
     digest = hashlib.sha256()
     text_file = directory / _TEXT
     with text_file.open("wb") as file:
-        for text, count in (each for found in rounds for each in found.texts):
+        for text, count, is_brief in (
+            (*each, found.is_brief) for found in rounds for each in found.texts
+        ):
             if tokens >= enough:
                 break
             line = json_bytes({"text": text}, indent=None)
@@ -445,6 +456,7 @@ def _publish(
             digest.update(line)
             documents += 1
             tokens += count
+            brief_tokens += count * is_brief
     totals = rounds.totals
     dropped: dict[str, int] = {reason: totals.dropped[reason] for reason in REASONS}
     facts = {
@@ -452,7 +464,7 @@ def _publish(
         "rounds": totals.rounds,
         "documents": documents,
         "written_tokens": tokens,
-        "brief_tokens": totals.brief.tokens,
+        "brief_tokens": brief_tokens,
         "dropped": dropped,
         "sha256": digest.hexdigest(),
         "versions": environment.versions(),
