@@ -6,11 +6,10 @@ was killed goes on with the round that was not complete, and ends in the same bi
 """
 
 import hashlib
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,12 @@ from regrow.common import environment
 from regrow.common.errors import UserError
 from regrow.common.files import (
     json_bytes,
-    parse_json_object,
     read_json_object,
     write_atomically,
 )
 from regrow.common.precision import available_device, weights_dtype
 from regrow.common.publishing import (
     publish_finished,
-    sync_descriptor,
     unfinished_place,
     workplace,
 )
@@ -34,7 +31,6 @@ from regrow.common.random_stream import random_stream
 from regrow.corpus.parallel import (
     Progress,
     check_new,
-    check_same_work,
     no_progress,
     other_work,
 )
@@ -48,6 +44,7 @@ from regrow.writing.prompts import (
 )
 from regrow.writing.rounds import REASONS, Sampling, write_round
 from regrow.writing.text_form import TextForm, text_form
+from regrow.writing.written_rounds import JOB, ROUNDS, Round, WrittenRounds
 
 LONGEST = 512
 """The most tokens of a text; fewer if the model knows fewer positions."""
@@ -60,10 +57,7 @@ _MARGIN = 1.1
 """A last round has so many more rows than are needed on average, since some texts are dropped."""
 _BRIEF_EVERY = 3
 """One of so many tokens is of a brief conversation."""
-_LEAST_BRIEF, _JUDGED_ROWS = 0.2, 100
-"""If fewer of so many brief conversations can be kept, there are no more of them."""
-_FRUITLESS_ROUNDS, _FRUITLESS_ROWS = 3, 100
-_JOB, _ROUNDS, _TEXT = "job.json", "rounds.jsonl", "text.jsonl"
+_TEXT = "text.jsonl"
 
 
 @dataclass(frozen=True)
@@ -136,8 +130,8 @@ def write_text(
     form, starts = form_and_starts(model, settings.prompts, settings.languages)
     longest = longest_text(model)
     work = _work(model, settings, starts)
-    with workplace(out, checkpoint=_ROUNDS) as directory:
-        rounds = _Rounds(directory, work)
+    with workplace(out, checkpoint=ROUNDS) as directory:
+        rounds = WrittenRounds(directory, work, _NAMES)
         taken_up = rounds.tokens
         if rounds.tokens < settings.tokens:
             writer = _Writer(model, form, longest, settings, starts)
@@ -168,10 +162,10 @@ def begun_otherwise(model: ModelDirectory, out: Path, settings: WritingSettings)
     Raises UserError if the model cannot write with these settings.
     """
     left = unfinished_place(out)
-    if not (left / _ROUNDS).is_file():  # there is nothing to go on from
+    if not (left / ROUNDS).is_file():  # there is nothing to go on from
         return None
     _, starts = form_and_starts(model, settings.prompts, settings.languages)
-    return other_work(read_json_object(left / _JOB), _work(model, settings, starts), _NAMES)
+    return other_work(read_json_object(left / JOB), _work(model, settings, starts), _NAMES)
 
 
 def longest_text(model: ModelDirectory) -> int:
@@ -236,138 +230,6 @@ def _work(
     }
 
 
-@dataclass(frozen=True)
-class _Round:
-    """What a round wrote: texts with their tokens, dropped texts by reason, marks (`rounds`)."""
-
-    rows: int
-    texts: list[tuple[str, int]]
-    dropped: dict[str, int]
-    marks: list[str]
-    is_brief: bool = False
-
-    def check(self) -> None:
-        """Raise TypeError or ValueError if a damaged file gave values of other types."""
-        numbers = [self.rows, *self.dropped.values(), *(tokens for _, tokens in self.texts)]
-        words = [*self.marks, *(text for text, _ in self.texts)]
-        if any(type(n) is not int for n in numbers) or any(type(w) is not str for w in words):
-            raise TypeError
-        if type(self.is_brief) is not bool:
-            raise TypeError
-
-
-@dataclass
-class _KindTotals:
-    """Totals of the rounds of brief conversations, or of those of other texts.
-
-    Attributes:
-        fruitless: The last rounds of which no text can be kept.
-        fruitless_rows: Their texts.
-        is_poor: Whether too few of a hundred texts or more in a row could be kept.
-    """
-
-    rows: int = 0
-    tokens: int = 0
-    fruitless: int = 0
-    fruitless_rows: int = 0
-    is_poor: bool = False
-    _judged_rows: int = 0
-    _judged_texts: int = 0
-
-    def add(self, found: _Round) -> None:
-        self.rows += found.rows
-        self.tokens += sum(tokens for _, tokens in found.texts)
-        self.fruitless = 0 if found.texts else self.fruitless + 1
-        self.fruitless_rows = 0 if found.texts else self.fruitless_rows + found.rows
-        self._judged_rows += found.rows
-        self._judged_texts += len(found.texts)
-        if self._judged_rows >= _JUDGED_ROWS:
-            self.is_poor |= self._judged_texts < _LEAST_BRIEF * self._judged_rows
-            self._judged_rows = self._judged_texts = 0
-
-    def mean(self, guessed: float) -> float:
-        """Tokens of a text, with those that are dropped; a guess before any is kept."""
-        return self.tokens / self.rows if self.tokens else guessed
-
-    @property
-    def is_hopeless(self) -> bool:
-        return self.fruitless >= _FRUITLESS_ROUNDS and self.fruitless_rows >= _FRUITLESS_ROWS
-
-
-@dataclass
-class _Totals:
-    rounds: int = 0
-    brief: _KindTotals = field(default_factory=_KindTotals)
-    others: _KindTotals = field(default_factory=_KindTotals)
-    dropped: Counter[str] = field(default_factory=Counter)
-    seen: set[str] = field(default_factory=set)
-
-    @property
-    def tokens(self) -> int:
-        return self.brief.tokens + self.others.tokens
-
-    def add(self, found: _Round) -> None:
-        self.rounds += 1
-        (self.brief if found.is_brief else self.others).add(found)
-        self.dropped.update(found.dropped)
-        self.seen.update(found.marks)
-
-
-class _Rounds:
-    """The complete rounds of an unfinished text, one line of a file each, and their totals."""
-
-    def __init__(self, directory: Path, work: Mapping[str, Any]) -> None:
-        """Read the rounds of an earlier run. Raises UserError if it did other work."""
-        self.work = work
-        self._path = directory / _ROUNDS
-        self.totals = _Totals()
-        if self._path.is_file():
-            check_same_work(directory, read_json_object(directory / _JOB), work, _NAMES)
-            data = self._path.read_bytes()
-            os.truncate(self._path, data.rfind(b"\n") + 1)  # an incomplete line of a killed run
-            for found in self:
-                self.totals.add(found)
-        else:
-            write_atomically(directory / _JOB, json_bytes(work))
-
-    def __iter__(self) -> Iterator[_Round]:
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    found = _Round(**parse_json_object(line, ""))
-                    found.check()
-                except (UserError, TypeError, ValueError, AttributeError):
-                    raise UserError(
-                        f"{self._path}:{number}: damaged; delete {self._path.parent} to begin anew"
-                    ) from None
-                yield found
-
-    @property
-    def tokens(self) -> int:
-        return self.totals.tokens
-
-    def add(self, found: _Round) -> None:
-        """Append a round, and wait until it is on the disk."""
-        with self._path.open("ab") as file:
-            file.write(json_bytes(asdict(found), indent=None))
-            file.flush()
-            sync_descriptor(file.fileno())
-        self.totals.add(found)
-
-    def check_progress(self, where: Path) -> None:
-        """Raise UserError if the last rounds gave nothing."""
-        if self.totals.others.is_hopeless:
-            dropped = ", ".join(f"{n:,} {reason}" for reason, n in self.totals.dropped.items() if n)
-            advice = "ask for fewer tokens, or give more `prompts`"
-            if self.totals.dropped["other language"]:
-                wanted = ", ".join(self.work["languages"])
-                advice = f"{advice} in {wanted}, or allow more `languages`"
-            raise UserError(
-                f"{where}: of the last {self.totals.others.fruitless_rows} texts none can be kept "
-                f"(dropped so far: {dropped}); {advice}"
-            )
-
-
 class _Writer:
     """A loaded model, and how many texts it writes at once."""
 
@@ -397,7 +259,7 @@ class _Writer:
         one = DecodedRows(self._model, [next(iter(self._form.ends))], 1).cached_bytes
         return min(_MOST_ROWS, max(_LEAST_ROWS, _CACHE_BYTES // (one * self._longest)))
 
-    def write(self, rounds: _Rounds, progress: Progress) -> _Round:
+    def write(self, rounds: WrittenRounds, progress: Progress) -> Round:
         """The next round."""
         settings, totals = self._settings, rounds.totals
         share = 1 / _BRIEF_EVERY if self._brief and not totals.brief.is_poor else 0.0
@@ -431,7 +293,7 @@ class _Writer:
         )  # fmt: skip
         texts = [each.text for each in found if each.text is not None]
         reasons = Counter(each.reason for each in found)
-        return _Round(
+        return Round(
             rows, [(text, self._form.count(text)) for text in texts],
             {reason: reasons[reason] for reason in REASONS}, sorted(totals.seen - before),
             is_brief,
@@ -439,7 +301,7 @@ class _Writer:
 
 
 def _publish(
-    directory: Path, out: Path, rounds: _Rounds, enough: int, taken_up: int, begun: float
+    directory: Path, out: Path, rounds: WrittenRounds, enough: int, taken_up: int, begun: float
 ) -> WrittenText:
     """Write texts until there are enough tokens, with the record, and give the file its name."""
     documents = tokens = brief_tokens = 0
