@@ -1,23 +1,18 @@
 """The benchmark of a GPU, as far as a CPU can show that it runs."""
 
-import importlib
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from tests.benchmark_scripts import benchmark_script
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("gpu")
-    sys.path.remove(str(BENCHMARKS))
+def bench() -> ModuleType:
+    return benchmark_script("gpu")
 
 
 @pytest.mark.parametrize("part", ["attention", "scoring", "generation"])

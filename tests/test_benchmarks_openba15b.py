@@ -1,8 +1,6 @@
 """The benchmark at full size, as far as a small model and no weights at all can show it."""
 
-import importlib
 import signal
-import sys
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
@@ -16,16 +14,13 @@ from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import open_checkpoint, read_tensor
 from regrow.surgery.carve import plan_carve
 from regrow.surgery.cut import Cut
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from tests.benchmark_scripts import benchmark_script
 
 
 @pytest.fixture
 def bench() -> Iterator[ModuleType]:
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("openba15b")
-    sys.path.remove(str(BENCHMARKS))
+    yield benchmark_script("openba15b")
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -1,22 +1,16 @@
 """The questions that benchmarks/questions.py asks."""
 
-import importlib
 import re
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from tests.benchmark_scripts import benchmark_script
 
 
 @pytest.fixture(scope="module")
-def asked() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("questions")
-    sys.path.remove(str(BENCHMARKS))
+def asked() -> ModuleType:
+    return benchmark_script("questions")
 
 
 def test_no_answer_is_right_because_it_says_the_question_again(asked: ModuleType) -> None:

@@ -1,24 +1,19 @@
 """The cuts by a peer that benchmarks/quality.py compares with."""
 
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 import transformers
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from tests.benchmark_scripts import benchmark_script
+
 HIDDEN, FFN = 18, 24
 
 
 @pytest.fixture(scope="module")
-def peer() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("torch_pruning_peer")
-    sys.path.remove(str(BENCHMARKS))
+def peer() -> ModuleType:
+    return benchmark_script("torch_pruning_peer")
 
 
 @pytest.mark.filterwarnings("ignore:Unwrapped parameters")
