@@ -1,18 +1,11 @@
-"""Small raw text, a step of cleaning, and threads in place of processes, for tests of corpora."""
+"""Small raw text and a step of cleaning, for tests of corpora."""
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from regrow.cleaning.built import BuiltCorpus
 from regrow.cleaning.config import CorpusConfig
-from regrow.corpus import parallel
-from regrow.corpus.parallel import Workers
 from tests.tiny import sentences
 
 QUESTION = "Which of the following birds can be seen on the bridge in the early winter morning"
@@ -55,18 +48,6 @@ def documents(built: BuiltCorpus) -> list[dict[str, Any]]:
     """The documents in the files of a corpus that are not packed."""
     lines = [line for path in built.files for line in path.read_text().split("\n")]
     return [json.loads(line) for line in lines if line]
-
-
-def use_threads(patch: pytest.MonkeyPatch, ahead: int = 2) -> None:
-    """Work in threads of this process."""
-
-    @contextmanager
-    def pool(_: int, start: Callable[..., None], *arguments: Any) -> Iterator[Workers]:
-        start(*arguments)
-        with ThreadPoolExecutor(1) as executor:
-            yield Workers(executor, ahead)
-
-    patch.setattr(parallel, "pool", pool)
 
 
 def contents(directory: Path) -> dict[str, bytes]:

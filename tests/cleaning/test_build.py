@@ -16,7 +16,8 @@ from regrow.cleaning.reading import blocks
 from regrow.common.errors import UserError
 from regrow.common.publishing import durable
 from regrow.corpus import parallel
-from tests.cleaning.corpora import QUESTION, config, contents, documents, use_threads, write_raw
+from tests.cleaning.corpora import QUESTION, config, contents, documents, write_raw
+from tests.threads import use_threads
 from tests.tiny import sentences, write_model
 
 pytest.importorskip("rensa")

@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from regrow.cli import app
-from tests.cleaning.corpora import use_threads, write_raw
+from tests.cleaning.corpora import write_raw
+from tests.threads import use_threads
 from tests.tiny import write_model
 
 pytest.importorskip("rensa")

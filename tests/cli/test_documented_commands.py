@@ -4,19 +4,15 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from regrow.cli import app
-from regrow.corpus import parallel
-from regrow.corpus.parallel import Workers
 from regrow.surgery.search.measure import Measurement
+from tests.threads import use_threads
 from tests.tiny import sentences, write_model, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +39,7 @@ TINY = [
     (r"--hidden 160\b", "--hidden 24"),
     (r"--minimum 4000\b", "--minimum 4"),
     (r"--calibration-tokens 8192\b", "--calibration-tokens 512"),
+    (r"--tokens 2M\b", "--tokens 2000"),
     (r"--set tokens=[0-9]+[MB]", "--set tokens=128 --set row_length=32 --set batch_tokens=64"),
     (r"^(regrow train MODEL (?!.*--set).*)$", r"\1 --set tokens=128 --set row_length=32"),
     (r"\brecipes/", f"{ROOT}/recipes/"),
@@ -107,13 +104,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads in place of processes, and made-up costs in place of measured ones."""
 
-    @contextmanager
-    def pool(_: int, start: Callable[..., None], *arguments: Any) -> Iterator[Workers]:
-        start(*arguments)
-        with ThreadPoolExecutor(1) as executor:
-            yield Workers(executor, ahead=2)
-
-    monkeypatch.setattr(parallel, "pool", pool)
+    use_threads(monkeypatch)
     monkeypatch.setattr(Measurement, "_cut", lambda _, sizes, *__, **___: sum(sizes.values()))
     monkeypatch.setattr(
         Measurement, "_bits_per_byte", lambda _, cut: 1.0 if not isinstance(cut, int) else 2 - cut

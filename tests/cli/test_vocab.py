@@ -1,18 +1,13 @@
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from regrow.cli import app
-from regrow.corpus import parallel
-from regrow.corpus.parallel import Workers
-from regrow.vocabulary import token_counting
 from regrow.vocabulary.sizing import unseen_share
 from regrow.vocabulary.token_counts import TokenCounts
+from tests.threads import use_threads
 from tests.tiny import sentences, write_model, write_text
 
 
@@ -24,19 +19,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     use_threads(monkeypatch)
-
-
-def use_threads(patch: pytest.MonkeyPatch) -> None:
-    """Threads in place of processes, which take seconds to begin."""
-
-    @contextmanager
-    def started(workers: int, start: object, job: token_counting.Job) -> Iterator[Workers]:
-        worker = token_counting.make_counter(job.model), job.ids
-        patch.setattr(token_counting, "_worker", worker, raising=False)
-        with ThreadPoolExecutor(1) as executor:
-            yield Workers(executor, ahead=2)
-
-    patch.setattr(parallel, "pool", started)
 
 
 def regrow(*arguments: object, code: int = 0) -> str:

@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from regrow.corpus.tokenisation import (
     write_store,
 )
 from tests.corpus.test_text_formats import NAMES, write
+from tests.threads import use_threads
 from tests.training.small import EOS, byte_tokenizer
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=12), max_size=8)
@@ -373,7 +372,10 @@ def test_a_wrong_line_is_named_and_nothing_stays(here: None, model: Path, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
 
 
-def test_a_file_of_a_directory_may_be_empty(model: Path, tmp_path: Path) -> None:
+def test_a_file_of_a_directory_may_be_empty(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_threads(monkeypatch)
     for name, text in (("a.txt", "one"), ("b.txt", ""), ("z.txt", " ")):
         (tmp_path / "text").mkdir(exist_ok=True)
         (tmp_path / "text" / name).write_text(text)
@@ -403,20 +405,8 @@ def test_two_runs_do_not_write_one_store(here: None, model: Path, tmp_path: Path
     assert len(open_store(tmp_path / "out")) == 1
 
 
-@pytest.fixture
-def quick_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads in place of processes."""
-
-    @contextmanager
-    def started(job: tokenisation.Job, processes: int) -> Iterator[Workers]:
-        monkeypatch.setattr(tokenisation, "_worker", (byte_tokenizer(), job), raising=False)
-        with ThreadPoolExecutor(processes) as executor:
-            yield Workers(executor, ahead=2)
-
-    monkeypatch.setattr(tokenisation, "pool", started)
-
-
-def test_the_command(quick_pool: None, model: Path, tmp_path: Path) -> None:
+def test_the_command(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_threads(monkeypatch)
     one, two = _text(tmp_path, "one.jsonl"), _text(tmp_path, "two.parquet")
     out = tmp_path / "out"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -151,6 +151,7 @@ def trained_stream(turn: Tensor, seed: int) -> Tensor:
     return torch.cat(trained.behind)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 1 << 20))
 def test_a_training_does_not_depend_on_the_axes_of_its_inputs(seed: int) -> None:
     """Along fixed axes, Adam takes other steps where the same inputs are turned."""
