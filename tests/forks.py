@@ -1,4 +1,4 @@
-"""Several processes that work together, as torchrun starts them, from one that has imported all."""
+"""Processes that need not import anything: of one that has imported all, or of the tests' own."""
 
 import multiprocessing
 import os
@@ -15,6 +15,18 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 _LIMIT = 240
 """Seconds."""
+
+
+def exit_code(target: Callable[..., object], *arguments: object) -> int:
+    """Of a copy of this process, in which `target` is called; negative for a signal."""
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    process.join(_LIMIT)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 @contextmanager

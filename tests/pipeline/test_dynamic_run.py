@@ -1,11 +1,10 @@
 """A run whose mixtures follow losses: recorded, shown, the same after a kill, refused if wrong."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.rows.denoisers import UL2
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.summary import summarise
+from regrow.training.checkpoints import Checkpoints
+from tests.forks import exit_code
 from tests.tiny import sentences, write_seq2seq, write_text
 
 torch.set_num_threads(1)
@@ -115,19 +116,16 @@ def test_killed_and_taken_up_again_it_is_the_same(home: Path, tmp_path: Path) ->
     changed["stages"][0]["recover"]["save_every"] = 0
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(changed), encoding="utf-8")
-    code = (
-        "import os, signal, sys, torch, regrow\n"
-        "from regrow.training.checkpoints import Checkpoints\n"
-        "save, calls = Checkpoints.save, []\n"
-        "def killing(*given, **named):\n"
-        "    save(*given, **named)\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Checkpoints.save = killing\n"
-        "regrow.run(sys.argv[1], sys.argv[2])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, path, out], env=os.environ, check=False)
-    assert done.returncode == -signal.SIGKILL
+    save, calls = Checkpoints.save, itertools.count(1)
+
+    def killing(*given: Any, **named: Any) -> None:
+        save(*given, **named)
+        if next(calls) == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killing)
+        assert exit_code(regrow.run, path, out) == -signal.SIGKILL
     assert "depth/recover" not in read_entries(out / "ledger.jsonl")
     *_, state = sorted((out / "stages/depth/training").glob("step-*/state.json"))
     assert json.loads(state.read_text())["mixtures"]["denoiser"]["history"]

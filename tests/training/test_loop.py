@@ -7,8 +7,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +28,7 @@ from regrow.training import checkpoints, loop
 from regrow.training.reproducibility import environment
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport, TrainingResult
+from tests.forks import exit_code
 from tests.training.small import FAMILIES, byte_tokenizer, small_model, train_on
 
 TEXT = ["the cat sat on the mat", "a dog", "the dog saw the cat and ran", "so it goes"] * 3
@@ -235,13 +234,7 @@ def _norm(model: Any) -> float:
 
 @pytest.mark.parametrize("moment", ["step 3", "rename 3", "write 3", "clean 3"])
 def test_a_killed_training_ends_in_the_same_bits(tmp_path: Path, moment: str) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.training.test_loop", str(tmp_path / "killed"), moment],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert exit_code(_be_killed, tmp_path / "killed", moment) == -signal.SIGKILL
     whole, expected = run(tmp_path / "whole")
     resumed, result = run(tmp_path / "killed")
     assert_same_bits(whole, resumed)
@@ -630,7 +623,3 @@ def test_the_random_state_of_the_caller_is_left_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state().numpy().copy()
     run(tmp_path, model)
     assert np.array_equal(torch.get_rng_state().numpy(), before)
-
-
-if __name__ == "__main__":
-    _be_killed(Path(sys.argv[1]), sys.argv[2])

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from regrow.training.mixing.dynamic_mixture import OPENBA_START, RULES, DynamicM
 from regrow.training.mixing.training_mixtures import MeasuredMixture, TrainingMixtures
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import StepReport, TrainingResult
+from tests.forks import exit_code
 from tests.tiny import sentences, write_seq2seq
 from tests.training.small import train_on
 
@@ -122,22 +121,12 @@ def test_after_a_kill_it_is_the_same_to_the_bit(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.training.mixing.test_training_mixtures import trained
-
-def kill(report):
-    if report.step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-trained(Path(sys.argv[1]), kill)
-"""
-
-
 def test_after_kill_9_too(tmp_path: Path, whole: Whole) -> None:
-    done = subprocess.run([sys.executable, "-c", _KILLED, tmp_path], env=os.environ, check=False)
-    assert done.returncode == -signal.SIGKILL
+    def kill(report: StepReport) -> None:
+        if report.step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert exit_code(trained, tmp_path, kill) == -signal.SIGKILL
     model, result, _, mixtures = trained(tmp_path)
     assert result.resumed_at == 5
     assert result.curve == whole[1].curve
