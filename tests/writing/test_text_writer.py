@@ -283,6 +283,6 @@ def test_what_cannot_be_is_refused_before_work(
 
 def test_a_model_that_writes_nothing_new_is_given_up(home: Path, tmp_path: Path) -> None:
     (tmp_path / "asked.txt").write_text("The river\n")
-    settings = WritingSettings(10**6, tmp_path / "asked.txt", temperature=1e-4, batch_size=2)
+    settings = WritingSettings(10**6, tmp_path / "asked.txt", temperature=1e-4, batch_size=20)
     with pytest.raises(UserError, match=r"100 texts none can be kept \(dropped so far: 100"):
         write(home, tmp_path / "text.jsonl", settings)
