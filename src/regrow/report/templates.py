@@ -1,5 +1,6 @@
 """Render the templates of the pages."""
 
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,9 +11,15 @@ def render(template: str, **values: Any) -> str:
 
     The filter `arrows` writes the arrows of texts for terminals as characters.
     """
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    """Made once: to compile the templates takes longer than to fill them in."""
     environment = Environment(
         loader=PackageLoader("regrow", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["arrows"] = lambda text: text.replace("->", "→")
-    return environment.get_template(template).render(**values)
+    return environment
