@@ -382,7 +382,7 @@ def test_a_search_asks_for_no_vocabulary_that_is_too_small(
             raise UserError("too small")
         return wanted.size
 
-    monkeypatch.setattr("regrow.pipeline.proposal.check_vocabulary", too_small)
+    monkeypatch.setattr("regrow.surgery.search.vocabulary_limit.check_vocabulary", too_small)
     with pytest.raises(KeyboardInterrupt):
         propose(ModelDirectory(directory), spec, "m", text=text)
     assert asked[1].least == {"vocab": 6_016}

@@ -11,6 +11,7 @@ from regrow.cli import app
 from regrow.corpus.put_aside import put_aside
 from regrow.corpus.text import document_hash, read_documents
 from regrow.pipeline.ledger import read_entries
+from tests.threads import use_threads
 from tests.tiny import sentences, write_model, write_text
 
 SETTINGS = ["--set=tokens=256", "--set=row_length=32", "--set=batch_tokens=128"]
@@ -101,8 +102,9 @@ def test_a_source_keeps_text_to_train_on(home: Path, regrow: Any, tmp_path: Path
 
 
 def test_a_text_that_cannot_be_split_is_refused_in_one_line(
-    home: Path, regrow: Any, tmp_path: Path
+    home: Path, regrow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use_threads(monkeypatch)
     short = write_text(tmp_path / "short.jsonl", sentences(5))
     done = regrow("train", "m", tmp_path / "out", "--text", short, *SETTINGS)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import regrow
 from regrow.architectures import Blueprint, Layout
+from regrow.architectures.bart import BART
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
@@ -28,7 +29,7 @@ from regrow.surgery.prepared_cut import Pruned
 from regrow.surgery.prune import prepare_cut, prune_checkpoint
 from regrow.surgery.result_files import ORIGIN_FILE
 from tests.surgery.carving import assert_same_bytes, tensors
-from tests.tiny import sentences, write_model, write_tiny
+from tests.tiny import sentences, write_model, write_seq2seq, write_text, write_tiny
 
 
 def _prune(source: Path, out: Path, *, seed: int = 0, **options: Any) -> Pruned:
@@ -233,6 +234,20 @@ def test_scores_and_refits_tell_how_far_they_are(
         assert [done for done, _ in told] == sorted(done for done, _ in told)
         assert len({total for _, total in told}) == 1
         assert len(told) > 2
+
+
+@pytest.mark.parametrize("by", [None, "loss"])
+def test_rows_are_no_longer_than_the_positions_that_a_model_has_learned(
+    tmp_path: Path, by: str | None
+) -> None:
+    model = write_seq2seq(tmp_path / "m", BART, max_position_embeddings=40)
+    text = write_text(tmp_path / "text.jsonl", sentences(400))
+    done = regrow.prune(
+        model, tmp_path / "out", layers={"encoder": 2}, by=by, calibration=text,
+        calibration_tokens=4_096, refit_passes=1,
+    )  # fmt: skip
+    assert done.cut.sizes["encoder.layer"] == 2
+    assert done.refitted
 
 
 def test_a_refit_may_read_more_text_than_scores_do(tmp_path: Path) -> None:

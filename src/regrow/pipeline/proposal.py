@@ -1,7 +1,6 @@
 """Propose a recipe that meets a budget, for the user to read and edit."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +21,11 @@ from regrow.pipeline.proposed_training import (
     ProposedTraining,
     propose_training,
 )
-from regrow.surgery.allowed_sizes import allowed_sizes
 from regrow.surgery.budget import Budget, byte_budget
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.plan import Plan, PlannedStage, plan_stages
+from regrow.surgery.search.vocabulary_limit import least_vocabulary, vocabulary_problem
 from regrow.surgery.size_options import options_for
-from regrow.vocabulary.kept_tokens import check_vocabulary
-from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
 if TYPE_CHECKING:
     from regrow.surgery.search.search import SizeSearch
@@ -68,7 +65,7 @@ def propose(
     else:
         sizes = plan_sizes(layout, budget)
         if "vocab" in sizes and not model.is_config_only:
-            problem = _vocabulary_problem(model, sizes["vocab"])
+            problem = vocabulary_problem(model, sizes["vocab"])
             if problem:
                 notes.append(f"the vocabulary stays whole: {problem}")
                 sizes = plan_sizes(layout, budget, uncut=frozenset({"vocab"}))
@@ -105,27 +102,12 @@ def _search(
 
     if model.is_config_only:
         raise UserError("cuts are measured, but the model has no weights", key="text")
-    axis = model.layout.blueprint.axis("vocab")
-    sizes = allowed_sizes(model.layout, axis)
-    least = bisect_left(
-        sizes, True, hi=len(sizes) - 1, key=lambda size: _vocabulary_problem(model, size) is None
-    )
-    if least == len(sizes) - 1 > 0:
-        notes.append(f"the vocabulary stays whole: {_vocabulary_problem(model, sizes[-2])}")
     request = SearchRequest(
         budget, spec.tokens_per_second, text, CalibrationDraw(spec.calibration_tokens, spec.seed),
-        spec.candidates, {axis.name: sizes[least]}, Reading(special_tokens=spec.special_tokens),
+        spec.candidates, least_vocabulary(model, notes),
+        Reading(special_tokens=spec.special_tokens),
     )  # fmt: skip
     return search_sizes(model, request, progress)
-
-
-def _vocabulary_problem(model: ModelDirectory, size: int) -> str | None:
-    """Why the vocabulary cannot be cut to a size; None if it can."""
-    try:
-        check_vocabulary(model.path, model.layout, VocabularySpec(size=size))
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _uniform_sizes(layout: Layout) -> list[str]:

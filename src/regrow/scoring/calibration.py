@@ -79,6 +79,7 @@ def draw_calibration(
     tokenizer: Any,
     *,
     tokens: int = TOKENS,
+    row_length: int = ROW_LENGTH,
     seed: int = 0,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
@@ -88,7 +89,7 @@ def draw_calibration(
     asked for, if these are more. `notify` is told so. Later sources are then not read.
 
     `tokens`: rounded down to whole rows, at least one. A text with fewer rows is used whole, and
-    `notify` is told so.
+    `notify` is told so. `row_length`: the most tokens of a row.
 
     Raises UserError where the text is empty or fills less than one row.
     """
@@ -96,7 +97,7 @@ def draw_calibration(
     opening = next(documents, None)
     if opening is None:
         raise UserError("calibration: the text holds no document; give at least one")
-    length = min(ROW_LENGTH, tokens)
+    length = min(row_length, tokens)
     most = max(_CHARACTERS_READ, _CHARACTERS_A_TOKEN * tokens)
     beginning = _beginning(chain([opening], documents), most, notify)
     # Packed in rows of one token first: the error about a short text is the one below, not pack's.

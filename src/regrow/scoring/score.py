@@ -291,12 +291,14 @@ def draw_text(
 
     Raises UserError if the text is too short, or the tokenizer does not fit the model.
     """
-    from regrow.scoring.calibration import draw_calibration
+    from regrow.scoring.calibration import ROW_LENGTH, draw_calibration
 
     layout = directory.layout
+    learned_positions = layout.sizes.get("position", ROW_LENGTH)
     calibration = draw_calibration(
-        text.read(), directory.tokenizer, tokens=text.tokens, seed=seed, notify=notify
-    )
+        text.read(), directory.tokenizer, tokens=text.tokens,
+        row_length=min(ROW_LENGTH, learned_positions), seed=seed, notify=notify,
+    )  # fmt: skip
     largest, rows = max(int(piece.max()) for piece in calibration.pieces), layout.sizes["vocab"]
     if largest >= rows:
         raise UserError(

@@ -69,6 +69,13 @@ def analyse(model: Path, text: Path, progress: Progress = QUIET, **how: Any) -> 
     return analyse_model(ModelDirectory(model), "name", [text], spec, progress)
 
 
+def test_a_vocabulary_that_cannot_be_cut_stays_whole(tmp_path: Path, text: Path) -> None:
+    """The tokenizer has 320 tokens, fewer than the smallest size that is tried."""
+    found = analyse(write_model(tmp_path / "m", vocab_size=8_192), text)
+    assert "vocab" not in [each.axis for each in found.axes]
+    assert any(note.startswith("the vocabulary stays whole: ") for note in found.notes)
+
+
 def test_what_does_nothing_is_worth_nothing(planted: Planted) -> None:
     found = planted.found
     [stack] = found.layers

@@ -34,6 +34,7 @@ from regrow.surgery.search.measure import (
 from regrow.surgery.search.measured_cuts import Sizes
 from regrow.surgery.search.search import AxisCosts, axis_costs
 from regrow.surgery.search.text import read_search_text
+from regrow.surgery.search.vocabulary_limit import least_vocabulary
 from regrow.vocabulary.sizing import VocabularyCurve, vocabulary_curve
 
 _LARGE = 1_000_000_000
@@ -169,7 +170,7 @@ def analyse_model(
     searched = read_search_text(
         text, calibration.tokens, Reading(special_tokens=spec.special_tokens)
     )
-    axes = search_axes(model.layout)
+    axes = search_axes(model.layout, least_vocabulary(model, notes))
     with open_measurement(model, searched, calibration, progress) as measurement:
         vocabulary = _vocabulary(model, text, notes, progress)
         layers = _layers(measurement, progress)
