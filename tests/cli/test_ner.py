@@ -64,6 +64,8 @@ def test_train_then_eval(home: Path, tmp_path: Path) -> None:
          "--set objective: has no meaning"),
         (["train", "MODEL", "OUT", "--train", "FILE", "--set", "tokens=none"],
          "--set tokens: a whole"),
+        (["train", "MODEL", "OUT", "--train", "FILE", "--heldout", "FILE", "FILE"],
+         "--heldout: takes one file; repeat it: --heldout /"),
         (["train", "MODEL", "OUT", "--train", "FILE", "--row-length", "2000"],
          "--row-length 2000: the model has 1024 positions"),
     ],

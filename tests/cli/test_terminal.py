@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
 from regrow import api
 from regrow.cli import app
-from regrow.cli.output import OUT, program_name
+from regrow.cli.output import OUT, new_table, program_name
 from regrow.common.errors import UserError
 from tests.tiny import write_model
 
@@ -108,3 +109,14 @@ def test_regrow_is_named_as_the_shell_can_call_it(
     monkeypatch.setattr("sys.argv", [called, "run"])
     monkeypatch.setattr("shutil.which", lambda _: found)
     assert program_name() == named
+
+
+def test_a_long_name_leaves_room_for_the_numbers() -> None:
+    """In 80 columns, also where the name has no place to break."""
+    names = ("sentences", "F1", "precision", "recall", "report F1", "unaligned", "s/sentence")
+    table = new_table(("set", "left"), *((name, "right") for name in names))
+    numbers = ["1,234", "50.00", "51.00", "52.00", "53.00", "54", "0.123"]
+    table.add_row("a-name-that-goes-on" * 4, *numbers)
+    said = io.StringIO()
+    Console(file=said, width=80).print(table)
+    assert all(number in said.getvalue().split() for number in numbers)

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.publishing import durable
 from regrow.instructions.build import Built, build
 from regrow.instructions.card import data_card
 from regrow.instructions.config import load_instructions
 from regrow.instructions.limits import AnyRoom
+from tests.tiny import write_model
 
 TWICE = {"prompt": "ask AA!", "completion": "say aa"}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -260,6 +262,26 @@ def test_near_duplicates(home: Path) -> None:
     assert go(home, "all", heldout=0).report.sources[1].train == 3
 
 
+def test_what_is_nearly_equal_is_no_example(home: Path) -> None:
+    """Its other one may be the question itself, or held out."""
+    pytest.importorskip("rensa")
+    drawn = random.Random(0)
+    texts = [" ".join(drawn.choices(LETTERS, k=60)) for _ in range(40)]
+    rows = [{"q": text + more, "a": text[:9]} for text in texts for more in ("", " more")]
+    lines(home / "asked.jsonl", *rows)
+    built = go(home, "out", near_duplicates=0.8, heldout=0.3, few_shot={"share": 1.0, "most": 3})
+    assert built.report.sources[1].dropped["says nearly the same as another"] >= 30
+    train, heldout = (
+        [row["messages"][0]["content"] for row in rows_of(home / f"out/{name}.jsonl")]
+        for name in ("train", "heldout")
+    )
+    shown = [max(prompt.count(text) for text in texts) for prompt in [*train, *heldout]]
+    assert max(shown) == 1
+    asked = {max(texts, key=prompt.rfind) for prompt in heldout if any(t in prompt for t in texts)}
+    assert len(asked) > 5
+    assert not any(text in prompt for prompt in train for text in asked)
+
+
 def test_near_duplicates_of_questions_on_one_passage(home: Path) -> None:
     pytest.importorskip("rensa")
     drawn = random.Random(0)
@@ -326,6 +348,14 @@ def test_an_output_that_is_there(home: Path) -> None:
     go(home, "out")
     with pytest.raises(UserError, match="out: already holds something"):
         go(home, "out")
+
+
+def test_no_output_lies_in_the_model(home: Path) -> None:
+    model = ModelDirectory(write_model(home / "m"))
+    (home / "config.yaml").write_text(yaml.safe_dump(config(home)))
+    with pytest.raises(UserError, match="inside the model"):
+        build(load_instructions(home / "config.yaml"), model, home / "m/out")
+    assert not (home / "m/out").exists()
 
 
 def killed_while_it_writes(home: Path, at: int) -> None:

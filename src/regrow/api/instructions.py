@@ -33,7 +33,7 @@ def build_instructions(config: Path | str, out: Path | str, *, progress: Progres
     from regrow.instructions.config import load_instructions
 
     spec = load_instructions(Path(config))
-    check_new_directory(Path(out))
+    check_new_directory(Path(out), spec.model)
     model = None if spec.model is None else open_model(spec.model, progress)
     return build(spec, model, Path(out), progress)
 

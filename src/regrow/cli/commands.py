@@ -58,6 +58,31 @@ class Command(TyperCommand):
 
     keys: ClassVar[Mapping[str, str]] = {}
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        self._check_files(args)
+        return super().parse_args(ctx, args)
+
+    def _check_files(self, words: Sequence[str]) -> None:
+        """Raise UserError if files follow an option that takes one file each time it is given.
+
+        They would be taken for more files of the option that takes many (`FILE...`).
+        """
+        options = {name: each for each in self.params for name in each.opts if name[0] == "-"}
+        if not any(str(each.metavar).endswith("FILE...") for each in options.values()):
+            return
+        last: Any = None
+        is_value = False
+        for word in words:
+            if is_value:
+                is_value = False
+            elif word[:1] == "-" and word != "-":
+                name, _, value = word.partition("=")
+                last = options.get(name)
+                is_value = last is not None and not last.is_flag and not value
+            elif last is not None and last.multiple and str(last.metavar).endswith("FILE"):
+                option = last.opts[0]
+                raise UserError(f"{option}: takes one file; repeat it: {option} {word}")
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)

@@ -433,6 +433,10 @@ def _finite(value: Any) -> Any:
 
 
 def new_table(*columns: tuple[str, str]) -> Any:
+    """A table of columns with these names, each justified `left` or `right`.
+
+    Where the terminal is narrow, long names in the first column take more lines.
+    """
     from rich import box
     from rich.table import Table
 
@@ -441,7 +445,8 @@ def new_table(*columns: tuple[str, str]) -> Any:
         collapse_padding=True,
     )  # fmt: skip
     for number, (name, justify) in enumerate(columns):
-        table.add_column(name, justify=justify, no_wrap=number == 0)  # type: ignore[arg-type]
+        overflow = "fold" if number == 0 else "ellipsis"
+        table.add_column(name, justify=justify, overflow=overflow)  # type: ignore[arg-type]
     return table
 
 

@@ -92,7 +92,7 @@ def build(
             `out` cannot be written.
     """
     started = time.monotonic()
-    check_new_directory(out)
+    check_new_directory(out, None if model is None else model.path)
     templates = [*own_templates(), *(t for path in spec.templates for t in load_templates(path))]
     check_templates(templates)
     room: Room = AnyRoom()
@@ -167,6 +167,7 @@ class _Build:
         if len(nearly):
             self._count_dropped(nearly & ~dropped, NEARLY)
             dropped |= nearly
+            self.pool.remove({index.draws[number] for number in np.flatnonzero(nearly).tolist()})
         measured = np.zeros(len(index), dtype=bool)
         with Spool(place / "spool", int((~dropped).sum())) as spool:
             while (chooser.choose(~dropped).taken & ~measured).any():

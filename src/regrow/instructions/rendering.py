@@ -1,7 +1,7 @@
 """From samples to instructions: which template, which options, which examples."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from regrow.instructions.config import FewShot
@@ -49,6 +49,12 @@ class Pool:
             kept.setdefault(draw, sample)
             if len(kept) > _KEPT_EXAMPLES:
                 del kept[max(kept)]
+
+    def remove(self, draws: Set[int]) -> None:
+        """Samples of these draws are no examples: they are nearly equal to others."""
+        for kept in self.examples.values():
+            for draw in draws & kept.keys():
+                del kept[draw]
 
     def _add_label(self, where: tuple[str, str], label: str) -> None:
         labels = self.labels.setdefault(where, set())

@@ -56,6 +56,19 @@ def test_a_number_that_is_no_text_is_always_that_of_an_option(tmp_path: Path) ->
     assert reading.broken == {"answer: none of the options, which are numbered from 0": 2}
 
 
+def test_options_are_texts(tmp_path: Path) -> None:
+    rows = [
+        {"q": "Q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "a": "A"},
+        {"q": ["Q"], "choices": ["x", "y"], "a": "A"},
+        {"q": "Q", "choices": ["x", "y"], "a": "A"},
+    ]
+    found, reading = samples(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), **CHOICES)
+    assert [each.fields["answer"] for each in found] == ["x"]
+    assert reading.broken == {
+        "options: an object; give a column that holds a list of texts": 1, "question: no text": 1,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("table", [False, True])
 def test_numbers_from_one_are_refused(tmp_path: Path, table: bool) -> None:
     text = chosen(2, 1, 4)

@@ -156,7 +156,9 @@ def _text(value: Any, name: str) -> str:
         if not math.isfinite(value):
             raise BrokenError(f"{name}: {value} is no number")
         return str(value)
-    if not isinstance(value, str) or not value.strip():
+    if value is not None and not isinstance(value, str):
+        raise BrokenError(f"{name}: no text")
+    if not value or not value.strip():
         raise BrokenError(f"{name}: empty")
     return value.strip()
 
@@ -164,4 +166,6 @@ def _text(value: Any, name: str) -> str:
 def _listed(value: Any) -> tuple[str, ...]:
     if isinstance(value, list):
         return tuple(_text(each, "list") for each in value)
+    if isinstance(value, Mapping):
+        raise BrokenError("options: an object; give a column that holds a list of texts")
     return tuple(part.strip() for part in str(value or "").split(";") if part.strip())

@@ -2,9 +2,9 @@
 
 The cost of a combination is predicted as the sum of what its axes cost alone. Axes whose sizes
 depend on each other form a block of accepted combinations, and one choice from each block gives
-sizes that the architecture accepts. Up to half a million combinations are all computed, so the best
-one is found. Of more, a part is, and the best one of these is improved two blocks at a time; what is
-found then can cost some percent more than the best.
+sizes that the architecture accepts. Half a million combinations or fewer are all computed, so the
+best one is found. Of more, a part is, and the best of these is improved two blocks at a time; what
+is found then can cost a percent more than the best.
 """
 
 import itertools
