@@ -418,3 +418,13 @@ def refuse(path: Path, message: str) -> None:
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_scaling_of_gemma_3_is_that_of_its_global_attention(tmp_path: Path) -> None:
+    """Its config has rotary parameters for each kind of attention."""
+    default = {"rope_type": "default", "rope_theta": 10_000.0}
+    parameters = {"full_attention": {**default, "rope_theta": 1e6}, "sliding_attention": default}
+    (tmp_path / "config.json").write_text(json.dumps({"rope_parameters": parameters}))
+    found = module._repaired_config(tmp_path, {"rope_type": "linear", "factor": 8.0})
+    scaled = {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}
+    assert found["rope_parameters"] == {"full_attention": scaled, "sliding_attention": default}

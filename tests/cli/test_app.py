@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import regrow
@@ -375,6 +376,25 @@ def test_a_defect_keeps_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("regrow.api.inspect", fail)
     assert isinstance(run("inspect", "m").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate"), MemoryError("Unable to"),
+     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_too_little_memory_is_one_line(
+    run: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("regrow.api.inspect", fail)
+    done = run("inspect", "m")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"regrow: not enough memory: {str(error).splitlines()[0]}; ")
+    assert "micro_batch" in done.stderr
 
 
 def test_ctrl_c_is_one_line(place: Path) -> None:

@@ -231,7 +231,9 @@ def _repaired_config(directory: Path, rope: dict[str, Any] | None) -> dict[str, 
     config: dict[str, Any] = _shorten_floats(json.loads(path.read_text(encoding="utf-8")))
     config.pop("_model_name_or_path", None)
     if rope is not None:
-        config["rope_parameters"].update(rope)
+        parameters = config["rope_parameters"]
+        # Gemma 3 has parameters for each kind of attention, and scales the global one.
+        parameters.get("full_attention", parameters).update(rope)
     return config
 
 

@@ -172,7 +172,21 @@ class Commands(TyperGroup):
                 if isinstance(error, OSError) and error.errno != errno.EPIPE:
                     where = f"{error.filename}: " if error.filename else ""
                     _fail(where + " ".join((error.strerror or str(error)).split()))
+                if _is_out_of_memory(error):
+                    _fail(
+                        f"not enough memory: {str(error).splitlines()[0]}; a training needs less "
+                        "with a smaller micro_batch, or with recompute: true"
+                    )
                 raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch found no memory, on a GPU or on the CPU. PyTorch is not imported for it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, MemoryError) or (
+        "RuntimeError" in names
+        and ("OutOfMemoryError" in names or "can't allocate memory" in str(error))
+    )
 
 
 @contextmanager

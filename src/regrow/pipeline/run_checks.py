@@ -217,14 +217,12 @@ def _check_memory(stage: RunStage) -> None:
 
 def _check_machine(stage: str, settings: RecoverySettings) -> None:
     """Raise UserError, with the stage, if processes or machine do not support a setting."""
-    import torch
-
     from regrow.training.distributed.processes import join_processes
     from regrow.training.distributed.sharding import check_offload, check_replicas
     from regrow.training.efficiency.layer_computation import check_compiler
 
     processes = join_processes()
-    device = processes.device or torch.device("cpu")
+    device = processes.training_device
     try:
         check_replicas(settings.replicas, processes.count)
         if settings.offload:

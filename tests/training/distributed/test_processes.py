@@ -11,6 +11,7 @@ import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from regrow.common.errors import ReportedError, UserError
+from regrow.training.distributed import processes as module
 from regrow.training.distributed.processes import Processes, StoreChannel, agree_on_group_name
 
 
@@ -129,3 +130,34 @@ def test_one_process_trains_on_a_gpu_where_there_is_one(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     assert Processes().training_device.type == expected
     assert Processes(0, 2, device=torch.device("cpu")).training_device.type == "cpu"
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert module._own_gpu() == 1
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 3 of this machine has no GPU, since it has 2;"):
+        module._own_gpu()
+
+
+@pytest.mark.parametrize(("has_gpus", "backend"), [(True, "cpu:gloo,cuda:nccl"), (False, "gloo")])
+def test_tensors_on_the_cpu_are_summed_too(
+    monkeypatch: pytest.MonkeyPatch, has_gpus: bool, backend: str
+) -> None:
+    """A training that keeps its parts on the CPU sums their gradients there."""
+
+    class BegunError(Exception):
+        pass
+
+    def begin(given: str, **_: Any) -> None:
+        assert given == backend
+        raise BegunError
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpus)
+    monkeypatch.setattr(module, "rendezvous", lambda *_, **__: iter([(HashStore(), 0, 2)]))
+    monkeypatch.setattr(module, "agree_on_group_name", lambda *_: "name")
+    monkeypatch.setattr(torch.distributed, "init_process_group", begin)
+    with pytest.raises(BegunError):
+        module.join_processes()

@@ -237,25 +237,38 @@ def agree_on_group_name(store: Store, rank: int, count: int) -> str:
         time.sleep(_POLL_SECONDS)
 
 
+def _own_gpu() -> int:
+    """The number of the GPU of this process. Raises UserError if there are fewer than processes."""
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(
+            f"process {number + 1} of this machine has no GPU, since it has {count:,}; start as "
+            'many processes as GPUs, or set CUDA_VISIBLE_DEVICES="" to train on the CPU'
+        )
+    return number
+
+
 def join_processes() -> Processes:
     """The processes that torchrun started; without torchrun, this process alone.
 
-    Where there are GPUs, each process has one.
+    Where there are GPUs, each process has one. Raises UserError if there are fewer.
     """
     if not distributed.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Processes()
         store, rank, count = next(rendezvous("env://", timeout=_RENDEZVOUS_TIMEOUT))
         store = PrefixStore(agree_on_group_name(store, rank, count), store)
+        # Parts that are kept on the CPU (`offload`) are summed there.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(
-            store=store, rank=rank, world_size=count, timeout=_COLLECTIVE_TIMEOUT
+            backend, store=store, rank=rank, world_size=count, timeout=_COLLECTIVE_TIMEOUT
         )
     rank, count = distributed.get_rank(), distributed.get_world_size()
     if count == 1:
         return Processes()
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", _own_gpu())
         torch.cuda.set_device(device)
     channel = _channel(distributed.group.WORLD, rank, count)
     return Processes(rank, count, init_device_mesh(device.type, (count,)), device, channel)
