@@ -303,6 +303,15 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path, extra: Extra, messa
     refuse(path, message)
 
 
+@pytest.mark.parametrize("name", ["blk.1.attn_q.bias", "rope_factors_long.weight"])
+def test_a_tensor_that_transformers_passes_over_is_a_refusal(tmp_path: Path, name: str) -> None:
+    def add(writer: gguf.GGUFWriter) -> None:
+        writer.add_tensor(name, np.ones(32, dtype=np.float32))
+
+    path = write(tmp_path / "tiny.gguf", tiny_model(), extra=add)
+    refuse(path, f"1 tensors do not fit the architecture, such as {name}; start")
+
+
 @pytest.mark.parametrize("part", [0.0, 0.001, 0.02, 0.1, 0.5, 0.99])
 def test_a_truncated_file_is_refused(tmp_path: Path, part: float) -> None:
     path = write(tmp_path / "tiny.gguf", tiny_model())

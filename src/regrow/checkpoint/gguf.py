@@ -12,6 +12,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
             model, tokenizer, misfits = _load(link, metadata)
         if misfits:
             raise UserError(
-                f"{gguf}: {len(misfits)} tensors do not fit the architecture: {misfits[0]}, ..."
+                f"{gguf}: {len(misfits)} tensors do not fit the architecture, such as "
+                f"{misfits[0]}; start from the model's own safetensors"
             )
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
@@ -178,7 +180,7 @@ def _load(gguf: Path, metadata: dict[str, Any]) -> tuple[Any, Any, list[str]]:
     folder, file = gguf.parent, {"gguf_file": gguf.name, **LOCAL}
     config = AutoConfig.from_pretrained(folder, **file)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with _telling_tensors():
+    with _watching_tensors() as tensors:
         model, loading = auto.from_pretrained(
             folder,
             dtype=torch.bfloat16,
@@ -197,21 +199,54 @@ def _load(gguf: Path, metadata: dict[str, Any]) -> tuple[Any, Any, list[str]]:
     length = getattr(model.config, "max_position_embeddings", None)
     if length is not None:
         tokenizer.model_max_length = length
-    misfits = sorted(loading["missing_keys"] | loading["unexpected_keys"])
+    misfits = sorted(tensors.passed_over() | loading["missing_keys"] | loading["unexpected_keys"])
     return model, tokenizer, misfits + [str(key) for key in loading["mismatched_keys"]]
 
 
+@dataclass
+class _Tensors:
+    """The tensors of a file by their names there, and those names that transformers reads."""
+
+    found: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)
+
+    def passed_over(self) -> set[str]:
+        """Tensors that the model would silently lack, such as biases of a Llama.
+
+        `rope_freqs.weight` is read by regrow, and tensors of experts have several names.
+        """
+        return {
+            name
+            for name in self.found - self.read
+            if name != "rope_freqs.weight" and "exp" not in name
+        }
+
+
 @contextmanager
-def _telling_tensors() -> Iterator[None]:
-    """Context manager: transformers' loop over the tensors of a file tells how far it is."""
+def _watching_tensors() -> Iterator[_Tensors]:
+    """Context manager: transformers' loop over the tensors of a file tells how far it is.
+
+    Gives the names of the tensors. That loop passes over those that it does not know.
+    """
     from transformers import modeling_gguf_pytorch_utils as library
 
-    bar = library.tqdm
-    library.tqdm = lambda tensors, **_: told(list(tensors), "converting, tensor")
+    seen, bar, names_of = _Tensors(), library.tqdm, library.get_gguf_hf_weights_map
+
+    def tell(tensors: Any, **_: Any) -> Any:
+        tensors = list(tensors)
+        seen.found.update(tensor.name for tensor in tensors)
+        return told(tensors, "converting, tensor")
+
+    def noted_names(*args: Any, **options: Any) -> Any:
+        names = names_of(*args, **options)
+        seen.read.update(names)
+        return names
+
+    library.tqdm, library.get_gguf_hf_weights_map = tell, noted_names
     try:
-        yield
+        yield seen
     finally:
-        library.tqdm = bar
+        library.tqdm, library.get_gguf_hf_weights_map = bar, names_of
 
 
 def _alone(gguf: Path, folder: Path) -> Path:
