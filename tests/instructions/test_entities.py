@@ -1,5 +1,6 @@
 """Named entities as instructions."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -42,3 +43,9 @@ def test_json(tmp_path: Path) -> None:
     (found,) = read_source(InstructionSource(path=path), reading, seed=0)
     assert found.fields["answer"] == "city: Paris"
     assert reading.notes == ["a: 1 mentions are not in their text; left out"]
+
+
+def test_a_packed_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(gzip.compress(b"Bo\tB-per\nsaw\tO\n"))
+    (found,) = read_source(InstructionSource(path=tmp_path / "a"), Reading(), seed=0)
+    assert (found.fields["text"], found.fields["answer"]) == ("Bo saw", "per: Bo")

@@ -1,11 +1,14 @@
 """Files are read by their suffix, and named by the user, the file or its directory."""
 
+import gzip
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from regrow.common.errors import UserError
-from regrow.ner.reading import read_sets
+from regrow.ner.reading import read_set, read_sets
 
 BIO = "a\tB-x\nb\tO\n"
 JSON = '{"tokenized_text": ["a", "b"], "ner": [[0, 0, "x"], [1, 1, "Misc"]]}\n'
@@ -49,3 +52,17 @@ def test_wrong_files_are_refused(home: Path, files: list[str], message: str) -> 
 def test_a_set_without_entities_is_refused(home: Path) -> None:
     with pytest.raises(UserError, match="no entity of any type"):
         read_sets([str(home / "movie" / "test.txt")], without=["X"])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+def test_a_packed_file_is_read_as_what_is_in_it(tmp_path: Path, name: str) -> None:
+    value = {"tokenized_text": ["Bo", "saw", "Li"], "ner": [[0, 0, "per"], [2, 2, "per"]]}
+    line = json.dumps(value)
+    text = {"a.txt": "Bo B-per\nsaw O\nLi B-per\n", "a.jsonl": f"{line}\n", "a.json": f"[{line}]"}
+    (tmp_path / name).write_text(text[name])
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(text[name].encode()))
+    assert read_set(packed).sentences == read_set(tmp_path / name).sentences
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(UserError, match=re.escape(str(packed))):
+        read_set(packed)

@@ -137,7 +137,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(raw) > _LARGEST_JSON:
         raise UserError(f"{path}: larger than {_LARGEST_JSON >> 20} MB, the most that is read")
-    return _parse(raw, str(path))
+    return parse_json(raw, str(path))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -147,10 +147,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
     """The JSON object in UTF-8 bytes. Raises UserError, beginning with `where`, if it is none."""
-    return _object(_parse(raw, where), where)
+    return _object(parse_json(raw, where), where)
 
 
-def _parse(raw: bytes, where: str) -> Any:
+def parse_json(raw: bytes, where: str) -> Any:
+    """What UTF-8 bytes of JSON stand for. Raises UserError, beginning with `where`, if not JSON."""
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError:

@@ -325,6 +325,21 @@ def _reading_compressed(path: Path, compression: str) -> Iterator[None]:
         raise UserError(f"{path}: not a complete {name} file ({error}); write it again") from None
 
 
+_MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+
+
+def compression_of(path: Path) -> str:
+    """`.gz`, `.zst` or nothing, by the first bytes. Raises UserError if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
+
+
 @contextmanager
 def uncompressed(path: Path, compression: str) -> Iterator[BinaryIO]:
     """Context manager: the content of a file. `compression`: `.gz`, `.zst` or ``""``.

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from regrow.common.errors import UserError, one_line
-from regrow.corpus.text import uncompressed
+from regrow.corpus.text import compression_of, uncompressed
 from regrow.ner.tags import is_tag
 
 Kind = Literal["JSON list", "JSON lines", "TSV", "CSV", "Parquet", "tags", "text"]
 LONGEST = 64 << 20
 """Bytes of a record."""
 _HEAD = 1 << 16
-_MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 _WHOLE = "give the whole list, or one object on each line"
 _SPACE = b" \t\r\n"
 
@@ -75,18 +74,6 @@ def open_records(path: Path) -> Opened:
     if not head.strip():
         raise UserError(f"{path}: the file is empty")
     return Opened(path, _kind(head, path), compression)
-
-
-def compression_of(path: Path) -> str:
-    """`.gz`, `.zst` or nothing, by the first bytes. Raises UserError if there is no such file."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
 
 
 @contextmanager

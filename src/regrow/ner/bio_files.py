@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regrow.common.errors import UserError
-from regrow.common.files import read_text
+from regrow.ner.packed import read_packed
 from regrow.ner.sentences import EntitySet, Sentence, entity_set
 from regrow.ner.tags import is_tag, spans_of_tags
 
@@ -54,7 +54,7 @@ def read_bio(path: Path, name: str) -> EntitySet:
 
 def _lines(path: Path) -> list[list[_Line]]:
     """The lines of each sentence. Raises UserError if a line has one column."""
-    text = read_text(path).removeprefix("\ufeff")
+    text = read_packed(path)
     sentences: list[list[_Line]] = [[]]
     has_tabs = "\t" in text
     for number, raw in enumerate(text.split("\n"), start=1):

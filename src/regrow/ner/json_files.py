@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from regrow.common.errors import UserError
-from regrow.common.files import parse_json_object, read_json, read_text
+from regrow.common.files import parse_json, parse_json_object
+from regrow.ner.packed import read_packed
 from regrow.ner.sentences import EntitySet, Sentence, Span, entity_set, without_overlaps
 
 _WORD = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]|[^\\W_]+|\\S")
@@ -40,9 +41,9 @@ def read_json_entities(path: Path, name: str) -> EntitySet:
 
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each object, and where it stands."""
-    text = read_text(path).removeprefix("\ufeff")
+    text = read_packed(path)
     if text.lstrip().startswith("["):
-        values = read_json(path)
+        values = parse_json(text.encode(), str(path))
         for number, value in enumerate(values, start=1):
             if not isinstance(value, dict):
                 raise UserError(f"{path}: entry {number}: a JSON object is expected")

@@ -45,7 +45,8 @@ def read_set(path: Path, name: str | None = None) -> EntitySet:
     """
     if path.is_dir():
         raise UserError(f"{path}: a directory; give the file")
-    read = read_json_entities if path.suffix in (".json", ".jsonl") else read_bio
+    unpacked = path.name.removesuffix(".gz").removesuffix(".zst")
+    read = read_json_entities if unpacked.endswith((".json", ".jsonl")) else read_bio
     return read(path, name or _name(path))
 
 
