@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import Gemma2Config
 
 from regrow.architectures import Blueprint, bind
+from regrow.architectures.bart import BART
 from regrow.architectures.cut_config import cut_config
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
@@ -48,6 +49,15 @@ def test_only_the_field_of_the_axis_changes() -> None:
         "vocab_size": 7, "num_hidden_layers": 2,
     }  # fmt: skip
     assert _cut(LLAMA, odd, {})[0] == {}
+
+
+def test_a_size_changes_under_all_names_that_the_class_reads() -> None:
+    """BART reads the heads and layers of its encoder under names of other families, too."""
+    tiny = BART.tiny[0]
+    names = {"num_attention_heads": tiny["encoder_attention_heads"]}
+    assert _cut(BART, names, {"encoder.head": 2})[0] == {
+        "encoder_attention_heads": 2, "num_attention_heads": 2,
+    }  # fmt: skip
 
 
 def test_nothing_is_shared_with_the_layout() -> None:

@@ -202,6 +202,10 @@ REFUSED: dict[
         {"num_hidden_layers": 3}, lambda s: None,
         r"model\.layers\.3\..*: config.json says 3 layers \(num_hidden_layers\)",
     ),
+    "a layer without end in the file": (
+        {}, lambda s: s.update({f"model.layers.{'4' * 5_000}.mlp.up_proj.weight": (1,)}),
+        "unknown",
+    ),
     "optional in one layer": (
         {}, _biased_in_one_layer,
         r"model\.layers\.0\.self_attn\.q_proj\.bias: missing, .* \(and 2 more\)",

@@ -79,7 +79,9 @@ def _stack(stack: str, final: bool) -> Iterator[tuple[str, str]]:
 def _axes(stack: str) -> Iterator[Axis]:
     layer, along = _layer(stack), f"{stack}.layer"
     ffn = Field(f"{stack}_ffn_dim", default=4_096)
-    heads = Field(f"{stack}_attention_heads", default=16)
+    # The class also reads some fields of the encoder under names that other families have.
+    also = ("num_attention_heads",) if stack == "encoder" else ()
+    heads = Field(f"{stack}_attention_heads", default=16, also=also)
     yield Axis(f"{stack}.ffn", ffn, along, sites=(f"{layer}.fc2",))
     yield Axis(f"{stack}.head", heads, along, sites=(f"{layer}.self_attn.out_proj",))
     if stack == "decoder":

@@ -355,7 +355,7 @@ class _Pattern:
         self.dims = dims
         self.layer = _layer_axis(self.name)
         before, _, after = self.name.partition("{" + (self.layer or "") + "}")
-        middle = r"(0|[1-9][0-9]*)" if self.layer else ""
+        middle = r"(0|[1-9][0-9]{0,8})" if self.layer else ""  # Python reads no endless number
         self._regex = re.compile(re.escape(before) + middle + re.escape(after))
 
     def match(self, name: str) -> "tuple[_Pattern, tuple[str, int] | None] | None":
