@@ -16,6 +16,7 @@ from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.layout import bind_sizes
 from regrow.architectures.llama import LLAMA
+from regrow.architectures.mistral import MISTRAL
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.common.errors import UserError
@@ -58,6 +59,15 @@ def test_a_size_changes_under_all_names_that_the_class_reads() -> None:
     assert _cut(BART, names, {"encoder.head": 2})[0] == {
         "encoder_attention_heads": 2, "num_attention_heads": 2,
     }  # fmt: skip
+
+
+def test_a_list_that_the_class_does_not_make_is_cut_where_the_file_has_it() -> None:
+    full, sliding = "full_attention", "sliding_attention"
+    kinds = {"layer_types": [full, sliding, sliding, full]}
+    assert _cut(MISTRAL, kinds, {"layer": 3}, {"layer": [0, 2, 3]})[0] == {
+        "num_hidden_layers": 3, "layer_types": [full, sliding, full],
+    }  # fmt: skip
+    assert _cut(MISTRAL, {}, {"layer": 2}, {"layer": [3, 1]})[0] == {"num_hidden_layers": 2}
 
 
 def test_nothing_is_shared_with_the_layout() -> None:

@@ -53,6 +53,8 @@ def cut_config(
             continue
         values = read_field(config, path)
         if values is None:
+            if rule.default is None:
+                continue
             values = [rule.default(layout.config, i) for i in range(count)]
         if not isinstance(values, list):
             raise UserError(f"config.json: {path}: {values!r}: a list is wanted")

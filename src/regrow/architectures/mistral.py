@@ -1,9 +1,12 @@
-"""Mistral (Jiang et al., 2023): Llama's layers without biases; a window in all or none."""
+"""Mistral (Jiang et al., 2023): Llama's layers without biases; a window in all or none.
+
+A file with `layer_types`, as Ministral has it, says which layers have one.
+"""
 
 from dataclasses import replace
 
 from regrow.architectures.llama import LLAMA
-from regrow.architectures.schema import Axis, Field
+from regrow.architectures.schema import Axis, Field, LayerList
 
 KV_HEAD = Axis("kv_head", Field("num_key_value_heads"), along="layer")
 """No default: where the field is absent the class takes one number, and where it is null another.
@@ -16,6 +19,7 @@ MISTRAL = replace(
     axes=tuple(KV_HEAD if axis.name == "kv_head" else axis for axis in LLAMA.axes),
     tensors={name: dims for name, dims in LLAMA.tensors.items() if not name.endswith(".bias?")},
     constraints=(),
+    lists={"layer_types": LayerList("layer", default=None)},
     ignored=(),
     tiny=tuple(
         dict(

@@ -73,11 +73,11 @@ class LayerList:
 
     `axis`: the layer axis. `default`: (config, number of the layer) -> the entry that the class
     gives the layer where the file has no list. A cut of layers needs it: for fewer layers the class
-    would make another list.
+    would make another list. None if the class makes none.
     """
 
     axis: str
-    default: Callable[[Mapping[str, Any], int], Any]
+    default: Callable[[Mapping[str, Any], int], Any] | None
 
 
 @dataclass(frozen=True)
