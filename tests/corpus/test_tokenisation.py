@@ -407,6 +407,7 @@ def test_two_runs_do_not_write_one_store(here: None, model: Path, tmp_path: Path
 
 def test_the_command(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_threads(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "200")  # each file is one line, wherever it lies
     one, two = _text(tmp_path, "one.jsonl"), _text(tmp_path, "two.parquet")
     out = tmp_path / "out"
 
