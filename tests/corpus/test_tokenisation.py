@@ -407,7 +407,6 @@ def test_two_runs_do_not_write_one_store(here: None, model: Path, tmp_path: Path
 
 def test_the_command(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_threads(monkeypatch)
-    monkeypatch.setenv("COLUMNS", "200")  # each file is one line, wherever it lies
     one, two = _text(tmp_path, "one.jsonl"), _text(tmp_path, "two.parquet")
     out = tmp_path / "out"
 
@@ -416,9 +415,10 @@ def test_the_command(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     shown = call(model, out, "--text", one, two, "--workers", 1)
     assert shown.exit_code == 0, shown.output
-    assert [line.split()[-2:] for line in shown.stdout.splitlines()[2:5]] == [
-        ["1", "4"], ["1", "4"], ["2", "8"]
-    ]  # fmt: skip
+    # The path of a file may take several lines.
+    last = [line.split()[-2:] for line in shown.stdout.splitlines()]
+    numbers = [words for words in last if "".join(words).isdigit()]
+    assert numbers == [["1", "4"], ["1", "4"], ["2", "8"]]
     assert f"8 tokens as uint16 in {out}" in shown.stdout
     again = call(model, out, "--text", one)
     assert again.exit_code == 2
