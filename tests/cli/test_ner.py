@@ -66,6 +66,8 @@ def test_train_then_eval(home: Path, tmp_path: Path) -> None:
          "--set tokens: a whole"),
         (["train", "MODEL", "OUT", "--train", "FILE", "--heldout", "FILE", "FILE"],
          "--heldout: takes one file; repeat it: --heldout /"),
+        (["train", "--heldout", "FILE", "MODEL", "OUT", "--train", "HOME/none.txt"],
+         "none.txt: no such file"),
         (["train", "MODEL", "OUT", "--train", "FILE", "--row-length", "2000"],
          "--row-length 2000: the model has 1024 positions"),
     ],

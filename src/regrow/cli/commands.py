@@ -65,11 +65,13 @@ class Command(TyperCommand):
     def _check_files(self, words: Sequence[str]) -> None:
         """Raise UserError if files follow an option that takes one file each time it is given.
 
-        They would be taken for more files of the option that takes many (`FILE...`).
+        They would be taken for more files of the option that takes many (`FILE...`). The first
+        words without an option are MODEL and the like, wherever they stand.
         """
         options = {name: each for each in self.params for name in each.opts if name[0] == "-"}
         if not any(str(each.metavar).endswith("FILE...") for each in options.values()):
             return
+        places = sum(each.param_type_name == "argument" and each.nargs == 1 for each in self.params)
         last: Any = None
         is_value = False
         for word in words:
@@ -79,6 +81,8 @@ class Command(TyperCommand):
                 name, _, value = word.partition("=")
                 last = options.get(name)
                 is_value = last is not None and not last.is_flag and not value
+            elif places:
+                places -= 1
             elif last is not None and last.multiple and str(last.metavar).endswith("FILE"):
                 option = last.opts[0]
                 raise UserError(f"{option}: takes one file; repeat it: {option} {word}")
@@ -173,9 +177,10 @@ class Commands(TyperGroup):
                     where = f"{error.filename}: " if error.filename else ""
                     _fail(where + " ".join((error.strerror or str(error)).split()))
                 if _is_out_of_memory(error):
+                    said = "".join(f": {line}" for line in str(error).splitlines()[:1])
                     _fail(
-                        f"not enough memory: {str(error).splitlines()[0]}; a training needs less "
-                        "with a smaller micro_batch, or with recompute: true"
+                        f"not enough memory{said}; a training needs less with a smaller "
+                        "micro_batch, or with recompute: true"
                     )
                 raise
 
