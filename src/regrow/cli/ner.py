@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from regrow.cli.commands import Command, Json, Model, Sync, command, number
-from regrow.cli.output import print_tagged, print_tagger
+from regrow.cli.ner_tables import print_tagged, print_tagger
 from regrow.cli.progress_bars import is_first_process, run_progress, sentence_progress
 from regrow.cli.train import named_settings
 from regrow.common.errors import UserError

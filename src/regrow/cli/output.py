@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +19,15 @@ from regrow.common.progress import Progress
 if TYPE_CHECKING:
     from regrow.checkpoint.verify import VerifyResult
     from regrow.corpus.tokenisation import Tokenised
-    from regrow.ner.evaluate import EntityResult
-    from regrow.ner.train import TrainedTagger
     from regrow.pipeline.finished import Result
     from regrow.pipeline.preview import Preview
     from regrow.pipeline.train_model import Trained
     from regrow.report.records import RunSummary
     from regrow.scoring.score_file import SavedScores
     from regrow.surgery.analysis.analysis import Analysis
-    from regrow.surgery.grow_vocabulary import Grown
     from regrow.surgery.inspection import Inspection
     from regrow.surgery.plan import Plan
     from regrow.surgery.prepared_cut import Pruned
-    from regrow.vocabulary.sizing import VocabularyPlan
-    from regrow.vocabulary.token_counting import Counted
     from regrow.writing.text_writer import WrittenText
 
 
@@ -293,121 +288,6 @@ def print_written(result: "WrittenText", as_json: bool) -> None:
         f"{result.seconds:.0f} s ({rate:,.0f} tokens/s)"
     )
     OUT.print(summary, soft_wrap=True)
-
-
-def print_counted(result: "Counted", as_json: bool) -> None:
-    counts = result.counts
-    if as_json:
-        print_json({"out": result.out, **counts.to_json(), "seconds": result.seconds})
-        return
-    table = new_table(
-        ("source", "left"), ("script", "left"), ("documents", "right"), ("text", "right"),
-        ("tokens", "right"), ("per character", "right"),
-    )  # fmt: skip
-    for group, row in zip(counts.groups, counts.counts.sum(axis=1).tolist(), strict=True):
-        table.add_row(
-            group.source, group.script, f"{group.documents:,}", numbers.size(group.bytes),
-            f"{row:,}", f"{row / group.characters:.3f}",
-        )  # fmt: skip
-    OUT.print(table)
-    if result.taken_up:
-        OUT.print(f"{result.taken_up:,} documents were counted by a run that was stopped")
-    total = counts.total
-    used = int((total > 0).sum())
-    OUT.print(f"{total.sum():,} tokens, {used:,} of {len(total):,} ids among them")
-    OUT.print(f"counts  {result.out}", soft_wrap=True)
-
-
-def print_grown(result: "Grown", as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-        return
-    # A token that is part of a character cannot be shown.
-    whole = [repr(token) for token in result.tokens if "\ufffd" not in token]
-    shown = ", ".join([*whole[:8], *(["..."] if len(result.tokens) > 8 else [])])
-    OUT.print(f"{len(result.tokens):,} more tokens: {shown}")
-    if result.note:
-        OUT.print(f"{result.note}; --least lowers that, or give more text", soft_wrap=True)
-    table = new_table(
-        ("tokens per character", "left"), ("before", "right"), ("after", "right"),
-        ("change", "right"),
-    )  # fmt: skip
-    for name, before in result.per_character_before.items():
-        after = result.per_character[name]
-        change = numbers.change(before, after, 1)
-        table.add_row(name, f"{before:.4f}", f"{after:.4f}", change)
-    OUT.print(table)
-    more = numbers.change(result.parameters_before, result.parameters, 1)
-    OUT.print(f"vocabulary {result.size_before:,} -> {result.size:,}, {more} parameters")
-    outcome = (
-        f"model  {result.out}" if result.written else f"nothing written; {result.out} was asked for"
-    )
-    OUT.print(outcome, soft_wrap=True)
-
-
-def print_vocabulary_plan(plan: "VocabularyPlan", written: Sequence[Path], as_json: bool) -> None:
-    """Print the tables of sizes and languages; `written`: the files that were written."""
-    from regrow.vocabulary.plan_tables import (
-        language_rows,
-        size_rows,
-        suggestion,
-        to_json,
-        warning,
-    )
-
-    if as_json:
-        print_json({**to_json(plan), "written": [str(path) for path in written]})
-        return
-    for columns, *rows in filter(None, (size_rows(plan), language_rows(plan))):
-        table = new_table(*((name, "right" if at else "left") for at, name in enumerate(columns)))
-        for row in rows:
-            table.add_row(*row)
-        OUT.print(table)
-        OUT.print()
-    OUT.print(suggestion(plan))
-    if found := warning(plan):
-        OUT.print(found, style="red")
-    for path in written:
-        OUT.print(f"written  {path}", soft_wrap=True)
-
-
-def print_tagger(result: "TrainedTagger", as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-        return
-    for note in result.notes:
-        OUT.print(note, soft_wrap=True)
-    OUT.print(f"{result.examples:,} examples, {result.tokens:,} tokens in {result.seconds:,.0f} s")
-    if result.skipped:
-        OUT.print(f"{result.skipped:,} steps skipped")
-    if result.heldout is not None:
-        OUT.print(f"loss    {result.heldout:.4f} nats per answer token held out")
-    OUT.print(f"model   {result.model}", soft_wrap=True)
-
-
-def print_tagged(result: "EntityResult", as_json: bool) -> None:
-    if as_json:
-        print_json({**vars(result), "f1": result.f1, "report_f1": result.report_f1})
-        return
-    for note in result.notes:
-        OUT.print(note, soft_wrap=True)
-    names = ("sentences", "F1", "precision", "recall", "report F1", "unaligned", "s/sentence")
-    table = new_table(("set", "left"), *((name, "right") for name in names))
-    for each in result.sets:
-        shares = (each.f1, each.precision, each.recall, each.report_f1)
-        table.add_row(
-            each.name, f"{each.sentences:,}", *(f"{100 * share:.2f}" for share in shares),
-            f"{each.unaligned:,}", f"{each.seconds:.3f}",
-        )  # fmt: skip
-    if len(result.sets) > 1:
-        mean, report = (f"{100 * share:.2f}" for share in (result.f1, result.report_f1))
-        table.add_row("mean", "", mean, "", "", report, "", "")
-    OUT.print(table)
-    way = "tags alone are chosen" if result.constrained else "answers are written freely"
-    left_out = f"; without {', '.join(result.without)}" if result.without else ""
-    OUT.print(f"{way}{left_out}")
-    if divided := sum(each.divided for each in result.sets):
-        OUT.print(f"{divided:,} sentences were divided, since they are too long for one prompt")
 
 
 def _fields(result: Any) -> dict[str, Any]:

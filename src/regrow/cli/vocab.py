@@ -6,14 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from regrow.cli.commands import Command, Json, Model, Workers, command, number
-from regrow.cli.output import (
-    MESSAGES_ONLY,
-    print_counted,
-    print_grown,
-    print_pruned,
-    print_vocabulary_plan,
-)
+from regrow.cli.output import MESSAGES_ONLY, print_pruned
 from regrow.cli.progress_bars import byte_progress
+from regrow.cli.vocabulary_tables import print_counted, print_grown, print_vocabulary_plan
 from regrow.common.errors import UserError
 from regrow.common.quantities import count as count_of
 from regrow.common.quantities import share
