@@ -10,9 +10,10 @@ from regrow.common.errors import UserError
 
 PASSED_ON = (
     "LICENSE", "LICENSE-APACHE-2.0", "LICENSE.md", "NOTICE",
-    "additional_chat_templates/rag.jinja", "chat_template.jinja", "generation_config.json",
-    "regrow_origin.json",
-    "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    "additional_chat_templates/rag.jinja", "bpe.codes", "chat_template.jinja",
+    "generation_config.json", "regrow_origin.json", "source.spm",
+    "special_tokens_map.json", "tekken.json", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab-src.json",
 )  # fmt: skip
 LEFT = (
     "README.md", "additional_chat_templates/code.py", "config.json",
@@ -37,9 +38,10 @@ def test_no_code_no_pickle_no_second_weights(tmp_path: Path) -> None:
 )
 def test_a_model_of_sentencepiece_must_look_like_one(tmp_path: Path, data: bytes) -> None:
     tiktoken = b"IQ== 0\nIg== 1\n"
-    files = {"tokenizer.model": tiktoken, "spiece.model": b"\n\x0e\n\x05<unk>", "own.model": data}
-    write_files(tmp_path, files)
-    assert sorted(companion_files(tmp_path)) == ["spiece.model", "tokenizer.model"]
+    pieces = b"\n\x0e\n\x05<unk>"
+    files = {"tokenizer.model": tiktoken, "spiece.model": pieces, "source.spm": pieces}
+    write_files(tmp_path, files | {"own.model": data, "target.spm": data})
+    assert sorted(companion_files(tmp_path)) == sorted(files)
 
 
 @pytest.mark.parametrize("name", ["NOTICE", "tokenizer_config.json", "1_Pooling/config.json"])

@@ -179,9 +179,10 @@ def test_a_named_token_that_is_not_kept_is_refused(tmp_path: Path) -> None:
 def test_other_forms_of_the_vocabulary_are_found(tmp_path: Path) -> None:
     directory = saved(tmp_path)
     assert stale_files(directory) == []
-    for name in ("tokenizer.model", "qwen.tiktoken", "model.safetensors"):
+    others = ["qwen.tiktoken", "source.spm", "tekken.json", "tokenizer.model", "vocab-src.json"]
+    for name in (*others, "model.safetensors"):
         (directory / name).touch()
-    assert stale_files(directory) == ["qwen.tiktoken", "tokenizer.model"]
+    assert stale_files(directory) == others
 
 
 def test_transformers_reads_the_result_as_planned(tmp_path: Path) -> None:

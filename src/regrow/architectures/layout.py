@@ -231,13 +231,14 @@ class Layout:
             whole, part = new[rule.whole], new[rule.part]
             if whole % part == 0:
                 return None
-            below = whole - whole % part
-            near = [n for n in (below, below + part) if 0 < n <= self.sizes[rule.whole]]
+            # The size that changes is the wrong one.
+            wrong = rule.part if whole == self.sizes[rule.whole] else rule.whole
+            near = self._nearest_accepted(rule, wrong, new)
             hint = f"; {' or '.join(f'{n:,}' for n in near)} would be right" if near else ""
             return UserError(
                 f"the {kind} config class refuses {whole:,} with {part} {rule.part}s, not a "
                 f"multiple{hint}",
-                key=rule.whole,
+                key=wrong,
             )
         dividend, divisor = new[rule.dividend], new[rule.divisor]
         old_dividend, old_divisor = self.sizes[rule.dividend], self.sizes[rule.divisor]
@@ -247,6 +248,19 @@ class Layout:
             f"{rule.dividend} {dividend:,} with {divisor} {rule.divisor}s: {rule.why}, so cut both "
             f"together and keep {old_dividend / old_divisor:g} to a {rule.divisor}"
         )
+
+    def _nearest_accepted(self, rule: Divides, axis: str, new: Mapping[str, int]) -> list[int]:
+        """The sizes of one axis of a rule, below and above the one in `new`, that meet the rule."""
+        groups = self.blueprint.axis(axis).groups
+
+        def is_accepted(size: int) -> bool:
+            sizes = {**new, axis: size}
+            fits = sizes[rule.whole] % sizes[rule.part] == 0
+            return fits and not (groups and self._group_problem(axis, groups, sizes))
+
+        below, above = range(new[axis] - 1, 0, -1), range(new[axis] + 1, self.sizes[axis] + 1)
+        found = (next(filter(is_accepted, sizes), None) for sizes in (below, above))
+        return [size for size in found if size is not None]
 
     def _shared_fields(self) -> dict[str, list[str]]:
         fields: dict[str, list[str]] = {}

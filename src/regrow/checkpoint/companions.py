@@ -9,6 +9,9 @@ from regrow.common.errors import UserError
 _PATTERNS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "tokenizer.model.v*",
+    # Vocabularies of Mistral, Marian, FSMT, PhoBERT, BARTpho, MyT5 and Japanese GPT-NeoX.
+    "tekken.json", "*.spm", "target_vocab.json", "vocab-*.json", "bpe.codes", "dict.txt",
+    "byte_maps.json", "emoji.json",
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
     "LICENSE*", "NOTICE*", "regrow_*.json",
     # Of multimodal models and of sentence-embedding models.
@@ -72,7 +75,7 @@ def _is_data(path: Path) -> bool:
     if path.name.startswith(("LICENSE", "NOTICE")):
         suffix = path.suffix.lower()
         return suffix in _TEXT_SUFFIXES or suffix[1:].isdigit()  # LICENSE-APACHE-2.0
-    if ".model" not in path.name:
+    if ".model" not in path.name and path.suffix != ".spm":
         return True
     with path.open("rb") as file:
         head = file.read(64)

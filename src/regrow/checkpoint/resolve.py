@@ -17,8 +17,8 @@ _HUB_ID = re.compile(
 # original/, onnx/).
 # Folders can only be excluded, so _IGNORED names all but additional_chat_templates and 1_Pooling.
 _ALLOWED = (
-    "model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken",
-    "README.md", "LICENSE*", "NOTICE*",
+    "model*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm",
+    "bpe.codes", "README.md", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 _IGNORED = ("[!a1]*/*", "a[!d]*/*", "*requirements*.txt")
 

@@ -1,6 +1,7 @@
 """Read the samples of a source, and count what could not be read."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ _LOOKED_AT = 50
 """Records by which a format is recognised."""
 _MOST_PLACES = 3
 """Examples of broken records that are named for each reason."""
+_NAME = re.compile(r"[A-Za-z_]\w*")
+"""The name of a column. A question has more words."""
 Read = Callable[[Any], Sequence[Content]]
 
 
@@ -233,6 +236,11 @@ def _reader(
             return chosen.read, _words(chosen.name, chosen.keys), header
         widths = {len(row) for row in values}
         if widths == {COLUMNS} and opened.kind == "TSV":
+            if all(_NAME.fullmatch(cell) for cell in header):
+                raise UserError(
+                    f"{path}: TSV with the columns {', '.join(header)}, which are no known names; "
+                    "give `columns` and `task`"
+                )
             return read_flan, "flan: TSV of question, answer and rationale", None
         raise UserError(
             f"{path}: {opened.kind} with {len(header)} columns and no known names; give `columns` "

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 _REASON_LENGTH = 200
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+_TOKENIZER_FILES = (
+    "tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.spm", "bpe.codes",
+)  # fmt: skip
 
 
 def load_config(directory: Path) -> Any:

@@ -13,7 +13,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.common.memory import available_memory
-from regrow.common.precision import Precision
+from regrow.common.precision import Precision, resolve_precision
 from regrow.scoring.registry import (
     DEFAULT,
     SCORES,
@@ -242,7 +242,8 @@ def _observed(
 ) -> Scores:
     """Scores from calibration text, of a model that may be larger than memory."""
     layout = directory.layout
-    too_large = memory_problem(directory)
+    at_once = any(each.needs_memory for _, each in wanted.values())
+    too_large = memory_problem(directory, copies=at_once)
     if too_large:
         for name, (said, each) in wanted.items():
             if each.needs_memory:
@@ -314,16 +315,24 @@ def draw_text(
     return calibration
 
 
-def memory_problem(directory: ModelDirectory, *, twice: bool = False) -> str | None:
+def memory_problem(
+    directory: ModelDirectory, *, copies: bool = False, twice: bool = False
+) -> str | None:
     """Why the model does not fit in memory, or None where it does.
 
-    `twice`: whether another model of at most its size is in memory beside it.
+    `copies`: whether its matrix products keep bfloat16 copies of the weights, on a CPU that
+    multiplies bfloat16. `twice`: whether another model of at most its size is in memory beside it.
     """
+    each = 4
+    if copies:
+        import torch
+
+        each += 2 if resolve_precision("auto", torch.device("cpu")) == "bf16" else 0
     models = 2 if twice else 1
-    needed, available = 4 * models * directory.layout.parameters(), available_memory()
+    needed, available = each * models * directory.layout.parameters(), available_memory()
     if needed <= (1 - FREE) * available:
         return None
-    which = " of two models" if twice else ""
+    which = " of two models" if twice else " and bfloat16 copies" if each > 4 else ""
     return (
         f"{directory.path}: {needed / 1e9:,.1f} GB of float32 weights{which} do not fit in "
         f"{available / 1e9:,.1f} GB of free memory"

@@ -8,6 +8,9 @@ from regrow.architectures import Axis, Layout
 from regrow.checkpoint.bind import parameters_counted_once
 from regrow.checkpoint.model_directory import ModelDirectory
 
+_LISTED = 6
+"""The most sizes that are listed one by one."""
+
 
 @dataclass(frozen=True)
 class AxisFacts:
@@ -95,7 +98,7 @@ def _accepted(layout: Layout, axis: Axis) -> str:
     """The smaller sizes that are accepted if all other sizes stay, in words."""
     size = layout.sizes[axis.name]
     if axis.groups:
-        return f"multiples of {layout.sizes[axis.groups]}, or whole groups"
+        return _accepted_heads(layout, axis.name, axis.groups)
     together = layout.axes_of_field(axis.name)
     fits = [
         n for n in range(size - 1, 0, -1)
@@ -110,3 +113,18 @@ def _accepted(layout: Layout, axis: Axis) -> str:
     if all(size - n == step * (i + 1) for i, n in enumerate(fits)):
         return f"multiples of {step}"
     return f"{len(fits)} sizes, {fits[0]:,} the next"
+
+
+def _accepted_heads(layout: Layout, head: str, kv_head: str) -> str:
+    """The numbers of query heads that are accepted: as many in each group, or whole groups."""
+    heads, kv_heads = layout.sizes[head], layout.sizes[kv_head]
+    fewer = [{head: n} for n in range(heads - kv_heads, 0, -kv_heads)]
+    groups = [{head: n * heads // kv_heads, kv_head: n} for n in range(kv_heads - 1, 0, -1)]
+    fits = [sizes for sizes in (*fewer, *groups) if layout.size_problem(sizes) is None]
+    if len(fits) == len(fewer) + len(groups):
+        return f"multiples of {kv_heads}, or whole groups"
+    numbers = sorted({sizes[head] for sizes in fits}, reverse=True)
+    if not numbers:
+        return "not alone"
+    listed = ", ".join(map(str, numbers[:_LISTED]))
+    return f"{listed}{' …' if len(numbers) > _LISTED else ''}"

@@ -52,6 +52,11 @@ _OTHER_VOCABULARIES = (
     "vocab.bpe",
     "encoder.json",
     "tekken.json",
+    "*.spm",
+    "target_vocab.json",
+    "vocab-*.json",
+    "bpe.codes",
+    "dict.txt",
 )
 _ALONE = ("*.model", "vocab.txt", "vocab.json")
 

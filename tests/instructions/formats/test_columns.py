@@ -129,7 +129,7 @@ def test_labels_of_a_format_change_answers_and_options_alone(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ['{"prompt": "a", "completion": "b"}\n', '{"sentence": "b", "label": "Negative"}\n',
+    ['{"prompt": "a", "completion": "b"}\n', '{"sentence": "\u4e59", "label": "Negative"}\n',
      "Paris\tB-city\nis\tO\n\nbig\tO\nriver\tO\n"],
 )  # fmt: skip
 def test_labels_without_effect_are_refused(tmp_path: Path, text: str) -> None:
@@ -168,9 +168,11 @@ def test_flan(tmp_path: Path) -> None:
         ("a\tb\n", {}, "TSV with 2 columns and no known names; give `columns` and `task`"),
         ("a,b\nc,d\n", {"task": "dialogue", "columns": {"message": "x"}},
          "no column 'x'; its columns are a, b"),
+        ("sentence1\tsentence2\tlabel\nIt is.\tIt was.\t1\n", {},
+         "TSV with the columns sentence1, sentence2, label, which are no known names; give `col"),
         ("a\tb\n", {"task": "dialogue", "columns": {"message": 3}}, "no column 3; it has 2 col"),
         ("Some words.\n", {}, "plain text; give JSON, TSV, CSV or Parquet, or name its"),
-        ("a\tb\tc\n", {"task": "translation"}, "task translation has no field answer"),
+        ("Is it?\tb\tc\n", {"task": "translation"}, "task translation has no field answer"),
     ],
 )  # fmt: skip
 def test_tables_that_are_refused(

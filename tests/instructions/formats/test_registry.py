@@ -97,6 +97,21 @@ def test_clue(
     assert next(iter(reading.formats.values())).startswith(f"{name}: ")
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"sentence1": "It rains.", "sentence2": "Water falls.", "label": 1},
+        {"sentence1": "It rains.", "sentence2": "It is dry.", "label": "contradiction"},
+        {"sentence": "Good.", "label": "Positive"},
+    ],
+)
+def test_english_tasks_with_the_same_keys_are_not_those_of_clue(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="no known format; its keys are sentence"):
+        samples(tmp_path, row)
+
+
 def test_news_have_words_for_their_labels(tmp_path: Path) -> None:
     row = {"sentence": "房子", "label": 106, "label_desc": "news_house", "keywords": ""}
     (found,), _ = samples(tmp_path, row)

@@ -2,14 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from regrow.architectures import Blueprint
 from regrow.architectures.llama import LLAMA
+from regrow.architectures.t5 import MT5, T5
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.scoring.calibration import ROW_LENGTH
+from regrow.scoring.batches import without_loss
+from regrow.scoring.calibration import ROW_LENGTH, Calibration
 from regrow.scoring.observe import BATCH_TOKENS
 from regrow.scoring.offload import BATCHES
+from regrow.surgery.refitting.layer_calls import LayerModel
 from regrow.surgery.refitting.layer_training import STEP_TOKENS, UNSEEN
 from regrow.surgery.refitting.memory import batch_tokens_of, bytes_a_token
 from tests.tiny import write_tiny
@@ -66,3 +73,27 @@ def test_the_projection_behind_attention_counts_too(tmp_path: Path) -> None:
     assert bytes_a_token(layout, after) == more + bytes_a_token(
         layout.resized({"head": heads // 2}), after
     )
+
+
+@pytest.mark.parametrize("blueprint", [T5, MT5], ids=lambda each: each.model_type)
+def test_position_biases_are_kept_for_the_whole_text(blueprint: Blueprint, tmp_path: Path) -> None:
+    """No memory is left out: what the calls of the layers of both models hold, on long rows."""
+    directory = write_tiny(blueprint, tmp_path / "m", num_heads=32, num_decoder_layers=3)
+    model = ModelDirectory(directory)
+    ids = np.random.default_rng(0).integers(3, model.layout.sizes["vocab"], size=8 * ROW_LENGTH)
+    text = Calibration(tuple(ids.reshape(-1, ROW_LENGTH)))
+    batches = list(without_loss(text, model.config, BATCH_TOKENS))
+    network = LayerModel(model, "fp32", offloaded=False)
+    axes = model.layout.blueprint.axes
+    stack = next(axis for axis in axes if axis.kind == "layer" and axis.stack == "decoder")
+    calls, _ = network.calls(model.layout.modules(stack.sites), batches)
+    held = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for layers in calls
+        for call in layers
+        for tensor in (*call.args, *call.kwargs.values())
+        if isinstance(tensor, Tensor)
+    }
+    each = bytes_a_token(model.layout, {})
+    # Steps of a training have half as many rows, which share a bias.
+    assert 0.4 * each < 2 * sum(held.values()) / text.tokens < each

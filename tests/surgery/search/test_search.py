@@ -248,19 +248,24 @@ def test_a_budget_that_cannot_be_met(model: ModelDirectory, fake: Fake, text: Pa
     assert fake.measured == []
 
 
-@pytest.mark.parametrize("speed", [None, 15.0])
+@pytest.mark.parametrize(
+    ("speed", "precision", "bytes_each"),
+    [(None, "fp32", 4), (None, "bf16", 6), (15.0, "fp32", 8), (15.0, "bf16", 8)],
+)
 def test_a_model_that_does_not_fit_in_memory(
     model: ModelDirectory,
     fake: Fake,
     text: Path,
     monkeypatch: pytest.MonkeyPatch,
     speed: float | None,
+    precision: str,
+    bytes_each: int,
 ) -> None:
-    """A speed is measured with a cut beside the original, so it needs twice the memory."""
+    """A loss keeps narrow copies of the weights. A speed needs a cut beside the original."""
     wanted: dict[str, Any] = {} if speed is None else {"budget": None, "tokens_per_second": speed}
     request = request_for(model, text, 0.6, **wanted)
-    needed = (4 if speed is None else 8) * model.layout.parameters()
-    available = int(needed / (1 - FREE))
+    available = int(bytes_each * model.layout.parameters() / (1 - FREE))
+    monkeypatch.setattr("regrow.scoring.score.resolve_precision", lambda *_: precision)
     monkeypatch.setattr("regrow.scoring.score.available_memory", lambda: available - 2)
     message = r"GB of float32 weights.* do not fit in .* GB of free memory, and .*; use a larger"
     with pytest.raises(UserError, match=message) as error:
@@ -270,6 +275,16 @@ def test_a_model_that_does_not_fit_in_memory(
     assert not (text.parent / "cache").exists()
     monkeypatch.setattr("regrow.scoring.score.available_memory", lambda: available + 2)
     search_sizes(model, request, QUIET)
+
+
+def test_a_refit_that_does_not_fit_in_memory_is_said_before(
+    model: ModelDirectory, fake: Fake, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regrow.surgery.refitting.memory.available_memory", lambda: 1 << 10)
+    with pytest.raises(UserError, match=r"GB of states must be in memory.* use a larger machine$"):
+        search_sizes(model, request_for(model, text, 0.6), QUIET)
+    assert fake.measured == []
+    assert not (text.parent / "cache").exists()
 
 
 def test_what_is_known_needs_no_memory(

@@ -1,6 +1,6 @@
 """The tasks of CLUE and FewCLUE (Xu et al. 2020, 2021), with words for their labels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from regrow.instructions.formats.format import (
@@ -11,6 +11,7 @@ from regrow.instructions.formats.format import (
     labelled,
     text,
 )
+from regrow.instructions.language import language_of
 from regrow.instructions.sample import Content, Value
 
 _NEWS = {
@@ -105,28 +106,48 @@ def _tnews(record: Fields) -> list[Content]:
     )  # fmt: skip
 
 
-def _label_is(*labels: Any) -> Any:
-    return lambda record: is_text(record, "sentence1", "sentence2") and record["label"] in labels
+def _chinese(key: str, fits: Callable[[Fields], bool]) -> Callable[[Fields], bool]:
+    """The condition `fits`, of records with a Chinese text: English tasks have the same keys."""
+    return lambda record: (
+        is_text(record, key) and language_of([record[key]]) == "zh" and fits(record)
+    )
 
 
-def _has(key: str, kind: type) -> Any:
+def _label_is(*labels: Any) -> Callable[[Fields], bool]:
+    return lambda record: is_text(record, "sentence2") and record["label"] in labels
+
+
+def _has(key: str, kind: type) -> Callable[[Fields], bool]:
     return lambda record: isinstance(record[key], kind)
 
 
 CLUE = (
-    Format("bustm", ("sentence1", "sentence2", "label"), _label_is("0", "1", 0, 1), _bustm),
     Format(
-        "ocnli", ("sentence1", "sentence2", "label"), _label_is(*_INFERENCE, "-"), _ocnli
+        "bustm", ("sentence1", "sentence2", "label"),
+        _chinese("sentence1", _label_is("0", "1", 0, 1)), _bustm,
     ),
-    Format("chid", ("candidates", "content", "answer"), _has("candidates", list), _chid),
-    Format("cluewsc", ("target", "text", "label"), _has("target", dict), _cluewsc),
-    Format("csl", ("abst", "keyword", "label"), _has("keyword", list), _csl),
     Format(
-        "eprstmt", ("sentence", "label"), lambda record: record["label"] in (*_FEELING,), _eprstmt
+        "ocnli", ("sentence1", "sentence2", "label"),
+        _chinese("sentence1", _label_is(*_INFERENCE, "-")), _ocnli,
     ),
-    Format("iflytek", ("sentence", "label_des"), _has("label_des", str), _iflytek),
+    Format(
+        "chid", ("candidates", "content", "answer"),
+        _chinese("content", _has("candidates", list)), _chid,
+    ),
+    Format(
+        "cluewsc", ("target", "text", "label"), _chinese("text", _has("target", dict)), _cluewsc
+    ),
+    Format("csl", ("abst", "keyword", "label"), _chinese("abst", _has("keyword", list)), _csl),
+    Format(
+        "eprstmt", ("sentence", "label"),
+        _chinese("sentence", lambda record: record["label"] in (*_FEELING,)), _eprstmt,
+    ),
+    Format(
+        "iflytek", ("sentence", "label_des"),
+        _chinese("sentence", _has("label_des", str)), _iflytek,
+    ),
     Format(
         "tnews", ("sentence", "label_desc"),
-        lambda record: str(record["label_desc"]).startswith("news_"), _tnews,
+        _chinese("sentence", lambda record: str(record["label_desc"]).startswith("news_")), _tnews,
     ),
 )  # fmt: skip

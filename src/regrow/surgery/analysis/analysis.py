@@ -163,8 +163,8 @@ def analyse_model(
     """
     if model.is_config_only:
         raise UserError(f"{model.path}: has a config and no weights, so nothing can be measured")
-    check_memory(model)
     calibration, points, notes = _amounts(model.layout, spec)
+    check_memory(model, calibration.tokens)
     for note in notes:
         progress.say(note)
     searched = read_search_text(

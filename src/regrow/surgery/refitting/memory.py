@@ -28,6 +28,9 @@ _ACTIVATIONS = 12
 """How many times the hidden size of a token is kept inside a layer until its backward pass."""
 _STATES = 8
 """How many times the hidden states of the text are in memory."""
+_BIASES = 2
+"""The rows of a batch, two or more, share their position biases. These are of attention and of
+cross-attention, in the original and in the cut model."""
 
 
 def batch_tokens_of(tokens: int, passes: int) -> int:
@@ -47,12 +50,19 @@ def batch_tokens_of(tokens: int, passes: int) -> int:
 
 
 def check_memory(
-    path: Path, layout: Layout, sizes: Mapping[str, int], tokens: int, passes: int
+    path: Path,
+    layout: Layout,
+    sizes: Mapping[str, int],
+    tokens: int,
+    passes: int = 0,
+    *,
+    otherwise: str = "set refit to false",
 ) -> str | None:
     """Why the models of a refit are read one layer at a time; None if they fit in memory.
 
     `path`, `layout`: of the original. `sizes`: of the axes that are cut, after the cut. `tokens`:
-    of the text. `passes`: in which each layer is trained.
+    of the text. `passes`: in which each layer is trained. `otherwise`: what a user can do who does
+    not want to give fewer tokens.
 
     Raises UserError if the states of the text do not fit, or if the models do not and accelerate is
     missing.
@@ -62,11 +72,11 @@ def check_memory(
     each = bytes_a_token(layout, sizes)
     if needed + tokens * each > available:
         most = max(available - needed, 0) // each // ROW_LENGTH * ROW_LENGTH
-        advice = f"give at most {most:,} tokens, or set" if most else "set"
+        advice = f"give at most {most:,} tokens, or {otherwise}" if most else otherwise
         raise UserError(
             f"to refit {path} on {tokens:,} tokens, {(needed + tokens * each) / 1e9:,.1f} GB of "
-            f"states must be in memory, and {available / 1e9:,.1f} GB are free; {advice} refit to "
-            f"false{_also(passes)}",
+            f"states must be in memory, and {available / 1e9:,.1f} GB are free; "
+            f"{advice}{_also(passes)}",
             key="calibration_tokens",
         )
     needed += tokens * each + 4 * (layout.parameters() + layout.parameters(_layers(layout, sizes)))
@@ -81,7 +91,7 @@ def check_memory(
     try:
         check_offload(problem)
     except UserError as error:
-        raise UserError(f"{error}, or set refit to false{_also(passes)}", key="refit") from None
+        raise UserError(f"{error}, or {otherwise}{_also(passes)}", key="refit") from None
     return problem
 
 
@@ -113,7 +123,18 @@ def bytes_a_token(layout: Layout, sizes: Mapping[str, int]) -> int:
     `layout`: of the original. `sizes`: of the axes that are cut, after the cut.
     """
     width, inner = _widths(layout, sizes)
-    return 4 * (_STATES * width + inner + _read_outputs(layout, sizes.keys()))
+    biases = _BIASES * ROW_LENGTH * _biased_heads(layout)
+    return 4 * (_STATES * width + inner + _read_outputs(layout, sizes.keys()) + biases)
+
+
+def _biased_heads(layout: Layout) -> int:
+    """Heads with a bias for each pair of positions, which are kept for the whole text (T5)."""
+    biases = [
+        label.shape[1]
+        for name, label in layout.tensors.items()
+        if name.endswith("relative_attention_bias.weight")
+    ]
+    return max(biases, default=0)
 
 
 def _widths(layout: Layout, sizes: Mapping[str, int]) -> tuple[int, int]:

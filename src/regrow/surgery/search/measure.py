@@ -23,6 +23,8 @@ from regrow.scoring.score_file import ScoreSpec, compute_scores
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.extend import ensure_tokens
 from regrow.surgery.prune import prune_checkpoint
+from regrow.surgery.refitting.memory import check_memory as check_refit_memory
+from regrow.surgery.requested_cut import is_refitted_by_default
 from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.search.measured_cuts import (
     FILE,
@@ -172,12 +174,13 @@ class Measurement:
         return bits if math.isfinite(bits) else _DIVERGED
 
 
-def check_memory(model: ModelDirectory, *, speeds: bool = False) -> None:
+def check_memory(model: ModelDirectory, tokens: int, *, speeds: bool = False) -> None:
     """Raise UserError if cuts of a model cannot be measured in the memory that is free.
 
-    `speeds`: whether their speed is measured too, with a cut in memory beside the original.
+    `tokens`: that cuts are refitted on. `speeds`: whether their speed is measured too, with a cut
+    in memory beside the original.
     """
-    problem = memory_problem(model, twice=speeds)
+    problem = memory_problem(model, copies=not speeds, twice=speeds)
     if problem and speeds:
         raise UserError(
             f"{problem}, and the original and a cut generate in turns; use a larger machine, or "
@@ -185,6 +188,10 @@ def check_memory(model: ModelDirectory, *, speeds: bool = False) -> None:
         )
     if problem:
         raise UserError(f"{problem}, and cuts are measured in memory; use a larger machine")
+    sizes = {axis.name: model.layout.sizes[axis.name] for axis in model.layout.blueprint.axes}
+    if is_refitted_by_default(model.layout, sizes):
+        advice = "use a larger machine"
+        check_refit_memory(model.path, model.layout, sizes, tokens, otherwise=advice)
 
 
 @contextmanager

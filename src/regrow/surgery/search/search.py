@@ -145,7 +145,9 @@ def search_sizes(model: ModelDirectory, request: SearchRequest, progress: Progre
     if not axes:
         raise UserError(f"{model.path}: nothing of this model can be cut")
     if not is_begun(model, text, request.calibration):  # so nothing is written for it
-        check_memory(model, speeds=request.tokens_per_second is not None)
+        check_memory(
+            model, request.calibration.tokens, speeds=request.tokens_per_second is not None
+        )
     with open_measurement(model, text, request.calibration, progress) as measurement:
         return _Search(model, request, axes, measurement, progress).run()
 
@@ -221,7 +223,9 @@ class _Search:
     def _check_memory(self) -> None:
         """Before the first measurement alone: later, this process itself holds memory."""
         if not self.memory_checked:
-            check_memory(self.model, speeds=self.request.tokens_per_second is not None)
+            request = self.request
+            is_timed = request.tokens_per_second is not None
+            check_memory(self.model, request.calibration.tokens, speeds=is_timed)
             self.memory_checked = True
 
     def _speeds(self, cuts: Sequence[Sizes]) -> list[MeasuredSpeed]:
