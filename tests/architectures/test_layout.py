@@ -116,6 +116,11 @@ def test_parts_of_two_stacks_counted_by_hand() -> None:
     }
 
 
+def test_learned_positions_are_embeddings() -> None:
+    """BART tiny 0: vocab 61, 32 positions and two more in each stack, hidden 24."""
+    assert tiny_layout(BART).parameters_by_part()["embedding"] == 61 * 24 + 2 * 34 * 24
+
+
 @pytest.mark.parametrize(
     "blueprint", [LLAMA, GEMMA2, GPT_NEOX, T5GEMMA], ids=lambda b: b.model_type
 )

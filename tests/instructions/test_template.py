@@ -75,6 +75,12 @@ def test_what_the_check_finds(tmp_path: Path, template: dict[str, Any], problem:
         check_templates(load_templates(path))
 
 
+@pytest.mark.parametrize("name", ["lower", "upper", "capitalize"])
+def test_a_field_in_other_letters_is_shown(tmp_path: Path, name: str) -> None:
+    prompt, answer = (f"{{{{ {field} | {name} }}}}" for field in ("text", "answer"))
+    assert lint_file(write(tmp_path, prompt=prompt, answer=answer)).findings == ()
+
+
 def test_two_templates_that_say_the_same(tmp_path: Path) -> None:
     path = write(tmp_path)
     content = yaml.safe_load(path.read_text())

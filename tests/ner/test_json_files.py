@@ -36,6 +36,19 @@ def test_tokens_and_places(tmp_path: Path, lines: bool) -> None:
     assert (found.types, found.notes) == (("city", "person"), ())
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"tokenized_text": [*"他在北京。"], "ner": [[2, 3, "city"]]},
+        {"input": "他在北京。", "tagName": "city", "output": '["北京"]'},
+    ],
+)
+def test_chinese_characters_stand_without_spaces(tmp_path: Path, value: dict[str, Any]) -> None:
+    (sentence,) = read_json_entities(_write(tmp_path, [value], lines=True), "set").sentences
+    assert sentence.text == "他在北京。"
+    assert sentence.spans == (Span(2, 4, "city"),)
+
+
 def test_entities_that_overlap_are_counted(tmp_path: Path) -> None:
     objects = [
         {"tokenized_text": ["New", "York", "Times"], "ner": [[0, 1, "city"], [0, 2, "paper"]]}

@@ -284,6 +284,15 @@ def test_what_was_pruned_can_be_given_the_words_of_a_domain(name: str, tmp_path:
     assert lengths[1] < lengths[0]
 
 
+def test_another_cut_names_the_class(tmp_path: Path) -> None:
+    """Another class of the same family may have a blueprint."""
+    write(MODELS["gpt2"], tmp_path / "m")
+    with pytest.raises(regrow.UserError, match=r"^layers: GPT2LMHeadModel has no blueprint; only"):
+        regrow.prune(tmp_path / "m", tmp_path / "out", layers=1)
+    with pytest.raises(regrow.UserError, match=r"^GPT2LMHeadModel has no blueprint, so only"):
+        regrow.plan(tmp_path / "m", params="50%")
+
+
 def test_a_recipe_cuts_it_and_trains_it_back(tmp_path: Path) -> None:
     write(MODELS["smollm3"], tmp_path / "m")
     write_text(tmp_path / "train.jsonl", list(TEXT) * 40)

@@ -120,6 +120,8 @@ class Layout:
             return "head" if pattern.rstrip("?") in (head.weight, head.bias) else "embedding"
         if self.blueprint.vocabulary_only:
             return "other"
+        if pattern.removesuffix("?").removesuffix(".weight") in self.blueprint.embeddings:
+            return "embedding"
         if kinds & {"head", "kv_head"}:
             return "attention"
         return "ffn" if "ffn" in kinds else "norms"

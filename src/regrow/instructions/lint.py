@@ -127,11 +127,15 @@ def _marked(template: Template) -> tuple[str, str]:
 
 
 def _rendered_problems(template: Template) -> Iterator[str]:
-    prompt, answer = _marked(template)
+    prompt, answer = (
+        text.casefold() for text in _marked(template)
+    )  # there are `lower` and `upper`
     letter = template.options == "letters" and "answer" in template.answer_fields
-    if not any(_MARKER.format(name=name) in prompt for name in template.fields):
+    if not any(_MARKER.format(name=name).casefold() in prompt for name in template.fields):
         yield "the prompt shows no field, so it is always the same"
-    marks = [name for name in template.answer_fields if _MARKER.format(name=name) in answer]
+    marks = [
+        name for name in template.answer_fields if _MARKER.format(name=name).casefold() in answer
+    ]
     if not marks and not (letter and answer):
         yield "the answer shows no field, so it is always the same"
 

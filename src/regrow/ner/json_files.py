@@ -19,7 +19,14 @@ from typing import Any
 from regrow.common.errors import UserError
 from regrow.common.files import parse_json, parse_json_object
 from regrow.ner.packed import read_packed
-from regrow.ner.sentences import EntitySet, Sentence, Span, entity_set, without_overlaps
+from regrow.ner.sentences import (
+    EntitySet,
+    Sentence,
+    Span,
+    entity_set,
+    joiner_of,
+    without_overlaps,
+)
 
 _WORD = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]|[^\\W_]+|\\S")
 """A token of a text: a Chinese or Korean character, a run of letters and digits, or a sign."""
@@ -59,7 +66,7 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _of_tokens(objects: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> EntitySet:
-    sentences = []
+    found: list[tuple[tuple[str, ...], tuple[Span, ...]]] = []
     overlapping = 0
     for where, value in objects:
         tokens = value.get("tokenized_text")
@@ -70,7 +77,9 @@ def _of_tokens(objects: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> E
             raise UserError(f"{where}: ner: a list of [first, last, type] is expected")
         spans, dropped = without_overlaps(_span(where, each, len(tokens)) for each in given)
         overlapping += dropped
-        sentences.append(Sentence(tuple(tokens), spans))
+        found.append((tuple(tokens), spans))
+    joiner = joiner_of([tokens for tokens, _ in found])
+    sentences = [Sentence(*each, joiner) for each in found]
     return entity_set(name, sentences, _overlap_notes(name, overlapping))
 
 
@@ -106,8 +115,10 @@ def _of_mentions(objects: Sequence[tuple[str, Mapping[str, Any]]], name: str) ->
             raise UserError(f"{where}: no sentence with its entities; {_SHAPE}")
         by_text[text].setdefault(_type(kind), []).extend(_mentions(where, value.get("output")))
     sentences, missing, overlapping = [], 0, 0
+    tokenised = {text: tuple(_WORD.findall(text)) for text in by_text}
+    joiner = joiner_of([*tokenised.values()])
     for text, mentions in by_text.items():
-        tokens = tuple(_WORD.findall(text))
+        tokens = tokenised[text]
         spans: list[Span] = []
         for kind, words in mentions.items():
             for mention in dict.fromkeys(words):
@@ -116,7 +127,7 @@ def _of_mentions(objects: Sequence[tuple[str, Mapping[str, Any]]], name: str) ->
                 spans += [Span(first, last, kind) for first, last in places]
         kept, dropped = without_overlaps(spans)
         overlapping += dropped
-        sentences.append(Sentence(tokens, kept, asked=tuple(sorted(mentions))))
+        sentences.append(Sentence(tokens, kept, joiner, tuple(sorted(mentions))))
     notes = [f"{name}: {missing:,} mentions are not in their text; left out"] if missing else []
     return entity_set(name, sentences, [*notes, *_overlap_notes(name, overlapping)])
 

@@ -37,9 +37,10 @@ def plan_sizes(
     Raises UserError if no choice that keeps a minimum share of each axis is small enough.
     """
     if layout.blueprint.vocabulary_only:
+        name = layout.blueprint.architectures[0]
         raise UserError(
-            f"{layout.blueprint.model_type}: has no blueprint, so only its vocabulary can be cut; "
-            "regrow vocab plan says to what size"
+            f"{name} has no blueprint, so only its vocabulary can be cut; regrow vocab plan says "
+            "to what size"
         )
     budget.check()
     best: tuple[float, int, dict[str, int]] | None = None

@@ -89,7 +89,8 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
     kind = layout.blueprint.model_type
     axes = [axis for axis in layout.blueprint.axes if axis.kind == _KINDS[option]]
     if not axes and layout.blueprint.vocabulary_only:
-        raise UserError(f"{kind} has no blueprint; only its vocabulary can be cut", key=option)
+        name = layout.blueprint.architectures[0]  # another class of the family may have a blueprint
+        raise UserError(f"{name} has no blueprint; only its vocabulary can be cut", key=option)
     if not axes:
         raise UserError(f"{kind} has no such axis", key=option)
     if not isinstance(value, Mapping):
