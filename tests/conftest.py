@@ -2,6 +2,9 @@
 
 import os
 import signal
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 # At the size of these models a second thread only waits for the first, and how sums are rounded
 # should not depend on the machine. Before torch is imported; processes that tests start inherit it.
@@ -10,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import settings
+from torch import nn
 
 from regrow.evaluation import speed
 
@@ -21,3 +25,19 @@ settings.register_profile("fixed", deadline=None, derandomize=True)
 settings.load_profile("fixed")
 # So the speed of the many small runs need not be measured well.
 speed.NEW_TOKENS, speed.ROUNDS = 2, 1
+
+
+def _without_meta(initialise: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Thousands of networks are built on the meta device, where there are no values to draw."""
+
+    @wraps(initialise)
+    def initialised(module: Any) -> None:
+        if not module.weight.is_meta:
+            initialise(module)
+
+    return initialised
+
+
+_KINDS: tuple[Any, ...] = (nn.Linear, nn.Embedding, nn.LayerNorm)
+for kind in _KINDS:
+    kind.reset_parameters = _without_meta(kind.reset_parameters)

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,18 +23,20 @@ SCORE_NAMES = " or ".join([", ".join([*SCORES][:-1]), [*SCORES][-1]])
 
 def tiny_shapes(blueprint: Blueprint, tiny: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes by tensor name, as the library's own class has them; a tied head is left out."""
-    values = {key: value for key, value in tiny.items() if key != "model_type"}
-    config = config_class(tiny["model_type"]).from_dict(values)
-    with torch.device("meta"):
-        model = model_class(blueprint.architectures[0])(config)
     left_out = set(blueprint.head.aliases)
     if tiny.get("tie_word_embeddings") is not False:
         left_out.add(blueprint.head.weight)
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in model.state_dict().items()
-        if name not in left_out
-    }
+    found = _class_shapes(blueprint.architectures[0], json.dumps(tiny))
+    return {name: shape for name, shape in found.items() if name not in left_out}
+
+
+@cache
+def _class_shapes(architecture: str, tiny: str) -> Mapping[str, tuple[int, ...]]:
+    values = json.loads(tiny)
+    config = config_class(values.pop("model_type")).from_dict(values)
+    with torch.device("meta"):
+        model = model_class(architecture)(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def tiny_layout(blueprint: Blueprint, number: int = 0) -> Layout:
@@ -90,6 +94,13 @@ def add_tokenizer(directory: Path, size: int = 320, sentinels: int = 0) -> Path:
     Ids 0 to 2 are <pad>, <bos> and <eos>; `size` counts them and the 256 bytes. `sentinels`:
     tokens <extra_id_N> beyond that, whose ids fall as N rises.
     """
+    for name, data in _tokenizer_files(size, sentinels).items():
+        (directory / name).write_bytes(data)
+    return directory
+
+
+@cache
+def _tokenizer_files(size: int, sentinels: int) -> Mapping[str, bytes]:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -106,8 +117,9 @@ def add_tokenizer(directory: Path, size: int = 320, sentinels: int = 0) -> Path:
     )
     names = [f"<extra_id_{number}>" for number in reversed(range(sentinels))]
     tokenizer.add_special_tokens({"additional_special_tokens": names})
-    tokenizer.save_pretrained(directory)
-    return directory
+    with TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
 
 
 def add_chat_template(directory: Path) -> Path:
