@@ -67,7 +67,8 @@ def recipe_page() -> str:
         "what it says, and `regrow plan` proposes one. Keys without a default must be given. "
         "Relative paths start at the recipe's directory. Whole numbers may be written as `20_000`, "
         "`20K`, `1.5M` or `3.4B`. The default *none*, and None in the descriptions, mean that the "
-        "key is left out, or is `null`. (`None` would be a text in YAML.) An unknown key or a "
+        "key is left out, or is `null`, or `[]` if it is a list. (`None` would be a text in YAML.) "
+        "An unknown key or a "
         "wrong value is an error with file, line and key, before any work starts.\n",
         "[Training](training.md), [objectives](objectives.md), [training text](corpus.md) and "
         "[vocabulary](vocabulary.md) explain more.\n",

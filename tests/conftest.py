@@ -32,7 +32,7 @@ def _without_meta(initialise: Callable[[Any], None]) -> Callable[[Any], None]:
 
     @wraps(initialise)
     def initialised(module: Any) -> None:
-        if not module.weight.is_meta:
+        if module.weight is None or not module.weight.is_meta:
             initialise(module)
 
     return initialised

@@ -328,13 +328,15 @@ def test_sizes_without_a_multiple_have_no_suggestion() -> None:
     assert str(problem) == "hidden: the llama config class refuses 2 with 4 heads, not a multiple"
 
 
-def test_a_number_of_heads_that_does_not_fit_is_blamed_itself() -> None:
+@pytest.mark.parametrize(("kv_head", "sizes"), [(2, {"head": 6}), (8, {"head": 6, "kv_head": 6})])
+def test_a_number_of_heads_that_does_not_fit_is_blamed_itself(
+    kv_head: int, sizes: Mapping[str, int]
+) -> None:
     tiny = tiny_layout(LLAMA)
-    layout = replace(tiny, sizes={**tiny.sizes, "hidden": 512, "head": 8, "kv_head": 2})
-    problem = layout.size_problem({"head": 6})
-    assert str(problem) == (
+    layout = replace(tiny, sizes={**tiny.sizes, "hidden": 512, "head": 8, "kv_head": kv_head})
+    assert str(layout.size_problem(sizes)) == (
         "head: the llama config class refuses 512 with 6 heads, not a multiple; "
-        "4 or 8 would be right"
+        "4 or 8 heads would be right"
     )
 
 

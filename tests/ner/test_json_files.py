@@ -49,6 +49,22 @@ def test_chinese_characters_stand_without_spaces(tmp_path: Path, value: dict[str
     assert sentence.spans == (Span(2, 4, "city"),)
 
 
+@pytest.mark.parametrize(
+    ("text", "joined"),
+    [
+        ("\u5728 New York \u53c2\u52a0\u4f1a\u8bae", "\u5728 New York \u53c2 \u52a0 \u4f1a \u8bae"),
+        ("2020\u5e74", "2020\u5e74"),
+        ("In \u5317\u4eac, he laughed.", "In \u5317 \u4eac , he laughed ."),
+        ("\uc11c\uc6b8 \uc2dc", "\uc11c \uc6b8 \uc2dc"),
+    ],
+)
+def test_words_of_other_scripts_keep_their_spaces(tmp_path: Path, text: str, joined: str) -> None:
+    value = {"input": text, "tagName": "city", "output": "[]"}
+    chinese = {"input": "\u4ed6\u5728\u5317\u4eac\u3002", "tagName": "city", "output": "[]"}
+    found = read_json_entities(_write(tmp_path, [value, chinese], lines=True), "set").sentences
+    assert [each.text for each in found] == [joined, "\u4ed6\u5728\u5317\u4eac\u3002"]
+
+
 def test_entities_that_overlap_are_counted(tmp_path: Path) -> None:
     objects = [
         {"tokenized_text": ["New", "York", "Times"], "ner": [[0, 1, "city"], [0, 2, "paper"]]}

@@ -68,6 +68,19 @@ def test_the_run_with_the_least_distance(size: int, seed: int, levels: int) -> N
     assert kept == [*range(first), *range(first + drop, 4)]
 
 
+def test_only_scores_from_the_loss_keep_narrow_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ModelDirectory(write_model(tmp_path / "m"))
+    room = int(5 * model.layout.parameters() / (1 - score_module.FREE))
+    monkeypatch.setattr(score_module, "available_memory", lambda: room)
+    monkeypatch.setattr(score_module, "resolve_precision", lambda *_: "bf16")
+    text = CalibrationText(lambda: iter(sentences(40)))
+    score(model, ["layer"], by="angular", text=text)
+    with pytest.raises(UserError, match=r"float32 weights and bfloat16 copies do not fit.* loss n"):
+        score(model, ["layer"], by="loss", text=text)
+
+
 def test_a_model_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelDirectory(write_model(tmp_path / "m"))
     monkeypatch.setattr(score_module, "available_memory", lambda: 1000)

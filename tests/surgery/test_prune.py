@@ -195,6 +195,15 @@ def test_refuses(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_the_option_that_was_given_is_blamed(tmp_path: Path) -> None:
+    """The number of query heads follows from that of key-value heads, and 32 is no multiple."""
+    source = write_tiny(
+        LLAMA, tmp_path / "in", hidden_size=32, num_attention_heads=8, num_key_value_heads=4
+    )
+    with pytest.raises(UserError, match=r"^kv_heads: .* refuses 32 with 6 heads.*; 4 or 8 heads w"):
+        _prune(source, tmp_path / "out", kv_heads=3)
+
+
 def test_refuses_the_cut_of_another_model(tmp_path: Path) -> None:
     source = write_tiny(LLAMA, tmp_path / "in")
     other = write_tiny(LLAMA, tmp_path / "other", dtype=torch.bfloat16)

@@ -235,8 +235,9 @@ class Layout:
                 return None
             # The size that changes is the wrong one.
             wrong = rule.part if whole == self.sizes[rule.whole] else rule.whole
-            near = self._nearest_accepted(rule, wrong, new)
-            hint = f"; {' or '.join(f'{n:,}' for n in near)} would be right" if near else ""
+            near = [f"{size:,}" for size in self._nearest_accepted(rule, wrong, new)]
+            unit = f" {rule.part}s" if wrong == rule.part else ""
+            hint = f"; {' or '.join(near)}{unit} would be right" if near else ""
             return UserError(
                 f"the {kind} config class refuses {whole:,} with {part} {rule.part}s, not a "
                 f"multiple{hint}",
@@ -252,13 +253,21 @@ class Layout:
         )
 
     def _nearest_accepted(self, rule: Divides, axis: str, new: Mapping[str, int]) -> list[int]:
-        """The sizes of one axis of a rule, below and above the one in `new`, that meet the rule."""
-        groups = self.blueprint.axis(axis).groups
+        """The sizes of one axis of a rule, below and above the one in `new`, that meet the rule.
+
+        Query heads have the key-value heads of `new`, or as many to each of these as in `new`.
+        """
+        kv_head = self.blueprint.axis(axis).groups
 
         def is_accepted(size: int) -> bool:
             sizes = {**new, axis: size}
-            fits = sizes[rule.whole] % sizes[rule.part] == 0
-            return fits and not (groups and self._group_problem(axis, groups, sizes))
+            if sizes[rule.whole] % sizes[rule.part]:
+                return False
+            if kv_head is None:
+                return True
+            counts = {new[kv_head], size * new[kv_head] // new[axis]}
+            fits = (self._group_problem(axis, kv_head, {**sizes, kv_head: n}) for n in counts if n)
+            return None in fits
 
         below, above = range(new[axis] - 1, 0, -1), range(new[axis] + 1, self.sizes[axis] + 1)
         found = (next(filter(is_accepted, sizes), None) for sizes in (below, above))

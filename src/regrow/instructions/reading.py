@@ -230,7 +230,7 @@ def _reader(
         if (
             len(set(header)) == len(header)
             and named
-            and (chosen or any(form.takes(row) for form in FORMATS.values() for row in named[:1]))
+            and (chosen or any(form.takes(row) for form in FORMATS.values() for row in named))
         ):
             chosen = chosen or recognise(named, str(path))
             return chosen.read, _words(chosen.name, chosen.keys), header
@@ -239,7 +239,7 @@ def _reader(
             if all(_NAME.fullmatch(cell) for cell in header):
                 raise UserError(
                     f"{path}: TSV with the columns {', '.join(header)}, which are no known names; "
-                    "give `columns` and `task`"
+                    "give `columns` and `task`, or `format`"
                 )
             return read_flan, "flan: TSV of question, answer and rationale", None
         raise UserError(

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from regrow.common.errors import UserError
 from regrow.ner.packed import read_packed
-from regrow.ner.sentences import WIDE, EntitySet, Sentence, entity_set, joiner_of
+from regrow.ner.sentences import EntitySet, Sentence, entity_set
 from regrow.ner.tags import is_tag, spans_of_tags
 
 _POSITION = re.compile(r".+[0-9]")
 _DOCUMENT = "-DOCSTART-"
+_WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+"""Characters of scripts that are written without spaces between words, or with few."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def read_bio(path: Path, name: str) -> EntitySet:
     words = [[line.columns[token_at] for line in sentence] for sentence in sentences]
     if _has_positions(words):
         words = [[word[:-1] for word in sentence] for sentence in words]
-    joiner = joiner_of(words)
+    joiner = "" if _are_characters(words) else " "
     read = []
     for tokens, sentence in zip(words, sentences, strict=True):
         spans = spans_of_tags([line.columns[tag_at] for line in sentence])
@@ -97,7 +99,15 @@ def _has_positions(sentences: list[list[str]]) -> bool:
     return all(
         words[0].endswith("0") and all(_POSITION.fullmatch(word) for word in words)
         for words in sentences
-    ) and any(WIDE.match(word) for words in sentences for word in words)
+    ) and any(_WIDE.match(word) for words in sentences for word in words)
+
+
+def _are_characters(sentences: list[list[str]]) -> bool:
+    """Whether the tokens are characters of a text without spaces between words."""
+    words = [word for sentence in sentences for word in sentence]
+    single = sum(len(word) == 1 for word in words)
+    wide = sum(bool(_WIDE.match(word)) for word in words)
+    return single > 0.9 * len(words) and wide > 0.3 * len(words)
 
 
 def _shown(text: str) -> str:

@@ -13,23 +13,21 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from regrow.common.errors import UserError
 from regrow.common.files import parse_json, parse_json_object
 from regrow.ner.packed import read_packed
-from regrow.ner.sentences import (
-    EntitySet,
-    Sentence,
-    Span,
-    entity_set,
-    joiner_of,
-    without_overlaps,
-)
+from regrow.ner.sentences import EntitySet, Sentence, Span, entity_set, without_overlaps
 
 _WORD = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]|[^\\W_]+|\\S")
 """A token of a text: a Chinese or Korean character, a run of letters and digits, or a sign."""
+_SOLID = re.compile("[\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""Characters of Chinese and Japanese, which have no spaces between words."""
+_SPACED = re.compile("[^\\W_\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+"""A word of another script, or a number."""
 _SHAPE = "give `tokenized_text` and `ner`, or `input`, `tagName` and `output`"
 
 
@@ -66,7 +64,7 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _of_tokens(objects: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> EntitySet:
-    found: list[tuple[tuple[str, ...], tuple[Span, ...]]] = []
+    sentences = []
     overlapping = 0
     for where, value in objects:
         tokens = value.get("tokenized_text")
@@ -77,10 +75,19 @@ def _of_tokens(objects: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> E
             raise UserError(f"{where}: ner: a list of [first, last, type] is expected")
         spans, dropped = without_overlaps(_span(where, each, len(tokens)) for each in given)
         overlapping += dropped
-        found.append((tuple(tokens), spans))
-    joiner = joiner_of([tokens for tokens, _ in found])
-    sentences = [Sentence(*each, joiner) for each in found]
+        sentences.append(Sentence(tuple(tokens), spans, _joiner(tokens)))
     return entity_set(name, sentences, _overlap_notes(name, overlapping))
+
+
+def _joiner(tokens: Sequence[str]) -> str:
+    """What stands between the tokens of a sentence: nothing if it is Chinese or Japanese.
+
+    If two words of another script follow each other, it is a space, which they need.
+    """
+    spaced = [_SPACED.fullmatch(token) is not None for token in tokens]
+    solid = sum(_SOLID.match(token) is not None for token in tokens)
+    is_solid = solid > len(tokens) / 3 and not any(map(all, pairwise(spaced)))
+    return "" if is_solid else " "
 
 
 def _is_token(value: Any) -> bool:
@@ -115,10 +122,8 @@ def _of_mentions(objects: Sequence[tuple[str, Mapping[str, Any]]], name: str) ->
             raise UserError(f"{where}: no sentence with its entities; {_SHAPE}")
         by_text[text].setdefault(_type(kind), []).extend(_mentions(where, value.get("output")))
     sentences, missing, overlapping = [], 0, 0
-    tokenised = {text: tuple(_WORD.findall(text)) for text in by_text}
-    joiner = joiner_of([*tokenised.values()])
     for text, mentions in by_text.items():
-        tokens = tokenised[text]
+        tokens = tuple(_WORD.findall(text))
         spans: list[Span] = []
         for kind, words in mentions.items():
             for mention in dict.fromkeys(words):
@@ -127,7 +132,7 @@ def _of_mentions(objects: Sequence[tuple[str, Mapping[str, Any]]], name: str) ->
                 spans += [Span(first, last, kind) for first, last in places]
         kept, dropped = without_overlaps(spans)
         overlapping += dropped
-        sentences.append(Sentence(tokens, kept, joiner, tuple(sorted(mentions))))
+        sentences.append(Sentence(tokens, kept, _joiner(tokens), tuple(sorted(mentions))))
     notes = [f"{name}: {missing:,} mentions are not in their text; left out"] if missing else []
     return entity_set(name, sentences, [*notes, *_overlap_notes(name, overlapping)])
 

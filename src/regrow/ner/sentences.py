@@ -1,12 +1,8 @@
 """Sentences with named entities, the one form that all files are read into."""
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-
-WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
-"""Characters of scripts that are written without spaces between words, or with few."""
 
 
 @dataclass(frozen=True, order=True)
@@ -88,14 +84,6 @@ def entity_set(name: str, sentences: Sequence[Sentence], notes: Iterable[str] = 
     types = {span.type for sentence in sentences for span in sentence.spans}
     types.update(chain.from_iterable(sentence.asked or () for sentence in sentences))
     return EntitySet(name, tuple(sentences), tuple(sorted(types)), tuple(notes))
-
-
-def joiner_of(sentences: Sequence[Sequence[str]]) -> str:
-    """What stands between the tokens of a set: nothing if they are characters, else a space."""
-    words = [word for sentence in sentences for word in sentence]
-    single = sum(len(word) == 1 for word in words)
-    wide = sum(bool(WIDE.match(word)) for word in words)
-    return "" if single > 0.9 * len(words) and wide > 0.3 * len(words) else " "
 
 
 def without_overlaps(spans: Iterable[Span]) -> tuple[tuple[Span, ...], int]:

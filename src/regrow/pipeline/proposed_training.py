@@ -18,7 +18,7 @@ from regrow.writing.text_writer import form_and_starts
 TOKENS_PER_PARAMETER = 0.01
 """Tokens of recovery that a stage is given, for each parameter that remains.
 
-A compromise (docs/plan.md): SmolLM2-135M at half its size got back 49% of what the cut cost on its
+A compromise (docs/plan.md): SmolLM2-135M at half its size got back 46% of what the cut cost on its
 domain with 0.0013 tokens a parameter; the OpenBA-V2 report trains 0.8 to 184 tokens a parameter.
 """
 _LEAST_TOKENS = 50_000

@@ -242,8 +242,8 @@ def _observed(
 ) -> Scores:
     """Scores from calibration text, of a model that may be larger than memory."""
     layout = directory.layout
-    at_once = any(each.needs_memory for _, each in wanted.values())
-    too_large = memory_problem(directory, copies=at_once)
+    loss = any(each.needs_loss for _, each in wanted.values())
+    too_large = memory_problem(directory, copies=loss)
     if too_large:
         for name, (said, each) in wanted.items():
             if each.needs_memory:
@@ -254,7 +254,6 @@ def _observed(
         from regrow.scoring.offload import check_offload
 
         check_offload(too_large)
-    loss = any(each.needs_loss for _, each in wanted.values())
     calibration = draw_text(directory, text, seed, notify, loss=loss)
     if not too_large:
         model = directory.load()

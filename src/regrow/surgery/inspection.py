@@ -25,7 +25,8 @@ class AxisFacts:
     parameters_per_index: int
     """Parameters that dropping one index removes, in all layers together."""
     sizes: str
-    """Smaller sizes that the architecture accepts if all other sizes stay."""
+    """Smaller sizes that the architecture accepts if all other sizes stay; of query heads, also
+    those with fewer key-value heads."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _accepted(layout: Layout, axis: Axis) -> str:
     """The smaller sizes that are accepted if all other sizes stay, in words."""
     size = layout.sizes[axis.name]
     if axis.groups:
-        return _accepted_heads(layout, axis.name, axis.groups)
+        return _accepted_heads(layout, axis.name)
     together = layout.axes_of_field(axis.name)
     fits = [
         n for n in range(size - 1, 0, -1)
@@ -115,16 +116,28 @@ def _accepted(layout: Layout, axis: Axis) -> str:
     return f"{len(fits)} sizes, {fits[0]:,} the next"
 
 
-def _accepted_heads(layout: Layout, head: str, kv_head: str) -> str:
-    """The numbers of query heads that are accepted: as many in each group, or whole groups."""
-    heads, kv_heads = layout.sizes[head], layout.sizes[kv_head]
-    fewer = [{head: n} for n in range(heads - kv_heads, 0, -kv_heads)]
-    groups = [{head: n * heads // kv_heads, kv_head: n} for n in range(kv_heads - 1, 0, -1)]
-    fits = [sizes for sizes in (*fewer, *groups) if layout.size_problem(sizes) is None]
-    if len(fits) == len(fewer) + len(groups):
-        return f"multiples of {kv_heads}, or whole groups"
-    numbers = sorted({sizes[head] for sizes in fits}, reverse=True)
-    if not numbers:
-        return "not alone"
-    listed = ", ".join(map(str, numbers[:_LISTED]))
-    return f"{listed}{' …' if len(numbers) > _LISTED else ''}"
+def _accepted_heads(layout: Layout, axis: str) -> str:
+    """The numbers of query heads that are accepted: fewer in each group, or fewer groups."""
+    blueprint = layout.blueprint
+    heads = layout.axes_of_field(axis)
+    kv_heads = [name for name in (blueprint.axis(each).groups for each in heads) if name]
+    count, groups = layout.sizes[axis], layout.sizes[kv_heads[0]]
+    size = count // groups
+    all_fewer = [n * groups for n in range(size - 1, 0, -1)]
+    all_groups = [n * size for n in range(groups - 1, 0, -1)]
+    fewer = [n for n in all_fewer if layout.size_problem(dict.fromkeys(heads, n)) is None]
+    whole = [
+        n
+        for n in all_groups
+        if layout.size_problem(dict.fromkeys(heads, n) | dict.fromkeys(kv_heads, n // size)) is None
+    ]
+    if (fewer, whole) == (all_fewer, all_groups):
+        return f"multiples of {groups}, or whole groups" if size > 1 else f"any, with {kv_heads[0]}"
+    parts = [_listed(fewer)] if fewer else []
+    parts += [f"with {kv_heads[0]}: {_listed(whole)}"] if whole else []
+    return "; ".join(parts) or "not alone"
+
+
+def _listed(sizes: list[int]) -> str:
+    listed = ", ".join(map(str, sizes[:_LISTED]))
+    return f"{listed} …" if len(sizes) > _LISTED else listed

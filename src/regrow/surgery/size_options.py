@@ -42,9 +42,12 @@ def sizes_from_options(
     try:
         layout.check_sizes({**sizes, **{name: len(keep) for name, keep in kept_layers.items()}})
     except UserError as error:
-        if error.key not in options_by_axis:
+        key = error.key
+        if key is not None and key not in options_by_axis and key in layout.blueprint.axis_names:
+            key = layout.blueprint.axis(key).groups  # heads that were filled in
+        if key not in options_by_axis:
             raise
-        option, stack = options_by_axis[error.key]
+        option, stack = options_by_axis[key]
         raise error.at(option if stack is None else f"{option}.{stack}") from None
     return sizes, kept_layers
 

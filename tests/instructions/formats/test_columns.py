@@ -143,6 +143,13 @@ def test_a_table_whose_header_names_a_format(tmp_path: Path) -> None:
     assert reading.broken == {"another number of columns than the header": 1}
 
 
+def test_the_first_row_of_a_chinese_table_may_have_english_words(tmp_path: Path) -> None:
+    rows = "sentence1\tsentence2\tlabel\nOK\tfine\t1\n\u4f60\u597d\t\u597d\u7684\t1\n"
+    found, reading = samples(tmp_path, rows)
+    assert len(found) == 2
+    assert [*reading.formats.values()] == ["bustm: keys sentence1, sentence2, label"]
+
+
 def test_flan(tmp_path: Path) -> None:
     text = (
         "Is it?\tYes\tFacts.\n"

@@ -11,6 +11,7 @@ from torch import Tensor
 from regrow.architectures import Blueprint
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import MT5, T5
+from regrow.architectures.umt5 import UMT5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.scoring.batches import without_loss
 from regrow.scoring.calibration import ROW_LENGTH, Calibration
@@ -75,25 +76,31 @@ def test_the_projection_behind_attention_counts_too(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("blueprint", [T5, MT5], ids=lambda each: each.model_type)
-def test_position_biases_are_kept_for_the_whole_text(blueprint: Blueprint, tmp_path: Path) -> None:
-    """No memory is left out: what the calls of the layers of both models hold, on long rows."""
+@pytest.mark.parametrize("blueprint", [T5, MT5, UMT5], ids=lambda each: each.model_type)
+def test_position_biases_are_kept_for_the_whole_text(
+    blueprint: Blueprint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many bytes are counted as the calls of the layers of both models hold, on long rows."""
     directory = write_tiny(blueprint, tmp_path / "m", num_heads=32, num_decoder_layers=3)
     model = ModelDirectory(directory)
-    ids = np.random.default_rng(0).integers(3, model.layout.sizes["vocab"], size=8 * ROW_LENGTH)
+    ids = np.random.default_rng(0).integers(3, model.layout.sizes["vocab"], size=4 * ROW_LENGTH)
     text = Calibration(tuple(ids.reshape(-1, ROW_LENGTH)))
-    batches = list(without_loss(text, model.config, BATCH_TOKENS))
     network = LayerModel(model, "fp32", offloaded=False)
     axes = model.layout.blueprint.axes
     stack = next(axis for axis in axes if axis.kind == "layer" and axis.stack == "decoder")
-    calls, _ = network.calls(model.layout.modules(stack.sites), batches)
-    held = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for layers in calls
-        for call in layers
-        for tensor in (*call.args, *call.kwargs.values())
-        if isinstance(tensor, Tensor)
-    }
-    each = bytes_a_token(model.layout, {})
-    # Steps of a training have half as many rows, which share a bias.
-    assert 0.4 * each < 2 * sum(held.values()) / text.tokens < each
+    for batch_tokens in (512, 1_024, 2_048):
+        batches = list(without_loss(text, model.config, batch_tokens))
+        calls, _ = network.calls(model.layout.modules(stack.sites), batches)
+        held = {
+            id(tensor): tensor.nbytes
+            for layers in calls
+            for call in layers
+            for tensor in (*call.args, *call.kwargs.values())
+            if isinstance(tensor, Tensor) and tensor.shape[1:] == (32, ROW_LENGTH, ROW_LENGTH)
+        }
+        counted = bytes_a_token(model.layout, {}, batch_tokens)
+        with monkeypatch.context() as patch:
+            patch.setattr("regrow.surgery.refitting.memory._BIASES", 0)
+            counted -= bytes_a_token(model.layout, {}, batch_tokens)
+        assert counted == 2 * sum(held.values()) / text.tokens
+        assert (counted > 0) == (blueprint is not UMT5)

@@ -106,15 +106,15 @@ def _tnews(record: Fields) -> list[Content]:
     )  # fmt: skip
 
 
-def _chinese(key: str, fits: Callable[[Fields], bool]) -> Callable[[Fields], bool]:
-    """The condition `fits`, of records with a Chinese text: English tasks have the same keys."""
+def _chinese(fits: Callable[[Fields], bool], *keys: str) -> Callable[[Fields], bool]:
+    """The condition `fits`, of records with Chinese texts: English tasks have the same keys."""
     return lambda record: (
-        is_text(record, key) and language_of([record[key]]) == "zh" and fits(record)
+        is_text(record, *keys) and language_of(record[key] for key in keys) == "zh" and fits(record)
     )
 
 
 def _label_is(*labels: Any) -> Callable[[Fields], bool]:
-    return lambda record: is_text(record, "sentence2") and record["label"] in labels
+    return lambda record: record["label"] in labels
 
 
 def _has(key: str, kind: type) -> Callable[[Fields], bool]:
@@ -124,30 +124,30 @@ def _has(key: str, kind: type) -> Callable[[Fields], bool]:
 CLUE = (
     Format(
         "bustm", ("sentence1", "sentence2", "label"),
-        _chinese("sentence1", _label_is("0", "1", 0, 1)), _bustm,
+        _chinese(_label_is("0", "1", 0, 1), "sentence1", "sentence2"), _bustm,
     ),
     Format(
         "ocnli", ("sentence1", "sentence2", "label"),
-        _chinese("sentence1", _label_is(*_INFERENCE, "-")), _ocnli,
+        _chinese(_label_is(*_INFERENCE, "-"), "sentence1", "sentence2"), _ocnli,
     ),
     Format(
         "chid", ("candidates", "content", "answer"),
-        _chinese("content", _has("candidates", list)), _chid,
+        _chinese(_has("candidates", list), "content"), _chid,
     ),
     Format(
-        "cluewsc", ("target", "text", "label"), _chinese("text", _has("target", dict)), _cluewsc
+        "cluewsc", ("target", "text", "label"), _chinese(_has("target", dict), "text"), _cluewsc
     ),
-    Format("csl", ("abst", "keyword", "label"), _chinese("abst", _has("keyword", list)), _csl),
+    Format("csl", ("abst", "keyword", "label"), _chinese(_has("keyword", list), "abst"), _csl),
     Format(
         "eprstmt", ("sentence", "label"),
-        _chinese("sentence", lambda record: record["label"] in (*_FEELING,)), _eprstmt,
+        _chinese(lambda record: record["label"] in (*_FEELING,), "sentence"), _eprstmt,
     ),
     Format(
         "iflytek", ("sentence", "label_des"),
-        _chinese("sentence", _has("label_des", str)), _iflytek,
+        _chinese(_has("label_des", str), "sentence"), _iflytek,
     ),
     Format(
         "tnews", ("sentence", "label_desc"),
-        _chinese("sentence", lambda record: str(record["label_desc"]).startswith("news_")), _tnews,
+        _chinese(lambda record: str(record["label_desc"]).startswith("news_"), "sentence"), _tnews,
     ),
 )  # fmt: skip

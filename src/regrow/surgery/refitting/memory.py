@@ -28,9 +28,8 @@ _ACTIVATIONS = 12
 """How many times the hidden size of a token is kept inside a layer until its backward pass."""
 _STATES = 8
 """How many times the hidden states of the text are in memory."""
-_BIASES = 2
-"""The rows of a batch, two or more, share their position biases. These are of attention and of
-cross-attention, in the original and in the cut model."""
+_BIASES = 4
+"""Position biases of T5: of attention and of cross-attention, in the original and the cut model."""
 
 
 def batch_tokens_of(tokens: int, passes: int) -> int:
@@ -69,7 +68,7 @@ def check_memory(
     """
     available = available_memory()
     needed = _bytes_beside_states(layout, sizes, tokens, passes)
-    each = bytes_a_token(layout, sizes)
+    each = bytes_a_token(layout, sizes, batch_tokens_of(tokens, passes))
     if needed + tokens * each > available:
         most = max(available - needed, 0) // each // ROW_LENGTH * ROW_LENGTH
         advice = f"give at most {most:,} tokens, or {otherwise}" if most else otherwise
@@ -117,22 +116,26 @@ def _bytes_beside_states(layout: Layout, sizes: Mapping[str, int], tokens: int, 
     return needed
 
 
-def bytes_a_token(layout: Layout, sizes: Mapping[str, int]) -> int:
+def bytes_a_token(
+    layout: Layout, sizes: Mapping[str, int], batch_tokens: int = BATCH_TOKENS
+) -> int:
     """Bytes of memory that a refit holds for each token of its text.
 
-    `layout`: of the original. `sizes`: of the axes that are cut, after the cut.
+    `layout`: of the original. `sizes`: of the axes that are cut, after the cut. `batch_tokens`: of
+    a batch, whose rows share their position biases.
     """
     width, inner = _widths(layout, sizes)
-    biases = _BIASES * ROW_LENGTH * _biased_heads(layout)
+    rows = max(batch_tokens // ROW_LENGTH, 1)
+    biases = _BIASES * ROW_LENGTH * _biased_heads(layout) // rows
     return 4 * (_STATES * width + inner + _read_outputs(layout, sizes.keys()) + biases)
 
 
 def _biased_heads(layout: Layout) -> int:
-    """Heads with a bias for each pair of positions, which are kept for the whole text (T5)."""
+    """Heads whose bias for each pair of positions goes from layer to layer (T5)."""
     biases = [
         label.shape[1]
         for name, label in layout.tensors.items()
-        if name.endswith("relative_attention_bias.weight")
+        if name.endswith("relative_attention_bias.weight") and label.layer is None
     ]
     return max(biases, default=0)
 

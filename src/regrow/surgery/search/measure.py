@@ -191,7 +191,10 @@ def check_memory(model: ModelDirectory, tokens: int, *, speeds: bool = False) ->
     sizes = {axis.name: model.layout.sizes[axis.name] for axis in model.layout.blueprint.axes}
     if is_refitted_by_default(model.layout, sizes):
         advice = "use a larger machine"
-        check_refit_memory(model.path, model.layout, sizes, tokens, otherwise=advice)
+        try:
+            check_refit_memory(model.path, model.layout, sizes, tokens, otherwise=advice)
+        except UserError as error:  # there is no option `refit` here
+            raise error.at(None if error.key == "refit" else error.key) from None
 
 
 @contextmanager
