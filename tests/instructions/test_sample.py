@@ -51,6 +51,13 @@ def test_the_subject_is_the_question_or_the_passage() -> None:
     assert Sample("i", "s", "dialogue", "en", {}, turns).subject == "hi"
 
 
+def test_both_ways_of_a_translation_are_one_subject() -> None:
+    there = of(text="河流", translation="A river", text_language="zh", translation_language="en")
+    back = of(text="A river.", translation="河流", text_language="en", translation_language="zh")
+    assert there.subject == back.subject == "ariver"
+    assert there.key != back.key
+
+
 def test_languages() -> None:
     assert language_of(["A river of words."]) == "en"
     assert language_of(["河流 river"]) == "zh"

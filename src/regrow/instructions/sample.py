@@ -106,11 +106,15 @@ class Sample:
     def subject(self) -> str:
         """What it is about, without the answer: a passage, a question, the first turn of a user.
 
-        Samples of one subject are never divided between training and held-out text.
+        Samples of one subject are never divided between training and held-out text. The subject of
+        a translation is the side in English, whichever way it goes.
         """
         if self.messages:
             first = next((each for each in self.messages if each.role == "user"), self.messages[0])
             return plain(first.content)
+        translated = self.fields.get("translation")
+        if isinstance(translated, str) and self.fields.get("translation_language") == "en":
+            return plain(translated)
         for name in SUBJECTS:
             value = self.fields.get(name)
             if value:
