@@ -94,6 +94,7 @@ def add_tokenizer(directory: Path, size: int = 320, sentinels: int = 0) -> Path:
     Ids 0 to 2 are <pad>, <bos> and <eos>; `size` counts them and the 256 bytes. `sentinels`:
     tokens <extra_id_N> beyond that, whose ids fall as N rises.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     for name, data in _tokenizer_files(size, sentinels).items():
         (directory / name).write_bytes(data)
     return directory

@@ -249,6 +249,7 @@ def test_a_text_is_needed_that_predicts_something(tmp_path: Path) -> None:
 def test_a_model_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelDirectory(write_model(tmp_path / "m"))
     monkeypatch.setattr(score_module, "available_memory", lambda: 1000)
+    monkeypatch.setattr(score_module, "resolve_precision", lambda *_: "fp32")
     with pytest.raises(UserError) as caught:
         score(model, ["ffn"], by="taylor", text=documents())
     assert str(caught.value) == (
