@@ -52,6 +52,22 @@ def test_a_size_without_shares_is_the_most() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("sizes", "shares", "size", "expected"),
+    [
+        ((50, 50), (None, None), 1, [1, 0]),
+        ((33, 33, 34), (None, None, None), 10, [3, 3, 4]),
+        ((50, 50), (0.5, 0.5), 1, [1, 0]),
+        ((50, 50, 50), (1 / 3, 1 / 3, 1 / 3), 10, [4, 3, 3]),
+    ],
+)
+def test_a_small_size_is_taken_whole(
+    sizes: tuple[int, ...], shares: tuple[float | None, ...], size: int, expected: list[int]
+) -> None:
+    made = records(*sizes)
+    assert taken(mix(config(*shares, documents=size), made), made) == expected
+
+
 def test_shares_without_a_size_repeat_nothing() -> None:
     made = records(300, 20)
     mixture = mix(config(0.75, 0.25), made)
@@ -81,7 +97,8 @@ def test_what_is_taken_is_what_is_wanted(counts: list[int], size: int, first: fl
     mixture = mix(config(*shares, characters=size), made)
     for number, row in enumerate(mixture.rows):
         assert abs(100 * taken(mixture, made)[number] - row.want) <= 50
-        assert row.want == round(size * shares[number] / sum(shares))
+        assert abs(row.want - size * shares[number] / sum(shares)) < 1
+    assert sum(row.want for row in mixture.rows) == size
     copies = mixture.copies(made)
     assert max(copies) <= mixture.rounds
     for number in range(len(counts)):

@@ -134,6 +134,16 @@ def test_scores_are_bits_per_byte_where_all_texts_have_them(home: Path) -> None:
     assert found is not None
     assert found.unit == "bits per byte"
     assert [each.text for each in found.texts] == ["domain", "other"]
+    measured = [done[f"{stage}/measure"]["heldout"] for stage in ("original", "depth")]
+    for predicts, unit in (
+        ("answers", "bits per byte; of conversations, of the answers alone"),
+        ("what is taken out", "bits per byte of the 64 characters after 192"),
+    ):
+        for heldout in measured:
+            heldout["other"]["predicts"] = predicts
+        found = scores_of(done, "depth")
+        assert found is not None
+        assert found.unit == unit
     losses = done["original/measure"]["heldout"]
     losses["other"]["bits_per_byte"] = None
     found = scores_of(done, "depth")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,6 +166,15 @@ def test_mixture(rows: list[tuple[float, dict[str, float]]]) -> None:
             upper, lower = area[:half], area[half:][::-1]
             assert all(a[0] <= b[0] for a, b in pairwise(upper))
             assert all(a[1] <= b[1] + 0.01 for a, b in zip(upper, lower, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 240, 241, 242, 2_417])
+def test_a_long_mixture_keeps_its_last_row(count: int) -> None:
+    rows = [(float(number), {"R": 1.0}) for number in range(count - 1)]
+    svg = check(charts.mixture("mixture", [*rows, (float(count), {"R": 0.5, "last": 0.5})]))
+    assert svg is not None
+    assert len(data_lines(svg, "area")) == 2
+    assert all(len(area) <= 2 * charts.MOST_POINTS for area in data_lines(svg, "area"))
 
 
 @given(st.lists(st.tuples(names, st.lists(st.tuples(tokens, losses), max_size=20)), max_size=9))

@@ -5,6 +5,7 @@ Which ones is decided by a hash of their text, so the choice stays nearly the sa
 grows.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -133,7 +134,7 @@ def _wanted(
                     f"{size:,} that were asked for"
                 )
             return [*have], notes
-        return [amount * size // total for amount in have], notes
+        return _apportioned(size, [amount / total for amount in have]), notes
     shares = [source.share or 0.0 for source in config.sources]
     empty = [s.name for s, amount in zip(config.sources, have, strict=True) if amount == 0]
     if empty:
@@ -155,7 +156,17 @@ def _wanted(
             have[n] if n == scarce else min(have[n], round(fitting * share))
             for n, share in enumerate(shares)
         ], notes
-    return [round(size * share) for share in shares], notes
+    return _apportioned(size, shares), notes
+
+
+def _apportioned(size: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers in these proportions that add up to the size: what rounding down leaves goes
+    to the largest remainders."""
+    parts = [math.floor(size * share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda n: parts[n] - size * shares[n])
+    for number in by_remainder[: size - sum(parts)]:
+        parts[number] += 1
+    return parts
 
 
 def _weights(records: NDArray[np.void], unit: Unit) -> NDArray[np.int64]:

@@ -125,7 +125,8 @@ def differences(first: Evaluated, other: Evaluated) -> tuple[Difference, ...]:
 
 
 def _difference(first: TaskScore, second: TaskScore) -> Difference:
-    if [*first.marks] != [*second.marks]:
+    has_both = bool(first.marks and second.marks)  # one may lack a mark that is no number
+    if has_both and [*first.marks] != [*second.marks]:
         raise UserError(f"{first.task}: the models were not asked the same questions")
     metric = first.metric
     if second.metric != metric:

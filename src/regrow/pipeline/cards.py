@@ -52,8 +52,14 @@ def scores_of(outputs: Outputs, stage: str) -> Scores | None:
     unit = "bits per byte"
     if any(loss[key] is None for loss in every):
         key, unit = "loss_per_token", "nats per token of each model's own vocabulary"
-    elif every[0]["predicts"] != "every token":
-        unit = "bits per byte of the 64 characters after 192"
+    else:
+        predicted = {loss["predicts"] for loss in every}
+        if "what is taken out" in predicted:
+            unit += " of the 64 characters after 192"
+        if predicted == {"answers"}:
+            unit += " of the answers of conversations alone"
+        elif "answers" in predicted:
+            unit += "; of conversations, of the answers alone"
     rows = (
         TextScores(text, *(losses[text][key] if text in losses else None for losses in found))
         for text in texts

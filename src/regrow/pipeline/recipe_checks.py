@@ -210,7 +210,9 @@ def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: boo
             check_lora()
         except UserError as error:
             raise error.within(where) from None
-        for target in lora.targets or ():
+        # Without a blueprint it is not known which tensors are of layers; the training checks it.
+        is_known = not layout.blueprint.vocabulary_only
+        for target in (lora.targets or ()) if is_known else ():
             if target not in matrices:
                 known = ", ".join(sorted(matrices))
                 raise UserError(

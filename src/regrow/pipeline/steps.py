@@ -255,8 +255,11 @@ def reference_keys(settings: RecoverySettings) -> dict[str, str]:
 
     Mixtures whose settings give references are left out, since nothing is measured for them.
     """
+    rows = f"rows of {settings.row_length:,}"
+    if settings.prefix != "causal":
+        rows += f", {settings.prefix} prefix"
     return {
-        f"{kind}, {settings.mixture_tokens:,} tokens in rows of {settings.row_length:,}": kind
+        f"{kind}, {settings.mixture_tokens:,} tokens in {rows}": kind
         for kind, mixing in settings.mixtures.items()
         if mixing.references is None
     }

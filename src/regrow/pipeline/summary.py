@@ -149,8 +149,11 @@ def _predicted_tokens(
     entries: Entries,
 ) -> Literal["every token", "what is taken out", "answers"]:
     measured = StageSteps(entries, "original").measure
-    losses = [*measured.heldout_losses.values()] if measured else []
-    return losses[0]["predicts"] if losses else "every token"
+    losses = measured.heldout_losses.values() if measured else ()
+    predicted = {loss["predicts"] for loss in losses}
+    if "what is taken out" in predicted:
+        return "what is taken out"
+    return "answers" if predicted == {"answers"} else "every token"
 
 
 def _conversion(original: Entry) -> str:

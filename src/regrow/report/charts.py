@@ -235,9 +235,10 @@ def mixture(title: str, rows: Sequence[tuple[float, Mapping[str, float]]]) -> Sv
     kept = sorted(
         ((x, shares) for x, shares in rows if _is_mixture(x, shares)), key=lambda row: row[0]
     )
-    kept = kept[:: max(1, math.ceil(len(kept) / MOST_POINTS))]
     if len(kept) < 2:
         return None
+    step = math.ceil((len(kept) - 1) / (MOST_POINTS - 1))
+    kept = [*kept[:-1:step], kept[-1]]
     names = list(dict.fromkeys(name for _, shares in kept for name in shares))
     legend, top = legend_layout(names, _LEFT)
     root = canvas(title, top + _PLOT + _BOTTOM, _last_mixture(kept[-1][1]))

@@ -99,7 +99,11 @@ def _targets(model: nn.Module, settings: LoraSettings) -> list[str]:
                 )
         wanted = [name for name in matrices if ends[name] in settings.targets]
     if not wanted:
-        raise UserError(f"{type(model).__name__}: has no layers with matrices", key="lora")
+        raise UserError(
+            f"{type(model).__name__}: no module of its layers is torch.nn.Linear, and only these "
+            "get adapters; train all weights",
+            key="lora",
+        )
     return wanted
 
 

@@ -71,7 +71,7 @@ class RecoverySettings(BaseModel):
         batch_tokens: Tokens in an optimiser step; rounded down to whole rows of mean length. None
             takes a 48th of the budget, but at least a row and at most 4,096.
         micro_batch: Rows in one forward and backward pass of a process. It changes memory and
-            speed, and the result only by rounding.
+            speed, and the result only by rounding, and by dropout if the model has it.
         recompute: Save only the inputs of each layer, and compute the rest again in the backward
             pass (activation checkpointing): less memory for a third more work (Chen et al. 2016,
             "Training deep nets with sublinear memory cost").

@@ -115,6 +115,17 @@ def test_resident_ids(digits: str, is_id: bool) -> None:
     assert text_after(step, f"号码{digits}。") == (f"号码{'[RESIDENT ID]' if is_id else digits}。")
 
 
+def test_full_width_digits() -> None:
+    wide = {ord(sign): ord(sign) + 0xFEE0 for sign in "0123456789X"}
+    number = "11010519491231002X".translate(wide)
+    step = Privacy(kinds=("resident_id", "qq", "phone"))
+    assert text_after(step, f"\u53f7\u7801{number}\u3002") == "\u53f7\u7801[RESIDENT ID]\u3002"
+    assert text_after(step, f"QQ\uff1a{'12345678'.translate(wide)}") == "QQ\uff1a[QQ]"
+    assert text_after(step, f"\u624b\u673a{'13812345678'.translate(wide)}") == "\u624b\u673a[PHONE]"
+    kept = f"page {'12'.translate(wide)}"
+    assert text_after(step, kept) == kept
+
+
 @pytest.mark.parametrize("digits", ["79927398713", "4111111111111111", "378282246310005"])
 def test_luhn(digits: str) -> None:
     assert has_luhn_digit(digits)

@@ -39,8 +39,6 @@ _BARE = re.compile(rf"{_NOT_BEFORE}[2-9]\d{{9}}{_NOT_AFTER}")
 _ANY = re.compile(r"(?<![A-Za-z0-9_.+])\(?\d(?:[ .\-/()]{0,2}\d){6,14}(?![A-Za-z0-9_]|\.\d)")
 _DIGITS = re.compile(r"\d(?:\D{0,3}\d){6}")
 """A text without this has no number; looking for it is fast."""
-_WIDE_DIGIT = re.compile("[\uff10-\uff19]")
-_FULL_WIDTH = {0xFF10 + digit: str(digit) for digit in range(10)}
 _FEWEST_DIGITS = 8
 """Of an international number, with the code of the country."""
 _AMERICA = frozenset(["US", "CA"])
@@ -54,8 +52,6 @@ def phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
     """
     if not _DIGITS.search(text):
         return
-    if _WIDE_DIGIT.search(text):
-        text = text.translate(_FULL_WIDTH)  # one character for one: places stay
     yield from _international(text)
     if "CN" in regions:
         yield from _chinese(text)

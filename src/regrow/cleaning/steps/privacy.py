@@ -35,6 +35,11 @@ REASONS: Mapping[Kind, str] = {
 _REGIONS = ("CN", "US")
 _COVER = "\ue000"
 """Stands for each character of what is found already; a character of private use, no letter."""
+_WIDE = re.compile("[\uff10-\uff19]")
+_FULL_WIDTH = {
+    **{0xFF10 + digit: str(digit) for digit in range(10)}, ord("\uff38"): "X", ord("\uff58"): "x",
+}  # fmt: skip
+"""Digits, and the last sign of a resident id."""
 _SHOWN = 2
 """Characters of what was found that an example shows."""
 
@@ -104,6 +109,8 @@ class Privacy(CleaningStep):
             "wechat": wechat_ids,
         }  # fmt: skip
         found: list[tuple[int, int, Kind]] = []
+        if _WIDE.search(text):
+            text = text.translate(_FULL_WIDTH)  # one character for one: places stay
         for kind in KINDS:
             if kind in self.kinds:
                 new = _apart(finders[kind](text))
