@@ -126,7 +126,8 @@ def differences(first: Evaluated, other: Evaluated) -> tuple[Difference, ...]:
 
 def _difference(first: TaskScore, second: TaskScore) -> Difference:
     has_both = bool(first.marks and second.marks)  # one may lack a mark that is no number
-    if has_both and [*first.marks] != [*second.marks]:
+    is_same = [*first.marks] == [*second.marks] if has_both else first.questions == second.questions
+    if not is_same:
         raise UserError(f"{first.task}: the models were not asked the same questions")
     metric = first.metric
     if second.metric != metric:

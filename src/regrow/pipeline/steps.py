@@ -255,11 +255,10 @@ def reference_keys(settings: RecoverySettings) -> dict[str, str]:
 
     Mixtures whose settings give references are left out, since nothing is measured for them.
     """
-    rows = f"rows of {settings.row_length:,}"
-    if settings.prefix != "causal":
-        rows += f", {settings.prefix} prefix"
+    prefix = "" if settings.prefix == "causal" else f", {settings.prefix} prefix"
+    rows = f"{settings.mixture_tokens:,} tokens in rows of {settings.row_length:,}"
     return {
-        f"{kind}, {settings.mixture_tokens:,} tokens in {rows}": kind
+        f"{kind}, {rows}{prefix if kind == 'denoiser' else ''}": kind
         for kind, mixing in settings.mixtures.items()
         if mixing.references is None
     }

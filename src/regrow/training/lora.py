@@ -87,6 +87,12 @@ def _targets(model: nn.Module, settings: LoraSettings) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and id(module) in inside
     ]
+    if not matrices:
+        raise UserError(
+            f"{type(model).__name__}: no module of its layers is torch.nn.Linear, and only these "
+            "get adapters; train all weights",
+            key="lora",
+        )
     if settings.targets is None:
         wanted = matrices
     else:
@@ -98,12 +104,6 @@ def _targets(model: nn.Module, settings: LoraSettings) -> list[str]:
                     f"no matrix is called {target}; there are {known}", key="lora.targets"
                 )
         wanted = [name for name in matrices if ends[name] in settings.targets]
-    if not wanted:
-        raise UserError(
-            f"{type(model).__name__}: no module of its layers is torch.nn.Linear, and only these "
-            "get adapters; train all weights",
-            key="lora",
-        )
     return wanted
 
 

@@ -122,8 +122,13 @@ def test_full_width_digits() -> None:
     assert text_after(step, f"\u53f7\u7801{number}\u3002") == "\u53f7\u7801[RESIDENT ID]\u3002"
     assert text_after(step, f"QQ\uff1a{'12345678'.translate(wide)}") == "QQ\uff1a[QQ]"
     assert text_after(step, f"\u624b\u673a{'13812345678'.translate(wide)}") == "\u624b\u673a[PHONE]"
+    assert text_after(step, "\u53f7\u780111010519491231002\uff38") == "\u53f7\u7801[RESIDENT ID]"
     kept = f"page {'12'.translate(wide)}"
     assert text_after(step, kept) == kept
+    step = Privacy(kinds=("link", "email"))
+    one = "1".translate(wide)
+    assert text_after(step, f"{one}https://example.com/a") == f"{one}[LINK]"
+    assert text_after(step, f"{one}zhang@example.com") == f"{one}[EMAIL]"
 
 
 @pytest.mark.parametrize("digits", ["79927398713", "4111111111111111", "378282246310005"])

@@ -61,6 +61,19 @@ def test_scores_of_a_decoder(name: str, shares: bool, tmp_path: Path) -> None:
     check_equal(ours.loglikelihood(given), hf(directory).loglikelihood(given, disable_tqdm=True))
 
 
+def test_a_log_likelihood_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    """Also one that an earlier version kept."""
+    ours = RegrowModel(write_model(tmp_path / "m"), precision="fp32")
+    with torch.no_grad():
+        ours.model.model.norm.weight[0] = float("nan")
+    with Responses(tmp_path / "cache") as ours.responses:
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"/m: a log-likelihood is not a number"):
+                ours.loglikelihood(requests("loglikelihood", PAIRS))
+            with pytest.raises(UserError, match=r"/m: a log-likelihood is not a number"):
+                ours.loglikelihood_rolling(requests("loglikelihood_rolling", [(QUESTIONS[0],)]))
+
+
 def test_a_context_that_several_options_share_is_read_once(tmp_path: Path) -> None:
     ours = RegrowModel(write_model(tmp_path / "m"), precision="fp32")
     assert ours.shares

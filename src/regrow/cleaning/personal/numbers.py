@@ -8,7 +8,7 @@ from regrow.cleaning.personal.addresses import Span
 from regrow.cleaning.personal.context import label_before
 
 _LONG_ID = re.compile(
-    r"(?<![A-Za-z0-9_.])[1-8]\d{5}[ ]?(?:18|19|20)\d{2}[01]\d[0-3]\d[ ]?\d{3}[\dXx]"
+    r"(?<![A-Za-z0-9_.])[1-8]\d{5}[ ]?(?:18|19|20)\d{2}[01]\d[0-3]\d[ ]?\d{3}[\dXx\uff38\uff58]"
     r"(?![A-Za-z0-9_])"
 )
 _OLD_ID = re.compile(r"(?<![A-Za-z0-9_.])[1-8]\d{7}[01]\d[0-3]\d{4}(?![A-Za-z0-9_])")
@@ -62,7 +62,7 @@ def resident_ids(text: str) -> Iterator[Span]:
     word for them also with a wrong check digit. 15 digits, as until 1999, only after such a word.
     """
     for hit in _LONG_ID.finditer(text):
-        digits = hit[0].replace(" ", "").upper()
+        digits = hit[0].replace(" ", "").upper().replace("\uff38", "X")
         if not _is_place_and_date(digits[:2], digits[6:14]):
             continue
         if _has_check_digit(digits) or label_before(text, hit.start(), _ID_LABEL) == "wanted":

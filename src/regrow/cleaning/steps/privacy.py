@@ -36,10 +36,9 @@ _REGIONS = ("CN", "US")
 _COVER = "\ue000"
 """Stands for each character of what is found already; a character of private use, no letter."""
 _WIDE = re.compile("[\uff10-\uff19]")
-_FULL_WIDTH = {
-    **{0xFF10 + digit: str(digit) for digit in range(10)}, ord("\uff38"): "X", ord("\uff58"): "x",
-}  # fmt: skip
-"""Digits, and the last sign of a resident id."""
+_FULL_WIDTH = {0xFF10 + digit: str(digit) for digit in range(10)}
+_NUMBERS = frozenset({"resident_id", "bank_card", "passport", "phone", "qq"})
+"""Kinds that may have digits of full width."""
 _SHOWN = 2
 """Characters of what was found that an example shows."""
 
@@ -109,13 +108,13 @@ class Privacy(CleaningStep):
             "wechat": wechat_ids,
         }  # fmt: skip
         found: list[tuple[int, int, Kind]] = []
-        if _WIDE.search(text):
-            text = text.translate(_FULL_WIDTH)  # one character for one: places stay
+        # One character for one, so that places stay.
+        narrow = text.translate(_FULL_WIDTH) if _WIDE.search(text) else text
         for kind in KINDS:
             if kind in self.kinds:
-                new = _apart(finders[kind](text))
+                new = _apart(finders[kind](narrow if kind in _NUMBERS else text))
                 found += [(start, end, kind) for start, end in new]
-                text = _covered(text, new)
+                text, narrow = _covered(text, new), _covered(narrow, new)
         return found
 
 

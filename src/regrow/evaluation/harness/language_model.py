@@ -3,9 +3,10 @@
 `python -m regrow.evaluation.harness` is lm-eval's own command line with this model.
 """
 
+import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -183,12 +184,23 @@ class RegrowModel(LM):
         """(log-likelihood, is greedy) of the continuation of each request."""
         given = self._answered("loglikelihood", requests, self._likelihoods)
         found = [Score(**answer) for answer in given]
+        self._check_numbers(score.loglikelihood for score in found)
         self.scores.update(zip((request.args for request in requests), found, strict=True))
         return [(score.loglikelihood, score.is_greedy) for score in found]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """The log-likelihood of each text, in windows of the model's length."""
-        return [float(each) for each in self._answered("rolling", requests, self._text_likelihoods)]
+        found = [*map(float, self._answered("rolling", requests, self._text_likelihoods))]
+        self._check_numbers(found)
+        return found
+
+    def _check_numbers(self, loglikelihoods: Iterable[float]) -> None:
+        """Raise UserError if one is NaN: the first option would count as the chosen one."""
+        if any(map(math.isnan, loglikelihoods)):
+            raise UserError(
+                f"{self.directory.path}: a log-likelihood is not a number, so the answers say "
+                "nothing; its weights or activations are not finite"
+            )
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The text that follows each prompt, up to a stop sequence."""
