@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.architectures import BLUEPRINTS, Blueprint, Layout, bind, schema
+from regrow.architectures.binding import bind_sizes
 from regrow.architectures.cut_config import cut_config
 from regrow.architectures.dims import parse_dims
-from regrow.architectures.layout import bind_sizes
 from regrow.architectures.openba import OPENBA
 from regrow.common.errors import UserError
 from regrow.surgery.cut import Cut

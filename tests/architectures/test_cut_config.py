@@ -11,10 +11,10 @@ from transformers import Gemma2Config
 
 from regrow.architectures import Blueprint, bind
 from regrow.architectures.bart import BART
+from regrow.architectures.binding import bind_sizes
 from regrow.architectures.cut_config import cut_config
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gpt_neox import GPT_NEOX
-from regrow.architectures.layout import bind_sizes
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.mistral import MISTRAL
 from regrow.architectures.t5 import T5

@@ -119,6 +119,18 @@ def test_negative_seconds_are_none(tmp_path: Path) -> None:
     assert (first.seconds.carve, first.seconds.recover, first.seconds.measure) == (0.0, 0.0, 0.0)
 
 
+def test_losses_may_be_over_other_tokens_in_each_text(tmp_path: Path) -> None:
+    path = ledger(tmp_path / "small", len(STEPS)) / "ledger.jsonl"
+    assert summarise(path.parent).predicts == ("every token",)
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    for entry in entries:
+        if entry["step"] == "original/measure":
+            heldout = entry["outputs"]["heldout"]
+            heldout["chat"] = heldout["domain"] | {"predicts": "answers"}
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert summarise(path.parent).predicts == ("answers", "every token")
+
+
 def test_a_whole_run(tmp_path: Path) -> None:
     summary = summarise(ledger(tmp_path / "small", len(STEPS)))
     assert (summary.name, summary.command) == ("small", "regrow run 15")

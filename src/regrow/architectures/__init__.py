@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from regrow.architectures.bart import BART, MBART
+from regrow.architectures.binding import bind
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.gemma3 import GEMMA3
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.granite import GRANITE
-from regrow.architectures.layout import LabelledTensor, Layout, bind
+from regrow.architectures.layout import LabelledTensor, Layout
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.mistral import MISTRAL
 from regrow.architectures.olmo2 import OLMO2

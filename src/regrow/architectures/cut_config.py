@@ -5,7 +5,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regrow.architectures.layout import Layout, bind_sizes
+from regrow.architectures.binding import bind_sizes
+from regrow.architectures.layout import Layout
 from regrow.architectures.schema import Field, Quotient, read_field
 from regrow.common.errors import UserError
 

@@ -127,9 +127,8 @@ def _marked(template: Template) -> tuple[str, str]:
 
 
 def _rendered_problems(template: Template) -> Iterator[str]:
-    prompt, answer = (
-        text.casefold() for text in _marked(template)
-    )  # there are `lower` and `upper`
+    # Filters such as `upper` change the case of markers.
+    prompt, answer = (text.casefold() for text in _marked(template))
     letter = template.options == "letters" and "answer" in template.answer_fields
     if not any(_MARKER.format(name=name).casefold() in prompt for name in template.fields):
         yield "the prompt shows no field, so it is always the same"

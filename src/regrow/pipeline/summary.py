@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -36,6 +36,9 @@ from regrow.surgery.cut import AxisCut, Cut
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.lora_settings import LoraSettings
 from regrow.training.settings import RecoverySettings
+
+if TYPE_CHECKING:
+    from regrow.evaluation.heldout import Predicts
 
 Entries = Mapping[str, Entry]
 
@@ -145,15 +148,11 @@ def _comparisons(entries: Entries) -> Iterator[ModelRow]:
             yield _model_row(steps, "comparison", made, note)
 
 
-def _predicted_tokens(
-    entries: Entries,
-) -> Literal["every token", "what is taken out", "answers"]:
+def _predicted_tokens(entries: Entries) -> "tuple[Predicts, ...]":
+    """What the losses of the held-out texts are over, each once."""
     measured = StageSteps(entries, "original").measure
     losses = measured.heldout_losses.values() if measured else ()
-    predicted = {loss["predicts"] for loss in losses}
-    if "what is taken out" in predicted:
-        return "what is taken out"
-    return "answers" if predicted == {"answers"} else "every token"
+    return tuple(sorted({loss["predicts"] for loss in losses}))
 
 
 def _conversion(original: Entry) -> str:

@@ -303,8 +303,9 @@ class RunSummary(_Record):
     texts: tuple[Text, ...] = ()
     models: tuple[ModelRow, ...] = ()
     stages: tuple[StageRow, ...] = ()
-    predicts: Literal["every token", "what is taken out", "answers"] = "every token"
-    """The tokens that losses are over: all tokens of the text, or only the masked spans."""
+    predicts: tuple[Literal["every token", "what is taken out", "answers"], ...] = ()
+    """The tokens that losses are over: all of a text, only the masked spans, or only the answers of
+    conversations; several if the texts differ."""
     samples: tuple[Sample, ...] = ()
     evaluation: tuple[EvaluationRow, ...] = ()
     quality_kept: float | None = None

@@ -191,13 +191,18 @@ def answers(summary: RunSummary, sample: Sample) -> list[Answer]:
 
 def legend(summary: RunSummary, unit: Unit) -> str:
     """What the losses of this unit are over; empty if that goes without saying."""
-    if summary.predicts == "every token":
-        return ""
-    if summary.predicts == "answers":
-        return "Losses are over the answers of conversations alone."
-    if unit == "bits per byte":
-        return "Bits per byte are of the 64 characters after 192."
-    return "Losses are over what is taken out of the text (spans of 3 tokens, 15% of it)."
+    sentences = []
+    if "what is taken out" in summary.predicts:
+        sentences.append(
+            "Bits per byte are of the 64 characters after 192."
+            if unit == "bits per byte"
+            else "Losses are over what is taken out of the text (spans of 3 tokens, 15% of it)."
+        )
+    if summary.predicts == ("answers",):
+        sentences.append("Losses are over the answers of conversations alone.")
+    elif "answers" in summary.predicts:
+        sentences.append("On conversations, losses are over the answers alone.")
+    return " ".join(sentences)
 
 
 def comparison_note(summary: RunSummary) -> str:
