@@ -96,7 +96,9 @@ def test_what_is_taken_is_what_is_wanted(counts: list[int], size: int, first: fl
     shares = [first, *[(1 - first) / (len(counts) - 1)] * (len(counts) - 1)]
     mixture = mix(config(*shares, characters=size), made)
     for number, row in enumerate(mixture.rows):
-        assert abs(100 * taken(mixture, made)[number] - row.want) <= 50
+        assert row.taken == 100 * taken(mixture, made)[number]
+        assert abs(row.taken - row.want) <= 50
+        assert row.times == row.taken / row.have
         assert abs(row.want - size * shares[number] / sum(shares)) < 1
     assert sum(row.want for row in mixture.rows) == size
     copies = mixture.copies(made)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 import yaml
 
 import regrow
@@ -110,3 +111,34 @@ def test_a_decoder_learns_by_other_objectives(
     wanted = {103: [*SENTINELS, "<R>", "<S>", "<X>"], 3: [*INFILLING_TOKENS[0]], 0: []}[added]
     assert [known[name] for name in wanted] == list(range(320, 320 + added))
     assert json.loads((model / "config.json").read_text())["vocab_size"] == 320 + added
+
+
+@pytest.mark.parametrize(
+    ("recover", "message"),
+    [
+        ({"row_length": 65}, "row_length 65: GPT2LMHeadModel knows 64 positions; give at most so"),
+        ({"row_length": 60, "objective": "ul2"}, "row_length 60: .*knows 64 positions, and a row"),
+        ({"lora": {"rank": 2}}, "lora: GPT2LMHeadModel: no module of its layers is torch.nn.Lin"),
+        ({"prefix": "bidirectional"}, "prefix: causal has no prefix in its rows; leave it out"),
+        ({"shared_rows": True}, "shared_rows: is for encoder-decoders; leave it out"),
+    ],
+    ids=["row_length", "row_length of ul2", "lora", "prefix", "shared_rows"],
+)
+def test_what_a_network_cannot_learn_is_said_before_a_run(
+    tmp_path: Path, recover: dict[str, Any], message: str
+) -> None:
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    config = transformers.GPT2Config(vocab_size=340, bos_token_id=1, eos_token_id=2, **sizes)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "m")
+    add_tokenizer(tmp_path / "m", sentinels=20)
+    recover = {"row_length": 48, **recover}
+    with pytest.raises(UserError, match=rf"stages: depth: recover\.{message}"):
+        run(tmp_path, recover, {"vocab_size": 300})
+    assert not (tmp_path / "run/stages").exists()
+
+
+def test_an_encoder_decoder_has_no_prefix(tmp_path: Path) -> None:
+    write_tiny(BART, tmp_path / "m", vocab_size=340, max_position_embeddings=64)
+    add_tokenizer(tmp_path / "m", sentinels=20)
+    with pytest.raises(UserError, match=r"recover\.prefix: an encoder-decoder has no prefix"):
+        run(tmp_path, {"row_length": 48, "prefix": "bidirectional"}, {"layers": {"encoder": 1}})

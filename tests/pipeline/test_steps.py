@@ -1,18 +1,15 @@
 """What a changed recipe invalidates: steps that are done, and unfinished trainings."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from regrow.architectures.llama import LLAMA
 from regrow.common.errors import UserError
 from regrow.pipeline.ledger import Entry, Step, step_after
-from regrow.pipeline.recipe import Recipe, Stage
-from regrow.pipeline.recipe_checks import check_adapters
+from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.steps import (
     TRAINING_FILE,
     TextHashes,
@@ -22,7 +19,6 @@ from regrow.pipeline.steps import (
 )
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.training.settings import RecoverySettings
-from tests.tiny import tiny_layout
 
 CUT = Cut("0" * 64, {"ffn": AxisCut(4, np.array([0, 2]))})
 
@@ -52,19 +48,6 @@ def test_references_of_another_prefix_are_measured_apart() -> None:
     )
     (key,), (other_key,) = reference_keys(one), reference_keys(other)
     assert other_key == f"{key}, bidirectional prefix"
-
-
-def test_names_of_matrices_are_checked_where_they_are_known() -> None:
-    stages = [
-        Stage.model_validate(
-            {"name": "s", "recover": {"tokens": 64, "lora": {"rank": 2, "targets": ["c_attn"]}}}
-        )
-    ]
-    layout = tiny_layout(LLAMA)
-    with pytest.raises(UserError, match=r"lora\.targets: no matrix of the layers is called c_attn"):
-        check_adapters(stages, layout, from_scratch=False)
-    unknown = replace(layout, blueprint=replace(layout.blueprint, vocabulary_only=True))
-    check_adapters(stages, unknown, from_scratch=False)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def built() -> BuiltCorpus:
     step.found("web/a#1", [Finding("too <b>short</b>", "<script>x", 3)])
     step.found("web/a#2", [Finding("other", "y")])
     step.found("web/a#3", [Finding("other", "z", 2)])
-    row = MixtureRow("web", 6, 23, 1.0, 46, 2.0)
+    row = MixtureRow("web", 6, 23, 1.0, 46, 46)
     mixture = Mixture("characters", (row,), (2,), (0,), ("a note & more",))
     steps = (NamedTally("read", read), NamedTally("step", step))
     return BuiltCorpus(Path("corpora/clean"), (), 12, 46, 20, steps, mixture, {})
@@ -35,7 +35,7 @@ def test_the_tables() -> None:
     ]  # fmt: skip
     assert reason_rows(step, most=1)[1:] == [("other", "2", "3", "y"), ("1 others", "1", "", "")]
     assert example_rows(step)[1] == ("too <b>short</b>", "<script>x", "web/a#1")
-    assert mixture_rows(built())[1] == ("web", "6", "23", "100.0%", "46", "2.00")
+    assert mixture_rows(built())[1] == ("web", "6", "23", "100.0%", "46", "46", "2.00")
 
 
 def test_the_page(tmp_path: Path) -> None:

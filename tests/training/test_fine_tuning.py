@@ -76,5 +76,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, lora: Any
 )
 def test_settings_without_a_meaning_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="has no meaning for prompts and answers") as error:
-        check_tuning_settings(RecoverySettings(**given))
+        check_tuning_settings(RecoverySettings(**given), is_encoder_decoder=False)
     assert error.value.key == next(iter(given))
+    check_tuning_settings(RecoverySettings(prefix="bidirectional"), is_encoder_decoder=False)
+    with pytest.raises(UserError, match=r"prefix: an encoder-decoder has no prefix in its rows"):
+        check_tuning_settings(RecoverySettings(prefix="bidirectional"), is_encoder_decoder=True)

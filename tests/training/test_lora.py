@@ -81,7 +81,7 @@ def test_matrices_are_chosen_by_the_end_of_their_names() -> None:
     trained = {name for name, each in model.named_parameters() if each.requires_grad}
     assert len(trained) == 2 * 2 * model.config.num_hidden_layers
     assert all(".q_proj." in name or ".v_proj." in name for name in trained)
-    with pytest.raises(UserError, match="no matrix is called w; there are down_proj, gate_proj"):
+    with pytest.raises(UserError, match="layers is called w; they have down_proj, gate_proj"):
         add_adapters(small_model("llama"), LoraSettings(rank=1, targets=("w",)), seed=0)
 
 

@@ -13,7 +13,7 @@ from regrow.checkpoint.companions import companion_files
 from regrow.checkpoint.config_only import bind_config, is_config_only, stored_dtype
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.common.files import read_json_object
-from regrow.models.loading import load_config, load_model, load_tokenizer
+from regrow.models.loading import load_config, load_meta_model, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,13 @@ class ModelDirectory:
     def load(self, *, dtype: "torch.dtype | str" = "float32") -> Any:
         """Load the model with its weights, anew at each call; see `load_model`."""
         return load_model(self.path, dtype=dtype)
+
+    @cached_property
+    def network(self) -> Any:
+        """The model without weights: all tensors are on the meta device, in float32."""
+        import torch
+
+        return load_meta_model(self.path, dtype=torch.float32)
 
     @cached_property
     def files_sha256(self) -> str:

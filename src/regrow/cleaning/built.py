@@ -72,7 +72,7 @@ class BuiltCorpus:
             "steps": [{"name": step.name, **asdict(step.tally)} for step in self.steps],
             "mixture": {
                 "unit": self.mixture.unit,
-                "sources": [asdict(row) for row in self.mixture.rows],
+                "sources": [{**asdict(row), "times": row.times} for row in self.mixture.rows],
                 "notes": list(self.mixture.notes),
             },
             "notes": list(self.read_notes),

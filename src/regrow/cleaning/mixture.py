@@ -7,7 +7,7 @@ grows.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ class MixtureRow:
         have: What there is of it, in the unit of the mixture.
         share: The share of the corpus that it is to have; None if sources have no shares.
         want: How much of it is to be taken.
-        times: How often each document is taken, on average.
+        taken: How much is taken: as near to this as whole documents can be.
     """
 
     source: str
@@ -40,7 +40,12 @@ class MixtureRow:
     have: int
     share: float | None
     want: int
-    times: float
+    taken: int
+
+    @property
+    def times(self) -> float:
+        """How often the source is taken, on average of its text."""
+        return self.taken / self.have if self.have else 0.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,14 @@ class Mixture:
         copies: NDArray[np.int64] = whole + (records["key"] < cuts)
         return copies
 
+    def taken(self, records: NDArray[np.void]) -> list[int]:
+        """How much of each source is taken, in the unit; `records`: of all documents."""
+        found = np.zeros(len(self.whole), np.int64)
+        for part in _chunks(records):
+            amounts = self.copies(part) * _weights(part, self.unit)
+            found += np.bincount(part["source"], amounts, minlength=len(found)).astype(np.int64)
+        return found.tolist()
+
     @property
     def rounds(self) -> int:
         """How often the documents that are taken most often are taken."""
@@ -96,29 +109,33 @@ def mix(config: CorpusConfig, records: NDArray[np.void]) -> Mixture:
     """
     unit = unit_of(config)
     count = len(config.sources)
-    documents, have = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    documents, amounts = np.zeros(count, np.int64), np.zeros(count, np.int64)
     for part in _chunks(records):
         documents += np.bincount(part["source"], minlength=count)
-        have += np.bincount(part["source"], _weights(part, unit), minlength=count).astype(np.int64)
-    size = config.tokens or config.characters or config.documents
-    wanted, notes = _wanted(config, have.tolist(), size)
-    rows, whole, cuts = [], [], []
-    for number, source in enumerate(config.sources):
-        amount, want = int(have[number]), wanted[number]
-        times = want / amount if amount else 0.0
-        full = int(want // amount) if amount else 0
-        rest = want - full * amount
-        whole.append(full)
-        cuts.append(_cut(records, number, unit, rest) if rest else 0)
-        rows.append(
-            MixtureRow(source.name, int(documents[number]), amount, source.share, want, times)
+        amounts += np.bincount(part["source"], _weights(part, unit), minlength=count).astype(
+            np.int64
         )
-        if times > MANY_TIMES:
-            notes.append(
-                f"each document of {source.name} stands {times:.1f} times in the corpus; more than "
-                f"{MANY_TIMES:.0f} times help a model little"
-            )
-    return Mixture(unit, tuple(rows), tuple(whole), tuple(cuts), tuple(notes))
+    have: list[int] = amounts.tolist()
+    size = config.tokens or config.characters or config.documents
+    wanted, notes = _wanted(config, have, size)
+    whole = [want // amount if amount else 0 for want, amount in zip(wanted, have, strict=True)]
+    rest = [want - full * amount for want, full, amount in zip(wanted, whole, have, strict=True)]
+    cuts = [_cut(records, n, unit, left) if left else 0 for n, left in enumerate(rest)]
+    unnamed = Mixture(unit, (), tuple(whole), tuple(cuts))
+    columns = zip(
+        config.sources, documents.tolist(), have, wanted, unnamed.taken(records), strict=True
+    )
+    rows = tuple(
+        MixtureRow(source.name, count, amount, source.share, want, taken)
+        for source, count, amount, want, taken in columns
+    )
+    notes += [
+        f"each document of {row.source} stands {row.times:.1f} times in the corpus; more than "
+        f"{MANY_TIMES:.0f} times help a model little"
+        for row in rows
+        if row.times > MANY_TIMES
+    ]
+    return replace(unnamed, rows=rows, notes=tuple(notes))
 
 
 def _wanted(

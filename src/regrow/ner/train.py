@@ -117,7 +117,8 @@ def train_tagger(
     history_of(model.path, model.layout)  # its card may be damaged
     given = dict(settings or {})
     given.setdefault("row_length", _row_length(model.config))
-    checked = _checked(given)
+    is_encoder_decoder = bool(model.config.is_encoder_decoder)
+    checked = _checked(given, is_encoder_decoder=is_encoder_decoder)
     form = prompt_form(model.tokenizer, model.config)
     writer = _ExampleWriter(form, model.config, checked.row_length, how)
     data = TuningData(
@@ -125,7 +126,8 @@ def train_tagger(
         words=_words(train, how),
     )  # fmt: skip
     if "tokens" not in given:
-        checked = _checked({**given, "tokens": data.train.tokens})
+        given["tokens"] = data.train.tokens
+        checked = _checked(given, is_encoder_decoder=is_encoder_decoder)
     parameters = model.layout.parameters()
     check_free_space(out, model.weight_bytes + _BYTES_OF_A_CHECKPOINT * parameters)
     work = {
@@ -155,11 +157,11 @@ def _words(train: Sequence[EntitySet], how: EntityTraining) -> str:
     return "; ".join(words)
 
 
-def _checked(given: Mapping[str, Any]) -> RecoverySettings:
+def _checked(given: Mapping[str, Any], *, is_encoder_decoder: bool) -> RecoverySettings:
     """The settings with these values. Raises UserError if they are not valid."""
     try:
         settings = validated(RecoverySettings, given)
-        check_tuning_settings(settings)
+        check_tuning_settings(settings, is_encoder_decoder=is_encoder_decoder)
     except UserError as error:
         raise error.within("settings.") from None
     return settings

@@ -41,7 +41,7 @@ class TrainingData:
         config: The model's config, which names the token that a decoder begins with.
         row_length: Upper bound on the text tokens in a row.
         seed: Decides all random choices for a sample.
-        prefix: How a decoder attends within the prefix of a row. Encoder-decoders ignore it.
+        prefix: How a decoder attends within the prefix of a row, if its objective has one.
         shared_rows: Whether several examples of an encoder-decoder, or several conversations of a
             decoder, share a row. Packed text of a decoder always does.
     """
@@ -87,6 +87,7 @@ class Objective:
         for_encoder_decoder: The same for an encoder-decoder.
         missing_tokens: One function for each kind of special token that examples are written with.
             It gives the tokens of this kind that have to be added to a tokenizer.
+        has_prefix: Whether a decoder reads a prefix, which is given and not predicted.
         reads_conversations: Whether it learns the answers of conversations, and no text.
         mixes_denoisers: Whether the shares of UL2's denoisers follow their held-out losses. Its
             samples must be mixed from them (`regrow.objectives.rows.ul2.MixedDenoisers`).
@@ -99,6 +100,7 @@ class Objective:
     for_decoder: MakeLossAndRows | None = None
     for_encoder_decoder: MakeLossAndRows | None = None
     missing_tokens: tuple[Callable[[Any], tuple[str, ...]], ...] = ()
+    has_prefix: bool = False
     reads_conversations: bool = False
     mixes_denoisers: bool = False
 
@@ -328,6 +330,7 @@ _UL2 = Objective(
     widest_row=_widest_ul2,
     for_decoder=_in_one_row(_ul2),
     for_encoder_decoder=_in_two_rows(_ul2),
+    has_prefix=True,
     missing_tokens=(missing_sentinels, missing_prefixes),
 )
 
@@ -343,6 +346,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         check=_check_ends,
         minimum_tokens=_one_row,
         for_decoder=_prefix_lm,
+        has_prefix=True,
     ),
     "fill-in-the-middle": Objective(
         mean_sample=_text_alone,
@@ -357,6 +361,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         widest_row=_widest_span_corruption,
         for_decoder=_in_one_row(_span_corruption),
         for_encoder_decoder=_in_two_rows(_span_corruption),
+        has_prefix=True,
         missing_tokens=(missing_sentinels,),
     ),
     "ul2": _UL2,
@@ -369,6 +374,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         widest_row=_widest_optimized,
         for_decoder=_optimized_for_decoder,
         for_encoder_decoder=_optimized_for_encoder_decoder,
+        has_prefix=True,
         missing_tokens=(missing_sentinels, missing_prefixes),
     ),
     "instructions": Objective(
@@ -376,6 +382,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         check=_check_prompt_form,
         for_decoder=_answers,
         for_encoder_decoder=_answers,
+        has_prefix=True,
         reads_conversations=True,
     ),
 }

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.packing import tokenise
@@ -19,6 +19,7 @@ from regrow.objectives.registry import (
     minimum_tokens,
     missing_tokens,
     objective_name,
+    widest_row,
 )
 from regrow.objectives.special_tokens import missing_sentinels
 from regrow.pipeline.recipe import Data, Recipe, Stage
@@ -174,8 +175,10 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
         if settings is None:
             continue
         where = f"stages: {stage.name}: recover"
-        _objective(where, settings, is_encoder_decoder=bool(config.is_encoder_decoder))
+        is_encoder_decoder = bool(config.is_encoder_decoder)
+        name = _objective(where, settings, is_encoder_decoder=is_encoder_decoder)
         try:
+            settings.check_kind(name, is_encoder_decoder=is_encoder_decoder)
             check_tools(settings.track)
             check_objective(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
@@ -185,18 +188,15 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
     _check_length(stage_by_tokens, tokenizer, corpus)
 
 
-def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: bool) -> None:
+def check_adapters(
+    stages: Iterable[Stage], original: ModelDirectory, *, from_scratch: bool
+) -> None:
     """Raise UserError, with the stage, if a model cannot be trained by LoRA.
 
-    `layout`: of the original. `from_scratch`: whether its weights are drawn at random.
+    `from_scratch`: whether its weights are drawn at random.
     """
-    from regrow.training.lora import check_lora
+    from regrow.training.lora import adapted_matrices, check_lora
 
-    matrices = {
-        each.parameter.removesuffix(".weight").rpartition(".")[2]
-        for each in layout.tensors.values()
-        if each.layer is not None and len(each.shape) == 2
-    }
     for stage in stages:
         lora = None if stage.recover is None else stage.recover.lora
         if lora is None:
@@ -208,17 +208,9 @@ def check_adapters(stages: Iterable[Stage], layout: Layout, *, from_scratch: boo
             )
         try:
             check_lora()
+            adapted_matrices(original.network, lora)
         except UserError as error:
             raise error.within(where) from None
-        # Without a blueprint it is not known which tensors are of layers; the training checks it.
-        is_known = not layout.blueprint.vocabulary_only
-        for target in (lora.targets or ()) if is_known else ():
-            if target not in matrices:
-                known = ", ".join(sorted(matrices))
-                raise UserError(
-                    f"no matrix of the layers is called {target}; they have {known}",
-                    key=f"{where}lora.targets",
-                )
 
 
 def check_embedding_rates(stages: Iterable[Stage], why: str) -> None:
@@ -234,19 +226,26 @@ def check_embedding_rates(stages: Iterable[Stage], why: str) -> None:
             )
 
 
-def check_positions(stages: Iterable[Stage], positions: int | None) -> None:
+def check_positions(stages: Iterable[Stage], original: ModelDirectory, tokenizer: Any) -> None:
     """Raise UserError, with the stage, if rows are longer than the learned positions of the model.
 
-    `positions`: their number; None if positions are not learned.
+    For what `check_tasks` accepts. `tokenizer`: of the original, with all special tokens.
     """
+    from regrow.objectives.losses import head
+
+    config = original.config
+    known = getattr(config.get_text_config(), "max_position_embeddings", None)
     for stage in stages:
-        length = stage.recover.row_length if stage.recover else 0
-        if positions is not None and length > positions:
-            raise UserError(
-                f"the model knows {positions} positions; give at most so many",
-                key=f"stages: {stage.name}: recover.row_length",
-                value=length,
-            )
+        if known is None or (settings := stage.recover) is None:
+            continue
+        widest = partial(widest_row, settings.objective, tokenizer, config)
+        # A class is built only for what is longer than its config says.
+        if max(settings.row_length, widest(settings.row_length)) <= known:
+            continue
+        try:
+            head.check_positions(original.network, settings.row_length, widest)
+        except UserError as error:
+            raise error.within(f"stages: {stage.name}: recover.") from None
 
 
 def check_mixtures(recipe: Recipe, stages: Iterable[RunStage], vocabulary: int) -> None:

@@ -161,7 +161,7 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
         original = with_random_weights(original, out / "original", recipe.seed)
     bind = partial(_bind, recipe, out, aside, options.compare)
     corpus, stages, comparisons = bind(original)
-    check_adapters(recipe.stages, original.layout, from_scratch=options.from_scratch)
+    check_adapters(recipe.stages, original, from_scratch=options.from_scratch)
     if options.from_scratch:
         check_embedding_rates(recipe.stages, "these are drawn at random")
     tokenizer = copy.deepcopy(original.tokenizer)
@@ -174,6 +174,7 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
     tokenizer.add_tokens(list(missing), special_tokens=True)
     check_corpus(corpus, tokenizer, [*stages.values()], original.layout.sizes["vocab"])
     check_tasks(recipe, tokenizer, original.config, corpus)
+    check_positions([stage.spec for stage in stages.values()], original, tokenizer)
     check_counted(corpus, tokenizer, [stage.spec for stage in stages.values()])
     corpora = {name: stage.corpus for name, stage in stages.items()}
     check_conversations(recipe, corpora, tokenizer, original.config)
@@ -231,7 +232,6 @@ def _bind(
         )
         for stage in (*recipe.stages, *asked)
     }  # fmt: skip
-    check_positions([*recipe.stages, *asked], layout.sizes.get("position"))
     check_mixtures(recipe, [*stages.values()], layout.sizes["vocab"])
     return corpus, stages, comparisons
 

@@ -52,14 +52,15 @@ def example_rows(step: "NamedTally") -> Rows:
 
 
 def mixture_rows(built: "BuiltCorpus") -> Rows:
-    """How much there is of each source, how much was wanted, and how often it is taken."""
+    """How much there is of each source, is wanted and is taken, and how often."""
     mixture = built.mixture
-    rows: Rows = [("source", "documents", f"{mixture.unit} there", "share", "wanted", "times")]
+    head = ("source", "documents", f"{mixture.unit} there", "share", "wanted", "taken", "times")
+    rows: Rows = [head]
     for row in mixture.rows:
         share = "" if row.share is None else f"{row.share:.1%}"
         rows.append((
             row.source, f"{row.documents:,}", f"{row.have:,}", share, f"{row.want:,}",
-            f"{row.times:.2f}",
+            f"{row.taken:,}", f"{row.times:.2f}",
         ))  # fmt: skip
     return rows
 

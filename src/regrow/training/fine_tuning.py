@@ -34,11 +34,12 @@ class TuningData:
     words: str = "prompts and answers"
 
 
-def check_tuning_settings(settings: RecoverySettings) -> None:
-    """Raise UserError if a setting means nothing for prompts and answers."""
+def check_tuning_settings(settings: RecoverySettings, *, is_encoder_decoder: bool) -> None:
+    """Raise UserError if a setting means nothing for prompts and answers, or for the model."""
     for name in _NOT_HERE:
         if getattr(settings, name) not in (None, ()):
             raise UserError("has no meaning for prompts and answers; leave it out", key=name)
+    settings.check_kind("instructions", is_encoder_decoder=is_encoder_decoder)
 
 
 def fine_tune(

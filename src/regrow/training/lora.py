@@ -41,7 +41,7 @@ def add_adapters(model: nn.Module, settings: LoraSettings, seed: int) -> None:
     check_lora()
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = _targets(model, settings)
+    names = adapted_matrices(model, settings)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.scale * settings.rank, target_modules=names,
         lora_dropout=0.0, bias="none",
@@ -79,8 +79,13 @@ def without_adapters(
     return found
 
 
-def _targets(model: nn.Module, settings: LoraSettings) -> list[str]:
-    """The full names of the matrices that get adapters."""
+def adapted_matrices(model: nn.Module, settings: LoraSettings) -> list[str]:
+    """The full names of the matrices that get adapters.
+
+    `model`: its weights are not read.
+
+    Raises UserError if the layers have no matrix of one of the names, or none that can be adapted.
+    """
     inside = {id(module) for layer in layers(model) for module in layer.modules()}
     matrices = [
         name
@@ -101,7 +106,8 @@ def _targets(model: nn.Module, settings: LoraSettings) -> list[str]:
             if target not in ends.values():
                 known = ", ".join(sorted(set(ends.values())))
                 raise UserError(
-                    f"no matrix is called {target}; there are {known}", key="lora.targets"
+                    f"no matrix of the layers is called {target}; they have {known}",
+                    key="lora.targets",
                 )
         wanted = [name for name in matrices if ends[name] in settings.targets]
     return wanted

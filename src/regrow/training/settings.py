@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from regrow.common.errors import UserError
 from regrow.common.fields import Fraction, Size
 from regrow.common.precision import Precision
 from regrow.corpus.shares import DENOISER, DOMAIN
@@ -46,8 +47,10 @@ class RecoverySettings(BaseModel):
         objective: What is learned (`docs/objectives.md`). None takes `causal` for a decoder and
             `span-corruption` for an encoder-decoder.
         prefix: How a decoder attends among the tokens of a prefix, which are given and not
-            predicted: `causal`, as when it generates, or `bidirectional`.
-        shared_rows: Whether short examples of an encoder-decoder share a row. The examples and
+            predicted: `causal`, as when it generates, or `bidirectional`. Only with objectives that
+            have a prefix, so not with `causal` and `fill-in-the-middle`.
+        shared_rows: Whether short examples of an encoder-decoder share a row (never given for a
+            decoder, which always packs its rows where it can keep texts apart). The examples and
             their order stay the same, and fewer slots are empty. With `o-ul2`, a shared row holds
             separate documents; otherwise it is one text that runs across documents. None shares
             rows if the model's class can separate the examples: T5 and OpenBA can; BART cannot,
@@ -209,6 +212,18 @@ class RecoverySettings(BaseModel):
         return self.model_dump(
             mode="json", exclude=set(EXECUTION_SETTINGS), exclude_defaults=not every_key
         )
+
+    def check_kind(self, objective: str, *, is_encoder_decoder: bool) -> None:
+        """Raise UserError if a setting means nothing for this kind of model.
+
+        `objective`: that is learned, by name.
+        """
+        has_prefix = OBJECTIVES[objective].has_prefix and not is_encoder_decoder
+        if self.prefix != "causal" and not has_prefix:
+            named = "an encoder-decoder" if is_encoder_decoder else objective
+            raise UserError(f"{named} has no prefix in its rows; leave it out", key="prefix")
+        if self.shared_rows is not None and not is_encoder_decoder:
+            raise UserError("is for encoder-decoders; leave it out", key="shared_rows")
 
     @property
     def mixtures(self) -> dict[str, MixtureSettings]:

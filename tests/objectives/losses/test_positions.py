@@ -44,7 +44,7 @@ def test_a_table_of_positions_bounds_rows(kind: str) -> None:
     model = auto.from_config(config)
     assert learned_positions(model) == 24
     check_positions(model, 24)
-    with pytest.raises(UserError, match=r"row_length \(25\): .* knows 24 positions; give at most"):
+    with pytest.raises(UserError, match=r"row_length 25: .* knows 24 positions; give at most"):
         check_positions(model, 25)
 
 
@@ -53,7 +53,7 @@ def test_a_training_asks_first(tmp_path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_config(config)
     samples = pack(["so it goes on and on"] * 9, byte_tokenizer(), 25)
     settings = RecoverySettings(tokens=100, row_length=25, batch_tokens=50, precision="fp32")
-    with pytest.raises(UserError, match=r"row_length \(25\): GPT2LMHeadModel knows 24"):
+    with pytest.raises(UserError, match=r"row_length 25: GPT2LMHeadModel knows 24"):
         train_on(model, samples, Causal(), settings, seed=0, directory=tmp_path / "t")
 
 
@@ -80,7 +80,7 @@ def test_a_row_also_holds_what_stands_between_its_parts(
         recover(source, tmp_path / str(length), settings, data, seed=0)
 
     message = (
-        rf"row_length \(94\): GPT2LMHeadModel knows 94 positions, and a row has up to {widest} "
+        rf"row_length 94: GPT2LMHeadModel knows 94 positions, and a row has up to {widest} "
         rf"with its special tokens; give at most {longest}$"
     )
     with pytest.raises(UserError, match=message):

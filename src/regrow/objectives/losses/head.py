@@ -170,7 +170,8 @@ def check_positions(
 ) -> None:
     """Raises UserError if a row has more positions than the model has learned.
 
-    `length`: the most text tokens in a row. `widest`: the most slots of a row with so much text.
+    `model`: its weights are not read. `length`: the most text tokens in a row. `widest`: the most
+    slots of a row with so much text.
     """
     known = learned_positions(model)
     if known is None or max(length, widest(length)) <= known:
@@ -186,4 +187,4 @@ def check_positions(
             f"{name} knows {known} positions, and a row has up to {widest(length)} with its "
             f"special tokens; give at most {fitting}"
         )
-    raise UserError(f"row_length ({length}): {problem}")
+    raise UserError(problem, key="row_length", value=length)
