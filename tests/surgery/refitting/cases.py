@@ -49,6 +49,25 @@ def without_channels(model: ModelDirectory) -> Cut:
     return Cut(model.checkpoint.fingerprint, axes)
 
 
+def with_silent_neurons(model: ModelDirectory) -> tuple[ModelDirectory, Cut]:
+    """A model half of whose neurons write nothing, beside this one, and the cut that drops them."""
+    loaded: Any = model.load()
+    axes = {}
+    for axis in model.layout.blueprint.axes:
+        if axis.kind == "ffn":
+            assert axis.along is not None
+            size, layers = (model.layout.sizes[each] for each in (axis.name, axis.along))
+            half = size // 2
+            axes[axis.name] = AxisCut(size, np.tile(np.arange(half), (layers, 1)), axis.along)
+            with torch.no_grad():
+                for name in model.layout.modules(axis.sites):
+                    loaded.get_submodule(name).weight[:, half:] = 0
+    out = Path(tempfile.mkdtemp(dir=model.path.parent)) / "silent"
+    loaded.save_pretrained(out)
+    silent = ModelDirectory(out)
+    return silent, Cut(silent.checkpoint.fingerprint, axes)
+
+
 def carved(model: ModelDirectory, cut: Cut) -> ModelDirectory:
     """The cut model without a refit, beside the model."""
     out = Path(tempfile.mkdtemp(dir=model.path.parent)) / "carved"

@@ -23,7 +23,6 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.scoring.calibration import Calibration
 from regrow.surgery.carve import carve, with_corrections
-from regrow.surgery.cut import Cut
 from regrow.surgery.refitting import layer_training
 from regrow.surgery.refitting.layer_fit import LayerFit
 from regrow.surgery.refitting.layer_training import _share
@@ -35,6 +34,7 @@ from tests.surgery.refitting.cases import (
     carved,
     last_stream,
     refitted,
+    with_silent_neurons,
     without_channels,
     without_layer,
 )
@@ -100,17 +100,16 @@ def test_layers_of_which_no_matrix_can_be_solved_for_are_trained_alone(
 
 
 @pytest.mark.parametrize("blueprint", [LLAMA, T5, OPENBA], ids=lambda b: b.model_type)
-def test_where_nothing_is_cut_nothing_is_trained(tmp_path: Path, blueprint: Blueprint) -> None:
+def test_where_all_is_made_up_for_nothing_is_trained(tmp_path: Path, blueprint: Blueprint) -> None:
     """The error is rounding alone there, and training makes it larger."""
-    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
-    found = refitted(
-        model, Cut(model.checkpoint.fingerprint, {}), calibration(model, TEXTS), passes=2
-    )
+    model, cut = with_silent_neurons(ModelDirectory(write_tiny(blueprint, tmp_path / "m")))
+    found = refitted(model, cut, calibration(model, TEXTS), passes=2)
+    assert found.matrices
     assert not [each for each in found.matrices if each.trained]
-    loaded = dict(model.load().named_parameters())
+    before = dict(carved(model, cut).load().named_parameters())
     for name, each in found.corrections.items():
         whole = each.rows(0, each.shape[0])
-        assert np.allclose(whole, loaded[name].detach().numpy(), atol=1e-4), name
+        assert np.allclose(whole, before[name].detach().numpy(), atol=1e-4), name
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ from regrow.surgery.result_files import plan_output
 from tests.surgery.carving import tensors
 from tests.surgery.refitting.cases import (
     calibration,
+    carved,
     last_stream,
     refitted,
+    with_silent_neurons,
     without_channels,
     without_layer,
 )
@@ -66,15 +68,60 @@ def test_every_family_is_refitted_or_refused(
     }
 
 
-@pytest.mark.parametrize("blueprint", [LLAMA, GRANITE, T5, OPENBA], ids=lambda b: b.model_type)
-def test_where_nothing_is_cut_nothing_changes(tmp_path: Path, blueprint: Blueprint) -> None:
-    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+def test_where_nothing_is_cut_nothing_changes(tmp_path: Path) -> None:
+    model = ModelDirectory(write_tiny(LLAMA, tmp_path / "m"))
     found = refitted(model, Cut(model.checkpoint.fingerprint, {}), calibration(model))
-    loaded = dict(model.load().named_parameters())
+    assert not found.corrections
+    assert not found.matrices
+    assert found.words().endswith(": nothing got better")
+
+
+@pytest.mark.parametrize("blueprint", [LLAMA, GRANITE, T5, OPENBA], ids=lambda b: b.model_type)
+def test_what_can_be_made_up_for_wholly_is_not_changed(
+    tmp_path: Path, blueprint: Blueprint
+) -> None:
+    """Neurons that write nothing go, so there is only rounding to make up for."""
+    model, cut = with_silent_neurons(ModelDirectory(write_tiny(blueprint, tmp_path / "m")))
+    found = refitted(model, cut, calibration(model))
+    assert found.matrices
+    before = dict(carved(model, cut).load().named_parameters())
     for name, each in found.corrections.items():
         whole = each.rows(0, each.shape[0])
-        assert np.allclose(whole, loaded[name].detach().numpy(), atol=1e-4), name
+        assert np.allclose(whole, before[name].detach().numpy(), atol=1e-4), name
     assert all(each.after < 1e-9 for each in found.matrices)
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "axis", "dropped"),
+    [
+        (LLAMA, "layer", 2),
+        (LLAMA, "layer", -1),
+        (T5, "decoder.layer", 1),
+        (T5, "encoder.layer", -1),
+    ],
+    ids=lambda each: getattr(each, "model_type", each),
+)
+@pytest.mark.parametrize("passes", [0, 1])
+def test_layers_in_front_of_the_first_cut_stay(
+    tmp_path: Path, blueprint: Blueprint, axis: str, dropped: int, passes: int
+) -> None:
+    model = ModelDirectory(write_tiny(blueprint, tmp_path / "m"))
+    size = model.layout.sizes[axis]
+    keep = np.delete(np.arange(size), dropped)
+    cut = Cut(model.checkpoint.fingerprint, {axis: AxisCut(size, keep)})
+    found = refitted(model, cut, calibration(model, 400), passes=passes)
+    # The layer in front of the dropped one is the first that does something else.
+    first = dropped % size - 1
+    layers = [
+        label.layer
+        for label in carved(model, cut).layout.tensors.values()
+        if label.parameter in found.corrections
+    ]
+    assert min(each[1] for each in layers if each and each[0] == axis) == first
+    # An encoder in front of a decoder that is cut stays; a decoder behind a cut encoder does not.
+    stacks = {each[0] for each in layers if each}
+    assert stacks == ({axis, "decoder.layer"} if axis == "encoder.layer" else {axis})
+    assert all(each.after <= each.before for each in found.matrices)
 
 
 def test_neurons_that_are_combinations_of_others_are_made_up_for(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ architectures the layers are only trained.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import save_tensors
 from regrow.common.precision import Precision
@@ -252,7 +254,12 @@ def _refit_stack(
         return streams
 
     streams = through(range(kept[0]), streams)
+    unchanged = _unchanged_layers(models.cut, models.original.layout, axis)
     for number, layer in enumerate(kept):
+        if number < unchanged:
+            cut_streams = streams = through(range(layer, layer + 1), streams)
+            yield [], {}
+            continue
         following = kept[number + 1] if number + 1 < len(kept) else len(names)
         if is_solvable:
             place, own = Place(axis, layer, number), [each[layer] for each in calls]
@@ -290,6 +297,25 @@ def _refit_stack(
                 if fitted and (fitted[-1].trained or name.startswith(solved))
             }
         yield fitted, weights
+
+
+def _unchanged_layers(cut: Cut, layout: Layout, axis: str) -> int:
+    """How many layers at the beginning of a stack compute what they did before the cut.
+
+    Nothing in them, in front of them or right behind them is cut. (A matrix in front of dropped
+    layers is solved for.)
+    """
+    blueprint = layout.blueprint
+    stack, stacks = blueprint.axis(axis).stack, blueprint.stacks
+    later = () if stack is None else stacks[stacks.index(stack) + 1 :]
+    elsewhere = {axis, "vocab", *(each.name for each in blueprint.axes if each.stack in later)}
+    if cut.axes.keys() - elsewhere:
+        return 0
+    size = layout.sizes[axis]
+    kept = [*cut.layers(axis, size).tolist(), size]
+    pairs = enumerate(pairwise(kept))
+    changed = (number for number, pair in pairs if pair != (number, number + 1))
+    return next(changed, len(kept) - 1)
 
 
 def _fit_layer(
