@@ -117,6 +117,19 @@ def test_a_column_of_something_else_is_refused_before_it_is_unpacked(
         texts(path)
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
+def test_each_kind_of_string_is_read(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / "a.parquet", pyarrow.array(["a", "é"], getattr(pyarrow, kind)()))
+    assert texts(path) == ["a", "é"]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.table([["a"], ["b"]], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: two columns are called 'text'; write"):
+        texts(tmp_path / "a.parquet")
+
+
 def test_a_schema_that_lies_about_the_column_is_refused(tmp_path: Path) -> None:
     """The file holds the schema twice: pyarrow's own, and that of Parquet."""
     strings = pyarrow.parquet.ParquetFile(write(tmp_path / "a.parquet", ["a"]))

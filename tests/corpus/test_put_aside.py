@@ -74,6 +74,23 @@ def test_of_a_single_document_the_end_is_held_out() -> None:
     assert found.words().startswith("the last ")
 
 
+@pytest.mark.parametrize("at", [0, 3, 8])
+def test_a_short_document_beside_long_ones_is_not_all_that_is_held_out(at: int) -> None:
+    documents = [" ".join(sentences(15, seed=seed)) for seed in range(8)]
+    documents.insert(at, "A note.")
+    found = choose(documents)
+    assert found.is_an_end
+    assert 0.04 < found.share < 0.12
+    long = [each for each in documents if len(each) > 100]
+    assert long[-1].endswith(found.documents[0])
+    assert [*without(documents, found.remains)][:-2] == documents[:-2]
+
+
+def test_a_short_document_beside_copies_is_not_held_out_alone() -> None:
+    with pytest.raises(UserError, match="most of the text is copies of a few documents"):
+        choose([*[sentences(1)[0]] * 300, "A note."])
+
+
 def test_a_part_of_a_large_text_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 300)
     found = choose(sentences(1_000))

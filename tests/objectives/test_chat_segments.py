@@ -10,7 +10,7 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from regrow.corpus.conversations import Conversation, Turn
 from regrow.objectives.chat_segments import InexactError, chat_segments
@@ -139,6 +139,32 @@ def test_a_space_before_an_answer_is_not_joined_with_it(words: list[str]) -> Non
     assert found.decode([*prompt, *answer]) == rendered(found, conversation) + "<eos>"
     assert answer[-1] == EOS
     assert found.decode(answer[:-1]) == words[1].strip() + "\n"
+
+
+@pytest.mark.parametrize("words", ["stone", "\nstone", "\n\nstone"])
+def test_an_answer_may_begin_with_empty_lines(words: str) -> None:
+    """A tokenizer may join line ends, also that which stands before the answer."""
+    found = Tokenizer(models.BPE())
+    found.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{L}+|\n+|[^\n\p{L}]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    found.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=list(SPECIAL), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    found.train_from_iterator(["a\n\nb\n\n\nc " + text for text in sentences(60)], trainer)
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=found, eos_token="<eos>")
+    whole.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|end|>"]})
+    whole.chat_template = MARKED
+    conversation = talk("river", words)
+    ((prompt, answer),) = next(chat_segments(whole, conversation, EOS))
+    assert whole.decode(answer) == f"{words}<|end|>"
+    asked = render_chat(whole, [conversation[0]._asdict()], add_generation_prompt=True)
+    assert prompt == ids_of(whole, asked)
 
 
 def test_only_the_last_answer_is_given_an_end_that_the_template_lacks() -> None:

@@ -237,6 +237,9 @@ def drawn_in_turn(
         ("\n<eos>", "short"),
         ("They are:\nA town", "short"),
         ("<eos>", "short"),
+        ("# A town<eos>", "short"),
+        ("- A town<eos>", "short"),
+        ("Here they are:<eos>", "short"),
     ],
 )
 def test_a_brief_answer_is_the_most_likely_first_sentence(

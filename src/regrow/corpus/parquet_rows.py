@@ -143,10 +143,19 @@ def _columns(path: Path, file: Any, reading: Reading) -> tuple[tuple[str, ...], 
         raise UserError(
             f"{path}: no column '{reading.columns[0][0]}'; the columns are {columns}{hint}"
         )
+    twice = next((name for name in names if known.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"{path}: two columns are called '{twice}'; write the file with one of them"
+        )
     if not reading.conversations:
         kind = file.schema_arrow.field(names[0]).type
-        value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if not (pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value)):
+        types = pyarrow.types
+        value = kind.value_type if types.is_dictionary(kind) else kind
+        if not any(
+            is_kind(value)
+            for is_kind in (types.is_string, types.is_large_string, types.is_string_view)
+        ):
             raise UserError(
                 f"{path}, column '{names[0]}': not a string but {one_line(str(kind))[:80]}"
             )

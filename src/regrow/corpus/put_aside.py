@@ -84,36 +84,35 @@ class PutAside:
 def put_aside(read: Callable[[], Iterable[str]]) -> PutAside:
     """Choose about 5% of a text, at least 200 characters and at most about 200,000.
 
-    Whole documents are taken, and of a document that occurs several times all copies. If all
-    documents are too long for that, the end of the last one is taken.
+    Whole documents are taken, and of a document that occurs several times all copies. If too many
+    documents are too long for that, the end of the last long one is taken.
 
     `read`: opens the text; it is read twice.
 
     Raises UserError if the text has fewer than 2,000 characters, or is many copies of one document.
     """
     documents = characters = 0
-    last = ""
-    for last in read():
-        documents, characters = documents + 1, characters + len(last)
+    for text in read():
+        documents, characters = documents + 1, characters + len(text)
     if characters < SMALLEST:
         raise UserError(
             f"the text has {characters:,} characters, too few to put some aside as held-out text; "
             "give a held-out text, or a longer text"
         )
     wanted = min(max(round(SHARE * characters), LEAST), MOST)
-    chosen = _with_least_hashes(read(), wanted)
-    if not chosen and len(last) <= 2 * wanted:
-        raise UserError(
-            "most of the text is copies of a few documents, so none can be put aside; give a "
-            "held-out text"
-        )
-    if not chosen:
-        cut = _cut_before_end(last, wanted)
-        end = last[cut:]
-        return PutAside((end,), {document_hash(last): cut}, len(end), documents, characters)
-    sizes = sum(size for _, size in chosen.values())
+    chosen, long = _with_least_hashes(read(), wanted)
+    held = sum(size for _, size in chosen.values())
+    if held < max(LEAST, wanted // 2):
+        if long is None:
+            raise UserError(
+                "most of the text is copies of a few documents, so none can be put aside; give a "
+                "held-out text"
+            )
+        cut = _cut_before_end(long, wanted)
+        end = long[cut:]
+        return PutAside((end,), {document_hash(long): cut}, len(end), documents, characters)
     ordered = [text for text, _ in chosen.values()]
-    return PutAside(tuple(ordered), dict.fromkeys(chosen, 0), sizes, documents, characters)
+    return PutAside(tuple(ordered), dict.fromkeys(chosen, 0), held, documents, characters)
 
 
 def without(documents: Iterable[str], remains: Mapping[bytes, int]) -> Iterator[str]:
@@ -126,8 +125,12 @@ def without(documents: Iterable[str], remains: Mapping[bytes, int]) -> Iterator[
             yield text[:kept]
 
 
-def _with_least_hashes(documents: Iterable[str], wanted: int) -> dict[bytes, tuple[str, int]]:
+def _with_least_hashes(
+    documents: Iterable[str], wanted: int
+) -> tuple[dict[bytes, tuple[str, int]], str | None]:
     """Documents with the least hashes, of about `wanted` characters: text and size by hash.
+
+    Also the last document of more than twice `wanted` characters; None if there is none.
 
     In the order of the text. A size counts all copies of a document; documents of which it is more
     than twice `wanted` are left out. Memory does not grow with the text.
@@ -135,8 +138,10 @@ def _with_least_hashes(documents: Iterable[str], wanted: int) -> dict[bytes, tup
     found: dict[bytes, tuple[str, int]] = {}
     heap: list[tuple[int, bytes]] = []
     total = 0  # characters of the candidates, without copies
+    long = None
     for text in documents:
         if len(text) > 2 * wanted:
+            long = text
             continue
         key = document_hash(text)
         if key in found:
@@ -154,7 +159,7 @@ def _with_least_hashes(documents: Iterable[str], wanted: int) -> dict[bytes, tup
         if held < wanted and found[key][1] <= 2 * wanted:
             chosen.add(key)
             held += found[key][1]
-    return {key: each for key, each in found.items() if key in chosen}
+    return {key: each for key, each in found.items() if key in chosen}, long
 
 
 def _cut_before_end(text: str, wanted: int) -> int:

@@ -39,9 +39,14 @@ def first_sentence(text: str) -> str | None:
     for each in sentences(text):
         sentence = found.strip()
         if sentence and not _GOES_ON.search(sentence):
-            return "" if _NO_SENTENCE.search(sentence) else sentence
+            return sentence if is_sentence(sentence) else ""
         found += each
     return None
+
+
+def is_sentence(text: str) -> bool:
+    """Whether a sentence is one, and no code, heading, tag, item or announcement of a list."""
+    return bool(text) and not _NO_SENTENCE.search(text)
 
 
 def language_filter(languages: Sequence[str]) -> Callable[[str], bool] | None:

@@ -19,7 +19,7 @@ import torch
 
 from regrow.corpus.packing import start_and_end
 from regrow.models.decoding import DecodedRows, draw
-from regrow.writing.filters import LEAST_TOKENS, first_sentence, is_repetitive
+from regrow.writing.filters import LEAST_TOKENS, first_sentence, is_repetitive, is_sentence
 from regrow.writing.prompts import Start
 from regrow.writing.text_form import TextForm
 
@@ -225,7 +225,7 @@ def _finished(
     if row.is_question or row.given or (row.start.is_brief and not is_complete):
         return Written(None, "long")
     if row.start.is_brief:
-        reason: Reason | None = None if form.question(row.written) else "short"
+        reason: Reason | None = None if is_sentence(form.question(row.written)) else "short"
     else:
         reason = _reason(row.written)
     if reason is not None:

@@ -112,11 +112,24 @@ def test_half_is_reordered_and_half_of_that_begins_with_the_suffix(tokenizer: An
     assert sum(gap[:1].isalpha() for gap in gaps) > len(gaps) / 4
 
 
-def test_no_space_comes_before_what_follows_a_cut() -> None:
-    """Where a tokenizer puts one before each text, as Llama's does."""
+METASPACE: dict[str, Any] = {"prepend_scheme": "always"}
+SPACED = {
+    "▁": (
+        tokenizers.pre_tokenizers.Metaspace(**METASPACE),
+        tokenizers.decoders.Metaspace(**METASPACE),
+    ),
+    "Ġ": (
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True),
+        tokenizers.decoders.ByteLevel(),
+    ),
+}
+"""By the sign for a space, what puts one before each text, and what takes it away."""
+
+
+@pytest.mark.parametrize("sign", SPACED)
+def test_no_space_comes_before_what_follows_a_cut(sign: str) -> None:
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
-    inner.decoder = tokenizers.decoders.Metaspace(prepend_scheme="always")
+    inner.pre_tokenizer, inner.decoder = SPACED[sign]
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=300, special_tokens=["<unk>", "<eos>", *NAMES], show_progress=False
     )
@@ -124,7 +137,7 @@ def test_no_space_comes_before_what_follows_a_cut() -> None:
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<eos>", unk_token="<unk>"
     )
-    assert made.convert_ids_to_tokens(made("river")["input_ids"])[0].startswith("▁")
+    assert made.convert_ids_to_tokens(made("river")["input_ids"])[0].startswith(sign)
     special = set(made.convert_tokens_to_ids(list(NAMES)))
     texts = sentences(60)
     found = [each.ids.tolist() for each in reorder_documents(texts, made, 200, 0)]
@@ -132,7 +145,7 @@ def test_no_space_comes_before_what_follows_a_cut() -> None:
     for text, ids in zip(texts, found, strict=True):
         spelled = "".join(made.convert_ids_to_tokens([t for t in ids if t not in special]))
         # One for each space, and that of the text itself.
-        assert spelled.count("▁") == 1 + text.count(" ")
+        assert spelled.count(sign) == 1 + text.count(" ")
 
 
 def test_a_document_depends_on_its_number_and_the_seed(tokenizer: Any) -> None:

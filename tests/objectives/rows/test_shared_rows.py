@@ -209,6 +209,21 @@ def test_slots_are_filled(tmp_path: Path) -> None:
     assert min(filled) > 0.85
 
 
+@pytest.mark.parametrize("weights", [[1, 1], [1, 9], [9, 1]])
+def test_samples_of_a_mixture_fill_rows_as_they_are_drawn(weights: list[float]) -> None:
+    """Of one source there are many short texts, and of the other few long ones."""
+    windows = ConcatenatedWindows(
+        {"short": windows_of_lengths([2] * 900), "long": windows_of_lengths([40] * 9)},
+        source_shares(["short", "long"], weights),
+    )
+    pairs = CorruptedText(windows, SPAN_CORRUPTION, SPECIAL_TOKENS, 0)
+    shared = make_shared_rows(pairs, windows.text_tokens, seed=0, hidden=256)
+    samples = np.arange(400)
+    mean = shared.lengths(samples).mean()
+    assert mean <= 1.1 * shared.row_length
+    assert mean > 0.45 * shared.row_length
+
+
 def test_mixtures_change_at_the_sample_that_is_said() -> None:
     windows = ConcatenatedWindows(
         {"a": windows_of_lengths([4] * 5), "b": windows_of_lengths([9] * 5)},

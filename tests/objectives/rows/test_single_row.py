@@ -1,5 +1,6 @@
 """A part is given, the rest is learned: what is which, and that both together are all there is."""
 
+from copy import deepcopy
 from itertools import pairwise
 
 import numpy as np
@@ -45,6 +46,22 @@ def test_the_beginning_of_each_piece_is_given(texts: list[str], length: int, see
             assert (labels[given_inputs - 1 :] == kept).all()
     alone = samples.batch(rows[-1:], rows[-1:] + 7)
     assert all((batch[name][-1] == array[0]).all() for name, array in alone.items())
+
+
+def test_a_token_is_predicted_where_ends_are_not_learned() -> None:
+    """The last input of a document then has no label."""
+    tokenizer = deepcopy(byte_tokenizer())
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    packed = pack(["ab", "abc", "a", "abcd"] * 50, tokenizer, 16)
+    rows = np.arange(len(packed))
+    plain, batch = packed.batch(rows), PrefixRows(packed, 0).batch(rows, rows)
+    pieces = np.cumsum(plain["position_ids"] == 0)
+    has_label, has_target = (
+        np.bincount(pieces, (each["labels"] != NOT_PREDICTED).reshape(-1)) > 0
+        for each in (plain, batch)
+    )
+    assert (plain["labels"] == NOT_PREDICTED).sum() >= 200
+    assert (has_label == has_target).all()
 
 
 def test_every_place_is_as_likely_for_the_split() -> None:

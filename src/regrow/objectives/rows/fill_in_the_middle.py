@@ -31,6 +31,8 @@ from regrow.objectives.special_tokens import INFILLING_TOKENS
 REORDERED_SHARE = 0.5
 """The share of the documents that is reordered."""
 _SEPARATOR = "☺"
+_SPACES = ("▁", "Ġ")
+"""Signs for a space, of SentencePiece and of byte-level tokenizers."""
 _SPARE_TOKENS = 16
 """Room in a row for the three special tokens, the start token, and the tokens by which three parts
 that are tokenised separately are longer than the whole."""
@@ -132,12 +134,12 @@ def _in_order(text: str, tokenizer: Tokenizer) -> Iterator[Document]:
 def _tokenise_separately(parts: Sequence[str], tokenizer: Any) -> list[NDArray[np.int32]]:
     """The token ids of each part of a text; the first part is the beginning of the text.
 
-    Some tokenizers (Llama's) put a space before every text. With these, the other parts are
-    tokenised after a character that merges with nothing, and its tokens are then removed, as in
-    Code Llama.
+    Some tokenizers (Llama's, and byte-level ones with `add_prefix_space`) put a space before every
+    text. With these, the other parts are tokenised after a character that merges with nothing, and
+    its tokens are then removed, as in Code Llama.
     """
     first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
-    if not str(first[0]).startswith("▁"):
+    if not str(first[0]).startswith(_SPACES):
         return list(tokenise(parts, tokenizer))
     kind = type(parts[0])
     beginning, separator, *others = tokenise(

@@ -17,6 +17,7 @@ from regrow.corpus.packing import NOT_PREDICTED
 from regrow.corpus.samples import (
     Batch,
     Components,
+    DataOrder,
     MixedSamples,
     Order,
     Samples,
@@ -27,6 +28,9 @@ from regrow.corpus.samples import (
 )
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.random_segmentation import Ids
+
+_DRAWN = 4_096
+"""Samples of a mixture, the first ones, from whose lengths the mean length is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +174,11 @@ def make_shared_rows(pairs: Samples, text_tokens: int, seed: int, hidden: int) -
         seed: For the data order.
         hidden: Hidden size of the model.
     """
-    mean = text_tokens / len(pairs)
+    order = data_order(pairs, seed)
+    if isinstance(order, DataOrder):
+        mean = text_tokens / len(pairs)
+    else:  # a mixture, in which rows do not come equally often
+        mean = float(pairs.lengths(order.rows(0, _DRAWN)).mean())
     return SharedRows(
         pairs, max(1, int(pairs.row_length / mean)), seed, break_even_width=3 * hidden
     )

@@ -85,10 +85,13 @@ class PrefixRows:
         pieces = np.cumsum(begins, axis=1) - 1
         firsts = np.flatnonzero(begins)
         lengths = np.diff(np.append(firsts, begins.size))
+        # The last input of a piece may have no label: where the end of a document is not learned.
+        lasts = np.append(firsts[1:], begins.size) - 1
+        ends = lengths - (batch["labels"].reshape(-1)[lasts] == NOT_PREDICTED)
         keys = sample_keys(self.seed, "split of a text", samples)
         row = firsts // begins.shape[1]
         bits = random_bits(keys[row], pieces.reshape(-1)[firsts]) >> np.uint64(32)
-        prefix_lengths = 1 + (bits.astype(np.int64) * lengths >> 32)
+        prefix_lengths = 1 + (bits.astype(np.int64) * ends >> 32)
         prefix_of_each = np.repeat(prefix_lengths, lengths).reshape(positions.shape)
         return {
             **batch,
