@@ -19,6 +19,8 @@ def test_names_of_sources(tmp_path: Path) -> None:
         f"{tmp_path}/web/b-*-of-0000?.jsonl": [("b", "web/b-00001-of-00002.jsonl")],
         f"{tmp_path}/lo_en.jsonl.zst": [("lo_en", "lo_en.jsonl.zst")],
         f"{tmp_path}/wiki_12.parquet": [("wiki", "wiki_12.parquet")],
+        f"{tmp_path}/wiki.en.txt.gz": [("wiki.en", "wiki.en.txt.gz")],
+        f"{tmp_path}/wiki.de.00001.jsonl": [("wiki.de", "wiki.de.00001.jsonl")],
         f"{tmp_path}/00003.jsonl": [(tmp_path.name, "00003.jsonl")],
     }.items():
         found = named_files([argument], "corpus")

@@ -3,6 +3,8 @@
 import copy
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -43,6 +45,19 @@ def test_the_date_of_today_is_always_the_same() -> None:
     tokenizer = with_template("{% set now = strftime_now('%d %b %Y, %H:%M') %}{{ now }}")
     assert tokenizer.apply_chat_template(TURNS, tokenize=False) != "01 Jan 2025, 00:00"
     assert render_chat(tokenizer, TURNS, add_generation_prompt=False) == "01 Jan 2025, 00:00"
+
+
+def test_limits_that_the_process_was_started_with_stay() -> None:
+    """As on the login nodes of a cluster."""
+    code = (
+        "import resource\n"
+        "from tests.tokenizers.test_chat_rendering import CHAT, TURNS, with_template\n"
+        "from regrow.tokenizers.chat_rendering import render_chat\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (3600, 3600))\n"
+        "print(render_chat(with_template(CHAT), TURNS, add_generation_prompt=True)[-10:])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "assistant:"
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,15 @@ def test_the_score_of_what_is_unknown_stays() -> None:
     assert load(contents).encode("aébcd").tokens != expected
 
 
+def test_the_score_of_what_is_unknown_stays_where_characters_may_go() -> None:
+    """The piece of the least score is a character here."""
+    pieces = [("a", -1.0), ("ab", -2.0), ("c", -25.0), ("d", -25.0), ("bcd", -1.0), ("b", -60.0)]
+    contents = unigram_json([*pieces, (SPACE, -1.0)])
+    vocab = [content for content, _ in contents["model"]["vocab"]]
+    choice = select(contents, zeros(contents), 5, constraints=Constraints(characters=False))
+    assert dict(zip(choice.kept.tolist(), choice.reasons, strict=True))[vocab.index("b")] == "score"
+
+
 def test_which_token_comes_first() -> None:
     """By count, then by score; what no text becomes comes last."""
     pieces = [("a", -1.0), ("b", -1.0), ("ab", -2.5), ("ba", -1.5), ("aa", -1.9), ("bb", -1.2)]

@@ -67,10 +67,38 @@ def test_words_end_at_what_is_no_text() -> None:
     assert words_in(contents, ["ab ca [img]bc"]) == {("Ġ", "c", "a"): 1, ("b", "c"): 1}
 
 
-def test_words_seen_once_are_forgotten_where_there_are_too_many() -> None:
-    contents = tokenizer_json([("a", "b")])
-    documents = ["ba", "ca", "ba", "x" * (1 << 20), "bc", "y" * (1 << 20)]
-    assert words_of(load(contents), contents, documents, most=50) == {("b", "a"): 2}
+def test_numbers_and_lines_are_not_merged_where_the_tokenizer_keeps_them_apart() -> None:
+    """As in Llama 2, which has a token for each digit and no pre-tokenizer."""
+    letters = [*f"abc12\n{SPACE}", f"{SPACE}a", "ab"]
+    scores = {token: -float(n) for n, token in enumerate(letters)}
+    assert words_in(bpe_json(scores), ["ca 12\nbc 2cb"]) == {
+        (SPACE, "c", "a"): 1, ("b", "c"): 1, ("c", "b"): 1,
+    }  # fmt: skip
+    numbers = bpe_json(scores | {"12": -20.0})
+    assert words_in(numbers, ["ca 12\nbc 21"]) == {
+        (SPACE, "c", "a"): 1, (SPACE, "12"): 1, ("b", "c"): 1, (SPACE, "2", "1"): 1,
+    }  # fmt: skip
+
+
+def test_where_there_are_too_many_words_the_rare_ones_count_as_before_on_average() -> None:
+    """No word comes twice, as in a language without spaces, but for one."""
+    contents = tokenizer_json([])
+    text = [f"{number:05x}".translate(str.maketrans("0123456789", "ghijklmnop"))
+            for number in range(1 << 13)]  # fmt: skip
+    documents = [" ".join(["ca ca", *text[at : at + 64]]) for at in range(0, len(text), 64)]
+    whole = words_of(load(contents), contents, documents)
+    # A chunk of documents is read before words are dropped.
+    documents = [each for text in documents for each in (text, "x " * (1 << 15))]
+    thinned = words_of(load(contents), contents, documents, most=len(text))
+    assert len(thinned) < len(whole) / 2
+    frequent = ("Ġ", "c", "a")
+    assert thinned[frequent] == whole[frequent] == 128
+    first, last = (
+        sum(times for word, times in thinned.items() if word[1:3] == tuple(start))
+        for start in (text[0][:2], text[-1][:2])
+    )
+    assert abs(first - last) < 0.2 * (first + last)
+    assert abs(sum(thinned.values()) / sum(whole.values()) - 1) < 0.1
 
 
 TEXTS = st.lists(

@@ -26,8 +26,10 @@ from regrow.pipeline.steps import TextHashes, plan_steps
 from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.result_files import VOCABULARY_FILE
 from regrow.vocabulary import token_counting
+from regrow.vocabulary.kept_tokens import check_vocabulary
 from regrow.vocabulary.token_counting import plan_counts, write_counts
 from regrow.vocabulary.token_counts import TokenCounts
+from regrow.vocabulary.vocabulary_spec import VocabularySpec
 from tests.tiny import sentences, write_model, write_text
 
 TEXT = sentences(80)
@@ -141,6 +143,28 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_that_lacks_what_must_stay_is_refused_before_any_work(
+    home: Path, tmp_path: Path
+) -> None:
+    """It was edited, or is for a model with the same tokenizer and no chat template."""
+    model, path = tmp_path / "m", tmp_path / "plan.json"
+    shutil.copytree(home / "m", model)
+    plan = json.loads((home / "plan.json").read_text(encoding="utf-8"))
+    byte = next(line for line in plan["tokens"] if line[3] == "byte")
+    plan["tokens"].remove(byte)
+    path.write_text(json.dumps({**plan, "size": len(plan["tokens"])}), encoding="utf-8")
+    spec = VocabularySpec(plan=path)
+    source = ModelDirectory(model)
+    with pytest.raises(UserError, match=rf"plan.json: .* \(id {byte[0]}\) is not among .*\(byte\)"):
+        check_vocabulary(model, source.layout, spec)
+    regrow.plan_vocabulary(home / "m", home / "counts", size=262, out=tmp_path / "small.json")
+    small = VocabularySpec(plan=tmp_path / "small.json")
+    assert check_vocabulary(model, source.layout, small) == 262
+    (model / "chat_template.jinja").write_text("The river {{ messages[0].content }}")
+    with pytest.raises(UserError, match=r"small.json: .* must stay \(.*\); plan again for "):
+        check_vocabulary(model, source.layout, small)
 
 
 def test_a_tokenizer_that_does_not_match_the_embedding(home: Path, tmp_path: Path) -> None:

@@ -144,9 +144,19 @@ def test_tables_and_page(plan: VocabularyPlan) -> None:
     assert all(len(row) == len(rows[0]) for row in rows)
     assert [row[1] for row in rows[1:3]] == ["now", ""]
     assert {row[0] for row in language_rows(plan)[1:]} == {"en", "up"}
-    assert suggestion(plan) == "the corpus needs all 320 tokens; 259 is the least"
+    assert suggestion(plan) == (
+        "suggested: all 320 tokens, since no smaller multiple of 128 covers 99.9% of each "
+        "language; 259 is the least"
+    )
     smaller = replace(plan, suggested=plan.chosen)
-    assert suggestion(smaller).startswith(f"suggested: {plan.chosen:,} tokens, which cover 99.9%")
+    assert suggestion(smaller).startswith(
+        f"suggested: {plan.chosen:,} tokens, which cover 97.2% of the text, and 96.6% of a "
+    )
+    short = replace(plan.at(plan.chosen), coverage=0.861, languages={"en": 0.871, "up": 0.85})
+    sizes = [short if row.size == plan.chosen else row for row in plan.sizes]
+    assert "tokens, which cover 86.1% of the text, and 85.0% of a language or more, " in suggestion(
+        replace(smaller, sizes=tuple(sizes))
+    )
     page = render_vocabulary(plan)
     assert f"{plan.chosen:,}" in page
     assert page.count("<svg") == 2
@@ -168,6 +178,22 @@ def test_names_are_escaped(model: Path, counts: Path, plan: VocabularyPlan) -> N
     page = render_vocabulary(strange)
     assert "<script>" not in page
     assert "&lt;script&gt;x" in page
+
+
+def test_a_text_that_was_not_counted_is_named(model: Path, counts: Path, tmp_path: Path) -> None:
+    held, empty = write_text(tmp_path / "held.jsonl", ENGLISH), tmp_path / "up.txt"
+    empty.write_text("")
+    spec = VocabularySpec(counts=counts)
+    for source, path, message in (
+        (
+            "held",
+            held,
+            r"text: .*held.jsonl: its source is called held, .*en, up; name it: en=.*held.jsonl$",
+        ),
+        ("up", empty, r"text: .*up.txt: no text of en, up"),
+    ):
+        with pytest.raises(UserError, match=message):
+            plan_vocabulary(ModelDirectory(model), counts, spec, texts=[NamedFile(source, path)])
 
 
 def test_text_that_is_gone_is_not_measured(

@@ -52,12 +52,12 @@ def count_vocabulary(
     """
     from regrow.corpus.named_files import named_files
     from regrow.corpus.text_files import check_text_file
-    from regrow.vocabulary.scripts import SCRIPTS
+    from regrow.vocabulary.scripts import RESERVED
     from regrow.vocabulary.token_counting import count_files
 
     count = workers_or_cores(workers)
     check_new_file(Path(out), model)
-    files = named_files([str(path) for path in paths(corpus)], "corpus", SCRIPTS)
+    files = named_files([str(path) for path in paths(corpus)], "corpus", RESERVED)
     for file in files:
         check_text_file(file.path)
     return count_files(
@@ -109,7 +109,7 @@ def plan_vocabulary(
     from regrow.corpus.named_files import named_files
     from regrow.report.vocabulary_page import write_vocabulary_page
     from regrow.vocabulary.plan_file import save_plan
-    from regrow.vocabulary.scripts import SCRIPTS
+    from regrow.vocabulary.scripts import RESERVED
     from regrow.vocabulary.sizing import plan_vocabulary
     from regrow.vocabulary.vocabulary_spec import VocabularySpec
 
@@ -120,7 +120,7 @@ def plan_vocabulary(
     if page is not None:
         check_page(Path(page), model)
     texts = None if text is None else [str(path) for path in paths(text)]
-    files = None if texts is None else named_files(texts, "text", SCRIPTS)
+    files = None if texts is None else named_files(texts, "text", RESERVED)
     plan = plan_vocabulary(
         open_model(model, progress), Path(counts), spec, files, notify=progress.say
     )
@@ -167,15 +167,15 @@ def grow_vocabulary(
     """
     from regrow.corpus.named_files import named_files
     from regrow.surgery.grow_vocabulary import MergeLimits, grow_vocabulary
-    from regrow.vocabulary.scripts import SCRIPTS
+    from regrow.vocabulary.scripts import RESERVED
 
     check_names("grow_vocabulary", limits, MergeOptions.__annotations__)
     given: dict[str, Any] = {**limits}
     most = MergeLimits(**{key: number(key, value) for key, value in given.items()})
     check_new_directory(Path(out), model, dry_run=dry_run)
-    files = named_files([str(path) for path in paths(corpus)], "corpus", SCRIPTS)
+    files = named_files([str(path) for path in paths(corpus)], "corpus", RESERVED)
     measured = None if text is None else [str(path) for path in paths(text)]
-    texts = None if measured is None else named_files(measured, "text", SCRIPTS)
+    texts = None if measured is None else named_files(measured, "text", RESERVED)
     return grow_vocabulary(
         open_model(model, progress), Path(out), files, most, texts=texts, dry_run=dry_run,
         notify=progress.say,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regrow.common.errors import UserError
-from regrow.corpus.text_files import text_files
+from regrow.corpus.text_files import text_files, without_suffixes
 
 MOST_SOURCES = 64
 _SHARD = re.compile(r"[-_.]\d+([-_.]?of[-_.]?\d+)?$")
@@ -71,7 +71,6 @@ def _split(argument: str) -> tuple[str, Path]:
 
 
 def _source_name(path: Path, reserved: Collection[str]) -> str:
-    stem = path.name.partition(".")[0] or path.name
-    stem = _SHARD.sub("", stem)
+    stem = _SHARD.sub("", without_suffixes(path)) or path.name
     name = path.resolve().parent.name if stem.isdigit() else stem
     return path.name if name in reserved else name

@@ -77,6 +77,15 @@ def kind_of(path: Path) -> tuple[str, str]:
     return kind, compression
 
 
+def without_suffixes(path: Path) -> str:
+    """The name of a file without the suffixes of a text: `wiki.en` of wiki.en.jsonl.gz."""
+    name = path.name
+    for suffixes in (_COMPRESSED, _KINDS):
+        found = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+        name = name[: len(name) - len(found)]
+    return name
+
+
 def package_for(suffix: str, path: Path) -> Any:
     """The package that reads files of this suffix, if an extra package is needed.
 

@@ -87,13 +87,14 @@ def _round_sizes(low: int, high: int) -> list[int]:
 def render_vocabulary(plan: "VocabularyPlan") -> str:
     """The page as HTML, without network and scripts. All text is escaped."""
     from regrow.vocabulary.plan_tables import language_rows, percent, size_rows
+    from regrow.vocabulary.scripts import ALL
 
     before, after = plan.sizes[0], plan.at(plan.chosen)
     marked_sizes = {"suggested": plan.suggested}
     if plan.chosen != plan.suggested:
         marked_sizes["asked for"] = plan.chosen
     largest = sorted(plan.shares, key=lambda name: -plan.shares[name])[: len(_STYLES) - 1]
-    curves = {name: plan.curve[name] for name in ("all", *(largest if len(largest) > 1 else ()))}
+    curves = {name: plan.curve[name] for name in (ALL, *(largest if len(largest) > 1 else ()))}
     return render(
         "vocabulary.html",
         plan=plan,
@@ -122,9 +123,11 @@ def _longer(
     plan: "VocabularyPlan", names: Iterable[str]
 ) -> dict[str, tuple[tuple[int, float], ...]]:
     """How much longer text gets at each measured size, as a share, for all text and by language."""
+    from regrow.vocabulary.scripts import ALL
+
     found = {}
     for name in names:
-        only = None if name == "all" else name
+        only = None if name == ALL else name
         rows = [(row.size, plan.longer(row.size, only)) for row in plan.sizes[:0:-1]]
         found[name] = tuple((size, value - 1) for size, value in rows if value is not None)
     return found

@@ -120,6 +120,8 @@ def grow_vocabulary(
     merges = _learn(tokenizer, contents, files, limits, notify)
     measured = files if texts is None else texts
     sample = samples_by_language(measured, tuple(dict.fromkeys(file.source for file in measured)))
+    if texts and not sample:
+        raise UserError(f"{texts[0].path}: no text", key="text")
     planned, _ = plan_grown_tokenizer(directory, merges)
     grown = build_tokenizer(planned["tokenizer.json"].decode())
     before, after = (

@@ -150,6 +150,13 @@ class _FixedDate(datetime):
         return cls(2025, 1, 1, tzinfo=tz)
 
 
+def _bound(kind: int, most: int) -> None:
+    """Bound what this process may use; not above a limit that it was started with."""
+    hard = resource.getrlimit(kind)[1]
+    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (soft, hard))
+
+
 def main() -> None:
     """Answer the requests on standard input, a line each, until it ends."""
     from transformers.utils import chat_template_utils
@@ -159,12 +166,12 @@ def main() -> None:
     statm = Path("/proc/self/statm")
     if statm.is_file():  # Linux; others do not bound the memory of a process
         size = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + _MOST_MEMORY, size + _MOST_MEMORY))
+        _bound(resource.RLIMIT_AS, size + _MOST_MEMORY)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin.buffer:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         seconds = int(usage.ru_utime + usage.ru_stime) + _MOST_SECONDS + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+        _bound(resource.RLIMIT_CPU, seconds)
         try:
             request = json.loads(line)
             special = request.pop("special_tokens")

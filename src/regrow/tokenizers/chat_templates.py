@@ -61,7 +61,9 @@ def _literals(template: str, where: str) -> Iterator[str]:
 
     if len(template) > LARGEST_TEMPLATE:
         raise UserError(f"{where}: larger than 1 MB, the most that is read of a template")
-    lines: Iterator[tuple[int, str, Any]] = jinja2.Environment(autoescape=True).lex(template)
+    # As transformers reads templates: without the line end behind a tag, and spaces before one.
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    lines: Iterator[tuple[int, str, Any]] = environment.lex(template)
     try:
         for _, kind, value in lines:
             if kind == "data":

@@ -31,7 +31,16 @@ class Reference(NamedTuple):
 _Visit = Callable[[Reference], int | None]
 
 _ID_SUFFIXES = ("_token_id", "_token_ids", "_token_index")
-_ID_KEYS = frozenset({"force_words_ids", "lang_to_id", "task_to_id", "vocabulary_map"})
+_ID_KEYS = frozenset(
+    {
+        "force_words_ids", "lang_to_id", "task_to_id", "vocabulary_map",
+        # SeamlessM4T, MiniCPM-V and HunYuanVL
+        "text_decoder_lang_to_code_id", "image_start_id", "image_end_id", "slice_start_id",
+        "slice_end_id", "newline_id", "image_patch_id", "im_start_id", "im_end_id",
+        "im_newline_id",
+    }
+)  # fmt: skip
+"""Keys of ids whose names do not say so; those of audio codes are none of the vocabulary."""
 _SUPPRESSED = frozenset({"suppress_tokens", "begin_suppress_tokens"})
 
 

@@ -80,6 +80,10 @@ class SentencePieceModel:
             elif piece.kind == "byte":
                 found[piece.content] = "byte"
         text = [piece for piece in self.pieces if piece.is_text]
+        if self.kind == "Unigram" and text:  # before the characters, which may be given up
+            found.setdefault(min(text, key=lambda piece: piece.score).content, "score")
+            if any(piece.kind == "user_defined" for piece in self.pieces):
+                found.setdefault(max(text, key=lambda piece: piece.score).content, "score")
         contents = [piece.content for piece in text]
         if self.proto.trainer_spec.byte_fallback:
             for content in tokens_for_alphabet(contents, frozenset(SPACE)):
@@ -87,10 +91,6 @@ class SentencePieceModel:
         else:
             for content in tokens_for_alphabet(contents, frozenset().union(*contents)):
                 found.setdefault(content, "character")
-        if self.kind == "Unigram" and text:
-            found.setdefault(min(text, key=lambda piece: piece.score).content, "score")
-            if any(piece.kind == "user_defined" for piece in self.pieces):
-                found.setdefault(max(text, key=lambda piece: piece.score).content, "score")
         return found
 
     def check(self, kind: str, ids: Mapping[str, int]) -> None:

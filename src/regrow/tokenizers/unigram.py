@@ -86,10 +86,10 @@ def read_unigram(tokenizer_json: Json, pieces: Sequence[Piece] = ()) -> Tokenize
         alphabet = frozenset().union(*ids)
         # Without an unknown token the tokenizers library fails at an unknown character.
         reason = byte if unknown is None else "character"
+    if scores:  # before the characters, which may be given up
+        required.setdefault(ids[min(scores, key=scores.__getitem__)], "score")
     for content in tokens_for_alphabet(ids.keys(), alphabet):
         required.setdefault(ids[content], reason)
-    if scores:
-        required.setdefault(ids[min(scores, key=scores.__getitem__)], "score")
     return TokenizerModel(
         required=required,
         parts={},

@@ -11,8 +11,10 @@ is alone. ``ignore_merges`` relies on that.
 """
 
 import heapq
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,9 @@ Words = Mapping[tuple[str, ...], int]
 """How often each word occurs, as its tokens."""
 
 _MOST_TOKENS = 1 << 22
-"""When all words together have so many tokens, words that occurred once are dropped."""
+"""When all words together have so many tokens, half of the rare words are dropped."""
+_NUMBER = re.compile(rf"{SPACE}?\d\d+")
+"""A token of several digits; without any, the tokenizer keeps digits apart."""
 
 
 def words_of(
@@ -43,24 +47,43 @@ def words_of(
 
     The pre-tokenizer splits text into words. A token that begins with the sign for a space also
     begins a word. Added tokens, the unknown token and byte tokens are not in words. Words of one
-    token are left out. Memory grows with the number of distinct words, up to about half a GB
-    (``most`` tokens in all).
+    token are left out.
+
+    Memory grows with the number of distinct words, up to about half a GB (``most`` tokens in all).
+    Then half of the words that occurred once are dropped, and the others count twice; when memory
+    is full again, half of those that count at most twice; and so on. So each pair of tokens keeps
+    its count on average, also in a language without spaces, whose words are whole clauses that
+    seldom occur again.
     """
     ids = token_ids(tokenizer_json)
     content = {token: text for text, token in ids.items()}
     alone, begins = _borders(tokenizer_json, ids)
     found: Counter[tuple[int, ...]] = Counter()
-    held = 0
+    held, rare = 0, 1
     for chunk in chunks(documents):
         for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
             for word in _runs(encoding, alone, begins):
                 held += len(word) * (word not in found)
                 found[word] += 1
         if held > most:
-            found = Counter({word: times for word, times in found.items() if times > 1})
-            held = sum(map(len, found))
+            found = _thinned(found, rare)
+            held, rare = sum(map(len, found)), 2 * rare
             most = max(most, 2 * held)
     return {tuple(content[token] for token in word): times for word, times in found.items()}
+
+
+def _thinned(words: Counter[tuple[int, ...]], rare: int) -> Counter[tuple[int, ...]]:
+    """Half of the words that count at most `rare`, which then count twice as much, and all others.
+
+    Which half is decided by a hash.
+    """
+    found: Counter[tuple[int, ...]] = Counter()
+    for word, times in words.items():
+        if times > rare:
+            found[word] = times
+        elif blake2b(repr((rare, word)).encode(), digest_size=1).digest()[0] & 1:
+            found[word] = 2 * times
+    return found
 
 
 def _borders(
@@ -74,6 +97,11 @@ def _borders(
         alone[ids[unknown]] = True
     if family_of(tokenizer_json) == "SentencePiece BPE":
         alone[[ids[byte] for byte in BYTE_TOKENS if byte in ids]] = True
+        # No pre-tokenizer keeps lines and numbers apart.
+        has_numbers = any(map(_NUMBER.fullmatch, ids))
+        for content, token in ids.items():
+            if any(c.isspace() or (c.isdigit() and not has_numbers) for c in content):
+                alone[token] = True
         begins[[token for content, token in ids.items() if content.startswith(SPACE)]] = True
     return alone, begins
 

@@ -13,7 +13,11 @@ from regrow.corpus.text import Documents
 from regrow.tokenizers.config_ids import check_rows
 from regrow.tokenizers.encoding import count_tokens, id_count, open_tokenizer
 from regrow.tokenizers.families import Candidates, VocabularyChoice
-from regrow.tokenizers.tokenizer_files import has_tokenizer, read_tokenizer
+from regrow.tokenizers.tokenizer_files import (
+    has_tokenizer,
+    read_tokenizer,
+    vocabulary_candidates,
+)
 from regrow.tokenizers.tokenizer_json import token_ids
 from regrow.vocabulary.plan_file import PlannedVocabulary, load_plan
 from regrow.vocabulary.selection import DecidingCounts, choose, deciding_counts, load_candidates
@@ -193,6 +197,14 @@ def _planned(directory: Path, layout: Layout, path: Path) -> PlannedVocabulary:
     for token, where in ids_in_configs(directory, layout).items():
         if token not in kept:
             raise UserError(f"{path}: {where} is {token}, which is not among the kept tokens")
+    counts = np.zeros(id_count(tokenizer), dtype=np.int64)
+    for token, reason in vocabulary_candidates(directory, counts).required.items():
+        # Characters may be given up.
+        if token not in kept and (reason != "character" or planned.every_character):
+            raise UserError(
+                f"{path}: {tokenizer.id_to_token(token)!r} (id {token}) is not among the kept "
+                f"tokens and must stay ({reason}); plan again for {directory}"
+            )
     return planned
 
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from regrow.common import numbers
-from regrow.vocabulary.sizing import WANTED, VocabularyPlan
+from regrow.vocabulary.sizing import ROUND, WANTED, VocabularyPlan
 
 Rows = list[tuple[str, ...]]
 
@@ -50,10 +50,19 @@ def suggestion(plan: VocabularyPlan) -> str:
     """The suggested size, in one line."""
     row, before = plan.at(plan.suggested), plan.sizes[0]
     if row is before:
-        return f"the corpus needs all {before.size:,} tokens; {plan.least:,} is the least"
+        return (
+            f"suggested: all {before.size:,} tokens, since no smaller multiple of {ROUND} covers "
+            f"{WANTED:.1%} of each language; {plan.least:,} is the least"
+        )
     fewer = numbers.change(before.parameters, row.parameters, 1)
+    least = min([row.coverage, *row.languages.values()])
+    covered = (
+        f"{WANTED:.1%} of each language"
+        if least >= WANTED
+        else f"{percent(row.coverage)} of the text, and {percent(least)} of a language or more"
+    )
     return (
-        f"suggested: {row.size:,} tokens, which cover {WANTED:.1%} of each language, "
+        f"suggested: {row.size:,} tokens, which cover {covered}, "
         f"{numbers.count(row.parameters)} parameters ({fewer}); {plan.least:,} is the least"
     )
 

@@ -23,6 +23,10 @@ _NAMED = (
 _RENAMED = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"}
 SCRIPTS: tuple[str, ...] = (NO_SCRIPT, *_NAMED, "Han", "Kana", _OTHER)
 """Kana stands for Japanese: a text of Han and enough Kana counts as Kana."""
+ALL = "all"
+"""The name of all text together."""
+RESERVED = frozenset({ALL, *SCRIPTS})
+"""Names that no source may have, since they stand beside those of sources."""
 _MARKS = ("COMBINING", "VARIATION", "MODIFIER", "MATHEMATICAL")
 """First words of the Unicode names of characters without a script of their own."""
 _LETTERS_END = 0x40000

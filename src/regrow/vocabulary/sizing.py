@@ -18,6 +18,7 @@ from regrow.tokenizers.families import Candidates, VocabularyChoice
 from regrow.tokenizers.fertility import Fertility, fertility_by_language
 from regrow.tokenizers.tokenizer_files import vocabulary_pruner
 from regrow.tokenizers.tokenizer_json import build_tokenizer
+from regrow.vocabulary.scripts import ALL, SCRIPTS
 from regrow.vocabulary.selection import (
     Counts,
     DecidingCounts,
@@ -37,7 +38,7 @@ WANTED = 0.999
 """Share of the tokens of each language that the suggested size covers."""
 _STRAY = 0.01
 """Languages with a smaller share of the corpus do not change the suggestion."""
-_ROUND = 128
+ROUND = 128
 """The suggested size is a multiple of this, which is faster on many processors."""
 _SHOWN = (0.99, 0.995, 0.999, 0.9999, 1.0)
 _POINTS = 96
@@ -154,7 +155,8 @@ def plan_vocabulary(
         notify: is told what is done.
 
     Raises:
-        UserError: counts, tokenizer and model do not belong together, or ``spec`` cannot be met.
+        UserError: counts, tokenizer and model do not belong together, ``spec`` cannot be met, or
+            ``texts`` has no text of what was counted.
     """
     directory, layout = model.path, model.layout
     counts = TokenCounts.load(counts_path)
@@ -175,7 +177,13 @@ def plan_vocabulary(
         else choose(candidates, spec, deciding.counts)
     )
     files = unchanged_files(counts.files) if texts is None else texts
+    if texts is not None:
+        _check_sources(texts, deciding.languages)
     sample = samples_by_language(files, tuple(deciding.languages))
+    if texts and not sample:
+        raise UserError(f"{texts[0].path}: no text of {_listed(deciding.languages)}", key="text")
+    if texts is None and not sample:
+        notify("how much longer text gets is not measured: the text that was counted is gone")
     wanted = _sizes(candidates, order, deciding, suggested, len(choice.kept))
     present = layout.sizes["vocab"]
     now = fertility_by_language(tokenizer, sample)
@@ -209,6 +217,24 @@ def plan_vocabulary(
         curve=_curves(candidates, order, deciding),
         unseen=unseen_share(deciding.counts),
     )
+
+
+def _check_sources(texts: Sequence[NamedFile], languages: Iterable[str]) -> None:
+    """Raise UserError if a text is of no language that was counted."""
+    known = [*languages]
+    if any(name in SCRIPTS for name in known):
+        return  # texts are told apart by their scripts
+    for source, path in texts:
+        if source not in known:
+            raise UserError(
+                f"{path}: its source is called {source}, and those that were counted "
+                f"{_listed(known)}; name it: {known[0]}={path}",
+                key="text",
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def unseen_share(counts: Counts) -> float:
@@ -255,7 +281,7 @@ def vocabulary_curve(model: ModelDirectory, documents: Iterable[str]) -> Vocabul
     order = retention_order(candidates)
     return VocabularyCurve(
         model.layout.sizes["vocab"], int(counts.sum()), int(np.count_nonzero(counts)),
-        _suggested(candidates, order, deciding), _curves(candidates, order, deciding)["all"],
+        _suggested(candidates, order, deciding), _curves(candidates, order, deciding)[ALL],
     )  # fmt: skip
 
 
@@ -280,7 +306,7 @@ def _suggested(candidates: Candidates, order: Counts, deciding: DecidingCounts) 
         )
         for own in all_of_it
     )
-    return min(-(-least // _ROUND) * _ROUND, candidates.most)
+    return min(-(-least // ROUND) * ROUND, candidates.most)
 
 
 def _sizes(
@@ -328,7 +354,7 @@ def _curves(
     first, last = max(1, candidates.least), len(order)
     sizes = np.unique(np.geomspace(first, last, _POINTS).round().astype(int))
     curves = {}
-    for name, own in {"all": deciding.counts, **deciding.languages}.items():
+    for name, own in {ALL: deciding.counts, **deciding.languages}.items():
         shares = 1 - coverage_curve(order, own)[sizes]
         curves[name] = tuple(zip(sizes.tolist(), shares.tolist(), strict=True))
     return curves

@@ -22,7 +22,7 @@ from regrow.corpus.text import Block, documents_in, read_blocks
 from regrow.tokenizers.encoding import chunks, id_count, open_tokenizer
 from regrow.tokenizers.families import check_family
 from regrow.tokenizers.tokenizer_files import read_tokenizer
-from regrow.vocabulary.scripts import SCRIPTS, scripts_of
+from regrow.vocabulary.scripts import ALL, RESERVED, SCRIPTS, scripts_of
 from regrow.vocabulary.text_splitting import make_splitter
 from regrow.vocabulary.token_counts import CountedFile, Group, Tally, TokenCounts, merge, read_facts
 from regrow.vocabulary.word_cache import TokenCounter
@@ -112,9 +112,10 @@ def plan_counts(
         parallel.check_files([file.path for file in files], "corpus")
     parallel.check_new(out, "file")
     for file in files:
-        if file.source in SCRIPTS:
+        if file.source in RESERVED:
+            what = "all text together" if file.source == ALL else f"the script {file.source}"
             raise UserError(
-                f"{file.path}: its source would be called as the script {file.source} is, which is "
+                f"{file.path}: its source would be called as {what} is, which is "
                 f"counted apart; give it another name: NAME={file.path}"
             )
     tokenizer = open_tokenizer(model)
@@ -319,7 +320,7 @@ class _State:
 
     def counts(self, job: Job, files: Sequence[NamedFile]) -> TokenCounts:
         counted = [
-            CountedFile(str(path), source, path.stat().st_size, sha256)
+            CountedFile(str(path.resolve()), source, path.stat().st_size, sha256)
             for (source, path), sha256 in zip(files, self.hashes, strict=True)
         ]
         return self.tally.counts(job.tokenizer_sha256, job.ids, counted)
