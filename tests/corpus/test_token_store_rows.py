@@ -62,6 +62,37 @@ def test_rows_are_those_of_the_text(
             found.batch(np.array([number]))
 
 
+def predictions(rows: Any) -> list[tuple[int, int]]:
+    """Each input with the token that is predicted from it."""
+    found = rows.batch(np.arange(len(rows)))
+    pairs = zip(found["input_ids"].reshape(-1), found["labels"].reshape(-1), strict=True)
+    return [(int(a), int(b)) for a, b in pairs if b != NOT_PREDICTED]
+
+
+@FILES
+@given(
+    texts=st.lists(st.text("abc é", min_size=1, max_size=9), min_size=1, max_size=12),
+    row_length=st.integers(1, 3),
+)
+def test_start_tokens_in_a_store_are_read_once_and_not_predicted(
+    tmp_path: Path, texts: list[str], row_length: int
+) -> None:
+    """As Megatron's own tool writes them with the tokenizer of a Llama."""
+    tokenizer = byte_tokenizer(bos=True)
+    tokenizer.chat_template = None
+    ids = [byte_tokenizer()(text)["input_ids"] for text in texts]
+    stem = write(tmp_path / "a", [[BOS, *document, EOS] for document in ids])
+    store = open_store(stem, tokenizer=tokenizer)
+    assert predictions(pack_store(store, tokenizer, row_length)) == predictions(
+        pack(texts, tokenizer, 1)
+    )
+    whole = pack_store(store, tokenizer, len(store.tokens)).batch(np.array([0]))
+    expected = pack(texts, tokenizer, len(store.tokens) - len(texts)).batch(np.array([0]))
+    is_label = whole["labels"] != NOT_PREDICTED
+    for name, values in expected.items():
+        assert whole[name][is_label].tolist() == values[0].tolist(), name
+
+
 @FILES
 @given(st.lists(st.lists(st.integers(0, 255), max_size=9), max_size=9), st.integers(1, 12))
 def test_without_ends_none_is_learned(

@@ -157,6 +157,10 @@ def _refused(home: Path) -> dict[str, tuple[Any, list[dict[str, Any]], str]]:
             [*mixture(home, 1, 1), {"path": str(home / "short.jsonl"), "weight": 1}],
             [DEPTH], r"data.train: short: \d tokens, less than one row of 32 \(stages: a",
         ),
+        "short beside a store": (
+            [one, str(home / "short.jsonl")], [DEPTH],
+            r"data.train: .*short.jsonl: \d tokens, less than one row of 32 \(stages: a",
+        ),
         "small share": (
             mixture(home, 1, 1e-6), [DEPTH],
             "data.train: two: 1e-06 of all is less than 1 sample",

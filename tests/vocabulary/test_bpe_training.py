@@ -86,10 +86,10 @@ def test_where_there_are_too_many_words_the_rare_ones_count_as_before_on_average
     text = [f"{number:05x}".translate(str.maketrans("0123456789", "ghijklmnop"))
             for number in range(1 << 13)]  # fmt: skip
     documents = [" ".join(["ca ca", *text[at : at + 64]]) for at in range(0, len(text), 64)]
-    whole = words_of(load(contents), contents, documents)
+    whole = Counter(words_of(load(contents), contents, documents))
     # A chunk of documents is read before words are dropped.
     documents = [each for text in documents for each in (text, "x " * (1 << 15))]
-    thinned = words_of(load(contents), contents, documents, most=len(text))
+    thinned = Counter(words_of(load(contents), contents, documents, most=len(text)))
     assert len(thinned) < len(whole) / 2
     frequent = ("Ġ", "c", "a")
     assert thinned[frequent] == whole[frequent] == 128
@@ -98,7 +98,8 @@ def test_where_there_are_too_many_words_the_rare_ones_count_as_before_on_average
         for start in (text[0][:2], text[-1][:2])
     )
     assert abs(first - last) < 0.2 * (first + last)
-    assert abs(sum(thinned.values()) / sum(whole.values()) - 1) < 0.1
+    filler = ("Ġ", "x")
+    assert abs((thinned.total() - thinned[filler]) / whole.total() - 1) < 0.1
 
 
 TEXTS = st.lists(

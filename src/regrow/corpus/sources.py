@@ -231,6 +231,20 @@ class Corpus:
         given = tuple(source for source in self.sources if source.path is not None)
         return replace(self, sources=given) if given else None
 
+    def parts(self) -> Iterator["Corpus"]:
+        """The parts whose rows are made apart: each store, and text files that follow each other.
+
+        A source that a model writes is one part.
+        """
+        for source in self.sources:
+            if source.model is not None:
+                yield replace(self, sources=(source,))
+                continue
+            for stored, group in groupby(source.paths, is_store):
+                for paths in [[each] for each in group] if stored else [[*group]]:
+                    part = source.model_copy(update={"path": paths})
+                    yield replace(self, sources=(part,))
+
     def documents(self, tokenizer: Tokenizer) -> Iterator[str]:
         """The text of all documents, whole; see `in_turns`."""
         return self.in_turns(tokenizer)()

@@ -192,6 +192,17 @@ def _check_tokenizer(path: Path, files: StoreFiles, tokenizer: Tokenizer) -> Non
         )
 
 
+def begins_with(store: TokenStore, start: int) -> bool:
+    """Whether the first documents of a store that regrow did not write all begin with this token.
+
+    Megatron's own tool writes the start token of a Hugging Face tokenizer (Llama's) so.
+    """
+    begins = store.bounds(0, min(len(store), _FIRST_DOCUMENTS))
+    if store.facts or len(begins) < 2 or (np.diff(begins) == 0).any():
+        return False
+    return bool((store.tokens[begins[:-1]] == start).all())
+
+
 def _ends_with(store: TokenStore, end: int | None) -> bool:
     """Whether the first documents all end with this token."""
     ends = store.bounds(0, min(len(store), _FIRST_DOCUMENTS))

@@ -4,6 +4,9 @@ The rows are those that :func:`regrow.corpus.packing.pack` makes of the same tex
 are the tokens in the order of the store: each token, also the end of a document, is predicted once
 from the token before it, and the first token of a document from the start token. So a row is one
 range of the store, and only the begins of documents in it have to be looked up.
+
+Where the documents of the store begin with the start token themselves, that token is read and not
+predicted. Its own slot then predicts nothing, and belongs to the document before.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from regrow.common.identity import identity_of
 from regrow.corpus.encoding import Tokenizer
 from regrow.corpus.packing import NOT_PREDICTED, end_is_predicted, start_and_end
 from regrow.corpus.samples import Batch
-from regrow.corpus.token_store import TokenStore
+from regrow.corpus.token_store import TokenStore, begins_with
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,7 @@ class StoreRows:
         start: The token before a document's first.
         end: The token that pads the last row.
         predict_end: Whether the end of a document is a label.
+        has_starts: Whether each document begins with the start token in the store.
     """
 
     store: TokenStore
@@ -37,6 +41,7 @@ class StoreRows:
     start: int
     end: int
     predict_end: bool = True
+    has_starts: bool = False
 
     def __len__(self) -> int:
         return -(-len(self.store.tokens) // self.row_length)
@@ -50,6 +55,7 @@ class StoreRows:
             end=self.end,
             predict_end=self.predict_end,
             store=self.store.identity,
+            **({"has_starts": True} if self.has_starts else {}),
         )
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -88,6 +94,9 @@ class StoreRows:
         input_ids[0] = tokens[first - 1] if first else self.start
         input_ids[count:] = self.end
         begins = starts[starts < count]
+        if self.has_starts:
+            labels[begins] = NOT_PREDICTED
+            begins = begins[begins + 1 < count] + 1
         input_ids[begins] = self.start
 
         # Positions count from the first token of each document, and from the first of the padding.
@@ -99,7 +108,9 @@ class StoreRows:
 
 
 def pack_store(store: TokenStore, tokenizer: Tokenizer, row_length: int) -> StoreRows:
-    """The documents of a store as rows of `row_length` predictions. Reads no tokens.
+    """The documents of a store as rows of `row_length` predictions.
+
+    Of the tokens, only those of the first documents are read.
 
     Raises UserError if they fill less than one row, or the tokenizer has no ``eos``.
     """
@@ -109,4 +120,5 @@ def pack_store(store: TokenStore, tokenizer: Tokenizer, row_length: int) -> Stor
             f"{store.path}: {len(store.tokens):,} tokens, less than one row of {row_length}; "
             "give more text or a smaller row_length"
         )
-    return StoreRows(store, row_length, start, end, end_is_predicted(tokenizer))
+    has_starts = start != end and begins_with(store, start)
+    return StoreRows(store, row_length, start, end, end_is_predicted(tokenizer), has_starts)

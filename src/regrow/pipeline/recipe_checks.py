@@ -1,7 +1,6 @@
 """Check a recipe against its model and texts, before hours of work."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -296,22 +295,24 @@ def _objective(where: str, settings: RecoverySettings, *, is_encoder_decoder: bo
 
 
 def _check_length(stage_by_tokens: Mapping[int, str], tokenizer: Any, corpus: Corpus) -> None:
-    """Raise UserError if a source of text has fewer tokens than a row.
+    """Raise UserError if a part of the text has fewer tokens than a row.
 
-    `stage_by_tokens`: the numbers of tokens that each source must have, and a stage that needs so
+    `stage_by_tokens`: the numbers of tokens that each part must have, and a stage that needs so
     many.
     """
     longest = max(stage_by_tokens, default=0)
     if longest <= 1:
         return
-    for source in corpus.sources:
-        alone = replace(corpus, sources=(source,))
-        tokens = alone.tokens_up_to(longest, tokenizer)
+    for part in corpus.parts():
+        tokens = part.tokens_up_to(longest, tokenizer)
         if tokens < longest:
+            (source,) = part.sources
             key = f"data.train: {source.name}" if len(corpus.sources) > 1 else "data.train"
             stage = stage_by_tokens[longest]
+            is_whole = any(each.paths == source.paths for each in corpus.sources)
+            where = "" if is_whole else f"{source.paths[0]}: "
             raise UserError(
-                f"{tokens:,} tokens, less than one row of {longest:,} (stages: {stage}: "
+                f"{where}{tokens:,} tokens, less than one row of {longest:,} (stages: {stage}: "
                 "recover.row_length); give more text or a smaller row_length",
                 key=key,
             )
