@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.corpus.encoding import Tokenizer
+from regrow.corpus.number_buffer import NumberBuffer
 from regrow.corpus.packing import tokenise
 from regrow.corpus.token_store import TokenStore
 
@@ -153,12 +154,14 @@ def stream_of_text(
     documents: Iterable[str], tokenizer: Tokenizer, slots_each: int
 ) -> DocumentStream:
     """A stream of the documents that hold text, each followed by the tokenizer's ``eos``."""
-    end = np.array([tokenizer.eos_token_id], dtype=np.int32)
-    held = [ids for ids in tokenise(documents, tokenizer) if len(ids)]
-    parts = [part for ids in held for part in (ids, end)]
-    tokens = np.concatenate([*parts, np.empty(0, dtype=np.int32)])
-    bounds = np.cumsum([0, *(len(ids) + 1 for ids in held)], dtype=np.int64)
-    return stream_of_tokens(tokens, bounds, slots_each, ended=True)
+    tokens, bounds = NumberBuffer(np.int32), NumberBuffer(np.int64)
+    bounds.append(0)
+    for ids in tokenise(documents, tokenizer):
+        if len(ids):
+            tokens.extend(ids)
+            tokens.append(tokenizer.eos_token_id)
+            bounds.append(len(tokens))
+    return stream_of_tokens(tokens.numbers(), bounds.numbers(), slots_each, ended=True)
 
 
 def stream_of_store(store: TokenStore, slots_each: int) -> DocumentStream:

@@ -8,7 +8,7 @@ nothing.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,12 +23,14 @@ from regrow.corpus.long_documents import (
     encode_in_cuts,
     encode_in_windows,
 )
+from regrow.corpus.number_buffer import NumberBuffer
 from regrow.corpus.samples import Batch
 
 NOT_PREDICTED = -100
 """The label of a position that predicts nothing; transformers uses the same value."""
 
 _DOCUMENTS_AT_ONCE = 256
+_NONE = np.empty(0, dtype=np.int64)
 
 
 def start_and_end(tokenizer: Tokenizer) -> tuple[int, int]:
@@ -207,38 +209,36 @@ def pack(documents: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Pac
         UserError: the text fills less than one row, or the tokenizer has no ``eos``.
     """
     start, _ = start_and_end(tokenizer)
-    parts: list[NDArray[np.int32]] = []
-    starts: list[int] = []
-    length = 0
+    inputs, starts = NumberBuffer(np.int32), NumberBuffer(np.int64)
     for ids in tokenise(documents, tokenizer):
-        starts.append(length)
-        parts += [np.array([start], dtype=np.int32), ids]
-        length += 1 + len(ids)
-    return packed_text(parts, starts, tokenizer, row_length)
+        starts.append(len(inputs))
+        inputs.append(start)
+        inputs.extend(ids)
+    return packed_text(inputs.numbers(), starts.numbers(), tokenizer, row_length)
 
 
 def packed_text(
-    parts: Sequence[NDArray[np.int32]],
-    starts: Sequence[int],
+    inputs: NDArray[np.int32],
+    starts: NDArray[np.int64],
     tokenizer: Tokenizer,
     row_length: int,
-    empty: Sequence[int] = (),
+    empty: NDArray[np.int64] = _NONE,
 ) -> PackedText:
-    """The rows of these input tokens, [tokens] each, one after the other; see `PackedText`.
+    """The rows of these input tokens; see `PackedText`.
 
     Raises UserError if they fill less than one row.
     """
-    length = sum(map(len, parts))
+    length = len(inputs)
     if length < row_length:
         raise UserError(
             f"the training text is {length} tokens, less than one row of {row_length}; "
             "give more text or a smaller row_length"
         )
     return PackedText(
-        inputs=np.concatenate(parts),
-        starts=np.array(starts, dtype=np.int64),
+        inputs=inputs,
+        starts=starts,
         end=start_and_end(tokenizer)[1],
         row_length=row_length,
         predict_end=end_is_predicted(tokenizer),
-        empty=np.array(empty, dtype=np.int64),
+        empty=empty,
     )

@@ -6,11 +6,13 @@ must stay whole waits until a row has room for it. If too many wait, the rest of
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.corpus.encoding import Tokenizer
+from regrow.corpus.number_buffer import NumberBuffer
 from regrow.corpus.packing import PackedText, packed_text, start_and_end
 
 _MOST_WAITING = 64
@@ -45,20 +47,17 @@ def pack_documents(
     Raises UserError if the text fills less than one row, or the tokenizer has no ``eos``.
     """
     start, end = start_and_end(tokenizer)
-    parts: list[NDArray[np.int32]] = []
-    starts: list[int] = []
-    empty: list[int] = []
-    length = 0
+    inputs = NumberBuffer(np.int32)
+    starts, empty = NumberBuffer(np.int64), NumberBuffer(np.int64)
     for document in _arranged(documents, row_length):
-        starts.append(length)
+        starts.append(len(inputs))
         if isinstance(document, int):
-            empty.append(length)
-            parts.append(np.full(document, end, dtype=np.int32))
-            length += document
+            empty.append(len(inputs))
+            inputs.extend(repeat(end, document))
         else:
-            parts += [np.array([start], dtype=np.int32), document.ids]
-            length += document.slots
-    return packed_text(parts, starts, tokenizer, row_length, empty)
+            inputs.append(start)
+            inputs.extend(document.ids)
+    return packed_text(inputs.numbers(), starts.numbers(), tokenizer, row_length, empty.numbers())
 
 
 def _arranged(documents: Iterable[Document], row_length: int) -> Iterator[Document | int]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from regrow.common.errors import UserError
 from regrow.corpus.encoding import Tokenizer
+from regrow.corpus.number_buffer import NumberBuffer
 from regrow.corpus.packing import tokenise
 
 
@@ -118,16 +119,11 @@ def cut_windows(documents: Iterable[str], tokenizer: Tokenizer, longest: int) ->
 
     Raises UserError if the documents hold no token.
     """
-    parts: list[NDArray[np.int32]] = []
-    starts: list[NDArray[np.int64]] = []
-    length = 0
+    tokens, starts = NumberBuffer(np.int32), NumberBuffer(np.int64)
     for ids in tokenise(documents, tokenizer):
-        if len(ids) == 0:
-            continue
         pieces = -(-len(ids) // longest)
-        parts.append(ids)
-        starts.append(length + np.arange(pieces, dtype=np.int64) * len(ids) // pieces)
-        length += len(ids)
-    if not parts:
+        starts.extend(len(tokens) + piece * len(ids) // pieces for piece in range(pieces))
+        tokens.extend(ids)
+    if not len(tokens):
         raise UserError("the text holds no token; give at least one document with text")
-    return Windows(np.concatenate(parts), np.concatenate(starts), longest)
+    return Windows(tokens.numbers(), starts.numbers(), longest)
