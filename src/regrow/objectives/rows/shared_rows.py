@@ -8,6 +8,7 @@ slot which example it belongs to. Attention masks are made from these numbers in
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heapreplace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,22 +202,30 @@ def assign_rows(sources: Ids, targets: Ids, max_rows: int, break_even_width: int
     sizes = sources / all_sources + targets / all_targets
     largest_first = np.argsort(-sizes, kind="stable").tolist()
     widths = list(zip(sources.tolist(), targets.tolist(), strict=True))
+
+    def cost_of(count: int, source: float, target: float) -> float:
+        attention = (source**2 + target**2 + source * target) / break_even_width
+        return count * (source + target + attention)
+
     best: tuple[float, list[int]] | None = None
-    for count in range(1, min(max_rows, len(widths)) + 1):
+    for count in range(min(max_rows, len(widths)), 0, -1):
+        # Fewer rows that were all full cost more and more.
+        if best is not None and cost_of(count, all_sources / count, all_targets / count) > best[0]:
+            break
         filled = [(0, 0)] * count
-        fullness = [0.0] * count
+        by_fullness = [(0.0, row) for row in range(count)]
         row_of = [0] * len(widths)
         for example in largest_first:
             source, target = widths[example]
-            row = fullness.index(min(fullness))
+            row = by_fullness[0][1]
             a, b = filled[row]
             filled[row] = (a + source, b + target)
-            fullness[row] = max((a + source) / all_sources, (b + target) / all_targets)
+            full = max((a + source) / all_sources, (b + target) / all_targets)
+            heapreplace(by_fullness, (full, row))
             row_of[example] = row
-        source, target = (max(widths_of) for widths_of in zip(*filled, strict=True))
-        attention = (source**2 + target**2 + source * target) / break_even_width
-        cost = count * (source + target + attention)
-        if best is None or cost < best[0]:
+        widest = (max(widths_of) for widths_of in zip(*filled, strict=True))
+        cost = cost_of(count, *widest)
+        if best is None or cost <= best[0]:
             best = (cost, row_of)
     assert best is not None
     return np.array(best[1], dtype=np.int64)
