@@ -273,7 +273,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_the_source_that_is_too_short_is_named(tmp_path: Path) -> None:
     mixed = mixture([store(tmp_path, "a"), text_file(tmp_path, "b")], "weight", [3, 1])
-    with pytest.raises(UserError, match=r"data.train: b: the training text is 5 tokens, less than"):
+    with pytest.raises(UserError, match=r"data.train: b: the text is 5 tokens, less than"):
         packed(mixed, TOKENIZER, 6)
 
 

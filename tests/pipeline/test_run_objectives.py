@@ -137,8 +137,10 @@ def test_what_a_network_cannot_learn_is_said_before_a_run(
     assert not (tmp_path / "run/stages").exists()
 
 
-def test_an_encoder_decoder_has_no_prefix(tmp_path: Path) -> None:
+def test_what_an_encoder_decoder_cannot_is_said_before_a_run(tmp_path: Path) -> None:
     write_tiny(BART, tmp_path / "m", vocab_size=340, max_position_embeddings=64)
     add_tokenizer(tmp_path / "m", sentinels=20)
+    with pytest.raises(UserError, match=r"recover\.shared_rows: the positions of Bart.* learned"):
+        run(tmp_path, {"row_length": 48, "shared_rows": True}, {"layers": {"encoder": 1}})
     with pytest.raises(UserError, match=r"recover\.prefix: an encoder-decoder has no prefix"):
         run(tmp_path, {"row_length": 48, "prefix": "bidirectional"}, {"layers": {"encoder": 1}})

@@ -9,20 +9,25 @@ import torch
 import yaml
 
 from regrow.architectures.openba import OPENBA
+from regrow.common.errors import UserError
 from regrow.corpus.mixed_order import BLOCK
 from regrow.corpus.samples import data_order, mixed_samples
 from regrow.corpus.shares import DOMAIN, Shares
 from regrow.corpus.sources import Corpus, Source
 from regrow.evaluation.heldout_components import heldout_texts
 from regrow.evaluation.heldout_text import HeldoutText
-from regrow.models.loading import load_model, load_tokenizer
+from regrow.models.loading import load_config, load_model, load_tokenizer
 from regrow.objectives.registry import TrainingData, loss_and_rows
 from regrow.objectives.rows.denoisers import UL2
 from regrow.pipeline.recipe import Data
 from regrow.training.mixing.dynamic_mixture import OPENBA_START, RULES
 from regrow.training.mixing.mixture_settings import DENOISERS
 from regrow.training.mixing.training_mixtures import TrainingMixtures
-from regrow.training.open_mixtures import measure_references, open_mixtures
+from regrow.training.open_mixtures import (
+    check_mixture_texts,
+    measure_references,
+    open_mixtures,
+)
 from regrow.training.settings import RecoverySettings
 from regrow.training.task import TrainingResult
 from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, write_text
@@ -130,6 +135,18 @@ def test_a_decoder_mixes_denoisers_and_domains_too(home: Path, tmp_path: Path) -
     assert samples.pairs.shares.changes[-1][1] == pytest.approx(tuple(mixture.shares.values()))
     assert result.mixtures["domain"]["history"][-1]["shares"]["snow"] > 0.9
     assert steering.mixtures["denoiser"].heldout.loss.identity == f"prefix-lm {prefix}"
+
+
+def test_what_domains_are_measured_on_is_checked_without_a_model(
+    home: Path, tmp_path: Path
+) -> None:
+    tokenizer, config = load_tokenizer(home / "llama"), load_config(home / "llama")
+    texts = heldout(home)
+    check_mixture_texts(settings(domains=FOLLOWS), tokenizer, config, texts, DOMAINS)
+    texts["snow"] = HeldoutText(write_text(tmp_path / "short.jsonl", ["a river"]))
+    check_mixture_texts(settings(mixture_every=None), tokenizer, config, texts, DOMAINS)
+    with pytest.raises(UserError, match=r"data\.heldout: snow: the text is \d+ tokens, less than"):
+        check_mixture_texts(settings(domains=FOLLOWS), tokenizer, config, texts, DOMAINS)
 
 
 def test_a_domain_is_measured_as_any_held_out_text(home: Path) -> None:

@@ -231,7 +231,7 @@ def packed_text(
     length = len(inputs)
     if length < row_length:
         raise UserError(
-            f"the training text is {length} tokens, less than one row of {row_length}; "
+            f"the text is {length:,} tokens, less than one row of {row_length}; "
             "give more text or a smaller row_length"
         )
     return PackedText(

@@ -25,6 +25,7 @@ from regrow.pipeline.recipe import Data, Recipe, Stage
 from regrow.pipeline.run_stage import RunStage
 from regrow.surgery.choose_cut import least_counted
 from regrow.training.mixing.mixture_settings import MixtureSettings
+from regrow.training.open_mixtures import check_mixture_texts
 from regrow.training.settings import RecoverySettings
 from regrow.training.tracking import check_tools
 
@@ -182,6 +183,10 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
             check_objective(settings.objective, tokenizer, config, settings.row_length)
         except UserError as error:
             raise error.within(f"{where}.") from None
+        heldout = recipe.heldout_of(stage.name)
+        if all(text.path.exists() for text in heldout.values()):  # not yet, if it is put aside
+            domains = [source.name for source in recipe.data.sources]
+            check_mixture_texts(settings, tokenizer, config, heldout, domains)
         tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
         stage_by_tokens.setdefault(tokens, stage.name)
     _check_length(stage_by_tokens, tokenizer, corpus)
@@ -222,6 +227,25 @@ def check_embedding_rates(stages: Iterable[Stage], why: str) -> None:
             raise UserError(
                 f"leaves embeddings as they are, and {why}; give more than 0, or leave it out",
                 key=f"stages: {stage.name}: recover.embedding_rate",
+            )
+
+
+def check_shared_rows(stages: Iterable[Stage], original: ModelDirectory) -> None:
+    """Raise UserError, with the stage, if examples should share rows that cannot be told apart.
+
+    Learned positions are counted along a row, and so across its examples.
+    """
+    from regrow.objectives.losses.head import learned_positions
+
+    for stage in stages:
+        if stage.recover is None or not stage.recover.shared_rows:
+            continue
+        if learned_positions(original.network) is not None:
+            name = type(original.network).__name__
+            raise UserError(
+                f"the positions of {name} are learned, so its examples cannot share a row; leave "
+                "it out",
+                key=f"stages: {stage.name}: recover.shared_rows",
             )
 
 

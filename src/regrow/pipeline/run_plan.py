@@ -32,6 +32,7 @@ from regrow.pipeline.recipe_checks import (
     check_mixtures,
     check_positions,
     check_readable,
+    check_shared_rows,
     check_tasks,
     check_written,
     missing_special_tokens,
@@ -174,8 +175,10 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
     tokenizer.add_tokens(list(missing), special_tokens=True)
     check_corpus(corpus, tokenizer, [*stages.values()], original.layout.sizes["vocab"])
     check_tasks(recipe, tokenizer, original.config, corpus)
-    check_positions([stage.spec for stage in stages.values()], original, tokenizer)
-    check_counted(corpus, tokenizer, [stage.spec for stage in stages.values()])
+    specs = [stage.spec for stage in stages.values()]
+    check_positions(specs, original, tokenizer)
+    check_shared_rows(specs, original)
+    check_counted(corpus, tokenizer, specs)
     corpora = {name: stage.corpus for name, stage in stages.items()}
     check_conversations(recipe, corpora, tokenizer, original.config)
     check_heldout_conversations(recipe, aside, tokenizer, original.config)

@@ -79,6 +79,22 @@ def measure_references(
     }  # fmt: skip
 
 
+def check_mixture_texts(
+    settings: RecoverySettings,
+    tokenizer: Any,
+    config: Any,
+    heldout: Mapping[str, HeldoutText],
+    domains: Sequence[str],
+) -> None:
+    """Raise UserError if mixtures cannot be measured on the held-out texts.
+
+    Arguments as of `measure_references`. No model is needed.
+    """
+    for kind in settings.mixtures:
+        names = DENOISERS if kind == DENOISER else domains
+        _heldout(kind, settings, tokenizer, config, _documents(heldout), names)
+
+
 def _documents(heldout: Mapping[str, HeldoutText]) -> dict[str, Iterable[str]]:
     """The documents of each text, which can be read once."""
     found = {name: read_documents(text.path, text.reading) for name, text in heldout.items()}

@@ -355,7 +355,7 @@ def optimized_ul2_rows(
         line = as_one_document(line) if layout == "across documents" else line
         if line.slots < fixed.split_text:
             raise UserError(
-                f"the training text is {len(line.tokens):,} tokens, less than one row of "
+                f"the text is {len(line.tokens):,} tokens, less than one row of "
                 f"{fixed.split_text:,}; give more text or a smaller row_length"
             )
         return OptimizedUL2Rows(line, fixed, row_length, special_tokens, seed, layout)
