@@ -15,10 +15,12 @@ from regrow.scoring.score_file import compute_scores
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.extend import add_tokens
 from regrow.surgery.prune import prune_checkpoint
+from regrow.surgery.result_files import VOCABULARY_FILE
 from regrow.surgery.search import measure
 from regrow.surgery.search.measure import CalibrationDraw, Measurement, open_measurement
 from regrow.surgery.search.measured_cuts import MeasuredCuts
 from regrow.surgery.search.text import read_search_text
+from regrow.tokenizers.encoding import count_tokens
 from tests.tiny import add_tokenizer, sentences, write_model, write_text, write_tiny
 
 
@@ -86,6 +88,34 @@ def test_scores_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Measurement, "_bits_per_byte", lambda *_: 1.0)
     measured.losses([{"ffn": 24}, {"kv_head": 1, "head": 2}])
     assert len(calls) == 1
+
+
+def test_tokens_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the tokens that are kept are those that a cut of this text keeps."""
+    model = write_model(tmp_path / "m", num_hidden_layers=2)
+    measured = measurement(tmp_path, model)
+    calls, kept = [], []
+    plain = count_tokens
+
+    def counted(*args: Any) -> Any:
+        calls.append(1)
+        return plain(*args)
+
+    def noted(_: Measurement, cut: ModelDirectory) -> float:
+        kept.append((cut.path / VOCABULARY_FILE).read_bytes())
+        return 1.0
+
+    monkeypatch.setattr(measure, "count_tokens", counted)
+    monkeypatch.setattr(Measurement, "_bits_per_byte", noted)
+    measured.losses([{"vocab": 300}, {"vocab": 290, "ffn": 24}])
+    assert len(calls) == 1
+    for size, found in zip((300, 290), kept, strict=True):
+        out = tmp_path / str(size)
+        prune_checkpoint(
+            ModelDirectory(model), out, CutSpec(vocab_size=size, calibration_tokens=512),
+            documents=measured.text.documents,
+        )  # fmt: skip
+        assert (out / VOCABULARY_FILE).read_bytes() == found
 
 
 def test_a_model_that_lacks_sentinels_is_measured_with_them(tmp_path: Path) -> None:

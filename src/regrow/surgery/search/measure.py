@@ -36,9 +36,12 @@ from regrow.surgery.search.measured_cuts import (
 )
 from regrow.surgery.search.text import SearchText
 from regrow.surgery.size_options import options_for
+from regrow.tokenizers.encoding import count_tokens, open_tokenizer
+from regrow.vocabulary.token_counting import fingerprint
+from regrow.vocabulary.token_counts import Group, TokenCounts
 
 _NEW_TOKENS, _ROUNDS = 32, 3
-_VERSION = 5
+_VERSION = 6
 """Raise it if cuts are chosen, refitted or measured in another way: old results are then unused."""
 _DIVERGED = 64.0
 """Stands for a loss that is not finite, in bits per byte; a byte drawn at random costs 8."""
@@ -137,6 +140,8 @@ class Measurement:
         options = options_for(self.model.layout, own)
         if options.keys() - {"vocab_size"}:  # a vocabulary is chosen by its counts
             options["scores"] = self.scores()
+        if "vocab_size" in options:
+            options["vocab"] = {"size": options.pop("vocab_size"), "counts": self.counts()}
         if "hidden" in options:
             is_possible = rotation_problem(self.model.layout) is None
             options["rotate"] = is_possible if rotate is None else rotate
@@ -145,6 +150,15 @@ class Measurement:
             self.model, out, spec, documents=self.text.documents, seed=self.calibration.seed
         )
         return ModelDirectory(out)
+
+    def counts(self) -> Path:
+        """The file of the counts of the text's tokens, which are counted once."""
+        path = self.known.directory / "counts"
+        if not path.is_file():
+            counts = count_tokens(self.model.path, self.text.documents())
+            sha256 = fingerprint(open_tokenizer(self.model.path))
+            TokenCounts(sha256, (Group("text", ""),), counts[None], ()).save(path)
+        return path
 
     def scores(self) -> Path:
         """The file of the scores of all axes, which is made once."""
