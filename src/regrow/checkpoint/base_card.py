@@ -81,7 +81,7 @@ def hub_id_of(directory: Path) -> tuple[str | None, str | None]:
     if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
         name = parent.parent.name.removeprefix("models--").replace("--", "/")
         if is_hub_id(name):
-            return name, place.name if re.fullmatch(r"[0-9a-f]{40}", place.name) else None
+            return name, place.name if is_revision(place.name) else None
     repository = read_source(directory).get("repository")
     if isinstance(repository, str) and (match := _REPOSITORY.fullmatch(repository)):
         return (match[1], None) if is_hub_id(match[1]) else (None, None)
@@ -91,6 +91,11 @@ def hub_id_of(directory: Path) -> tuple[str | None, str | None]:
 def is_hub_id(name: str) -> bool:
     """Whether a text has the form of a hub id: `owner/name`, or the name of an old model alone."""
     return _HUB_NAME.fullmatch(name) is not None
+
+
+def is_revision(text: str) -> bool:
+    """Whether a text has the form of a commit on the hub."""
+    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
