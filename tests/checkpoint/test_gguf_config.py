@@ -119,7 +119,19 @@ def test_a_gated_t5_has_the_activation_of_version_1_1() -> None:
     assert (again.is_gated_act, again.dense_act_fn) == (True, "gelu_new")
 
 
-@pytest.mark.parametrize(("window", "expected"), [(2047, 2047), (0, None)])
-def test_a_phi_3_keeps_its_window(window: int, expected: int | None) -> None:
-    config = repaired("phi3", {"attention.sliding_window": window})
-    assert config["sliding_window"] == expected
+@pytest.mark.parametrize(
+    ("model_type", "name", "value", "key", "expected"),
+    [
+        ("phi3", "attention.sliding_window", 2047, "sliding_window", 2047),
+        ("phi3", "attention.sliding_window", 0, "sliding_window", None),
+        ("gemma2", "attn_logit_softcapping", 40.0, "attn_logit_softcapping", 40.0),
+        ("gemma2", "final_logit_softcapping", 20.0, "final_logit_softcapping", 20.0),
+        ("nemotron", "attention.layer_norm_epsilon", 1e-6, "norm_eps", 1e-6),
+        ("falcon", "attention.layer_norm_epsilon", 1e-6, "layer_norm_epsilon", 1e-6),
+    ],
+)
+def test_other_values_of_the_file_are_kept(
+    model_type: str, name: str, value: float, key: str, expected: float | None
+) -> None:
+    sizes: dict[str, Any] = {"head_dim": 256} if model_type == "gemma2" else {}
+    assert repaired(model_type, {name: value}, **sizes)[key] == expected

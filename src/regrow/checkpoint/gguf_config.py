@@ -18,6 +18,16 @@ _ORIGINAL = "start from the model's own safetensors"
 _LAYERS_OF_GEMMA_27B = {"gemma2": 46, "gemma3_text": 62}
 """These scale queries by hidden size / heads; all other models of Gemma 2 and 3 by 256."""
 _HEAD_OF_GEMMA, _HEAD_OF_GEMMA_27B = 256, 128
+_DROPPED = {
+    "falcon": {"attention.layer_norm_epsilon": "layer_norm_epsilon"},
+    "gemma2": {
+        "attn_logit_softcapping": "attn_logit_softcapping",
+        "final_logit_softcapping": "final_logit_softcapping",
+    },
+    "nemotron": {"attention.layer_norm_epsilon": "norm_eps"},
+    "phi3": {"attention.sliding_window": "sliding_window"},
+}
+"""By model type: keys of the metadata that the loader drops, with those of the config."""
 
 
 def repaired_config(
@@ -44,9 +54,10 @@ def repaired_config(
         config |= {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new"}
     if config.get("model_type") in _LAYERS_OF_GEMMA_27B:
         config["query_pre_attn_scalar"] = _query_scale_of_gemma(gguf, config)
-    window = metadata.get(f"{metadata['general.architecture']}.attention.sliding_window")
-    if config.get("model_type") == "phi3" and isinstance(window, int) and window > 0:
-        config["sliding_window"] = window  # 0 in the file stands for none
+    for name, key in _DROPPED.get(str(config.get("model_type")), {}).items():
+        value = metadata.get(f"{metadata['general.architecture']}.{name}")
+        if isinstance(value, int | float) and value > 0:  # 0 in the file stands for none
+            config[key] = value
     repaired: dict[str, Any] = _shorten_floats(config)
     return repaired
 
