@@ -66,13 +66,32 @@ def test_a_link_to_another_file_than_the_hub_allows_is_left_out(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "raw", [b"---\na: [\n---\n", b"---\n- a\n---\n", b"---\na: \xff\n---\n", b"---\n" + b"[" * 5000]
+    "raw",
+    [
+        b"---\na: [\n---\n",
+        b"---\n- a\n---\n",
+        b"---\na: \xff\n---\n",
+        b"---\n" + b"[" * 5000,
+        b"---\nlicense: !!bool maybe\n---\n",
+        b'---\nx: !!int ""\n---\n',
+        b"---\nx: !!timestamp x\n---\n",
+        b"---\nx: 2024-13-01\n---\n",
+        b"---\nx:\n" + b"- a\n" * 100_000 + b"---\n",
+        b"---\nlicense: mit\n---\n" + b"x" * (5 << 20) + b"\n",
+    ],
+    ids=lambda raw: ascii(raw[:30]),
 )
 def test_metadata_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "README.md").write_bytes(raw if raw.endswith(b"\n") else raw + b"\n---\n")
     with pytest.raises(UserError, match=r"README\.md: its metadata .* mend it") as caught:
         read_metadata(tmp_path / "README.md")
     assert "\n" not in str(caught.value)
+
+
+def test_measured_scores_are_left_out_however_many(tmp_path: Path) -> None:
+    scores = "model-index:\n- name: x\n  results:\n" + "  - a: 1\n\n" * 100_000
+    card = write_card(tmp_path, f"license: mit\n{scores}language: en")
+    assert card_facts(card, None) == {"license": "mit", "language": ["en"]}
 
 
 def test_a_card_without_metadata_says_nothing(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Which files of a model directory are copied with a model."""
 
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 
 from regrow.checkpoint.companions import companion_files, read_companions, write_files
+from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 
 PASSED_ON = (
@@ -75,3 +77,25 @@ def test_links_inside_and_to_the_blobs_of_the_hub_are_read(tmp_path: Path) -> No
     (blobs / "0").symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match="leads out"):
         read_companions(snapshot)
+
+
+def test_a_model_in_a_folder_of_a_snapshot_has_the_blobs_of_the_hub(tmp_path: Path) -> None:
+    model, blobs = tmp_path / "snapshots/0123/sub/model", tmp_path / "blobs"
+    for directory in (model, blobs):
+        directory.mkdir(parents=True)
+    (blobs / "0").write_bytes(b"of the hub")
+    (model / "tokenizer.json").symlink_to(Path("../../../../blobs/0"))
+    assert read_companions(model) == {"tokenizer.json": b"of the hub"}
+
+
+def test_a_config_that_links_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to("config.json")
+    with pytest.raises(UserError, match=r"config\.json: a link that leads back|no config\.json"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_pipe_is_no_config(tmp_path: Path) -> None:
+    """A read would wait without end for somebody to write."""
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"config\.json: is not a regular file"):
+        open_checkpoint(tmp_path)

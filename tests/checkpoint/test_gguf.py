@@ -285,6 +285,45 @@ def test_an_unknown_pre_tokenizer_is_said(tmp_path: Path) -> None:
     assert "tokenizer.ggml.pre is 'klingon'" in notes[0]
 
 
+def scaled_twice(writer: gguf.GGUFWriter) -> None:
+    writer.add_tensor("rope_freqs.weight", np.array([1, 2, 3, 9], np.float32))
+    writer.add_rope_scaling_factor(4.0)
+
+
+@pytest.mark.parametrize("key", ["rope.scale_linear", "rope.scaling.factor"])
+def test_scaling_without_a_type_is_linear(tmp_path: Path, key: str) -> None:
+    """llama.cpp reads both keys so."""
+    path = write(
+        tmp_path / "tiny.gguf", tiny_model(), extra=lambda w: w.add_float32(f"llama.{key}", 4.0)
+    )
+    directory, _ = convert(path)
+    expected = {"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0}
+    assert open_checkpoint(directory).config["rope_parameters"] == expected
+
+
+def test_scaling_of_the_type_none_scales_nothing(tmp_path: Path) -> None:
+    def extra(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+        writer.add_rope_scaling_factor(4.0)
+
+    directory, _ = convert(write(tmp_path / "tiny.gguf", tiny_model(), extra=extra))
+    parameters = open_checkpoint(directory).config["rope_parameters"]
+    assert parameters == {"rope_type": "default", "rope_theta": 100000.0}
+
+
+def test_an_unknown_config_ends_the_work_before_the_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise UserError("no such model")
+
+    path = write(tmp_path / "tiny.gguf", tiny_model())
+    monkeypatch.setattr(module, "repaired_config", fail)
+    monkeypatch.setattr(module, "_load", lambda *_: pytest.fail("the weights are read"))
+    with pytest.raises(UserError, match="no such model"):
+        convert(path)
+
+
 Extra = Callable[[gguf.GGUFWriter], object]
 REFUSED: list[tuple[Extra, str]] = [
     (lambda w: w.add_uint16("split.count", 2), "one of 2 parts"),
@@ -294,6 +333,8 @@ REFUSED: list[tuple[Extra, str]] = [
         lambda w: w.add_tensor("rope_freqs.weight", np.array([1, 2, 3, 9], np.float32)),
         "not the scaling of Llama 3.1",
     ),
+    (lambda w: w.add_rope_scaling_factor(-2.0), "scaling.factor is -2.0; a number above 0"),
+    (scaled_twice, "by 4 and by rope_freqs.weight too"),
 ]
 
 
@@ -328,6 +369,8 @@ def test_a_truncated_file_is_refused(tmp_path: Path, part: float) -> None:
         ("tokenizer.chat_template", "array", ["a"], "text is wanted"),
         ("llama.rope.scaling.factor", "string", "x", "is 'x'; a number is wanted"),
         ("llama.rope.scaling.type", "array", ["x"], "text is wanted"),
+        ("llama.rope.scale_linear", "string", "x", "is 'x'; a number is wanted"),
+        ("llama.rope.dimension_count", "string", "8", "is '8'; a whole number is wanted"),
         ("llama.block_count", "uint32", 1 << 31, "is 2147483648; a number of layers is wanted"),
         ("llama.embedding_length", "uint64", 1 << 40, "but the embedding has 32"),
     ],
@@ -427,13 +470,3 @@ def refuse(path: Path, message: str) -> None:
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_scaling_of_gemma_3_is_that_of_its_global_attention(tmp_path: Path) -> None:
-    """Its config has rotary parameters for each kind of attention."""
-    default = {"rope_type": "default", "rope_theta": 10_000.0}
-    parameters = {"full_attention": {**default, "rope_theta": 1e6}, "sliding_attention": default}
-    (tmp_path / "config.json").write_text(json.dumps({"rope_parameters": parameters}))
-    found = module._repaired_config(tmp_path, {"rope_type": "linear", "factor": 8.0})
-    scaled = {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}
-    assert found["rope_parameters"] == {"full_attention": scaled, "sliding_attention": default}

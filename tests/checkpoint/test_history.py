@@ -1,5 +1,6 @@
 """Each writer of a model adds its step to the history, and the card comes with it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from huggingface_hub import ModelCard
 import regrow
 from regrow.checkpoint.history import read_history, with_names
 from regrow.checkpoint.model_directory import ModelDirectory
+from regrow.common.errors import UserError
 from regrow.pipeline.from_scratch import with_random_weights
 from regrow.surgery.extend import add_merged_tokens, add_tokens
 from tests.tiny import sentences, write_model, write_text
@@ -103,3 +105,30 @@ def test_random_weights_begin_a_new_history(home: Path, tmp_path: Path) -> None:
 def test_paths_become_names() -> None:
     given = {"a": Path("/x/y.jsonl"), "b": [Path("z")], "c": {"d": (1, "e")}, "f": len}
     assert with_names(given) == {"a": "y.jsonl", "b": ["z"], "c": {"d": [1, "e"]}, "f": "len"}
+
+
+@pytest.mark.parametrize("recover", [None, 3, "x", []])
+def test_a_history_with_settings_of_another_form_is_refused(
+    home: Path, tmp_path: Path, recover: object
+) -> None:
+    """The card of a training would fail at it, after the work."""
+    history = json.loads((home / "once/regrow_history.json").read_text())
+    history["steps"][0]["settings"] = {"recover": recover}
+    path = tmp_path / "regrow_history.json"
+    path.write_text(json.dumps(history))
+    with pytest.raises(UserError, match="not the history of a model"):
+        read_history(path)
+
+
+@pytest.mark.parametrize("revision", ["<b>x</b>", "](x)", "main", "b" * 39, "b" * 40 + "\n"])
+def test_a_history_with_another_revision_than_a_commit_is_refused(
+    home: Path, tmp_path: Path, revision: str
+) -> None:
+    """It stands in the card."""
+    history = json.loads((home / "once/regrow_history.json").read_text())
+    assert history["base"]["revision"] == "b" * 40
+    history["base"]["revision"] = revision
+    path = tmp_path / "regrow_history.json"
+    path.write_text(json.dumps(history))
+    with pytest.raises(UserError, match="not the history of a model"):
+        read_history(path)

@@ -207,6 +207,11 @@ def test_a_file_cut_short_after_opening_is_reported(tmp_path: Path) -> None:
         read_bytes(last)
 
 
+@pytest.mark.parametrize("name", [None, "model.safetensors"])
+def test_a_config_may_name_the_weights_that_are_read(tmp_path: Path, name: str | None) -> None:
+    assert open_checkpoint(with_config(tmp_path, transformers_weights=name)).tensors
+
+
 def entry(**changes: object) -> dict[str, object]:
     return {"a": {**F32, **changes}}
 
@@ -247,6 +252,19 @@ MALFORMED: Sequence[Case] = [
         lambda d: with_config(d, quantization_config={"load_in_4bit": True}),
         "method: unnamed",
     ),
+    (
+        "other weights",
+        lambda d: with_config(d, transformers_weights="hf.safetensors"),
+        "transformers_weights is 'hf.safetensors', but model.safetensors is read; remove the key",
+    ),
+    (
+        "other weights than the index",
+        lambda d: (sharded(d) / "config.json").write_text(
+            json.dumps({"transformers_weights": SHARDS[0]})
+        ),
+        "but model.safetensors.index.json is read",
+    ),
+    ("weights of no name", lambda d: with_config(d, transformers_weights=[1]), r"is \[1\], but"),
     (
         "int8",
         lambda d: raw_single(d, entry(dtype="I8", shape=[4, 6])),

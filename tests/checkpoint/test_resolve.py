@@ -102,6 +102,8 @@ def test_a_gguf_is_converted_once_for_each_content(
     second = resolve_model(str(file), tmp_path / "cache", notes.append)
     assert second != first
     assert converted == [b"one", b"two"]
+    monkeypatch.setattr(regrow.checkpoint.gguf, "CONVERSION", 99)
+    assert resolve_model(str(file), tmp_path / "cache", notes.append) != second
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert tmp_path / "xdg" / "regrow" in resolve_model(str(file), None).parents
 

@@ -258,3 +258,26 @@ def test_code_that_is_not_regrows_own_runs_only_when_asked(
 def test_a_directory_must_exist(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
         verify(tmp_path / "nowhere")
+
+
+def test_code_behind_a_link_to_a_directory_is_not_run(tmp_path: Path) -> None:
+    save_openba(tmp_path / "model")
+    marker = tmp_path / "has run"
+    code = tmp_path / "elsewhere"
+    code.mkdir()
+    (code / "generate.py").write_text(
+        f"open({str(marker)!r}, 'w')\ndef generate(*_, **__):\n    raise SystemExit\n"
+    )
+    (tmp_path / "model" / "custom_generate").symlink_to("../elsewhere")
+    (check,) = verify(tmp_path / "model").checks
+    assert "custom_generate is a link to a directory" in check.detail
+    assert not marker.exists()
+
+
+def test_a_process_that_ends_without_results_is_said(tmp_path: Path) -> None:
+    """The code of a model can end it, also with the code of success."""
+    save_openba(tmp_path / "model")
+    with (tmp_path / "model" / "modeling_openba.py").open("a") as file:
+        file.write("import os\nos._exit(0)\n")
+    with pytest.raises(UserError, match="model: the verifying process ended with code 0: "):
+        verify(tmp_path / "model", trust_remote_code=True)

@@ -108,6 +108,12 @@ def test_damaged_files_are_not_published(tmp_path: Path, damage: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_config_names_no_file_of_weights() -> None:
+    """By this key transformers would look for another file than the one that is written."""
+    written = small_files({**CONFIG, "transformers_weights": "model.safetensors"}, {}, TWO)
+    assert json.loads(written["config.json"]) == CONFIG
+
+
 def test_configs_name_no_code_that_is_not_written() -> None:
     own = {"AutoConfig": "own.Own"}
     config = {"model_type": "llama", "auto_map": own, "text_config": {"auto_map": own, "a": 1}}

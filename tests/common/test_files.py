@@ -113,6 +113,12 @@ def test_refuses_what_is_no_object(tmp_path: Path, content: str) -> None:
     assert read_json_object(path) == parse_json_object(b'{"a": 1}', "here") == {"a": 1}
 
 
+def test_refuses_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"a\.json: is not a regular file"):
+        read_json(tmp_path / "a.json")
+
+
 def test_refuses_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_json(tmp_path / "none.json")

@@ -1,5 +1,9 @@
 """Where a command is to write is checked before it does any work."""
 
+import errno
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +82,52 @@ def test_other_places_are_accepted(places: Path, check: Callable[..., None], out
 def test_a_place_that_takes_nothing_is_refused(check: Callable[..., None]) -> None:
     with pytest.raises(UserError, match=r"/proc cannot be written to: .*; choose another place"):
         check(Path("/proc/regrow/out"))
+
+
+def test_an_empty_directory_stays_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o750)
+    before = (tmp_path / "out").stat()
+    check_new_directory(tmp_path / "out")
+    after = (tmp_path / "out").stat()
+    assert (after.st_ino, after.st_mode, after.st_mtime) == (
+        before.st_ino, before.st_mode, before.st_mtime,
+    )  # fmt: skip
+    assert [*tmp_path.iterdir()] == [tmp_path / "out"]
+
+
+def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result could not get its name there, after all the work."""
+
+    def rename(self: Path, target: Path) -> Path:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        with pytest.raises(UserError, match=r"out: is a mount point, .*; name a directory in it"):
+            check_new_directory(tmp_path / "out")
+    assert [*tmp_path.iterdir()] == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("how", ["-t tmpfs none", "--bind source"])
+def test_both_kinds_of_mount_are_known(tmp_path: Path, how: str) -> None:
+    """As root of a new namespace; skipped where that is not allowed."""
+    for name in ("source", "out"):
+        (tmp_path / name).mkdir()
+    code = "from pathlib import Path; from regrow.common.outputs import check_new_directory as c; "
+    code += "c(Path('out/new')); c(Path('out'))"
+    space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*space, f"mount {how} out"], cwd=tmp_path, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no mounts here")
+    script = f'mount {how} out && exec {sys.executable} -c "{code}"'
+    found = subprocess.run(
+        [*space, script], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert found.stderr.splitlines()[-1].endswith(
+        "out: is a mount point, which cannot be replaced; name a directory in it"
+    )
 
 
 def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ from regrow.common.printable import printable
 
 _LARGEST = 4 << 20
 """Bytes of a card that is read."""
+_LARGEST_METADATA = 256 << 10
+"""Characters of its metadata without measured scores; PyYAML needs seconds for as many."""
+_SCORES = re.compile(r"^model-index:.*\n(?:[ \-#].*\n|\n)*", re.MULTILINE)
+"""The scores in metadata. Models that turn text into vectors have a megabyte of them."""
 _ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z-]{1,15}", re.ASCII)
 _URL = re.compile(r"https?://[!-;=?-~]{1,300}", re.ASCII)
@@ -81,7 +85,7 @@ def hub_id_of(directory: Path) -> tuple[str | None, str | None]:
     if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
         name = parent.parent.name.removeprefix("models--").replace("--", "/")
         if is_hub_id(name):
-            return name, place.name if re.fullmatch(r"[0-9a-f]{40}", place.name) else None
+            return name, place.name if is_revision(place.name) else None
     repository = read_source(directory).get("repository")
     if isinstance(repository, str) and (match := _REPOSITORY.fullmatch(repository)):
         return (match[1], None) if is_hub_id(match[1]) else (None, None)
@@ -93,27 +97,56 @@ def is_hub_id(name: str) -> bool:
     return _HUB_NAME.fullmatch(name) is not None
 
 
+def is_revision(text: str) -> bool:
+    """Whether a text has the form of a commit on the hub."""
+    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata of a card; empty without a card or without metadata.
 
     Raises UserError if there is metadata that cannot be read.
     """
-    import yaml
-    from huggingface_hub.repocard import metadata_load
-
     if not path.is_file():
         return {}
     try:
         if path.stat().st_size > _LARGEST:
-            raise ValueError(f"more than {_LARGEST >> 20} MB")
-        return metadata_load(path) or {}
-    except (ValueError, RecursionError, yaml.YAMLError):
-        raise UserError(
-            f"{path}: its metadata (between the lines ---) is not YAML in UTF-8, so the licence of "
-            "the model is not known; mend it, or remove the file"
-        ) from None
+            raise _unreadable(path, f"in a card of more than {_LARGEST >> 20} MB")
+        return _parse_metadata(path, path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise _unreadable(path, "not YAML in UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _parse_metadata(path: Path, card: str) -> dict[str, Any]:
+    import yaml
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    block = REGEX_YAML_BLOCK.search(card)
+    text = "" if block is None else _SCORES.sub("", f"{block[2]}\n")
+    if len(text) > _LARGEST_METADATA:
+        raise _unreadable(path, f"more than {_LARGEST_METADATA >> 10} kB")
+    try:
+        found = yaml.safe_load(text)
+    except (
+        yaml.YAMLError, RecursionError,
+        # PyYAML raises these at scalars with a tag that they do not fit.
+        ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    ):  # fmt: skip
+        raise _unreadable(path, "not YAML in UTF-8") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise _unreadable(path, "not YAML in UTF-8 with keys")
+    return found
+
+
+def _unreadable(path: Path, what: str) -> UserError:
+    return UserError(
+        f"{path}: its metadata (between the lines ---) is {what}, so the licence of the model is "
+        "not known; mend it, or remove the file"
+    )
 
 
 def valid_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,11 @@ def check_place(directory: Path, path: Path) -> None:
     It is for the files that are passed on as they are. Weights may lie anywhere: they are read only
     as safetensors, and only the tensors that the architecture has are passed on.
     """
-    if not any(path.resolve().is_relative_to(place) for place in _places(directory)):
+    try:
+        real = path.resolve()
+    except (RuntimeError, OSError):  # the former in Python 3.11, the latter in later ones
+        raise UserError(f"{path}: a link that leads back to itself; remove it") from None
+    if not any(real.is_relative_to(place) for place in _places(directory)):
         raise UserError(
             f"{path}: a link that leads out of the directory; put a copy of the file there, or "
             "remove the link"
@@ -66,8 +70,9 @@ def _places(directory: Path) -> Iterator[Path]:
     """The directories in which the files of a model may lie."""
     own = directory.resolve()
     yield own
-    if own.parent.name == "snapshots":
-        yield own.parent.parent / "blobs"
+    for parent in own.parents:  # a model may lie in a folder of the snapshot
+        if parent.name == "snapshots":
+            yield parent.parent / "blobs"
 
 
 def _is_data(path: Path) -> bool:

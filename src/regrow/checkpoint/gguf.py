@@ -1,14 +1,13 @@
 """Convert a GGUF file to a plain Hugging Face directory, with transformers' own loader.
 
 The loader restores weights, sizes and vocabulary. It drops pre-tokenizers that it does not know,
-`ignore_merges`, a BOS token that the file leaves to the default, and the frequency scaling of the
-rotary embedding. This module restores these from the file's metadata
-(key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+`ignore_merges`, and a BOS token that the file leaves to the default. This module restores these
+from the file's metadata (key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), and
+`gguf_config` what the loader drops of the config.
 """
 
 import hashlib
 import json
-import math
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from regrow.checkpoint.companions import SOURCE_FILE
+from regrow.checkpoint.gguf_config import repaired_config, rope_scaling
 from regrow.checkpoint.gguf_header import check_header, check_types
 from regrow.checkpoint.reader import CONFIG_FILE
 from regrow.checkpoint.writer import (
@@ -33,6 +31,9 @@ from regrow.common.files import json_bytes
 from regrow.common.progress import as_part, told
 from regrow.common.publishing import make_directory, workplace
 from regrow.models.loading import LOCAL, library_errors
+
+CONVERSION = 2
+"""Names the results of this code in a cache. Raise it with each change that alters them."""
 
 # How llama.cpp treats a byte-level vocabulary, by `tokenizer.ggml.pre` (src/llama-vocab.cpp). The
 # first two sets leave out names that transformers knows: it gives them a `Split` itself.
@@ -58,7 +59,7 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
     reader, metadata = _open(gguf)
     _check_metadata(gguf, metadata)
     _check_width(gguf, metadata, reader)
-    rope = _rope_scaling(gguf, metadata, reader)
+    scaling = rope_scaling(gguf, metadata, reader)
     quantisation = sorted({tensor.tensor_type.name for tensor in reader.tensors})
     del reader  # the reader maps the file into memory
     make_directory(directory.parent)
@@ -68,7 +69,10 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
             return
         link = _alone(gguf, place / "source")
         with library_errors(f"{gguf}: transformers cannot load it"):
-            model, tokenizer, misfits = _load(link, metadata)
+            loaded = _load_config(link)
+            # What cannot be known of the config ends the work here, before the weights are read.
+            repaired_config(gguf, loaded.to_dict(), metadata, scaling)
+            model, tokenizer, misfits = _load(link, metadata, loaded.is_encoder_decoder)
         if misfits:
             raise UserError(
                 f"{gguf}: {len(misfits)} tensors do not fit the architecture, such as "
@@ -77,7 +81,8 @@ def convert_gguf(gguf: Path, directory: Path, notify: Callable[[str], None]) -> 
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         weights = library_weights(model, partial)
-        config = _repaired_config(partial, rope)
+        written = json.loads((partial / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = repaired_config(gguf, written, metadata, scaling)
         _repair_generation_config(partial)
         _repair_tokenizer(gguf, partial, metadata, notify)
         source = {
@@ -166,20 +171,22 @@ def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
         )
 
 
-def _load(gguf: Path, metadata: dict[str, Any]) -> tuple[Any, Any, list[str]]:
+def _load_config(gguf: Path) -> Any:
+    """The config, by transformers."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, **LOCAL)
+
+
+def _load(
+    gguf: Path, metadata: dict[str, Any], is_encoder_decoder: bool
+) -> tuple[Any, Any, list[str]]:
     """Model and tokenizer, by transformers; the names of tensors that do not fit the model."""
     import torch
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSeq2SeqLM,
-        AutoTokenizer,
-        GgufConfig,
-    )
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GgufConfig
 
     folder, file = gguf.parent, {"gguf_file": gguf.name, **LOCAL}
-    config = AutoConfig.from_pretrained(folder, **file)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    auto = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     with _watching_tensors() as tensors:
         model, loading = auto.from_pretrained(
             folder,
@@ -261,17 +268,6 @@ def _alone(gguf: Path, folder: Path) -> Path:
     return link
 
 
-def _repaired_config(directory: Path, rope: dict[str, Any] | None) -> dict[str, Any]:
-    path = directory / CONFIG_FILE
-    config: dict[str, Any] = _shorten_floats(json.loads(path.read_text(encoding="utf-8")))
-    config.pop("_model_name_or_path", None)
-    if rope is not None:
-        parameters = config["rope_parameters"]
-        # Gemma 3 has parameters for each kind of attention, and scales the global one.
-        parameters.get("full_attention", parameters).update(rope)
-    return config
-
-
 def _repair_generation_config(directory: Path) -> None:
     path = directory / "generation_config.json"
     if path.exists():
@@ -279,65 +275,6 @@ def _repair_generation_config(directory: Path) -> None:
         generation = json.loads(path.read_text(encoding="utf-8"))
         generation.pop("_from_model_config", None)
         path.write_bytes(json_bytes(generation))
-
-
-def _shorten_floats(value: Any) -> Any:
-    """Shortest decimals of float32 values: GGUF stores 1e-05 as 9.999999747378752e-06."""
-    if isinstance(value, dict):
-        return {key: _shorten_floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shorten_floats(item) for item in value]
-    if isinstance(value, float) and float(np.float32(value)) == value:
-        return float(str(np.float32(value)))
-    return value
-
-
-def _rope_scaling(gguf: Path, metadata: dict[str, Any], reader: Any) -> dict[str, Any] | None:
-    """Entries for `rope_parameters`: the rotary scaling that transformers' loader drops.
-
-    None if the file scales nothing.
-    """
-    architecture = metadata["general.architecture"]
-    kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    factors = [t.data for t in reader.tensors if t.name == "rope_freqs.weight"]
-    if kind == "linear":
-        return {
-            "rope_type": "linear",
-            "factor": metadata.get(f"{architecture}.rope.scaling.factor", 1.0),
-        }
-    if kind != "none":
-        raise UserError(
-            f"{gguf}: {architecture}.rope.scaling.type is {kind!r}, which transformers does not "
-            f"restore from GGUF; start from the model's own safetensors"
-        )
-    if not factors:
-        return None
-    theta = metadata.get(f"{architecture}.rope.freq_base", 10000.0)
-    llama3 = {
-        "rope_type": "llama3",
-        "factor": float(np.max(factors[0])),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    if not np.allclose(_llama3_factors(len(factors[0]), theta, llama3), factors[0], rtol=1e-4):
-        raise UserError(
-            f"{gguf}: rope_freqs.weight is not the scaling of Llama 3.1, the only one known; start "
-            f"from the model's own safetensors"
-        )
-    return llama3
-
-
-def _llama3_factors(count: int, theta: float, scaling: dict[str, Any]) -> list[float]:
-    """The divisor of each rotary frequency in Llama 3.1 (its `apply_scaling`)."""
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    factors = []
-    for index in range(count):
-        wavelength = 2 * math.pi * theta ** (index / count)
-        turns = scaling["original_max_position_embeddings"] / wavelength
-        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
-        factors.append(1 / ((1 - smooth) / scaling["factor"] + smooth))
-    return factors
 
 
 def _repair_tokenizer(

@@ -19,8 +19,10 @@ _TEXT = (
     "general.architecture", "general.type", "tokenizer.ggml.pre", "tokenizer.ggml.model",
     "tokenizer.chat_template", "{}.rope.scaling.type",
 )  # fmt: skip
-_WHOLE = ("split.count", "{}.block_count", "{}.embedding_length")
-_NUMBERS = ("{}.rope.scaling.factor", "{}.rope.freq_base")
+_WHOLE = (
+    "split.count", "{}.block_count", "{}.embedding_length", "{}.rope.dimension_count",
+)  # fmt: skip
+_NUMBERS = ("{}.rope.scaling.factor", "{}.rope.scale_linear", "{}.rope.freq_base")
 
 
 class _Header:

@@ -16,6 +16,7 @@ from regrow.checkpoint.base_card import (
     card_facts,
     hub_id_of,
     is_hub_id,
+    is_revision,
     source_file,
     source_name,
     valid_facts,
@@ -143,7 +144,10 @@ def read_history(path: Path) -> History:
         models: tuple[Base | Change, ...] = (base, *history.steps)
         counts = [count for model in models for count in (model.parameters, *model.sizes.values())]
         is_known = base.hub_id is None or is_hub_id(base.hub_id)
-        if not is_known or not all(0 < count <= _MOST for count in counts):
+        is_commit = base.revision is None or is_revision(base.revision)
+        if not (is_known and is_commit and all(0 < count <= _MOST for count in counts)):
+            raise ValueError
+        if not all(isinstance(step.settings.get("recover", {}), Mapping) for step in history.steps):
             raise ValueError
     except (ValidationError, ValueError):
         raise UserError(

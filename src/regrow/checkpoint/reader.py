@@ -31,6 +31,8 @@ from regrow.common.files import read_json_object
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+WEIGHTS_KEY = "transformers_weights"
+"""By this key of a config, transformers loads a file of another name."""
 SAMPLE_BYTES = 4096
 _BLOCK_BYTES = 1 << 22
 
@@ -100,6 +102,7 @@ def _open(directory: Path) -> Checkpoint:
         files = tuple(directory / name for name in sorted(set(weight_map.values())))
     else:
         raise UserError(_no_weights(directory, config))
+    _refuse_other_weights(directory, config, SINGLE_FILE if weight_map is None else INDEX_FILE)
 
     tensors: dict[str, TensorInfo] = {}
     for file in files:
@@ -246,6 +249,15 @@ def _check_index(
             raise UserError(
                 f"{index}: weight_map leaves out {info.name!r}, held by {info.file.name}"
             )
+
+
+def _refuse_other_weights(directory: Path, config: dict[str, Any], read: str) -> None:
+    """Raise UserError if transformers would load other weights than the file `read`."""
+    if config.get(WEIGHTS_KEY) not in (None, read):
+        raise UserError(
+            f"{directory / CONFIG_FILE}: {WEIGHTS_KEY} is {config[WEIGHTS_KEY]!r:.100}, but "
+            f"{read} is read; remove the key, or the weights that are not meant"
+        )
 
 
 def _refuse_quantised_config(path: Path, config: dict[str, Any]) -> None:

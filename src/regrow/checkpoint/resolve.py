@@ -32,8 +32,9 @@ def resolve_model(
 
     A directory of a run stands for its model, and `notify` gets a line that says so.
     A GGUF file is converted once, under `cache` (None: `$XDG_CACHE_HOME/regrow`), and found again
-    by its SHA-256. A hub id is downloaded, without pickles or code, into `cache` (None: the hub's
-    own cache). `notify` gets a line before a conversion and before a download.
+    by its SHA-256 and the version of the conversion. A hub id is downloaded, without pickles or
+    code, into `cache` (None: the hub's own cache). `notify` gets a line before a conversion and
+    before a download.
 
     Raises:
         UserError: the path or repository does not exist, or cannot be converted or downloaded.
@@ -67,11 +68,12 @@ def directory_of(path: Path, notify: Callable[[str], None] = _log.info) -> Path:
 
 
 def _convert_once(gguf: Path, cache: Path | None, notify: Callable[[str], None]) -> Path:
-    from regrow.checkpoint.gguf import convert_gguf, file_sha256
+    from regrow.checkpoint.gguf import CONVERSION, convert_gguf, file_sha256
 
     cache = cache or cache_directory()
     try:
-        directory = cache / "gguf" / f"{gguf.stem}-{file_sha256(gguf)[:16]}"
+        name = f"{gguf.stem}-{file_sha256(gguf)[:16]}-v{CONVERSION}"
+        directory = cache / "gguf" / name
         if directory.is_dir():
             return directory
         notify(f"converting {gguf} to {directory} (bfloat16, once)")

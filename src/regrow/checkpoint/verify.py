@@ -83,15 +83,19 @@ def verify_all(
             command, capture_output=True, encoding="utf-8", errors="replace", env=environment,
             check=False, process_group=0,
         )  # fmt: skip
-    if process.returncode != 0:
+    try:
+        if process.returncode != 0:
+            raise ValueError
+        results = json.loads(process.stdout)
+    except ValueError:  # code of a model can end the process with any code
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
             f"{', '.join(map(str, directories))}: the verifying process ended with code "
             f"{process.returncode}: {last}"
-        )
+        ) from None
     return [
         VerifyResult(Path(directory), tuple(Check(*check) for check in result["checks"]))
-        for directory, result in zip(directories, json.loads(process.stdout), strict=True)
+        for directory, result in zip(directories, results, strict=True)
     ]
 
 

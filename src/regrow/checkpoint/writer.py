@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from regrow.checkpoint.companions import write_files
 from regrow.checkpoint.header import SAFETENSORS_NAMES, TensorSpec, read_header
-from regrow.checkpoint.reader import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from regrow.checkpoint.reader import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, WEIGHTS_KEY
 from regrow.common import publishing
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
@@ -86,6 +86,7 @@ def small_files(
     config.json, in spaces.
     """
     config, small = with_own_code(config, files)
+    config.pop(WEIGHTS_KEY, None)  # the weights have names of their own here
     if [file.name for file in weights] != [SINGLE_FILE]:
         small[INDEX_FILE] = json_bytes(_index(weights))
     small[CONFIG_FILE] = json_bytes(config, indent)

@@ -126,9 +126,12 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError if it cannot be read or is not JSON.
 
     A file of more than 256 MB, more than 100 lists and objects inside each other, and half a
-    surrogate pair, which is not Unicode text, are refused too.
+    surrogate pair, which is not Unicode text, are refused too. A pipe, which could be waited for
+    without end, is not read.
     """
     try:
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"{path}: is not a regular file")
         with path.open("rb") as file:
             raw = file.read(_LARGEST_JSON + 1)
     except FileNotFoundError:

@@ -91,8 +91,32 @@ def _why_unwritable(path: Path, parent: Path, dry_run: bool) -> str:
     try:
         with suppress(FileExistsError):
             probe.mkdir()
+            if path.is_dir() and not any(path.iterdir()):
+                _check_replaceable(path, probe)
     except OSError as error:
         return error.strerror or str(error)
-    with suppress(OSError):  # it is that of another process, which uses it now
-        probe.rmdir()
+    finally:
+        with suppress(OSError):  # it is that of another process, which uses it now
+            probe.rmdir()
     return ""
+
+
+def _check_replaceable(path: Path, probe: Path) -> None:
+    """Raise UserError if an empty directory is a mount point, which a result cannot replace.
+
+    Nothing but a rename tells this of each kind of mount. The directory is moved into `probe` and
+    back, so it keeps what it is.
+    """
+    moved = probe / "moved"
+    try:
+        path.rename(moved)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise UserError(
+                f"{path}: is a mount point, which cannot be replaced; name a directory in it"
+            ) from None
+        return
+    try:
+        moved.rename(path)
+    except OSError:  # another process has removed it, or has written its result here
+        path.mkdir(exist_ok=True)

@@ -126,7 +126,8 @@ def _without_code(values: Mapping[str, Any]) -> dict[str, Any]:
 def foreign_code(directory: Path) -> str | None:
     """Why the code in a directory is not regrow's own; None if it is, byte for byte.
 
-    This compares all Python files, also in subfolders, and the `auto_map` of both config files.
+    This compares all Python files, also in subfolders, and the `auto_map` of both config files. A
+    link to a directory counts as other code: transformers would load what lies behind it.
     """
     config, tokenizer = (
         json.loads(path.read_bytes()) if path.is_file() else {}
@@ -136,9 +137,11 @@ def foreign_code(directory: Path) -> str | None:
     own = own_code(model_type)
     if not own:
         return f"config.json: regrow has no code for {model_type!r}"
-    for path in sorted(directory.rglob("*.py")):
+    for path in sorted(directory.rglob("*")):  # which does not look behind links
         name = path.relative_to(directory).as_posix()
-        if name not in own or path.read_bytes() != own[name]:
+        if path.is_symlink() and path.is_dir():
+            return f"{name} is a link to a directory"
+        if path.suffix == ".py" and (name not in own or path.read_bytes() != own[name]):
             return f"{name} is not regrow's own"
     maps = (
         ("config.json", config, _AUTO_CLASSES[model_type]),
