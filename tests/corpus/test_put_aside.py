@@ -48,6 +48,8 @@ def test_all_copies_of_a_document_are_held_out() -> None:
     assert not {*left} & {*twice.documents}
     assert twice.characters == len("".join(documents * 2)) - len("".join(left))
     assert {*twice.documents} == {*once.documents}
+    assert twice.copies == 2 * len(once.documents)
+    assert twice.words().startswith(f"{twice.copies} of 200 documents, ")
 
 
 def test_a_text_of_many_copies_of_one_document_is_not_held_out_as_a_whole() -> None:

@@ -1,13 +1,22 @@
 import copy
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
+from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
-from regrow.evaluation.generation import generate, generate_or_stop, seconds_per_token
+from regrow.evaluation.generation import (
+    generate,
+    generate_or_stop,
+    generate_text,
+    seconds_per_token,
+)
+from tests.tiny import add_tokenizer
 from tests.training.small import EOS, FAMILIES, byte_tokenizer, small_model
 
 TEMPLATE = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
@@ -110,3 +119,23 @@ def _record(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[list[int]]:
 
     monkeypatch.setattr(model, "generate", recording)
     return written
+
+
+def test_a_text_ends_where_positions_do(tmp_path: Path) -> None:
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 24}
+    config = transformers.GPT2Config(vocab_size=340, bos_token_id=1, eos_token_id=None, **sizes)
+    model = transformers.GPT2LMHeadModel(config)
+    model.save_pretrained(tmp_path / "m")
+    add_tokenizer(tmp_path / "m")
+    source = ModelDirectory(tmp_path / "m")
+    prompt = source.tokenizer("the river")["input_ids"]
+    left = 24 - len(prompt)
+    assert generate_text(source, "the river", left)
+    with pytest.raises(UserError, match=rf"max_new_tokens {left + 1}: .* give at most {left}$"):
+        generate_text(source, "the river", left + 1)
+    # The answers of a run stop there.
+    text, stopped = generate_or_stop(model.eval(), source.tokenizer, "the river", 99)
+    assert text
+    assert stopped
+    with pytest.raises(UserError, match=r"the prompt is \d+ tokens, and the model knows 24 posit"):
+        generate_text(source, "the river " * 24, 1)

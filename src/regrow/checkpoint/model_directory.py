@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from regrow.architectures import Layout
 from regrow.checkpoint.bind import bind_checkpoint
-from regrow.checkpoint.companions import companion_files
+from regrow.checkpoint.companions import CARD_FILE, HISTORY_FILE, companion_files
 from regrow.checkpoint.config_only import bind_config, is_config_only, stored_dtype
-from regrow.checkpoint.reader import Checkpoint, open_checkpoint
+from regrow.checkpoint.reader import CONFIG_FILE, INDEX_FILE, Checkpoint, open_checkpoint
 from regrow.common.files import read_json_object
 from regrow.models.loading import load_config, load_meta_model, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
+
+
+_SMALL = (CONFIG_FILE, INDEX_FILE, CARD_FILE, HISTORY_FILE, "*.py")
+"""Files of a model beside its weights and its companions."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,13 @@ class ModelDirectory:
         return sum(self.bytes_by_type.values())
 
     def facts(self) -> dict[str, Any]:
-        """Hashes, number of parameters and sizes in bytes, as the ledger records them."""
-        files = [path for path in self.path.rglob("*") if path.is_file()]
+        """Hashes, number of parameters and sizes in bytes, as the ledger records them.
+
+        The bytes on disk are of the files that are read, and of regrow's own, and not of other
+        forms of the weights that lie beside them.
+        """
+        files = {path for name in _SMALL for path in self.path.glob(name)}
+        files |= {*self.checkpoint.files, *companion_files(self.path).values()}
         return {
             "fingerprint": self.checkpoint.fingerprint,
             "files": self.files_sha256,

@@ -37,13 +37,15 @@ class PutAside:
         documents: The held-out documents, in the order of the text, each once.
         remains: How many characters of each document stay in the training text, from its beginning;
             by the hash of the document. 0 for a document that is held out as a whole.
-        characters: Held-out characters.
+        characters: Held-out characters, of all copies of the documents.
+        copies: Held-out documents with all their copies.
         of_documents, of_characters: Documents and characters of the whole text.
     """
 
     documents: tuple[str, ...]
     remains: Mapping[bytes, int]
     characters: int
+    copies: int
     of_documents: int
     of_characters: int
 
@@ -67,7 +69,7 @@ class PutAside:
         part = (
             f"the last {self.characters:,} characters of a document"
             if self.is_an_end
-            else f"{len(self.documents):,} of {self.of_documents:,} documents"
+            else f"{self.copies:,} of {self.of_documents:,} documents"
         )
         return f"{part}, {self.share:.1%} of the text"
 
@@ -110,9 +112,10 @@ def put_aside(read: Callable[[], Iterable[str]]) -> PutAside:
             )
         cut = _cut_before_end(long, wanted)
         end = long[cut:]
-        return PutAside((end,), {document_hash(long): cut}, len(end), documents, characters)
+        return PutAside((end,), {document_hash(long): cut}, len(end), 1, documents, characters)
     ordered = [text for text, _ in chosen.values()]
-    return PutAside(tuple(ordered), dict.fromkeys(chosen, 0), held, documents, characters)
+    copies = sum(size // len(text) for text, size in chosen.values() if text)
+    return PutAside(tuple(ordered), dict.fromkeys(chosen, 0), held, copies, documents, characters)
 
 
 def without(documents: Iterable[str], remains: Mapping[bytes, int]) -> Iterator[str]:

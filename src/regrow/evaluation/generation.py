@@ -13,6 +13,7 @@ from regrow.common.errors import UserError
 from regrow.common.progress import as_part
 from regrow.models.generating import cached_bytes, continued_with_cache, plain_config
 from regrow.models.loading import library_errors
+from regrow.objectives.losses.head import learned_positions
 from regrow.objectives.rows.span_corruption import decoder_start
 from regrow.objectives.special_tokens import sentinel_ids
 from regrow.tokenizers.chat_rendering import render_chat
@@ -54,12 +55,17 @@ def generate_or_stop(
     *,
     chat: bool | None = None,
 ) -> tuple[str, bool]:
-    """As `generate`, and whether the text stopped at ``max_new_tokens``, before the model's end."""
+    """As `generate`, and whether the text stopped before the model's end.
+
+    It stops at ``max_new_tokens``, or where the model knows no more positions.
+    """
     inputs = _read(model, tokenizer, prompt, chat)
-    new = _new_tokens(model, tokenizer, inputs, max_new_tokens)
+    room = _room(model, inputs)
+    most = max_new_tokens if room is None else min(max_new_tokens, room)
+    new = _new_tokens(model, tokenizer, inputs, most)
     text: str = tokenizer.decode(new, skip_special_tokens=True)
     ends = _end_tokens(model, tokenizer)
-    return text, len(new) == max_new_tokens and int(new[-1]) not in ends
+    return text, len(new) == most and int(new[-1]) not in ends
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,8 @@ def generate_text(
 ) -> str:
     """`generate` with a model that is loaded first, greedy or with sampling.
 
-    Raises UserError if the prompt is empty, or transformers cannot load the model or the tokenizer.
+    Raises UserError if the prompt is empty, the model knows fewer positions than prompt and new
+    tokens have, or transformers cannot load the model or the tokenizer.
     """
     if not prompt:
         raise UserError("the prompt holds no token; give some text")
@@ -99,6 +106,14 @@ def generate_text(
     tokenizer = model.tokenizer
     loaded = model.load(dtype="auto")
     inputs = _read(loaded, tokenizer, prompt, chat)
+    room = _room(loaded, inputs)
+    if room is not None and max_new_tokens > room:
+        raise UserError(
+            f"the model knows too few positions for {len(inputs.tokens)} tokens of prompt and so "
+            f"many new ones; give at most {room}",
+            key="max_new_tokens",
+            value=max_new_tokens,
+        )
     with torch.random.fork_rng(), as_part("answering"):
         torch.manual_seed(sampling.seed)
         new = _new_tokens(
@@ -185,6 +200,23 @@ def _read(model: Any, tokenizer: Any, prompt: str, chat: bool | None) -> _Prompt
             ids = [known[_CONTINUE], *text, sentinels[0], tokenizer.eos_token_id]
             begin.append(sentinels[0])
     return _Prompt(ids, begin)
+
+
+def _room(model: Any, prompt: _Prompt) -> int | None:
+    """For how many new tokens a model knows positions; None if its positions are not learned.
+
+    Raises UserError if it knows too few for the prompt and a token.
+    """
+    known = learned_positions(model)
+    if known is None:
+        return None
+    room = known - len(prompt.begin if model.config.is_encoder_decoder else prompt.tokens)
+    if room < 1 or len(prompt.tokens) > known:
+        raise UserError(
+            f"the prompt is {len(prompt.tokens)} tokens, and the model knows {known} positions; "
+            "give a shorter one"
+        )
+    return room
 
 
 def _new_tokens(
