@@ -22,7 +22,7 @@ from regrow.models.loading import load_model, load_tokenizer
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.run_plan import RunOptions
-from regrow.pipeline.train_model import train_model, training_recipe
+from regrow.pipeline.train_model import _alone, train_model, training_recipe
 from tests.tiny import sentences, write_model, write_text
 
 torch.set_num_threads(1)
@@ -363,3 +363,23 @@ def test_a_training_that_does_not_help_is_said(home: Path, tmp_path: Path) -> No
     assert recorded["fingerprint"] == outputs(path, "", "original")["fingerprint"]
     bits = recorded["trained"]["heldout"]["heldout"]["bits_per_byte"]
     assert f"-> {bits:.4f} bits per byte" in result.output
+
+
+def test_a_stage_with_conversations_of_its_own_lets_nothing_be_written() -> None:
+    written = {"name": "own", "model": "original", "tokens": 900}
+    answers = {
+        "name": "chat", "data": {"train": "chat.jsonl"},
+        "recover": {"objective": "instructions", "tokens": 96, "row_length": 48},
+    }  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "two", "model": "m", "data": {"train": ["a.txt", written]},
+            "stages": [{"name": "text", "recover": {"tokens": 96, "row_length": 48}}, answers],
+        }
+    )  # fmt: skip
+    text, chat = recipe.stages
+    assert _alone(recipe, text).data.written is not None
+    alone = _alone(recipe, chat)
+    assert alone.data.written is None
+    assert alone.data.train_paths == recipe.data.train_paths
+    assert alone.stages == [chat]

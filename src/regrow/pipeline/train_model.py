@@ -116,7 +116,7 @@ def train_model(
     another training.
     """
     chosen = _training_stage(recipe, stage)
-    alone = recipe.model_copy(update={"stages": [chosen]})
+    alone = _alone(recipe, chosen)
     result = finished_result(alone, out, options)
     if result is None:
         from regrow.pipeline.run import run  # imports torch, which takes seconds
@@ -145,6 +145,18 @@ def train_model(
         skipped=found["skipped"],
         notes=tuple(worse_lines(outcome, trained_model, "training")) if outcome else (),
     )
+
+
+def _alone(recipe: Recipe, stage: Stage) -> Recipe:
+    """The recipe with this stage alone.
+
+    A stage with conversations of its own does not read what the original would have to write first.
+    """
+    changes: dict[str, Any] = {"stages": [stage]}
+    given = [source for source in recipe.data.sources if source.model is None]
+    if stage.data is not None and given:
+        changes["data"] = recipe.data.model_copy(update={"train": given})
+    return recipe.model_copy(update=changes)
 
 
 def _training_stage(recipe: Recipe, name: str | None) -> Stage:
