@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regrow.models.decoding import CACHE_ARGUMENT
+from regrow.models.decoding import CACHE_ARGUMENT, layer_states
 from regrow.models.loading import library_errors
 
 
@@ -88,12 +88,8 @@ def cached_bytes(cache: Any) -> int | None:
     parts = [getattr(cache, name) for name in names if hasattr(cache, name)] or [cache]
     if not all(hasattr(part, "layers") for part in parts):
         return None
-    held = [state for part in parts for layer in part.layers for state in vars(layer).values()]
-    # A layer of linear attention or of a state space keeps its states in dicts.
-    flat = [
-        each for state in held for each in (state.values() if isinstance(state, dict) else (state,))
-    ]
-    return sum(state.nbytes for state in flat if isinstance(state, Tensor))
+    layers = [layer for part in parts for layer in part.layers]
+    return sum(state.nbytes for layer in layers for state in layer_states(layer))
 
 
 def _padded(values: list[int], width: int, filler: int, on_the_right: bool) -> list[int]:
