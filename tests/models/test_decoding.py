@@ -4,11 +4,28 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.cache_utils import LinearAttentionLayer
 
-from regrow.models.decoding import DECODING_ATTENTION, DecodedRows, draw
+from regrow.common.errors import UserError
+from regrow.models.decoding import DECODING_ATTENTION, DecodedRows, check_decoding, draw
 from tests.training.small import FAMILIES, small_model
 
 PREFIX = [5, 9, 5]
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_state": 8, "num_key_value_heads": 2}
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "falcon_h1": {**_MAMBA, "mamba_d_ssm": 32, "mamba_d_head": 8, "head_dim": 8},
+    "granitemoehybrid": {
+        **_MAMBA,
+        "mamba_d_head": 12,
+        "layer_types": ["mamba", "attention"],
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "shared_intermediate_size": 16,
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"], "num_key_value_heads": 2},
+    "mamba": {"state_size": 4, "expand": 2, "hidden_size": 24},
+}
+"""Models with states beside keys and values, or without keys and values."""
 
 
 def without_cache(model: Any, rows: list[list[int]]) -> torch.Tensor:
@@ -17,10 +34,11 @@ def without_cache(model: Any, rows: list[list[int]]) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *HYBRIDS])
 def test_rows_have_the_logits_of_a_model_without_a_cache(family: str) -> None:
     """Over more tokens than a cache begins with, and than a sliding window is long."""
-    model, plain = (small_model(family, max_position_embeddings=256) for _ in range(2))
+    sizes = {"max_position_embeddings": 256, **HYBRIDS.get(family, {})}
+    model, plain = (small_model(family, **sizes) for _ in range(2))
     generator = torch.Generator().manual_seed(0)
     decoded = DecodedRows(model, PREFIX, 4)
     rows = [list(PREFIX) for _ in range(4)]
@@ -41,6 +59,34 @@ def test_heads_of_a_group_are_queries_of_their_key_value_head() -> None:
     model = small_model("llama", attention="sdpa")
     DecodedRows(model, PREFIX, 2)
     assert model.config._attn_implementation == DECODING_ATTENTION
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", [*FAMILIES, *HYBRIDS])
+def test_a_probe_accepts_what_writes_exactly(family: str, dtype: torch.dtype) -> None:
+    check_decoding(small_model(family, **HYBRIDS.get(family, {})).to(dtype))
+
+
+def test_a_probe_refuses_a_model_with_another_kind_of_cache() -> None:
+    """RWKV takes the cache as an argument that it does not know, and reads each token alone."""
+    with pytest.raises(UserError, match=r"^RwkvForCausalLM: cannot write several texts at once \("):
+        check_decoding(small_model("rwkv"))
+
+
+def test_a_probe_refuses_states_that_do_not_follow_their_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def first(self: LinearAttentionLayer, rows: torch.Tensor) -> None:
+        select(self, torch.arange(len(rows)) if len(rows) == 3 else rows)
+
+    select = LinearAttentionLayer.reorder_cache
+    monkeypatch.setattr(LinearAttentionLayer, "reorder_cache", first)
+    model = small_model("mamba", **HYBRIDS["mamba"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 3  # so that tokens before the last one count
+    with pytest.raises(UserError, match="with a cache its logits are others"):
+        check_decoding(model)
 
 
 def test_as_many_bytes_are_cached_as_keys_and_values_have() -> None:

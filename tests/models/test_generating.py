@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,48 @@ def test_a_batch_changes_nothing(tmp_path: Path, blueprint: Blueprint) -> None:
     alone = [continued(model, [each], 0, begin, generation_config=config) for each in PROMPTS]
     assert torch.equal(together, torch.cat(alone))
     assert len({tuple(row.tolist()) for row in together}) > 1  # the prompts are read
+
+
+FOREIGN: dict[str, Any] = {
+    # They leave tokens out when tokens are drawn.
+    "min_p": 0.9, "typical_p": 0.1, "top_h": 0.4, "epsilon_cutoff": 0.05, "eta_cutoff": 0.5,
+    # They are another method, or an error.
+    "num_return_sequences": 2, "penalty_alpha": 0.6, "dola_layers": "high", "stop_strings": ["x"],
+    "token_healing": True, "guidance_scale": 3.0, "constraints": [1], "force_words_ids": [[5]],
+    "assistant_early_exit": 1, "use_mtp": True, "cache_implementation": "offloaded",
+    "watermarking_config": {"greenlist_ratio": 0.25, "bias": 9.0},
+    # They end a text.
+    "forced_eos_token_id": 2, "max_time": 1e-9, "exponential_decay_length_penalty": (1, 90.0),
+}  # fmt: skip
+"""Settings of a generation_config.json that would change a text."""
+
+
+@pytest.mark.parametrize("setting", FOREIGN)
+@pytest.mark.parametrize("temperature", [None, 1.0], ids=["greedy", "drawn"])
+def test_settings_that_change_the_method_are_of_no_effect(
+    tmp_path: Path, setting: str, temperature: float | None
+) -> None:
+    model = load_model(write_tiny(LLAMA, tmp_path / "m"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for each in model.parameters():
+            each.normal_()
+    own = model.generation_config = transformers.GenerationConfig(pad_token_id=0, eos_token_id=2)
+
+    def text() -> list[int]:
+        config = plain_config(model, 6)
+        if temperature is not None:
+            config.do_sample, config.temperature = True, temperature
+            config.top_p, config.top_k = 1.0, 0
+        torch.manual_seed(0)
+        new: list[int] = continued(model, PROMPTS[1:2], 0, generation_config=config)[0].tolist()
+        return new
+
+    expected = text()
+    setattr(own, setting, FOREIGN[setting])
+    assert text() == expected
+    assert model.generation_config is own
+    assert getattr(own, setting) == FOREIGN[setting]
 
 
 def test_a_plain_config_leaves_the_model_as_it_is(tmp_path: Path) -> None:

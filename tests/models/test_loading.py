@@ -16,6 +16,7 @@ from regrow.common.errors import UserError
 from regrow.evaluation.generation import generate_text
 from regrow.models.loading import load_config, load_model, load_tokenizer
 from tests.tiny import write_model, write_tiny
+from tests.training.small import small_model
 
 
 @pytest.fixture
@@ -146,15 +147,48 @@ def test_weights_that_are_not_there_are_not_drawn_at_random(directory: Path) -> 
         load_model(directory)
 
 
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.self_attn.q_proj.bias", "model.layers.0.mlp.down_proj.bias"]
+)
+def test_a_bias_that_the_config_leaves_out_is_not_passed_over(directory: Path, name: str) -> None:
+    add_tensors(directory, {name: torch.zeros(8), name.replace("bias", "extra"): torch.zeros(8)})
+    message = (
+        rf"{re.escape(name)}: in the files, but LlamaForCausalLM has no such parameter with this"
+    )
+    with pytest.raises(UserError, match=message):
+        load_model(directory)
+    with pytest.raises(UserError, match=message):
+        generate_text(ModelDirectory(directory), "The river", 2)
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("llama", ["model.layers.0.self_attn.rotary_emb.inv_freq", "score.weight"]),
+        ("gpt2", ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]),
+        ("gpt_neox", ["gpt_neox.layers.0.attention.bias"]),
+    ],
+)
+def test_buffers_and_other_heads_may_be_left_over(
+    tmp_path: Path, family: str, names: list[str]
+) -> None:
+    small_model(family).save_pretrained(tmp_path)
+    add_tensors(tmp_path, {name: torch.zeros(8) for name in names})
+    load_model(tmp_path)
+
+
+def add_tensors(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
+    path = directory / "model.safetensors"
+    save_file({**load_file(path), **tensors}, path, metadata={"format": "pt"})
+
+
 def test_a_wrong_value_of_the_tokenizer_is_seen_when_it_is_loaded(directory: Path) -> None:
     change(directory / "tokenizer_config.json", model_max_length="x")
     with pytest.raises(UserError, match="no tokenizer that transformers can load"):
         load_tokenizer(directory)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"penalty_alpha": 0.6, "top_k": 4}, {"repetition_penalty": "x"}]
-)
+@pytest.mark.parametrize("changes", [{"repetition_penalty": "x"}, {"min_length": "x"}])
 def test_a_generation_config_that_is_refused_is_one_line(
     directory: Path, changes: dict[str, Any]
 ) -> None:

@@ -288,6 +288,34 @@ def test_no_padded_id_is_generated(home: Path, tmp_path: Path) -> None:
     )
 
 
+def test_settings_of_generation_in_the_config_are_as_without_padding(
+    home: Path, tmp_path: Path
+) -> None:
+    """Those of generation_config.json would stand above them."""
+    source = tmp_path / "m"
+    shutil.copytree(home / "m", source)
+    (source / "generation_config.json").unlink()
+    kept = sorted(planned(home))
+    own = {
+        "repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "forced_eos_token_id": 2,
+        "bad_words_ids": [[kept[40]]], "suppress_tokens": [kept[50]],
+    }  # fmt: skip
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, **own}))
+    for name, more in (("plain", {}), ("padded", {"pad_to": 64})):
+        regrow.prune(source, tmp_path / name, vocab={"plan": home / "plan.json", **more})
+    assert not (tmp_path / "plain/generation_config.json").exists()
+    plain, padded = (
+        load_model(tmp_path / name).generation_config.to_diff_dict() for name in ("plain", "padded")
+    )
+    rows = load_model(tmp_path / "padded").config.vocab_size
+    assert plain["bad_words_ids"] == [[40]]
+    assert padded.pop("suppress_tokens") == [50, *range(len(kept), rows)]
+    assert plain.pop("suppress_tokens") == [50]
+    ignored = {"_from_model_config", "transformers_version"}
+    assert {**padded, **dict.fromkeys(ignored)} == {**plain, **dict.fromkeys(ignored)}
+
+
 def test_a_padded_vocabulary_is_cut_again(home: Path, tmp_path: Path) -> None:
     text = home / "text.jsonl"
     once, twice, plain, bare = (tmp_path / name for name in ("once", "twice", "plain", "bare"))

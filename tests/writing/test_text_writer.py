@@ -21,8 +21,9 @@ from regrow.writing.text_writer import (
     form_and_starts,
     write_text,
 )
-from tests.tiny import add_chat_template, write_model
+from tests.tiny import add_chat_template, add_tokenizer, write_model
 from tests.tiny import write_text as write_texts
+from tests.training.small import small_model
 
 SMALL = WritingSettings(300, seed=1, batch_size=12)
 
@@ -279,6 +280,24 @@ def test_what_cannot_be_is_refused_before_work(
             write(home, path, settings)
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob(".*"))
+
+
+def a_model(out: Path, family: str, **sizes: Any) -> Path:
+    """A model of a family without a blueprint, whose head has a row for each token."""
+    small_model(family, vocab_size=320, **sizes).save_pretrained(out)
+    return add_tokenizer(out)
+
+
+def test_a_model_without_keys_and_values_writes(tmp_path: Path) -> None:
+    a_model(tmp_path / "mamba", "mamba", state_size=4)
+    assert write(tmp_path, tmp_path / "text.jsonl", model="mamba").tokens >= 300
+
+
+def test_a_model_with_another_kind_of_cache_is_refused(tmp_path: Path) -> None:
+    a_model(tmp_path / "rwkv", "rwkv")
+    with pytest.raises(UserError, match="RwkvForCausalLM: cannot write several texts at once"):
+        write(tmp_path, tmp_path / "text.jsonl", model="rwkv")
+    assert [path.name for path in tmp_path.iterdir()] == ["rwkv"]
 
 
 def test_a_model_that_writes_nothing_new_is_given_up(home: Path, tmp_path: Path) -> None:

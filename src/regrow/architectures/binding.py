@@ -37,8 +37,9 @@ def bind(
     labelled: dict[str, LabelledTensor] = {}
     parameters: dict[str, str] = {}
     dropped: list[str] = []
+    names = parameter_names(blueprint, config, shapes)
     for name, shape in shapes.items():
-        parameter = blueprint.renames.get(name, name)
+        parameter = names[name]
         found = (
             (outside[parameter], None)
             if parameter in outside
@@ -83,6 +84,30 @@ def bind(
         tuple(dropped),
         tied=not has_head or bool(flag if tied is None else tied),
     )
+
+
+def parameter_names(
+    blueprint: Blueprint, config: Mapping[str, Any], names: Iterable[str]
+) -> dict[str, str]:
+    """The parameter of each tensor, by its name in the files.
+
+    If the embedding is stored only under another name of a tied tensor, as the head for example,
+    that is read as the embedding; `safetensors.torch.save_model` writes such files.
+    """
+    found = {name: blueprint.renames.get(name, name) for name in names}
+    head = blueprint.head
+    if blueprint.vocabulary_only or head.embedding in found.values():
+        return found
+    if read_field(config, "tie_word_embeddings") is None:
+        # Some classes tie then. Of one that does not, its own check finds a tensor missing.
+        config = {**config, "tie_word_embeddings": True}
+    ties = all(condition.holds(config) for condition in head.tied_when)
+    by_parameter = {parameter: name for name, parameter in found.items()}
+    for other in (*head.aliases, *((head.weight,) if ties else ())):
+        if other in by_parameter:
+            found[by_parameter[other]] = head.embedding
+            break
+    return found
 
 
 class _Pattern:

@@ -81,6 +81,15 @@ class Layout:
         others = others.union(self.blueprint.buffers)
         return tuple(each for each in self.tensors.values() if each.parameter not in others)
 
+    def written_name(self, tensor: LabelledTensor) -> str:
+        """The name of a tensor in the files of a result, where layers stay.
+
+        It is that in the files of the source. Only an embedding that is stored there under another
+        name of a tied tensor gets its own.
+        """
+        own = self.blueprint.renames.get(tensor.name, tensor.name)
+        return tensor.name if own == tensor.parameter else tensor.parameter
+
     def _holds(self, parameter: str) -> bool:
         return any(t.parameter == parameter for t in self.tensors.values())
 

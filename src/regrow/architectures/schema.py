@@ -159,11 +159,12 @@ class HeadTensors:
     """The output head and the embedding that it may share.
 
     Whether the head is tied is read from the tensors, not from a flag: a checkpoint without
-    `weight` is tied. `aliases`: further names of the embedding. `copies`: names under which a file
-    may hold it once more and which the class ignores; a cut drops them, and one that differs from
-    the embedding is refused. `ties_when_absent`: the class ties a head that is not stored, even
-    where the config says untied. `tied_when`: the config says tied where all of these hold; then a
-    stored head that differs from the embedding is refused.
+    `weight` is tied. `aliases`: further names of the embedding. A file may hold it under one of
+    these alone, or under that of a tied head (`parameter_names`). `copies`: names under which a
+    file may hold it once more and which the class ignores; a cut drops them, and one that differs
+    from the embedding is refused. `ties_when_absent`: the class ties a head that is not stored,
+    even where the config says untied. `tied_when`: the config says tied where all of these hold;
+    then a stored head that differs from the embedding is refused.
     """
 
     weight: str

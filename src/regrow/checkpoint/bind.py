@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from regrow.architectures import Blueprint, Layout, bind, blueprint_for
+from regrow.architectures.binding import parameter_names
 from regrow.architectures.schema import read_field
 from regrow.checkpoint.header import TensorInfo
 from regrow.checkpoint.reader import Checkpoint, read_bytes
@@ -24,9 +25,8 @@ def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) 
         or blueprint_for(checkpoint.config)
         or vocabulary_blueprint(checkpoint.config, shapes)
     )
-    by_parameter = {
-        blueprint.renames.get(name, name): info for name, info in checkpoint.tensors.items()
-    }
+    names = parameter_names(blueprint, checkpoint.config, shapes)
+    by_parameter = {names[name]: info for name, info in checkpoint.tensors.items()}
     embedding = by_parameter.get(blueprint.head.embedding)
     for name in blueprint.head.copies:
         copy = by_parameter.get(name)

@@ -19,10 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from regrow.common.errors import UserError
+from regrow.models.loading import library_errors
 
 DECODING_ATTENTION = "decoding_attention"
 """The name of this attention for transformers (`set_attn_implementation`)."""
@@ -33,6 +36,11 @@ _COLUMNS = 128
 """A cache grows by so many tokens, since each growth copies it."""
 _BLOCK = 256
 """Tokens in a block of `draw`."""
+_PROBED_ROWS = 4
+_KEPT_ROWS = [3, 0, 1]
+"""Rows that a probe goes on with, each at another place than before."""
+_FLOAT32_TOLERANCE, _TOLERANCE = 0.02, 0.2
+"""How far two distributions of the next token may lie apart, from 0 to 1, in a usual row."""
 
 
 def _attention(
@@ -124,7 +132,8 @@ class DecodedRows:
         self._model = model
         self._cache = DynamicCache(config=self._model.config)
         self._cache.layers = [
-            _RoomyLayer() if isinstance(layer, DynamicLayer) else layer
+            # A layer of a subclass has states of its own, beside keys and values.
+            _RoomyLayer() if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) else layer
             for layer in self._cache.layers
         ]
         self._read(torch.tensor([list(tokens)]))
@@ -132,13 +141,8 @@ class DecodedRows:
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes of the keys and values of all rows."""
-        return sum(
-            each.nbytes
-            for layer in self._cache.layers
-            if layer.is_initialized
-            for each in (layer.keys, layer.values)
-        )
+        """Bytes of the keys and values, and of other states, of all rows."""
+        return sum(state.nbytes for layer in self._cache.layers for state in layer_states(layer))
 
     def append(self, tokens: Tensor) -> None:
         """Append one token to each row; `tokens`: [rows]."""
@@ -152,7 +156,7 @@ class DecodedRows:
             if isinstance(layer, _RoomyLayer):
                 layer.select(index)
             else:
-                layer.batch_select_indices(index)
+                layer.reorder_cache(index)
 
     @torch.inference_mode()
     def _read(self, tokens: Tensor) -> None:
@@ -160,6 +164,57 @@ class DecodedRows:
         cache = {CACHE_ARGUMENT: self._cache, "use_cache": True}
         output = self._model(input_ids=tokens.to(device), logits_to_keep=1, **cache)
         self.logits = output.logits[:, -1]
+
+
+def layer_states(layer: Any) -> list[Tensor]:
+    """The keys and values, or other states, of a layer of a cache of transformers."""
+    # A layer of linear attention or of a state space keeps its states in dicts.
+    held = [
+        each
+        for state in vars(layer).values()
+        for each in (state.values() if isinstance(state, dict) else (state,))
+    ]
+    return [each for each in held if isinstance(each, Tensor)]
+
+
+def check_decoding(model: Any) -> None:
+    """Raise UserError unless `DecodedRows` gives what the model gives without a cache.
+
+    A few tokens of a few rows are read, and some of the rows are dropped.
+    """
+    name = f"{type(model).__name__}: cannot write several texts at once"
+    advice = "let another model write"
+    with library_errors(name, advice):
+        device = next(model.parameters()).device
+        vocabulary = len(model.get_input_embeddings().weight)
+        numbers = (torch.arange(_PROBED_ROWS * 5) * 7 + 1).view(_PROBED_ROWS, 5) % vocabulary
+        numbers[:, :2] = numbers[0, :2]  # the tokens that all rows begin with
+        decoded = DecodedRows(model, numbers[0, :2].tolist(), _PROBED_ROWS)
+        if not decoded.cached_bytes:
+            raise UserError(f"{name} (it does not use the cache that it is given); {advice}")
+        decoded.append(numbers[:, 2])
+        decoded.append(numbers[:, 3])
+        differences = [_difference(model, numbers[:, :4].to(device), decoded.logits)]
+        decoded.keep(_KEPT_ROWS)
+        numbers = numbers[_KEPT_ROWS]
+        decoded.append(numbers[:, 4])
+        differences.append(_difference(model, numbers.to(device), decoded.logits))
+    tolerance = _FLOAT32_TOLERANCE if decoded.logits.dtype == torch.float32 else _TOLERANCE
+    # `not <` also refuses NaN.
+    if not all(each < tolerance for each in differences):
+        raise UserError(f"{name} (with a cache its logits are others); {advice}")
+
+
+@torch.inference_mode()
+def _difference(model: Any, tokens: Tensor, logits: Tensor) -> float:
+    """How far logits of the next tokens lie from those without a cache, from 0 to 1.
+
+    This is the total variation distance of the median row: in a mixture of experts, rounding may
+    give a single row another expert.
+    """
+    expected = model(input_ids=tokens, use_cache=False).logits[:, -1]
+    apart = expected.float().softmax(-1) - logits.float().softmax(-1)
+    return float(apart.abs().sum(-1).median()) / 2
 
 
 @torch.inference_mode()

@@ -1,29 +1,38 @@
 """Let transformers continue prompts: many at once, padded, and only what is new comes back."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
-from regrow.models.decoding import CACHE_ARGUMENT
+from regrow.models.decoding import CACHE_ARGUMENT, layer_states
 from regrow.models.loading import library_errors
 
+_KEPT = (
+    "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id",
+    "forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids",
+    "sequence_bias", "min_length", "repetition_penalty", "no_repeat_ngram_size",
+    "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "remove_invalid_values",
+    "renormalize_logits",
+)  # fmt: skip
+"""A model's own settings that belong to its text; others make `generate` another method, leave
+tokens out, end a text early, or need what it is not given."""
 
-def plain_config(model: Any, most_tokens: int) -> Any:
+
+def plain_config(model: Any, most_tokens: int) -> GenerationConfig:
     """A copy of a model's own settings of generation: greedy, at most so many new tokens.
 
-    Its suppressed ids and its end tokens stay.
+    Its special, suppressed and end tokens stay, and its penalties for what is repeated.
     """
-    config = copy.deepcopy(model.generation_config)
-    config.do_sample = False
-    config.num_beams = 1
-    config.temperature = config.top_p = config.top_k = None
-    config.max_length = None
-    config.max_new_tokens = most_tokens
-    config.return_dict_in_generate = True
-    return config
+    own = {name: copy.deepcopy(getattr(model.generation_config, name, None)) for name in _KEPT}
+    return GenerationConfig(
+        **own, do_sample=False, num_beams=1, max_new_tokens=most_tokens,
+        return_dict_in_generate=True,
+    )  # fmt: skip
 
 
 def continued(
@@ -55,7 +64,7 @@ def continued_with_cache(
         prompts: The tokens of each, which are padded to one batch.
         pad: The token that fills a batch.
         begin: The first tokens of an encoder-decoder's decoder, beginning with its start token.
-        options: Of `generate`.
+        options: Of `generate`; of its settings, what is None is the default of transformers.
 
     Raises:
         UserError: transformers cannot generate with this model.
@@ -74,9 +83,23 @@ def continued_with_cache(
     given = len(begin) if model.config.is_encoder_decoder else width
     tensors = {name: torch.tensor(rows, device=device) for name, rows in inputs.items()}
     name = getattr(model, "name_or_path", "") or "model"
-    with library_errors(f"{name}: transformers cannot generate text"):
+    with library_errors(f"{name}: transformers cannot generate text"), _without_settings(model):
         output = model.generate(**tensors, **options)
     return output.sequences[:, given:], getattr(output, CACHE_ARGUMENT, None)
+
+
+@contextmanager
+def _without_settings(model: Any) -> Iterator[None]:
+    """Context manager: the model has no settings of generation.
+
+    transformers would take from them whatever the settings that it is given leave open.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def cached_bytes(cache: Any) -> int | None:
@@ -88,12 +111,8 @@ def cached_bytes(cache: Any) -> int | None:
     parts = [getattr(cache, name) for name in names if hasattr(cache, name)] or [cache]
     if not all(hasattr(part, "layers") for part in parts):
         return None
-    held = [state for part in parts for layer in part.layers for state in vars(layer).values()]
-    # A layer of linear attention or of a state space keeps its states in dicts.
-    flat = [
-        each for state in held for each in (state.values() if isinstance(state, dict) else (state,))
-    ]
-    return sum(state.nbytes for state in flat if isinstance(state, Tensor))
+    layers = [layer for part in parts for layer in part.layers]
+    return sum(state.nbytes for layer in layers for state in layer_states(layer))
 
 
 def _padded(values: list[int], width: int, filler: int, on_the_right: bool) -> list[int]:

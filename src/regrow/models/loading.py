@@ -6,6 +6,7 @@ its parts (tokenizers, safetensors) raise their own.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,25 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
             f"{directory}: {missing[0]}: missing, though {type(model).__name__} has it; fetch the "
             "model again"
         )
+    if unread := sorted(filter(partial(_is_switched_off, model), loading["unexpected_keys"])):
+        raise UserError(
+            f"{directory}: {unread[0]}: in the files, but {type(model).__name__} has no such "
+            "parameter with this config.json; take the config of these weights"
+        )
     return model.eval()
+
+
+def _is_switched_off(model: Any, name: str) -> bool:
+    """Whether the class has this parameter with another config.
+
+    Other tensors that it does not read may be buffers that it computes, or another head.
+    """
+    holder, _, last = name.rpartition(".")
+    try:
+        parameters = model.get_submodule(holder)._parameters
+    except AttributeError:
+        return False
+    return last in parameters and parameters[last] is None
 
 
 def load_meta_model(directory: Path, *, dtype: "torch.dtype") -> Any:

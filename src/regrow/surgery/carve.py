@@ -136,7 +136,7 @@ def plan_carve(
         position = _position(label, layout, cut)
         if position is None:
             continue
-        new_name = label.renamed(position)
+        new_name = label.renamed(position) if label.layer else layout.written_name(label)
         keep = tuple(kept_indices(d, position, layout, cut, shared) for d in label.dims.dimensions)
         selection = Selection(info, keep, scalings.get(label.parameter))
         parameter = label.parameter if label.layer is None else new_name

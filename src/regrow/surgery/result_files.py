@@ -104,7 +104,7 @@ def _with_vocabulary(
     if generation is not None:
         generation = remap_ids(generation, mapping, "generation_config.json")
     if axis.padded:
-        generation = _special_ids(config) if generation is None else generation
+        generation = _generation_settings(config) if generation is None else generation
         suppressed = generation.get("suppress_tokens") or []
         generation["suppress_tokens"] = [*suppressed, *range(len(axis.tokens), axis.kept)]
     if generation is not None:
@@ -112,13 +112,18 @@ def _with_vocabulary(
     return config, files
 
 
-def _special_ids(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The special token ids that transformers uses if there is no generation_config.json."""
+def _generation_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers takes from a config if there is no generation_config.json."""
+    from transformers import GenerationConfig
+
     text = config.get("text_config") or config.get("decoder") or {}
+    own = GenerationConfig().to_dict().keys() - {"transformers_version"}
+    # The settings of the decoder count where the whole config has none.
     return {
         name: value
-        for name, value in {**text, **config}.items()
-        if name.endswith("_token_id") and value is not None
+        for part in (text, config)
+        for name, value in part.items()
+        if name in own and not name.startswith("_") and value is not None
     }
 
 

@@ -241,8 +241,11 @@ class _Writer:
         settings: WritingSettings,
         starts: list[Start],
     ) -> None:
+        from regrow.models.decoding import check_decoding
+
         device = available_device()
         self._model = model.load(dtype=weights_dtype("auto", device)).to(device)
+        check_decoding(self._model)
         self._form, self._longest, self._settings = form, longest, settings
         self._brief = [each for each in starts if each.is_brief]
         self._others = [each for each in starts if not each.is_brief]
@@ -254,10 +257,17 @@ class _Writer:
         self._most_rows = settings.batch_size or self._rows_in_memory()
 
     def _rows_in_memory(self) -> int:
+        import torch
+
         from regrow.models.decoding import DecodedRows
 
-        one = DecodedRows(self._model, [next(iter(self._form.ends))], 1).cached_bytes
-        return min(_MOST_ROWS, max(_LEAST_ROWS, _CACHE_BYTES // (one * self._longest)))
+        token = next(iter(self._form.ends))
+        row = DecodedRows(self._model, [token], 1)
+        first = row.cached_bytes
+        row.append(torch.tensor([token]))
+        # Keys and values grow with each token; the states of a recurrent layer do not.
+        most = first + (row.cached_bytes - first) * (self._longest - 1)
+        return min(_MOST_ROWS, max(_LEAST_ROWS, _CACHE_BYTES // most))
 
     def write(self, rounds: WrittenRounds, progress: Progress) -> Round:
         """The next round."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from regrow.architectures import Blueprint
 from regrow.architectures.bart import BART
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.t5 import T5
+from regrow.architectures.t5gemma import T5GEMMA
 from regrow.architectures.umt5 import UMT5
 from regrow.common.errors import UserError
 from regrow.corpus.concatenation import ConcatenatedWindows
@@ -24,8 +26,12 @@ from regrow.corpus.shares import DENOISER, DOMAIN
 from regrow.corpus.windows import Windows
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.objectives.losses.distillation import Distilled, Teacher
+from regrow.objectives.losses.head import decoder_states
 from regrow.objectives.losses.seq2seq import Seq2Seq
-from regrow.objectives.losses.shared_row_attention import supports_shared_rows
+from regrow.objectives.losses.shared_row_attention import (
+    states_of_shared_rows,
+    supports_shared_rows,
+)
 from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, DenoisingTokens
 from regrow.objectives.rows.examples import NO_TEXT
 from regrow.objectives.rows.shared_rows import (
@@ -37,7 +43,7 @@ from regrow.objectives.rows.shared_rows import (
 from regrow.objectives.rows.span_corruption import CorruptedText, corrupt_text
 from regrow.objectives.rows.ul2 import MixedDenoisers, denoiser_shares, mix_denoisers
 from regrow.training.settings import RecoverySettings
-from tests.tiny import sentences, write_seq2seq
+from tests.tiny import sentences, write_seq2seq, write_tiny
 from tests.training.small import train_on
 
 torch.set_num_threads(1)
@@ -295,6 +301,59 @@ def test_a_model_that_takes_no_such_mask_is_refused(tmp_path: Path) -> None:
     assert not supports_shared_rows(model)
     write_seq2seq(tmp_path / "t5", T5)
     assert supports_shared_rows(load_model(tmp_path / "t5"))
+
+
+def test_a_sliding_window_is_counted_within_each_example(tmp_path: Path) -> None:
+    """The second example is longer than the window of T5Gemma, in both stacks."""
+    model = load_model(write_tiny(T5GEMMA, tmp_path / "m"))
+    assert model.config.encoder.sliding_window == model.config.decoder.sliding_window == 4
+    sources = [torch.arange(3, 6), torch.arange(10, 24)]
+    targets = [torch.arange(30, 35), torch.arange(40, 52)]
+
+    def numbered(examples: list[torch.Tensor]) -> torch.Tensor:
+        numbers = [torch.full_like(each, number) for number, each in enumerate(examples)]
+        return torch.cat([*numbers, torch.tensor([NO_TEXT])])[None]
+
+    empty = torch.tensor([0])
+    batch = {
+        "input_ids": torch.cat([*sources, empty])[None],
+        "decoder_input_ids": torch.cat([*targets, empty])[None],
+        "source_texts": numbered(sources),
+        "target_texts": numbered(targets),
+    }
+    with torch.no_grad():
+        together = states_of_shared_rows(model, batch)[0, :-1]
+        alone = [
+            decoder_states(model, source[None], torch.ones_like(source)[None], target[None])[0]
+            for source, target in zip(sources, targets, strict=True)
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_with_windows_of_its_own_kind_is_refused() -> None:
+    """T5Gemma 2 takes the same masks, but its encoder counts a window in another way."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 90, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4,
+    }  # fmt: skip
+    image = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+
+    def model(*layers: str) -> Any:
+        text = {**sizes, "layer_types": list(layers)}
+        config = transformers.CONFIG_MAPPING["t5gemma2"](
+            encoder={"text_config": text, "vision_config": image},
+            decoder=text,
+            image_token_index=80,
+            eoi_token_index=81,
+        )
+        return transformers.AutoModelForSeq2SeqLM.from_config(config)
+
+    assert supports_shared_rows(model("full_attention", "full_attention"))
+    with pytest.raises(UserError, match=r"apart \(its sliding window .*; give shared_rows: false"):
+        Seq2Seq(shared_rows=True).check(model("sliding_attention", "full_attention"))
 
 
 def test_what_is_learned_says_how_rows_are_made() -> None:

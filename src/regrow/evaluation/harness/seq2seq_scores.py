@@ -23,7 +23,7 @@ from regrow.evaluation.harness.scores import (
 from regrow.objectives.losses.head import head_of
 from regrow.objectives.losses.shared_row_attention import (
     restarting_positions,
-    slot_mask,
+    self_mask,
 )
 from regrow.objectives.rows.examples import NO_TEXT
 
@@ -122,7 +122,7 @@ def _scores(model: Any, questions: Sequence[_Question], precision: Precision) ->
             states, read = states[index], read[index]
         given: dict[str, Any] = {"attention_mask": torch.ones_like(inputs)}
         if any(len(row) > 1 for row in rows):
-            mask = slot_mask(decoder, texts_of_slots, texts_of_slots, is_causal=True)
+            mask = self_mask(decoder, texts_of_slots, is_causal=True)
             given = {"attention_mask": mask, **restarting_positions(decoder, texts_of_slots)}
         hidden = decoder(
             input_ids=inputs, encoder_hidden_states=states, encoder_attention_mask=read,

@@ -13,20 +13,28 @@ flash_attention_2 of transformers is not supported: it takes one division into t
 stack, but a decoder needs a second one for cross-attention.
 
 If a stack takes positions (OpenBA), they restart with each example. The relative positions of T5
-need only the mask, because the slots of an example follow each other.
+need only the mask, because the slots of an example follow each other. For the same reason a sliding
+window, as some layers of T5Gemma have it, is counted along the row.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.masking_utils import (
+    sliding_window_bidirectional_overlay,
+    sliding_window_overlay,
+)
 
 from regrow.common.errors import UserError, one_line
 from regrow.corpus.packing import NOT_PREDICTED
 from regrow.models.document_attention import DOCUMENT_ATTENTION, dense_mask, text_mask
 from regrow.objectives.losses.loss import TensorBatch
 from regrow.objectives.rows.examples import NO_TEXT
+
+_Near = Callable[[Any, Any, Any, Any], Any]
 
 
 def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
@@ -37,8 +45,8 @@ def states_of_shared_rows(model: Any, batch: TensorBatch) -> Tensor:
     sources, targets = batch["source_texts"], batch["target_texts"]
     encoder, decoder = model.get_encoder(), model.get_decoder()
     # Masks first: reading the lengths of texts waits for the device, which is idle now.
-    among_sources = slot_mask(encoder, sources, sources)
-    among_targets = slot_mask(decoder, targets, targets, is_causal=True)
+    among_sources = self_mask(encoder, sources, is_causal=False)
+    among_targets = self_mask(decoder, targets, is_causal=True)
     between = slot_mask(decoder, targets, sources)
     source = encoder(
         input_ids=batch["input_ids"],
@@ -69,18 +77,39 @@ def one_example_per_row(batch: TensorBatch) -> TensorBatch:
     }
 
 
-def slot_mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False) -> Any:
+def self_mask(stack: Any, examples: Tensor, *, is_causal: bool) -> Any:
+    """The mask of a stack's self-attention, by kind of layer if some layers have a sliding window.
+
+    `examples`: the example of each slot, [rows, width].
+    """
+    full = slot_mask(stack, examples, examples, is_causal=is_causal)
+    if (window := _sliding_window(stack)) is None:
+        return full
+    overlay = sliding_window_overlay if is_causal else sliding_window_bidirectional_overlay
+    near = slot_mask(stack, examples, examples, is_causal=is_causal, near=overlay(window))
+    return {"full_attention": full, "sliding_attention": near}
+
+
+def slot_mask(
+    stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = False, near: _Near | None = None
+) -> Any:
     """The mask between slots of the same example.
 
-    `queries`, `keys`: the example of each slot, [rows, width].
+    `queries`, `keys`: the example of each slot, [rows, width]. `near`: whether a key is near enough
+    to a query, in the form of transformers' mask functions; queries and keys are then the same
+    slots.
     """
     attention = stack.config._attn_implementation
-    if attention == DOCUMENT_ATTENTION:
+    if attention == DOCUMENT_ATTENTION and near is None:
         return text_mask(queries, keys, is_causal=is_causal)
     if attention == "flex_attention":
-        return _block_mask(queries, keys, is_causal)
+        return _block_mask(queries, keys, is_causal, near)
     seen = dense_mask(queries, keys, is_causal=is_causal)
-    if attention == "sdpa":
+    if near is not None:
+        places = torch.arange(queries.shape[1], device=queries.device)
+        # A slot is near itself, so an empty one still sees a key.
+        seen = seen & near(0, 0, places[:, None], places)
+    if attention in ("sdpa", DOCUMENT_ATTENTION):
         return seen
     dtype = next(stack.parameters()).dtype
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(
@@ -88,17 +117,28 @@ def slot_mask(stack: Any, queries: Tensor, keys: Tensor, *, is_causal: bool = Fa
     )
 
 
-def _block_mask(queries: Tensor, keys: Tensor, is_causal: bool) -> Any:
+def _block_mask(queries: Tensor, keys: Tensor, is_causal: bool, near: _Near | None) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         example = queries[row, query]
         seen = (example == keys[row, key]) | (example == NO_TEXT)
+        if near is not None:
+            seen = seen & near(row, head, query, key)
         return seen & (query >= key) if is_causal else seen
 
     return create_block_mask(
         sees, len(queries), None, queries.shape[1], keys.shape[1], device=str(queries.device)
     )
+
+
+def _sliding_window(stack: Any) -> int | None:
+    """How far some layers of a stack see; None if all see all."""
+    config = stack.config.get_text_config()
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        return None
+    window: int | None = config.sliding_window
+    return window
 
 
 def restarting_positions(stack: nn.Module, examples: Tensor) -> dict[str, Tensor]:
@@ -112,6 +152,8 @@ def restarting_positions(stack: nn.Module, examples: Tensor) -> dict[str, Tensor
 
 
 _SOURCES, _TARGETS = (3, 4), (4, 3)
+_WITH_WINDOWS = ("t5_gemma_module",)
+"""Stacks whose windows are those of `self_mask`, by the type in their config."""
 
 
 def supports_shared_rows(model: Any) -> bool:
@@ -125,6 +167,10 @@ def supports_shared_rows(model: Any) -> bool:
 
 def check_shared_rows(model: Any) -> None:
     """Raise UserError unless a model computes an example in a shared row as if it were alone."""
+    for stack in (model.get_encoder(), model.get_decoder()):
+        has_window = _sliding_window(stack) is not None
+        if has_window and stack.config.model_type not in _WITH_WINDOWS:
+            raise UserError(_unable(model, "its sliding window is not known"))
     device = next(model.parameters()).device
 
     def row(*examples: int) -> TensorBatch:
