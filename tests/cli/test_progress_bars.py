@@ -46,7 +46,7 @@ def test_a_training_shows_bits_per_byte(shown: Shown) -> None:
         "step 3 of 9", loss=2.341, heldout="1.031 bits per byte", tokens_per_second=412.0
     )
     shown.take_update(state)
-    told = "step 3 of 9, held out 1.031 bits per byte, 412 tokens/s, training loss 2.34"
+    told = "step 3 of 9, held out 1.031 bits per byte, training loss 2.34, 412 tokens/s"
     assert shown.words() == told
 
 
@@ -119,3 +119,9 @@ def test_a_command_without_a_bar_shows_its_loops(
     assert capsys.readouterr().err.splitlines() == [
         "scoring, batch 3 of 8", "refitting, layer 1 of 3",
     ]  # fmt: skip
+
+
+def test_a_single_part_is_not_numbered(shown: Shown) -> None:
+    shown.take_update(update("measuring"))
+    shown.take_part("measuring the loss, batch", 0, 1)
+    assert shown.words() == "measuring the loss"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from regrow.architectures.t5 import T5
@@ -137,6 +138,18 @@ def test_a_depth_that_no_model_has_is_refused_before_it_is_built(
         architecture="LlamaForCausalLM", shapes={},
     )  # fmt: skip
     assert "a number of layers is wanted" in refusal
+
+
+def test_an_encoder_alone_is_refused(tmp_path: Path) -> None:
+    """transformers would load it as a decoder, which it is not."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.BertConfig(vocab_size=40, num_attention_heads=2, **sizes)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "m")
+    with pytest.raises(UserError, match=r"m: BertForMaskedLM is an encoder alone, which writes no"):
+        load_model(tmp_path / "m")
+    config.is_decoder = True
+    transformers.BertLMHeadModel(config).save_pretrained(tmp_path / "d")
+    assert type(load_model(tmp_path / "d")).__name__ == "BertLMHeadModel"
 
 
 def test_weights_that_are_not_there_are_not_drawn_at_random(directory: Path) -> None:

@@ -309,9 +309,9 @@ def test_heads_without_groups_take_their_key_value_heads_along() -> None:
         (T5GEMMA, {"layers": 2},
          "layers 2: t5gemma has 2 stacks; give encoder=2 or decoder=2"),
         (LLAMA, {"layers": {"decoder": 2}},
-         "layers decoder=2: llama has no decoder of its own; give 2 alone"),
+         "layers decoder=2: llama has one size for the whole model; give 2 alone"),
         (T5GEMMA, {"layers": {"middle": 2}},
-         "layers middle=2: t5gemma has no middle of its own; it has encoder, decoder"),
+         "layers middle=2: t5gemma has no stack middle; it has encoder, decoder"),
         (LLAMA, {"layers": 9}, "layers: 9 is not between 1 and 4, what the model has"),
         (LLAMA, {"hidden": 23}, "hidden: the llama config class refuses 23 with 6 heads, not a "
          "multiple; 18 or 24 would be right"),

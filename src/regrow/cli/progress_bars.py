@@ -81,7 +81,9 @@ class Shown:
         for_this = None
         if self.part is not None:
             doing, done, total = self.part
-            words = doing if total == 1 else f"{doing} {done + 1:,} of {total:,}"
+            # A single batch has no number, so it is not named.
+            alone = doing.rpartition(", ")[0] or doing
+            words = alone if total == 1 else f"{doing} {done + 1:,} of {total:,}"
             spent = now - self._part_since
             if done and spent >= _SURE:
                 for_this = spent / done * (total - done)
@@ -112,10 +114,10 @@ def _training_words(update: Update) -> Iterator[str]:
     """The most important first, since a narrow terminal cuts the end off."""
     if update.heldout:
         yield f"held out {update.heldout}"
-    if update.tokens_per_second is not None:
-        yield f"{update.tokens_per_second:,.0f} tokens/s"
     if update.loss is not None:
         yield f"training loss {update.loss:.2f}"
+    if update.tokens_per_second is not None:
+        yield f"{update.tokens_per_second:,.0f} tokens/s"
 
 
 def byte_progress(what: str) -> AbstractContextManager[Progress]:

@@ -75,6 +75,7 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
     Raises UserError if transformers cannot load it.
     """
     config = load_config(directory)
+    _refuse_encoder(directory, config)
     problem = f"{directory}: a model that transformers cannot load"
     with library_errors(problem), as_part("loading the model"):
         model, loading = _auto_class(config).from_pretrained(
@@ -92,6 +93,19 @@ def load_model(directory: Path, *, dtype: "torch.dtype | str" = "float32") -> An
             "parameter with this config.json; take the config of these weights"
         )
     return model.eval()
+
+
+def _refuse_encoder(directory: Path, config: Any) -> None:
+    """Raise UserError for an encoder without a decoder (BERT), which predicts no next token.
+
+    transformers would load it as a decoder.
+    """
+    named = next(iter(getattr(config, "architectures", None) or ()), "")
+    if named.endswith("ForMaskedLM") and not getattr(config, "is_decoder", False):
+        raise UserError(
+            f"{directory}: {named} is an encoder alone, which writes no text; only its vocabulary "
+            "can be cut"
+        )
 
 
 def _is_switched_off(model: Any, name: str) -> bool:

@@ -110,9 +110,13 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
         named = [axis for axis in axes if axis.stack == stack]
         if not named:
             stacks = list(dict.fromkeys(axis.stack for axis in axes if axis.stack))
-            right = f"it has {', '.join(stacks)}" if stacks else f"give {stack_value} alone"
+            problem = (
+                f"{kind} has no stack {stack}; it has {', '.join(stacks)}"
+                if stacks
+                else f"{kind} has one size for the whole model; give {stack_value} alone"
+            )
             raise UserError(
-                f"{kind} has no {stack} of its own; {right}",
+                problem,
                 key=option,
                 value=f"{stack}={stack_value}",
             )
