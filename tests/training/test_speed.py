@@ -79,3 +79,16 @@ def test_what_takes_too_long_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(speed, "_MOST_FLOPS", 1.0)
     layout = tiny_layout(LLAMA)
     assert not measure_speed(layout, layout.sizes, SETTINGS).tried
+
+
+def test_of_a_very_long_row_a_part_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, lengths = tiny_layout(LLAMA), []
+
+    def noted(_: object, sample: SampleShape, *__: object) -> float:
+        lengths.append(sample.decoder)
+        return 1.0 + len(lengths)
+
+    monkeypatch.setattr(speed, "_seconds_of_a_pass", noted)
+    long = SETTINGS.model_copy(update={"row_length": 100_000})
+    assert measure_speed(layout, layout.sizes, long).tried
+    assert lengths == [4_096, 4_096]

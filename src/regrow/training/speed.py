@@ -34,7 +34,8 @@ _PASSES = 3
 """Timed passes at each depth, after one that is not; the median counts."""
 _MOST_FLOPS = 2e12
 """Of all passes together: some seconds on a laptop."""
-_LEAST_TOKENS = 64
+_LEAST_TOKENS, _MOST_TOKENS = 64, 4_096
+"""Of a row that is tried. Attention over longer rows of a small model would take minutes."""
 _BACKWARD = 3
 """A forward and a backward pass cost so many times the forward pass."""
 _SIDE, _ROWS = 2_048, 256
@@ -117,7 +118,7 @@ def _try_layers(
     if 2 * 8 * parameters[1] > available_memory():
         return None
     per_token = 2 * _BACKWARD * sum(parameters) * (_PASSES + 1)
-    tokens = min(settings.row_length, int(_MOST_FLOPS / per_token))
+    tokens = min(settings.row_length, _MOST_TOKENS, int(_MOST_FLOPS / per_token))
     if tokens < min(_LEAST_TOKENS, settings.row_length):
         return None
     _, mean = mean_sample(settings, original)
