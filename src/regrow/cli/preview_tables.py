@@ -104,6 +104,7 @@ def total_words(found: Preview) -> Iterator[str]:
             "objective, positions and report are those of the OpenBA-V2 report (arXiv 2405.05957, "
             "table 1); regrow pads less, so it computes fewer positions"
         )
+    yield "texts and tasks were not read; a run checks them before it starts"
 
 
 def _size(model: PreviewStage, kind: AxisKind) -> str:
