@@ -183,7 +183,7 @@ WRONG = {
     "verify a run": (["verify", "run"], "run: holds no config.json, so it is no model; did you "),
     "two ways": (["prune", "t5", "o", "--layers", "2"],
                  "--layers 2: t5 has 2 stacks; give encoder=2 or decoder=2"),
-    "no such stack": (["prune", "m", "o", "--ffn", "decoder=4"], "--ffn decoder=4: llama has one size "),
+    "no such stack": (["prune", "m", "o", "--ffn", "decoder=4"], "--ffn decoder=4: llama has one "),
     "twice": (["prune", "m", "o", "--ffn", "4", "--ffn", "5"], "--ffn 4 5: give one number, or "),
     "output exists": (["prune", "m", "cut", "--drop-layers", "1"], "cut: already holds something"),
     "output is a file": (["prune", "m", "text.jsonl", "--drop-layers", "1"],

@@ -82,7 +82,7 @@ def _refused() -> Iterator[tuple[str, Callable[[Finished], Recipe], str]]:
         second(vocab_size=400),
         "stages: b: cut.vocab_size: 400 is not between 1",
     )
-    yield "stack", second(ffn={"decoder": 8}), "stages: b: cut.ffn decoder=8: llama has no dec"
+    yield "stack", second(ffn={"decoder": 8}), "stages: b: cut.ffn decoder=8: llama has one s"
     yield "score", second(ffn=24, by="influence"), "stages: b: cut.by: influence scores layer, not"
     yield (
         "refit",

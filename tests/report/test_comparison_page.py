@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from regrow.common.numbers import ABSENT
 from regrow.evaluation.comparison import Comparison, compare_scores
 from regrow.evaluation.speed import Memory, Speed
 from regrow.evaluation.task_results import Evaluated, Metric, TaskScore
@@ -12,6 +13,7 @@ from regrow.report.comparison_tables import (
     generation_rows,
     model_rows,
     short_names,
+    unknown_quality,
 )
 
 
@@ -52,6 +54,15 @@ def test_the_tables_of_a_comparison(compared: Comparison) -> None:
     assert row[:4] == ("arc<", "acc", "75.0", "50.0")
     assert row[4].endswith("25.0")
     assert row[6] == "0.062"
+
+
+def test_a_first_model_that_guesses_has_nothing_to_keep(compared: Comparison) -> None:
+    assert unknown_quality(compared) is None
+    found = compare_scores([model("a/big", 10**9, 5), model("small", 4 * 10**8, 10)])
+    assert [row[-1] for row in model_rows(found)[1:]] == [ABSENT, ABSENT]
+    assert "a/big is above chance by more than two standard errors on none" in (
+        unknown_quality(found) or ""
+    )
 
 
 def test_rounds_are_those_that_each_model_took_turns_in(compared: Comparison) -> None:

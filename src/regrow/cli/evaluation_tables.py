@@ -57,6 +57,7 @@ def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> N
         generation_note,
         generation_rows,
         model_rows,
+        unknown_quality,
     )
 
     first, *_ = found.models
@@ -77,6 +78,8 @@ def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> N
         )
         return
     _print_rows(model_rows(found), left=1)
+    if (why := unknown_quality(found)) is not None:
+        OUT.print(why)
     if rows := generation_rows(found):
         OUT.print()
         _print_rows(rows, left=1)
@@ -87,8 +90,7 @@ def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> N
     if first.tasks:
         OUT.print(
             "\nIntervals are of the paired bootstrap over questions, p-values of McNemar's exact "
-            "test.",
-            soft_wrap=True,
+            "test."
         )
     if page is not None:
         OUT.print(f"page  {page}", soft_wrap=True)

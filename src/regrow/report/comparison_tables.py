@@ -40,7 +40,7 @@ def model_rows(found: "Comparison", names: Sequence[str] = ()) -> list[tuple[str
     head = ("model", "parameters", "weights")
     rows = [(*head, *(["quality kept"] if has_tasks else []))]
     for name, model, share in zip(shown, found.models, kept(found), strict=True):
-        quality = "" if share is None else f"{share:.1%}"
+        quality = numbers.ABSENT if share is None else f"{share:.1%}"
         rows.append((
             name, numbers.count(model.parameters), numbers.size(model.weight_bytes),
             *([quality] if has_tasks else []),
@@ -102,8 +102,20 @@ def _memory(speed: "Speed") -> tuple[str, str, str]:
 
 
 def kept(found: "Comparison") -> list[float | None]:
-    """The quality that each model has kept, 1 for the first."""
-    return [1.0, *(each.kept for each in found.compared)]
+    """The quality that each model has kept: 1 for the first; None where it is not known."""
+    others = [each.kept for each in found.compared]
+    return [None if None in others else 1.0, *others]
+
+
+def unknown_quality(found: "Comparison") -> str | None:
+    """Why the quality kept is not known, in one line; None if it is, or no task was answered."""
+    first = found.models[0]
+    if not first.tasks or None not in kept(found):
+        return None
+    return (
+        f"What is kept is not known: {first.name} is above chance by more than two standard errors "
+        "on none of these tasks. Ask more questions, or compare with a better model."
+    )
 
 
 def difference_rows(found: "Comparison", compared: "Compared") -> list[tuple[str, ...]]:
