@@ -95,6 +95,19 @@ def test_an_empty_directory_stays_what_it_is(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == [tmp_path / "out"]
 
 
+@pytest.mark.parametrize("out", [".", "../mine", "{}"])
+def test_the_directory_that_one_is_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    monkeypatch.chdir(mine)
+    with pytest.raises(UserError, match="is the directory that you are in; name a directory in it"):
+        check_new_directory(Path(out.format(mine)))
+    assert [*tmp_path.iterdir()] == [mine]
+    assert not [*mine.iterdir()]
+
+
 def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result could not get its name there, after all the work."""
 

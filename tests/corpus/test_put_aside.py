@@ -88,6 +88,15 @@ def test_a_short_document_beside_long_ones_is_not_all_that_is_held_out(at: int) 
     assert [*without(documents, found.remains)][:-2] == documents[:-2]
 
 
+def test_the_end_of_a_document_is_held_out_of_each_copy() -> None:
+    documents = [" ".join(sentences(80))] * 3
+    found = choose(documents)
+    left = [*without(documents, found.remains)]
+    assert found.copies == 3
+    assert found.characters == len("".join(documents)) - len("".join(left))
+    assert found.words().startswith(f"the last {len(found.documents[0]):,} characters of a docu")
+
+
 def test_a_short_document_beside_copies_is_not_held_out_alone() -> None:
     with pytest.raises(UserError, match="most of the text is copies of a few documents"):
         choose([*[sentences(1)[0]] * 300, "A note."])

@@ -40,6 +40,7 @@ def test_paths_alone_are_one_source() -> None:
 
 def test_sources_have_names_and_shares() -> None:
     assert told("{path: web.jsonl.zst}") == [("web", ["/recipes/web.jsonl.zst"], None, None)]
+    assert told("{path: wiki.en.txt}") == [("wiki.en", ["/recipes/wiki.en.txt"], None, None)]
     assert told(
         "[{path: tokens/web, weight: 3}, {name: c, path: [a.txt, b.txt], weight: 0.5}]"
     ) == [

@@ -196,6 +196,14 @@ def test_a_text_that_was_not_counted_is_named(model: Path, counts: Path, tmp_pat
             plan_vocabulary(ModelDirectory(model), counts, spec, texts=[NamedFile(source, path)])
 
 
+def test_text_of_a_language_that_does_not_decide_is_left_out(
+    model: Path, counts: Path, files: list[NamedFile]
+) -> None:
+    spec = VocabularySpec(counts=counts, only=("en",))
+    plan = plan_vocabulary(ModelDirectory(model), counts, spec, texts=files)
+    assert plan.sampled.keys() == {"en"}
+
+
 def test_text_that_is_gone_is_not_measured(
     model: Path, counts: Path, files: list[NamedFile], tmp_path: Path
 ) -> None:

@@ -105,8 +105,10 @@ def _check_replaceable(path: Path, probe: Path) -> None:
     """Raise UserError if an empty directory is a mount point, which a result cannot replace.
 
     Nothing but a rename tells this of each kind of mount. The directory is moved into `probe` and
-    back, so it keeps what it is.
+    back, so it keeps what it is. The directory that this process is in cannot be replaced either.
     """
+    if path.samefile(Path.cwd()):
+        raise UserError(f"{path}: is the directory that you are in; name a directory in it")
     moved = probe / "moved"
     try:
         path.rename(moved)

@@ -5,6 +5,7 @@ if the text grows: documents are taken in the order of their hashes, which is as
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class PutAside:
     def words(self) -> str:
         """What is put aside, in a few words."""
         part = (
-            f"the last {self.characters:,} characters of a document"
+            f"the last {len(self.documents[0]):,} characters of a document"
             if self.is_an_end
             else f"{self.copies:,} of {self.of_documents:,} documents"
         )
@@ -102,7 +103,7 @@ def put_aside(read: Callable[[], Iterable[str]]) -> PutAside:
             "give a held-out text, or a longer text"
         )
     wanted = min(max(round(SHARE * characters), LEAST), MOST)
-    chosen, long = _with_least_hashes(read(), wanted)
+    chosen, long, times = _with_least_hashes(read(), wanted)
     held = sum(size for _, size in chosen.values())
     if held < max(LEAST, wanted // 2):
         if long is None:
@@ -112,7 +113,8 @@ def put_aside(read: Callable[[], Iterable[str]]) -> PutAside:
             )
         cut = _cut_before_end(long, wanted)
         end = long[cut:]
-        return PutAside((end,), {document_hash(long): cut}, len(end), 1, documents, characters)
+        remains = {document_hash(long): cut}
+        return PutAside((end,), remains, times * len(end), times, documents, characters)
     ordered = [text for text, _ in chosen.values()]
     copies = sum(size // len(text) for text, size in chosen.values() if text)
     return PutAside(tuple(ordered), dict.fromkeys(chosen, 0), held, copies, documents, characters)
@@ -130,10 +132,11 @@ def without(documents: Iterable[str], remains: Mapping[bytes, int]) -> Iterator[
 
 def _with_least_hashes(
     documents: Iterable[str], wanted: int
-) -> tuple[dict[bytes, tuple[str, int]], str | None]:
+) -> tuple[dict[bytes, tuple[str, int]], str | None, int]:
     """Documents with the least hashes, of about `wanted` characters: text and size by hash.
 
-    Also the last document of more than twice `wanted` characters; None if there is none.
+    Also the last document of more than twice `wanted` characters, and how often it occurs; None and
+    0 if there is none.
 
     In the order of the text. A size counts all copies of a document; documents of which it is more
     than twice `wanted` are left out. Memory does not grow with the text.
@@ -141,10 +144,11 @@ def _with_least_hashes(
     found: dict[bytes, tuple[str, int]] = {}
     heap: list[tuple[int, bytes]] = []
     total = 0  # characters of the candidates, without copies
-    long = None
+    long, times = None, Counter[bytes]()
     for text in documents:
         if len(text) > 2 * wanted:
             long = text
+            times[document_hash(text)] += 1
             continue
         key = document_hash(text)
         if key in found:
@@ -162,7 +166,11 @@ def _with_least_hashes(
         if held < wanted and found[key][1] <= 2 * wanted:
             chosen.add(key)
             held += found[key][1]
-    return {key: each for key, each in found.items() if key in chosen}, long
+    return (
+        {key: each for key, each in found.items() if key in chosen},
+        long,
+        (0 if long is None else times[document_hash(long)]),
+    )
 
 
 def _cut_before_end(text: str, wanted: int) -> int:

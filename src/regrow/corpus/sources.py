@@ -31,7 +31,7 @@ from regrow.corpus.text import (
     read_documents,
     read_file,
 )
-from regrow.corpus.text_files import text_files
+from regrow.corpus.text_files import text_files, without_suffixes
 from regrow.corpus.token_store import TokenStore, is_store, open_store
 from regrow.corpus.token_store_rows import pack_store
 from regrow.corpus.token_store_windows import cut_store
@@ -42,6 +42,12 @@ T = TypeVar("T", Samples, TextWindows)
 
 _DECODED = 1 << 24
 """The most tokens of a store that are decoded to text."""
+
+
+def _name_of(path: Path) -> str:
+    """What a source is called like: `wiki.en` of wiki.en.jsonl, and `a` of a store a.bin."""
+    name = without_suffixes(path)
+    return name if name != path.name else name.partition(".")[0]
 
 
 class Source(Strict):
@@ -93,7 +99,7 @@ class Source(Strict):
         if path is None and isinstance(values.get("model"), str):
             return {"name": values["model"], **values}
         first = path[0] if isinstance(path, list) and path else path
-        name = Path(first).name.partition(".")[0] if isinstance(first, str | Path) else ""
+        name = _name_of(Path(first)) if isinstance(first, str | Path) else ""
         return {"name": name or str(first), **values}
 
     @model_validator(mode="after")

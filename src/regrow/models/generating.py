@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ _KEPT = (
     "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "remove_invalid_values",
     "renormalize_logits",
 )  # fmt: skip
-"""A model's own settings that belong to its text; others make `generate` another method, leave
-tokens out, end a text early, or need what it is not given."""
+"""A model's own settings that belong to its text: its special tokens, those that it never writes,
+and its penalties. Others make `generate` another method, draw from fewer tokens, end a text early,
+or need what it is not given."""
 
 
 def plain_config(model: Any, most_tokens: int) -> GenerationConfig:
@@ -83,17 +84,16 @@ def continued_with_cache(
     given = len(begin) if model.config.is_encoder_decoder else width
     tensors = {name: torch.tensor(rows, device=device) for name, rows in inputs.items()}
     name = getattr(model, "name_or_path", "") or "model"
-    with library_errors(f"{name}: transformers cannot generate text"), _without_settings(model):
+    # With settings that are given, the model's own would fill in what those leave open.
+    own = _without_settings(model) if "generation_config" in options else nullcontext()
+    with library_errors(f"{name}: transformers cannot generate text"), own:
         output = model.generate(**tensors, **options)
     return output.sequences[:, given:], getattr(output, CACHE_ARGUMENT, None)
 
 
 @contextmanager
 def _without_settings(model: Any) -> Iterator[None]:
-    """Context manager: the model has no settings of generation.
-
-    transformers would take from them whatever the settings that it is given leave open.
-    """
+    """Context manager: the model has no settings of generation."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

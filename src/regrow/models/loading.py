@@ -101,7 +101,8 @@ def _refuse_encoder(directory: Path, config: Any) -> None:
     transformers would load it as a decoder.
     """
     named = next(iter(getattr(config, "architectures", None) or ()), "")
-    if named.endswith("ForMaskedLM") and not getattr(config, "is_decoder", False):
+    is_decoder = config.is_encoder_decoder or getattr(config, "is_decoder", False)
+    if named.endswith("ForMaskedLM") and not is_decoder:
         raise UserError(
             f"{directory}: {named} is an encoder alone, which writes no text; only its vocabulary "
             "can be cut"

@@ -1,6 +1,6 @@
 """Check a recipe against its model and texts, before hours of work."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,10 +164,13 @@ def check_counted(corpus: Corpus, tokenizer: Any, stages: Iterable[Stage]) -> No
     )
 
 
-def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> None:
+def check_tasks(
+    recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus, put_aside: Collection[str]
+) -> None:
     """Raise UserError, with the stage, if an objective does not fit the model or the text.
 
-    `config`: of the original. `corpus`: the training text.
+    `config`: of the original. `corpus`: the training text. `put_aside`: the names of held-out texts
+    that are parts of the training text.
     """
     stage_by_tokens: dict[int, str] = {}
     for stage in recipe.stages:
@@ -184,9 +187,12 @@ def check_tasks(recipe: Recipe, tokenizer: Any, config: Any, corpus: Corpus) -> 
         except UserError as error:
             raise error.within(f"{where}.") from None
         heldout = recipe.heldout_of(stage.name)
-        if all(text.path.exists() for text in heldout.values()):  # not yet, if it is put aside
+        if not heldout.keys() & put_aside:  # what is put aside may not be written yet
             domains = [source.name for source in recipe.data.sources]
-            check_mixture_texts(settings, tokenizer, config, heldout, domains)
+            try:
+                check_mixture_texts(settings, tokenizer, config, heldout, domains)
+            except UserError as error:
+                raise error.within(f"{where}: ") from None
         tokens = minimum_tokens(settings.objective, tokenizer, config, settings.row_length)
         stage_by_tokens.setdefault(tokens, stage.name)
     _check_length(stage_by_tokens, tokenizer, corpus)

@@ -174,7 +174,7 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
     # Check with the extended tokenizer first: the model is written only for a recipe that is valid.
     tokenizer.add_tokens(list(missing), special_tokens=True)
     check_corpus(corpus, tokenizer, [*stages.values()], original.layout.sizes["vocab"])
-    check_tasks(recipe, tokenizer, original.config, corpus)
+    check_tasks(recipe, tokenizer, original.config, corpus, aside.keys())
     specs = [stage.spec for stage in stages.values()]
     check_positions(specs, original, tokenizer)
     check_shared_rows(specs, original)

@@ -178,7 +178,7 @@ def plan_vocabulary(
     )
     files = unchanged_files(counts.files) if texts is None else texts
     if texts is not None:
-        _check_sources(texts, deciding.languages)
+        _check_sources(texts, counts.languages)
     sample = samples_by_language(files, tuple(deciding.languages))
     if texts and not sample:
         raise UserError(f"{texts[0].path}: no text of {_listed(deciding.languages)}", key="text")

@@ -1,5 +1,6 @@
 """Answers are compared with those of lm-eval's own `hf`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,27 @@ def test_generated_texts(kind: str, tmp_path: Path) -> None:
     assert found == expected
     assert len(found[0]) > len(found[1]) or found[0] != found[1]
     assert any(expected)
+
+
+def test_generated_texts_follow_the_models_own_settings(tmp_path: Path) -> None:
+    """End tokens beside that of the tokenizer, and tokens that are never written."""
+    directory = write_model(tmp_path / "m")
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": False}
+    given = requests("generate_until", [(QUESTIONS[0], settings)])
+
+    def answer() -> str:
+        return RegrowModel(directory, precision="fp32").generate_until(given)[0]
+
+    plain = answer()
+    tokenizer = load_tokenizer(directory)
+    first, *_, last = tokenizer(plain, add_special_tokens=False)["input_ids"]
+    path = directory / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [2, last], "suppress_tokens": [first]}))
+    found = answer()
+    assert found != plain
+    assert [found] == hf(directory).generate_until(given, disable_tqdm=True)
+    path.write_text(json.dumps({"eos_token_id": [2, last]}))
+    assert len(answer()) < len(plain)
 
 
 def test_answers_that_are_drawn_differ_and_do_not_depend_on_each_other(tmp_path: Path) -> None:

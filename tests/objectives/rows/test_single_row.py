@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ from hypothesis import strategies as st
 
 from regrow.corpus.document_stream import stream_of_tokens
 from regrow.corpus.packing import NOT_PREDICTED, pack
+from regrow.corpus.samples import Samples
+from regrow.corpus.token_store import open_store
+from regrow.corpus.token_store_rows import pack_store
 from regrow.corpus.windows import Windows
 from regrow.objectives.rows.denoisers import UL2, DenoisingTokens
 from regrow.objectives.rows.optimized_ul2 import OptimizedUL2Rows, fixed_lengths
 from regrow.objectives.rows.single_row import NOT_IN_PREFIX, ConcatenatedPairs, PrefixRows
 from regrow.objectives.rows.ul2 import MixedDenoisers, denoiser_shares
+from tests.corpus.stores import write
 from tests.objectives.rows.test_random_segmentation import chi_square
-from tests.training.small import byte_tokenizer
+from tests.training.small import BOS, EOS, byte_tokenizer
 
 documents = st.lists(st.text("abc é", max_size=30), min_size=1, max_size=8).filter(
     lambda texts: sum(map(len, texts)) > 20
@@ -48,13 +53,21 @@ def test_the_beginning_of_each_piece_is_given(texts: list[str], length: int, see
     assert all((batch[name][-1] == array[0]).all() for name, array in alone.items())
 
 
-def test_a_token_is_predicted_where_ends_are_not_learned() -> None:
-    """The last input of a document then has no label."""
-    tokenizer = deepcopy(byte_tokenizer())
+@pytest.mark.parametrize("is_store", [False, True])
+def test_a_token_is_predicted_where_ends_are_not_learned(tmp_path: Path, is_store: bool) -> None:
+    """The last inputs of a document then have no label."""
+    tokenizer = deepcopy(byte_tokenizer(bos=True))
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
-    packed = pack(["ab", "abc", "a", "abcd"] * 50, tokenizer, 16)
+    texts = ["ab", "abc", "a", "abcd"] * 50
+    packed: Samples
+    if is_store:
+        ids = [byte_tokenizer()(text)["input_ids"] for text in texts]
+        stem = write(tmp_path / "a", [[BOS, *document, EOS] for document in ids])
+        packed = pack_store(open_store(stem, tokenizer=tokenizer), tokenizer, 16)
+    else:
+        packed = pack(texts, tokenizer, 16)
     rows = np.arange(len(packed))
-    plain, batch = packed.batch(rows), PrefixRows(packed, 0).batch(rows, rows)
+    plain, batch = packed.batch(rows, rows), PrefixRows(packed, 0).batch(rows, rows)
     pieces = np.cumsum(plain["position_ids"] == 0)
     has_label, has_target = (
         np.bincount(pieces, (each["labels"] != NOT_PREDICTED).reshape(-1)) > 0

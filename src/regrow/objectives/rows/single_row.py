@@ -85,9 +85,9 @@ class PrefixRows:
         pieces = np.cumsum(begins, axis=1) - 1
         firsts = np.flatnonzero(begins)
         lengths = np.diff(np.append(firsts, begins.size))
-        # The last input of a piece may have no label: where the end of a document is not learned.
-        lasts = np.append(firsts[1:], begins.size) - 1
-        ends = lengths - (batch["labels"].reshape(-1)[lasts] == NOT_PREDICTED)
+        # The last inputs of a piece may have no label: where the end of a document is not learned.
+        labelled = np.where(batch["labels"] == NOT_PREDICTED, 0, positions + 1).reshape(-1)
+        ends = np.maximum(np.maximum.reduceat(labelled, firsts), 1)
         keys = sample_keys(self.seed, "split of a text", samples)
         row = firsts // begins.shape[1]
         bits = random_bits(keys[row], pieces.reshape(-1)[firsts]) >> np.uint64(32)
