@@ -15,7 +15,7 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from regrow import api
-from regrow.cli import app
+from regrow.cli import app, output
 from regrow.cli.output import OUT, new_table, program_name
 from regrow.common.errors import UserError
 from tests.tiny import write_model
@@ -120,3 +120,17 @@ def test_a_long_name_leaves_room_for_the_numbers() -> None:
     said = io.StringIO()
     Console(file=said, width=80).print(table)
     assert all(number in said.getvalue().split() for number in numbers)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_lines_break_between_words_and_never_in_a_path(is_terminal: bool) -> None:
+    written = io.StringIO()
+    console = output._SafeConsole(file=written, force_terminal=is_terminal, width=40, no_color=True)
+    path = "/a/directory/whose-name/is-longer/than-one/line.jsonl"
+    text = f"{path}: has no documents that are long enough; give another [one]"
+    console.say(text)
+    lines = written.getvalue().splitlines()
+    assert " ".join(lines) == text
+    assert (lines[0] == f"{path}:") == is_terminal
+    assert all(len(line) <= 40 for line in lines[1:])
+    assert len(lines) == (3 if is_terminal else 1)

@@ -235,11 +235,11 @@ def _exit_unparsed(message: str, error: Any, command: list[str]) -> NoReturn:
 def _exit_with(message: str, code: int) -> NoReturn:
     """Print one line, in the first process, and exit; for use outside of a command."""
     if is_first_process():
-        ERR.print(f"regrow: {message}", soft_wrap=True)
+        ERR.say(f"regrow: {message}")
     sys.exit(code)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
     """Print one line and end the command."""
-    ERR.print(f"regrow: {message}", soft_wrap=True)
+    ERR.say(f"regrow: {message}")
     raise typer.Exit(code)

@@ -40,7 +40,7 @@ def print_built(result: "BuiltCorpus", as_json: bool) -> None:
             table.add_row(*row)
         OUT.print(table)
     for note in result.mixture.notes:
-        OUT.print(f"note: {note}", soft_wrap=True)
-    OUT.print(summary_line(result), soft_wrap=True)
+        OUT.say(f"note: {note}")
+    OUT.say(summary_line(result))
     files = numbers.count(len(result.files))
     OUT.print(f"corpus  {result.out}, {files} files; report  {result.page}", soft_wrap=True)

@@ -41,7 +41,7 @@ def print_built(result: "Built", as_json: bool) -> None:
             f"the longest {spread.longest:,}"
         )
     for note in report.notes:
-        OUT.print(note, soft_wrap=True)
+        OUT.say(note)
     OUT.print(
         f"{report.train:,} instructions, {report.heldout:,} held out, in {result.seconds:,.0f} s"
     )
@@ -53,5 +53,5 @@ def print_linted(result: "Linted", as_json: bool) -> None:
         print_json(result)
         return
     for finding in result.findings:
-        OUT.print(str(finding), soft_wrap=True)
+        OUT.say(str(finding))
     OUT.print(f"{result.templates:,} templates, {len(result.findings):,} with a mistake")

@@ -14,7 +14,7 @@ def print_tagger(result: "TrainedTagger", as_json: bool) -> None:
         print_json(result)
         return
     for note in result.notes:
-        OUT.print(note, soft_wrap=True)
+        OUT.say(note)
     OUT.print(f"{result.examples:,} examples, {result.tokens:,} tokens in {result.seconds:,.0f} s")
     if result.skipped:
         OUT.print(f"{result.skipped:,} steps skipped")
@@ -28,7 +28,7 @@ def print_tagged(result: "EntityResult", as_json: bool) -> None:
         print_json({**vars(result), "f1": result.f1, "report_f1": result.report_f1})
         return
     for note in result.notes:
-        OUT.print(note, soft_wrap=True)
+        OUT.say(note)
     names = ("sentences", "F1", "precision", "recall", "report F1", "unaligned", "s/sentence")
     table = new_table(("set", "left"), *((name, "right") for name in names))
     for each in result.sets:

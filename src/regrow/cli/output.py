@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,17 @@ class _SafeConsole(Console):
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)
 
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print words. On a terminal lines break between words, elsewhere there is one line.
+
+        What is longer than a line, as a path may be, stays whole, so that it can be copied.
+        """
+        if self.is_terminal:
+            text = textwrap.fill(
+                text, max(self.width, 20), break_long_words=False, break_on_hyphens=False
+            )
+        self.print(text, soft_wrap=True, style=style)
+
 
 OUT = _SafeConsole()
 ERR = _SafeConsole(stderr=True)
@@ -59,7 +71,7 @@ def echo(text: str, *, end: str = "\n") -> None:
 
 def print_message(text: str) -> None:
     """Print what is being done, on stderr, apart from the result."""
-    ERR.print(text, soft_wrap=True, style="dim")
+    ERR.say(text, style="dim")
 
 
 MESSAGES_ONLY = Progress(say=print_message)
@@ -221,7 +233,7 @@ def print_trained(result: "Trained", as_json: bool) -> None:
         (_, before), *_, (_, after) = result.heldout
         OUT.print(f"loss    {before:.4f} -> {after:.4f} {result.unit} held out")
     for note in result.notes:
-        OUT.print(note, soft_wrap=True, style="red")
+        OUT.say(note, style="red")
     OUT.print(f"report  {result.report}", soft_wrap=True)
     OUT.print(f"model   {result.model}", soft_wrap=True)
 
@@ -245,7 +257,7 @@ def print_checks(result: "VerifyResult", as_json: bool) -> None:
     for check in result.checks:
         mark = "ok  " if check.ok else "FAIL"
         detail = f": {check.detail}" if check.detail else ""
-        OUT.print(f"{mark} {check.name}{detail}", soft_wrap=True)
+        OUT.say(f"{mark} {check.name}{detail}")
 
 
 def print_tokenised(result: "Tokenised", as_json: bool) -> None:

@@ -217,7 +217,7 @@ def run_progress() -> Iterator[Progress]:
         bar.update(bar.task_ids[0], completed=update.share, stage=update.stage)
 
     def print_above_bar(text: str) -> None:
-        bar.console.print(text, soft_wrap=True)
+        ERR.say(text)  # which draws the bar too
 
     with bar, _lines(shown), telling_parts(shown.take_part):
         yield Progress(say=print_above_bar, update=show)

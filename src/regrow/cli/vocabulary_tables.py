@@ -45,7 +45,7 @@ def print_grown(result: "Grown", as_json: bool) -> None:
     shown = ", ".join([*whole[:8], *(["..."] if len(result.tokens) > 8 else [])])
     OUT.print(f"{len(result.tokens):,} more tokens: {shown}")
     if result.note:
-        OUT.print(f"{result.note}; --least lowers that, or give more text", soft_wrap=True)
+        OUT.say(f"{result.note}; --least lowers that, or give more text")
     table = new_table(
         ("tokens per character", "left"), ("before", "right"), ("after", "right"),
         ("change", "right"),
