@@ -1,6 +1,6 @@
 """Check a recipe against its model and texts, before hours of work."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.corpus.packing import tokenise
-from regrow.corpus.reading import CONVERSATIONS, PLAIN_TEXT
+from regrow.corpus.put_aside import LEAST
+from regrow.corpus.reading import CONVERSATIONS, PLAIN_TEXT, Reading
 from regrow.corpus.shares import DOMAIN
 from regrow.corpus.sources import Corpus
 from regrow.corpus.text import read_documents
@@ -66,6 +67,21 @@ def check_readable(recipe: Recipe) -> None:
             raise UserError(str(error), key=key) from None
         if not has_text:
             raise UserError(f"{path}: no text", key=key)
+
+
+def short_heldout_lines(data: Data, reading: Reading) -> Iterator[str]:
+    """A line for each held-out text that is shorter than a part that is put aside."""
+    for name, path in data.heldout.items():
+        characters = 0
+        for document in read_documents(path, reading):
+            characters += len(document)
+            if characters >= LEAST:
+                break
+        else:
+            yield (
+                f"data.heldout.{name}: {path} has {characters} characters; the loss on so little "
+                f"text cannot tell whether a recovery helped, so give at least {LEAST}"
+            )
 
 
 def check_languages(data: Data) -> None:

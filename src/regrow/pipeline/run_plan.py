@@ -36,6 +36,7 @@ from regrow.pipeline.recipe_checks import (
     check_tasks,
     check_written,
     missing_special_tokens,
+    short_heldout_lines,
 )
 from regrow.pipeline.run_stage import RunStage, data_seed
 from regrow.pipeline.shared_text import (
@@ -144,6 +145,9 @@ def plan_run(recipe: Recipe, out: Path, options: RunOptions, progress: Progress)
     Raises UserError if the recipe does not fit its model or texts.
     """
     check_readable(recipe)
+    if not recipe.reads_conversations:
+        for line in short_heldout_lines(recipe.data, recipe.reading):
+            progress.say(line)
     recipe, aside = with_heldout_text(recipe, out)
     compared = [text for text in trained_texts(recipe) if not aside.keys() & text.heldout.keys()]
     for texts in compared:
