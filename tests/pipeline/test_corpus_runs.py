@@ -182,3 +182,21 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         go(recipe(home, train, stages), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/ledger.jsonl").exists()
+
+
+def test_held_out_text_that_fills_no_row_of_a_mixture_is_named_before_work(
+    home: Path, tmp_path: Path
+) -> None:
+    sources = [
+        {"name": name, "path": str(home / f"{name}.jsonl"), "weight": 1} for name in ("one", "two")
+    ]
+    domains = {"references": {"one": 3.0, "two": 3.0}}
+    more = {"mixture_every": 64, "mixture_tokens": 64, "domains": domains}
+    given = recipe(home, sources, [{"name": "a", "recover": recover(320, **more)}])
+    given["data"]["heldout"] = {
+        "one": str(home / "heldout.jsonl"), "two": str(home / "short.jsonl"),
+    }  # fmt: skip
+    message = r"stages: a: recover: data\.heldout: two: the text is 4 tokens, less than one row"
+    with pytest.raises(UserError, match=message):
+        go(given, tmp_path / "out")
+    assert not (tmp_path / "out/ledger.jsonl").exists()

@@ -2,9 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from regrow.common.errors import UserError
-from regrow.tokenizers.chat_templates import has_template, template_ids
+from regrow.tokenizers.chat_templates import _literals, has_template, template_ids
 from regrow.tokenizers.tokenizer_files import vocabulary_candidates
 from tests.tokenizers.bpe_cases import load, trained, zeros
 
@@ -83,3 +84,10 @@ def test_what_is_no_template_is_refused(tmp_path: Path) -> None:
 
 def test_a_backslash_that_escapes_nothing_is_text(tmp_path: Path) -> None:
     assert "reply" in tokens(write(tmp_path, chat_template__jinja="{{ 'reply\\x' }}reply"))
+
+
+def test_text_is_that_which_transformers_renders() -> None:
+    """Without the line end behind a tag, and the spaces before one."""
+    template = "a\n{% if messages %}\n\n\n### b\n  {% endif %}\nc"
+    texts, _ = render_jinja_template([[{"role": "user", "content": "x"}]], chat_template=template)
+    assert "".join(_literals(template, "template")) == texts[0] == "a\n\n\n### b\nc"

@@ -181,7 +181,7 @@ def plan_vocabulary(
         _check_sources(texts, counts.languages)
     sample = samples_by_language(files, tuple(deciding.languages))
     if texts and not sample:
-        raise UserError(f"{texts[0].path}: no text of {_listed(deciding.languages)}", key="text")
+        raise UserError(f"{texts[0].path}: no text of {', '.join(deciding.languages)}", key="text")
     if texts is None and not sample:
         notify("how much longer text gets is not measured: the text that was counted is gone")
     wanted = _sizes(candidates, order, deciding, suggested, len(choice.kept))
@@ -228,13 +228,9 @@ def _check_sources(texts: Sequence[NamedFile], languages: Iterable[str]) -> None
         if source not in known:
             raise UserError(
                 f"{path}: its source is called {source}, and those that were counted "
-                f"{_listed(known)}; name it: {known[0]}={path}",
+                f"{', '.join(known)}; name it: {known[0]}={path}",
                 key="text",
             )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 def unseen_share(counts: Counts) -> float:
