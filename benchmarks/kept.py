@@ -21,6 +21,7 @@ from questions import questions, right_answers
 import regrow
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.resolve import resolve_model
+from regrow.common import numbers
 from regrow.corpus.text import read_documents
 from regrow.evaluation.heldout import heldout_loss
 
@@ -77,7 +78,9 @@ def results(
                     f"p = {one.test.p_value}"
                 )
         if each.kept is not None:
-            yield Result(f"{each.name}, quality kept above chance", 100 * each.kept, "%")
+            said = numbers.interval(each.kept.interval)
+            name = f"{each.name}, quality kept above chance {said}"
+            yield Result(name.rstrip(), 100 * each.kept.share, "%")
     for model_scores, speed in zip(compared.models, compared.speeds or (), strict=False):
         yield Result(
             f"{model_scores.name}, generation ± {speed.spread:.1f}", speed.median, "tokens/s",

@@ -9,7 +9,7 @@ from typing import Any
 
 from openba_v2.report import LAYERS_AT_ONCE_LOSS, SCORES
 from openba_v2.values import Values
-from regrow.evaluation.task_results import ChanceScore
+from regrow.evaluation.quality_kept import ChanceScore
 
 TOKEN_BYTES = 4
 """Bytes of a token, roughly. The report's perplexity is for each token."""

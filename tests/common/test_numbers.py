@@ -66,6 +66,19 @@ def test_change(before: float | None, after: float | None, text: str) -> None:
     assert numbers.change(before, after) == text
 
 
+def test_things() -> None:
+    assert numbers.things(1, "layer") == "1 layer"
+    assert numbers.things(1_024, "layer") == "1,024 layers"
+    assert numbers.things(2, "pass", "passes") == "2 passes"
+    assert numbers.things(0, "pass", "passes") == "0 passes"
+
+
+def test_interval() -> None:
+    assert numbers.interval((0.541, 0.678)) == "(54 to 68%)"
+    assert numbers.interval((-0.041, 1.2)) == f"({numbers.MINUS}4 to 120%)"
+    assert numbers.interval(None) == ""
+
+
 def test_decimal() -> None:
     assert numbers.decimal(3.0412) == "3.04"
     assert numbers.decimal(-0.5, 1) == "\N{MINUS SIGN}0.5"

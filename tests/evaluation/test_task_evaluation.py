@@ -18,6 +18,7 @@ from regrow.common.progress import Progress, Update
 from regrow.evaluation.comparison import compare_scores, kept_of
 from regrow.evaluation.harness.language_model import RegrowModel
 from regrow.evaluation.lm_eval_format import directory_names
+from regrow.evaluation.quality_kept import QualityKept
 from regrow.evaluation.task_evaluation import evaluate_tasks
 from regrow.evaluation.task_results import Evaluated, GroupScore, Metric, TaskScore
 from regrow.evaluation.task_spec import TaskSpec
@@ -185,9 +186,14 @@ def test_a_group_is_the_mean_over_its_questions(data: Path, model: Path, tmp_pat
 
 
 def test_a_group_counts_as_one_task_of_the_quality_that_is_kept() -> None:
+    def marks(value: float) -> dict[str, float]:
+        return {f"{number}": float(number < 20 * value) for number in range(20 * has_marks)}
+
+    has_marks = True
+
     def scores(**values: float) -> Evaluated:
         tasks = tuple(
-            TaskScore(name, "acc", {"acc": Metric(value, 0.04)}, True, 10, {}, 0.25, {})
+            TaskScore(name, "acc", {"acc": Metric(value, 0.04)}, True, 20, marks(value), 0.25, {})
             for name, value in values.items()
         )
         mean = (values["a"] + values["b"]) / 2
@@ -195,7 +201,13 @@ def test_a_group_counts_as_one_task_of_the_quality_that_is_kept() -> None:
         return Evaluated("m", "/m", "sha", 9, 9, "fp32", tasks, groups, 0, 0, {})
 
     found = kept_of(scores(piqa=0.75, a=0.45, b=0.25), scores(piqa=0.65, a=0.25, b=0.25))
-    assert found == pytest.approx(0.4 / (0.5 + 0.1))
+    assert found is not None
+    assert found.interval is not None
+    assert found.share == pytest.approx(0.4 / (0.5 + 0.1))
+    assert found.interval[0] < found.share < found.interval[1]
+    has_marks = False
+    without = kept_of(scores(piqa=0.75, a=0.45, b=0.25), scores(piqa=0.65, a=0.25, b=0.25))
+    assert without == QualityKept(found.share, interval=None)
     assert kept_of(scores(piqa=0.32, a=0.3, b=0.32), scores(piqa=0.2, a=0.2, b=0.2)) is None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from regrow.common.errors import UserError
-from regrow.ner.reading import read_set, read_sets
+from regrow.ner.reading import check_left_out, read_set, read_sets
 
 BIO = "a\tB-x\nb\tO\n"
 JSON = '{"tokenized_text": ["a", "b"], "ner": [[0, 0, "x"], [1, 1, "Misc"]]}\n'
@@ -52,6 +52,15 @@ def test_wrong_files_are_refused(home: Path, files: list[str], message: str) -> 
 def test_a_set_without_entities_is_refused(home: Path) -> None:
     with pytest.raises(UserError, match="no entity of any type"):
         read_sets([str(home / "movie" / "test.txt")], without=["X"])
+
+
+def test_a_type_to_leave_out_is_in_some_set(home: Path) -> None:
+    files = [str(home / "pile.jsonl"), str(home / "weibo.test")]
+    given = ["MISC", "Y"]
+    sets = read_sets(files, without=given)
+    check_left_out(sets, given[:1])
+    with pytest.raises(UserError, match=r"^without Y: no sentence .* there are Misc, x$"):
+        check_left_out(sets, given)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])

@@ -120,7 +120,9 @@ def test_all_stages_can_be_evaluated_later(tmp_path: Path) -> None:
             score["value"] = {"original": 0.9, "depth": 0.8, "width": kept}[entry]
             score["error"] = 0.1
     left, whole = (0.6 - 0.5) + (0.4 - 0.25), (0.9 - 0.5) + (0.9 - 0.25)
-    assert quality_of(entries, ("depth", "width")) == pytest.approx(left / whole)
+    found = quality_of(entries, ("depth", "width"))
+    assert found is not None
+    assert found.share == pytest.approx(left / whole)
     # A last stage that is not evaluated yet has no share.
     assert quality_of(entries, ("depth", "width", "more")) is None
 
@@ -128,7 +130,14 @@ def test_all_stages_can_be_evaluated_later(tmp_path: Path) -> None:
 def scored(**values: tuple[float, float]) -> dict[str, Any]:
     """What the ledger keeps of tasks, each with a value and an error."""
     tasks = [
-        {"task": name, "value": value, "error": error, "chance": 0.25, "questions": 100}
+        {
+            "task": name,
+            "value": value,
+            "error": error,
+            "chance": 0.25,
+            "questions": 100,
+            "marks": "".join("01"[number < 100 * value] for number in range(100)),
+        }
         for name, (value, error) in values.items()
     ]
     return {"tasks": tasks, "groups": []}
@@ -145,7 +154,16 @@ def test_a_group_counts_as_one_task_of_the_quality_that_is_kept() -> None:
         f"{stage}/evaluate": Entry(f"{stage}/evaluate", "k", {}, outputs, {}, "", 1.0)
         for stage, outputs in (("original", before), ("s", after))
     }
-    assert quality_of(entries, ("s",)) == pytest.approx(0.4 / (0.5 + 0.1))
+    found = quality_of(entries, ("s",))
+    assert found is not None
+    assert found.share == pytest.approx(0.4 / (0.5 + 0.1))
+    assert found.interval is not None
+    assert found.interval[0] < found.share < found.interval[1]
+    for outputs in (before, after):
+        outputs["tasks"][0]["marks"] = ""
+    without = quality_of(entries, ("s",))
+    assert without is not None
+    assert without.interval is None
 
 
 @pytest.mark.parametrize("all_have_marks", [True, False])

@@ -11,6 +11,7 @@ from regrow.report.records import (
     EvaluationRow,
     KeptAxis,
     Loading,
+    QualityKept,
     RunSummary,
     StageRow,
     Text,
@@ -256,9 +257,11 @@ def test_the_quality_that_is_kept_comes_first(bare: RunSummary, smollm2: RunSumm
     scores = (
         EvaluationRow(task="piqa", metric="acc", before=0.7, after=0.6, low=-0.12, high=-0.08),
     )
-    summary = smollm2.model_copy(update={"quality_kept": 0.834, "evaluation": scores})
+    kept = QualityKept(share=0.834, interval=(0.78, 0.89))
+    summary = smollm2.model_copy(update={"quality_kept": kept, "evaluation": scores})
     text = words(render_page(summary))
     assert "quality kept, above chance (piqa) 100%" in text
+    assert "83.4% (78 to 89%)" in text
     assert text.index("83.4%") < text.index("on disk")
     assert (
         "piqa acc 0.700 0.600 \N{MINUS SIGN}0.100 (\N{MINUS SIGN}0.120 to \N{MINUS SIGN}0.080)"

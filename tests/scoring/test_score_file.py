@@ -117,6 +117,13 @@ def test_no_file_of_scores(home: Path, tmp_path: Path, change: dict[str, Any]) -
         regrow.prune(home / "m", tmp_path / "o", ffn=24, scores=path)
 
 
+def test_text_is_no_file_of_scores(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"text\.jsonl: not JSON: .*; name a file that regrow score"
+    ):
+        regrow.prune(home / "m", tmp_path / "o", ffn=24, scores=home / "text.jsonl")
+
+
 def recipe(home: Path, *cuts: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(
         {

@@ -96,6 +96,9 @@ def test_file_round_trip(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["cut.json"]
     with pytest.raises(UserError, match=r"none\.json: no such file"):
         Cut.load(tmp_path / "none.json")
+    (tmp_path / "text.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    with pytest.raises(UserError, match=r"text\.jsonl: not JSON.*; name a cut, such as the "):
+        Cut.load(tmp_path / "text.jsonl")
 
 
 _GOOD = {"format": 1, "model": MODEL, "axes": {"ffn": {"size": 4, "keep": "0-2"}}}

@@ -137,6 +137,9 @@ def test_a_plan_is_a_file(plan: VocabularyPlan, tmp_path: Path) -> None:
         path.write_text(json.dumps(spoiled))
         with pytest.raises(UserError, match="not a planned vocabulary"):
             load_plan(path)
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    with pytest.raises(UserError, match=r"not JSON.*; name a plan that regrow vocab plan wrote$"):
+        load_plan(path)
 
 
 def test_tables_and_page(plan: VocabularyPlan) -> None:

@@ -42,5 +42,5 @@ def print_built(result: "BuiltCorpus", as_json: bool) -> None:
     for note in result.mixture.notes:
         OUT.say(f"note: {note}")
     OUT.say(summary_line(result))
-    files = numbers.count(len(result.files))
-    OUT.print(f"corpus  {result.out}, {files} files; report  {result.page}", soft_wrap=True)
+    files = numbers.things(len(result.files), "file")
+    OUT.print(f"corpus  {result.out}, {files}; report  {result.page}", soft_wrap=True)

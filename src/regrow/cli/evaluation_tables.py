@@ -1,6 +1,7 @@
 """The tables of `regrow eval` and `regrow compare`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def print_comparison(found: "Comparison", page: Path | None, as_json: bool) -> N
                 "compared": [
                     {
                         "name": each.name,
-                        "kept": each.kept,
+                        "kept": each.kept and asdict(each.kept),
                         "differences": [_difference_json(one) for one in each.differences],
                     }
                     for each in found.compared

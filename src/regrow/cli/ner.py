@@ -1,5 +1,6 @@
 """`regrow ner`: train a model to tag named entities, and score its answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,9 +118,9 @@ def evaluate(
     print_tagged(result, as_json)
 
 
-def _types(without: str | None) -> list[str]:
+def _types(without: str | None) -> Sequence[str]:
     from regrow.api.entities import WITHOUT
 
     if without is None:
-        return list(WITHOUT)
+        return WITHOUT
     return [name.strip() for name in without.split(",") if name.strip()]

@@ -271,7 +271,7 @@ def print_tokenised(result: "Tokenised", as_json: bool) -> None:
         table.add_row("all", f"{result.documents:,}", f"{result.tokens:,}")
     OUT.print(table)
     if result.taken_up:
-        OUT.print(f"{result.taken_up:,} documents were there from a run that was stopped")
+        OUT.print(f"from a run that was stopped: {numbers.things(result.taken_up, 'document')}")
     summary = f"{result.tokens:,} tokens as {result.dtype} in {result.out}, {result.seconds:.1f} s"
     OUT.print(summary, soft_wrap=True)
 
@@ -290,13 +290,14 @@ def print_written(result: "WrittenText", as_json: bool) -> None:
         print_json(result)
         return
     if result.taken_up:
-        OUT.print(f"{result.taken_up:,} tokens were there from a run that was stopped")
+        OUT.print(f"from a run that was stopped: {numbers.things(result.taken_up, 'token')}")
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in result.dropped.items() if count)
     if dropped:
         OUT.print(f"dropped: {dropped}")
     rate = (result.tokens - result.taken_up) / result.seconds
+    documents = numbers.things(result.documents, "document")
     summary = (
-        f"{result.documents:,} documents, {result.tokens:,} tokens in {result.out}, "
+        f"{documents}, {result.tokens:,} tokens in {result.out}, "
         f"{result.seconds:.0f} s ({rate:,.0f} tokens/s)"
     )
     OUT.print(summary, soft_wrap=True)

@@ -29,7 +29,8 @@ def print_counted(result: "Counted", as_json: bool) -> None:
         )  # fmt: skip
     OUT.print(table)
     if result.taken_up:
-        OUT.print(f"{result.taken_up:,} documents were counted by a run that was stopped")
+        taken_up = numbers.things(result.taken_up, "document")
+        OUT.print(f"counted by a run that was stopped: {taken_up}")
     total = counts.total
     used = int((total > 0).sum())
     OUT.print(f"{total.sum():,} tokens, {used:,} of {len(total):,} ids among them")

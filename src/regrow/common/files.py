@@ -122,9 +122,10 @@ _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """Matches also both halves of a pair, so a match alone is no error."""
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, right: str = "") -> Any:
     """The content of a JSON file. Raises UserError if it cannot be read or is not JSON.
 
+    The error of a file that is not JSON ends with `right`: what to name in its place.
     A file of more than 256 MB, more than 100 lists and objects inside each other, and half a
     surrogate pair, which is not Unicode text, are refused too. A pipe, which could be waited for
     without end, is not read.
@@ -140,12 +141,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(raw) > _LARGEST_JSON:
         raise UserError(f"{path}: larger than {_LARGEST_JSON >> 20} MB, the most that is read")
-    return parse_json(raw, str(path))
+    try:
+        return parse_json(raw, str(path))
+    except UserError as error:
+        raise (UserError(f"{error}; {right}") if right else error) from None
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError if the file does not hold a JSON object."""
-    return _object(read_json(path), str(path))
+def read_json_object(path: Path, right: str = "") -> dict[str, Any]:
+    """As `read_json`, of a file that holds a JSON object. Raises UserError if it does not."""
+    value = read_json(path, right)
+    try:
+        return _object(value, str(path))
+    except UserError as error:
+        raise (UserError(f"{error}; {right}") if right else error) from None
 
 
 def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:

@@ -17,6 +17,11 @@ def count(value: float, digits: int = 1) -> str:
     return f"{value / unit:,.{digits}f}{name}"
 
 
+def things(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: '1 layer', '1,024 layers'; `many` where the plural has not only s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def size(value: int) -> str:
     """Bytes in decimal units: 269,060,552 -> '269 MB'."""
     if value < 1000:
@@ -59,6 +64,14 @@ def signed(value: float, digits: int) -> str:
     if float(text.replace(",", "")) == 0:
         return text
     return ("+" if value > 0 else MINUS) + text
+
+
+def interval(of_share: tuple[float, float] | None) -> str:
+    """An interval of a share, in per cent: '(54 to 68%)'; empty if it is not known."""
+    if of_share is None:
+        return ""
+    low, high = of_share
+    return f"({100 * low:.0f} to {high:.0%})".replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:

@@ -4,15 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from regrow.common.errors import UserError
+from regrow.evaluation.quality_kept import ChanceScore, QualityKept, quality_kept
 from regrow.evaluation.significance import PairedTest, paired_test
 from regrow.evaluation.speed import Speed
-from regrow.evaluation.task_results import (
-    ChanceScore,
-    Evaluated,
-    GroupScore,
-    TaskScore,
-    quality_kept,
-)
+from regrow.evaluation.task_results import Evaluated, GroupScore, TaskScore
 
 
 @dataclass(frozen=True)
@@ -40,14 +35,13 @@ class Compared:
     Attributes:
         name: As the user named the model.
         differences: Groups first, then tasks.
-        kept: The share of the first model's score above chance that this model has
-            (`regrow.evaluation.task_results.quality_kept`); None if no task has options, or the
-            first model is above chance beyond doubt on none.
+        kept: What this model has of the first model's score above chance; None if no task has
+            options, or the first model is above chance beyond doubt on none.
     """
 
     name: str
     differences: tuple[Difference, ...]
-    kept: float | None
+    kept: QualityKept | None
 
 
 @dataclass(frozen=True)
@@ -84,12 +78,18 @@ def compare_scores(
     )
 
 
-def kept_of(first: Evaluated, other: Evaluated) -> float | None:
+def kept_of(first: Evaluated, other: Evaluated) -> QualityKept | None:
     """`quality_kept` of another model, over all tasks with a known chance; a group is one task."""
     result = {score.task: score.value for score in other.tasks}
     result |= {group.group: group.value for group in other.groups}
     groups = {group.group: group.tasks for group in first.groups}
-    return quality_kept(_chance_scores(first), result, groups)
+    marks = {}
+    scores, theirs = ({each.task: each for each in model.tasks} for model in (first, other))
+    for name, tasks in {**{task: (task,) for task in scores}, **groups}.items():
+        before, after = _together(scores, tasks), _together(theirs, tasks)
+        if before and [*before] == [*after]:
+            marks[name] = ([*before.values()], [*after.values()])
+    return quality_kept(_chance_scores(first), result, groups, marks)
 
 
 def _chance_scores(model: Evaluated) -> dict[str, ChanceScore]:

@@ -1,7 +1,7 @@
 """Whether two models differ on the same questions, beyond chance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,43 @@ def _ratio(value: int, power: int) -> float:
     """value / 2**power, also where both are too large for a float."""
     shift = max(0, value.bit_length() - 64)
     return math.ldexp(value >> shift, shift - power)
+
+
+@dataclass(frozen=True)
+class AnsweredPart:
+    """The questions of a task, as a part of a share.
+
+    Attributes:
+        first, second: The marks of both models, in the same order; at least one.
+        of_first, of_second: What each model adds to the two sums of which the share is the ratio.
+            Each moves as much as the mean of its model's marks.
+    """
+
+    first: Sequence[float]
+    second: Sequence[float]
+    of_first: float
+    of_second: float
+
+
+def interval_of_share(parts: Iterable[AnsweredPart]) -> tuple[float, float] | None:
+    """The 95% interval of the sum of `of_second` over that of `of_first`, by the paired bootstrap.
+
+    The questions of each part are drawn anew. None if the sum of the first model is not above 0 in
+    so many of the draws that the share has no upper bound.
+    """
+    generator = np.random.default_rng(_SEED)
+    whole, kept = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
+    for part in parts:
+        marks = np.asarray([part.first, part.second], dtype=float)
+        values, counts = np.unique(marks, axis=1, return_counts=True)
+        size = marks.shape[1]
+        drawn = generator.multinomial(size, counts / size, size=_RESAMPLES) / size
+        moved = drawn @ values.T - marks.mean(axis=1)
+        whole += part.of_first + moved[:, 0]
+        kept += part.of_second + moved[:, 1]
+    shares = np.sort(np.where(whole > 0, kept / np.where(whole > 0, whole, 1), np.inf))
+    low, high = (float(shares[round(part * (_RESAMPLES - 1))]) for part in (0.025, 0.975))
+    return (low, high) if math.isfinite(high) else None
 
 
 def _interval(differences: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[float, float]:

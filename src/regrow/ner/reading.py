@@ -1,6 +1,6 @@
 """Read annotated sentences from files that a user names."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from regrow.common.errors import UserError
@@ -36,6 +36,19 @@ def read_sets(arguments: Sequence[str], *, without: Collection[str] = ()) -> lis
         if not found[name].types:
             raise UserError(f"{path}: no entity of any type")
     return list(found.values())
+
+
+def check_left_out(sets: Iterable[EntitySet], without: Iterable[str]) -> None:
+    """Raise UserError at a type to leave out that was in none of these sets."""
+    sets = list(sets)
+    gone = {name.casefold() for each in sets for name in each.left_out}
+    if unknown := [name for name in without if name.casefold() not in gone]:
+        types = sorted({name for each in sets for name in (*each.types, *each.left_out)})
+        raise UserError(
+            f"no sentence has this type; there are {', '.join(types)}",
+            key="without",
+            value=unknown[0],
+        )
 
 
 def read_set(path: Path, name: str | None = None) -> EntitySet:

@@ -10,6 +10,7 @@ from regrow.checkpoint.companions import SOURCE_FILE
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object, remove
+from regrow.common.numbers import things
 from regrow.corpus.sources import Corpus, Source
 from regrow.evaluation.answer_loss import LONGEST
 from regrow.objectives.conversations import left_out_words, prepare_conversations
@@ -138,7 +139,7 @@ def _text_facts(plan: RunPlan, recorder: StepRecorder) -> list[dict[str, Any]]:
         }  # fmt: skip
         if left_out:
             found["left_out"] = left_out
-            recorder.progress.say(f"{name}: of {documents:,} conversations, {left_out}")
+            recorder.progress.say(f"{name}: of {things(documents, 'conversation')}, {left_out}")
         if role == "heldout" and name in plan.put_aside:
             found["put_aside"] = plan.put_aside[name].part.words()
         facts.append(found)

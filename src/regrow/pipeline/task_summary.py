@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from regrow.evaluation.quality_kept import ChanceScore, quality_kept
 from regrow.evaluation.significance import paired_test
-from regrow.evaluation.task_results import ChanceScore, quality_kept
 from regrow.pipeline.ledger import Entry
 from regrow.pipeline.stage_steps import StageSteps
-from regrow.report.records import EvaluationRow
+from regrow.report.records import EvaluationRow, QualityKept
 
 _MOST_TASKS = 12
 """Tasks of a group that are listed one by one."""
@@ -31,8 +31,8 @@ def evaluation_rows(
     )
 
 
-def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> float | None:
-    """The share of the original's score above chance that the last stage has.
+def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> QualityKept | None:
+    """What the last stage has of the original's score above chance.
 
     A group counts as one task.
     """
@@ -42,10 +42,18 @@ def kept(entries: Mapping[str, Entry], stages: Sequence[str]) -> float | None:
         return None
     original = _chance_scores(before.outputs)
     groups = {each["task"]: each["tasks"] for each in before.outputs["groups"]}
-    result = {
-        each["task"]: each["value"] for kind in ("tasks", "groups") for each in after.outputs[kind]
-    }
-    return quality_kept(original, result, groups) if original.keys() <= result.keys() else None
+    scores = {each["task"]: each for kind in ("tasks", "groups") for each in after.outputs[kind]}
+    if not original.keys() <= scores.keys():
+        return None
+    marks = {}
+    for each in (*before.outputs["tasks"], *before.outputs["groups"]):
+        first = _marks(each, before.outputs)
+        second = _marks(scores.get(each["task"]), after.outputs)
+        if first and len(first) == len(second):
+            marks[each["task"]] = ([*map(float, first)], [*map(float, second)])
+    values = {task: each["value"] for task, each in scores.items()}
+    found = quality_kept(original, values, groups, marks)
+    return None if found is None else QualityKept(share=found.share, interval=found.interval)
 
 
 def _chance_scores(outputs: Mapping[str, Any]) -> dict[str, ChanceScore]:

@@ -39,8 +39,9 @@ def model_rows(found: "Comparison", names: Sequence[str] = ()) -> list[tuple[str
     has_tasks = bool(found.models[0].tasks)
     head = ("model", "parameters", "weights")
     rows = [(*head, *(["quality kept"] if has_tasks else []))]
-    for name, model, share in zip(shown, found.models, kept(found), strict=True):
-        quality = numbers.ABSENT if share is None else f"{share:.1%}"
+    known = None not in kept(found)
+    shares = ["100.0%" if known else numbers.ABSENT, *(_quality(each) for each in found.compared)]
+    for name, model, quality in zip(shown, found.models, shares, strict=True):
         rows.append((
             name, numbers.count(model.parameters), numbers.size(model.weight_bytes),
             *([quality] if has_tasks else []),
@@ -103,8 +104,16 @@ def _memory(speed: "Speed") -> tuple[str, str, str]:
 
 def kept(found: "Comparison") -> list[float | None]:
     """The quality that each model has kept: 1 for the first; None where it is not known."""
-    others = [each.kept for each in found.compared]
+    others = [None if each.kept is None else each.kept.share for each in found.compared]
     return [None if None in others else 1.0, *others]
+
+
+def _quality(compared: "Compared") -> str:
+    """The share that a model has kept, with its interval; a dash if it is not known."""
+    found = compared.kept
+    if found is None:
+        return numbers.ABSENT
+    return f"{found.share:.1%} {numbers.interval(found.interval)}".rstrip()
 
 
 def unknown_quality(found: "Comparison") -> str | None:

@@ -68,10 +68,10 @@ def mixture_rows(built: "BuiltCorpus") -> Rows:
 def summary_line(built: "BuiltCorpus") -> str:
     """What the corpus holds, in one line."""
     tokens = "" if built.tokens is None else f", {numbers.count(built.tokens)} tokens"
-    return (
-        f"{built.documents:,} documents, {numbers.count(built.characters)} characters{tokens}, "
-        f"of {built.read:,} documents read"
-    )
+    documents = numbers.things(built.documents, "document")
+    characters = f"{numbers.count(built.characters)} characters"
+    read = numbers.things(built.read, "document")
+    return f"{documents}, {characters}{tokens}, of {read} read"
 
 
 def _share(part: int, whole: int) -> str:

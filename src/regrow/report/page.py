@@ -186,11 +186,12 @@ def _figures(
 
 def _quality(summary: RunSummary) -> list[Figure]:
     """The share of the original's scores on tasks that is left, above those of random guesses."""
-    if summary.quality_kept is None:
+    kept = summary.quality_kept
+    if kept is None:
         return []
     tasks = dict.fromkeys(row.task for row in summary.evaluation)
     label = f"quality kept, above chance ({', '.join([*tasks][:3])}{', ...' * (len(tasks) > 3)})"
-    return [Figure(label, "100%", f"{summary.quality_kept:.1%}", "")]
+    return [Figure(label, "100%", f"{kept.share:.1%}", numbers.interval(kept.interval))]
 
 
 def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:

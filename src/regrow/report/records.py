@@ -273,6 +273,17 @@ class EvaluationRow(_Record):
     high: float | None = None
 
 
+class QualityKept(_Record):
+    """The share of the original's scores above chance that the result has.
+
+    That is over all tasks on which the original is above chance beyond doubt; a group counts as one
+    task. `interval`: that of 95%, from the same questions.
+    """
+
+    share: float
+    interval: tuple[float, float] | None = None
+
+
 class Loading(_Record):
     """How the model of the run is loaded.
 
@@ -308,9 +319,7 @@ class RunSummary(_Record):
     conversations; several if the texts differ."""
     samples: tuple[Sample, ...] = ()
     evaluation: tuple[EvaluationRow, ...] = ()
-    quality_kept: float | None = None
-    """The share of the original's scores above chance that the result has, over all tasks on
-    which the original is above chance beyond doubt; a group counts as one task."""
+    quality_kept: QualityKept | None = None
 
     @property
     def original(self) -> ModelRow | None:

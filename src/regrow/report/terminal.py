@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from regrow.common import numbers
 from regrow.report import tables
 from regrow.report.lost_text import MARK, lost_lines
 from regrow.report.outcomes import trained_path, worse_lines
@@ -97,8 +98,10 @@ def _print_evaluation(summary: RunSummary, console: Console) -> None:
     console.print()
     console.print(table)
     if summary.quality_kept is not None:
-        share = f"{summary.quality_kept:.1%} of the original's scores above chance"
-        console.print(Text(f"quality kept: {share}", style="bold"))
+        kept = summary.quality_kept
+        share = f"{kept.share:.1%} of the original's scores above chance"
+        words = f"quality kept: {share} {numbers.interval(kept.interval)}".rstrip()
+        console.print(Text(words, style="bold"))
 
 
 def _print_answers(summary: RunSummary, console: Console) -> None:

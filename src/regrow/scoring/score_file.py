@@ -120,7 +120,7 @@ def compute_scores(
 
 def load_scores(path: Path) -> SavedScores:
     """Read what `SavedScores.save` wrote. Raises UserError at any other file."""
-    facts = read_json_object(path)
+    facts = read_json_object(path, _RIGHT)
     try:
         if facts["format"] != FORMAT:
             raise ValueError

@@ -175,7 +175,8 @@ class Cut:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        return cls.from_json(read_json(path), str(path))
+        right = f"name a cut, such as the {CUT_FILE} of a pruned model"
+        return cls.from_json(read_json(path, right), str(path))
 
 
 def check_cut(cut: Cut, layout: Layout, fingerprint: str) -> None:

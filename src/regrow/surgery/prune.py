@@ -19,6 +19,7 @@ from regrow.surgery.choose_cut import choose_cut
 from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prepared_cut import PreparedCut, Pruned
+from regrow.surgery.refitting.words import passes_words
 from regrow.surgery.requested_cut import RequestedCut, request_cut
 from regrow.surgery.result_files import MAX_SHARD_BYTES, plan_output
 
@@ -182,7 +183,7 @@ def _described(
     words = cut.words()
     if calibration is not None:
         done = "refitted" if refits else "directions found"
-        passes = f", with {spec.refit_passes} passes" if refits and spec.refit_passes else ""
+        passes = passes_words(spec.refit_passes) if refits else ""
         words = f"{words}; {done} on {calibration.tokens:,} tokens of text{passes}"
     settings = spec.model_dump(exclude_defaults=True, warnings=False)
     step = change("cut", words, {"cut": with_names(settings)}, source.layout, cut.sizes)

@@ -17,6 +17,7 @@ from regrow.vocabulary.sizing import VocabularyPlan
 from regrow.vocabulary.token_listing import listing
 
 FORMAT = 1
+_RIGHT = "name a plan that regrow vocab plan wrote"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ def save_plan(plan: VocabularyPlan, path: Path) -> None:
 
 def load_plan(path: Path) -> PlannedVocabulary:
     """Read what :func:`save_plan` wrote. Raises UserError at any other file."""
-    facts = read_json_object(path)
+    facts = read_json_object(path, _RIGHT)
     known = get_args(Reason)
     try:
         if facts["format"] != FORMAT:
@@ -81,6 +82,4 @@ def load_plan(path: Path) -> PlannedVocabulary:
             facts["every_character"],
         )  # fmt: skip
     except (KeyError, AttributeError, IndexError, TypeError, ValueError, OverflowError):
-        raise UserError(
-            f"{path}: not a planned vocabulary; name a plan that regrow vocab plan wrote"
-        ) from None
+        raise UserError(f"{path}: not a planned vocabulary; {_RIGHT}") from None

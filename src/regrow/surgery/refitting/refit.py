@@ -67,7 +67,7 @@ from regrow.surgery.refitting.layer_targets import Place, Reader, Wanted, wanted
 from regrow.surgery.refitting.layer_training import UNSEEN, train_layer
 from regrow.surgery.refitting.least_squares import LeastSquares
 from regrow.surgery.refitting.memory import batch_tokens_of, check_memory
-from regrow.surgery.refitting.words import refit_words
+from regrow.surgery.refitting.words import passes_words, refit_words
 from regrow.surgery.rotatable import hidden_axis
 from regrow.surgery.rotation import Rotation, RowsTimes
 
@@ -138,7 +138,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     models = _Models(original, cut_model, cut, rotation)
     batch_tokens = batch_tokens_of(calibration.tokens, passes)
     batches = list(without_loss(calibration, source.config, batch_tokens))
-    more = f", with {passes} passes to train each layer" if passes else ""
+    more = f"{passes_words(passes)} to train each layer" if passes else ""
     progress.say(f"refitting on {calibration.tokens:,} tokens{more}")
     stacks = [axis.name for axis in source.layout.blueprint.axes if axis.kind == "layer"]
     matrices: list[FittedMatrix] = []
