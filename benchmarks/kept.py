@@ -78,9 +78,9 @@ def results(
                     f"p = {one.test.p_value}"
                 )
         if each.kept is not None:
-            said = numbers.interval(each.kept.interval)
-            name = f"{each.name}, quality kept above chance {said}"
-            yield Result(name.rstrip(), 100 * each.kept.share, "%")
+            between = each.kept.interval and f" ({numbers.share_interval(each.kept.interval)})"
+            name = f"{each.name}, quality kept above chance{between or ''}"
+            yield Result(name, 100 * each.kept.share, "%")
     for model_scores, speed in zip(compared.models, compared.speeds or (), strict=False):
         yield Result(
             f"{model_scores.name}, generation ± {speed.spread:.1f}", speed.median, "tokens/s",

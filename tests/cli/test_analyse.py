@@ -44,6 +44,7 @@ def test_options_reach_the_api(asked: list[Any]) -> None:
 def test_tables_are_printed(asked: list[Any]) -> None:
     lines = run("m", "--text", "a.jsonl", "--page", "p.html").output
     for text in ("llama, 134,515,008 parameters", "embedding", "refit gives", "hidden, 576",
+                 "over 14.9 kB of text that was held back",
                  "different ones", "a note about <less>", "page    p.html"):  # fmt: skip
         assert text in " ".join(lines.split()) or text in lines, text
 

@@ -73,10 +73,10 @@ def test_things() -> None:
     assert numbers.things(0, "pass", "passes") == "0 passes"
 
 
-def test_interval() -> None:
-    assert numbers.interval((0.541, 0.678)) == "(54 to 68%)"
-    assert numbers.interval((-0.041, 1.2)) == f"({numbers.MINUS}4 to 120%)"
-    assert numbers.interval(None) == ""
+def test_share_interval() -> None:
+    assert numbers.share_interval((0.541, 0.6784)) == "54.1 to 67.8%"
+    assert numbers.share_interval((-0.041, 12.0)) == f"{numbers.MINUS}4.1 to 1,200.0%"
+    assert numbers.share_interval((-0.2, -0.0003)) == f"{numbers.MINUS}20.0 to 0.0%"
 
 
 def test_decimal() -> None:

@@ -96,8 +96,22 @@ def test_the_interval_holds_the_share_and_is_narrow_with_many_questions() -> Non
         assert found.interval[1] - found.interval[0] == pytest.approx(width, rel=0.1)
 
 
-def test_the_same_answers_have_no_interval_to_speak_of() -> None:
-    assert kept_of(0.25, answered(60, 0, 0, 40)) == QualityKept(1.0, (1.0, 1.0))
+def test_several_tasks_are_drawn_apart_from_each_other() -> None:
+    tasks = (answered(100, 60, 20, 60), answered(150, 60, 40, 50))
+    found = kept_of(0.25, *tasks)
+    assert found.interval is not None
+    whole, variance = 0.0, 0.0
+    for marks in tasks:
+        first, second = (np.asarray(each) - 0.25 for each in marks)
+        whole += float(np.mean(first))
+        variance += float(np.var(second - found.share * first)) / len(first)
+    width = 2 * 1.96 * variance**0.5 / whole
+    assert found.interval[1] - found.interval[0] == pytest.approx(width, rel=0.05)
+
+
+def test_the_same_answers_have_no_interval() -> None:
+    assert kept_of(0.25, answered(60, 0, 0, 40)) == QualityKept(1.0)
+    assert kept_of(0.25, answered(5, 0, 0, 0)) == QualityKept(1.0)
 
 
 def test_tasks_of_other_values_than_the_mean_of_their_marks() -> None:
@@ -111,8 +125,12 @@ def test_tasks_of_other_values_than_the_mean_of_their_marks() -> None:
 
 
 def test_no_interval_where_the_original_may_be_at_chance() -> None:
-    """With three of four questions right of which half are luck, no share is sure."""
-    found = kept_of(0.5, answered(2, 1, 0, 1))
+    """146 of 500 where 125 are luck: more than two standard errors, and no share is sure."""
+    marks = answered(100, 46, 30, 324)
+    original = ChanceScore(0.292, 0.25, float(np.std(marks[0])) / 500**0.5)
+    assert original.is_above_chance
+    found = quality_kept({"a": original}, {"a": 0.26}, marks={"a": marks})
+    assert found is not None
     assert found.interval is None
 
 

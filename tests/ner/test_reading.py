@@ -9,6 +9,7 @@ import pytest
 
 from regrow.common.errors import UserError
 from regrow.ner.reading import check_left_out, read_set, read_sets
+from regrow.ner.sentences import EntitySet
 
 BIO = "a\tB-x\nb\tO\n"
 JSON = '{"tokenized_text": ["a", "b"], "ner": [[0, 0, "x"], [1, 1, "Misc"]]}\n'
@@ -59,8 +60,15 @@ def test_a_type_to_leave_out_is_in_some_set(home: Path) -> None:
     given = ["MISC", "Y"]
     sets = read_sets(files, without=given)
     check_left_out(sets, given[:1])
-    with pytest.raises(UserError, match=r"^without Y: no sentence .* there are Misc, x$"):
+    check_left_out(sets, given, ["y"])
+    with pytest.raises(UserError, match=r"^without Y: no file has this type; there are Misc, x$"):
         check_left_out(sets, given)
+
+
+def test_few_of_many_types_are_named() -> None:
+    types = tuple(f"t{number:03}" for number in range(1_020))
+    with pytest.raises(UserError, match=r"; there are t000, t001, .*, t019, and 1,000 more$"):
+        check_left_out([EntitySet("many", (), types)], ["u"])
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])

@@ -40,7 +40,7 @@ def compared() -> Comparison:
 def test_the_tables_of_a_comparison(compared: Comparison) -> None:
     rows = model_rows(compared)[1:]
     assert rows[0] == ("a/big", "1.0B", "2.0 GB", "100.0%")
-    assert rows[1] == ("small", "400.0M", "800 MB", "50.0% (10 to 83%)")
+    assert rows[1] == ("small", "400.0M", "800 MB", "50.0% (10.0 to 83.3%)")
     assert generation_rows(compared) == [
         ("model", "tokens/s", "times", "first token, ms", "loaded weights", "keys, values"),
         ("a/big", "5.0 ± 0.5", "1.00", "210 ± 12.5", "4.0 GB", "500 B"),

@@ -261,7 +261,7 @@ def test_the_quality_that_is_kept_comes_first(bare: RunSummary, smollm2: RunSumm
     summary = smollm2.model_copy(update={"quality_kept": kept, "evaluation": scores})
     text = words(render_page(summary))
     assert "quality kept, above chance (piqa) 100%" in text
-    assert "83.4% (78 to 89%)" in text
+    assert "83.4% 95% interval: 78.0 to 89.0%" in text
     assert text.index("83.4%") < text.index("on disk")
     assert (
         "piqa acc 0.700 0.600 \N{MINUS SIGN}0.100 (\N{MINUS SIGN}0.120 to \N{MINUS SIGN}0.080)"

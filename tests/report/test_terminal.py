@@ -7,7 +7,14 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from regrow.report.page import render_page
-from regrow.report.records import ModelRow, RunSummary, Sample, Score
+from regrow.report.records import (
+    EvaluationRow,
+    ModelRow,
+    QualityKept,
+    RunSummary,
+    Sample,
+    Score,
+)
 from regrow.report.terminal import print_table
 from tests.report.test_page import WORSE
 
@@ -42,6 +49,18 @@ def test_the_table_fits_80_columns(smollm2: RunSummary) -> None:
     assert "Report: runs/smollm2-65m/report.html" in lines
     assert "Model:  runs/smollm2-65m/model" in lines
     assert " ".join(text.split()).endswith("and generates text 2.0 times as fast.")
+
+
+def test_the_quality_that_is_kept_has_its_interval(smollm2: RunSummary) -> None:
+    row = EvaluationRow(task="piqa", metric="acc", before=0.7, after=0.6)
+    share = "quality kept: 83.4% of the original's scores above chance"
+    for interval, more in (((0.78, 0.89), " (95% interval: 78.0 to 89.0%)"), (None, "")):
+        kept = QualityKept(share=0.834, interval=interval)
+        update = {"quality_kept": kept, "evaluation": (row,)}
+        text = printed(smollm2.model_copy(update=update), Path("report.html"))
+        words = " ".join(text.split())
+        assert share + more in words
+        assert ("interval" in words) == bool(more)
 
 
 def test_losses_per_token_are_printed_on_demand(smollm2: RunSummary) -> None:

@@ -119,7 +119,7 @@ def test_no_file_of_scores(home: Path, tmp_path: Path, change: dict[str, Any]) -
 
 def test_text_is_no_file_of_scores(home: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"text\.jsonl: not JSON: .*; name a file that regrow score"
+        UserError, match=r"^scores: .*: not JSON: .*; name a file that regrow score"
     ):
         regrow.prune(home / "m", tmp_path / "o", ffn=24, scores=home / "text.jsonl")
 

@@ -16,7 +16,7 @@ from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.common.errors import UserError
-from regrow.surgery.cut import AxisCut, Cut, check_cut
+from regrow.surgery.cut import NAME_A_CUT, AxisCut, Cut, check_cut
 from tests.surgery.random_cuts import MODEL, TINY, random_cuts
 from tests.tiny import tiny_layout
 
@@ -97,8 +97,13 @@ def test_file_round_trip(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.json: no such file"):
         Cut.load(tmp_path / "none.json")
     (tmp_path / "text.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
-    with pytest.raises(UserError, match=r"text\.jsonl: not JSON.*; name a cut, such as the "):
-        Cut.load(tmp_path / "text.jsonl")
+    (tmp_path / "scores.json").write_text('{"format": 1, "scores": {}}')
+    for name in ("text.jsonl", "scores.json", "."):
+        with pytest.raises(UserError, match=r"; name a cut, such as the regrow_cut\.json of a "):
+            Cut.load(tmp_path / name, NAME_A_CUT)
+        with pytest.raises(UserError) as own:
+            Cut.load(tmp_path / name)
+        assert "name a cut" not in str(own.value)
 
 
 _GOOD = {"format": 1, "model": MODEL, "axes": {"ffn": {"size": 4, "keep": "0-2"}}}

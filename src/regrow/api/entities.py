@@ -41,7 +41,7 @@ def train_entities(
         out: a new or empty directory.
         train: files of annotated sentences, a path each or `NAME=PATH` (docs/ner.md).
         heldout: files of other sentences, on which the loss is measured at the end.
-        without: types that are left out. Each must be in a sentence, but for the default.
+        without: types that are left out. Each but `misc` must be a type of the files.
         settings: keys of `regrow.training.settings.RecoverySettings`.
         progress: receives messages and the state of the training.
         how: what is trained on; see above.
@@ -59,8 +59,7 @@ def train_entities(
         sets = read_sets([str(path) for path in paths(train)], without=left_out)
         held = [str(path) for path in paths(heldout)]
         others = read_sets(held, without=left_out) if held else []
-        if without is not WITHOUT:
-            check_left_out([*sets, *others], left_out)
+        check_left_out([*sets, *others], left_out, WITHOUT)
         return train_tagger(
             open_model(model, progress), Path(out), sets, chosen,
             heldout=others, settings=settings, progress=progress,
@@ -87,7 +86,7 @@ def evaluate_entities(
     Args:
         model: a directory, a GGUF file, or a hub id.
         data: files of annotated sentences, a path each or `NAME=PATH` (docs/ner.md).
-        without: types that are left out. Each must be in a sentence, but for the default.
+        without: types that are left out. Each but `misc` must be a type of the files.
         progress: receives messages, and the sentences done.
         how: how sentences are tagged; see above.
 
@@ -100,8 +99,7 @@ def evaluate_entities(
     chosen = options_of("evaluate_entities", EvaluationSettings, how)
     left_out = names(without)
     sets = read_sets([str(path) for path in paths(data)], without=left_out)
-    if without is not WITHOUT:
-        check_left_out(sets, left_out)
+    check_left_out(sets, left_out, WITHOUT)
     return evaluate_entities(
         open_model(model, progress), sets, chosen, without=left_out, progress=progress
     )

@@ -139,12 +139,19 @@ def print_analysis(found: "Analysis", page: Path | None, as_json: bool) -> None:
             table.add_row(*row)
         OUT.print(table)
         OUT.print()
+    OUT.print(_measured_on(found.held_back_bytes))
     if words := vocabulary_words(found):
         OUT.print(words)
     for note in found.notes:
         OUT.print(note, style="dim")
     if page is not None:
         OUT.print(f"page    {page}", soft_wrap=True)
+
+
+def _measured_on(held_back_bytes: int) -> str:
+    """What the losses of a search or an analysis are over."""
+    size = numbers.size(held_back_bytes)
+    return f"Losses are bits per byte over {size} of text that was held back; nothing was trained."
 
 
 def print_plan(found: "Plan", written: Path | None, page: Path | None, as_json: bool) -> None:
@@ -166,6 +173,8 @@ def print_plan(found: "Plan", written: Path | None, page: Path | None, as_json: 
             table.add_row(*row)
         ERR.print(table)
         ERR.print()
+    if found.search is not None:
+        ERR.print(_measured_on(found.search.held_back_bytes))
     for note in found.notes:
         ERR.print(note, style="dim")
     if written is None:

@@ -66,12 +66,10 @@ def signed(value: float, digits: int) -> str:
     return ("+" if value > 0 else MINUS) + text
 
 
-def interval(of_share: tuple[float, float] | None) -> str:
-    """An interval of a share, in per cent: '(54 to 68%)'; empty if it is not known."""
-    if of_share is None:
-        return ""
-    low, high = of_share
-    return f"({100 * low:.0f} to {high:.0%})".replace("-", MINUS)
+def share_interval(interval: tuple[float, float]) -> str:
+    """An interval of a share, in per cent: '54.1 to 67.8%'."""
+    low, high = (decimal(round(100 * share, 1) + 0.0, 1) for share in interval)
+    return f"{low} to {high}%"
 
 
 def duration(seconds: float) -> str:

@@ -37,8 +37,8 @@ class QualityKept:
     Attributes:
         share: 1 if nothing is lost, 0 if the result guesses.
         interval: The 95% confidence interval, by the paired bootstrap over the questions of each
-            task; None if a task has no marks of single questions, or the original's scores could
-            well be those of random guesses.
+            task that counts; None if one of these has no marks of single questions, or as in
+            `regrow.evaluation.significance.interval_of_share`.
     """
 
     share: float

@@ -8,6 +8,8 @@ import numpy as np
 
 _RESAMPLES = 10_000
 _SEED = 0
+_NO_SUM = 0.001
+"""The most draws in which a share has no sum to be a share of, as a part of all draws."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class AnsweredPart:
     Attributes:
         first, second: The marks of both models, in the same order; at least one.
         of_first, of_second: What each model adds to the two sums of which the share is the ratio.
-            Each moves as much as the mean of its model's marks.
+            In a draw of questions, each changes by as much as the mean of its model's marks.
     """
 
     first: Sequence[float]
@@ -99,8 +101,9 @@ class AnsweredPart:
 def interval_of_share(parts: Iterable[AnsweredPart]) -> tuple[float, float] | None:
     """The 95% interval of the sum of `of_second` over that of `of_first`, by the paired bootstrap.
 
-    The questions of each part are drawn anew. None if the sum of the first model is not above 0 in
-    so many of the draws that the share has no upper bound.
+    The questions of each part are drawn anew. None if more than a thousandth of the draws give the
+    first model no sum above 0, since the share then has no bounds to speak of, or if all draws give
+    one share, since so few or such equal answers do not tell how sure it is.
     """
     generator = np.random.default_rng(_SEED)
     whole, kept = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
@@ -112,9 +115,10 @@ def interval_of_share(parts: Iterable[AnsweredPart]) -> tuple[float, float] | No
         moved = drawn @ values.T - marks.mean(axis=1)
         whole += part.of_first + moved[:, 0]
         kept += part.of_second + moved[:, 1]
-    shares = np.sort(np.where(whole > 0, kept / np.where(whole > 0, whole, 1), np.inf))
-    low, high = (float(shares[round(part * (_RESAMPLES - 1))]) for part in (0.025, 0.975))
-    return (low, high) if math.isfinite(high) else None
+    if (whole <= 0).mean() > _NO_SUM:
+        return None
+    low, high = np.percentile(kept[whole > 0] / whole[whole > 0], (2.5, 97.5))
+    return (float(low), float(high)) if low < high else None
 
 
 def _interval(differences: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[float, float]:

@@ -10,6 +10,8 @@ from regrow.ner.sentences import EntitySet
 
 _GENERIC = ("train", "test", "dev", "valid", "validation", "data")
 """Names of files that say less than the name of their directory."""
+_NAMED = 20
+"""The most types that an error names."""
 
 
 def read_sets(arguments: Sequence[str], *, without: Collection[str] = ()) -> list[EntitySet]:
@@ -38,16 +40,22 @@ def read_sets(arguments: Sequence[str], *, without: Collection[str] = ()) -> lis
     return list(found.values())
 
 
-def check_left_out(sets: Iterable[EntitySet], without: Iterable[str]) -> None:
-    """Raise UserError at a type to leave out that was in none of these sets."""
+def check_left_out(
+    sets: Iterable[EntitySet], without: Iterable[str], always: Iterable[str] = ()
+) -> None:
+    """Raise UserError at a type to leave out that none of these sets had.
+
+    `always`: types that a set may lack.
+    """
     sets = list(sets)
-    gone = {name.casefold() for each in sets for name in each.left_out}
+    gone = {name.casefold() for name in always}
+    gone.update(name.casefold() for each in sets for name in each.left_out)
     if unknown := [name for name in without if name.casefold() not in gone]:
         types = sorted({name for each in sets for name in (*each.types, *each.left_out)})
+        more = f", and {len(types) - _NAMED:,} more" if len(types) > _NAMED else ""
+        named = ", ".join(types[:_NAMED])
         raise UserError(
-            f"no sentence has this type; there are {', '.join(types)}",
-            key="without",
-            value=unknown[0],
+            f"no file has this type; there are {named}{more}", key="without", value=unknown[0]
         )
 
 

@@ -113,7 +113,8 @@ def _quality(compared: "Compared") -> str:
     found = compared.kept
     if found is None:
         return numbers.ABSENT
-    return f"{found.share:.1%} {numbers.interval(found.interval)}".rstrip()
+    between = "" if found.interval is None else f" ({numbers.share_interval(found.interval)})"
+    return f"{found.share:.1%}{between}"
 
 
 def unknown_quality(found: "Comparison") -> str | None:

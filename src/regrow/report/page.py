@@ -191,7 +191,10 @@ def _quality(summary: RunSummary) -> list[Figure]:
         return []
     tasks = dict.fromkeys(row.task for row in summary.evaluation)
     label = f"quality kept, above chance ({', '.join([*tasks][:3])}{', ...' * (len(tasks) > 3)})"
-    return [Figure(label, "100%", f"{kept.share:.1%}", numbers.interval(kept.interval))]
+    between = ""
+    if kept.interval is not None:
+        between = f"95% interval: {numbers.share_interval(kept.interval)}"
+    return [Figure(label, "100%", f"{kept.share:.1%}", between)]
 
 
 def _journeys(summary: RunSummary) -> Iterable[tuple[str, Svg]]:

@@ -277,7 +277,7 @@ class QualityKept(_Record):
     """The share of the original's scores above chance that the result has.
 
     That is over all tasks on which the original is above chance beyond doubt; a group counts as one
-    task. `interval`: that of 95%, from the same questions.
+    task. `interval`: the 95% confidence interval, by the paired bootstrap over the questions.
     """
 
     share: float

@@ -100,8 +100,9 @@ def _print_evaluation(summary: RunSummary, console: Console) -> None:
     if summary.quality_kept is not None:
         kept = summary.quality_kept
         share = f"{kept.share:.1%} of the original's scores above chance"
-        words = f"quality kept: {share} {numbers.interval(kept.interval)}".rstrip()
-        console.print(Text(words, style="bold"))
+        if kept.interval is not None:
+            share += f" (95% interval: {numbers.share_interval(kept.interval)})"
+        console.print(Text(f"quality kept: {share}", style="bold"))
 
 
 def _print_answers(summary: RunSummary, console: Console) -> None:

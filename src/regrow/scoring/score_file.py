@@ -120,7 +120,10 @@ def compute_scores(
 
 def load_scores(path: Path) -> SavedScores:
     """Read what `SavedScores.save` wrote. Raises UserError at any other file."""
-    facts = read_json_object(path, _RIGHT)
+    try:
+        facts = read_json_object(path, _RIGHT)
+    except UserError as error:
+        raise error.at("scores") from None
     try:
         if facts["format"] != FORMAT:
             raise ValueError
