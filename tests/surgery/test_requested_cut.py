@@ -256,8 +256,12 @@ def test_scores_from_a_file(tmp_path: Path) -> None:
             {"hidden": 12, "rotate": True, "by": "activation"},
             "rotate: principal directions are chosen by themselves; leave by or rotate out",
         ),
-        (UNTIED, {"cut": Path("/none.json")}, "/none.json: no such file"),
-        (UNTIED, {"ffn": 8, "scores": Path("/none.json")}, "/none.json: no such file"),
+        (UNTIED, {"cut": Path("/none.json")}, "/none.json: no such file; name a cut, such as"),
+        (
+            UNTIED,
+            {"ffn": 8, "scores": Path("/none.json")},
+            "scores: /none.json: no such file; name a file",
+        ),
     ],
 )
 def test_what_is_not_possible(layout: Layout, options: dict[str, Any], message: str) -> None:
