@@ -2,7 +2,9 @@
 
 import pickle
 
-from regrow.common.errors import UserError
+import pytest
+
+from regrow.common.errors import UserError, ending_in
 
 
 def test_the_key_begins_the_line() -> None:
@@ -10,6 +12,16 @@ def test_the_key_begins_the_line() -> None:
     error = UserError("less than 1 is left", key="cut.vocab_size")
     assert str(error) == "cut.vocab_size: less than 1 is left"
     assert (error.message, error.key) == ("less than 1 is left", "cut.vocab_size")
+
+
+def test_an_error_ends_with_what_would_be_right() -> None:
+    error = UserError("not JSON", key="cut", value="a.json")
+    for key, expected in ((None, "cut a.json"), ("scores", "scores a.json")):
+        with (
+            pytest.raises(UserError, match=f"^{expected}: not JSON; name another$"),
+            ending_in("name another", key=key),
+        ):
+            raise error
 
 
 def test_message_and_key_travel_between_processes() -> None:

@@ -98,8 +98,6 @@ def test_refuses_what_is_no_json(tmp_path: Path, content: bytes, message: str) -
         read_json(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=f"{re.escape(str(error.value))}; name another$"):
-        read_json(path, "name another")
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '"a"', "1"])
@@ -111,8 +109,6 @@ def test_refuses_what_is_no_object(tmp_path: Path, content: str) -> None:
         read_json_object(path)
     with pytest.raises(UserError, match=f"^here{expected}"):
         parse_json_object(content.encode(), "here")
-    with pytest.raises(UserError, match=f"{expected[:-1]}; name another$"):
-        read_json_object(path, "name another")
     path.write_text('{"a": 1}')
     assert read_json_object(path) == parse_json_object(b'{"a": 1}', "here") == {"a": 1}
 

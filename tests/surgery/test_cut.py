@@ -16,7 +16,7 @@ from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.common.errors import UserError
-from regrow.surgery.cut import NAME_A_CUT, AxisCut, Cut, check_cut
+from regrow.surgery.cut import AxisCut, Cut, check_cut
 from tests.surgery.random_cuts import MODEL, TINY, random_cuts
 from tests.tiny import tiny_layout
 
@@ -100,7 +100,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_text('{"format": 1, "scores": {}}')
     for name in ("text.jsonl", "scores.json", "."):
         with pytest.raises(UserError, match=r"; name a cut, such as the regrow_cut\.json of a "):
-            Cut.load(tmp_path / name, NAME_A_CUT)
+            Cut.load_named(tmp_path / name)
         with pytest.raises(UserError) as own:
             Cut.load(tmp_path / name)
         assert "name a cut" not in str(own.value)

@@ -1,5 +1,7 @@
 """The one exception for mistakes of the user."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 _LONGEST = 900
@@ -44,6 +46,19 @@ class UserError(Exception):
 
 class ReportedError(UserError):
     """A user error that another process prints, so this process must not print it again."""
+
+
+@contextmanager
+def ending_in(right: str, *, key: str | None = None) -> Iterator[None]:
+    """Let each UserError inside end with what would be right.
+
+    `key`: the setting that is wrong; None leaves that of the error.
+    """
+    try:
+        yield
+    except UserError as error:
+        words = f"{error.message}; {right}"
+        raise UserError(words, key=key or error.key, value=error.value) from None
 
 
 def one_line(text: str) -> str:

@@ -6,8 +6,7 @@ import re
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,19 +122,13 @@ _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """Matches also both halves of a pair, so a match alone is no error."""
 
 
-def read_json(path: Path, right: str = "") -> Any:
+def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError if it cannot be read or is not JSON.
 
-    Each error ends with `right`: what to name in place of this file.
     A file of more than 256 MB, more than 100 lists and objects inside each other, and half a
     surrogate pair, which is not Unicode text, are refused too. A pipe, which could be waited for
     without end, is not read.
     """
-    with ending_in(right):
-        return parse_json(_content(path), str(path))
-
-
-def _content(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
             raise UserError(f"{path}: is not a regular file")
@@ -147,24 +140,12 @@ def _content(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(raw) > _LARGEST_JSON:
         raise UserError(f"{path}: larger than {_LARGEST_JSON >> 20} MB, the most that is read")
-    return raw
+    return parse_json(raw, str(path))
 
 
-@contextmanager
-def ending_in(right: str) -> Iterator[None]:
-    """Let each UserError inside end with what would be right, unless that is empty."""
-    try:
-        yield
-    except UserError as error:
-        if not right:
-            raise
-        raise UserError(f"{error.message}; {right}", key=error.key, value=error.value) from None
-
-
-def read_json_object(path: Path, right: str = "") -> dict[str, Any]:
-    """As `read_json`, of a file that holds a JSON object. Raises UserError if it does not."""
-    with ending_in(right):
-        return _object(read_json(path), str(path))
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError if the file does not hold a JSON object."""
+    return _object(read_json(path), str(path))
 
 
 def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from regrow.pipeline.ledger import Entry, Step, differences, step_after
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.task_steps import EVALUATE, evaluate_inputs
 from regrow.scoring.score_file import file_sha256
-from regrow.surgery.cut import NAME_A_CUT, Cut
+from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 from regrow.writing.prompts import prompts_sha256, read_prompts
@@ -229,7 +229,7 @@ def _cut_inputs(spec: CutSpec, *, every_key: bool) -> dict[str, Any]:
             include={"refit", "refit_passes", "calibration_tokens"},
             exclude_defaults=not every_key,
         )
-        return {"cut": Cut.load(spec.cut, NAME_A_CUT).to_json(), **refitting}
+        return {"cut": Cut.load_named(spec.cut).to_json(), **refitting}
     found = spec.model_dump(mode="json", exclude={"cut", "vocab"}, exclude_defaults=not every_key)
     if spec.scores is not None:
         found["scores"] = file_sha256(spec.scores)

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, ending_in
 from regrow.common.fields import Size, Strict
 from regrow.common.files import read_json_object, write_atomically
 from regrow.corpus.text import Documents, documents_sha256
@@ -120,10 +120,8 @@ def compute_scores(
 
 def load_scores(path: Path) -> SavedScores:
     """Read what `SavedScores.save` wrote. Raises UserError at any other file."""
-    try:
-        facts = read_json_object(path, _RIGHT)
-    except UserError as error:
-        raise error.at("scores") from None
+    with ending_in(_RIGHT, key="scores"):
+        facts = read_json_object(path)
     try:
         if facts["format"] != FORMAT:
             raise ValueError

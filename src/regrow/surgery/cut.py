@@ -10,14 +10,13 @@ from typing import Any, Self
 import numpy as np
 
 from regrow.architectures import Layout
-from regrow.common.errors import UserError
-from regrow.common.files import ending_in, read_json, write_atomically
+from regrow.common.errors import UserError, ending_in
+from regrow.common.files import read_json, write_atomically
 from regrow.surgery.ranges import Indices, format_ranges, parse_ranges
 from regrow.surgery.rotatable import rotation_problem
 
 FORMAT = 1
 CUT_FILE = "regrow_cut.json"
-NAME_A_CUT = f"name a cut, such as the {CUT_FILE} of a pruned model"
 _LARGEST_SIZE = 1 << 24
 """The largest axis size in a file.
 
@@ -175,10 +174,15 @@ class Cut:
         write_atomically(path, json.dumps(self.to_json(), indent=1).encode())
 
     @classmethod
-    def load(cls, path: Path, right: str = "") -> Self:
-        """Read what `save` wrote. Raises UserError at any other file, ending with `right`."""
-        with ending_in(right):
-            return cls.from_json(read_json(path), str(path))
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote. Raises UserError at any other file."""
+        return cls.from_json(read_json(path), str(path))
+
+    @classmethod
+    def load_named(cls, path: Path) -> Self:
+        """As `load`, of a file that the user named: the error says which would be right."""
+        with ending_in(f"name a cut, such as the {CUT_FILE} of a pruned model"):
+            return cls.load(path)
 
 
 def check_cut(cut: Cut, layout: Layout, fingerprint: str) -> None:

@@ -10,7 +10,7 @@ from regrow.common.errors import UserError
 from regrow.scoring.score import check_scores
 from regrow.scoring.score_file import scores_for
 from regrow.surgery.choose_indices import Scores
-from regrow.surgery.cut import NAME_A_CUT, Cut, check_cut
+from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.ranges import Indices
 from regrow.surgery.rotatable import hidden_axis, rotation_problem
@@ -64,7 +64,7 @@ def request_cut(
     `regrow.vocabulary.kept_tokens`.
     """
     if spec.cut is not None:
-        return _from_file(spec, Cut.load(spec.cut, NAME_A_CUT), layout, fingerprint, has_text)
+        return _from_file(spec, Cut.load_named(spec.cut), layout, fingerprint, has_text)
     all_sizes, kept = sizes_from_options(layout, spec.options)
     vocabulary = spec.vocabulary
     if vocabulary is None or vocabulary.size is not None:

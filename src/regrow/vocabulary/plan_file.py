@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from regrow.common.errors import UserError
+from regrow.common.errors import UserError, ending_in
 from regrow.common.files import read_json_object, write_atomically
 from regrow.tokenizers.families import Reason, VocabularyChoice
 from regrow.tokenizers.tokenizer_files import read_tokenizer
@@ -62,7 +62,8 @@ def save_plan(plan: VocabularyPlan, path: Path) -> None:
 
 def load_plan(path: Path) -> PlannedVocabulary:
     """Read what :func:`save_plan` wrote. Raises UserError at any other file."""
-    facts = read_json_object(path, _RIGHT)
+    with ending_in(_RIGHT):
+        facts = read_json_object(path)
     known = get_args(Reason)
     try:
         if facts["format"] != FORMAT:
