@@ -215,7 +215,7 @@ def _default(default: Any) -> str:
 
 
 def _field_cells(field: schema.Field) -> tuple[str, str]:
-    names = [f"`{name}`" for name in (field.path, *field.also) if name is not None]
+    names = [f"`{name}`" for name in (field.path, *field.also, field.instead) if name is not None]
     return ", ".join(names), _default(field.default)
 
 
@@ -257,10 +257,12 @@ def _rules(blueprint: Blueprint) -> dict[str, set[str]]:
     for rule in blueprint.constraints:
         if isinstance(rule, schema.Divides):
             text = f"{rule.whole} % {rule.part} == 0"
+        elif isinstance(rule, schema.AtLeast):
+            text = f"{rule.axis} >= {rule.fixed}"
         else:
             text = f"{rule.dividend} / {rule.divisor}"
         conditions = rules.setdefault(text, set())
-        if rule.when:
+        if not isinstance(rule, schema.AtLeast) and rule.when:
             conditions |= {rule.when.field, *map(str, rule.when.values)}
     return rules
 
@@ -318,7 +320,8 @@ def test_every_part_of_the_schema_is_explained() -> None:
     parts = (
         schema.Blueprint, schema.Axis, schema.Field, schema.Quotient, schema.Codec,
         schema.HeadTensors,
-        schema.Fold, schema.Condition, schema.Divides, schema.KeepsQuotient, schema.LayerList,
+        schema.Fold, schema.Condition, schema.Divides, schema.KeepsQuotient, schema.AtLeast,
+        schema.LayerList,
     )  # fmt: skip
     names = {part.__name__ for part in parts[1:]}
     assert names | {field.name for part in parts for field in fields(part)} <= words

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from regrow.architectures import Blueprint, Layout, bind
+from regrow.architectures.assembled import file_shapes, taken_apart
 from regrow.architectures.llama import LLAMA
 from regrow.models.networks import config_class, model_class
 from regrow.scoring.registry import SCORES
@@ -22,12 +23,19 @@ SCORE_NAMES = " or ".join([", ".join([*SCORES][:-1]), [*SCORES][-1]])
 
 
 def tiny_shapes(blueprint: Blueprint, tiny: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes by tensor name, as the library's own class has them; a tied head is left out."""
+    """Shapes by tensor name in a file, of the library's own class; a tied head is left out."""
     left_out = set(blueprint.head.aliases)
     if tiny.get("tie_word_embeddings") is not False:
         left_out.add(blueprint.head.weight)
     found = _class_shapes(blueprint.architectures[0], json.dumps(tiny))
-    return {name: shape for name, shape in found.items() if name not in left_out}
+    return {
+        name: shape for name, shape in file_shapes(blueprint, found).items() if name not in left_out
+    }
+
+
+def weights_by_name(model: Any, blueprint: Blueprint) -> dict[str, torch.Tensor]:
+    """The weights of a model by their names in a file; changing one changes the model."""
+    return taken_apart(blueprint, model.state_dict())
 
 
 @cache

@@ -253,7 +253,8 @@ def test_stored_tensors_all_have_a_label() -> None:
         for tensor in layout.tensors.values():
             assert tensor.shape == tensor.dims.shape(layout.sizes)
             if tensor.layer is not None:
-                assert tensor.renamed(tensor.layer[1]) == tensor.name
+                expert = tensor.expert[1] if tensor.expert else 0
+                assert tensor.renamed(tensor.layer[1], expert) == tensor.name
 
 
 @pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda b: b.model_type)

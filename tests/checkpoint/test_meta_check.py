@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from regrow.architectures import Blueprint
+from regrow.architectures.assembled import class_shapes
 from regrow.architectures.bart import BART, MBART
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.llama import LLAMA
@@ -27,7 +28,7 @@ SHAPES = tiny_shapes(LLAMA, LLAMA.tiny[0])
 def test_accepts_what_fits(blueprint: Blueprint, number: int) -> None:
     """A tied head may be in the file or not."""
     tiny = blueprint.tiny[number]
-    shapes = tiny_shapes(blueprint, tiny)
+    shapes = class_shapes(blueprint, tiny_shapes(blueprint, tiny))
     assert find_problem(tiny, blueprint.architectures[0], shapes) is None
     head = {blueprint.head.weight: shapes[blueprint.head.embedding]}
     assert find_problem(tiny, blueprint.architectures[0], {**head, **shapes}) is None

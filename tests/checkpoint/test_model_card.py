@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from regrow.architectures.schema import AXIS_KINDS
 from regrow.checkpoint.history import Base, Change, History, read_history
-from regrow.checkpoint.model_card import Scores, TextScores, description, model_card
+from regrow.checkpoint.model_card import _AXES, Scores, TextScores, description, model_card
 from regrow.common.errors import UserError
 
 SIZES = {"vocab": 320, "layer": 4}
@@ -176,3 +177,7 @@ def test_a_history_of_others_gives_no_metadata_of_another_form(tmp_path: Path) -
     content["base"]["card"] = {"license": "<b>", "language": ["en"], "base_model": "x"}
     path.write_text(json.dumps(content))
     assert read_history(path).base.card == {"language": ["en"]}
+
+
+def test_every_kind_of_axis_has_a_name() -> None:
+    assert _AXES.keys() == {*AXIS_KINDS}

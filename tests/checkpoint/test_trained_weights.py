@@ -9,6 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from regrow.architectures import BLUEPRINTS
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.class_weights import check_weights_by_file_name, freeze_computed
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -20,7 +21,14 @@ from regrow.training.lora_settings import LoraSettings
 from regrow.training.recovery import RecoveryData, recover
 from regrow.training.settings import RecoverySettings
 from regrow.training.trainee import load_trainee
-from tests.tiny import add_tokenizer, sentences, write_model, write_text
+from tests.tiny import (
+    add_tokenizer,
+    sentences,
+    weights_by_name,
+    write_model,
+    write_text,
+    write_tiny,
+)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -63,14 +71,14 @@ _DECODER: dict[str, Any] = {
 }  # fmt: skip
 WITHOUT_BLUEPRINT: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 64},
-    "mixtral": {**_DECODER, "num_local_experts": 3},
+    "minimax_m2": {**_DECODER, "num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 8},
     "qwen3_moe": {
         **_DECODER, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
-        "head_dim": 8,
+        "head_dim": 8, "mlp_only_layers": [0],
     },
     "granitemoe": {**_DECODER, "num_local_experts": 3},
 }  # fmt: skip
-BUFFERS = {"gpt2": "h.1.attn.bias", "mixtral": "model.layers.1.self_attn.rotary_emb.inv_freq"}
+BUFFERS = {"gpt2": "h.1.attn.bias", "minimax_m2": "model.layers.1.self_attn.rotary_emb.inv_freq"}
 """Tensors of old files, which the classes do not save."""
 SETTINGS = RecoverySettings(tokens=128, row_length=32, batch_tokens=64, learning_rate=0.01)
 
@@ -138,7 +146,7 @@ def test_a_table_that_the_class_computes_need_not_be_in_a_file(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "lora"), [("gpt2", None), ("mixtral", None), ("mixtral", LoraSettings(rank=2))]
+    ("kind", "lora"), [("gpt2", None), ("minimax_m2", None), ("minimax_m2", LoraSettings(rank=2))]
 )
 def test_a_model_without_a_blueprint_is_trained(
     tmp_path: Path, kind: str, lora: LoraSettings | None
@@ -155,16 +163,38 @@ def test_a_model_without_a_blueprint_is_trained(
     assert ModelDirectory(tmp_path / "t/model").layout.shapes == source.layout.shapes
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)], ids=["all", "lora"])
+def test_experts_are_saved_as_they_were_stored(
+    tmp_path: Path, model_type: str, lora: LoraSettings | None
+) -> None:
+    blueprint = next(each for each in BLUEPRINTS if each.model_type == model_type)
+    source = ModelDirectory(write_tiny(blueprint, tmp_path / "m", vocab_size=320))
+    add_tokenizer(source.path)
+    heldout = HeldoutText(write_text(tmp_path / "heldout.jsonl", sentences(2)))
+    data = RecoveryData(sentences(20), {"heldout": heldout}, {"heldout": ""}, {})
+    recover(source, tmp_path / "t", SETTINGS.model_copy(update={"lora": lora}), data, seed=0)
+    result = ModelDirectory(tmp_path / "t/model")
+    before, after = (load_file(each.path / "model.safetensors") for each in (source, result))
+    changed = {name for name, each in after.items() if not torch.equal(each, before[name])}
+    experts = {name for name in after if ".experts." in name}
+    assert len(experts) == 3 * 5 * 3
+    assert experts.isdisjoint(changed) if lora else len(experts & changed) > 30
+    assert result.layout.shapes == source.layout.shapes
+    loaded = weights_by_name(result.load(), blueprint)
+    assert all(torch.equal(loaded[name], each) for name, each in after.items())
+
+
 def test_weights_that_could_not_be_saved_are_refused_before_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = ModelDirectory(write_without_blueprint(tmp_path / "m", "mixtral"))
+    source = ModelDirectory(write_without_blueprint(tmp_path / "m", "minimax_m2"))
     reversal = "transformers.core_model_loading.revert_weight_conversion"
     with monkeypatch.context() as patch:
         patch.setattr(reversal, lambda model, state: state)
-        with pytest.raises(UserError, match=r"layers\.0\.mlp\..*: MixtralForCausalLM has it under"):
+        with pytest.raises(UserError, match=r"layers\.0\.mlp\..*: MiniMaxM2ForCausalLM has it "):
             load_trainee(source, SETTINGS, seed=0)
     with monkeypatch.context() as patch:
         patch.setattr(reversal, lambda model, state: {n: each + 1 for n, each in state.items()})
-        with pytest.raises(UserError, match="MixtralForCausalLM loads other values than are stor"):
+        with pytest.raises(UserError, match="MiniMaxM2ForCausalLM loads other values than are st"):
             load_trainee(source, SETTINGS, seed=0)

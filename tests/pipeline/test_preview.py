@@ -8,9 +8,10 @@ import pytest
 from regrow.architectures import Blueprint
 from regrow.architectures.flops import SampleShape, forward_flops, training_flops
 from regrow.architectures.llama import LLAMA
+from regrow.architectures.schema import AXIS_KINDS
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
-from regrow.cli.preview_tables import cost_rows, size_rows, total_words
+from regrow.cli.preview_tables import _SIZES, cost_rows, size_rows, total_words
 from regrow.common.errors import UserError
 from regrow.corpus.windows import Windows
 from regrow.objectives.rows.denoisers import SPAN_CORRUPTION, DenoisingTokens
@@ -194,3 +195,7 @@ def test_an_objective_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     directory = write_tiny(T5, tmp_path / "m")
     with pytest.raises(UserError, match=r"stages: a: recover\.objective: causal is not for an enc"):
         previewed("  - {name: a, recover: {objective: causal}}\n", directory)
+
+
+def test_every_kind_of_axis_has_a_name() -> None:
+    assert _SIZES.keys() == {*AXIS_KINDS}

@@ -10,6 +10,7 @@ from regrow.architectures import Blueprint
 from regrow.architectures.flops import SampleShape, forward_flops
 from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.llama import LLAMA
+from regrow.architectures.mixtral import MIXTRAL
 from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.numbers import rough_duration
@@ -29,6 +30,8 @@ from tests.tiny import sentences, tiny_layout, write_model, write_text
     ("blueprint", "sizes", "recovery", "given", "characters", "expected"),
     [
         (LLAMA, {"layer": 3}, 50_000, {}, None, ProposedRefit(16_384, 4)),
+        (MIXTRAL, {"expert": 3}, 50_000, {}, None, ProposedRefit(16_384, 4)),
+        (MIXTRAL, {"layer": 2}, 50_000, {}, None, ProposedRefit(16_384)),
         (LLAMA, {"layer": 3}, 670_000, {}, None, ProposedRefit(82_944, 4)),
         (LLAMA, {"layer": 3}, 10**9, {}, 10**9, ProposedRefit(131_072, 4)),
         (LLAMA, {"layer": 3}, 50_000, {"calibration_tokens": 20_000}, None,

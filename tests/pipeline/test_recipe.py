@@ -132,7 +132,7 @@ def test_those_are() -> None:
         ("{layers: 22}", "{layers: [1, 2]}",
          "11: stages.0.cut.layers: a whole number is wanted, not [1, 2]"),
         ("{layers: 22}", "{}", "11: stages.0.cut: nothing to cut; give layers, drop_layers, "
-         "hidden, ffn, heads, kv_heads, vocab_size, vocab or cut"),
+         "hidden, ffn, heads, kv_heads, experts, vocab_size, vocab or cut"),
         ("{layers: 22}", "22", "11: stages.0.cut: keys with values are wanted, not 22"),
         ("{layers: 22}", "{layers: 3, drop_layers: 1}",
          "11: stages.0.cut: layers and drop_layers both say which layers go; give one"),

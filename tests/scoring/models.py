@@ -15,7 +15,7 @@ from regrow.models.networks import model_class
 from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import Statistic
 from regrow.scoring.registry import DEFAULT, SCORES, FromText
-from tests.tiny import write_tiny
+from tests.tiny import weights_by_name, write_tiny
 
 BY_TYPE = {blueprint.model_type: blueprint for blueprint in BLUEPRINTS}
 VOCAB = 61
@@ -54,11 +54,13 @@ def kill(
     model: Any, layout: Layout, axes: Mapping[str, int], layer: tuple[str, int] | None = None
 ) -> None:
     """Sets to 0 all weights that belong to an index of some axes, in one layer or in all."""
-    state = model.state_dict()
+    state = weights_by_name(model, layout.blueprint)
     for tensor in layout.tensors.values():
         if layer is not None and tensor.layer is not None and tensor.layer != layer:
             continue
         for axis, index in axes.items():
+            if tensor.expert == (axis, index):
+                state[tensor.parameter].zero_()
             if axis in tensor.dims.names:
                 places = tensor.dims.indices(layout.sizes, {axis: np.array([index])})
                 for dimension, kept in enumerate(places):
@@ -69,7 +71,7 @@ def kill(
 
 def kill_layer(model: Any, layout: Layout, axis: str, index: int) -> None:
     """Sets all weights of a layer to 0, so that it passes on what enters."""
-    state = model.state_dict()
+    state = weights_by_name(model, layout.blueprint)
     for tensor in layout.tensors.values():
         if tensor.layer == (axis, index):
             state[tensor.parameter].zero_()

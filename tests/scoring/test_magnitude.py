@@ -106,5 +106,7 @@ def test_a_cut_needs_no_text_and_repeats(tmp_path: Path) -> None:
         prune_checkpoint(ModelDirectory(source), tmp_path / name, spec).cut for name in ("a", "b")
     ]
     assert cuts[0] == cuts[1]
-    with pytest.raises(UserError, match="by: magnitude scores hidden, ffn, kv_head, head, not l"):
+    with pytest.raises(
+        UserError, match="by: magnitude scores hidden, ffn, kv_head, head, expert, not"
+    ):
         prune_checkpoint(ModelDirectory(source), tmp_path / "c", CutSpec(layers=2, by="magnitude"))

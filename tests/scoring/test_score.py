@@ -17,7 +17,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.scoring.calibration import Calibration, CalibrationText
-from regrow.scoring.observe import observe
+from regrow.scoring.observe import Seen, observe
 from regrow.scoring.registry import DEFAULT, SCORES
 from regrow.scoring.score import score, score_model
 from regrow.surgery.choose_indices import choose
@@ -66,6 +66,10 @@ def test_the_dead_score_lowest(blueprint: Blueprint, number: int, tmp_path: Path
             kill(model, layout, {axis.name: dead}, (axis.along, 1) if axis.along else None)
         scores = score_model(model, layout, [axis.name], calibration=text())[axis.name]
         row = scores[1] if axis.along else scores
+        if axis.kind == "expert":  # a router chooses some experts for no token of so few
+            assert row[dead] == pytest.approx(0, abs=1e-9)
+            assert (np.delete(row, dead) > 1e-5).sum() >= 2
+            continue
         lowest = np.sort(np.argsort(row, kind="stable")[:group])
         assert lowest.tolist() == list(range(dead, dead + group)), axis.name
         assert row[lowest] == pytest.approx(0, abs=1e-9)
@@ -198,7 +202,7 @@ def test_not_finite(tmp_path: Path) -> None:
         (
             "layer",
             "activation",
-            "by: activation scores hidden, ffn, kv_head, head, not layer; give ra",
+            "by: activation scores hidden, ffn, kv_head, head, expert, not layer; give ra",
         ),
         ("ffn", "gradient", "by 'gradient': no such score; those that are: random, activation"),
         ("vocab", None, "vocab: no score by default"),
@@ -357,3 +361,24 @@ def test_a_function_that_gives_no_scores(
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         score(ModelDirectory(checkpoint.directory), [axis], by=lambda *_: result)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "olmoe", "qwen3_moe"])
+def test_experts_by_what_they_add(model_type: str, tmp_path: Path) -> None:
+    """Written out token by token: the weight of an expert times the norm of what it gives."""
+    model, _, _ = load(BY_TYPE[model_type], tmp_path / "m")
+    block = model.model.layers[1].mlp
+    entered = torch.randn(1, 40, 24, generator=torch.Generator().manual_seed(0))
+    expected = np.zeros(5)
+    with torch.no_grad():
+        _, weights, chosen = block.gate(entered)
+        for token in range(40):
+            for weight, number in zip(weights[token], chosen[token].tolist(), strict=True):
+                gate, up = (block.experts.gate_up_proj[number] @ entered[0, token]).chunk(2)
+                wrote = block.experts.down_proj[number] @ (torch.nn.functional.silu(gate) * up)
+                expected[number] += float(weight * wrote.norm()) / 40
+        seen = Seen(block, entered[0], block(entered)[0], 5)
+        found = statistic("activation", "expert")(seen)
+    assert found.shape == (40, 5)
+    assert ((found > 0).sum(1) == 2).all()
+    assert found.mean(0).numpy() == pytest.approx(expected, rel=1e-4)

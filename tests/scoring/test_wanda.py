@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from regrow.architectures import BLUEPRINTS, Blueprint
-from regrow.scoring.score import score_model
+from regrow.common.errors import UserError
+from regrow.scoring.registry import SCORES
+from regrow.scoring.score import check_scores, scorable_axes, score_model
 from regrow.scoring.wanda import readers
 from tests.scoring.models import BY_TYPE, kill, load, text
+from tests.tiny import tiny_layout
 
 CASES = [
     pytest.param(blueprint, number, id=f"{blueprint.model_type}-{number}")
@@ -54,6 +57,12 @@ def test_the_dead_score_zero(blueprint: Blueprint, number: int, tmp_path: Path) 
     for axis in blueprint.axes:
         if axis.kind not in ("hidden", "ffn", "head"):
             continue
+        if axis.kind == "hidden" and "expert" in blueprint.axis_names:
+            model, layout, _ = load(blueprint, tmp_path / axis.name, number)
+            refusal = "by: wanda looks at each matrix that reads hidden, and those of experts are"
+            with pytest.raises(UserError, match=refusal):
+                score_model(model, layout, [axis.name], by="wanda", calibration=text())
+            continue
         model, layout, _ = load(blueprint, tmp_path / axis.name, number)
         modules = [*readers(layout, axis)]
         if axis.kind != "hidden":
@@ -71,3 +80,12 @@ def test_the_dead_score_zero(blueprint: Blueprint, number: int, tmp_path: Path) 
         assert row[dead : dead + group] == pytest.approx(0, abs=1e-9), axis.name
         others = np.delete(row, range(dead, dead + group))
         assert (others > 1e-7).mean() > 0.7  # relu silences some
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda b: b.model_type)
+@pytest.mark.parametrize("by", [None, *SCORES])
+def test_all_scorable_axes_can_be_scored(blueprint: Blueprint, by: str | None) -> None:
+    layout = tiny_layout(blueprint)
+    axes = scorable_axes(layout, by)
+    assert axes
+    check_scores(layout, axes, by, has_text=True)

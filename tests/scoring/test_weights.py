@@ -58,6 +58,8 @@ def test_what_is_removed_with_an_index(blueprint: Blueprint, number: int, tmp_pa
                 continue
             group = layout.sizes[axis.name] // layout.sizes[axis.groups] if axis.groups else 1
             for which, per in ((axis.name, 1), *([(axis.groups, group)] if axis.groups else [])):
+                if tensor.expert is not None and tensor.expert[0] == which:
+                    expected[tensor.expert[1]] += np.square(state[name], dtype=np.float64).sum()
                 for index in range(layout.sizes[axis.name]):
                     others = np.delete(np.arange(layout.sizes[which]), index // per)
                     kept = tensor.dims.indices(layout.sizes, {which: others})

@@ -96,6 +96,13 @@ def expected(directory: Path, cut: Cut) -> dict[str, torch.Tensor]:
                 continue
             position = kept.index(old)
             new_name = label.pattern.replace("{" + axis + "}", str(position))
+        if label.expert is not None:
+            axis, old = label.expert
+            whole = range(layout.sizes[axis])
+            kept = cut.axes[axis].row(position).tolist() if axis in cut.axes else [*whole]
+            if old not in kept:
+                continue
+            new_name = new_name.replace("{" + axis + "}", str(kept.index(old)))
         keep = {axis: cut.axes[axis].row(position) for axis in label.dims.names & cut.axes.keys()}
         for dimension, indices in enumerate(label.dims.indices(layout.sizes, keep)):
             if indices is not None:

@@ -41,6 +41,8 @@ _MISTRAL = _BY_TYPE["mistral"]
 _GRANITE = _BY_TYPE["granite"]
 _QWEN2 = _BY_TYPE["qwen2"]
 _QWEN3 = _BY_TYPE["qwen3"]
+_MIXTRAL = _BY_TYPE["mixtral"]
+_OLMOE = _BY_TYPE["olmoe"]
 _OLMO2 = _BY_TYPE["olmo2"]
 _PHI3 = _BY_TYPE["phi3"]
 _T5 = _BY_TYPE["t5"]
@@ -92,6 +94,17 @@ WRONG = {
     "qwen2: windows made anew": (replace(_QWEN2, lists={}), 0),
     "qwen3: heads inside out": (
         _labelled(_QWEN3, {f"{_ATTENTION}.q_proj.weight": "head_dim*head, hidden"}),
+        0,
+    ),
+    "mixtral: routers keep all experts": (
+        _labelled(
+            _MIXTRAL,
+            {"model.layers.{layer}.block_sparse_moe.gate.weight": "5, hidden"},
+        ),
+        0,
+    ),
+    "olmoe: norms of all heads forgotten": (
+        replace(_OLMOE, axes=tuple(replace(each, inside_norms=()) for each in _OLMOE.axes)),
         0,
     ),
     "mistral: heads not tied to key-value heads": (

@@ -99,8 +99,8 @@ def prune(
 
     The options in `cut` are those of `regrow.surgery.cut_spec.CutSpec`:
 
-    - `layers`, `hidden`, `ffn`, `heads`, `kv_heads`: sizes that remain (`960`), or sizes by stack
-      (`{"encoder": 8, "decoder": 24}`).
+    - `layers`, `hidden`, `ffn`, `heads`, `kv_heads`, `experts`: sizes that remain (`960`), or sizes
+      by stack (`{"encoder": 8, "decoder": 24}`).
     - `drop_layers`: layers to drop, by number from 0: `"12-15,20"`, or a list of numbers.
     - `vocab_size`: the number of tokens that remain (`16_384`, `"16K"`), chosen by their counts in
       the text.

@@ -35,6 +35,7 @@ class CutOptions(TypedDict, total=False):
     ffn: SizeByStack | None
     heads: SizeByStack | None
     kv_heads: SizeByStack | None
+    experts: SizeByStack | None
     vocab_size: Number | None
     vocab: Mapping[str, Any] | None
     by: str | Callable[..., Any] | None

@@ -12,10 +12,13 @@ from regrow.architectures.granite import GRANITE
 from regrow.architectures.layout import LabelledTensor, Layout
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.mistral import MISTRAL
+from regrow.architectures.mixtral import MIXTRAL
 from regrow.architectures.olmo2 import OLMO2
+from regrow.architectures.olmoe import OLMOE
 from regrow.architectures.openba import OPENBA
 from regrow.architectures.phi3 import PHI3
 from regrow.architectures.qwen import QWEN2, QWEN3
+from regrow.architectures.qwen3_moe import QWEN3_MOE
 from regrow.architectures.schema import Axis, Blueprint
 from regrow.architectures.t5 import MT5, T5
 from regrow.architectures.t5gemma import T5GEMMA
@@ -24,7 +27,7 @@ from regrow.common.errors import UserError
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     LLAMA, MISTRAL, GRANITE, QWEN2, QWEN3, GPT_NEOX, GEMMA2, GEMMA3, OLMO2, PHI3, T5, MT5, UMT5,
-    T5GEMMA, BART, MBART, OPENBA,
+    T5GEMMA, BART, MBART, OPENBA, MIXTRAL, OLMOE, QWEN3_MOE,
 )  # fmt: skip
 
 __all__ = [
@@ -39,7 +42,8 @@ __all__ = [
 
 
 def blueprint_for(config: Mapping[str, Any]) -> Blueprint | None:
-    """The blueprint for the model type and class that a config names; None where there is none.
+    """The blueprint for the model type and class that a config names; None where there is none, or
+    where it does not cover the config.
 
     Raises UserError where `architectures` is not a list of class names.
     """
@@ -48,5 +52,7 @@ def blueprint_for(config: Mapping[str, Any]) -> Blueprint | None:
         raise UserError(f"config.json: architectures: {named!r}: a list of class names is wanted")
     for blueprint in BLUEPRINTS:
         if blueprint.model_type == config.get("model_type"):
-            return blueprint if not named or set(named) & set(blueprint.architectures) else None
+            if named and not set(named) & set(blueprint.architectures):
+                return None
+            return blueprint if all(each.holds(config) for each in blueprint.covers) else None
     return None

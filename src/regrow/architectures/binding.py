@@ -3,11 +3,18 @@
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 from regrow.architectures.dims import Dims
-from regrow.architectures.layout import LabelledTensor, Layout, in_layer, layer_axis
-from regrow.architectures.schema import Blueprint, Field, Quotient, read_field
+from regrow.architectures.layout import (
+    LabelledTensor,
+    Layout,
+    layer_axis,
+    numbered,
+    repeated_axes,
+)
+from regrow.architectures.schema import Blueprint, Field, Quotient, read_field, size_path
 from regrow.common.errors import UserError
 
 
@@ -41,7 +48,7 @@ def bind(
     for name, shape in shapes.items():
         parameter = names[name]
         found = (
-            (outside[parameter], None)
+            (outside[parameter], ())
             if parameter in outside
             else next((hit for p in inside if (hit := p.match(parameter))), None)
         )
@@ -53,12 +60,13 @@ def bind(
                 f"{name}: no tensor of this name in the {blueprint.model_type} blueprint, so "
                 "its dimensions are unknown and it cannot be cut"
             )
-        pattern, layer = found
-        if layer is not None and layer[1] >= sizes[layer[0]]:
-            raise UserError(
-                f"{name}: config.json says {sizes[layer[0]]} layers "
-                f"({blueprint.axis(layer[0]).field.path})"
-            )
+        pattern, numbers = found
+        for axis, number in numbers:
+            if number >= sizes[axis]:
+                raise UserError(
+                    f"{name}: config.json says {sizes[axis]} {blueprint.axis(axis).kind}s "
+                    f"({size_path(config, blueprint.axis(axis).field)})"
+                )
         expected = pattern.dims.shape(sizes)
         if shape != expected:
             raise UserError(
@@ -68,7 +76,9 @@ def bind(
         if parameter in parameters:
             raise UserError(f"{name}: {parameters[parameter]} holds the same parameter; keep one")
         parameters[parameter] = name
-        labelled[name] = LabelledTensor(name, parameter, pattern.name, pattern.dims, shape, layer)
+        labelled[name] = LabelledTensor(
+            name, parameter, pattern.name, pattern.dims, shape, *numbers
+        )
     _check_complete(blueprint, sizes, patterns, labelled.values())
     has_head = any(t.parameter == blueprint.head.weight for t in labelled.values())
     flag = read_field(config, "tie_word_embeddings")
@@ -118,21 +128,33 @@ class _Pattern:
         self.name = text.removesuffix("?")
         self.dims = dims
         self.layer = layer_axis(self.name)
-        before, _, after = self.name.partition("{" + (self.layer or "") + "}")
-        middle = r"(0|[1-9][0-9]{0,8})" if self.layer else ""  # Python reads no endless number
-        self._regex = re.compile(re.escape(before) + middle + re.escape(after))
+        self.axes = repeated_axes(self.name)
+        regex = re.escape(self.name)
+        for axis in self.axes:  # Python reads no endless number
+            regex = regex.replace(re.escape("{" + axis + "}"), r"(0|[1-9][0-9]{0,8})")
+        self._regex = re.compile(regex)
 
-    def match(self, name: str) -> "tuple[_Pattern, tuple[str, int] | None] | None":
+    def match(self, name: str) -> "tuple[_Pattern, tuple[tuple[str, int], ...]] | None":
+        """Itself, and the number along each of its axes; None for another name."""
         hit = self._regex.fullmatch(name)
         if hit is None:
             return None
-        return self, (self.layer, int(hit[1])) if self.layer else None
+        return self, tuple(zip(self.axes, map(int, hit.groups()), strict=True))
 
     def count(self, sizes: Mapping[str, int]) -> int:
-        return sizes[self.layer] if self.layer else 1
+        return prod(sizes[axis] for axis in self.axes)
 
     def names(self, sizes: Mapping[str, int]) -> Iterator[str]:
-        return (in_layer(self.name, self.layer or "", i) for i in range(self.count(sizes)))
+        """Lazily, since a config may claim any number of layers."""
+        found: Iterator[str] = iter((self.name,))
+        for axis in self.axes:
+            found = _numbered(found, axis, sizes[axis])
+        return found
+
+
+def _numbered(patterns: Iterable[str], axis: str, size: int) -> Iterator[str]:
+    """Each pattern with all numbers along an axis in place of the axis."""
+    return (numbered(pattern, axis, number) for pattern in patterns for number in range(size))
 
 
 def _check_scopes(blueprint: Blueprint, patterns: list[_Pattern]) -> None:
@@ -193,7 +215,8 @@ def bind_sizes(blueprint: Blueprint, config: Mapping[str, Any]) -> dict[str, int
 
 
 def _size(name: str, field: Field, config: Mapping[str, Any], size: Any) -> int:
-    value = read_field(config, field.path) if field.path else None
+    path = size_path(config, field)
+    value = read_field(config, path) if path else None
     if value is None:
         default = field.default
         if isinstance(default, Quotient):
@@ -201,8 +224,8 @@ def _size(name: str, field: Field, config: Mapping[str, Any], size: Any) -> int:
         if isinstance(default, str):
             return int(size(default))
         if default is None:
-            raise UserError(f"config.json: {field.path}: missing, it gives the size of {name}")
+            raise UserError(f"config.json: {path}: missing, it gives the size of {name}")
         return default
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"config.json: {field.path}: {value!r} is not a size")
+        raise UserError(f"config.json: {path}: {value!r} is not a size")
     return field.codec.size(value) if field.codec else value

@@ -7,7 +7,7 @@ from typing import Any
 
 from regrow.architectures.binding import bind_sizes
 from regrow.architectures.layout import Layout
-from regrow.architectures.schema import Field, Quotient, read_field
+from regrow.architectures.schema import Field, Quotient, read_field, size_path
 from regrow.common.errors import UserError
 
 
@@ -66,16 +66,17 @@ def cut_config(
 
 
 def _write(config: dict[str, Any], name: str, field: Field, size: int) -> None:
-    if field.path is None:
+    path = size_path(config, field)
+    if path is None:
         return
     try:
         value = field.codec.value(size) if field.codec else size
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
-    set_field(config, field.path, value)
-    for path in field.also:
-        if read_field(config, path) is not None:
-            set_field(config, path, value)
+    set_field(config, path, value)
+    for other in field.also:
+        if read_field(config, other) is not None:
+            set_field(config, other, value)
 
 
 def set_field(config: dict[str, Any], path: str, value: Any) -> None:

@@ -4,6 +4,7 @@
 - Attention costs 2 * width for each pair of positions in its scores, and as much again in the
   weighted sum of values. All pairs are counted, also under a causal mask. The keys and values of
   cross-attention are computed at the positions of the encoder.
+- A matrix of experts costs as much as those of the experts that compute one token.
 - The embedding is a lookup and costs nothing. The head costs the same whether it is tied or not.
 - Norms, biases, activations and softmax are left out: far less than 1% in any large model.
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from math import prod
 
 from regrow.architectures import LabelledTensor, Layout
-from regrow.architectures.schema import axis_kind
+from regrow.architectures.schema import ACTIVE_EXPERTS, axis_kind
 
 _KEYS_AND_VALUES = re.compile(r"\.(k|v|kv|k_proj|v_proj)\.weight")
 """Cross-attention multiplies the encoder's output by these; queries come from the decoder."""
@@ -82,6 +83,8 @@ def forward_flops(layout: Layout, sample: SampleShape) -> Flops:
     for tensor in _matrices(layout):
         assert tensor.layer is not None
         layers = layout.sizes[tensor.layer[0]]
+        if tensor.expert is not None:
+            layers *= min(layout.sizes[tensor.expert[0]], layout.sizes[ACTIVE_EXPERTS])
         out, into = (d.size(layout.sizes) for d in tensor.dims.dimensions)
         encoder = layout.blueprint.axis(tensor.layer[0]).stack == "encoder"
         cross = any("cross_" in name for name in tensor.dims.names)
@@ -105,16 +108,17 @@ def training_flops(layout: Layout, sample: SampleShape, tokens: int) -> int:
 def _matrices(layout: Layout) -> Iterator[LabelledTensor]:
     """One tensor for each pattern of matrices inside the layers.
 
-    Such a matrix has a hidden dimension and a head or ffn dimension; embeddings and tables of
-    positions do not have both.
+    Such a matrix has a hidden dimension and a head, ffn or expert dimension, or is of one expert;
+    embeddings and tables of positions are not.
     """
     for tensor in {tensor.pattern: tensor for tensor in layout.tensors.values()}.values():
         kinds = {axis_kind(name) for name in tensor.dims.names}
-        if len(tensor.dims.dimensions) == 2 and "hidden" in kinds and kinds & _INNER:
+        is_inner = kinds & _INNER or tensor.expert is not None
+        if len(tensor.dims.dimensions) == 2 and "hidden" in kinds and is_inner:
             yield tensor
 
 
-_INNER = {"head", "kv_head", "ffn"}
+_INNER = {"head", "kv_head", "ffn", "expert"}
 
 
 def _heads(names: frozenset[str]) -> bool:

@@ -4,15 +4,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Any
 
 from regrow.architectures.dims import Dims
 from regrow.architectures.schema import (
+    AtLeast,
     Blueprint,
     Divides,
     Fold,
     KeepsQuotient,
     Quotient,
+    axis_kind,
 )
 from regrow.common.errors import UserError
 
@@ -25,6 +28,7 @@ class LabelledTensor:
 
     `name`: in the file. `parameter`: the name of the parameter; the two differ where transformers
     maps names on load. `layer`: the layer axis and the number of the layer; None outside layers.
+    `expert`: the expert axis and the number of the expert, of a tensor of one expert.
     """
 
     name: str
@@ -32,13 +36,25 @@ class LabelledTensor:
     pattern: str
     dims: Dims
     shape: tuple[int, ...]
-    layer: tuple[str, int] | None
+    layer: tuple[str, int] | None = None
+    expert: tuple[str, int] | None = None
 
-    def renamed(self, index: int) -> str:
-        """The name in the file of the same tensor in another layer."""
+    @property
+    def repeats(self) -> tuple[str, ...]:
+        """The axes that number the tensors of its pattern."""
+        return tuple(each[0] for each in (self.layer, self.expert) if each is not None)
+
+    @property
+    def is_of_experts(self) -> bool:
+        """Whether it belongs to an expert, or to the router that chooses among them."""
+        return self.expert is not None or any(axis_kind(n) == "expert" for n in self.dims.names)
+
+    def renamed(self, index: int, expert: int = 0) -> str:
+        """The name in the file of the same tensor in another layer, and there of another expert."""
         if self.layer is None:
             return self.name
-        return in_layer(self.pattern, self.layer[0], index)
+        name = numbered(self.pattern, self.layer[0], index)
+        return name if self.expert is None else numbered(name, self.expert[0], expert)
 
 
 @dataclass(frozen=True)
@@ -56,13 +72,6 @@ class Layout:
     tensors: Mapping[str, LabelledTensor]
     ignored: tuple[str, ...]
     tied: bool
-
-    @cached_property
-    def _shapes(self) -> list[tuple[Dims, str | None]]:
-        counted = []
-        for pattern, text in self._present.items():
-            counted.append((text, layer_axis(pattern)))
-        return counted
 
     @cached_property
     def _present(self) -> dict[str, Dims]:
@@ -95,14 +104,14 @@ class Layout:
 
     def parameters(self, sizes: Mapping[str, int] | None = None) -> int:
         """Number of parameters at the given sizes (absent axes keep theirs), shared ones once."""
-        merged = {**self.sizes, **(sizes or {})}
-        total = 0
-        for dims, layer in self._shapes:
-            count = merged[layer] if layer else 1
-            for dimension in dims.dimensions:
-                count *= dimension.size(merged)
-            total += count
-        return total
+        return sum(count for _, _, count in self._counts(sizes or {}))
+
+    def _counts(self, sizes: Mapping[str, int]) -> Iterator[tuple[str, Dims, int]]:
+        """Each pattern with its dimensions, and the parameters of all its tensors."""
+        merged = {**self.sizes, **sizes}
+        for pattern, dims in self._present.items():
+            tensors = prod(merged[each] for each in repeated_axes(pattern))
+            yield pattern, dims, tensors * prod(dims.shape(merged))
 
     def parameters_by_part(self, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
         """Number of parameters of embedding, head, attention and ffn, and in `norms` those of norms
@@ -110,12 +119,8 @@ class Layout:
 
         A blueprint of the vocabulary alone counts all but embedding and head as `other`.
         """
-        merged = {**self.sizes, **(sizes or {})}
         parts = dict.fromkeys(("embedding", "attention", "ffn", "norms", "other", "head"), 0)
-        for (pattern, dims), (_, layer) in zip(self._present.items(), self._shapes, strict=True):
-            count = merged[layer] if layer else 1
-            for dimension in dims.dimensions:
-                count *= dimension.size(merged)
+        for pattern, dims, count in self._counts(sizes or {}):
             parts[self._part(pattern, dims)] += count
         return {part: count for part, count in parts.items() if count}
 
@@ -130,7 +135,8 @@ class Layout:
             return "embedding"
         if kinds & {"head", "kv_head"}:
             return "attention"
-        return "ffn" if "ffn" in kinds else "norms"
+        experts = "expert" in kinds or len(repeated_axes(pattern)) > 1
+        return "ffn" if "ffn" in kinds or experts else "norms"
 
     def modules(self, patterns: Iterable[str], layer: tuple[str, int] | None = None) -> list[str]:
         """Names of the modules that patterns of the blueprint stand for, pattern by pattern.
@@ -142,11 +148,11 @@ class Layout:
         for pattern in patterns:
             axis = layer_axis(pattern)
             if layer is not None:
-                found += [in_layer(pattern, *layer)] if axis == layer[0] else []
+                found += [numbered(pattern, *layer)] if axis == layer[0] else []
             elif axis is None:
                 found.append(pattern)
             else:
-                found += [in_layer(pattern, axis, number) for number in range(self.sizes[axis])]
+                found += [numbered(pattern, axis, number) for number in range(self.sizes[axis])]
         return found
 
     @property
@@ -160,7 +166,9 @@ class Layout:
         tensors = {
             name: replace(tensor, shape=tensor.dims.shape(after))
             for name, tensor in self.tensors.items()
-            if tensor.layer is None or tensor.layer[1] < after[tensor.layer[0]]
+            if all(
+                each is None or each[1] < after[each[0]] for each in (tensor.layer, tensor.expert)
+            )
         }
         return replace(self, sizes=after, tensors=tensors)
 
@@ -190,7 +198,7 @@ class Layout:
                 return UserError(
                     f"{size:,} is not between 1 and {old:,}, what the model has", key=axis.name
                 )
-            if size % axis.multiple:
+            if size != old and size % axis.multiple:
                 return UserError(
                     f"{size:,} is not a multiple of {axis.multiple}, as {kind} needs",
                     key=axis.name,
@@ -230,8 +238,16 @@ class Layout:
         )
 
     def _constraint_problem(
-        self, rule: Divides | KeepsQuotient, new: Mapping[str, int]
+        self, rule: Divides | KeepsQuotient | AtLeast, new: Mapping[str, int]
     ) -> UserError | None:
+        if isinstance(rule, AtLeast):
+            if new[rule.axis] >= new[rule.fixed]:
+                return None
+            return UserError(
+                f"{new[rule.axis]:,} is less than the {new[rule.fixed]:,} that compute each token; "
+                "keep at least so many",
+                key=rule.axis,
+            )
         if rule.when is not None and not rule.when.holds(self.config):
             return None
         kind = self.blueprint.model_type
@@ -298,6 +314,11 @@ def layer_axis(pattern: str) -> str | None:
     return place[1] if place else None
 
 
-def in_layer(pattern: str, axis: str, number: int) -> str:
-    """The name that a pattern stands for in one layer."""
+def repeated_axes(pattern: str) -> list[str]:
+    """The axes in braces in a pattern: none outside layers, the layer, or the layer and expert."""
+    return _PLACE.findall(pattern)
+
+
+def numbered(pattern: str, axis: str, number: int) -> str:
+    """The name that a pattern stands for in one layer, or of one expert."""
     return pattern.replace("{" + axis + "}", str(number))

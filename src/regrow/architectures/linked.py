@@ -1,7 +1,7 @@
 """Which axes of an architecture can only be cut together, or limit each other's sizes."""
 
 from regrow.architectures.layout import Layout
-from regrow.architectures.schema import Divides, Quotient
+from regrow.architectures.schema import Quotient
 
 
 def linked_axes(layout: Layout) -> list[set[str]]:
@@ -13,10 +13,7 @@ def linked_axes(layout: Layout) -> list[set[str]]:
     blueprint = layout.blueprint
     links = [set(layout.axes_of_field(axis.name)) for axis in blueprint.axes]
     links += [{axis.name, axis.groups} for axis in blueprint.axes if axis.groups]
-    for rule in blueprint.constraints:
-        links.append(
-            {rule.part, rule.whole} if isinstance(rule, Divides) else {rule.dividend, rule.divisor}
-        )
+    links += [set(rule.axes) for rule in blueprint.constraints]
     for field in blueprint.fixed.values():
         if field.path is None and isinstance(field.default, Quotient):
             links.append({field.default.dividend, field.default.divisor})

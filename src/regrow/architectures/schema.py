@@ -10,8 +10,12 @@ from typing import Any, Literal, cast
 
 from regrow.architectures.dims import Dims, parse_dims
 
-AxisKind = Literal["vocab", "hidden", "ffn", "head", "kv_head", "layer"]
-AXIS_KINDS: tuple[AxisKind, ...] = ("vocab", "hidden", "ffn", "kv_head", "head", "layer")
+AxisKind = Literal["vocab", "hidden", "ffn", "head", "kv_head", "expert", "layer"]
+AXIS_KINDS: tuple[AxisKind, ...] = (
+    "vocab", "hidden", "ffn", "kv_head", "head", "expert", "layer",
+)  # fmt: skip
+ACTIVE_EXPERTS, EXPERT_WIDTH = "active_experts", "expert_width"
+"""Fixed sizes of a mixture of experts: how many experts compute each token, and their neurons."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,18 @@ class Codec:
 class Field:
     """Where config.json holds a size.
 
-    `path`: dotted for nested configs; None where the class has no such field and always derives
-    the size. `default`: what the class takes when the field is absent: a number, the name of
-    another axis, or a quotient of two axes. `also`: fields that repeat the value; a cut writes
-    them where they are present. `mirrors`: keys that the config class does not have but the
-    library reads; a cut writes them only where the size differs from the default.
+    `path`: dotted for nested configs; None where the class has no such field and always derives the
+    size. `default`: what the class takes when the field is absent: a number, the name of another
+    axis, or a quotient of two axes. `also`: fields that repeat the value; a cut writes them where
+    they are present. `instead`: a field that holds the value where `path` is absent; a cut writes
+    the one that is present. `mirrors`: keys that the config class does not have but the library
+    reads; a cut writes them only where the size differs from the default.
     """
 
     path: str | None
     default: int | str | Quotient | None = None
     also: tuple[str, ...] = ()
+    instead: str | None = None
     mirrors: tuple[str, ...] = ()
     codec: Codec | None = None
 
@@ -89,7 +95,8 @@ class Axis:
     `groups`: of query heads, their key-value axis. With g query heads to a key-value head, query
     head i reads key-value head i // g.
     `sites`: modules at which the axis is observed: at the input of the module for ffn and head, at
-    the output for hidden (all norms over the residual stream), at both for layer.
+    the output for hidden (all norms over the residual stream), at both for layer. For experts it is
+    the module whose `gate` chooses among its `experts`.
     `inside_norms`: norms over the whole fused dimension of all heads (OLMo 2's query and key
     norms).
     `multiple`: the architecture accepts only multiples of this size.
@@ -122,6 +129,10 @@ class Divides:
     whole: str
     when: Condition | None = None
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return self.part, self.whole
+
 
 @dataclass(frozen=True)
 class KeepsQuotient:
@@ -134,6 +145,22 @@ class KeepsQuotient:
     divisor: str
     why: str
     when: Condition | None = None
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return self.dividend, self.divisor
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """The size of an axis must not fall below a fixed size."""
+
+    axis: str
+    fixed: str
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return (self.axis,)
 
 
 @dataclass(frozen=True)
@@ -181,20 +208,23 @@ class Blueprint:
     """One architecture as data.
 
     `tensors`: name pattern -> dimensions, in the notation of `dims`. `{layer}` in a pattern stands
-    for the number of the layer. A pattern that ends in `?` is optional: all layers have the tensor,
-    or none has. `renames`: names in files -> names of parameters, where transformers maps them on
-    load; a cut keeps the names of the files. `fixed`: sizes that cannot be cut. `lists`: config
-    lists with one entry a layer, by path. `ignored`: regular expressions for tensors that old
-    checkpoints have and the class ignores; a cut drops them. `needs`: conditions on config.json,
-    with the reason; a checkpoint that does not meet them is refused. `embeddings`: modules whose
-    output is the residual stream before the first layer. `buffers`: stored tensors that are no
-    parameters. `vocabulary_only`: this blueprint was made by asking the class
-    (`checkpoint/vocabulary_blueprint.py`) and labels only the vocabulary; all else is copied.
-    `encoder_decoder`: whether such a blueprint is of an encoder-decoder; others have stacks.
-    `pre_norm`: whether what attention and ffn write is added to the residual stream as it is, or
-    times a constant, and is not normalised before or after the sum.
-    `rotates`: whether the norms over the residual stream are read by matrices only; the norm of
-    mBART's embeddings writes to the stream.
+    for the number of the layer, and `{expert}` behind it for that of the expert. A pattern that
+    ends in `?` is optional: all layers have the tensor, or none has. `assembled`: pattern of a
+    parameter of the class -> the patterns of the tensors that transformers makes it from on load,
+    one below the other, and stacked expert by expert. `renames`: names in files -> names of
+    parameters, where transformers maps them on load; a cut keeps the names of the files. `fixed`:
+    sizes that cannot be cut. `lists`: config lists with one entry a layer, by path. `ignored`:
+    regular expressions for tensors that old checkpoints have and the class ignores; a cut drops
+    them. `needs`: conditions on config.json, with the reason; a checkpoint that does not meet them
+    is refused. `covers`: conditions on config.json; a checkpoint that does not meet them is as one
+    without a blueprint. `embeddings`: modules whose output is the residual stream before the first
+    layer. `buffers`: stored tensors that are no parameters. `vocabulary_only`: this blueprint was
+    made by asking the class (`checkpoint/vocabulary_blueprint.py`) and labels only the vocabulary;
+    all else is copied. `encoder_decoder`: whether such a blueprint is of an encoder-decoder; others
+    have stacks. `pre_norm`: whether what attention and ffn write is added to the residual stream as
+    it is, or times a constant, and is not normalised before or after the sum. `rotates`: whether
+    the norms over the residual stream are read by matrices only; the norm of mBART's embeddings
+    writes to the stream.
     """
 
     model_type: str
@@ -206,10 +236,12 @@ class Blueprint:
     renames: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Field] = field(default_factory=dict)
     lists: Mapping[str, LayerList] = field(default_factory=dict)
-    constraints: tuple[Divides | KeepsQuotient, ...] = ()
+    assembled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    constraints: tuple[Divides | KeepsQuotient | AtLeast, ...] = ()
     folds: tuple[Fold, ...] = ()
     ignored: tuple[str, ...] = ()
     needs: tuple[tuple[Condition, str], ...] = ()
+    covers: tuple[Condition, ...] = ()
     buffers: tuple[str, ...] = ()
     vocabulary_only: bool = False
     encoder_decoder: bool = False
@@ -234,6 +266,14 @@ class Blueprint:
         return tuple(dict.fromkeys(a.stack for a in self.axes if a.stack is not None))
 
     @property
+    def solvable(self) -> bool:
+        """Whether all that writes to the residual stream is matrices that can be solved for.
+
+        What experts write is weighed by a router.
+        """
+        return self.pre_norm and not any(axis.kind == "expert" for axis in self.axes)
+
+    @property
     def is_encoder_decoder(self) -> bool:
         return self.encoder_decoder or "encoder" in self.stacks
 
@@ -244,6 +284,13 @@ class Blueprint:
 def axis_kind(name: str) -> AxisKind:
     """The kind of an axis by its name: `decoder.cross_head` is a `head`."""
     return cast(AxisKind, name.rpartition(".")[2].removeprefix("cross_"))
+
+
+def size_path(config: Mapping[str, Any], field: Field) -> str | None:
+    """Where config.json holds a size, or would hold it; None if the class derives the size."""
+    if field.path is None or field.instead is None or read_field(config, field.path) is not None:
+        return field.path
+    return field.path if read_field(config, field.instead) is None else field.instead
 
 
 def read_field(config: Mapping[str, Any], path: str) -> Any:

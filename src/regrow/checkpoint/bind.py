@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from regrow.architectures import Blueprint, Layout, bind, blueprint_for
+from regrow.architectures.assembled import holds_assembled
 from regrow.architectures.binding import parameter_names
 from regrow.architectures.schema import read_field
 from regrow.checkpoint.header import TensorInfo
@@ -14,17 +15,16 @@ from regrow.common.errors import UserError
 def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) -> Layout:
     """The layout of a checkpoint, by `blueprint` or, if None, by that of its architecture.
 
-    An architecture without a blueprint gets one that covers only its vocabulary.
+    An architecture without a blueprint gets one that covers only its vocabulary. So does a file
+    that holds the experts of a layer as one tensor.
 
     Raises UserError if the config ties head and embedding, but the file stores different values,
     or if a copy of the embedding that the class ignores differs from it.
     """
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    blueprint = (
-        blueprint
-        or blueprint_for(checkpoint.config)
-        or vocabulary_blueprint(checkpoint.config, shapes)
-    )
+    blueprint = blueprint or blueprint_for(checkpoint.config)
+    if blueprint is None or holds_assembled(blueprint, shapes):
+        blueprint = vocabulary_blueprint(checkpoint.config, shapes)
     names = parameter_names(blueprint, checkpoint.config, shapes)
     by_parameter = {names[name]: info for name, info in checkpoint.tensors.items()}
     embedding = by_parameter.get(blueprint.head.embedding)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from regrow.architectures import Layout, bind, blueprint_for
+from regrow.architectures.assembled import file_shapes
 from regrow.architectures.schema import read_field
 from regrow.checkpoint.companions import check_place
 from regrow.checkpoint.meta_check import class_tensors
@@ -46,7 +47,7 @@ def bind_config(directory: Path) -> Layout:
     untied = read_field(config, "tie_word_embeddings") is False
     absent = found.tied - ({blueprint.head.weight} if untied else set())
     shapes = {name: shape for name, shape in found.shapes.items() if name not in absent}
-    return bind(blueprint, config, shapes)
+    return bind(blueprint, config, file_shapes(blueprint, shapes))
 
 
 def stored_dtype(layout: Layout) -> tuple[str, int]:

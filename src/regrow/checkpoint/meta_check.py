@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from regrow.architectures import Blueprint
+from regrow.architectures.assembled import class_shapes
 from regrow.architectures.cut_config import set_field
 from regrow.common.errors import UserError, one_line
 
@@ -27,12 +28,14 @@ def check_on_meta(
 ) -> None:
     """Raise UserError unless a model of this config has exactly these parameters.
 
-    `shapes`: by parameter name. Tied tensors, and buffers that the class computes itself, may be
-    absent. With a vocabulary-only blueprint only tensors along the vocabulary are compared, since
-    the class may name the others differently. `where`: the config, as named in the message.
+    `shapes`: by name, as the patterns of the blueprint name tensors. Tied tensors, and buffers that
+    the class computes itself, may be absent. With a vocabulary-only blueprint only tensors along
+    the vocabulary are compared, since the class may name the others differently. `where`: the
+    config, as named in the message.
     """
     if blueprint.vocabulary_only:
         shapes = {n: shape for n, shape in shapes.items() if blueprint.dims(n).names}
+    shapes = class_shapes(blueprint, shapes)
     problem = query_class(
         "find_problem",
         config=config,

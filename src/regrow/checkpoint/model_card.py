@@ -23,8 +23,9 @@ _CLASS_OF_ENDING = {
     "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
 }
 """The Auto class of transformers by the ending of the name of the model class."""
-_AXES = {"layer": "layers", "hidden": "hidden size", "ffn": "feed-forward size", "head": "heads",
-         "kv_head": "key-value heads", "vocab": "vocabulary"}  # fmt: skip
+_AXES = {"layer": "layers", "hidden": "hidden size", "ffn": "feed-forward size",
+         "expert": "experts of a layer", "head": "heads", "kv_head": "key-value heads",
+         "vocab": "vocabulary"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrow.architectures import Layout
+from regrow.architectures.assembled import taken_apart
 from regrow.checkpoint.class_weights import weights_by_file_name
 from regrow.checkpoint.companions import read_companions
 from regrow.checkpoint.header import TORCH_NAMES
@@ -48,7 +49,8 @@ def save_trained(
     if layout.blueprint.vocabulary_only:
         by_name = weights_by_file_name(model, state, original, layout)
     else:
-        by_name = {name: state[each.parameter] for name, each in layout.tensors.items()}
+        stored = taken_apart(layout.blueprint, state)
+        by_name = {name: stored[each.parameter] for name, each in layout.tensors.items()}
     with partial_directory(out) as partial:
         for file in weights:
             tensors = {

@@ -131,6 +131,7 @@ def prune(
     ffn: Annotated[Sizes, _size_option("Neurons of each feed-forward")] = None,
     heads: Annotated[Sizes, _size_option("Attention heads")] = None,
     kv_heads: Annotated[Sizes, _size_option("Key-value heads")] = None,
+    experts: Annotated[Sizes, _size_option("Experts of each layer")] = None,
     vocab_size: Annotated[
         str | None, typer.Option(metavar="N", help="Tokens that remain, by count.")
     ] = None,
@@ -199,6 +200,7 @@ def prune(
         "ffn": _sizes_by_stack("--ffn", ffn),
         "heads": _sizes_by_stack("--heads", heads),
         "kv_heads": _sizes_by_stack("--kv-heads", kv_heads),
+        "experts": _sizes_by_stack("--experts", experts),
         "drop_layers": _texts_by_stack("--drop-layers", drop_layers),
         **_vocabulary(vocab_size, vocab_plan, pad_to),
         "by": by,
@@ -214,7 +216,7 @@ def prune(
     if not given.keys() - {"by", "scores", "refit", "refit_passes", "rotate", "calibration_tokens"}:
         raise UserError(
             "prune: nothing to cut; give --layers, --drop-layers, --hidden, --ffn, --heads, "
-            "--kv-heads, --vocab-size, --vocab-plan or --cut"
+            "--kv-heads, --experts, --vocab-size, --vocab-plan or --cut"
         )
     with durable(sync), byte_progress("carving") as progress:
         result = api.prune(

@@ -10,8 +10,8 @@ from regrow.pipeline.preview import Preview, PreviewStage
 
 Table = tuple[tuple[str, ...], ...]
 _SIZES: Mapping[AxisKind, str] = {
-    "layer": "layers", "hidden": "hidden", "ffn": "ffn", "head": "heads", "kv_head": "kv heads",
-    "vocab": "vocabulary",
+    "layer": "layers", "hidden": "hidden", "ffn": "ffn", "expert": "experts", "head": "heads",
+    "kv_head": "kv heads", "vocab": "vocabulary",
 }  # fmt: skip
 
 

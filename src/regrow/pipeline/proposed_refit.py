@@ -45,17 +45,18 @@ def propose_refit(
 ) -> ProposedRefit:
     """The refit of a stage's cut.
 
-    Layers are trained alone only in decoders whose cuts are refitted by default, and if the text
-    has about as many tokens as a cut reads by default: fewer teach them little. They were no better
-    for it in a small OpenBA (docs/benchmarks.md, Quality).
+    Layers are trained alone only in decoders whose cuts are refitted by default or that have
+    experts, and if the text has about as many tokens as a cut reads by default: fewer teach them
+    little. They were no better for it in a small OpenBA (docs/benchmarks.md, Quality and Experts).
 
     `layout`: of the original. `recovery`: tokens that the stage then trains on. `characters`: of
     the text; None if it is not known.
     """
-    is_refitted = is_refitted_by_default(layout, stage.sizes)
+    kinds = {layout.blueprint.axis(name).kind for name in stage.sizes}
+    gains = is_refitted_by_default(layout, stage.sizes) or "expert" in kinds
     available = None if characters is None else characters // CHARACTERS_A_TOKEN
     enough = available is None or available >= _DEFAULT
-    if not (is_refitted and enough) or layout.blueprint.is_encoder_decoder:
+    if not (gains and enough) or layout.blueprint.is_encoder_decoder:
         return ProposedRefit(spec.calibration_tokens)
     most = min(_MOST, _MOST_BYTES // bytes_a_token(layout, stage.sizes), available or _MOST)
     tokens = min(recovery // _OF_RECOVERY, most) // _STEP * _STEP

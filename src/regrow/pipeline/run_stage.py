@@ -51,7 +51,8 @@ class RunStage:
     def trained_parameters(self) -> int:
         """Parameters that its recovery trains, for which a checkpoint has a weight and two moments.
 
-        All of the model, or those of the adapters of LoRA: two matrices beside each of a layer.
+        All of the model, or those of the adapters of LoRA: two matrices beside each of a layer, but
+        for those of experts and routers.
         Without a blueprint the matrices are not known, so all of the model.
         """
         lora, layout = self.recovery.lora, self.layouts.after
@@ -61,6 +62,7 @@ class RunStage:
             layout.sizes[tensor.layer[0]] * lora.rank * sum(tensor.dims.shape(layout.sizes))
             for tensor in {each.pattern: each for each in layout.tensors.values()}.values()
             if tensor.layer is not None
+            and not tensor.is_of_experts
             and len(tensor.dims.dimensions) == 2
             and (lora.targets is None or tensor.pattern.split(".")[-2] in lora.targets)
         )

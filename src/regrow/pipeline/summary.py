@@ -368,7 +368,7 @@ def _distillation(settings: Mapping[str, Any]) -> str:
     return f", {DistillSettings.model_validate(distill).words()}" if distill else ""
 
 
-_KINDS = ("layer", "hidden", "ffn", "head", "kv_head", "vocab")
+_KINDS = ("layer", "hidden", "ffn", "expert", "head", "kv_head", "vocab")
 
 
 def _in_order_of_kind(cut: Cut) -> list[str]:

@@ -331,7 +331,10 @@ def _kept(axis: KeptAxis) -> Kept:
 def _index_name(axis: str) -> str:
     """What an index of an axis counts, before the cut."""
     kind = axis.rsplit(".", 1)[-1]
-    names = {"vocab": "token id", "ffn": "neuron", "hidden": "channel", "head": "head"}
+    names = {
+        "vocab": "token id", "ffn": "neuron", "hidden": "channel", "head": "head",
+        "expert": "expert",
+    }  # fmt: skip
     return f"{names.get(kind, 'index')}, before the cut"
 
 

@@ -5,7 +5,7 @@ Each function gives [tokens, size], which is averaged over the tokens of the cal
 forward pass is enough; no gradient is needed.
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,3 +36,22 @@ def head(seen: "Seen") -> "Tensor":
     # |W x|^2 = x' (W W') x, with a small matrix a head.
     squares = ((heads @ (by_head @ by_head.transpose(1, 2))) * heads).sum(-1)
     return squares.clamp_min(0).sqrt().T
+
+
+def expert(seen: "Seen") -> "Tensor":
+    """L2 norm of what each expert adds to the residual stream, times its weight; 0 if not chosen.
+
+    Lasby et al. 2025, "REAP the Experts: Why Pruning Prevails for One-Shot MoE Compression", take
+    the mean over the tokens of which the expert is chosen. Here it is taken over all tokens, so
+    that an expert that is rarely chosen counts little.
+    """
+    block = cast("Any", seen.module)
+    read = seen.read.to(block.gate.weight.dtype)
+    _, weights, chosen = block.gate(read)
+    found = read.new_zeros(len(read), seen.size)
+    for number in chosen.unique().tolist():
+        tokens, places = (chosen == number).nonzero(as_tuple=True)
+        only, whole = chosen[tokens, places, None], weights.new_ones(len(tokens), 1)
+        wrote = block.experts(read[tokens], only, whole)
+        found[tokens, number] = (weights[tokens, places] * wrote.norm(dim=-1)).to(found.dtype)
+    return found

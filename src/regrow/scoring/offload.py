@@ -19,9 +19,11 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from regrow.architectures import Layout
+from regrow.architectures.assembled import Assembled, assembled
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
@@ -90,7 +92,45 @@ def load_offloaded(checkpoint: Checkpoint, layout: Layout) -> Offloaded:
         where=f"{checkpoint.directory}: config.json",
     )
     index = _index(checkpoint, layout)
-    return Offloaded(model, _units(model, layout, index), index)
+    names = [tensor.parameter for tensor in layout.tensors.values()]
+    weights = _Weights(index, assembled(layout.blueprint, names))
+    return Offloaded(model, _units(model, layout, weights), index)
+
+
+class _Weights(Mapping[str, Tensor]):
+    """The parameters of a model, read from files.
+
+    `index`: the place of each tensor in the files, in accelerate's form. `made`: the parameters
+    that are assembled from several tensors, unless the index has them.
+    """
+
+    def __init__(self, index: Mapping[str, dict[str, str]], made: Sequence[Assembled]) -> None:
+        from accelerate.utils import OffloadedWeightsLoader
+
+        self._index = index
+        self._stored: Mapping[str, Tensor] = OffloadedWeightsLoader(index=index)
+        self._made = {each.parameter: each for each in made}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._index:
+            return self._stored[name]
+        made = self._made[name]
+        whole: Tensor | None = None
+        for expert, parts in enumerate(made.parts):
+            matrix = torch.cat([self._stored[part] for part in parts])
+            if not made.stacked:
+                return matrix
+            if whole is None:
+                whole = matrix.new_empty(len(made.parts), *matrix.shape)
+            whole[expert] = matrix
+        assert whole is not None
+        return whole
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._index, **self._made})
+
+    def __len__(self) -> int:
+        return len({**self._index, **self._made})
 
 
 def _index(checkpoint: Checkpoint, layout: Layout) -> dict[str, dict[str, str]]:
@@ -108,10 +148,10 @@ def _index(checkpoint: Checkpoint, layout: Layout) -> dict[str, dict[str, str]]:
     return {**dict.fromkeys(names, index[stored]), **index}
 
 
-def _units(model: nn.Module, layout: Layout, index: Mapping[str, Any]) -> dict[nn.Module, Any]:
+def _units(model: nn.Module, layout: Layout, weights: _Weights) -> dict[nn.Module, Any]:
     """The layers, and all other modules that have weights of their own."""
     from accelerate.hooks import AlignDevicesHook
-    from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
+    from accelerate.utils import PrefixedDataset
 
     layers = [
         name
@@ -125,7 +165,6 @@ def _units(model: nn.Module, layout: Layout, index: Mapping[str, Any]) -> dict[n
         for name, module in model.named_modules()
         if module not in inside and any(True for _ in module.parameters(recurse=False))
     ]
-    weights = OffloadedWeightsLoader(index=index)
     units = {}
     for name in (*layers, *others):
         unit = model.get_submodule(name)

@@ -105,7 +105,10 @@ def scorable_axes(layout: Layout, by: str | None) -> list[str]:
     return [
         axis.name
         for axis in layout.blueprint.axes
-        if axis.kind in kinds and axis.kind != "vocab" and axis.name not in grouped
+        if axis.kind in kinds
+        and axis.kind != "vocab"
+        and axis.name not in grouped
+        and not (by and _looks_at_readers(SCORES[by]) and _experts_read(layout, axis.name))
     ]
 
 
@@ -185,6 +188,13 @@ def _wanted(layout: Layout, axes: Sequence[str], by: str | ScoreFunction | None)
                 f"{_able(axis)}, or leave it out to take the best for each axis",
                 key="by",
             )
+        if _looks_at_readers(SCORES[chosen]) and _experts_read(layout, name):
+            able = _able(axis, lambda other: not _looks_at_readers(other))
+            raise UserError(
+                f"{chosen} looks at each matrix that reads {name}, and those of experts are no "
+                f"modules; give {able}",
+                key="by",
+            )
         wanted[scored] = (chosen, SCORES[chosen])
     return wanted
 
@@ -197,6 +207,15 @@ def _check_text(wanted: _Wanted, *, has_text: bool) -> None:
                 f"{name}: scoring by {said} needs a text; give one, or score by random",
                 key="calibration",
             )
+
+
+def _looks_at_readers(score: Score) -> bool:
+    return isinstance(score.source, FromText) and score.source.sites is not None
+
+
+def _experts_read(layout: Layout, axis: str) -> bool:
+    """Whether tensors of experts lie along an axis."""
+    return any(each.is_of_experts and axis in each.dims.names for each in layout.tensors.values())
 
 
 def _named(by: str) -> Score:

@@ -55,6 +55,11 @@ def weights_along(
 def _rows(
     checkpoint: Checkpoint, layout: Layout, tensor: LabelledTensor, axis: str
 ) -> Iterator[WeightRows]:
+    if tensor.expert is not None and tensor.expert[0] == axis:
+        for _, values in _blocks(checkpoint, tensor):
+            owner = np.full(len(values), tensor.expert[1], dtype=np.int64)
+            yield WeightRows(owner, values.reshape(len(values), -1))
+        return
     for number, dimension in enumerate(tensor.dims.dimensions):
         if axis not in dimension.names:
             continue

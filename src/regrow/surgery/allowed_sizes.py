@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from regrow.architectures import Axis, Layout
 
 LEAST_SHARE: Mapping[str, float] = {
-    "layer": 0.4, "ffn": 0.3, "hidden": 0.4, "head": 0.3, "kv_head": 0.3, "vocab": 0.15,
+    "layer": 0.4, "ffn": 0.3, "expert": 0.3, "hidden": 0.4, "head": 0.3, "kv_head": 0.3,
+    "vocab": 0.15,
 }  # fmt: skip
 """The least share of each kind of axis that a plan keeps."""
 _LEAST_TOKENS = 4_096

@@ -21,10 +21,11 @@ BudgetKey = Literal["params", "bytes", "tokens_per_second"]
 
 @dataclass(frozen=True)
 class Term:
-    """All tensors of one pattern: their dimensions, their layer axis, and what a value counts."""
+    """All tensors of one pattern: their dimensions, the axes that number them (layer and expert),
+    and what a value counts."""
 
     dims: Dims
-    layer: str | None
+    repeats: tuple[str, ...]
     weight: int
 
 
@@ -40,9 +41,8 @@ def terms_of(
     for name, tensor in tensors.items():
         weight = 1 if weights is None else weights[name]
         known = found.get(tensor.pattern)
-        layer = tensor.layer[0] if tensor.layer else None
         most = weight if known is None else max(weight, known.weight)
-        found[tensor.pattern] = Term(tensor.dims, layer, most)
+        found[tensor.pattern] = Term(tensor.dims, tensor.repeats, most)
     return list(found.values())
 
 
@@ -51,7 +51,9 @@ def total(layout: Layout, terms: list[Term], sizes: Sizes) -> Any:
     merged: dict[str, Any] = {**layout.sizes, **sizes}
     found: Any = 0
     for term in terms:
-        count: Any = term.weight * (merged[term.layer] if term.layer else 1)
+        count: Any = term.weight
+        for axis in term.repeats:
+            count = count * merged[axis]
         for dimension in term.dims.dimensions:
             count = count * dimension.size(merged)
         found = found + count

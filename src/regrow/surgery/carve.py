@@ -134,9 +134,10 @@ def plan_carve(
         if label is None:
             continue
         position = _position(label, layout, cut)
-        if position is None:
+        expert = None if position is None else _expert(label, position, cut)
+        if position is None or expert is None:
             continue
-        new_name = label.renamed(position) if label.layer else layout.written_name(label)
+        new_name = label.renamed(position, expert) if label.layer else layout.written_name(label)
         keep = tuple(kept_indices(d, position, layout, cut, shared) for d in label.dims.dimensions)
         selection = Selection(info, keep, scalings.get(label.parameter))
         parameter = label.parameter if label.layer is None else new_name
@@ -190,6 +191,20 @@ def _position(label: LabelledTensor, layout: Layout, cut: Cut) -> int | None:
     axis, index = label.layer
     assert all(cut.axes[n].along in (None, axis) for n in label.dims.names & cut.axes.keys())
     places = np.flatnonzero(cut.layers(axis, layout.sizes[axis]) == index)
+    return int(places[0]) if len(places) else None
+
+
+def _expert(label: LabelledTensor, position: int, cut: Cut) -> int | None:
+    """The number of a tensor's expert after the cut, in the layer that is then at `position`.
+
+    It is 0 for tensors of no expert, and None if the expert is dropped.
+    """
+    if label.expert is None:
+        return 0
+    axis, index = label.expert
+    if axis not in cut.axes:
+        return index
+    places = np.flatnonzero(cut.axes[axis].row(position) == index)
     return int(places[0]) if len(places) else None
 
 

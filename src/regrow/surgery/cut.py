@@ -304,6 +304,7 @@ _WORDS = {
     "layer": "layers",
     "hidden": "hidden",
     "ffn": "ffn",
+    "expert": "experts",
     "head": "heads",
     "kv_head": "key-value heads",
     "cross_head": "cross-attention heads",

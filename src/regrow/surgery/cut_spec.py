@@ -48,6 +48,7 @@ class CutSpec(Strict):
         heads: Number of attention heads to keep.
         kv_heads: Number of key-value heads to keep. The query heads of the others go too, unless
             `heads` is given.
+        experts: Number of experts of each layer to keep, in a mixture of experts.
         vocab_size: Number of tokens to keep, the most frequent in the text that is counted (see
             `counts` of `vocab`).
         vocab: How the kept tokens are chosen; use it in place of `vocab_size`.
@@ -76,6 +77,7 @@ class CutSpec(Strict):
     ffn: SizeByStack | None = None
     heads: SizeByStack | None = None
     kv_heads: SizeByStack | None = None
+    experts: SizeByStack | None = None
     vocab_size: Size | None = None
     vocab: VocabularySpec | None = None
     by: By = None
@@ -89,7 +91,7 @@ class CutSpec(Strict):
     @property
     def options(self) -> dict[str, Any]:
         """The size options that are set, by name."""
-        names = ("layers", "drop_layers", "hidden", "ffn", "heads", "kv_heads")
+        names = ("layers", "drop_layers", "hidden", "ffn", "heads", "kv_heads", "experts")
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
         size = self.vocabulary.size if self.vocabulary else None
         return found if size is None else {**found, "vocab_size": size}
@@ -118,7 +120,7 @@ class CutSpec(Strict):
         if self.cut is None and not self.options and self.vocab is None:
             raise ValueError(
                 "nothing to cut; give layers, drop_layers, hidden, ffn, heads, kv_heads, "
-                "vocab_size, vocab or cut"
+                "experts, vocab_size, vocab or cut"
             )
         if self.rotate is not None and self.cut is None and self.hidden is None:
             raise ValueError("rotate is about hidden, which is not cut; leave rotate out")

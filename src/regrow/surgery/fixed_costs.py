@@ -18,9 +18,10 @@ from regrow.surgery.budget import Budget
 from regrow.surgery.rotatable import rotation_problem
 
 _COST_WEIGHTS: Mapping[str, float] = {
-    "layer": 1.0, "ffn": 0.35, "hidden": 3.5, "head": 0.35, "kv_head": 0.35,
+    "layer": 1.0, "ffn": 0.35, "expert": 0.35, "hidden": 3.5, "head": 0.35, "kv_head": 0.35,
 }  # fmt: skip
-"""Of key-value heads on top of the query heads that go with them: 0.7 together."""
+"""That of key-value heads is on top of the query heads that go with them: 0.7 together. Experts
+were not measured, and have the weight of ffn."""
 _ROTATED_HIDDEN = 1.5
 """The weight of hidden where a cut can rotate it (surgery/rotation.py)."""
 _VOCABULARY_COST = 8_192
@@ -70,7 +71,7 @@ def _width_choices(layout: Layout, uncut: frozenset[str]) -> Iterator[dict[str, 
     """All accepted combinations of sizes of all axes but the layers."""
     grouped: dict[str, list[Axis]] = {}
     for axis in layout.blueprint.axes:
-        if axis.kind in ("vocab", "hidden", "ffn", "head") and axis.kind not in uncut:
+        if axis.kind in ("vocab", "hidden", "ffn", "expert", "head") and axis.kind not in uncut:
             grouped.setdefault(axis.kind, []).append(axis)
     per_kind = [list(_sizes_of_kind(layout, axes)) for axes in grouped.values()]
     for parts in itertools.product(*per_kind):

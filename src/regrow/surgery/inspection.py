@@ -110,6 +110,8 @@ def _accepted(layout: Layout, axis: Axis) -> str:
     if not fits:
         partner = next((a.name for a in layout.blueprint.axes if a.groups == axis.name), None)
         return f"with {partner}" if partner else "not alone"
+    if fits == [*range(size - 1, fits[-1] - 1, -1)]:
+        return f"{fits[-1]:,} or more"
     step = size - fits[0]
     if all(size - n == step * (i + 1) for i, n in enumerate(fits)):
         return f"multiples of {step}"

@@ -61,7 +61,7 @@ def plan_stages(layout: Layout, sizes: Mapping[str, int]) -> list[PlannedStage]:
     of cuts). Without one: depth in steps, then width, then the vocabulary, as in the OpenBA-V2
     report (table 1).
     """
-    if layout.blueprint.pre_norm:
+    if layout.blueprint.solvable:
         return [PlannedStage("cut", dict(sizes), layout.parameters(sizes))]
     steps: list[tuple[str, dict[str, int]]] = []
     layers = {n: s for n, s in sizes.items() if layout.blueprint.axis(n).kind == "layer"}

@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from regrow.architectures import Axis, Blueprint, Layout
+from regrow.architectures.assembled import taken_apart
 from regrow.architectures.linked import linked_axes
 from regrow.architectures.schema import read_field
 from regrow.checkpoint.bind import bind_checkpoint
@@ -215,7 +216,7 @@ def _write_random_model(
     config = config_class(tiny["model_type"]).from_dict(values)
     model = model_class(blueprint.architectures[0])(config)
     head = blueprint.head
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         scale = 0.3 if tensor.ndim > 1 else 0.5
         draw = random.normal(size=tuple(tensor.shape)) * scale + (0.0 if tensor.ndim > 1 else 0.8)
@@ -224,6 +225,7 @@ def _write_random_model(
         state.pop(alias, None)
     if read_field(tiny, "tie_word_embeddings") is not False:
         state.pop(head.weight, None)
+    state = {name: each.contiguous() for name, each in taken_apart(blueprint, state).items()}
     out.mkdir()
     save_file(state, str(out / "model.safetensors"), metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps({**tiny, "dtype": "float64"}), encoding="utf-8")
@@ -232,8 +234,9 @@ def _write_random_model(
 def _load(blueprint: Blueprint, directory: Path) -> Any:
     cls = model_class(blueprint.architectures[0])
     model, info = cls.from_pretrained(
-        directory, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
-    )
+        directory, dtype=torch.float64, attn_implementation="eager",
+        experts_implementation="eager", output_loading_info=True,
+    )  # fmt: skip
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
             raise ProofError(f"{directory.name}: {kind}: {sorted(info[kind])[0]}")

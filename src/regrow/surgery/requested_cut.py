@@ -96,7 +96,7 @@ def request_cut(
 
 def is_refitted_by_default(layout: Layout, axes: Iterable[str]) -> bool:
     """Whether a cut of these axes is refitted if there is a text and no option says otherwise."""
-    return layout.blueprint.pre_norm and not _only_vocabulary(layout, axes)
+    return layout.blueprint.solvable and not _only_vocabulary(layout, axes)
 
 
 def _only_vocabulary(layout: Layout, axes: Iterable[str]) -> bool:
@@ -164,7 +164,7 @@ def _is_refitted(
     Raises UserError if this is asked for and is not possible.
     """
     blueprint = layout.blueprint
-    is_possible = blueprint.pre_norm or spec.refit_passes > 0
+    is_possible = blueprint.solvable or spec.refit_passes > 0
     asked = [name for name in ("refit", "refit_passes") if getattr(spec, name)]
     if asked:
         key, names = asked[0], " and ".join(asked)
@@ -179,10 +179,14 @@ def _is_refitted(
                 f"only the vocabulary is cut, which changes no layer; leave {names} out", key=key
             )
         if not is_possible:
+            why = (
+                "has experts, whose outputs a router weighs"
+                if blueprint.pre_norm
+                else "normalises what attention and ffn write before it is in the residual stream"
+            )
             raise UserError(
-                f"{blueprint.model_type} normalises what attention and ffn write before it is in "
-                "the residual stream, so no matrix can be solved for; give refit_passes, which "
-                "trains each layer, or leave refit out",
+                f"{blueprint.model_type} {why}, so no matrix can be solved for; give refit_passes, "
+                "which trains each layer, or leave refit out",
                 key=key,
             )
         if not is_ordered:

@@ -20,6 +20,8 @@ def rotation_problem(layout: Layout) -> str | None:
         return f"{blueprint.model_type} has no axis hidden that is one for all its layers"
     if not (blueprint.pre_norm and blueprint.rotates):
         return f"{blueprint.model_type} normalises what is in its residual stream"
+    if any(axis.kind == "expert" for axis in blueprint.axes):
+        return f"{blueprint.model_type} has experts, whose matrices are not rotated"
     if layout.tied:
         return "the head is tied to the embedding, so the residual stream cannot be rotated"
     if any(fold.axis == name for fold in layout.folds()):

@@ -2,7 +2,7 @@
 
 Modules are replaced or hooked by name. Dropped layers pass their input on. Dropped neurons and
 heads become 0 at the input of the module that reads them. Dropped hidden channels become 0 and are
-left out of the norms.
+left out of the norms. Routers do not see dropped experts.
 """
 
 import contextlib
@@ -43,6 +43,12 @@ def silenced(model: nn.Module, layout: Layout, cut: Cut) -> Iterator[None]:
                     if _lies_along(name, axis.name):
                         module = model.get_submodule(name)
                         stack.enter_context(_masked_output(module, cut.axes[axis.name].keep))
+            elif axis.kind == "expert":
+                for layer, row in _kept_layers(layout, cut):
+                    for name in layout.modules(axis.sites, layer):
+                        router = model.get_submodule(f"{name}.gate")
+                        keep = cut.axes[axis.name].row(row)
+                        stack.enter_context(_router_over(router, keep))
             elif axis.kind != "vocab":
                 for layer, row in _kept_layers(layout, cut):
                     for name in layout.modules(axis.sites, layer):
@@ -104,6 +110,25 @@ def _masked_input(module: nn.Module, axis: AxisCut, layer: int) -> Iterator[None
         yield
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def _router_over(router: Any, keep: Any) -> Iterator[None]:
+    """Context manager: the router chooses among the experts in `keep` as if there were no others.
+
+    A router gives its logits, [tokens, experts], and the weights and numbers of the chosen experts,
+    [tokens, chosen] each.
+    """
+    kept = torch.from_numpy(np.array(keep))
+    part = copy.deepcopy(router)
+    part.weight = nn.Parameter(router.weight[kept])
+
+    def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, weights, chosen = part(hidden)
+        return logits, weights, kept[chosen]
+
+    with mock.patch.object(router, "forward", forward):
+        yield
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from regrow.surgery.ranges import Indices, parse_ranges
 
 _KINDS = {
     "layers": "layer", "drop_layers": "layer", "hidden": "hidden", "ffn": "ffn", "heads": "head",
-    "kv_heads": "kv_head", "vocab_size": "vocab",
+    "kv_heads": "kv_head", "experts": "expert", "vocab_size": "vocab",
 }  # fmt: skip
 
 
@@ -95,7 +95,9 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
         name = layout.blueprint.architectures[0]  # another class of the family may have a blueprint
         raise UserError(f"{name} has no blueprint; only its vocabulary can be cut", key=option)
     if not axes:
-        raise UserError(f"{kind} has no such axis", key=option)
+        experts = option == "ffn" and any(a.kind == "expert" for a in layout.blueprint.axes)
+        instead = "; its experts can be cut, so give experts" if experts else ""
+        raise UserError(f"{kind} has no such axis{instead}", key=option)
     if not isinstance(value, Mapping):
         fields = {axis.field.path for axis in axes}
         stacks = list(dict.fromkeys(axis.stack for axis in axes if axis.stack))

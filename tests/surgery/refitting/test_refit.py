@@ -53,7 +53,7 @@ def test_every_family_is_refitted_or_refused(
 ) -> None:
     model = ModelDirectory(write_tiny(blueprint, tmp_path / "m", number))
     cut, text = without_layer(model), calibration(model)
-    if not blueprint.pre_norm:
+    if not blueprint.solvable:
         with pytest.raises(UserError, match=r"refit: .* before it is added to the residual stream"):
             refitted(model, cut, text)
         return

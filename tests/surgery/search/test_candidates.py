@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regrow.architectures import Layout
+from regrow.architectures.assembled import class_shapes
 from regrow.architectures.gpt_neox import GPT_NEOX
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5gemma import T5GEMMA
@@ -64,7 +65,7 @@ def test_any_budget_is_met_or_refused(layout: Layout, share: float, seed: int) -
         layout.check_sizes(each.sizes)
         config = resized_config(layout, dict(each.sizes))
         architecture = layout.blueprint.architectures[0]
-        shapes = tiny_shapes(layout.blueprint, config)
+        shapes = class_shapes(layout.blueprint, tiny_shapes(layout.blueprint, config))
         assert find_problem(config, architecture, shapes) is None
 
 

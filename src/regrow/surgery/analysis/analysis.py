@@ -206,7 +206,7 @@ def _cuts(
     lines = cut_lines(layout, axes, points)
     along = [cut for line in lines for cut in line.cuts]
     cuts: list[Sizes] = [{}, *along, *(probe for axis in axes for probe in axis.probes())]
-    plain = along if layout.blueprint.pre_norm else []
+    plain = along if layout.blueprint.solvable else []
     missing = len(measurement.missing(cuts)) + len(measurement.missing(plain, refit=False))
     total = _distinct(cuts) + _distinct(plain)
     if missing:
@@ -228,7 +228,7 @@ def _distinct(cuts: Sequence[Sizes]) -> int:
 def _line(line: CutLine, layout: Layout, measurement: Measurement) -> LossLine:
     losses = measurement.losses(line.cuts)
     plain: Sequence[float | None] = [None] * len(losses)
-    if layout.blueprint.pre_norm:
+    if layout.blueprint.solvable:
         plain = [each.bits_per_byte for each in measurement.losses(line.cuts, refit=False)]
     cuts = tuple(
         CutLoss(sizes, layout.parameters(sizes), found.bits_per_byte, without)

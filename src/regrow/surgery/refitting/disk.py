@@ -57,6 +57,7 @@ def _changed_parameters(before: Layout, sizes: Mapping[str, int], every: bool) -
             math.prod(dimension.size(after) for dimension in label.dims.dimensions)
             for label in before.tensors.values()
             if label.layer == (axis.name, 0)
+            and (label.expert is None or label.expert[1] < after[label.expert[0]])
             and (every or label.parameter.rpartition(".")[0] in modules)
         )
         total += after[axis.name] * each

@@ -21,8 +21,15 @@ def writers(layout: Layout, axis: str, layer: int) -> list[str]:
 
 
 def readers(layout: Layout, axis: str, layer: int) -> dict[str, LabelledTensor]:
-    """The weights of a layer that read the residual stream, by the pattern of their names."""
-    inside = (each for each in read_by(layout).values() if each.layer == (axis, layer))
+    """The weights of a layer that read the residual stream, by the pattern of their names.
+
+    Those of experts are left out, since their matrices are no modules.
+    """
+    inside = (
+        each
+        for each in read_by(layout).values()
+        if each.layer == (axis, layer) and not each.is_of_experts
+    )
     return {label.pattern: label for label in inside}
 
 

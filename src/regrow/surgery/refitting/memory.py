@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from regrow.architectures import Layout
+from regrow.architectures.schema import ACTIVE_EXPERTS, EXPERT_WIDTH
 from regrow.common.errors import UserError
 from regrow.common.memory import available_memory
 from regrow.scoring.calibration import ROW_LENGTH
@@ -110,10 +111,17 @@ def _bytes_beside_states(layout: Layout, sizes: Mapping[str, int], tokens: int, 
     if passes:
         needed += _TRAINED_BYTES * _layer_parameters(layout, _layers(layout, sizes))
         step = batch_tokens_of(tokens, passes)
-        needed += 4 * step * (_ACTIVATIONS * width + 4 * inner)
+        needed += 4 * step * (_ACTIVATIONS * width + 4 * inner + _read_by_experts(layout))
         inputs = [*[width] * _READ_BY_LAYER, inner]
         needed += sum(4 * each**2 for each in inputs if each <= step)  # their directions
     return needed
+
+
+def _read_by_experts(layout: Layout) -> int:
+    """How many numbers a token its experts keep until their backward pass."""
+    active, width = (layout.sizes.get(name, 0) for name in (ACTIVE_EXPERTS, EXPERT_WIDTH))
+    hidden = max(layout.sizes[axis.name] for axis in layout.blueprint.axes if axis.kind == "hidden")
+    return active * (2 * hidden + 4 * width)
 
 
 def bytes_a_token(

@@ -29,7 +29,8 @@ read at a time.
 
 Matrices can be solved for if the architecture is pre-norm: what attention and ffn write is added to
 the stream as it is, or times a constant. :func:`refit` checks that on the original. In other
-architectures the layers are only trained.
+architectures, and in mixtures of experts, whose outputs a router weighs, the layers are only
+trained.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from regrow.architectures import Layout
+from regrow.architectures.assembled import parts_of
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import save_tensors
 from regrow.common.precision import Precision
@@ -124,7 +126,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
         precision: of the matrix products of both models. Sums are float64.
 
     Raises:
-        UserError: the architecture is not pre-norm and there are no passes, the states of the text
+        UserError: no matrix can be solved for and there are no passes, the states of the text
             do not fit in memory, or the models fit only one layer at a time and accelerate is
             missing.
     """
@@ -152,7 +154,7 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
                 save_tensors(weights, file)
                 for name, values in weights.items():
                     cut_model.replaced(name, str(file))
-                    corrections[name] = Computed(tuple(values.shape), partial(_rows, file, name))
+                    corrections.update(_corrections(carved.layout, file, name, values))
                 matrices += fitted
                 done += 1
                 tell_part("refitting, layer", done, total)
@@ -163,9 +165,25 @@ def refit(  # noqa: PLR0913 - where the refit runs, beside what it is for
     return Refit(tuple(matrices), corrections, calibration.tokens)
 
 
-def _rows(file: Path, name: str, first: int, last: int) -> Any:
+def _corrections(
+    layout: Layout, file: Path, parameter: str, values: Tensor
+) -> Iterator[tuple[str, Computed]]:
+    """The tensors of a result that a new parameter stands for, by name, read from `file`."""
+    shape = tuple(values.shape)
+    parts = parts_of(layout.blueprint, parameter, shape)
+    for part in parts:
+        read = partial(_rows, file, parameter, part.expert, part.first)
+        yield part.name, Computed((part.last - part.first, *shape[-1:]), read)
+    if not parts:
+        yield parameter, Computed(shape, partial(_rows, file, parameter, None, 0))
+
+
+def _rows(file: Path, name: str, expert: int | None, start: int, first: int, last: int) -> Any:
+    """Rows of a stored tensor, or of one of its experts, counted from `start`."""
+    rows = slice(start + first, start + last)
     with safe_open(file, framework="np") as tensors:
-        return tensors.get_slice(name)[first:last]
+        stored = tensors.get_slice(name)
+        return stored[rows] if expert is None else stored[expert, rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +261,7 @@ def _refit_stack(
     calls, streams = models.original.calls(names, batches)
     cut_calls, cut_streams = models.cut_model.calls(cut_names, batches)
     kept_of = models.kept(axis)
-    is_solvable = models.original.layout.blueprint.pre_norm or not passes
+    is_solvable = models.original.layout.blueprint.solvable or not passes
 
     def through(layers: range, streams: list[Tensor]) -> list[Tensor]:
         """The original's stream behind these layers."""

@@ -2,14 +2,15 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regrow.architectures import Layout
-from regrow.surgery.budget import Sizes, terms_of, total
+from regrow.architectures.schema import ACTIVE_EXPERTS
+from regrow.surgery.budget import Sizes, Term, terms_of, total
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +70,8 @@ def _parts(layout: Layout, sizes: Sizes) -> list[Any]:
                 for tensor in layout.distinct_tensors
                 if tensor.layer is not None and tensor.layer[0] == axis.name
             }
-            parts += [merged[axis.name], total(layout, terms_of(inside), sizes)]
+            terms = [_of_a_token(layout, term) for term in terms_of(inside)]
+            parts += [merged[axis.name], total(layout, terms, sizes)]
     # The head reads a matrix of the embedding's shape, also if the two are tied.
     head = {
         tensor.name: tensor
@@ -77,3 +79,11 @@ def _parts(layout: Layout, sizes: Sizes) -> list[Any]:
         if tensor.parameter == blueprint.head.embedding
     }
     return [*parts, total(layout, terms_of(head), sizes)]
+
+
+def _of_a_token(layout: Layout, term: Term) -> Term:
+    """Of experts those that compute a token: as many as before, however many there are."""
+    if len(term.repeats) == 1:
+        return term
+    layer, _expert = term.repeats
+    return replace(term, repeats=(layer,), weight=term.weight * layout.sizes[ACTIVE_EXPERTS])
