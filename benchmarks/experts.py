@@ -97,7 +97,7 @@ def trained(texts: list[str], steps: int, out: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
         if step % 40 == 0 or step == steps - 1:
-            say(f"step {step} of {steps}, loss {float(loss):.2f}")
+            say(f"step {step} of {steps}, loss {loss.item():.2f}")
     model.config.output_router_logits = False
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
