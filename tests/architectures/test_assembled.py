@@ -1,6 +1,7 @@
 """Parameters that transformers assembles from several tensors: routers and experts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from regrow.architectures import BLUEPRINTS, Blueprint, blueprint_for
 from regrow.architectures.assembled import assembled, class_shapes, file_shapes
 from regrow.architectures.cut_config import cut_config
 from regrow.architectures.flops import SampleShape, forward_flops
+from regrow.architectures.llama import LLAMA
 from regrow.architectures.qwen3_moe import QWEN3_MOE
+from regrow.architectures.schema import Axis, Field
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
@@ -93,6 +96,15 @@ def test_a_cut_writes_the_field_that_a_file_has(field: str) -> None:
     config = {name: each for name, each in layout.config.items() if name != "num_experts"}
     found = cut_config(layout, {"expert": 3}, {}, {**config, field: 5})
     assert found == {**config, field: 3}
+
+
+def test_a_field_that_a_class_reads_is_written_if_only_its_copy_is_there() -> None:
+    """As LLaVA has it: the class takes its default where the text config names no vocabulary."""
+    axes = (Axis("vocab", Field("vocab_size", default=61, also=("copy",))), *LLAMA.axes[1:])
+    layout = replace(tiny_layout(LLAMA), blueprint=replace(LLAMA, axes=axes))
+    config = {name: each for name, each in layout.config.items() if name != "vocab_size"}
+    found = cut_config(layout, {"vocab": 31}, {}, {**config, "copy": 61})
+    assert found == {**config, "copy": 31, "vocab_size": 31}
 
 
 @pytest.mark.parametrize(

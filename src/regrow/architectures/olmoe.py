@@ -11,8 +11,6 @@ from regrow.architectures.qwen3_moe import ASSEMBLED_EXPERTS, EXPERT_TENSORS
 from regrow.architectures.schema import ACTIVE_EXPERTS, EXPERT_WIDTH, Field, Quotient
 
 _ATTENTION = "model.layers.{layer}.self_attn"
-
-
 _NORMS = {"kv_head": (f"{_ATTENTION}.k_norm",), "head": (f"{_ATTENTION}.q_norm",)}
 
 OLMOE = replace(
