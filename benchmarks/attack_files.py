@@ -22,12 +22,12 @@ from regrow.common.run_directory import LEDGER_FILE
 from regrow.corpus.text import read_documents
 from regrow.corpus.token_store import open_store
 from regrow.corpus.tokenizer_hash import tokenizer_sha256
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.pipeline.ledger import Entry, Ledger, step_after
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.steps import STAGES, TRAINING_FILE, find_changes
 from regrow.pipeline.summary import summarise
 from regrow.scoring.score_file import SavedScores, TextFacts, load_scores
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.tokenizers.chat_rendering import render_chat
 from regrow.tokenizers.chat_templates import template_ids
 from regrow.tokenizers.encoding import id_count, open_tokenizer

@@ -48,9 +48,9 @@ from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.meta_check import check_on_meta
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
 from regrow.common.errors import UserError
+from regrow.cuts.choose_indices import choose
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.scoring.random_scores import random_scores
-from regrow.surgery.choose_indices import choose
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.size_options import sizes_from_options
 
 SHARD_BYTES = 21 * 10**8  # large enough for the embedding

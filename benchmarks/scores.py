@@ -27,13 +27,13 @@ from regrow.architectures import Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.corpus.packing import pack
 from regrow.corpus.text import read_documents
+from regrow.cuts.choose_indices import Scores, choose
+from regrow.cuts.cut import Cut
 from regrow.evaluation.heldout import heldout_loss
 from regrow.objectives.losses.causal import Causal
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.score import score
 from regrow.surgery.carve import carve
-from regrow.surgery.choose_indices import Scores, choose
-from regrow.surgery.cut import Cut
 from regrow.surgery.result_files import plan_checked_carve
 from regrow.training.loop import train
 from regrow.training.settings import RecoverySettings

@@ -34,9 +34,9 @@ from regrow.architectures import Layout
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.header import TensorInfo
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
+from regrow.cuts.choose_indices import choose
+from regrow.cuts.cut import Cut
 from regrow.surgery.carve import plan_carve
-from regrow.surgery.choose_indices import choose
-from regrow.surgery.cut import Cut
 from regrow.surgery.kept_bytes import Selection
 
 SHARD_BYTES = 10**9

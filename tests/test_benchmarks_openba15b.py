@@ -12,8 +12,8 @@ import pytest
 
 from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.reader import open_checkpoint, read_tensor
+from regrow.cuts.cut import Cut
 from regrow.surgery.carve import plan_carve
-from regrow.surgery.cut import Cut
 from tests.benchmark_scripts import benchmark_script
 
 

@@ -20,7 +20,7 @@ from regrow.architectures.cut_config import cut_config
 from regrow.architectures.dims import parse_dims
 from regrow.architectures.openba import OPENBA
 from regrow.common.errors import UserError
-from regrow.surgery.cut import Cut
+from regrow.cuts.cut import Cut
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/blueprints.md").read_text(encoding="utf-8")

@@ -20,12 +20,12 @@ from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.models.networks import model_class
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.search.speed import _parts
-from tests.surgery.random_cuts import TINY, TINY_IDS
+from tests.cuts.random_cuts import TINY, TINY_IDS
 from tests.surgery.refitting.cases import calibration, refitted
 from tests.tiny import tiny_layout, tiny_shapes, weights_by_name, write_tiny
 

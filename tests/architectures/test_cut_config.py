@@ -20,7 +20,7 @@ from regrow.architectures.mistral import MISTRAL
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.common.errors import UserError
-from tests.surgery.random_cuts import TINY, accepted_sizes
+from tests.cuts.random_cuts import TINY, accepted_sizes
 from tests.tiny import tiny_layout, tiny_shapes
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]

@@ -18,9 +18,9 @@ from regrow.checkpoint.bind import bind_checkpoint
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
+from regrow.cuts.cut import Cut
 from regrow.models.networks import model_class
 from regrow.surgery.carve import carve
-from regrow.surgery.cut import Cut
 from regrow.surgery.result_files import plan_output
 from tests.surgery.carving import axis_cut
 from tests.tiny import tiny_layout, tiny_shapes, write_tiny

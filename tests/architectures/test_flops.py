@@ -11,7 +11,7 @@ from regrow.architectures.flops import SampleShape, forward_flops, training_flop
 from regrow.checkpoint.vocabulary_blueprint import vocabulary_blueprint
 from regrow.models.networks import config_class, model_class
 from regrow.pipeline.published import OPENBA_V2
-from tests.surgery.random_cuts import TINY, TINY_IDS
+from tests.cuts.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout
 
 ENCODER, DECODER = 7, 5

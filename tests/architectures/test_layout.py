@@ -24,7 +24,7 @@ from regrow.architectures.t5gemma import T5GEMMA
 from regrow.architectures.umt5 import UMT5
 from regrow.common.errors import UserError
 from regrow.models.networks import config_class, model_class
-from tests.surgery.random_cuts import TINY, TINY_IDS, accepted_sizes
+from tests.cuts.random_cuts import TINY, TINY_IDS, accepted_sizes
 from tests.tiny import tiny_layout, tiny_shapes, write_tiny
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]

@@ -11,7 +11,7 @@ from regrow.checkpoint.config_only import bind_config, is_config_only, stored_dt
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.surgery.inspection import inspect_model
-from tests.surgery.random_cuts import TINY, TINY_IDS
+from tests.cuts.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, write_tiny
 
 

@@ -17,7 +17,7 @@ from regrow.checkpoint import meta_check
 from regrow.checkpoint.meta_check import check_on_meta, find_problem
 from regrow.common.errors import UserError
 from regrow.models.networks import model_class
-from tests.surgery.random_cuts import TINY, TINY_IDS
+from tests.cuts.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_shapes
 
 NAME = LLAMA.architectures[0]

@@ -11,7 +11,7 @@ from regrow.checkpoint.meta_check import ClassTensors, vocabulary_tensors
 from regrow.checkpoint.vocabulary_blueprint import vocabulary_blueprint
 from regrow.common.errors import UserError
 from regrow.models.networks import model_class
-from tests.surgery.random_cuts import TINY
+from tests.cuts.random_cuts import TINY
 from tests.tiny import tiny_shapes
 
 CONFIG: dict[str, Any] = {

@@ -14,13 +14,13 @@ from regrow.architectures.flops import forward_flops
 from regrow.checkpoint.config_only import bind_config
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.cli.preview_tables import cost_rows, size_rows, total_words
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.pipeline.preview import Preview, preview_recipe
 from regrow.pipeline.published import OPENBA_V2
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.training_time import StageTraining
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.size_options import sizes_from_options
 
 ROOT = Path(__file__).parents[2]

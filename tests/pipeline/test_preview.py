@@ -21,7 +21,7 @@ from regrow.pipeline.preview import Preview, preview_recipe
 from regrow.pipeline.proposal import propose
 from regrow.pipeline.recipe_file import parse_recipe
 from regrow.surgery.inspection import inspect_model
-from tests.surgery.random_cuts import TINY, TINY_IDS
+from tests.cuts.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout, write_tiny
 
 HEAD = """

@@ -41,7 +41,7 @@ from regrow.surgery.search.measure import Measurement
 from regrow.surgery.search.search import SearchRequest
 from regrow.surgery.size_options import sizes_from_options
 from regrow.vocabulary.vocabulary_spec import VocabularySpec
-from tests.surgery.random_cuts import TINY, TINY_IDS
+from tests.cuts.random_cuts import TINY, TINY_IDS
 from tests.surgery.search.test_search import Fake
 from tests.tiny import sentences, tiny_layout, tiny_shapes, write_model, write_text, write_tiny
 

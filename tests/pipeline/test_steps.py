@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from regrow.common.errors import UserError
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.pipeline.ledger import Entry, Step, step_after
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.steps import (
@@ -17,7 +18,6 @@ from regrow.pipeline.steps import (
     plan_steps,
     reference_keys,
 )
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.training.settings import RecoverySettings
 
 CUT = Cut("0" * 64, {"ffn": AxisCut(4, np.array([0, 2]))})

@@ -15,10 +15,10 @@ from regrow.common.progress import Progress, Update
 from regrow.common.publishing import unfinished_place
 from regrow.corpus.sources import Source
 from regrow.corpus.text import document_hash, read_documents
+from regrow.cuts.cut import Cut
 from regrow.pipeline import recipe as recipes
 from regrow.pipeline.ledger import differences
 from regrow.pipeline.steps import WRITE, WRITTEN_FILE, written_inputs
-from regrow.surgery.cut import Cut
 from regrow.writing import text_writer
 from tests.pipeline.runs import (
     Recipe,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from regrow.architectures.llama import LLAMA
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
+from regrow.cuts.choose_indices import choose
 from regrow.scoring import score as score_module
 from regrow.scoring.calibration import CalibrationText
 from regrow.scoring.score import score, score_model
-from regrow.surgery.choose_indices import choose
 from tests.scoring.models import BY_TYPE, kill_layer, load, text
 from tests.tiny import sentences, tiny_layout, write_model
 

@@ -11,14 +11,14 @@ import torch
 from regrow.architectures import Blueprint, Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.precision import autocast
+from regrow.cuts.cut import AxisCut, Cut
+from regrow.cuts.silence import silenced
 from regrow.objectives.rows.denoisers import DenoisingTokens
 from regrow.scoring.batches import with_loss
 from regrow.scoring.calibration import Calibration, CalibrationText
 from regrow.scoring.layer_loss import losses_without_each
 from regrow.scoring.observe import BATCH_TOKENS, text_loss
 from regrow.scoring.score import score, score_model
-from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.silence import silenced
 from tests.scoring.models import BY_TYPE, kill_layer, load, text
 from tests.tiny import sentences, write_model, write_seq2seq
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.cuts.choose_indices import choose
 from regrow.scoring.random_scores import random_scores
-from regrow.surgery.choose_indices import choose
 from tests.tiny import tiny_layout
 
 LLAMA = next(blueprint for blueprint in BLUEPRINTS if blueprint.model_type == "llama")

@@ -16,11 +16,11 @@ from regrow.architectures import BLUEPRINTS, Blueprint, Layout
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
+from regrow.cuts.choose_indices import choose
 from regrow.scoring.calibration import Calibration, CalibrationText
 from regrow.scoring.observe import Seen, observe
 from regrow.scoring.registry import DEFAULT, SCORES
 from regrow.scoring.score import score, score_model
-from regrow.surgery.choose_indices import choose
 from tests.scoring.models import (
     BY_TYPE,
     default_statistics,

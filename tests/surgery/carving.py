@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from regrow.architectures import Layout, bind, blueprint_for
 from regrow.architectures.cut_config import cut_config
 from regrow.checkpoint.reader import Checkpoint, open_checkpoint
+from regrow.cuts.cut import AxisCut, Cut, check_cut
 from regrow.surgery.carve import CarvePlan, carve, plan_carve
-from regrow.surgery.cut import AxisCut, Cut, check_cut
 
 LARGE = 1 << 40
 

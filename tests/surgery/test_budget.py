@@ -18,7 +18,7 @@ from regrow.common.errors import UserError
 from regrow.surgery.budget import byte_budget, parameter_budget
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prepare_cut
-from tests.surgery.random_cuts import TINY, accepted_sizes
+from tests.cuts.random_cuts import TINY, accepted_sizes
 from tests.tiny import tiny_layout, write_tiny
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]

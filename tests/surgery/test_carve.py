@@ -37,8 +37,9 @@ from regrow.architectures.umt5 import UMT5
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.common.publishing import partial_place
+from regrow.cuts.cut import Cut
 from regrow.surgery.carve import carve
-from regrow.surgery.cut import Cut
+from tests.cuts.random_cuts import MODEL, TINY, TINY_IDS, cut_to, random_cuts
 from tests.surgery.carving import (
     assert_same_bytes,
     axis_cut,
@@ -50,7 +51,6 @@ from tests.surgery.carving import (
     sharded,
     tensors,
 )
-from tests.surgery.random_cuts import MODEL, TINY, TINY_IDS, cut_to, random_cuts
 from tests.tiny import tiny_layout, write_tiny
 
 NOTHING = Cut(MODEL, {})

@@ -21,11 +21,11 @@ from regrow.architectures.llama import LLAMA
 from regrow.checkpoint.header import TensorSpec
 from regrow.checkpoint.reader import open_checkpoint, read_tensor
 from regrow.common.errors import UserError
+from regrow.cuts.cut import Cut
 from regrow.surgery.carve import CarvePlan, carve
 from regrow.surgery.computed import Computed, stream_computed
-from regrow.surgery.cut import Cut
+from tests.cuts.random_cuts import MODEL, TINY, random_cuts
 from tests.surgery.carving import LARGE, axis_cut, carved, opened, planned, raw
-from tests.surgery.random_cuts import MODEL, TINY, random_cuts
 from tests.tiny import write_tiny
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

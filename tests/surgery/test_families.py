@@ -13,7 +13,7 @@ from regrow.surgery.budget import parameter_budget
 from regrow.surgery.carve import carve
 from regrow.surgery.fixed_costs import plan_sizes
 from regrow.surgery.result_files import plan_output
-from tests.surgery.random_cuts import cut_to
+from tests.cuts.random_cuts import cut_to
 from tests.tiny import write_tiny
 
 

@@ -9,7 +9,8 @@ import pytest
 from regrow.architectures import BLUEPRINTS, Blueprint
 from regrow.architectures.schema import Field, Fold
 from regrow.common.errors import UserError
-from regrow.surgery.proof import ProofError, prove
+from regrow.cuts.claims import ProofError
+from regrow.surgery.proof import prove
 from tests.tiny import tiny_layout as bind_tiny
 
 CASES = [

@@ -23,7 +23,7 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress, telling_parts
-from regrow.surgery.cut import CUT_FILE, Cut
+from regrow.cuts.cut import CUT_FILE, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prepared_cut import Pruned
 from regrow.surgery.prune import prepare_cut, prune_checkpoint

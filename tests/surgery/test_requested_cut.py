@@ -11,8 +11,8 @@ from regrow.architectures.gemma2 import GEMMA2
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.scoring.score_file import SavedScores
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.requested_cut import RequestedCut, is_refitted_by_default, request_cut
 from regrow.vocabulary.vocabulary_spec import VocabularySpec

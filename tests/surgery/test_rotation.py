@@ -25,6 +25,8 @@ from regrow.architectures.t5 import MT5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import QUIET
+from regrow.cuts.cut import AxisCut, Cut
+from regrow.cuts.rotatable import rotation_problem
 from regrow.pipeline.ledger import read_entries
 from regrow.pipeline.recipe import Recipe
 from regrow.pipeline.stage_layouts import at_once_stage, layouts_by_stage
@@ -34,12 +36,10 @@ from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import read_batch
 from regrow.scoring.stream import measure_stream, read_by
 from regrow.surgery.carve import carve, with_corrections
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prepare_cut, repeat_cut
 from regrow.surgery.refitting.refit import refit
 from regrow.surgery.result_files import plan_output
-from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.rotation import Rotation, _balanced, rotated, rotation_of
 from regrow.surgery.search.measure import CalibrationDraw, Measurement
 from regrow.surgery.search.measured_cuts import MeasuredCuts

@@ -13,7 +13,7 @@ from regrow.architectures.t5 import T5
 from regrow.training import speed
 from regrow.training.settings import RecoverySettings
 from regrow.training.speed import Speed, measure_speed
-from tests.surgery.random_cuts import TINY, TINY_IDS
+from tests.cuts.random_cuts import TINY, TINY_IDS
 from tests.tiny import tiny_layout
 
 SETTINGS = RecoverySettings(tokens=1_000, row_length=32)

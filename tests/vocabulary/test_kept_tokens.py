@@ -19,11 +19,11 @@ from regrow.checkpoint.reader import open_checkpoint
 from regrow.common.errors import UserError
 from regrow.corpus.named_files import named_files
 from regrow.corpus.parallel import Workers
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.models.loading import load_model, load_tokenizer
 from regrow.pipeline.recipe_file import load_recipe
 from regrow.pipeline.stage_layouts import layouts_by_stage
 from regrow.pipeline.steps import TextHashes, plan_steps
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.result_files import VOCABULARY_FILE
 from regrow.vocabulary import token_counting
 from regrow.vocabulary.kept_tokens import check_vocabulary

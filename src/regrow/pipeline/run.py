@@ -19,6 +19,7 @@ from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import make_directory, remove_all_strays
 from regrow.common.run_directory import MODEL_LINK
 from regrow.corpus.turns import TextsInTurns
+from regrow.cuts.cut import Cut
 from regrow.pipeline.cards import write_scores
 from regrow.pipeline.finished import (
     Result,
@@ -50,7 +51,6 @@ from regrow.pipeline.task_steps import EVALUATE
 from regrow.pipeline.time_left import Clock
 from regrow.pipeline.training_time import rates_of_run
 from regrow.report.outcomes import worse_lines
-from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prune import prune_checkpoint, repeat_cut
 from regrow.training.recovery import RecoveryData, keep_untrained, recover

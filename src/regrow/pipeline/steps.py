@@ -8,11 +8,11 @@ from typing import Any
 from regrow.common.errors import UserError
 from regrow.common.files import read_json_object
 from regrow.corpus.sources import Source
+from regrow.cuts.cut import Cut
 from regrow.pipeline.ledger import Entry, Step, differences, step_after
 from regrow.pipeline.recipe import Recipe, Stage
 from regrow.pipeline.task_steps import EVALUATE, evaluate_inputs
 from regrow.scoring.score_file import file_sha256
-from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.training.settings import RecoverySettings
 from regrow.writing.prompts import prompts_sha256, read_prompts

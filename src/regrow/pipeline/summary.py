@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from regrow.common.errors import UserError
 from regrow.common.run_directory import LEDGER_FILE, MODEL_LINK
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.evaluation.speed import Speed
 from regrow.pipeline.ledger import Entry, read_entries
 from regrow.pipeline.ledger_checks import reading
@@ -32,7 +33,6 @@ from regrow.report.records import (
     Text,
     Unit,
 )
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.training.distill_settings import DistillSettings
 from regrow.training.lora_settings import LoraSettings
 from regrow.training.settings import RecoverySettings

@@ -2,7 +2,7 @@
 Deeper Layers", section 3.2): how much a run of layers turns the hidden states.
 
 The run that is dropped depends on how many layers are dropped. So this is no score of each layer,
-but a table of distances, from which `surgery/choose_indices.py` takes the best run of each length.
+but a table of distances, from which `cuts/choose_indices.py` takes the best run of each length.
 The paper takes the angle at the last token of each text. Here the angle is averaged over all
 tokens, so that a short text is enough.
 """

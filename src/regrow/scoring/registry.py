@@ -70,7 +70,7 @@ class FromModel:
     """Scores of layers from a model in memory, for what no mean at one module can say.
 
     `function`: (model, layout, layer axis, calibration text, number of layers that are left) ->
-    [layers], or a table [layers + 1, layers + 1] of distances (`surgery/choose_indices.py`).
+    [layers], or a table [layers + 1, layers + 1] of distances (`cuts/choose_indices.py`).
     `loss`: whether the text must give the loss of the model.
     """
 

@@ -26,8 +26,8 @@ from regrow.checkpoint.reader import SINGLE_FILE, Checkpoint
 from regrow.checkpoint.writer import WeightFile, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
+from regrow.cuts.cut import Cut
 from regrow.surgery.computed import Computed, stream_computed
-from regrow.surgery.cut import Cut
 from regrow.surgery.kept_bytes import FLOATS, Indices, Scaling, Selection, stream
 
 BUFFER_BYTES = 1 << 20  # larger buffers leave the CPU cache, and took up to twice the CPU time

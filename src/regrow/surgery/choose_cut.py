@@ -7,8 +7,8 @@ import numpy as np
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET, Progress
 from regrow.corpus.text import Documents
-from regrow.surgery.choose_indices import Scores, choose
-from regrow.surgery.cut import AxisCut, Cut
+from regrow.cuts.choose_indices import Scores, choose
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.requested_cut import RequestedCut
 

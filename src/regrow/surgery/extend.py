@@ -34,10 +34,10 @@ from regrow.checkpoint.writer import small_files
 from regrow.common.errors import UserError
 from regrow.common.files import parse_json_object
 from regrow.common.publishing import make_directory, workplace
+from regrow.cuts.cut import CUT_FILE
 from regrow.models.loading import library_errors, load_tokenizer
 from regrow.surgery.carve import CarvePlan, Output, Shard, carve
 from regrow.surgery.computed import Computed, Floats
-from regrow.surgery.cut import CUT_FILE
 from regrow.surgery.kept_bytes import FLOATS, Selection
 from regrow.surgery.result_files import ORIGIN_FILE, VOCABULARY_FILE
 from regrow.tokenizers.config_ids import check_rows, remap_ids

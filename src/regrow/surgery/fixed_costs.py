@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 
 from regrow.architectures import Axis, Layout
 from regrow.common.errors import UserError
+from regrow.cuts.rotatable import rotation_problem
 from regrow.surgery.allowed_sizes import LEAST_SHARE, allowed_sizes, size_step
 from regrow.surgery.budget import Budget
-from regrow.surgery.rotatable import rotation_problem
 
 _COST_WEIGHTS: Mapping[str, float] = {
     "layer": 1.0, "ffn": 0.35, "expert": 0.35, "hidden": 3.5, "head": 0.35, "kv_head": 0.35,

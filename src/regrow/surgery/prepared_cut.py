@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import workplace
+from regrow.cuts.cut import Cut
 from regrow.surgery.carve import CarvePlan, carve, with_corrections
-from regrow.surgery.cut import Cut
 from regrow.surgery.refitting.disk import refit_bytes
 from regrow.surgery.result_files import left_out, notes, plan_output
 

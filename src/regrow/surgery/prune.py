@@ -13,10 +13,10 @@ from regrow.common.outputs import check_new_directory
 from regrow.common.progress import QUIET, Progress
 from regrow.common.publishing import workplace
 from regrow.corpus.text import Documents
+from regrow.cuts.cut import Cut
 from regrow.scoring.score import memory_problem
 from regrow.surgery.carve import CarvePlan
 from regrow.surgery.choose_cut import choose_cut
-from regrow.surgery.cut import Cut
 from regrow.surgery.cut_spec import CutSpec
 from regrow.surgery.prepared_cut import PreparedCut, Pruned
 from regrow.surgery.refitting.words import passes_words

@@ -7,13 +7,13 @@ import numpy as np
 
 from regrow.architectures import Layout
 from regrow.common.errors import UserError
+from regrow.cuts.choose_indices import Scores
+from regrow.cuts.cut import Cut, check_cut
+from regrow.cuts.ranges import Indices
+from regrow.cuts.rotatable import hidden_axis, rotation_problem
 from regrow.scoring.score import check_scores
 from regrow.scoring.score_file import scores_for
-from regrow.surgery.choose_indices import Scores
-from regrow.surgery.cut import Cut, check_cut
 from regrow.surgery.cut_spec import CutSpec
-from regrow.surgery.ranges import Indices
-from regrow.surgery.rotatable import hidden_axis, rotation_problem
 from regrow.surgery.size_options import check_cuts_something, sizes_from_options
 from regrow.vocabulary.kept_tokens import check_text
 from regrow.vocabulary.vocabulary_spec import VocabularySpec

@@ -14,8 +14,8 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.checkpoint.reader import Checkpoint
 from regrow.common.errors import UserError
 from regrow.common.files import json_bytes
+from regrow.cuts.cut import CUT_FILE, AxisCut, Cut, check_cut
 from regrow.surgery.carve import CarvePlan, plan_carve
-from regrow.surgery.cut import CUT_FILE, AxisCut, Cut, check_cut
 
 if TYPE_CHECKING:
     from regrow.vocabulary.kept_tokens import KeptTokens

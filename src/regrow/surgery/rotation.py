@@ -22,7 +22,7 @@ of two, which are exact in each floating-point type.
 
 Memory holds one matrix that writes, with its result, for each of the two threads that write files.
 
-A tied head cannot be rotated (:func:`regrow.surgery.rotatable.rotation_problem`).
+A tied head cannot be rotated (:func:`regrow.cuts.rotatable.rotation_problem`).
 """
 
 import math
@@ -37,12 +37,12 @@ from torch import Tensor
 from regrow.architectures import LabelledTensor, Layout
 from regrow.checkpoint.reader import Checkpoint, read_tensor
 from regrow.common.errors import UserError
+from regrow.cuts.cut import Cut
+from regrow.cuts.rotatable import hidden_axis
 from regrow.scoring.stream import Stream, read_by
 from regrow.surgery.carve import CarvePlan, with_corrections
 from regrow.surgery.computed import Computed, Floats
-from regrow.surgery.cut import Cut
 from regrow.surgery.kept_bytes import Indices, Selection
-from regrow.surgery.rotatable import hidden_axis
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 
 from regrow.architectures import Axis, Layout
 from regrow.common.errors import UserError
-from regrow.surgery.ranges import Indices, parse_ranges
+from regrow.cuts.ranges import Indices, parse_ranges
 
 _KINDS = {
     "layers": "layer", "drop_layers": "layer", "hidden": "hidden", "ffn": "ffn", "heads": "head",

@@ -7,8 +7,8 @@ import numpy as np
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.precision import Precision, weights_dtype
-from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.ranges import Indices
+from regrow.cuts.cut import AxisCut, Cut
+from regrow.cuts.ranges import Indices
 from regrow.surgery.result_files import ORIGIN_FILE
 from regrow.tokenizers.encoding import open_tokenizer
 from regrow.tokenizers.spellings import is_space, spellings

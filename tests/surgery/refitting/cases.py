@@ -9,11 +9,11 @@ import torch
 
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.precision import Precision
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.scoring.batches import without_loss
 from regrow.scoring.calibration import Calibration
 from regrow.scoring.observe import read_batch
 from regrow.surgery.carve import carve
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.refitting.layer_training import UNSEEN
 from regrow.surgery.refitting.memory import batch_tokens_of
 from regrow.surgery.refitting.refit import Refit, refit

@@ -20,8 +20,8 @@ from regrow.architectures.t5 import T5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.common.progress import Progress
+from regrow.cuts.cut import AxisCut, Cut
 from regrow.surgery.carve import carve, with_corrections
-from regrow.surgery.cut import AxisCut, Cut
 from regrow.surgery.result_files import plan_output
 from tests.surgery.carving import tensors
 from tests.surgery.refitting.cases import (

@@ -12,7 +12,7 @@ from regrow.architectures.phi3 import PHI3
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.surgery.search.axes import SearchAxis, combined, search_axes
-from tests.surgery.random_cuts import TINY
+from tests.cuts.random_cuts import TINY
 from tests.tiny import tiny_layout
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]

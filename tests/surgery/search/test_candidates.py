@@ -21,8 +21,8 @@ from regrow.surgery.search import candidates
 from regrow.surgery.search.axes import SearchAxis, combined, keeps_enough, search_axes
 from regrow.surgery.search.candidates import best_candidates, predicted_increase
 from regrow.surgery.search.curves import CostCurve, cost_curve
+from tests.cuts.random_cuts import TINY
 from tests.pipeline.test_proposal import resized_config
-from tests.surgery.random_cuts import TINY
 from tests.tiny import tiny_layout, tiny_shapes
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from regrow.common.errors import UserError
-from regrow.surgery.ranges import Indices
+from regrow.cuts.ranges import Indices
 from regrow.surgery.refitting.layer_calls import LayerCall, LayerModel
 from regrow.surgery.refitting.layer_fit import writers
 

@@ -50,11 +50,12 @@ from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.files import save_tensors
 from regrow.common.precision import Precision
 from regrow.common.progress import QUIET, Progress, tell_part
+from regrow.cuts.cut import Cut
+from regrow.cuts.rotatable import hidden_axis
 from regrow.scoring.batches import TextBatch, without_loss
 from regrow.scoring.calibration import Calibration
 from regrow.surgery.carve import Shared, kept_indices
 from regrow.surgery.computed import Computed
-from regrow.surgery.cut import Cut
 from regrow.surgery.kept_bytes import Selection
 from regrow.surgery.refitting.layer_calls import LayerModel
 from regrow.surgery.refitting.layer_fit import (
@@ -70,7 +71,6 @@ from regrow.surgery.refitting.layer_training import UNSEEN, train_layer
 from regrow.surgery.refitting.least_squares import LeastSquares
 from regrow.surgery.refitting.memory import batch_tokens_of, check_memory
 from regrow.surgery.refitting.words import passes_words, refit_words
-from regrow.surgery.rotatable import hidden_axis
 from regrow.surgery.rotation import Rotation, RowsTimes
 
 

@@ -15,6 +15,7 @@ from regrow.common.errors import UserError
 from regrow.common.files import cache_directory, json_bytes, write_atomically
 from regrow.common.identity import identity_of
 from regrow.common.progress import Progress, Update
+from regrow.cuts.rotatable import rotation_problem
 from regrow.evaluation.heldout import text_loss
 from regrow.evaluation.speed import PROMPT, loaded_once, seconds_in_turns
 from regrow.objectives.special_tokens import missing_sentinels
@@ -25,7 +26,6 @@ from regrow.surgery.extend import ensure_tokens
 from regrow.surgery.prune import prune_checkpoint
 from regrow.surgery.refitting.memory import check_memory as check_refit_memory
 from regrow.surgery.requested_cut import is_refitted_by_default
-from regrow.surgery.rotatable import rotation_problem
 from regrow.surgery.search.measured_cuts import (
     FILE,
     MeasuredCut,

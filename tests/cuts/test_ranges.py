@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regrow.surgery.ranges import format_ranges, parse_ranges
+from regrow.cuts.ranges import format_ranges, parse_ranges
 
 
 @settings(deadline=None)

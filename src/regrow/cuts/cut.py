@@ -12,8 +12,8 @@ import numpy as np
 from regrow.architectures import Layout
 from regrow.common.errors import UserError, ending_in
 from regrow.common.files import read_json, write_atomically
-from regrow.surgery.ranges import Indices, format_ranges, parse_ranges
-from regrow.surgery.rotatable import rotation_problem
+from regrow.cuts.ranges import Indices, format_ranges, parse_ranges
+from regrow.cuts.rotatable import rotation_problem
 
 FORMAT = 1
 CUT_FILE = "regrow_cut.json"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from regrow.architectures import Layout
-from regrow.surgery.cut import AxisCut, Cut
+from regrow.cuts.cut import AxisCut, Cut
 
 
 @contextlib.contextmanager

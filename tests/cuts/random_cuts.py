@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from regrow.architectures import BLUEPRINTS, Axis, Blueprint, Layout
-from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.proof import linked_sizes
+from regrow.cuts.claims import linked_sizes
+from regrow.cuts.cut import AxisCut, Cut
 
 TINY: list[tuple[Blueprint, int]] = [
     (blueprint, number) for blueprint in BLUEPRINTS for number in range(len(blueprint.tiny))

@@ -16,8 +16,8 @@ from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.common.errors import UserError
-from regrow.surgery.cut import AxisCut, Cut, check_cut
-from tests.surgery.random_cuts import MODEL, TINY, random_cuts
+from regrow.cuts.cut import AxisCut, Cut, check_cut
+from tests.cuts.random_cuts import MODEL, TINY, random_cuts
 from tests.tiny import tiny_layout
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from regrow.architectures import Axis, Layout
 from regrow.common.errors import UserError
-from regrow.surgery.cut import AxisCut, Cut
-from regrow.surgery.ranges import Indices
+from regrow.cuts.cut import AxisCut, Cut
+from regrow.cuts.ranges import Indices
 
 Scores = Mapping[str, NDArray[np.float64]]
 """Scores by axis: [size], or [layers, size] if the choice may differ from layer to layer.

@@ -12,9 +12,9 @@ from regrow.architectures import Layout
 from regrow.architectures.llama import LLAMA
 from regrow.architectures.t5 import T5
 from regrow.common.errors import UserError
-from regrow.surgery.choose_indices import choose
-from regrow.surgery.cut import Cut, check_cut
-from tests.surgery.random_cuts import MODEL, TINY, accepted_sizes
+from regrow.cuts.choose_indices import choose
+from regrow.cuts.cut import Cut, check_cut
+from tests.cuts.random_cuts import MODEL, TINY, accepted_sizes
 from tests.tiny import tiny_layout
 
 LAYOUTS = [tiny_layout(blueprint, number) for blueprint, number in TINY]
