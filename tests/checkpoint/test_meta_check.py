@@ -98,8 +98,12 @@ def test_a_parameter_may_not_be_absent_whatever_the_class_says(
 def test_queries_a_subprocess_if_transformers_is_not_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def here(**_: Any) -> None:
+        raise AssertionError("nothing may be answered in this process")
+
+    here.__module__, here.__name__ = find_problem.__module__, find_problem.__name__
+    monkeypatch.setattr(meta_check, "find_problem", here)
     monkeypatch.delitem(sys.modules, "transformers")
-    monkeypatch.setattr(meta_check, "_QUERIES", {})  # nothing may be answered in this process
     shapes = {**SHAPES, "lm_head.weight": (60, 24)}
     with pytest.raises(UserError, match=r"lm_head\.weight: .* wants shape \[61, 24\], not \[60"):
         check_on_meta(LLAMA.tiny[0], LLAMA, shapes)
@@ -111,8 +115,9 @@ def test_code_in_the_current_directory_is_not_run(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('ran')\n")
     arguments = json.dumps({"config": LLAMA.tiny[0], "architecture": NAME, "shapes": SHAPES})
     code = (
-        "import json, sys; from regrow.checkpoint.meta_check import query_class; "
-        "query_class('find_problem', **json.loads(sys.argv[1])); "
+        "import json, sys; from regrow.checkpoint.class_query import query_class; "
+        "from regrow.checkpoint.meta_check import find_problem; "
+        "query_class(find_problem, **json.loads(sys.argv[1])); "
         "assert 'transformers' not in sys.modules"
     )
     process = subprocess.run(

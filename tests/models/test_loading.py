@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from regrow.architectures.t5 import T5
-from regrow.checkpoint.meta_check import query_class
+from regrow.checkpoint.meta_check import find_problem
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.common.errors import UserError
 from regrow.evaluation.generation import generate_text
@@ -133,10 +133,8 @@ def test_a_depth_that_no_model_has_is_refused_before_it_is_built(
     message = rf"config\.json: {key} is {value}; a number of layers is wanted"
     with pytest.raises(UserError, match=message):
         load_model(directory)
-    refusal = query_class(
-        "find_problem", config={"model_type": "llama", key: value},
-        architecture="LlamaForCausalLM", shapes={},
-    )  # fmt: skip
+    refusal = find_problem({"model_type": "llama", key: value}, "LlamaForCausalLM", {})
+    assert refusal is not None
     assert "a number of layers is wanted" in refusal
 
 

@@ -1,20 +1,14 @@
-"""Build a model class on the meta device, to check a config and the shapes of its tensors.
-
-This needs torch and transformers. If transformers is not imported yet, a subprocess does it, so
-that a process that only carves uses little memory.
-"""
+"""Build a model class on the meta device, to check a config and the shapes of its tensors."""
 
 import copy
-import json
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from regrow.architectures import Blueprint
 from regrow.architectures.assembled import class_shapes
 from regrow.architectures.cut_config import set_field
+from regrow.checkpoint.class_query import query_class
 from regrow.common.errors import UserError, one_line
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,7 +31,7 @@ def check_on_meta(
         shapes = {n: shape for n, shape in shapes.items() if blueprint.dims(n).names}
     shapes = class_shapes(blueprint, shapes)
     problem = query_class(
-        "find_problem",
+        find_problem,
         config=config,
         architecture=blueprint.architectures[0],
         shapes=shapes,
@@ -45,23 +39,6 @@ def check_on_meta(
     )
     if problem:
         raise UserError(f"{where}: {problem}")
-
-
-def query_class(query: str, **arguments: Any) -> Any:
-    """The result of the function in `_QUERIES` with this name, in types that JSON has.
-
-    It runs in a subprocess if transformers is not imported here.
-    """
-    if "transformers" in sys.modules:
-        return _QUERIES[query](**arguments)
-    process = subprocess.run(
-        [sys.executable, "-P", "-m", "regrow.checkpoint.meta_check", query],
-        input=json.dumps(arguments), capture_output=True, encoding="utf-8",
-        errors="replace", check=False, process_group=0,
-    )  # fmt: skip
-    if process.returncode:
-        raise RuntimeError(f"building the class of a model failed:\n{process.stderr}")
-    return json.loads(process.stdout)
 
 
 class ClassTensors(NamedTuple):
@@ -91,7 +68,7 @@ def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
     from regrow.models.networks import model_class
 
     with torch.device("meta"):
-        model = model_class(architecture)(_build_config(config))
+        model = model_class(architecture)(build_config(config))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
@@ -106,7 +83,8 @@ def class_tensors(config: Mapping[str, Any], architecture: str) -> ClassTensors:
     )
 
 
-def _build_config(config: Mapping[str, Any]) -> Any:
+def build_config(config: Mapping[str, Any]) -> Any:
+    """The config object of transformers. Raises whatever the class raises for its refusal."""
     from regrow.models.networks import check_depth, config_class
 
     check_depth(config)
@@ -127,7 +105,7 @@ def find_problem(
     try:
         found = class_tensors(config, architecture)
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
-        return _refusal(error, architecture)
+        return refusal_of(error, architecture)
     for name, shape in found.shapes.items():
         if name not in shapes:
             if not complete or name in found.tied | found.optional:
@@ -166,7 +144,7 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
                 )
                 return {"refusal": refusal}
     except Exception as error:  # noqa: BLE001 - whatever the class raises is its refusal
-        return {"refusal": _refusal(error, architecture)}
+        return {"refusal": refusal_of(error, architecture)}
     ranks, larger_ranks = (
         {name: len(shape) for name, shape in each.shapes.items()} for each in (found, larger)
     )
@@ -203,7 +181,7 @@ def vocabulary_tensors(config: Mapping[str, Any], architecture: str) -> dict[str
     }  # fmt: skip
 
 
-def _refusal(error: Exception, architecture: str) -> str:
+def refusal_of(error: Exception, architecture: str) -> str:
     return f"{architecture} refuses it: {one_line(str(error))}"
 
 
@@ -219,7 +197,7 @@ def _vocabulary_fields(
     Returns the dotted keys that hold it, the size, the values of other keys that may be vocabulary
     sizes (by dotted key), and whether the model has an encoder and a decoder.
     """
-    built = _build_config(config)
+    built = build_config(config)
     text = built.get_text_config()
     key = text.attribute_map.get("vocab_size", "vocab_size")
     if not isinstance(size := getattr(text, "vocab_size", None), int):
@@ -263,22 +241,3 @@ def _optional_buffers(model: Any) -> set[str]:
     optional = [re.compile(text) for text in model._keys_to_ignore_on_load_missing or ()]
     names = (name for name, _ in model.named_buffers())
     return {name for name in names if any(pattern.search(name) for pattern in optional)}
-
-
-def _main() -> None:
-    import gc
-    import logging
-
-    gc.disable()  # collecting garbage takes a fifth of the import time, and finds none
-    logging.disable(logging.WARNING)
-    print(json.dumps(_QUERIES[sys.argv[1]](**json.load(sys.stdin))))
-
-
-_QUERIES: dict[str, Callable[..., Any]] = {
-    "find_problem": find_problem,
-    "vocabulary_tensors": vocabulary_tensors,
-}
-
-
-if __name__ == "__main__":
-    _main()

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regrow.architectures.schema import Axis, Blueprint, Field, HeadTensors
-from regrow.checkpoint.meta_check import Shapes, query_class
+from regrow.checkpoint.class_query import query_class
+from regrow.checkpoint.meta_check import Shapes, vocabulary_tensors
 from regrow.common.errors import UserError
 
 
@@ -24,7 +25,7 @@ def vocabulary_blueprint(config: Mapping[str, Any], shapes: Shapes) -> Blueprint
     """
     architecture = architecture_of(config)
     model_type = config["model_type"]
-    found = query_class("vocabulary_tensors", config=config, architecture=architecture)
+    found = query_class(vocabulary_tensors, config=config, architecture=architecture)
     if "refusal" in found:
         raise UserError(f"config.json: {found['refusal']}")
     along_vocabulary = {name: tuple(found["shapes"][name]) for name in found["along"]}

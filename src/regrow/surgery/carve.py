@@ -17,18 +17,16 @@ from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from regrow.architectures import LabelledTensor, Layout
-from regrow.architectures.dims import Dimension
+from regrow.architectures import Layout
 from regrow.checkpoint.header import TensorSpec, header_bytes, os_errors
 from regrow.checkpoint.reader import SINGLE_FILE, Checkpoint
 from regrow.checkpoint.writer import WeightFile, partial_directory, publish, small_files
 from regrow.common.disk import check_free_space
 from regrow.common.errors import UserError
 from regrow.cuts.cut import Cut
+from regrow.cuts.kept import Shared, expert_after, kept_indices, position_after
 from regrow.surgery.computed import Computed, stream_computed
-from regrow.surgery.kept_bytes import FLOATS, Indices, Scaling, Selection, stream
+from regrow.surgery.kept_bytes import FLOATS, Scaling, Selection, stream
 
 BUFFER_BYTES = 1 << 20  # larger buffers leave the CPU cache, and took up to twice the CPU time
 _THREADS = 2
@@ -133,8 +131,8 @@ def plan_carve(
         label = layout.tensors.get(name)
         if label is None:
             continue
-        position = _position(label, layout, cut)
-        expert = None if position is None else _expert(label, position, cut)
+        position = position_after(label, layout, cut)
+        expert = None if position is None else expert_after(label, position, cut)
         if position is None or expert is None:
             continue
         new_name = label.renamed(position, expert) if label.layer else layout.written_name(label)
@@ -179,55 +177,6 @@ def carve(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{out}: the disk is full; {plan.nbytes:,} bytes are needed") from error
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
-
-
-def _position(label: LabelledTensor, layout: Layout, cut: Cut) -> int | None:
-    """The layer of a tensor after the cut.
-
-    It is 0 for tensors outside the layers, and None if the layer is dropped.
-    """
-    if label.layer is None:
-        return 0
-    axis, index = label.layer
-    assert all(cut.axes[n].along in (None, axis) for n in label.dims.names & cut.axes.keys())
-    places = np.flatnonzero(cut.layers(axis, layout.sizes[axis]) == index)
-    return int(places[0]) if len(places) else None
-
-
-def _expert(label: LabelledTensor, position: int, cut: Cut) -> int | None:
-    """The number of a tensor's expert after the cut, in the layer that is then at `position`.
-
-    It is 0 for tensors of no expert, and None if the expert is dropped.
-    """
-    if label.expert is None:
-        return 0
-    axis, index = label.expert
-    if axis not in cut.axes:
-        return index
-    places = np.flatnonzero(cut.axes[axis].row(position) == index)
-    return int(places[0]) if len(places) else None
-
-
-Shared = dict[tuple[Dimension, int | None], Indices | None]
-"""Kept indices by dimension, and by layer if they differ from layer to layer.
-
-Tensors that need the same indices share one array.
-"""
-
-
-def kept_indices(
-    dimension: Dimension, position: int, layout: Layout, cut: Cut, shared: Shared
-) -> Indices | None:
-    """The indices that a cut keeps of one dimension of a tensor; None if it keeps all.
-
-    `position`: the layer of the tensor after the cut.
-    """
-    axes = {name: cut.axes[name] for name in dimension.names & cut.axes.keys()}
-    key = (dimension, position if any(axis.along for axis in axes.values()) else None)
-    if key not in shared:
-        rows = {name: axis.row(position) for name, axis in axes.items()}
-        shared[key] = dimension.indices(layout.sizes, rows)
-    return shared[key]
 
 
 def _scalings(layout: Layout, cut: Cut) -> dict[str, Scaling]:

@@ -51,10 +51,10 @@ from regrow.common.files import save_tensors
 from regrow.common.precision import Precision
 from regrow.common.progress import QUIET, Progress, tell_part
 from regrow.cuts.cut import Cut
+from regrow.cuts.kept import Shared, kept_indices
 from regrow.cuts.rotatable import hidden_axis
 from regrow.scoring.batches import TextBatch, without_loss
 from regrow.scoring.calibration import Calibration
-from regrow.surgery.carve import Shared, kept_indices
 from regrow.surgery.computed import Computed
 from regrow.surgery.kept_bytes import Selection
 from regrow.surgery.refitting.layer_calls import LayerModel
