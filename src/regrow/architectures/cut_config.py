@@ -36,7 +36,7 @@ def cut_config(
     for name, field in fields.items():
         default = field.default
         derived = isinstance(default, Quotient) and {default.dividend, default.divisor} & changed
-        if name in changed or derived:
+        if name in changed or derived or blueprint.derived:
             _write(config, name, field, wanted[name])
     # A second pass: a size that is left to its default may follow one that was just written.
     for name, size in bind_sizes(blueprint, config).items():

@@ -6,6 +6,7 @@ from regrow.architectures import Blueprint, Layout, bind, blueprint_for
 from regrow.architectures.assembled import holds_assembled
 from regrow.architectures.binding import parameter_names
 from regrow.architectures.schema import read_field
+from regrow.checkpoint.derived_blueprint import blueprint_of_class
 from regrow.checkpoint.header import TensorInfo
 from regrow.checkpoint.reader import Checkpoint, read_bytes
 from regrow.checkpoint.vocabulary_blueprint import vocabulary_blueprint
@@ -15,15 +16,17 @@ from regrow.common.errors import UserError
 def bind_checkpoint(checkpoint: Checkpoint, blueprint: Blueprint | None = None) -> Layout:
     """The layout of a checkpoint, by `blueprint` or, if None, by that of its architecture.
 
-    An architecture without a blueprint gets one that covers only its vocabulary. So does a file
-    that holds the experts of a layer as one tensor.
+    An architecture without a blueprint gets one that is derived from its class, or else one that
+    covers only its vocabulary, as does a file that holds the experts of a layer as one tensor.
 
     Raises UserError if the config ties head and embedding, but the file stores different values,
     or if a copy of the embedding that the class ignores differs from it.
     """
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     blueprint = blueprint or blueprint_for(checkpoint.config)
-    if blueprint is None or holds_assembled(blueprint, shapes):
+    if blueprint is None:
+        blueprint = blueprint_of_class(checkpoint.config, shapes)
+    elif holds_assembled(blueprint, shapes):
         blueprint = vocabulary_blueprint(checkpoint.config, shapes)
     names = parameter_names(blueprint, checkpoint.config, shapes)
     by_parameter = {names[name]: info for name, info in checkpoint.tensors.items()}

@@ -6,8 +6,9 @@ from regrow.architectures import Layout, bind, blueprint_for
 from regrow.architectures.assembled import file_shapes
 from regrow.architectures.schema import read_field
 from regrow.checkpoint.companions import check_place
+from regrow.checkpoint.derived_blueprint import blueprint_of_class
 from regrow.checkpoint.meta_check import class_tensors
-from regrow.checkpoint.vocabulary_blueprint import architecture_of, vocabulary_blueprint
+from regrow.checkpoint.vocabulary_blueprint import architecture_of
 from regrow.common.errors import UserError, one_line
 from regrow.common.files import read_json_object
 
@@ -42,7 +43,7 @@ def bind_config(directory: Path) -> Layout:
         raise UserError(f"{path}: {architecture} refuses it: {refusal}") from None
     if blueprint is None:
         shapes = {name: shape for name, shape in found.shapes.items() if name not in found.tied}
-        return bind(vocabulary_blueprint(config, shapes), config, shapes)
+        return bind(blueprint_of_class(config, shapes), config, shapes)
     # T5's class ties its head in memory whatever the config says. The file follows the config.
     untied = read_field(config, "tie_word_embeddings") is False
     absent = found.tied - ({blueprint.head.weight} if untied else set())

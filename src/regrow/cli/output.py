@@ -93,6 +93,10 @@ def print_inspection(found: "Inspection", as_json: bool) -> None:
     OUT.print(f"output head {head}" + (f"; fixed: {fixed}" if fixed else ""))
     if found.vocabulary_only:
         OUT.print("no blueprint for this class: only its vocabulary can be cut")
+        if found.why_vocabulary_only is not None:
+            OUT.print(f"none could be derived: {found.why_vocabulary_only}")
+    if found.derived:
+        OUT.print("the blueprint was derived from the class, and proved on a small network")
     training = _gigabytes(found.parameters * 16)
     OUT.print(f"memory: {_gigabytes(found.weight_bytes)} to run, {training} to train with AdamW\n")
     table = new_table(("part", "left"), ("parameters", "right"), ("share", "right"))

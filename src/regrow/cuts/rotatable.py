@@ -18,6 +18,8 @@ def rotation_problem(layout: Layout) -> str | None:
     blueprint, name = layout.blueprint, hidden_axis(layout)
     if name is None:
         return f"{blueprint.model_type} has no axis hidden that is one for all its layers"
+    if blueprint.derived:
+        return f"{blueprint.model_type} has no blueprint that says how its norms are read"
     if not (blueprint.pre_norm and blueprint.rotates):
         return f"{blueprint.model_type} normalises what is in its residual stream"
     if any(axis.kind == "expert" for axis in blueprint.axes):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from regrow.architectures import Axis, Layout
 from regrow.checkpoint.bind import parameters_counted_once
+from regrow.checkpoint.derived_blueprint import why_not_derived
 from regrow.checkpoint.model_directory import ModelDirectory
 
 _LISTED = 6
@@ -52,6 +53,10 @@ class Inspection:
     ignored: tuple[str, ...]
     vocabulary_only: bool
     """The architecture has no blueprint, so only its vocabulary can be cut."""
+    why_vocabulary_only: str | None
+    """Why no blueprint was derived from its class; None if there is a blueprint."""
+    derived: bool
+    """The blueprint was derived from the class of the model, and proved on a small network."""
 
     @property
     def weight_bytes(self) -> int:
@@ -64,19 +69,22 @@ def inspect_model(model: ModelDirectory) -> Inspection:
     Raises UserError if regrow cannot read the directory as a model.
     """
     layout = model.layout
+    blueprint = layout.blueprint
     return Inspection(
         model.path,
-        layout.blueprint.model_type,
+        blueprint.model_type,
         None if model.is_config_only else model.checkpoint.fingerprint,
         layout.parameters(),
         parameters_counted_once(layout),
         layout.parameters_by_part(),
-        tuple(_facts(layout, axis) for axis in layout.blueprint.axes),
-        {name: layout.sizes[name] for name in layout.blueprint.fixed},
+        tuple(_facts(layout, axis) for axis in blueprint.axes),
+        {name: layout.sizes[name] for name in blueprint.fixed},
         layout.tied,
         model.bytes_by_type,
         layout.ignored,
-        layout.blueprint.vocabulary_only,
+        blueprint.vocabulary_only,
+        why_not_derived(layout.config) if blueprint.vocabulary_only else None,
+        blueprint.derived,
     )
 
 

@@ -97,6 +97,8 @@ def _by_axis(layout: Layout, option: str, value: Any) -> list[tuple[Axis, Any]]:
     if not axes:
         experts = option == "ffn" and any(a.kind == "expert" for a in layout.blueprint.axes)
         instead = "; its experts can be cut, so give experts" if experts else ""
+        if layout.blueprint.derived:
+            instead = " that could be proved; regrow inspect lists those that can be cut"
         raise UserError(f"{kind} has no such axis{instead}", key=option)
     if not isinstance(value, Mapping):
         fields = {axis.field.path for axis in axes}
