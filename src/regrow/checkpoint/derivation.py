@@ -31,7 +31,13 @@ from regrow.architectures.derived import (
 )
 from regrow.checkpoint.meta_check import ClassTensors, build_config, class_tensors, refusal_of
 from regrow.common.errors import UserError
-from regrow.cuts.claims import ProofError, check_claims, in_float64, random_values
+from regrow.cuts.claims import (
+    ProofError,
+    check_claims,
+    in_float64,
+    random_values,
+    silent_transformers,
+)
 from regrow.cuts.cut import Cut
 from regrow.cuts.kept import Shared, kept_indices, position_after
 from regrow.models.networks import model_class
@@ -59,9 +65,10 @@ def derive(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     line.
     """
     try:
-        asked = _Asked(config, architecture)
-        tiny = json.dumps(asked.tiny(), sort_keys=True)
-        facts = _proved(tiny, architecture, json.dumps(asked.facts()))
+        with silent_transformers():
+            asked = _Asked(config, architecture)
+            tiny = json.dumps(asked.tiny(), sort_keys=True)
+            facts = _proved(tiny, architecture, json.dumps(asked.facts()))
         return {"derived": facts, "values": asked.values, "lists": asked.lists}
     except NotDerivedError as error:
         return {"refusal": str(error)}

@@ -206,19 +206,31 @@ def in_float64() -> Iterator[None]:
     The library computes these in float32 in a model of any dtype.
     """
     dtype = torch.get_default_dtype()
-    level = transformers.logging.get_verbosity()
-    progress_bar = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     torch.set_default_dtype(torch.float64)
     try:
         with (
+            silent_transformers(),
             mock.patch.object(torch, "float32", torch.float64),
             mock.patch.object(Tensor, "float", Tensor.double),
         ):
             yield
     finally:
         torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
+def silent_transformers() -> Iterator[None]:
+    """Context manager: transformers logs errors alone, and shows no progress.
+
+    What it says of the sizes of a tiny model is of no use to anyone.
+    """
+    level = transformers.logging.get_verbosity()
+    progress_bar = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
         transformers.logging.set_verbosity(level)
         if progress_bar:
             transformers.utils.logging.enable_progress_bar()

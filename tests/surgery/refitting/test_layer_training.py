@@ -13,10 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regrow
-from regrow.architectures import BLUEPRINTS, Blueprint
+from regrow.architectures import Blueprint
+from regrow.architectures.bart import BART, MBART
 from regrow.architectures.gemma2 import GEMMA2
+from regrow.architectures.gpt_neox import GPT_NEOX
+from regrow.architectures.granite import GRANITE
 from regrow.architectures.llama import LLAMA
+from regrow.architectures.mixtral import MIXTRAL
+from regrow.architectures.olmo2 import OLMO2
 from regrow.architectures.openba import OPENBA
+from regrow.architectures.phi3 import PHI3
 from regrow.architectures.t5 import T5
 from regrow.architectures.t5gemma import T5GEMMA
 from regrow.checkpoint.model_directory import ModelDirectory
@@ -42,8 +48,9 @@ from tests.tiny import add_tokenizer, sentences, write_model, write_seq2seq, wri
 
 torch.set_num_threads(1)
 
-SOLVABLE = [each for each in BLUEPRINTS if each.solvable]
-OTHERS = [each for each in BLUEPRINTS if not each.solvable]
+# One of each kind of layer: the other families have the same.
+SOLVABLE = [LLAMA, GRANITE, GPT_NEOX, PHI3, T5, MBART, OPENBA]
+OTHERS = [GEMMA2, OLMO2, T5GEMMA, BART, MIXTRAL]
 PASSES = 6
 TEXTS = 400
 FIRST = 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regrow.architectures import Blueprint
 from regrow.architectures.llama import LLAMA
-from regrow.architectures.t5 import MT5, T5
+from regrow.architectures.t5 import T5
 from regrow.architectures.umt5 import UMT5
 from regrow.checkpoint.model_directory import ModelDirectory
 from regrow.scoring.batches import without_loss
@@ -76,7 +76,7 @@ def test_the_projection_behind_attention_counts_too(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("blueprint", [T5, MT5, UMT5], ids=lambda each: each.model_type)
+@pytest.mark.parametrize("blueprint", [T5, UMT5], ids=lambda each: each.model_type)
 def test_position_biases_are_kept_for_the_whole_text(
     blueprint: Blueprint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
